@@ -1,0 +1,393 @@
+"""What changed: hides git's patch format, and the one rendering of a change that every model reads.
+
+Three forms, each smaller than the one before:
+
+1. `parse`   a patch as git prints it          -> `FileChange`s with exact counts
+2. `compact` the same, bounded, for storing    -> a text of at most `COMPACT_LIMIT` characters
+3. `render`  compact text and its surroundings -> token ids within a `Budget`
+
+Mining, training and the hook share all three, so what is asked is what was learnt.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+RENDERER = 1
+"""Version of `compact` and `render`; a bundle made with another one is refused."""
+
+COMPACT_LIMIT = 2400
+LINE_LIMIT = 160
+FILES_LISTED = 24
+FILES_SHOWN = 8
+LINES_KEPT = 120
+
+_GENERATED = re.compile(
+    r"(?:^|/)(?:package-lock\.json|npm-shrinkwrap\.json|[^/]*\.lock|pnpm-lock\.yaml|go\.sum|gradle\.lockfile"
+    r"|node_modules/.*|vendor/.*|third_party/.*|dist/.*\.(?:js|css|map)|[^/]*\.min\.(?:js|css|mjs|cjs)"
+    r"|[^/]*\.(?:map|snap|pb\.go|svg)|[^/]*_pb2(?:_grpc)?\.pyi?|[^/]*\.generated\.[^/]*)$"
+)
+_SPACE = re.compile(r"\s+")
+_ESCAPE = re.compile(rb'\\([abtnvfr"\\]|[0-7]{3})')
+_ESCAPES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
+_WORD = re.compile(r"\w")
+
+
+@dataclass(slots=True)
+class Hunk:
+    """One hunk: git's heading (the enclosing function) and its first lines, each with its sign."""
+
+    heading: str
+    lines: list[str]
+
+
+@dataclass(slots=True)
+class FileChange:
+    """The change of one file. `added` and `removed` are exact; `hunks` may hold fewer lines than they count.
+
+    `status` is git's letter (A D M R C T); `kind` is text, binary, submodule, symlink, mode or generated.
+    """
+
+    path: str
+    status: str
+    old_path: str | None = None
+    added: int = 0
+    removed: int = 0
+    kind: str = "text"
+    hunks: list[Hunk] = field(default_factory=list)
+
+
+def is_generated(path: str) -> bool:
+    """Whether a path is a lock file, minified, vendored or otherwise not written by hand."""
+    return _GENERATED.search(path) is not None
+
+
+def parse(patch: bytes) -> list[FileChange]:
+    """The file changes of a patch printed by `git diff-tree -p` or `git diff-index -p`.
+
+    Content lines always start with a sign, so that a line start followed by `diff --git` or `@@` can only be
+    a header: `-- x` and `++ x` in the content mislead nothing here.
+    """
+    files = [_parse_file(part) for part in (b"\n" + patch).split(b"\ndiff --git ")[1:]]
+    return _join_type_changes(files)
+
+
+def _parse_file(part: bytes) -> FileChange:
+    head, *hunks = part.split(b"\n@@ ")
+    change = _parse_head(head)
+    kept = 0
+    for body in hunks:
+        change.added += body.count(b"\n+")
+        change.removed += body.count(b"\n-")
+        if change.kind in ("text", "symlink") and kept < LINES_KEPT:
+            hunk = _parse_hunk(body, LINES_KEPT - kept)
+            kept += len(hunk.lines)
+            change.hunks.append(hunk)
+    return change
+
+
+def _parse_hunk(body: bytes, room: int) -> Hunk:
+    first, *lines = body.split(b"\n", room + 1)[: room + 1]
+    heading = first.partition(b" @@")[2]
+    kept = [_text(line[: 4 * LINE_LIMIT]) for line in lines if line[:1] in (b"+", b"-", b" ")]
+    return Hunk(_text(heading[: 4 * LINE_LIMIT]).strip(), kept)
+
+
+def _parse_head(head: bytes) -> FileChange:
+    names, *lines = head.split(b"\n")
+    change = FileChange(path="", status="M")
+    modes: list[bytes] = []
+    for line in lines:
+        _read_header(line, change, modes)
+    if not change.path:
+        change.path = _same_name(names)
+    if b"160000" in modes:
+        change.kind = "submodule"
+    elif b"120000" in modes:
+        change.kind = "symlink"
+    elif change.kind == "text" and is_generated(change.path):
+        change.kind = "generated"
+    elif change.kind == "text" and b"old" in modes and not any(line.startswith(b"index ") for line in lines):
+        change.kind = "mode"
+    return change
+
+
+def _read_header(line: bytes, change: FileChange, modes: list[bytes]) -> None:
+    if line.startswith((b"+++ ", b"--- ")):
+        name = _name(line[4:].rstrip(b"\t"))
+        if name is not None:
+            change.path = name
+    elif line.startswith(b"index "):
+        modes.append(line[-6:])
+    elif line.startswith((b"new file mode ", b"deleted file mode ")):
+        change.status = "A" if line.startswith(b"n") else "D"
+        modes.append(line[-6:])
+    elif line.startswith((b"rename from ", b"copy from ")):
+        change.status = "R" if line.startswith(b"r") else "C"
+        change.old_path = _printable(_unquote(line.split(b" from ", 1)[1]))
+    elif line.startswith((b"rename to ", b"copy to ")):
+        change.path = _printable(_unquote(line.split(b" to ", 1)[1]))
+    elif line.startswith(b"old mode "):
+        modes.append(b"old")
+    elif line.startswith((b"Binary files ", b"GIT binary patch")):
+        change.kind = "binary"
+
+
+def _name(quoted: bytes) -> str | None:
+    name = _unquote(quoted)
+    return None if name == b"/dev/null" else _printable(name[2:])
+
+
+def _same_name(names: bytes) -> str:
+    """The path in `a/PATH b/PATH`, where both sides are the same file (mode changes, binary and empty files)."""
+    half = names[: len(names) // 2]
+    return _printable(_unquote(half)[2:])
+
+
+def _unquote(name: bytes) -> bytes:
+    if not name.startswith(b'"'):
+        return name
+
+    def character(match: re.Match[bytes]) -> bytes:
+        code = match.group(1)
+        return bytes([_ESCAPES[code] if code in _ESCAPES else int(code, 8) & 255])
+
+    return _ESCAPE.sub(character, name.strip(b'"'))
+
+
+def _printable(name: bytes) -> str:
+    """A path as text on one line; what is not printable becomes `?`, so that no control byte travels on."""
+    text = name.decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace")
+
+
+def _join_type_changes(files: list[FileChange]) -> list[FileChange]:
+    """Git prints a file that became a symlink (or back) as a deletion and a creation: one change, status T."""
+    joined: list[FileChange] = []
+    for change in files:
+        last = joined[-1] if joined else None
+        if last and last.path == change.path and (last.status, change.status) == ("D", "A"):
+            last.status, last.kind = "T", change.kind
+            last.added, last.hunks = last.added + change.added, last.hunks + change.hunks
+        else:
+            joined.append(change)
+    return joined
+
+
+# --- compact: what is stored ---------------------------------------------------------------------------------
+
+
+def compact(files: Sequence[FileChange]) -> str:
+    """A change as bounded text: one line a file, then the hunks of the largest files.
+
+    A file line is its status (` ` when modified), path and counts; `~N` counts the files that are not listed.
+    `#path` opens a file's hunks: `@heading`, then lines with `+`, `-`, or a space for the line before a change.
+    White space is folded, and lines are cut at `LINE_LIMIT` characters.
+    """
+    ordered = sorted(files, key=_weight, reverse=True)
+    lines = [_file_line(change) for change in ordered[:FILES_LISTED]]
+    if len(ordered) > FILES_LISTED:
+        lines.append(f"~{len(ordered) - FILES_LISTED}")
+    room = COMPACT_LIMIT - sum(len(line) + 1 for line in lines)
+    blocks = [_block(change) for change in ordered[:FILES_SHOWN] if change.hunks]
+    for block, share in zip(blocks, shares([_length(block) for block in blocks], room), strict=True):
+        lines += _take(block, share)
+    return "\n".join(lines)
+
+
+def _weight(change: FileChange) -> tuple[int, int]:
+    return (1 if change.kind in ("text", "symlink") else 0, change.added + change.removed)
+
+
+def _file_line(change: FileChange) -> str:
+    status = " " if change.status == "M" else change.status
+    note = f" ({change.kind})" if change.kind not in ("text", "generated") else ""
+    origin = f" <{change.old_path}" if change.old_path else ""
+    return f"{status}{change.path} +{change.added} -{change.removed}{note}{origin}"[: 2 * LINE_LIMIT]
+
+
+def _block(change: FileChange) -> list[str]:
+    lines = [f"#{change.path}"[: 2 * LINE_LIMIT]]
+    heading = None
+    for hunk in change.hunks:
+        if fold(hunk.heading) != heading:
+            heading = fold(hunk.heading)
+            lines.append(f"@{heading}")
+        lines += _changed_lines(hunk)
+    return lines
+
+
+def _changed_lines(hunk: Hunk) -> Iterable[str]:
+    """The changed lines, each run preceded by the line before it; lines that are empty once folded go."""
+    context = ""
+    for line in hunk.lines:
+        text = fold(line[1:])
+        if line[0] == " ":
+            context = text
+        elif text:
+            if context:
+                yield f" {context}"
+                context = ""
+            yield line[0] + text
+
+
+def fold(text: str) -> str:
+    """White space folded to single spaces, unprintable characters dropped, cut at `LINE_LIMIT`."""
+    text = _SPACE.sub(" ", text[: 4 * LINE_LIMIT]).strip()
+    if not text.isprintable():
+        text = "".join(c for c in text if c.isprintable())
+    return text[:LINE_LIMIT]
+
+
+def _length(lines: Sequence[str]) -> int:
+    return sum(len(line) + 1 for line in lines)
+
+
+def _take(lines: Sequence[str], room: int) -> list[str]:
+    taken = []
+    for line in lines:
+        room -= len(line) + 1
+        if room < 0:
+            break
+        taken.append(line)
+    return taken if len(taken) > 1 else []
+
+
+def shares(wanted: Sequence[int], room: int) -> list[int]:
+    """Divide `room` fairly: nobody gets more than wanted, and what one leaves is divided among the others."""
+    given = [0] * len(wanted)
+    open_ = list(range(len(wanted)))
+    while open_ and room >= len(open_):
+        share = room // len(open_)
+        done = [i for i in open_ if wanted[i] - given[i] <= share]
+        for i in done or open_:
+            extra = min(share, wanted[i] - given[i])
+            given[i] += extra
+            room -= extra
+        if not done:
+            break
+        open_ = [i for i in open_ if i not in done]
+    return given
+
+
+# --- render: what a model reads ------------------------------------------------------------------------------
+
+
+class Codec(Protocol):
+    """A tokenizer as the renderer needs it: ids of many texts at once, and the ids of each section mark."""
+
+    marks: dict[str, list[int]]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+MARKS = ("like", "previous", "file", "hunk", "add", "delete", "keep")
+"""Section marks, in the order of their ids in the embedded tokenizer."""
+
+_SIGNS = {"@": "hunk", "+": "add", "-": "delete", " ": "keep"}
+_CODE_TOKENS = 32
+_HEADING_TOKENS = 12
+_PATH_TOKENS = 20
+_SMALLEST_BLOCK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many tokens each part of a model's input may take; what one part leaves, the diff gets."""
+
+    total: int = 192
+    exemplars: int = 3
+    exemplar_tokens: int = 18
+    previous_tokens: int = 16
+    file_tokens: int = 48
+
+
+def render(change: str, like: Sequence[str], previous: str, budget: Budget, codec: Codec) -> list[int]:
+    """Token ids of a model's input: nearest earlier subjects, the author's previous one, files, then the diff.
+
+    `change` is a text of `compact`. Every listed file gets its line as long as `file_tokens` lasts, and the
+    rest is shared fairly between the files whose hunks are shown.
+    """
+    files, blocks = split(change)
+    like = list(like[: budget.exemplars])
+    texts = [*like, previous, *(name for name, _ in files)]
+    texts += [line[1:] for block in blocks.values() for line in block]
+    encoded = iter(codec.encode_many(texts))
+    ids: list[int] = []
+    for _ in like:
+        ids += codec.marks["like"] + next(encoded)[: budget.exemplar_tokens]
+    before = next(encoded)[: budget.previous_tokens]
+    ids += codec.marks["previous"] + before if previous else []
+    names = _file_ids(files, encoded, budget.file_tokens, codec)
+    room = budget.total - len(ids) - sum(len(name) for name in names.values())
+    parts = {path: _block_ids(block, encoded, codec) for path, block in blocks.items()}
+    return (ids + _interleave(names, parts, room))[: budget.total]
+
+
+def split(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+    """A compact text as its files, (label, path) each, and the hunk lines of the shown ones."""
+    files: list[tuple[str, str]] = []
+    blocks: dict[str, list[str]] = {}
+    block: list[str] | None = None
+    for line in change.split("\n"):
+        if line.startswith("#"):
+            block = blocks.setdefault(line[1:], [])
+        elif block is not None:
+            block.append(line)
+        elif line and line[0] != "~":
+            files.append((_label(line), path_of(line)))
+    return files, blocks
+
+
+def path_of(line: str) -> str:
+    """The path in a file line of a compact text."""
+    return line[1:].partition(" <")[0].rpartition(" +")[0]
+
+
+_STATUS = {"A": " new", "D": " deleted", "R": " renamed", "C": " copied", "T": " retyped"}
+
+
+def _label(line: str) -> str:
+    """A file line for the model: the status last, so that a long path loses its first directories only."""
+    return line[1:].partition(" <")[0] + _STATUS.get(line[0], "")
+
+
+def _file_ids(
+    files: Sequence[tuple[str, str]], encoded: Iterable[list[int]], room: int, codec: Codec
+) -> dict[str, list[int]]:
+    names: dict[str, list[int]] = {}
+    for (_, path), ids in zip(files, encoded, strict=False):
+        name = codec.marks["file"] + ids[-_PATH_TOKENS:]
+        room -= len(name)
+        if room >= 0 or not names:
+            names[path] = name
+    return names
+
+
+def _block_ids(block: Sequence[str], encoded: Iterable[list[int]], codec: Codec) -> list[list[int]]:
+    lines = []
+    for line, ids in zip(block, encoded, strict=False):
+        if _WORD.search(line):
+            mark = _SIGNS.get(line[:1], "keep")
+            lines.append(codec.marks[mark] + ids[: _HEADING_TOKENS if mark == "hunk" else _CODE_TOKENS])
+    return lines
+
+
+def _interleave(names: dict[str, list[int]], parts: dict[str, list[list[int]]], room: int) -> list[int]:
+    """Each file's line followed by its share of the diff."""
+    shown = [path for path in parts if path in names][: max(1, room // _SMALLEST_BLOCK)]
+    wanted = [sum(map(len, parts[path])) for path in shown]
+    given = dict(zip(shown, shares(wanted, max(room, 0)), strict=True))
+    ids: list[int] = []
+    for path, name in names.items():
+        ids += name
+        left = given.get(path, 0)
+        for line in parts.get(path, ()):
+            ids += line[:left]
+            left -= min(left, len(line))
+    return ids
