@@ -1,0 +1,6 @@
+"""`python -m gitpeft` is the command `gitpeft`."""
+
+from gitpeft.cli import main
+
+if __name__ == "__main__":
+    main()
