@@ -12,7 +12,7 @@ EPOCH = 1_700_000_000  # 2023-11-14 22:13:20 UTC, the moment every test reposito
 
 @dataclass(slots=True)
 class Repo:
-    """A repository at `path`; a commit is made at `clock` (unix seconds, UTC), which then moves one hour on."""
+    """A repository at `path`; a commit is made at `clock` (unix seconds, UTC), then it moves one hour on."""
 
     path: Path
     clock: int = EPOCH
@@ -70,7 +70,7 @@ class Repo:
         return target
 
     def stage(self, **files: str | bytes | None) -> None:
-        """Write and add these files; None removes one. Most paths need the form `stage(**{"a/b.py": "…"})`."""
+        """Write and add these files; None removes one. Most paths need `stage(**{"a/b.py": "…"})`."""
         for path, content in files.items():
             if content is None:
                 self.git("rm", "-q", "-f", "--", path)
@@ -81,20 +81,22 @@ class Repo:
     def commit(self, message: str | bytes, **files: str | bytes | None) -> str:
         """Stage `files` and commit them with whatever was staged before, be it nothing; returns the sha.
 
-        The message is stored byte for byte, with a newline at its end: it may hold `#` lines and, as bytes, what
-        is no UTF-8.
+        The message is stored byte for byte, with a newline at its end: it may hold `#` lines and, given as
+        bytes, what is no UTF-8.
         """
         self.stage(**files)
         raw = (message.encode() if isinstance(message, str) else message).rstrip(b"\n") + b"\n"
         self.git("commit", "-q", "--allow-empty", "--cleanup=verbatim", "-F", "-", input=raw)
-        self._keep_message(raw)
+        self._keep_bytes(raw)
         self.tick()
         return self.git("rev-parse", "HEAD")
 
-    def _keep_message(self, message: bytes) -> None:
-        """Undo what `git commit` does to a message that is no UTF-8: it takes it for Latin-1 and converts it."""
-        head, _, stored = self.run("cat-file", "commit", "HEAD").stdout.partition(b"\n\n")
-        if stored != message:
+    def _keep_bytes(self, message: bytes) -> None:
+        """`git commit` takes a message that is no UTF-8 for Latin-1 and converts it: put the bytes back."""
+        try:
+            message.decode()
+        except UnicodeDecodeError:
+            head = self.run("cat-file", "commit", "HEAD").stdout.partition(b"\n\n")[0]
             sha = self.git("hash-object", "-t", "commit", "-w", "--stdin", input=head + b"\n\n" + message)
             self.git("update-ref", "HEAD", sha)
 
