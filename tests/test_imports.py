@@ -1,0 +1,358 @@
+"""The architecture in a form that cannot go stale: which module of the package may import what, and where.
+
+The tables below are the rule. `breaches` reads sources with `ast` and runs none of them; its own tests are at
+the end, on small bad sources.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "gitpeft"
+
+# Who may import a package from outside the standard library. What is not named here is refused, so a new
+# dependency is a decision. `learn` stands for everything below gitpeft/learn/.
+IMPORTERS = {
+    "torch": {"learn"},
+    "transformers": {"learn"},
+    "peft": {"learn"},
+    "safetensors": {"learn"},
+    "onnx": {"learn"},
+    "onnxscript": {"learn"},
+    "rapidfuzz": {"learn"},
+    "rouge_score": {"learn"},
+    "onnxruntime": {"suggest", "risk", "learn"},
+    "tokenizers": {"codec", "suggest", "risk", "learn"},
+    "numpy": {"suggest", "risk", "retrieve", "learn"},
+    "typer": {"cli", "learn.compare"},
+    "click": {"cli", "learn.compare"},
+    "rich": {"cli", "learn.compare"},
+    "git": {"git"},
+    "detect_secrets": {"mask"},
+}
+
+# Who may do so while it is being imported; all others wait until a function needs it. Nobody may for peft (7 s
+# to import), the exporters, and onnxruntime (whose telemetry must be switched off first).
+AT_MODULE_LEVEL = {
+    "learn": {"numpy", "safetensors", "tokenizers", "torch", "transformers"},
+    "learn.compare": {"rich"},
+    "cli": {"typer", "click", "rich"},
+}
+
+# Inner modules with few visitors: who may import them, and who only inside functions.
+VISITORS: dict[str, dict[str, str]] = {
+    "cli": {"__main__": "anywhere"},
+    "learn": {"learn": "anywhere", "cli": "in functions"},
+}
+
+# Standard library, but nobody's or nearly nobody's business here.
+_SERIALISERS = ("pickle", "_pickle", "marshal", "shelve", "dbm")
+_NETWORK = (
+    "socket",
+    "_socket",
+    "socketserver",
+    "ssl",
+    "http",
+    "urllib.request",
+    "ftplib",
+    "smtplib",
+    "xmlrpc",
+)
+RESTRICTED: dict[str, set[str]] = {
+    **{name: set() for name in (*_SERIALISERS, *_NETWORK)},
+    "subprocess": {
+        "git",
+        "hook",
+        "interactive",
+    },  # git for git, the others for an editor or their own next stage
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement (or `import_module("…")`): full dotted name, line, and where it stands."""
+
+    name: str
+    line: int
+    deferred: bool  # inside a function
+    typing_only: bool  # under `if TYPE_CHECKING:`
+
+
+def read_package(root: Path) -> dict[str, str]:
+    """Module name relative to the package ("" is its __init__) to source."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
+    return found
+
+
+def imports(source: str) -> Iterator[Import]:
+    """Every import of a source, in order; `from x import y` gives `x.y`."""
+    yield from _walk(ast.parse(source), deferred=False, typing_only=False)
+
+
+def _walk(node: ast.AST, deferred: bool, typing_only: bool) -> Iterator[Import]:
+    for name in _names(node):
+        yield Import(name, getattr(node, "lineno", 0), deferred, typing_only)
+    deferred = deferred or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    guarded = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, deferred, typing_only or child in guarded)
+
+
+def _names(node: ast.AST) -> list[str]:
+    """What this one node imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
+        "import_module",
+        "__import__",
+    ):
+        target = node.args[0] if node.args else None
+        known = isinstance(target, ast.Constant) and isinstance(target.value, str)
+        return [str(target.value)] if known and isinstance(target, ast.Constant) else ["?"]
+    return []
+
+
+def within(module: str, area: str) -> bool:
+    """Whether a dotted name is `area` or lies below it."""
+    return module == area or module.startswith(area + ".")
+
+
+def allowed(module: str, areas: set[str]) -> bool:
+    """Whether a dotted name lies in one of the areas."""
+    return any(within(module, area) for area in areas)
+
+
+def breaches(sources: Mapping[str, str]) -> list[str]:
+    """What the tables forbid, one line each: `module:line: reason`."""
+    found = []
+    for module, source in sources.items():
+        for one in imports(source):
+            found += [f"{module or '__init__'}:{one.line}: {why}" for why in _judge(module, one, sources)]
+    return found + _cycles(sources)
+
+
+def _judge(module: str, one: Import, sources: Mapping[str, str]) -> Iterator[str]:
+    top = one.name.split(".")[0]
+    if one.name.startswith("."):
+        yield "relative import"
+    elif one.name == "?":
+        yield "imports a name that is only known when it runs"
+    elif top == "gitpeft":
+        yield from _judge_inner(module, one, _inner(one.name, sources))
+    elif top in sys.stdlib_module_names:
+        for name, users in RESTRICTED.items():
+            if within(one.name, name) and not allowed(module, users):
+                yield f"imports {name}"
+    else:
+        yield from _judge_outer(module, one, top)
+
+
+def _judge_outer(module: str, one: Import, top: str) -> Iterator[str]:
+    if top not in IMPORTERS:
+        yield f"imports {top}, which no table names"
+    elif not allowed(module, IMPORTERS[top]):
+        yield f"imports {top}"
+    elif not (one.deferred or one.typing_only):
+        early = {name for area, names in AT_MODULE_LEVEL.items() if within(module, area) for name in names}
+        if top not in early:
+            yield f"imports {top} outside a function"
+
+
+def _judge_inner(module: str, one: Import, target: str) -> Iterator[str]:
+    for area, visitors in VISITORS.items():
+        if not within(target, area) or module == area:
+            continue
+        manner = [how for name, how in visitors.items() if within(module, name)]
+        if not manner:
+            yield f"imports gitpeft.{target}"
+        elif manner[0] == "in functions" and not one.deferred:
+            yield f"imports gitpeft.{target} outside a function"
+
+
+def _inner(name: str, sources: Mapping[str, str]) -> str:
+    """The module of the package that `gitpeft.a.b` means: the longest part of it that is a module."""
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in sources:
+        parts.pop()
+    return ".".join(parts)
+
+
+def _cycles(sources: Mapping[str, str]) -> list[str]:
+    """A cycle in the graph of all imports between modules, deferred ones and those for types too."""
+    graph = {
+        module: {_inner(one.name, sources) for one in imports(source) if one.name.split(".")[0] == "gitpeft"}
+        for module, source in sources.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return ["cycle: " + " -> ".join(name or "__init__" for name in reversed(error.args[1]))]
+    return []
+
+
+def outside_git_py(sources: Mapping[str, str]) -> list[str]:
+    """Places other than git.py that spell a git command line: a list or tuple that begins with "git"."""
+    found = []
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            first = node.elts[0] if isinstance(node, ast.List | ast.Tuple) and node.elts else None
+            spelled = isinstance(first, ast.Constant) and first.value == "git"
+            shell = isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.system", "os.popen")
+            if shell or (spelled and module != "git" and isinstance(getattr(node, "ctx", None), ast.Load)):
+                found.append(f"{module}:{getattr(node, 'lineno', 0)}")
+    return found
+
+
+def unsafe_flags(sources: Mapping[str, str]) -> list[str]:
+    """Calls that let a file bring code along: `trust_remote_code`, `allow_pickle`, `weights_only=False`."""
+    found = []
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call):
+                given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                loads = ast.unparse(node.func) == "torch.load" and given.get("weights_only") != "True"
+                opened = any(
+                    given.get(name, "False") != "False" for name in ("trust_remote_code", "allow_pickle")
+                )
+                if loads or opened:
+                    found.append(f"{module}:{node.lineno}")
+    return found
+
+
+# --- the package ------------------------------------------------------------------------------------------
+
+
+def test_the_package_keeps_to_the_tables() -> None:
+    assert breaches(read_package(ROOT)) == []
+
+
+def test_only_git_py_runs_git() -> None:
+    assert outside_git_py(read_package(ROOT)) == []
+
+
+def test_no_file_may_bring_code() -> None:
+    assert unsafe_flags(read_package(ROOT)) == []
+
+
+def test_the_hook_path_loads_the_standard_library_only() -> None:
+    """The same, seen at run time: import all that is neither cli nor learn, and look what came along."""
+    outside = {"cli", "__main__", "learn"}
+    modules = [f"gitpeft.{name}" for name in read_package(ROOT) if name and not allowed(name, outside)]
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        + "".join(f"import {name}\n" for name in modules)
+        + "tops = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        + "print(*sorted(tops - set(sys.stdlib_module_names) - {'gitpeft'}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=ROOT.parent, env={"PYTHONPATH": str(ROOT.parent)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == []
+
+
+# --- the checker ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "reason"),
+    [
+        ("diff", "def f():\n    import numpy", "diff:2: imports numpy"),
+        ("suggest", "import numpy as np", "suggest:1: imports numpy outside a function"),
+        ("suggest", "if True:\n    from numpy import array", "suggest:2: imports numpy outside a function"),
+        ("suggest", "class A:\n    import tokenizers", "suggest:2: imports tokenizers outside a function"),
+        ("suggest", "def f():\n    import torch", "suggest:2: imports torch"),
+        ("bundle", "def f():\n    import onnxruntime", "bundle:2: imports onnxruntime"),
+        ("risk", "import typing\nif typing.TYPE_CHECKING:\n    import torch", "risk:3: imports torch"),
+        ("learn.trainer", "import peft", "learn.trainer:1: imports peft outside a function"),
+        ("learn.trainer", "import rich", "learn.trainer:1: imports rich"),
+        ("learn.data", "import onnxruntime.tools", "learn.data:1: imports onnxruntime outside a function"),
+        ("git", "from git import Repo", "git:1: imports git outside a function"),
+        ("share", "def f():\n    import git.refs", "share:2: imports git"),
+        ("hook", "def f():\n    import typer", "hook:2: imports typer"),
+        ("hook", "def f():\n    from gitpeft import cli", "hook:2: imports gitpeft.cli"),
+        ("hook", "def f():\n    import gitpeft.learn.data", "hook:2: imports gitpeft.learn.data"),
+        ("hook", "def f():\n    from gitpeft.learn.data import X", "hook:2: imports gitpeft.learn.data"),
+        ("cli", "from gitpeft.learn import data", "cli:1: imports gitpeft.learn.data outside a function"),
+        ("learn.data", "def f():\n    from gitpeft.cli import main", "learn.data:2: imports gitpeft.cli"),
+        ("message", "def f():\n    import requests", "message:2: imports requests, which no table names"),
+        ("mask", "import detect_secrets.core", "mask:1: imports detect_secrets outside a function"),
+        ("history", "import pickle", "history:1: imports pickle"),
+        ("history", "from urllib import request", "history:1: imports urllib.request"),
+        ("history", "import subprocess", "history:1: imports subprocess"),
+        ("diff", "from . import errors", "diff:1: relative import"),
+        ("diff", "def f():\n    __import__('torch')", "diff:2: imports torch"),
+        ("diff", "import importlib\nimportlib.import_module('numpy')", "diff:2: imports numpy"),
+        ("diff", "import importlib\nimportlib.import_module(name)", "diff:2: imports a name that is only"),
+        ("", "import numpy", "__init__:1: imports numpy"),
+    ],
+)  # fmt: skip
+def test_a_breach_is_found(module: str, source: str, reason: str) -> None:
+    package = {"": "", "cli": "", "errors": "", "learn": "", "learn.data": "", module: source}
+    found = breaches(package)
+    assert len(found) == 1
+    assert found[0].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("suggest", "def f():\n    import numpy, onnxruntime\n    from tokenizers import Tokenizer"),
+        ("suggest", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import numpy as np"),
+        ("retrieve", "class Index:\n    def load(self):\n        import numpy as np"),
+        ("learn.bases", "import torch\nfrom transformers import AutoModel\nimport gitpeft.learn.data"),
+        ("learn", "from gitpeft.learn import data"),
+        ("learn.compare", "from rich.table import Table\nimport numpy"),
+        ("cli", "import typer\ndef train():\n    from gitpeft.learn import data"),
+        ("__main__", "from gitpeft.cli import main"),
+        ("git", "import subprocess\ndef f():\n    import git"),
+        ("share", "import json, urllib.parse\nfrom gitpeft.errors import GitpeftError"),
+    ],
+)
+def test_what_the_tables_allow_passes(module: str, source: str) -> None:
+    package = {"": "", "cli": "", "errors": "", "learn": "", "learn.data": "", module: source}
+    assert breaches(package) == []
+
+
+def test_a_cycle_is_found_even_through_a_function() -> None:
+    package = {
+        "": "",
+        "diff": "from gitpeft.mask import mask",
+        "mask": "def f():\n    from gitpeft import history",
+        "history": "import gitpeft.diff",
+    }
+    [found] = breaches(package)
+    assert found.startswith("cycle: ")
+    assert set(found.removeprefix("cycle: ").split(" -> ")) == {"diff", "mask", "history"}
+
+
+def test_a_git_command_line_is_found() -> None:
+    package = {
+        "git": "run(['git', 'log'])",
+        "hook": "\nrun(['git', 'log'])",
+        "share": "run(('git', *args))",
+        "cli": "os.system('ls')",
+        "risk": "run(['ls', 'git'])",
+    }
+    assert outside_git_py(package) == ["hook:2", "share:1", "cli:1"]
+
+
+def test_a_call_that_runs_a_files_code_is_found() -> None:
+    package = {
+        "a": "from_pretrained(x, trust_remote_code=True)",
+        "b": "np.load(x, allow_pickle=flag)",
+        "c": "torch.load(x)",
+        "d": "torch.load(x, weights_only=True); np.load(x, allow_pickle=False); f(trust_remote_code=False)",
+    }
+    assert unsafe_flags(package) == ["a:1", "b:1", "c:1"]
