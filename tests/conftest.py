@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.gitrepo import EPOCH, Repo
 
@@ -42,6 +43,10 @@ _GIT_CONFIG = """\
 """
 _CLEARED = ("GIT_", "GITPEFT", "XDG_", "ORT_", "PYTHONPATH", "PYTHONHOME", "VISUAL", "LC_", "LANGUAGE")
 _writes: list[str] = []
+
+# The same examples on every run, and no deadline: a busy machine is no failure.
+settings.register_profile("gitpeft", deadline=None, derandomize=True, database=None)
+settings.load_profile("gitpeft")
 
 
 def _note_write(event: str, args: tuple[object, ...]) -> None:
