@@ -37,8 +37,8 @@ IMPORTERS = {
     "detect_secrets": {"mask"},
 }
 
-# Who may do so while it is being imported; all others wait until a function needs it. Nobody may for peft (7 s
-# to import), the exporters, and onnxruntime (whose telemetry must be switched off first).
+# Who may do so while it is being imported; all others wait until a function needs it. Nobody may for peft
+# (7 s to import), the exporters, and onnxruntime (whose telemetry must be switched off first).
 AT_MODULE_LEVEL = {
     "learn": {"numpy", "safetensors", "tokenizers", "torch", "transformers"},
     "learn.compare": {"rich"},
