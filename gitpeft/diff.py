@@ -189,7 +189,7 @@ def compact(files: Sequence[FileChange]) -> str:
     `#path` opens a file's hunks: `@heading`, then lines with `+`, `-`, or a space for the line before a change.
     White space is folded, and lines are cut at `LINE_LIMIT` characters.
     """
-    ordered = sorted(files, key=_weight, reverse=True)
+    ordered = sorted(files, key=weight, reverse=True)
     lines = [_file_line(change) for change in ordered[:FILES_LISTED]]
     if len(ordered) > FILES_LISTED:
         lines.append(f"~{len(ordered) - FILES_LISTED}")
@@ -200,7 +200,8 @@ def compact(files: Sequence[FileChange]) -> str:
     return "\n".join(lines)
 
 
-def _weight(change: FileChange) -> tuple[int, int]:
+def weight(change: FileChange) -> tuple[int, int]:
+    """The order in which files are shown: hand-written text before the rest, then the larger change."""
     return (1 if change.kind in ("text", "symlink") else 0, change.added + change.removed)
 
 

@@ -1,0 +1,494 @@
+"""Everything asked of git: hides the processes, their environment, and the format of what they print.
+
+The only module that runs git. Nothing here writes to a repository or reaches a network: objects that a
+partial clone does not have are reported, not fetched, and none of the user's diff programs is started.
+"""
+
+import os
+import re
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+from gitpeft.diff import FILES_SHOWN, FileChange, parse, weight
+from gitpeft.errors import GitpeftError
+
+OLDEST = (2, 31)
+"""The oldest git that is understood: the first with `--path-format=absolute` and `--diff-merges`."""
+
+LOCAL_VARIABLES = (
+    *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT"),
+    *("GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE"),
+    *("GIT_INTERNAL_SUPER_PREFIX", "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"),
+    *("GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE"),
+)
+"""What `git rev-parse --local-env-vars` names: inherited in a hook, wrong for any other repository."""
+
+_ENVIRONMENT = {
+    "GIT_ALLOW_PROTOCOL": "none",  # before 2.45 this is what keeps a partial clone from fetching
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C",
+}
+_UNWANTED = ("GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS", "GIT_PAGER", "GIT_TRACE", "GIT_TRACE2")
+
+_SETTINGS = (
+    "core.bigFileThreshold=1m",  # larger files are binary to git: their content is never held in memory
+    "core.quotePath=true",
+    "diff.suppressBlankEmpty=false",
+    "i18n.logOutputEncoding=UTF-8",
+)
+_PREFIX = ["git", "--no-pager", *(part for setting in _SETTINGS for part in ("-c", setting))]
+
+DIFF = (
+    *("-p", "-U1", "-M50%", "-l400", "--full-index", "--diff-algorithm=myers", "--indent-heuristic"),
+    *("--inter-hunk-context=0", "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short"),
+    *("--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=none"),
+    "--ita-invisible-in-index",
+)
+"""The options of every patch, so that a staged change reads like the commit that it becomes."""
+
+_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
+_CHUNK = 1 << 18
+_PIPE = 1 << 20
+_SPILL = 1 << 23
+_BLOCK = 64
+_PREVIOUS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit and its change; a merge has no `files`. Times are Unix seconds, `author` is `Name <mail>`."""
+
+    sha: str
+    parents: tuple[str, ...]
+    time: int
+    commit_time: int
+    author: str
+    subject: str
+    body: str
+    files: list[FileChange]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A commit whose change cannot be known: `shallow`, `missing` (objects not here) or `unreadable`."""
+
+    sha: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository as git sees it from `cwd`; `work_tree` is None where it is bare."""
+
+    cwd: Path
+    git_dir: Path
+    common_dir: Path
+    work_tree: Path | None
+    empty_tree: str
+    environment: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> "Repository":
+        """The repository at `path`, or the current one, for which a hook's inherited `GIT_*` hold.
+
+        Raises GitpeftError when there is none, or no usable git.
+        """
+        cwd = Path.cwd() if path is None else Path(path).absolute()
+        if not cwd.is_dir():
+            raise GitpeftError(f"{cwd} is not a directory", "Give the path of a git repository.")
+        environment = _environment(foreign=path is not None)
+        places = ["--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel"]
+        asked = _start([*_PREFIX, "rev-parse", "--path-format=absolute", *places], cwd, environment)
+        output, errors = asked.communicate()
+        lines = os.fsdecode(output).splitlines()
+        if len(lines) < 3:
+            raise _no_repository(cwd, errors)
+        empty = _EMPTY_TREES.get(lines[2], _EMPTY_TREES["sha1"])
+        top = Path(lines[3]) if len(lines) > 3 else None
+        return cls(cwd, Path(lines[0]), Path(lines[1]), top, empty, environment)
+
+    @property
+    def state_dir(self) -> Path:
+        """Where all state of this project lives; shared by the worktrees. Not created here."""
+        return self.common_dir / "gitpeft"
+
+    def run(self, *args: str, input: bytes | None = None) -> bytes:
+        """What `git ARGS` prints. Raises GitpeftError, with git's own words, when it fails."""
+        process = _start([*_PREFIX, *args], self.cwd, self.environment, piped=input is not None)
+        output, errors = process.communicate(input)
+        if process.returncode:
+            said = errors.decode("utf-8", "replace").strip() or f"exit status {process.returncode}"
+            raise GitpeftError(f"git {args[0]}: {said.splitlines()[0]}")
+        return output
+
+    def ask(self, *args: str) -> str:
+        """What `git ARGS` prints as text without the last line end, or `""` when it fails."""
+        try:
+            return _text(self.run(*args)).rstrip("\n")
+        except GitpeftError:
+            return ""
+
+    @cached_property
+    def version(self) -> tuple[int, ...]:
+        """The version of git as numbers, `(2, 39, 5)`."""
+        found = re.search(r"\d+(?:\.\d+)+", self.ask("version"))
+        return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+    def resolve(self, rev: str) -> str:
+        """The id of the commit that `rev` names. Raises GitpeftError when it names none."""
+        sha = self.ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+        if not sha:
+            raise GitpeftError(f"{rev!r} names no commit here", "See `git log --oneline`.")
+        return sha
+
+    def head(self) -> str | None:
+        """The id of the current commit; None before the first one."""
+        return self.ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
+
+    def config(self, key: str, default: str | None = None) -> str | None:
+        """The value of a setting, the last one where several are given."""
+        try:
+            return _text(self.run("config", "-z", "--get", key)).removesuffix("\0")
+        except GitpeftError:
+            return default
+
+    def config_all(self, prefix: str) -> dict[str, str]:
+        """Every setting whose (lower-case) name starts with `prefix`, by name, in one process."""
+        try:
+            output = self.run("config", "-z", "--get-regexp", "^" + re.escape(prefix))
+        except GitpeftError:
+            return {}
+        pairs = (_text(item).partition("\n") for item in output.split(b"\0") if item)
+        return {key: value if mark else "true" for key, mark, value in pairs}
+
+    def hooks_dir(self) -> Path:
+        """Where git looks for hooks now (`core.hooksPath` and worktrees included); it may not exist."""
+        return self.cwd / os.fsdecode(self.run("rev-parse", "--git-path", "hooks").rstrip(b"\n"))
+
+    def staged_patch(self) -> bytes:
+        """The change in the index (that of `GIT_INDEX_FILE` in a hook) as a patch for `diff.parse`."""
+        try:
+            return self.run("diff-index", "--cached", *DIFF, "HEAD", "--")
+        except GitpeftError:
+            if self.head() is not None:
+                raise
+        return self.run("diff-index", "--cached", *DIFF, self.empty_tree, "--")
+
+    def patch(self, rev: str) -> bytes:
+        """The change of a commit against its first parent, as a patch for `diff.parse`."""
+        options = ["--root", "--no-commit-id", "--diff-merges=first-parent"]
+        return self.run("diff-tree", *options, *DIFF, self.resolve(rev), "--")
+
+    def previous_subject(self, author: str | None = None, rev: str = "HEAD") -> str:
+        """The newest subject by the author with this mail address (default: who commits now), `""` if none.
+
+        Looks at the newest 200 commits that are no merges, up to and including `rev`.
+        """
+        mail = author or os.environ.get("GIT_AUTHOR_EMAIL") or self._own_mail()
+        shape = ["--no-show-signature", "--format=%ae%x00%s"]
+        log = self.ask("log", f"-{_PREVIOUS}", "--no-merges", *shape, "--end-of-options", rev, "--")
+        for line in log.split("\n"):
+            mail_of, _, subject = line.partition("\0")
+            if mail_of.lower() == mail.lower():
+                return subject
+        return ""
+
+    def _own_mail(self) -> str:
+        found = re.search(r"<([^<>]*)>[^<>]*$", self.ask("var", "GIT_AUTHOR_IDENT"))
+        return found[1] if found else ""
+
+    def rev_list(self, *tips: str) -> list[tuple[str, tuple[str, ...]]]:
+        """The commits that `tips` (or options such as `--all`) reach, oldest first, each with its parents."""
+        order = ["--parents", "--date-order", "--reverse"]
+        lines = self.run("rev-list", *order, *tips, "--").decode().splitlines()
+        return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines)]
+
+    def shallow(self) -> frozenset[str]:
+        """The commits at which a shallow clone was cut: their parents, so their changes, are not here."""
+        try:
+            return frozenset((self.common_dir / "shallow").read_text("ascii").split())
+        except FileNotFoundError:
+            return frozenset()
+
+    def log(self, shas: Sequence[str], jobs: int = 2) -> Iterator[Commit | Skipped]:
+        """Each of the commits with its change, in no promised order, streamed from `jobs` git processes.
+
+        Give the newest first: deltas in a pack lead from newer to older content.
+        """
+        cut = self.shallow()
+        yield from (Skipped(sha, "shallow") for sha in shas if sha in cut)
+        shas = [sha for sha in shas if sha not in cut]
+        blocks = [shas[i : i + _BLOCK] for i in range(0, len(shas), _BLOCK)]
+        streams = [_Stream(self, list(chain(*blocks[i::jobs]))) for i in range(min(jobs, len(blocks)))]
+        try:
+            while streams:
+                for stream in streams[:]:
+                    batch = stream.read()
+                    if batch is None:
+                        streams.remove(stream)
+                    yield from batch or ()
+        finally:
+            for stream in streams:
+                stream.close()
+
+    def missing(self, shas: Sequence[str]) -> set[str]:
+        """Those of the commits whose change needs an object that is not here (a partial clone).
+
+        Asks for what exists and compares, because asking for a missing object would try to fetch it. Where
+        even a directory is missing, git stops, and every commit from there on counts.
+        """
+        needed: dict[str, set[bytes]] = {}
+        mark = _mark()
+        raw = ["--raw", "--no-renames", "--no-abbrev", "-z", f"--format={_escaped(mark)}%H%x00"]
+        process = self._diff_tree(shas, raw)
+        output = process.communicate()[0]
+        for record in output.split(mark)[1:]:
+            sha, *items = record.split(b"\0")
+            needed[sha.decode()] = {blob for item in items if item[:1] == b":" for blob in _blobs(item)}
+        if process.returncode and needed:
+            needed.popitem()
+        absent = set().union(*needed.values()) - self._present()
+        return {sha for sha in shas if sha not in needed or needed[sha] & absent}
+
+    def _present(self) -> set[bytes]:
+        """Every object that is here."""
+        options = ["--batch-all-objects", "--unordered", "--batch-check=%(objectname)"]
+        return set(self.run("cat-file", *options).split())
+
+    def _diff_tree(self, shas: Sequence[str], options: Sequence[str]) -> subprocess.Popen[bytes]:
+        """`git diff-tree` over the commits; they wait in a file, so that no pipe can fill up both ways."""
+        with tempfile.TemporaryFile() as listed:
+            listed.write("".join(f"{sha}\n" for sha in shas).encode())
+            listed.seek(0)
+            command = [*_PREFIX, "diff-tree", "--stdin", "--always", "--root", "-r", *options]
+            # git would flush, and so wake this process, after every single commit
+            environment = {**self.environment, "GIT_FLUSH": "0"}
+            return subprocess.Popen(
+                command,
+                cwd=self.cwd,
+                env=environment,
+                stdin=listed,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+
+
+class _Stream:
+    """One git process reading commits, started again behind each commit that it dies of."""
+
+    def __init__(self, repository: Repository, shas: list[str]) -> None:
+        self.repository = repository
+        self.shas = shas
+        self.at = 0
+        self.checked = False
+        self._begin(len(shas))
+
+    def _begin(self, until: int) -> None:
+        """Start git on the commits from `at` to `until`."""
+        mark = _mark()
+        self.until = until
+        self.parser = _Parser(mark)
+        options = [*DIFF, f"--format={_escaped(mark)}{_FIELDS}"]
+        self.process = self.repository._diff_tree(self.shas[self.at : until], options)
+        _widen(self.process)
+
+    def read(self) -> list[Commit | Skipped] | None:
+        """The commits of the next chunk; None at the end."""
+        if self.at == len(self.shas):
+            self.close()
+            return None
+        assert self.process.stdout
+        if chunk := self.process.stdout.read(_CHUNK):
+            return self._account(self.parser.feed(chunk))
+        self.close()
+        if self.process.returncode:
+            return self._died()
+        found = self._account(self.parser.end())
+        found += self._skip(self.until, "unreadable")
+        if self.at < len(self.shas):
+            self._begin(len(self.shas))
+        return found
+
+    def close(self) -> None:
+        """Collect the process; one that still writes ends by this."""
+        assert self.process.stdout
+        self.process.stdout.close()
+        self.process.wait()
+
+    def _account(self, commits: list[Commit]) -> list[Commit | Skipped]:
+        """The same commits, and those between them of which git said nothing."""
+        out: list[Commit | Skipped] = []
+        for commit in commits:
+            out += self._skip(self.shas.index(commit.sha, self.at), "unreadable")
+            out.append(commit)
+            self.at += 1
+        return out
+
+    def _skip(self, until: int, reason: str) -> list[Commit | Skipped]:
+        skipped = self.shas[self.at : until]
+        self.at = until
+        return [Skipped(sha, reason) for sha in skipped]
+
+    def _died(self) -> list[Commit | Skipped]:
+        """Git met an object that it cannot read: leave out the commits that need one, and go on.
+
+        Git may die before or while it prints a commit, so the first one that is left is then asked for alone.
+        """
+        if not self.checked:
+            self.checked = True
+            self.shas, self.at = self.shas[self.at :], 0
+            gone = self.repository.missing(self.shas)
+            out: list[Commit | Skipped] = [Skipped(sha, "missing") for sha in self.shas if sha in gone]
+            self.shas = [sha for sha in self.shas if sha not in gone]
+            self._begin(len(self.shas))
+            return out
+        if self.until - self.at > 1:
+            self._begin(self.at + 1)
+            return []
+        out = self._skip(self.at + 1, "unreadable")
+        self._begin(len(self.shas))
+        return out
+
+
+class _Parser:
+    """Cuts git's output into commits, holding one commit at most, and of an enormous one a part at a time."""
+
+    def __init__(self, mark: bytes) -> None:
+        self.mark = mark
+        self.rest = b""
+        self.fields: list[bytes] = []
+        self.files: list[FileChange] = []
+
+    def feed(self, chunk: bytes) -> list[Commit]:
+        """The commits that are complete with this chunk."""
+        *records, self.rest = (self.rest + chunk).split(self.mark)
+        commits = [self._commit(record) for record in records if record]
+        if len(self.rest) > _SPILL:
+            self._spill()
+        return commits
+
+    def end(self) -> list[Commit]:
+        """The last commit."""
+        return [self._commit(self.rest)] if self.rest or self.fields else []
+
+    def _commit(self, record: bytes) -> Commit:
+        patch = record if self.fields else self._open(record)
+        fields, files = self.fields, self.files
+        self.fields, self.files = [], []
+        sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
+        author, subject, body = map(_message, fields[4:])
+        if len(patch) > 1:
+            files = files + parse(patch)
+        return Commit(
+            sha, tuple(parents.split()), int(time or 0), int(commit_time or 0), author, subject, body, files
+        )
+
+    def _open(self, record: bytes) -> bytes:
+        *self.fields, patch = record.split(b"\0", 7)
+        return patch
+
+    def _spill(self) -> None:
+        """Parse the files that are complete; keep the content of the largest, which is all that is shown."""
+        cut = _last_start(self.rest)
+        if cut <= 0:
+            return
+        patch = self.rest[:cut] if self.fields else self._open(self.rest[:cut])
+        self.files += parse(patch)
+        self.rest = self.rest[cut:]
+        for change in sorted(self.files, key=weight, reverse=True)[FILES_SHOWN:]:
+            change.hunks = []
+
+
+_EMPTY_TREES = {
+    "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+    "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
+}
+_FILE_START = b"\ndiff --git "
+
+
+def _last_start(patch: bytes) -> int:
+    """Where the last file of a patch starts; a deletion and a creation of one path stay together."""
+    last = patch.rfind(_FILE_START)
+    before = patch.rfind(_FILE_START, 0, max(last, 0))
+    names = [patch[at + 1 : patch.find(b"\n", at + 1)] for at in (before, last)]
+    return before if names[0] == names[1] else last
+
+
+def _environment(foreign: bool) -> dict[str, str]:
+    """The environment for git; without what a hook inherits when the repository may be another one."""
+    dropped = {*_UNWANTED, *(LOCAL_VARIABLES if foreign else ())}
+    return {key: value for key, value in os.environ.items() if key not in dropped} | _ENVIRONMENT
+
+
+def _start(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], piped: bool = False
+) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=pipe if piped else subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+        )
+    except FileNotFoundError as error:
+        raise GitpeftError("git was not found", "Install git, or put it on the PATH.") from error
+
+
+def _no_repository(cwd: Path, errors: bytes) -> GitpeftError:
+    said = errors.decode("utf-8", "replace").strip()
+    if "dubious ownership" in said:
+        return GitpeftError(f"git does not trust {cwd}: another user owns it", said.splitlines()[-1].strip())
+    if "not a git repository" in said:
+        return GitpeftError(f"{cwd} is not in a git repository", "Run this inside a clone, or give its path.")
+    oldest = ".".join(map(str, OLDEST))
+    first = said.splitlines()[0] if said else "git gave no answer"
+    return GitpeftError(first, f"gitpeft needs git {oldest} or newer.")
+
+
+def _mark() -> bytes:
+    """What starts a record: unguessable, so that no message and no file can hold it."""
+    return b"\0" + secrets.token_hex(16).encode() + b"\0"
+
+
+def _escaped(mark: bytes) -> str:
+    return mark.decode().replace("\0", "%x00")
+
+
+def _widen(process: subprocess.Popen[bytes]) -> None:
+    """A wide pipe lets git run ahead while this process parses; where it cannot be had, things still work."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        assert process.stdout
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
+
+
+def _blobs(item: bytes) -> list[bytes]:
+    """The blobs in a line of `--raw` output; neither absent sides nor submodules."""
+    old_mode, new_mode, old, new, _ = item[1:].split(b" ")
+    return [blob for mode, blob in ((old_mode, old), (new_mode, new)) if mode not in (b"000000", b"160000")]
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "replace")
+
+
+def _message(field: bytes) -> str:
+    """Text of a commit; old ones often hold Latin-1 without saying so."""
+    try:
+        return field.decode()
+    except UnicodeDecodeError:
+        return field.decode("cp1252", "replace")
