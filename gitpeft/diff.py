@@ -28,10 +28,13 @@ _GENERATED = re.compile(
     r"|node_modules/.*|vendor/.*|third_party/.*|dist/.*\.(?:js|css|map)|[^/]*\.min\.(?:js|css|mjs|cjs)"
     r"|[^/]*\.(?:map|snap|pb\.go|svg)|[^/]*_pb2(?:_grpc)?\.pyi?|[^/]*\.generated\.[^/]*)$"
 )
-_SPACE = re.compile(r"\s+")
 _ESCAPE = re.compile(rb'\\([abtnvfr"\\]|[0-7]{3})')
 _ESCAPES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
 _WORD = re.compile(r"\w")
+_SIGNED = ("+", "-", " ")
+_PLAIN = re.compile(
+    rb'a/([^\x00-\x1f"\\\x7f-\xff]+) b/\1\nindex [0-9a-f.]+ 100(?:644|755)\n--- a/\1\t?\n\+\+\+ b/\1\t?'
+)
 
 
 @dataclass(slots=True)
@@ -75,23 +78,35 @@ def parse(patch: bytes) -> list[FileChange]:
 
 def _parse_file(part: bytes) -> FileChange:
     head, *hunks = part.split(b"\n@@ ")
-    change = _parse_head(head)
+    change = _plain_head(head) or _parse_head(head)
+    if hunks:
+        change.added = part.count(b"\n+") - head.count(b"\n+++ ")
+        change.removed = part.count(b"\n-") - head.count(b"\n--- ")
     kept = 0
-    for body in hunks:
-        change.added += body.count(b"\n+")
-        change.removed += body.count(b"\n-")
-        if change.kind in ("text", "symlink") and kept < LINES_KEPT:
-            hunk = _parse_hunk(body, LINES_KEPT - kept)
-            kept += len(hunk.lines)
-            change.hunks.append(hunk)
+    for body in hunks if change.kind in ("text", "symlink") else ():
+        hunk = _parse_hunk(body, LINES_KEPT - kept)
+        change.hunks.append(hunk)
+        kept += len(hunk.lines)
+        if kept >= LINES_KEPT:
+            break
     return change
 
 
 def _parse_hunk(body: bytes, room: int) -> Hunk:
-    first, *lines = body.split(b"\n", room + 1)[: room + 1]
-    heading = first.partition(b" @@")[2]
-    kept = [_text(line[: 4 * LINE_LIMIT]) for line in lines if line[:1] in (b"+", b"-", b" ")]
-    return Hunk(_text(heading[: 4 * LINE_LIMIT]).strip(), kept)
+    if len(body) <= 4 * LINE_LIMIT:
+        first, *lines = _text(body).split("\n", room + 1)[: room + 1]
+    else:
+        first, *lines = [_text(line[: 4 * LINE_LIMIT]) for line in body.split(b"\n", room + 1)[: room + 1]]
+    return Hunk(first.partition(" @@")[2].strip(), [line for line in lines if line[:1] in _SIGNED])
+
+
+def _plain_head(head: bytes) -> FileChange | None:
+    """The commonest head, a plain file modified in place; None when it is any other."""
+    match = _PLAIN.fullmatch(head)
+    if not match:
+        return None
+    path = match[1].decode("ascii")
+    return FileChange(path, "M", kind="generated" if is_generated(path) else "text")
 
 
 def _parse_head(head: bytes) -> FileChange:
@@ -213,13 +228,19 @@ def _file_line(change: FileChange) -> str:
 
 
 def _block(change: FileChange) -> list[str]:
+    """A file's hunks as lines, no more than could ever be shown."""
     lines = [f"#{change.path}"[: 2 * LINE_LIMIT]]
     heading = None
+    room = COMPACT_LIMIT
     for hunk in change.hunks:
         if fold(hunk.heading) != heading:
             heading = fold(hunk.heading)
             lines.append(f"@{heading}")
-        lines += _changed_lines(hunk)
+        for line in _changed_lines(hunk):
+            lines.append(line)
+            room -= len(line) + 1
+        if room < 0:
+            break
     return lines
 
 
@@ -227,19 +248,19 @@ def _changed_lines(hunk: Hunk) -> Iterable[str]:
     """The changed lines, each run preceded by the line before it; lines that are empty once folded go."""
     context = ""
     for line in hunk.lines:
-        text = fold(line[1:])
         if line[0] == " ":
-            context = text
-        elif text:
+            context = line
+        elif text := fold(line[1:]):
             if context:
-                yield f" {context}"
+                if before := fold(context[1:]):
+                    yield f" {before}"
                 context = ""
             yield line[0] + text
 
 
 def fold(text: str) -> str:
     """White space folded to single spaces, unprintable characters dropped, cut at `LINE_LIMIT`."""
-    text = _SPACE.sub(" ", text[: 4 * LINE_LIMIT]).strip()
+    text = " ".join(text[: 4 * LINE_LIMIT].split())
     if not text.isprintable():
         text = "".join(c for c in text if c.isprintable())
     return text[:LINE_LIMIT]
