@@ -1,8 +1,8 @@
 """onnxruntime stays silent: no thread, no file, whichever module of the package imports it first.
 
 From 1.29 on, importing onnxruntime opens a telemetry client unless ORT_DISABLE_TELEMETRY is 1 at that moment.
-One test reads the package and finds an import without the switch; another runs what imports it, in a process of
-its own with an empty home, against the installed onnxruntime and against a talkative stand-in.
+One test reads the package and finds an import without the switch; another runs what imports it, in a process
+of its own with an empty home, against the installed onnxruntime and against a talkative stand-in.
 """
 
 import ast
