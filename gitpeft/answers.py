@@ -1,0 +1,90 @@
+"""Answers that were already worked out: hides a small cache of files keyed by what the model was asked.
+
+The key is a hash of the masked change text, the previous subject and the model. Nothing that could hold a
+secret is stored: only messages are, and those came out of masked input.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+KEPT = 32
+"""Answers kept; the oldest go first."""
+
+SIZE_LIMIT = 256 << 10
+VERSION = 1
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+def active_model(state_dir: Path) -> str:
+    """What names the active model, `""` when there is none."""
+    try:
+        return (state_dir / "current").read_text("ascii", errors="replace").strip()[:200]
+    except OSError:
+        return ""
+
+
+def key(change: str, previous: str, n: int, model: str) -> str:
+    """The name of one question."""
+    asked = json.dumps([VERSION, change, previous, n, model])
+    return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def load(state_dir: Path, name: str) -> list[str] | None:
+    """The messages stored under a key; None when there are none, or the file is damaged."""
+    path = state_dir / "answers" / name
+    try:
+        if path.stat().st_size > SIZE_LIMIT:
+            return None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("key") != name:
+        return None
+    messages = found.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, str) for message in messages):
+        return None
+    return messages
+
+
+def store(state_dir: Path, name: str, messages: Sequence[str]) -> None:
+    """Keep an answer: a temporary file and a rename. OSError when the disk does not allow it."""
+    folder = state_dir / "answers"
+    folder.mkdir(parents=True, exist_ok=True)
+    spare = folder / f".{name}.{os.getpid()}"
+    try:
+        spare.write_text(json.dumps({"key": name, "messages": list(messages)}))
+        spare.replace(folder / name)
+    finally:
+        spare.unlink(missing_ok=True)
+    _prune(folder)
+
+
+def _prune(folder: Path) -> None:
+    files = [(entry.stat().st_mtime, entry.path) for entry in os.scandir(folder) if entry.is_file()]
+    for _, path in sorted(files, reverse=True)[KEPT:]:
+        Path(path).unlink(missing_ok=True)
+
+
+def claim(state_dir: Path, name: str) -> Path | None:
+    """Say that this process works on a key; None when it cannot be said."""
+    mark = state_dir / "answers" / f"{name}.busy"
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(str(os.getpid()))
+    except OSError:
+        return None
+    return mark
+
+
+def claimed(state_dir: Path, name: str) -> bool:
+    """Whether another living process works on a key at this moment."""
+    try:
+        pid = int((state_dir / "answers" / f"{name}.busy").read_text()[:12])
+        os.kill(pid, 0)
+    except (OSError, ValueError, OverflowError):
+        return False
+    return pid > 1 and pid != os.getpid()

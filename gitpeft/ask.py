@@ -1,0 +1,150 @@
+"""From a staged change to messages: hides what is asked, the cache, and when the model is started at all."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from gitpeft import answers
+from gitpeft.config import Config
+from gitpeft.diff import compact, parse
+from gitpeft.errors import GitpeftError
+from gitpeft.git import DIFF, Repository
+from gitpeft.trace import Trace
+from gitpeft.worker import Worker
+
+SPARE = 1
+"""Messages asked for beyond those shown, because some may not be fit to be offered."""
+
+_PREFETCH_FRESH = 600.0  # seconds
+
+
+class NothingStagedError(GitpeftError):
+    """There is no change that a message could describe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the model is asked: the change (masked), the author's previous subject, how many messages."""
+
+    change: str
+    previous: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The model's messages as they came, best first, and the change that they are about."""
+
+    messages: list[str]
+    question: Question
+
+
+@dataclass(slots=True)
+class Limits:
+    """What an answer may cost: `deadline` is a moment of `time.monotonic`."""
+
+    deadline: float
+    memory_mb: int
+    waiting: Callable[[], None] = lambda: None
+
+
+def question(repo: Repository, config: Config, n: int, base: str = "") -> Question:
+    """What the staged change asks, against `base` (default: HEAD). NothingStagedError when nothing is."""
+    from gitpeft.mask import mask
+
+    patch = repo.run("diff-index", "--cached", *DIFF, base, "--") if base else repo.staged_patch()
+    files = [file for file in parse(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)]
+    if not files:
+        raise NothingStagedError("nothing is staged", "use `git add` first")
+    return Question(mask(compact(files)), mask(repo.previous_subject()), n)
+
+
+def answer(
+    repo: Repository, ask: Callable[[], Question], limits: Limits, trace: Trace, *, fresh: bool = False
+) -> Answer:
+    """Answer the question that `ask` puts together: from the cache, or from the model in a confined child.
+
+    The child starts before `ask` is called, because loading the model takes longer than asking git; not so
+    when a pre-commit stage has probably left the answer in the cache. With `fresh` the cache is not read.
+    GitpeftError when there is no model, or it fails, or is late.
+    """
+    state = repo.state_dir
+    model = answers.active_model(state)
+    if not model:
+        raise GitpeftError("no model here yet, nothing suggested", "run `gitpeft init`")
+    worker = None if _prefetched(state) and not fresh else Worker(state, limits.deadline, limits.memory_mb)
+    try:
+        asked = ask()
+        trace.note("change")
+        name = answers.key(asked.change, asked.previous, asked.n, model)
+        found = None if fresh else _known(state, name, limits)
+        if found is not None:
+            trace.note("cached")
+            return Answer(found, asked)
+        worker = worker or Worker(state, limits.deadline, limits.memory_mb)
+        found = _from_model(worker, asked, limits, trace)
+    finally:
+        if worker is not None:
+            worker.kill()
+    _keep(state, name, found)
+    return Answer(found, asked)
+
+
+def _known(state: Path, name: str, limits: Limits) -> list[str] | None:
+    """The answer in the cache, waiting for it while the pre-commit stage still works on it."""
+    found = answers.load(state, name)
+    while found is None and answers.claimed(state, name) and time.monotonic() < limits.deadline:
+        limits.waiting()
+        time.sleep(0.01)
+        found = answers.load(state, name)
+    return found
+
+
+def _from_model(worker: Worker, asked: Question, limits: Limits, trace: Trace) -> list[str]:
+    request = {"change": asked.change, "previous": asked.previous, "n": asked.n}
+    said = worker.ask(request, limits.waiting)
+    trace.note("answer")
+    for step in ("started", "opened", "timings"):
+        trace.note(step, said.get(step))
+    messages = said.get("messages")
+    return [text for text in messages if isinstance(text, str)] if isinstance(messages, list) else []
+
+
+def _keep(state: Path, name: str, messages: Sequence[str]) -> None:
+    try:
+        answers.store(state, name, messages)
+    except OSError:
+        pass  # a full disk costs the next run its cache, nothing more
+
+
+def _prefetched(state: Path) -> bool:
+    """Whether a pre-commit stage started on this commit; the sign is used up by looking."""
+    sign = state / "answers" / "prefetched"
+    try:
+        fresh = time.time() - sign.stat().st_mtime < _PREFETCH_FRESH
+        sign.unlink()
+    except OSError:
+        return False
+    return fresh
+
+
+def prefetch(repo: Repository, config: Config, limits: Limits, n: int) -> None:
+    """Work out the answer for what is staged now and leave it in the cache."""
+    state, model = repo.state_dir, answers.active_model(repo.state_dir)
+    if not model:
+        return
+    (state / "answers").mkdir(parents=True, exist_ok=True)
+    (state / "answers" / "prefetched").touch()
+    asked = question(repo, config, n)
+    name = answers.key(asked.change, asked.previous, asked.n, model)
+    if answers.load(state, name) is not None:
+        return
+    mark = answers.claim(state, name)
+    try:
+        with Worker(state, limits.deadline, limits.memory_mb) as worker:
+            answers.store(state, name, _from_model(worker, asked, limits, Trace()))
+    finally:
+        if mark:
+            mark.unlink(missing_ok=True)

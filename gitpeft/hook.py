@@ -1,0 +1,293 @@
+"""What git runs: decides cheaply whether to offer a message, gets it in time, and never breaks a commit.
+
+Stage one is the standard library and git's plumbing; whatever is heavy happens in a confined child. The exit
+code is 0 whatever happens; a failure is one line in `<common-dir>/gitpeft/hook.log` and one on the terminal.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from gitpeft import ask, message, offer
+from gitpeft.config import Config, entries, load
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
+from gitpeft.trace import Trace
+
+LOG_LIMIT = 64 << 10
+FIRST_SECONDS = 2.0
+"""Time for the first steps, until the settings are known."""
+
+PROGRESS_SECONDS = 0.3
+_NO_EDITORS = frozenset({"", ":", "true", "cat"})
+_SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
+_OPT_IN = frozenset({"commit", "template", "squash"})
+
+
+class _Late(Exception):
+    """The time budget is spent."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one hook: `prepare-commit-msg FILE [SOURCE [OBJECT]]` or `pre-commit`. Always returns 0."""
+    signal.signal(signal.SIGALRM, _ring)
+    signal.setitimer(signal.ITIMER_REAL, FIRST_SECONDS)
+    try:
+        _dispatch(list(argv))
+    except ask.NothingStagedError:
+        pass
+    except _Late:
+        _tell("no suggestion within the time allowed (gitpeft.timeoutMs)")
+    except GitpeftError as error:
+        _tell(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
+    except KeyboardInterrupt:
+        _die_of_interrupt()
+    except MemoryError:
+        _tell("not enough memory, nothing suggested")
+    except Exception as error:
+        _tell(f"nothing suggested: {_where(error)}")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return 0
+
+
+def _ring(_: int, __: FrameType | None) -> None:
+    raise _Late
+
+
+def _die_of_interrupt() -> None:
+    """End as Ctrl-C ends every program, so that git sees what happened."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _dispatch(argv: list[str]) -> None:
+    if os.environ.get("GITPEFT") == "0" or os.environ.get("CI", "") not in ("", "0", "false"):
+        return
+    if argv[:1] == ["pre-commit"]:
+        prefetch()
+    elif argv[:1] == ["prepare-commit-msg"]:
+        prepare(argv[1:])
+    else:
+        raise GitpeftError("the hook was called without its name")
+
+
+def _where(error: Exception) -> str:
+    """The kind and place of a failure, without its text, which could hold parts of the change."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__}{place}"
+
+
+# --- prepare-commit-msg -----------------------------------------------------------------------------------
+
+
+def prepare(args: Sequence[str]) -> None:
+    """Offer a message in the file that git names, if this is a commit whose message a person will edit."""
+    trace = Trace()
+    path, source = _arguments(args)
+    if source in ("message", "merge") or path.name == "PREPARE_COMMIT_MSG":
+        return
+    repo = Repository.open()
+    _Voice.log = repo.state_dir / "hook.log"
+    listing = entries(repo.run("config", "--list", "-z"))
+    config = load(repo, listing)
+    _Voice.quiet = config.quiet
+    _start_clock(config, trace)
+    if not config.enabled or not _opted_in(config, source) or not _editor_opens(repo):
+        return
+    content = message.read(path)
+    rules = _rules(repo, listing, content)
+    occupied = message.has_text(content, rules.comment)
+    if occupied and (source not in _OPT_IN or not rules.strips or rules.auto):
+        return
+    if config.problems:
+        _tell(config.problems[0])
+    messages = _messages(repo, config, source, trace)
+    signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
+    changed = message.insert(content, messages, rules, only_comments=occupied)
+    if changed != content:
+        message.write(path, changed)
+    trace.end()
+
+
+def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> list[str]:
+    """Messages for the staged change that may be offered, best first."""
+    wanted = 1 + config.alternatives
+    seconds = config.timeout_ms / 1000 - (time.time() - trace.started)
+    progress = _Progress(trace.started)
+    limits = ask.Limits(time.monotonic() + seconds, config.memory_mb, progress.show)
+    base = _base_of_amend(repo) if source == "commit" else ""
+    try:
+        found = ask.answer(repo, lambda: ask.question(repo, config, wanted + ask.SPARE, base), limits, trace)
+    finally:
+        progress.clear()
+    return offer.choose(found.messages, offer.Facts(found.question.change), wanted)
+
+
+def _base_of_amend(repo: Repository) -> str:
+    """What an amended commit is compared with; git names the commit by the word HEAD."""
+    return repo.ask("rev-parse", "--verify", "--quiet", "HEAD^^{commit}") or repo.empty_tree
+
+
+def _arguments(args: Sequence[str]) -> tuple[Path, str]:
+    if not 1 <= len(args) <= 3:
+        raise GitpeftError("prepare-commit-msg takes one to three arguments, nothing suggested")
+    source = args[1] if len(args) > 1 else ""
+    if len(args) == 1 and os.environ.get("PRE_COMMIT") == "1":
+        source = os.environ.get("PRE_COMMIT_COMMIT_MSG_SOURCE", "")
+    if source not in _SOURCES:
+        raise GitpeftError("unknown commit source, nothing suggested")
+    if not Path(args[0]).is_file():
+        raise GitpeftError("the message file does not exist, nothing suggested")
+    return Path(args[0]), source
+
+
+def _start_clock(config: Config, trace: Trace) -> None:
+    """The whole budget counts from the start of this process."""
+    left = config.timeout_ms / 1000 - (time.time() - trace.started)
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, left))
+
+
+def _opted_in(config: Config, source: str) -> bool:
+    if source == "commit":
+        return config.amend
+    return source not in ("template", "squash") or bool(getattr(config, source))
+
+
+def _editor_opens(repo: Repository) -> bool:
+    """Whether a person will see the message before it is committed."""
+    editor = os.environ.get("GIT_EDITOR") or repo.ask("var", "GIT_EDITOR")
+    word = editor.split()[0] if editor.split() else ""
+    return word.rpartition("/")[2] not in _NO_EDITORS
+
+
+def _rules(repo: Repository, listing: Mapping[str, Sequence[str]], content: bytes) -> message.Rules:
+    character = [*listing.get("core.commentchar", []), *listing.get("core.commentstring", [])]
+    comment, auto = b"#", False
+    if character:  # git itself says which of the two it understands
+        auto = listing.get("core.commentchar", [""])[-1] == "auto" or character[-1] == "auto"
+        comment = repo.run("stripspace", "-c", input=b"x\n").removesuffix(b" x\n") or b"#"
+    cleanup = listing.get("commit.cleanup", [""])[-1]
+    return message.Rules(
+        comment=comment,
+        auto=auto,
+        encoding=message.encoding_of(listing.get("i18n.commitencoding", [""])[-1]),
+        strips=message.strips_comments(content, comment, cleanup, _calling_git()),
+    )
+
+
+def _calling_git() -> list[str] | None:
+    """The command line of the git that called this hook, where the system shows it."""
+    pid = os.getppid()
+    for _ in range(8):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            if Path(words[0]).name == "git":
+                return words
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+    return None
+
+
+# --- pre-commit -------------------------------------------------------------------------------------------
+
+
+def prefetch() -> None:
+    """Work out a message while the other checks of this commit run. The stub put this in the background."""
+    trace = Trace()
+    try:
+        os.setsid()
+    except OSError:
+        pass
+    repo = Repository.open()
+    _Voice.log = repo.state_dir / "hook.log"
+    config = load(repo)
+    _start_clock(config, trace)
+    if not config.enabled or not _editor_opens(repo):
+        return
+    limits = ask.Limits(time.monotonic() + config.timeout_ms / 1000, config.memory_mb)
+    ask.prefetch(repo, config, limits, 1 + config.alternatives + ask.SPARE)
+
+
+# --- what is said -----------------------------------------------------------------------------------------
+
+
+class _Voice:
+    """Where the hook speaks: its log, and the descriptor of the terminal that the stub handed over."""
+
+    log: Path | None = None
+    quiet = False
+    said = False
+
+    @staticmethod
+    def terminal() -> int:
+        word = os.environ.get("GITPEFT_STDERR", "2")
+        return int(word) if word in ("2", "3") else 2
+
+
+def _tell(text: str) -> None:
+    """One line in the log, and the first one on the terminal too."""
+    line = offer.shown(text)
+    _log(line)
+    if _Voice.quiet or _Voice.said:
+        return
+    _Voice.said = True
+    _print(f"gitpeft: {line}\n")
+
+
+def _print(text: str) -> None:
+    try:
+        os.write(_Voice.terminal(), text.encode(errors="replace"))
+    except OSError:
+        pass  # nobody listens
+
+
+def _log(line: str) -> None:
+    """Append to the log; when it is full its older half goes."""
+    if _Voice.log is None:
+        return
+    try:
+        _Voice.log.parent.mkdir(parents=True, exist_ok=True)
+        if _Voice.log.exists() and _Voice.log.stat().st_size > LOG_LIMIT:
+            kept = _Voice.log.read_bytes()[-LOG_LIMIT // 2 :].partition(b"\n")[2]
+            spare = _Voice.log.with_name(f".hook.log.{os.getpid()}")
+            spare.write_bytes(kept)
+            spare.replace(_Voice.log)
+        with open(_Voice.log, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
+    except OSError:
+        pass
+
+
+class _Progress:
+    """A line on a terminal while the model works, once that takes noticeably long."""
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.shown = False
+
+    def show(self) -> None:
+        """Say it, once, when it is time and somebody can see it."""
+        if self.shown or _Voice.quiet or time.time() - self.started < PROGRESS_SECONDS:
+            return
+        self.shown = True
+        if os.isatty(_Voice.terminal()):
+            _print("gitpeft: reading the change …")
+
+    def clear(self) -> None:
+        """Take the line away again."""
+        if self.shown and os.isatty(_Voice.terminal()):
+            _print("\r\033[K")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    os._exit(0)  # nothing is left to clean up, and taking an interpreter down costs milliseconds
