@@ -1,0 +1,302 @@
+"""Put hooks in, take them out: hides the strategies, and what keeps an interrupted one harmless."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gitpeft import hookfile, native, places, stubs
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
+
+STRATEGIES = ("auto", "stub", "config", "husky", "pre-commit", "lefthook")
+CONFIG_HOOKS = (2, 54)
+"""The first git that runs hooks named in its configuration; older ones ignore the section without a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What `install` did: `action` is created, unchanged, updated or chained; git runs `where`."""
+
+    strategy: str
+    action: str
+    where: Path
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What `uninstall` did at a place: removed, restored (an earlier hook is back), left (edited since)."""
+
+    where: Path
+    action: str
+
+
+def install(
+    repo: Repository,
+    *,
+    strategy: str = "auto",
+    hooks: Sequence[str] = stubs.NAMES[:1],
+    python: str = sys.executable,
+) -> list[Installed]:
+    """Install hooks for this interpreter, one result each; a second call changes nothing.
+
+    GitpeftError, with nothing changed, where a hook may not be put, or a strategy does not fit.
+    """
+    if strategy not in STRATEGIES:
+        raise GitpeftError(f"unknown strategy {strategy!r}", f"one of {', '.join(STRATEGIES)}")
+    with _lock(repo):
+        return [_install_one(repo, strategy, name, python) for name in hooks]
+
+
+def _install_one(repo: Repository, strategy: str, name: str, python: str) -> Installed:
+    if strategy == "config":
+        return _in_config(repo, name, python)
+    chosen = _choose(repo, name) if strategy == "auto" else strategy
+    if chosen == "stub":
+        return _as_stub(repo, name, python)
+    return _native(repo, chosen, name, python)
+
+
+def _choose(repo: Repository, name: str) -> str:
+    """The strategy that leaves every other hook manager's own files to it."""
+    folder = places.usable(repo).folder
+    if places.husky_root(repo, folder):
+        return "husky"
+    if places.manager(hookfile.look(folder / name).content) == "lefthook":
+        return "lefthook"
+    return "stub"
+
+
+# --- a stub in the hooks directory ------------------------------------------------------------------------
+
+
+def _as_stub(repo: Repository, name: str, python: str) -> Installed:
+    folder = places.usable(repo).folder
+    if places.husky_root(repo, folder):
+        raise GitpeftError("husky writes this hooks directory anew", "use `gitpeft install --strategy husky`")
+    if _configured(repo, name):
+        raise GitpeftError("the hook is installed through git config", "run `gitpeft uninstall` first")
+    found = hookfile.look(folder / name)
+    if places.manager(found.content) == "overcommit":
+        raise GitpeftError("overcommit manages this hook", f"add to .overcommit.yml:\n{_OVERCOMMIT}")
+    if (
+        places.manager(found.content) == "pre-commit"
+    ):  # it runs what it finds under this name, and restores it
+        found = hookfile.look(folder / f"{name}.legacy")
+    text = stubs.render(name, python)
+    _make_folder(repo, folder)
+    hookfile.sweep(folder)
+    return _put_stub(repo, name, found, text)
+
+
+_OVERCOMMIT = """\
+PrepareCommitMsg:
+  Gitpeft:
+    enabled: true
+    command: ['.git/gitpeft/hooks/prepare-commit-msg']
+    description: 'Suggest a commit message'
+"""
+
+
+def _put_stub(repo: Repository, name: str, found: hookfile.Found, text: bytes) -> Installed:
+    mode = _mode(repo)
+    action = {"missing": "created", "ours": "updated", "foreign": "chained"}.get(found.kind, "")
+    if found.kind == "changed":
+        raise GitpeftError(f"{found.path} was edited since it was installed", "move it away, then try again")
+    if found.content == text and os.access(found.path, os.X_OK):
+        return Installed("stub", "unchanged", found.path)
+    if found.kind == "foreign":
+        if places.tracked(repo, found.path):
+            raise GitpeftError(f"{found.path} is under version control", f"add to it:\n{native.HUSKY}")
+        hookfile.keep(found, found.path.with_name(name + stubs.CHAINED))
+    hookfile.put(found.path, text, mode)
+    return Installed("stub", action, found.path)
+
+
+def _mode(repo: Repository) -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return hookfile.mode_for(repo.config("core.sharedRepository") or "", umask)
+
+
+def _make_folder(repo: Repository, folder: Path) -> None:
+    """Make the hooks directory; a sign is left, so that `uninstall` can take it away again."""
+    if folder.is_dir():
+        return
+    try:
+        _sign(repo).parent.mkdir(parents=True, exist_ok=True)
+        _sign(repo).write_text(str(folder), errors="surrogateescape")
+        folder.mkdir(parents=True)
+        folder.chmod(_mode(repo))
+    except OSError as error:
+        raise hookfile.unwritable(folder, error) from None
+
+
+def _sign(repo: Repository) -> Path:
+    return repo.state_dir / "made-hooks-directory"
+
+
+# --- git's own configuration ------------------------------------------------------------------------------
+
+
+def _own_stub(repo: Repository, name: str, python: str) -> Path:
+    """The stub in the state directory, for what calls it by its path."""
+    path = repo.state_dir / "hooks" / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise hookfile.unwritable(path.parent, error) from None
+    hookfile.sweep(path.parent)
+    text = stubs.render(name, python)
+    if hookfile.look(path).content != text:
+        hookfile.put(path, text, _mode(repo))
+    return path
+
+
+def _section(name: str) -> str:
+    return f"hook.gitpeft-{name}"  # must not be the name of an event: git refuses that
+
+
+def _configured(repo: Repository, name: str) -> bool:
+    return bool(repo.config_all(_section(name) + "."))
+
+
+def _in_config(repo: Repository, name: str, python: str) -> Installed:
+    if repo.version < CONFIG_HOOKS:
+        raise GitpeftError(
+            f"git {'.'.join(map(str, repo.version))} does not run hooks from its configuration",
+            f"git {'.'.join(map(str, CONFIG_HOOKS))} or newer does; or leave --strategy away",
+        )
+    if places.place(repo).disabled:
+        places.usable(repo)  # says why, and the way out
+    for _, found in places.stubs_in(repo, [name]):
+        raise GitpeftError(f"the hook is installed in {found.path} too", "run `gitpeft uninstall` first")
+    path = _own_stub(repo, name, python)
+    command, section = stubs.quote(str(path)), _section(name)
+    if repo.config(f"{section}.command") == command and repo.config(f"{section}.event") == name:
+        return Installed("config", "unchanged", path)
+    existed = _configured(repo, name)
+    # An event without a command is fatal to every git command that meets it: the command goes first.
+    repo.run("config", "--local", f"{section}.command", command)
+    repo.run("config", "--local", f"{section}.event", name)
+    return Installed("config", "updated" if existed else "created", path)
+
+
+def _out_of_config(repo: Repository, name: str) -> bool:
+    """Remove the whole section in one write."""
+    try:
+        repo.run("config", "--local", "--remove-section", _section(name))
+    except GitpeftError:
+        return False
+    return True
+
+
+# --- the files of other hook managers ---------------------------------------------------------------------
+
+
+def _native(repo: Repository, manager: str, name: str, python: str) -> Installed:
+    if name != stubs.NAMES[0] or repo.work_tree is None:
+        raise GitpeftError(f"{manager} can run only {stubs.NAMES[0]}, and only in a work tree")
+    line = native.LINES[manager]
+    before = _own_stub_text(repo, name)
+    _own_stub(repo, name, python)
+    try:
+        added = native.add(repo.work_tree, line)
+    except GitpeftError:
+        if before is None:
+            _drop_own_stub(repo, name)
+        raise
+    notes = {
+        "husky": (),
+        "lefthook": ("run `lefthook install` once, so that git calls lefthook for this hook",),
+        "pre-commit": ("run `pre-commit install -t prepare-commit-msg` once",),
+    }[manager]
+    return Installed(manager, "created" if added else "unchanged", repo.work_tree / line.file, notes)
+
+
+def _own_stub_text(repo: Repository, name: str) -> bytes | None:
+    found = hookfile.look(repo.state_dir / "hooks" / name)
+    return None if found.kind == "missing" else found.content
+
+
+def _drop_own_stub(repo: Repository, name: str) -> bool:
+    path = repo.state_dir / "hooks" / name
+    if hookfile.look(path).kind != "ours":
+        return False
+    try:
+        path.unlink()
+    except OSError as error:
+        raise hookfile.unwritable(path.parent, error) from None
+    return True
+
+
+# --- and out again ----------------------------------------------------------------------------------------
+
+
+def uninstall(repo: Repository, *, hooks: Sequence[str] = stubs.NAMES) -> list[Removed]:
+    """Take out every hook of ours, however it came in; what was there before comes back byte for byte.
+
+    A hook that somebody edited since is left, and reported. GitpeftError when a directory does not allow it.
+    """
+    with _lock(repo):
+        removed = [done for name in hooks for done in _uninstall_one(repo, name)]
+        _remove_folder(repo)
+        return removed
+
+
+def _uninstall_one(repo: Repository, name: str) -> Iterator[Removed]:
+    if _out_of_config(repo, name):
+        yield Removed(repo.common_dir / "config", "removed")
+    for _, found in places.stubs_in(repo, [name]):
+        if found.kind == "changed":
+            yield Removed(found.path, "left")
+        else:
+            yield Removed(found.path, hookfile.take_out(found, name))
+    for folder in {repo.common_dir / "hooks", places.place(repo).folder}:
+        _forget_half(folder, name)
+    if repo.work_tree is not None and name == stubs.NAMES[0]:
+        for line in native.LINES.values():
+            if native.remove(repo.work_tree, line):
+                yield Removed(repo.work_tree / line.file, "removed")
+    if _drop_own_stub(repo, name):
+        yield Removed(repo.state_dir / "hooks" / name, "removed")
+
+
+def _forget_half(folder: Path, name: str) -> None:
+    """An installation that was killed between its two steps leaves a second name of the foreign hook."""
+    hookfile.sweep(folder)
+    hook, kept = folder / name, folder / (name + stubs.CHAINED)
+    if os.path.lexists(hook) and os.path.lexists(kept) and hookfile.same(hook, kept):
+        kept.unlink()
+
+
+def _remove_folder(repo: Repository) -> None:
+    try:
+        folder = Path(_sign(repo).read_text(errors="surrogateescape"))
+        _sign(repo).unlink()
+        folder.rmdir()
+    except OSError:
+        pass  # no sign, or other hooks lie there now
+
+
+@contextmanager
+def _lock(repo: Repository) -> Iterator[None]:
+    """One installation at a time; a file system without locks does without."""
+    import fcntl
+
+    try:
+        repo.state_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(repo.state_dir / "install.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise hookfile.unwritable(repo.state_dir, error) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)

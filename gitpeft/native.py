@@ -1,0 +1,135 @@
+"""Lines in the files of other hook managers: hides their formats, and how the lines come out again.
+
+What is written calls the stub in this clone's own state directory, if there is one: a team-mate without
+gitpeft, or a clone on which nobody installed it, runs nothing.
+"""
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from gitpeft.errors import GitpeftError
+
+_CALL = (
+    'gitpeft="$(git rev-parse --git-common-dir)/gitpeft/hooks/prepare-commit-msg"; '
+    '[ ! -x "$gitpeft" ] || "$gitpeft"'
+)
+_START, _END = "# >>> gitpeft", "# <<< gitpeft"
+_BLOCK = re.compile(
+    rb"(?P<gap>\n?)^# >>> gitpeft(?P<notes>[a-z ]*) >>>\n.*?^# <<< gitpeft <<<\n", re.MULTILINE | re.DOTALL
+)
+
+HUSKY = f'{{ {_CALL} "$@"; }} || :\n'
+LEFTHOOK = f"""\
+prepare-commit-msg:
+  commands:
+    gitpeft:
+      run: '{_CALL} {{0}}'
+      interactive: true
+"""
+PRE_COMMIT = """\
+  - repo: local
+    hooks:
+      - id: gitpeft
+        name: gitpeft
+        language: system
+        entry: >-
+          sh -c 'gitpeft="$(git rev-parse --git-common-dir)/gitpeft/hooks/prepare-commit-msg";
+          [ ! -x "$gitpeft" ] || "$gitpeft" "$@"' gitpeft
+        stages: [prepare-commit-msg]
+        always_run: true
+        verbose: true
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A native line: the manager, its file below the work tree, and the text that goes in."""
+
+    manager: str
+    file: str
+    text: str
+
+
+LINES = {
+    "husky": Line("husky", ".husky/prepare-commit-msg", HUSKY),
+    "lefthook": Line("lefthook", "lefthook-local.yml", LEFTHOOK),
+    "pre-commit": Line("pre-commit", ".pre-commit-config.yaml", PRE_COMMIT),
+}
+
+
+def add(root: Path, line: Line) -> bool:
+    """Append the line to its file, between marks. False when it is there already.
+
+    GitpeftError, with the lines to add by hand, when appending would not be right for what the file holds.
+    """
+    path = root / line.file
+    if path.is_symlink():
+        raise GitpeftError(f"{line.file} is a symbolic link", _by_hand(line))
+    before = path.read_bytes() if path.exists() else None
+    if before is not None and _BLOCK.search(before):
+        return False
+    _check(line, before)
+    notes = " created" if before is None else " joined" if before and not before.endswith(b"\n") else ""
+    old = before or b""
+    gap = b"\n" if notes == " joined" else b""
+    block = f"{_START}{notes} >>>\n{line.text}{_END} <<<\n".encode()
+    _replace(path, old + gap + block)
+    return True
+
+
+def _by_hand(line: Line) -> str:
+    return f"add these lines to {line.file} yourself:\n{line.text}"
+
+
+def _check(line: Line, before: bytes | None) -> None:
+    """Whether the text can stand at the end of the file."""
+    text = (before or b"").decode(errors="replace")
+    if line.manager == "lefthook" and re.search(r"^prepare-commit-msg\s*:", text, re.MULTILINE):
+        raise GitpeftError(f"{line.file} has a prepare-commit-msg already", _by_hand(line))
+    if line.manager == "pre-commit":
+        keys = re.findall(r"^([A-Za-z_-]+)\s*:(.*)$", text, re.MULTILINE)
+        entry = re.search(r"^  - repo:", text, re.MULTILINE)
+        if not keys or keys[-1][0] != "repos" or keys[-1][1].strip() or not entry:
+            raise GitpeftError(f"the end of {line.file} is no list of repos", _by_hand(line))
+
+
+def remove(root: Path, line: Line) -> bool:
+    """Take the line out; around it the file is byte for byte as before. False when it is not there."""
+    path = root / line.file
+    if path.is_symlink() or not path.is_file():
+        return False
+    before = path.read_bytes()
+    found = _BLOCK.search(before)
+    if found is None:
+        return False
+    joined = b"joined" in found["notes"]
+    start = found.start() if joined else found.start() + len(found["gap"])
+    after = before[:start] + before[found.end() :]
+    if b"created" in found["notes"] and not after:
+        path.unlink()
+    else:
+        _replace(path, after)
+    return True
+
+
+def present(root: Path, line: Line) -> bool:
+    """Whether the line is in its file."""
+    path = root / line.file
+    return path.is_file() and not path.is_symlink() and _BLOCK.search(path.read_bytes()) is not None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    spare = path.with_name(f".{path.name}.gitpeft-{os.getpid()}")
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+        spare.write_bytes(content)
+        spare.chmod(mode)
+        spare.replace(path)
+    except OSError as error:
+        raise GitpeftError(f"cannot write {path}: {error.strerror}", "nothing was changed") from None
+    finally:
+        if spare.exists():
+            spare.unlink()
