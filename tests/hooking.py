@@ -1,0 +1,174 @@
+"""A repository with the hook installed, a scripted editor, and answers that wait in the cache.
+
+The cache is how a real pre-commit stage hands its answer over, so real commits can be driven without a model:
+`Hooked.answer` puts messages there for what is staged.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gitpeft import answers, ask
+from gitpeft.config import load
+from gitpeft.git import Repository
+from gitpeft.install import install
+from tests.gitrepo import Repo
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+MODEL = "0" * 64
+SUGGESTION = "Teach the parser about tabs"
+OTHER = "Accept tabs\n\nThey were refused so far."
+
+_EDITOR = """\
+#!/bin/sh
+# Keeps what a person would see, then does to the file what EDIT_WITH says.
+cp "$1" "$EDIT_SEEN.$$" && mv "$EDIT_SEEN.$$" "$EDIT_SEEN"
+echo opened >>"$EDIT_SEEN.count"
+file=$1
+eval "${EDIT_WITH-:}"
+"""
+
+
+def make_python(folder: Path) -> str:
+    """An interpreter in `folder` that finds gitpeft in this checkout, as an installed one would; its path."""
+    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "checkout.pth").write_text(f"{CHECKOUT}\n{sysconfig.get_path('purelib')}\n")
+    base = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.symlink_to(base)
+    return str(python)
+
+
+def script(path: Path, text: str) -> Path:
+    """An executable file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@dataclass(slots=True)
+class Hooked:
+    """A repository in which people commit with an editor."""
+
+    repo: Repo
+    python: str
+    tools: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, repo: Repo, python: str, tools: Path) -> "Hooked":
+        """Install the hook in `repo`, and an editor in `tools`; a model is claimed to be there."""
+        tools.mkdir(parents=True, exist_ok=True)
+        hooked = cls(repo, python, tools)
+        hooked.env = {
+            "GIT_EDITOR": str(script(tools / "editor", _EDITOR)),
+            "EDIT_SEEN": str(tools / "seen"),
+        }
+        hooked.install()
+        hooked.claim_model()
+        return hooked
+
+    @property
+    def state(self) -> Path:
+        return Repository.open(self.repo.path).state_dir
+
+    @property
+    def hook(self) -> Path:
+        return Repository.open(self.repo.path).hooks_dir() / "prepare-commit-msg"
+
+    def install(self, **options: str) -> None:
+        install(Repository.open(self.repo.path), python=self.python, **options)  # type: ignore[arg-type]
+
+    def claim_model(self) -> None:
+        self.state.mkdir(exist_ok=True)
+        (self.state / "current").write_text(MODEL)
+
+    def answer(self, *messages: str, n: int | None = None, base: str = "") -> None:
+        """Put messages into the cache for what is staged now."""
+        repo = Repository.open(self.repo.path)
+        config = load(repo)
+        count = 1 + config.alternatives + ask.SPARE if n is None else n
+        asked = ask.question(repo, config, count, base)
+        answers.store(
+            repo.state_dir, answers.key(asked.change, asked.previous, count, MODEL), messages or (SUGGESTION,)
+        )
+
+    def stage(self, *messages: str, **files: str | bytes | None) -> None:
+        """Stage files (default: a new one) and put an answer for them into the cache."""
+        self.repo.stage(**(files or {"parser.py": f"tabs = {self.repo.clock}\n"}))
+        self.answer(*messages)
+
+    def git(
+        self, *args: str, edit: str = ":", env: Mapping[str, str] | None = None, input: str | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run git with the scripted editor; `edit` is shell that may change the file "$file"."""
+        for name in ("seen", "seen.count"):
+            (self.tools / name).unlink(missing_ok=True)
+        return self.repo.run(*args, input=input, env={**self.env, "EDIT_WITH": edit, **(env or {})})
+
+    def seen(self) -> str:
+        """What the editor showed first; AssertionError when none was opened."""
+        path = self.tools / "seen"
+        assert path.exists(), "no editor was opened"
+        return path.read_bytes().decode(errors="surrogateescape")
+
+    def message(self, rev: str = "HEAD") -> str:
+        """The raw message of a commit."""
+        return (
+            self.repo.run("log", "-1", "--format=%B", rev)
+            .stdout.decode(errors="surrogateescape")
+            .rstrip("\n")
+        )
+
+    def log(self) -> str:
+        path = self.state / "hook.log"
+        return path.read_text() if path.exists() else ""
+
+    def call(
+        self,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = (),
+        timeout: float = 30,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run the installed hook itself, as git would from the top of the work tree."""
+        return subprocess.run(
+            [*program, str(self.hook), *args],
+            cwd=self.repo.path,
+            env={**os.environ, **self.env, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def listing(folder: Path, *left_out: str) -> dict[str, tuple[int, bytes]]:
+    """Mode and bytes of every file below a folder, by path; links with their target."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if name.split("/")[0] in left_out:
+            continue
+        state = path.lstat()
+        if stat.S_ISLNK(state.st_mode):
+            found[name] = (state.st_mode, os.readlink(path).encode())
+        elif stat.S_ISREG(state.st_mode):
+            found[name] = (state.st_mode, path.read_bytes())
+    return found
+
+
+def copy_repo(source: Path, target: Path) -> Repo:
+    """A second repository, equal in every byte."""
+    shutil.copytree(source, target, symlinks=True)
+    return Repo(target)
