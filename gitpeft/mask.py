@@ -1,0 +1,269 @@
+"""Secrets out of text: hides which detector knows them, and keeps it away from ordinary text.
+
+The rules are those of detect-secrets. Loading it costs some 100 ms, so it looks at a line only when
+a cheap test finds something there that may be a secret.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+PLACEHOLDER = "<secret>"
+
+_MARKS = (
+    *(
+        "AKIA",
+        "ASIA",
+        "ABIA",
+        "ACCA",
+        "A3T",
+        "AKC",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "_pat_",
+        "glpat-",
+    ),
+    *("gldt-", "glft-", "glsoat-", "glrt-", "glcbt-", "glimt-", "glptt-", "glagent-", "gloas-", "GR1348941"),
+    *("xox", "hooks.slack.com", "k_live_", "sk-", "eyJ", "SG.", "sq0csp-", "pypi-Ag", "npm_", "AccountKey="),
+    *("AIza", "hf_", "api.softlayer.com", ":AA"),
+)
+"""Substrings of which every secret of a known format holds one."""
+
+_FORMATS = re.compile(
+    r"(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[0-9A-Z]{16}|\bAKC[a-zA-Z0-9]{10}|gh[opusr]_\w{36}|github_pat_\w{20}"
+    r"|gl(?:pat|dt|ft|soat|rt|cbt|imt|ptt|agent|oas)-[\w-]{20}|GR1348941[\w-]{20}|xox[abposr]-\d"
+    r"|hooks\.slack\.com/services/T|[rs]k_live_[0-9a-zA-Z]{24}|sk-[\w-]{20}|eyJ[\w=-]{4,}\.[\w=-]{4}"
+    r"|SG\.[\w-]{22}\.|sq0csp-[\w\\-]{43}|pypi-Ag\w{10}|npm_\w{20}|_authToken=|AccountKey=[\w+/=]{88}"
+    r"|AIza[\w-]{35}|hf_[a-zA-Z]{30}|dckr_pat_[\w-]{20}|api\.softlayer\.com/soap/|\d{8,10}:AA[\w-]{33}"
+)
+_BARE_FORMATS = re.compile(r"(?:AC|SK)[a-z0-9]{32}|-us(?<=[0-9a-z]{32}-us)[0-9]")
+"""Formats with hardly a mark of their own (Twilio, Mailchimp), written so that few places are tried."""
+
+_OTHER_FORMATS = re.compile(
+    r"github_pat_\w{20,}|AIza[\w-]{35}|hf_[a-zA-Z]{30,}|sk-(?:ant|proj|svcacct)-[\w-]{20,}|npm_[a-zA-Z0-9]{36}"
+    r"|dckr_pat_[\w-]{20,}"
+)
+"""Formats that detect-secrets 1.5 does not know yet."""
+
+_WORDS = (
+    *("passw", "passphrase", "_pass", "pwd", "contrase", "secret", "token", "credential", "_key", "apikey"),
+    *("api-key", "access-key", "accesskey", "privatekey", "authkey"),
+)
+"""Substrings (in lower case) of which every name of a secret holds one."""
+
+_NAME = (
+    r"(?:passw(?:or)?d|passphrase|pwd|_pass|contrase[nñ]a|secret|token|credential"
+    r"|(?:auth|api|access|priv|private|client|account|service|db|database|softlayer|cloudant)[_-]?(?:key|pass))"
+)
+_QUOTED = re.compile(
+    rf"(?P<name>[\w-]*{_NAME}[\w-]*)[\]\)\"'`]*\s*(?::=|=>|[!=]==?|=|:|\()\s*[@bruf]?([\"'`])"
+    r"(?P<value>[^\s\"'`]{4,})\2",
+    re.I,
+)
+_COMPARED = re.compile(
+    rf"([\"'`])(?P<value>[^\s\"'`]{{4,}})\1\s*[!=]==?\s*(?P<name>[\w.]*{_NAME}[\w-]*)", re.I
+)
+_SETTING = re.compile(
+    rf"^[-+ ]?\s*(?:export |set |ENV |- )?(?P<name>[\w.-]*{_NAME}[\w.-]*)\s*[:=]\s*"
+    r"(?P<value>[^\s\"'`]{8,})$",
+    re.I,
+)
+_URL_PASSWORD = re.compile(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
+_ORDINARY = re.compile(
+    r"[$<{%/.(\[]|https?:|[\w-]+\.(?:key|pem|crt|txt|json|ya?ml)$|.*(?:\$\{|\{\{|<[\w -]*>|\*\*\*|\.\.\.|%\(|%s)"
+    r"|(?:true|false|none|null|undefined|nil|string|password|passwd|secret|token|required|optional|example)s?$",
+    re.I,
+)
+"""Values that hold the place of a secret, or are no value at all."""
+
+_KEY_BEGIN = re.compile(r"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-")
+_KEY_INLINE = re.compile(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)[A-Za-z0-9+/=\\]{20}.*")
+_KEY_BODY = re.compile(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
+_KEY_END = re.compile(r"-----END |Private-MAC|^[@#\0]")
+
+_PLUGINS = (
+    *("artifactory", "aws", "azure_storage_key", "cloudant", "discord", "github_token", "gitlab_token"),
+    *(
+        "ibm_cloud_iam",
+        "ibm_cos_hmac",
+        "jwt",
+        "mailchimp",
+        "npm",
+        "openai",
+        "pypi_token",
+        "sendgrid",
+        "slack",
+    ),
+    *("softlayer", "square_oauth", "stripe", "telegram_token", "twilio"),
+)
+
+
+def mask(text: str) -> str:
+    """The text with each secret replaced by `<secret>`; masking twice changes nothing more."""
+    for _ in range(8):
+        if not _suspect(text):
+            return text
+        masked = "\n".join(_mask_lines(_mask_keys(text.split("\n"))))
+        if masked == text:
+            return text
+        text = masked
+    return text
+
+
+def _suspect(text: str) -> bool:
+    """Whether a closer look is worth it; by substrings, as one regular expression costs several times more."""
+    if any(mark in text for mark in _MARKS) and _FORMATS.search(text):
+        return True
+    if "PRIVATE KEY" in text or "PuTTY-User-Key" in text or _BARE_FORMATS.search(text):
+        return True
+    if "://" in text and "@" in text and _URL_PASSWORD.search(text):
+        return True
+    lower = text.lower()
+    return any(word in lower for word in _WORDS)
+
+
+def _mask_keys(lines: Iterable[str]) -> Iterator[str]:
+    """The lines with the body of each private key masked, on one line or on many."""
+    inside = False
+    for line in lines:
+        if _KEY_BEGIN.search(line):
+            inside = _KEY_END.search(line) is None
+            yield _KEY_INLINE.sub(rf"\g<quote>{PLACEHOLDER}", line)
+        elif inside and _KEY_END.search(line):
+            inside = False
+            yield line
+        else:
+            yield line[:1] + PLACEHOLDER if inside and _KEY_BODY.fullmatch(line) else line
+
+
+def _mask_lines(lines: Iterable[str]) -> Iterator[str]:
+    """The lines with secrets masked that are named, in a URL, or of a known format."""
+    for line in lines:
+        line = _URL_PASSWORD.sub(_hide_value, line)
+        lower = line.lower()
+        if any(word in lower for word in _WORDS):
+            for rule in (_QUOTED, _COMPARED):
+                line = rule.sub(_hide_named, line)
+            line = _SETTING.sub(_hide_setting, line)
+            line = _hide_formats(line) if _LONG.search(line) else line
+        elif _FORMATS.search(line) or _BARE_FORMATS.search(line):
+            line = _hide_formats(line)
+        yield line
+
+
+def _hide_value(match: re.Match[str]) -> str:
+    """What was matched, its value masked unless it stands for one."""
+    value = match["value"]
+    if _ORDINARY.match(value):
+        return match[0]
+    start, end = (at - match.start() for at in match.span("value"))
+    return match[0][:start] + PLACEHOLDER + match[0][end:]
+
+
+def _hide_named(match: re.Match[str]) -> str:
+    """The same, when the name or the value looks like that of a secret to the detector."""
+    if _ORDINARY.match(match["value"]) or not _is_secret(match["name"], match["value"]):
+        return match[0]
+    return _hide_value(match)
+
+
+def _hide_setting(match: re.Match[str]) -> str:
+    """The same without quotes, where a value may just as well be another name."""
+    name, value = match["name"], match["value"]
+    code = re.search(r"[(){}\[\],;]", value) or re.fullmatch(r"[A-Za-z_.]+\d?", value)
+    return match[0] if code and not (name.isupper() and value.isalnum()) else _hide_named(match)
+
+
+def _is_secret(name: str, value: str) -> bool:
+    keyword, entropy = _judges()
+    heuristic = import_module("detect_secrets.filters.heuristic")
+    if heuristic.is_sequential_string(value) or heuristic.is_templated_secret(value):
+        return False
+    if any(keyword.analyze_string(f'{name} = "{value}"')):
+        return True
+    if len(value) < 16 or heuristic.is_potential_uuid(value):
+        return False
+    return any(judge.calculate_shannon_entropy(value) > limit for judge, limit in entropy)
+
+
+def _hide_formats(line: str) -> str:
+    """The line without what matches a rule of the detector, or of the formats that it does not know."""
+    spans = sorted(span for span in _format_spans(line) if PLACEHOLDER not in line[slice(*span)])
+    at = 0
+    parts = []
+    for start, end in spans:
+        if start >= at:
+            parts += [line[at:start], PLACEHOLDER]
+        at = max(at, end)
+    return "".join(parts) + line[at:]
+
+
+def _format_spans(line: str) -> Iterator[tuple[int, int]]:
+    for match in _OTHER_FORMATS.finditer(line):
+        yield match.span()
+    for plugin in _detectors():
+        for rule in plugin.denylist:
+            for match in rule.finditer(line):
+                if getattr(plugin, "is_formally_valid", bool)(match[0]):
+                    yield _span(match)
+
+
+def _span(match: re.Match[str]) -> tuple[int, int]:
+    """The secret in a match: its longest group, unless that is a mere prefix; then all to its end."""
+    group = max(
+        range(match.re.groups + 1), key=lambda i: (i > 0 and len(match[i] or "") >= 16, len(match[i] or ""))
+    )
+    start, end = match.span(group)
+    rest = _TAIL.match(match.string, end)
+    return start, rest.end() if rest and not match.re.groups else end
+
+
+_LONG = re.compile(r"[\w+/=-]{20}")
+_TAIL = re.compile(r"[\w./=+-]*[\w/=]")
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let detect-secrets import without `requests`: it only serves to try keys out, which must not happen.
+
+    Without it no connection can be made, and loading takes a third of the time.
+    """
+    if "requests" in sys.modules:
+        yield
+        return
+    stand_in = ModuleType("requests")
+    stand_in.Response = object  # type: ignore[attr-defined]
+    stand_in.exceptions = SimpleNamespace(RequestException=OSError)  # type: ignore[attr-defined]
+    sys.modules["requests"] = stand_in
+    try:
+        yield
+    finally:
+        sys.modules.pop("requests", None)
+
+
+@cache
+def _detectors() -> list[Any]:
+    """The detectors of detect-secrets that know a format by its shape."""
+    with _offline():
+        modules = [import_module(f"detect_secrets.plugins.{name}") for name in _PLUGINS]
+        regex_based = import_module("detect_secrets.plugins.base").RegexBasedDetector
+    found = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    return [kind() for kind in found if issubclass(kind, regex_based) and kind is not regex_based]
+
+
+@cache
+def _judges() -> tuple[Any, list[tuple[Any, float]]]:
+    """The detectors that go by the name of a variable, and by how random a value looks."""
+    with _offline():
+        keyword = import_module("detect_secrets.plugins.keyword").KeywordDetector()
+        entropy = import_module("detect_secrets.plugins.high_entropy_strings")
+    judges = [entropy.Base64HighEntropyString(), entropy.HexHighEntropyString()]
+    return keyword, [(judge, judge.entropy_limit) for judge in judges]
