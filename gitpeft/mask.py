@@ -78,8 +78,9 @@ _SETTING = re.compile(
 )
 _URL_PASSWORD = re.compile(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
 _ORDINARY = re.compile(
-    r"[$<{%/.(\[]|https?:|[\w-]+\.(?:key|pem|crt|txt|json|ya?ml)$|.*(?:\$\{|\{\{|<[\w -]*>|\*\*\*|\.\.\.|%\(|%s)"
-    r"|(?:true|false|none|null|undefined|nil|string|password|passwd|secret|token|required|optional|example)s?$",
+    r"[$<{%/.(\[]|https?:|[\w-]+\.(?:key|pem|crt|txt|json|ya?ml)$"
+    r"|.*(?:\$\{|\{\{|<[\w -]*>|\*\*\*|\.\.\.|%\(|%s)|(?:true|false|none|null|undefined|nil|string|password|passwd|secret|token"
+    r"|required|optional|example)s?$",
     re.I,
 )
 """Values that hold the place of a secret, or are no value at all."""
@@ -119,7 +120,7 @@ def mask(text: str) -> str:
 
 
 def _suspect(text: str) -> bool:
-    """Whether a closer look is worth it; by substrings, as one regular expression costs several times more."""
+    """Whether a closer look is worth it; by substrings, one regular expression costs several times more."""
     if any(mark in text for mark in _MARKS) and _FORMATS.search(text):
         return True
     if "PRIVATE KEY" in text or "PuTTY-User-Key" in text or _BARE_FORMATS.search(text):

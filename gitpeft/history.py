@@ -1,0 +1,342 @@
+"""The mined past: hides an incremental sqlite cache of parsed commits, keyed by their ids.
+
+The database holds what a commit contains; which commits there are, and in which order, is asked of git each
+time. So rewritten history needs no special case: rows that nothing reaches any more are dropped. Secrets are
+masked, and authors hashed with a salt that never leaves the database, before anything is stored.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from gitpeft.diff import RENDERER, FileChange, compact
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Commit, Repository, Skipped
+from gitpeft.mask import mask
+
+SCHEMA = 1
+"""Version of the tables; a database of another one, or of another renderer, is built anew."""
+
+_VERSION = SCHEMA * 1000 + RENDERER
+_BATCH = 512
+_TABLES = """
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE skipped (sha TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE record (
+    sha TEXT PRIMARY KEY, parents INTEGER, time INTEGER, commit_time INTEGER, author TEXT, bot INTEGER,
+    subject TEXT, body TEXT, change TEXT, files INTEGER, added INTEGER, removed INTEGER, paths TEXT
+);
+"""
+_COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
+_BOT = re.compile(
+    r"\[bot\]|(?:^|[\s<._+-])bots?(?:$|[\s>@._-])|dependabot|renovate|greenkeeper|github-actions|pre-commit-ci"
+    r"|snyk|pyup|imgbot|allcontributors|mergify|weblate|transifex|semantic-release|codecov|copybara|crowdin"
+    r"|release-please|readthedocs-assistant|jenkins|travis(?:-ci)?@|zuul|automation@|noreply@anthropic|copilot@",
+    re.I,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    """The change of one file: path, git's status letter, where it came from, lines, and kind (see `diff`)."""
+
+    path: str
+    status: str
+    old_path: str | None
+    added: int
+    removed: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One mined commit. Times are Unix seconds; `author` is a salted hash; `change` is compact, masked text.
+
+    A merge has no change of its own: `merge` is set, and counts and texts of the change are empty.
+    """
+
+    sha: str
+    parents: int
+    time: int
+    commit_time: int
+    author: str
+    bot: bool
+    subject: str
+    body: str
+    change: str
+    files: int
+    added: int
+    removed: int
+    _paths: str = field(repr=False)
+
+    @property
+    def merge(self) -> bool:
+        """Whether the commit has several parents."""
+        return self.parents > 1
+
+    @property
+    def paths(self) -> tuple[PathChange, ...]:
+        """What happened to each file, in git's order."""
+        return tuple(map(_unpack, self._paths.split("\n"))) if self._paths else ()
+
+
+@dataclass(frozen=True, slots=True)
+class MineReport:
+    """What a run of `History.mine` did: `new` commits of `total`, those left out by reason, rows dropped."""
+
+    new: int
+    total: int
+    skipped: dict[str, int]
+    pruned: int
+    seconds: float
+
+
+class History:
+    """The cache of one repository; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = _connect(path)
+
+    @classmethod
+    def open(cls, state_dir: Path) -> Self:
+        """The cache in a state directory, made where it is missing, built anew where it is unusable."""
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            return cls(state_dir / "history.db")
+        except (OSError, sqlite3.OperationalError) as error:
+            raise GitpeftError(f"cannot open {state_dir / 'history.db'}: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the database back."""
+        self._db.close()
+
+    def mine(
+        self,
+        repository: Repository,
+        tip: str = "HEAD",
+        jobs: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> MineReport:
+        """Read the commits that `tip` reaches and the cache does not hold yet, with `jobs` git processes.
+
+        Everything read is kept even when this is killed. `progress` gets the commits done and those to do.
+        Raises GitpeftError while another process mines, and when `tip` names no commit.
+        """
+        start = time.monotonic()
+        tip = repository.resolve(tip)
+        with _lock(self.path.with_name("history.lock")):
+            reachable = [sha for sha, _ in repository.rev_list(tip)]
+            known = self._known()
+            wanted = [sha for sha in reversed(reachable) if sha not in known]
+            skipped = self._read(repository, wanted, jobs or _cores(), progress)
+            pruned = self._prune(repository, known.difference(reachable))
+        seconds = time.monotonic() - start
+        return MineReport(len(wanted) - sum(skipped.values()), len(reachable), skipped, pruned, seconds)
+
+    def records(self, repository: Repository, tip: str = "HEAD", newest: int | None = None) -> list[Record]:
+        """The mined commits that `tip` reaches (it included), oldest first; at most the `newest` so many."""
+        reachable = [sha for sha, _ in repository.rev_list(repository.resolve(tip))]
+        wanted = reachable if newest is None else reachable[-newest:]
+        keep = set(wanted)
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM record")
+        found = {row[0]: _record(row) for row in rows if row[0] in keep}
+        return [found[sha] for sha in wanted if sha in found]
+
+    def changes(
+        self, repository: Repository, tip: str = "HEAD"
+    ) -> Iterator[tuple[str, str, int, tuple[PathChange, ...]]]:
+        """Of each mined commit that is no merge, oldest first: id, author, commit time, and its files."""
+        for record in self.records(repository, tip):
+            if not record.merge:
+                yield record.sha, record.author, record.commit_time, record.paths
+
+    def skipped(self) -> dict[str, int]:
+        """How many commits the last mining left out, by reason."""
+        return dict(self._db.execute("SELECT reason, count(*) FROM skipped GROUP BY reason"))
+
+    def author(self, identity: str) -> str:
+        """The hash under which an author (`Name <mail>`, or a mail address) is stored here."""
+        return _hashed(self._salt(), identity)
+
+    def _salt(self) -> str:
+        return str(self._db.execute("SELECT value FROM setting WHERE name = 'salt'").fetchone()[0])
+
+    def _known(self) -> set[str]:
+        return {sha for (sha,) in self._db.execute("SELECT sha FROM record")}
+
+    def _read(
+        self,
+        repository: Repository,
+        shas: Sequence[str],
+        jobs: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, int]:
+        """Store the commits, a batch in a transaction; what was left out the last time is tried again."""
+        self._write("DELETE FROM skipped", [()])
+        pack = _Packer(self._salt())
+        skipped: Counter[str] = Counter()
+        rows: list[tuple[object, ...]] = []
+        left_out: list[tuple[str, str]] = []
+        for done, item in enumerate(repository.log(shas, jobs), 1):
+            if isinstance(item, Skipped):
+                left_out.append((item.sha, item.reason))
+                skipped[item.reason] += 1
+            else:
+                rows.append(pack.row(item))
+            if done % _BATCH == 0 or done == len(shas):
+                self._write(f"INSERT OR REPLACE INTO record ({_COLUMNS}) VALUES ({_PLACES})", rows)
+                self._write("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
+                rows, left_out = [], []
+                if progress:
+                    progress(done, len(shas))
+        return dict(skipped)
+
+    def _prune(self, repository: Repository, beyond: set[str]) -> int:
+        """Drop, of the rows that the tip does not reach, those that no branch, tag or other ref reaches."""
+        if not beyond:
+            return 0
+        gone = beyond.difference(sha for sha, _ in repository.rev_list("--all", "HEAD"))
+        self._write("DELETE FROM record WHERE sha = ?", [(sha,) for sha in sorted(gone)])
+        return len(gone)
+
+    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        with self._db:
+            self._db.executemany(statement, rows)
+
+
+_PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
+_SEPARATOR = "\n\0\n"
+
+
+class _Packer:
+    """Turns commits into rows: compact, masked, hashed."""
+
+    def __init__(self, salt: str) -> None:
+        self.salt = salt
+        self.authors: dict[str, tuple[str, bool]] = {}
+
+    def row(self, commit: Commit) -> tuple[object, ...]:
+        """The columns of a commit, in the order of `_COLUMNS`."""
+        author, bot = self._author(commit.author)
+        files = commit.files
+        texts = (compact(files) if files else "", "\n".join(map(_pack, files)), commit.subject, commit.body)
+        change, paths, subject, body = mask(_SEPARATOR.join(texts)).split(_SEPARATOR)
+        added, removed = sum(change.added for change in files), sum(change.removed for change in files)
+        head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
+        return (*head, subject, body.strip("\n"), change, len(files), added, removed, paths)
+
+    def _author(self, identity: str) -> tuple[str, bool]:
+        found = self.authors.get(identity)
+        if found is None:
+            found = _hashed(self.salt, identity), is_bot(identity)
+            self.authors[identity] = found
+        return found
+
+
+def is_bot(identity: str) -> bool:
+    """Whether an author (`Name <mail>`) is a program, by its name or address."""
+    return _BOT.search(identity) is not None
+
+
+def _hashed(salt: str, identity: str) -> str:
+    """A person's name varies more than the address, so the address decides where there is one."""
+    mail = identity.rpartition("<")[2].rstrip(">").strip().lower() or identity
+    return hashlib.blake2b(mail.encode(), key=bytes.fromhex(salt), digest_size=8).hexdigest()
+
+
+def _pack(change: FileChange) -> str:
+    fields = [change.status, str(change.added), str(change.removed), change.kind, change.path]
+    return "\t".join(fields if change.old_path is None else [*fields, change.old_path])
+
+
+def _unpack(line: str) -> PathChange:
+    status, added, removed, kind, path, *origin = line.split("\t")
+    return PathChange(path, status, origin[0] if origin else None, int(added), int(removed), kind)
+
+
+def _record(row: tuple[str, int, int, int, str, int, str, str, str, int, int, int, str]) -> Record:
+    sha, parents, time_, commit_time, author, bot = row[:6]
+    subject, body, change, files, added, removed, paths = row[6:]
+    head = (sha, parents, time_, commit_time, author, bool(bot))
+    return Record(*head, subject, body, change, files, added, removed, paths)
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A usable database at `path`; one that is broken, or has other tables than these, is replaced."""
+    db = _usable(path)
+    if db is None:
+        with _lock(path.with_name("history.lock"), patience=10):
+            db = _usable(path) or _create(path)
+    db.execute("PRAGMA synchronous = NORMAL")
+    return db
+
+
+def _usable(path: Path) -> sqlite3.Connection | None:
+    db = sqlite3.connect(path, timeout=10)
+    try:
+        if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+            return db
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:  # not a database, or a damaged one: it can be mined again
+        pass
+    db.close()
+    return None
+
+
+def _create(path: Path) -> sqlite3.Connection:
+    """An empty database. It writes ahead: readers never wait, and a killed writer loses one batch at most."""
+    for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        leftover.unlink(missing_ok=True)
+    db = sqlite3.connect(path, timeout=10)
+    db.execute("PRAGMA journal_mode = WAL")
+    salt = f"INSERT INTO setting VALUES ('salt', '{secrets.token_hex(16)}');"
+    db.executescript(f"BEGIN; {_TABLES} {salt} PRAGMA user_version = {_VERSION}; COMMIT;")
+    return db
+
+
+@contextmanager
+def _lock(path: Path, patience: float = 0) -> Iterator[None]:
+    """Keep a second writer out; a database's lock, because that ends with its process on every system."""
+    db = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    try:
+        _lock_now(db)
+        yield
+    finally:
+        db.close()
+
+
+def _lock_now(db: sqlite3.Connection) -> None:
+    try:
+        db.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        raise GitpeftError("another process is reading this history", "Wait until it is done.") from error
