@@ -1,7 +1,8 @@
-"""A repository with the hook installed, a scripted editor, and answers that wait in the cache.
+"""A repository with the hook installed, a scripted editor, and something that answers for a model.
 
-The cache is how a real pre-commit stage hands its answer over, so real commits can be driven without a model:
-`Hooked.answer` puts messages there for what is staged.
+Real commits are driven without a model in two ways. `make_python` makes an interpreter in which
+`tests.standin` takes the place of `gitpeft.suggest`; and `Hooked.answer` puts messages into the cache, which
+is how a real pre-commit stage hands its answer over.
 """
 
 import os
@@ -18,12 +19,12 @@ from gitpeft import answers, ask
 from gitpeft.config import load
 from gitpeft.git import Repository
 from gitpeft.install import install
+from tests import standin
 from tests.gitrepo import Repo
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL = "0" * 64
-SUGGESTION = "Teach the parser about tabs"
-OTHER = "Accept tabs\n\nThey were refused so far."
+SUGGESTION, OTHER, THIRD = standin.MESSAGES
 
 _EDITOR = """\
 #!/bin/sh
@@ -35,11 +36,12 @@ eval "${EDIT_WITH-:}"
 """
 
 
-def make_python(folder: Path) -> str:
+def make_python(folder: Path, *, fake: bool = True) -> str:
     """An interpreter in `folder` that finds gitpeft in this checkout, as an installed one would; its path."""
+    stand_in = "import sys; from tests import standin; sys.modules['gitpeft.suggest'] = standin\n"
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     site.mkdir(parents=True)
-    (site / "checkout.pth").write_text(f"{CHECKOUT}\n{sysconfig.get_path('purelib')}\n")
+    (site / "checkout.pth").write_text(f"{CHECKOUT}\n{sysconfig.get_path('purelib')}\n{stand_in * fake}")
     base = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
     (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
     (folder / "bin").mkdir()
@@ -87,7 +89,7 @@ class Hooked:
         return Repository.open(self.repo.path).hooks_dir() / "prepare-commit-msg"
 
     def install(self, **options: str) -> None:
-        install(Repository.open(self.repo.path), python=self.python, **options)  # type: ignore[arg-type]
+        install(Repository.open(self.repo.path), python=self.python, **options)
 
     def claim_model(self) -> None:
         self.state.mkdir(exist_ok=True)
@@ -100,13 +102,14 @@ class Hooked:
         count = 1 + config.alternatives + ask.SPARE if n is None else n
         asked = ask.question(repo, config, count, base)
         answers.store(
-            repo.state_dir, answers.key(asked.change, asked.previous, count, MODEL), messages or (SUGGESTION,)
+            repo.state_dir,
+            answers.key(asked.change, asked.previous, count, MODEL),
+            messages or standin.MESSAGES,
         )
 
-    def stage(self, *messages: str, **files: str | bytes | None) -> None:
-        """Stage files (default: a new one) and put an answer for them into the cache."""
+    def stage(self, **files: str | bytes | None) -> None:
+        """Stage files; without any, a new one."""
         self.repo.stage(**(files or {"parser.py": f"tabs = {self.repo.clock}\n"}))
-        self.answer(*messages)
 
     def git(
         self, *args: str, edit: str = ":", env: Mapping[str, str] | None = None, input: str | None = None
