@@ -7,6 +7,7 @@ interpreter that a test made imports this: nothing in the package knows of it.
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,11 @@ def _fill(path: str) -> list[str]:
     return list(MESSAGES)
 
 
-_BEHAVIOURS = {
+def _exit(code: str) -> list[str]:
+    os._exit(int(code))
+
+
+_BEHAVIOURS: dict[str, Callable[[str], list[str]]] = {
     "answer": lambda _: list(MESSAGES),
     "loop": _loop,
     "sleep": _sleep,
@@ -108,5 +113,5 @@ _BEHAVIOURS = {
     "huge": _huge,
     "say": _say,
     "fill": _fill,
-    "exit": lambda code: os._exit(int(code)),
+    "exit": _exit,
 }

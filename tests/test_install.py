@@ -1,0 +1,710 @@
+"""Group E of the contract: hooks go in and come out, and nothing else changes. No model is needed."""
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from gitpeft import hookfile, install, native, places, stubs
+from gitpeft.doctor import doctor, status
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
+from tests.gitrepo import Repo
+from tests.hooking import listing, script
+
+NAME = "prepare-commit-msg"
+FOREIGN = '#!/bin/sh\necho "$@" >>ran\nexit ${FOREIGN_RC-0}\n'
+
+
+def opened(repo: Repo) -> Repository:
+    return Repository.open(repo.path)
+
+
+def put_in(repo: Repo, **options: str) -> install.Installed:
+    return install.install(opened(repo), **options)[0]
+
+
+def take_out(repo: Repo) -> list[install.Removed]:
+    return install.uninstall(opened(repo))
+
+
+def hook_of(repo: Repo, folder: str = ".git/hooks") -> Path:
+    return repo.path / folder / NAME
+
+
+def foreign(repo: Repo, mode: int = 0o755, folder: str = ".git/hooks") -> Path:
+    path = script(hook_of(repo, folder), FOREIGN)
+    path.chmod(mode)
+    return path
+
+
+def snapshot(repo: Repo) -> dict[str, tuple[int, bytes]]:
+    """Everything in the repository and its work tree, without this project's own folder."""
+    return {name: value for name, value in listing(repo.path).items() if not name.startswith(".git/gitpeft/")}
+
+
+def test_e1_a_fresh_repository_gets_the_hook_and_the_folder(repo: Repo) -> None:
+    hooks = repo.path / ".git/hooks"
+    for file in hooks.iterdir():
+        file.unlink()
+    hooks.rmdir()
+    before = snapshot(repo)
+    done = put_in(repo)
+    assert (done.action, done.where) == ("created", hook_of(repo))
+    assert stat.S_IMODE(hook_of(repo).stat().st_mode) == 0o755
+    assert [removed.action for removed in take_out(repo)] == ["removed"]
+    assert snapshot(repo) == before and not hooks.exists()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_e2_a_foreign_hook_runs_first_and_its_exit_code_wins(repo: Repo, code: int) -> None:
+    foreign(repo)
+    assert put_in(repo).action == "chained"
+    done = subprocess.run(
+        [hook_of(repo), "F", "message", "x y"], cwd=repo.path, env={**os.environ, "FOREIGN_RC": str(code)}
+    )
+    assert done.returncode == code
+    assert (repo.path / "ran").read_text() == "F message x y\n"
+
+
+def test_e2_a_foreign_hook_that_git_ignored_stays_ignored(repo: Repo) -> None:
+    foreign(repo, mode=0o644)
+    put_in(repo)
+    subprocess.run([hook_of(repo), "F", "message"], cwd=repo.path, check=True)
+    assert not (repo.path / "ran").exists()
+    take_out(repo)
+    assert stat.S_IMODE(hook_of(repo).stat().st_mode) == 0o644
+
+
+def test_e2_a_hook_under_version_control_is_refused_with_the_line_to_add(repo: Repo) -> None:
+    script(repo.path / ".githooks" / NAME, FOREIGN)
+    repo.commit("hooks", **{f".githooks/{NAME}": FOREIGN})
+    repo.git("config", "core.hooksPath", ".githooks")
+    before = snapshot(repo)
+    with pytest.raises(GitpeftError, match="version control") as caught:
+        put_in(repo)
+    assert native.HUSKY in caught.value.hint and snapshot(repo) == before
+
+
+def test_e3_a_second_installation_changes_nothing(repo: Repo) -> None:
+    foreign(repo)
+    put_in(repo)
+    before = listing(repo.path)
+    assert put_in(repo).action == "unchanged"
+    assert listing(repo.path) == before
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700, 0o644, 0o775])
+def test_e4_uninstall_restores_bytes_and_mode(repo: Repo, mode: int) -> None:
+    foreign(repo, mode)
+    before = snapshot(repo)
+    put_in(repo)
+    assert snapshot(repo) != before
+    assert [removed.action for removed in take_out(repo)] == ["restored"]
+    assert snapshot(repo) == before and take_out(repo) == []
+
+
+def test_e4_an_edited_hook_is_left_alone(repo: Repo) -> None:
+    put_in(repo)
+    hook_of(repo).write_text(hook_of(repo).read_text() + "echo mine\n")
+    edited = snapshot(repo)
+    assert [removed.action for removed in take_out(repo)] == ["left"]
+    with pytest.raises(GitpeftError, match="edited"):
+        put_in(repo)
+    assert snapshot(repo) == edited
+    assert [finding.code for finding in doctor(opened(repo), mend=True)][:1] == ["edited"]
+
+
+# --- E5: killed in between --------------------------------------------------------------------------------
+
+CALLS = ("os.open", "os.mkdir", "os.link", "os.rename", "os.remove", "os.chmod", "os.rmdir")
+CRASH = """
+import os, sys
+left, calls = int(sys.argv[1]), set(sys.argv[4].split(","))
+from pathlib import Path
+import gitpeft.install as install, gitpeft.hookfile
+from gitpeft.git import Repository
+repo = Repository.open(Path(sys.argv[2]))
+seen = 0
+def count(event, args):
+    global seen
+    if event not in calls and not (event == "open" and isinstance(args[2], int) and args[2] & 3):
+        return
+    if sys.argv[2] not in str(args[0]):
+        return
+    seen += 1
+    if seen > left:
+        os.kill(os.getpid(), 9)
+sys.addaudithook(count)
+getattr(install, sys.argv[3])(repo)
+"""
+
+
+def killed(repo: Repo, what: str, after: int) -> bool:
+    """Run `install` or `uninstall`, killed before its step number `after`; False when it came to its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH, str(after), str(repo.path), what, ",".join(CALLS)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+    )
+    assert done.returncode in (0, -9), done.stderr
+    return done.returncode == -9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["nothing", "foreign"])
+def test_e5_killed_before_each_change_the_hook_is_the_old_or_the_new_one(repo: Repo, before: str) -> None:
+    """Python's audit events stop the program before each call that changes a file; strace is not needed."""
+    original = foreign(repo).read_bytes() if before == "foreign" else None
+    repo.commit("Start")
+    clean = snapshot(repo)
+    ours = stubs.render(NAME, sys.executable)
+    steps = 0
+    while killed(repo, "install", steps):
+        _whole(repo, original, ours)
+        steps += 1
+        if steps % 3 == 0:  # from a half state, both ways lead on
+            take_out(repo)
+            assert snapshot(repo) == clean
+    assert steps >= 4 and hook_of(repo).read_bytes() == ours
+    for after in range(20):
+        if not killed(repo, "uninstall", after):
+            break
+        _whole(repo, original, ours)
+    take_out(repo)
+    assert snapshot(repo) == clean
+
+
+def _whole(repo: Repo, original: bytes | None, ours: bytes) -> None:
+    hook = hook_of(repo)
+    content = hook.read_bytes() if hook.exists() else None
+    assert content in (original, ours)
+    if content is not None:
+        assert os.access(hook, os.X_OK)
+    if content == ours and original is not None:
+        assert hook.with_name(NAME + stubs.CHAINED).read_bytes() == original
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/usr/bin/strace").exists(), reason="needs strace")
+def test_e5_killed_at_each_system_call_that_changes_a_file(repo: Repo) -> None:
+    """The same with strace: SIGKILL at the n-th rename, link, openat, chmod, write or unlink."""
+    foreign(repo)
+    repo.commit("Start")
+    clean, ours = snapshot(repo), stubs.render(NAME, sys.executable)
+    program = f"from gitpeft.install import *; install(Repository.open(Path({str(repo.path)!r})))"
+    for call in ("rename", "link,linkat", "fchmod", "fsync", "unlink", "mkdir", "flock"):
+        inject = f"inject={call}:signal=KILL:when=1"
+        command = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
+        done = subprocess.run(
+            [*command, sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True
+        )
+        if b"PTRACE" in done.stderr:
+            pytest.skip("strace may not trace here")
+        _whole(repo, FOREIGN.encode(), ours)
+        take_out(repo)
+        assert snapshot(repo) == clean, call
+
+
+# --- E6: core.hooksPath -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["", "/dev/null"])
+def test_e6_disabled_hooks_are_reported(repo: Repo, value: str) -> None:
+    repo.git("config", "core.hooksPath", value)
+    with pytest.raises(GitpeftError, match="disabled"):
+        put_in(repo)
+    assert status(opened(repo)).disabled
+    assert "hooks-disabled" in [finding.code for finding in doctor(opened(repo))]
+
+
+def test_e6_a_path_of_the_repository_is_honoured(repo: Repo) -> None:
+    for value, folder in ((".githooks", ".githooks"), (str(repo.path / ".git/own"), ".git/own")):
+        repo.git("config", "core.hooksPath", value)
+        assert put_in(repo).where == hook_of(repo, folder)
+        take_out(repo)
+        assert not (repo.path / folder).exists()
+
+
+@pytest.mark.parametrize("scope", ["global", "local", "include", "includeIf", "system"])
+def test_e6_a_path_outside_is_refused_with_the_way_out(
+    repo: Repo, tmp_path: Path, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared-hooks"
+    shared.mkdir()
+    other = tmp_path / "other-config"
+    other.write_text(f"[core]\n\thooksPath = {shared}\n")
+    if scope == "system":
+        monkeypatch.setenv("GIT_CONFIG_SYSTEM", str(other))
+        monkeypatch.delenv("GIT_CONFIG_NOSYSTEM")
+    elif scope == "include":
+        repo.git("config", "include.path", str(other))
+    elif scope == "includeIf":
+        repo.git("config", f"includeIf.gitdir:{repo.path}/.path", str(other))
+    else:
+        repo.git("config", f"--{scope}", "core.hooksPath", str(shared))
+    with pytest.raises(GitpeftError, match="outside") as caught:
+        put_in(repo)
+    assert list(shared.iterdir()) == []
+    monkeypatch.delenv("GIT_CONFIG_SYSTEM", raising=False)
+    command = shlex.split(caught.value.hint.split("`")[1])
+    if scope in ("global", "system"):
+        repo.git(*command[1:])
+        assert put_in(repo).where == hook_of(repo)
+
+
+def test_e6_a_path_of_one_worktree(repo: Repo, tmp_path: Path) -> None:
+    repo.commit("Start", a="a\n")
+    repo.git("worktree", "add", "-q", str(tmp_path / "other"))
+    repo.git("config", "extensions.worktreeConfig", "true")
+    other = Repo(tmp_path / "other")
+    other.git("config", "--worktree", "core.hooksPath", ".hooks")
+    assert put_in(other).where == tmp_path / "other/.hooks" / NAME
+    assert put_in(repo).where == hook_of(repo)
+
+
+# --- E7: other hook managers ------------------------------------------------------------------------------
+
+PRE_COMMIT_HOOK = "#!/usr/bin/env bash\n# File generated by pre-commit: https://pre-commit.com\nexit 0\n"
+LEFTHOOK_HOOK = '#!/bin/sh\nif [ "$LEFTHOOK" = "0" ]; then exit 0; fi\n'
+
+
+def husky(repo: Repo) -> None:
+    repo.git("config", "core.hooksPath", ".husky/_")
+    script(repo.path / ".husky/_" / NAME, '#!/usr/bin/env sh\n. "$(dirname "$0")/h"\n')
+    program = (
+        'n=$(basename "$0"); s=$(dirname "$(dirname "$0")")/$n; [ ! -f "$s" ] && exit 0; sh -e "$s" "$@"\n'
+    )
+    script(repo.path / ".husky/_/h", program)
+
+
+@pytest.mark.parametrize("existing", [None, "npm test\n", "npm test"])
+def test_e7_husky_gets_a_line_in_its_own_file(repo: Repo, existing: str | None) -> None:
+    husky(repo)
+    if existing is not None:
+        (repo.path / ".husky" / NAME).write_text(existing)
+    before = snapshot(repo)
+    done = put_in(repo)
+    assert (done.strategy, done.where) == ("husky", repo.path / ".husky" / NAME)
+    after = snapshot(repo)
+    assert {name for name in after if after[name] != before.get(name)} == {f".husky/{NAME}"}
+    assert put_in(repo).action == "unchanged"
+    take_out(repo)
+    assert snapshot(repo) == before
+
+
+def test_e7_a_team_mate_without_gitpeft_runs_nothing(repo: Repo, tmp_path: Path) -> None:
+    husky(repo)
+    put_in(repo)
+    (repo.path / ".git/gitpeft/hooks" / NAME).unlink()
+    done = subprocess.run([repo.path / ".husky/_" / NAME, "F"], cwd=repo.path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_e7_pre_commit_keeps_its_hook_and_runs_ours_beside_it(repo: Repo) -> None:
+    script(hook_of(repo), PRE_COMMIT_HOOK)
+    before = snapshot(repo)
+    assert put_in(repo).where.name == f"{NAME}.legacy"
+    assert hook_of(repo).read_text() == PRE_COMMIT_HOOK
+    assert [hook.runs for hook in status(opened(repo)).hooks] == [True]
+    take_out(repo)
+    assert snapshot(repo) == before
+
+
+def test_e7_pre_commit_installed_later_and_removed_in_either_order(repo: Repo) -> None:
+    before = snapshot(repo)
+    for ours_first in (True, False):
+        put_in(repo)
+        hook_of(repo).rename(hook_of(repo).with_name(f"{NAME}.legacy"))  # what pre-commit does
+        script(hook_of(repo), PRE_COMMIT_HOOK)
+        if ours_first:
+            take_out(repo)
+            hook_of(repo).unlink()
+        else:
+            hook_of(repo).with_name(f"{NAME}.legacy").rename(hook_of(repo))
+            take_out(repo)
+        assert snapshot(repo) == before
+
+
+CONFIG = "repos:\n  - repo: https://example.org/x\n    rev: v1\n    hooks:\n      - id: x\n"
+
+
+def test_e7_pre_commit_by_its_own_configuration(repo: Repo) -> None:
+    repo.commit("Start", **{".pre-commit-config.yaml": CONFIG})
+    before = snapshot(repo)
+    assert put_in(repo, strategy="pre-commit").notes
+    text = (repo.path / ".pre-commit-config.yaml").read_text()
+    yaml = pytest.importorskip("yaml")
+    assert yaml.safe_load(text)["repos"][1]["hooks"][0]["stages"] == [NAME]
+    take_out(repo)
+    assert snapshot(repo) == before
+
+
+@pytest.mark.parametrize("text", ["", "repos: []\n", CONFIG + "fail_fast: true\n", "repos:\n- repo: x\n"])
+def test_e7_a_configuration_of_another_form_is_left_with_the_lines_to_add(repo: Repo, text: str) -> None:
+    repo.commit("Start", **{".pre-commit-config.yaml": text})
+    with pytest.raises(GitpeftError) as caught:
+        put_in(repo, strategy="pre-commit")
+    assert native.PRE_COMMIT in caught.value.hint
+    assert (repo.path / ".pre-commit-config.yaml").read_text() == text
+    assert not (repo.path / ".git/gitpeft/hooks" / NAME).exists()
+
+
+@pytest.mark.parametrize("local", [None, "pre-commit:\n  commands: {}\n"])
+def test_e7_lefthook_gets_a_command_in_its_local_file(repo: Repo, local: str | None) -> None:
+    script(hook_of(repo), LEFTHOOK_HOOK)
+    if local is not None:
+        repo.write("lefthook-local.yml", local)
+    before = snapshot(repo)
+    assert put_in(repo).strategy == "lefthook"
+    yaml = pytest.importorskip("yaml")
+    parsed = yaml.safe_load((repo.path / "lefthook-local.yml").read_text())
+    assert parsed[NAME]["commands"]["gitpeft"]["run"].endswith("{0}")
+    take_out(repo)
+    assert snapshot(repo) == before
+
+
+def test_e7_overcommit_is_refused_with_what_to_write(repo: Repo) -> None:
+    script(hook_of(repo), "#!/usr/bin/env ruby\nif ENV['OVERCOMMIT_DISABLE'].to_i != 0\n")
+    with pytest.raises(GitpeftError, match="overcommit") as caught:
+        put_in(repo)
+    assert "PrepareCommitMsg" in caught.value.hint
+
+
+def test_e7_git_lfs_has_no_hook_in_this_place(repo: Repo) -> None:
+    """git-lfs writes pre-push, post-checkout, post-commit and post-merge: none of them is touched."""
+    for name in ("pre-push", "post-checkout", "post-commit", "post-merge"):
+        script(repo.path / ".git/hooks" / name, f'#!/bin/sh\ngit lfs {name} "$@"\n')
+    before = snapshot(repo)
+    put_in(repo)
+    after = snapshot(repo)
+    assert {name for name in after if after[name] != before.get(name)} == {f".git/hooks/{NAME}"}
+
+
+def test_e7_husky_installed_later_shadows_and_the_doctor_says_so(repo: Repo) -> None:
+    before = snapshot(repo)
+    put_in(repo)
+    husky(repo)
+    assert "shadowed" in [finding.code for finding in doctor(opened(repo))]
+    assert put_in(repo).strategy == "husky"
+    take_out(repo)
+    repo.git("config", "--unset", "core.hooksPath")
+    after = {name: value for name, value in snapshot(repo).items() if not name.startswith(".husky/_/")}
+    assert after.keys() == before.keys()
+
+
+# --- E9 to E15 --------------------------------------------------------------------------------------------
+
+
+def test_e9_worktrees_share_the_hook_and_submodules_have_their_own(repo: Repo, tmp_path: Path) -> None:
+    repo.commit("Start", a="a\n")
+    repo.git("worktree", "add", "-q", str(tmp_path / "other"))
+    assert put_in(Repo(tmp_path / "other")).where == hook_of(repo)
+    library = Repo.create(tmp_path / "library")
+    library.commit("Start", b="b\n")
+    repo.git("submodule", "--quiet", "add", str(library.path), "sub")
+    assert put_in(Repo(repo.path / "sub")).where == repo.path / ".git/modules/sub/hooks" / NAME
+    bare = Repo.create(tmp_path / "bare.git", bare=True)
+    assert put_in(bare).where == bare.path / "hooks" / NAME
+
+
+@pytest.mark.parametrize("step", ["link", "open", "replace"])
+def test_e10_a_folder_that_allows_nothing_is_a_clear_error(
+    repo: Repo, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permission bits mean nothing to root, so the refusal of the system is played."""
+    foreign(repo)
+    before = snapshot(repo)
+
+    def refuse(path: str, *_: Any, **__: Any) -> Any:
+        if step == "open" and ".git/hooks" not in str(path):
+            return real(path, *_, **__)
+        raise OSError(30, "Read-only file system")
+
+    real = os.open
+    if step == "replace":
+        monkeypatch.setattr(Path, "replace", refuse)
+    else:
+        monkeypatch.setattr(os, step, refuse)
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(GitpeftError, match="Read-only file system"):
+        put_in(repo)
+    monkeypatch.undo()
+    take_out(repo)
+    assert snapshot(repo) == before
+
+
+def test_e10_a_file_system_that_runs_nothing_is_refused(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(repo)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(GitpeftError, match="no program can run"):
+        put_in(repo)
+    monkeypatch.undo()
+    assert snapshot(repo) == before
+
+
+def test_e10_without_hard_links_the_earlier_hook_is_copied(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign(repo, 0o700)
+    before = snapshot(repo)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert put_in(repo).action == "chained"
+    take_out(repo)
+    assert snapshot(repo) == before
+
+
+@pytest.mark.parametrize(
+    ("shared", "umask", "mode"),
+    [
+        ("", 0o022, 0o755),
+        ("", 0o077, 0o700),
+        ("umask", 0o027, 0o750),
+        ("group", 0o077, 0o770),
+        ("true", 0o022, 0o775),
+        ("all", 0o077, 0o775),
+        ("0660", 0o022, 0o770),
+        ("0640", 0o022, 0o750),
+        ("0600", 0o022, 0o700),
+    ],
+)
+def test_e11_the_mode_of_a_shared_repository(repo: Repo, shared: str, umask: int, mode: int) -> None:
+    if shared:
+        repo.git("config", "core.sharedRepository", shared)
+    before = os.umask(umask)
+    try:
+        put_in(repo)
+    finally:
+        os.umask(before)
+    assert oct(stat.S_IMODE(hook_of(repo).stat().st_mode)) == oct(mode)
+
+
+class Newer(Repository):
+    """The repository as a git that runs configured hooks would see it; notes the order of its writes."""
+
+    version = (2, 54, 0)
+    written: ClassVar[list[tuple[str, ...]]] = []
+
+    def run(self, *args: str, input: bytes | None = None) -> bytes:
+        if args[0] == "config" and "--local" in args:
+            self.written.append(args)
+        return super().run(*args, input=input)
+
+
+@pytest.fixture
+def newer(repo: Repo) -> Newer:
+    Newer.written = []
+    return Newer.open(repo.path)  # type: ignore[return-value]
+
+
+def test_e12_an_older_git_is_refused(repo: Repo) -> None:
+    before = snapshot(repo)
+    with pytest.raises(GitpeftError, match="does not run hooks from its configuration"):
+        put_in(repo, strategy="config")
+    assert snapshot(repo) == before
+
+
+def test_e12_the_command_is_written_before_the_event_and_both_go_at_once(repo: Repo, newer: Newer) -> None:
+    before = repo.git("config", "--local", "--list")
+    [done] = install.install(newer, strategy="config")
+    section = f"hook.gitpeft-{NAME}"
+    assert [args[2] for args in newer.written] == [f"{section}.command", f"{section}.event"]
+    assert shlex.split(repo.git("config", f"{section}.command")) == [str(done.where)]
+    assert repo.git("config", f"{section}.event") == NAME and os.access(done.where, os.X_OK)
+    assert [(hook.how, hook.runs) for hook in status(newer).hooks] == [("config", True)]
+    assert install.install(newer, strategy="config")[0].action == "unchanged"
+    newer.written.clear()
+    install.uninstall(newer)
+    assert [args[2] for args in newer.written][:1] == ["--remove-section"]
+    assert repo.git("config", "--local", "--list") == before
+
+
+def test_e12_not_both_ways_at_once(repo: Repo, newer: Newer) -> None:
+    put_in(repo)
+    with pytest.raises(GitpeftError, match="is installed"):
+        install.install(newer, strategy="config")
+    take_out(repo)
+    install.install(newer, strategy="config")
+    with pytest.raises(GitpeftError, match="is installed"):
+        put_in(repo)
+
+
+def test_e12_a_configured_hook_on_an_older_git_is_found_by_the_doctor(repo: Repo, newer: Newer) -> None:
+    install.install(newer, strategy="config")
+    assert "config-ignored" in [finding.code for finding in doctor(opened(repo))]
+
+
+def test_e12_an_event_without_a_command_is_mended(repo: Repo, newer: Newer) -> None:
+    install.install(newer, strategy="config")
+    repo.git("config", "--unset", f"hook.gitpeft-{NAME}.command")
+    assert "config-broken" in [finding.code for finding in doctor(newer)]
+    assert [finding.mended for finding in doctor(newer, mend=True) if finding.code == "config-broken"] == [
+        True
+    ]
+    assert [hook.runs for hook in status(newer).hooks] == [True]
+
+
+@pytest.mark.parametrize("name", stubs.NAMES)
+@pytest.mark.parametrize("shell", ["dash", "bash --posix"])
+def test_e13_the_text_is_posix_with_plain_line_ends(name: str, shell: str, tmp_path: Path) -> None:
+    text = stubs.render(name, "/opt/python")
+    assert text.startswith(b"#!/bin/sh\n") and b"\r" not in text and b"@" not in text.replace(b'"$@"', b"")
+    (tmp_path / "stub").write_bytes(text)
+    subprocess.run([*shell.split(), "-n", str(tmp_path / "stub")], check=True)
+
+
+@pytest.mark.parametrize(
+    "odd", ["a b", "it's", 'say "x"', "ünïcödé", "$HOME `id`", "back\\slash", "new\nline"]
+)
+def test_e13_any_path_of_an_interpreter_is_quoted(repo: Repo, tmp_path: Path, odd: str) -> None:
+    python = script(tmp_path / odd / "python", f"#!/bin/sh\nprintf '%s|' \"$@\" >'{tmp_path}/args'\n")
+    put_in(repo, python=str(python))
+    done = subprocess.run([hook_of(repo), "F"], cwd=repo.path, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "args").read_text() == "-I|-m|gitpeft.hook|prepare-commit-msg|F|"
+    if "\n" not in odd:
+        assert status(opened(repo)).hooks[0].python == str(python)
+
+
+def test_e14_each_released_version_is_known_and_upgraded(repo: Repo) -> None:
+    """Version 1 is the only one yet; its text is pinned here, so that a change must raise the number."""
+    old = stubs.render(NAME, "/old/python")
+    assert stubs.recognise(old) == stubs.Stub(1, "/old/python", True)
+    script(hook_of(repo), old.decode())
+    assert [finding.code for finding in doctor(opened(repo))][:1] == ["stale-python"]
+    assert put_in(repo).action == "updated"
+    assert stubs.recognise(hook_of(repo).read_bytes()) == stubs.Stub(1, sys.executable, True)
+    assert not hook_of(repo).with_name(NAME + stubs.CHAINED).exists()
+
+
+def test_e15_a_link_is_chained_as_a_link_and_never_followed(repo: Repo) -> None:
+    repo.write("scripts/hook", FOREIGN).chmod(0o755)
+    hook_of(repo).symlink_to("../../scripts/hook")
+    before = snapshot(repo)
+    put_in(repo)
+    assert not hook_of(repo).is_symlink() and (repo.path / "scripts/hook").read_text() == FOREIGN
+    subprocess.run([hook_of(repo), "F", "message"], cwd=repo.path, check=True)
+    assert (repo.path / "ran").read_text() == "F message\n"
+    (repo.path / "ran").unlink()
+    take_out(repo)
+    assert snapshot(repo) == before and hook_of(repo).is_symlink()
+
+
+def test_e15_a_hooks_folder_that_is_a_link_out_of_the_repository_is_refused(
+    repo: Repo, tmp_path: Path
+) -> None:
+    hooks = repo.path / ".git/hooks"
+    hooks.rename(tmp_path / "elsewhere")
+    hooks.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(GitpeftError, match="outside"):
+        put_in(repo)
+    assert not (tmp_path / "elsewhere" / NAME).exists()
+
+
+# --- E16, and installers beside each other ----------------------------------------------------------------
+
+
+def test_e16_status_tells_what_is_there(repo: Repo) -> None:
+    assert status(opened(repo)).hooks == () and not status(opened(repo)).works
+    put_in(repo)
+    [hook] = status(opened(repo)).hooks
+    assert (hook.name, hook.how, hook.runs, hook.python, hook.intact) == (
+        NAME,
+        "stub",
+        True,
+        sys.executable,
+        True,
+    )
+    assert status(opened(repo)).model == ""
+
+
+@pytest.mark.parametrize("damage", ["stale-python", "not-executable", "outdated"])
+def test_e16_the_doctor_finds_and_mends(repo: Repo, tmp_path: Path, damage: str) -> None:
+    put_in(repo, python=str(tmp_path / "gone") if damage == "stale-python" else sys.executable)
+    if damage == "not-executable":
+        hook_of(repo).chmod(0o644)
+    if damage == "outdated":
+        text = stubs.render(NAME, sys.executable).replace(b"It never stops", b"This never stops")
+        mark = text.index(b"seal ") + 5
+        unsealed = text[:mark] + b"@SEAL@" + text[mark + 64 :]
+        hook_of(repo).write_bytes(unsealed.replace(b"@SEAL@", stubs._seal(unsealed)))
+    assert [finding.code for finding in doctor(opened(repo))] == [damage, "no-model"]
+    assert [finding.mended for finding in doctor(opened(repo), mend=True)] == [True, False]
+    assert [finding.code for finding in doctor(opened(repo))] == ["no-model"]
+
+
+def test_e16_the_doctor_finds_what_an_interrupted_installation_left(repo: Repo) -> None:
+    foreign(repo)
+    before = snapshot(repo)
+    hookfile.keep(hookfile.look(hook_of(repo)), hook_of(repo).with_name(NAME + stubs.CHAINED))
+    assert "leftover" in [finding.code for finding in doctor(opened(repo))]
+    doctor(opened(repo), mend=True)
+    assert snapshot(repo) == before
+
+
+def test_e16_the_doctor_finds_a_hook_that_lefthook_moved_aside(repo: Repo) -> None:
+    put_in(repo)
+    hook_of(repo).rename(hook_of(repo).with_name(f"{NAME}.old"))
+    script(hook_of(repo), LEFTHOOK_HOOK)
+    assert "displaced" in [finding.code for finding in doctor(opened(repo))]
+    take_out(repo)
+    assert not hook_of(repo).with_name(f"{NAME}.old").exists() and hook_of(repo).read_text() == LEFTHOOK_HOOK
+
+
+def test_e16_the_doctor_names_a_missing_and_a_damaged_model(repo: Repo) -> None:
+    put_in(repo)
+    assert [finding.code for finding in doctor(opened(repo))] == ["no-model"]
+    (repo.path / ".git/gitpeft/current").write_text("0" * 64 + "\n\n")
+    assert [finding.code for finding in doctor(opened(repo))] == ["model"]
+
+
+def test_e16_the_doctor_names_a_bad_setting(repo: Repo) -> None:
+    put_in(repo)
+    repo.git("config", "gitpeft.alternatives", "many")
+    assert "setting" in [finding.code for finding in doctor(opened(repo))]
+
+
+def test_e17_a_clone_runs_nothing_before_its_owner_installs(repo: Repo, tmp_path: Path) -> None:
+    put_in(repo)
+    repo.commit("Start", **{".gitpeft": "[gitpeft]\n\talternatives = 1\n"})
+    clone = repo.clone(tmp_path / "clone")
+    assert status(opened(clone)).hooks == ()
+    assert not hook_of(clone).exists()
+
+
+def test_installers_and_uninstallers_beside_each_other(repo: Repo) -> None:
+    foreign(repo)
+    before = snapshot(repo)
+    work = [threading.Thread(target=what, args=[repo]) for what in (put_in, put_in, take_out, put_in) * 3]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    _whole(repo, FOREIGN.encode(), stubs.render(NAME, sys.executable))
+    take_out(repo)
+    assert snapshot(repo) == before
+
+
+def test_another_hook_already_kept_is_a_reason_to_stop(repo: Repo) -> None:
+    foreign(repo)
+    script(hook_of(repo).with_name(NAME + stubs.CHAINED), "#!/bin/sh\nexit 1\n")
+    before = snapshot(repo)
+    with pytest.raises(GitpeftError, match="still kept"):
+        put_in(repo)
+    assert snapshot(repo) == before
+
+
+def test_the_place_of_hooks_names_its_setting(repo: Repo) -> None:
+    repo.git("config", "core.hooksPath", ".x")
+    found = places.place(opened(repo))
+    assert found.setting is not None and found.setting.scope == "local" and found.owned
