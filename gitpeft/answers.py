@@ -20,9 +20,9 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def active_model(state_dir: Path) -> str:
-    """What names the active model, `""` when there is none."""
+    """The id of the active model as `bundle` notes it, `""` when there is none. Nothing is checked here."""
     try:
-        return (state_dir / "current").read_text("ascii", errors="replace").strip()[:200]
+        return (state_dir / "current").read_text("ascii", errors="replace").partition("\n")[0].strip()[:64]
     except OSError:
         return ""
 

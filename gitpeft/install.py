@@ -77,7 +77,7 @@ def _as_stub(repo: Repository, name: str, python: str) -> Installed:
     folder = places.usable(repo).folder
     if places.husky_root(repo, folder):
         raise GitpeftError("husky writes this hooks directory anew", "use `gitpeft install --strategy husky`")
-    if _configured(repo, name):
+    if configured(repo, name):
         raise GitpeftError("the hook is installed through git config", "run `gitpeft uninstall` first")
     found = hookfile.look(folder / name)
     if places.manager(found.content) == "overcommit":
@@ -160,7 +160,8 @@ def _section(name: str) -> str:
     return f"hook.gitpeft-{name}"  # must not be the name of an event: git refuses that
 
 
-def _configured(repo: Repository, name: str) -> bool:
+def configured(repo: Repository, name: str) -> bool:
+    """Whether git's configuration names our hook for the event `name`."""
     return bool(repo.config_all(_section(name) + "."))
 
 
@@ -178,7 +179,7 @@ def _in_config(repo: Repository, name: str, python: str) -> Installed:
     command, section = stubs.quote(str(path)), _section(name)
     if repo.config(f"{section}.command") == command and repo.config(f"{section}.event") == name:
         return Installed("config", "unchanged", path)
-    existed = _configured(repo, name)
+    existed = configured(repo, name)
     # An event without a command is fatal to every git command that meets it: the command goes first.
     repo.run("config", "--local", f"{section}.command", command)
     repo.run("config", "--local", f"{section}.event", name)
