@@ -194,7 +194,7 @@ class Repository:
 
         Looks at the newest 200 commits that are no merges, up to and including `rev`.
         """
-        mail = author or os.environ.get("GIT_AUTHOR_EMAIL") or self._own_mail()
+        mail = author or self.environment.get("GIT_AUTHOR_EMAIL") or self._own_mail()
         shape = ["--no-show-signature", "--format=%ae%x00%s"]
         log = self.ask("log", f"-{_PREVIOUS}", "--no-merges", *shape, "--end-of-options", rev, "--")
         for line in log.split("\n"):
@@ -253,8 +253,8 @@ class Repository:
         process = self._diff_tree(shas, raw)
         output = process.communicate()[0]
         for record in output.split(mark)[1:]:
-            sha, *items = record.split(b"\0")
-            needed[sha.decode()] = {blob for item in items if item[:1] == b":" for blob in _blobs(item)}
+            sha, _, *items = record.split(b"\0")
+            needed[sha.decode()] = {blob for item in items[::2] for blob in _blobs(item)}
         if process.returncode and needed:
             needed.popitem()
         absent = set().union(*needed.values()) - self._present()
@@ -400,7 +400,7 @@ class _Parser:
     def _spill(self) -> None:
         """Parse the files that are complete; keep the content of the largest, which is all that is shown."""
         cut = _last_start(self.rest)
-        if cut <= 0:
+        if not cut:
             return
         patch = self.rest[:cut] if self.fields else self._open(self.rest[:cut])
         self.files += parse(patch)
@@ -417,11 +417,17 @@ _FILE_START = b"\ndiff --git "
 
 
 def _last_start(patch: bytes) -> int:
-    """Where the last file of a patch starts; a deletion and a creation of one path stay together."""
+    """Where the last file of a patch starts that can be cut off; 0 if none can.
+
+    A deletion and a creation of one path are one change of type, and stay together.
+    """
     last = patch.rfind(_FILE_START)
-    before = patch.rfind(_FILE_START, 0, max(last, 0))
-    names = [patch[at + 1 : patch.find(b"\n", at + 1)] for at in (before, last)]
-    return before if names[0] == names[1] else last
+    while (before := patch.rfind(_FILE_START, 0, max(last, 0))) >= 0:
+        name = patch[last : patch.find(b"\n", last + 1)]
+        if b"\n" in patch[last + 1 :] and not patch.startswith(name + b"\n", before):
+            return last
+        last = before
+    return 0
 
 
 def _environment(foreign: bool) -> dict[str, str]:
@@ -478,7 +484,7 @@ def _widen(process: subprocess.Popen[bytes]) -> None:
 
 def _blobs(item: bytes) -> list[bytes]:
     """The blobs in a line of `--raw` output; neither absent sides nor submodules."""
-    old_mode, new_mode, old, new, _ = item[1:].split(b" ")
+    old_mode, new_mode, old, new, *_ = item.lstrip(b"\n:").split(b" ") if b" " in item else [b"000000"] * 4
     return [blob for mode, blob in ((old_mode, old), (new_mode, new)) if mode not in (b"000000", b"160000")]
 
 
