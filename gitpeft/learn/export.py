@@ -1,0 +1,190 @@
+"""From a trained model to the files that run without torch: hides graphs, int8, and the proof of both.
+
+The gate compares three forms of one model on held-out examples: torch, ONNX in float32, ONNX in int8. The
+first two must agree to the last digits, the last two in what they choose and in how likely they find the
+real message.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gitpeft.bundle import DECODER, ENCODER, TOKENIZER
+from gitpeft.decode import Memory, Network, Vocabulary
+from gitpeft.errors import GitpeftError
+from gitpeft.learn import t5
+
+GRAPHS = {"t5": t5, "pointer-t5": t5}
+"""The module that writes the graphs of a model type, by its functions `encoder` and `decoder`."""
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Source and message of an example, in token ids; the message without start and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the gate lets through.
+
+    `exact`: largest difference of a log-probability between torch and ONNX in float32. `agreement`: smallest
+    share of positions where float32 and int8 choose the same token. `nats`: largest change of the mean
+    log-probability of a real message's token by int8.
+    """
+
+    exact: float = 1e-3
+    agreement: float = 0.97
+    nats: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What the gate measured (see `Bounds`) over `examples` messages of `tokens` tokens."""
+
+    examples: int
+    tokens: int
+    exact: float
+    agreement: float
+    nats: float
+    bounds: Bounds
+
+    def failures(self) -> list[str]:
+        """A sentence for each bound that does not hold, with the bound in it."""
+        found = []
+        if not self.exact <= self.bounds.exact:
+            found.append(f"torch and ONNX differ by {self.exact:.2g} (bound {self.bounds.exact:g})")
+        if not self.agreement >= self.bounds.agreement:
+            found.append(f"int8 agrees on {self.agreement:.1%} of tokens (bound {self.bounds.agreement:.0%})")
+        if not abs(self.nats) <= self.bounds.nats:
+            found.append(
+                f"int8 moves a message by {self.nats:+.3f} nats a token (bound {self.bounds.nats:g})"
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export` wrote: the gate's result, sizes in bytes, and the manifest's `settings` for decoding."""
+
+    parity: Parity
+    settings: dict[str, Any]
+    sizes: dict[str, int]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest's metrics and for `--json`."""
+        return asdict(self)
+
+
+def export(
+    model: Any, tokenizer_json: Path, out_dir: Path, examples: Sequence[Pair], bounds: Bounds | None = None
+) -> Exported:
+    """Write encoder.onnx, decoder.onnx and tokenizer.json into `out_dir`, once the gate has let them through.
+
+    `model` is an encoder-decoder of `GRAPHS`, LoRA merged, on the CPU; `examples` are held-out ones, some
+    dozens. Raises GitpeftError, and writes nothing, when a bound does not hold or the model is of another
+    type.
+    """
+    start = time.perf_counter()
+    if not examples:
+        raise GitpeftError("no held-out example to check the export with", "mine more history")
+    model.eval()
+    settings = decoding_settings(model, tokenizer_json)
+    plain, small = graphs(model, quantise=False), graphs(model, quantise=True)
+    words = Vocabulary(settings["start"], settings["end"], tuple(settings["banned"]))
+    parity = compare(model, Network(*plain), Network(*small), examples, words, bounds or Bounds())
+    if failures := parity.failures():
+        raise GitpeftError(
+            f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
+        )
+    files = {ENCODER: small[0], DECODER: small[1], TOKENIZER: _compact_tokenizer(tokenizer_json)}
+    for name, raw in files.items():
+        (out_dir / name).write_bytes(raw)
+    sizes = {name: len(raw) for name, raw in files.items()}
+    return Exported(parity, settings, sizes, round(time.perf_counter() - start, 2))
+
+
+def graphs(model: Any, quantise: bool) -> tuple[bytes, bytes]:
+    """The encoder's and the decoder's ONNX file."""
+    kind = model.config.model_type
+    if kind not in GRAPHS:
+        raise GitpeftError(
+            f"models of type {kind} cannot be exported", f"known are {', '.join(sorted(GRAPHS))}"
+        )
+    with torch.no_grad():
+        return GRAPHS[kind].encoder(model, quantise), GRAPHS[kind].decoder(model, quantise)
+
+
+def decoding_settings(model: Any, tokenizer_json: Path) -> dict[str, Any]:
+    """`start`, `end` and `banned` ids: special tokens, and what the model has and the tokenizer has not."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    end, size = int(model.config.eos_token_id), tokenizer.get_vocab_size()
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    banned = (special | set(range(size, int(model.config.vocab_size)))) - {end}
+    return {"start": int(model.config.decoder_start_token_id), "end": end, "banned": sorted(banned)}
+
+
+def _compact_tokenizer(path: Path) -> bytes:
+    """tokenizer.json without white space, and without truncation and padding, a trainer's settings."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data |= {"truncation": None, "padding": None}
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# --- the gate -----------------------------------------------------------------------------------------------
+
+
+def compare(
+    model: Any, plain: Network, small: Network, examples: Sequence[Pair], words: Vocabulary, bounds: Bounds
+) -> Parity:
+    """Run all three forms over the examples, teacher-forced; the first two token by token as well."""
+    worst, same, moved, tokens = 0.0, 0, 0.0, 0
+    for number, (source, message) in enumerate(examples):
+        targets = [*message, words.end]
+        inputs = [words.start, *message]
+        exact = _torch_scores(model, source, inputs)
+        memory = plain.encode(source)
+        whole = _scores(plain, memory, inputs)
+        worst = max(worst, _gap(exact, whole))
+        if number < 2:
+            worst = max(worst, _gap(exact, _stepwise(plain, memory, inputs)))
+        rough = _scores(small, small.encode(source), inputs)
+        same += int((whole.argmax(-1) == rough.argmax(-1)).sum())
+        rows = range(len(targets))
+        moved += float((rough[rows, targets] - whole[rows, targets]).sum())
+        tokens += len(targets)
+    return Parity(len(examples), tokens, worst, same / tokens, moved / tokens, bounds)
+
+
+def _gap(a: Any, b: Any) -> float:
+    """Largest difference; infinite when a value is no number, which a plain maximum could hide."""
+    gap = float(np.abs(a - b).max())
+    return gap if np.isfinite(gap) else float("inf")
+
+
+def _torch_scores(model: Any, source: Sequence[int], inputs: Sequence[int]) -> Any:
+    ids = torch.tensor([list(source)])
+    with torch.inference_mode():
+        output = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=torch.tensor([list(inputs)])
+        )
+        return torch.log_softmax(output.logits[0].float(), dim=-1).numpy()
+
+
+def _scores(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
+    tokens = np.array([inputs], dtype=np.int64)
+    return network.step(memory, tokens, network.no_past(1))[0][0]
+
+
+def _stepwise(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
+    past, rows = network.no_past(1), []
+    for token in inputs:
+        scores, past = network.step(memory, np.array([[token]], dtype=np.int64), past)
+        rows.append(scores[0, 0])
+    return np.stack(rows)
