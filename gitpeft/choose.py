@@ -1,0 +1,192 @@
+"""Which message to offer: hides a candidate's features, what rules it out, and how a chooser weighs it.
+
+Generated messages and those of earlier commits are weighed by the same features, whichever way they came.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gitpeft.errors import GitpeftError
+
+GENERATED, RETRIEVED, CHOOSER = "generated", "retrieved", "chooser"
+
+FEATURES = (
+    "mean_log_prob",
+    "total_log_prob",
+    "words",
+    "is_retrieved",
+    "similarity",
+    "top_similarity",
+    "agreement",
+    "is_exemplar",
+    "invents_number",
+)
+"""What a chooser may weigh, in the order of `Candidate.features`."""
+
+_NUMBER = re.compile(r"\d+")
+_ISSUE = re.compile(r"#\d+")
+_WORD = re.compile(r"\w+")
+_REPEATED = re.compile(r"\b(\w+(?:\W+\w+){0,2})\W+\1\b", re.IGNORECASE)
+_AGAIN = "run `gitpeft init` to fit it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message as it came: from the model or from an earlier commit.
+
+    `mean` and `total` are its log-probability per token and in all (0 without a model), `similarity` that of
+    the commit whose message it is (0 for a new one), `like` the commits behind it.
+    """
+
+    message: str
+    origin: str
+    like: tuple[str, ...]
+    mean: float = 0.0
+    total: float = 0.0
+    similarity: float = 0.0
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A message that may be offered, with its `features` (see `FEATURES`); `flaw` says why it must not be."""
+
+    message: str
+    origin: str
+    like: tuple[str, ...]
+    features: tuple[float, ...]
+    flaw: str = ""
+
+    def feature(self, name: str) -> float:
+        """One feature by its name."""
+        return self.features[FEATURES.index(name)]
+
+
+def candidates(drafts: Sequence[Draft], context: str, longest: int) -> list[Candidate]:
+    """The different messages among `drafts`, in order, with features and flaws.
+
+    `context` is all that a message may take numbers from, `longest` the length of a message in characters. A
+    message that was generated word for word as an earlier one counts as generated, with that commit behind
+    it.
+    """
+    earlier = {draft.message: draft for draft in reversed(drafts) if draft.origin == RETRIEVED}
+    unique = list({draft.message: draft for draft in reversed(drafts)}.values())[::-1]
+    bags = [Counter(_WORD.findall(draft.message.lower())) for draft in unique]
+    top = max((draft.similarity for draft in drafts), default=0.0)
+    known = set(_NUMBER.findall(context))
+    found = []
+    for place, draft in enumerate(unique):
+        same = earlier.get(draft.message)
+        features = (
+            draft.mean,
+            draft.total,
+            float(len(draft.message.split())),
+            float(draft.origin == RETRIEVED),
+            same.similarity if same else 0.0,
+            top,
+            _agreement(place, bags),
+            float(same is not None),
+            float(not known.issuperset(_NUMBER.findall(draft.message))),
+        )
+        like = same.like if same else draft.like
+        found.append(Candidate(draft.message, draft.origin, like, features, flaw(draft, context, longest)))
+    return found
+
+
+def _agreement(place: int, bags: Sequence[Counter[str]]) -> float:
+    """Mean unigram F1 of one message with all others."""
+    own = bags[place]
+    others = [bag for i, bag in enumerate(bags) if i != place]
+    shared = (2 * (own & bag).total() / max(1, own.total() + bag.total()) for bag in others)
+    return sum(shared) / max(1, len(others))
+
+
+def flaw(draft: Draft, context: str, longest: int) -> str:
+    """Why a message must not be offered, "" when it may."""
+    text = draft.message
+    if not _WORD.search(text):
+        return "empty"
+    if "�" in text or not text.isprintable():
+        return "unprintable"
+    if len(text) > longest:
+        return "too long"
+    if not set(_ISSUE.findall(text)) <= set(_ISSUE.findall(context)):
+        return "invented issue number"
+    if draft.origin == GENERATED:
+        return _clumsiness(draft)
+    return ""
+
+
+def _clumsiness(draft: Draft) -> str:
+    """What only a model writes."""
+    text = draft.message
+    if not draft.finished:
+        return "unfinished"
+    if _REPEATED.search(text):
+        return "repeats itself"
+    if any(text.count(a) != text.count(b) for a, b in ("()", "[]", "{}")) or text.count("`") % 2:
+        return "unbalanced"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """A logistic regression over candidates' features. Best score below `threshold`: nothing is offered.
+
+    `mode` "chooser" orders candidates by score; "generated" and "retrieved" put that kind first, in its own
+    order of likelihood or similarity, and "retrieved" does without the model.
+    """
+
+    mode: str = GENERATED
+    features: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    bias: float = 0.0
+    threshold: float | None = None
+
+    @classmethod
+    def of(cls, data: dict[str, Any], kind: str) -> "Chooser":
+        """Read `chooser.json`; {} gives the default of a bundle's kind. GitpeftError when it is damaged."""
+        default = GENERATED if kind == "model" else RETRIEVED
+        try:
+            threshold = data.get("threshold")
+            chooser = cls(
+                str(data.get("mode", default)),
+                tuple(map(str, data.get("features", ()))),
+                tuple(map(float, data.get("weights", ()))),
+                float(data.get("bias", 0.0)),
+                None if threshold is None else float(threshold),
+            )
+        except (TypeError, ValueError) as error:
+            raise GitpeftError(f"the model's chooser cannot be read: {error}", _AGAIN) from None
+        chooser._check()
+        return chooser
+
+    def _check(self) -> None:
+        if unknown := set(self.features) - set(FEATURES):
+            raise GitpeftError(f"the model's chooser weighs {min(unknown)}, unknown to this gitpeft", _AGAIN)
+        if len(self.features) != len(self.weights) or self.mode not in (CHOOSER, GENERATED, RETRIEVED):
+            raise GitpeftError("the model's chooser is damaged", _AGAIN)
+
+    def score(self, candidate: Candidate) -> float:
+        """How likely the candidate is good, 0..1; without weights its similarity or mean probability."""
+        if not self.features:
+            retrieved = candidate.origin == RETRIEVED
+            likelihood = math.exp(min(0.0, candidate.feature("mean_log_prob")))
+            return min(1.0, candidate.feature("similarity")) if retrieved else likelihood
+        products = (w * candidate.feature(f) for f, w in zip(self.features, self.weights, strict=True))
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, sum(products) + self.bias))))
+
+    def order(self, found: Sequence[Candidate]) -> list[tuple[float, Candidate]]:
+        """(score, candidate) of those that may be offered, best first; [] if the best is not good enough."""
+        scored = [(self.score(one), one) for one in found if not one.flaw]
+        if self.mode == CHOOSER:
+            scored.sort(key=lambda pair: -pair[0])
+        else:
+            scored.sort(key=lambda pair: pair[1].origin != self.mode)
+        if not scored or (self.threshold is not None and scored[0][0] < self.threshold):
+            return []
+        return scored
