@@ -155,7 +155,7 @@ def _name(quoted: bytes) -> str | None:
 
 
 def _same_name(names: bytes) -> str:
-    """The path in `a/PATH b/PATH`, where both sides are the same file (mode changes, binary and empty files)."""
+    """The path in `a/PATH b/PATH`, where both sides are the same file (mode changes, binary, empty files)."""
     half = names[: len(names) // 2]
     return _printable(_unquote(half)[2:])
 
@@ -182,7 +182,7 @@ def _text(line: bytes) -> str:
 
 
 def _join_type_changes(files: list[FileChange]) -> list[FileChange]:
-    """Git prints a file that became a symlink (or back) as a deletion and a creation: one change, status T."""
+    """Git prints a file that became a symlink (or back) as deletion and creation: one change, status T."""
     joined: list[FileChange] = []
     for change in files:
         last = joined[-1] if joined else None
@@ -194,14 +194,14 @@ def _join_type_changes(files: list[FileChange]) -> list[FileChange]:
     return joined
 
 
-# --- compact: what is stored ---------------------------------------------------------------------------------
+# --- compact: what is stored ----------------------------------------------------------------------------
 
 
 def compact(files: Sequence[FileChange]) -> str:
     """A change as bounded text: one line a file, then the hunks of the largest files.
 
     A file line is its status (` ` when modified), path and counts; `~N` counts the files that are not listed.
-    `#path` opens a file's hunks: `@heading`, then lines with `+`, `-`, or a space for the line before a change.
+    `#path` opens a file's hunks: `@heading`, then lines with `+`, `-`, or a space for the one before.
     White space is folded, and lines are cut at `LINE_LIMIT` characters.
     """
     ordered = sorted(files, key=weight, reverse=True)
@@ -297,7 +297,7 @@ def shares(wanted: Sequence[int], room: int) -> list[int]:
     return given
 
 
-# --- render: what a model reads ------------------------------------------------------------------------------
+# --- render: what a model reads -------------------------------------------------------------------------
 
 
 class Codec(Protocol):
@@ -305,7 +305,9 @@ class Codec(Protocol):
 
     marks: dict[str, list[int]]
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens."""
+        ...
 
 
 MARKS = ("like", "previous", "file", "hunk", "add", "delete", "keep")
@@ -330,7 +332,7 @@ class Budget:
 
 
 def render(change: str, like: Sequence[str], previous: str, budget: Budget, codec: Codec) -> list[int]:
-    """Token ids of a model's input: nearest earlier subjects, the author's previous one, files, then the diff.
+    """Ids of a model's input: nearest earlier subjects, the author's previous one, files, then the diff.
 
     `change` is a text of `compact`. Every listed file gets its line as long as `file_tokens` lasts, and the
     rest is shared fairly between the files whose hunks are shown.

@@ -1,5 +1,10 @@
 """Learning: the only home of torch. It needs the extra `gitpeft[train]`.
 
-Importing this package registers the project's own model class with the Auto classes of `transformers`, as
-soon as that class exists (`gitpeft.learn.bases`).
+Importing this package registers the project's own model class with the Auto classes of `transformers`; where
+the extra is not installed there is nothing to register, and only what needs no torch can be used.
 """
+
+from importlib.util import find_spec
+
+if find_spec("torch") and find_spec("transformers"):
+    from gitpeft.learn import pointer as pointer

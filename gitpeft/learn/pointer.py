@@ -1,0 +1,158 @@
+"""The architecture of the embedded base: T5 with a pointer head, registered with the Auto classes.
+
+A message repeats identifiers, paths and phrases of its input. The head lets the decoder copy an input token
+instead of generating one: it attends over the encoder's states, and what it attends to is mixed with the
+vocabulary distribution by a learnt gate (See et al. 2017, arXiv 1704.04368). Query and key also see the
+*preceding* token on either side through one shared projection, so that a copied run continues by itself.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+
+
+class PointerT5Config(T5Config):  # type: ignore[misc]
+    """T5's configuration and `special_tokens`: ids below it (padding, marks) are never copied."""
+
+    model_type = "pointer-t5"
+    special_tokens: int = 3
+
+
+class PointerHead(nn.Module):
+    """Scores of copying each input position, and the gate between copying and generating.
+
+    Shapes: `states` (batch, source, d), `source_ids` (batch, source), `outputs`
+    (batch, target, d), `previous` (batch, target, d): embeddings of the decoder's input tokens.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.token = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, 1)
+        self.scale = width**-0.5
+
+    def keys(self, states: Tensor, embedded: Tensor) -> Tensor:
+        """Keys of the source positions: their state and the token before them. (batch, source, d)"""
+        before = nn.functional.pad(embedded[:, :-1], (0, 0, 1, 0))
+        return self.key(states) + self.token(_unit(before))  # type: ignore[no-any-return]
+
+    def scores(self, keys: Tensor, outputs: Tensor, previous: Tensor) -> Tensor:
+        """Unmasked copy scores, (batch, target, source)."""
+        query = self.query(outputs) + self.token(_unit(previous))
+        return (query @ keys.transpose(1, 2)) * self.scale  # type: ignore[no-any-return]
+
+
+def _unit(embedded: Tensor) -> Tensor:
+    return embedded * torch.rsqrt(embedded.float().pow(2).mean(-1, keepdim=True) + 1e-6).to(embedded.dtype)
+
+
+class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ignore[misc]
+    """T5 whose output is the mixture of its vocabulary and of copies from its input.
+
+    `logits` are log-probabilities of that mixture, (batch, target, vocabulary). With `labels` in
+    training mode only the loss is computed, which needs no distribution over the vocabulary.
+    """
+
+    config_class = PointerT5Config
+
+    def __init__(self, config: PointerT5Config) -> None:
+        super().__init__(config)
+        self.pointer = PointerHead(config.d_model)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PointerT5ForConditionalGeneration):
+            nn.init.normal_(module.shared.weight, std=0.2)  # T5's 1.0 makes a tied output repeat its input
+        if isinstance(module, PointerHead):
+            width = module.scale**-2
+            for linear in (module.query, module.key, module.token):
+                nn.init.normal_(linear.weight, std=0.5 * width**-0.5)
+            nn.init.zeros_(module.gate.weight)
+            nn.init.zeros_(module.gate.bias)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        source_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """As T5's; `source_ids` repeats `input_ids` where only `encoder_outputs` are given (generation)."""
+        source_ids = input_ids if source_ids is None else source_ids
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(last_hidden_state=encoder_outputs[0])
+        states = encoder_outputs[0]
+        if labels is not None and decoder_input_ids is None:
+            decoder_input_ids = self._shift_right(labels)
+        decoded = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            past_key_values=past_key_values,
+            encoder_hidden_states=states,
+            encoder_attention_mask=attention_mask,
+            use_cache=use_cache,
+        )
+        outputs = decoded[0]
+        if source_ids is None or decoder_input_ids is None:
+            raise ValueError("the pointer head needs source_ids (or input_ids) and decoder_input_ids")
+        copy = self._copy_log_probs(source_ids, states, outputs, decoder_input_ids)
+        loss = None if labels is None else self._loss(outputs, copy, source_ids, labels)
+        skip = self.training and labels is not None
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=None if skip else self._mixture(outputs, copy, source_ids),
+            past_key_values=decoded.past_key_values,
+            encoder_last_hidden_state=states,
+        )
+
+    def _copy_log_probs(self, source: Tensor, states: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        keys = self.pointer.keys(states, self.shared(source))
+        scores = self.pointer.scores(keys, outputs, self.shared(targets)).float()
+        blocked = (source < self.config.special_tokens)[:, None, :]
+        return torch.log_softmax(scores.masked_fill(blocked, -1e4), dim=-1)
+
+    def _vocabulary(self, outputs: Tensor) -> Tensor:
+        if self.config.scale_decoder_outputs:
+            outputs = outputs * (self.model_dim**-0.5)
+        return torch.log_softmax(self.lm_head(outputs).float(), dim=-1)
+
+    def _loss(self, outputs: Tensor, copy: Tensor, source: Tensor, labels: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the labels; the vocabulary is computed at real labels only."""
+        real = labels != -100
+        gold, gate = labels[real], self.pointer.gate(outputs[real]).float().squeeze(-1)
+        generated = self._vocabulary(outputs[real]).gather(1, gold[:, None]).squeeze(1)
+        same = source[:, None, :] == labels[:, :, None]
+        copied = copy.masked_fill(~same, -1e4).logsumexp(-1)[real]
+        logsigmoid = nn.functional.logsigmoid
+        return -torch.logaddexp(logsigmoid(-gate) + generated, logsigmoid(gate) + copied).mean()
+
+    def _mixture(self, outputs: Tensor, copy: Tensor, source: Tensor) -> Tensor:
+        gate = self.pointer.gate(outputs).float()
+        generated = self._vocabulary(outputs).exp() * torch.sigmoid(-gate)
+        index = source[:, None, :].expand(copy.shape)
+        copied = torch.zeros_like(generated).scatter_add(2, index, copy.exp() * torch.sigmoid(gate))
+        return (generated + copied + 1e-12).log()
+
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        """As the library's; the input ids travel along as `source_ids`: every step may copy from them."""
+        source = kwargs.get("input_ids") if inputs is None else inputs
+        return super().generate(inputs, **{"source_ids": source, **kwargs})
+
+
+AutoConfig.register(PointerT5Config.model_type, PointerT5Config)
+AutoModelForSeq2SeqLM.register(PointerT5Config, PointerT5ForConditionalGeneration)

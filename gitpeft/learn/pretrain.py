@@ -1,0 +1,224 @@
+"""A base model from random weights: recipe → tokenizer → rendered corpus → stages of training → a folder.
+
+Every step leaves its result in a work folder and is skipped when it is there, so that a build that was
+interrupted continues where it was.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gitpeft.codec import SPECIAL, TokenCodec
+from gitpeft.diff import Budget, render
+from gitpeft.errors import GitpeftError
+from gitpeft.learn import corpus
+from gitpeft.learn.arrays import Rendered
+from gitpeft.learn.trainer import Cost, Progress, Settings
+
+MESSAGE_TOKENS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A `recipe.toml`: data, tokenizer, input budget, model configuration and training stages."""
+
+    files: tuple[str, ...]
+    validation: tuple[str, ...]
+    neighbours: int
+    seed: int
+    vocabulary: int
+    diff_share: float
+    budget: Budget
+    model: dict[str, Any]
+    stages: tuple[Settings, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read a recipe; GitpeftError names the file and what is wrong in it."""
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = raw["data"]
+            return cls(
+                files=tuple(data["files"]),
+                validation=tuple(data.get("validation", ())),
+                neighbours=int(data.get("neighbours", 3)),
+                seed=int(data.get("seed", 0)),
+                vocabulary=int(raw["tokenizer"]["size"]),
+                diff_share=float(raw["tokenizer"].get("diff_share", 0.2)),
+                budget=Budget(**raw["input"]),
+                model=dict(raw["model"]),
+                stages=tuple(Settings(**stage) for stage in raw["stage"]),
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            hint = "compare it with models/mini/recipe.toml"
+            raise GitpeftError(f"cannot use the recipe {path}: {error}", hint) from error
+
+
+def build(
+    recipe: Recipe,
+    corpus_dir: Path,
+    work: Path,
+    out: Path,
+    on_step: Callable[[str, Progress], None] | None = None,
+    device: str | None = None,
+) -> list[Cost]:
+    """Make a base as the recipe says and save it in `out`; returns each stage's cost."""
+    missing = [name for name in recipe.files if not (corpus_dir / name).is_file()]
+    if missing:
+        raise GitpeftError(f"no corpus file {missing[0]} in {corpus_dir}", "name their folder with --corpus")
+    work.mkdir(parents=True, exist_ok=True)
+    make_tokenizer(recipe, corpus_dir, work)
+    train, valid = make_arrays(recipe, corpus_dir, work)
+    return train_stages(recipe, train, valid, work, out, on_step, device)
+
+
+def make_tokenizer(recipe: Recipe, corpus_dir: Path, work: Path) -> Path:
+    """Train `work/tokenizer.json` unless it is there."""
+    path = work / "tokenizer.json"
+    if not path.exists():
+        texts = _tokenizer_texts(recipe, corpus_dir)
+        corpus.train_tokenizer(texts, recipe.vocabulary).save(str(path.with_suffix(".new")))
+        path.with_suffix(".new").replace(path)
+    return path
+
+
+def _tokenizer_texts(recipe: Recipe, corpus_dir: Path) -> Iterator[str]:
+    """Every subject with and without its first word, and the diff lines of a sample of records."""
+    dice = random.Random(1)
+    for name in recipe.files:
+        for _, records in corpus.read(corpus_dir / name, recipe.validation):
+            for record in records:
+                subject = corpus.clean_subject(record["subject"])
+                yield subject
+                yield subject.split(" ", 1)[-1]
+                if dice.random() < recipe.diff_share:
+                    yield from (line[1:] for line in corpus.normalise(record["diff"]).split("\n"))
+
+
+def make_arrays(recipe: Recipe, corpus_dir: Path, work: Path) -> tuple[Rendered, Rendered]:
+    """Render every corpus file (one process each, at most one per core) unless its arrays are there."""
+    jobs = [
+        (recipe, corpus_dir / name, work, number)
+        for number, name in enumerate(recipe.files, 1)
+        if not (work / f"train-{number}.npz").exists()
+    ]
+    if jobs:
+        with multiprocessing.get_context("spawn").Pool(min(len(jobs), os.cpu_count() or 1)) as pool:
+            pool.starmap(_render_file, jobs, chunksize=1)
+    numbers = range(1, len(recipe.files) + 1)
+    train = [Rendered.load(work / f"train-{i}.npz") for i in numbers]
+    valid = [Rendered.load(path) for i in numbers if (path := work / f"val-{i}.npz").exists()]
+    return Rendered.join(train), Rendered.join(valid or [Rendered.of([])])
+
+
+def _render_file(recipe: Recipe, path: Path, work: Path, number: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    codec = TokenCodec.load(work / "tokenizer.json")
+    dice, let_through = random.Random(recipe.seed), corpus.RepeatFilter()
+    train: list[Rendered] = []
+    valid: list[Rendered] = []
+    for repo, records in corpus.read(path):
+        found = [e for e in corpus.examples(records, recipe.neighbours) if let_through(e.message)]
+        held_out = repo in recipe.validation
+        if not held_out:
+            found = [corpus.drop_context(example, dice) for example in found]
+        (valid if held_out else train).append(Rendered.of([_render(e, recipe.budget, codec) for e in found]))
+    if valid:
+        Rendered.join(valid).save(work / f"val-{number}.npz")
+    Rendered.join(train).save(work / f"new-{number}.npz")
+    (work / f"new-{number}.npz").replace(work / f"train-{number}.npz")
+
+
+def _render(example: corpus.Example, budget: Budget, codec: TokenCodec) -> tuple[list[int], list[int]]:
+    source = render(example.change, example.like, example.previous, budget, codec)
+    return source, [*codec.encode(example.message)[:MESSAGE_TOKENS], codec.end]
+
+
+def train_stages(
+    recipe: Recipe,
+    train: Rendered,
+    valid: Rendered,
+    work: Path,
+    out: Path,
+    on_step: Callable[[str, Progress], None] | None = None,
+    device: str | None = None,
+) -> list[Cost]:
+    """Train the stages in order; a finished one left its weights in `work`, an unfinished one resumes."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from gitpeft.learn.trainer import fit, pick_device
+
+    model = new_model(recipe).to(pick_device(device))
+    costs = []
+    for number, settings in enumerate(recipe.stages, 1):
+        done, cost_file = work / f"stage-{number}.safetensors", work / f"stage-{number}.json"
+        if done.exists():
+            model.load_state_dict(load_file(done), strict=False)
+            costs.append(Cost(**json.loads(cost_file.read_text())))
+            continue
+        show = (lambda p, n=number: on_step(f"stage {n}", p)) if on_step else None
+        cost = fit(
+            model,
+            train,
+            settings,
+            valid=valid if len(valid) else None,
+            evaluate_every=0.1,
+            on_step=show,
+            checkpoint=work / f"checkpoint-{number}",
+        )
+        cost_file.write_text(json.dumps(cost.as_dict()))
+        weights = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
+        save_file(weights, work / "new.safetensors")
+        (work / "new.safetensors").replace(done)
+        costs.append(cost)
+    save_base(model.to(torch.float32).cpu(), recipe, work, out)
+    return costs
+
+
+def new_model(recipe: Recipe) -> Any:
+    """A pointer T5 with random weights."""
+    import torch
+
+    from gitpeft.learn.pointer import PointerT5Config, PointerT5ForConditionalGeneration
+
+    torch.manual_seed(recipe.seed)
+    config = PointerT5Config(
+        vocab_size=recipe.vocabulary, special_tokens=len(SPECIAL), decoder_start_token_id=0, **recipe.model
+    )
+    model = PointerT5ForConditionalGeneration(config)
+    model.set_attn_implementation("sdpa" if torch.cuda.is_available() else "eager")
+    return model
+
+
+def save_base(model: Any, recipe: Recipe, work: Path, out: Path) -> None:
+    """The transformers files of a base in `out`, weights in half precision, with its input budget."""
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    out.mkdir(parents=True, exist_ok=True)
+    model.config.gitpeft_budget = asdict(recipe.budget)
+    model.to(torch.float16).save_pretrained(out)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(work / "tokenizer.json"),
+        pad_token=SPECIAL[0],
+        eos_token=SPECIAL[1],
+        unk_token=SPECIAL[2],
+        additional_special_tokens=list(SPECIAL[3:]),
+    )
+    tokenizer.save_pretrained(out)
+
+
+def digest(folder: Path) -> str:
+    """sha256 over the weights, configuration and tokenizer of a base."""
+    total = hashlib.sha256()
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        total.update((folder / name).read_bytes())
+    return total.hexdigest()

@@ -1,0 +1,337 @@
+"""Fits a model to rendered examples within a budget; hides optimisers, batching and cost keeping."""
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gitpeft.learn.arrays import Rendered
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to train. Training ends at `steps` or after `minutes`, whichever comes first; lr follows that end.
+
+    `batch_tokens`: about how many source tokens (and 4 per target token) a batch holds. `lr`: peak rate of
+    AdamW; `matrix_lr`: peak rate of Muon for hidden matrices, 0 leaves everything to AdamW. `source_limit`:
+    sources are cut to this many tokens. `warmup`: share of the run. `decay`: share of the run, at its end,
+    over which the rate falls to zero.
+    """
+
+    steps: int = 100_000
+    minutes: float = 1e9
+    batch_tokens: int = 12_000
+    lr: float = 1e-3
+    matrix_lr: float = 0.0
+    warmup: float = 0.03
+    decay: float = 0.9
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    source_limit: int = 512
+    smoothing: float = 0.0
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a training stands: `loss` is nats a target token, smoothed; `done` is the share of the budget."""
+
+    step: int
+    done: float
+    loss: float
+    tokens: int
+    seconds: float
+    valid: float | None = None
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a training took. Sizes in bytes; `tokens` counts source and target tokens seen."""
+
+    steps: int = 0
+    tokens: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    seconds_to_best: float = 0.0
+    trainable: int = 0
+    parameters: int = 0
+    peak_memory: int = 0
+    device: str = "cpu"
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    valid_curve: list[tuple[int, float]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, else the GPU when there is one, else the CPU."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def fit(
+    model: Any,
+    train: Rendered,
+    settings: Settings,
+    *,
+    valid: Rendered | None = None,
+    evaluate_every: float = 0.1,
+    on_step: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Cost:
+    """Train every parameter that requires gradients; ends with the weights of the best validation loss.
+
+    `valid` is measured each time another `evaluate_every` share of the budget is used. `checkpoint` is
+    written then too (weights of the trainable parameters, optimiser, position) and continued from if it exists.
+    """
+    device = next(model.parameters()).device
+    torch.manual_seed(settings.seed)
+    optimisers = _optimisers(model, settings)
+    state = _Loop(model, settings, optimisers, _resume(checkpoint, model, optimisers))
+    best: tuple[float, dict[str, Any]] | None = None
+    due = evaluate_every
+    model.train()
+    for batch in _endless(train, settings, state.step):
+        done = state.done()
+        if done >= 1:
+            break
+        loss, tokens = state.learn(_tensors(train, batch, settings.source_limit, device), done)
+        progress = state.note(loss, tokens, len(batch), done)
+        if valid is not None and state.done() >= min(due, 1.0):
+            due = state.done() + evaluate_every
+            progress.valid = loss_on(model, valid, settings)
+            state.cost.valid_curve.append((state.step, progress.valid))
+            if best is None or progress.valid < best[0]:
+                best = (progress.valid, _trainable_state(model))
+                state.cost.seconds_to_best = progress.seconds
+            if checkpoint is not None:
+                _save_checkpoint(checkpoint, model, optimisers, state)
+        if on_step is not None:
+            on_step(progress)
+    if best is not None:
+        model.load_state_dict(best[1], strict=False)
+    return state.finish()
+
+
+def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -> float:
+    """Mean loss in nats per target token over about `limit` examples, evenly spread over `data`."""
+    data = data.take(range(0, len(data), max(1, len(data) // limit)))
+    device = next(model.parameters()).device
+    was_training, total, tokens = model.training, 0.0, 0
+    model.eval()
+    model.train(True)  # the head computes only the loss in training mode; dropout is switched off below
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    with torch.no_grad(), _autocast(device):
+        for batch in data.batches(settings.batch_tokens, settings.source_limit, seed=0):
+            inputs = _tensors(data, batch, settings.source_limit, device)
+            count = int((inputs["labels"] != -100).sum())
+            total += float(model(**inputs).loss) * count
+            tokens += count
+    model.train(was_training)
+    return total / max(tokens, 1)
+
+
+class _Loop:
+    """The moving parts of one training: step, clock, rates and cost."""
+
+    def __init__(
+        self, model: Any, settings: Settings, optimisers: Sequence[Any], resumed: dict[str, Any]
+    ) -> None:
+        self.model, self.settings, self.optimisers = model, settings, optimisers
+        self.step: int = resumed.get("step", 0)
+        self.loss: float | None = resumed.get("loss")
+        self.started = time.monotonic() - resumed.get("seconds", 0.0)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.cost = Cost(
+            tokens=resumed.get("tokens", 0),
+            examples=resumed.get("examples", 0),
+            trainable=sum(p.numel() for p in self.parameters),
+            parameters=sum(p.numel() for p in model.parameters()),
+            device=str(self.parameters[0].device),
+        )
+
+    def done(self) -> float:
+        minutes = (time.monotonic() - self.started) / 60
+        return float(max(self.step / self.settings.steps, minutes / self.settings.minutes))
+
+    def learn(self, inputs: dict[str, torch.Tensor], done: float) -> tuple[float, int]:
+        rate = _rate(done, self.settings)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * rate
+        with _autocast(inputs["input_ids"].device):
+            loss = self.model(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        tokens = int((inputs["attention_mask"]).sum() + (inputs["labels"] != -100).sum())
+        return float(loss.detach()), tokens
+
+    def note(self, loss: float, tokens: int, examples: int, done: float) -> Progress:
+        self.step += 1
+        self.loss = loss if self.loss is None else 0.97 * self.loss + 0.03 * loss
+        self.cost.tokens += tokens
+        self.cost.examples += examples
+        if self.step % 20 == 0:
+            self.cost.curve.append((self.step, round(self.loss, 4)))
+        return Progress(self.step, done, self.loss, self.cost.tokens, time.monotonic() - self.started)
+
+    def finish(self) -> Cost:
+        self.cost.steps = self.step
+        self.cost.seconds = time.monotonic() - self.started
+        self.cost.peak_memory = peak_memory(self.parameters[0].device)
+        return self.cost
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: most device memory reserved so far on a GPU, most resident memory of this process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _rate(done: float, settings: Settings) -> float:
+    """Linear warm-up, a plateau, and a linear decay to zero over the last `decay` share."""
+    if done < settings.warmup:
+        return (done + 1e-3) / (settings.warmup + 1e-3)
+    return min(1.0, max(0.0, 1 - done) / settings.decay)
+
+
+def _autocast(device: torch.device) -> Any:
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _optimisers(model: Any, settings: Settings) -> list[Any]:
+    """AdamW; with `matrix_lr`, Muon (Jordan 2024) for hidden matrices and AdamW for all else.
+
+    T5's embeddings start at a larger scale than a matrix update, so their rate is ten times AdamW's.
+    """
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for n, p in named if settings.matrix_lr and _is_hidden_matrix(n, p)]
+    hidden = {id(p) for p in matrices}
+    embeddings = [p for n, p in named if id(p) not in hidden and settings.matrix_lr and "shared" in n]
+    rest = [p for n, p in named if id(p) not in hidden and not (settings.matrix_lr and "shared" in n)]
+    groups = [{"params": rest, "peak": settings.lr}, {"params": embeddings, "peak": 5 * settings.lr}]
+    adam = torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=settings.lr,
+        betas=(0.9, 0.98),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    if not matrices:
+        return [adam]
+    muon = torch.optim.Muon(
+        [{"params": matrices, "peak": settings.matrix_lr}],
+        lr=settings.matrix_lr,
+        weight_decay=settings.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [adam, muon]
+
+
+def _is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
+    return (
+        parameter.ndim == 2
+        and min(parameter.shape) > 1
+        and not any(part in name for part in ("shared", "embed", "lm_head", "relative_attention_bias"))
+    )
+
+
+def _endless(data: Rendered, settings: Settings, skip: int) -> Iterator[list[int]]:
+    """Epoch after epoch; the first `skip` batches were already learnt."""
+    epoch = 0
+    while len(data):
+        for batch in data.batches(settings.batch_tokens, settings.source_limit, settings.seed + epoch):
+            if skip:
+                skip -= 1
+                continue
+            yield batch
+        epoch += 1
+
+
+def _tensors(
+    data: Rendered, batch: Sequence[int], limit: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    pairs = [data.pair(i, limit) for i in batch]
+    width = max(len(source) for source, _ in pairs)
+    height = max(len(target) for _, target in pairs)
+    ids = torch.zeros((len(pairs), width), dtype=torch.long)
+    labels = torch.full((len(pairs), height), -100, dtype=torch.long)
+    for row, (source, target) in enumerate(pairs):
+        ids[row, : len(source)] = torch.from_numpy(source)
+        labels[row, : len(target)] = torch.from_numpy(target)
+    lengths = torch.tensor([len(source) for source, _ in pairs])
+    mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    tensors = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def _trainable_state(model: Any) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def _save_checkpoint(folder: Path, model: Any, optimisers: Sequence[Any], state: _Loop) -> None:
+    """Weights and optimiser moments as safetensors, the position as JSON; each replaced in one rename."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"w.{name}": tensor for name, tensor in _trainable_state(model).items()}
+    for number, optimiser in enumerate(optimisers):
+        for key, moments in optimiser.state_dict()["state"].items():
+            for name, value in moments.items():
+                tensors[f"o.{number}.{key}.{name}"] = torch.as_tensor(value)
+    position = {
+        "step": state.step,
+        "loss": state.loss,
+        "seconds": time.monotonic() - state.started,
+        "tokens": state.cost.tokens,
+        "examples": state.cost.examples,
+    }
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        folder / "new.safetensors",
+        {"position": json.dumps(position)},
+    )
+    (folder / "new.safetensors").replace(folder / "checkpoint.safetensors")
+
+
+def _resume(folder: Path | None, model: Any, optimisers: Sequence[Any]) -> dict[str, Any]:
+    """Load a checkpoint into the model and the optimisers; its position, empty when there is none."""
+    path = folder / "checkpoint.safetensors" if folder else None
+    if path is None or not path.exists():
+        return {}
+    from safetensors import safe_open
+
+    moments: dict[int, dict[int, dict[str, Any]]] = {}
+    weights = {}
+    with safe_open(path, "pt") as stored:
+        position: dict[str, Any] = json.loads(stored.metadata()["position"])
+        for name in stored.keys():  # noqa: SIM118 - not a dict
+            kind, _, rest = name.partition(".")
+            if kind == "w":
+                weights[rest] = stored.get_tensor(name)
+            else:
+                number, key, moment = rest.split(".")
+                moments.setdefault(int(number), {}).setdefault(int(key), {})[moment] = stored.get_tensor(name)
+    model.load_state_dict(weights, strict=False)
+    for number, optimiser in enumerate(optimisers):
+        state = optimiser.state_dict()
+        optimiser.load_state_dict({"state": moments.get(number, {}), "param_groups": state["param_groups"]})
+    return position
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats."""
+    return math.exp(min(loss, 50.0))
