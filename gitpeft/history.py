@@ -29,6 +29,7 @@ SCHEMA = 1
 
 _VERSION = SCHEMA * 1000 + RENDERER
 _BATCH = 512
+_BODY = 4000  # characters of a message's body that are kept
 _TABLES = """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE skipped (sha TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
@@ -238,11 +239,16 @@ class _Packer:
         """The columns of a commit, in the order of `_COLUMNS`."""
         author, bot = self._author(commit.author)
         files = commit.files
-        texts = (compact(files) if files else "", "\n".join(map(_pack, files)), commit.subject, commit.body)
+        texts = (
+            compact(files) if files else "",
+            "\n".join(map(_pack, files)),
+            commit.subject,
+            commit.body.strip("\n")[:_BODY],
+        )
         change, paths, subject, body = mask(_SEPARATOR.join(texts)).split(_SEPARATOR)
         added, removed = sum(change.added for change in files), sum(change.removed for change in files)
         head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
-        return (*head, subject, body.strip("\n"), change, len(files), added, removed, paths)
+        return (*head, subject, body, change, len(files), added, removed, paths)
 
     def _author(self, identity: str) -> tuple[str, bool]:
         found = self.authors.get(identity)
@@ -294,7 +300,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     if db is None:
         with _lock(path.with_name("history.lock"), patience=10):
             db = _usable(path) or _create(path)
-    db.execute("PRAGMA synchronous = NORMAL")
     return db
 
 
@@ -302,6 +307,8 @@ def _usable(path: Path) -> sqlite3.Connection | None:
     db = sqlite3.connect(path, timeout=10)
     try:
         if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("SELECT max(rowid), (SELECT value FROM setting) FROM record").fetchone()
             return db
     except sqlite3.OperationalError:
         raise
@@ -317,6 +324,7 @@ def _create(path: Path) -> sqlite3.Connection:
         leftover.unlink(missing_ok=True)
     db = sqlite3.connect(path, timeout=10)
     db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
     salt = f"INSERT INTO setting VALUES ('salt', '{secrets.token_hex(16)}');"
     db.executescript(f"BEGIN; {_TABLES} {salt} PRAGMA user_version = {_VERSION}; COMMIT;")
     return db

@@ -40,7 +40,7 @@ _MARKS = (
 _FORMATS = re.compile(
     r"(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[0-9A-Z]{16}|\bAKC[a-zA-Z0-9]{10}|gh[opusr]_\w{36}|github_pat_\w{20}"
     r"|gl(?:pat|dt|ft|soat|rt|cbt|imt|ptt|agent|oas)-[\w-]{20}|GR1348941[\w-]{20}|xox[abposr]-\d"
-    r"|hooks\.slack\.com/services/T|[rs]k_live_[0-9a-zA-Z]{24}|sk-[\w-]{20}|eyJ[\w=-]{4,}\.[\w=-]{4}"
+    r"|hooks\.slack\.com/services/T|[rs]k_live_[0-9a-zA-Z]{24}|(?<![a-zA-Z])sk-[\w-]{20}|eyJ[\w=-]{4,}\.[\w=-]{4}"
     r"|SG\.[\w-]{22}\.|sq0csp-[\w\\-]{43}|pypi-Ag\w{10}|npm_\w{20}|_authToken=|AccountKey=[\w+/=]{88}"
     r"|AIza[\w-]{35}|hf_[a-zA-Z]{30}|dckr_pat_[\w-]{20}|api\.softlayer\.com/soap/|\d{8,10}:AA[\w-]{33}"
 )
@@ -48,7 +48,7 @@ _BARE_FORMATS = re.compile(r"(?:AC|SK)[a-z0-9]{32}|-us(?<=[0-9a-z]{32}-us)[0-9]"
 """Formats with hardly a mark of their own (Twilio, Mailchimp), written so that few places are tried."""
 
 _OTHER_FORMATS = re.compile(
-    r"github_pat_\w{20,}|AIza[\w-]{35}|hf_[a-zA-Z]{30,}|sk-(?:ant|proj|svcacct)-[\w-]{20,}|npm_[a-zA-Z0-9]{36}"
+    r"github_pat_\w{20,}|AIza[\w-]{35}|hf_[a-zA-Z]{30,}|(?<![a-zA-Z])sk-(?:ant|proj|svcacct)-[\w-]{20,}|npm_[a-zA-Z0-9]{36}"
     r"|dckr_pat_[\w-]{20,}"
 )
 """Formats that detect-secrets 1.5 does not know yet."""
@@ -63,6 +63,12 @@ _NAME = (
     r"(?:passw(?:or)?d|passphrase|pwd|_pass|contrase[nñ]a|secret|token|credential"
     r"|(?:auth|api|access|priv|private|client|account|service|db|database|softlayer|cloudant)[_-]?(?:key|pass))"
 )
+_STRONG = re.compile(
+    r"passw|passphrase|pwd|contrase|secret|(?:api|auth|service|account|db|database|priv|private|client)[_-]?key"
+    r"|(?:db|database|key)[_-]?pass",
+    re.I,
+)
+"""Names that make a secret of every value; of the others only a long and random one is."""
 _QUOTED = re.compile(
     rf"(?P<name>[\w-]*{_NAME}[\w-]*)[\]\)\"'`]*\s*(?::=|=>|[!=]==?|=|:|\()\s*[@bruf]?([\"'`])"
     r"(?P<value>[^\s\"'`]{4,})\2",
@@ -79,8 +85,8 @@ _SETTING = re.compile(
 _URL_PASSWORD = re.compile(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
 _ORDINARY = re.compile(
     r"[$<{%/.(\[]|https?:|[\w-]+\.(?:key|pem|crt|txt|json|ya?ml)$"
-    r"|.*(?:\$\{|\{\{|<[\w -]*>|\*\*\*|\.\.\.|%\(|%s)|(?:true|false|none|null|undefined|nil|string|password|passwd|secret|token"
-    r"|required|optional|example)s?$",
+    r"|.*(?:\$\{|\{\{|<[\w -]*>|\*\*\*|\.\.\.|%\(|%s)|(?:true|false|none|null|undefined|nil|string"
+    r"|password|passwd|secret|token|required|optional|example)s?$",
     re.I,
 )
 """Values that hold the place of a secret, or are no value at all."""
@@ -89,6 +95,10 @@ _KEY_BEGIN = re.compile(r"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY
 _KEY_INLINE = re.compile(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)[A-Za-z0-9+/=\\]{20}.*")
 _KEY_BODY = re.compile(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
 _KEY_END = re.compile(r"-----END |Private-MAC|^[@#\0]")
+
+_LONG = re.compile(r"[\w+/=-]{20}")
+_TAIL = re.compile(r"[\w./=+-]*[\w/=]")
+_PIECE = 1000  # characters; some rules take time quadratic in the length of a line
 
 _PLUGINS = (
     *("artifactory", "aws", "azure_storage_key", "cloudant", "discord", "github_token", "gitlab_token"),
@@ -146,18 +156,21 @@ def _mask_keys(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _mask_lines(lines: Iterable[str]) -> Iterator[str]:
-    """The lines with secrets masked that are named, in a URL, or of a known format."""
     for line in lines:
-        line = _URL_PASSWORD.sub(_hide_value, line)
-        lower = line.lower()
-        if any(word in lower for word in _WORDS):
-            for rule in (_QUOTED, _COMPARED):
-                line = rule.sub(_hide_named, line)
-            line = _SETTING.sub(_hide_setting, line)
-            line = _hide_formats(line) if _LONG.search(line) else line
-        elif _FORMATS.search(line) or _BARE_FORMATS.search(line):
-            line = _hide_formats(line)
-        yield line
+        pieces = range(0, len(line), _PIECE)
+        yield "".join(_mask_line(line[at : at + _PIECE]) for at in pieces)
+
+
+def _mask_line(line: str) -> str:
+    """The line with secrets masked that are in a URL, named, or of a known format."""
+    line = _URL_PASSWORD.sub(_hide_value, line)
+    lower = line.lower()
+    if any(word in lower for word in _WORDS):
+        for rule in (_QUOTED, _COMPARED):
+            line = rule.sub(_hide_named, line)
+        line = _SETTING.sub(_hide_setting, line)
+        return _hide_formats(line) if _LONG.search(line) else line
+    return _hide_formats(line) if _FORMATS.search(line) or _BARE_FORMATS.search(line) else line
 
 
 def _hide_value(match: re.Match[str]) -> str:
@@ -184,6 +197,8 @@ def _hide_setting(match: re.Match[str]) -> str:
 
 
 def _is_secret(name: str, value: str) -> bool:
+    if len(value) < 16 and not _STRONG.search(name):
+        return False
     keyword, entropy = _judges()
     heuristic = import_module("detect_secrets.filters.heuristic")
     if heuristic.is_sequential_string(value) or heuristic.is_templated_secret(value):
@@ -225,10 +240,6 @@ def _span(match: re.Match[str]) -> tuple[int, int]:
     start, end = match.span(group)
     rest = _TAIL.match(match.string, end)
     return start, rest.end() if rest and not match.re.groups else end
-
-
-_LONG = re.compile(r"[\w+/=-]{20}")
-_TAIL = re.compile(r"[\w./=+-]*[\w/=]")
 
 
 @contextmanager
