@@ -6,40 +6,19 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from gitpeft.codec import END, PAD, SPECIAL, UNKNOWN
 from gitpeft.diff import fold
+from gitpeft.learn.dataset import Example, clean_subject
 from gitpeft.mask import mask
 from gitpeft.retrieve import Index
 
-_SERIAL = re.compile(r"\s*\((?:#|gh-)\d+\)\s*$", re.IGNORECASE)
 _COUNTS = re.compile(r" \+(\d+) -(\d+)")
 _REPEATS = 15
 """A message, digits aside, is learnt at most this often over all repositories."""
-
-
-@dataclass(slots=True)
-class Example:
-    """One commit as a model sees it: the change and its surroundings, and the message to write.
-
-    `like` are the subjects of the nearest earlier commits, nearest first; `group` names the repository.
-    """
-
-    change: str
-    message: str
-    previous: str
-    like: tuple[str, ...]
-    sha: str
-    group: str = ""
-
-
-def clean_subject(subject: str) -> str:
-    """A subject without the number that a forge appends when it merges: nobody can know it beforehand."""
-    return _SERIAL.sub("", " ".join(subject.split()))
 
 
 def read(path: Path, leave_out: Iterable[str] = ()) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -20,6 +20,7 @@ from gitpeft.diff import Budget, render
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import corpus
 from gitpeft.learn.arrays import Rendered
+from gitpeft.learn.dataset import Example, clean_subject
 from gitpeft.learn.trainer import Cost, Progress, Settings
 
 MESSAGE_TOKENS = 40
@@ -95,7 +96,7 @@ def _tokenizer_texts(recipe: Recipe, corpus_dir: Path) -> Iterator[str]:
     for name in recipe.files:
         for _, records in corpus.read(corpus_dir / name, recipe.validation):
             for record in records:
-                subject = corpus.clean_subject(record["subject"])
+                subject = clean_subject(record["subject"])
                 yield subject
                 yield subject.split(" ", 1)[-1]
                 if dice.random() < recipe.diff_share:
@@ -136,7 +137,7 @@ def _render_file(recipe: Recipe, path: Path, work: Path, number: int) -> None:
     (work / f"new-{number}.npz").replace(work / f"train-{number}.npz")
 
 
-def _render(example: corpus.Example, budget: Budget, codec: TokenCodec) -> tuple[list[int], list[int]]:
+def _render(example: Example, budget: Budget, codec: TokenCodec) -> tuple[list[int], list[int]]:
     source = render(example.change, example.like, example.previous, budget, codec)
     return source, [*codec.encode(example.message)[:MESSAGE_TOKENS], codec.end]
 

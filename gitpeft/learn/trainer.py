@@ -89,7 +89,7 @@ def fit(
     """Train every parameter that requires gradients; ends with the weights of the best validation loss.
 
     `valid` is measured each time another `evaluate_every` share of the budget is used. `checkpoint` is
-    written then too (weights of the trainable parameters, optimiser, position) and continued from if it exists.
+    written then too (trainable weights, optimiser, position) and continued from if it exists.
     """
     device = next(model.parameters()).device
     torch.manual_seed(settings.seed)
@@ -213,7 +213,7 @@ def _autocast(device: torch.device) -> Any:
 
 
 def _optimisers(model: Any, settings: Settings) -> list[Any]:
-    """AdamW; with `matrix_lr`, Muon (Jordan 2024) for hidden matrices and AdamW for all else.
+    """AdamW; with `matrix_lr`, Muon (Jordan 2024) for hidden matrices and AdamW for the rest.
 
     T5's embeddings start at a larger scale than a matrix update, so their rate is ten times AdamW's.
     """

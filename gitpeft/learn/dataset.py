@@ -1,0 +1,161 @@
+"""A repository's history as examples: hides what is left out and why, and the split by time.
+
+The protocol: merges, bots, reverts, commits written by an assistant, repeated messages and commits that touch
+only lock or generated files are out, and counted. The oldest 80 % teach, the next 10 % choose between
+settings, the newest 10 % measure; an example's exemplars are always earlier than itself.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from gitpeft.diff import is_generated, split
+from gitpeft.history import Record
+from gitpeft.retrieve import Index
+
+PREVIOUS_WINDOW = 200
+"""How many commits back the author's previous subject is looked for, as the hook does."""
+
+ENOUGH = 50
+"""Usable examples below which nothing is trained."""
+
+_SERIAL = re.compile(r"\s*\((?:#|gh-)\d+\)\s*$", re.IGNORECASE)
+_REVERT = re.compile(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
+_REWORK = re.compile(r"^(?:fixup|squash|amend)! ")
+_ASSISTANT = re.compile(
+    r"^(?:co-authored-by|assisted-by|generated-by):.*(?:claude|copilot|chatgpt|openai|codex|cursor|aider|gemini|devin)"
+    r"|generated with \[?(?:claude|cursor|copilot|chatgpt|gemini)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One commit as a model sees it: the change and its surroundings, and the message to write.
+
+    `like` are the subjects of the nearest earlier commits, nearest first; `group` names the repository where
+    examples of several come together.
+    """
+
+    change: str
+    message: str
+    previous: str
+    like: tuple[str, ...]
+    sha: str
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Usable examples of one history, oldest first, cut into three by time.
+
+    `train`, `valid`, `test` are consecutive; `first_valid` and `first_test` are places in `examples` (and in
+    `index`, which holds the same commits in the same order). `left_out` counts commits by reason.
+    """
+
+    examples: tuple[Example, ...]
+    index: Index
+    first_valid: int
+    first_test: int
+    left_out: dict[str, int]
+
+    @property
+    def train(self) -> tuple[Example, ...]:
+        """The oldest part."""
+        return self.examples[: self.first_valid]
+
+    @property
+    def valid(self) -> tuple[Example, ...]:
+        """The part that chooses between settings."""
+        return self.examples[self.first_valid : self.first_test]
+
+    @property
+    def test(self) -> tuple[Example, ...]:
+        """The newest part."""
+        return self.examples[self.first_test :]
+
+    def index_before(self, place: int) -> Index:
+        """An index of the first `place` examples only, built from nothing later."""
+        return index_of(self.examples[:place])
+
+
+def clean_subject(subject: str) -> str:
+    """A subject without the number that a forge appends when it merges: nobody can know it beforehand."""
+    return _SERIAL.sub("", " ".join(subject.split()))
+
+
+def index_of(examples: Sequence[Example]) -> Index:
+    """A retrieval index over examples, oldest first."""
+    return Index.build([e.change for e in examples], [e.message for e in examples], [e.sha for e in examples])
+
+
+def make(records: Sequence[Record], neighbours: int, valid: float = 0.1, test: float = 0.1) -> Dataset:
+    """The examples of a history, oldest record first.
+
+    Exemplars of the training part are found in an index of that part only; those of the later parts in
+    everything before the part, as if the model had been made on that day.
+    """
+    bare, left_out = _select(records)
+    first_valid, first_test = int(len(bare) * (1 - valid - test)), int(len(bare) * (1 - test))
+    examples: list[Example] = []
+    for start, end in ((0, first_valid), (first_valid, first_test), (first_test, len(bare))):
+        known = index_of(bare[: max(start, end if start == 0 else start)])
+        examples += (_with_neighbours(bare, i, known, start or i, neighbours) for i in range(start, end))
+    return Dataset(tuple(examples), index_of(examples), first_valid, first_test, left_out)
+
+
+def _with_neighbours(bare: Sequence[Example], i: int, known: Index, before: int, n: int) -> Example:
+    near = known.nearest(bare[i].change, n, before=before) if before else []
+    return replace(bare[i], like=tuple(neighbour.subject for neighbour in near))
+
+
+def _select(records: Sequence[Record]) -> tuple[list[Example], dict[str, int]]:
+    """Usable examples without exemplars, and how many records were left out for which reason."""
+    seen: set[str] = set()
+    left_out: Counter[str] = Counter()
+    kept = []
+    for record, previous in zip(records, previous_subjects(records), strict=True):
+        subject = clean_subject(record.subject)
+        reason = unusable(record, subject) or ("repeated message" if subject.lower() in seen else "")
+        if reason:
+            left_out[reason] += 1
+            continue
+        seen.add(subject.lower())
+        kept.append(Example(record.change, subject, clean_subject(previous), (), record.sha))
+    return kept, dict(left_out)
+
+
+def unusable(record: Record, subject: str) -> str:
+    """Why a commit teaches nothing, "" when it does."""
+    if record.merge:
+        return "merge"
+    if record.bot:
+        return "bot"
+    if _REVERT.match(subject):
+        return "revert"
+    if _REWORK.match(subject):
+        return "fixup"
+    if _ASSISTANT.search(record.body):
+        return "written by an assistant"
+    if not subject:
+        return "no message"
+    if not record.change:
+        return "no change"
+    if all(is_generated(path) for _, path in split(record.change)[0]):
+        return "generated files only"
+    return ""
+
+
+def previous_subjects(records: Iterable[Record]) -> list[str]:
+    """For each record its author's subject before it, merges aside, within the last `PREVIOUS_WINDOW`."""
+    last: dict[str, tuple[int, str]] = {}
+    found = []
+    place = 0
+    for record in records:
+        at, subject = last.get(record.author, (-PREVIOUS_WINDOW, ""))
+        found.append(subject if place - at <= PREVIOUS_WINDOW else "")
+        if not record.merge:
+            last[record.author] = (place, record.subject)
+            place += 1
+    return found
