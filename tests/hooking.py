@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gitpeft import answers, ask
 from gitpeft.config import load
@@ -88,7 +89,7 @@ class Hooked:
     def hook(self) -> Path:
         return Repository.open(self.repo.path).hooks_dir() / "prepare-commit-msg"
 
-    def install(self, **options: str) -> None:
+    def install(self, **options: Any) -> None:
         install(Repository.open(self.repo.path), python=self.python, **options)
 
     def claim_model(self) -> None:
@@ -128,7 +129,7 @@ class Hooked:
     def message(self, rev: str = "HEAD") -> str:
         """The raw message of a commit."""
         return (
-            self.repo.run("log", "-1", "--format=%B", rev)
+            self.repo.run("log", "-1", "--encoding=UTF-8", "--format=%B", rev)
             .stdout.decode(errors="surrogateescape")
             .rstrip("\n")
         )
