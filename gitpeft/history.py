@@ -246,7 +246,7 @@ class _Packer:
             commit.body.strip("\n")[:_BODY],
         )
         change, paths, subject, body = mask(_SEPARATOR.join(texts)).split(_SEPARATOR)
-        added, removed = sum(change.added for change in files), sum(change.removed for change in files)
+        added, removed = sum([change.added for change in files]), sum([change.removed for change in files])
         head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
         return (*head, subject, body, change, len(files), added, removed, paths)
 
