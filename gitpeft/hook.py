@@ -124,11 +124,19 @@ def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> li
     progress = _Progress(trace.started)
     limits = ask.Limits(time.monotonic() + seconds, config.memory_mb, progress.show)
     base = _base_of_amend(repo) if source == "commit" else ""
+    facts = offer.Facts()
+
+    def put_together() -> ask.Question:
+        nonlocal facts
+        question = ask.question(repo, config, wanted + ask.SPARE, base)
+        facts = offer.gather(repo, config, question.change)  # while the model loads
+        return question
+
     try:
-        found = ask.answer(repo, lambda: ask.question(repo, config, wanted + ask.SPARE, base), limits, trace)
+        found = ask.answer(repo, put_together, limits, trace)
     finally:
         progress.clear()
-    return offer.choose(found.messages, offer.Facts(found.question.change), wanted)
+    return offer.choose(found.messages, facts, wanted)
 
 
 def _base_of_amend(repo: Repository) -> str:

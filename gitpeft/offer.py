@@ -2,13 +2,28 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from gitpeft import bundle, lint
+from gitpeft.config import Config
+from gitpeft.diff import split
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
 
 LENGTH_LIMIT = 4000
 LINES_LIMIT = 60
 SUBJECT_LIMIT = 200
+TICKET_FORMAT = "{ticket}: {subject}"
+BODY_SHARE = 0.05
+"""Where fewer messages than this have a body, none is offered with one."""
+
+_KINDS = (
+    ("docs", r"(?:^|/)docs?/|\.(?:md|rst|adoc|txt)$"),
+    ("test", r"(?:^|/)(?:tests?|spec|__tests__)/|(?:^|/)test_[^/]*$|[._-](?:test|spec)\.[^/]*$"),
+    ("ci", r"(?:^|/)\.(?:github/workflows|circleci|gitlab-ci)|(?:^|/)(?:Jenkinsfile|\.travis\.yml)$"),
+)
 
 _DIFF = re.compile(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
 _MARKS = re.compile(r"<(?:secret|pad|unk|/?s|mask|extra_id_\d+|\|[a-z_]+\|)>|-{8,} >8 -{8,}", re.IGNORECASE)
@@ -18,7 +33,7 @@ _TRAILER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _REFERENCE = re.compile(
-    r"(?<![\w&])(?:gh-\d+|[\w.-]*(?:/[\w.-]+)?[#!]\d+|[A-Z][A-Z0-9]{1,9}-\d+)\b|(?<![\w.])@[A-Za-z0-9][\w-]*"
+    r"(?<![\w&])(?!(?:UTF|SHA|ISO|RFC|PEP|AES|RSA|MD|ES|HTTP|IPV|X)-\d)(?:gh-\d+|[\w.-]*(?:/[\w.-]+)?[#!]\d+|[A-Z][A-Z0-9]{1,9}-\d+)\b|(?<![\w.])@[A-Za-z0-9][\w-]*"
     r"|https?://[^\s)>\]]+",
 )
 _BEFORE_REFERENCE = (
@@ -28,11 +43,54 @@ _BEFORE_REFERENCE = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a message may speak of: the change text, the branch, the names of the style."""
+    """What a message may speak of, and how it should look.
+
+    `style` is the bundle's style.json: `subject_length_p95`, `types`, `scopes`, `ticket_pattern`,
+    `ticket_format`, `tense` (imperative or past), `body_share`, each optional. `rules` are the repository's
+    linters'. `subject_max`, `ticket_pattern` and `ticket_format` are settings and count more than the style.
+    """
 
     change: str = ""
     branch: str = ""
     style: Mapping[str, Any] = field(default_factory=dict)
+    rules: lint.Rules = field(default_factory=lint.Rules)
+    subject_max: int = 0
+    ticket_pattern: str = ""
+    ticket_format: str = ""
+
+
+def gather(repo: Repository, config: Config, change: str) -> Facts:
+    """The facts for a change (compact text) in a repository. What cannot be read is left out."""
+    try:
+        active = bundle.active(repo.state_dir)
+        style = active.json(bundle.STYLE) if active else {}
+    except GitpeftError:
+        style = {}
+    pattern = config.ticket_pattern or _text(style, "ticket_pattern")
+    return Facts(
+        change=change,
+        branch=repo.ask("symbolic-ref", "--quiet", "--short", "HEAD") if pattern else "",
+        style=style,
+        rules=lint.load(repo.work_tree) if config.lint and repo.work_tree else lint.Rules(),
+        subject_max=config.subject_length,
+        ticket_pattern=pattern,
+        ticket_format=config.ticket_format or _text(style, "ticket_format") or TICKET_FORMAT,
+    )
+
+
+def _text(style: Mapping[str, Any], key: str) -> str:
+    value = style.get(key)
+    return value if isinstance(value, str) and len(value) <= 200 else ""
+
+
+def _words(style: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = style.get(key)
+    return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
+
+
+def _number(style: Mapping[str, Any], key: str) -> float:
+    value = style.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
 def clean(message: str, known: str) -> str | None:
@@ -77,10 +135,126 @@ def _holds(known: str, reference: str) -> bool:
 
 
 def choose(messages: Iterable[str], facts: Facts, wanted: int) -> list[str]:
-    """The first `wanted` different messages that may be offered, best first."""
+    """The best `wanted` different messages that may be offered.
+
+    What breaks a linter's rule, and cannot be put right by little things, is left out: the commit would be
+    refused. What only departs from the learnt style goes behind what does not; else the order stays.
+    """
     known = f"{facts.change}\n{facts.branch}"
-    cleaned = [text for message in messages if (text := clean(message, known))]
-    return list(dict.fromkeys(cleaned))[:wanted]
+    found = [text for message in messages if (text := clean(message, known))]
+    shaped = [text for message in found if (text := shape(message, facts))]
+    return sorted(dict.fromkeys(shaped), key=lambda text: departures(text, facts))[:wanted]
+
+
+def shape(message: str, facts: Facts) -> str | None:
+    """The message with its ticket, and with what a linter minds put right; None when that is not enough."""
+    if 0 < _number(facts.style, "body_share") < BODY_SHARE:
+        message = message.partition("\n")[0]
+    for ticketed in _with_ticket(message, facts):
+        mended = mend(ticketed, facts)
+        if not lint.violations(mended, facts.rules):
+            return mended
+    return None
+
+
+def _with_ticket(message: str, facts: Facts) -> list[str]:
+    """The message in the forms that name the branch's ticket, the preferred one first."""
+    ticket = ticket_of(facts.branch, facts.ticket_pattern)
+    if not ticket or ticket.lower() in message.lower():
+        return [message]
+    subject, newline, body = message.partition("\n")
+    formats = (facts.ticket_format or TICKET_FORMAT, "{subject} ({ticket})")
+    forms = (one.replace("{subject}", subject).replace("{ticket}", ticket) for one in formats)
+    return [form + newline + body for form in forms]
+
+
+def ticket_of(branch: str, pattern: str) -> str:
+    """The ticket that a branch names: the pattern's first group, or all of it. `""` when there is none."""
+    if not branch or not pattern:
+        return ""
+    try:
+        found = re.search(pattern, branch)
+    except re.error:
+        return ""
+    ticket = (found[1] if found.re.groups else found[0]) if found else ""
+    return ticket if ticket and len(ticket) <= 40 and re.fullmatch(r"[\w#.-]+", ticket) else ""
+
+
+def mend(message: str, facts: Facts) -> str:
+    """Put right what changes no meaning: full stop, first letter, an obvious type, a body and its width."""
+    rules = facts.rules
+    subject, _, body = message.partition("\n")
+    if rules.full_stops:
+        subject = subject.rstrip(rules.full_stops + " ")
+    parts = lint.header(subject)
+    if rules.type_required and not parts.type and (kind := _obvious_type(facts.change, rules.types)):
+        subject = f"{kind}: {subject}"
+    subject = _in_case(subject, rules)
+    body = body.strip()
+    if rules.body_required and not body:
+        body = _listing(facts.change)
+    if rules.body_line_max:
+        body = _wrapped(body, rules.body_line_max)
+    return f"{subject}\n\n{body}" if body else subject
+
+
+def _in_case(subject: str, rules: lint.Rules) -> str:
+    """The subject with its first letter large or small, if that is what its case asks for."""
+    text = lint.header(subject).subject
+    if not text or not lint.wrong_case(subject, rules):
+        return subject
+    head = subject[: len(subject) - len(text)]
+    for first in (text[0].lower(), text[0].upper()):
+        if not lint.wrong_case(head + first + text[1:], rules):
+            return head + first + text[1:]
+    return subject
+
+
+def _obvious_type(change: str, types: Sequence[str]) -> str:
+    """The type of a change whose files are all of one kind; `""` for any other."""
+    paths = _paths(change)
+    for kind, pattern in _KINDS:
+        if paths and kind in (types or lint.CONVENTIONAL) and all(re.search(pattern, path) for path in paths):
+            return kind
+    return ""
+
+
+def _paths(change: str) -> list[str]:
+    return [path for _, path in split(change)[0]]
+
+
+def _listing(change: str) -> str:
+    """A body that says only what is certain: which files change."""
+    paths = [path for path in _paths(change) if path.isprintable()]
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"Files changed: {', '.join(paths[:3])}{more}." if paths else ""
+
+
+def _wrapped(body: str, width: int) -> str:
+    import textwrap
+
+    lines = body.split("\n")
+    return "\n".join(
+        part for line in lines for part in (textwrap.wrap(line, width) if len(line) > width else [line])
+    )
+
+
+def departures(message: str, facts: Facts) -> int:
+    """In how many ways a message departs from the learnt style."""
+    parts, style = lint.header(message), facts.style
+    length = facts.subject_max or int(_number(style, "subject_length_p95"))
+    types, scopes = _words(style, "types"), _words(style, "scopes")
+    first = re.match(r"\W*([A-Za-z]+)", parts.subject)
+    past = bool(first and first[1].lower().endswith("ed"))
+    return sum(
+        (
+            0 < length < len(message.partition("\n")[0]),
+            bool(types) and parts.type not in types,
+            bool(scopes) and bool(parts.scope) and parts.scope not in scopes,
+            _text(style, "tense") == "imperative" and past,
+            _text(style, "tense") == "past" and not past,
+        )
+    )
 
 
 def shown(text: str, limit: int = 300) -> str:
