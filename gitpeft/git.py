@@ -6,9 +6,7 @@ partial clone does not have are reported, not fetched, and none of the user's di
 
 import os
 import re
-import secrets
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -273,6 +271,8 @@ class Repository:
 
     def _diff_tree(self, shas: Sequence[str], options: Sequence[str]) -> subprocess.Popen[bytes]:
         """`git diff-tree` over the commits; they wait in a file, so that no pipe can fill up both ways."""
+        import tempfile  # not on the way of the hook, which never gets here
+
         with tempfile.TemporaryFile() as listed:
             listed.write("".join(f"{sha}\n" for sha in shas).encode())
             listed.seek(0)
@@ -470,7 +470,7 @@ def _no_repository(cwd: Path, errors: bytes) -> GitpeftError:
 
 def _mark() -> bytes:
     """What starts a record: unguessable, so that no message and no file can hold it."""
-    return b"\0" + secrets.token_hex(16).encode() + b"\0"
+    return b"\0" + os.urandom(16).hex().encode() + b"\0"
 
 
 def _escaped(mark: bytes) -> str:

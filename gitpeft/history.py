@@ -8,7 +8,6 @@ masked, and authors hashed with a salt that never leaves the database, before an
 import hashlib
 import os
 import re
-import secrets
 import sqlite3
 import time
 from collections import Counter
@@ -325,7 +324,7 @@ def _create(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=10)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
-    salt = f"INSERT INTO setting VALUES ('salt', '{secrets.token_hex(16)}');"
+    salt = f"INSERT INTO setting VALUES ('salt', '{os.urandom(16).hex()}');"
     db.executescript(f"BEGIN; {_TABLES} {salt} PRAGMA user_version = {_VERSION}; COMMIT;")
     return db
 

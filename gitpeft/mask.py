@@ -1,7 +1,8 @@
 """Secrets out of text: hides which detector knows them, and keeps it away from ordinary text.
 
-The rules are those of detect-secrets. Loading it costs some 100 ms, so it looks at a line only when
-a cheap test finds something there that may be a secret.
+The formats of keys and tokens are those of detect-secrets, as is the judgement of how random a value is.
+Loading it costs some 100 ms, so it sees a line only when a cheap test finds something there that may be a
+secret. What it has no rule for that says *where* the secret is (named values, URLs, key blocks) is done here.
 """
 
 import re
@@ -58,7 +59,8 @@ _STRONG = re.compile(
     r"|(?:db|database|key)[_-]?pass",
     re.I,
 )
-"""Names that make a secret of every value; of the others only a long and random one is."""
+"""Names that make a secret of every value, those of the keyword rule of detect-secrets."""
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
 _QUOTED = re.compile(
     rf"(?P<name>(?<![\w-])[\w-]*{_NAME}[\w-]*)[\]\)\"'`]*\s*(?::=|=>|[!=]==?|=|:|\()\s*[@bruf]?([\"'`])"
     r"(?P<value>[^\s\"'`]{4,})\2",
@@ -86,7 +88,7 @@ _KEY_INLINE = re.compile(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)
 _KEY_BODY = re.compile(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
 _KEY_END = re.compile(r"-----END |Private-MAC|^[@#\0]")
 
-_LONG = re.compile(r"[\w+/=-]{20}")
+_LONG = re.compile(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
 _TAIL = re.compile(r"[\w./=+-]*[\w/=]")
 _PIECE = 1000  # characters; some rules take time quadratic in the length of a line
 
@@ -166,7 +168,7 @@ def _mask_line(line: str) -> str:
         for rule in (_QUOTED, _COMPARED):
             line = rule.sub(_hide_named, line)
         line = _SETTING.sub(_hide_setting, line)
-        return _hide_formats(line) if _LONG.search(line) else line
+        return _hide_formats(line) if _LONG.search(line) or _has_format(line) else line
     return _hide_formats(line) if _has_format(line) else line
 
 
@@ -194,17 +196,12 @@ def _hide_setting(match: re.Match[str]) -> str:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    if len(value) < 16 and not _STRONG.search(name):
-        return False
-    keyword, entropy = _judges()
-    heuristic = import_module("detect_secrets.filters.heuristic")
-    if heuristic.is_sequential_string(value) or heuristic.is_templated_secret(value):
-        return False
-    if any(keyword.analyze_string(f'{name} = "{value}"')):
+    """Whether a value is one: any value of a telling name; of another a long, random one that is no UUID."""
+    if _STRONG.search(name):
         return True
-    if len(value) < 16 or heuristic.is_potential_uuid(value):
+    if len(value) < 16 or _UUID.fullmatch(value):
         return False
-    return any(judge.calculate_shannon_entropy(value) > limit for judge, limit in entropy)
+    return any(judge.calculate_shannon_entropy(value) > judge.entropy_limit for judge in _judges())
 
 
 def _hide_formats(line: str) -> str:
@@ -269,10 +266,8 @@ def _detectors() -> list[Any]:
 
 
 @cache
-def _judges() -> tuple[Any, list[tuple[Any, float]]]:
-    """The detectors that go by the name of a variable, and by how random a value looks."""
+def _judges() -> list[Any]:
+    """The detectors that go by how random a value looks."""
     with _offline():
-        keyword = import_module("detect_secrets.plugins.keyword").KeywordDetector()
         entropy = import_module("detect_secrets.plugins.high_entropy_strings")
-    judges = [entropy.Base64HighEntropyString(), entropy.HexHighEntropyString()]
-    return keyword, [(judge, judge.entropy_limit) for judge in judges]
+    return [entropy.Base64HighEntropyString(), entropy.HexHighEntropyString()]
