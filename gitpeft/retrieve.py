@@ -1,6 +1,5 @@
 """The nearest earlier commits of the same repository: hides the term weighting and the inverted index."""
 
-import json
 import re
 import zlib
 from collections import Counter
@@ -13,6 +12,7 @@ from gitpeft.diff import split
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")
 _TERMS_KEPT = 160
+_ARRAYS = ("vocabulary", "idf", "starts", "rows", "weights", "places", "commits")
 _COMMON = 0.4
 """Terms in more than this share of all commits say nothing and cost most."""
 
@@ -55,16 +55,22 @@ class Index:
     """An inverted index over changes, oldest first; cosine of log-tf · idf vectors.
 
     Arrays: `vocabulary` (terms, sorted), `starts` (terms + 1) into `rows` and `weights` (postings, sorted by
-    row within a term), `idf` (terms).
+    row within a term), `idf` (terms), `places` (commits + 1) into `commits` (bytes: sha, space, subject).
     """
 
-    def __init__(self, arrays: dict[str, Any], subjects: Sequence[str], shas: Sequence[str]) -> None:
+    def __init__(self, arrays: dict[str, Any]) -> None:
         self.arrays = arrays
-        self.subjects = subjects
-        self.shas = shas
 
     def __len__(self) -> int:
-        return len(self.subjects)
+        return len(self.arrays["places"]) - 1
+
+    def commit(self, position: int) -> tuple[str, str]:
+        """Sha and subject of a commit."""
+        start, end = self.arrays["places"][position : position + 2]
+        sha, _, subject = (
+            self.arrays["commits"][start:end].tobytes().decode("utf-8", "replace").partition(" ")
+        )
+        return sha, subject
 
     @classmethod
     def build(cls, changes: Sequence[str], subjects: Sequence[str], shas: Sequence[str]) -> "Index":
@@ -94,8 +100,9 @@ class Index:
             "starts": np.searchsorted(column[order], np.arange(len(vocabulary) + 1)).astype(np.int64),
             "rows": (np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32))[order],
             "weights": (np.concatenate(weights) if weights else np.zeros(0, dtype=np.float32))[order],
+            **_commit_arrays(subjects, shas),
         }
-        return cls(arrays, list(subjects), list(shas))
+        return cls(arrays)
 
     def nearest(self, change: str, n: int, before: int | None = None) -> list[Neighbour]:
         """The `n` most similar commits, best first, among the first `before` ones; only similarities above 0.
@@ -119,30 +126,33 @@ class Index:
         top = min(limit, 4 * n)
         best = np.argpartition(-scores, top - 1)[:top]
         for position in sorted(best.tolist(), key=lambda i: (-scores[i], -i)):
-            subject = self.subjects[position]
+            sha, subject = self.commit(position)
             if scores[position] > 0 and subject not in found and len(found) < n:
-                found[subject] = Neighbour(position, subject, self.shas[position], float(scores[position]))
+                found[subject] = Neighbour(position, subject, sha, float(scores[position]))
         return list(found.values())
 
     def save(self, folder: Path) -> None:
-        """Write `terms.npz` and `commits.json` into `folder`, which must exist."""
+        """Write each array as a `.npy` file into `folder`, which must exist."""
         import numpy as np
 
-        compact = dict(self.arrays, weights=self.arrays["weights"].astype(np.float16))
-        np.savez(folder / "terms.npz", **compact)
-        commits = {"subjects": list(self.subjects), "shas": list(self.shas)}
-        (folder / "commits.json").write_text(json.dumps(commits, ensure_ascii=False), encoding="utf-8")
+        stored = dict(self.arrays, weights=self.arrays["weights"].astype(np.float16))
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", stored[name], allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> "Index":
-        """Read what `save` wrote; pickled arrays are refused."""
+        """What `save` wrote, mapped instead of read: a question touches a small part of it."""
         import numpy as np
 
-        with np.load(folder / "terms.npz", allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        arrays["weights"] = arrays["weights"].astype(np.float32)
-        commits = json.loads((folder / "commits.json").read_text(encoding="utf-8"))
-        return cls(arrays, commits["subjects"], commits["shas"])
+        return cls({name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in _ARRAYS})
+
+
+def _commit_arrays(subjects: Sequence[str], shas: Sequence[str]) -> dict[str, Any]:
+    import numpy as np
+
+    rows = [f"{sha} {subject}".encode() for sha, subject in zip(shas, subjects, strict=True)]
+    places = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return {"places": places, "commits": np.frombuffer(b"".join(rows), dtype=np.uint8)}
 
 
 def _vector(found: Counter[int], vocabulary: Any, idf: Any) -> tuple[Any, Any]:
