@@ -1,0 +1,344 @@
+"""The differential oracle: every command of the contract with and without the hook gives the same history.
+
+Dates and identities are fixed, so equal history means equal ids. The hook's model answers every question, so
+a message that is written where none belongs is seen. Only `git commit` with an editor may differ (A1), and
+there the editor of these tests replaces the whole message.
+"""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from tests.gitrepo import Repo
+from tests.hooking import Hooked, copy_repo, make_python, script
+
+MINE = 'echo mine >"$file"'
+KEEP = ":"
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_python(tmp_path_factory.mktemp("python"))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return begin(tmp_path_factory.mktemp("start") / "repo").path
+
+
+def begin(path: Path) -> Repo:
+    """A few commits on `main`, and a branch `topic` that conflicts with it in the file `both`."""
+    repo = Repo.create(path)
+    repo.commit("Start", both="start\n", one="1\n")
+    repo.git("checkout", "-q", "-b", "topic")
+    repo.commit("Topic", both="topic\n")
+    repo.commit("Topic two", topic="t\n")
+    repo.git("checkout", "-q", "main")
+    repo.commit("Main", both="main\n")
+    repo.commit("Two", two="2\n")
+    repo.commit("fixup! Two", two="2 2\n")
+    repo.write("one", "1 1\n")
+    return repo
+
+
+class Pair:
+    """Two repositories, equal but for the hook in one of them, in which everything is done twice."""
+
+    def __init__(self, start: Path, python: str, folder: Path) -> None:
+        self.sides = [Hooked(copy_repo(start, folder / "side"), python, folder / "tools")]
+        (folder / "with").mkdir()
+        hooked = Hooked.create(copy_repo(start, folder / "with" / "side"), python, folder / "with" / "tools")
+        (folder / "tools").mkdir()
+        (folder / "tools" / "editor").write_bytes((folder / "with/tools/editor").read_bytes())
+        (folder / "tools" / "editor").chmod(0o755)
+        self.sides[0].env = {
+            "GIT_EDITOR": str(folder / "tools/editor"),
+            "EDIT_SEEN": str(folder / "tools/seen"),
+        }
+        self.sides.append(hooked)
+
+    def git(self, *args: str, edit: str = KEEP, **env: str) -> tuple[int, ...]:
+        codes = tuple(side.git(*args, edit=edit, env=env).returncode for side in self.sides)
+        for side in self.sides:
+            side.repo.tick()
+        return codes
+
+    def write(self, name: str, text: str) -> None:
+        for side in self.sides:
+            side.repo.write(name, text)
+
+    def views(self) -> list[tuple[str, ...]]:
+        """All that a repository holds: refs, the objects behind them, index, work tree, what is pending."""
+        return [self._view(side.repo) for side in self.sides]
+
+    def _view(self, repo: Repo) -> tuple[str, ...]:
+        pending = (
+            "MERGE_HEAD",
+            "CHERRY_PICK_HEAD",
+            "REVERT_HEAD",
+            "rebase-merge",
+            "rebase-apply",
+            "index.lock",
+        )
+        return (
+            repo.git("log", "--all", "--format=raw", "--encoding=UTF-8", check=False),
+            repo.git("for-each-ref"),
+            repo.git("symbolic-ref", "-q", "HEAD", check=False),
+            repo.git("ls-files", "--stage"),
+            repo.git("status", "--porcelain"),
+            " ".join(name for name in pending if (repo.path / ".git" / name).exists()),
+        )
+
+
+# What is run, in the order of the contract's first table. A line is `[edit: SHELL |] [VARIABLE=…] ARGUMENTS`.
+SCENARIOS = {
+    "commit": ["edit: MINE | commit -a"],
+    "commit, emptied": ["edit: EMPTY | commit -a"],
+    "commit -v": ["edit: MINE | commit -a -v"],
+    "scissors": ["edit: MINE | commit -a --cleanup=scissors"],
+    "no-status": ["edit: MINE | commit -a --no-status"],
+    "signoff": ["commit -a -s -m x"],
+    "trailer": ["commit -a --trailer X:y -m x"],
+    "no-edit": ["commit -a --no-edit"],
+    "editor is nothing": ["GIT_EDITOR=: commit -a"],
+    "editor is true": ["GIT_EDITOR=true commit -a"],
+    "-m": ["commit -a -m '# given'"],
+    "-m with cleanup": ["commit -a -m x -m '# y' --cleanup=verbatim"],
+    "-F": ["commit -a -F two"],
+    "-e -m": ["commit -a -e -m given"],
+    "template": ["edit: ADD | commit -a -t two"],
+    "template and -m": ["commit -a -t two -m given"],
+    "amend": ["commit -a --amend"],
+    "amend without editor": ["commit -a --amend --no-edit"],
+    "amend -m": ["commit -a --amend -m given"],
+    "amend reset author": ["commit -a --amend --reset-author"],
+    "-c": ["commit -a -c HEAD~1"],
+    "-C": ["commit -a -C HEAD~1"],
+    "fixup": ["commit -a --fixup=HEAD~1"],
+    "squash": ["commit -a --squash=HEAD~1"],
+    "squash -m": ["commit -a --squash=HEAD~1 -m more"],
+    "fixup=amend": ["commit -a --fixup=amend:HEAD~1"],
+    "fixup=reword": ["commit --fixup=reword:HEAD~1"],
+    "allow-empty": ["edit: MINE | commit --allow-empty"],
+    "allow-empty-message": ["commit -a --allow-empty-message -m ''"],
+    "only": ["commit --only one -m x"],
+    "include": ["commit -i one -m x"],
+    "pathspec": ["edit: MINE | commit one"],
+    "dry run": ["commit -a --dry-run"],
+    "merge": ["stash", "merge topic -X ours -m merged"],
+    "merge with editor": ["stash", "merge topic -X ours --edit"],
+    "merge --no-edit": ["stash", "merge topic -X ours --no-edit"],
+    "merge conflict": ["stash", "merge topic", "add -A", "commit"],
+    "merge --continue": ["stash", "merge topic", "add -A", "merge --continue"],
+    "merge --squash": ["stash", "merge --squash topic -X ours", "commit"],
+    "merge ff": ["stash", "checkout -q -b back HEAD~2", "merge --ff-only main"],
+    "cherry-pick": ["stash", "cherry-pick topic"],
+    "cherry-pick -x": ["stash", "cherry-pick -x topic"],
+    "cherry-pick -e": ["stash", "cherry-pick -e topic"],
+    "cherry-pick -n": ["stash", "cherry-pick -n topic", "commit -m x"],
+    "cherry-pick conflict": ["stash", "cherry-pick topic~1", "add -A", "commit"],
+    "cherry-pick --continue": ["stash", "cherry-pick topic~1", "add -A", "cherry-pick --continue"],
+    "revert": ["stash", "revert --no-edit HEAD"],
+    "revert with editor": ["stash", "revert HEAD"],
+    "revert -n": ["stash", "revert -n HEAD", "commit -m x"],
+    "rebase": ["stash", "rebase --force-rebase HEAD~3"],
+    "rebase onto": ["stash", "checkout -q topic", "rebase -X theirs main"],
+    "rebase apply": ["stash", "checkout -q topic", "rebase --apply -X theirs main"],
+    "rebase autosquash": ["stash", "GIT_SEQUENCE_EDITOR=: rebase -i --autosquash HEAD~3"],
+    "rebase reword": ["stash", "edit: MINE | TODO=reword rebase -i HEAD~2"],
+    "rebase reword kept": ["stash", "TODO=reword rebase -i HEAD~2"],
+    "rebase squash": ["stash", "TODO2=squash rebase -i HEAD~2"],
+    "rebase fixup": ["stash", "TODO2=fixup rebase -i HEAD~2"],
+    "rebase fixup -C": ["stash", "TODO2=fixup\\ -C rebase -i HEAD~2"],
+    "rebase edit": ["stash", "TODO=edit rebase -i HEAD~2", "commit --amend --no-edit", "rebase --continue"],
+    "rebase drop": ["stash", "TODO=drop rebase -i HEAD~2"],
+    "rebase conflict": ["stash", "checkout -q topic", "rebase main", "add -A", "rebase --continue"],
+    "rebase abort": ["stash", "checkout -q topic", "rebase main", "rebase --abort"],
+    "stash": ["stash", "stash pop"],
+    "tag": ["tag -a v1 -m v1"],
+    "notes": ["notes add -m note"],
+    "pull": ["stash", "pull -q . topic --no-rebase -X ours --no-edit"],
+    "am": ["stash", "format-patch -q -1 topic", "checkout -q -b mail topic~1", "am 0001-Topic-two.patch"],
+}
+EDITS = {"MINE": MINE, "EMPTY": ':>"$file"', "ADD": 'echo added >>"$file"'}
+
+
+def run(pair: Pair, line: str) -> tuple[int, ...]:
+    edit, command = (line.removeprefix("edit: ").split(" | ", 1)) if line.startswith("edit: ") else ("", line)
+    words, env = shlex.split(command), dict[str, str]()
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        place = {"TODO": 1, "TODO2": 2}.get(name)
+        env |= {"GIT_SEQUENCE_EDITOR": f"sed -i -e '{place}s/^pick/{value}/'"} if place else {name: value}
+    return pair.git(*words, edit=EDITS.get(edit, KEEP), **env)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_command_gives_the_same_history_with_and_without_the_hook(
+    name: str, start: Path, python: str, tmp_path: Path
+) -> None:
+    """A2 to A14 in one sweep: trees, parents, authors, messages, index, work tree and exit codes."""
+    pair = Pair(start, python, tmp_path)
+    for line in SCENARIOS[name]:
+        without, with_hook = run(pair, line)
+        assert without == with_hook, line
+    without_hook, with_the_hook = pair.views()
+    assert with_the_hook == without_hook
+
+
+@pytest.mark.parametrize(
+    "name", ["amend", "rebase reword kept", "merge with editor", "-e -m", "fixup=reword"]
+)
+def test_the_oracle_sees_a_hook_that_writes_where_it_should_not(
+    name: str, start: Path, python: str, tmp_path: Path
+) -> None:
+    """The oracle's own control: with a hook as careless as many are, the histories differ."""
+    pair = Pair(start, python, tmp_path)
+    script(pair.sides[1].hook, '#!/bin/sh\nsed -i -e "1s/^/Careless /" "$1"\n')
+    for line in SCENARIOS[name]:
+        run(pair, line)
+    without_hook, with_the_hook = pair.views()
+    assert with_the_hook != without_hook
+
+
+# --- generated sequences ----------------------------------------------------------------------------------
+
+FILES = st.sampled_from(["a", "b", "both", "d/e"])
+TEXTS = st.sampled_from(["x\n", "y\n", "x\ny\n", "z\n", ""])
+
+
+class Sequences(RuleBasedStateMachine):
+    """Random work in both repositories; after each step they must be equal."""
+
+    start: Path
+    python: str
+    folder: Path
+    made = 0
+
+    @initialize()
+    def begin(self) -> None:
+        Sequences.made += 1
+        folder = self.folder / str(Sequences.made)
+        folder.mkdir()
+        self.pair = Pair(self.start, self.python, folder)
+
+    def both(self, *args: str, edit: str = MINE, **env: str) -> None:
+        codes = self.pair.git(*args, edit=edit, **env)
+        assert codes[0] == codes[1], args
+        without, with_hook = self.pair.views()
+        assert without == with_hook, args
+
+    @rule(name=FILES, text=TEXTS)
+    def write(self, name: str, text: str) -> None:
+        self.pair.write(name, text)
+        self.both("add", "-A")
+
+    @rule(options=st.sampled_from([[], ["-a"], ["-v"], ["-s"], ["--no-status"], ["--cleanup=scissors"]]))
+    def commit(self, options: list[str]) -> None:
+        self.both("commit", *options)
+
+    @rule(
+        options=st.sampled_from(
+            [["-m", "m"], ["--no-edit"], ["--fixup=HEAD"], ["--squash=HEAD"], ["-C", "HEAD"]]
+        )
+    )
+    def commit_without_words(self, options: list[str]) -> None:
+        self.both("commit", "-a", *options, edit=KEEP)
+
+    @rule(name=FILES)
+    def commit_only(self, name: str) -> None:
+        self.both("commit", "--only", name)
+
+    @rule(options=st.sampled_from([["--no-edit"], [], ["-m", "again"]]))
+    def amend(self, options: list[str]) -> None:
+        self.both("commit", "--amend", *options, edit=KEEP)
+
+    @rule(
+        words=st.lists(
+            st.sampled_from(["pick", "reword", "squash", "fixup", "edit", "drop"]), min_size=2, max_size=3
+        )
+    )
+    def rebase(self, words: list[str]) -> None:
+        script = " ".join(f"-e '{n}s/^pick/{word}/'" for n, word in enumerate(words, 1))
+        self.both(
+            "rebase",
+            "-i",
+            "--autostash",
+            f"HEAD~{len(words)}",
+            edit=KEEP,
+            GIT_SEQUENCE_EDITOR=f"sed -i {script}",
+        )
+        self.finish("rebase")
+
+    @rule(
+        rev=st.sampled_from(["topic", "topic~1", "HEAD~1", "main"]),
+        option=st.sampled_from(["-x", "-n", "-e"]),
+    )
+    def cherry_pick(self, rev: str, option: str) -> None:
+        self.both("cherry-pick", option, rev, edit=KEEP)
+        self.finish("cherry-pick")
+
+    @rule(option=st.sampled_from(["--edit", "--no-edit"]))
+    def revert(self, option: str) -> None:
+        self.both("revert", option, "HEAD", edit=KEEP)
+        self.finish("revert")
+
+    @rule(
+        option=st.sampled_from(["--edit", "--no-edit", "--squash"]), side=st.sampled_from(["topic", "main"])
+    )
+    def merge(self, option: str, side: str) -> None:
+        self.both("merge", option, side, edit=KEEP)
+        self.finish("merge")
+
+    @rule(branch=st.sampled_from(["main", "topic"]))
+    def checkout(self, branch: str) -> None:
+        self.both("checkout", "-q", branch)
+
+    @rule()
+    def worktree(self) -> None:
+        for side in self.pair.sides:
+            place = side.repo.path.parent / f"tree{side.repo.clock}"
+            side.repo.git("worktree", "add", "-q", "--detach", str(place), check=False)
+            if place.is_dir():
+                tree = Repo(place, side.repo.clock)
+                tree.stage(w="w\n")
+                tree.run("commit", "-m", "in a worktree", env=side.env)
+                side.repo.git("worktree", "remove", "--force", str(place))
+        self.both("status")
+
+    def finish(self, what: str) -> None:
+        """Leave nothing unfinished: resolve and go on, else give up."""
+        for side in self.pair.sides:
+            side.repo.git("add", "-A")
+        self.both(what, "--continue", edit=KEEP)
+        self.both(what, "--abort", edit=KEEP)
+
+
+def sequences(start: Path, python: str, folder: Path, count: int) -> None:
+    machine: Any = type("Machine", (Sequences,), {"start": start, "python": python, "folder": folder})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=count,
+            stateful_step_count=6,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_generated_sequences_of_commands(start: Path, python: str, tmp_path: Path) -> None:
+    """A bound for every day; GITPEFT_SEQUENCES in the environment sets a larger one, 2,000 for a night."""
+    sequences(start, python, tmp_path, int(os.environ.get("GITPEFT_SEQUENCES", "3")))
+
+
+@pytest.mark.slow
+def test_more_generated_sequences_of_commands(start: Path, python: str, tmp_path: Path) -> None:
+    sequences(start, python, tmp_path, 60)
