@@ -208,7 +208,9 @@ def test_i2_a_configuration_that_is_a_program_is_not_run(tmp_path: Path, name: s
 )
 def test_i2_a_file_that_cannot_be_read_is_named_and_ignored(tmp_path: Path, name: str, text: str) -> None:
     rules = rules_of(tmp_path, name, text if name != "package.json" else '"commitlint"' + text)
-    assert rules.unread in ((name,), ()) and lint.violations("Fix tabs", rules) == []
+    assert rules.unread in ((name,), ())
+    if rules.unread:
+        assert lint.violations("Fix tabs", rules) == []
 
 
 def test_i2_little_things_are_put_right_and_the_rest_is_left_out(tmp_path: Path) -> None:
