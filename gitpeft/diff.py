@@ -31,7 +31,6 @@ _GENERATED = re.compile(
 _ESCAPE = re.compile(rb'\\([abtnvfr"\\]|[0-7]{3})')
 _ESCAPES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
 _WORD = re.compile(r"\w")
-_SIGNED = ("+", "-", " ")
 _PLAIN = re.compile(
     rb'a/([^\x00-\x1f"\\\x7f-\xff]+) b/\1\nindex [0-9a-f.]+ 100(?:644|755)\n--- a/\1\t?\n\+\+\+ b/\1\t?'
 )
@@ -94,10 +93,12 @@ def _parse_file(part: bytes) -> FileChange:
 
 def _parse_hunk(body: bytes, room: int) -> Hunk:
     if len(body) <= 4 * LINE_LIMIT:
-        first, *lines = _text(body).split("\n", room + 1)[: room + 1]
+        first, *lines = body.decode("utf-8", "replace").split("\n")
+        del lines[room:]
     else:
         first, *lines = [_text(line[: 4 * LINE_LIMIT]) for line in body.split(b"\n", room + 1)[: room + 1]]
-    return Hunk(first.partition(" @@")[2].strip(), [line for line in lines if line[:1] in _SIGNED])
+    heading = first.partition(" @@")[2].strip()
+    return Hunk(heading, [line for line in lines if line and line[0] in "+- "])
 
 
 def _plain_head(head: bytes) -> FileChange | None:
@@ -261,16 +262,18 @@ def _changed_lines(hunk: Hunk) -> Iterable[str]:
 def fold(text: str) -> str:
     """White space folded to single spaces, unprintable characters dropped, cut at `LINE_LIMIT`."""
     text = " ".join(text[: 4 * LINE_LIMIT].split())
-    if not text.isprintable():
-        text = "".join(c for c in text if c.isprintable())
-    return text[:LINE_LIMIT]
+    if text.isprintable():
+        return text[:LINE_LIMIT]
+    return "".join(c for c in text if c.isprintable())[:LINE_LIMIT]
 
 
 def _length(lines: Sequence[str]) -> int:
-    return sum(len(line) + 1 for line in lines)
+    return sum(map(len, lines)) + len(lines)
 
 
-def _take(lines: Sequence[str], room: int) -> list[str]:
+def _take(lines: list[str], room: int) -> list[str]:
+    if _length(lines) <= room:
+        return lines if len(lines) > 1 else []
     taken = []
     for line in lines:
         room -= len(line) + 1
