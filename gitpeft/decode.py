@@ -4,13 +4,16 @@ Shapes: B hypotheses, T tokens, V vocabulary. All scores are natural logarithms 
 """
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from gitpeft.errors import GitpeftError
 
+ENCODER_THREADS, DECODER_THREADS = 1, 1
 _BLOCK = 128
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,10 @@ class Vocabulary:
 
 @dataclass(slots=True)
 class Hypothesis:
-    """A message in tokens, without start and end; `total` its log-probability (with the end, if `finished`)."""
+    """A message in tokens, without start and end; `total` is its log-probability, the end included.
+
+    An unfinished one has no end, and `total` none of it.
+    """
 
     ids: list[int]
     total: float
@@ -44,43 +50,72 @@ class Memory:
     triples: set[tuple[int, ...]] = field(default_factory=set)
 
 
-class Network:
-    """An exported encoder and decoder (see `gitpeft.learn.t5` for their inputs and outputs)."""
+class Later(Generic[T]):
+    """The result of work that is under way on a thread of its own."""
 
-    def __init__(self, encoder: bytes, decoder: bytes) -> None:
-        self._encoder = _session(encoder, threads=2)
-        self._decoder = _session(decoder, threads=1)
-        self._encoded = [one.name for one in self._encoder.get_outputs()]
-        inputs = self._decoder.get_inputs()
-        self._past = {
-            one.name: (one.shape[1], one.shape[3]) for one in inputs if one.name.startswith("past.")
-        }
-        self._decoded = ["scores", *(name.replace("past.", "present.") for name in self._past)]
-        self._wants_source = any(one.name == "source" for one in inputs)
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as error:
+            self._error = error
+
+    def get(self) -> T:
+        """Wait for the result; what the work raised is raised here."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._result)
+
+
+class Network:
+    """An exported encoder and decoder (see `gitpeft.learn.t5` for their inputs and outputs).
+
+    Both are loaded in the background, from what the two functions return, and waited for when first needed.
+    """
+
+    def __init__(self, encoder: Callable[[], bytes], decoder: Callable[[], bytes]) -> None:
+        self._encoder = Later(lambda: _session(encoder(), ENCODER_THREADS))
+        self._decoder = Later(lambda: _session(decoder(), DECODER_THREADS))
+        self._past: dict[str, tuple[int, int]] = {}
 
     def encode(self, source: Sequence[int]) -> Memory:
         """Read a source of at least one token."""
         import numpy as np
 
+        session = self._encoder.get()
         ids = np.array([source], dtype=np.int64)
-        feeds = dict(zip(self._encoded, self._encoder.run(self._encoded, {"source": ids}), strict=True))
-        if self._wants_source:
+        names = [one.name for one in session.get_outputs()]
+        feeds = dict(zip(names, session.run(names, {"source": ids}), strict=True))
+        if "source" in self._inputs():
             feeds["source"] = ids
         return Memory(feeds, set(zip(source, source[1:], source[2:], strict=False)))
 
+    def _inputs(self) -> set[str]:
+        """The decoder's inputs; those of the past are noted with their heads and width."""
+        inputs = self._decoder.get().get_inputs()
+        past = [one for one in inputs if one.name.startswith("past.")]
+        self._past = {one.name: (one.shape[1], one.shape[3]) for one in past}
+        return {one.name for one in inputs}
+
     def step(self, memory: Memory, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Scores (B, T, V) of what follows each of `tokens` (B, T), and the past that includes them."""
-        scores, *present = self._decoder.run(self._decoded, {**memory.feeds, **past, "tokens": tokens})
+        names = ["scores", *(name.replace("past.", "present.") for name in self._past)]
+        scores, *present = self._decoder.get().run(names, {**memory.feeds, **past, "tokens": tokens})
         return scores, dict(zip(self._past, present, strict=True))
 
     def no_past(self, batch: int) -> dict[str, Any]:
-        """The past of `batch` hypotheses before their first step."""
+        """The past of `batch` hypotheses before their first step; a source must have been encoded."""
         import numpy as np
 
-        return {
-            name: np.zeros((batch, heads, 0, width), np.float32)
-            for name, (heads, width) in self._past.items()
-        }
+        shapes = {name: (batch, heads, 0, width) for name, (heads, width) in self._past.items()}
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def _session(model: bytes, threads: int) -> Any:
@@ -92,6 +127,8 @@ def _session(model: bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
+    # The graphs are written as an optimiser would leave them: its passes would only take time.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has no common base of its errors

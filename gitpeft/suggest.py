@@ -5,6 +5,8 @@ both, and the bundle's chooser decides. Nothing heavy is imported before the fir
 that only retrieves never imports more than numpy.
 """
 
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from gitpeft.errors import GitpeftError
 
 if TYPE_CHECKING:
     from gitpeft.codec import TokenCodec
-    from gitpeft.decode import Memory, Network, Vocabulary
+    from gitpeft.decode import Later, Memory, Network, Vocabulary
     from gitpeft.retrieve import Index, Neighbour
 
 BEAMS = 4
@@ -52,8 +54,8 @@ class Suggestion:
 class _Model:
     """What generation needs, loaded."""
 
-    codec: "TokenCodec"
     network: "Network"
+    codec: "Later[TokenCodec]"
     words: "Vocabulary"
 
 
@@ -113,16 +115,18 @@ class Suggester:
         from gitpeft import decode
 
         shown = near[: self._budget.exemplars]
+        with self._timed("tokenizer"):
+            codec = model.codec.get()
         with self._timed("render"):
-            source = render(change, [n.subject for n in shown], previous, self._budget, model.codec)
+            source = render(change, [n.subject for n in shown], previous, self._budget, codec)
         with self._timed("encode"):
-            memory = model.network.encode(source or model.codec.marks["file"])
+            memory = model.network.encode(source or codec.marks["file"])
         with self._timed("decode"):
             found = decode.search(model.network, memory, model.words, self._beams, TOKENS)
             earlier = self._scored(model, memory, near)
         like = tuple(n.sha for n in shown)
         drafts = [
-            Draft(model.codec.decode(h.ids), choose.GENERATED, like, h.mean, h.total, finished=h.finished)
+            Draft(codec.decode(h.ids), choose.GENERATED, like, h.mean, h.total, finished=h.finished)
             for h in found
         ]
         return drafts + earlier
@@ -130,7 +134,7 @@ class Suggester:
     def _scored(self, model: _Model, memory: "Memory", near: "Sequence[Neighbour]") -> list[Draft]:
         from gitpeft import decode
 
-        ids = [ids[:TOKENS] for ids in model.codec.encode_many([n.subject for n in near])]
+        ids = [ids[:TOKENS] for ids in model.codec.get().encode_many([n.subject for n in near])]
         scores = decode.score(model.network, memory, ids, model.words)
         return [
             Draft(n.subject, choose.RETRIEVED, (n.sha,), h.mean, h.total, n.score)
@@ -140,31 +144,71 @@ class Suggester:
     # --- loading --------------------------------------------------------------------------------------------
 
     def _load(self, generate: bool) -> None:
+        """Import and load what is missing.
+
+        Files are read and hashed in the background of the imports. Nothing else is, since imports on two
+        threads hold each other up; once all is imported, tokenizer, encoder and decoder are loaded side by
+        side.
+        """
+        generate = generate and self._model is None
+        _set_environment()
+        files = self._start_reading() if generate else None
+        with self._timed("imports"):
+            _import_libraries(generate)
+        if files is not None:
+            self._model = self._start_model(files)
         if self._index is None and any(name.startswith("index/") for name in self.bundle.manifest.files):
-            with self._timed("imports"):
-                import numpy  # noqa: F401
-
+            with self._timed("index"):
                 from gitpeft.retrieve import Index
-            with self._timed("load_index"):
+
                 self._index = Index.load(self.bundle.path / bundles.INDEX)
-        if generate and self._model is None:
-            self._model = self._load_model()
 
-    def _load_model(self) -> _Model:
-        from gitpeft.codec import TokenCodec
-        from gitpeft.decode import Network, Vocabulary
+    def _start_reading(self) -> "Later[dict[str, bytes]]":
+        from gitpeft.decode import Later
 
-        with self._timed("load"):
-            from tokenizers import Tokenizer
+        wanted = (bundles.ENCODER, bundles.DECODER, bundles.TOKENIZER)
+        return Later(lambda: {name: self.bundle.read(name) for name in wanted})
 
-            codec = TokenCodec(Tokenizer.from_buffer(self.bundle.read(bundles.TOKENIZER)))
-        with self._timed("network"):
-            network = Network(self.bundle.read(bundles.ENCODER), self.bundle.read(bundles.DECODER))
+    def _start_model(self, files: "Later[dict[str, bytes]]") -> _Model:
+        from gitpeft.decode import Later, Network, Vocabulary
+
         words = self.bundle.manifest.settings
-        return _Model(codec, network, Vocabulary(words["start"], words["end"], tuple(words["banned"])))
+        return _Model(
+            Network(lambda: files.get()[bundles.ENCODER], lambda: files.get()[bundles.DECODER]),
+            Later(lambda: _codec(files.get()[bundles.TOKENIZER])),
+            Vocabulary(words["start"], words["end"], tuple(words["banned"])),
+        )
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.timings[stage] = round(1000 * (time.perf_counter() - start), 2)
+
+
+def _set_environment() -> None:
+    """What the libraries read when they are imported.
+
+    numpy's BLAS would start a thread for each core, for which nothing here has work: a fifth of all start-up.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    if "numpy" not in sys.modules:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _import_libraries(generate: bool) -> None:
+    """Import what takes long, so that it can be timed by itself."""
+    import numpy  # noqa: F401
+
+    if generate:
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+        import onnxruntime  # noqa: F401
+        import tokenizers  # noqa: F401
+
+
+def _codec(tokenizer_json: bytes) -> "TokenCodec":
+    from tokenizers import Tokenizer
+
+    from gitpeft.codec import TokenCodec
+
+    return TokenCodec(Tokenizer.from_buffer(tokenizer_json))

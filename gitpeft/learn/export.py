@@ -7,7 +7,8 @@ real message.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def export(
     settings = decoding_settings(model, tokenizer_json)
     plain, small = graphs(model, quantise=False), graphs(model, quantise=True)
     words = Vocabulary(settings["start"], settings["end"], tuple(settings["banned"]))
-    parity = compare(model, Network(*plain), Network(*small), examples, words, bounds or Bounds())
+    parity = compare(model, _network(plain), _network(small), examples, words, bounds or Bounds())
     if failures := parity.failures():
         raise GitpeftError(
             f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
@@ -106,6 +107,10 @@ def export(
         (out_dir / name).write_bytes(raw)
     sizes = {name: len(raw) for name, raw in files.items()}
     return Exported(parity, settings, sizes, round(time.perf_counter() - start, 2))
+
+
+def _network(files: tuple[bytes, bytes]) -> Network:
+    return Network(lambda: files[0], lambda: files[1])
 
 
 def graphs(model: Any, quantise: bool) -> tuple[bytes, bytes]:
@@ -134,6 +139,10 @@ def _compact_tokenizer(path: Path) -> bytes:
     """tokenizer.json without white space, and without truncation and padding, a trainer's settings."""
     data = json.loads(path.read_text(encoding="utf-8"))
     data |= {"truncation": None, "padding": None}
+    merges = data["model"].get("merges", [])
+    if all(isinstance(merge, list) and not any(" " in part for part in merge) for merge in merges):
+        # The older of the two spellings of a merge, which is read in half the time.
+        data["model"]["merges"] = [" ".join(merge) for merge in merges]
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -170,11 +179,22 @@ def _gap(a: Any, b: Any) -> float:
 
 def _torch_scores(model: Any, source: Sequence[int], inputs: Sequence[int]) -> Any:
     ids = torch.tensor([list(source)])
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_thread():
         output = model(
             input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=torch.tensor([list(inputs)])
         )
         return torch.log_softmax(output.logits[0].float(), dim=-1).numpy()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One source is small work: on a busy machine torch's threads would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _scores(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
