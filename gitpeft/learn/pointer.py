@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 
@@ -19,6 +20,14 @@ class PointerT5Config(T5Config):  # type: ignore[misc]
 
     model_type = "pointer-t5"
     special_tokens: int = 3
+
+
+class PointerLinear(nn.Linear):
+    """A linear layer that knows the scale of its random weights."""
+
+    def __init__(self, inputs: int, outputs: int, std: float, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self.std = std
 
 
 class PointerHead(nn.Module):
@@ -30,10 +39,11 @@ class PointerHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.token = nn.Linear(width, width, bias=False)
-        self.gate = nn.Linear(width, 1)
+        std = 0.5 * width**-0.5
+        self.query = PointerLinear(width, width, std)
+        self.key = PointerLinear(width, width, std)
+        self.token = PointerLinear(width, width, std)
+        self.gate = PointerLinear(width, 1, 0.0, bias=True)
         self.scale = width**-0.5
 
     def keys(self, states: Tensor, embedded: Tensor) -> Tensor:
@@ -67,15 +77,15 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, PointerT5ForConditionalGeneration):
-            nn.init.normal_(module.shared.weight, std=0.2)  # T5's 1.0 makes a tied output repeat its input
-        if isinstance(module, PointerHead):
-            width = module.scale**-2
-            for linear in (module.query, module.key, module.token):
-                nn.init.normal_(linear.weight, std=0.5 * width**-0.5)
-            nn.init.zeros_(module.gate.weight)
-            nn.init.zeros_(module.gate.bias)
+        """Leaf by leaf: the library passes over others where a class is not its own."""
+        if module is self.get_input_embeddings():
+            init.normal_(module.weight, std=0.2)  # T5's 1.0 makes a tied output repeat its input
+        elif isinstance(module, PointerLinear):
+            init.normal_(module.weight, std=module.std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
 
     def forward(
         self,

@@ -4,7 +4,6 @@ Every step leaves its result in a work folder and is skipped when it is there, s
 interrupted continues where it was.
 """
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -215,11 +214,3 @@ def save_base(model: Any, recipe: Recipe, work: Path, out: Path) -> None:
         additional_special_tokens=list(SPECIAL[3:]),
     )
     tokenizer.save_pretrained(out)
-
-
-def digest(folder: Path) -> str:
-    """sha256 over the weights, configuration and tokenizer of a base."""
-    total = hashlib.sha256()
-    for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        total.update((folder / name).read_bytes())
-    return total.hexdigest()

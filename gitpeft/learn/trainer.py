@@ -213,18 +213,12 @@ def _autocast(device: torch.device) -> Any:
 
 
 def _optimisers(model: Any, settings: Settings) -> list[Any]:
-    """AdamW; with `matrix_lr`, Muon (Jordan 2024) for hidden matrices and AdamW for the rest.
-
-    T5's embeddings start at a larger scale than a matrix update, so their rate is ten times AdamW's.
-    """
+    """AdamW; with `matrix_lr`, Muon (Jordan 2024) for hidden matrices and AdamW for the rest."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if settings.matrix_lr and _is_hidden_matrix(n, p)]
     hidden = {id(p) for p in matrices}
-    embeddings = [p for n, p in named if id(p) not in hidden and settings.matrix_lr and "shared" in n]
-    rest = [p for n, p in named if id(p) not in hidden and not (settings.matrix_lr and "shared" in n)]
-    groups = [{"params": rest, "peak": settings.lr}, {"params": embeddings, "peak": 5 * settings.lr}]
     adam = torch.optim.AdamW(
-        [g for g in groups if g["params"]],
+        [{"params": [p for _, p in named if id(p) not in hidden], "peak": settings.lr}],
         lr=settings.lr,
         betas=(0.9, 0.98),
         weight_decay=settings.weight_decay,
@@ -241,12 +235,11 @@ def _optimisers(model: Any, settings: Settings) -> list[Any]:
     return [adam, muon]
 
 
+_NOT_HIDDEN = ("shared", "embed", "lm_head", "relative_attention_bias", "pointer")
+
+
 def _is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
-    return (
-        parameter.ndim == 2
-        and min(parameter.shape) > 1
-        and not any(part in name for part in ("shared", "embed", "lm_head", "relative_attention_bias"))
-    )
+    return parameter.ndim == 2 and min(parameter.shape) > 1 and not any(part in name for part in _NOT_HIDDEN)
 
 
 def _endless(data: Rendered, settings: Settings, skip: int) -> Iterator[list[int]]:

@@ -1,0 +1,95 @@
+"""Base models: hides where they are, how they are checked, and what each architecture calls its parts."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gitpeft.diff import Budget
+from gitpeft.errors import GitpeftError
+
+EMBEDDED = "mini"
+_TOP = Path(__file__).resolve().parents[2]
+_WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+
+LINEARS = {
+    "t5": ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"),
+    "pointer-t5": ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "query", "key", "token"),
+}
+"""The linear layers of a model type, by the last part of their names: what `all linear` placement means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model on this machine: its name, folder, sha256 over weights, configuration and tokenizer."""
+
+    name: str
+    folder: Path
+    digest: str
+    budget: Budget
+
+    @property
+    def tokenizer(self) -> Path:
+        """The `tokenizers` file."""
+        return self.folder / _TOKENIZER
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """sha256 of the tokenizer file."""
+        return hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
+
+    def load(self) -> Any:
+        """The model in float32. Safetensors only; no code of the base is ever run."""
+        import torch
+        from transformers import AutoModelForSeq2SeqLM
+        from transformers.utils import logging
+
+        import gitpeft.learn.pointer  # noqa: F401 - registers the embedded base's class
+
+        logging.disable_progress_bar()
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            self.folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.float32,
+        )
+        model.set_attn_implementation("sdpa" if torch.cuda.is_available() else "eager")
+        return model
+
+
+def embedded_folder() -> Path:
+    """Where `models/mini` is: at the top of a checkout, or inside an installed package."""
+    packaged = Path(__file__).resolve().parents[1] / "_models" / EMBEDDED
+    return packaged if packaged.is_dir() else _TOP / "models" / EMBEDDED
+
+
+def find(name: str) -> Base:
+    """The base with this name: `mini`, or a folder of `transformers` files.
+
+    GitpeftError when there is none, or when it holds no safetensors or no `tokenizer.json`.
+    """
+    import json
+
+    folder = embedded_folder() if name == EMBEDDED else Path(name).expanduser()
+    missing = [part for part in (_CONFIG, _WEIGHTS, _TOKENIZER) if not (folder / part).is_file()]
+    if missing:
+        raise GitpeftError(
+            f"the base {name} has no {missing[0]} ({folder})",
+            "name a folder with config.json, model.safetensors and tokenizer.json, or leave --base out",
+        )
+    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    if config.get("model_type") not in LINEARS:
+        raise GitpeftError(
+            f"the base {name} is a {config.get('model_type')}", f"known are {', '.join(sorted(LINEARS))}"
+        )
+    return Base(name, folder.resolve(), digest(folder), Budget(**config.get("gitpeft_budget", {})))
+
+
+def digest(folder: Path) -> str:
+    """sha256 over the weights, configuration and tokenizer of a base."""
+    total = hashlib.sha256()
+    for name in (_WEIGHTS, _CONFIG, _TOKENIZER):
+        with (folder / name).open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
