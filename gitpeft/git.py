@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from gitpeft.diff import FILES_SHOWN, FileChange, parse, weight
+from gitpeft.commits import Commit, Parser, Skipped, format_of, new_mark
 from gitpeft.errors import GitpeftError
 
 OLDEST = (2, 31)
@@ -60,34 +60,10 @@ DIFF = (
 )
 """The options of every patch, so that a staged change reads like the commit that it becomes."""
 
-_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
 _CHUNK = 1 << 18
 _PIPE = 1 << 20
-_SPILL = 1 << 23
 _BLOCK = 64
 _PREVIOUS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """A commit and its change; a merge has no `files`. Times are Unix seconds, `author` is `Name <mail>`."""
-
-    sha: str
-    parents: tuple[str, ...]
-    time: int
-    commit_time: int
-    author: str
-    subject: str
-    body: str
-    files: list[FileChange]
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A commit whose change cannot be known: `shallow`, `missing` (objects not here) or `unreadable`."""
-
-    sha: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -252,8 +228,8 @@ class Repository:
         even a directory is missing, git stops, and every commit from there on counts.
         """
         needed: dict[str, set[bytes]] = {}
-        mark = _mark()
-        raw = ["--raw", "--no-renames", "--no-abbrev", "-z", f"--format={_escaped(mark)}%H%x00"]
+        mark = new_mark()
+        raw = ["--raw", "--no-renames", "--no-abbrev", "-z", format_of(mark, "%H%x00")]
         process = self._diff_tree(shas, raw)
         output = process.communicate()[0]
         for record in output.split(mark)[1:]:
@@ -299,10 +275,10 @@ class _Stream:
 
     def _begin(self, until: int) -> None:
         """Start git on the commits from `at` to `until`."""
-        mark = _mark()
+        mark = new_mark()
         self.until = until
-        self.parser = _Parser(mark)
-        options = [*DIFF, f"--format={_escaped(mark)}{_FIELDS}"]
+        self.parser = Parser(mark)
+        options = [*DIFF, format_of(mark)]
         self.process = self.repository._diff_tree(self.shas[self.at : until], options)
         _widen(self.process)
 
@@ -364,74 +340,10 @@ class _Stream:
         return out
 
 
-class _Parser:
-    """Cuts git's output into commits, holding one commit at most, and of an enormous one a part at a time."""
-
-    def __init__(self, mark: bytes) -> None:
-        self.mark = mark
-        self.rest = b""
-        self.fields: list[bytes] = []
-        self.files: list[FileChange] = []
-
-    def feed(self, chunk: bytes) -> list[Commit]:
-        """The commits that are complete with this chunk."""
-        *records, self.rest = (self.rest + chunk).split(self.mark)
-        commits = [self._commit(record) for record in records if record]
-        if len(self.rest) > _SPILL:
-            self._spill()
-        return commits
-
-    def end(self) -> list[Commit]:
-        """The last commit."""
-        return [self._commit(self.rest)] if self.rest or self.fields else []
-
-    def _commit(self, record: bytes) -> Commit:
-        patch = record if self.fields else self._open(record)
-        fields, files = self.fields, self.files
-        self.fields, self.files = [], []
-        sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
-        author, subject, body = map(_message, fields[4:])
-        if len(patch) > 1:
-            files = files + parse(patch)
-        return Commit(
-            sha, tuple(parents.split()), int(time or 0), int(commit_time or 0), author, subject, body, files
-        )
-
-    def _open(self, record: bytes) -> bytes:
-        *self.fields, patch = record.split(b"\0", 7)
-        return patch
-
-    def _spill(self) -> None:
-        """Parse the files that are complete; keep the content of the largest, which is all that is shown."""
-        cut = _last_start(self.rest)
-        if not cut:
-            return
-        patch = self.rest[:cut] if self.fields else self._open(self.rest[:cut])
-        self.files += parse(patch)
-        self.rest = self.rest[cut:]
-        for change in sorted(self.files, key=weight, reverse=True)[FILES_SHOWN:]:
-            change.hunks = []
-
-
 _EMPTY_TREES = {
     "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
     "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 }
-_FILE_START = b"\ndiff --git "
-
-
-def _last_start(patch: bytes) -> int:
-    """Where the last file of a patch starts that can be cut off; 0 if none can.
-
-    A deletion and a creation of one path are one change of type, and stay together.
-    """
-    last = patch.rfind(_FILE_START)
-    while (before := patch.rfind(_FILE_START, 0, max(last, 0))) >= 0:
-        name = patch[last : patch.find(b"\n", last + 1)]
-        if b"\n" in patch[last + 1 :] and not patch.startswith(name + b"\n", before):
-            return last
-        last = before
-    return 0
 
 
 def _environment(foreign: bool) -> dict[str, str]:
@@ -468,15 +380,6 @@ def _no_repository(cwd: Path, errors: bytes) -> GitpeftError:
     return GitpeftError(first, f"gitpeft needs git {oldest} or newer.")
 
 
-def _mark() -> bytes:
-    """What starts a record: unguessable, so that no message and no file can hold it."""
-    return b"\0" + os.urandom(16).hex().encode() + b"\0"
-
-
-def _escaped(mark: bytes) -> str:
-    return mark.decode().replace("\0", "%x00")
-
-
 def _widen(process: subprocess.Popen[bytes]) -> None:
     """A wide pipe lets git run ahead while this process parses; where it cannot be had, things still work."""
     with suppress(ImportError, AttributeError, OSError):
@@ -494,11 +397,3 @@ def _blobs(item: bytes) -> list[bytes]:
 
 def _text(output: bytes) -> str:
     return output.decode("utf-8", "replace")
-
-
-def _message(field: bytes) -> str:
-    """Text of a commit; old ones often hold Latin-1 without saying so."""
-    try:
-        return field.decode()
-    except UnicodeDecodeError:
-        return field.decode("cp1252", "replace")

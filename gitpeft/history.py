@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gitpeft.commits import Commit, Skipped
 from gitpeft.diff import RENDERER, FileChange, compact
 from gitpeft.errors import GitpeftError
-from gitpeft.git import Commit, Repository, Skipped
+from gitpeft.git import Repository
 from gitpeft.mask import mask
 
 SCHEMA = 1

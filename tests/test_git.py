@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gitpeft.commits import Commit, Skipped
 from gitpeft.diff import compact, parse
 from gitpeft.errors import GitpeftError
-from gitpeft.git import Commit, Repository, Skipped
+from gitpeft.git import Repository
 from tests.gitrepo import EPOCH, Repo
 
 MIB = 1 << 20
@@ -412,7 +413,7 @@ def test_an_enormous_commit_is_read_in_parts(repo: Repo, monkeypatch: pytest.Mon
     files = {f"f{i:03}": f"{i}\n" * (i + 1) for i in range(200)}
     sha = repo.commit("add: everything", **files)
     whole = commit_of(repo, sha).files
-    monkeypatch.setattr("gitpeft.git._SPILL", 2000)
+    monkeypatch.setattr("gitpeft.commits._SPILL", 2000)
     monkeypatch.setattr("gitpeft.git._CHUNK", 700)
     parts = commit_of(repo, sha).files
     assert compact(parts) == compact(whole)
@@ -427,7 +428,7 @@ def test_a_type_change_is_not_torn_apart(repo: Repo, monkeypatch: pytest.MonkeyP
         (repo.path / f"f{i}").symlink_to("x")
     repo.git("add", "-A")
     sha = repo.commit("link: everything")
-    monkeypatch.setattr("gitpeft.git._SPILL", 300)
+    monkeypatch.setattr("gitpeft.commits._SPILL", 300)
     monkeypatch.setattr("gitpeft.git._CHUNK", 100)
     assert {f.status for f in commit_of(repo, sha).files} == {"T"}
 
