@@ -110,6 +110,9 @@ def _called(found: hookfile.Found, name: str) -> bool:
 
 
 def _managed(place: places.Place, manager: str, name: str) -> bool:
+    """Whether git runs the hook of the manager in whose file the line is."""
+    if manager == "husky":
+        return places.husky_root(place.folder) is not None and (place.folder / name).is_file()
     hook = hookfile.look(place.folder / name)
     return not place.disabled and places.manager(hook.content) == manager
 

@@ -11,7 +11,7 @@ from gitpeft import hookfile, native, places, stubs
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 
-STRATEGIES = ("auto", "stub", "config", "husky", "pre-commit", "lefthook")
+STRATEGIES = ("auto", "stub", "config", "line", "husky", "pre-commit", "lefthook")
 CONFIG_HOOKS = (2, 54)
 """The first git that runs hooks named in its configuration; older ones ignore the section without a word."""
 
@@ -54,6 +54,9 @@ def install(
 def _install_one(repo: Repository, strategy: str, name: str, python: str) -> Installed:
     if strategy == "config":
         return _in_config(repo, name, python)
+    if strategy == "line":
+        note = f"add this line to the hook that git runs:\n{native.HUSKY}"
+        return Installed("line", "created", _own_stub(repo, name, python), (note,))
     chosen = _choose(repo, name) if strategy == "auto" else strategy
     if chosen == "stub":
         return _as_stub(repo, name, python)
@@ -63,7 +66,7 @@ def _install_one(repo: Repository, strategy: str, name: str, python: str) -> Ins
 def _choose(repo: Repository, name: str) -> str:
     """The strategy that leaves every other hook manager's own files to it."""
     folder = places.usable(repo).folder
-    if places.husky_root(repo, folder):
+    if places.husky_root(folder):
         return "husky"
     if places.manager(hookfile.look(folder / name).content) == "lefthook":
         return "lefthook"
@@ -75,7 +78,7 @@ def _choose(repo: Repository, name: str) -> str:
 
 def _as_stub(repo: Repository, name: str, python: str) -> Installed:
     folder = places.usable(repo).folder
-    if places.husky_root(repo, folder):
+    if places.husky_root(folder):
         raise GitpeftError("husky writes this hooks directory anew", "use `gitpeft install --strategy husky`")
     if configured(repo, name):
         raise GitpeftError("the hook is installed through git config", "run `gitpeft uninstall` first")
@@ -110,7 +113,10 @@ def _put_stub(repo: Repository, name: str, found: hookfile.Found, text: bytes) -
         return Installed("stub", "unchanged", found.path)
     if found.kind == "foreign":
         if places.tracked(repo, found.path):
-            raise GitpeftError(f"{found.path} is under version control", f"add to it:\n{native.HUSKY}")
+            raise GitpeftError(
+                f"{found.path} is under version control",
+                f"run `gitpeft install --strategy line`, and add this line to it:\n{native.HUSKY}",
+            )
         hookfile.keep(found, found.path.with_name(name + stubs.CHAINED))
     hookfile.put(found.path, text, mode)
     return Installed("stub", action, found.path)
@@ -210,6 +216,9 @@ def _native(repo: Repository, manager: str, name: str, python: str) -> Installed
         if before is None:
             _drop_own_stub(repo, name)
         raise
+    for _, found in places.stubs_in(repo, [name]):  # one that the manager shadows or moved aside
+        if found.kind == "ours":
+            hookfile.take_out(found, name)
     notes = {
         "husky": (),
         "lefthook": ("run `lefthook install` once, so that git calls lefthook for this hook",),

@@ -92,6 +92,15 @@ def test_e2_a_hook_under_version_control_is_refused_with_the_line_to_add(repo: R
     assert native.HUSKY in caught.value.hint and snapshot(repo) == before
 
 
+def test_e2_e6_a_line_for_hooks_that_others_own(repo: Repo) -> None:
+    done = put_in(repo, strategy="line")
+    program = script(repo.path / "shared", "#!/bin/sh\n" + done.notes[0].partition("\n")[2])
+    subprocess.run([program, "F", "message"], cwd=repo.path, check=True)
+    done.where.write_text('#!/bin/sh\necho "$@" >>ran; exit 3\n')
+    subprocess.run([program, "F", "x y"], cwd=repo.path, check=True)
+    assert (repo.path / "ran").read_text() == "F x y\n"
+
+
 def test_e3_a_second_installation_changes_nothing(repo: Repo) -> None:
     foreign(repo)
     put_in(repo)
