@@ -150,7 +150,7 @@ def shape(message: str, facts: Facts) -> str | None:
     """The message with its ticket, and with what a linter minds put right; None when that is not enough."""
     if 0 < _number(facts.style, "body_share") < BODY_SHARE:
         message = message.partition("\n")[0]
-    for ticketed in _with_ticket(message, facts):
+    for ticketed in _with_ticket(mend(message, facts), facts):
         mended = mend(ticketed, facts)
         if not lint.violations(mended, facts.rules):
             return mended

@@ -1,5 +1,7 @@
 """Group A of the contract: in which commits a message is offered. Real git, a scripted editor."""
 
+import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -262,3 +264,39 @@ def test_a18_a_second_run_changes_nothing(hooked: Hooked, option: list[str]) -> 
     done = hooked.git("commit", *option, edit=run_again)
     assert done.returncode == 0, done.stderr
     assert hooked.message().startswith(SUGGESTION)
+
+
+@pytest.mark.parametrize("source", ["", "message", "merge", "commit"])
+def test_e8_pre_commit_gives_the_source_by_name(hooked: Hooked, source: str) -> None:
+    file = hooked.repo.write(".git/COMMIT_EDITMSG", "")
+    env = {"PRE_COMMIT": "1", "PRE_COMMIT_COMMIT_MSG_SOURCE": source, "PRE_COMMIT_COMMIT_OBJECT_NAME": "HEAD"}
+    assert hooked.call(".git/COMMIT_EDITMSG", env=env).returncode == 0
+    assert file.read_text().startswith(SUGGESTION) is (source == "")
+
+
+@pytest.mark.parametrize("source", ["", "message"])
+def test_e8_also_where_pre_commit_runs_the_module_itself(hooked: Hooked, source: str) -> None:
+    """The entry of .pre-commit-hooks.yaml goes past the stub."""
+    file = hooked.repo.write(".git/COMMIT_EDITMSG", "")
+    env = {**os.environ, **hooked.env, "PRE_COMMIT": "1", "PRE_COMMIT_COMMIT_MSG_SOURCE": source}
+    command = [hooked.python, "-I", "-m", "gitpeft.hook", "prepare-commit-msg", ".git/COMMIT_EDITMSG"]
+    subprocess.run(command, cwd=hooked.repo.path, env=env, check=True)
+    assert file.read_text().startswith(SUGGESTION) is (source == "")
+
+
+def test_i3_i2_ticket_and_linter_in_a_real_commit(hooked: Hooked) -> None:
+    hooked.repo.git("checkout", "-q", "-b", "feature/ABC-12-tabs")
+    hooked.repo.git("config", "gitpeft.ticketPattern", "[A-Z]+-[0-9]+")
+    hooked.stage(**{".commitlintrc.json": '{"extends": ["@commitlint/config-conventional"]}'})
+    hooked.git("commit", env={"STANDIN": "say:Teach tabs|fix: Accept tabs."})
+    assert hooked.message() == "fix: accept tabs (ABC-12)"
+
+
+def test_i5_the_same_change_is_offered_the_same_message(hooked: Hooked) -> None:
+    shown = []
+    for _ in range(2):
+        hooked.git("commit", edit="false")
+        shown.append(hooked.seen())
+        for entry in (hooked.state / "answers").iterdir():
+            entry.unlink()
+    assert shown[0] == shown[1]
