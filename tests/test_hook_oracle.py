@@ -183,7 +183,7 @@ def run(pair: Pair, line: str) -> tuple[int, ...]:
 def test_every_command_gives_the_same_history_with_and_without_the_hook(
     name: str, start: Path, python: str, tmp_path: Path
 ) -> None:
-    """A2 to A14 in one sweep: trees, parents, authors, messages, index, work tree and exit codes."""
+    """A2 to A14 in one sweep, A9, A10 and A11 most of all: history, index, work tree and exit codes."""
     pair = Pair(start, python, tmp_path)
     for line in SCENARIOS[name]:
         without, with_hook = run(pair, line)
