@@ -14,6 +14,10 @@ TEXTS = (
 )  # fmt: skip
 
 
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Source and message, in token ids."""
+
+
 def write_tokenizer(folder: Path, size: int = 400) -> Path:
     """A byte-level BPE of about `size` tokens, with the section marks, as `folder`/tokenizer.json."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -47,10 +51,19 @@ def pointer_t5(seed: int = 0, **changes: Any) -> Any:
 
 
 def plain_t5(seed: int = 0, **changes: Any) -> Any:
-    """A random T5 without the pointer head; tied or not, gated or not, as `changes` say."""
+    """A random T5 without the pointer head."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     return _seeded(seed, lambda: T5ForConditionalGeneration(T5Config(**{**_SHAPE, **changes})))
+
+
+def untied_t5(seed: int = 0, **changes: Any) -> Any:
+    """A random T5 of version 1.1: its output is a table of its own, and not scaled."""
+    import torch
+
+    model = plain_t5(seed, tie_word_embeddings=False, **changes)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flip(0).clone())
+    return model
 
 
 def bart(seed: int = 0) -> Any:
@@ -68,6 +81,7 @@ def _seeded(seed: int, build: Callable[[], Any]) -> Any:
     """A model in evaluation mode whose weights are small enough for its output to be far from certain."""
     import torch
 
+    torch.set_num_threads(1)  # two threads on one tiny product only wait for each other
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()
@@ -78,7 +92,23 @@ def _seeded(seed: int, build: Callable[[], Any]) -> Any:
         return model.eval()
 
 
-def pairs(count: int, seed: int = 0, size: int = 400) -> list[tuple[Sequence[int], Sequence[int]]]:
+def taught(model: Any, examples: Sequence[Pair], steps: int = 60) -> Any:
+    """The model after it has learnt these messages by heart, nearly: it ends what it begins."""
+    import torch
+
+    width, height = max(len(s) for s, _ in examples), max(len(m) for _, m in examples) + 1
+    source = torch.tensor([[*s, *[0] * (width - len(s))] for s, _ in examples])
+    labels = torch.tensor([[*m, 1, *[-100] * (height - len(m) - 1)] for _, m in examples])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(input_ids=source, attention_mask=(source > 0).long(), labels=labels).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def pairs(count: int, seed: int = 0, size: int = 400) -> list[Pair]:
     """Random sources of 5..40 tokens and messages of 1..12."""
     import random
 
