@@ -143,7 +143,10 @@ class Bundle:
         """A JSON object of the bundle; {} when it has no such file."""
         if name not in self:
             return {}
-        value = json.loads(self.read(name))
+        try:
+            value = json.loads(self.read(name))
+        except (ValueError, RecursionError):
+            value = None
         if not isinstance(value, dict):
             raise GitpeftError(f"{name} of the model is no JSON object", _AGAIN)
         return value

@@ -30,7 +30,7 @@ FEATURES = (
 _NUMBER = re.compile(r"\d+")
 _ISSUE = re.compile(r"#\d+")
 _WORD = re.compile(r"\w+")
-_REPEATED = re.compile(r"\b(\w+(?:\W+\w+){0,2})\W+\1\b", re.IGNORECASE)
+_REPEATED = re.compile(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
 _AGAIN = "run `gitpeft init` to fit it again"
 
 
@@ -74,7 +74,10 @@ def candidates(drafts: Sequence[Draft], context: str, longest: int) -> list[Cand
     it.
     """
     earlier = {draft.message: draft for draft in reversed(drafts) if draft.origin == RETRIEVED}
-    unique = list({draft.message: draft for draft in reversed(drafts)}.values())[::-1]
+    first: dict[str, Draft] = {}
+    for draft in drafts:
+        first.setdefault(draft.message, draft)
+    unique = list(first.values())
     bags = [Counter(_WORD.findall(draft.message.lower())) for draft in unique]
     top = max((draft.similarity for draft in drafts), default=0.0)
     known = set(_NUMBER.findall(context))

@@ -132,8 +132,9 @@ def _session(model: bytes, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library has no common base of its errors
+        reason = " ".join(str(error).split())[:200]
         raise GitpeftError(
-            f"the model cannot be loaded: {error}", "run `gitpeft init` to build it again"
+            f"the model cannot be loaded: {reason}", "run `gitpeft init` to build it again"
         ) from error
 
 

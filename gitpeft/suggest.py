@@ -78,27 +78,35 @@ class Suggester:
         self.bundle = bundle
         self.timings: dict[str, float] = {}
         self._beams = beams
-        self._budget = Budget(**bundle.manifest.budget)
         self._chooser = Chooser.of(bundle.json(bundles.CHOOSER), bundle.manifest.kind)
-        self._longest = int(bundle.json(bundles.STYLE).get("subject_length", SUBJECT_LENGTH))
+        with _readable("the manifest"):
+            self._budget = Budget(**bundle.manifest.budget)
+        with _readable(bundles.STYLE):
+            self._longest = int(bundle.json(bundles.STYLE).get("subject_length", SUBJECT_LENGTH))
         self._index: Index | None = None
         self._model: _Model | None = None
 
-    def suggest(self, change: str, previous: str, n: int = 1) -> list[Suggestion]:
+    def suggest(
+        self, change: str, previous: str, n: int = 1, before: str | None = None
+    ) -> list[Suggestion]:
         """At most `n` messages for a compact change (`diff.compact`), best first; [] if none is good enough.
 
-        `previous` is the author's previous subject, "" if there is none.
+        `previous` is the author's previous subject, "" if there is none. Where the index holds the commit
+        `before`, only earlier ones are looked at.
         """
-        found = self.candidates(change, previous, generate=self._chooser.mode != choose.RETRIEVED)
+        generate = self._chooser.mode != choose.RETRIEVED
+        found = self.candidates(change, previous, generate=generate, before=before)
         best = self._chooser.order(found)[:n]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in best]
 
-    def candidates(self, change: str, previous: str, *, generate: bool = True) -> list[Candidate]:
+    def candidates(
+        self, change: str, previous: str, *, generate: bool = True, before: str | None = None
+    ) -> list[Candidate]:
         """Every message considered, generated ones first, each kind best first; none appears twice."""
         generate = generate and self.bundle.manifest.kind == "model"
         self._load(generate)
         with self._timed("retrieve"):
-            near = self._nearest(change)
+            near = self._nearest(change, before)
         if generate and self._model is not None:
             drafts = self._ask(self._model, change, previous, near)
         else:
@@ -106,9 +114,11 @@ class Suggester:
         with self._timed("choose"):
             return choose.candidates(drafts, f"{change}\n{previous}", self._longest)
 
-    def _nearest(self, change: str) -> "list[Neighbour]":
+    def _nearest(self, change: str, before: str | None) -> "list[Neighbour]":
+        if self._index is None:
+            return []
         count = max(self._budget.exemplars, RETRIEVED)
-        return self._index.nearest(change, count) if self._index is not None else []
+        return self._index.nearest(change, count, self._index.place(before) if before else None)
 
     def _ask(self, model: _Model, change: str, previous: str, near: "Sequence[Neighbour]") -> list[Draft]:
         """Drafts of the model, then of the neighbours, all scored by the model."""
@@ -158,7 +168,7 @@ class Suggester:
         if files is not None:
             self._model = self._start_model(files)
         if self._index is None and any(name.startswith("index/") for name in self.bundle.manifest.files):
-            with self._timed("index"):
+            with self._timed("index"), _readable(bundles.INDEX):
                 from gitpeft.retrieve import Index
 
                 self._index = Index.load(self.bundle.path / bundles.INDEX)
@@ -172,11 +182,13 @@ class Suggester:
     def _start_model(self, files: "Later[dict[str, bytes]]") -> _Model:
         from gitpeft.decode import Later, Network, Vocabulary
 
-        words = self.bundle.manifest.settings
+        given = self.bundle.manifest.settings
+        with _readable("the manifest"):
+            words = Vocabulary(given["start"], given["end"], tuple(given["banned"]))
         return _Model(
             Network(lambda: files.get()[bundles.ENCODER], lambda: files.get()[bundles.DECODER]),
             Later(lambda: _codec(files.get()[bundles.TOKENIZER])),
-            Vocabulary(words["start"], words["end"], tuple(words["banned"])),
+            words,
         )
 
     @contextmanager
@@ -211,4 +223,18 @@ def _codec(tokenizer_json: bytes) -> "TokenCodec":
 
     from gitpeft.codec import TokenCodec
 
-    return TokenCodec(Tokenizer.from_buffer(tokenizer_json))
+    with _readable(bundles.TOKENIZER):
+        return TokenCodec(Tokenizer.from_buffer(tokenizer_json))
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever a library says about a file that it cannot use becomes one sentence about that file."""
+    try:
+        yield
+    except GitpeftError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more specific
+        reason = " ".join(str(error).split())[:200]
+        hint = "run `gitpeft init` to build the model again"
+        raise GitpeftError(f"{name} of the model cannot be used: {reason}", hint) from error

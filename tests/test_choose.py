@@ -1,0 +1,144 @@
+"""What is offered: features, flaws, and the chooser that weighs them."""
+
+import math
+
+import pytest
+
+from gitpeft import choose
+from gitpeft.choose import FEATURES, GENERATED, RETRIEVED, Candidate, Chooser, Draft
+from gitpeft.errors import GitpeftError
+
+CONTEXT = " src/cache.py +3 -1\n+ timeout = 30\nfix #12"
+
+
+def draft(message: str, **changes: object) -> Draft:
+    return Draft(**{"message": message, "origin": GENERATED, "like": ("a",), **changes})  # type: ignore[arg-type]
+
+
+def candidates(*drafts: Draft) -> list[Candidate]:
+    return choose.candidates(drafts, CONTEXT, 72)
+
+
+# --- features -----------------------------------------------------------------------------------------------
+
+
+def test_features_of_both_kinds() -> None:
+    made, found = candidates(
+        draft("cache: wait 30 s", mean=-0.5, total=-3.0),
+        draft("cache: wait 99 s", origin=RETRIEVED, like=("b",), mean=-1.0, total=-6.0, similarity=0.7),
+    )
+    assert dict(zip(FEATURES, made.features, strict=True)) == {
+        "mean_log_prob": -0.5, "total_log_prob": -3.0, "words": 4, "is_retrieved": 0, "similarity": 0,
+        "top_similarity": 0.7, "agreement": 0.75, "is_exemplar": 0, "invents_number": 0,
+    }  # fmt: skip
+    assert found.feature("similarity") == 0.7 and found.feature("is_retrieved") == 1
+    assert found.feature("is_exemplar") == 1 and found.feature("invents_number") == 1
+    assert (made.like, found.like) == (("a",), ("b",))
+
+
+def test_a_message_generated_word_for_word_is_listed_once_with_its_commit() -> None:
+    [one] = candidates(
+        draft("drop cache"), draft("drop cache", origin=RETRIEVED, like=("b",), similarity=0.6)
+    )
+    assert one.origin == GENERATED and one.like == ("b",)
+    assert one.feature("is_exemplar") == 1 and one.feature("similarity") == 0.6
+    assert one.feature("agreement") == 0
+
+
+def test_order_is_kept_and_nothing_gives_nothing() -> None:
+    assert [c.message for c in candidates(draft("a b"), draft("c d"), draft("a b"))] == ["a b", "c d"]
+    assert candidates() == []
+
+
+# --- flaws --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "flaw"),
+    [
+        ("fix the cache (see #12)", ""),
+        ("fix it, really", ""),
+        ("", "empty"),
+        ("… – !", "empty"),
+        ("fix \x1b[31m cache", "unprintable"),
+        ("fix\ncache", "unprintable"),
+        ("fix caf\ufffd", "unprintable"),
+        ("x" * 73, "too long"),
+        ("fix #13", "invented issue number"),
+        ("fix the the cache", "repeats itself"),
+        ("fix cache fix cache", "repeats itself"),
+        ("add a test to add a test to it", "repeats itself"),
+        ("that that is", "repeats itself"),
+        ("fix (the cache", "unbalanced"),
+        ("use `cache", "unbalanced"),
+        ("test the tests", ""),
+    ],
+)
+def test_flaws_of_generated_messages(message: str, flaw: str) -> None:
+    assert candidates(draft(message))[0].flaw == flaw
+
+
+def test_people_may_stammer_but_their_issue_numbers_are_others() -> None:
+    def flaw(message: str) -> str:
+        return candidates(draft(message, origin=RETRIEVED))[0].flaw
+
+    assert flaw("bump bump (again") == ""
+    assert flaw("fix #13") == "invented issue number"
+    assert candidates(draft("fix cache", finished=False))[0].flaw == "unfinished"
+
+
+# --- the chooser --------------------------------------------------------------------------------------------
+
+LIKELY = draft("drop cache", mean=-0.1, total=-0.3)
+UNLIKELY = draft("add test", mean=-3.0, total=-9.0)
+NEAR = draft("old words", origin=RETRIEVED, like=("b",), similarity=0.9)
+FLAWED = draft("fix #99", mean=-0.01)
+
+
+def order(chooser: Chooser) -> list[str]:
+    return [one.message for _, one in chooser.order(candidates(FLAWED, LIKELY, UNLIKELY, NEAR))]
+
+
+def test_without_a_chooser_the_kind_of_the_bundle_decides() -> None:
+    assert order(Chooser.of({}, "model")) == ["drop cache", "add test", "old words"]
+    assert order(Chooser.of({}, "retrieval")) == ["old words", "drop cache", "add test"]
+    scores = [Chooser.of({}, "model").score(one) for one in candidates(LIKELY, NEAR)]
+    assert scores == pytest.approx([math.exp(-0.1), 0.9])
+
+
+def test_weights_order_and_score() -> None:
+    data = {"mode": "chooser", "features": ["is_retrieved", "words"], "weights": [2, -0.5], "bias": 1}
+    chooser = Chooser.of(data, "model")
+    assert order(chooser) == ["old words", "drop cache", "add test"]
+    score, best = chooser.order(candidates(LIKELY, NEAR))[0]
+    assert score == pytest.approx(1 / (1 + math.exp(-2))) and best.origin == RETRIEVED
+
+
+def test_below_the_threshold_nothing_is_offered() -> None:
+    data = {"mode": "chooser", "features": ["words"], "weights": [0], "bias": 0, "threshold": 0.5}
+    assert order(Chooser.of(data, "model"))
+    assert not order(Chooser.of({**data, "threshold": 0.51}, "model"))
+    assert not Chooser.of(data, "model").order([])
+
+
+def test_enormous_weights_do_not_overflow() -> None:
+    for weight in (1e308, -1e308):
+        chooser = Chooser.of({"mode": "chooser", "features": ["words"], "weights": [weight]}, "model")
+        assert 0 <= chooser.score(candidates(LIKELY)[0]) <= 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"features": ["words"], "weights": []},
+        {"features": ["unheard_of"], "weights": [1.0]},
+        {"mode": "other"},
+        {"weights": ["x"], "features": ["words"]},
+        {"weights": 3},
+        {"threshold": "high"},
+        {"bias": None},
+    ],
+)
+def test_a_chooser_that_makes_no_sense(data: dict[str, object]) -> None:
+    with pytest.raises(GitpeftError, match="the model's chooser"):
+        Chooser.of(data, "model")
