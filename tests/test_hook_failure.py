@@ -1,6 +1,7 @@
 """Group D of the contract: whatever breaks, the commit goes on, and one line says why."""
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from gitpeft import answers, hook
+from gitpeft.errors import GitpeftError
 from gitpeft.stubs import render
+from gitpeft.worker import Worker
 from tests.gitrepo import Repo
 from tests.hooking import SUGGESTION, Hooked, make_python, script
 
@@ -438,3 +441,55 @@ def test_a_damaged_cache_is_no_cache(hooked: Hooked, damage: str) -> None:
     entry.write_text(damage)
     hooked.git("commit")
     assert hooked.message() == SUGGESTION and answers.load(hooked.state, entry.name)
+
+
+# --- D1 with a real bundle: damage anywhere ---------------------------------------------------------------
+
+
+def damaged(folder: Path, dice: random.Random) -> str:
+    """Damage one file of a bundle at a random place: cut it there, or flip a bit. Says what was done."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    path = dice.choice(files)
+    raw = bytearray(path.read_bytes())
+    place = dice.randrange(len(raw))
+    if dice.random() < 0.5:
+        path.write_bytes(raw[:place])
+        return f"{path.name} cut at {place}"
+    raw[place] ^= 1 << dice.randrange(8)
+    path.write_bytes(raw)
+    return f"{path.name} flipped at {place}"
+
+
+def damage_model(state: Path, count: int) -> None:
+    """Ask a confined child with a bundle that is damaged anew each time.
+
+    What is read through the bundle is refused. The index is checked by its size alone when the hook loads it,
+    so that a flipped bit there may give another answer; it must be no crash.
+    """
+    from tests import tinymodel
+
+    id_ = tinymodel.bundle(state)
+    model, whole = state / "models" / id_, state / "whole"
+    shutil.copytree(model, whole)
+    dice = random.Random(1)
+    request = {"change": tinymodel.CHANGES[0], "previous": "", "n": 3}
+    for _ in range(count):
+        shutil.rmtree(model)
+        shutil.copytree(whole, model)
+        what = damaged(model, dice)
+        with Worker(state, time.monotonic() + 20, 3072) as worker:
+            try:
+                answer = worker.ask(request)
+            except GitpeftError as error:
+                assert str(error), what
+            else:
+                pytest.fail(f"{what}: a damaged model answered {answer}")
+
+
+def test_d1_a_model_damaged_anywhere_is_refused(tmp_path: Path) -> None:
+    damage_model(tmp_path, 8)
+
+
+@pytest.mark.slow
+def test_d1_a_model_damaged_at_500_places_is_refused(tmp_path: Path) -> None:
+    damage_model(tmp_path, 500)
