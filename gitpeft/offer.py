@@ -245,7 +245,7 @@ def departures(message: str, facts: Facts) -> int:
     length = facts.subject_max or int(_number(style, "subject_length_p95"))
     types, scopes = _words(style, "types"), _words(style, "scopes")
     first = re.match(r"\W*([A-Za-z]+)", parts.subject)
-    past = bool(first and first[1].lower().endswith("ed"))
+    past = bool(first and re.fullmatch(r"(?!embed|shed|bed|red)\w*[^e]ed", first[1].lower()))
     return sum(
         (
             0 < length < len(message.partition("\n")[0]),

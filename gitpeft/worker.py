@@ -153,6 +153,9 @@ def _serve(state_dir: Path, question: int) -> dict[str, Any]:
         from gitpeft.suggest import open_active
 
         model = open_active(state_dir)
+        prepare = getattr(model, "prepare", None)
+        if prepare is not None:  # load now: the question is still being put together
+            prepare()
         opened = time.time()
         with open(question, "rb") as pipe:
             request = json.loads(pipe.read())
