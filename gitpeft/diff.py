@@ -342,6 +342,7 @@ def render(change: str, like: Sequence[str], previous: str, budget: Budget, code
     """
     files, blocks = split(change)
     like = list(like[: budget.exemplars])
+    previous = clean_subject(previous)
     texts = [*like, previous, *(name for name, _ in files)]
     texts += [line[1:] for block in blocks.values() for line in block]
     encoded = iter(codec.encode_many(texts))
@@ -354,6 +355,14 @@ def render(change: str, like: Sequence[str], previous: str, budget: Budget, code
     room = budget.total - len(ids) - sum(len(name) for name in names.values())
     parts = {path: _block_ids(block, encoded, codec) for path, block in blocks.items()}
     return (ids + _interleave(names, parts, room))[: budget.total]
+
+
+_SERIAL = re.compile(r"\s*\((?:#|gh-)\d+\)\s*$", re.IGNORECASE)
+
+
+def clean_subject(subject: str) -> str:
+    """A subject without the number that a forge appends when it merges: nobody can know it beforehand."""
+    return _SERIAL.sub("", " ".join(subject.split()))
 
 
 def split(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:

@@ -183,6 +183,13 @@ class Repository:
                 return subject
         return ""
 
+    def previous_subject_of(self, rev: str) -> str:
+        """As `previous_subject`, for the author of a commit, looking at what came before it."""
+        sha = self.resolve(rev)
+        shape = ["--no-show-signature", "--format=%ae%x00%P"]
+        mail, _, parents = self.ask("log", "-1", *shape, sha, "--").partition("\0")
+        return self.previous_subject(mail.strip(), f"{sha}^") if parents.strip() else ""
+
     def _own_mail(self) -> str:
         found = re.search(r"<([^<>]*)>[^<>]*$", self.ask("var", "GIT_AUTHOR_IDENT"))
         return found[1] if found else ""

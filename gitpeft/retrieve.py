@@ -72,6 +72,14 @@ class Index:
         )
         return sha, subject
 
+    def place(self, sha: str) -> int | None:
+        """Where a commit is in the index; None when it is not there."""
+        import numpy as np
+
+        start = self.arrays["commits"].tobytes().find(f"{sha} ".encode())
+        position = int(np.searchsorted(self.arrays["places"], start))
+        return position if start >= 0 and self.arrays["places"][position] == start else None
+
     @classmethod
     def build(cls, changes: Sequence[str], subjects: Sequence[str], shas: Sequence[str]) -> "Index":
         """Index these changes; the three sequences go together, oldest commit first."""
@@ -99,7 +107,7 @@ class Index:
             "idf": idf,
             "starts": np.searchsorted(column[order], np.arange(len(vocabulary) + 1)).astype(np.int64),
             "rows": (np.concatenate(rows) if rows else np.zeros(0, dtype=np.int32))[order],
-            "weights": (np.concatenate(weights) if weights else np.zeros(0, dtype=np.float32))[order],
+            "weights": _rounded(np.concatenate(weights) if weights else np.zeros(0, dtype=np.float32))[order],
             **_commit_arrays(subjects, shas),
         }
         return cls(arrays)
@@ -145,6 +153,13 @@ class Index:
         import numpy as np
 
         return cls({name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in _ARRAYS})
+
+
+def _rounded(weights: Any) -> Any:
+    """Weights as they come back from a file, so that an index answers alike before and after it is saved."""
+    import numpy as np
+
+    return weights.astype(np.float16).astype(np.float32)
 
 
 def _commit_arrays(subjects: Sequence[str], shas: Sequence[str]) -> dict[str, Any]:

@@ -86,9 +86,7 @@ class Suggester:
         self._index: Index | None = None
         self._model: _Model | None = None
 
-    def suggest(
-        self, change: str, previous: str, n: int = 1, before: str | None = None
-    ) -> list[Suggestion]:
+    def suggest(self, change: str, previous: str, n: int = 1, before: str | None = None) -> list[Suggestion]:
         """At most `n` messages for a compact change (`diff.compact`), best first; [] if none is good enough.
 
         `previous` is the author's previous subject, "" if there is none. Where the index holds the commit

@@ -38,6 +38,11 @@ class Base:
         """sha256 of the tokenizer file."""
         return hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
 
+    def ready(self) -> Path | None:
+        """The folder of the base's own ONNX files, for use without tuning; None where it has none."""
+        folder = self.folder / "onnx"
+        return folder if (folder / "settings.json").is_file() else None
+
     def load(self) -> Any:
         """The model in float32. Safetensors only; no code of the base is ever run."""
         import torch

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.codec import END, PAD, SPECIAL, UNKNOWN
-from gitpeft.diff import fold
-from gitpeft.learn.dataset import Example, clean_subject
+from gitpeft.diff import clean_subject, fold
+from gitpeft.learn.dataset import Example
 from gitpeft.mask import mask
 from gitpeft.retrieve import Index
 

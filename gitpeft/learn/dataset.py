@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from gitpeft.diff import is_generated, split
+from gitpeft.diff import clean_subject, is_generated, split
 from gitpeft.history import Record
 from gitpeft.retrieve import Index
 
@@ -20,7 +20,6 @@ PREVIOUS_WINDOW = 200
 ENOUGH = 50
 """Usable examples below which nothing is trained."""
 
-_SERIAL = re.compile(r"\s*\((?:#|gh-)\d+\)\s*$", re.IGNORECASE)
 _REVERT = re.compile(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
 _REWORK = re.compile(r"^(?:fixup|squash|amend)! ")
 _ASSISTANT = re.compile(
@@ -80,11 +79,6 @@ class Dataset:
         return index_of(self.examples[:place])
 
 
-def clean_subject(subject: str) -> str:
-    """A subject without the number that a forge appends when it merges: nobody can know it beforehand."""
-    return _SERIAL.sub("", " ".join(subject.split()))
-
-
 def index_of(examples: Sequence[Example]) -> Index:
     """A retrieval index over examples, oldest first."""
     return Index.build([e.change for e in examples], [e.message for e in examples], [e.sha for e in examples])
@@ -100,7 +94,7 @@ def make(records: Sequence[Record], neighbours: int, valid: float = 0.1, test: f
     first_valid, first_test = int(len(bare) * (1 - valid - test)), int(len(bare) * (1 - test))
     examples: list[Example] = []
     for start, end in ((0, first_valid), (first_valid, first_test), (first_test, len(bare))):
-        known = index_of(bare[: max(start, end if start == 0 else start)])
+        known = index_of(bare[: start or end])
         examples += (_with_neighbours(bare, i, known, start or i, neighbours) for i in range(start, end))
     return Dataset(tuple(examples), index_of(examples), first_valid, first_test, left_out)
 

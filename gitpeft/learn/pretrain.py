@@ -15,14 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.codec import SPECIAL, TokenCodec
-from gitpeft.diff import Budget, render
+from gitpeft.diff import Budget, clean_subject, render
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import corpus
 from gitpeft.learn.arrays import Rendered
-from gitpeft.learn.dataset import Example, clean_subject
+from gitpeft.learn.dataset import Example, index_of
 from gitpeft.learn.trainer import Cost, Progress, Settings
 
 MESSAGE_TOKENS = 40
+
+ASKED = 60
+"""How many commits of each validation repository the default chooser is fitted on."""
+
+Listener = Callable[[str, float, str], None]
+"""Hears (step, share done 0..1, detail)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +68,22 @@ class Recipe:
 
 
 def build(
-    recipe: Recipe,
-    corpus_dir: Path,
-    work: Path,
-    out: Path,
-    on_step: Callable[[str, Progress], None] | None = None,
-    device: str | None = None,
+    recipe: Recipe, corpus_dir: Path, work: Path, out: Path, listen: Listener, device: str | None = None
 ) -> list[Cost]:
-    """Make a base as the recipe says and save it in `out`; returns each stage's cost."""
+    """Make a base as the recipe says and save it in `out`, its ONNX files too; returns each stage's cost."""
     missing = [name for name in recipe.files if not (corpus_dir / name).is_file()]
     if missing:
         raise GitpeftError(f"no corpus file {missing[0]} in {corpus_dir}", "name their folder with --corpus")
     work.mkdir(parents=True, exist_ok=True)
+    listen("tokenizer", 0.0, "")
     make_tokenizer(recipe, corpus_dir, work)
+    listen("tokenizer", 1.0, "")
+    listen("examples", 0.0, "")
     train, valid = make_arrays(recipe, corpus_dir, work)
-    return train_stages(recipe, train, valid, work, out, on_step, device)
+    listen("examples", 1.0, f"{len(train):,} examples, {len(valid):,} for validation")
+    costs = train_stages(recipe, train, valid, work, out, listen, device)
+    finish(recipe, corpus_dir, out, listen)
+    return costs
 
 
 def make_tokenizer(recipe: Recipe, corpus_dir: Path, work: Path) -> Path:
@@ -147,7 +154,7 @@ def train_stages(
     valid: Rendered,
     work: Path,
     out: Path,
-    on_step: Callable[[str, Progress], None] | None = None,
+    listen: Listener,
     device: str | None = None,
 ) -> list[Cost]:
     """Train the stages in order; a finished one left its weights in `work`, an unfinished one resumes."""
@@ -164,7 +171,7 @@ def train_stages(
             model.load_state_dict(load_file(done), strict=False)
             costs.append(Cost(**json.loads(cost_file.read_text())))
             continue
-        show = (lambda p, n=number: on_step(f"stage {n}", p)) if on_step else None
+        show = _heard(listen, f"stage {number}")
         cost = fit(
             model,
             train,
@@ -181,6 +188,53 @@ def train_stages(
         costs.append(cost)
     save_base(model.to(torch.float32).cpu(), recipe, work, out)
     return costs
+
+
+def _heard(listen: Listener, stage: str) -> Callable[[Progress], None]:
+    def heard(progress: Progress) -> None:
+        rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
+        listen(stage, progress.done, f"loss {progress.loss:.3f} · {rate}")
+
+    return heard
+
+
+def finish(recipe: Recipe, corpus_dir: Path, out: Path, listen: Listener) -> None:
+    """The files that let the base be used untuned and without torch: `out/onnx/`.
+
+    The default chooser is fitted on the validation repositories, each asked about its newest commits with an
+    index of the older ones.
+    """
+    from gitpeft import bundle as bundles
+    from gitpeft.learn import backtest, bases
+    from gitpeft.learn.export import export
+
+    base, folder = bases.find(str(out)), out / "onnx"
+    folder.mkdir(exist_ok=True)
+    held_out = [
+        corpus.examples(records, recipe.neighbours)
+        for name in recipe.files
+        for repo, records in corpus.read(corpus_dir / name)
+        if repo in recipe.validation
+    ]
+    if not held_out:
+        raise GitpeftError("the recipe names no validation repository that the corpus holds", "add one to it")
+    codec = TokenCodec.load(base.tokenizer)
+    pairs = [_render(e, recipe.budget, codec) for found in held_out for e in found[-8:]]
+    listen("export", 0.0, "")
+    result = export(base.load(), base.tokenizer, folder, [(s, t[:-1]) for s, t in pairs])
+    listen("export", 1.0, "")
+    manifest = bundles.Manifest("model", "", budget=asdict(recipe.budget), settings=result.settings)
+    asked: list[backtest.Asked] = []
+    for number, found in enumerate(held_out, 1):
+        older, newest = found[: -len(found) // 5], found[-len(found) // 5 :]
+        with backtest.trial(manifest, folder, index_of(older), {}) as suggester:
+            asked += backtest.ask(suggester, backtest.sample(newest, ASKED, recipe.seed))
+        listen("choose", number / len(held_out), f"{number}/{len(held_out)} repositories")
+    choice = backtest.choose_on(asked)
+    (folder / bundles.CHOOSER).write_text(json.dumps(asdict(choice.chooser)))
+    report = {"parity": asdict(result.parity), "sizes": result.sizes, "valid": choice.scores, "n": choice.n}
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    (folder / "settings.json").write_text(json.dumps(result.settings))
 
 
 def new_model(recipe: Recipe) -> Any:

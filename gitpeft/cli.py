@@ -1,0 +1,412 @@
+"""The commands. Each calls one function and prints; `main` turns every end into an exit code.
+
+0 done · 1 a problem that the user can mend · 2 wrong usage · 3 a bug, with a log · 130 interrupted
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gitpeft import __version__
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
+
+if TYPE_CHECKING:
+    from gitpeft.learn.pipeline import Listener, Plan
+    from gitpeft.suggest import Suggester
+
+app = typer.Typer(
+    name="gitpeft",
+    help="Learns how a team commits, from its own history, and suggests messages in git's hooks. Offline.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+base_app = typer.Typer(no_args_is_help=True, help="Base models: what everything is tuned from.")
+app.add_typer(base_app, name="base")
+
+Repo = Annotated[Path | None, typer.Option("--repo", help="The repository; default: the one you are in.")]
+Base = Annotated[str, typer.Option("--base", help="`mini`, or a folder of transformers files.")]
+Method = Annotated[str, typer.Option("--method", help="How to tune: lora or full.")]
+Until = Annotated[str, typer.Option("--until", metavar="REV", help="Learn from nothing after REV.")]
+Budget = Annotated[
+    float, typer.Option("--budget", metavar="MINUTES", min=0.05, help="Most time for training.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    repo: Repo = None,
+    base: Base = "mini",
+    method: Method = "lora",
+    until: Until = "HEAD",
+    budget: Budget = 5.0,
+    no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Make the model, install no hook.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Everything: read the history, tune a model on it, check and export it, install the hook.
+
+    Below 50 usable commits, or without `gitpeft[train]`, the base is used untuned, with exemplars from this
+    history. Mining, export and evaluation take one or two minutes beside the training budget.
+    """
+    from gitpeft import show
+
+    repository = Repository.open(repo)
+    plan = _plan(base, method, until, budget)
+    with _listening(as_json) as listen:
+        from gitpeft.learn import pipeline
+
+        outcome = pipeline.run(repository, plan, listen)
+    hooks = "not installed (--no-hooks)" if no_hooks else _install_hooks(repository)
+    if as_json:
+        _print_json(asdict(outcome) | {"hooks": hooks})
+    else:
+        show.card(outcome, hooks)
+
+
+def _install_hooks(repository: Repository) -> str:
+    """Install, and say so; a hook that cannot be put in does not undo the model."""
+    from gitpeft.install import install as put
+
+    try:
+        return "; ".join(
+            " ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes))
+            for done in put(repository)
+        )
+    except GitpeftError as error:
+        return f"not installed: {error.message} {error.hint}"
+
+
+@app.command()
+def mine(repo: Repo = None, until: Until = "HEAD", as_json: Json = False) -> None:
+    """Read new history into the cache below `.git/gitpeft`; nothing else in the repository is written."""
+    repository = Repository.open(repo)
+    with _listening(as_json) as listen:
+        from gitpeft.learn import pipeline
+
+        report = pipeline.mine(repository, until, listen).report
+    rate = report.new / report.seconds if report.seconds else 0.0
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        skipped = "".join(f"; {n:,} skipped: {why}" for why, n in report.skipped.items())
+        print(
+            f"{report.new:,} new of {report.total:,} commits in {report.seconds:.1f} s "
+            f"({rate:,.0f}/s){skipped}"
+        )
+
+
+@app.command()
+def train(
+    repo: Repo = None,
+    base: Base = "mini",
+    method: Method = "lora",
+    until: Until = "HEAD",
+    budget: Budget = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Tune a model on this history and keep the run; `gitpeft export` makes it the active model.
+
+    Interrupted, the same command continues where it was.
+    """
+    repository = Repository.open(repo)
+    with _listening(as_json) as listen:
+        from gitpeft.learn import pipeline
+
+        cost = pipeline.train_only(repository, _plan(base, method, until, budget), listen)
+    if as_json:
+        _print_json(cost)
+    else:
+        valid = min((loss for _, loss in cost["valid_curve"]), default=float("nan"))
+        print(
+            f"trained {cost['trainable']:,} of {cost['parameters']:,} weights for {cost['seconds']:.0f} s "
+            f"({cost['steps']} steps, {cost['tokens'] / max(1e-9, cost['seconds']):,.0f} tokens/s), "
+            f"best validation loss {valid:.3f} nats a token after {cost['seconds_to_best']:.0f} s"
+        )
+        print("next: gitpeft export")
+
+
+@app.command()
+def export(repo: Repo = None, as_json: Json = False) -> None:
+    """Turn the newest trained run into the active model: ONNX, parity gate, chooser, bundle."""
+    from gitpeft import show
+
+    repository = Repository.open(repo)
+    with _listening(as_json) as listen:
+        from gitpeft.learn import pipeline
+
+        outcome = pipeline.run(repository, pipeline.last_trained(repository), listen)
+    if as_json:
+        _print_json(asdict(outcome))
+    else:
+        show.card(outcome, "unchanged")
+
+
+@app.command("eval")
+def evaluate(
+    repo: Repo = None,
+    limit: Annotated[int, typer.Option(min=1, help="Commits to measure on, drawn at random.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Measure the active model on the newest tenth of its history, which it has not learnt from."""
+    from gitpeft import show
+
+    repository = Repository.open(repo)
+    with _listening(as_json) as listen:
+        from gitpeft.learn import pipeline
+
+        outcome = pipeline.evaluate(repository, limit, listen)
+    if as_json:
+        _print_json({"bundle": outcome.bundle, "used": outcome.used, "test": outcome.test})
+    else:
+        show.out.print(show.scores(outcome.test))
+        show.out.print(show.samples(outcome.samples))
+
+
+@app.command()
+def suggest(
+    rev: Annotated[str | None, typer.Argument(help="A commit whose change is to be described.")] = None,
+    staged: Annotated[bool, typer.Option("--staged", help="Describe what is staged.")] = False,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="Read revisions, a line each; answer in JSON.")
+    ] = False,
+    number: Annotated[int, typer.Option("-n", min=1, max=20, help="How many messages at most.")] = 1,
+    repo: Repo = None,
+    as_json: Json = False,
+) -> None:
+    """Messages for a commit's change, for the index, or for many revisions; never looks at their messages.
+
+    For a commit that the model's history holds, only earlier commits serve as exemplars.
+    """
+    if (rev is not None) + staged + stdin > 1:
+        raise typer.BadParameter("give a revision, --staged or --stdin, not several")
+    from gitpeft.suggest import open_active
+
+    repository = Repository.open(repo)
+    suggester = open_active(repository.state_dir)
+    if stdin:
+        _answer_lines(repository, suggester, number)
+        return
+    answer = _answer(repository, suggester, rev, number)
+    if as_json:
+        _print_json(answer, indent=None)
+    else:
+        for suggestion in answer["suggestions"]:
+            print(suggestion["message"])
+        if not answer["suggestions"]:
+            raise GitpeftError(
+                "nothing good enough to offer", "write it yourself, or try `-n 3` after retraining"
+            )
+
+
+def _answer_lines(repository: Repository, suggester: "Suggester", number: int) -> None:
+    bad = 0
+    for line in sys.stdin:
+        if not (rev := line.strip()):
+            continue
+        try:
+            answer = _answer(repository, suggester, rev, number)
+        except GitpeftError as error:
+            answer, bad = {"rev": rev, "error": error.message}, bad + 1
+        _print_json(answer, indent=None)
+    if bad:
+        raise GitpeftError(f"{bad} revisions had no answer", "their lines say why")
+
+
+def _answer(repository: Repository, suggester: "Suggester", rev: str | None, number: int) -> dict[str, Any]:
+    from gitpeft.diff import compact, parse
+    from gitpeft.mask import mask
+
+    start = time.perf_counter()
+    if rev is None:
+        patch, previous, before = repository.staged_patch(), repository.previous_subject(), None
+        if not patch:
+            raise GitpeftError("nothing is staged", "stage a change with `git add`, or name a commit")
+    else:
+        before = repository.resolve(rev)
+        patch, previous = repository.patch(before), repository.previous_subject_of(before)
+    change = mask(compact(parse(patch)))
+    found = suggester.suggest(change, mask(previous), number, before=before) if change else []
+    spent = 1000 * (time.perf_counter() - start)
+    return {"rev": rev or "staged", "suggestions": [asdict(one) for one in found], "ms": round(spent, 1)}
+
+
+@app.command()
+def commit(repo: Repo = None) -> None:
+    """Choose a message for what is staged, edit it or ask for others, and commit."""
+    import subprocess
+
+    from gitpeft import config, interactive
+
+    repository = Repository.open(repo)
+    terminal = interactive.Terminal(say=print, ask=input)
+    settings = config.load(repository)
+    done = interactive.commit(
+        repository,
+        settings,
+        terminal,
+        lambda arguments: subprocess.call(["git", *arguments], cwd=repository.cwd),
+    )
+    if done.action == "failed":
+        raise typer.Exit(done.code or 1)
+
+
+@app.command()
+def install(
+    repo: Repo = None,
+    strategy: Annotated[
+        str, typer.Option(help="auto, stub, config (git 2.54 and later), husky, pre-commit or lefthook.")
+    ] = "auto",
+    prefetch: Annotated[
+        bool, typer.Option(help="A pre-commit hook too, which starts on the answer while other hooks run.")
+    ] = False,
+) -> None:
+    """Put the prepare-commit-msg hook in. A hook that is there already is kept and runs first."""
+    from gitpeft import stubs
+    from gitpeft.install import install as put
+
+    names = stubs.NAMES if prefetch else stubs.NAMES[:1]
+    for done in put(Repository.open(repo), strategy=strategy, hooks=names):
+        print(f"{done.where}: {done.action} ({done.strategy})")
+        for note in done.notes:
+            print(f"  {note}")
+
+
+@app.command()
+def uninstall(repo: Repo = None) -> None:
+    """Take the hooks out; what was there before comes back byte for byte. The model stays."""
+    from gitpeft.install import uninstall as take_out
+
+    removed = take_out(Repository.open(repo))
+    for done in removed:
+        print(f"{done.where}: {done.action}")
+    if not removed:
+        print("no hook of gitpeft is installed here")
+
+
+@app.command()
+def status(repo: Repo = None, as_json: Json = False) -> None:
+    """What is installed here, which model is active, and what the hook last had to say."""
+    from gitpeft import bundle, doctor, show
+
+    repository = Repository.open(repo)
+    state = doctor.status(repository)
+    active = bundle.active(repository.state_dir)
+    model = asdict(active.manifest) | {"id": active.id} if active else None
+    if as_json:
+        _print_json(asdict(state) | {"works": state.works, "manifest": model})
+    else:
+        show.status(state, model)
+
+
+@app.command()
+def doctor(
+    repo: Repo = None,
+    mend: Annotated[bool, typer.Option("--mend", help="Put gitpeft's own files right.")] = False,
+) -> None:
+    """Find what keeps suggestions away, and say what to do about it."""
+    from gitpeft import show
+    from gitpeft.doctor import doctor as examine
+
+    found = examine(Repository.open(repo), mend=mend)
+    show.findings(found)
+    if any(not one.mended for one in found):
+        raise typer.Exit(1)
+
+
+@base_app.command("build")
+def base_build(
+    recipe: Annotated[Path, typer.Argument(help="A recipe.toml such as models/mini/recipe.toml.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the corpus files that the recipe names.")],
+    out: Annotated[Path, typer.Option(help="Folder for the finished base.")],
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for intermediate results; default: OUT/work.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one.")] = None,
+) -> None:
+    """Train a base model from random weights as a recipe says; continues where it was interrupted."""
+    with _listening(False) as listen:
+        from gitpeft.learn import pretrain
+
+        made = pretrain.Recipe.load(recipe)
+        pretrain.build(made, corpus, work or out / "work", out, listen, device)
+    print(f"the base is in {out}")
+
+
+# --- around the commands ------------------------------------------------------------------------------------
+
+
+def _plan(base: str, method: str, until: str, minutes: float) -> "Plan":
+    from gitpeft.learn.pipeline import Plan
+
+    return Plan(base=base, method=method, until=until, minutes=minutes)
+
+
+@contextmanager
+def _listening(quiet: bool) -> Iterator["Listener"]:
+    """Progress on stderr, or silence. Set before torch is imported: threads that wait must not spin.
+
+    With spinning threads, training beside any other busy process is several times slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if quiet:
+        yield lambda _step, _done, _detail: None
+        return
+    from gitpeft import show
+
+    with show.progress() as listen:
+        yield listen
+
+
+def _print_json(value: Any, indent: int | None = 1) -> None:
+    print(json.dumps(value, indent=indent, ensure_ascii=False, default=str), flush=True)
+
+
+def main() -> None:
+    """The command `gitpeft`."""
+    try:
+        app(standalone_mode=True)
+    except GitpeftError as error:
+        from gitpeft import show
+
+        show.error(error.message, error.hint)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        print(f"gitpeft has a bug: {type(error).__name__}: {error}\n{_log_bug()}", file=sys.stderr)
+        sys.exit(3)
+
+
+def _log_bug() -> str:
+    """Keep the traceback; where it is."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", prefix="gitpeft-", suffix=".log", delete=False) as log:
+        log.write(traceback.format_exc())
+    return f"the details are in {log.name}"

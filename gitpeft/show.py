@@ -1,0 +1,179 @@
+"""What people see: hides rich. Progress of long steps, cards and tables."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from gitpeft.doctor import Finding, Status
+    from gitpeft.learn.pipeline import Listener, Outcome
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+STEPS = {
+    "mine": "Reading history",
+    "examples": "Preparing examples",
+    "train": "Training",
+    "export": "Exporting to ONNX",
+    "choose": "Choosing on validation",
+    "measure": "Measuring on newest commits",
+    "tokenizer": "Training the tokenizer",
+}
+METRICS = {"b_norm": "B-Norm", "rouge_l": "ROUGE-L", "edit_similarity": "edit sim.", "first_word": "EM@1"}
+
+
+@contextmanager
+def progress() -> Iterator["Listener"]:
+    """A listener that shows each step with its rate and time left, on stderr."""
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=err, transient=False) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def listen(step: str, done: float, detail: str) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(STEPS.get(step, step), total=1.0, detail="")
+            bars.update(tasks[step], completed=min(1.0, done), detail=escape(detail))
+
+        yield listen
+        for task in tasks.values():
+            bars.update(task, completed=1.0)
+
+
+def card(outcome: "Outcome", hooks: str) -> None:
+    """The result of `gitpeft init` on one screen."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    left_out = ", ".join(f"{n:,} {why}" for why, n in sorted(outcome.left_out.items(), key=lambda i: -i[1]))
+    grid.add_row("Commits", f"{outcome.used:,} used" + (f"; left out: {left_out}" if left_out else ""))
+    grid.add_row("Model", _model(outcome))
+    if outcome.why:
+        grid.add_row("Not trained", f"{outcome.why}. {_what_training_adds(outcome.why)}")
+    grid.add_row("Time", _times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GB")
+    grid.add_row("Offered first", _choice(outcome.choice))
+    grid.add_row("Hooks", escape(hooks))
+    grid.add_row("Next", _next(outcome))
+    out.print(Panel(grid, title="gitpeft", border_style="green"))
+    if outcome.test:
+        out.print(scores(outcome.test))
+    if outcome.samples:
+        out.print(samples(outcome.samples))
+
+
+def _model(outcome: "Outcome") -> str:
+    if outcome.kind == "retrieval":
+        return "none: the messages of the most similar earlier commits"
+    if not outcome.trainable:
+        return f"base {outcome.base} as it is, with exemplars from this history"
+    share = outcome.trainable / max(1, outcome.parameters)
+    method = outcome.method.get("name", "")
+    rank = f" (rank {outcome.method['rank']}, {outcome.method['placement']})" if method == "lora" else ""
+    return f"base {outcome.base}, {method}{rank}, {outcome.trainable:,} trainable weights ({share:.1%})"
+
+
+def _what_training_adds(why: str) -> str:
+    if "not installed" in why:
+        return "Training would tune the model to this team: pip install 'gitpeft[train]', then gitpeft init."
+    return ""
+
+
+def _times(seconds: dict[str, float]) -> str:
+    total = sum(seconds.values())
+    return (
+        f"{total:,.0f} s (" + ", ".join(f"{step} {s:,.0f}" for step, s in seconds.items() if s >= 0.5) + ")"
+    )
+
+
+def _choice(choice: dict[str, Any]) -> str:
+    if not choice:
+        return "by the default chooser (too few commits to validate on)"
+    scored = ", ".join(f"{mode} {score:.1f}" for mode, score in choice["scores"].items())
+    return f"{choice['mode']} (B-Norm on {choice['n']} validation commits: {scored})"
+
+
+def _next(outcome: "Outcome") -> str:
+    return (
+        "stage a change and run `git commit`, or `gitpeft suggest --staged`; `gitpeft status` shows the state"
+    )
+
+
+def scores(test: dict[str, Any]) -> Table:
+    """Systems by metrics, each mean with its 95 % interval."""
+    n = next(iter(test.values()))["n"]
+    table = Table(title=f"Newest {n} usable commits (mean, 95 % interval)", title_justify="left")
+    table.add_column("")
+    names = [name for name in METRICS if name in next(iter(test.values()))]
+    for name in names:
+        table.add_column(METRICS[name], justify="right")
+    for system, row in test.items():
+        cells = (f"{row[m]['mean']:.1f} ({row[m]['low']:.1f}-{row[m]['high']:.1f})" for m in names)
+        table.add_row(system, *cells)
+    return table
+
+
+def samples(found: Sequence[tuple[str, str, str]]) -> Table:
+    """Suggestions beside what the team wrote."""
+    table = Table(title="Samples from those commits", title_justify="left")
+    for name in ("commit", "the team wrote", "gitpeft would have suggested"):
+        table.add_column(name, overflow="fold")
+    for sha, theirs, ours in found:
+        table.add_row(sha, escape(theirs), escape(ours) or "(nothing)")
+    return table
+
+
+def status(state: "Status", model: dict[str, Any] | None) -> None:
+    """What is installed here and whether the next commit will be offered a message."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for hook in state.hooks:
+        grid.add_row(
+            hook.name, escape(f"{hook.how} in {hook.where}, {'runs' if hook.runs else 'does not run'}")
+        )
+    if not state.hooks:
+        grid.add_row("hooks", "none installed; `gitpeft install` puts one in")
+    grid.add_row("model", _active(model) if model else "none; `gitpeft init` makes one")
+    grid.add_row("enabled", "yes" if state.enabled else "no (git config gitpeft.enabled)")
+    for line in state.log:
+        grid.add_row("log", escape(line))
+    out.print(grid)
+
+
+def _active(model: dict[str, Any]) -> str:
+    method = model["method"].get("name", "none") if model["base"] else "retrieval"
+    commits = model["commits"]
+    return (
+        f"{model['id'][:12]}: base {model['base'] or '-'}, {method}, "
+        f"{commits['count']:,} commits up to {commits['to'][:10]}, made {model['created']}"
+    )
+
+
+def findings(found: Sequence["Finding"]) -> None:
+    """What `gitpeft doctor` found."""
+    if not found:
+        out.print("Nothing is wrong: the next commit with an editor is offered a message.")
+    for one in found:
+        out.print(f"[bold]{escape(one.text)}[/]" + (" [green](mended)[/]" if one.mended else ""))
+        if one.remedy and not one.mended:
+            out.print(f"  {escape(one.remedy)}")
+
+
+def error(message: str, hint: str) -> None:
+    """A problem that a person can do something about."""
+    err.print(f"[bold red]error:[/] {escape(message)}")
+    if hint:
+        err.print(escape(hint))
