@@ -14,6 +14,7 @@ from types import FrameType
 
 from gitpeft import ask, message, offer
 from gitpeft.config import Config, entries, load
+from gitpeft.confine import limit_memory
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.trace import Trace
@@ -21,6 +22,9 @@ from gitpeft.trace import Trace
 LOG_LIMIT = 64 << 10
 FIRST_SECONDS = 2.0
 """Time for the first steps, until the settings are known."""
+
+MEMORY_MB = 3072
+"""What reading the change may take; the model has a limit of its own."""
 
 PROGRESS_SECONDS = 0.3
 _NO_EDITORS = frozenset({"", ":", "true", "cat"})
@@ -297,5 +301,6 @@ class _Progress:
 
 
 if __name__ == "__main__":
+    limit_memory(MEMORY_MB)
     main(sys.argv[1:])
     os._exit(0)  # nothing is left to clean up, and taking an interpreter down costs milliseconds
