@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gitpeft import answers, bundle, hookfile, native, places, stubs
+from gitpeft import answers, bundle, hookfile, lint, native, places, stubs
 from gitpeft.config import load
 from gitpeft.errors import GitpeftError
 from gitpeft.git import OLDEST, Repository
@@ -130,7 +130,14 @@ def doctor(repo: Repository, *, mend: bool = False, python: str = sys.executable
         *_about_leftovers(repo, place, mend),
         *_about_model(repo, state),
         *(Finding("setting", problem, "correct it with `git config`") for problem in load(repo).problems),
+        *_about_lint(repo),
     ]
+
+
+def _about_lint(repo: Repository) -> Iterator[Finding]:
+    rules = lint.load(repo.work_tree) if repo.work_tree is not None else lint.Rules()
+    for sentence in lint.unread(rules):
+        yield Finding("linter", sentence, "suggestions may need a change before the linter takes them")
 
 
 def _about_git(repo: Repository, place: places.Place) -> Iterator[Finding]:
