@@ -1,6 +1,6 @@
 """From a source to likely messages, without torch: hides the ONNX sessions, their caches, and the search.
 
-Shapes: B hypotheses, T tokens, V vocabulary. All scores are natural logarithms of probabilities.
+Shapes: B hypotheses, T tokens, V vocabulary. Logarithms are natural.
 """
 
 import os
@@ -12,7 +12,11 @@ from typing import Any, Generic, TypeVar, cast
 from gitpeft.errors import GitpeftError
 
 ENCODER_THREADS, DECODER_THREADS = 1, 1
+FLOOR = 1e-12
+"""Added to a probability before its logarithm is taken."""
+
 _BLOCK = 128
+_LONGEST_REPEAT = 4
 T = TypeVar("T")
 
 
@@ -44,10 +48,10 @@ class Hypothesis:
 
 @dataclass(slots=True)
 class Memory:
-    """A source after encoding: what the decoder reads at every step, and the source's own token triples."""
+    """A source after encoding: what the decoder reads at every step, and the source's own tokens."""
 
     feeds: dict[str, Any]
-    triples: set[tuple[int, ...]] = field(default_factory=set)
+    source: list[int] = field(default_factory=list)
 
 
 class Later(Generic[T]):
@@ -95,7 +99,7 @@ class Network:
         feeds = dict(zip(names, session.run(names, {"source": ids}), strict=True))
         if "source" in self._inputs():
             feeds["source"] = ids
-        return Memory(feeds, set(zip(source, source[1:], source[2:], strict=False)))
+        return Memory(feeds, list(source))
 
     def _inputs(self) -> set[str]:
         """The decoder's inputs; those of the past are noted with their heads and width."""
@@ -105,10 +109,10 @@ class Network:
         return {one.name for one in inputs}
 
     def step(self, memory: Memory, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Scores (B, T, V) of what follows each of `tokens` (B, T), and the past that includes them."""
-        names = ["scores", *(name.replace("past.", "present.") for name in self._past)]
-        scores, *present = self._decoder.get().run(names, {**memory.feeds, **past, "tokens": tokens})
-        return scores, dict(zip(self._past, present, strict=True))
+        """Probabilities (B, T, V) of what follows each of `tokens` (B, T), and the past that holds them."""
+        names = ["probabilities", *(name.replace("past.", "present.") for name in self._past)]
+        found, *present = self._decoder.get().run(names, {**memory.feeds, **past, "tokens": tokens})
+        return found, dict(zip(self._past, present, strict=True))
 
     def no_past(self, batch: int) -> dict[str, Any]:
         """The past of `batch` hypotheses before their first step; a source must have been encoded."""
@@ -155,102 +159,128 @@ def score(
     for row, ids in enumerate(messages):
         tokens[row, 0] = words.start
         tokens[row, 1 : len(ids) + 1] = targets[row, : len(ids)] = ids
-    scores, _ = network.step(memory, tokens, network.no_past(len(messages)))
-    gold = np.take_along_axis(scores, targets[:, :, None], axis=2)[:, :, 0].astype(np.float64)
+    found, _ = network.step(memory, tokens, network.no_past(len(messages)))
+    gold = logarithm(np.take_along_axis(found, targets[:, :, None], axis=2)[:, :, 0])
     return [Hypothesis(list(ids), float(gold[row, : len(ids) + 1].sum())) for row, ids in enumerate(messages)]
+
+
+def logarithm(probabilities: Any) -> Any:
+    """Logarithms, in float64, with a floor: the pointer head is trained with the same one."""
+    import numpy as np
+
+    return np.log(probabilities.astype(np.float64) + FLOOR)
 
 
 # --- search -------------------------------------------------------------------------------------------------
 
 
-def search(
-    network: Network, memory: Memory, words: Vocabulary, width: int = 4, limit: int = 40
-) -> list[Hypothesis]:
-    """The best messages of a beam search, best mean score first; width 1 is the greedy choice.
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How messages are searched: `width` beams (1 is the greedy choice), at most `limit` tokens.
 
-    No message repeats three tokens in a row that the source does not hold. Ends when no open hypothesis can
-    overtake the `width` finished ones (by its mean score so far), or at `limit` tokens.
+    Without `repeats` no message says twice in a row what the source does not, nor three tokens more often
+    than the source holds them.
     """
-    beams = [Hypothesis([], 0.0, False)]
-    finished: list[Hypothesis] = []
-    past, tokens = network.no_past(1), [words.start]
-    for _ in range(limit):
-        scores, past = _next_scores(network, memory, words, tokens, past)
-        ended, beams, parents = _advance(beams, scores, memory, words, width)
-        finished = sorted(finished + ended, key=_mean, reverse=True)[:width]
-        if not beams or (len(finished) == width and finished[-1].mean >= beams[0].mean):
-            break
-        past = _follow(past, parents)
-        tokens = [beam.ids[-1] for beam in beams]
-    return finished or sorted(beams, key=_mean, reverse=True)
+
+    width: int = 4
+    limit: int = 40
+    repeats: bool = False
+
+    def run(self, network: Network, memory: Memory, words: Vocabulary) -> list[Hypothesis]:
+        """The best messages, best mean first; unfinished ones when `limit` left no other.
+
+        Ends when no open hypothesis can overtake the `width` finished ones by its mean so far.
+        """
+        beams = [Hypothesis([], 0.0, False)]
+        finished: list[Hypothesis] = []
+        past, tokens = network.no_past(1), [words.start]
+        for _ in range(self.limit):
+            found, past = _next(network, memory, words, tokens, past)
+            ended, beams, parents = self._advance(beams, found, memory, words)
+            finished = sorted(finished + ended, key=_mean, reverse=True)[: self.width]
+            if not beams or (len(finished) == self.width and finished[-1].mean >= beams[0].mean):
+                break
+            past = _follow(past, parents)
+            tokens = [beam.ids[-1] for beam in beams]
+        return finished or sorted(beams, key=_mean, reverse=True)
+
+    def _advance(
+        self, beams: Sequence[Hypothesis], found: Any, memory: Memory, words: Vocabulary
+    ) -> tuple[list[Hypothesis], list[Hypothesis], list[int]]:
+        """One step: the hypotheses that end here, those that go on, and the beam that each continues.
+
+        As in the usual beam search an end counts only when it is among the `width` best of what is allowed.
+        """
+        ended: list[Hypothesis] = []
+        going: list[Hypothesis] = []
+        parents: list[int] = []
+        rank = 0
+        for total, parent, token in _best(beams, found, 4 * self.width):
+            ids = [*beams[parent].ids, token]
+            if token == words.end and rank < self.width:
+                ended.append(Hypothesis(ids[:-1], total))
+            elif token != words.end:
+                if not self.repeats and _repeats(ids, memory.source):
+                    continue
+                going.append(Hypothesis(ids, total, False))
+                parents.append(parent)
+            rank += 1
+            if len(going) == self.width:
+                break
+        return ended, going, parents
 
 
 def _mean(hypothesis: Hypothesis) -> float:
     return hypothesis.mean
 
 
-def _next_scores(
+def _next(
     network: Network, memory: Memory, words: Vocabulary, tokens: Sequence[int], past: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Scores (B, V) of the next token, banned ones at minus infinity."""
+    """Probabilities (B, V) of the next token, those of banned ones 0."""
     import numpy as np
 
-    scores, past = network.step(memory, np.array(tokens, dtype=np.int64)[:, None], past)
-    scores = scores[:, -1]
-    scores[:, words.banned] = -np.inf
-    return scores, past
+    found, past = network.step(memory, np.array(tokens, dtype=np.int64)[:, None], past)
+    found = found[:, -1]
+    found[:, list(words.banned)] = 0
+    return found, past
 
 
-def _advance(
-    beams: Sequence[Hypothesis], scores: Any, memory: Memory, words: Vocabulary, width: int
-) -> tuple[list[Hypothesis], list[Hypothesis], list[int]]:
-    """One step: the hypotheses that end here, those that go on, and the beam that each of these continues.
-
-    As in the usual beam search an end counts only when it is among the `width` best continuations.
-    """
-    import numpy as np
-
-    totals = scores + np.array([beam.total for beam in beams], dtype=np.float32)[:, None]
-    ended: list[Hypothesis] = []
-    going: list[Hypothesis] = []
-    parents: list[int] = []
-    for rank, (total, parent, token) in enumerate(_best(totals, 4 * width)):
-        beam = beams[parent]
-        if token == words.end:
-            if rank < width:
-                ended.append(Hypothesis(beam.ids, total))
-        elif not _repeats(beam.ids, token, memory.triples):
-            going.append(Hypothesis([*beam.ids, token], total, False))
-            parents.append(parent)
-        if len(going) == width:
-            break
-    return ended, going, parents
-
-
-def _best(totals: Any, count: int) -> list[tuple[float, int, int]]:
-    """The `count` largest of (B, V) as (value, row, column), largest first.
+def _best(beams: Sequence[Hypothesis], found: Any, count: int) -> list[tuple[float, int, int]]:
+    """The `count` likeliest continuations as (total, beam, token), likeliest first; `found` is (B, V).
 
     At least `count` values reach the `count`-th largest of the maxima of all blocks, and few others do: that
     is seven times as fast as partitioning all of them.
     """
     import numpy as np
 
-    flat = totals.ravel()
+    top = max(beam.total for beam in beams)
+    weights = np.exp([beam.total - top for beam in beams]).astype(np.float32)
+    flat = (found * weights[:, None]).ravel()
     whole = flat.size // _BLOCK * _BLOCK
     maxima = np.concatenate([flat[:whole].reshape(-1, _BLOCK).max(axis=1), flat[whole:]])
     bound = np.partition(maxima, -min(count, maxima.size))[-min(count, maxima.size)]
-    top = np.flatnonzero((flat >= bound) & np.isfinite(flat))
-    top = top[np.argsort(-flat[top], kind="stable")][:count].tolist()
-    size = totals.shape[1]
-    return [(float(flat[i]), i // size, i % size) for i in top]
+    places = np.flatnonzero((flat >= bound) & (flat > 0))
+    places = places[np.argsort(-flat[places], kind="stable")][:count]
+    rows, columns = np.divmod(places, found.shape[1])
+    totals = logarithm(found[rows, columns]) + np.array([beam.total for beam in beams])[rows]
+    return list(zip(totals.tolist(), rows.tolist(), columns.tolist(), strict=True))
 
 
-def _repeats(ids: Sequence[int], token: int, allowed: set[tuple[int, ...]]) -> bool:
-    """Whether `token` completes a triple that the hypothesis holds already and the source does not."""
-    if len(ids) < 3:
-        return False
-    triple = (ids[-2], ids[-1], token)
-    return triple not in allowed and triple in zip(ids, ids[1:], ids[2:], strict=False)
+def _repeats(ids: list[int], source: list[int]) -> bool:
+    """Whether the last of `ids` makes a repetition that the source does not hold as well."""
+    for size in range(1, _LONGEST_REPEAT + 1):
+        twice = ids[-2 * size :]
+        if len(twice) == 2 * size and twice[:size] == twice[size:] and not _count(source, twice):
+            return True
+    triple = ids[-3:]
+    return len(ids) > 3 and _count(ids[:-1], triple) >= max(1, _count(source, triple))
+
+
+def _count(ids: list[int], part: list[int]) -> int:
+    """How often `part` occurs in `ids`."""
+    size = len(part)
+    return sum(ids[i : i + size] == part for i in range(len(ids) - size + 1))
 
 
 def _follow(past: dict[str, Any], parents: Sequence[int]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class Suggester:
         with self._timed("encode"):
             memory = model.network.encode(source or codec.marks["file"])
         with self._timed("decode"):
-            found = decode.search(model.network, memory, model.words, self._beams, TOKENS)
+            found = decode.Search(self._beams, TOKENS).run(model.network, memory, model.words)
             earlier = self._scored(model, memory, near)
         like = tuple(n.sha for n in shown)
         drafts = [

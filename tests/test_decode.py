@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gitpeft import decode
-from gitpeft.decode import Hypothesis, Memory, Vocabulary
+from gitpeft.decode import Hypothesis, Memory, Search, Vocabulary
 
 WORDS = Vocabulary(start=0, end=1, banned=(0, 2))
 
@@ -17,22 +17,22 @@ class Table:
     """A network whose next token depends on the last one only: row by row the probabilities."""
 
     def __init__(self, rows: dict[int, dict[int, float]], size: int = 12) -> None:
-        self.scores = np.full((size, size), np.log(1e-9), dtype=np.float32)
+        self.rows = np.full((size, size), 1e-9, dtype=np.float32)
         for last, following in rows.items():
             for token, probability in following.items():
-                self.scores[last, token] = np.log(probability)
+                self.rows[last, token] = probability
         self.calls = 0
 
     def step(self, _: Memory, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self.calls += 1
-        return self.scores[tokens], past
+        return self.rows[tokens], past
 
     def no_past(self, batch: int) -> dict[str, Any]:
         return {"past": np.zeros((batch, 1))}
 
 
-def search(table: Table, triples: set[tuple[int, ...]] | None = None, **settings: int) -> list[Hypothesis]:
-    return decode.search(table, Memory({}, triples or set()), WORDS, **settings)  # type: ignore[arg-type]
+def search(table: Table, source: Sequence[int] = (), **settings: int) -> list[Hypothesis]:
+    return Search(**settings).run(table, Memory({}, list(source)), WORDS)  # type: ignore[arg-type]
 
 
 def test_the_likelier_message_wins_although_its_first_token_is_less_likely() -> None:
@@ -48,15 +48,32 @@ def test_a_banned_token_is_never_written() -> None:
     assert search(table, width=1)[0].ids == [5]
 
 
-def test_three_tokens_in_a_row_are_not_repeated_unless_the_source_repeats_them() -> None:
-    table = Table({0: {5: 1.0}, 5: {6: 1.0}, 6: {7: 1.0}, 7: {5: 0.9, 1: 0.1}})
-    assert search(table, width=1, limit=12)[0].ids[:6] != [5, 6, 7, 5, 6, 7]
-    copied: set[tuple[int, ...]] = {(5, 6, 7), (6, 7, 5), (7, 5, 6)}
-    assert search(table, copied, width=1, limit=7)[0].ids == [5, 6, 7, 5, 6, 7, 5]
+LOOP = {0: {5: 1.0}, 5: {6: 1.0}, 6: {7: 1.0}, 7: {5: 0.9, 1: 0.1}}
+
+
+def test_three_tokens_are_not_repeated_more_often_than_in_the_source() -> None:
+    assert search(Table(LOOP), width=1, limit=12)[0].ids[:6] != [5, 6, 7, 5, 6, 7]
+    twice = [5, 6, 7, 5, 6, 7]
+    assert search(Table(LOOP), twice, width=1, limit=6)[0].ids == twice
+    assert search(Table(LOOP), twice, width=1, limit=9)[0].ids[:9] != [5, 6, 7] * 3
+
+
+def test_nothing_is_said_twice_in_a_row_unless_the_source_says_it() -> None:
+    table = {0: {5: 1.0}, 5: {5: 0.9, 1: 0.1}}
+    assert search(Table(table), width=1)[0].ids == [5]
+    assert search(Table(table), [5, 5], width=1)[0].ids[:2] == [5, 5]
+    pairs = {0: {5: 1.0}, 5: {6: 1.0}, 6: {5: 0.9, 1: 0.1}}
+    assert search(Table(pairs), width=1, limit=9)[0].ids[:4] != [5, 6, 5, 6]
+
+
+def test_repeats_can_be_allowed() -> None:
+    table = Table(LOOP)
+    found = Search(1, 9, repeats=True).run(table, Memory({}), WORDS)  # type: ignore[arg-type]
+    assert found[0].ids == [5, 6, 7] * 3
 
 
 def test_what_reaches_the_limit_is_unfinished() -> None:
-    found = search(Table({0: {5: 1.0}, 5: {5: 1.0}}), {(5, 5, 5)}, width=1, limit=6)
+    found = search(Table({0: {5: 1.0}, 5: {5: 1.0}}), [5] * 9, width=1, limit=6)
     assert not found[0].finished and found[0].ids == [5] * 6
     assert np.isclose(found[0].mean, found[0].total / 6)
 
@@ -75,17 +92,21 @@ def test_scores_of_given_messages_count_the_end() -> None:
 
 
 @given(
-    st.lists(st.integers(-50, 50), min_size=1, max_size=700),
-    st.integers(1, 3),
+    st.lists(st.integers(0, 50), min_size=1, max_size=700),
+    st.lists(st.floats(-30, 0), min_size=1, max_size=4),
     st.integers(1, 40),
 )
-def test_the_best_scores_are_found_exactly(values: Sequence[int], rows: int, count: int) -> None:
-    totals = np.array([values] * rows, dtype=np.float32)
-    totals[0, 0] = -np.inf
-    found = decode._best(totals, count)
-    expected = np.sort(totals[np.isfinite(totals)])[::-1][:count]
-    assert [value for value, _, _ in found] == expected.tolist()
-    assert all(totals[row, column] == value for value, row, column in found)
+def test_the_best_continuations_are_found_exactly(
+    values: Sequence[int], totals: Sequence[float], count: int
+) -> None:
+    beams = [Hypothesis([], total, False) for total in totals]
+    found = np.array([values] * len(beams), dtype=np.float32) / 64
+    best = decode._best(beams, found, count)
+    every = np.log(found + decode.FLOOR) + np.array(totals)[:, None]
+    expected = np.sort(every[found > 0])[::-1][:count]
+    assert np.allclose([total for total, _, _ in best], expected, atol=1e-5)
+    assert len({(row, column) for _, row, column in best}) == len(best)
+    assert all(np.isclose(every[row, column], total) for total, row, column in best)
 
 
 def test_what_a_thread_raises_is_raised_where_it_is_waited_for() -> None:

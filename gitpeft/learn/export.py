@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from gitpeft.bundle import DECODER, ENCODER, TOKENIZER
-from gitpeft.decode import Memory, Network, Vocabulary
+from gitpeft.decode import Memory, Network, Vocabulary, logarithm
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import t5
 
@@ -183,7 +183,7 @@ def _torch_scores(model: Any, source: Sequence[int], inputs: Sequence[int]) -> A
         output = model(
             input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=torch.tensor([list(inputs)])
         )
-        return torch.log_softmax(output.logits[0].float(), dim=-1).numpy()
+        return logarithm(torch.softmax(output.logits[0].float(), dim=-1).numpy())
 
 
 @contextmanager
@@ -199,12 +199,12 @@ def _one_thread() -> Iterator[None]:
 
 def _scores(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
     tokens = np.array([inputs], dtype=np.int64)
-    return network.step(memory, tokens, network.no_past(1))[0][0]
+    return logarithm(network.step(memory, tokens, network.no_past(1))[0][0])
 
 
 def _stepwise(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
     past, rows = network.no_past(1), []
     for token in inputs:
-        scores, past = network.step(memory, np.array([[token]], dtype=np.int64), past)
-        rows.append(scores[0, 0])
+        found, past = network.step(memory, np.array([[token]], dtype=np.int64), past)
+        rows.append(logarithm(found[0, 0]))
     return np.stack(rows)

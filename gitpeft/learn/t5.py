@@ -47,9 +47,10 @@ def encoder(model: Any, quantise: bool) -> bytes:
 
 
 def decoder(model: Any, quantise: bool) -> bytes:
-    """Graph of `tokens` (B, T), `past.I.key/value` (B, N, P, H) and the encoder's results to `scores`.
+    """Graph of `tokens` (B, T), `past.I.key/value` (B, N, P, H) and the encoder's results to `probabilities`.
 
-    Scores (B, T, V) are log-probabilities; `present.I.key/value` (B, N, P + T, H) are the next step's past.
+    These are (B, T, V): whoever needs the logarithm of a few of them does not pay for all.
+    `present.I.key/value` (B, N, P + T, H) are the next step's past.
     """
     graph = Graph(quantise)
     stack, vocabulary = model.decoder, model.config.vocab_size
@@ -61,10 +62,10 @@ def decoder(model: Any, quantise: bool) -> bytes:
         stream.add(_cross_attention(graph, stream.normed, block.layer[1].EncDecAttention, number))
         stream.add(_feed_forward(graph, stream.normed, block.layer[2].DenseReluDense, model.config))
     if hasattr(model, "pointer"):
-        scores = _pointer_scores(graph, stream.normed, embedded, model)
+        found = _mixture(graph, stream.normed, embedded, model)
     else:
-        scores = graph.op("LogSoftmax", _logits(graph, stream.normed, model), axis=-1)
-    graph.output(batch.split(scores, vocabulary), "scores", ["B", "T", vocabulary])
+        found = graph.op("Softmax", _logits(graph, stream.normed, model), axis=-1)
+    graph.output(batch.split(found, vocabulary), "probabilities", ["B", "T", vocabulary])
     return graph.build()
 
 
@@ -253,8 +254,8 @@ def _pointer_outputs(graph: Graph, source: str, states: str, embedded: str, mode
     graph.output(graph.op("Where", special, graph.floats(_BLOCKED), graph.floats(0.0)), "mask", [1, "S"])
 
 
-def _pointer_scores(graph: Graph, outputs: str, embedded: str, model: Any) -> str:
-    """log(generated · (1 - gate) + copied · gate), (1, B·T, V), as `gitpeft.learn.pointer` mixes them."""
+def _mixture(graph: Graph, outputs: str, embedded: str, model: Any) -> str:
+    """generated · (1 - gate) + copied · gate, (1, B·T, V), as `gitpeft.learn.pointer` mixes them."""
     head, width = model.pointer, model.config.d_model
     source = graph.input("source", "int64", [1, "S"])
     keys, mask = graph.input("keys", "float", [1, width, "S"]), graph.input("mask", "float", [1, "S"])
@@ -267,8 +268,7 @@ def _pointer_scores(graph: Graph, outputs: str, embedded: str, model: Any) -> st
     rest = graph.op("Sigmoid", graph.op("Neg", gate))  # 1 - sigmoid(gate) would lose its digits near 0
     generated = graph.op("Mul", generated, rest)
     index = graph.op("Expand", graph.op("Unsqueeze", source, graph.ints(1)), graph.op("Shape", copied))
-    mixed = graph.op("ScatterElements", generated, index, copied, axis=2, reduction="add")
-    return graph.op("Log", graph.op("Add", mixed, graph.floats(1e-12)))
+    return graph.op("ScatterElements", generated, index, copied, axis=2, reduction="add")
 
 
 def _sharp(graph: Graph, x: str, linear: Any) -> str:

@@ -1,7 +1,7 @@
 """Export: three forms of one model agree, and the searches on them find what `transformers` finds."""
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 
 from gitpeft import decode
 from gitpeft.codec import TokenCodec
-from gitpeft.decode import Memory, Network, Vocabulary
+from gitpeft.decode import Network, Search, Vocabulary
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import export as exporting
 from gitpeft.learn import graph
@@ -33,20 +33,9 @@ def taught(name: str) -> Any:
     return tinymodel.taught(MODELS[name](vocab_size=60), tinymodel.pairs(12, size=60))
 
 
-class Anything(Container[tuple[int, ...]]):
-    """Contains every triple of tokens, so that the search forbids none, as `generate` does."""
-
-    def __contains__(self, _: object) -> bool:
-        return True
-
-
 def network(model: Any, quantise: bool = False) -> Network:
     encoder, decoder = exporting.graphs(model, quantise)
     return Network(lambda: encoder, lambda: decoder)
-
-
-def free(memory: Memory) -> Memory:
-    return Memory(memory.feeds, Anything())  # type: ignore[arg-type]
 
 
 # --- the gate -----------------------------------------------------------------------------------------------
@@ -186,7 +175,7 @@ def test_a_search_finds_what_transformers_finds(name: str, beams: int) -> None:
         runtime = network(model)
         source = [10 + (7 * i + seed) % 50 for i in range(20)]
         expected, score = generated(model, source, beams, 30)
-        found = decode.search(runtime, free(runtime.encode(source)), Vocabulary(0, 1), beams, 30)[0]
+        found = Search(beams, 30, repeats=True).run(runtime, runtime.encode(source), Vocabulary(0, 1))[0]
         if expected[-1] != 1:
             continue  # at the limit, unfinished messages compete there and never here
         assert [*found.ids, 1] == expected
@@ -197,8 +186,8 @@ def test_a_search_finds_what_transformers_finds(name: str, beams: int) -> None:
 
 def test_a_given_message_scores_as_the_search_scored_it() -> None:
     runtime, words = network(taught("pointer")), Vocabulary(0, 1)
-    memory = free(runtime.encode([10, 11, 12, 13, 14]))
-    found = decode.search(runtime, memory, words, 4, 30)
+    memory = runtime.encode([10, 11, 12, 13, 14])
+    found = Search(4, 30).run(runtime, memory, words)
     assert len(found) == 4 and all(one.finished for one in found)
     again = decode.score(runtime, memory, [one.ids for one in found], words)
     assert [one.total for one in again] == pytest.approx([one.total for one in found], abs=1e-3)
