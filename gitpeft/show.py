@@ -22,8 +22,8 @@ STEPS = {
     "examples": "Preparing examples",
     "train": "Training",
     "export": "Exporting to ONNX",
-    "choose": "Choosing on validation",
-    "measure": "Measuring on newest commits",
+    "choose": "Fitting the chooser",
+    "measure": "Measuring",
     "tokenizer": "Training the tokenizer",
 }
 METRICS = {"b_norm": "B-Norm", "rouge_l": "ROUGE-L", "edit_similarity": "edit sim.", "first_word": "EM@1"}
@@ -33,11 +33,11 @@ METRICS = {"b_norm": "B-Norm", "rouge_l": "ROUGE-L", "edit_similarity": "edit si
 def progress() -> Iterator["Listener"]:
     """A listener that shows each step with its rate and time left, on stderr."""
     columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=10),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[detail]}"),
     )
     with Progress(*columns, console=err, transient=False) as bars:
