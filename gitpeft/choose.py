@@ -31,6 +31,10 @@ _NUMBER = re.compile(r"\d+")
 _ISSUE = re.compile(r"#\d+")
 _WORD = re.compile(r"\w+")
 _REPEATED = re.compile(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
+_NAME = re.compile(r"\b[A-Za-z]+(?:[a-z][A-Z]|_|\d)\w+\b")
+"""Names as only code has them: camel case, an underscore or a digit inside."""
+
+_DANGLING = re.compile(r"(?:[:,/&+=<([{-]|\b(?:the|a|an|and|or|of))$", re.IGNORECASE)
 _AGAIN = "run `gitpeft init` to fit it again"
 
 
@@ -81,6 +85,7 @@ def candidates(drafts: Sequence[Draft], context: str, longest: int) -> list[Cand
     bags = [Counter(_WORD.findall(draft.message.lower())) for draft in unique]
     top = max((draft.similarity for draft in drafts), default=0.0)
     known = set(_NUMBER.findall(context))
+    seen = "\n".join([context, *earlier])
     found = []
     for place, draft in enumerate(unique):
         same = earlier.get(draft.message)
@@ -96,7 +101,8 @@ def candidates(drafts: Sequence[Draft], context: str, longest: int) -> list[Cand
             float(not known.issuperset(_NUMBER.findall(draft.message))),
         )
         like = same.like if same else draft.like
-        found.append(Candidate(draft.message, draft.origin, like, features, flaw(draft, context, longest)))
+        wrong = flaw(draft, seen, longest) or _invention(draft, context)
+        found.append(Candidate(draft.message, draft.origin, like, features, wrong))
     return found
 
 
@@ -108,8 +114,13 @@ def _agreement(place: int, bags: Sequence[Counter[str]]) -> float:
     return sum(shared) / max(1, len(others))
 
 
-def flaw(draft: Draft, context: str, longest: int) -> str:
-    """Why a message must not be offered, "" when it may."""
+def _invention(draft: Draft, context: str) -> str:
+    known = set(_ISSUE.findall(context))
+    return "" if known.issuperset(_ISSUE.findall(draft.message)) else "invented issue number"
+
+
+def flaw(draft: Draft, seen: str, longest: int) -> str:
+    """Why a message must not be offered, "" when it may. `seen` is all that its author read."""
     text = draft.message
     if not _WORD.search(text):
         return "empty"
@@ -117,23 +128,26 @@ def flaw(draft: Draft, context: str, longest: int) -> str:
         return "unprintable"
     if len(text) > longest:
         return "too long"
-    if not set(_ISSUE.findall(text)) <= set(_ISSUE.findall(context)):
-        return "invented issue number"
-    if draft.origin == GENERATED:
-        return _clumsiness(draft)
-    return ""
+    return _clumsiness(draft, seen) if draft.origin == GENERATED else ""
 
 
-def _clumsiness(draft: Draft) -> str:
+def _clumsiness(draft: Draft, seen: str) -> str:
     """What only a model writes."""
     text = draft.message
-    if not draft.finished:
+    if not draft.finished or _DANGLING.search(text):
         return "unfinished"
+    if any(_is_half(name, seen) for name in _NAME.findall(text)):
+        return "half a name"
     if _REPEATED.search(text):
         return "repeats itself"
     if any(text.count(a) != text.count(b) for a, b in ("()", "[]", "{}")) or text.count("`") % 2:
         return "unbalanced"
     return ""
+
+
+def _is_half(name: str, seen: str) -> bool:
+    """Whether a name of the code is the beginning of a longer one, and was seen only as that."""
+    return not re.search(rf"\b{name}(?![A-Za-z0-9])", seen) and re.search(rf"\b{name}", seen) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ FLOOR = 1e-12
 
 _BLOCK = 128
 _LONGEST_REPEAT = 4
+_NOISE = 0.5
 T = TypeVar("T")
 
 
@@ -179,12 +180,14 @@ class Search:
     """How messages are searched: `width` beams (1 is the greedy choice), at most `limit` tokens.
 
     Without `repeats` no message says twice in a row what the source does not, nor three tokens more often
-    than the source holds them.
+    than the source holds them. With a `seed` chance has a say (Gumbel noise on each choice), and `total`
+    is shaken with it.
     """
 
     width: int = 4
     limit: int = 40
     repeats: bool = False
+    seed: int | None = None
 
     def run(self, network: Network, memory: Memory, words: Vocabulary) -> list[Hypothesis]:
         """The best messages, best mean first; unfinished ones when `limit` left no other.
@@ -193,10 +196,11 @@ class Search:
         """
         beams = [Hypothesis([], 0.0, False)]
         finished: list[Hypothesis] = []
+        shake = _shaker(self.seed)
         past, tokens = network.no_past(1), [words.start]
         for _ in range(self.limit):
             found, past = _next(network, memory, words, tokens, past)
-            ended, beams, parents = self._advance(beams, found, memory, words)
+            ended, beams, parents = self._advance(beams, shake(found), memory, words)
             finished = sorted(finished + ended, key=_mean, reverse=True)[: self.width]
             if not beams or (len(finished) == self.width and finished[-1].mean >= beams[0].mean):
                 break
@@ -244,6 +248,16 @@ def _next(
     found = found[:, -1]
     found[:, list(words.banned)] = 0
     return found, past
+
+
+def _shaker(seed: int | None) -> Callable[[Any], Any]:
+    """A function that multiplies probabilities with chance, or leaves them alone when there is no seed."""
+    if seed is None:
+        return lambda found: found
+    import numpy as np
+
+    dice = np.random.default_rng(seed)
+    return lambda found: found * np.exp(_NOISE * dice.gumbel(size=found.shape)).astype(np.float32)
 
 
 def _best(beams: Sequence[Hypothesis], found: Any, count: int) -> list[tuple[float, int, int]]:

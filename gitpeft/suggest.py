@@ -23,7 +23,7 @@ from gitpeft.errors import GitpeftError
 
 if TYPE_CHECKING:
     from gitpeft.codec import TokenCodec
-    from gitpeft.decode import Later, Memory, Network, Vocabulary
+    from gitpeft.decode import Hypothesis, Later, Memory, Network, Vocabulary
     from gitpeft.retrieve import Index, Neighbour
 
 BEAMS = 4
@@ -86,19 +86,27 @@ class Suggester:
         self._index: Index | None = None
         self._model: _Model | None = None
 
-    def suggest(self, change: str, previous: str, n: int = 1, before: str | None = None) -> list[Suggestion]:
+    def suggest(
+        self, change: str, previous: str, n: int = 1, *, before: str | None = None, seed: int | None = None
+    ) -> list[Suggestion]:
         """At most `n` messages for a compact change (`diff.compact`), best first; [] if none is good enough.
 
         `previous` is the author's previous subject, "" if there is none. Where the index holds the commit
-        `before`, only earlier ones are looked at.
+        `before`, only earlier ones are looked at. A `seed` asks for other wordings, each seed for its own.
         """
         generate = self._chooser.mode != choose.RETRIEVED
-        found = self.candidates(change, previous, generate=generate, before=before)
+        found = self.candidates(change, previous, generate=generate, before=before, seed=seed)
         best = self._chooser.order(found)[:n]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in best]
 
     def candidates(
-        self, change: str, previous: str, *, generate: bool = True, before: str | None = None
+        self,
+        change: str,
+        previous: str,
+        *,
+        generate: bool = True,
+        before: str | None = None,
+        seed: int | None = None,
     ) -> list[Candidate]:
         """Every message considered, generated ones first, each kind best first; none appears twice."""
         generate = generate and self.bundle.manifest.kind == "model"
@@ -106,7 +114,7 @@ class Suggester:
         with self._timed("retrieve"):
             near = self._nearest(change, before)
         if generate and self._model is not None:
-            drafts = self._ask(self._model, change, previous, near)
+            drafts = self._ask(self._model, change, previous, near, seed)
         else:
             drafts = [Draft(n.subject, choose.RETRIEVED, (n.sha,), similarity=n.score) for n in near]
         with self._timed("choose"):
@@ -118,7 +126,9 @@ class Suggester:
         count = max(self._budget.exemplars, RETRIEVED)
         return self._index.nearest(change, count, self._index.place(before) if before else None)
 
-    def _ask(self, model: _Model, change: str, previous: str, near: "Sequence[Neighbour]") -> list[Draft]:
+    def _ask(
+        self, model: _Model, change: str, previous: str, near: "Sequence[Neighbour]", seed: int | None
+    ) -> list[Draft]:
         """Drafts of the model, then of the neighbours, all scored by the model."""
         from gitpeft import decode
 
@@ -130,7 +140,9 @@ class Suggester:
         with self._timed("encode"):
             memory = model.network.encode(source or codec.marks["file"])
         with self._timed("decode"):
-            found = decode.Search(self._beams, TOKENS).run(model.network, memory, model.words)
+            found = decode.Search(self._beams, TOKENS, seed=seed).run(model.network, memory, model.words)
+            if seed is not None:
+                found = _sober(model, memory, found)
             earlier = self._scored(model, memory, near)
         like = tuple(n.sha for n in shown)
         drafts = [
@@ -194,6 +206,14 @@ class Suggester:
         start = time.perf_counter()
         yield
         self.timings[stage] = round(1000 * (time.perf_counter() - start), 2)
+
+
+def _sober(model: _Model, memory: "Memory", found: "list[Hypothesis]") -> "list[Hypothesis]":
+    """The same messages with the model's own scores, without the chance that found them."""
+    from gitpeft import decode
+
+    ended = [one.ids for one in found if one.finished]
+    return sorted(decode.score(model.network, memory, ended, model.words), key=lambda one: -one.mean)
 
 
 def _set_environment() -> None:

@@ -8,7 +8,7 @@ from gitpeft import choose
 from gitpeft.choose import FEATURES, GENERATED, RETRIEVED, Candidate, Chooser, Draft
 from gitpeft.errors import GitpeftError
 
-CONTEXT = " src/cache.py +3 -1\n+ timeout = 30\nfix #12"
+CONTEXT = " src/cache.py +3 -1\n+ timeout = 30\n+ dropStaleEntries(max_age)\nfix #12"
 
 
 def draft(message: str, **changes: object) -> Draft:
@@ -72,6 +72,14 @@ def test_order_is_kept_and_nothing_gives_nothing() -> None:
         ("fix (the cache", "unbalanced"),
         ("use `cache", "unbalanced"),
         ("test the tests", ""),
+        ("call dropStale", "half a name"),
+        ("set max_a", "half a name"),
+        ("call dropStaleEntries", ""),
+        ("call someOther_name", ""),
+        ("drop", ""),
+        ("cache:", "unfinished"),
+        ("drop the", "unfinished"),
+        ("add foo, bar and", "unfinished"),
     ],
 )
 def test_flaws_of_generated_messages(message: str, flaw: str) -> None:

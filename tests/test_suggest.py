@@ -59,6 +59,23 @@ def test_the_same_question_has_the_same_answer(ready: Path) -> None:
     assert open_active(ready).suggest(CHANGE, PREVIOUS, 5) == first.suggest(CHANGE, PREVIOUS, 5)
 
 
+def test_a_seed_asks_for_other_wordings(ready: Path) -> None:
+    suggester = open_active(ready)
+
+    def generated(seed: int | None) -> list[str]:
+        found = suggester.candidates(CHANGE, PREVIOUS, seed=seed)
+        assert all(one.feature("mean_log_prob") < 0 for one in found)
+        return [one.message for one in found if one.origin == "generated"]
+
+    assert generated(3) == generated(3)
+    assert len({tuple(generated(seed)) for seed in (None, 1, 2, 3)}) > 2
+
+
+def test_only_commits_before_a_given_one_are_looked_at(ready: Path) -> None:
+    found = open_active(ready).candidates(CHANGE, "", before=tinymodel.SHAS[1])
+    assert [one.like for one in found if one.origin == "retrieved"] == [(tinymodel.SHAS[0],)]
+
+
 def test_a_change_like_no_other_and_no_change_at_all(ready: Path) -> None:
     suggester = open_active(ready)
     assert any(one.origin == "generated" for one in suggester.candidates("Anew/x.bin +0 -0 (binary)", ""))
