@@ -39,13 +39,14 @@ class Asked:
 
 @contextmanager
 def trial(manifest: Manifest, files: Path, index: Index, style: dict[str, Any]) -> Iterator[Suggester]:
-    """A suggester from exported files and an index, in a bundle that is gone afterwards."""
+    """A suggester from exported files and an index (none if empty), in a bundle that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="gitpeft-trial-") as scratch:
         state = Path(scratch)
         with bundles.staging(state) as folder:
             copy_model(files, folder)
-            (folder / bundles.INDEX).mkdir()
-            index.save(folder / bundles.INDEX)
+            if len(index):
+                (folder / bundles.INDEX).mkdir()
+                index.save(folder / bundles.INDEX)
             (folder / bundles.STYLE).write_text(json.dumps(style))
             id_ = bundles.write(folder, manifest)
         yield Suggester(bundles.activate(state, id_))

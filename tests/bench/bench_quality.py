@@ -1,0 +1,156 @@
+"""Quality of suggestions on the newest tenth of real histories: the table that the README quotes.
+
+    python tests/bench/bench_quality.py flask=histories/flask.git gin=histories/gin.git …
+
+For each history: a fresh clone, `gitpeft init`'s pipeline, then every system asked about every test commit.
+The index of each system ends where the test part begins, and nothing of that part reached anything that was
+fitted.
+
+- nearest neighbour: the message of the most similar earlier commit
+- base: the untuned base, no exemplars in its input
+- base + exemplars: the untuned base, the nearest earlier messages in its input
+- LoRA: tuned on the training part, no exemplars in its input
+- LoRA + retrieval: what `gitpeft init` ships: tuned, exemplars, and the way of choosing that validation chose
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from git import Repo
+
+from gitpeft import bundle as bundles
+from gitpeft.bundle import Bundle
+from gitpeft.choose import GENERATED, Chooser
+from gitpeft.diff import Budget
+from gitpeft.git import Repository
+from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
+from gitpeft.retrieve import Index
+
+NEAREST = "nearest neighbour"
+SHIPPED = "LoRA + retrieval"
+
+
+def main() -> None:
+    arguments = parse()
+    results = {}
+    for item in arguments.histories:
+        name, _, path = item.partition("=")
+        results[name] = measure(Path(path).resolve(), arguments)
+        print(table({name: results[name]}), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+    print(table(results))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--minutes", type=float, default=pipeline.Plan().minutes)
+    parser.add_argument("--limit", type=int, default=10_000, help="test commits at most")
+    parser.add_argument("--json", type=Path, help="also write every number here")
+    return parser.parse_args()
+
+
+def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        Repo.clone_from(str(source), scratch, no_checkout=True)
+        repo = Repository.open(Path(scratch))
+        start = time.monotonic()
+        plan = pipeline.Plan(base=arguments.base, minutes=arguments.minutes)
+        outcome = pipeline.run(repo, plan, say)
+        seconds = time.monotonic() - start
+        active = bundles.active(repo.state_dir)
+        assert active is not None
+        offers, examples = ask_all(repo, active, arguments)
+    references = [example.message for example in examples]
+    by_system = {name: evaluate.per_sentence(messages, references) for name, messages in offers.items()}
+    return {
+        "used": outcome.used,
+        "left_out": outcome.left_out,
+        "seconds": round(seconds),
+        "steps": outcome.seconds,
+        "peak_memory": outcome.peak_memory,
+        "trainable": outcome.trainable,
+        "parameters": outcome.parameters,
+        "choice": outcome.choice,
+        "n": len(examples),
+        "systems": {name: evaluate.Scores.of(scores).to_json() for name, scores in by_system.items()},
+        "gain": evaluate.paired_bootstrap(
+            by_system[SHIPPED]["b_norm"], by_system[NEAREST]["b_norm"], 0
+        )._asdict(),
+        "samples": [
+            {"sha": e.sha, "team": e.message, **{name: messages[i] for name, messages in offers.items()}}
+            for i, e in enumerate(examples)
+        ],
+    }
+
+
+def ask_all(
+    repo: Repository, active: Bundle, arguments: argparse.Namespace
+) -> tuple[dict[str, list[str]], list[dataset.Example]]:
+    """What each system would have offered for each test commit."""
+    mined = pipeline.mine(repo, active.manifest.commits["to"], say)
+    data = dataset.make(mined.records, Budget().exemplars)
+    examples = backtest.sample(data.test, arguments.limit, seed=2)
+    habits = pipeline.learn_style(mined.records, data)
+    index, nothing = data.index_before(data.first_test), dataset.index_of([])
+    base = bases.find(arguments.base)
+    ready = base.ready()
+    assert ready is not None, "the base has no ONNX files"
+    untuned = Bundle(
+        ready, replace(active.manifest, settings=json.loads((ready / "settings.json").read_text()))
+    )
+    chooser = Chooser.of(active.json(bundles.CHOOSER), "model")
+    generated = Chooser(mode=GENERATED)
+    systems = {
+        "base": (untuned, nothing, generated),
+        "base + exemplars": (untuned, index, generated),
+        "LoRA": (active, nothing, generated),
+        SHIPPED: (active, index, chooser),
+    }
+    offers = {NEAREST: backtest.neighbours(index, examples)}
+    for name, (bundle, known, how) in systems.items():
+        with asked(bundle, known, habits, examples) as found:
+            offers[name] = [one.offered(how) for one in found]
+    return offers, examples
+
+
+@contextmanager
+def asked(
+    bundle: Bundle, index: Index, habits: dict[str, Any], examples: list[dataset.Example]
+) -> Iterator[list[backtest.Asked]]:
+    with backtest.trial(bundle.manifest, bundle.path, index, habits) as suggester:
+        yield backtest.ask(suggester, examples)
+
+
+def say(step: str, done: float, detail: str) -> None:
+    if done >= 1:
+        print(f"  {step}: {detail}", file=sys.stderr, flush=True)
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = ["| history | system | B-Norm | ROUGE-L | edit similarity | EM@1 |", "|---|---|---|---|---|---|"]
+    for name, result in results.items():
+        for system, scores in result["systems"].items():
+            cells = [cell(scores[metric]) for metric in evaluate.METRICS]
+            lines.append(f"| {name} (n = {result['n']}) | {system} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cell(interval: dict[str, float]) -> str:
+    return f"{interval['mean']:.1f} ({interval['low']:.1f}–{interval['high']:.1f})"
+
+
+if __name__ == "__main__":
+    main()
