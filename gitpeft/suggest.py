@@ -174,7 +174,10 @@ class Suggester:
         _set_environment()
         files = self._start_reading() if generate else None
         with self._timed("imports"):
-            _import_libraries(generate)
+            import numpy  # noqa: F401
+
+            if generate:
+                _import_runtime()
         if files is not None:
             self._model = self._start_model(files)
         if self._index is None and any(name.startswith("index/") for name in self.bundle.manifest.files):
@@ -226,14 +229,11 @@ def _set_environment() -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def _import_libraries(generate: bool) -> None:
-    """Import what takes long, so that it can be timed by itself."""
-    import numpy  # noqa: F401
-
-    if generate:
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        import onnxruntime  # noqa: F401
-        import tokenizers  # noqa: F401
+def _import_runtime() -> None:
+    """Import what takes long before it is needed, so that it can be timed by itself."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime  # noqa: F401
+    import tokenizers  # noqa: F401
 
 
 def _codec(tokenizer_json: bytes) -> "TokenCodec":
