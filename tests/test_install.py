@@ -510,6 +510,12 @@ class Newer(Repository):
         return super().run(*args, input=input)
 
 
+class Older(Repository):
+    """The repository as a git without configured hooks would see it."""
+
+    version = (2, 53, 0)
+
+
 @pytest.fixture
 def newer(repo: Repo) -> Newer:
     Newer.written = []
@@ -519,7 +525,7 @@ def newer(repo: Repo) -> Newer:
 def test_e12_an_older_git_is_refused(repo: Repo) -> None:
     before = snapshot(repo)
     with pytest.raises(GitpeftError, match="does not run hooks from its configuration"):
-        put_in(repo, strategy="config")
+        install.install(Older.open(repo.path), strategy="config")
     assert snapshot(repo) == before
 
 
@@ -550,7 +556,7 @@ def test_e12_not_both_ways_at_once(repo: Repo, newer: Newer) -> None:
 
 def test_e12_a_configured_hook_on_an_older_git_is_found_by_the_doctor(repo: Repo, newer: Newer) -> None:
     install.install(newer, strategy="config")
-    assert "config-ignored" in [finding.code for finding in doctor(opened(repo))]
+    assert "config-ignored" in [finding.code for finding in doctor(Older.open(repo.path))]
 
 
 def test_e12_an_event_without_a_command_is_mended(repo: Repo, newer: Newer) -> None:
