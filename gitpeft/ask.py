@@ -106,7 +106,7 @@ def _from_model(worker: Worker, asked: Question, limits: Limits, trace: Trace) -
     request = {"change": asked.change, "previous": asked.previous, "n": asked.n}
     said = worker.ask(request, limits.waiting)
     trace.note("answer")
-    for step in ("started", "opened", "timings"):
+    for step in ("started", "opened", "asked", "told", "timings"):
         trace.note(step, said.get(step))
     messages = said.get("messages")
     return [text for text in messages if isinstance(text, str)] if isinstance(messages, list) else []

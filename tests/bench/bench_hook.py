@@ -140,6 +140,10 @@ class Bench:
             pairs = {
                 "asking git": (moments["hook"], moments["change"]),
                 "child, to opened": (moments["started"], moments["opened"]),
+                "child, waiting": (moments["opened"], moments["asked"]),
+                "child, answering": (moments["asked"], moments["told"]),
+                "answer under way": (moments["told"], moments["answer"]),
+                "choosing, writing": (moments["answer"], moments["done"]),
                 "hook in all": (moments["hook"], moments["done"]),
             }
             for step, (begin, end) in pairs.items():
