@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from gitpeft import ask, message, offer
+from gitpeft import ask, message
 from gitpeft.config import Config, entries, load
 from gitpeft.confine import limit_memory
 from gitpeft.errors import GitpeftError
@@ -128,19 +128,21 @@ def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> li
     progress = _Progress(trace.started)
     limits = ask.Limits(time.monotonic() + seconds, config.memory_mb, progress.show)
     base = _base_of_amend(repo) if source == "commit" else ""
-    facts = offer.Facts()
+    chooser: list[Callable[[list[str]], list[str]]] = []
 
     def put_together() -> ask.Question:
-        nonlocal facts
+        from gitpeft import offer  # here, while the model loads, its import and the reading of rules are free
+
         question = ask.question(repo, config, wanted + ask.SPARE, base)
-        facts = offer.gather(repo, config, question.change)  # while the model loads
+        facts = offer.gather(repo, config, question.change)
+        chooser.append(lambda found: offer.choose(found, facts, wanted))
         return question
 
     try:
         found = ask.answer(repo, put_together, limits, trace)
     finally:
         progress.clear()
-    return offer.choose(found.messages, facts, wanted)
+    return chooser[0](found.messages)
 
 
 def _base_of_amend(repo: Repository) -> str:
@@ -247,7 +249,9 @@ class _Voice:
 
 def _tell(text: str) -> None:
     """One line in the log, and the first one on the terminal too."""
-    line = offer.shown(text)
+    from gitpeft.offer import shown
+
+    line = shown(text)
     _log(line)
     if _Voice.quiet or _Voice.said:
         return
