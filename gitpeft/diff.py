@@ -22,6 +22,9 @@ LINE_LIMIT = 160
 FILES_LISTED = 24
 FILES_SHOWN = 8
 LINES_KEPT = 120
+_PATH_LIMIT = 300
+_MORE = 10
+"""Characters that are kept free for the number of the files that are not listed."""
 
 _GENERATED = re.compile(
     r"(?:^|/)(?:package-lock\.json|npm-shrinkwrap\.json|[^/]*\.lock|pnpm-lock\.yaml|go\.sum|gradle\.lockfile"
@@ -135,7 +138,7 @@ def _read_header(line: bytes, change: FileChange, modes: list[bytes]) -> None:
         if name is not None:
             change.path = name
     elif line.startswith(b"index "):
-        modes.append(line[-6:])
+        modes.append(line.rpartition(b" ")[2])
     elif line.startswith((b"new file mode ", b"deleted file mode ")):
         change.status = "A" if line.startswith(b"n") else "D"
         modes.append(line[-6:])
@@ -169,7 +172,7 @@ def _unquote(name: bytes) -> bytes:
         code = match.group(1)
         return bytes([_ESCAPES[code] if code in _ESCAPES else int(code, 8) & 255])
 
-    return _ESCAPE.sub(character, name.strip(b'"'))
+    return _ESCAPE.sub(character, name[1:-1])
 
 
 def _printable(name: bytes) -> str:
@@ -206,10 +209,8 @@ def compact(files: Sequence[FileChange]) -> str:
     White space is folded, and lines are cut at `LINE_LIMIT` characters.
     """
     ordered = sorted(files, key=weight, reverse=True)
-    lines = [_file_line(change) for change in ordered[:FILES_LISTED]]
-    if len(ordered) > FILES_LISTED:
-        lines.append(f"~{len(ordered) - FILES_LISTED}")
-    room = COMPACT_LIMIT - sum(len(line) + 1 for line in lines)
+    lines = _file_lines(ordered)
+    room = COMPACT_LIMIT - _length(lines)
     blocks = [_block(change) for change in ordered[:FILES_SHOWN] if change.hunks]
     for block, share in zip(blocks, shares([_length(block) for block in blocks], room), strict=True):
         lines += _take(block, share)
@@ -221,16 +222,24 @@ def weight(change: FileChange) -> tuple[int, int]:
     return (1 if change.kind in ("text", "symlink") else 0, change.added + change.removed)
 
 
+def _file_lines(ordered: Sequence[FileChange]) -> list[str]:
+    lines = [_file_line(change) for change in ordered[:FILES_LISTED]]
+    while _length(lines) > COMPACT_LIMIT - _MORE:
+        lines.pop()
+    return lines if len(lines) == len(ordered) else [*lines, f"~{len(ordered) - len(lines)}"]
+
+
 def _file_line(change: FileChange) -> str:
     status = " " if change.status == "M" else change.status
     note = f" ({change.kind})" if change.kind not in ("text", "generated") else ""
     origin = f" <{change.old_path}" if change.old_path else ""
-    return f"{status}{change.path} +{change.added} -{change.removed}{note}{origin}"[: 2 * LINE_LIMIT]
+    path = change.path[:_PATH_LIMIT]
+    return f"{status}{path} +{change.added} -{change.removed}{note}{origin[:_PATH_LIMIT]}"
 
 
 def _block(change: FileChange) -> list[str]:
     """A file's hunks as lines, no more than could ever be shown."""
-    lines = [f"#{change.path}"[: 2 * LINE_LIMIT]]
+    lines = [f"#{change.path[:_PATH_LIMIT]}"]
     heading = None
     room = COMPACT_LIMIT
     for hunk in change.hunks:
@@ -286,7 +295,7 @@ def _take(lines: list[str], room: int) -> list[str]:
 def shares(wanted: Sequence[int], room: int) -> list[int]:
     """Divide `room` fairly: nobody gets more than wanted, and what one leaves is divided among the others."""
     given = [0] * len(wanted)
-    open_ = list(range(len(wanted)))
+    open_ = [i for i, most in enumerate(wanted) if most > 0]
     while open_ and room >= len(open_):
         share = room // len(open_)
         done = [i for i in open_ if wanted[i] - given[i] <= share]
@@ -357,11 +366,14 @@ def render(change: str, like: Sequence[str], previous: str, budget: Budget, code
     return (ids + _interleave(names, parts, room))[: budget.total]
 
 
-_SERIAL = re.compile(r"\s*\((?:#|gh-)\d+\)\s*$", re.IGNORECASE)
+_SERIAL = re.compile(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
 
 
 def clean_subject(subject: str) -> str:
-    """A subject without the number that a forge appends when it merges: nobody can know it beforehand."""
+    """A subject without the numbers that a forge appends when it merges: nobody can know them beforehand.
+
+    Cleaning what is clean changes nothing, so that it does not matter who does it.
+    """
     return _SERIAL.sub("", " ".join(subject.split()))
 
 
@@ -380,9 +392,13 @@ def split(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     return files, blocks
 
 
+_LISTED = re.compile(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
+
+
 def path_of(line: str) -> str:
     """The path in a file line of a compact text."""
-    return line[1:].partition(" <")[0].rpartition(" +")[0]
+    found = _LISTED.fullmatch(line, 1)
+    return found[2] if found else line[1:].partition(" <")[0].rpartition(" +")[0]
 
 
 _STATUS = {"A": " new", "D": " deleted", "R": " renamed", "C": " copied", "T": " retyped"}
@@ -390,7 +406,8 @@ _STATUS = {"A": " new", "D": " deleted", "R": " renamed", "C": " copied", "T": "
 
 def _label(line: str) -> str:
     """A file line for the model: the status last, so that a long path loses its first directories only."""
-    return line[1:].partition(" <")[0] + _STATUS.get(line[0], "")
+    found = _LISTED.fullmatch(line, 1)
+    return (found[1] if found else line[1:].partition(" <")[0]) + _STATUS.get(line[0], "")
 
 
 def _file_ids(
