@@ -92,7 +92,7 @@ def _seeded(seed: int, build: Callable[[], Any]) -> Any:
         return model.eval()
 
 
-def taught(model: Any, examples: Sequence[Pair], steps: int = 60) -> Any:
+def taught(model: Any, examples: Sequence[Pair], steps: int = 60, seed: int = 0) -> Any:
     """The model after it has learnt these messages by heart, nearly: it ends what it begins."""
     import torch
 
@@ -100,11 +100,13 @@ def taught(model: Any, examples: Sequence[Pair], steps: int = 60) -> Any:
     source = torch.tensor([[*s, *[0] * (width - len(s))] for s, _ in examples])
     labels = torch.tensor([[*m, 1, *[-100] * (height - len(m) - 1)] for _, m in examples])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    model.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(input_ids=source, attention_mask=(source > 0).long(), labels=labels).loss.backward()
-        optimizer.step()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.train()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(input_ids=source, attention_mask=(source > 0).long(), labels=labels).loss.backward()
+            optimizer.step()
     return model.eval()
 
 

@@ -177,7 +177,7 @@ def generated(model: Any, source: list[int], beams: int, limit: int) -> tuple[li
 def test_a_search_finds_what_transformers_finds(name: str, beams: int) -> None:
     """On sources that are none of the learnt ones, so that the model is in doubt."""
     compared, model = 0, taught(name)
-    for seed in range(6):
+    for seed in range(10):
         runtime = network(model)
         source = [10 + (7 * i + seed) % 50 for i in range(20)]
         expected, score = generated(model, source, beams, 30)
