@@ -140,10 +140,14 @@ def choose(messages: Iterable[str], facts: Facts, wanted: int) -> list[str]:
     What breaks a linter's rule, and cannot be put right by little things, is left out: the commit would be
     refused. What only departs from the learnt style goes behind what does not; else the order stays.
     """
-    known = f"{facts.change}\n{facts.branch}"
-    found = [text for message in messages if (text := clean(message, known))]
-    shaped = [text for message in found if (text := shape(message, facts))]
-    return sorted(dict.fromkeys(shaped), key=lambda text: departures(text, facts))[:wanted]
+    fitting = [text for message in messages if (text := fit(message, facts))]
+    return sorted(dict.fromkeys(fitting), key=lambda text: departures(text, facts))[:wanted]
+
+
+def fit(message: str, facts: Facts) -> str | None:
+    """One message as it may be offered; None when it may not."""
+    text = clean(message, f"{facts.change}\n{facts.branch}")
+    return shape(text, facts) if text else None
 
 
 def shape(message: str, facts: Facts) -> str | None:
