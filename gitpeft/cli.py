@@ -255,19 +255,12 @@ def _answer(repository: Repository, suggester: "Suggester", rev: str | None, num
 @app.command()
 def commit(repo: Repo = None) -> None:
     """Choose a message for what is staged, edit it or ask for others, and commit."""
-    import subprocess
-
     from gitpeft import config, interactive
 
     repository = Repository.open(repo)
     terminal = interactive.Terminal(say=print, ask=input)
     settings = config.load(repository)
-    done = interactive.commit(
-        repository,
-        settings,
-        terminal,
-        lambda arguments: subprocess.call(["git", *arguments], cwd=repository.cwd),
-    )
+    done = interactive.commit(repository, settings, terminal, repository.run_with_terminal)
     if done.action == "failed":
         raise typer.Exit(done.code or 1)
 
@@ -313,7 +306,10 @@ def status(repo: Repo = None, as_json: Json = False) -> None:
     repository = Repository.open(repo)
     state = doctor.status(repository)
     active = bundle.active(repository.state_dir)
-    model = asdict(active.manifest) | {"id": active.id} if active else None
+    model = None
+    if active:
+        ahead = repository.since(active.manifest.commits.get("to", ""))
+        model = asdict(active.manifest) | {"id": active.id, "commits_since": ahead}
     if as_json:
         _print_json(asdict(state) | {"works": state.works, "manifest": model})
     else:

@@ -111,6 +111,10 @@ class Repository:
             raise GitpeftError(f"git {args[0]}: {said.splitlines()[0]}")
         return output
 
+    def run_with_terminal(self, args: Sequence[str]) -> int:
+        """Run git with this process's terminal and environment, so that hooks and editor have both."""
+        return subprocess.call(["git", *args], cwd=self.cwd)
+
     def ask(self, *args: str) -> str:
         """What `git ARGS` prints as text without the last line end, or `""` when it fails."""
         try:
@@ -199,6 +203,16 @@ class Repository:
         order = ["--parents", "--date-order", "--reverse"]
         lines = self.run("rev-list", *order, *tips, "--").decode().splitlines()
         return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines)]
+
+    def since(self, rev: str) -> int | None:
+        """How many commits HEAD has that `rev` has not; None where one of them is unknown here."""
+        from git import GitCommandError, Repo
+
+        try:
+            with Repo(self.git_dir) as repo:
+                return int(repo.git.rev_list("--count", "--end-of-options", f"{rev}..HEAD", "--"))
+        except (GitCommandError, ValueError):
+            return None
 
     def shallow(self) -> frozenset[str]:
         """The commits at which a shallow clone was cut: their parents, so their changes, are not here."""

@@ -156,9 +156,11 @@ def status(state: "Status", model: dict[str, Any] | None) -> None:
 def _active(model: dict[str, Any]) -> str:
     method = model["method"].get("name", "none") if model["base"] else "retrieval"
     commits = model["commits"]
+    ahead = model["commits_since"]
+    since = f"; {ahead:,} commit{'s' if ahead > 1 else ''} since" if ahead else ""
     return (
         f"{model['id'][:12]}: base {model['base'] or '-'}, {method}, "
-        f"{commits['count']:,} commits up to {commits['to'][:10]}, made {model['created']}"
+        f"{commits['count']:,} commits up to {commits['to'][:10]}, made {model['created']}{since}"
     )
 
 

@@ -24,7 +24,6 @@ IMPORTERS = {
     "peft": {"learn"},
     "safetensors": {"learn"},
     "onnx": {"learn"},
-    "onnxscript": {"learn"},
     "rapidfuzz": {"learn"},
     "rouge_score": {"learn"},
     "onnxruntime": {"decode", "suggest", "risk", "learn"},
@@ -32,7 +31,7 @@ IMPORTERS = {
     "numpy": {"decode", "suggest", "risk", "retrieve", "learn"},
     "typer": {"cli", "learn.compare"},
     "click": {"cli", "learn.compare"},
-    "rich": {"cli", "learn.compare"},
+    "rich": {"show", "learn.compare"},
     "git": {"git"},
     "detect_secrets": {"mask"},
 }
@@ -42,13 +41,15 @@ IMPORTERS = {
 AT_MODULE_LEVEL = {
     "learn": {"numpy", "safetensors", "tokenizers", "torch", "transformers"},
     "learn.compare": {"rich"},
-    "cli": {"typer", "click", "rich"},
+    "cli": {"typer", "click"},
+    "show": {"rich"},
 }
 
-# Inner modules with few visitors: who may import them, and who only inside functions.
+# Inner modules with few visitors: who may import them, who only inside functions or only for types.
 VISITORS: dict[str, dict[str, str]] = {
     "cli": {"__main__": "anywhere"},
-    "learn": {"learn": "anywhere", "cli": "in functions"},
+    "learn": {"learn": "anywhere", "cli": "in functions", "show": "for types"},
+    "show": {"cli": "in functions"},
 }
 
 # Standard library, but nobody's or nearly nobody's business here.
@@ -183,7 +184,9 @@ def _judge_inner(module: str, one: Import, target: str) -> Iterator[str]:
         manner = [how for name, how in visitors.items() if within(module, name)]
         if not manner:
             yield f"imports gitpeft.{target}"
-        elif manner[0] == "in functions" and not one.deferred:
+        elif manner[0] == "for types" and not one.typing_only:
+            yield f"imports gitpeft.{target} for more than types"
+        elif manner[0] == "in functions" and not (one.deferred or one.typing_only):
             yield f"imports gitpeft.{target} outside a function"
 
 
@@ -253,8 +256,8 @@ def test_no_file_may_bring_code() -> None:
 
 
 def test_the_hook_path_loads_the_standard_library_only() -> None:
-    """The same, seen at run time: import all that is neither cli nor learn, and look what came along."""
-    outside = {"cli", "__main__", "learn"}
+    """The same, seen at run time: import all that is neither cli, show nor learn, and look what came along."""
+    outside = {"cli", "show", "__main__", "learn"}
     modules = [f"gitpeft.{name}" for name in read_package(ROOT) if name and not allowed(name, outside)]
     program = (
         "import sys; before = set(sys.modules)\n"

@@ -96,7 +96,7 @@ def fit(
     optimisers = _optimisers(model, settings)
     state = _Loop(model, settings, optimisers, _resume(checkpoint, model, optimisers))
     best: tuple[float, dict[str, Any]] | None = None
-    due = evaluate_every
+    due = state.done() + evaluate_every
     model.train()
     for batch in _endless(train, settings, state.step):
         done = state.done()
