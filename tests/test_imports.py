@@ -256,7 +256,7 @@ def test_no_file_may_bring_code() -> None:
 
 
 def test_the_hook_path_loads_the_standard_library_only() -> None:
-    """The same, seen at run time: import all that is neither cli, show nor learn, and look what came along."""
+    """The same, seen at run time: import all but cli, show and learn, and look what came along."""
     outside = {"cli", "show", "__main__", "learn"}
     modules = [f"gitpeft.{name}" for name in read_package(ROOT) if name and not allowed(name, outside)]
     program = (
