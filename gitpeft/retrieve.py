@@ -123,7 +123,7 @@ class Index:
         column, weight = _vector(terms(change), self.arrays["vocabulary"], self.arrays["idf"])
         starts, rows, weights = self.arrays["starts"], self.arrays["rows"], self.arrays["weights"]
         spans = [(starts[c], starts[c + 1]) for c in column]
-        if not limit or not spans:
+        if not limit or not spans or n < 1:
             return []
         scores = np.bincount(
             np.concatenate([rows[a:b] for a, b in spans]),
@@ -131,11 +131,14 @@ class Index:
             minlength=limit,
         )[:limit]
         found: dict[str, Neighbour] = {}
-        top = min(limit, 4 * n)
-        best = np.argpartition(-scores, top - 1)[:top]
+        last = max(0, limit - 4 * n)
+        # Every commit as similar as the last of these, or it would be chance which of equal ones are seen.
+        best = np.flatnonzero((scores > 0) & (scores >= np.partition(scores, last)[last]))
         for position in sorted(best.tolist(), key=lambda i: (-scores[i], -i)):
+            if len(found) == n:
+                break
             sha, subject = self.commit(position)
-            if scores[position] > 0 and subject not in found and len(found) < n:
+            if subject not in found:
                 found[subject] = Neighbour(position, subject, sha, float(scores[position]))
         return list(found.values())
 
