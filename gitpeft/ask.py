@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gitpeft import answers
 from gitpeft.config import Config
-from gitpeft.diff import compact, parse
+from gitpeft.diff import FileChange, compact, parse
 from gitpeft.errors import GitpeftError
 from gitpeft.git import DIFF, Repository
 from gitpeft.trace import Trace
@@ -55,10 +55,23 @@ def question(repo: Repository, config: Config, n: int, base: str = "") -> Questi
     from gitpeft.mask import mask
 
     patch = repo.run("diff-index", "--cached", *DIFF, base, "--") if base else repo.staged_patch()
-    files = [file for file in parse(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)]
+    files = _described(patch, config)
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
     return Question(mask(compact(files)), mask(repo.previous_subject()), n)
+
+
+def question_of(repo: Repository, config: Config, n: int, rev: str) -> Question:
+    """What the change of a commit asks, as if it were staged on its parent; its message is not looked at."""
+    from gitpeft.mask import mask
+
+    files = _described(repo.patch(rev), config)
+    return Question(mask(compact(files)), mask(repo.previous_subject_of(rev)), n)
+
+
+def _described(patch: bytes, config: Config) -> list[FileChange]:
+    """The files of a patch that a message may speak of."""
+    return [file for file in parse(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)]
 
 
 def answer(

@@ -251,12 +251,12 @@ def _read(path: Path, limit: int = 1 << 31) -> bytes:
     _check_file(path)
     try:
         with open(path, "rb") as file:
-            raw = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise GitpeftError(f"{path.name} of the model is too large", _AGAIN)
+            return file.read(size)  # a read reserves all that it is asked for
     except OSError as error:
         raise GitpeftError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
-    if len(raw) > limit:
-        raise GitpeftError(f"{path.name} of the model is too large", _AGAIN)
-    return raw
 
 
 def _check_file(path: Path, size: int | None = None) -> None:

@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -235,21 +235,24 @@ def _answer_lines(repository: Repository, suggester: "Suggester", number: int) -
 
 
 def _answer(repository: Repository, suggester: "Suggester", rev: str | None, number: int) -> dict[str, Any]:
-    from gitpeft.diff import compact, parse
-    from gitpeft.mask import mask
+    """What would be offered, checked as in the hook; the branch's ticket belongs to what is staged only."""
+    from gitpeft import ask, config, offer
 
     start = time.perf_counter()
-    if rev is None:
-        patch, previous, before = repository.staged_patch(), repository.previous_subject(), None
-        if not patch:
-            raise GitpeftError("nothing is staged", "stage a change with `git add`, or name a commit")
+    settings = config.load(repository)
+    before = repository.resolve(rev) if rev is not None else None
+    if before is None:
+        asked = ask.question(repository, settings, number)
     else:
-        before = repository.resolve(rev)
-        patch, previous = repository.patch(before), repository.previous_subject_of(before)
-    change = mask(compact(parse(patch)))
-    found = suggester.suggest(change, mask(previous), number, before=before) if change else []
-    spent = 1000 * (time.perf_counter() - start)
-    return {"rev": rev or "staged", "suggestions": [asdict(one) for one in found], "ms": round(spent, 1)}
+        asked = ask.question_of(repository, settings, number, before)
+    facts = offer.gather(repository, settings, asked.change)
+    facts = facts if before is None else replace(facts, branch="")
+    wanted = number + ask.SPARE
+    found = suggester.suggest(asked.change, asked.previous, wanted, before=before) if asked.change else []
+    fitted = {text: replace(one, message=text) for one in found if (text := offer.fit(one.message, facts))}
+    spent = round(1000 * (time.perf_counter() - start), 1)
+    offers = [asdict(one) for one in list(fitted.values())[:number]]
+    return {"rev": rev or "staged", "suggestions": offers, "ms": spent}
 
 
 @app.command()
@@ -269,7 +272,7 @@ def commit(repo: Repo = None) -> None:
 def install(
     repo: Repo = None,
     strategy: Annotated[
-        str, typer.Option(help="auto, stub, config (git 2.54 and later), husky, pre-commit or lefthook.")
+        str, typer.Option(help="auto, stub, config (git 2.54), line, husky, pre-commit, lefthook.")
     ] = "auto",
     prefetch: Annotated[
         bool, typer.Option(help="A pre-commit hook too, which starts on the answer while other hooks run.")

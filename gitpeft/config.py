@@ -33,7 +33,7 @@ class Config:
     enabled: bool = True
     alternatives: int = 2
     timeout_ms: int = 2000
-    memory_mb: int = 3072
+    memory_mb: int = 2048
     exclude: tuple[str, ...] = ()
     subject_length: int = 0  # 0: as learnt
     ticket_pattern: str = ""  # "": as learnt

@@ -23,7 +23,7 @@ LOG_LIMIT = 64 << 10
 FIRST_SECONDS = 2.0
 """Time for the first steps, until the settings are known."""
 
-MEMORY_MB = 3072
+MEMORY_MB = 2048
 """What reading the change may take; the model has a limit of its own."""
 
 PROGRESS_SECONDS = 0.3

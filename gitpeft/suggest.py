@@ -99,6 +99,10 @@ class Suggester:
         best = self._chooser.order(found)[:n]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in best]
 
+    def prepare(self) -> None:
+        """Load now what the first question would load."""
+        self._load(self._chooser.mode != choose.RETRIEVED and self.bundle.manifest.kind == "model")
+
     def candidates(
         self,
         change: str,

@@ -477,7 +477,7 @@ def damage_model(state: Path, count: int) -> None:
         shutil.rmtree(model)
         shutil.copytree(whole, model)
         what = damaged(model, dice)
-        with Worker(state, time.monotonic() + 20, 3072) as worker:
+        with Worker(state, time.monotonic() + 20, 2048) as worker:
             try:
                 answer = worker.ask(request)
             except GitpeftError as error:
