@@ -11,7 +11,7 @@ What is checked when. The manifest names size and SHA-256 of each file, and the 
 SHA-256 of the manifest: one id fixes every byte. `activate` checks everything (`verify`), and so does
 `gitpeft doctor`. The hook checks the manifest against its name, the versions, and size and kind of each file
 (`open_bundle`); the files themselves it hashes as it reads them (`Bundle.read`), so that what runs is what
-was checked. Only the index is mapped and not read: its contents are checked by `verify` alone.
+was checked.
 """
 
 import fcntl

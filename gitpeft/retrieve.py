@@ -3,8 +3,9 @@
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +152,12 @@ class Index:
             np.save(folder / f"{name}.npy", stored[name], allow_pickle=False)
 
     @classmethod
-    def load(cls, folder: Path) -> "Index":
-        """What `save` wrote, mapped instead of read: a question touches a small part of it."""
+    def load(cls, read: Callable[[str], bytes]) -> "Index":
+        """What `save` wrote; `read` gives a file's bytes by its name. ValueError when they are no arrays."""
         import numpy as np
 
-        return cls({name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in _ARRAYS})
+        files = {name: BytesIO(read(f"{name}.npy")) for name in _ARRAYS}
+        return cls({name: np.load(file, allow_pickle=False) for name, file in files.items()})
 
 
 def _rounded(weights: Any) -> Any:

@@ -188,7 +188,7 @@ class Suggester:
             with self._timed("index"), _readable(bundles.INDEX):
                 from gitpeft.retrieve import Index
 
-                self._index = Index.load(self.bundle.path / bundles.INDEX)
+                self._index = Index.load(lambda name: self.bundle.read(f"{bundles.INDEX}/{name}"))
 
     def _start_reading(self) -> "Later[dict[str, bytes]]":
         from gitpeft.decode import Later

@@ -116,7 +116,7 @@ def test_saved_and_loaded_it_answers_alike(tmp_path: Path) -> None:
     changes = [change(f"src/{WORDS[i % 7]}.py", *WORDS[i % 4 : i % 9]) for i in range(50)]
     index = build(changes, [f"naïve – {i} 测试" for i in range(50)])
     index.save(tmp_path)
-    again = Index.load(tmp_path)
+    again = Index.load(lambda name: (tmp_path / name).read_bytes())
     assert len(again) == 50 and again.commit(49) == (shas(50)[49], "naïve – 49 测试")
     for asked in changes:
         assert again.nearest(asked, 4) == index.nearest(asked, 4)
@@ -128,8 +128,8 @@ def test_saved_and_loaded_it_answers_alike(tmp_path: Path) -> None:
 
 def test_an_empty_index_survives_a_file(tmp_path: Path) -> None:
     build([]).save(tmp_path)
-    assert len(Index.load(tmp_path)) == 0
-    assert Index.load(tmp_path).nearest(change("a.py", "parse"), 2) == []
+    assert len(Index.load(lambda name: (tmp_path / name).read_bytes())) == 0
+    assert Index.load(lambda name: (tmp_path / name).read_bytes()).nearest(change("a.py", "parse"), 2) == []
 
 
 def test_places() -> None:
@@ -146,7 +146,7 @@ def test_an_index_that_repeats_a_file_is_loaded_without_pickle(tmp_path: Path) -
     build([change("a.py", "parse")]).save(tmp_path)
     np.save(tmp_path / "rows.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"object|pickle"):
-        Index.load(tmp_path)
+        Index.load(lambda name: (tmp_path / name).read_bytes())
 
 
 def test_terms_tell_what_matters_apart() -> None:
