@@ -94,8 +94,9 @@ def fit(
     device = next(model.parameters()).device
     torch.manual_seed(settings.seed)
     optimisers = _optimisers(model, settings)
-    state = _Loop(model, settings, optimisers, _resume(checkpoint, model, optimisers))
-    best: tuple[float, dict[str, Any]] | None = None
+    resumed = _resume(checkpoint, model, optimisers)
+    state = _Loop(model, settings, optimisers, resumed)
+    best: tuple[float, dict[str, Any]] | None = resumed.get("best")
     due = state.done() + evaluate_every
     model.train()
     for batch in _endless(train, settings, state.step):
@@ -112,7 +113,7 @@ def fit(
                 best = (progress.valid, _trainable_state(model))
                 state.cost.seconds_to_best = progress.seconds
             if checkpoint is not None:
-                _save_checkpoint(checkpoint, model, optimisers, state)
+                _save_checkpoint(checkpoint, model, optimisers, state, best)
         if on_step is not None:
             on_step(progress)
     if best is not None:
@@ -126,10 +127,9 @@ def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -
     device = next(model.parameters()).device
     was_training, total, tokens = model.training, 0.0, 0
     model.eval()
-    model.train(True)  # the head computes only the loss in training mode; dropout is switched off below
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.eval()
+        if hasattr(module, "pointer"):
+            module.training = True  # itself alone: it then computes only the loss; dropout stays off below
     with torch.no_grad(), _autocast(device):
         for batch in data.batches(settings.batch_tokens, settings.source_limit, seed=0):
             inputs = _tensors(data, batch, settings.source_limit, device)
@@ -138,6 +138,10 @@ def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -
             tokens += count
     model.train(was_training)
     return total / max(tokens, 1)
+
+
+_COUNTED = ("tokens", "examples", "seconds_to_best", "curve", "valid_curve")
+"""What a checkpoint keeps of the cost."""
 
 
 class _Loop:
@@ -152,8 +156,7 @@ class _Loop:
         self.started = time.monotonic() - resumed.get("seconds", 0.0)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.cost = Cost(
-            tokens=resumed.get("tokens", 0),
-            examples=resumed.get("examples", 0),
+            **{name: resumed[name] for name in _COUNTED if name in resumed},
             trainable=sum(p.numel() for p in self.parameters),
             parameters=sum(p.numel() for p in model.parameters()),
             device=str(self.parameters[0].device),
@@ -275,12 +278,15 @@ def _trainable_state(model: Any) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def _save_checkpoint(folder: Path, model: Any, optimisers: Sequence[Any], state: _Loop) -> None:
-    """Weights and optimiser moments as safetensors, the position as JSON; each replaced in one rename."""
+def _save_checkpoint(
+    folder: Path, model: Any, optimisers: Sequence[Any], state: _Loop, best: tuple[float, dict[str, Any]]
+) -> None:
+    """Weights now and at their best, optimiser moments and position in one file, replaced in one rename."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"w.{name}": tensor for name, tensor in _trainable_state(model).items()}
+    tensors |= {f"b.{name}": tensor for name, tensor in best[1].items()}
     for number, optimiser in enumerate(optimisers):
         for key, moments in optimiser.state_dict()["state"].items():
             for name, value in moments.items():
@@ -289,8 +295,8 @@ def _save_checkpoint(folder: Path, model: Any, optimisers: Sequence[Any], state:
         "step": state.step,
         "loss": state.loss,
         "seconds": time.monotonic() - state.started,
-        "tokens": state.cost.tokens,
-        "examples": state.cost.examples,
+        "best": best[0],
+        **{name: getattr(state.cost, name) for name in _COUNTED},
     }
     save_file(
         {k: v.contiguous() for k, v in tensors.items()},
@@ -301,24 +307,29 @@ def _save_checkpoint(folder: Path, model: Any, optimisers: Sequence[Any], state:
 
 
 def _resume(folder: Path | None, model: Any, optimisers: Sequence[Any]) -> dict[str, Any]:
-    """Load a checkpoint into the model and the optimisers; its position, empty when there is none."""
+    """Load a checkpoint into the model and the optimisers; its position, empty when there is none.
+
+    `best` in it is the best validation loss so far, with its weights.
+    """
     path = folder / "checkpoint.safetensors" if folder else None
     if path is None or not path.exists():
         return {}
     from safetensors import safe_open
 
     moments: dict[int, dict[int, dict[str, Any]]] = {}
-    weights = {}
+    weights: dict[str, dict[str, Any]] = {"w": {}, "b": {}}
     with safe_open(path, "pt") as stored:
         position: dict[str, Any] = json.loads(stored.metadata()["position"])
         for name in stored.keys():  # noqa: SIM118 - not a dict
             kind, _, rest = name.partition(".")
-            if kind == "w":
-                weights[rest] = stored.get_tensor(name)
+            if kind in weights:
+                weights[kind][rest] = stored.get_tensor(name)
             else:
                 number, key, moment = rest.split(".")
                 moments.setdefault(int(number), {}).setdefault(int(key), {})[moment] = stored.get_tensor(name)
-    model.load_state_dict(weights, strict=False)
+    model.load_state_dict(weights["w"], strict=False)
+    if "best" in position:
+        position["best"] = (position["best"], weights["b"])
     for number, optimiser in enumerate(optimisers):
         state = optimiser.state_dict()
         optimiser.load_state_dict({"state": moments.get(number, {}), "param_groups": state["param_groups"]})
