@@ -1,0 +1,193 @@
+"""Training: it learns, keeps its best, ends in time, goes on where it was killed, counts what it costs."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gitpeft.learn import methods, trainer
+from gitpeft.learn.arrays import Rendered
+from gitpeft.learn.trainer import Progress, Settings, fit, loss_on
+from tests import tinymodel
+from tests.learn.test_methods import SMALL
+
+
+def rendered(count: int = 8, seed: int = 0) -> Rendered:
+    return Rendered.of([(source, [*message, 1]) for source, message in tinymodel.pairs(count, seed)])
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**{"steps": 40, "batch_tokens": 400, "lr": 1e-2, "warmup": 0.05, "clip": 1.0, **changes})
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_the_loss_falls_on_what_can_be_learnt_by_heart() -> None:
+    model, data = tinymodel.pointer_t5(), rendered()
+    before = loss_on(model, data, settings())
+    cost = fit(model, data, settings(steps=60))
+    after = loss_on(model, data, settings())
+    assert after < 0.7 * before
+    assert (cost.steps, cost.trainable, cost.device) == (60, cost.parameters, "cpu")
+    assert cost.examples == pytest.approx(60 * 8 / len(list(data.batches(400, 512, 0))), rel=0.3)
+    assert cost.tokens > cost.examples * 8 and cost.peak_memory > 1 << 26
+    assert [step for step, _ in cost.curve] == [20, 40, 60]
+    assert json.loads(json.dumps(cost.as_dict()))["steps"] == 60
+
+
+def test_hidden_matrices_may_be_left_to_muon() -> None:
+    model, data = tinymodel.pointer_t5(), rendered()
+    before = loss_on(model, data, settings())
+    names = [len(group["params"]) for o in trainer._optimisers(model, settings(matrix_lr=1e-2))
+             for group in o.param_groups]  # fmt: skip
+    assert len(names) == 2 and sum(names) == len(list(model.parameters()))
+    fit(model, data, settings(matrix_lr=1e-2))
+    assert loss_on(model, data, settings()) < 0.8 * before
+
+
+def test_only_what_a_method_trains_changes() -> None:
+    model = methods.attach(tinymodel.pointer_t5(), SMALL)
+    before = weights(model)
+    fit(model, rendered(), settings(steps=5))
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p.detach(), before[name])}
+    assert changed and all("lora_" in name for name in changed)
+    assert changed == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_the_best_weights_are_kept_and_not_the_last() -> None:
+    """A rate that ruins the model once the warm-up is over."""
+    model, data = tinymodel.pointer_t5(), rendered()
+    seen: list[tuple[float, dict[str, torch.Tensor]]] = []
+
+    def heard(progress: Progress) -> None:
+        if progress.valid is not None:
+            seen.append((progress.valid, weights(model)))
+
+    cost = fit(
+        model, data, settings(lr=3.0, warmup=0.9, clip=1e9), valid=data, evaluate_every=0.1, on_step=heard
+    )
+    best = min(range(len(seen)), key=lambda i: seen[i][0])
+    assert 0 <= best < len(seen) - 1 and seen[-1][0] > seen[best][0]
+    assert all(torch.equal(p, seen[best][1][name]) for name, p in weights(model).items())
+    assert loss_on(model, data, settings()) == pytest.approx(seen[best][0], abs=1e-5)
+    assert [loss for _, loss in cost.valid_curve] == [loss for loss, _ in seen]
+    assert 0 < cost.seconds_to_best < cost.seconds
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Learnt in two parts, it ends with the weights that one part would have given."""
+    data, how = rendered(24), settings(steps=20)
+    whole, batches = tinymodel.pointer_t5(dropout_rate=0.0), _learnt()
+    fit(whole, data, how, valid=data, evaluate_every=0.25, on_step=batches)
+
+    first_part = _learnt()
+
+    def kill(progress: Progress) -> None:
+        first_part(progress)
+        if progress.valid is not None and progress.step >= 10:
+            raise Killed
+
+    first = tinymodel.pointer_t5(dropout_rate=0.0)
+    with pytest.raises(Killed):
+        fit(first, data, how, valid=data, evaluate_every=0.25, on_step=kill, checkpoint=tmp_path / "c")
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"checkpoint.safetensors"}
+
+    second, rest = tinymodel.pointer_t5(seed=9, dropout_rate=0.0), _learnt()
+    cost = fit(second, data, how, valid=data, evaluate_every=0.25, on_step=rest, checkpoint=tmp_path / "c")
+    done = first_part.steps[-1]
+    assert 10 <= done < 20 and rest.steps == list(range(done + 1, 21)) and cost.steps == 20
+    assert rest.losses == pytest.approx(batches.losses[done:], abs=2e-3)
+    assert rest.tokens == batches.tokens[done:]
+    assert [step for step, _ in cost.valid_curve] == batches.measured
+    assert loss_on(second, data, how) == pytest.approx(loss_on(whole, data, how), abs=2e-3)
+
+
+class _learnt:
+    """Listens to a training."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.tokens: list[int] = []
+        self.measured: list[int] = []
+
+    def __call__(self, progress: Progress) -> None:
+        self.steps.append(progress.step)
+        self.losses.append(progress.loss)
+        self.tokens.append(progress.tokens)
+        if progress.valid is not None:
+            self.measured.append(progress.step)
+
+
+def test_the_best_from_before_a_kill_is_not_forgotten(tmp_path: Path) -> None:
+    """What comes after it is worse: the weights of the best validation loss must be those at the end."""
+    data, how = rendered(), settings(steps=40, lr=3.0, warmup=0.9, clip=1e9)
+    seen: list[float] = []
+
+    def kill(progress: Progress) -> None:
+        seen.append(progress.valid if progress.valid is not None else float("inf"))
+        if min(seen) < seen[-1] < float("inf"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(tinymodel.pointer_t5(), data, how, valid=data, on_step=kill, checkpoint=tmp_path / "c")
+    again = tinymodel.pointer_t5()
+    cost = fit(again, data, replace(how, lr=1e4, decay=1e-9), valid=data, checkpoint=tmp_path / "c")
+    assert min(loss for _, loss in cost.valid_curve) == min(seen)
+    assert loss_on(again, data, how) == pytest.approx(min(seen), abs=1e-4)
+
+
+def test_it_ends_in_time() -> None:
+    start = time.monotonic()
+    cost = fit(tinymodel.pointer_t5(), rendered(), settings(steps=10**6, minutes=1 / 60))
+    assert 0.9 < time.monotonic() - start < 10
+    assert 1 <= cost.steps < 10**6 and cost.seconds < 10
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    how = settings(warmup=0.1, decay=0.5)
+    rates = [trainer._rate(done / 100, how) for done in range(101)]
+    assert rates[0] < 0.02 and rates[10:50] == [1.0] * 40 and rates[100] == 0
+    assert rates[:11] == sorted(rates[:11]) and rates[50:] == sorted(rates[50:], reverse=True)
+
+
+@pytest.mark.parametrize("make", [tinymodel.pointer_t5, tinymodel.plain_t5], ids=["pointer", "plain"])
+def test_validation_is_no_matter_of_chance(make: Any) -> None:
+    """With dropout in the model, which belongs to learning alone."""
+    model, data = make(dropout_rate=0.3), rendered()
+    losses = set()
+    for seed, training in enumerate((False, True, True)):
+        torch.manual_seed(seed)
+        model.train(training)
+        losses.add(round(loss_on(model, data, settings()), 6))
+        assert model.training is training
+    assert len(losses) == 1
+
+
+def test_no_example_and_no_target() -> None:
+    model, none = tinymodel.pointer_t5(), Rendered.of([])
+    before = weights(model)
+    assert fit(model, none, settings()).steps == 0
+    assert all(torch.equal(p, before[name]) for name, p in weights(model).items())
+    assert loss_on(model, none, settings()) == 0
+
+
+def test_two_runs_of_one_seed_are_one() -> None:
+    first, second = (tinymodel.pointer_t5() for _ in range(2))
+    for model in (first, second):
+        fit(model, rendered(), settings(steps=6, seed=4))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_perplexity() -> None:
+    assert trainer.perplexity(0) == 1 and trainer.perplexity(1e9) < float("inf")
