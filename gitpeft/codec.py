@@ -17,6 +17,7 @@ class TokenCodec:
     """A `tokenizers` file as the renderer's `Codec`. Marks that it does not know are spelt as text."""
 
     def __init__(self, tokenizer: Any) -> None:
+        tokenizer.encode_special_tokens = True  # `</s>` in a diff is text, and so is `<file>`
         self._tokenizer = tokenizer
         self.marks = {mark: self._mark(mark) for mark in MARKS}
         self.end: int = next(i for t in (END, "<|endoftext|>") if (i := tokenizer.token_to_id(t)) is not None)

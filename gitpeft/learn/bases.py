@@ -72,7 +72,8 @@ def embedded_folder() -> Path:
 def find(name: str) -> Base:
     """The base with this name: `mini`, or a folder of `transformers` files.
 
-    GitpeftError when there is none, or when it holds no safetensors or no `tokenizer.json`.
+    GitpeftError when there is none, when it holds no safetensors or no `tokenizer.json`, or when its
+    configuration is damaged or that of a model that cannot be tuned here.
     """
     import json
 
@@ -83,12 +84,15 @@ def find(name: str) -> Base:
             f"the base {name} has no {missing[0]} ({folder})",
             "name a folder with config.json, model.safetensors and tokenizer.json, or leave --base out",
         )
-    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    if config.get("model_type") not in LINEARS:
-        raise GitpeftError(
-            f"the base {name} is a {config.get('model_type')}", f"known are {', '.join(sorted(LINEARS))}"
-        )
-    return Base(name, folder.resolve(), digest(folder), Budget(**config.get("gitpeft_budget", {})))
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        kind, budget = config.get("model_type"), Budget(**config.get("gitpeft_budget", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        hint = "get the base again, or leave --base out"
+        raise GitpeftError(f"the {_CONFIG} of the base {name} cannot be used: {error}", hint) from None
+    if kind not in LINEARS:
+        raise GitpeftError(f"the base {name} is a {kind}", f"known are {', '.join(sorted(LINEARS))}")
+    return Base(name, folder.resolve(), digest(folder), budget)
 
 
 def digest(folder: Path) -> str:
