@@ -24,6 +24,9 @@ from gitpeft.learn import t5
 GRAPHS = {"t5": t5, "pointer-t5": t5}
 """The module that writes the graphs of a model type, by its functions `encoder` and `decoder`."""
 
+RARE = 1e-6
+"""A token less likely than this is as good as impossible: differences below it do not count."""
+
 Pair = tuple[Sequence[int], Sequence[int]]
 """Source and message of an example, in token ids; the message without start and end."""
 
@@ -182,7 +185,7 @@ def compare(
 
 def _gap(a: Any, b: Any) -> float:
     """Largest difference; infinite when a value is no number, which a plain maximum could hide."""
-    gap = float(np.abs(a - b).max())
+    gap = float(np.abs(np.log(np.exp(a) + RARE) - np.log(np.exp(b) + RARE)).max())
     return gap if np.isfinite(gap) else float("inf")
 
 
