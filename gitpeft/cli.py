@@ -72,7 +72,11 @@ def init(
     """
     from gitpeft import show
 
-    repository = Repository.open(repo)
+    repository = _to_learn_from(repo, until)
+    if repository.work_tree is None and not no_hooks:
+        raise GitpeftError(
+            "this repository is bare: nobody commits in it", "run this in a clone, or use --no-hooks"
+        )
     plan = _plan(base, method, until, budget)
     with _listening(as_json) as listen:
         from gitpeft.learn import pipeline
@@ -101,7 +105,7 @@ def _install_hooks(repository: Repository) -> str:
 @app.command()
 def mine(repo: Repo = None, until: Until = "HEAD", as_json: Json = False) -> None:
     """Read new history into the cache below `.git/gitpeft`; nothing else in the repository is written."""
-    repository = Repository.open(repo)
+    repository = _to_learn_from(repo, until)
     with _listening(as_json) as listen:
         from gitpeft.learn import pipeline
 
@@ -130,7 +134,7 @@ def train(
 
     Interrupted, the same command continues where it was.
     """
-    repository = Repository.open(repo)
+    repository = _to_learn_from(repo, until)
     with _listening(as_json) as listen:
         from gitpeft.learn import pipeline
 
@@ -354,6 +358,19 @@ def base_build(
 
 
 # --- around the commands ------------------------------------------------------------------------------------
+
+
+def _to_learn_from(path: Path | None, until: str) -> Repository:
+    """A repository whose history is plain to see; checked before anything is written."""
+    repository = Repository.open(path)
+    if until == "HEAD" and repository.head() is None:
+        raise GitpeftError("there is no commit here yet", "commit some work first, then run this again")
+    if until == "HEAD" and not repository.ask("symbolic-ref", "--quiet", "HEAD"):
+        raise GitpeftError(
+            "HEAD is detached, so it is not plain which history to learn from",
+            "check out a branch, or name one with --until (--until HEAD~0 takes what is checked out)",
+        )
+    return repository
 
 
 def _plan(base: str, method: str, until: str, minutes: float) -> "Plan":

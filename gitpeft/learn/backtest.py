@@ -96,6 +96,10 @@ class Choice:
     n: int
     scores: dict[str, float]
 
+    def report(self) -> dict[str, Any]:
+        """For the manifest and the card."""
+        return {"mode": self.chooser.mode, "n": self.n, "scores": self.scores}
+
 
 def choose_on(asked: Sequence[Asked]) -> Choice:
     """Fit a chooser on validation examples; keep it only if it beats both of the simple ways."""

@@ -21,27 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 from gitpeft import bundle as bundles
 from gitpeft.bundle import Manifest
-from gitpeft.choose import RETRIEVED, Chooser
+from gitpeft.choose import Chooser
 from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History, MineReport, Record
-from gitpeft.learn import backtest, dataset, style
+from gitpeft.learn import appraise, backtest, dataset, style
+from gitpeft.learn.appraise import Made
 from gitpeft.learn.dataset import ENOUGH, Dataset, Example
 
 if TYPE_CHECKING:
     from gitpeft.learn.bases import Base
     from gitpeft.learn.methods import Method
 
-MOST_VALID, MOST_TEST, LEAST_VALID = 200, 200, 20
-"""How many validation and test examples are asked in a run; drawn at random when there are more, and how
-few validation examples are too few to choose by."""
-
 EPOCHS = 8
 PARITY_EXAMPLES = 48
 MESSAGE_TOKENS = 40
-
-_RETRIEVED = Chooser(mode=RETRIEVED)
 
 Listener = Callable[[str, float, str], None]
 """Hears (step, share done 0..1, detail) while a step goes on."""
@@ -135,9 +130,12 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     outcome.kind = made.manifest.kind
     habits = learn_style(mined.records, data)
     with clock("choose"):
-        chooser = _choose(made, data, habits, outcome, listen)
+        choice = appraise.choose(made, data, habits, _counted(listen, "choose"))
+        chooser = choice.chooser if choice else made.chooser
+        outcome.choice = choice.report() if choice else {}
     with clock("measure"):
-        measure(made, data, habits, chooser, outcome, listen)
+        asking = _counted(listen, "measure")
+        outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking)
     outcome.bundle = _publish(repo, made, data, habits, chooser, outcome)
     outcome.seconds = clock.seconds
     outcome.peak_memory = _peak_memory()
@@ -186,7 +184,8 @@ def evaluate(repo: Repository, most: int, listen: Listener) -> Outcome:
     made = Made(bundle.manifest, bundle.path if bundle.manifest.kind == "model" else None, None, chooser)
     outcome = Outcome(bundle.manifest.kind, used=len(data.examples), left_out=data.left_out, bundle=bundle.id)
     outcome.base, outcome.method = bundle.manifest.base, bundle.manifest.method
-    measure(made, data, learn_style(mined.records, data), chooser, outcome, listen, most)
+    habits, asking = learn_style(mined.records, data), _counted(listen, "measure")
+    outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking, most)
     return outcome
 
 
@@ -225,19 +224,6 @@ class _Work:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "plan.json", asdict(self.plan) | {"until": self.mined.tip})
         return folder
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A model on the way to its bundle: what the manifest says so far, and the folder of its ONNX files.
-
-    `files` is None for retrieval alone; `adapter` is the folder of PEFT's files, `chooser` the default one.
-    """
-
-    manifest: Manifest
-    files: Path | None = None
-    adapter: Path | None = None
-    chooser: Chooser = _RETRIEVED
 
 
 # --- the steps ----------------------------------------------------------------------------------------------
@@ -378,60 +364,8 @@ def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[
     return result.to_dict()
 
 
-def _choose(made: Made, data: Dataset, habits: dict[str, Any], outcome: Outcome, listen: Listener) -> Chooser:
-    """The chooser that validation prefers; the default one where there is too little to validate on."""
-    examples = backtest.sample(data.valid, MOST_VALID, seed=1)
-    if made.files is None or len(examples) < LEAST_VALID:
-        return made.chooser
-    index = data.index_before(data.first_valid)
-    with backtest.trial(made.manifest, made.files, index, habits) as suggester:
-        asked = backtest.ask(suggester, examples, _counted(listen, "choose"))
-    choice = backtest.choose_on(asked)
-    outcome.choice = {"mode": choice.chooser.mode, "n": choice.n, "scores": choice.scores}
-    return choice.chooser
-
-
-def measure(
-    made: Made,
-    data: Dataset,
-    habits: dict[str, Any],
-    chooser: Chooser,
-    outcome: Outcome,
-    listen: Listener,
-    most: int = MOST_TEST,
-) -> None:
-    """Scores on the newest commits beside the nearest neighbour's, and three samples; into `outcome`."""
-    examples = backtest.sample(data.test, most, seed=2)
-    if not examples:
-        return
-    index = data.index_before(data.first_test)
-    references = [example.message for example in examples]
-    ours = nearest = backtest.neighbours(index, examples)
-    if made.files is not None:
-        with backtest.trial(made.manifest, made.files, index, habits) as suggester:
-            asked = backtest.ask(suggester, examples, _counted(listen, "measure"))
-        ours = [one.offered(chooser) for one in asked]
-        outcome.test["gitpeft"] = scores(ours, references)
-    outcome.test["nearest neighbour"] = scores(nearest, references)
-    triples = list(zip(examples, references, ours, strict=True))
-    outcome.samples = [
-        (e.sha[:10], theirs, our) for e, theirs, our in triples[:: max(1, len(triples) // 3)][:3]
-    ]
-
-
 def _counted(listen: Listener, step: str) -> Callable[[int, int], None]:
     return lambda done, total: listen(step, done / max(1, total), f"{done}/{total} commits")
-
-
-def scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, object]:
-    """Every metric that can be computed here, with its interval."""
-    from gitpeft.learn import evaluate
-
-    names = (
-        evaluate.METRICS if find_spec("rapidfuzz") and find_spec("rouge_score") else ("b_norm", "first_word")
-    )
-    values = {name: evaluate.METRICS[name](hypotheses, references) for name in names}
-    return evaluate.Scores.of(values).to_json()
 
 
 def learn_style(records: Sequence[Record], data: Dataset) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""How good a model is before it is shipped: hides which commits are asked, and against what they are held."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gitpeft.bundle import Manifest
+from gitpeft.choose import RETRIEVED, Chooser
+from gitpeft.learn import backtest
+from gitpeft.learn.dataset import Dataset
+
+MOST_VALID, MOST_TEST, LEAST_VALID = 200, 200, 20
+"""How many validation and test examples are asked in a run, drawn at random when there are more, and how
+few validation examples are too few to choose by."""
+
+Asking = Callable[[int, int], None]
+"""Hears how many commits of how many were asked."""
+
+_RETRIEVED = Chooser(mode=RETRIEVED)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A model on the way to its bundle: what the manifest says so far, and the folder of its ONNX files.
+
+    `files` is None for retrieval alone; `adapter` is the folder of PEFT's files, `chooser` the default one.
+    """
+
+    manifest: Manifest
+    files: Path | None = None
+    adapter: Path | None = None
+    chooser: Chooser = _RETRIEVED
+
+
+def choose(made: Made, data: Dataset, habits: dict[str, Any], asking: Asking) -> backtest.Choice | None:
+    """The chooser that validation prefers; None where there is no model, or too little to validate on."""
+    examples = backtest.sample(data.valid, MOST_VALID, seed=1)
+    if made.files is None or len(examples) < LEAST_VALID:
+        return None
+    index = data.index_before(data.first_valid)
+    with backtest.trial(made.manifest, made.files, index, habits) as suggester:
+        return backtest.choose_on(backtest.ask(suggester, examples, asking))
+
+
+def measure(
+    made: Made,
+    data: Dataset,
+    habits: dict[str, Any],
+    chooser: Chooser,
+    asking: Asking,
+    most: int = MOST_TEST,
+) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+    """Scores by system on at most `most` of the newest commits, the nearest neighbour's among them.
+
+    Also three samples: a commit's id, the team's message, ours. Both empty where no commit is left to ask.
+    """
+    examples = backtest.sample(data.test, most, seed=2)
+    if not examples:
+        return {}, []
+    index = data.index_before(data.first_test)
+    references = [example.message for example in examples]
+    ours = nearest = backtest.neighbours(index, examples)
+    test: dict[str, Any] = {}
+    if made.files is not None:
+        with backtest.trial(made.manifest, made.files, index, habits) as suggester:
+            ours = [one.offered(chooser) for one in backtest.ask(suggester, examples, asking)]
+        test["gitpeft"] = scores(ours, references)
+    test["nearest neighbour"] = scores(nearest, references)
+    triples = list(zip([example.sha[:10] for example in examples], references, ours, strict=True))
+    return test, triples[:: max(1, len(triples) // 3)][:3]
+
+
+def scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, object]:
+    """Every metric that can be computed here, with its interval."""
+    from gitpeft.learn import evaluate
+
+    names = (
+        evaluate.METRICS if find_spec("rapidfuzz") and find_spec("rouge_score") else ("b_norm", "first_word")
+    )
+    values = {name: evaluate.METRICS[name](hypotheses, references) for name in names}
+    return evaluate.Scores.of(values).to_json()
