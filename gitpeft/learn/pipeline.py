@@ -110,7 +110,11 @@ def mine(repo: Repository, until: str, listen: Listener) -> Mined:
 
 def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = None) -> Outcome:
     """All steps; the bundle is active at the end. What cannot be trained is served untuned, with a reason."""
-    clock = _Clock()
+    from gitpeft.learn import bases
+
+    clock, fresh = _Clock(), not repo.state_dir.exists()
+    if plan.base != bases.EMBEDDED:
+        bases.find(plan.base)  # a wrong name is said before any work, also where nothing will be trained
     with clock("mine"):
         mined = mined or mine(repo, plan.until, listen)
     with clock("examples"):
@@ -118,6 +122,8 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
         data = dataset.make(mined.records, Budget().exemplars)
         listen("examples", 1.0, f"{len(data.examples):,} usable commits")
     if not data.examples:
+        if fresh:
+            shutil.rmtree(repo.state_dir, ignore_errors=True)
         raise GitpeftError(
             "this history has no commit to learn from",
             "commit some work first, then run `gitpeft init` again",
@@ -217,7 +223,7 @@ class _Work:
         """The run's folder, named by everything that decides its outcome."""
         from gitpeft.learn import bases
 
-        digest = bases.find(self.plan.base).digest if self.plan.train and can_train() else ""
+        digest = "" if why_not(self.plan, self.data) else bases.find(self.plan.base).digest
         decided = [asdict(self.plan) | {"until": self.mined.tip}, digest, RENDERER, len(self.data.examples)]
         key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.repo.state_dir / "runs" / key
@@ -307,6 +313,7 @@ def train(
         lr=method.lr,
         warmup=0.05,
         decay=0.7,
+        patience=3,
         seed=plan.seed,
         source_limit=base.budget.total,
     )
