@@ -98,6 +98,7 @@ def fit(
     resumed = _resume(checkpoint, model, optimisers)
     state = _Loop(model, settings, optimisers, resumed)
     best: tuple[float, dict[str, Any]] | None = resumed.get("best")
+    worse = 0
     due = state.done() + evaluate_every
     model.train()
     for batch in _endless(train, settings, state.step):
