@@ -1,0 +1,406 @@
+"""The main job, small: from a repository to a model that speaks in its commits, and what may go wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gitpeft import bundle as bundles
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
+from gitpeft.install import install
+from gitpeft.learn import dataset, pipeline
+from gitpeft.learn.pipeline import Outcome, Plan
+from gitpeft.retrieve import Index
+from gitpeft.suggest import Suggestion, open_active
+from tests import generated
+from tests.generated import AUTHORS, Step
+from tests.gitrepo import Repo
+from tests.hooking import CHECKOUT, listing, make_python, script
+from tests.learn.conftest import Built, loosen
+
+CHANGE = (
+    " src/parser.py +3 -0\n#src/parser.py\n@def read_3(value):\n+def read_99(value):\n+    return read(value)"
+)
+
+
+COUNT = 220
+STEPS = 8 * 176 // 32
+
+
+def plan(built: Built, **changes: Any) -> Plan:
+    return Plan(**{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, **changes})
+
+
+def nobody(_step: str, _done: float, _detail: str) -> None:
+    """Hears nothing."""
+
+
+def run(repo: Repo, what: Plan, listen: Callable[[str, float, str], None] = nobody) -> Outcome:
+    with pytest.MonkeyPatch.context() as patch:
+        loosen(patch)
+        return pipeline.run(Repository.open(repo.path), what, listen)
+
+
+def state_of(repo: Repo) -> Path:
+    return Repository.open(repo.path).state_dir
+
+
+def active(repo: Repo) -> bundles.Bundle:
+    found = bundles.active(state_of(repo))
+    assert found is not None
+    return found
+
+
+def suggested(repo: Repo, n: int = 3) -> list[Suggestion]:
+    return open_active(state_of(repo)).suggest(CHANGE, "parser: add read_3", n)
+
+
+@pytest.fixture(scope="module")
+def served(built: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, Outcome]:
+    """A repository with its model; not to be changed."""
+    repo = Repo.create(tmp_path_factory.mktemp("served") / "repo")
+    generated.put(repo, generated.team(COUNT))
+    return repo, run(repo, plan(built))
+
+
+@pytest.fixture
+def copied(served: tuple[Repo, Outcome], tmp_path: Path) -> Repo:
+    """The same, to be changed."""
+    shutil.copytree(served[0].path, tmp_path / "repo", symlinks=True)
+    return Repo(tmp_path / "repo", served[0].clock)
+
+
+# --- from a history to a suggestion -------------------------------------------------------------------------
+
+
+def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -> None:
+    repo, outcome = served
+    assert (outcome.kind, outcome.why, outcome.used, outcome.left_out) == ("model", "", COUNT, {})
+    assert 0 < outcome.trainable < outcome.parameters and outcome.method["rank"] == 4
+    assert outcome.cost["steps"] == STEPS and outcome.parity["exact"] < 1e-3
+    assert set(outcome.test) == {"gitpeft", "nearest neighbour"}
+    assert all(row["n"] == 22 for row in outcome.test.values())
+    assert len(outcome.samples) >= 3 and outcome.peak_memory > 1 << 26
+    assert set(outcome.seconds) == {"mine", "examples", "train", "export", "choose", "measure"}
+    bundle = active(repo)
+    bundles.verify(bundle)
+    manifest = bundle.manifest
+    assert bundle.id == outcome.bundle and manifest.base_digest and manifest.tokenizer_digest
+    assert manifest.commits == {
+        "from": repo.git("rev-list", "--max-parents=0", "HEAD"),
+        "to": repo.git("rev-parse", "HEAD"),
+        "count": COUNT,
+    }
+    assert manifest.budget["total"] == 64 and manifest.seeds == {"train": 0}
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "style.json"} <= set(
+        manifest.files
+    )
+    assert manifest.metrics["test"] == outcome.test
+    assert outcome.choice["n"] == 22 and {"generated", "retrieved", "chooser"} == set(
+        outcome.choice["scores"]
+    )
+    assert bundle.json(bundles.CHOOSER)["mode"] == outcome.choice["mode"]
+
+
+def test_the_model_suggests(served: tuple[Repo, Outcome]) -> None:
+    found = suggested(served[0])
+    assert found and all(one.message and one.like for one in found)
+    known = set(served[0].git("rev-list", "HEAD").split())
+    assert {sha for one in found for sha in one.like} <= known
+
+
+def test_nothing_but_the_state_is_written(served: tuple[Repo, Outcome]) -> None:
+    repo, _ = served
+    assert repo.git("status", "--porcelain") == ""
+    state = state_of(repo)
+    assert {path.name for path in state.iterdir()} - {"history.db-wal", "history.db-shm"} == {
+        "current", "history.db", "history.lock", "models", "runs",
+    }  # fmt: skip
+    assert not list(state.rglob("*.new")) and not list(state.glob("models/.new-*"))
+    [folder] = state.glob("runs/*")
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_commit_opens_with_a_suggestion(copied: Repo, tmp_path: Path) -> None:
+    """Real git, the real hook, a real interpreter, the real model."""
+    install(Repository.open(copied.path), python=make_python(tmp_path / "python", fake=False))
+    copied.git("config", "gitpeft.timeoutMs", "30000")
+    editor = script(tmp_path / "editor", f'#!/bin/sh\ncp "$1" {tmp_path}/seen\n')
+    text = (copied.path / "src/parser.py").read_text()
+    copied.stage(**{"src/parser.py": f"{text}def read_99(value):\n    return read(value)\n"})
+    done = copied.run("commit", env={"GIT_EDITOR": str(editor), "CI": ""})
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    message = copied.git("log", "-1", "--format=%s")
+    assert (tmp_path / "seen").read_text().startswith(f"{message}\n"), said
+    offered = {one.message for one in suggested(copied, 8)}
+    assert message in offered or message.startswith("parser")
+    assert not (state_of(copied) / "hook.log").exists()
+
+
+def test_the_second_run_trains_nothing(copied: Repo, built: Built) -> None:
+    first, heard = active(copied).manifest, []
+
+    def listen(step: str, _: float, detail: str) -> None:
+        heard.append((step, detail))
+
+    [folder] = state_of(copied).glob("runs/*")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.onnx")}
+    outcome = run(copied, plan(built), listen)
+    assert ("train", "already trained") in heard and len([s for s, _ in heard if s == "train"]) == 1
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.onnx")} == before
+    again = active(copied).manifest
+    assert replace(again, created="") == replace(first, created="")
+    assert outcome.cost["steps"] == STEPS
+
+
+def test_a_new_commit_is_a_new_run(copied: Repo, built: Built) -> None:
+    generated.put(copied, [Step("session: add write_500", AUTHORS[0], {"src/session.py": b"x = 1\n"})])
+    what = plan(built, minutes=0.001)
+    assert run(copied, what).used == COUNT + 1
+    assert active(copied).manifest.commits["count"] == COUNT + 1
+    assert len(list(state_of(copied).glob("runs/*"))) == 2
+    for seed in (1, 2):
+        run(copied, replace(what, seed=seed))
+    assert len(list(state_of(copied).glob("runs/*"))) == 3, "the newest runs are kept, no more"
+
+
+def test_training_alone_and_the_rest_later(copied: Repo, built: Built) -> None:
+    what, repository = plan(built, seed=5), Repository.open(copied.path)
+    before = listing(state_of(copied) / "models")
+    cost = pipeline.train_only(repository, what, nobody)
+    assert cost["steps"] == STEPS and listing(state_of(copied) / "models") == before
+    last = pipeline.last_trained(repository)
+    assert last == replace(what, until=copied.git("rev-parse", "HEAD"))
+    assert run(copied, last).cost == json.loads(json.dumps(cost))
+    assert active(copied).manifest.seeds == {"train": 5}
+
+
+def test_measuring_the_active_model(served: tuple[Repo, Outcome]) -> None:
+    repo, outcome = served
+    again = pipeline.evaluate(Repository.open(repo.path), 200, nobody)
+    assert again.bundle == outcome.bundle and again.used == COUNT
+    assert json.dumps(again.test) == json.dumps(outcome.test)
+    few = pipeline.evaluate(Repository.open(repo.path), 4, nobody)
+    assert few.test["gitpeft"]["n"] == 4
+
+
+# --- until --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_after_until_reaches_the_model(copied: Repo, built: Built) -> None:
+    """A word that is only in later commits, in all that they hold, is nowhere in the bundle."""
+    cut = copied.git("rev-parse", "HEAD")
+    word, shout = "zanzibar", "ZAN-77"
+    steps = [
+        Step(f"{shout} {word}: tell of {word}{i}\n\n{word}\n", AUTHORS[i % 3],
+             {f"src/{word}{i}.py": f"{word} = {i}\n".encode() * 9, "src/parser.py": f"{word}{i}\n".encode()})
+        for i in range(200)
+    ]  # fmt: skip
+    generated.put(copied, steps)
+    whole = pipeline.mine(Repository.open(copied.path), "HEAD", nobody)
+    assert len(whole.records) == COUNT + 200 and word in whole.records[-1].change
+    outcome = run(copied, plan(built, until=cut, seed=7))
+    assert outcome.used == COUNT and active(copied).manifest.commits["to"] == cut
+    for name, (_, raw) in listing(active(copied).path).items():
+        assert word.encode() not in raw.lower() and shout.encode() not in raw, name
+    found = active(copied)
+    index = Index.load(lambda name: found.read(f"index/{name}"))
+    assert len(index) == COUNT and index.place(copied.git("rev-parse", "HEAD")) is None
+    [folder] = [p for p in state_of(copied).glob("runs/*") if cut in (p / "plan.json").read_text()
+                and '"seed": 7' in (p / "plan.json").read_text()]  # fmt: skip
+    for name, (_, raw) in listing(folder).items():
+        assert word.encode() not in raw.lower(), name
+    assert {name: (state_of(copied) / name).exists() for name in ("current", "history.db")} == {
+        "current": True, "history.db": True,
+    }  # fmt: skip
+
+
+def test_until_names_no_commit(copied: Repo, built: Built) -> None:
+    before = active(copied).id
+    with pytest.raises(GitpeftError, match="names no commit"):
+        run(copied, plan(built, until="nowhere"))
+    assert active(copied).id == before
+
+
+# --- short histories ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 49])
+def test_a_short_history_is_served_untuned(count: int, repo: Repo, built: Built) -> None:
+    generated.put(repo, generated.team(count))
+    outcome = run(repo, plan(built))
+    assert (outcome.kind, outcome.used, outcome.trainable) == ("model", count, 0)
+    assert outcome.why == f"only {count} usable commits, training needs 50"
+    manifest = active(repo).manifest
+    assert manifest.method == {"name": "none"} and manifest.base == str(built.out)
+    assert not any(name.startswith("adapter") for name in manifest.files)
+    assert active(repo).json(bundles.CHOOSER)["mode"] in ("generated", "retrieved", "chooser")
+    assert count < 7 or suggested(repo)
+
+
+def test_fifty_are_enough() -> None:
+    data = dataset.make([], 3)
+    assert pipeline.why_not(Plan(), data) == "only 0 usable commits, training needs 50"
+    assert pipeline.why_not(Plan(train=False), data) == "training was not asked for"
+    fifty = replace(data, examples=tuple(dataset.Example("", str(i), "", (), "") for i in range(50)))
+    assert pipeline.why_not(Plan(), fifty) == ""
+
+
+def test_a_base_without_its_onnx_files_leaves_retrieval(repo: Repo, built: Built, tmp_path: Path) -> None:
+    bare = Path(shutil.copytree(built.out, tmp_path / "bare", ignore=shutil.ignore_patterns("onnx")))
+    generated.put(repo, generated.team(20))
+    outcome = run(repo, plan(built, base=str(bare)))
+    assert outcome.kind == active(repo).manifest.kind == "retrieval"
+    assert set(outcome.test) == {"nearest neighbour"}
+    assert all(one.origin == "retrieved" for one in suggested(repo))
+
+
+@pytest.mark.parametrize("steps", [[], [Step('Revert "x"', files={"a": b"1"}), Step("empty")]])
+def test_nothing_usable_leaves_nothing(steps: list[Step], repo: Repo, built: Built) -> None:
+    if steps:
+        generated.put(repo, steps)
+    before = listing(repo.path)
+    with pytest.raises(GitpeftError) as error:
+        run(repo, plan(built))
+    assert error.value.message and error.value.hint
+    assert set(listing(repo.path)) == set(before)
+    assert not state_of(repo).exists()
+
+
+@pytest.mark.parametrize("count", [10, 60])
+def test_a_base_that_is_not_there_changes_nothing(count: int, repo: Repo, built: Built) -> None:
+    generated.put(repo, generated.team(count))
+    with pytest.raises(GitpeftError, match=r"the base /nowhere has no config\.json"):
+        run(repo, plan(built, base="/nowhere"))
+    assert bundles.active(state_of(repo)) is None
+
+
+def test_nothing_was_trained_and_nothing_is_active(repo: Repo, built: Built) -> None:
+    generated.put(repo, generated.team(10))
+    repository = Repository.open(repo.path)
+    with pytest.raises(GitpeftError, match="nothing was trained: only 10 usable") as error:
+        pipeline.train_only(repository, plan(built), nobody)
+    assert "gitpeft init" in error.value.hint
+    with pytest.raises(GitpeftError, match="no trained run"):
+        pipeline.last_trained(repository)
+    with pytest.raises(GitpeftError, match="no model yet"):
+        pipeline.evaluate(repository, 10, nobody)
+
+
+# --- killed -------------------------------------------------------------------------------------------------
+
+_KILLED = """\
+import os, signal, sys
+from pathlib import Path
+from gitpeft.git import Repository
+from gitpeft.learn import pipeline
+repository = Repository.open(Path(sys.argv[1]))
+def listen(step, done, detail):
+    if step == "train" and list(repository.state_dir.glob("runs/*/checkpoint/checkpoint.safetensors")):
+        os.kill(os.getpid(), signal.SIGKILL)
+pipeline.run(repository, pipeline.Plan(base=sys.argv[2], seed=3), listen)
+"""
+
+
+def test_killed_while_training_it_goes_on_and_the_old_model_stays(copied: Repo, built: Built) -> None:
+    before, pointer = listing(state_of(copied) / "models"), (state_of(copied) / "current").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(copied.path), str(built.out)],
+        cwd=CHECKOUT, capture_output=True, timeout=200, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert listing(state_of(copied) / "models") == before
+    assert (state_of(copied) / "current").read_bytes() == pointer
+    assert suggested(copied)
+    heard: list[float] = []
+
+    def listen(step: str, share: float, _: str) -> None:
+        if step == "train":
+            heard.append(share)
+
+    outcome = run(copied, Plan(base=str(built.out), seed=3), listen)
+    assert heard[0] > 0.05, "it began anew"
+    assert outcome.cost["steps"] == STEPS and len(heard) < STEPS
+    assert active(copied).id == outcome.bundle != pointer.decode().split("\n")[0]
+
+
+class Stopped(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_stopped_at_any_step_the_old_model_stays_and_the_next_run_ends(copied: Repo, built: Built) -> None:
+    pointer = (state_of(copied) / "current").read_bytes()
+    before = listing(state_of(copied) / "models")
+    generated.put(copied, [Step("logger: add drop_600", AUTHORS[1], {"src/logger.py": b"x = 1\n"})])
+    for wanted in ("mine", "examples", "train", "export", "choose", "measure"):
+
+        def listen(step: str, _: float, __: str, wanted: str = wanted) -> None:
+            if step == wanted:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            run(copied, plan(built), listen)
+        assert (state_of(copied) / "current").read_bytes() == pointer, wanted
+        assert listing(state_of(copied) / "models") == before, wanted
+    assert run(copied, plan(built)).used == COUNT + 1
+    assert (state_of(copied) / "current").read_bytes() != pointer
+
+
+# --- without torch ------------------------------------------------------------------------------------------
+
+_BLOCKED = """\
+import sys
+from importlib.machinery import PathFinder
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        trains = {"torch", "transformers", "peft", "onnx", "onnxscript", "safetensors"}
+        measures = {"rapidfuzz", "rouge_score"}
+        hidden = name.split(".")[0] in trains | measures
+        return None if hidden else PathFinder.find_spec(name, path, target)
+sys.meta_path = [one for one in sys.meta_path if one is not PathFinder] + [Finder]
+from gitpeft.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def without_torch() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Runs `gitpeft ARGS` where only the plain install is there."""
+
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", _BLOCKED, *args], cwd=CHECKOUT, capture_output=True, text=True,
+            timeout=200, check=False,
+        )  # fmt: skip
+
+    yield call
+
+
+def test_without_torch_a_long_history_is_served(
+    repo: Repo, built: Built, without_torch: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    generated.put(repo, generated.team(70))
+    place = ("--repo", str(repo.path))
+    done = without_torch("init", *place, "--base", str(built.out), "--json")
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert (outcome["kind"], outcome["used"]) == ("model", 70)
+    assert outcome["why"] == "gitpeft[train] is not installed"
+    assert set(outcome["test"]["gitpeft"]) == {"n", "b_norm", "first_word"}
+    assert "prepare-commit-msg" in outcome["hooks"]
+    assert suggested(repo)
+    refused = without_torch("train", *place, "--base", str(built.out))
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "gitpeft[train] is not installed" in refused.stderr
