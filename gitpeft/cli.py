@@ -226,8 +226,8 @@ def suggest(
 
 def _answer_lines(repository: Repository, suggester: "Suggester", number: int) -> None:
     bad = 0
-    for line in sys.stdin:
-        if not (rev := line.strip()):
+    for line in sys.stdin.buffer:
+        if not (rev := line.decode("utf-8", "replace").replace("\0", "�").strip()):
             continue
         try:
             answer = _answer(repository, suggester, rev, number)

@@ -60,9 +60,9 @@ def card(outcome: "Outcome", hooks: str) -> None:
     grid.add_column(overflow="fold")
     left_out = ", ".join(f"{n:,} {why}" for why, n in sorted(outcome.left_out.items(), key=lambda i: -i[1]))
     grid.add_row("Commits", f"{outcome.used:,} used" + (f"; left out: {left_out}" if left_out else ""))
-    grid.add_row("Model", _model(outcome))
+    grid.add_row("Model", escape(_model(outcome)))
     if outcome.why:
-        grid.add_row("Not trained", f"{outcome.why}. {_what_training_adds(outcome.why)}")
+        grid.add_row("Not trained", escape(f"{outcome.why}. {_what_training_adds(outcome.why)}"))
     grid.add_row("Time", _times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GB")
     grid.add_row("Offered first", _choice(outcome.choice))
     grid.add_row("Hooks", escape(hooks))
@@ -146,7 +146,7 @@ def status(state: "Status", model: dict[str, Any] | None) -> None:
         )
     if not state.hooks:
         grid.add_row("hooks", "none installed; `gitpeft install` puts one in")
-    grid.add_row("model", _active(model) if model else "none; `gitpeft init` makes one")
+    grid.add_row("model", escape(_active(model)) if model else "none; `gitpeft init` makes one")
     grid.add_row("enabled", "yes" if state.enabled else "no (git config gitpeft.enabled)")
     for line in state.log:
         grid.add_row("log", escape(line))
@@ -158,9 +158,9 @@ def _active(model: dict[str, Any]) -> str:
     commits = model["commits"]
     ahead = model["commits_since"]
     since = f"; {ahead:,} commit{'s' if ahead > 1 else ''} since" if ahead else ""
+    known = f"{commits.get('count', 0):,} commits up to {commits.get('to', '')[:10] or '?'}"
     return (
-        f"{model['id'][:12]}: base {model['base'] or '-'}, {method}, "
-        f"{commits['count']:,} commits up to {commits['to'][:10]}, made {model['created']}{since}"
+        f"{model['id'][:12]}: base {model['base'] or '-'}, {method}, {known}, made {model['created']}{since}"
     )
 
 

@@ -110,11 +110,12 @@ def mine(repo: Repository, until: str, listen: Listener) -> Mined:
 
 def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = None) -> Outcome:
     """All steps; the bundle is active at the end. What cannot be trained is served untuned, with a reason."""
-    from gitpeft.learn import bases
+    from gitpeft.learn import bases, methods
 
     clock, fresh = _Clock(), not repo.state_dir.exists()
+    methods.of(plan.method)  # wrong names are said before any work, also where nothing will be trained
     if plan.base != bases.EMBEDDED:
-        bases.find(plan.base)  # a wrong name is said before any work, also where nothing will be trained
+        bases.find(plan.base)
     with clock("mine"):
         mined = mined or mine(repo, plan.until, listen)
     with clock("examples"):
