@@ -401,6 +401,8 @@ def test_without_torch_a_long_history_is_served(
     assert set(outcome["test"]["gitpeft"]) == {"n", "b_norm", "first_word"}
     assert "prepare-commit-msg" in outcome["hooks"]
     assert suggested(repo)
+    card = " ".join(without_torch("init", *place, "--base", str(built.out)).stdout.replace("│", "").split())
+    assert "pip install 'gitpeft[train]', then gitpeft init" in card
     refused = without_torch("train", *place, "--base", str(built.out))
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "gitpeft[train] is not installed" in refused.stderr
