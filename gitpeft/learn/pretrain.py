@@ -256,7 +256,9 @@ def save_base(model: Any, recipe: Recipe, work: Path, out: Path) -> None:
     """The transformers files of a base in `out`, weights in half precision, with its input budget."""
     import torch
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
     model.config.gitpeft_budget = asdict(recipe.budget)
     model.to(torch.float16).save_pretrained(out)
