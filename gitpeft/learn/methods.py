@@ -21,9 +21,9 @@ class Method:
     """
 
     name: str = "lora"
-    rank: int = 32
-    alpha: int = 64
-    dropout: float = 0.05
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
     placement: str = "all-linear"
     lr: float = 2e-3
 
