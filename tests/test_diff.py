@@ -217,7 +217,7 @@ _LINES = st.lists(
 _CONTENT = st.tuples(_LINES, st.booleans()).map(lambda made: b"\n".join(made[0]) + b"\n" * made[1])
 
 
-@profile(max_examples=40)
+@profile(max_examples=25)
 @given(st.lists(st.tuples(_CONTENT, _CONTENT), min_size=1, max_size=12))
 def test_counts_are_those_of_git_for_any_content(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[bytes, bytes]]
@@ -267,7 +267,7 @@ _FILES = st.lists(
 )
 
 
-@profile(max_examples=150)
+@profile(max_examples=60)
 @given(_FILES)
 def test_compact_is_bounded_and_printable(files: list[FileChange]) -> None:
     text = compact(files)
@@ -276,7 +276,7 @@ def test_compact_is_bounded_and_printable(files: list[FileChange]) -> None:
     assert text == compact(files)
 
 
-@profile(max_examples=150)
+@profile(max_examples=60)
 @given(_FILES)
 def test_compact_can_be_split_again(files: list[FileChange]) -> None:
     text = compact(files)
@@ -394,7 +394,7 @@ _BUDGETS = st.builds(
 _SUBJECTS = st.lists(st.text(st.characters(codec="ascii"), max_size=60), max_size=5)
 
 
-@profile(max_examples=150)
+@profile(max_examples=60)
 @given(_FILES, _SUBJECTS, _TEXT, _BUDGETS)
 def test_rendering_never_exceeds_its_budget(
     files: list[FileChange], like: list[str], previous: str, budget: Budget
