@@ -105,11 +105,14 @@ def _install_hooks(repository: Repository) -> str:
 @app.command()
 def mine(repo: Repo = None, until: Until = "HEAD", as_json: Json = False) -> None:
     """Read new history into the cache below `.git/gitpeft`; nothing else in the repository is written."""
-    repository = _to_learn_from(repo, until)
-    with _listening(as_json) as listen:
-        from gitpeft.learn import pipeline
+    from gitpeft.history import History
 
-        report = pipeline.mine(repository, until, listen).report
+    repository = _to_learn_from(repo, until)
+    tip = repository.resolve(until)
+    with _listening(as_json) as listen, History.open(repository.state_dir) as history:
+        report = history.mine(
+            repository, tip, progress=lambda done, total: listen("mine", done / max(1, total), f"{done:,}")
+        )
     rate = report.new / report.seconds if report.seconds else 0.0
     if as_json:
         _print_json(asdict(report))

@@ -72,7 +72,7 @@ class Parser:
         fields, files = self.fields, self.files
         self.fields, self.files = [], []
         sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
-        author, subject, body = map(_message, fields[4:])
+        author, subject, body = map(text_of, fields[4:])
         if len(patch) > 1:
             files = files + parse(patch)
         return Commit(
@@ -109,7 +109,7 @@ def _last_start(patch: bytes) -> int:
     return 0
 
 
-def _message(field: bytes) -> str:
+def text_of(field: bytes) -> str:
     """Text of a commit; old ones often hold Latin-1 without saying so."""
     try:
         return field.decode()

@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from gitpeft.commits import Commit, Parser, Skipped, format_of, new_mark
+from gitpeft.commits import Commit, Parser, Skipped, format_of, new_mark, text_of
 from gitpeft.errors import GitpeftError
 
 OLDEST = (2, 31)
@@ -180,8 +180,11 @@ class Repository:
         """
         mail = author or self.environment.get("GIT_AUTHOR_EMAIL") or self._own_mail()
         shape = ["--no-show-signature", "--format=%ae%x00%s"]
-        log = self.ask("log", f"-{_PREVIOUS}", "--no-merges", *shape, "--end-of-options", rev, "--")
-        for line in log.split("\n"):
+        try:
+            log = self.run("log", f"-{_PREVIOUS}", "--no-merges", *shape, "--end-of-options", rev, "--")
+        except GitpeftError:
+            return ""
+        for line in map(text_of, log.split(b"\n")):
             mail_of, _, subject = line.partition("\0")
             if mail_of.lower() == mail.lower():
                 return subject

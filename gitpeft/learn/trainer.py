@@ -267,8 +267,8 @@ def _tensors(
     data: Rendered, batch: Sequence[int], limit: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
     pairs = [data.pair(i, limit) for i in batch]
-    width = max(len(source) for source, _ in pairs)
-    height = max(len(target) for _, target in pairs)
+    width = _rounded(max(len(source) for source, _ in pairs), 16)
+    height = _rounded(max(len(target) for _, target in pairs), 4)
     ids = torch.zeros((len(pairs), width), dtype=torch.long)
     labels = torch.full((len(pairs), height), -100, dtype=torch.long)
     for row, (source, target) in enumerate(pairs):
@@ -278,6 +278,11 @@ def _tensors(
     mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
     tensors = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def _rounded(length: int, step: int) -> int:
+    """The next multiple: with few different shapes the allocator finds its blocks again."""
+    return -(-length // step) * step
 
 
 def _trainable_state(model: Any) -> dict[str, torch.Tensor]:

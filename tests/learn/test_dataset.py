@@ -167,7 +167,6 @@ def test_previous_subjects_are_those_that_git_finds(repo: Repo) -> None:
         assert then == repository.previous_subject("ada@example.org", shas[place - 1])
 
 
-@pytest.mark.xfail(reason="Repository.previous_subject reads UTF-8 only, mining reads cp1252 as well")
 def test_a_previous_subject_in_latin_1_is_read_alike(repo: Repo) -> None:
     generated.put(repo, [Step("caf\xe9: start".encode("latin-1"), AUTHORS[0], {"a": b"1"})])
     [only] = mined(repo)
