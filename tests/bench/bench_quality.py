@@ -40,6 +40,10 @@ SHIPPED = "LoRA + retrieval"
 
 def main() -> None:
     arguments = parse()
+    if arguments.print:
+        results = {k: v for path in arguments.print for k, v in json.loads(path.read_text()).items()}
+        print(table(results), costs(results), sep="\n\n")
+        return
     results = {}
     for item in arguments.histories:
         name, _, path = item.partition("=")
@@ -47,18 +51,19 @@ def main() -> None:
         print(table({name: results[name]}), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
-    print(table(results))
+    print(table(results), costs(results), sep="\n\n")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    parser.add_argument("histories", nargs="*", metavar="NAME=PATH")
     parser.add_argument("--base", default="mini")
     parser.add_argument("--minutes", type=float, default=pipeline.Plan().minutes)
     parser.add_argument("--limit", type=int, default=10_000, help="test commits at most")
     parser.add_argument("--json", type=Path, help="also write every number here")
+    parser.add_argument("--print", nargs="+", type=Path, metavar="JSON", help="print tables of earlier runs")
     return parser.parse_args()
 
 
@@ -145,6 +150,21 @@ def table(results: dict[str, Any]) -> str:
         for system, scores in result["systems"].items():
             cells = [cell(scores[metric]) for metric in evaluate.METRICS]
             lines.append(f"| {name} (n = {result['n']}) | {system} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def costs(results: dict[str, Any]) -> str:
+    head = "| history | usable commits | trainable weights | training | everything | peak memory | shipped |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for name, result in results.items():
+        share = result["trainable"] / result["parameters"]
+        gain = result["gain"]
+        lines.append(
+            f"| {name} | {result['used']:,} | {result['trainable']:,} ({share:.1%}) "
+            f"| {result['steps']['train']:.0f} s | {result['seconds']} s "
+            f"| {result['peak_memory'] / 2**30:.1f} GB | {result['choice']['mode']}, "
+            f"{gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f}) B-Norm over nearest neighbour |"
+        )
     return "\n".join(lines)
 
 
