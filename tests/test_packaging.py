@@ -23,7 +23,7 @@ MOVED = {
     "hooks": "gitpeft/_hooks",
     "models": "gitpeft/_models",
 }  # folder of the checkout: its place in the wheel
-SHIPPED = {".png", "", ".json", ".md", ".py", ".safetensors", ".toml", ".txt", ".typed"}
+SHIPPED = {"", ".json", ".md", ".onnx", ".png", ".py", ".safetensors", ".toml", ".txt", ".typed"}
 DISTRIBUTIONS = {
     "git": "gitpython",
     "click": "typer",
