@@ -61,7 +61,7 @@ def init(
     base: Base = "mini",
     method: Method = "lora",
     until: Until = "HEAD",
-    budget: Budget = 3.0,
+    budget: Budget = 5.0,
     no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Make the model, install no hook.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -130,7 +130,7 @@ def train(
     base: Base = "mini",
     method: Method = "lora",
     until: Until = "HEAD",
-    budget: Budget = 3.0,
+    budget: Budget = 5.0,
     as_json: Json = False,
 ) -> None:
     """Tune a model on this history and keep the run; `gitpeft export` makes it the active model.

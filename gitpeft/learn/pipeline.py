@@ -49,7 +49,7 @@ class Plan:
     base: str = "mini"
     method: str = "lora"
     until: str = "HEAD"
-    minutes: float = 3.0
+    minutes: float = 5.0
     seed: int = 0
     train: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
