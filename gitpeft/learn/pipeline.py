@@ -314,7 +314,6 @@ def train(
         lr=method.lr,
         warmup=0.05,
         decay=0.7,
-        patience=3,
         seed=plan.seed,
         source_limit=base.budget.total,
     )
@@ -335,7 +334,7 @@ def train(
     return cost.as_dict()
 
 
-BATCH = 32
+BATCH = 24
 """Examples a batch holds when all are as long as the budget allows."""
 
 
