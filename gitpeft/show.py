@@ -63,7 +63,7 @@ def card(outcome: "Outcome", hooks: str) -> None:
     grid.add_row("Model", escape(_model(outcome)))
     if outcome.why:
         grid.add_row("Not trained", escape(f"{outcome.why}. {_what_training_adds(outcome.why)}"))
-    grid.add_row("Time", _times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GB")
+    grid.add_row("Time", _times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GiB")
     grid.add_row("Offered first", _choice(outcome.choice))
     grid.add_row("Hooks", escape(hooks))
     grid.add_row("Next", _next(outcome))

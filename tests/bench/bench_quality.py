@@ -162,7 +162,7 @@ def costs(results: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {result['used']:,} | {result['trainable']:,} ({share:.1%}) "
             f"| {result['steps']['train']:.0f} s | {result['seconds']} s "
-            f"| {result['peak_memory'] / 2**30:.1f} GB | {result['choice']['mode']}, "
+            f"| {result['peak_memory'] / 2**30:.1f} GiB | {result['choice']['mode']}, "
             f"{gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f}) B-Norm over nearest neighbour |"
         )
     return "\n".join(lines)
