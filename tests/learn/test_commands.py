@@ -25,7 +25,7 @@ def test_init_ends_with_a_card(place: tuple[str, ...], repo: Repo, gitpeft: Call
     done = gitpeft("init", *place, "--budget", "0.05")
     assert done.code == 0, done
     for part in (
-        "60 used", "lora (rank 32, all-linear)", "trainable weights", "peak memory", "Offered first",
+        "60 used", "lora (rank 16, all-linear)", "trainable weights", "peak memory", "Offered first",
         "prepare-commit-msg created", "Next", "Newest 6 usable commits", "B-Norm", "nearest neighbour",
         "the team wrote", "gitpeft would have suggested",
     ):  # fmt: skip

@@ -90,7 +90,7 @@ def test_placements() -> None:
 
 def test_a_method_by_its_name() -> None:
     assert methods.of("lora").name == "lora" and methods.of("full").name == "full"
-    assert methods.of("lora").as_dict()["rank"] == 32
+    assert methods.of("lora").as_dict()["rank"] == 16
     with pytest.raises(GitpeftError, match="no method magic") as error:
         methods.of("magic")
     assert "lora, full" in error.value.hint

@@ -33,7 +33,7 @@ CHANGE = (
 
 
 COUNT = 200
-STEPS = 8 * 160 // 32
+STEPS = pipeline.EPOCHS * 160 // pipeline.BATCH
 
 
 def plan(built: Built, **changes: Any) -> Plan:
