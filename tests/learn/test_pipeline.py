@@ -105,7 +105,7 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
         manifest.files
     )
     assert manifest.metrics["test"] == outcome.test
-    assert outcome.choice["n"] == 20 and {"generated", "retrieved", "chooser"} == set(
+    assert outcome.choice["n"] == 20 and {"generated", "retrieved", "consensus", "chooser"} == set(
         outcome.choice["scores"]
     )
     assert bundle.json(bundles.CHOOSER)["mode"] == outcome.choice["mode"]
