@@ -10,12 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from gitpeft.diff import clean_subject, is_generated, split
+from gitpeft.codec import TokenCodec
+from gitpeft.diff import Budget, clean_subject, is_generated, render, split
 from gitpeft.history import Record
 from gitpeft.retrieve import Index
 
 PREVIOUS_WINDOW = 200
 """How many commits back the author's previous subject is looked for, as the hook does."""
+
+MESSAGE_TOKENS = 40
+"""A message is learnt up to this many tokens."""
 
 ENOUGH = 50
 """Usable examples below which nothing is trained."""
@@ -82,6 +86,12 @@ class Dataset:
 def index_of(examples: Sequence[Example]) -> Index:
     """A retrieval index over examples, oldest first."""
     return Index.build([e.change for e in examples], [e.message for e in examples], [e.sha for e in examples])
+
+
+def pair(example: Example, budget: Budget, codec: TokenCodec) -> tuple[list[int], list[int]]:
+    """Source and target ids of an example: what a model reads and what it is to write, ended."""
+    source = render(example.change, example.like, example.previous, budget, codec)
+    return source, [*codec.encode(example.message)[:MESSAGE_TOKENS], codec.end]
 
 
 def make(records: Sequence[Record], neighbours: int, valid: float = 0.1, test: float = 0.1) -> Dataset:

@@ -28,7 +28,7 @@ from gitpeft.git import Repository
 from gitpeft.history import History, MineReport, Record
 from gitpeft.learn import appraise, backtest, dataset, style
 from gitpeft.learn.appraise import Made
-from gitpeft.learn.dataset import ENOUGH, Dataset, Example
+from gitpeft.learn.dataset import ENOUGH, Dataset, Example, pair
 
 if TYPE_CHECKING:
     from gitpeft.learn.bases import Base
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 EPOCHS = 8
 PARITY_EXAMPLES = 48
-MESSAGE_TOKENS = 40
 
 Listener = Callable[[str, float, str], None]
 """Hears (step, share done 0..1, detail) while a step goes on."""
@@ -343,14 +342,6 @@ def render_all(examples: Sequence[Example], budget: Budget, codec: Any) -> Any:
     from gitpeft.learn.arrays import Rendered
 
     return Rendered.of([pair(example, budget, codec) for example in examples])
-
-
-def pair(example: Example, budget: Budget, codec: Any) -> tuple[list[int], list[int]]:
-    """Source and target ids of one example."""
-    from gitpeft.diff import render
-
-    source = render(example.change, example.like, example.previous, budget, codec)
-    return source, [*codec.encode(example.message)[:MESSAGE_TOKENS], codec.end]
 
 
 def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[str, Any]:

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.codec import SPECIAL, TokenCodec
-from gitpeft.diff import Budget, clean_subject, render
+from gitpeft.diff import Budget, clean_subject
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import corpus
 from gitpeft.learn.arrays import Rendered
-from gitpeft.learn.dataset import Example, index_of
+from gitpeft.learn.dataset import index_of, pair
 from gitpeft.learn.trainer import Cost, Progress, Settings
-
-MESSAGE_TOKENS = 40
 
 ASKED = 60
 """How many commits of each validation repository the default chooser is fitted on."""
@@ -136,16 +134,11 @@ def _render_file(recipe: Recipe, path: Path, work: Path, number: int) -> None:
         held_out = repo in recipe.validation
         if not held_out:
             found = [corpus.drop_context(example, dice) for example in found]
-        (valid if held_out else train).append(Rendered.of([_render(e, recipe.budget, codec) for e in found]))
+        (valid if held_out else train).append(Rendered.of([pair(e, recipe.budget, codec) for e in found]))
     if valid:
         Rendered.join(valid).save(work / f"val-{number}.npz")
     Rendered.join(train).save(work / f"new-{number}.npz")
     (work / f"new-{number}.npz").replace(work / f"train-{number}.npz")
-
-
-def _render(example: Example, budget: Budget, codec: TokenCodec) -> tuple[list[int], list[int]]:
-    source = render(example.change, example.like, example.previous, budget, codec)
-    return source, [*codec.encode(example.message)[:MESSAGE_TOKENS], codec.end]
 
 
 def train_stages(
@@ -219,7 +212,7 @@ def finish(recipe: Recipe, corpus_dir: Path, out: Path, listen: Listener) -> Non
     if not held_out:
         raise GitpeftError("the recipe names no validation repository that the corpus holds", "add one to it")
     codec = TokenCodec.load(base.tokenizer)
-    pairs = [_render(e, recipe.budget, codec) for found in held_out for e in found[-8:]]
+    pairs = [pair(e, recipe.budget, codec) for found in held_out for e in found[-8:]]
     listen("export", 0.0, "")
     result = export(base.load(), base.tokenizer, folder, [(s, t[:-1]) for s, t in pairs])
     listen("export", 1.0, "")

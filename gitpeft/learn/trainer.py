@@ -23,8 +23,7 @@ class Settings:
     `batch_tokens`: about how many source tokens (and 4 per target token) a batch holds. `lr`: peak rate of
     AdamW; `matrix_lr`: peak rate of Muon for hidden matrices, 0 leaves everything to AdamW. `source_limit`:
     sources are cut to this many tokens. `warmup`: share of the run. `decay`: share of the run, at its end,
-    over which the rate falls to zero. `patience`: training also ends when so many validations in a row were
-    worse than the best; 0 never ends it so.
+    over which the rate falls to zero.
     """
 
     steps: int = 100_000
@@ -37,7 +36,6 @@ class Settings:
     weight_decay: float = 0.0
     clip: float = 1.0
     source_limit: int = 512
-    patience: int = 0
     seed: int = 0
 
 
@@ -100,7 +98,6 @@ def fit(
     resumed = _resume(checkpoint, model, optimisers)
     state = _Loop(model, settings, optimisers, resumed)
     best: tuple[float, dict[str, Any]] | None = resumed.get("best")
-    worse = 0
     due = state.done() + evaluate_every
     model.train()
     for batch in _endless(train, settings, state.step):
@@ -115,16 +112,12 @@ def fit(
             progress.valid = loss_on(model, valid, settings)
             state.cost.valid_curve.append((state.step, progress.valid))
             if best is None or progress.valid < best[0]:
-                best, worse = (progress.valid, _trainable_state(model)), 0
+                best = (progress.valid, _trainable_state(model))
                 state.cost.seconds_to_best = progress.seconds
-            else:
-                worse += 1
             if checkpoint is not None:
                 _save_checkpoint(checkpoint, model, optimisers, state, best)
         if on_step is not None:
             on_step(progress)
-        if settings.patience and worse >= settings.patience:
-            break
     if best is not None:
         model.load_state_dict(best[1], strict=False)
     return state.finish()

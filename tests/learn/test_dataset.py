@@ -13,7 +13,7 @@ from gitpeft.config import Config
 from gitpeft.diff import Budget, FileChange, Hunk, compact, render
 from gitpeft.git import Repository
 from gitpeft.history import History, Record
-from gitpeft.learn import backtest, dataset, pipeline
+from gitpeft.learn import backtest, dataset
 from gitpeft.learn.dataset import Dataset, Example
 from tests import generated, tinymodel
 from tests.generated import AUTHORS, Step
@@ -244,7 +244,7 @@ def test_the_hook_reads_what_training_read(
                 suggester.candidates(question.change, question.previous, before=before)
                 assert (question.change, asked[-1]) == (
                     example.change,
-                    pipeline.pair(example, Budget(), codec)[0],
+                    dataset.pair(example, Budget(), codec)[0],
                 )
     assert len(asked) == len(_examples(data, part)) > 5
 
