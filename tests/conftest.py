@@ -41,7 +41,7 @@ _GIT_CONFIG = """\
 [advice]
     detachedHead = false
 """
-_CLEARED = ("GIT_", "GITPEFT", "XDG_", "ORT_", "PYTHONPATH", "PYTHONHOME", "VISUAL", "LC_", "LANGUAGE")
+_CLEARED = ("CI", "GIT_", "GITPEFT", "XDG_", "ORT_", "PYTHONPATH", "PYTHONHOME", "VISUAL", "LC_", "LANGUAGE")
 _writes: list[str] = []
 
 # The same examples on every run, and no deadline: a busy machine is no failure.
