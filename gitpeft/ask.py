@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from gitpeft import answers
+from gitpeft import answers, recent
 from gitpeft.config import Config
 from gitpeft.diff import FileChange, compact, parse
 from gitpeft.errors import GitpeftError
@@ -26,11 +26,15 @@ class NothingStagedError(GitpeftError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the model is asked: the change (masked), the author's previous subject, how many messages."""
+    """What the model is asked: the change (masked), the author's previous subject, how many messages.
+
+    `after` is the revision that the change comes after.
+    """
 
     change: str
     previous: str
     n: int
+    after: str = "HEAD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ def question(repo: Repository, config: Config, n: int, base: str = "") -> Questi
     files = _described(patch, config)
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
-    return Question(mask(compact(files)), mask(repo.previous_subject()), n)
+    return Question(mask(compact(files)), mask(repo.previous_subject()), n, base or "HEAD")
 
 
 def question_of(repo: Repository, config: Config, n: int, rev: str) -> Question:
@@ -66,7 +70,7 @@ def question_of(repo: Repository, config: Config, n: int, rev: str) -> Question:
     from gitpeft.mask import mask
 
     files = _described(repo.patch(rev), config)
-    return Question(mask(compact(files)), mask(repo.previous_subject_of(rev)), n)
+    return Question(mask(compact(files)), mask(repo.previous_subject_of(rev)), n, f"{rev}^")
 
 
 def _described(patch: bytes, config: Config) -> list[FileChange]:
@@ -97,7 +101,7 @@ def answer(
             trace.note("cached")
             return Answer(found, asked)
         worker = worker or Worker(state, limits.deadline, limits.memory_mb)
-        found = _from_model(worker, asked, limits, trace)
+        found = _from_model(repo, worker, asked, limits, trace)
     finally:
         if worker is not None:
             worker.kill()
@@ -115,14 +119,27 @@ def _known(state: Path, name: str, limits: Limits) -> list[str] | None:
     return found
 
 
-def _from_model(worker: Worker, asked: Question, limits: Limits, trace: Trace) -> list[str]:
-    request = {"change": asked.change, "previous": asked.previous, "n": asked.n}
+def _from_model(repo: Repository, worker: Worker, asked: Question, limits: Limits, trace: Trace) -> list[str]:
+    since = recent.refresh(repo, _made_at(repo.state_dir), asked.after)  # while the worker still loads
+    trace.note("recent")
+    request = {"change": asked.change, "previous": asked.previous, "n": asked.n, "since": since}
     said = worker.ask(request, limits.waiting)
     trace.note("answer")
     for step in ("started", "opened", "asked", "told", "timings"):
         trace.note(step, said.get(step))
     messages = said.get("messages")
     return [text for text in messages if isinstance(text, str)] if isinstance(messages, list) else []
+
+
+def _made_at(state: Path) -> str:
+    """The newest commit that the active model knows."""
+    from gitpeft import bundle as bundles
+
+    try:
+        bundle = bundles.active(state)
+    except GitpeftError:
+        return ""  # the worker finds the same, and says it
+    return bundle.made_at if bundle else ""
 
 
 def _keep(state: Path, name: str, messages: Sequence[str]) -> None:
@@ -157,7 +174,7 @@ def prefetch(repo: Repository, config: Config, limits: Limits, n: int) -> None:
     mark = answers.claim(state, name)
     try:
         with Worker(state, limits.deadline, limits.memory_mb) as worker:
-            answers.store(state, name, _from_model(worker, asked, limits, Trace()))
+            answers.store(state, name, _from_model(repo, worker, asked, limits, Trace()))
     finally:
         if mark:
             mark.unlink(missing_ok=True)

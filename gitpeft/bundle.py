@@ -126,6 +126,11 @@ class Bundle:
         """SHA-256 of the manifest, which is the folder's name."""
         return self.path.name
 
+    @property
+    def made_at(self) -> str:
+        """The newest commit that it knows, "" if it knows none."""
+        return str(self.manifest.commits.get("to", ""))
+
     def __contains__(self, name: str) -> bool:
         return name in self.manifest.files
 

@@ -243,7 +243,7 @@ def _answer_lines(repository: Repository, suggester: "Suggester", number: int) -
 
 def _answer(repository: Repository, suggester: "Suggester", rev: str | None, number: int) -> dict[str, Any]:
     """What would be offered, checked as in the hook; the branch's ticket belongs to what is staged only."""
-    from gitpeft import ask, config, offer
+    from gitpeft import ask, config, offer, recent
 
     start = time.perf_counter()
     settings = config.load(repository)
@@ -255,6 +255,8 @@ def _answer(repository: Repository, suggester: "Suggester", rev: str | None, num
     facts = offer.gather(repository, settings, asked.change)
     facts = facts if before is None else replace(facts, branch="")
     wanted = number + ask.SPARE
+    since = recent.refresh(repository, suggester.bundle.made_at, asked.after)
+    suggester.keep_up(recent.entries(repository.state_dir, since))
     found = suggester.suggest(asked.change, asked.previous, wanted, before=before) if asked.change else []
     fitted = {text: replace(one, message=text) for one in found if (text := offer.fit(one.message, facts))}
     spent = round(1000 * (time.perf_counter() - start), 1)

@@ -6,13 +6,16 @@ partial clone does not have are reported, not fetched, and none of the user's di
 
 import os
 import re
+import select
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import IO
 
 from gitpeft.commits import Commit, Parser, Skipped, format_of, new_mark, text_of
 from gitpeft.errors import GitpeftError
@@ -245,6 +248,46 @@ class Repository:
             for stream in streams:
                 stream.close()
 
+    def newer(self, tip: str, than: str, most: int) -> list[str]:
+        """The newest commits that `tip` has and `than` has not, newest first; merges aside.
+
+        GitpeftError when one of the two names no commit here; an empty `than` excludes nothing.
+        """
+        excluded = [f"^{than}"] if than else []
+        options = ["--no-merges", "--date-order", f"-{most}"]
+        return self.run("rev-list", *options, "--end-of-options", tip, *excluded, "--").decode().split()
+
+    def read_some(self, shas: Sequence[str], seconds: float) -> list[Commit]:
+        """As many of the commits, in their order, as git prints in this time and without a missing object.
+
+        For a few commits (their ids must fit into a pipe) and a caller that cannot wait.
+        """
+        until = time.monotonic() + seconds
+        mark = new_mark()
+        parser = Parser(mark)
+        listed, into = os.pipe()
+        with os.fdopen(into, "wb") as pipe:
+            pipe.write("".join(f"{sha}\n" for sha in shas).encode())
+        with os.fdopen(listed, "rb") as pipe:
+            process = self._diff_tree_of(pipe, [*DIFF, format_of(mark)])
+        assert process.stdout
+        found: list[Commit] = []
+        try:
+            while (left := until - time.monotonic()) > 0 and select.select([process.stdout], [], [], left)[0]:
+                if chunk := os.read(process.stdout.fileno(), _CHUNK):
+                    found += parser.feed(chunk)
+                    continue
+                if process.wait() == 0:
+                    return found + parser.end()
+                # git may have died of this commit or of the next one, so it is asked for alone
+                alone = shas[len(found) : len(found) + 1] if len(shas) > 1 else []
+                return found + (self.read_some(alone, left) if alone else [])
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+        return found
+
     def missing(self, shas: Sequence[str]) -> set[str]:
         """Those of the commits whose change needs an object that is not here (a partial clone).
 
@@ -276,15 +319,18 @@ class Repository:
         with tempfile.TemporaryFile() as listed:
             listed.write("".join(f"{sha}\n" for sha in shas).encode())
             listed.seek(0)
-            command = [*_PREFIX, "diff-tree", "--stdin", "--always", "--root", "-r", *options]
-            return subprocess.Popen(
-                command,
-                cwd=self.cwd,
-                env={**self.environment, **_STREAMING},
-                stdin=listed,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
+            return self._diff_tree_of(listed, options)
+
+    def _diff_tree_of(self, listed: IO[bytes], options: Sequence[str]) -> subprocess.Popen[bytes]:
+        """The same, over the commits listed in a file."""
+        return subprocess.Popen(
+            [*_PREFIX, "diff-tree", "--stdin", "--always", "--root", "-r", *options],
+            cwd=self.cwd,
+            env={**self.environment, **_STREAMING},
+            stdin=listed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 class _Stream:

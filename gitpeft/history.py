@@ -7,7 +7,6 @@ masked, and authors hashed with a salt that never leaves the database, before an
 
 import hashlib
 import os
-import re
 import sqlite3
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from gitpeft.diff import RENDERER, FileChange, compact
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.mask import mask
+from gitpeft.usable import is_bot
 
 SCHEMA = 1
 """Version of the tables; a database of another one, or of another renderer, is built anew."""
@@ -39,12 +39,6 @@ CREATE TABLE record (
 );
 """
 _COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
-_BOT = re.compile(
-    r"\[bot\]|(?:^|[\s<._+-])bots?(?:$|[\s>@._-])|dependabot|renovate|greenkeeper|github-actions|pre-commit-ci"
-    r"|snyk|pyup|imgbot|allcontributors|mergify|weblate|transifex|semantic-release|codecov|copybara|crowdin"
-    r"|release-please|readthedocs-assistant|jenkins|travis(?:-ci)?@|zuul|automation@|noreply@anthropic|copilot@",
-    re.I,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +250,6 @@ class _Packer:
             found = _hashed(self.salt, identity), is_bot(identity)
             self.authors[identity] = found
         return found
-
-
-def is_bot(identity: str) -> bool:
-    """Whether an author (`Name <mail>`) is a program, by its name or address."""
-    return _BOT.search(identity) is not None
 
 
 def _hashed(salt: str, identity: str) -> str:

@@ -24,7 +24,7 @@ from gitpeft.errors import GitpeftError
 if TYPE_CHECKING:
     from gitpeft.codec import TokenCodec
     from gitpeft.decode import Hypothesis, Later, Memory, Network, Vocabulary
-    from gitpeft.retrieve import Index, Neighbour
+    from gitpeft.retrieve import Entry, Index, Neighbour
 
 BEAMS = 4
 RETRIEVED = 4
@@ -98,6 +98,13 @@ class Suggester:
         found = self.candidates(change, previous, generate=generate, before=before, seed=seed)
         best = self._chooser.order(found)[:n]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in best]
+
+    def keep_up(self, since: "Sequence[Entry]") -> None:
+        """From now on look also at these commits, made since the model was, oldest first; at no others."""
+        from gitpeft.retrieve import Index
+
+        self._load(False)
+        self._index = (self._index or Index.build([], [], [])).extended(since)
 
     def prepare(self) -> None:
         """Load now what the first question would load."""

@@ -158,6 +158,7 @@ def _silence(kept: set[int]) -> None:
 def _serve(state_dir: Path, question: int) -> dict[str, Any]:
     started = time.time()
     try:
+        from gitpeft import recent
         from gitpeft.suggest import open_active
 
         model = open_active(state_dir)
@@ -168,6 +169,8 @@ def _serve(state_dir: Path, question: int) -> dict[str, Any]:
         with open(question, "rb") as pipe:
             request = json.loads(pipe.read())
         asked = time.time()
+        if request["since"]:
+            model.keep_up(recent.entries(state_dir, request["since"]))
         found = model.suggest(request["change"], request["previous"], request["n"])
     except GitpeftError as error:
         return {"error": f"{error.message}{f' ({error.hint})' if error.hint else ''}"}

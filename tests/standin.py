@@ -25,6 +25,9 @@ class Suggestion:
 class Model:
     """Gives the same messages to every change."""
 
+    def keep_up(self, since: object) -> None:
+        pass
+
     def suggest(self, change: str, previous: str, n: int) -> list[Suggestion]:
         behaviour, _, detail = os.environ.get("STANDIN", "answer").partition(":")
         found = _BEHAVIOURS[behaviour](detail)

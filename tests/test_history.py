@@ -13,7 +13,8 @@ import pytest
 from gitpeft.diff import compact, parse
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.history import History, MineReport, PathChange, is_bot
+from gitpeft.history import History, MineReport, PathChange
+from gitpeft.usable import is_bot
 from tests.gitrepo import EPOCH, HOUR, Repo
 from tests.test_git import fingerprint, merge_side, partial_clone
 

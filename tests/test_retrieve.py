@@ -12,7 +12,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from gitpeft.diff import FileChange, Hunk, compact
-from gitpeft.retrieve import Index, Neighbour, terms
+from gitpeft.retrieve import Entry, Index, Neighbour, pack, terms
 
 WORDS = ("parse", "cache", "token", "render", "index", "stream", "commit", "author", "budget", "prune")
 
@@ -130,6 +130,64 @@ def test_an_empty_index_survives_a_file(tmp_path: Path) -> None:
     build([]).save(tmp_path)
     assert len(Index.load(lambda name: (tmp_path / name).read_bytes())) == 0
     assert Index.load(lambda name: (tmp_path / name).read_bytes()).nearest(change("a.py", "parse"), 2) == []
+
+
+def entries(changes: Sequence[str], first: int) -> list[Entry]:
+    return [Entry(f"{first + i:040x}", f"later {i}", pack(terms(one))) for i, one in enumerate(changes)]
+
+
+@profile(max_examples=60)
+@given(
+    st.lists(CHANGE, max_size=30),
+    st.lists(CHANGE, max_size=12),
+    st.lists(st.text(min_size=3), max_size=3),
+    CHANGE,
+)
+def test_an_extended_index_computes_the_same_cosines(
+    changes: list[str], later: list[str], new: list[str], asked: str
+) -> None:
+    """Terms known before keep their weight; new ones are weighed among the later commits."""
+    later = later + [change(f"new/{i}.py", f"fresh_{i}") for i, _ in enumerate(new)]
+    everything = build(changes).extended(entries(later, 1000))
+    assert len(everything) == len(changes) + len(later)
+    counted = [terms(one) for one in changes]
+    frequency = Counter(term for found in counted for term in found)
+    limit = max(8, int(0.4 * len(changes)))
+    idf = {t: math.log((len(changes) + 1) / (n + 0.5)) if n <= limit else 0.0 for t, n in frequency.items()}
+    fresh = Counter(t for one in later for t in terms(one) if t not in idf)
+    idf |= {t: math.log((len(everything) + 1) / (n + 0.5)) for t, n in fresh.items()}
+
+    def vector(found: Counter[int], known: dict[int, float]) -> dict[int, float]:
+        weights = {t: (1 + math.log(n)) * known[t] for t, n in found.items() if known.get(t, 0) > 0}
+        norm = math.sqrt(sum(w * w for w in weights.values())) or 1.0
+        return {t: w / norm for t, w in weights.items()}
+
+    query = vector(terms(asked), idf)
+    expected = [sum(w * query.get(t, 0.0) for t, w in vector(terms(e), idf).items()) for e in changes + later]
+    found = everything.nearest(asked, 100)
+    assert len({one.position for one in found}) == sum(score > 1e-6 for score in expected)
+    assert all(one.score == pytest.approx(expected[one.position], abs=3e-3) for one in found)
+    assert all(everything.commit(one.position) == (one.sha, one.subject) for one in found)
+
+
+def test_extended_again_and_asked_about_the_past() -> None:
+    changes = [change(f"src/{word}.py", word) for word in WORDS]
+    index = build(changes)
+    once = index.extended(entries(changes[:2], 500))
+    assert once.nearest(changes[0], 1)[0].subject == "later 0"
+    assert len(once.extended(entries(changes[:1], 600))) == len(index) + 1
+    assert once.extended([]).nearest(changes[0], 3) == index.nearest(changes[0], 3)
+    assert once.nearest(changes[0], 3, before=len(changes)) != once.nearest(changes[0], 3)
+    assert all(one.position < 4 for one in once.nearest(changes[0], 5, before=4))
+    assert once.nearest(compact([FileChange("z/other.c", "M")]), 3) == []
+
+
+def test_what_is_common_stays_unimportant_in_later_commits() -> None:
+    """A word in nearly every commit of the history is not a rare one because the newest commits are few."""
+    changes = [change(f"{i}/only{i}.x{i}", "common") for i in range(40)]
+    index = build(changes)
+    later = index.extended(entries([change("elsewhere/y.zz", "common")], 500))
+    assert later.nearest(change("another/q.qq", "common"), 5) == []
 
 
 def test_places() -> None:

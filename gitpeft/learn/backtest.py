@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from gitpeft import bundle as bundles
+from gitpeft import recent
 from gitpeft.bundle import Manifest
 from gitpeft.choose import CHOOSER, FEATURES, GENERATED, RETRIEVED, Candidate, Chooser
 from gitpeft.learn.dataset import Example
 from gitpeft.learn.evaluate import b_norm
-from gitpeft.retrieve import Index
+from gitpeft.retrieve import Entry, Index, pack, terms
 from gitpeft.suggest import Suggester
 
 FOLDS = 5
@@ -65,11 +66,20 @@ def copy_model(files: Path, folder: Path) -> None:
 
 
 def ask(
-    suggester: Suggester, examples: Sequence[Example], on_step: Callable[[int, int], None] | None = None
+    suggester: Suggester,
+    examples: Sequence[Example],
+    on_step: Callable[[int, int], None] | None = None,
+    since: Sequence[Example] = (),
 ) -> list[Asked]:
-    """Every candidate for every example."""
+    """Every candidate for every example.
+
+    `since` are all examples that the suggester's index has not, oldest first: each question then sees those
+    before it, as many as the hook looks back.
+    """
     asked = []
-    for number, example in enumerate(examples, 1):
+    for number, (example, before) in enumerate(zip(examples, _before(examples, since), strict=True), 1):
+        if since:
+            suggester.keep_up(before)
         asked.append(Asked(example, tuple(suggester.candidates(example.change, example.previous))))
         if on_step:
             on_step(number, len(examples))
@@ -158,7 +168,20 @@ def _newton(x: Any, y: Any, steps: int = 25) -> tuple[Any, float]:
     return beta[:-1], float(beta[-1])
 
 
-def neighbours(index: Index, examples: Sequence[Example]) -> list[str]:
-    """The baseline: the message of the nearest commit of the index, "" when none is similar at all."""
-    near = [index.nearest(example.change, 1) for example in examples]
+def neighbours(index: Index, examples: Sequence[Example], since: Sequence[Example] = ()) -> list[str]:
+    """The baseline: the message of the nearest commit of the index, "" when none is similar at all.
+
+    `since` as in `ask`.
+    """
+    known = (index.extended(before) if since else index for before in _before(examples, since))
+    near = [one.nearest(example.change, 1) for one, example in zip(known, examples, strict=True)]
     return [found[0].subject if found else "" for found in near]
+
+
+def _before(examples: Sequence[Example], since: Sequence[Example]) -> Iterator[list[Entry]]:
+    """For each example those of `since` that came before it, at most as many as the hook looks back."""
+    entries = [Entry(one.sha, one.message, pack(terms(one.change))) for one in since]
+    place = {one.sha: i for i, one in enumerate(since)}
+    for example in examples:
+        at = place.get(example.sha, 0)
+        yield entries[max(0, at - recent.LOOKED_AT) : at]

@@ -5,15 +5,15 @@ only lock or generated files are out, and counted. The oldest 80 % teach, the ne
 settings, the newest 10 % measure; an example's exemplars are always earlier than itself.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gitpeft.codec import TokenCodec
-from gitpeft.diff import Budget, clean_subject, is_generated, render, split
+from gitpeft.diff import Budget, clean_subject, render
 from gitpeft.history import Record
 from gitpeft.retrieve import Index
+from gitpeft.usable import why_not
 
 PREVIOUS_WINDOW = 200
 """How many commits back the author's previous subject is looked for, as the hook does."""
@@ -23,14 +23,6 @@ MESSAGE_TOKENS = 40
 
 ENOUGH = 50
 """Usable examples below which nothing is trained."""
-
-_REVERT = re.compile(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
-_REWORK = re.compile(r"^(?:fixup|squash|amend)! ")
-_ASSISTANT = re.compile(
-    r"^(?:co-authored-by|assisted-by|generated-by):.*(?:claude|copilot|chatgpt|openai|codex|cursor|aider|gemini|devin)"
-    r"|generated with \[?(?:claude|cursor|copilot|chatgpt|gemini)",
-    re.IGNORECASE | re.MULTILINE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +128,7 @@ def unusable(record: Record, subject: str) -> str:
         return "merge"
     if record.bot:
         return "bot"
-    if _REVERT.match(subject):
-        return "revert"
-    if _REWORK.match(subject):
-        return "fixup"
-    if _ASSISTANT.search(record.body):
-        return "written by an assistant"
-    if not subject:
-        return "no message"
-    if not record.change:
-        return "no change"
-    if all(is_generated(path) for _, path in split(record.change)[0]):
-        return "generated files only"
-    return ""
+    return why_not(subject, record.body, record.change)
 
 
 def previous_subjects(records: Iterable[Record]) -> list[str]:

@@ -11,6 +11,8 @@ fitted.
 - base + exemplars: the untuned base, the nearest earlier messages in its input
 - LoRA: tuned on the training part, no exemplars in its input
 - LoRA + retrieval: what `gitpeft init` ships: tuned, exemplars, and the way of choosing that validation chose
+- kept up: the same, and nearest neighbour, as the hook does it: each test commit is asked about with the ones
+  before it among the exemplars. Nothing is fitted again.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from gitpeft.retrieve import Index
 
 NEAREST = "nearest neighbour"
 SHIPPED = "LoRA + retrieval"
+KEPT_UP = ", kept up"
 
 
 def main() -> None:
@@ -91,9 +94,8 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "choice": outcome.choice,
         "n": len(examples),
         "systems": {name: evaluate.Scores.of(scores).to_json() for name, scores in by_system.items()},
-        "gain": evaluate.paired_bootstrap(
-            by_system[SHIPPED]["b_norm"], by_system[NEAREST]["b_norm"], 0
-        )._asdict(),
+        "gain": gain(by_system, ""),
+        "gain_kept_up": gain(by_system, KEPT_UP),
         "samples": [
             {"sha": e.sha, "team": e.message, **{name: messages[i] for name, messages in offers.items()}}
             for i, e in enumerate(examples)
@@ -119,24 +121,35 @@ def ask_all(
     chooser = Chooser.of(active.json(bundles.CHOOSER), "model")
     generated = Chooser(mode=GENERATED)
     systems = {
-        "base": (untuned, nothing, generated),
-        "base + exemplars": (untuned, index, generated),
-        "LoRA": (active, nothing, generated),
-        SHIPPED: (active, index, chooser),
+        "base": (untuned, nothing, generated, ()),
+        "base + exemplars": (untuned, index, generated, ()),
+        "LoRA": (active, nothing, generated, ()),
+        SHIPPED: (active, index, chooser, ()),
+        SHIPPED + KEPT_UP: (active, index, chooser, data.test),
     }
     offers = {NEAREST: backtest.neighbours(index, examples)}
-    for name, (bundle, known, how) in systems.items():
-        with asked(bundle, known, habits, examples) as found:
+    for name, (bundle, known, how, since) in systems.items():
+        with asked(bundle, known, habits, examples, since) as found:
             offers[name] = [one.offered(how) for one in found]
+    offers[NEAREST + KEPT_UP] = backtest.neighbours(index, examples, data.test)
     return offers, examples
 
 
 @contextmanager
 def asked(
-    bundle: Bundle, index: Index, habits: dict[str, Any], examples: list[dataset.Example]
+    bundle: Bundle,
+    index: Index,
+    habits: dict[str, Any],
+    examples: list[dataset.Example],
+    since: Sequence[dataset.Example],
 ) -> Iterator[list[backtest.Asked]]:
     with backtest.trial(bundle.manifest, bundle.path, index, habits) as suggester:
-        yield backtest.ask(suggester, examples)
+        yield backtest.ask(suggester, examples, since=since)
+
+
+def gain(by_system: dict[str, Any], how: str) -> dict[str, float]:
+    ours, nearest = by_system[SHIPPED + how]["b_norm"], by_system[NEAREST + how]["b_norm"]
+    return evaluate.paired_bootstrap(ours, nearest, 0)._asdict()
 
 
 def say(step: str, done: float, detail: str) -> None:

@@ -1,5 +1,6 @@
 """The backtest: what is asked of a model, and a chooser that is fitted only where it helps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gitpeft.learn import backtest, dataset
 from gitpeft.learn.backtest import Asked
 from gitpeft.learn.dataset import Example
 from gitpeft.retrieve import Index
+from gitpeft.suggest import open_active
 from tests import tinymodel
 
 WORDS = ("parser", "cache", "router", "config", "logger")
@@ -105,6 +107,18 @@ def test_the_baseline_is_the_nearest_earlier_message() -> None:
     index = Index.build(tinymodel.CHANGES, tinymodel.SUBJECTS, tinymodel.SHAS)
     other = Example("", "x", "", (), "f" * 40)
     assert backtest.neighbours(index, [example(2), other]) == ["add test for parser", ""]
+
+
+def test_kept_up_each_question_sees_what_came_before_it(tmp_path: Path) -> None:
+    older, newer = [example(0, "old")], [example(i, f"new {i}") for i in (1, 1, 2, 1)]
+    newer = [replace(one, sha=f"{i:040x}") for i, one in enumerate(newer, 100)]
+    index = dataset.index_of(older)
+    assert backtest.neighbours(index, newer) == ["old"] * 4
+    assert backtest.neighbours(index, newer, newer) == ["old", "new 1", "new 1", "new 1"]
+    tinymodel.bundle(tmp_path)
+    asked_about = backtest.ask(open_active(tmp_path), newer[1:], since=newer)
+    seen = [{sha for found in one.found for sha in found.like} - set(tinymodel.SHAS) for one in asked_about]
+    assert seen == [{newer[0].sha}, {newer[1].sha}, {newer[1].sha, newer[2].sha}]
 
 
 def test_a_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
