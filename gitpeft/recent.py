@@ -21,7 +21,7 @@ from gitpeft.usable import is_bot, why_not
 LOOKED_AT = 300
 """How many commits back is looked."""
 
-AT_ONCE = 32
+AT_ONCE = 16
 """Commits read in one go, newest first: after a long pause the rest follow in the next ones."""
 
 SECONDS = 0.2
