@@ -43,15 +43,20 @@ class Rendered:
         source = self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
         return source, self.target[self.target_at[i] : self.target_at[i + 1]]
 
+    def lengths(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
+        """Tokens of the sources (at most `source_limit`) and of the targets of the chosen examples."""
+        at = np.fromiter(chosen, dtype=np.int64)
+        sources = np.minimum(self.source_at[at + 1] - self.source_at[at], source_limit)
+        return sources.tolist(), (self.target_at[at + 1] - self.target_at[at]).tolist()
+
     def take(self, chosen: Iterable[int]) -> "Rendered":
         """The chosen examples, in the given order."""
         return Rendered.of([self.pair(i, 1 << 30) for i in chosen])
 
     def save(self, path: Path) -> None:
-        """Write one `.npz`."""
-        np.savez(
-            path, source=self.source, source_at=self.source_at, target=self.target, target_at=self.target_at
-        )
+        """Write one `.npz`, ids as 16 bits where they fit: large corpora are carried between machines."""
+        source, target = _narrow(self.source), _narrow(self.target)
+        np.savez(path, source=source, source_at=self.source_at, target=target, target_at=self.target_at)
 
     @classmethod
     def load(cls, path: Path) -> "Rendered":
@@ -78,6 +83,10 @@ def _flatten(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
     at = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int64)
     flat = np.fromiter((i for row in rows for i in row), dtype=np.int32, count=int(at[-1]))
     return flat, at
+
+
+def _narrow(ids: Any) -> Any:
+    return ids.astype(np.uint16) if not len(ids) or 0 <= ids.min() <= ids.max() < 1 << 16 else ids
 
 
 def _offsets(parts: Sequence[Rendered], name: str) -> Any:

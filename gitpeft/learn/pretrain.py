@@ -10,7 +10,7 @@ import os
 import random
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +154,20 @@ def train_stages(
     import torch
     from safetensors.torch import load_file, save_file
 
+    from gitpeft.learn.speed import matrix_rate
     from gitpeft.learn.trainer import fit, pick_device
 
     model = new_model(recipe).to(pick_device(device))
+    reachable = matrix_rate(model.device)
     costs = []
     for number, settings in enumerate(recipe.stages, 1):
         done, cost_file = work / f"stage-{number}.safetensors", work / f"stage-{number}.json"
         if done.exists():
             model.load_state_dict(load_file(done), strict=False)
-            costs.append(Cost(**json.loads(cost_file.read_text())))
+            stored = json.loads(cost_file.read_text())
+            costs.append(Cost(**{f.name: stored[f.name] for f in fields(Cost) if f.name in stored}))
             continue
-        show = _heard(listen, f"stage {number}")
+        show = _heard(listen, f"stage {number}", reachable)
         cost = fit(
             model,
             train,
@@ -174,7 +177,7 @@ def train_stages(
             on_step=show,
             checkpoint=work / f"checkpoint-{number}",
         )
-        cost_file.write_text(json.dumps(cost.as_dict()))
+        cost_file.write_text(json.dumps(cost.as_dict() | {"matrix_rate": reachable}))
         weights = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
         save_file(weights, work / "new.safetensors")
         (work / "new.safetensors").replace(done)
@@ -183,10 +186,12 @@ def train_stages(
     return costs
 
 
-def _heard(listen: Listener, stage: str) -> Callable[[Progress], None]:
+def _heard(listen: Listener, stage: str, matrix_rate: float) -> Callable[[Progress], None]:
     def heard(progress: Progress) -> None:
-        rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
-        listen(stage, progress.done, f"loss {progress.loss:.3f} · {rate}")
+        seconds = max(progress.seconds, 1e-9)
+        rate = f"{progress.tokens / seconds:,.0f} tokens/s"
+        used = f"{progress.flops / seconds / matrix_rate:.0%} of the device's bf16 matrix rate"
+        listen(stage, progress.done, f"loss {progress.loss:.3f} · {rate} · {used}")
 
     return heard
 

@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gitpeft.learn.arrays import Rendered
+from gitpeft.learn.speed import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Settings:
     `batch_tokens`: about how many source tokens (and 4 per target token) a batch holds. `lr`: peak rate of
     AdamW; `matrix_lr`: peak rate of Muon for hidden matrices, 0 leaves everything to AdamW. `source_limit`:
     sources are cut to this many tokens. `warmup`: share of the run. `decay`: share of the run, at its end,
-    over which the rate falls to zero.
+    over which the rate falls to zero. `pad`: lengths of sources are padded to a multiple of this; `compile`:
+    the backend of `torch.compile` for encoder and decoder, "" for none (on a GPU: "inductor").
     """
 
     steps: int = 100_000
@@ -36,24 +39,31 @@ class Settings:
     weight_decay: float = 0.0
     clip: float = 1.0
     source_limit: int = 512
+    pad: int = 16
+    compile: str = ""
     seed: int = 0
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a training stands: `loss` is nats a target token, smoothed; `done` is the share of the budget."""
+    """Where a training stands: `loss` is nats a target token, smoothed; `done` is the share of the budget.
+
+    `flops` are the floating-point operations that the real tokens so far needed (`speed.Work`).
+    """
 
     step: int
     done: float
     loss: float
     tokens: int
     seconds: float
+    flops: float = 0.0
     valid: float | None = None
 
 
 @dataclass(slots=True)
 class Cost:
-    """What a training took. Sizes in bytes; `tokens` counts source and target tokens seen."""
+    """What a training took. Sizes in bytes; `tokens` counts source and target tokens seen, `flops` what they
+    needed in floating-point operations."""
 
     steps: int = 0
     tokens: int = 0
@@ -63,6 +73,7 @@ class Cost:
     trainable: int = 0
     parameters: int = 0
     peak_memory: int = 0
+    flops: float = 0.0
     device: str = "cpu"
     curve: list[tuple[int, float]] = field(default_factory=list)
     valid_curve: list[tuple[int, float]] = field(default_factory=list)
@@ -100,12 +111,13 @@ def fit(
     best: tuple[float, dict[str, Any]] | None = resumed.get("best")
     due = state.done() + evaluate_every
     model.train()
+    _compile(model, settings.compile)
     for batch in _endless(train, settings, state.step):
         done = state.done()
         if done >= 1:
             break
-        loss, tokens = state.learn(_tensors(train, batch, settings.source_limit, device), done)
-        progress = state.note(loss, tokens, len(batch), done)
+        loss = state.learn(_tensors(train, batch, settings, device), done)
+        progress = state.note(loss, *train.lengths(batch, settings.source_limit), done)
         state.give_back()
         if valid is not None and state.done() >= min(due, 1.0):
             due = state.done() + evaluate_every
@@ -120,7 +132,17 @@ def fit(
             on_step(progress)
     if best is not None:
         model.load_state_dict(best[1], strict=False)
+    _compile(model, "")
     return state.finish()
+
+
+def _compile(model: Any, backend: str) -> None:
+    """Compile encoder and decoder in place, lengths left open; "" undoes it. The loss stays as it is: how
+    many labels are real differs from batch to batch."""
+    for part in (model.get_encoder(), model.get_decoder()) if hasattr(model, "get_encoder") else ():
+        vars(part).pop("forward", None)
+        if backend:
+            part.forward = torch.compile(part.forward, backend=backend, dynamic=True)
 
 
 def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -> float:
@@ -134,7 +156,7 @@ def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -
             module.training = True  # itself alone: it then computes only the loss; dropout stays off below
     with torch.no_grad(), _autocast(device):
         for batch in data.batches(settings.batch_tokens, settings.source_limit, seed=0):
-            inputs = _tensors(data, batch, settings.source_limit, device)
+            inputs = _tensors(data, batch, settings, device)
             count = int((inputs["labels"] != -100).sum())
             total += float(model(**inputs).loss) * count
             tokens += count
@@ -142,8 +164,11 @@ def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -
     return total / max(tokens, 1)
 
 
-_COUNTED = ("tokens", "examples", "seconds_to_best", "curve", "valid_curve")
+_COUNTED = ("tokens", "examples", "flops", "seconds_to_best", "curve", "valid_curve")
 """What a checkpoint keeps of the cost."""
+
+_UNREAD = 16
+"""Steps between two looks at the loss on a GPU."""
 
 
 class _Loop:
@@ -155,6 +180,8 @@ class _Loop:
         self.model, self.settings, self.optimisers = model, settings, optimisers
         self.step: int = resumed.get("step", 0)
         self.loss: float | None = resumed.get("loss")
+        self.unread: list[torch.Tensor] = []
+        self.work = Work.of(model)
         self.started = time.monotonic() - resumed.get("seconds", 0.0)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.cost = Cost(
@@ -168,7 +195,7 @@ class _Loop:
         minutes = (time.monotonic() - self.started) / 60
         return float(max(self.step / self.settings.steps, minutes / self.settings.minutes))
 
-    def learn(self, inputs: dict[str, torch.Tensor], done: float) -> tuple[float, int]:
+    def learn(self, inputs: dict[str, torch.Tensor], done: float) -> torch.Tensor:
         rate = _rate(done, self.settings)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -180,8 +207,7 @@ class _Loop:
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        tokens = int((inputs["attention_mask"]).sum() + (inputs["labels"] != -100).sum())
-        return float(loss.detach()), tokens
+        return loss.detach()  # type: ignore[no-any-return]
 
     def give_back(self) -> None:
         """Return freed memory now and then: batches of many shapes leave holes in glibc's heap."""
@@ -190,14 +216,27 @@ class _Loop:
             if trim is not None:
                 trim(0)
 
-    def note(self, loss: float, tokens: int, examples: int, done: float) -> Progress:
+    def note(
+        self, loss: torch.Tensor, sources: Sequence[int], targets: Sequence[int], done: float
+    ) -> Progress:
         self.step += 1
-        self.loss = loss if self.loss is None else 0.97 * self.loss + 0.03 * loss
-        self.cost.tokens += tokens
-        self.cost.examples += examples
+        self.unread.append(loss)
+        if loss.device.type == "cpu" or len(self.unread) == _UNREAD or self.loss is None:
+            self._read()
+        self.cost.tokens += sum(sources) + sum(targets)
+        self.cost.examples += len(sources)
+        self.cost.flops += self.work.step(sources, targets)
+        assert self.loss is not None
         if self.step % 20 == 0:
             self.cost.curve.append((self.step, round(self.loss, 4)))
-        return Progress(self.step, done, self.loss, self.cost.tokens, time.monotonic() - self.started)
+        seconds = time.monotonic() - self.started
+        return Progress(self.step, done, self.loss, self.cost.tokens, seconds, self.cost.flops)
+
+    def _read(self) -> None:
+        """Wait for the losses: on a GPU seldom, because the next steps are queued only after it."""
+        for value in torch.stack(self.unread).tolist():
+            self.loss = value if self.loss is None else 0.97 * self.loss + 0.03 * value
+        self.unread.clear()
 
     def finish(self) -> Cost:
         self.cost.steps = self.step
@@ -267,19 +306,21 @@ def _endless(data: Rendered, settings: Settings, skip: int) -> Iterator[list[int
 
 
 def _tensors(
-    data: Rendered, batch: Sequence[int], limit: int, device: torch.device
+    data: Rendered, batch: Sequence[int], settings: Settings, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    pairs = [data.pair(i, limit) for i in batch]
-    width = _rounded(max(len(source) for source, _ in pairs), 16)
+    pairs = [data.pair(i, settings.source_limit) for i in batch]
+    width = _rounded(max(len(source) for source, _ in pairs), settings.pad)
     height = _rounded(max(len(target) for _, target in pairs), 4)
     ids = torch.zeros((len(pairs), width), dtype=torch.long)
     labels = torch.full((len(pairs), height), -100, dtype=torch.long)
     for row, (source, target) in enumerate(pairs):
-        ids[row, : len(source)] = torch.from_numpy(source)
-        labels[row, : len(target)] = torch.from_numpy(target)
+        ids[row, : len(source)] = torch.from_numpy(source.astype(np.int64))
+        labels[row, : len(target)] = torch.from_numpy(target.astype(np.int64))
     lengths = torch.tensor([len(source) for source, _ in pairs])
     mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
     tensors = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    if device.type == "cuda":  # only from pinned memory does a copy not wait
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 

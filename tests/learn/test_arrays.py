@@ -69,7 +69,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     Rendered.of(pairs).save(tmp_path / "x.npz")
     again = Rendered.load(tmp_path / "x.npz")
     assert unpacked(again) == lists(pairs)
-    assert (again.source.dtype, again.source_at.dtype) == (np.int32, np.int64)
+    assert (again.source.dtype, again.source_at.dtype) == (np.uint16, np.int64)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:

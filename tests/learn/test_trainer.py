@@ -191,3 +191,14 @@ def test_two_runs_of_one_seed_are_one() -> None:
 
 def test_perplexity() -> None:
     assert trainer.perplexity(0) == 1 and trainer.perplexity(1e9) < float("inf")
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
+    """The backend `eager` runs what was traced as it is."""
+    plain, compiled = tinymodel.pointer_t5(), tinymodel.pointer_t5()
+    fit(plain, rendered(), settings(steps=2, lr=1e-4))
+    cost = fit(compiled, rendered(), settings(steps=2, lr=1e-4, compile="eager"))
+    for name, weight in weights(compiled).items():
+        assert torch.allclose(weight, weights(plain)[name], atol=1e-4), name
+    assert "forward" not in vars(compiled.encoder) and cost.flops > 0

@@ -1,0 +1,91 @@
+"""How much of a device's arithmetic a training uses: floating-point operations done, and what it could do.
+
+Model FLOPs utilisation as Chowdhery et al. 2022 (PaLM, appendix B) define it: what the model's matrix
+products need for the real tokens, padding aside, over what the device's own matrix product reaches.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_CROSS = ("EncDecAttention", "encoder_attn")
+_KEYS = ("k", "v", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one training step over a sequence-to-sequence model costs, in floating-point operations.
+
+    `source` and `target` are operations a token of either side, forward and backward; `encoder`, `decoder`
+    and `cross` are those a *pair* of tokens in attention (source with source, target with target, both).
+    """
+
+    source: float
+    target: float
+    encoder: float
+    decoder: float
+    cross: float
+
+    @classmethod
+    def of(cls, model: Any) -> "Work":
+        """Read off a model's weights: 2 operations a weight and token forward, 2 for the gradient of its
+        input, and 2 more for that of the weight where it is trained."""
+        sides = {"source": 0.0, "target": 0.0}
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and not _is_table(name):
+                side = "source" if _reads_source(name) else "target"
+                sides[side] += (6 if weight.requires_grad else 4) * weight.numel()
+        config = model.config
+        table = config.vocab_size * getattr(config, "d_model", getattr(config, "hidden_size", 0))
+        sides["target"] += 6 * table  # the output's, which is often the input's and is no product there
+        if hasattr(model, "pointer"):
+            sides["target"] += 6 * model.pointer.token.weight.numel()  # used on both sides
+        width = config.num_attention_heads * getattr(
+            config, "d_kv", config.hidden_size // config.num_attention_heads
+        )
+        layers = config.num_hidden_layers
+        below = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", layers)
+        return cls(
+            sides["source"], sides["target"], 12 * width * layers, 12 * width * below, 12 * width * below
+        )
+
+    def step(self, sources: Sequence[int], targets: Sequence[int]) -> float:
+        """Operations of a batch whose examples have these lengths in tokens."""
+        s, t = torch.tensor(sources, dtype=torch.double), torch.tensor(targets, dtype=torch.double)
+        per_token = self.source * s + self.target * t
+        return float((per_token + self.encoder * s * s + self.decoder * t * t + self.cross * s * t).sum())
+
+
+def _is_table(name: str) -> bool:
+    return any(part in name for part in ("shared", "embed", "lm_head", "relative_attention_bias"))
+
+
+def _reads_source(name: str) -> bool:
+    """Whether a weight is applied to source tokens: the encoder's, and keys and values of cross-attention."""
+    parts = name.split(".")
+    if "pointer" in parts:
+        return "query" not in parts and "gate" not in parts
+    crossing = any(part in parts for part in _CROSS)
+    return "encoder" in parts or (crossing and any(part in parts for part in _KEYS))
+
+
+def matrix_rate(device: torch.device, size: int | None = None, rounds: int = 8) -> float:
+    """Operations a second of a square bf16 matrix product on this device: the best of `rounds`."""
+    size = size or (8192 if device.type == "cuda" else 1024)
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    best = float("inf")
+    for _ in range(rounds):
+        _wait(device)
+        start = time.perf_counter()
+        a @ a
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
