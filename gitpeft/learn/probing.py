@@ -108,9 +108,12 @@ def accuracy(read: Read, older: Sequence[Item], newer: Sequence[Item]) -> tuple[
 
 def _pooled(read: Read, items: Sequence[Item]) -> tuple[Any, Any]:
     rows = []
+    ids: list[int] | None = None
+    states: Any = None
     for item in items:
-        start, end = item.span
-        rows.append(read(item.ids)[start:end].mean(0))
+        if item.ids is not ids:  # the lines of a commit follow each other and share their ids
+            ids, states = item.ids, read(item.ids)
+        rows.append(states[slice(*item.span)].mean(0))
     return np.stack(rows), np.array([item.answer for item in items])
 
 

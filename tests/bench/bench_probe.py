@@ -17,7 +17,7 @@ from gitpeft.git import Repository
 from gitpeft.learn import bases, dataset, pipeline, probing
 from gitpeft.learn.backtest import sample
 
-OLDER, NEWER = 1200, 400
+OLDER, NEWER = 800, 400
 
 
 def main() -> None:
