@@ -40,6 +40,7 @@ IMPORTERS = {
 # (7 s to import), the exporters, and onnxruntime (whose telemetry must be switched off first).
 AT_MODULE_LEVEL = {
     "learn": {"numpy", "safetensors", "tokenizers", "torch", "transformers"},
+    "learn.adapter": {"peft"},  # its classes derive from PEFT's; it is imported inside functions only
     "learn.compare": {"rich"},
     "cli": {"typer", "click"},
     "show": {"rich"},
@@ -49,6 +50,7 @@ AT_MODULE_LEVEL = {
 VISITORS: dict[str, dict[str, str]] = {
     "cli": {"__main__": "anywhere"},
     "learn": {"learn": "anywhere", "cli": "in functions", "show": "for types"},
+    "learn.adapter": {"learn": "in functions"},
     "show": {"cli": "in functions"},
 }
 

@@ -7,16 +7,11 @@ from typing import Any
 
 from gitpeft.diff import Budget
 from gitpeft.errors import GitpeftError
+from gitpeft.learn import families
 
 EMBEDDED = "mini"
 _TOP = Path(__file__).resolve().parents[2]
 _WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-
-LINEARS = {
-    "t5": ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"),
-    "pointer-t5": ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "query", "key", "token"),
-}
-"""The linear layers of a model type, by the last part of their names: what `all linear` placement means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +85,10 @@ def find(name: str) -> Base:
     except (ValueError, TypeError, AttributeError) as error:
         hint = "get the base again, or leave --base out"
         raise GitpeftError(f"the {_CONFIG} of the base {name} cannot be used: {error}", hint) from None
-    if kind not in LINEARS:
-        raise GitpeftError(f"the base {name} is a {kind}", f"known are {', '.join(sorted(LINEARS))}")
+    if kind not in families.FAMILIES:
+        raise GitpeftError(
+            f"the base {name} is a {kind}", f"known are {', '.join(sorted(families.FAMILIES))}"
+        )
     return Base(name, folder.resolve(), digest(folder), budget)
 
 
