@@ -22,7 +22,8 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 
 if TYPE_CHECKING:
-    from gitpeft.learn.pipeline import Listener, Plan
+    from gitpeft.learn.pipeline import Plan
+    from gitpeft.learn.tuning import Listener
     from gitpeft.suggest import Suggester
 
 app = typer.Typer(

@@ -12,7 +12,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from gitpeft.doctor import Finding, Status
-    from gitpeft.learn.pipeline import Listener, Outcome
+    from gitpeft.learn.pipeline import Outcome
+    from gitpeft.learn.tuning import Listener
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)

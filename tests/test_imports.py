@@ -23,6 +23,7 @@ IMPORTERS = {
     "transformers": {"learn"},
     "peft": {"learn"},
     "safetensors": {"learn"},
+    "huggingface_hub": {"learn.hub"},  # comes with transformers; offline unless a person says otherwise
     "onnx": {"learn"},
     "rapidfuzz": {"learn"},
     "rouge_score": {"learn"},

@@ -80,12 +80,18 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
 class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """What both kinds of layer share: a base layer, and modules by adapter name."""
 
+    base_layer: Any
+    disable_adapters: bool
+    active_adapters: list[str]
+    set_adapter: Any
+    _move_adapter_to_device_of_base_layer: Any
+
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.merged_adapters: list[str] = []
 
-    def active(self, table: nn.ModuleDict) -> list[nn.Module]:
+    def active(self, table: nn.ModuleDict) -> list[Any]:
         """The modules of the active adapters, in their order; none where adapters are disabled."""
         names = [] if self.disable_adapters else self.active_adapters
         return [table[name] for name in names if name in table]
@@ -125,10 +131,10 @@ class Bottleneck(BottleneckLayer):
             nn.init.zeros_(parameter)
         self._ready(adapter_name, config)
 
-    def stages(self) -> list[tuple[nn.Linear, nn.Module, nn.Linear]]:
+    def stages(self) -> list[tuple[Any, ...]]:
         """(down, activation, up) of the active adapters, in the order in which they act."""
         tables = (self.bottleneck_down, self.bottleneck_activation, self.bottleneck_up)
-        return list(zip(*(self.active(table) for table in tables), strict=True))  # type: ignore[arg-type]
+        return list(zip(*(self.active(table) for table in tables), strict=True))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the linear layer's, (…, in) to (…, out)."""
@@ -153,7 +159,7 @@ class OwnNorm(BottleneckLayer):
         self._ready(adapter_name, config)
 
     @property
-    def chosen(self) -> nn.Module:
+    def chosen(self) -> Any:
         """The norm that counts now."""
         return [self.base_layer, *self.active(self.bottleneck_norm)][-1]
 
@@ -197,7 +203,9 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        layer = target if isinstance(target, BottleneckLayer) else _wrapped(target, peft_config, current_key)
+        layer: Any = (
+            target if isinstance(target, BottleneckLayer) else _wrapped(target, peft_config, current_key)
+        )
         if layer is not target:
             layer.set_adapter(self.active_adapters)
         layer.update_layer(adapter_name, peft_config)

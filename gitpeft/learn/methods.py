@@ -1,7 +1,7 @@
 """Tuning methods: hides how each is attached to a base, kept and folded in. A method is a row of a table."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,7 +82,7 @@ def of(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """The method of this name with its default settings, or those given; GitpeftError when it cannot be."""
     if name not in DEFAULTS:
         raise GitpeftError(f"there is no method {name}", f"known are {', '.join(DEFAULTS)}")
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in (settings or {}).items()}
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (settings or {}).items()}
     default = DEFAULTS[name]
     rest = given.get("rest", default.rest) if name == "hybrid" else name
     known = {"lr", *_ROWS[name].settings, *(_ROWS[rest].settings if rest in _ROWS else ())}
@@ -106,7 +106,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, rest = text.partition(":")
     settings: dict[str, Any] = {}
-    types = {one.name: type(one.default) for one in fields(Method)}
+    types: dict[str, Any] = {name: type(value) for name, value in asdict(Method()).items()}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if key not in types or not equals:
@@ -286,13 +286,15 @@ def rank_layers(model: Any, losses: Iterable[Callable[[Any], Any]]) -> list[tupl
 
     The score is the relative gradient norm ‖g‖ / ‖w‖ of a layer, averaged over the losses, each of which is
     called with the model (Lee et al. 2023, "Surgical Fine-Tuning", arXiv 2210.11466, Auto-RGN). The model is
-    left as it was.
+    left as it was; layers with random weights are not ranked.
     """
     import torch
 
     wanted = [(p, p.requires_grad) for p in model.parameters()]
     model.requires_grad_(True)
-    parts = {name: list(model.get_submodule(at).parameters()) for name, at in families.layers(model).items()}
+    inside = tuple(f"{name}." for name in _fresh(model)) or ("\0",)
+    places = {layer: at for layer, at in families.layers(model).items() if not at.startswith(inside)}
+    parts = {layer: list(model.get_submodule(at).parameters()) for layer, at in places.items()}
     scores, count = dict.fromkeys(parts, 0.0), 0
     for loss in losses:
         model.zero_grad(set_to_none=True)

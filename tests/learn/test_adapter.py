@@ -20,7 +20,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "roberta": tinymodel.roberta,
     "bart": tinymodel.bart,
 }
-CONFIG = {"width": 8}
+CONFIG: dict[str, Any] = {"width": 8}
 
 every = pytest.mark.parametrize("name", MODELS)
 
@@ -71,7 +71,7 @@ def test_it_learns_and_changes_nothing_but_adapters_and_norms(name: str) -> None
     model = get_peft_model(MODELS[name](), BottleneckConfig(**CONFIG))
     before, plain = weights(model), said(MODELS[name](), name)
     losses = learn(model, name)
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < losses[0] - 0.1
     changed = {key for key, value in model.named_parameters() if not torch.equal(value, before[key])}
     assert changed == {key for key, value in model.named_parameters() if value.requires_grad}
     parts = {"bottleneck_down", "bottleneck_up", "bottleneck_norm"}
@@ -131,7 +131,7 @@ def test_houlsby_is_after_both_sublayers_and_pfeiffer_after_the_feed_forward() -
 
 
 def test_a_bottleneck_is_what_the_paper_says() -> None:
-    layer = Bottleneck(torch.nn.Linear(6, 8))
+    layer: Any = Bottleneck(torch.nn.Linear(6, 8))
     layer.set_adapter("default")
     layer.update_layer("default", BottleneckConfig(width=3, activation="tanh"))
     torch.nn.init.normal_(layer.bottleneck_up["default"].weight)

@@ -1,5 +1,6 @@
 """Tuning methods: what each trains and leaves alone, and that merging, saving and loading lose nothing."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,17 @@ def test_hybrid_tunes_its_layers_in_full_and_the_others_as_it_says() -> None:
 SIZES = {"lora": {"rank": 4}, "adapter": {"width": 8}}
 
 
+def _loss(seed: int, model: Any) -> torch.Tensor:
+    found: torch.Tensor = model(**batch(seed)).loss
+    return found
+
+
 def test_probing_ranks_the_layer_first_that_the_task_would_change_most() -> None:
     """The score is computed anew here, from the definition."""
     model = tinymodel.plain_t5()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model.shared.requires_grad_(False)
-    ranked = methods.rank_layers(model, [lambda m, s=s: m(**batch(s)).loss for s in range(2)])
+    ranked = methods.rank_layers(model, [partial(_loss, s) for s in range(2)])
     expected = dict.fromkeys(families.layers(model), 0.0)
     for seed in range(2):
         again = tinymodel.plain_t5()
