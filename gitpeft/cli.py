@@ -48,9 +48,10 @@ Method = Annotated[
         "--method",
         metavar="NAME[:KEY=VALUE,…]",
         help="How to tune: `lora` (rank, alpha, dropout, "
-        "placement=all-linear|attention|query-value|feed-forward), `adapter` (width, activation, placement=houlsby|pfeiffer), `full`, `hybrid` (full=LAYER+LAYER or "
-        "probe=K layers in full, rest=lora|adapter). All but full: side=encoder|decoder|both, "
-        "layers=encoder.0+decoder.1; all: lr.",
+        "placement=all-linear|attention|query-value|feed-forward), "
+        "`adapter` (width, activation, placement=houlsby|pfeiffer), `full`, "
+        "`hybrid` (full=LAYER+LAYER or probe=K layers in full, rest=lora|adapter). "
+        "All but full: side=encoder|decoder|both, layers=encoder.0+decoder.1; all: lr.",
     ),
 ]
 Until = Annotated[str, typer.Option("--until", metavar="REV", help="Learn from nothing after REV.")]

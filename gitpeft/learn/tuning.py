@@ -27,6 +27,8 @@ BATCH = 24
 """Examples a batch holds when all are as long as the budget allows."""
 
 PARITY_EXAMPLES = 48
+MOST_VALID = 200
+"""A validation pass costs as much as several steps: on all of a long history it would eat short budgets."""
 PROBE_BATCHES = 8
 """Batches of the gradient pass that chooses a hybrid's layers."""
 
@@ -36,13 +38,17 @@ Listener = Callable[[str, float, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to train: `steps` 0 means `EPOCHS` passes, at most; `minutes` bounds it in any case."""
+    """What to train: `steps` 0 means `EPOCHS` passes, at most; `minutes` bounds it in any case.
+
+    `checks`: how often in a run the validation loss is measured, on at most `MOST_VALID` examples.
+    """
 
     base: "Base"
     method: "Method"
     seed: int = 0
     minutes: float = 5.0
     steps: int = 0
+    checks: int = 10
     task: str = MESSAGES
 
 
@@ -59,7 +65,8 @@ def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Met
     from gitpeft.learn.trainer import Progress, fit, pick_device
 
     folder.mkdir(parents=True, exist_ok=True)
-    rendered = [render_all(part, job.base) for part in (data.train, data.valid)]
+    held_out = backtest.sample(data.valid, MOST_VALID, seed=1)
+    rendered = [render_all(part, job.base) for part in (data.train, held_out)]
     model, device = job.base.load(), pick_device()
     method = _with_layers(job, model.to(device), rendered[0], folder)
     model = methods.attach(model, method).to(device)
@@ -73,7 +80,7 @@ def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Met
     checkpoint = folder / "checkpoint"
     cost = fit(
         model, rendered[0], _settings(job, len(data.train)), valid=rendered[1], on_step=heard,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint, evaluate_every=1 / job.checks,
     )  # fmt: skip
     methods.save(model.cpu(), folder / "adapter.new")
     shutil.rmtree(folder / bundles.ADAPTER, ignore_errors=True)
