@@ -88,7 +88,7 @@ def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Met
     found = cost.as_dict() | {"adapter_bytes": _size(folder / bundles.ADAPTER), "notes": notes}
     write_json(folder / "run.json", found)
     shutil.rmtree(checkpoint, ignore_errors=True)
-    return method, found
+    return method, dict(_read_json(folder / "run.json"))
 
 
 def _settings(job: Job, examples: int) -> Any:
