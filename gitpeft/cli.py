@@ -22,7 +22,8 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 
 if TYPE_CHECKING:
-    from gitpeft.learn.pipeline import Listener, Plan
+    from gitpeft.learn.pipeline import Plan
+    from gitpeft.learn.tuning import Listener
     from gitpeft.suggest import Suggester
 
 app = typer.Typer(
@@ -37,8 +38,22 @@ base_app = typer.Typer(no_args_is_help=True, help="Base models: what everything 
 app.add_typer(base_app, name="base")
 
 Repo = Annotated[Path | None, typer.Option("--repo", help="The repository; default: the one you are in.")]
-Base = Annotated[str, typer.Option("--base", help="`mini`, or a folder of transformers files.")]
-Method = Annotated[str, typer.Option("--method", help="How to tune: lora or full.")]
+Base = Annotated[
+    str,
+    typer.Option("--base", help="`mini`, a folder of transformers files, a preset, or owner/name@commit."),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="NAME[:KEY=VALUE,…]",
+        help="How to tune: `lora` (rank, alpha, dropout, "
+        "placement=all-linear|attention|query-value|feed-forward), "
+        "`adapter` (width, activation, placement=houlsby|pfeiffer), `full`, "
+        "`hybrid` (full=LAYER+LAYER or probe=K layers in full, rest=lora|adapter). "
+        "All but full: side=encoder|decoder|both, layers=encoder.0+decoder.1; all: lr.",
+    ),
+]
 Until = Annotated[str, typer.Option("--until", metavar="REV", help="Learn from nothing after REV.")]
 Budget = Annotated[
     float, typer.Option("--budget", metavar="MINUTES", min=0.05, help="Most time for training.")
@@ -149,8 +164,12 @@ def train(
         print(
             f"trained {cost['trainable']:,} of {cost['parameters']:,} weights for {cost['seconds']:.0f} s "
             f"({cost['steps']} steps, {cost['tokens'] / max(1e-9, cost['seconds']):,.0f} tokens/s), "
-            f"best validation loss {valid:.3f} nats a token after {cost['seconds_to_best']:.0f} s"
+            f"best validation loss {valid:.3f} nats a token after {cost['seconds_to_best']:.0f} s; "
+            f"peak memory {max(cost['peak_memory'], cost['reserved']) / 2**30:.1f} GiB, "
+            f"{cost['adapter_bytes'] / 1e6:.1f} MB on disk"
         )
+        for note in cost["notes"]:
+            print(note)
         print("next: gitpeft export")
 
 
@@ -379,9 +398,11 @@ def _to_learn_from(path: Path | None, until: str) -> Repository:
 
 
 def _plan(base: str, method: str, until: str, minutes: float) -> "Plan":
+    from gitpeft.learn import methods
     from gitpeft.learn.pipeline import Plan
 
-    return Plan(base=base, method=method, until=until, minutes=minutes)
+    name, settings = methods.parse(method)
+    return Plan(base=base, method=name, until=until, minutes=minutes, settings=settings)
 
 
 @contextmanager

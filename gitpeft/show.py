@@ -12,7 +12,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from gitpeft.doctor import Finding, Status
-    from gitpeft.learn.pipeline import Listener, Outcome
+    from gitpeft.learn.pipeline import Outcome
+    from gitpeft.learn.tuning import Listener
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
@@ -81,8 +82,20 @@ def _model(outcome: "Outcome") -> str:
         return f"base {outcome.base} as it is, with exemplars from this history"
     share = outcome.trainable / max(1, outcome.parameters)
     method = outcome.method.get("name", "")
-    rank = f" (rank {outcome.method['rank']}, {outcome.method['placement']})" if method == "lora" else ""
-    return f"base {outcome.base}, {method}{rank}, {outcome.trainable:,} trainable weights ({share:.1%})"
+    said = ", ".join(_setting(key, outcome.method[key]) for key in _SHOWN if outcome.method.get(key))
+    settings = f" ({said})" if said else ""
+    notes = "".join(f"; {note}" for note in outcome.cost.get("notes", ()))
+    weights = f"{outcome.trainable:,} trainable weights ({share:.1%})"
+    return f"base {outcome.base}, {method}{settings}, {weights}{notes}"
+
+
+_SHOWN = ("rank", "width", "placement", "layers", "full")
+
+
+def _setting(key: str, value: Any) -> str:
+    if key == "placement":
+        return str(value)
+    return f"{key} {' '.join(value)}" if isinstance(value, tuple | list) else f"{key} {value}"
 
 
 def _what_training_adds(why: str) -> str:

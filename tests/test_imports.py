@@ -23,6 +23,7 @@ IMPORTERS = {
     "transformers": {"learn"},
     "peft": {"learn"},
     "safetensors": {"learn"},
+    "huggingface_hub": {"learn.hub"},  # comes with transformers; offline unless a person says otherwise
     "onnx": {"learn"},
     "rapidfuzz": {"learn"},
     "rouge_score": {"learn"},
@@ -40,6 +41,7 @@ IMPORTERS = {
 # (7 s to import), the exporters, and onnxruntime (whose telemetry must be switched off first).
 AT_MODULE_LEVEL = {
     "learn": {"numpy", "safetensors", "tokenizers", "torch", "transformers"},
+    "learn.adapter": {"peft"},  # its classes derive from PEFT's; it is imported inside functions only
     "learn.compare": {"rich"},
     "cli": {"typer", "click"},
     "show": {"rich"},
@@ -49,6 +51,7 @@ AT_MODULE_LEVEL = {
 VISITORS: dict[str, dict[str, str]] = {
     "cli": {"__main__": "anywhere"},
     "learn": {"learn": "anywhere", "cli": "in functions", "show": "for types"},
+    "learn.adapter": {"learn": "in functions"},
     "show": {"cli": "in functions"},
 }
 

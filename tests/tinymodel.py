@@ -77,6 +77,17 @@ def bart(seed: int = 0) -> Any:
     return _seeded(seed, lambda: BartForConditionalGeneration(config))
 
 
+def roberta(seed: int = 0) -> Any:
+    """A random RoBERTa that names one of two classes."""
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    config = RobertaConfig(
+        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=128,
+    )  # fmt: skip
+    return _seeded(seed, lambda: RobertaForSequenceClassification(config))
+
+
 def _seeded(seed: int, build: Callable[[], Any]) -> Any:
     """A model in evaluation mode whose weights are small enough for its output to be far from certain."""
     import torch

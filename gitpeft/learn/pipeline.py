@@ -26,19 +26,13 @@ from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History, MineReport, Record
-from gitpeft.learn import appraise, backtest, dataset, style
+from gitpeft.learn import appraise, backtest, dataset, memory, style, tuning
 from gitpeft.learn.appraise import Made
-from gitpeft.learn.dataset import ENOUGH, Dataset, Example, pair
+from gitpeft.learn.dataset import ENOUGH, Dataset
+from gitpeft.learn.tuning import Job, Listener, write_json
 
 if TYPE_CHECKING:
     from gitpeft.learn.bases import Base
-    from gitpeft.learn.methods import Method
-
-EPOCHS = 8
-PARITY_EXAMPLES = 48
-
-Listener = Callable[[str, float, str], None]
-"""Hears (step, share done 0..1, detail) while a step goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +106,9 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     from gitpeft.learn import bases, methods
 
     clock, fresh = _Clock(), not repo.state_dir.exists()
-    methods.of(plan.method)  # wrong names are said before any work, also where nothing will be trained
+    methods.of(plan.method, plan.settings)  # what is wrong is said before any work, trained or not
     if plan.base != bases.EMBEDDED:
-        bases.find(plan.base)
+        bases.find(plan.base).check_exportable()
     with clock("mine"):
         mined = mined or mine(repo, plan.until, listen)
     with clock("examples"):
@@ -144,16 +138,14 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
         outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking)
     outcome.bundle = _publish(repo, made, data, habits, chooser, outcome)
     outcome.seconds = clock.seconds
-    outcome.peak_memory = _peak_memory()
-    _write_json(work.folder / "outcome.json", asdict(outcome))
+    outcome.peak_memory = max(memory.resident(), outcome.cost.get("peak_memory", 0))
+    write_json(work.folder / "outcome.json", asdict(outcome))
     _forget_old_runs(work.folder)
     return outcome
 
 
 def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]:
     """The steps up to a trained run, which `run` with the same plan continues; returns the cost."""
-    from gitpeft.learn import bases, methods
-
     mined = mine(repo, plan.until, listen)
     data = dataset.make(mined.records, Budget().exemplars)
     if reason := why_not(plan, data):
@@ -161,8 +153,7 @@ def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]
             f"nothing was trained: {reason}", "`gitpeft init` serves this history without training"
         )
     work = _Work(repo, plan, mined, data, Outcome("retrieval"), _Clock(), listen)
-    base, method = bases.find(plan.base), replace(methods.of(plan.method), **plan.settings)
-    return train(plan, base, method, data, work.folder, listen)
+    return tuning.train(_job(plan), data, work.folder, listen)[1]
 
 
 def last_trained(repo: Repository) -> Plan:
@@ -221,14 +212,16 @@ class _Work:
     @property
     def folder(self) -> Path:
         """The run's folder, named by everything that decides its outcome."""
-        from gitpeft.learn import bases
+        from gitpeft.learn import bases, methods
 
         digest = "" if why_not(self.plan, self.data) else bases.find(self.plan.base).digest
-        decided = [asdict(self.plan) | {"until": self.mined.tip}, digest, RENDERER, len(self.data.examples)]
+        method = methods.of(self.plan.method, self.plan.settings).as_dict()  # defaults decide, too
+        plan = asdict(self.plan) | {"until": self.mined.tip}
+        decided = [plan, method, digest, RENDERER, len(self.data.examples)]
         key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.repo.state_dir / "runs" / key
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "plan.json", asdict(self.plan) | {"until": self.mined.tip})
+        write_json(folder / "plan.json", asdict(self.plan) | {"until": self.mined.tip})
         return folder
 
 
@@ -237,17 +230,15 @@ class _Work:
 
 def _tuned(work: _Work) -> Made:
     """The base, tuned on this history and exported."""
-    from gitpeft.learn import bases, methods
-
-    base = bases.find(work.plan.base)
-    method = replace(methods.of(work.plan.method), **work.plan.settings)
-    folder, outcome = work.folder, work.outcome
+    job = _job(work.plan)
+    base, folder, outcome = job.base, work.folder, work.outcome
     with work.clock("train"):
-        cost = train(work.plan, base, method, work.data, folder, work.listen)
+        method, cost = tuning.train(job, work.data, folder, work.listen)
     with work.clock("export"):
         work.listen("export", 0.0, "")
-        exported = export(base, method, work.data, folder)
+        exported = tuning.export(base, method, work.data, folder)
         work.listen("export", 1.0, "")
+    cost |= {"exported_bytes": sum(exported["sizes"].values())}
     outcome.base, outcome.method, outcome.cost = base.name, method.as_dict(), cost
     outcome.trainable, outcome.parameters = cost["trainable"], cost["parameters"]
     outcome.parity = exported["parity"]
@@ -282,6 +273,13 @@ def _untuned(work: _Work) -> Made:
     return Made(manifest, ready, None, Chooser.of(default, "model"))
 
 
+def _job(plan: Plan) -> Job:
+    from gitpeft.learn import bases, methods
+
+    method = methods.of(plan.method, plan.settings)
+    return Job(bases.find(plan.base), method, plan.seed, plan.minutes)
+
+
 def _of_base(base: "Base") -> dict[str, Any]:
     return {
         "kind": "model",
@@ -290,76 +288,6 @@ def _of_base(base: "Base") -> dict[str, Any]:
         "tokenizer_digest": base.tokenizer_digest,
         "budget": asdict(base.budget),
     }
-
-
-def train(
-    plan: Plan, base: "Base", method: "Method", data: Dataset, folder: Path, listen: Listener
-) -> dict[str, Any]:
-    """Tune the base on the training part; leaves `adapter/` and `run.json` in `folder`; returns the cost."""
-    if (folder / "run.json").exists():
-        listen("train", 1.0, "already trained")
-        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    from gitpeft.codec import TokenCodec
-    from gitpeft.learn import methods
-    from gitpeft.learn.trainer import Progress, Settings, fit, pick_device
-
-    codec = TokenCodec.load(base.tokenizer)
-    rendered = [render_all(part, base.budget, codec) for part in (data.train, data.valid)]
-    model = methods.attach(base.load(), method).to(pick_device())
-    settings = Settings(
-        steps=max(1, EPOCHS * len(data.train) // BATCH),
-        minutes=plan.minutes,
-        batch_tokens=BATCH * base.budget.total,
-        lr=method.lr,
-        warmup=0.05,
-        decay=0.7,
-        seed=plan.seed,
-        source_limit=base.budget.total,
-    )
-
-    def heard(progress: Progress) -> None:
-        rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
-        listen("train", progress.done, f"loss {progress.loss:.2f} · {rate}")
-
-    folder.mkdir(parents=True, exist_ok=True)
-    cost = fit(
-        model, rendered[0], settings, valid=rendered[1], on_step=heard, checkpoint=folder / "checkpoint"
-    )
-    methods.save(model.cpu(), folder / "adapter.new")
-    shutil.rmtree(folder / bundles.ADAPTER, ignore_errors=True)
-    (folder / "adapter.new").rename(folder / bundles.ADAPTER)
-    _write_json(folder / "run.json", cost.as_dict())
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    return cost.as_dict()
-
-
-BATCH = 24
-"""Examples a batch holds when all are as long as the budget allows."""
-
-
-def render_all(examples: Sequence[Example], budget: Budget, codec: Any) -> Any:
-    """Examples as `Rendered` token ids, the message ended."""
-    from gitpeft.learn.arrays import Rendered
-
-    return Rendered.of([pair(example, budget, codec) for example in examples])
-
-
-def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[str, Any]:
-    """Write the run's ONNX files through the parity gate; what the gate measured, and decoding settings."""
-    done = folder / "exported.json"
-    if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
-    from gitpeft.codec import TokenCodec
-    from gitpeft.learn import methods
-    from gitpeft.learn.export import export as write_graphs
-
-    codec = TokenCodec.load(base.tokenizer)
-    model = methods.load_merged(base.load(), method, folder / bundles.ADAPTER)
-    held_out = backtest.sample(data.valid, PARITY_EXAMPLES, seed=0)
-    pairs = [pair(example, base.budget, codec) for example in held_out]
-    result = write_graphs(model, base.tokenizer, folder, [(source, target[:-1]) for source, target in pairs])
-    _write_json(done, result.to_dict())
-    return result.to_dict()
 
 
 def _counted(listen: Listener, step: str) -> Callable[[int, int], None]:
@@ -386,7 +314,7 @@ def _publish(
             shutil.copytree(made.adapter, folder / bundles.ADAPTER, ignore=kept)
         (folder / bundles.INDEX).mkdir()
         data.index.save(folder / bundles.INDEX)
-        _write_json(folder / bundles.STYLE, habits)
+        write_json(folder / bundles.STYLE, habits)
         id_ = bundles.write(folder, replace(made.manifest, metrics=metrics))
     bundles.activate(repo.state_dir, id_)
     bundles.prune(repo.state_dir)
@@ -422,18 +350,6 @@ def _forget_old_runs(current: Path, keep: int = 3) -> None:
     runs = sorted(current.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in [run for run in runs if run != current][keep - 1 :]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.with_name(path.name + ".new").write_text(json.dumps(value, indent=1), encoding="utf-8")
-    path.with_name(path.name + ".new").replace(path)
-
-
-def _peak_memory() -> int:
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class _Clock:

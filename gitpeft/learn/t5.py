@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.graph import FUSED, Graph, array
@@ -21,6 +21,8 @@ _NEVER = -1e9
 _BLOCKED = -1e4
 _TIED = "embedding"
 _ACTIVATIONS = {"relu": ("", "Relu"), "gelu": (FUSED, "Gelu"), "gelu_new": (FUSED, "FastGelu")}
+_SWISH = (FUSED, "QuickGelu")
+_BOTTLENECK = {nn.ReLU: ("", "Relu"), nn.GELU: (FUSED, "Gelu"), nn.SiLU: _SWISH, nn.Tanh: ("", "Tanh")}
 
 
 def encoder(model: Any, quantise: bool) -> bytes:
@@ -38,7 +40,7 @@ def encoder(model: Any, quantise: bool) -> bytes:
         attention = block.layer[0].SelfAttention
         query, key, value = _projected(graph, stream.normed, attention, "qkv")
         mixed = _attention(graph, [query, key, value, "", "", bias], attention)
-        stream.add(graph.linear(mixed, attention.o.weight))
+        stream.add(_output(graph, mixed, attention.o))
         stream.add(_feed_forward(graph, stream.normed, block.layer[1].DenseReluDense, model.config))
     _cross_outputs(graph, stream.normed, model.decoder)
     if hasattr(model, "pointer"):
@@ -115,6 +117,15 @@ class _Batch:
         return self._graph.op("Reshape", x, shape)
 
 
+def _output(graph: Graph, x: str, linear: Any) -> str:
+    """A sublayer's last projection, and the bottlenecks behind it where the model has any."""
+    hidden = graph.linear(x, linear.weight)
+    for down, activation, up in getattr(linear, "stages", list)():
+        inner = _function(graph, graph.linear(hidden, down.weight, down.bias), _BOTTLENECK[type(activation)])
+        hidden = graph.op("Add", hidden, graph.linear(inner, up.weight, up.bias))
+    return hidden
+
+
 # --- attention ----------------------------------------------------------------------------------------------
 
 
@@ -139,14 +150,14 @@ def _cached_attention(graph: Graph, x: str, attention: Any, batch: _Batch, numbe
     shape = ["B", attention.n_heads, "E", attention.key_value_proj_dim]
     graph.output(key, f"present.{number}.key", shape)
     graph.output(value, f"present.{number}.value", shape)
-    return graph.linear(graph.reshape(mixed, 1, -1, width), attention.o.weight)
+    return _output(graph, graph.reshape(mixed, 1, -1, width), attention.o)
 
 
 def _cross_attention(graph: Graph, x: str, attention: Any, number: int) -> str:
     shape = [1, attention.n_heads, "S", attention.key_value_proj_dim]
     key, value = (graph.input(f"cross.{number}.{part}", "float", shape) for part in ("key", "value"))
     query = graph.linear(x, attention.q.weight)
-    return graph.linear(_attention(graph, [query, key, value], attention), attention.o.weight)
+    return _output(graph, _attention(graph, [query, key, value], attention), attention.o)
 
 
 def _cross_outputs(graph: Graph, states: str, stack: Any) -> None:
@@ -213,17 +224,22 @@ def _feed_forward(graph: Graph, x: str, dense: Any, config: Any) -> str:
     weight = torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if gated else dense.wi.weight
     hidden = graph.linear(x, weight)
     if not gated:
-        return graph.linear(_activated(graph, hidden, config), dense.wo.weight)
+        return _output(graph, _activated(graph, hidden, config), dense.wo)
     gate, hidden = graph.ops("xx", "Split", hidden, axis=-1, num_outputs=2)
-    return graph.linear(graph.op("Mul", _activated(graph, gate, config), hidden), dense.wo.weight)
+    return _output(graph, graph.op("Mul", _activated(graph, gate, config), hidden), dense.wo)
 
 
 def _activated(graph: Graph, x: str, config: Any) -> str:
     if config.dense_act_fn not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
         raise GitpeftError(f"cannot export the activation {config.dense_act_fn}", f"known are {known}")
-    domain, kind = _ACTIVATIONS[config.dense_act_fn]
-    return graph.op(kind, x, domain=domain)
+    return _function(graph, x, _ACTIVATIONS[config.dense_act_fn])
+
+
+def _function(graph: Graph, x: str, function: tuple[str, str]) -> str:
+    domain, kind = function
+    factor = {"alpha": 1.0} if function == _SWISH else {}  # x · sigmoid(alpha · x)
+    return graph.op(kind, x, domain=domain, **factor)
 
 
 def _decoder_embedding(graph: Graph, tokens: str, model: Any) -> str:

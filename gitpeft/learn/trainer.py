@@ -1,19 +1,21 @@
 """Fits a model to rendered examples within a budget; hides optimisers, batching and cost keeping."""
 
 import ctypes
+import itertools
 import json
-import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from gitpeft.errors import GitpeftError
+from gitpeft.learn import memory
 from gitpeft.learn.arrays import Rendered
 from gitpeft.learn.speed import Work
 
@@ -49,6 +51,7 @@ class Progress:
     """Where a training stands: `loss` is nats a target token, smoothed; `done` is the share of the budget.
 
     `flops` are the floating-point operations that the real tokens so far needed (`speed.Work`).
+    `note` is what a person should know, such as that memory ran out.
     """
 
     step: int
@@ -58,12 +61,18 @@ class Progress:
     seconds: float
     flops: float = 0.0
     valid: float | None = None
+    note: str = ""
 
 
 @dataclass(slots=True)
 class Cost:
-    """What a training took. Sizes in bytes; `tokens` counts source and target tokens seen, `flops` what they
-    needed in floating-point operations."""
+    """What a training took. Sizes in bytes; `tokens` counts source and target tokens seen, `flops` what
+    they needed in floating-point operations.
+
+    `peak_memory` is resident memory, `allocated` and `reserved` are the device's (0 without a GPU), all at
+    their worst during this training. `halved` counts how often memory ran out, `batch_tokens` is what batches
+    held at the end.
+    """
 
     steps: int = 0
     tokens: int = 0
@@ -74,13 +83,19 @@ class Cost:
     parameters: int = 0
     peak_memory: int = 0
     flops: float = 0.0
+    allocated: int = 0
+    reserved: int = 0
+    halved: int = 0
+    batch_tokens: int = 0
     device: str = "cpu"
     curve: list[tuple[int, float]] = field(default_factory=list)
     valid_curve: list[tuple[int, float]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        return asdict(self)
+        """For the manifest, with the trainable share of all weights and the tokens seen a second."""
+        share = self.trainable / max(1, self.parameters)
+        rate = self.tokens / max(1e-9, self.seconds)
+        return asdict(self) | {"share": share, "tokens_per_second": round(rate, 1)}
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -101,33 +116,40 @@ def fit(
     """Train every parameter that requires gradients; ends with the weights of the best validation loss.
 
     `valid` is measured each time another `evaluate_every` share of the budget is used. `checkpoint` is
-    written then too (trainable weights, optimiser, position) and continued from if it exists.
+    written then and every two minutes (trainable weights, optimiser, position) and continued from if it
+    exists. Where memory runs out, batches are half as large from then on; GitpeftError when one example is
+    already too much.
     """
     device = next(model.parameters()).device
+    memory.reset(str(device))
     torch.manual_seed(settings.seed)
     optimisers = _optimisers(model, settings)
     resumed = _resume(checkpoint, model, optimisers)
     state = _Loop(model, settings, optimisers, resumed)
     best: tuple[float, dict[str, Any]] | None = resumed.get("best")
-    due = state.done() + evaluate_every
+    due, saved = state.done() + evaluate_every, time.monotonic()
     model.train()
     _compile(model, settings.compile)
-    for batch in _endless(train, settings, state.step):
+    for batch in _endless(train, settings, state):
         done = state.done()
         if done >= 1:
             break
-        loss = state.learn(_tensors(train, batch, settings, device), done)
+        loss = state.try_to_learn(train, batch, device, done)
+        if loss is None:
+            continue
         progress = state.note(loss, *train.lengths(batch, settings.source_limit), done)
         state.give_back()
         if valid is not None and state.done() >= min(due, 1.0):
             due = state.done() + evaluate_every
-            progress.valid = loss_on(model, valid, settings)
+            progress.valid = state.try_to_measure(valid)
             state.cost.valid_curve.append((state.step, progress.valid))
             if best is None or progress.valid < best[0]:
                 best = (progress.valid, _trainable_state(model))
                 state.cost.seconds_to_best = progress.seconds
-            if checkpoint is not None:
-                _save_checkpoint(checkpoint, model, optimisers, state, best)
+        late = time.monotonic() - saved > CHECKPOINT_SECONDS
+        if checkpoint is not None and (progress.valid is not None or late):
+            _save_checkpoint(checkpoint, model, optimisers, state, best)
+            saved = time.monotonic()
         if on_step is not None:
             on_step(progress)
     if best is not None:
@@ -145,6 +167,21 @@ def _compile(model: Any, backend: str) -> None:
             part.forward = torch.compile(part.forward, backend=backend, dynamic=True)
 
 
+def losses(
+    model: Any, data: Rendered, settings: Settings, count: int
+) -> Iterator[Callable[[Any], torch.Tensor]]:
+    """Losses of some training batches, as functions of the model."""
+    device = next(model.parameters()).device
+    for batch in itertools.islice(data.batches(settings.batch_tokens, settings.source_limit, 0), count):
+        yield partial(_loss, _tensors(data, batch, settings, device, model))
+
+
+def _loss(inputs: dict[str, torch.Tensor], model: Any) -> torch.Tensor:
+    with _autocast(inputs["input_ids"].device):
+        found: torch.Tensor = model(**inputs).loss
+    return found
+
+
 def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -> float:
     """Mean loss in nats per target token over about `limit` examples, evenly spread over `data`."""
     data = data.take(range(0, len(data), max(1, len(data) // limit)))
@@ -156,7 +193,7 @@ def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -
             module.training = True  # itself alone: it then computes only the loss; dropout stays off below
     with torch.no_grad(), _autocast(device):
         for batch in data.batches(settings.batch_tokens, settings.source_limit, seed=0):
-            inputs = _tensors(data, batch, settings, device)
+            inputs = _tensors(data, batch, settings, device, model)
             count = int((inputs["labels"] != -100).sum())
             total += float(model(**inputs).loss) * count
             tokens += count
@@ -164,7 +201,12 @@ def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -
     return total / max(tokens, 1)
 
 
-_COUNTED = ("tokens", "examples", "flops", "seconds_to_best", "curve", "valid_curve")
+CHECKPOINT_SECONDS = 120
+
+_COUNTED = (
+    *("tokens", "examples", "flops", "seconds_to_best", "curve", "valid_curve"),
+    *("halved", "batch_tokens"),
+)
 """What a checkpoint keeps of the cost."""
 
 _UNREAD = 16
@@ -190,10 +232,51 @@ class _Loop:
             parameters=sum(p.numel() for p in model.parameters()),
             device=str(self.parameters[0].device),
         )
+        self.cost.batch_tokens = self.cost.batch_tokens or settings.batch_tokens
+        self.said = ""
 
     def done(self) -> float:
         minutes = (time.monotonic() - self.started) / 60
         return float(max(self.step / self.settings.steps, minutes / self.settings.minutes))
+
+    def try_to_learn(
+        self, data: Rendered, batch: Sequence[int], device: torch.device, done: float
+    ) -> torch.Tensor | None:
+        """Loss of a step; None where memory ran out, and batches are smaller from now on."""
+        try:
+            return self.learn(_tensors(data, batch, self.settings, device, self.model), done)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.halve(len(batch), said)
+        return None
+
+    def try_to_measure(self, valid: Rendered) -> float:
+        """The validation loss, in smaller batches where memory runs out."""
+        while True:
+            try:
+                return loss_on(self.model, valid, replace(self.settings, batch_tokens=self.cost.batch_tokens))
+            except (RuntimeError, MemoryError) as error:
+                if not memory.ran_out(error):
+                    raise
+                said = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.model.train()
+            self.halve(self.cost.batch_tokens, said)
+
+    def halve(self, size: int, said: str) -> None:
+        """Outside of the exception's handler: its traceback would keep the step's tensors alive."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        memory.release()
+        if size <= 1:
+            raise GitpeftError(
+                f"out of memory with one example a batch: {said}",
+                "choose a smaller base or method, or a machine with more memory",
+            )
+        self.cost.halved += 1
+        self.cost.batch_tokens = max(1, self.cost.batch_tokens // 2)
+        self.said = f"out of memory: batches of {self.cost.batch_tokens:,} tokens from now on"
 
     def learn(self, inputs: dict[str, torch.Tensor], done: float) -> torch.Tensor:
         rate = _rate(done, self.settings)
@@ -229,8 +312,9 @@ class _Loop:
         assert self.loss is not None
         if self.step % 20 == 0:
             self.cost.curve.append((self.step, round(self.loss, 4)))
+        said, self.said = self.said, ""
         seconds = time.monotonic() - self.started
-        return Progress(self.step, done, self.loss, self.cost.tokens, seconds, self.cost.flops)
+        return Progress(self.step, done, self.loss, self.cost.tokens, seconds, self.cost.flops, note=said)
 
     def _read(self) -> None:
         """Wait for the losses: on a GPU seldom, because the next steps are queued only after it."""
@@ -241,15 +325,9 @@ class _Loop:
     def finish(self) -> Cost:
         self.cost.steps = self.step
         self.cost.seconds = time.monotonic() - self.started
-        self.cost.peak_memory = peak_memory(self.parameters[0].device)
+        self.cost.peak_memory = memory.resident()
+        self.cost.allocated, self.cost.reserved = memory.on_device(self.cost.device)
         return self.cost
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: most device memory reserved so far on a GPU, most resident memory of this process on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_reserved(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _rate(done: float, settings: Settings) -> float:
@@ -293,25 +371,29 @@ def _is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim == 2 and min(parameter.shape) > 1 and not any(part in name for part in _NOT_HIDDEN)
 
 
-def _endless(data: Rendered, settings: Settings, skip: int) -> Iterator[list[int]]:
-    """Epoch after epoch; the first `skip` batches were already learnt."""
-    epoch = 0
+def _endless(data: Rendered, settings: Settings, state: _Loop) -> Iterator[list[int]]:
+    """Epoch after epoch; as many batches as there were steps before are left out. New sizes, new epoch."""
+    epoch, skip = 0, state.step
     while len(data):
-        for batch in data.batches(settings.batch_tokens, settings.source_limit, settings.seed + epoch):
+        size = state.cost.batch_tokens
+        for batch in data.batches(size, settings.source_limit, settings.seed + epoch):
             if skip:
                 skip -= 1
                 continue
             yield batch
+            if state.cost.batch_tokens != size:
+                break
         epoch += 1
 
 
 def _tensors(
-    data: Rendered, batch: Sequence[int], settings: Settings, device: torch.device
+    data: Rendered, batch: Sequence[int], settings: Settings, device: torch.device, model: Any
 ) -> dict[str, torch.Tensor]:
     pairs = [data.pair(i, settings.source_limit) for i in batch]
     width = _rounded(max(len(source) for source, _ in pairs), settings.pad)
     height = _rounded(max(len(target) for _, target in pairs), 4)
-    ids = torch.zeros((len(pairs), width), dtype=torch.long)
+    padding = getattr(model.config, "pad_token_id", None) or 0
+    ids = torch.full((len(pairs), width), padding, dtype=torch.long)
     labels = torch.full((len(pairs), height), -100, dtype=torch.long)
     for row, (source, target) in enumerate(pairs):
         ids[row, : len(source)] = torch.from_numpy(source.astype(np.int64))
@@ -334,14 +416,14 @@ def _trainable_state(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _save_checkpoint(
-    folder: Path, model: Any, optimisers: Sequence[Any], state: _Loop, best: tuple[float, dict[str, Any]]
+    folder: Path, model: Any, optimisers: Sequence[Any], state: _Loop, best: tuple[float, Any] | None
 ) -> None:
     """Weights now and at their best, optimiser moments and position in one file, replaced in one rename."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"w.{name}": tensor for name, tensor in _trainable_state(model).items()}
-    tensors |= {f"b.{name}": tensor for name, tensor in best[1].items()}
+    tensors |= {f"b.{name}": tensor for name, tensor in (best[1] if best else {}).items()}
     for number, optimiser in enumerate(optimisers):
         for key, moments in optimiser.state_dict()["state"].items():
             for name, value in moments.items():
@@ -350,7 +432,7 @@ def _save_checkpoint(
         "step": state.step,
         "loss": state.loss,
         "seconds": time.monotonic() - state.started,
-        "best": best[0],
+        **({"best": best[0]} if best else {}),
         **{name: getattr(state.cost, name) for name in _COUNTED},
     }
     save_file(
@@ -389,8 +471,3 @@ def _resume(folder: Path | None, model: Any, optimisers: Sequence[Any]) -> dict[
         state = optimiser.state_dict()
         optimiser.load_state_dict({"state": moments.get(number, {}), "param_groups": state["param_groups"]})
     return position
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats."""
-    return math.exp(min(loss, 50.0))

@@ -14,9 +14,10 @@ from gitpeft.codec import TokenCodec
 from gitpeft.decode import Network, Search, Vocabulary
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import export as exporting
-from gitpeft.learn import graph
+from gitpeft.learn import graph, methods
 from gitpeft.learn.export import Bounds, Parity, export
 from tests import tinymodel
+from tests.learn.test_methods import TEXTS, disturb, named
 
 LOOSE = Bounds(agreement=0.5, nats=0.5)
 MODELS: dict[str, Callable[..., Any]] = {
@@ -118,6 +119,48 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         export(tinymodel.plain_t5(feed_forward_proj="tanh"), tokenizer, tmp_path, tinymodel.pairs(1))
     with pytest.raises(GitpeftError, match="no held-out example"):
         export(tinymodel.plain_t5(), tokenizer, tmp_path, [])
+
+
+# --- methods ------------------------------------------------------------------------------------------------
+
+
+def tuned(text: str, make: Callable[..., Any], folder: Path) -> Any:
+    """A model of which all that the method trains was moved, saved, loaded and folded in."""
+    method = named(text)
+    model = methods.attach(make(), method)
+    disturb(model)
+    methods.save(model, folder)
+    return methods.load_merged(make(), method, folder).eval()
+
+
+@pytest.mark.parametrize("name", ["pointer, gated", "plain"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_method_ends_in_the_same_graphs(name: str, text: str, tmp_path: Path) -> None:
+    model = tuned(text, MODELS[name], tmp_path)
+    found = export(model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(12), LOOSE).parity
+    assert found.exact < 1e-4
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swish", "tanh"])
+def test_bottlenecks_of_every_activation(activation: str, tmp_path: Path) -> None:
+    model = tuned(f"adapter:width=8,activation={activation}", MODELS["plain"], tmp_path)
+    runtime, words = network(model), Vocabulary(0, 1)
+    found = exporting.compare(model, runtime, network(model, True), tinymodel.pairs(4), words, Bounds())
+    assert found.exact < 1e-4
+
+
+def test_the_matrices_of_bottlenecks_are_int8_too(tmp_path: Path) -> None:
+    """The adapter's part of the file is about a quarter of what it is in float32."""
+
+    def make() -> Any:
+        return tinymodel.plain_t5(d_model=128)
+
+    with_adapter, without = tuned("adapter:width=96", make, tmp_path), make()
+    growth = [
+        sum(map(len, exporting.graphs(with_adapter, small))) - sum(map(len, exporting.graphs(without, small)))
+        for small in (False, True)
+    ]
+    assert growth[0] > 10 * 2 * 128 * 96 * 4 and growth[1] < 0.35 * growth[0]
 
 
 # --- int8 ---------------------------------------------------------------------------------------------------

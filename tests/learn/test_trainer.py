@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from gitpeft.learn import methods, trainer
+from gitpeft.errors import GitpeftError
+from gitpeft.learn import memory, methods, trainer
 from gitpeft.learn.arrays import Rendered
 from gitpeft.learn.trainer import Progress, Settings, fit, loss_on
 from tests import tinymodel
@@ -189,10 +190,6 @@ def test_two_runs_of_one_seed_are_one() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_perplexity() -> None:
-    assert trainer.perplexity(0) == 1 and trainer.perplexity(1e9) < float("inf")
-
-
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
     """The backend `eager` runs what was traced as it is."""
@@ -202,3 +199,95 @@ def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
     for name, weight in weights(compiled).items():
         assert torch.allclose(weight, weights(plain)[name], atol=1e-4), name
     assert "forward" not in vars(compiled.encoder) and cost.flops > 0
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def fail_once(patch: pytest.MonkeyPatch, name: str, error: Exception, times: int = 1) -> list[int]:
+    """The function raises the first `times` times; the numbers of examples that it is asked with."""
+    whole, sizes = getattr(trainer, name), []
+
+    def sometimes(data: Any, batch: Any, *rest: Any) -> Any:
+        sizes.append(len(batch))
+        if len(sizes) <= times:
+            raise error
+        return whole(data, batch, *rest)
+
+    patch.setattr(trainer, name, sometimes)
+    return sizes
+
+
+OUT_OF_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["gpu", "cpu", "python"])
+def test_out_of_memory_halves_the_batch_goes_on_and_says_so(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = fail_once(monkeypatch, "_tensors", error)
+    notes: list[str] = []
+    cost = fit(
+        tinymodel.pointer_t5(), rendered(24), settings(steps=12), on_step=lambda p: notes.append(p.note)
+    )
+    assert cost.steps == 12 and cost.halved == 1 and cost.batch_tokens == 200
+    assert max(sizes[1:]) < max(sizes[0], 8) and len(sizes) == 13
+    assert notes[0] == "out of memory: batches of 200 tokens from now on" and not any(notes[1:])
+
+
+def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, asked = trainer.loss_on, []
+
+    def sometimes(model: Any, data: Any, how: Settings) -> float:
+        asked.append(how.batch_tokens)
+        if len(asked) == 1:
+            raise OUT_OF_MEMORY[1]
+        return whole(model, data, how)
+
+    monkeypatch.setattr(trainer, "loss_on", sometimes)
+    model, data = tinymodel.pointer_t5(), rendered()
+    cost = fit(model, data, settings(steps=4), valid=data, evaluate_every=0.5)
+    assert asked[:2] == [400, 200] and cost.halved == 1 and len(cost.valid_curve) == 2
+
+
+def test_one_example_too_many_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_once(monkeypatch, "_tensors", OUT_OF_MEMORY[0], times=1000)
+    with pytest.raises(GitpeftError, match=r"one example a batch: .*CUDA out of memory") as error:
+        fit(tinymodel.pointer_t5(), rendered(), settings())
+    assert "smaller base" in error.value.hint
+
+
+def test_another_error_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_once(monkeypatch, "_tensors", RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        fit(tinymodel.pointer_t5(), rendered(), settings())
+
+
+def test_the_peak_is_that_of_the_work_and_not_of_what_was_before() -> None:
+    block = bytearray(b"x") * (200 << 20)
+    with_block = memory.resident()
+    del block
+    memory.reset()
+    assert memory.resident() < with_block - (100 << 20)
+    assert memory.on_device("cpu") == (0, 0)
+
+
+def test_a_checkpoint_does_not_wait_for_a_validation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(tinymodel.pointer_t5(), rendered(), settings(), on_step=kill, checkpoint=tmp_path)
+    steps: list[int] = []
+    fit(
+        tinymodel.pointer_t5(), rendered(), settings(steps=5), on_step=lambda p: steps.append(p.step),
+        checkpoint=tmp_path,
+    )  # fmt: skip
+    assert steps == [4, 5]

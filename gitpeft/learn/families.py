@@ -1,0 +1,155 @@
+"""What each architecture calls its parts: hides module names behind layers, placements and sides.
+
+A *layer* is `encoder.3` or `decoder.0` in every architecture. A *place* is the full name of a module as
+`named_modules` gives it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gitpeft.errors import GitpeftError
+
+SIDES = ("both", "encoder", "decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Names of an architecture. All are regular expressions for whole names.
+
+    `layer` finds a layer at the start of a module's name (groups `side`, missing for an encoder alone, and
+    `number`); the others match what follows it. `outside` are linear layers that are in no layer, full names.
+    `pooling` says which encoder state stands for the whole input (first, last or mean). `exported` tells
+    whether its ONNX graphs can be written. `wrapped`: tokens around a source, by name, where the hook's
+    rendering is not read as it is.
+    """
+
+    layer: str
+    query_value: str
+    attention: str
+    feed_forward: str
+    after_attention: str
+    after_feed_forward: str
+    norm: str
+    outside: str = ""
+    pooling: str = "mean"
+    exported: bool = False
+    wrapped: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    makes_decoder: bool = False
+
+
+_T5 = Family(
+    layer=r"(?P<side>encoder|decoder)\.block\.(?P<number>\d+)",
+    query_value=r".*\.[qv]",
+    attention=r".*\.[qkvo]",
+    feed_forward=r".*\.(wi|wi_0|wi_1|wo)",
+    after_attention=r".*Attention\.o",
+    after_feed_forward=r".*\.wo",
+    norm=r".*\.layer_norm",
+    exported=True,
+)
+_POINTER_T5 = replace(_T5, outside=r"pointer\.(query|key|token)")
+_BART = Family(
+    layer=r"(?:model\.)?(?P<side>encoder|decoder)\.layers\.(?P<number>\d+)",
+    query_value=r".*\.[qv]_proj",
+    attention=r".*\.([qkv]_proj|out_proj)",
+    feed_forward=r"fc[12]",
+    after_attention=r".*attn\.out_proj",
+    after_feed_forward=r"fc2",
+    norm=r".*layer_norm",
+    pooling="last",
+    wrapped=(("<s>",), ("</s>",)),
+)
+_ROBERTA = Family(
+    layer=r"(?:(?P<side>encoder|decoder)\.)?(?:roberta\.)?encoder\.layer\.(?P<number>\d+)",
+    query_value=r".*\.(query|value)",
+    attention=r".*attention\.(self\.(query|key|value)|output\.dense)",
+    feed_forward=r"(intermediate|output)\.dense",
+    after_attention=r".*attention\.output\.dense",
+    after_feed_forward=r"output\.dense",
+    norm=r".*\.LayerNorm",
+    pooling="first",
+    wrapped=(("<s>",), ("</s>",)),
+    makes_decoder=True,
+)
+FAMILIES = {
+    "t5": _T5,
+    "pointer-t5": _POINTER_T5,
+    "bart": _BART,
+    "plbart": _BART,
+    "roberta": _ROBERTA,
+    "encoder-decoder": _ROBERTA,
+}
+"""The architectures by `model_type`. `encoder-decoder` is a RoBERTa with a decoder made for it."""
+
+
+def of(model_type: str) -> Family:
+    """The family of a model type; GitpeftError when there is none."""
+    if model_type not in FAMILIES:
+        raise GitpeftError(
+            f"models of type {model_type} cannot be tuned", f"known are {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[model_type]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Which layers of a model a method reaches: a side, and there all layers or the named ones."""
+
+    side: str = "both"
+    layers: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def holds(self, layer: str) -> bool:
+        """Whether `encoder.3` is in it."""
+        chosen = not self.layers or layer in self.layers
+        return chosen and layer not in self.without and self.side in ("both", layer.partition(".")[0])
+
+
+def layers(model: Any) -> dict[str, str]:
+    """The layers of a model, in order, and the module that each of them is."""
+    return {layer: place[: len(place) - len(tail) - 1] for place, layer, tail in _inside(model)}
+
+
+def places(model: Any, part: str, region: Region) -> list[str]:
+    """The modules of a model that a family's pattern (`attention`, `norm`, …) names in a region.
+
+    GitpeftError when none matches, or when the region names a layer that the model does not have.
+    """
+    _check(model, region)
+    family = of(model.config.model_type)
+    pattern = "|".join(getattr(family, name) for name in part.split("+"))
+    found = [p for p, layer, tail in _inside(model) if region.holds(layer) and re.fullmatch(pattern, tail)]
+    if not found:
+        raise GitpeftError(
+            f"the base has no module for {part} in {region.side}, layers {', '.join(region.layers) or 'all'}",
+            f"it is a {model.config.model_type} with the layers {_listed(layers(model))}",
+        )
+    return found
+
+
+def outside(model: Any) -> list[str]:
+    """The linear layers that belong to no layer and are tuned with all of them."""
+    pattern = of(model.config.model_type).outside
+    return [name for name, _ in model.named_modules() if pattern and re.fullmatch(pattern, name)]
+
+
+def _inside(model: Any) -> Iterator[tuple[str, str, str]]:
+    """Modules that lie in a layer: full name, layer, and the name inside of it."""
+    pattern = re.compile(of(model.config.model_type).layer + r"\.(?P<tail>.+)")
+    for name, _ in model.named_modules():
+        if found := pattern.fullmatch(name):
+            side = found["side"] or "encoder"
+            yield name, f"{side}.{found['number']}", found["tail"]
+
+
+def _check(model: Any, region: Region) -> None:
+    known = layers(model)
+    for name in (*region.layers, *region.without):
+        if name not in known:
+            raise GitpeftError(f"the base has no layer {name}", f"its layers are {_listed(known)}")
+
+
+def _listed(names: Sequence[str] | dict[str, str]) -> str:
+    return ", ".join(names) or "unknown to gitpeft"

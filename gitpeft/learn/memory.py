@@ -1,0 +1,63 @@
+"""How much memory a piece of work took at its worst: hides kernels and devices."""
+
+import sys
+from pathlib import Path
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset(device: str = "cpu") -> None:
+    """Forget earlier peaks, where the system can: Linux since 4.0, and GPUs."""
+    try:
+        _CLEAR.write_text("5")  # proc(5): resets the peak resident set size
+    except OSError:
+        pass
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def resident() -> int:
+    """Most resident memory of this process since `reset`, in bytes; since its start where that cannot be."""
+    import resource
+
+    try:
+        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def on_device(device: str) -> tuple[int, int]:
+    """Most device memory allocated and reserved since `reset`, in bytes; zeros without a GPU."""
+    if not device.startswith("cuda"):
+        return 0, 0
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device)), int(torch.cuda.max_memory_reserved(device))
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an exception says that memory, on a GPU or not, was not enough."""
+    import torch
+
+    said = str(error).lower()
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in said or "not enough memory" in said
+    )
+
+
+def release() -> None:
+    """Give back what is no longer used, after an exception that said so."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

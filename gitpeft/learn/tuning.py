@@ -1,0 +1,175 @@
+"""One run: a base, tuned with one method on one history, and exported. Hides where each step leaves its work.
+
+A run is (task, method, base, seed). The task so far is to write messages; what another task changes is how
+examples are rendered and what is measured, not how a run is trained, kept and resumed.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gitpeft import bundle as bundles
+from gitpeft.learn import backtest
+from gitpeft.learn.dataset import Dataset, Example, pair
+
+if TYPE_CHECKING:
+    from gitpeft.learn.arrays import Rendered
+    from gitpeft.learn.bases import Base
+    from gitpeft.learn.methods import Method
+
+MESSAGES = "messages"
+EPOCHS = 8
+BATCH = 24
+"""Examples a batch holds when all are as long as the budget allows."""
+
+PARITY_EXAMPLES = 48
+MOST_VALID = 200
+"""A validation pass costs as much as several steps: on all of a long history it would eat short budgets."""
+PROBE_BATCHES = 8
+"""Batches of the gradient pass that chooses a hybrid's layers."""
+
+Listener = Callable[[str, float, str], None]
+"""Hears (step, share done 0..1, detail) while a step goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to train: `steps` 0 means `EPOCHS` passes, at most; `minutes` bounds it in any case.
+
+    `checks`: how often in a run the validation loss is measured, on at most `MOST_VALID` examples.
+    """
+
+    base: "Base"
+    method: "Method"
+    seed: int = 0
+    minutes: float = 5.0
+    steps: int = 0
+    checks: int = 10
+    task: str = MESSAGES
+
+
+def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Method", dict[str, Any]]:
+    """Tune the base on the training part; returns the method, its layers chosen, and the cost.
+
+    Leaves `method.json`, `adapter/` and `run.json` in `folder`; what is there is not made again, and a
+    training that was killed continues.
+    """
+    if (folder / "run.json").exists():
+        listen("train", 1.0, "already trained")
+        return _kept_method(job, folder), dict(_read_json(folder / "run.json"))
+    from gitpeft.learn import methods
+    from gitpeft.learn.trainer import Progress, fit, pick_device
+
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out = backtest.sample(data.valid, MOST_VALID, seed=1)
+    rendered = [render_all(part, job.base) for part in (data.train, held_out)]
+    model, device = job.base.load(), pick_device()
+    method = _with_layers(job, model.to(device), rendered[0], folder)
+    model = methods.attach(model, method).to(device)
+    notes: list[str] = []
+
+    def heard(progress: Progress) -> None:
+        notes.extend([progress.note] if progress.note else [])
+        rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
+        listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes[-1:])))
+
+    checkpoint = folder / "checkpoint"
+    cost = fit(
+        model, rendered[0], _settings(job, len(data.train)), valid=rendered[1], on_step=heard,
+        checkpoint=checkpoint, evaluate_every=1 / job.checks,
+    )  # fmt: skip
+    methods.save(model.cpu(), folder / "adapter.new")
+    shutil.rmtree(folder / bundles.ADAPTER, ignore_errors=True)
+    (folder / "adapter.new").rename(folder / bundles.ADAPTER)
+    found = cost.as_dict() | {"adapter_bytes": _size(folder / bundles.ADAPTER), "notes": notes}
+    write_json(folder / "run.json", found)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return method, dict(_read_json(folder / "run.json"))
+
+
+def _settings(job: Job, examples: int) -> Any:
+    from gitpeft.learn.trainer import Settings
+
+    return Settings(
+        steps=job.steps or max(1, EPOCHS * examples // BATCH),
+        minutes=job.minutes,
+        batch_tokens=BATCH * job.base.budget.total,
+        lr=job.method.lr,
+        warmup=0.05,
+        decay=0.7,
+        seed=job.seed,
+        source_limit=job.base.budget.total,
+    )
+
+
+def _with_layers(job: Job, model: Any, data: "Rendered", folder: Path) -> "Method":
+    """The method; a hybrid's layers for full tuning are chosen here, once for a run."""
+    if (folder / "method.json").exists():
+        return _kept_method(job, folder)
+    method = job.method
+    if method.name == "hybrid" and not method.full:
+        from gitpeft.learn import methods
+        from gitpeft.learn.trainer import losses
+
+        batches = losses(model, data, _settings(job, len(data)), PROBE_BATCHES)
+        ranked = methods.rank_layers(model, batches)
+        method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
+    write_json(folder / "method.json", method.as_dict())
+    return method
+
+
+def _kept_method(job: Job, folder: Path) -> "Method":
+    from gitpeft.learn import methods
+
+    kept = dict(_read_json(folder / "method.json"))
+    return methods.of(str(kept.pop("name")), kept)
+
+
+def render_all(examples: Sequence[Example], base: "Base") -> "Rendered":
+    """Examples as token ids, the message ended."""
+    from gitpeft.learn.arrays import Rendered
+
+    return Rendered.of(list(map(partial(pair_for, base), examples)))
+
+
+def pair_for(base: "Base", example: Example) -> tuple[list[int], list[int]]:
+    """Source and target ids of an example as this base reads them."""
+    source, target = pair(example, base.budget, base.codec())
+    before, after = base.wrapping()
+    room = base.budget.total - len(before) - len(after)
+    return [*before, *source[:room], *after], target
+
+
+def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[str, Any]:
+    """Write the run's ONNX files through the parity gate; what the gate measured, and decoding settings."""
+    done = folder / "exported.json"
+    if done.exists():
+        return dict(_read_json(done))
+    from gitpeft.learn import methods
+    from gitpeft.learn.export import export as write_graphs
+
+    base.check_exportable()
+    model = methods.load_merged(base.load(), method, folder / bundles.ADAPTER)
+    held_out = backtest.sample(data.valid, PARITY_EXAMPLES, seed=0)
+    pairs = [pair_for(base, example) for example in held_out]
+    result = write_graphs(model, base.tokenizer, folder, [(source, target[:-1]) for source, target in pairs])
+    write_json(done, result.to_dict())
+    return result.to_dict()
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file in one rename."""
+    path.with_name(path.name + ".new").write_text(json.dumps(value, indent=1), encoding="utf-8")
+    path.with_name(path.name + ".new").replace(path)
