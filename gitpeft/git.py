@@ -63,6 +63,8 @@ DIFF = (
 _CHUNK = 1 << 18
 _PIPE = 1 << 20
 _BLOCK = 64
+_CONTENTS = 256
+_BINARY_SIZE = 1 << 20  # core.bigFileThreshold, above
 _PREVIOUS = 200
 
 
@@ -269,6 +271,18 @@ class Repository:
         options = ["--batch-all-objects", "--unordered", "--batch-check=%(objectname)"]
         return set(self.run("cat-file", *options).split())
 
+    def line_counts(self, names: Sequence[str]) -> dict[str, int]:
+        """The number of lines of each content that git knows by such a name (an id, `REV:PATH`) and has here.
+
+        A last line without an end counts; what git would take for binary has none.
+        """
+        found: dict[str, int] = {}
+        for start in range(0, len(names), _CONTENTS):
+            asked = names[start : start + _CONTENTS]
+            lines = "".join(f"{name}\n" for name in asked).encode("utf-8", "replace")
+            found |= _lines_of(asked, self.run("cat-file", "--batch", input=lines))
+        return found
+
     def _diff_tree(self, shas: Sequence[str], options: Sequence[str]) -> subprocess.Popen[bytes]:
         """`git diff-tree` over the commits; they wait in a file, so that no pipe can fill up both ways."""
         import tempfile  # not on the way of the hook, which never gets here
@@ -417,6 +431,22 @@ def _blobs(item: bytes) -> list[bytes]:
     """The blobs in a line of `--raw` output; neither absent sides nor submodules."""
     old_mode, new_mode, old, new, *_ = item.lstrip(b"\n:").split(b" ") if b" " in item else [b"000000"] * 4
     return [blob for mode, blob in ((old_mode, old), (new_mode, new)) if mode not in (b"000000", b"160000")]
+
+
+def _lines_of(names: Sequence[str], output: bytes) -> dict[str, int]:
+    """Lines by name from the output of `cat-file --batch`; names without a content are left out."""
+    found = {}
+    at = 0
+    for name in names:
+        end = output.index(b"\n", at)
+        size = output[at:end].rpartition(b" ")[2]
+        at = end + 1
+        if size.isdigit():
+            content = output[at : at + int(size)]
+            at += int(size) + 1
+            binary = len(content) > _BINARY_SIZE or b"\0" in content[:8000]
+            found[name] = 0 if binary else content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
+    return found
 
 
 def _text(output: bytes) -> str:
