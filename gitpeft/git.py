@@ -209,6 +209,14 @@ class Repository:
         lines = self.run("rev-list", *order, *tips, "--").decode().splitlines()
         return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines)]
 
+    def commits_of(self, between: str) -> list[str]:
+        """The commits of a range `A..B` that are no merges, oldest first. GitpeftError when it names none."""
+        order = ["--no-merges", "--date-order", "--reverse", "--end-of-options"]
+        try:
+            return self.run("rev-list", *order, between, "--").decode().split()
+        except GitpeftError:
+            raise GitpeftError(f"{between!r} names no commits here", "See `git log --oneline`.") from None
+
     def since(self, rev: str) -> int | None:
         """How many commits HEAD has that `rev` has not; None where one of them is unknown here."""
         from git import GitCommandError, Repo

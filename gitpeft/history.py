@@ -118,11 +118,17 @@ class History:
         self._db = _connect(path)
 
     @classmethod
-    def open(cls, state_dir: Path) -> Self:
-        """The cache in a state directory, made where it is missing, built anew where it is unusable."""
+    def open(cls, state_dir: Path, wait_ms: int | None = None) -> Self:
+        """The cache in a state directory, made where it is missing, built anew where it is unusable.
+
+        `wait_ms` is how long to wait for another writer, ten seconds unless given.
+        """
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
-            return cls(state_dir / "history.db")
+            history = cls(state_dir / "history.db")
+            if wait_ms is not None:
+                history._db.execute(f"PRAGMA busy_timeout = {int(wait_ms)}")
+            return history
         except (OSError, sqlite3.OperationalError) as error:
             raise GitpeftError(f"cannot open {state_dir / 'history.db'}: {error}") from error
 
@@ -199,7 +205,8 @@ class History:
         if new := past.unread(self._db, left):
             self._catch_up(repository, new)
         try:
-            past.move(self._db, head, left, right)
+            if head != (past.where(self._db) or None):
+                past.move(self._db, head, left, right)
             yield past.Stored(self._db)
             if keep:
                 self._db.commit()

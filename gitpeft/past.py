@@ -194,7 +194,7 @@ def count_lines(db: sqlite3.Connection, repository: Repository, order: Sequence[
     steps: dict[str, tuple[str, int]] = {}
     for _, _, _, old, new, grown, _ in rows:
         steps.setdefault(new, (old, grown))
-    named = {row[0]: _content(*row[1:4], row[6]) for row in rows}
+    named = {number: _content(sha, path, old, status) for number, sha, path, old, _, _, status in rows}
     roots = {_walk(name, steps)[0] for name in named.values()}
     known = repository.line_counts(sorted(roots - {""}))
     with db:
@@ -269,9 +269,10 @@ def where(db: sqlite3.Connection) -> str:
 def load(db: sqlite3.Connection, shas: set[str]) -> dict[str, Change]:
     """Those of the commits that are stored, by id."""
     files: dict[int, list[Touch]] = {}
-    query = "SELECT change, path, status, kind, added, removed, lines, functions, origin FROM touch ORDER BY rowid"
-    for number, *values, functions, origin in db.execute(query):
-        touch = Touch(*values[:5], values[5] or 0, frozenset(functions.split()), origin)
+    columns = "change, path, status, kind, added, removed, lines, functions, origin"
+    query = f"SELECT {columns} FROM touch ORDER BY rowid"
+    for number, path, status, kind, added, removed, lines, functions, origin in db.execute(query):
+        touch = Touch(path, status, kind, added, removed, lines or 0, frozenset(functions.split()), origin)
         files.setdefault(number, []).append(touch)
     rows = db.execute("SELECT id, sha, author, time, fix FROM change")
     return {
@@ -307,7 +308,7 @@ class Stored:
 
     def _rows(self, path: str) -> sqlite3.Cursor:
         return self._db.execute(
-            "SELECT origin, id, author, time, fix, functions FROM touch JOIN change ON change.id = touch.change"
+            "SELECT origin, id, author, time, fix, functions FROM touch JOIN change ON id = touch.change"
             " WHERE path = ? AND reached ORDER BY id",
             (path,),
         )

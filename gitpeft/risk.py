@@ -9,7 +9,6 @@ one that cannot be trusted for want of known bugs says so in `why`, and then not
 
 import json
 import math
-import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -20,11 +19,11 @@ from gitpeft.diff import FileChange, parse
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.mask import mask
-from gitpeft.metrics import NAMES, Metrics
+from gitpeft.metrics import KAMEI, NAMES, Metrics
 from gitpeft.past import LINED, Change, Touch, function_key
 
-FEATURES = tuple(name for name in NAMES if name != "fix")
-"""What a model may look at: before a commit nobody knows yet whether its message will call it a fix."""
+FEATURES = tuple(name for name in KAMEI if name != "fix")
+"""What a model looks at: before a commit nobody knows yet whether its message will call it a fix."""
 
 _AS_THEY_ARE = frozenset({"entropy", "tests", "fix"})
 LINES_ADDED, LOGISTIC, NONE = "lines added", "logistic regression", "none"
@@ -40,7 +39,8 @@ def scaled(metrics: Metrics, names: Sequence[str] = FEATURES) -> list[float]:
 class Model:
     """A fitted score. `kind` is `lines added`, `logistic regression`, or `none` for the reason `why`.
 
-    `weights` and `bias` belong to the `features` as `scaled` gives them; `curve` are points (score,
+    `weights` and `bias` belong to the `features` as `scaled` gives them, whose `means` over the history show
+    what is unusual in a change; `sizes` are quantiles of the changed lines of recent commits; `curve` are points (score,
     probability) between which probabilities are interpolated; `scores` are evenly spaced quantiles of the
     scores of recent commits, from the lowest to the highest; `report` is what was measured.
     """
@@ -50,6 +50,8 @@ class Model:
     features: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     bias: float = 0.0
+    means: tuple[float, ...] = ()
+    sizes: tuple[float, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
     scores: tuple[float, ...] = ()
     known: int = 0
@@ -64,7 +66,7 @@ class Model:
             return cls(why="no risk model was made yet; run `gitpeft init`")
         try:
             known = {one.name: data[one.name] for one in fields(cls)}
-            lists = {name: tuple(map(float, known[name])) for name in ("weights", "scores")}
+            lists = {name: tuple(map(float, known[name])) for name in ("weights", "means", "sizes", "scores")}
             curve = tuple((float(score), float(chance)) for score, chance in known["curve"])
             model = cls(**{**known, **lists, "curve": curve, "features": tuple(map(str, known["features"]))})
             model._check()
@@ -75,11 +77,18 @@ class Model:
     def _check(self) -> None:
         if self.kind not in (LINES_ADDED, LOGISTIC, NONE):
             raise ValueError(f"unknown kind {self.kind!r}")
-        if len(self.weights) != len(self.features) or set(self.features) - set(NAMES):
+        if not len(self.weights) == len(self.means) == len(self.features) or set(self.features) - set(NAMES):
             raise ValueError("features and weights do not belong together")
         if self.usable and not (len(self.curve) > 1 and len(self.scores) > 1):
             raise ValueError("no calibration")
-        numbers = (*self.weights, self.bias, *self.scores, *(x for point in self.curve for x in point))
+        numbers = (
+            *self.weights,
+            *self.means,
+            self.bias,
+            *self.scores,
+            *self.sizes,
+            *(x for point in self.curve for x in point),
+        )
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError("a number is not finite")
 
@@ -103,18 +112,32 @@ class Model:
 
     def percentile(self, score: float) -> float:
         """The share of recent commits here, in percent, whose score is not higher."""
-        low, high = bisect_left(self.scores, score), bisect_right(self.scores, score)
-        if low == high and 0 < low < len(self.scores):
-            before, after = self.scores[low - 1], self.scores[low]
-            place = low - 1 + (score - before) / (after - before)
-        else:
-            place = max(0, high - 1)
-        return 100.0 * place / (len(self.scores) - 1)
+        return 100 * share_below(self.scores, score)
+
+    def size_percentile(self, lines: int) -> float:
+        """The same for the number of changed lines alone."""
+        return 100 * share_below(self.sizes, lines) if self.sizes else 0.0
+
+    def parts(self, metrics: Metrics) -> list[tuple[str, float]]:
+        """What each feature adds to the score against a usual commit, what weighs most first."""
+        rows = zip(self.features, self.weights, self.means, scaled(metrics, self.features), strict=True)
+        parts = [(name, weight * (value - mean)) for name, weight, mean, value in rows]
+        return sorted(parts, key=lambda part: -abs(part[1]))
 
     def flags(self, score: float, budget: float) -> bool:
         """Whether a score is above those of all but `budget` percent of the recent commits."""
         place = (1 - budget / 100) * (len(self.scores) - 1)
         return score > self.scores[min(len(self.scores) - 1, math.ceil(place - 1e-9))]
+
+
+def share_below(quantiles: Sequence[float], value: float) -> float:
+    """Where a value stands among evenly spaced quantiles, 0..1; a value on several of them is above them."""
+    low, high = bisect_left(quantiles, value), bisect_right(quantiles, value)
+    place = float(max(0, high - 1))
+    if low == high and 0 < low < len(quantiles):
+        before, after = quantiles[low - 1], quantiles[low]
+        place = low - 1 + (value - before) / (after - before)
+    return place / (len(quantiles) - 1)
 
 
 def interpolate(points: Sequence[tuple[float, float]], x: float) -> float:
@@ -134,34 +157,21 @@ def model_of(bundle: bundles.Bundle | None) -> Model:
 # --- a change -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A change to be looked at: what the metrics need, the files as git shows them, and its parent."""
-
-    change: Change
-    files: tuple[FileChange, ...]
-    parent: str | None
-
-
-def staged(repository: Repository, author: str, now: float | None = None) -> Asked:
-    """What is staged; `author` is the hash of who commits. GitpeftError when git fails."""
-    head = repository.head()
+def staged(repository: Repository, author: str, now: int) -> tuple[list[FileChange], Change]:
+    """What is staged, as git shows it and as the metrics see it; `author` is the hash of who commits."""
     files = parse(repository.staged_patch())
-    moment = int(time.time() if now is None else now)
-    return Asked(_change(repository, files, head or "", author, moment, fix=False), tuple(files), head)
+    return files, as_change(repository, files, "HEAD", author, now)
 
 
-def committed(
-    repository: Repository, sha: str, parent: str | None, author: str, when: int, fix: bool
-) -> Asked:
-    """The change of a commit as if it were staged on its first parent, with its own author and time."""
-    files = parse(repository.patch(sha)) if sha else []
-    return Asked(_change(repository, files, parent or "", author, when, fix), tuple(files), parent)
-
-
-def _change(
-    repository: Repository, files: Sequence[FileChange], parent: str, author: str, when: int, fix: bool
+def as_change(
+    repository: Repository,
+    files: Sequence[FileChange],
+    parent: str,
+    author: str,
+    when: int,
+    fix: bool = False,
 ) -> Change:
+    """Files that change on top of the commit `parent` ("" for the first commit) as the metrics see them."""
     names = [_content(file, parent) for file in files]
     counts = repository.line_counts(sorted({name for name in names if name}))
     paths = masked(files)
@@ -191,6 +201,8 @@ def _content(file: FileChange, parent: str) -> str:
 
 def masked(files: Sequence[FileChange]) -> list[tuple[str, str | None]]:
     """Path and origin of each file as history stores them: without secrets."""
-    lines = mask("\n".join(f"{file.path}\t{file.old_path or ''}" for file in files)).split("\n") if files else []
+    lines = (
+        mask("\n".join(f"{file.path}\t{file.old_path or ''}" for file in files)).split("\n") if files else []
+    )
     pairs = (line.partition("\t") for line in lines)
     return [(path, origin or None) for path, _, origin in pairs]

@@ -26,7 +26,7 @@ from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History, MineReport, Record
-from gitpeft.learn import appraise, backtest, dataset, style
+from gitpeft.learn import appraise, backtest, dataset, defects, style
 from gitpeft.learn.appraise import Made
 from gitpeft.learn.dataset import ENOUGH, Dataset, Example, pair
 
@@ -69,7 +69,8 @@ class Outcome:
 
     `kind` is model or retrieval, `why` the reason for a retrieval; `choice` the validation score (B-Norm) of
     each way of choosing; `test` maps a system to its scores on the newest commits; `samples` are (sha, the
-    team's message, ours); `seconds` by step; `peak_memory` in bytes.
+    team's message, ours); `risk` is the risk model as its file holds it; `seconds` by step; `peak_memory` in
+    bytes.
     """
 
     kind: str
@@ -85,6 +86,7 @@ class Outcome:
     choice: dict[str, Any] = field(default_factory=dict)
     test: dict[str, Any] = field(default_factory=dict)
     samples: list[tuple[str, str, str]] = field(default_factory=list)
+    risk: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     bundle: str = ""
@@ -142,6 +144,8 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     with clock("measure"):
         asking = _counted(listen, "measure")
         outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking)
+    with clock("risk"):
+        outcome.risk = fit_risk(repo, mined, work.folder, listen)
     outcome.bundle = _publish(repo, made, data, habits, chooser, outcome)
     outcome.seconds = clock.seconds
     outcome.peak_memory = _peak_memory()
@@ -161,6 +165,7 @@ def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]
             f"nothing was trained: {reason}", "`gitpeft init` serves this history without training"
         )
     work = _Work(repo, plan, mined, data, Outcome("retrieval"), _Clock(), listen)
+    fit_risk(repo, mined, work.folder, listen)
     base, method = bases.find(plan.base), replace(methods.of(plan.method), **plan.settings)
     return train(plan, base, method, data, work.folder, listen)
 
@@ -362,6 +367,18 @@ def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[
     return result.to_dict()
 
 
+def fit_risk(repo: Repository, mined: Mined, folder: Path, listen: Listener) -> dict[str, Any]:
+    """Label the history, fit the risk model, and leave `risk.json` in `folder`; the model as plain values."""
+    done = folder / bundles.RISK
+    if not done.exists():
+        with History.open(repo.state_dir) as history:
+            model = defects.of_history(history, repo, mined.tip, listen)
+        done.with_name(f"{done.name}.new").write_text(model.to_json(), encoding="utf-8")
+        done.with_name(f"{done.name}.new").replace(done)
+    listen("risk", 1.0, "")
+    return dict(json.loads(done.read_text(encoding="utf-8")))
+
+
 def _counted(listen: Listener, step: str) -> Callable[[int, int], None]:
     return lambda done, total: listen(step, done / max(1, total), f"{done}/{total} commits")
 
@@ -387,6 +404,7 @@ def _publish(
         (folder / bundles.INDEX).mkdir()
         data.index.save(folder / bundles.INDEX)
         _write_json(folder / bundles.STYLE, habits)
+        _write_json(folder / bundles.RISK, outcome.risk)
         id_ = bundles.write(folder, replace(made.manifest, metrics=metrics))
     bundles.activate(repo.state_dir, id_)
     bundles.prune(repo.state_dir)

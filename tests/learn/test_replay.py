@@ -17,7 +17,7 @@ PEOPLE = ("ada@example.org", "ben@example.org", "cho@example.org")
 
 
 def build(repo: Repo, count: int, seed: int) -> None:
-    """A history of everything: edits, renames, copies, deletions, links, modes, binary and odd names, merges."""
+    """A history of everything: edits, renames, deletions, links, modes, binary files, odd names, merges."""
     dice = random.Random(seed)
     paths: list[str] = []
     for number in range(count):
@@ -32,7 +32,18 @@ def build(repo: Repo, count: int, seed: int) -> None:
         repo.tick(dice.choice((HOUR, 30 * HOUR, 900 * HOUR)))
         if number % 9 == 8:
             repo.git("checkout", "-q", "main")
-            repo.git("merge", "-q", "--no-ff", "-X", "theirs", "-m", "merge", f"side{number - 3}", env=env, check=False)
+            repo.git(
+                "merge",
+                "-q",
+                "--no-ff",
+                "-X",
+                "theirs",
+                "-m",
+                "merge",
+                f"side{number - 3}",
+                env=env,
+                check=False,
+            )
             if repo.git("rev-parse", "-q", "--verify", "MERGE_HEAD", check=False):
                 repo.git("add", "-A")
                 repo.git("commit", "-q", "-m", "merge by hand", env=env)
@@ -41,7 +52,9 @@ def build(repo: Repo, count: int, seed: int) -> None:
 
 
 def _edit(repo: Repo, dice: random.Random, paths: list[str], number: int) -> None:
-    kind = dice.choice(("new", "new", "edit", "edit", "edit", "edit", "move", "drop", "binary", "link", "mode", "lock"))
+    kind = dice.choice(
+        ("new", "new", "edit", "edit", "edit", "edit", "move", "drop", "binary", "link", "mode", "lock")
+    )
     here = [path for path in paths if (repo.path / path).is_file() and not (repo.path / path).is_symlink()]
     name = f"{dice.choice(('src/', 'src/deep/', 'tests/', ''))}{dice.choice(('a', 'b', 'ü x'))}{number}.py"
     if kind == "binary":
@@ -51,7 +64,10 @@ def _edit(repo: Repo, dice: random.Random, paths: list[str], number: int) -> Non
     elif kind == "link":
         (repo.path / f"link{dice.random()}").symlink_to(f"to{number}")
     elif kind == "new" or not here:
-        repo.write(name, "".join(f"def f{i}():\n    return {dice.random()}\n\n" for i in range(dice.randrange(1, 30))))
+        repo.write(
+            name,
+            "".join(f"def f{i}():\n    return {dice.random()}\n\n" for i in range(dice.randrange(1, 30))),
+        )
         paths.append(name)
     elif kind == "mode":
         (repo.path / dice.choice(here)).chmod(0o755)
@@ -93,7 +109,7 @@ def asked(repo: Repo, shas: list[str]) -> dict[str, Metrics]:
                 repo.git("symbolic-ref", "HEAD", "refs/heads/unborn")
             repo.git("read-tree", sha)
             mail, when = repo.git("log", "-1", "--format=%ae %ct", sha).split()
-            change = risk.staged(repository, history.author(f"<{mail}>"), int(when)).change
+            _, change = risk.staged(repository, history.author(f"<{mail}>"), int(when))
             with history.before(repository, repository.head(), keep=bool(hash(sha) % 2)) as past:
                 found[sha] = measure(past, change)
     return found
@@ -106,7 +122,12 @@ def test_replay_and_hook_measure_the_same_in_every_commit(repo: Repo, seed: int)
     found = replayed(repo)
     assert len(found) > 25
     assert any(file.origin for one in found for file in one.change.files), "no rename"
-    assert {file.kind for one in found for file in one.change.files} >= {"text", "binary", "symlink", "generated"}
+    assert {file.kind for one in found for file in one.change.files} >= {
+        "text",
+        "binary",
+        "symlink",
+        "generated",
+    }
     dice = random.Random(seed)
     shas = [one.sha for one in found]
     dice.shuffle(shas)
