@@ -42,7 +42,7 @@ class RiskReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, one line a commit."""
-        said = {"rev": self.rev, "probability": _round(self.probability, 4)}
+        said: dict[str, Any] = {"rev": self.rev, "probability": _round(self.probability, 4)}
         said |= {"percentile": _round(self.percentile, 1), "flagged": self.flagged}
         said |= {"evidence": [one.as_dict() for one in self.evidence], "files": list(self.files)}
         return said | {"model": self.model} | ({"why": self.why} if self.why else {})
