@@ -62,8 +62,8 @@ def format_of(mark: bytes, fields: str = _FIELDS) -> str:
 class Cutter(Generic[Item]):
     """Cuts git's output into records, holding one at most, and of an enormous one a part at a time.
 
-    A subclass names the fields that it wants printed (`FIELDS`, each ended by NUL) and makes an item of them and
-    of the text behind them, which `add` is given in one part or, of an enormous record, in several.
+    A subclass names the fields that it wants printed (`FIELDS`, each ended by NUL) and makes an item of them
+    and of the text behind them, which `add` is given in one part or, of an enormous record, in several.
     """
 
     FIELDS: ClassVar[str] = "%H%x00"

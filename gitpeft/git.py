@@ -254,7 +254,7 @@ class Repository:
                 stream.close()
 
     def messages(self, tip: str) -> list[Commit]:
-        """The commits that `tip` reaches with their messages but no files, every parent before its children."""
+        """The commits that `tip` reaches, with messages but no files, every parent before its children."""
         mark = new_mark()
         parser = Parser(mark)
         order = ["--topo-order", "--reverse", "--no-show-signature", format_of(mark, Parser.FIELDS)]
