@@ -38,6 +38,7 @@ class Config:
     subject_length: int = 0  # 0: as learnt
     ticket_pattern: str = ""  # "": as learnt
     ticket_format: str = ""
+    fix_pattern: str = ""  # "": as learnt
     lint: bool = True
     quiet: bool = False
     amend: bool = False
@@ -120,6 +121,7 @@ KEYS: Mapping[str, Key] = {
     "subjectlength": Key("subject_length", _number(20, 200), shared=True),
     "ticketpattern": Key("ticket_pattern", _pattern, shared=True),
     "ticketformat": Key("ticket_format", _format, shared=True),
+    "fixpattern": Key("fix_pattern", _pattern, shared=True),
     "lint": Key("lint", _boolean, shared=True),
     "quiet": Key("quiet", _boolean, shared=True),
     "amend": Key("amend", _boolean, shared=False),

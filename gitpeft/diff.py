@@ -168,6 +168,11 @@ def _read_header(line: bytes, change: FileChange, modes: list[bytes]) -> None:
         change.kind = "binary"
 
 
+def path_text(quoted: str) -> str:
+    """A path that git may have quoted, as text on one line, the way `FileChange` has it."""
+    return _printable(_unquote(quoted.encode())) if quoted.startswith('"') else quoted
+
+
 def _name(quoted: bytes) -> str | None:
     name = _unquote(quoted)
     return None if name == b"/dev/null" else _printable(name[2:])

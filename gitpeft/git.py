@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Generic
 
-from gitpeft.commits import Commit, Parser, Skipped, format_of, new_mark, text_of
+from gitpeft.commits import Commit, Cutter, Item, Parser, Skipped, format_of, new_mark, text_of
 from gitpeft.errors import GitpeftError
 
 OLDEST = (2, 31)
@@ -239,11 +240,18 @@ class Repository:
 
         Give the newest first: deltas in a pack lead from newer to older content.
         """
+        yield from self.read(shas, DIFF, Parser, jobs)
+
+    def read(
+        self, shas: Sequence[str], options: Sequence[str], cutter: type[Cutter[Item]], jobs: int = 2
+    ) -> Iterator[Item | Skipped]:
+        """What `cutter` makes of the output of `git diff-tree OPTIONS` on each commit; else as `log`."""
         cut = self.shallow()
         yield from (Skipped(sha, "shallow") for sha in shas if sha in cut)
         shas = [sha for sha in shas if sha not in cut]
         blocks = [shas[i : i + _BLOCK] for i in range(0, len(shas), _BLOCK)]
-        streams = [_Stream(self, list(chain(*blocks[i::jobs]))) for i in range(min(jobs, len(blocks)))]
+        shares = [list(chain(*blocks[i::jobs])) for i in range(min(jobs, len(blocks)))]
+        streams = [_Stream(self, share, options, cutter) for share in shares]
         try:
             while streams:
                 for stream in streams[:]:
@@ -254,6 +262,37 @@ class Repository:
         finally:
             for stream in streams:
                 stream.close()
+
+    def messages(self, tip: str) -> list[Commit]:
+        """The commits that `tip` reaches, with messages but no files, every parent before its children."""
+        mark = new_mark()
+        parser = Parser(mark)
+        order = ["--topo-order", "--reverse", "--no-show-signature", format_of(mark, Parser.FIELDS)]
+        return [*parser.feed(self.run("log", *order, tip, "--")), *parser.end()]
+
+    def blobs(self, ids: Sequence[str]) -> Iterator[bytes | None]:
+        """The content of each blob, in the order given; None for one that is not here.
+
+        Ask a partial clone for blobs only that a diff has read: others it would try to fetch, and die.
+        """
+        process = self._fed(["cat-file", "--batch", "--buffer"], ids)
+        assert process.stdout
+        _widen(process)
+        try:
+            for _ in ids:
+                head = process.stdout.readline().split()
+                size = int(head[2]) if len(head) == 3 and head[1] == b"blob" else None
+                yield None if size is None else process.stdout.read(size + 1)[:-1]
+        finally:
+            process.stdout.close()
+            process.wait()
+
+    def file(self, rev: str, path: str) -> bytes:
+        """The content of a file as committed; empty where there is none."""
+        try:
+            return self.run("cat-file", "blob", f"{rev}:{path}")
+        except GitpeftError:
+            return b""
 
     def missing(self, shas: Sequence[str]) -> set[str]:
         """Those of the commits whose change needs an object that is not here (a partial clone).
@@ -292,15 +331,18 @@ class Repository:
         return found
 
     def _diff_tree(self, shas: Sequence[str], options: Sequence[str]) -> subprocess.Popen[bytes]:
-        """`git diff-tree` over the commits; they wait in a file, so that no pipe can fill up both ways."""
+        """`git diff-tree` over the commits."""
+        return self._fed(["diff-tree", "--stdin", "--always", "--root", "-r", *options], shas)
+
+    def _fed(self, arguments: Sequence[str], lines: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Git reading lines, which wait in a file, so that no pipe can fill up both ways."""
         import tempfile  # not on the way of the hook, which never gets here
 
         with tempfile.TemporaryFile() as listed:
-            listed.write("".join(f"{sha}\n" for sha in shas).encode())
+            listed.write("".join(f"{line}\n" for line in lines).encode())
             listed.seek(0)
-            command = [*_PREFIX, "diff-tree", "--stdin", "--always", "--root", "-r", *options]
             return subprocess.Popen(
-                command,
+                [*_PREFIX, *arguments],
                 cwd=self.cwd,
                 env={**self.environment, **_STREAMING},
                 stdin=listed,
@@ -309,12 +351,16 @@ class Repository:
             )
 
 
-class _Stream:
+class _Stream(Generic[Item]):
     """One git process reading commits, started again behind each commit that it dies of."""
 
-    def __init__(self, repository: Repository, shas: list[str]) -> None:
+    def __init__(
+        self, repository: Repository, shas: list[str], options: Sequence[str], cutter: type[Cutter[Item]]
+    ) -> None:
         self.repository = repository
         self.shas = shas
+        self.options = options
+        self.cutter = cutter
         self.at = 0
         self.checked = False
         self._begin(len(shas))
@@ -323,12 +369,12 @@ class _Stream:
         """Start git on the commits from `at` to `until`."""
         mark = new_mark()
         self.until = until
-        self.parser = Parser(mark)
-        options = [*DIFF, format_of(mark)]
+        self.parser = self.cutter(mark)
+        options = [*self.options, format_of(mark, self.cutter.FIELDS)]
         self.process = self.repository._diff_tree(self.shas[self.at : until], options)
         _widen(self.process)
 
-    def read(self) -> list[Commit | Skipped] | None:
+    def read(self) -> list[Item | Skipped] | None:
         """The commits of the next chunk; None at the end."""
         if self.at == len(self.shas):
             self.close()
@@ -351,21 +397,21 @@ class _Stream:
         self.process.stdout.close()
         self.process.wait()
 
-    def _account(self, commits: list[Commit]) -> list[Commit | Skipped]:
+    def _account(self, commits: list[Item]) -> list[Item | Skipped]:
         """The same commits, and those between them of which git said nothing."""
-        out: list[Commit | Skipped] = []
+        out: list[Item | Skipped] = []
         for commit in commits:
             out += self._skip(self.shas.index(commit.sha, self.at), "unreadable")
             out.append(commit)
             self.at += 1
         return out
 
-    def _skip(self, until: int, reason: str) -> list[Commit | Skipped]:
+    def _skip(self, until: int, reason: str) -> list[Item | Skipped]:
         skipped = self.shas[self.at : until]
         self.at = until
         return [Skipped(sha, reason) for sha in skipped]
 
-    def _died(self) -> list[Commit | Skipped]:
+    def _died(self) -> list[Item | Skipped]:
         """Git met an object that it cannot read: leave out the commits that need one, and go on.
 
         Git may die before or while it prints a commit, so the first one that is left is then asked for alone.
@@ -374,7 +420,7 @@ class _Stream:
             self.checked = True
             self.shas, self.at = self.shas[self.at :], 0
             gone = self.repository.missing(self.shas)
-            out: list[Commit | Skipped] = [Skipped(sha, "missing") for sha in self.shas if sha in gone]
+            out: list[Item | Skipped] = [Skipped(sha, "missing") for sha in self.shas if sha in gone]
             self.shas = [sha for sha in self.shas if sha not in gone]
             self._begin(len(self.shas))
             return out

@@ -34,6 +34,7 @@ IMPORTERS = {
     "rich": {"show", "learn.compare"},
     "git": {"git"},
     "detect_secrets": {"mask"},
+    "pygments": {"learn.suspects"},
 }
 
 # Who may do so while it is being imported; all others wait until a function needs it. Nobody may for peft
@@ -41,6 +42,7 @@ IMPORTERS = {
 AT_MODULE_LEVEL = {
     "learn": {"numpy", "safetensors", "tokenizers", "torch", "transformers"},
     "learn.compare": {"rich"},
+    "learn.suspects": {"pygments"},
     "cli": {"typer", "click"},
     "show": {"rich"},
 }
