@@ -34,7 +34,7 @@ FORMAT = 1
 """Version of the layout and of the manifest."""
 
 MANIFEST, ENCODER, DECODER, TOKENIZER = "manifest.json", "encoder.onnx", "decoder.onnx", "tokenizer.json"
-STYLE, CHOOSER, INDEX, ADAPTER = "style.json", "chooser.json", "index", "adapter"
+STYLE, CHOOSER, INDEX, ADAPTER, RISK = "style.json", "chooser.json", "index", "adapter", "risk.json"
 KINDS = {"model": {ENCODER, DECODER, TOKENIZER}, "retrieval": set[str]()}
 """The kinds of bundle and the files that each must have."""
 

@@ -22,6 +22,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 
 if TYPE_CHECKING:
+    from gitpeft.assess import Assessor, RiskReport
     from gitpeft.learn.pipeline import Plan
     from gitpeft.learn.tuning import Listener
     from gitpeft.suggest import Suggester
@@ -80,7 +81,7 @@ def init(
     no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Make the model, install no hook.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Everything: read the history, tune a model on it, check and export it, install the hook.
+    """Everything: read the history, tune a model on it, check and export it, fit the risk model, install hooks.
 
     Below 50 usable commits, or without `gitpeft[train]`, the base is used untuned, with exemplars from this
     history. Mining, export and evaluation take one or two minutes beside the training budget.
@@ -97,21 +98,28 @@ def init(
         from gitpeft.learn import pipeline
 
         outcome = pipeline.run(repository, plan, listen)
-    hooks = "not installed (--no-hooks)" if no_hooks else _install_hooks(repository)
+    hooks = "not installed (--no-hooks)" if no_hooks else _install_hooks(repository, outcome.risk)
     if as_json:
         _print_json(asdict(outcome) | {"hooks": hooks})
     else:
         show.card(outcome, hooks)
 
 
-def _install_hooks(repository: Repository) -> str:
-    """Install, and say so; a hook that cannot be put in does not undo the model."""
-    from gitpeft.install import install as put
+def _install_hooks(repository: Repository, risk: dict[str, Any]) -> str:
+    """Install, and say so; a hook that cannot be put in does not undo the model.
 
+    The pre-commit hook comes with it where there is a risk model that has something to flag.
+    """
+    from gitpeft import stubs
+    from gitpeft.install import install as put
+    from gitpeft.risk import LOGISTIC
+
+    names = stubs.NAMES if risk.get("kind") == LOGISTIC else stubs.NAMES[:1]
     try:
         return "; ".join(
             " ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes))
-            for done in put(repository)
+            for name in names
+            for done in put(repository, hooks=[name])
         )
     except GitpeftError as error:
         return f"not installed: {error.message} {error.hint}"
@@ -284,6 +292,105 @@ def _answer(repository: Repository, suggester: "Suggester", rev: str | None, num
 
 
 @app.command()
+def risk(
+    rev: Annotated[str | None, typer.Argument(help="A commit, or a range A..B.")] = None,
+    staged: Annotated[bool, typer.Option("--staged", help="Look at what is staged.")] = False,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Read revisions, a line each.")] = False,
+    format_: Annotated[str, typer.Option("--format", help="text, json, sarif or github.")] = "text",
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="REV", help="Judge by what was known at REV alone.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the metrics and what each adds.")] = False,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, metavar="P", help="Exit with 1 if a percentile is above P."),
+    ] = None,
+    repo: Repo = None,
+) -> None:
+    """Whether changes deserve a second look, and the counted facts that say so.
+
+    The percentile is the place among the recent commits of this repository. What is flagged there by default
+    is the riskiest tenth (`git config gitpeft.riskBudget`). Nothing here names a person.
+    """
+    if (rev is not None) + staged + stdin > 1:
+        raise typer.BadParameter("give a revision, --staged or --stdin, not several")
+    from gitpeft import formats
+
+    if format_ not in formats.FORMATS:
+        raise typer.BadParameter(f"--format is one of {', '.join(formats.FORMATS)}")
+    reports = _assess(Repository.open(repo), rev, stdin, until)
+    above = 0
+    shown = []
+    for report in reports:
+        above += fail_above is not None and (report.percentile or 0.0) > fail_above
+        if format_ == "sarif":
+            shown.append(report)
+        elif format_ == "json":
+            print(formats.json_line(report, explain), flush=True)
+        elif format_ == "github":
+            print(formats.github(report), end="\n" if report.flagged else "", flush=True)
+        else:
+            print("\n".join(formats.text(report, explain)), flush=True)
+    if format_ == "sarif":
+        print(formats.sarif(shown, sorted({one.why for one in shown if one.why})))
+    if above:
+        raise GitpeftError(
+            f"{above} change{'s are' if above > 1 else ' is'} above the {fail_above:g}th percentile",
+            "look at the evidence; --fail-above sets the limit",
+        )
+
+
+def _assess(
+    repository: Repository, rev: str | None, stdin: bool, until: str | None
+) -> "Iterator[RiskReport]":
+    """Reports for what was asked; the history is read as far as that needs."""
+    from gitpeft import assess, bundle, config
+    from gitpeft.history import History
+    from gitpeft.risk import model_of
+
+    settings = config.load(repository)
+    between = rev is not None and ".." in rev
+    if between and rev is not None:
+        assess.check_range(rev)
+    tip = rev.rpartition("..")[2] if between and rev is not None else rev
+    tips = [repository.resolve(tip)] if tip is not None else []
+    tips += [head] if (head := repository.head()) is not None else []
+    with History.open(repository.state_dir) as history:
+        for one in tips:
+            history.mine(repository, one)
+        if until is None:
+            model = model_of(bundle.active(repository.state_dir))
+        else:
+            from gitpeft.learn import defects
+
+            history.mine(repository, until)
+            model = defects.of_history(history, repository, repository.resolve(until))
+        assessor = assess.Assessor(history, repository, model, settings.risk_budget)
+        if stdin:
+            yield from _assess_lines(assessor)
+        elif between and rev is not None:
+            yield from assessor.commits(rev)
+        else:
+            yield assessor.staged() if rev is None else assessor.commit(rev)
+
+
+def _assess_lines(assessor: "Assessor") -> "Iterator[RiskReport]":
+    from gitpeft.assess import RiskReport
+
+    bad = 0
+    for line in sys.stdin.buffer:
+        if not (rev := line.decode("utf-8", "replace").replace("\0", "\ufffd").strip()):
+            continue
+        try:
+            yield assessor.commit(rev)
+        except GitpeftError as error:
+            bad += 1
+            yield RiskReport(rev, why=error.message)
+    if bad:
+        raise GitpeftError(f"{bad} revisions had no answer", "their lines say why")
+
+
+@app.command()
 def commit(repo: Repo = None) -> None:
     """Choose a message for what is staged, edit it or ask for others, and commit."""
     from gitpeft import config, interactive
@@ -305,12 +412,15 @@ def install(
     prefetch: Annotated[
         bool, typer.Option(help="A pre-commit hook too, which starts on the answer while other hooks run.")
     ] = False,
+    risk: Annotated[
+        bool, typer.Option("--risk", help="The same hook: it also flags the riskiest changes.")
+    ] = False,
 ) -> None:
     """Put the prepare-commit-msg hook in. A hook that is there already is kept and runs first."""
     from gitpeft import stubs
     from gitpeft.install import install as put
 
-    names = stubs.NAMES if prefetch else stubs.NAMES[:1]
+    names = stubs.NAMES if prefetch or risk else stubs.NAMES[:1]
     for done in put(Repository.open(repo), strategy=strategy, hooks=names):
         print(f"{done.where}: {done.action} ({done.strategy})")
         for note in done.notes:
@@ -333,6 +443,7 @@ def uninstall(repo: Repo = None) -> None:
 def status(repo: Repo = None, as_json: Json = False) -> None:
     """What is installed here, which model is active, and what the hook last had to say."""
     from gitpeft import bundle, doctor, show
+    from gitpeft.risk import model_of
 
     repository = Repository.open(repo)
     state = doctor.status(repository)
@@ -342,9 +453,11 @@ def status(repo: Repo = None, as_json: Json = False) -> None:
         ahead = repository.since(active.manifest.commits.get("to", ""))
         model = asdict(active.manifest) | {"id": active.id, "commits_since": ahead}
     if as_json:
-        _print_json(asdict(state) | {"works": state.works, "manifest": model})
+        _print_json(
+            asdict(state) | {"works": state.works, "manifest": model, "risk": asdict(model_of(active))}
+        )
     else:
-        show.status(state, model)
+        show.status(state, model, model_of(active))
 
 
 @app.command()

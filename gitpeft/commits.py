@@ -6,6 +6,7 @@ that nothing in a message or a file can be taken for one.
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from gitpeft.diff import FILES_SHOWN, FileChange, parse, weight
 
@@ -36,6 +37,18 @@ class Skipped:
     reason: str
 
 
+class Named(Protocol):
+    """Anything made of one commit."""
+
+    @property
+    def sha(self) -> str:
+        """The id of the commit."""
+        ...
+
+
+Item = TypeVar("Item", bound=Named)
+
+
 def new_mark() -> bytes:
     """What starts a record."""
     return b"\0" + os.urandom(16).hex().encode() + b"\0"
@@ -46,53 +59,81 @@ def format_of(mark: bytes, fields: str = _FIELDS) -> str:
     return "--format=" + mark.decode().replace("\0", "%x00") + fields
 
 
-class Parser:
-    """Cuts git's output into commits, holding one commit at most, and of an enormous one a part at a time."""
+class Cutter(Generic[Item]):
+    """Cuts git's output into records, holding one at most, and of an enormous one a part at a time.
+
+    A subclass names the fields that it wants printed (`FIELDS`, each ended by NUL) and makes an item of them
+    and of the text behind them, which `add` is given in one part or, of an enormous record, in several.
+    """
+
+    FIELDS: ClassVar[str] = "%H%x00"
 
     def __init__(self, mark: bytes) -> None:
         self.mark = mark
         self.rest = b""
         self.fields: list[bytes] = []
-        self.files: list[FileChange] = []
 
-    def feed(self, chunk: bytes) -> list[Commit]:
-        """The commits that are complete with this chunk."""
+    def add(self, patch: bytes, whole: bool) -> None:
+        """Take the next part of a record's patch; `whole` when there was and will be no other."""
+        raise NotImplementedError
+
+    def make(self, fields: list[bytes]) -> Item:
+        """The item of the record whose parts were given, and room for the next one."""
+        raise NotImplementedError
+
+    def feed(self, chunk: bytes) -> list[Item]:
+        """The items that are complete with this chunk."""
         *records, self.rest = (self.rest + chunk).split(self.mark)
-        commits = [self._commit(record) for record in records if record]
+        items = [self._item(record) for record in records if record]
         if len(self.rest) > _SPILL:
             self._spill()
-        return commits
+        return items
 
-    def end(self) -> list[Commit]:
-        """The last commit."""
-        return [self._commit(self.rest)] if self.rest or self.fields else []
+    def end(self) -> list[Item]:
+        """The last item."""
+        return [self._item(self.rest)] if self.rest or self.fields else []
 
-    def _commit(self, record: bytes) -> Commit:
-        patch = record if self.fields else self._open(record)
-        fields, files = self.fields, self.files
-        self.fields, self.files = [], []
-        sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
-        author, subject, body = map(text_of, fields[4:])
-        if len(patch) > 1:
-            files = files + parse(patch)
-        return Commit(
-            sha, tuple(parents.split()), int(time or 0), int(commit_time or 0), author, subject, body, files
-        )
+    def _item(self, record: bytes) -> Item:
+        whole = not self.fields
+        self.add(self._open(record) if whole else record, whole)
+        fields, self.fields = self.fields, []
+        return self.make(fields)
 
     def _open(self, record: bytes) -> bytes:
-        *self.fields, patch = record.split(b"\0", 7)
+        *self.fields, patch = record.split(b"\0", self.FIELDS.count("%x00"))
         return patch
 
     def _spill(self) -> None:
-        """Parse the files that are complete; keep the content of the largest, which is all that is shown."""
-        cut = _last_start(self.rest)
-        if not cut:
-            return
-        patch = self.rest[:cut] if self.fields else self._open(self.rest[:cut])
-        self.files += parse(patch)
-        self.rest = self.rest[cut:]
-        for change in sorted(self.files, key=weight, reverse=True)[FILES_SHOWN:]:
-            change.hunks = []
+        """Hand over the files that are complete."""
+        if cut := _last_start(self.rest):
+            self.add(self.rest[:cut] if self.fields else self._open(self.rest[:cut]), whole=False)
+            self.rest = self.rest[cut:]
+
+
+class Parser(Cutter[Commit]):
+    """Commits with their changes; of an enormous one the content of the largest files only."""
+
+    FIELDS = _FIELDS
+
+    def __init__(self, mark: bytes) -> None:
+        super().__init__(mark)
+        self.files: list[FileChange] = []
+
+    def add(self, patch: bytes, whole: bool) -> None:
+        """Parse a part of the patch; what is shown of a large commit needs no more than a few files."""
+        self.files += parse(patch) if len(patch) > 1 else []
+        if not whole:
+            for change in sorted(self.files, key=weight, reverse=True)[FILES_SHOWN:]:
+                change.hunks = []
+
+    def make(self, fields: list[bytes]) -> Commit:
+        """The commit."""
+        files, self.files = self.files, []
+        sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
+        author, subject, body = map(text_of, fields[4:])
+        return Commit(
+            sha, tuple(parents.split()), int(time or 0), int(commit_time or 0), author, subject, body, files
+        )
 
 
 def _last_start(patch: bytes) -> int:

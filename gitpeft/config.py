@@ -38,11 +38,15 @@ class Config:
     subject_length: int = 0  # 0: as learnt
     ticket_pattern: str = ""  # "": as learnt
     ticket_format: str = ""
+    fix_pattern: str = ""  # "": as learnt
     lint: bool = True
     quiet: bool = False
     amend: bool = False
     template: bool = False
     squash: bool = False
+    risk: str = "warn"
+    risk_budget: int = 10  # percent of commits
+    risk_comments: bool = False
     problems: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -70,6 +74,15 @@ def _number(low: int, high: int) -> Callable[[Sequence[str]], int]:
         if not (word.isascii() and word.isdigit() and len(word) < 10 and low <= int(word) <= high):
             raise ValueError(f"expected a number from {low} to {high}")
         return int(word)
+
+    return read
+
+
+def _word(*words: str) -> Callable[[Sequence[str]], str]:
+    def read(values: Sequence[str]) -> str:
+        if values[-1].lower() not in words:
+            raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
+        return values[-1].lower()
 
     return read
 
@@ -108,11 +121,15 @@ KEYS: Mapping[str, Key] = {
     "subjectlength": Key("subject_length", _number(20, 200), shared=True),
     "ticketpattern": Key("ticket_pattern", _pattern, shared=True),
     "ticketformat": Key("ticket_format", _format, shared=True),
+    "fixpattern": Key("fix_pattern", _pattern, shared=True),
     "lint": Key("lint", _boolean, shared=True),
     "quiet": Key("quiet", _boolean, shared=True),
     "amend": Key("amend", _boolean, shared=False),
     "template": Key("template", _boolean, shared=False),
     "squash": Key("squash", _boolean, shared=False),
+    "risk": Key("risk", _word("off", "warn", "block"), shared=False),
+    "riskbudget": Key("risk_budget", _number(1, 50), shared=True),
+    "riskcomments": Key("risk_comments", _boolean, shared=False),
 }
 """Every setting, by its name below `gitpeft.` as git prints it (lower case)."""
 

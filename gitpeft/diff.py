@@ -35,7 +35,8 @@ _ESCAPE = re.compile(rb'\\([abtnvfr"\\]|[0-7]{3})')
 _ESCAPES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
 _WORD = re.compile(r"\w")
 _PLAIN = re.compile(
-    rb'a/([^\x00-\x1f"\\\x7f-\xff]+) b/\1\nindex [0-9a-f.]+ 100(?:644|755)\n--- a/\1\t?\n\+\+\+ b/\1\t?'
+    rb'a/([^\x00-\x1f"\\\x7f-\xff]+) b/\1\nindex ([0-9a-f]+)\.\.([0-9a-f]+) 100(?:644|755)\n'
+    rb"--- a/\1\t?\n\+\+\+ b/\1\t?"
 )
 
 
@@ -52,6 +53,8 @@ class FileChange:
     """The change of one file. `added` and `removed` are exact; `hunks` may hold fewer lines than they count.
 
     `status` is git's letter (A D M R C T); `kind` is text, binary, submodule, symlink, mode or generated.
+    `blobs` are the ids of the content before and after, "" where git names none (a pure rename, a mode);
+    `functions` the distinct headings of all hunks, also of those that `hunks` has no room for.
     """
 
     path: str
@@ -61,6 +64,8 @@ class FileChange:
     removed: int = 0
     kind: str = "text"
     hunks: list[Hunk] = field(default_factory=list)
+    blobs: tuple[str, str] = field(default=("", ""), compare=False)
+    functions: tuple[str, ...] = field(default=(), compare=False)
 
 
 def is_generated(path: str) -> bool:
@@ -84,6 +89,7 @@ def _parse_file(part: bytes) -> FileChange:
     if hunks:
         change.added = part.count(b"\n+") - head.count(b"\n+++ ")
         change.removed = part.count(b"\n-") - head.count(b"\n--- ")
+        change.functions = tuple(dict.fromkeys(filter(None, map(_function, hunks))))
     kept = 0
     for body in hunks if change.kind in ("text", "symlink") else ():
         hunk = _parse_hunk(body, LINES_KEPT - kept)
@@ -92,6 +98,12 @@ def _parse_file(part: bytes) -> FileChange:
         if kept >= LINES_KEPT:
             break
     return change
+
+
+def _function(hunk: bytes) -> str:
+    """The enclosing function of a hunk, as git cuts it; "" at the top of a file."""
+    line = hunk[: 4 * LINE_LIMIT].partition(b"\n")[0].partition(b" @@")[2]
+    return fold(line.decode("utf-8", "replace")) if line else ""
 
 
 def _parse_hunk(body: bytes, room: int) -> Hunk:
@@ -110,7 +122,8 @@ def _plain_head(head: bytes) -> FileChange | None:
     if not match:
         return None
     path = match[1].decode("ascii")
-    return FileChange(path, "M", kind="generated" if is_generated(path) else "text")
+    kind = "generated" if is_generated(path) else "text"
+    return FileChange(path, "M", kind=kind, blobs=(match[2].decode(), match[3].decode()))
 
 
 def _parse_head(head: bytes) -> FileChange:
@@ -139,6 +152,8 @@ def _read_header(line: bytes, change: FileChange, modes: list[bytes]) -> None:
             change.path = name
     elif line.startswith(b"index "):
         modes.append(line.rpartition(b" ")[2])
+        old, _, new = line[6:].partition(b" ")[0].decode("ascii", "replace").partition("..")
+        change.blobs = old, new
     elif line.startswith((b"new file mode ", b"deleted file mode ")):
         change.status = "A" if line.startswith(b"n") else "D"
         modes.append(line[-6:])
@@ -151,6 +166,11 @@ def _read_header(line: bytes, change: FileChange, modes: list[bytes]) -> None:
         modes.append(b"old")
     elif line.startswith((b"Binary files ", b"GIT binary patch")):
         change.kind = "binary"
+
+
+def path_text(quoted: str) -> str:
+    """A path that git may have quoted, as text on one line, the way `FileChange` has it."""
+    return _printable(_unquote(quoted.encode())) if quoted.startswith('"') else quoted
 
 
 def _name(quoted: bytes) -> str | None:
@@ -193,6 +213,7 @@ def _join_type_changes(files: list[FileChange]) -> list[FileChange]:
         if last and last.path == change.path and (last.status, change.status) == ("D", "A"):
             last.status, last.kind = "T", change.kind
             last.added, last.hunks = last.added + change.added, last.hunks + change.hunks
+            last.blobs = last.blobs[0], change.blobs[1]
         else:
             joined.append(change)
     return joined

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic
 
-from gitpeft.commits import Commit, Parser, Skipped, format_of, new_mark, text_of
+from gitpeft.commits import Commit, Cutter, Item, Parser, Skipped, format_of, new_mark, text_of
 from gitpeft.errors import GitpeftError
 
 OLDEST = (2, 31)
@@ -63,9 +63,12 @@ DIFF = (
 )
 """The options of every patch, so that a staged change reads like the commit that it becomes."""
 
+_DIFF_TREE = ("diff-tree", "--stdin", "--always", "--root", "-r")
 _CHUNK = 1 << 18
 _PIPE = 1 << 20
 _BLOCK = 64
+_CONTENTS = 256
+_BINARY_SIZE = 1 << 20  # core.bigFileThreshold, above
 _PREVIOUS = 200
 
 
@@ -210,6 +213,14 @@ class Repository:
         lines = self.run("rev-list", *order, *tips, "--").decode().splitlines()
         return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines)]
 
+    def commits_of(self, between: str) -> list[str]:
+        """The commits of a range `A..B` that are no merges, oldest first. GitpeftError when it names none."""
+        order = ["--no-merges", "--date-order", "--reverse", "--end-of-options"]
+        try:
+            return self.run("rev-list", *order, between, "--").decode().split()
+        except GitpeftError:
+            raise GitpeftError(f"{between!r} names no commits here", "See `git log --oneline`.") from None
+
     def since(self, rev: str) -> int | None:
         """How many commits HEAD has that `rev` has not; None where one of them is unknown here."""
         from git import GitCommandError, Repo
@@ -232,11 +243,18 @@ class Repository:
 
         Give the newest first: deltas in a pack lead from newer to older content.
         """
+        yield from self.read(shas, DIFF, Parser, jobs)
+
+    def read(
+        self, shas: Sequence[str], options: Sequence[str], cutter: type[Cutter[Item]], jobs: int = 2
+    ) -> Iterator[Item | Skipped]:
+        """What `cutter` makes of the output of `git diff-tree OPTIONS` on each commit; else as `log`."""
         cut = self.shallow()
         yield from (Skipped(sha, "shallow") for sha in shas if sha in cut)
         shas = [sha for sha in shas if sha not in cut]
         blocks = [shas[i : i + _BLOCK] for i in range(0, len(shas), _BLOCK)]
-        streams = [_Stream(self, list(chain(*blocks[i::jobs]))) for i in range(min(jobs, len(blocks)))]
+        shares = [list(chain(*blocks[i::jobs])) for i in range(min(jobs, len(blocks)))]
+        streams = [_Stream(self, share, options, cutter) for share in shares]
         try:
             while streams:
                 for stream in streams[:]:
@@ -269,7 +287,7 @@ class Repository:
         with os.fdopen(into, "wb") as pipe:
             pipe.write("".join(f"{sha}\n" for sha in shas).encode())
         with os.fdopen(listed, "rb") as pipe:
-            process = self._diff_tree_of(pipe, [*DIFF, format_of(mark)])
+            process = self._reading(pipe, [*_DIFF_TREE, *DIFF, format_of(mark)])
         assert process.stdout
         found: list[Commit] = []
         try:
@@ -287,6 +305,37 @@ class Repository:
             process.stdout.close()
             process.wait()
         return found
+
+    def messages(self, tip: str) -> list[Commit]:
+        """The commits that `tip` reaches, with messages but no files, every parent before its children."""
+        mark = new_mark()
+        parser = Parser(mark)
+        order = ["--topo-order", "--reverse", "--no-show-signature", format_of(mark, Parser.FIELDS)]
+        return [*parser.feed(self.run("log", *order, tip, "--")), *parser.end()]
+
+    def blobs(self, ids: Sequence[str]) -> Iterator[bytes | None]:
+        """The content of each blob, in the order given; None for one that is not here.
+
+        Ask a partial clone for blobs only that a diff has read: others it would try to fetch, and die.
+        """
+        process = self._fed(["cat-file", "--batch", "--buffer"], ids)
+        assert process.stdout
+        _widen(process)
+        try:
+            for _ in ids:
+                head = process.stdout.readline().split()
+                size = int(head[2]) if len(head) == 3 and head[1] == b"blob" else None
+                yield None if size is None else process.stdout.read(size + 1)[:-1]
+        finally:
+            process.stdout.close()
+            process.wait()
+
+    def file(self, rev: str, path: str) -> bytes:
+        """The content of a file as committed; empty where there is none."""
+        try:
+            return self.run("cat-file", "blob", f"{rev}:{path}")
+        except GitpeftError:
+            return b""
 
     def missing(self, shas: Sequence[str]) -> set[str]:
         """Those of the commits whose change needs an object that is not here (a partial clone).
@@ -312,19 +361,35 @@ class Repository:
         options = ["--batch-all-objects", "--unordered", "--batch-check=%(objectname)"]
         return set(self.run("cat-file", *options).split())
 
+    def line_counts(self, names: Sequence[str]) -> dict[str, int]:
+        """The number of lines of each content that git knows by such a name (an id, `REV:PATH`) and has here.
+
+        A last line without an end counts; what git would take for binary has none.
+        """
+        found: dict[str, int] = {}
+        for start in range(0, len(names), _CONTENTS):
+            asked = names[start : start + _CONTENTS]
+            lines = "".join(f"{name}\n" for name in asked).encode("utf-8", "replace")
+            found |= _lines_of(asked, self.run("cat-file", "--batch", input=lines))
+        return found
+
     def _diff_tree(self, shas: Sequence[str], options: Sequence[str]) -> subprocess.Popen[bytes]:
-        """`git diff-tree` over the commits; they wait in a file, so that no pipe can fill up both ways."""
+        """`git diff-tree` over the commits."""
+        return self._fed([*_DIFF_TREE, *options], shas)
+
+    def _fed(self, arguments: Sequence[str], lines: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Git reading lines, which wait in a file, so that no pipe can fill up both ways."""
         import tempfile  # not on the way of the hook, which never gets here
 
         with tempfile.TemporaryFile() as listed:
-            listed.write("".join(f"{sha}\n" for sha in shas).encode())
+            listed.write("".join(f"{line}\n" for line in lines).encode())
             listed.seek(0)
-            return self._diff_tree_of(listed, options)
+            return self._reading(listed, arguments)
 
-    def _diff_tree_of(self, listed: IO[bytes], options: Sequence[str]) -> subprocess.Popen[bytes]:
-        """The same, over the commits listed in a file."""
+    def _reading(self, listed: IO[bytes], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Git with a file on its standard input."""
         return subprocess.Popen(
-            [*_PREFIX, "diff-tree", "--stdin", "--always", "--root", "-r", *options],
+            [*_PREFIX, *arguments],
             cwd=self.cwd,
             env={**self.environment, **_STREAMING},
             stdin=listed,
@@ -333,12 +398,16 @@ class Repository:
         )
 
 
-class _Stream:
+class _Stream(Generic[Item]):
     """One git process reading commits, started again behind each commit that it dies of."""
 
-    def __init__(self, repository: Repository, shas: list[str]) -> None:
+    def __init__(
+        self, repository: Repository, shas: list[str], options: Sequence[str], cutter: type[Cutter[Item]]
+    ) -> None:
         self.repository = repository
         self.shas = shas
+        self.options = options
+        self.cutter = cutter
         self.at = 0
         self.checked = False
         self._begin(len(shas))
@@ -347,12 +416,12 @@ class _Stream:
         """Start git on the commits from `at` to `until`."""
         mark = new_mark()
         self.until = until
-        self.parser = Parser(mark)
-        options = [*DIFF, format_of(mark)]
+        self.parser = self.cutter(mark)
+        options = [*self.options, format_of(mark, self.cutter.FIELDS)]
         self.process = self.repository._diff_tree(self.shas[self.at : until], options)
         _widen(self.process)
 
-    def read(self) -> list[Commit | Skipped] | None:
+    def read(self) -> list[Item | Skipped] | None:
         """The commits of the next chunk; None at the end."""
         if self.at == len(self.shas):
             self.close()
@@ -375,21 +444,21 @@ class _Stream:
         self.process.stdout.close()
         self.process.wait()
 
-    def _account(self, commits: list[Commit]) -> list[Commit | Skipped]:
+    def _account(self, commits: list[Item]) -> list[Item | Skipped]:
         """The same commits, and those between them of which git said nothing."""
-        out: list[Commit | Skipped] = []
+        out: list[Item | Skipped] = []
         for commit in commits:
             out += self._skip(self.shas.index(commit.sha, self.at), "unreadable")
             out.append(commit)
             self.at += 1
         return out
 
-    def _skip(self, until: int, reason: str) -> list[Commit | Skipped]:
+    def _skip(self, until: int, reason: str) -> list[Item | Skipped]:
         skipped = self.shas[self.at : until]
         self.at = until
         return [Skipped(sha, reason) for sha in skipped]
 
-    def _died(self) -> list[Commit | Skipped]:
+    def _died(self) -> list[Item | Skipped]:
         """Git met an object that it cannot read: leave out the commits that need one, and go on.
 
         Git may die before or while it prints a commit, so the first one that is left is then asked for alone.
@@ -398,7 +467,7 @@ class _Stream:
             self.checked = True
             self.shas, self.at = self.shas[self.at :], 0
             gone = self.repository.missing(self.shas)
-            out: list[Commit | Skipped] = [Skipped(sha, "missing") for sha in self.shas if sha in gone]
+            out: list[Item | Skipped] = [Skipped(sha, "missing") for sha in self.shas if sha in gone]
             self.shas = [sha for sha in self.shas if sha not in gone]
             self._begin(len(self.shas))
             return out
@@ -463,6 +532,22 @@ def _blobs(item: bytes) -> list[bytes]:
     """The blobs in a line of `--raw` output; neither absent sides nor submodules."""
     old_mode, new_mode, old, new, *_ = item.lstrip(b"\n:").split(b" ") if b" " in item else [b"000000"] * 4
     return [blob for mode, blob in ((old_mode, old), (new_mode, new)) if mode not in (b"000000", b"160000")]
+
+
+def _lines_of(names: Sequence[str], output: bytes) -> dict[str, int]:
+    """Lines by name from the output of `cat-file --batch`; names without a content are left out."""
+    found = {}
+    at = 0
+    for name in names:
+        end = output.index(b"\n", at)
+        size = output[at:end].rpartition(b" ")[2]
+        at = end + 1
+        if size.isdigit():
+            content = output[at : at + int(size)]
+            at += int(size) + 1
+            binary = len(content) > _BINARY_SIZE or b"\0" in content[:8000]
+            found[name] = 0 if binary else content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
+    return found
 
 
 def _text(output: bytes) -> str:

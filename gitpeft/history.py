@@ -17,20 +17,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gitpeft import past
 from gitpeft.commits import Commit, Skipped
 from gitpeft.diff import RENDERER, FileChange, compact
 from gitpeft.errors import GitpeftError
+from gitpeft.fixes import is_fix
 from gitpeft.git import Repository
 from gitpeft.mask import mask
 from gitpeft.usable import is_bot
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the tables; a database of another one, or of another renderer, is built anew."""
 
 _VERSION = SCHEMA * 1000 + RENDERER
 _BATCH = 512
+FEW = 300
+"""Commits that are read on the way, where the past of a commit is asked for."""
+
 _BODY = 4000  # characters of a message's body that are kept
-_TABLES = """
+_TABLES = (
+    """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE skipped (sha TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE record (
@@ -38,6 +44,8 @@ CREATE TABLE record (
     subject TEXT, body TEXT, change TEXT, files INTEGER, added INTEGER, removed INTEGER, paths TEXT
 );
 """
+    + past.TABLES
+)
 _COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
 
 
@@ -104,11 +112,17 @@ class History:
         self._db = _connect(path)
 
     @classmethod
-    def open(cls, state_dir: Path) -> Self:
-        """The cache in a state directory, made where it is missing, built anew where it is unusable."""
+    def open(cls, state_dir: Path, wait_ms: int | None = None) -> Self:
+        """The cache in a state directory, made where it is missing, built anew where it is unusable.
+
+        `wait_ms` is how long to wait for another writer, ten seconds unless given.
+        """
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
-            return cls(state_dir / "history.db")
+            history = cls(state_dir / "history.db")
+            if wait_ms is not None:
+                history._db.execute(f"PRAGMA busy_timeout = {int(wait_ms)}")
+            return history
         except (OSError, sqlite3.OperationalError) as error:
             raise GitpeftError(f"cannot open {state_dir / 'history.db'}: {error}") from error
 
@@ -142,7 +156,11 @@ class History:
             reachable = [sha for sha, _ in repository.rev_list(tip)]
             known = self._known()
             wanted = [sha for sha in reversed(reachable) if sha not in known]
+            self._write("DELETE FROM skipped", [()])  # what was left out the last time is tried again
             skipped = self._read(repository, wanted, jobs or _cores(), progress)
+            past.count_lines(self._db, repository, reachable)
+            with self._db:
+                past.move(self._db, tip, *past.difference(self._db, repository, tip))
             pruned = self._prune(repository, known.difference(reachable))
         seconds = time.monotonic() - start
         return MineReport(len(wanted) - sum(skipped.values()), len(reachable), skipped, pruned, seconds)
@@ -163,6 +181,38 @@ class History:
         for record in self.records(repository, tip):
             if not record.merge:
                 yield record.sha, record.author, record.commit_time, record.paths
+
+    def measurable(self, shas: set[str]) -> dict[str, past.Change]:
+        """Those of the commits that are stored and no merges, as the metrics see them, by id."""
+        return past.load(self._db, shas)
+
+    @contextmanager
+    def before(
+        self, repository: Repository, head: str | None, *, keep: bool = False
+    ) -> Iterator[past.Stored]:
+        """The past as a change on top of `head` finds it (None: as the first change does).
+
+        Commits that were never read are read if they are few, else this raises GitpeftError, as it does while
+        another process mines. With `keep` the next call starts from here, which is the cheaper the nearer.
+        """
+        left, right = past.difference(self._db, repository, head)
+        if new := past.unread(self._db, left):
+            self._catch_up(repository, new)
+        try:
+            if head != (past.where(self._db) or None):
+                past.move(self._db, head, left, right)
+            yield past.Stored(self._db)
+            if keep:
+                self._db.commit()
+        finally:
+            self._db.rollback()
+
+    def _catch_up(self, repository: Repository, new: Sequence[str]) -> None:
+        if len(new) > FEW:
+            raise GitpeftError(f"{len(new):,} commits are not read yet", "Run `gitpeft mine`.")
+        with _lock(self.path.with_name("history.lock")):
+            self._read(repository, new, 1, None)
+            past.count_lines(self._db, repository, new[::-1])
 
     def skipped(self) -> dict[str, int]:
         """How many commits the last mining left out, by reason."""
@@ -185,11 +235,11 @@ class History:
         jobs: int,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, int]:
-        """Store the commits, a batch in a transaction; what was left out the last time is tried again."""
-        self._write("DELETE FROM skipped", [()])
+        """Store the commits, a batch in a transaction."""
         pack = _Packer(self._salt())
         skipped: Counter[str] = Counter()
         rows: list[tuple[object, ...]] = []
+        changes: list[past.Row] = []
         left_out: list[tuple[str, str]] = []
         for done, item in enumerate(repository.log(shas, jobs), 1):
             if isinstance(item, Skipped):
@@ -197,10 +247,15 @@ class History:
                 skipped[item.reason] += 1
             else:
                 rows.append(pack.row(item))
+                changes += pack.change(item, rows[-1])
             if done % _BATCH == 0 or done == len(shas):
-                self._write(f"INSERT OR REPLACE INTO record ({_COLUMNS}) VALUES ({_PLACES})", rows)
-                self._write("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
-                rows, left_out = [], []
+                with self._db:
+                    self._db.executemany(
+                        f"INSERT OR REPLACE INTO record ({_COLUMNS}) VALUES ({_PLACES})", rows
+                    )
+                    self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
+                    past.store(self._db, changes)
+                rows, left_out, changes = [], [], []
                 if progress:
                     progress(done, len(shas))
         return dict(skipped)
@@ -211,6 +266,8 @@ class History:
             return 0
         gone = beyond.difference(sha for sha, _ in repository.rev_list("--all", "HEAD"))
         self._write("DELETE FROM record WHERE sha = ?", [(sha,) for sha in sorted(gone)])
+        with self._db:
+            past.drop(self._db, gone)
         return len(gone)
 
     def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -243,6 +300,15 @@ class _Packer:
         added, removed = sum([change.added for change in files]), sum([change.removed for change in files])
         head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
         return (*head, subject, body, change, len(files), added, removed, paths)
+
+    def change(self, commit: Commit, row: tuple[object, ...]) -> list[past.Row]:
+        """What the metrics need of a commit whose `row` is known; nothing of a merge."""
+        if len(commit.parents) > 1:
+            return []
+        names = [_unpack(line) for line in str(row[-1]).split("\n")] if commit.files else []
+        fix = is_fix(f"{commit.subject}\n\n{commit.body}") is not None
+        head = (commit.sha, self._author(commit.author)[0], commit.commit_time, fix)
+        return [(head, past.touches(commit.files, [(name.path, name.old_path) for name in names]))]
 
     def _author(self, identity: str) -> tuple[str, bool]:
         found = self.authors.get(identity)

@@ -26,6 +26,9 @@ FIRST_SECONDS = 2.0
 MEMORY_MB = 2048
 """What reading the change may take; the model has a limit of its own."""
 
+STOP = 77
+"""The exit code by which the stub knows that a commit is to be stopped, and not that something broke."""
+
 PROGRESS_SECONDS = 0.3
 _NO_EDITORS = frozenset({"", ":", "true", "cat"})
 _SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
@@ -37,11 +40,14 @@ class _Late(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one hook: `prepare-commit-msg FILE [SOURCE [OBJECT]]` or `pre-commit`. Always returns 0."""
+    """Run one hook: `prepare-commit-msg FILE [SOURCE [OBJECT]]`, `pre-commit` or `risk`.
+
+    Returns 0 whatever happens, but `STOP` where `gitpeft.risk` is `block` and a change was flagged.
+    """
     signal.signal(signal.SIGALRM, _ring)
     signal.setitimer(signal.ITIMER_REAL, FIRST_SECONDS)
     try:
-        _dispatch(list(argv))
+        return _dispatch(list(argv))
     except ask.NothingStagedError:
         pass
     except _Late:
@@ -69,15 +75,18 @@ def _die_of_interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _dispatch(argv: list[str]) -> None:
+def _dispatch(argv: list[str]) -> int:
     if os.environ.get("GITPEFT") == "0" or os.environ.get("CI", "") not in ("", "0", "false"):
-        return
+        return 0
+    if argv[:1] == ["risk"]:
+        return risk()
     if argv[:1] == ["pre-commit"]:
         prefetch()
     elif argv[:1] == ["prepare-commit-msg"]:
         prepare(argv[1:])
     else:
         raise GitpeftError("the hook was called without its name")
+    return 0
 
 
 def _where(error: Exception) -> str:
@@ -113,9 +122,11 @@ def prepare(args: Sequence[str]) -> None:
         return
     if config.problems:
         _tell(config.problems[0])
+    notes = _notes(repo) if config.risk_comments and source == "" else []
     messages = _messages(repo, config, source, trace)
     signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
     changed = message.insert(content, messages, rules, only_comments=occupied)
+    changed = message.annotate(changed, notes, rules)
     if changed != content:
         message.write(path, changed)
     trace.end()
@@ -143,6 +154,14 @@ def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> li
     finally:
         progress.clear()
     return chooser[0](found.messages)
+
+
+def _notes(repo: Repository) -> list[str]:
+    """What the pre-commit stage said of this very change, where that is wanted in the file."""
+    from gitpeft import flag
+    from gitpeft.diff import parse
+
+    return flag.remembered(repo, parse(repo.staged_patch()))
 
 
 def _base_of_amend(repo: Repository) -> str:
@@ -231,6 +250,26 @@ def prefetch() -> None:
     ask.prefetch(repo, config, limits, 1 + config.alternatives + ask.SPARE)
 
 
+def risk() -> int:
+    """Say what makes the staged change risky, if it is among the riskiest; `STOP` where that is asked for."""
+    trace = Trace()
+    repo = Repository.open()
+    _Voice.log = repo.state_dir / "hook.log"
+    config = load(repo)
+    _Voice.quiet = config.quiet
+    _start_clock(config, trace)
+    if not config.enabled or config.risk == "off":
+        return 0
+    from gitpeft import flag
+
+    found = flag.verdict(repo, config)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if found.lines and (found.stops or not config.quiet):
+        _print("".join(f"gitpeft: {line}\n" for line in found.lines))
+    trace.end()
+    return STOP if found.stops else 0
+
+
 # --- what is said -----------------------------------------------------------------------------------------
 
 
@@ -306,5 +345,6 @@ class _Progress:
 
 if __name__ == "__main__":
     limit_memory(MEMORY_MB)
-    main(sys.argv[1:])
-    os._exit(0)  # nothing is left to clean up, and taking an interpreter down costs milliseconds
+    os._exit(
+        main(sys.argv[1:])
+    )  # nothing is left to clean up, and taking an interpreter down costs milliseconds

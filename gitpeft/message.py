@@ -123,6 +123,19 @@ def insert(content: bytes, messages: Sequence[str], rules: Rules, *, only_commen
     return _joined(blocks, content, eol)
 
 
+def annotate(content: bytes, notes: Sequence[str], rules: Rules) -> bytes:
+    """The file with notes as comment lines in front of git's own; unchanged where git would keep comments."""
+    if not notes or not rules.strips or rules.auto:
+        return content
+    eol = b"\r\n" if content.partition(b"\n")[0].endswith(b"\r") else b"\n"
+    lines = [f"gitpeft: {note}" for note in notes]
+    try:
+        block = "\n".join(lines).encode(rules.encoding)
+    except UnicodeEncodeError:
+        return content
+    return _before_comments(content, comment_out(block, rules.comment) + b"\n", rules.comment, eol)
+
+
 def _joined(blocks: Sequence[bytes], content: bytes, eol: bytes) -> bytes:
     offer = b"\n".join(block + b"\n" for block in blocks).replace(b"\n", eol)
     gap = eol if content and content[:1] not in b"\r\n" else b""

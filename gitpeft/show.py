@@ -10,6 +10,8 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gitpeft.risk import LINES_ADDED, Model
+
 if TYPE_CHECKING:
     from gitpeft.doctor import Finding, Status
     from gitpeft.learn.pipeline import Outcome
@@ -25,6 +27,8 @@ STEPS = {
     "export": "Exporting to ONNX",
     "choose": "Fitting the chooser",
     "measure": "Measuring",
+    "labels": "Tracing fixes",
+    "risk": "Fitting the risk model",
     "tokenizer": "Training the tokenizer",
 }
 METRICS = {"b_norm": "B-Norm", "rouge_l": "ROUGE-L", "edit_similarity": "edit sim.", "first_word": "EM@1"}
@@ -66,6 +70,7 @@ def card(outcome: "Outcome", hooks: str) -> None:
         grid.add_row("Not trained", escape(f"{outcome.why}. {_what_training_adds(outcome.why)}"))
     grid.add_row("Time", _times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GiB")
     grid.add_row("Offered first", _choice(outcome.choice))
+    grid.add_row("Risk", escape(risk(Model.of(outcome.risk))))
     grid.add_row("Hooks", escape(hooks))
     grid.add_row("Next", _next(outcome))
     out.print(Panel(grid, title="gitpeft", border_style="green"))
@@ -148,7 +153,25 @@ def samples(found: Sequence[tuple[str, str, str]]) -> Table:
     return table
 
 
-def status(state: "Status", model: dict[str, Any] | None) -> None:
+def risk(model: Model) -> str:
+    """What the risk model is, and what it is worth beside the number of added lines."""
+    if not model.usable:
+        return model.why
+    found = (
+        f"{model.kind}, from {model.known:,} known bugs (half of them known within {model.latency:.0f} days)"
+    )
+    test = model.report.get("test", {})
+    scores = [f"{name}: {_measured(row)}" for name, row in test.items()]
+    off = "; nothing is flagged, since nothing beats lines added here" if model.kind == LINES_ADDED else ""
+    return f"{found}{off}; newest {model.report.get('n', 0)} commits: {'; '.join(scores)}"
+
+
+def _measured(row: dict[str, Any]) -> str:
+    (auc, low, high), capture = row["auc"], row["capture_20"]
+    return f"AUC {auc:.2f} ({low:.2f}-{high:.2f}), {capture[0]:.0%} of the bugs in the riskiest fifth"
+
+
+def status(state: "Status", model: dict[str, Any] | None, risky: Model) -> None:
     """What is installed here and whether the next commit will be offered a message."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -160,6 +183,7 @@ def status(state: "Status", model: dict[str, Any] | None) -> None:
     if not state.hooks:
         grid.add_row("hooks", "none installed; `gitpeft install` puts one in")
     grid.add_row("model", escape(_active(model)) if model else "none; `gitpeft init` makes one")
+    grid.add_row("risk", escape(risk(risky)))
     grid.add_row("enabled", "yes" if state.enabled else "no (git config gitpeft.enabled)")
     for line in state.log:
         grid.add_row("log", escape(line))

@@ -35,6 +35,7 @@ IMPORTERS = {
     "rich": {"show", "learn.compare"},
     "git": {"git"},
     "detect_secrets": {"mask"},
+    "pygments": {"learn.suspects"},
 }
 
 # Who may do so while it is being imported; all others wait until a function needs it. Nobody may for peft
@@ -43,6 +44,7 @@ AT_MODULE_LEVEL = {
     "learn": {"numpy", "safetensors", "tokenizers", "torch", "transformers"},
     "learn.adapter": {"peft"},  # its classes derive from PEFT's; it is imported inside functions only
     "learn.compare": {"rich"},
+    "learn.suspects": {"pygments"},
     "cli": {"typer", "click"},
     "show": {"rich"},
 }

@@ -26,7 +26,7 @@ from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History, MineReport, Record
-from gitpeft.learn import appraise, backtest, dataset, memory, style, tuning
+from gitpeft.learn import appraise, backtest, dataset, defects, memory, style, tuning
 from gitpeft.learn.appraise import Made
 from gitpeft.learn.dataset import ENOUGH, Dataset
 from gitpeft.learn.tuning import Job, Listener, write_json
@@ -63,7 +63,8 @@ class Outcome:
 
     `kind` is model or retrieval, `why` the reason for a retrieval; `choice` the validation score (B-Norm) of
     each way of choosing; `test` maps a system to its scores on the newest commits; `samples` are (sha, the
-    team's message, ours); `seconds` by step; `peak_memory` in bytes.
+    team's message, ours); `risk` is the risk model as its file holds it; `seconds` by step; `peak_memory` in
+    bytes.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Outcome:
     choice: dict[str, Any] = field(default_factory=dict)
     test: dict[str, Any] = field(default_factory=dict)
     samples: list[tuple[str, str, str]] = field(default_factory=list)
+    risk: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     bundle: str = ""
@@ -136,6 +138,8 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     with clock("measure"):
         asking = _counted(listen, "measure")
         outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking)
+    with clock("risk"):
+        outcome.risk = fit_risk(repo, mined, work.folder, listen)
     outcome.bundle = _publish(repo, made, data, habits, chooser, outcome)
     outcome.seconds = clock.seconds
     outcome.peak_memory = max(memory.resident(), outcome.cost.get("peak_memory", 0))
@@ -153,6 +157,7 @@ def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]
             f"nothing was trained: {reason}", "`gitpeft init` serves this history without training"
         )
     work = _Work(repo, plan, mined, data, Outcome("retrieval"), _Clock(), listen)
+    fit_risk(repo, mined, work.folder, listen)
     return tuning.train(_job(plan), data, work.folder, listen)[1]
 
 
@@ -290,6 +295,17 @@ def _of_base(base: "Base") -> dict[str, Any]:
     }
 
 
+def fit_risk(repo: Repository, mined: Mined, folder: Path, listen: Listener) -> dict[str, Any]:
+    """Label the history, fit the risk model, and leave `risk.json` in `folder`; the model as plain values."""
+    done = folder / bundles.RISK
+    if not done.exists():
+        with History.open(repo.state_dir) as history:
+            model = defects.of_history(history, repo, mined.tip, listen)
+        write_json(done, json.loads(model.to_json()))
+    listen("risk", 1.0, "")
+    return dict(json.loads(done.read_text(encoding="utf-8")))
+
+
 def _counted(listen: Listener, step: str) -> Callable[[int, int], None]:
     return lambda done, total: listen(step, done / max(1, total), f"{done}/{total} commits")
 
@@ -315,6 +331,7 @@ def _publish(
         (folder / bundles.INDEX).mkdir()
         data.index.save(folder / bundles.INDEX)
         write_json(folder / bundles.STYLE, habits)
+        write_json(folder / bundles.RISK, outcome.risk)
         id_ = bundles.write(folder, replace(made.manifest, metrics=metrics))
     bundles.activate(repo.state_dir, id_)
     bundles.prune(repo.state_dir)

@@ -1,0 +1,123 @@
+"""One answer about a change: hides how history, model and evidence are brought together for it."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gitpeft import evidence, risk
+from gitpeft.commits import Skipped
+from gitpeft.diff import FileChange
+from gitpeft.errors import GitpeftError
+from gitpeft.evidence import Evidence
+from gitpeft.fixes import is_fix
+from gitpeft.git import Repository
+from gitpeft.history import History
+from gitpeft.metrics import Metrics, measure
+from gitpeft.past import Change
+from gitpeft.risk import Model
+
+STAGED = "staged"
+
+
+@dataclass(frozen=True, slots=True)
+class RiskReport:
+    """What is said about a change. `why` is set, and nothing else but `rev`, where there is nothing to say.
+
+    `percentile` is the place of its score among the recent commits of this repository, `probability` the
+    calibrated chance that a later fix corrects it; both are None without a usable model.
+    """
+
+    rev: str
+    why: str = ""
+    model: str = risk.NONE
+    score: float | None = None
+    probability: float | None = None
+    percentile: float | None = None
+    flagged: bool = False
+    evidence: tuple[Evidence, ...] = ()
+    files: tuple[str, ...] = ()
+    metrics: Metrics | None = None
+    parts: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, one line a commit."""
+        said: dict[str, Any] = {"rev": self.rev, "probability": _round(self.probability, 4)}
+        said |= {"percentile": _round(self.percentile, 1), "flagged": self.flagged}
+        said |= {"evidence": [one.as_dict() for one in self.evidence], "files": list(self.files)}
+        return said | {"model": self.model} | ({"why": self.why} if self.why else {})
+
+    def explained(self) -> dict[str, Any]:
+        """The same with the metrics and what each adds to the score."""
+        numbers = asdict(self.metrics) if self.metrics else {}
+        return self.as_dict() | {"metrics": numbers, "parts": {name: round(x, 4) for name, x in self.parts}}
+
+
+def _round(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+class Assessor:
+    """Answers for changes of one repository; `budget` is the share of commits, in percent, that is flagged."""
+
+    def __init__(self, history: History, repository: Repository, model: Model, budget: float) -> None:
+        self.history, self.repository, self.model, self.budget = history, repository, model, budget
+
+    def staged(self) -> RiskReport:
+        """What is staged now. GitpeftError where the history is not read far enough."""
+        who = self.repository.ask("var", "GIT_AUTHOR_IDENT").rpartition(">")[0] + ">"
+        files, change = risk.staged(self.repository, self.history.author(who), int(time.time()))
+        return self._report(STAGED, self.repository.head(), change, files)
+
+    def commit(self, rev: str) -> RiskReport:
+        """A commit, as if it were staged on its parent; its message is not looked at."""
+        sha = self.repository.resolve(rev)
+        found = next(iter(self.repository.log([sha], 1)))
+        if isinstance(found, Skipped):
+            return RiskReport(rev, why=f"its change is not here ({found.reason})")
+        if len(found.parents) > 1:
+            return RiskReport(rev, why="a merge has no change of its own")
+        parent = found.parents[0] if found.parents else None
+        who, fix = self.history.author(found.author), is_fix(f"{found.subject}\n\n{found.body}") is not None
+        change = risk.as_change(self.repository, found.files, parent or "", who, found.commit_time, fix)
+        return self._report(rev, parent, change, found.files)
+
+    def commits(self, between: str) -> Iterator[RiskReport]:
+        """The commits of a range `A..B` that are no merges, oldest first."""
+        for sha in self.repository.commits_of(between):
+            yield self.commit(sha)
+
+    def _report(
+        self, rev: str, parent: str | None, change: Change, files: Sequence[FileChange]
+    ) -> RiskReport:
+        if not change.files:
+            return RiskReport(rev, why="nothing is changed")
+        paths = tuple(file.path for file in change.files)
+        if not change.counted:
+            return RiskReport(rev, why="only generated files are changed", files=paths)
+        with self.history.before(self.repository, parent, keep=True) as past:
+            metrics = measure(past, change)
+            facts = evidence.gather(past, change, files, metrics, self.model)
+        model = self.model
+        if not model.usable:
+            return RiskReport(rev, model.why, evidence=tuple(facts), files=paths, metrics=metrics)
+        score = model.score(metrics)
+        return RiskReport(
+            rev,
+            model=model.kind,
+            score=score,
+            probability=model.probability(score),
+            percentile=model.percentile(score),
+            flagged=model.flags(score, self.budget),
+            evidence=tuple(facts),
+            files=paths,
+            metrics=metrics,
+            parts=tuple(model.parts(metrics)),
+        )
+
+
+def check_range(text: str) -> None:
+    """GitpeftError unless a text is a range of the form `A..B`."""
+    first, dots, last = text.partition("..")
+    if not (dots and first and last) or last.startswith("."):
+        raise GitpeftError(f"{text!r} is no range", "write A..B: the commits of B that A has not")

@@ -1,0 +1,224 @@
+"""Which commits repair something: hides how people say so, and which of these ways a repository really uses.
+
+A message counts for one of these kinds of evidence, the strongest first:
+
+- `revert`   `Revert "…"`, or `This reverts commit <id>` (what it takes back is `reverted`)
+- `trailer`  `Fixes: <id>` names the commit that was wrong (`named`)
+- `pattern`  what the team says itself (`gitpeft.fixPattern`); it then replaces the three below
+- `type`     a conventional commit of type `fix`; one of another type, `feat` or `docs`, is none
+- `issue`    `fixes #12`, `closes GH-12`, `resolves ABC-12`, unless the subject announces something new
+- `word`     the subject speaks of a fix, a bug or a crash, and not only of a typo, a test or the style
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+KINDS = ("revert", "trailer", "pattern", "type", "issue", "word")
+"""The kinds of evidence, the strongest first."""
+
+COMMON = 0.5
+"""A weak kind that holds for more than this share of all messages tells nothing about any of them."""
+
+CONVENTIONAL = 0.6
+"""Where this share of subjects has a conventional type, what has none is not searched for words."""
+
+ENOUGH = 50
+"""Messages below which nothing is learnt about habits."""
+
+_CONVENTIONAL = re.compile(
+    r"(?P<type>feat|feature|fix|bugfix|hotfix|docs?|style|refactor|perf|tests?|build|ci|chore|revert|deps"
+    r"|release"
+    r"|wip|types|i18n|security)(?:\([^()\n]*\))?!?: ",
+    re.I,
+)
+_REPAIRS = frozenset({"fix", "bugfix", "hotfix"})
+
+_REVERT = re.compile(r'(?:revert|reapply)\b[: ]|revert(?:ed|s|ing)? (?:"|commit\b)', re.I)
+_REVERTED = re.compile(r"\bthis (?:partially |partly )?reverts? (?:commit )?([0-9a-f]{7,64})\b", re.I)
+_REVERTED_SUBJECT = re.compile(r'revert(?:ed|s)?:? "(.+)"', re.I)
+_REAPPLIED_SUBJECT = re.compile(r'reapply "(.+)"', re.I)
+_NAMED = re.compile(r"^fixes: *(?:commit +)?([0-9a-f]{7,64})\b", re.I | re.M)
+
+_ISSUE = (
+    r"(?:(?:[\w.-]+/[\w.-]+)?#\d+|gh-?\d+|[A-Z][A-Z0-9]{1,9}-\d+|<?https?://\S+/(?:issues?|bugs?|pull|ticket"
+    r"|browse)/"
+    r"[\w-]+)"
+)
+_OBJECT = rf"(?:the |this )?(?:issues?|bugs?|tickets?|regression)?:? *(?:\()?{_ISSUE}"
+_FIXES = re.compile(rf"\bfix(?:e[sd]|ing)?:? +{_OBJECT}", re.I)
+_CLOSES = re.compile(rf"\b(?:close[sd]?|resolve[sd]?):? +{_OBJECT}", re.I)
+_NEW = re.compile(
+    r"(?:\S+: )?(?:add|allow|implement|introduc|support|enhanc|improv|featur|new\b|creat|enabl|document"
+    r"|docs?\b|refactor"
+    r"|renam|remov|drop|deprecat|updat|upgrad|bump|clean|mov|switch|convert|migrat|rewrit|rework|simplif"
+    r"|optimi[sz]"
+    r"|use\b|make\b|provid|expos|extend|tests?\b|mention|note\b|clarif|releas|prepar)",
+    re.I,
+)
+
+_WORD = re.compile(
+    r"\b(?:bug ?fix(?:e[sd])?|hot ?fix(?:e[sd])?|fix(?:e[sd]|ing|up)?|bugs?|defects?|regressions?|segfaults?"
+    r"|crash(?:e[sd]|ing)?|deadlocks?|race conditions?|data races?|(?:memory )?leak(?:s|ed|ing|age)?"
+    r"|(?:integer |buffer |stack )?overflows?|use[- ]after[- ]free|double[- ]free|off[- ]by[- ]one"
+    r"|null pointer|nil pointer|undefined behaviou?r|infinite (?:loop|recursion)s?|vulnerabilit(?:y|ies)"
+    r"|cve-\d+"
+    r"|repair(?:s|ed)?|workaround|work around|correct(?:s|ed)? (?:the |a |an )?(?:\w+ )?(?:handling"
+    r"|behaviou?r|value|check"
+    r"|type|order|computation|calculation|condition)|(?:broken|incorrect(?:ly)?|wrong(?:ly)?"
+    r"|erroneous(?:ly)?|faulty)"
+    r"|(?:don't|do not|doesn't|no longer|prevent|avoid) (?:\w+ )?(?:crash(?:ing)?|fail(?:ing)?|hang(?:ing)?"
+    r"|panic(?:king)?))\b",
+    re.I,
+)
+_TRIFLE = (
+    r"(?:typos?|mistypes?|misspell\w*|spelling\w*|grammar|wording|punctuation|capitali[sz]ation|lint\w*"
+    r"|flake8?|pyflakes"
+    r"|pycodestyle|pylint|pep ?8|mypy|ruff|isort|black|eslint|tslint|jshint|jscs|gofmt|golint|go ?vet"
+    r"|golangci\S*|clippy"
+    r"|rustfmt|checkstyle|prettier|pyright|coverity|sparse|styles?|styling|formatt(?:ing|ed)|whitespaces?"
+    r"|white ?spaces?"
+    r"|spaces?|spacing|indent\w*|newlines?|eol|line endings?|docs?|docstrings?|documentation|docblocks?"
+    r"|javadocs?|godocs?"
+    r"|sphinx|rst|readme\w*|changelogs?|changes(?:\.rst)?|authors?|contributing|comments?|tests?|testing"
+    r"|unit ?tests?"
+    r"|testcases?|specs?|tox|ci|travis\w*|appveyor|azure|circleci|jenkins|codecov|coveralls|coverage"
+    r"|github actions?"
+    r"|actions?|workflows?|dependabot|pre-commit|links?|hyperlinks?|urls? in|badges?|copyright|licen[cs]es?"
+    r"|years?"
+    r"|import (?:order|sort\w*)|imports order|type (?:hints?|annotations?)|annotations?|typing"
+    r"|merge(?: conflicts?)?|conflicts?"
+    r"|rebase|nits?|nitpicks?|review|feedback|examples?|translations?|compile warnings?|compiler warnings?"
+    r"|warnings?|build"
+    r"|makefiles?|dockerfiles?|packaging|requirements|dependenc(?:y|ies)|versions?|names?|naming|benchmarks?)"
+)
+_GAP = r"(?:[ \-:]+(?!(?:in|for|when|with|of|if|on|by|to|from|after|where|that)\b)[\w'`\"./_*]+){0,2}?"
+_TRIVIAL = re.compile(
+    rf"\b(?:fix(?:e[sd]|ing|up)?|correct(?:s|ed)?|repair(?:s|ed)?)\b{_GAP}[ \-:]+[`'\"]*{_TRIFLE}\b(?!-)"
+    rf"|\b{_TRIFLE}[ -]+(?:fix(?:e[sd])?|fixup)\b"
+    r"|\b(?:wrong|broken|incorrect) (?:\w+ )?(?:links?|urls?|comments?|docs?|docstrings?|indentation"
+    r"|spelling|tests?|typos?)\b",
+    re.I,
+)
+_ELSEWHERE = re.compile(
+    r"\b(?:in|for|to|of|on|with) (?:the |a |an |some |our )?(?:\w+[ -])?(?:docs?|docstrings?|documentation"
+    r"|readme(?:\.\w+)?"
+    r"|changelog|changes|comments?|(?:unit ?)?tests?(?: suite| cases?)?|testcases?|examples?|tutorials?"
+    r"|release notes?"
+    r"|travis|ci|tox|appveyor)(?:\.\w+)?\W*$"
+    r"|^(?:docs?|documentation|tests?|ci|build|examples?|style|travis|changelog|readme|website"
+    r"|man(?:page)?s?|t\d{4}\S*"
+    r"|t/[\w/.-]*|doc\w*/\S*|contrib\S*|\.github\S*|\.travis\S*|Documentation\S*)(?:\([^)]*\)|/[^:\s]*)?:",
+    re.I,
+)
+_OTHER_SENSE = re.compile(
+    r"\bfixed[- ](?:size|width|length|point|versions?|number|seed|position|time|date|rate|set|range|order"
+    r"|path|string)"
+    r"|\b(?:bug|defect|issue|crash|regression)[- ](?:report\w*|template\w*|tracker\w*|bounty|tests?|suite)"
+    r"|\b(?:buffer|stack)[- ]overflow\.com|\bstack ?overflow (?:question|answer|link)|\bdebug\w*"
+    r"|\btests? (?:for|that) .*\b(?:bugs?|regressions?|crash\w*|leaks?)",
+    re.I,
+)
+_NOT_ONE = re.compile(
+    r"(?:fixup|squash|amend)! |\[pre-commit|merge (?:branch|pull request|remote|tag|commit|\w+ into)"
+    r"|merged? |release\b|bump\b"
+    r"|version \d|v?\d+\.\d+\S*$|(?:add|update|improve|extend|write|more)\b.*\b(?:tests?|docs?|changelog"
+    r"|notes?|readme)\b",
+    re.I,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How a repository marks its fixes: the kinds that count there, and its own pattern if it names one."""
+
+    kinds: frozenset[str] = frozenset(KINDS)
+    pattern: str = ""
+    typed: bool = False
+
+
+USUAL = Habits()
+"""What counts where nothing is known of the repository."""
+
+
+def is_fix(message: str, habits: Habits = USUAL) -> str | None:
+    """The strongest kind of evidence that a commit repairs something; None if its message gives none.
+
+    A revert counts by its message alone here; one that takes back a revert repairs nothing (`takes_back`).
+    """
+    subject, _, body = message.lstrip("\n").partition("\n")
+    kind = _kind(subject.strip(), body, habits)
+    return kind if kind in habits.kinds else None
+
+
+def _kind(subject: str, body: str, habits: Habits) -> str | None:
+    typed = _CONVENTIONAL.match(subject)
+    if _REVERT.match(subject) or (typed and typed["type"].lower() == "revert") or _REVERTED.search(body):
+        return "revert"
+    if _NAMED.search(body):
+        return "trailer"
+    if habits.pattern:
+        return "pattern" if re.search(habits.pattern, f"{subject}\n{body}", re.M) else None
+    if typed:
+        return _typed(typed["type"].lower(), subject[typed.end() :])
+    if _NOT_ONE.match(subject) or _ELSEWHERE.search(subject):
+        return None
+    if "issue" in habits.kinds and _has_issue(subject, body):
+        return "issue"
+    return "word" if not habits.typed and _has_word(subject) else None
+
+
+def _typed(kind: str, rest: str) -> str | None:
+    """Whether a conventional commit is a fix: by its type, and not if it says that a trifle was fixed."""
+    if kind not in _REPAIRS or _ELSEWHERE.search(rest) or _TRIVIAL.search(f"fix {rest}"):
+        return None
+    return "type"
+
+
+def _has_issue(subject: str, body: str) -> bool:
+    if _TRIVIAL.search(subject) and not _has_word(_CLOSES.sub("", _FIXES.sub("", subject))):
+        return False
+    whole = f"{subject}\n{body}"
+    return bool((_FIXES.search(whole) or _CLOSES.search(whole)) and not _NEW.match(subject))
+
+
+def _has_word(subject: str) -> bool:
+    """Whether the subject names a fault or its repair once trifles and other senses are taken away."""
+    return _WORD.search(_OTHER_SENSE.sub("", _TRIVIAL.sub("", subject))) is not None
+
+
+def learn(messages: Iterable[str], pattern: str = "") -> tuple[Habits, dict[str, int]]:
+    """The habits of a repository from all its messages, and how many of them each kind of evidence matched.
+
+    Words count for nothing where nearly every subject has a conventional type; a weak kind of evidence that
+    most messages carry (issue references where each change needs one) counts for nothing either.
+    """
+    texts = list(messages)
+    typed = sum(_CONVENTIONAL.match(text.lstrip("\n")) is not None for text in texts)
+    habits = Habits(pattern=pattern, typed=len(texts) >= ENOUGH and typed > CONVENTIONAL * len(texts))
+    counts = Counter(kind for text in texts if (kind := is_fix(text, habits)))
+    weak = {kind for kind in ("issue", "word") if len(texts) >= ENOUGH and counts[kind] > COMMON * len(texts)}
+    return Habits(habits.kinds - weak, pattern, habits.typed), dict(counts)
+
+
+def reverted(message: str) -> tuple[str, ...]:
+    """The ids (some may be short) of the commits that a message says it reverts."""
+    return tuple(found.lower() for found in _REVERTED.findall(message))
+
+
+def reverted_subject(message: str) -> str:
+    """The subject of the commit that a message says it reverts, where it gives one; else empty.
+
+    `Reapply "x"` reverts the revert of x, whose own subject is `Revert "x"`.
+    """
+    subject = message.lstrip("\n").partition("\n")[0].strip()
+    if again := _REAPPLIED_SUBJECT.match(subject):
+        return f'Revert "{again[1]}"'
+    found = _REVERTED_SUBJECT.match(subject)
+    return found[1] if found else ""
+
+
+def named(message: str) -> tuple[str, ...]:
+    """The ids in the `Fixes: <id>` trailers of a message."""
+    return tuple(found.lower() for found in _NAMED.findall(message))

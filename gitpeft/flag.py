@@ -1,0 +1,119 @@
+"""The flag before a commit: hides when it is silent, and what it costs at most.
+
+Advisory unless `gitpeft.risk` is `block`. It speaks only where a model beat the number of added lines on later
+commits of this repository, and then about the riskiest commits alone (`gitpeft.riskBudget` percent).
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gitpeft import bundle as bundles
+from gitpeft.assess import Assessor, RiskReport
+from gitpeft.config import Config
+from gitpeft.diff import FileChange, compact
+from gitpeft.errors import GitpeftError
+from gitpeft.formats import headline, printable
+from gitpeft.git import Repository
+from gitpeft.history import History
+from gitpeft.mask import mask
+from gitpeft.risk import LINES_ADDED, Model, model_of
+
+_UNDER_WAY = (
+    *("rebase-merge", "rebase-apply", "sequencer", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD"),
+    *("BISECT_LOG",),
+)
+"""Files of git by which something else than a plain commit is going on."""
+
+WAY_THROUGH = "to commit it as it is: git commit --no-verify (gitpeft.risk=warn lets all commits through)"
+_WAIT_MS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said before a commit, line by line, and whether it is stopped."""
+
+    lines: tuple[str, ...] = ()
+    stops: bool = False
+
+
+def verdict(repository: Repository, config: Config) -> Verdict:
+    """Look at what is staged. Nothing is said where nothing is unusual, or nothing is known.
+
+    GitpeftError where the history is not read far enough, and for a damaged model.
+    """
+    _forget(repository)
+    if config.risk == "off" or under_way(repository):
+        return Verdict()
+    model = active_model(repository)
+    if not model.usable or model.kind == LINES_ADDED:
+        return Verdict()
+    report = look(repository, config, model)
+    if not report.flagged:
+        return Verdict()
+    lines = [f"{headline(report)}, and what is known of it:", *(f"  {one.text}" for one in report.evidence)]
+    stops = config.risk == "block"
+    if config.risk_comments and not stops:
+        _remember(repository, lines)
+    return Verdict(tuple(map(printable, [*lines, WAY_THROUGH] if stops else lines)), stops)
+
+
+def under_way(repository: Repository) -> bool:
+    """Whether this commit is part of a rebase, a merge, or another operation over several commits."""
+    return any((repository.git_dir / name).exists() for name in _UNDER_WAY)
+
+
+def active_model(repository: Repository) -> Model:
+    """The risk model that is active here; one that cannot be used where there is none."""
+    return model_of(bundles.active(repository.state_dir))
+
+
+def look(repository: Repository, config: Config, model: Model) -> RiskReport:
+    """The report about what is staged."""
+    if not (repository.state_dir / "history.db").exists():
+        raise GitpeftError("the history is not read yet, no risk looked at", "run `gitpeft mine`")
+    try:
+        with History.open(repository.state_dir, wait_ms=_WAIT_MS) as history:
+            return Assessor(history, repository, model, config.risk_budget).staged()
+    except sqlite3.Error as error:
+        raise GitpeftError(f"the history cannot be read, no risk looked at: {error}") from None
+
+
+# --- for the message file -----------------------------------------------------------------------------------
+
+
+def _remember(repository: Repository, lines: Sequence[str]) -> None:
+    """Keep the lines for the message file of this very change."""
+    from gitpeft.diff import parse
+
+    key = key_of(parse(repository.staged_patch()))
+    try:
+        path = repository.state_dir / "answers" / "risk"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"key": key, "lines": list(lines)}), encoding="utf-8")
+    except OSError:
+        pass  # then the message file does without
+
+
+def _forget(repository: Repository) -> None:
+    try:
+        (repository.state_dir / "answers" / "risk").unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def remembered(repository: Repository, files: Sequence[FileChange]) -> list[str]:
+    """The lines that were said about this change before; none when it is another."""
+    try:
+        kept = json.loads((repository.state_dir / "answers" / "risk").read_text(encoding="utf-8"))
+        fits = kept["key"] == key_of(files)
+        return [printable(str(line)) for line in kept["lines"]][:8] if fits else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def key_of(files: Sequence[FileChange]) -> str:
+    """By what a change is known again."""
+    return hashlib.sha256(mask(compact(files)).encode()).hexdigest()

@@ -1,0 +1,281 @@
+"""Which changes needed a fix later: hides how the risk model is fitted, calibrated, compared and chosen.
+
+Everything goes in time order: a model is fitted on the older commits, calibrated on later ones, and measured
+on the newest. What is not known at a moment counts for nothing then: a commit is buggy once a fix of it is
+known, and clean only when it is older than the repository's own wait for a fix (the `PATIENCE` quantile of
+its latencies); younger ones are left out, not taken for clean.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gitpeft.config import load
+from gitpeft.git import Repository
+from gitpeft.history import History
+from gitpeft.learn import labels
+from gitpeft.learn.ranking import Ranked, difference, summary
+from gitpeft.learn.replay import Measured, replay
+from gitpeft.metrics import DAY, Metrics
+from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC, Model, scaled
+
+Array = NDArray[np.float64]
+
+Listener = Callable[[str, float, str], None]
+
+NEEDED = 40
+"""Known bugs without which nothing is learnt: about three for each feature that carries weight."""
+
+PATIENCE = 0.5
+"""The quantile of the latency from a bug to its fix after which a commit without a fix counts as clean."""
+
+TEST = 0.2
+RECENT = 1000
+"""Commits whose scores make the percentiles."""
+
+_RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_POINTS = 41
+_QUANTILES = 201
+_SPREAD = 1e-9
+
+
+class Labels(Protocol):
+    """What SZZ found (see `learn.labels`)."""
+
+    def known_at(self, time: int) -> set[str]:
+        """The commits that were known to be buggy at a moment (unix seconds)."""
+        ...
+
+    def latency(self, quantile: float) -> float | None:
+        """Days from a bug to its first fix, at a quantile; None when too few are known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Commits, oldest first: metrics, whether a fix came (1) or not (0), their times, and their ids."""
+
+    metrics: tuple[Metrics, ...]
+    truth: Array
+    times: Array
+    shas: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.metrics)
+
+    def take(self, rows: Any) -> "Labelled":
+        """Some of the commits, in order."""
+        chosen = np.arange(len(self))[rows]
+        metrics, shas = [self.metrics[i] for i in chosen], [self.shas[i] for i in chosen]
+        return Labelled(tuple(metrics), self.truth[chosen], self.times[chosen], tuple(shas))
+
+    @property
+    def effort(self) -> Array:
+        """Changed lines, at least one."""
+        return np.array([max(1, one.la + one.ld) for one in self.metrics], dtype=float)
+
+
+def label(measured: Sequence[Measured], found: Labels, now: int, patience: float = PATIENCE) -> Labelled:
+    """The commits whose fate is known at `now`; later ones, and those too young to be clean, are left out."""
+    known = found.known_at(now)
+    wait = (found.latency(patience) or 365.0) * DAY
+    kept = [
+        one
+        for one in measured
+        if one.change.time <= now and one.metrics.nf and (one.sha in known or one.change.time <= now - wait)
+    ]
+    truth = np.array([one.sha in known for one in kept], dtype=float)
+    times = np.array([one.change.time for one in kept], dtype=float)
+    return Labelled(tuple(one.metrics for one in kept), truth, times, tuple(one.sha for one in kept))
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+def lines_added() -> Model:
+    """The baseline: log(1 + lines added), LApredict (Zeng et al. 2021)."""
+    return Model(LINES_ADDED, features=("la",), weights=(1.0,), means=(0.0,))
+
+
+def regression(data: Labelled, features: Sequence[str] = FEATURES, ridge: float | None = None) -> Model:
+    """A logistic regression on `features`, with an L2 penalty that is chosen on the newest quarter of `data`."""
+    if ridge is None:
+        cut = len(data) * 3 // 4
+        old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
+        if 0 < old.truth.sum() < len(old) and 0 < new.truth.sum() < len(new):
+            losses = {r: _loss(regression(old, features, r), new) for r in _RIDGES}
+            ridge = min(losses, key=lambda r: losses[r])
+    x = design(data, features)
+    mean, spread = x.mean(0), x.std(0) + _SPREAD
+    weights, bias = _newton((x - mean) / spread, data.truth, ridge or _RIDGES[3])
+    weights = weights / spread
+    return Model(
+        LOGISTIC,
+        features=tuple(features),
+        weights=tuple(map(float, weights)),
+        bias=float(bias - weights @ mean),
+        means=tuple(map(float, mean)),
+    )
+
+
+def design(data: Labelled, features: Sequence[str]) -> Array:
+    """The features of the commits, (n, features)."""
+    return np.array([scaled(one, features) for one in data.metrics], dtype=float).reshape(
+        len(data), len(features)
+    )
+
+
+def scores(model: Model, data: Labelled) -> Array:
+    """The score of each commit, (n,)."""
+    return np.asarray(design(data, model.features) @ np.array(model.weights) + model.bias, dtype=np.float64)
+
+
+def _loss(model: Model, data: Labelled) -> float:
+    """Mean negative log likelihood."""
+    x = scores(model, data)
+    return float((np.logaddexp(0.0, x) - data.truth * x).mean())
+
+
+def _newton(x: Array, y: Array, ridge: float, steps: int = 50) -> tuple[Array, float]:
+    """Weights and bias that minimise the penalised log loss; the bias is not penalised."""
+    full = np.hstack([x, np.ones((len(x), 1))])
+    penalty = np.diag([ridge] * x.shape[1] + [1e-6])
+    beta = np.zeros(full.shape[1])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(full @ beta, -30, 30)))
+        curvature = (full * (p * (1 - p) + 1e-9)[:, None]).T @ full + penalty
+        step = np.linalg.solve(curvature, full.T @ (y - p) - penalty @ beta)
+        beta = beta + step
+        if float(np.abs(step).max()) < 1e-9:
+            break
+    return beta[:-1], float(beta[-1])
+
+
+def calibrate(model: Model, data: Labelled) -> Model:
+    """The model with probabilities: Platt's sigmoid of the score, fitted on commits that it was not fitted on.
+
+    Targets are smoothed as Platt (1999) does, so that few commits give no certainty.
+    """
+    x = scores(model, data)
+    bad, good = data.truth.sum(), (1 - data.truth).sum()
+    goal = np.where(data.truth > 0, (bad + 1) / (bad + 2), 1 / (good + 2))
+    centre, spread = float(x.mean()), float(x.std()) + _SPREAD
+    weights, bias = _newton(((x - centre) / spread)[:, None], goal, 1e-3)
+    slope = max(0.0, float(weights[0]))  # a score that says nothing gets the mean, never the reverse
+    at = np.linspace(x.min() - spread, x.max() + spread, _POINTS)
+    chance = 1 / (1 + np.exp(-(slope * (at - centre) / spread + bias)))
+    return replace(model, curve=tuple(zip(map(float, at), map(float, chance), strict=True)))
+
+
+def ranked(model: Model, data: Labelled) -> Ranked:
+    """What the model says of commits, beside what became of them."""
+    found = scores(model, data)
+    chances = np.array([model.probability(score) for score in found])
+    return Ranked(data.truth, found, chances, data.effort)
+
+
+# --- choosing -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A comparison on the newest commits: each candidate fitted and calibrated on older ones, and measured."""
+
+    models: dict[str, Model]
+    ranked: dict[str, Ranked]
+    chosen: str
+
+
+def trial(data: Labelled, share: float = TEST) -> Trial:
+    """Fit on the oldest commits, measure on the newest `share`, and choose.
+
+    The regression is chosen only where it beats lines added on the newest commits, in AUC and outside the
+    95 % interval of the paired bootstrap; the simpler one otherwise.
+    """
+    cut = len(data) - round(share * len(data))
+    old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
+    models = fit(old)
+    found = {name: ranked(model, new) for name, model in models.items()}
+    better = difference(found[LOGISTIC], found[LINES_ADDED], "auc")
+    return Trial(models, found, LOGISTIC if better.low > 0 else LINES_ADDED)
+
+
+def fit(data: Labelled) -> dict[str, Model]:
+    """Both models from these commits; the newest eighth calibrates them, and then serves the fit too."""
+    cut = len(data) - max(1, len(data) // 8)
+    old, recent = data.take(slice(0, cut)), data.take(slice(cut, None))
+    if not old.truth.any() or old.truth.all():
+        old = data
+    made = {LINES_ADDED: lines_added(), LOGISTIC: regression(old)}
+    return {name: calibrate(model, recent) for name, model in made.items()}
+
+
+def train(measured: Sequence[Measured], found: Labels, now: int) -> Model:
+    """The risk model of a history: the better of the two on its newest commits, or the reason why there is none.
+
+    `now` is the moment of the newest commit: what is known then counts.
+    """
+    data = label(measured, found, now)
+    known = int(data.truth.sum())
+    latency = found.latency(PATIENCE) or 0.0
+    base = Model(known=known, needed=NEEDED, latency=latency)
+    if known < NEEDED or known == len(data):
+        return replace(base, why=f"not enough history ({known} known bugs, {NEEDED} needed)")
+    tried = trial(data)
+    best = fit(data)[tried.chosen]
+    recent = [one.metrics for one in measured if one.metrics.nf and one.change.time <= now][-RECENT:]
+    told = replace(
+        best,
+        known=known,
+        needed=NEEDED,
+        latency=latency,
+        scores=_quantiles([best.score(one) for one in recent]),
+        sizes=_quantiles([one.la + one.ld for one in recent]),
+        report=report(tried) | {"labelled": len(data), "recent": len(recent)},
+    )
+    return _worth_it(told, tried)
+
+
+def of_history(
+    history: History, repository: Repository, until: str, listen: Listener = lambda *_: None
+) -> Model:
+    """The risk model from nothing but the commits up to `until` (an id); `history` holds them already."""
+    measured = replay(history, repository, until)
+    if not measured:
+        return Model(why="not enough history (no commit to learn from)", needed=NEEDED)
+    found = labels.find(repository, until, load(repository), listen)
+    return train(measured, found, max(one.change.time for one in measured))
+
+
+def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
+    """Evenly spaced quantiles, from the smallest to the largest value."""
+    return tuple(map(float, np.quantile(np.array(values, dtype=float), np.linspace(0, 1, _QUANTILES))))
+
+
+def _worth_it(model: Model, tried: Trial) -> Model:
+    """A score that is no better than chance on later commits is not shown to anybody."""
+    auc = summary(tried.ranked[tried.chosen])["auc"]
+    if not auc.low > 0.5:
+        why = f"no score beats chance on later commits (AUC {auc.mean:.2f}, {auc.low:.2f}-{auc.high:.2f})"
+        return Model(
+            why=why, known=model.known, needed=model.needed, latency=model.latency, report=model.report
+        )
+    return model
+
+
+def report(tried: Trial) -> dict[str, Any]:
+    """What was measured, in plain values: by model, each metric with its interval."""
+    found = {
+        name: {metric: _plain(interval) for metric, interval in summary(one).items()}
+        for name, one in tried.ranked.items()
+    }
+    one = tried.ranked[tried.chosen]
+    return {"chosen": tried.chosen, "n": len(one), "buggy": int(one.truth.sum()), "test": found}
+
+
+def _plain(interval: Any) -> list[float | None]:
+    return [None if math.isnan(x) else round(float(x), 4) for x in interval]

@@ -1,0 +1,208 @@
+"""How risky a change is, in this repository: hides the score, its calibration, and how it is put together.
+
+    patch -> files -> metrics (`metrics.measure`) -> score -> percentile, probability -> flagged or not
+
+The score is a sum of weighted features, made by `learn.defects` and kept in the bundle as JSON: the standard
+library is all that is needed here. A model that is not better than the number of added lines is not shipped;
+one that cannot be trusted for want of known bugs says so in `why`, and then nothing is ever flagged.
+"""
+
+import json
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from gitpeft import bundle as bundles
+from gitpeft.diff import FileChange, parse
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
+from gitpeft.mask import mask
+from gitpeft.metrics import KAMEI, NAMES, Metrics
+from gitpeft.past import LINED, Change, Touch, function_key
+
+FEATURES = tuple(name for name in KAMEI if name != "fix")
+"""What a model looks at: before a commit nobody knows yet whether its message will call it a fix."""
+
+_AS_THEY_ARE = frozenset({"entropy", "tests", "fix"})
+LINES_ADDED, LOGISTIC, NONE = "lines added", "logistic regression", "none"
+
+
+def scaled(metrics: Metrics, names: Sequence[str] = FEATURES) -> list[float]:
+    """Features for a model: counts and days as log(1 + x), shares and entropy as they are."""
+    values = ((name, float(getattr(metrics, name))) for name in names)
+    return [value if name in _AS_THEY_ARE else math.log1p(max(0.0, value)) for name, value in values]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A fitted score. `kind` is `lines added`, `logistic regression`, or `none` for the reason `why`.
+
+    `weights` and `bias` belong to the `features` as `scaled` gives them, whose `means` over the history show
+    what is unusual in a change; `sizes` are quantiles of the changed lines of recent commits; `curve` are points (score,
+    probability) between which probabilities are interpolated; `scores` are evenly spaced quantiles of the
+    scores of recent commits, from the lowest to the highest; `report` is what was measured.
+    """
+
+    kind: str = NONE
+    why: str = ""
+    features: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    bias: float = 0.0
+    means: tuple[float, ...] = ()
+    sizes: tuple[float, ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
+    scores: tuple[float, ...] = ()
+    known: int = 0
+    needed: int = 0
+    latency: float = 0.0
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> "Model":
+        """Read what `to_json` wrote; GitpeftError when it is something else."""
+        if not data:
+            return cls(why="no risk model was made yet; run `gitpeft init`")
+        try:
+            known = {one.name: data[one.name] for one in fields(cls)}
+            lists = {name: tuple(map(float, known[name])) for name in ("weights", "means", "sizes", "scores")}
+            curve = tuple((float(score), float(chance)) for score, chance in known["curve"])
+            model = cls(**{**known, **lists, "curve": curve, "features": tuple(map(str, known["features"]))})
+            model._check()
+        except (KeyError, TypeError, ValueError) as error:
+            raise GitpeftError(f"the risk model cannot be read: {error}", "run `gitpeft init`") from None
+        return model
+
+    def _check(self) -> None:
+        if self.kind not in (LINES_ADDED, LOGISTIC, NONE):
+            raise ValueError(f"unknown kind {self.kind!r}")
+        if not len(self.weights) == len(self.means) == len(self.features) or set(self.features) - set(NAMES):
+            raise ValueError("features and weights do not belong together")
+        if self.usable and not (len(self.curve) > 1 and len(self.scores) > 1):
+            raise ValueError("no calibration")
+        numbers = (
+            *self.weights,
+            *self.means,
+            self.bias,
+            *self.scores,
+            *self.sizes,
+            *(x for point in self.curve for x in point),
+        )
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError("a number is not finite")
+
+    def to_json(self) -> str:
+        """The text of `risk.json`; equal models give equal texts."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be asked at all."""
+        return self.kind != NONE
+
+    def score(self, metrics: Metrics) -> float:
+        """The score of a change: higher is riskier, comparable within this model only."""
+        values = zip(self.weights, scaled(metrics, self.features), strict=True)
+        return self.bias + sum(weight * value for weight, value in values)
+
+    def probability(self, score: float) -> float:
+        """The calibrated probability that a later fix corrects this change."""
+        return interpolate(self.curve, score)
+
+    def percentile(self, score: float) -> float:
+        """The share of recent commits here, in percent, whose score is not higher."""
+        return 100 * share_below(self.scores, score)
+
+    def size_percentile(self, lines: int) -> float:
+        """The same for the number of changed lines alone."""
+        return 100 * share_below(self.sizes, lines) if self.sizes else 0.0
+
+    def parts(self, metrics: Metrics) -> list[tuple[str, float]]:
+        """What each feature adds to the score against a usual commit, what weighs most first."""
+        rows = zip(self.features, self.weights, self.means, scaled(metrics, self.features), strict=True)
+        parts = [(name, weight * (value - mean)) for name, weight, mean, value in rows]
+        return sorted(parts, key=lambda part: -abs(part[1]))
+
+    def flags(self, score: float, budget: float) -> bool:
+        """Whether a score is above those of all but `budget` percent of the recent commits."""
+        place = (1 - budget / 100) * (len(self.scores) - 1)
+        return score > self.scores[min(len(self.scores) - 1, math.ceil(place - 1e-9))]
+
+
+def share_below(quantiles: Sequence[float], value: float) -> float:
+    """Where a value stands among evenly spaced quantiles, 0..1; a value on several of them is above them."""
+    low, high = bisect_left(quantiles, value), bisect_right(quantiles, value)
+    place = float(max(0, high - 1))
+    if low == high and 0 < low < len(quantiles):
+        before, after = quantiles[low - 1], quantiles[low]
+        place = low - 1 + (value - before) / (after - before)
+    return place / (len(quantiles) - 1)
+
+
+def interpolate(points: Sequence[tuple[float, float]], x: float) -> float:
+    """Linear between points in ascending order, flat outside."""
+    at = bisect_left(points, (x, -math.inf))
+    if at == 0 or at == len(points):
+        return points[min(at, len(points) - 1)][1]
+    (x0, y0), (x1, y1) = points[at - 1], points[at]
+    return y1 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def model_of(bundle: bundles.Bundle | None) -> Model:
+    """The risk model of a bundle; one that says why there is none where there is none."""
+    return Model.of(bundle.json(bundles.RISK) if bundle else {})
+
+
+# --- a change -----------------------------------------------------------------------------------------------
+
+
+def staged(repository: Repository, author: str, now: int) -> tuple[list[FileChange], Change]:
+    """What is staged, as git shows it and as the metrics see it; `author` is the hash of who commits."""
+    files = parse(repository.staged_patch())
+    return files, as_change(repository, files, "HEAD", author, now)
+
+
+def as_change(
+    repository: Repository,
+    files: Sequence[FileChange],
+    parent: str,
+    author: str,
+    when: int,
+    fix: bool = False,
+) -> Change:
+    """Files that change on top of the commit `parent` ("" for the first commit) as the metrics see them."""
+    names = [_content(file, parent) for file in files]
+    counts = repository.line_counts(sorted({name for name in names if name}))
+    paths = masked(files)
+    touched = [
+        Touch(
+            path=path,
+            status=file.status,
+            kind=file.kind,
+            added=file.added,
+            removed=file.removed,
+            lines=counts.get(name, 0),
+            functions=frozenset(map(function_key, file.functions)),
+            origin=origin if file.status == "R" else None,
+        )
+        for file, name, (path, origin) in zip(files, names, paths, strict=True)
+    ]
+    return Change(tuple(touched), author, when, fix)
+
+
+def _content(file: FileChange, parent: str) -> str:
+    """What git calls the content before the change; "" where there is none or it has no lines."""
+    if file.status == "A" or file.kind not in LINED:
+        return ""
+    old = file.blobs[0].strip("0") and file.blobs[0]
+    return old or (f"{parent}:{file.old_path or file.path}" if parent else "")
+
+
+def masked(files: Sequence[FileChange]) -> list[tuple[str, str | None]]:
+    """Path and origin of each file as history stores them: without secrets."""
+    lines = (
+        mask("\n".join(f"{file.path}\t{file.old_path or ''}" for file in files)).split("\n") if files else []
+    )
+    pairs = (line.partition("\t") for line in lines)
+    return [(path, origin or None) for path, _, origin in pairs]
