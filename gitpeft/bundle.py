@@ -176,10 +176,18 @@ def write(folder: Path, manifest: Manifest) -> str:
     that exists already under this id is left as it is.
     """
     files = {name: _entry(folder / name) for name in sorted(_names(folder)) if name != MANIFEST}
-    raw = replace(manifest, files=files).to_json()
+    return adopt(folder, replace(manifest, files=files).to_json())
+
+
+def adopt(folder: Path, raw: bytes) -> str:
+    """As `write`, with the bytes of a manifest that came from elsewhere; returns its id.
+
+    GitpeftError when the folder does not hold exactly the files that it lists, byte for byte.
+    """
     bundle = Bundle(folder.with_name(hashlib.sha256(raw).hexdigest()), Manifest.from_json(raw))
-    _refuse_external_data(Bundle(folder, bundle.manifest))
+    verify(Bundle(folder, bundle.manifest))
     (folder / MANIFEST).write_bytes(raw)
+    files = bundle.manifest.files
     for name in (*files, MANIFEST):
         _flush(folder / name)
     for place in sorted({(folder / name).parent for name in files} | {folder}, reverse=True):
@@ -313,7 +321,7 @@ def active(state_dir: Path) -> Bundle | None:
 def activate(state_dir: Path, id_: str) -> Bundle:
     """Check a bundle thoroughly and make it the active one; the one before it is remembered."""
     if not _ID.fullmatch(id_):
-        raise GitpeftError(f"{id_} is no model id", "`gitpeft status` lists them")
+        raise GitpeftError(f"{id_} is no model id", "`gitpeft models` lists them")
     with _locked(state_dir):
         bundle = open_bundle(state_dir / "models" / id_)
         verify(bundle)

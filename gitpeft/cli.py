@@ -78,7 +78,7 @@ def init(
             "this repository is bare: nobody commits in it", "run this in a clone, or use --no-hooks"
         )
     plan = _plan(base, method, until, budget)
-    with _listening(as_json) as listen:
+    with _listening(as_json) as listen, _training(repository):
         from gitpeft.learn import pipeline
 
         outcome = pipeline.run(repository, plan, listen)
@@ -138,7 +138,7 @@ def train(
     Interrupted, the same command continues where it was.
     """
     repository = _to_learn_from(repo, until)
-    with _listening(as_json) as listen:
+    with _listening(as_json) as listen, _training(repository):
         from gitpeft.learn import pipeline
 
         cost = pipeline.train_only(repository, _plan(base, method, until, budget), listen)
@@ -160,7 +160,7 @@ def export(repo: Repo = None, as_json: Json = False) -> None:
     from gitpeft import show
 
     repository = Repository.open(repo)
-    with _listening(as_json) as listen:
+    with _listening(as_json) as listen, _training(repository):
         from gitpeft.learn import pipeline
 
         outcome = pipeline.run(repository, pipeline.last_trained(repository), listen)
@@ -327,6 +327,37 @@ def status(repo: Repo = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def models(repo: Repo = None, as_json: Json = False) -> None:
+    """The models kept here, newest first: the active one, the one before it, and what training left aside.
+
+    The three newest are kept; the active one and the one before it stay whatever their age.
+    """
+    from gitpeft import show, versions
+
+    found = versions.listing(Repository.open(repo).state_dir)
+    if as_json:
+        _print_json([asdict(one) for one in found])
+    elif found:
+        show.models(found)
+    else:
+        print("no model here yet; `gitpeft init` makes one")
+
+
+@app.command()
+def rollback(
+    model: Annotated[
+        str, typer.Argument(metavar="[ID]", help="The beginning of an id; default: the previous model.")
+    ] = "",
+    repo: Repo = None,
+) -> None:
+    """Make an earlier model active again, in one rename; twice in a row is where you started."""
+    from gitpeft import versions
+
+    bundle = versions.rollback(Repository.open(repo).state_dir, model)
+    print(f"active: {bundle.id[: versions.SHORT]}, made {bundle.manifest.created}")
+
+
+@app.command()
 def doctor(
     repo: Repo = None,
     mend: Annotated[bool, typer.Option("--mend", help="Put gitpeft's own files right.")] = False,
@@ -380,6 +411,15 @@ def _plan(base: str, method: str, until: str, minutes: float) -> "Plan":
     from gitpeft.learn.pipeline import Plan
 
     return Plan(base=base, method=method, until=until, minutes=minutes)
+
+
+@contextmanager
+def _training(repository: Repository) -> Iterator[None]:
+    """No second training in this repository meanwhile."""
+    from gitpeft import versions
+
+    with versions.training(repository.state_dir):
+        yield
 
 
 @contextmanager
