@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.diff import Budget
+from gitpeft.embedded import CONFIG, EMBEDDED, GRAPHS, TOKENIZER, WEIGHTS, digest, embedded_folder
 from gitpeft.errors import GitpeftError
 
-EMBEDDED = "mini"
-_TOP = Path(__file__).resolve().parents[2]
-_WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+__all__ = ["EMBEDDED", "LINEARS", "Base", "digest", "embedded_folder", "find"]
 
 LINEARS = {
     "t5": ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"),
@@ -31,7 +30,7 @@ class Base:
     @property
     def tokenizer(self) -> Path:
         """The `tokenizers` file."""
-        return self.folder / _TOKENIZER
+        return self.folder / TOKENIZER
 
     @property
     def tokenizer_digest(self) -> str:
@@ -40,7 +39,7 @@ class Base:
 
     def ready(self) -> Path | None:
         """The folder of the base's own ONNX files, for use without tuning; None where it has none."""
-        folder = self.folder / "onnx"
+        folder = self.folder / GRAPHS
         return folder if (folder / "settings.json").is_file() else None
 
     def load(self) -> Any:
@@ -63,12 +62,6 @@ class Base:
         return model
 
 
-def embedded_folder() -> Path:
-    """Where `models/mini` is: at the top of a checkout, or inside an installed package."""
-    packaged = Path(__file__).resolve().parents[1] / "_models" / EMBEDDED
-    return packaged if packaged.is_dir() else _TOP / "models" / EMBEDDED
-
-
 def find(name: str) -> Base:
     """The base with this name: `mini`, or a folder of `transformers` files.
 
@@ -78,27 +71,18 @@ def find(name: str) -> Base:
     import json
 
     folder = embedded_folder() if name == EMBEDDED else Path(name).expanduser()
-    missing = [part for part in (_CONFIG, _WEIGHTS, _TOKENIZER) if not (folder / part).is_file()]
+    missing = [part for part in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / part).is_file()]
     if missing:
         raise GitpeftError(
             f"the base {name} has no {missing[0]} ({folder})",
             "name a folder with config.json, model.safetensors and tokenizer.json, or leave --base out",
         )
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         kind, budget = config.get("model_type"), Budget(**config.get("gitpeft_budget", {}))
     except (ValueError, TypeError, AttributeError) as error:
         hint = "get the base again, or leave --base out"
-        raise GitpeftError(f"the {_CONFIG} of the base {name} cannot be used: {error}", hint) from None
+        raise GitpeftError(f"the {CONFIG} of the base {name} cannot be used: {error}", hint) from None
     if kind not in LINEARS:
         raise GitpeftError(f"the base {name} is a {kind}", f"known are {', '.join(sorted(LINEARS))}")
     return Base(name, folder.resolve(), digest(folder), budget)
-
-
-def digest(folder: Path) -> str:
-    """sha256 over the weights, configuration and tokenizer of a base."""
-    total = hashlib.sha256()
-    for name in (_WEIGHTS, _CONFIG, _TOKENIZER):
-        with (folder / name).open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
