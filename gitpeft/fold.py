@@ -29,8 +29,8 @@ _PREFIX = "base_model.model."
 _INT8, _FLOAT = 3, 1  # ONNX's numbers of these types
 _PLAIN = {
     "peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "use_dora": False,
-    "use_rslora": False, "lora_bias": False, "rank_pattern": {}, "alpha_pattern": {}, "layer_replication": None,
-    "trainable_token_indices": None, "target_parameters": None,
+    "use_rslora": False, "lora_bias": False, "rank_pattern": {}, "alpha_pattern": {},
+    "layer_replication": None, "trainable_token_indices": None, "target_parameters": None,
 }  # fmt: skip
 """What `adapter_config.json` says of a LoRA that is nothing but W + alpha / r · B · A."""
 
