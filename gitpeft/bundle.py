@@ -98,7 +98,7 @@ class Manifest:
             data = json.loads(raw)
             _check_versions(data.get("format"), data.get("renderer"))
             known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-            files = {_confined(name): File.of(entry) for name, entry in data["files"].items()}
+            files = {confined(name): File.of(entry) for name, entry in data["files"].items()}
             manifest = cls(**{**known, "files": files})
             manifest._check_types()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -290,7 +290,7 @@ def _check_versions(format_: Any, renderer: Any) -> None:
         )
 
 
-def _confined(name: str) -> str:
+def confined(name: str) -> str:
     """A file name that stays in the bundle: plain ASCII, at most three folders deep, no dot in front."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"the file name {name!r} is not allowed")
@@ -371,14 +371,14 @@ def prune(state_dir: Path, keep: int = 3) -> list[str]:
         stay = {*newest, *pointer(state_dir)}
         gone = [path for path in _folders(state_dir) if path.name not in stay]
         for path in gone:
-            _discard(path)
+            discard(path)
         for path in (state_dir / "models").glob(".*-*"):
             if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
                 _remove(path)
     return [path.name for path in gone]
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Out of sight in one rename, then deleted: a kill in between leaves no half bundle under its id."""
     hidden = path.with_name(f".old-{path.name}")
     path.rename(hidden)
