@@ -98,7 +98,7 @@ class Manifest:
             data = json.loads(raw)
             _check_versions(data.get("format"), data.get("renderer"))
             known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-            files = {_confined(name): File.of(entry) for name, entry in data["files"].items()}
+            files = {confined(name): File.of(entry) for name, entry in data["files"].items()}
             manifest = cls(**{**known, "files": files})
             manifest._check_types()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -181,10 +181,18 @@ def write(folder: Path, manifest: Manifest) -> str:
     that exists already under this id is left as it is.
     """
     files = {name: _entry(folder / name) for name in sorted(_names(folder)) if name != MANIFEST}
-    raw = replace(manifest, files=files).to_json()
+    return adopt(folder, replace(manifest, files=files).to_json())
+
+
+def adopt(folder: Path, raw: bytes) -> str:
+    """As `write`, with the bytes of a manifest that came from elsewhere; returns its id.
+
+    GitpeftError when the folder does not hold exactly the files that it lists, byte for byte.
+    """
     bundle = Bundle(folder.with_name(hashlib.sha256(raw).hexdigest()), Manifest.from_json(raw))
-    _refuse_external_data(Bundle(folder, bundle.manifest))
+    verify(Bundle(folder, bundle.manifest))
     (folder / MANIFEST).write_bytes(raw)
+    files = bundle.manifest.files
     for name in (*files, MANIFEST):
         _flush(folder / name)
     for place in sorted({(folder / name).parent for name in files} | {folder}, reverse=True):
@@ -287,7 +295,7 @@ def _check_versions(format_: Any, renderer: Any) -> None:
         )
 
 
-def _confined(name: str) -> str:
+def confined(name: str) -> str:
     """A file name that stays in the bundle: plain ASCII, at most three folders deep, no dot in front."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"the file name {name!r} is not allowed")
@@ -318,7 +326,7 @@ def active(state_dir: Path) -> Bundle | None:
 def activate(state_dir: Path, id_: str) -> Bundle:
     """Check a bundle thoroughly and make it the active one; the one before it is remembered."""
     if not _ID.fullmatch(id_):
-        raise GitpeftError(f"{id_} is no model id", "`gitpeft status` lists them")
+        raise GitpeftError(f"{id_} is no model id", "`gitpeft models` lists them")
     with _locked(state_dir):
         bundle = open_bundle(state_dir / "models" / id_)
         verify(bundle)
@@ -368,14 +376,14 @@ def prune(state_dir: Path, keep: int = 3) -> list[str]:
         stay = {*newest, *pointer(state_dir)}
         gone = [path for path in _folders(state_dir) if path.name not in stay]
         for path in gone:
-            _discard(path)
+            discard(path)
         for path in (state_dir / "models").glob(".*-*"):
             if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
                 _remove(path)
     return [path.name for path in gone]
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Out of sight in one rename, then deleted: a kill in between leaves no half bundle under its id."""
     hidden = path.with_name(f".old-{path.name}")
     path.rename(hidden)

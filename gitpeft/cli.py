@@ -94,7 +94,7 @@ def init(
             "this repository is bare: nobody commits in it", "run this in a clone, or use --no-hooks"
         )
     plan = _plan(base, method, until, budget)
-    with _listening(as_json) as listen:
+    with _listening(as_json) as listen, _training(repository):
         from gitpeft.learn import pipeline
 
         outcome = pipeline.run(repository, plan, listen)
@@ -161,7 +161,7 @@ def train(
     Interrupted, the same command continues where it was.
     """
     repository = _to_learn_from(repo, until)
-    with _listening(as_json) as listen:
+    with _listening(as_json) as listen, _training(repository):
         from gitpeft.learn import pipeline
 
         cost = pipeline.train_only(repository, _plan(base, method, until, budget), listen)
@@ -187,7 +187,7 @@ def export(repo: Repo = None, as_json: Json = False) -> None:
     from gitpeft import show
 
     repository = Repository.open(repo)
-    with _listening(as_json) as listen:
+    with _listening(as_json) as listen, _training(repository):
         from gitpeft.learn import pipeline
 
         outcome = pipeline.run(repository, pipeline.last_trained(repository), listen)
@@ -461,6 +461,114 @@ def status(repo: Repo = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def models(repo: Repo = None, as_json: Json = False) -> None:
+    """The models kept here, newest first: the active one, the one before it, and what training left aside.
+
+    The three newest are kept; the active one and the one before it stay whatever their age.
+    """
+    from gitpeft import show, versions
+
+    found = versions.listing(Repository.open(repo).state_dir)
+    if as_json:
+        _print_json([asdict(one) for one in found])
+    elif found:
+        show.models(found)
+    else:
+        print("no model here yet; `gitpeft init` makes one")
+
+
+@app.command()
+def rollback(
+    model: Annotated[
+        str, typer.Argument(metavar="[ID]", help="The beginning of an id; default: the previous model.")
+    ] = "",
+    repo: Repo = None,
+) -> None:
+    """Make an earlier model active again, in one rename; twice in a row is where you started."""
+    from gitpeft import versions
+
+    bundle = versions.rollback(Repository.open(repo).state_dir, model)
+    print(f"active: {bundle.id[: versions.SHORT]}, made {bundle.manifest.created}")
+
+
+Remote = Annotated[str, typer.Option("--remote", help="The remote that the team shares.")]
+Channel = Annotated[str, typer.Option("--channel", help="One of several models side by side.")]
+
+
+@app.command()
+def publish(
+    repo: Repo = None,
+    remote: Remote = "origin",
+    channel: Channel = "main",
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A new folder, or a file *.bundle, instead of a remote.")
+    ] = None,
+    sign: Annotated[
+        bool | None, typer.Option("--sign/--no-sign", help="Default: as your git is set up.")
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Dated versions that stay on the remote.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Share the active model through git itself: a ref of the team's remote, a folder or a file.
+
+    Replaces what is there only if you have seen it: published it, or pulled it before.
+    """
+    from gitpeft import share
+
+    repository = Repository.open(repo)
+    if to is not None:
+        done = share.publish_to(repository, to, channel, sign=sign)
+    else:
+        done = share.publish(repository, remote, channel, sign=sign, keep=keep)
+    if as_json:
+        _print_json(asdict(done))
+        return
+    where = done.place if to is not None else f"{remote} {done.place}"
+    signed = "signed" if done.signed else "not signed"
+    print(f"published {done.bundle[:12]} to {where} ({done.size / 1e6:.1f} MB, {signed})")
+    for note in done.notes:
+        print(f"  {note}")
+
+
+@app.command()
+def pull(
+    repo: Repo = None,
+    remote: Remote = "origin",
+    channel: Channel = "main",
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A folder or a file *.bundle, instead of a remote.")
+    ] = None,
+    accept: Annotated[
+        str, typer.Option(metavar="KEY", help="Take a model of this unknown signer, or `unsigned`.")
+    ] = "",
+    aside: Annotated[bool, typer.Option("--aside", help="Keep it beside the active model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch the team's model, check signature, hashes and shapes, let it answer once, and activate it.
+
+    Needs no torch. Signers are those of `.gitpeft-signers` on the default branch; about others you are asked.
+    """
+    from gitpeft import share
+
+    repository = Repository.open(repo)
+    asking = typer.confirm if sys.stdin.isatty() and not as_json else None
+    terms = share.Terms(accept, asking)
+    if source is not None:
+        done = share.pull_from(repository, source, terms, aside=aside)
+    else:
+        done = share.pull(repository, remote, channel, terms, aside=aside)
+    if as_json:
+        _print_json(asdict(done))
+        return
+    state = "active" if done.active else "kept aside; `gitpeft rollback` with its id makes it active"
+    print(f"{done.bundle[:12]} ({_whose(done.signer.name, done.signer.key)}): {state}")
+
+
+def _whose(name: str, key: str) -> str:
+    return f"signed by {name}" if name else key if key == "unsigned" else f"signed by {key}"
+
+
+@app.command()
 def doctor(
     repo: Repo = None,
     mend: Annotated[bool, typer.Option("--mend", help="Put gitpeft's own files right.")] = False,
@@ -516,6 +624,15 @@ def _plan(base: str, method: str, until: str, minutes: float) -> "Plan":
 
     name, settings = methods.parse(method)
     return Plan(base=base, method=name, until=until, minutes=minutes, settings=settings)
+
+
+@contextmanager
+def _training(repository: Repository) -> Iterator[None]:
+    """No second training in this repository meanwhile."""
+    from gitpeft import versions
+
+    with versions.training(repository.state_dir):
+        yield
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Everything asked of git: hides the processes, their environment, and the format of what they print.
 
-The only module that runs git. Nothing here writes to a repository or reaches a network: objects that a
-partial clone does not have are reported, not fetched, and none of the user's diff programs is started.
+The only module that runs git. Nothing here reaches a network but `reach`, which only sharing calls: objects
+that a partial clone does not have are reported, not fetched, and none of the user's diff programs is started.
 """
 
 import os
@@ -72,6 +72,15 @@ _BINARY_SIZE = 1 << 20  # core.bigFileThreshold, above
 _PREVIOUS = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a run of git printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
 @dataclass(frozen=True)
 class Repository:
     """A repository as git sees it from `cwd`; `work_tree` is None where it is bare."""
@@ -116,6 +125,25 @@ class Repository:
             said = errors.decode("utf-8", "replace").strip() or f"exit status {process.returncode}"
             raise GitpeftError(f"git {args[0]}: {said.splitlines()[0]}")
         return output
+
+    def reach(self, *args: str) -> Said:
+        """Run git as its user would, who wants another repository reached: their protocols, helpers, prompts.
+
+        What it said and how it ended; a failure is the caller's to judge.
+        """
+        asked = ("GIT_ALLOW_PROTOCOL", "GIT_TERMINAL_PROMPT")
+        own = {key: os.environ[key] for key in asked if key in os.environ}
+        kept = {key: value for key, value in self.environment.items() if key not in asked}
+        process = _start([*_PREFIX, *args], self.cwd, {**kept, **own})
+        output, errors = process.communicate()
+        return Said(process.returncode, _text(output), _text(errors))
+
+    def remotes(self) -> list[str]:
+        """The names of the remotes."""
+        from git import Repo
+
+        with Repo(self.git_dir) as repo:
+            return [remote.name for remote in repo.remotes]
 
     def run_with_terminal(self, args: Sequence[str]) -> int:
         """Run git with this process's terminal and environment, so that hooks and editor have both."""

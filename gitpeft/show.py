@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gitpeft.doctor import Finding, Status
     from gitpeft.learn.pipeline import Outcome
     from gitpeft.learn.tuning import Listener
+    from gitpeft.versions import Version
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
@@ -199,6 +200,26 @@ def _active(model: dict[str, Any]) -> str:
     return (
         f"{model['id'][:12]}: base {model['base'] or '-'}, {method}, {known}, made {model['created']}{since}"
     )
+
+
+def models(found: Sequence["Version"]) -> None:
+    """A line for each model."""
+    table = Table()
+    for name in ("", "model", "made", "commits", "base", "method"):
+        table.add_column(name)
+    for name in ("B-Norm", "MB"):
+        table.add_column(name, justify="right")
+    for one in found:
+        mark = {"active": "*", "previous": "-"}.get(one.state, "")
+        commits = f"{one.commits.get('count', 0):,} up to {str(one.commits.get('to', ''))[:10] or '?'}"
+        score = f"{one.metrics['b_norm']:.1f}" if "b_norm" in one.metrics else ""
+        row = (mark, one.id[:12], one.created[:10], commits, one.base or "-", one.method, score)
+        table.add_row(*map(escape, row), f"{one.size / 1e6:.1f}")
+    out.print(table)
+    out.print("* active  - the one before it, where `gitpeft rollback` goes")
+    for one in found:
+        if one.aside:
+            out.print(escape(f"{one.id[:12]} was kept aside: {one.aside}"))
 
 
 def findings(found: Sequence["Finding"]) -> None:

@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from gitpeft import bundle as bundles
 from gitpeft.bundle import Manifest
 from gitpeft.diff import RENDERER
 from gitpeft.errors import GitpeftError
+from tests.killing import killed_at
 
 FILES = {
     "encoder.onnx": b"\x08\x09" + b"e" * 5000,
@@ -353,29 +352,6 @@ def test_activations_at_the_same_time_leave_one_whole_note(tmp_path: Path) -> No
 
 
 # --- killed -------------------------------------------------------------------------------------------------
-
-WATCHED = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree", "fcntl.flock")
-
-
-def killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Run `work` in a child that dies by SIGKILL before its `step`-th touch of the disk; whether it died."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def note(event: str, _: object) -> None:
-            nonlocal count
-            if event in WATCHED:
-                count += 1
-                if count == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(note)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def test_killed_anywhere_while_a_second_model_is_put_in_place(tmp_path: Path) -> None:

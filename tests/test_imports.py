@@ -29,7 +29,8 @@ IMPORTERS = {
     "rouge_score": {"learn"},
     "onnxruntime": {"decode", "suggest", "risk", "learn"},
     "tokenizers": {"codec", "suggest", "risk", "learn"},
-    "numpy": {"decode", "suggest", "risk", "retrieve", "learn"},
+    # fold and travel: a model that was pulled is put together where there is no torch.
+    "numpy": {"decode", "suggest", "risk", "retrieve", "fold", "travel", "learn"},
     "typer": {"cli", "learn.compare"},
     "click": {"cli", "learn.compare"},
     "rich": {"show", "learn.compare"},

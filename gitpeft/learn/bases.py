@@ -9,14 +9,14 @@ from typing import Any
 
 from gitpeft.codec import TokenCodec
 from gitpeft.diff import Budget
+from gitpeft.embedded import CONFIG, EMBEDDED, GRAPHS, TOKENIZER, WEIGHTS, digest, embedded_folder
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import families, hub
 
-EMBEDDED = "mini"
-_TOP = Path(__file__).resolve().parents[2]
+__all__ = ["EMBEDDED", "Base", "digest", "embedded_folder", "find"]
+
 DECODER_LAYERS = 6
 _UNIXCODER = "<encoder-decoder>"
-_WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Base:
     @property
     def tokenizer(self) -> Path:
         """The `tokenizers` file."""
-        return self.folder / _TOKENIZER
+        return self.folder / TOKENIZER
 
     @property
     def tokenizer_digest(self) -> str:
@@ -44,7 +44,7 @@ class Base:
 
     def ready(self) -> Path | None:
         """The folder of the base's own ONNX files, for use without tuning; None where it has none."""
-        folder = self.folder / "onnx"
+        folder = self.folder / GRAPHS
         return folder if (folder / "settings.json").is_file() else None
 
     @property
@@ -146,12 +146,6 @@ def _codec(path: Path) -> TokenCodec:
     return TokenCodec.load(path)
 
 
-def embedded_folder() -> Path:
-    """Where `models/mini` is: at the top of a checkout, or inside an installed package."""
-    packaged = Path(__file__).resolve().parents[1] / "_models" / EMBEDDED
-    return packaged if packaged.is_dir() else _TOP / "models" / EMBEDDED
-
-
 def find(name: str) -> Base:
     """The base with this name: `mini`, a folder of `transformers` files, a preset, or `owner/name@commit`.
 
@@ -162,29 +156,20 @@ def find(name: str) -> Base:
     folder = embedded_folder() if name == EMBEDDED else Path(name).expanduser()
     if not folder.exists() and (name in hub.PRESETS or hub.is_id(name)):
         folder, name = hub.folder(name)
-    missing = [part for part in (_CONFIG, _WEIGHTS, _TOKENIZER) if not (folder / part).is_file()]
+    missing = [part for part in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / part).is_file()]
     if missing:
         raise GitpeftError(
             f"the base {name} has no {missing[0]} ({folder})",
             "name a folder with config.json, model.safetensors and tokenizer.json, or leave --base out",
         )
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         kind, budget = config.get("model_type"), Budget(**config.get("gitpeft_budget", {}))
     except (ValueError, TypeError, AttributeError) as error:
         hint = "get the base again, or leave --base out"
-        raise GitpeftError(f"the {_CONFIG} of the base {name} cannot be used: {error}", hint) from None
+        raise GitpeftError(f"the {CONFIG} of the base {name} cannot be used: {error}", hint) from None
     if kind not in families.FAMILIES:
         raise GitpeftError(
             f"the base {name} is a {kind}", f"known are {', '.join(sorted(families.FAMILIES))}"
         )
     return Base(name, folder.resolve(), digest(folder), budget, kind)
-
-
-def digest(folder: Path) -> str:
-    """sha256 over the weights, configuration and tokenizer of a base."""
-    total = hashlib.sha256()
-    for name in (_WEIGHTS, _CONFIG, _TOKENIZER):
-        with (folder / name).open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()

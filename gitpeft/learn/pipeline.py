@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitpeft import bundle as bundles
+from gitpeft import versions
 from gitpeft.bundle import Manifest
 from gitpeft.choose import Chooser
 from gitpeft.diff import RENDERER, Budget
@@ -107,7 +108,7 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     """All steps; the bundle is active at the end. What cannot be trained is served untuned, with a reason."""
     from gitpeft.learn import bases, methods
 
-    clock, fresh = _Clock(), not repo.state_dir.exists()
+    clock, fresh = _Clock(), versions.untouched(repo.state_dir)
     methods.of(plan.method, plan.settings)  # what is wrong is said before any work, trained or not
     if plan.base != bases.EMBEDDED:
         bases.find(plan.base).check_exportable()

@@ -1,0 +1,271 @@
+"""How a tuned model should reach a machine without torch: three ways, on a bundle that was really trained.
+
+    python tests/bench/bench_travel.py --repo CLONE [--rounds 30]
+
+CLONE has an active model made by `gitpeft init` with `--method lora` on the embedded base. Compared are whole
+int8 graphs, LoRA folded into the base's graphs by numpy, and ONNX Runtime's LoraAdapter over the base's
+graphs. Latency is that of encoding, searching (four beams) and scoring for real changes of that history, all
+ways in turns in one process; parity is against torch's merge in float32.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+from gitpeft import bundle as bundles
+from gitpeft import fold, travel
+from gitpeft.codec import TokenCodec
+from gitpeft.decode import Memory, Network, Search, Vocabulary, logarithm, score
+from gitpeft.diff import Budget
+from gitpeft.git import Repository
+from gitpeft.history import History
+from gitpeft.learn import backtest, bases, dataset, export, methods
+
+Source = tuple[list[int], list[int]]
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--repo", type=Path, required=True)
+    options.add_argument("--rounds", type=int, default=30)
+    given = options.parse_args()
+    repo = Repository.open(given.repo)
+    bundle = bundles.active(repo.state_dir)
+    assert bundle is not None and bundle.manifest.method.get("name") == "lora"
+    base = bases.find(bundle.manifest.base)
+    sources = held_out(repo, bundle, base, given.rounds)
+    model = methods.load_merged(base.load(), methods.of("lora"), bundle.path / bundles.ADAPTER).eval()
+    plain = export.graphs(model, quantise=False)
+    ways = {
+        "whole int8 graphs": whole(bundle),
+        "folded by numpy": folded(bundle, base),
+        "LoraAdapter over the base": adapted(bundle, base),
+    }
+    words = Vocabulary(
+        **{k: v for k, v in bundle.manifest.settings.items() if k in ("start", "end", "banned")}
+    )
+    report(ways, sources, Network(lambda: plain[0], lambda: plain[1]), words)
+
+
+def held_out(repo: Repository, bundle: bundles.Bundle, base: bases.Base, most: int) -> list[Source]:
+    """Rendered validation commits: sources and messages."""
+    with History.open(repo.state_dir) as history:
+        records = history.records(repo, bundle.manifest.commits["to"])
+    data = dataset.make(records, Budget().exemplars)
+    codec = TokenCodec.load(base.tokenizer)
+    picked = backtest.sample(data.valid, most, seed=3)
+    return [dataset.pair(example, base.budget, codec) for example in picked]
+
+
+Way = tuple[int, Callable[[], Network]]
+"""Bytes on the wire for the model alone (the adapter included, zlib as git packs it), and what opens it."""
+
+
+def packed(*parts: bytes) -> int:
+    return sum(len(zlib.compress(part, 6)) for part in parts)
+
+
+def whole(bundle: bundles.Bundle) -> Way:
+    files = [bundle.read(name) for name in (bundles.ENCODER, bundles.DECODER, bundles.TOKENIZER)]
+    return packed(*files), lambda: Network(lambda: files[0], lambda: files[1])
+
+
+def folded(bundle: bundles.Bundle, base: bases.Base) -> Way:
+    files, made = travel.pack(bundle)
+    sent = [raw for name, raw in files.items() if name.endswith(".difference") or name.startswith("adapter/")]
+
+    def make() -> Network:
+        found = travel.unpack(files.__getitem__, made, bundle.manifest)
+        assert found[bundles.ENCODER] == bundle.read(bundles.ENCODER), "not the exported graph"
+        return Network(lambda: found[bundles.ENCODER], lambda: found[bundles.DECODER])
+
+    return packed(*sent), make
+
+
+# --- ONNX Runtime's LoraAdapter -----------------------------------------------------------------------------
+
+
+def adapted(bundle: bundles.Bundle, base: bases.Base) -> Way:
+    """LoRA matrices as inputs of the base's graphs; without an adapter they are empty and change nothing."""
+    updates = fold._updates(
+        lambda name: bundle.read(f"adapter/{name}"),
+        weights := fold.tensors((base.folder / "model.safetensors").read_bytes()),
+    )
+    graphs, adapters = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in (bundles.ENCODER, bundles.DECODER):
+            raw, parameters = opened(base.folder / "onnx" / name, weights, updates)
+            path = Path(scratch) / f"{name}.adapter"
+            write_adapter(path, parameters)
+            graphs.append(raw)
+            adapters.append(path.read_bytes())
+    return packed(*adapters), lambda: Adapted(graphs, adapters)
+
+
+def opened(path: Path, weights: dict[str, Any], updates: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The graph with x·A·B added behind each matrix that has an update, and the values of all A and B."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    graph, known = model.graph, fold._Known(weights)
+    stored = {one.name: one for one in graph.initializer}
+    nodes, parameters = [], {}
+    for node in graph.node:
+        nodes.append(node)
+        names = matrix(node, stored, known, numpy_helper.to_array)
+        if not updates.keys() & set(names):
+            continue
+        down, up = blocks(names, weights, updates)
+        a, b = f"{node.output[0]}.A", f"{node.output[0]}.B"
+        parameters |= {a: down, b: up}
+        result, inner = node.output[0], f"{node.output[0]}.plain"
+        node.output[0] = inner
+        nodes.append(helper.make_node("MatMul", [node.input[0], a], [f"{result}.low"]))
+        nodes.append(helper.make_node("MatMul", [f"{result}.low", b], [f"{result}.update"]))
+        nodes.append(helper.make_node("Add", [inner, f"{result}.update"], [result]))
+        for key, value in ((a, down), (b, up)):
+            empty = np.zeros((len(value), 0) if key == a else (0, value.shape[1]), np.float32)
+            graph.initializer.append(numpy_helper.from_array(empty, key))
+            shape = [len(value), f"{key}.r"] if key == a else [f"{key}.r", value.shape[1]]
+            graph.input.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, shape))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model.SerializeToString(), parameters
+
+
+def matrix(node: Any, stored: dict[str, Any], known: Any, to_array: Callable[[Any], Any]) -> Sequence[str]:
+    """The base's weights that a node multiplies with."""
+    if node.op_type == "DynamicQuantizeMatMul" and node.input[2] in stored:
+        return list(known.by_scales(to_array(stored[node.input[2]])))
+    if node.op_type == "MatMul" and node.input[1] in stored:
+        value = to_array(stored[node.input[1]])
+        return [known.by_value(value.tobytes(), value.shape)]
+    return []
+
+
+def blocks(names: Sequence[str], weights: dict[str, Any], updates: dict[str, Any]) -> tuple[Any, Any]:
+    """A side by side and B along a diagonal, scaled, for matrices that were joined."""
+    downs, ups = [], []
+    for at, name in enumerate(names):
+        down, up, scale = updates[name]
+        left = sum(len(weights[one]) for one in names[:at])
+        right = sum(len(weights[one]) for one in names[at + 1 :])
+        downs.append(down.T)
+        ups.append(np.pad(up.T * np.float32(scale), ((0, 0), (left, right))))
+    return np.ascontiguousarray(np.hstack(downs)), np.ascontiguousarray(np.vstack(ups))
+
+
+def write_adapter(path: Path, parameters: dict[str, Any]) -> None:
+    import onnxruntime
+
+    file = onnxruntime.AdapterFormat()
+    file.set_adapter_version(1)
+    file.set_model_version(1)
+    file.set_parameters({name: onnxruntime.OrtValue.ortvalue_from_numpy(v) for name, v in parameters.items()})
+    file.export_adapter(str(path))
+
+
+class Adapted(Network):
+    """A network whose sessions run with an adapter."""
+
+    def __init__(self, graphs: Sequence[bytes], adapters: Sequence[bytes]) -> None:
+        import onnxruntime
+
+        super().__init__(lambda: graphs[0], lambda: graphs[1])
+        self._options, self._adapters = [], []
+        for raw in adapters:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(raw)
+                file.flush()
+                adapter = onnxruntime.LoraAdapter()
+                adapter.Load(file.name)
+            options = onnxruntime.RunOptions()
+            options.add_active_adapter(adapter)
+            self._options.append(options)
+            self._adapters.append(adapter)
+
+    def encode(self, source: Sequence[int]) -> Memory:
+        session, ids = self._encoder.get(), np.array([source], dtype=np.int64)
+        names = [one.name for one in session.get_outputs()]
+        feeds = dict(zip(names, session.run(names, {"source": ids}, self._options[0]), strict=True))
+        if "source" in self._inputs():
+            feeds["source"] = ids
+        return Memory(feeds, list(source))
+
+    def step(self, memory: Memory, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        names = ["probabilities", *(name.replace("past.", "present.") for name in self._past)]
+        feeds = {**memory.feeds, **past, "tokens": tokens}
+        found, *present = self._decoder.get().run(names, feeds, self._options[1])
+        return found, dict(zip(self._past, present, strict=True))
+
+
+# --- measuring ----------------------------------------------------------------------------------------------
+
+
+def report(ways: dict[str, Way], sources: Sequence[Source], exact: Network, words: Vocabulary) -> None:
+    networks, opening = {}, {}
+    for name, (_, make) in ways.items():
+        start = time.perf_counter()
+        networks[name] = make()
+        networks[name].encode(sources[0][0])
+        opening[name] = time.perf_counter() - start
+    spent = latencies(networks, sources, words)
+    first = median(spent["whole int8 graphs"])
+    print("| way | wire, MB | opened, s | ms a question | ratio | same token | nats a token |")
+    print("|---|---|---|---|---|---|---|")
+    for name, (size, _) in ways.items():
+        same, nats = parity(networks[name], exact, sources, words)
+        ms = median(spent[name])
+        row = f"| {name} | {size / 1e6:.2f} | {opening[name]:.2f} | {ms:.0f} | {ms / first:.2f} "
+        print(row + f"| {same:.1%} | {nats:+.4f} |")
+
+
+def latencies(
+    networks: dict[str, Network], sources: Sequence[Source], words: Vocabulary
+) -> dict[str, list[float]]:
+    """Milliseconds of each question, one way after the other; the first round warms up."""
+    spent: dict[str, list[float]] = {name: [] for name in networks}
+    for turn, (source, message) in enumerate([sources[0], *sources]):
+        for name, network in networks.items():
+            start = time.perf_counter()
+            memory = network.encode(source)
+            Search(4, 40).run(network, memory, words)
+            score(network, memory, [message[:-1]] * 4, words)
+            if turn:
+                spent[name].append(1000 * (time.perf_counter() - start))
+    return spent
+
+
+def parity(
+    network: Network, exact: Network, sources: Sequence[Source], words: Vocabulary
+) -> tuple[float, float]:
+    """Share of positions with torch's token, and how far the real message's log-probability moves a token."""
+    same = total = 0
+    moved = 0.0
+    for source, message in sources:
+        tokens = np.array([[words.start, *message[:-1]]], dtype=np.int64)
+        both = []
+        for one in (network, exact):
+            memory = one.encode(source)
+            both.append(logarithm(one.step(memory, tokens, one.no_past(1))[0][0]))
+        rows = range(len(message))
+        same += int((both[0].argmax(-1) == both[1].argmax(-1)).sum())
+        moved += float((both[0][rows, message] - both[1][rows, message]).sum())
+        total += len(message)
+    return same / total, moved / total
+
+
+if __name__ == "__main__":
+    main()
