@@ -70,6 +70,8 @@ def card(outcome: "Outcome", hooks: str) -> None:
     if outcome.why:
         grid.add_row("Not trained", escape(f"{outcome.why}. {_what_training_adds(outcome.why)}"))
     grid.add_row("Time", _times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GiB")
+    if outcome.tuning:
+        grid.add_row("Tuning", _tuning(outcome.tuning))
     grid.add_row("Offered first", _choice(outcome.choice))
     grid.add_row("Risk", escape(risk(Model.of(outcome.risk))))
     grid.add_row("Hooks", escape(hooks))
@@ -115,6 +117,12 @@ def _times(seconds: dict[str, float]) -> str:
     return (
         f"{total:,.0f} s (" + ", ".join(f"{step} {s:,.0f}" for step, s in seconds.items() if s >= 0.5) + ")"
     )
+
+
+def _tuning(tuning: dict[str, float]) -> str:
+    best = max(tuning, key=lambda name: tuning[name])
+    scored = ", ".join(f"{name} {score:.1f}" for name, score in tuning.items())
+    return f"{best} serves (B-Norm on validation commits: {scored})"
 
 
 def _choice(choice: dict[str, Any]) -> str:

@@ -35,13 +35,16 @@ class Made:
 
 
 def choose(made: Made, data: Dataset, habits: dict[str, Any], asking: Asking) -> backtest.Choice | None:
-    """The chooser that validation prefers; None where there is no model, or too little to validate on."""
+    """The chooser that validation prefers; None where there is no model, or too little to validate on.
+
+    Each validation commit is asked about as in the hook: with those before it among the exemplars.
+    """
     examples = backtest.sample(data.valid, MOST_VALID, seed=1)
     if made.files is None or len(examples) < LEAST_VALID:
         return None
     index = data.index_before(data.first_valid)
     with backtest.trial(made.manifest, made.files, index, habits) as suggester:
-        return backtest.choose_on(backtest.ask(suggester, examples, asking))
+        return backtest.choose_on(backtest.ask(suggester, examples, asking, since=data.valid))
 
 
 def measure(

@@ -114,6 +114,11 @@ class Choice:
     n: int
     scores: dict[str, float]
 
+    @property
+    def best(self) -> float:
+        """The score of the way that won."""
+        return self.scores[self.name]
+
     def report(self) -> dict[str, Any]:
         """For the manifest and the card."""
         return {"mode": self.name, "n": self.n, "scores": self.scores}

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from gitpeft.learn.bases import Base
 
 
+TUNED, HALF, UNTUNED = "tuned", "tuned half way", "untuned"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to make. `until` cuts history; `minutes` bounds training; without `train` nothing is tuned."""
@@ -62,8 +65,8 @@ class Mined:
 class Outcome:
     """What a run made and how good it is.
 
-    `kind` is model or retrieval, `why` the reason for a retrieval; `choice` the validation score (B-Norm) of
-    each way of choosing; `test` maps a system to its scores on the newest commits; `samples` are (sha, the
+    `kind` is model or retrieval, `why` the reason for a retrieval; `tuning` the validation score (B-Norm) of
+    the tuned model, of softer ones and of the base as it is, `choice` that of each way of choosing; `test` maps a system to its scores on the newest commits; `samples` are (sha, the
     team's message, ours); `risk` is the risk model as its file holds it; `seconds` by step; `peak_memory` in
     bytes.
     """
@@ -78,6 +81,7 @@ class Outcome:
     parameters: int = 0
     cost: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, float] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
     test: dict[str, Any] = field(default_factory=dict)
     samples: list[tuple[str, str, str]] = field(default_factory=list)
@@ -133,7 +137,7 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     outcome.kind = made.manifest.kind
     habits = learn_style(mined.records, data)
     with clock("choose"):
-        choice = appraise.choose(made, data, habits, _counted(listen, "choose"))
+        made, choice = _settled(work, made, habits)
         chooser = choice.chooser if choice else made.chooser
         outcome.choice = choice.report() if choice else {}
     with clock("measure"):
@@ -260,6 +264,50 @@ def _tuned(work: _Work) -> Made:
     return Made(manifest, folder, folder / bundles.ADAPTER, Chooser())
 
 
+def _settled(work: _Work, tuned: Made, habits: dict[str, Any]) -> tuple[Made, backtest.Choice | None]:
+    """How far to go from the base: what validation likes best, with the chooser for it; ties stay tuned.
+
+    A team's newest commits are sometimes closer to the base and their exemplars than to its old ones.
+    """
+    asking = _counted(work.listen, "choose")
+    choice = appraise.choose(tuned, work.data, habits, asking)
+    if choice is None or tuned.adapter is None:
+        return tuned, choice
+    found, tried = (tuned, choice), {TUNED: choice.best}
+    for name, make in _milder(work, tuned).items():
+        other = make()
+        choice = appraise.choose(other, work.data, habits, asking)
+        if choice is not None:
+            tried[name] = choice.best
+            if choice.best > found[1].best:
+                found = other, choice
+    work.outcome.tuning = tried
+    if found[0].adapter is None:
+        work.outcome.method, work.outcome.trainable = dict(found[0].manifest.method), 0
+    return found
+
+
+def _milder(work: _Work, tuned: Made) -> dict[str, Callable[[], Made]]:
+    """What may be better than the tuned model: half of it, where the method is linear, and none of it."""
+    from gitpeft.learn import bases
+
+    found: dict[str, Callable[[], Made]] = {}
+    if tuned.manifest.method["name"] == "lora":
+        found[HALF] = lambda: _softer(work, tuned)
+    if bases.find(work.plan.base).ready() is not None:
+        found[UNTUNED] = lambda: _untuned(work)
+    return found
+
+
+def _softer(work: _Work, tuned: Made) -> Made:
+    job = _job(work.plan)
+    folder = tuning.soften(work.folder, 0.5)
+    exported = tuning.export(job.base, job.method, work.data, folder)
+    metrics = tuned.manifest.metrics | {"parity": exported["parity"], "strength": 0.5}
+    manifest = replace(tuned.manifest, settings=exported["settings"], metrics=metrics)
+    return Made(manifest, folder, folder / bundles.ADAPTER, Chooser())
+
+
 def _untuned(work: _Work) -> Made:
     """The base as it is, with this history's exemplars; retrieval alone where the base has no ONNX files."""
     from gitpeft.learn import bases
@@ -322,6 +370,7 @@ def _publish(
 ) -> str:
     """Write the bundle with an index of the whole history, and make it the active one."""
     metrics = made.manifest.metrics | {"valid": outcome.choice, "test": outcome.test}
+    metrics |= {"tuning": outcome.tuning} if outcome.tuning else {}
     with bundles.staging(repo.state_dir) as folder:
         if made.files is not None:
             backtest.copy_model(made.files, folder)

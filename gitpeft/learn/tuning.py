@@ -161,6 +161,28 @@ def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[
     return result.to_dict()
 
 
+def soften(folder: Path, strength: float) -> Path:
+    """A run's LoRA taken only a part of the way from the base: a folder to `export` from, with its adapter.
+
+    Between base and tuned weights often lies what is better than either on later commits (Wortsman et al.
+    2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+    """
+    from safetensors.torch import load_file, save_file
+
+    softer = folder / f"strength-{strength:g}"
+    if not (softer / bundles.ADAPTER).is_dir():
+        new = softer / "adapter.new"
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(folder / bundles.ADAPTER, new)
+        weights = load_file(new / "adapter_model.safetensors")
+        for name in weights:
+            if ".lora_B." in name:
+                weights[name] = weights[name] * strength
+        save_file(weights, new / "adapter_model.safetensors", {"format": "pt"})
+        new.rename(softer / bundles.ADAPTER)
+    return softer
+
+
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 

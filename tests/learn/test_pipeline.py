@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from gitpeft import bundle as bundles
+from gitpeft.choose import Chooser
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.install import install
-from gitpeft.learn import dataset, pipeline, tuning
+from gitpeft.learn import appraise, backtest, dataset, pipeline, tuning
+from gitpeft.learn.appraise import Made
 from gitpeft.learn.pipeline import Outcome, Plan
 from gitpeft.retrieve import Index
 from gitpeft.suggest import Suggestion, open_active
@@ -90,7 +94,7 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
     assert set(outcome.test) == {"gitpeft", "nearest neighbour"}
     assert all(row["n"] == 20 for row in outcome.test.values())
     assert len(outcome.samples) >= 3 and outcome.peak_memory > 1 << 26
-    assert set(outcome.seconds) == {"mine", "examples", "train", "export", "choose", "measure"}
+    assert set(outcome.seconds) == {"mine", "examples", "train", "export", "choose", "measure", "risk"}
     bundle = active(repo)
     bundles.verify(bundle)
     manifest = bundle.manifest
@@ -123,7 +127,7 @@ def test_nothing_but_the_state_is_written(served: tuple[Repo, Outcome]) -> None:
     assert repo.git("status", "--porcelain") == ""
     state = state_of(repo)
     assert {path.name for path in state.iterdir()} - {"history.db-wal", "history.db-shm"} == {
-        "current", "history.db", "history.lock", "models", "runs",
+        "current", "history.db", "history.lock", "lines.db", "models", "runs",
     }  # fmt: skip
     assert not list(state.rglob("*.new")) and not list(state.glob("models/.new-*"))
     [folder] = state.glob("runs/*")
@@ -172,6 +176,45 @@ def test_a_new_commit_is_a_new_run(copied: Repo, built: Built) -> None:
     for seed in (1, 2):
         run(copied, replace(what, seed=seed))
     assert len(list(state_of(copied).glob("runs/*"))) == 3, "the newest runs are kept, no more"
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [((3, 2, 1), "tuned"), ((2, 3, 1), "tuned half way"), ((1, 2, 3), "untuned"), ((2, 2, 2), "tuned")],
+)
+def test_what_validation_likes_best_serves(
+    scores: tuple[int, ...], best: str, copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tuned, half of it, or the base as it is; its files, its chooser, its adapter or none."""
+    left = iter(scores)
+
+    def choose(made: Made, *_: Any) -> backtest.Choice:
+        score = float(next(left))
+        return backtest.Choice(
+            "generated", Chooser(mode="generated", threshold=score), 20, {"generated": score}
+        )
+
+    monkeypatch.setattr(appraise, "choose", choose)
+    copied.commit("one more", **{"extra.py": "EXTRA = 1\n"})  # so that it is a run of its own
+    outcome = run(copied, plan(built))
+    bundle = active(copied)
+    assert outcome.tuning == dict(zip(("tuned", "tuned half way", "untuned"), scores, strict=True))
+    assert bundle.json(bundles.CHOOSER)["threshold"] == max(scores) and bundle.manifest.metrics["tuning"]
+    trained = max((state_of(copied) / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    whole, name = (
+        load_file(trained / "adapter/adapter_model.safetensors"),
+        "adapter/adapter_model.safetensors",
+    )
+    if best == "untuned":
+        assert name not in bundle and outcome.trainable == 0 and outcome.method == {"name": "none"}
+        assert bundle.read(bundles.ENCODER) == (built.out / "onnx" / bundles.ENCODER).read_bytes()
+        return
+    weights = load_file(bundle.path / name)
+    for key, weight in weights.items():
+        strength = 0.5 if "lora_B" in key and best == "tuned half way" else 1.0
+        assert torch.equal(weight, strength * whole[key])
+    files = trained if best == "tuned" else trained / "strength-0.5"
+    assert bundle.read(bundles.ENCODER) == (files / bundles.ENCODER).read_bytes()
 
 
 def test_training_alone_and_the_rest_later(copied: Repo, built: Built) -> None:
