@@ -244,10 +244,7 @@ def _same(old: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> Iterato
 def _agreeing(
     old: Sequence[Sequence[str]], new: Sequence[Sequence[str]], left: list[str], right: list[str]
 ) -> int:
-    common = next(
-        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
-        min(len(left), len(right)),
-    )
+    """How many of the first old lines have the tokens of the first new ones, up to an end of line."""
     ends = set()
     at = 0
     for line in new:
