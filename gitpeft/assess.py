@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from gitpeft import evidence, risk
@@ -97,7 +98,8 @@ class Assessor:
             return RiskReport(rev, why="only generated files are changed", files=paths)
         with self.history.before(self.repository, parent, keep=True) as past:
             metrics = measure(past, change)
-            facts = evidence.gather(past, change, files, metrics, self.model)
+            there = partial(self._exists, parent)
+            facts = evidence.gather(past, change, files, metrics, self.model, there)
         model = self.model
         if not model.usable:
             return RiskReport(rev, model.why, evidence=tuple(facts), files=paths, metrics=metrics)
@@ -114,6 +116,10 @@ class Assessor:
             metrics=metrics,
             parts=tuple(model.parts(metrics)),
         )
+
+    def _exists(self, parent: str | None, path: str) -> bool:
+        name = f"{parent}:{path}"
+        return parent is not None and name in self.repository.line_counts([name])
 
 
 def check_range(text: str) -> None:

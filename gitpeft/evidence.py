@@ -3,7 +3,7 @@
 Every line is a count that anybody can check with `git log`; none of them names a person.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,14 +38,22 @@ class Evidence:
 
 
 def gather(
-    past: Stored, change: Change, files: Sequence[FileChange], metrics: Metrics, model: Model
+    past: Stored,
+    change: Change,
+    files: Sequence[FileChange],
+    metrics: Metrics,
+    model: Model,
+    exists: Callable[[str], bool] = lambda _: True,
 ) -> list[Evidence]:
-    """At most five facts about a change, those that weigh most first."""
+    """At most five facts about a change, those that weigh most first.
+
+    `exists` says whether a file is there before the change: one that is gone cannot be forgotten.
+    """
     counted = change.counted
     by_size = sorted(counted, key=lambda file: -(file.added + file.removed))[:_FILES]
     since = change.time - YEAR
     found = [*_functions(past, by_size, files, since)[:1], *_fixed(past, by_size, since)[:2]]
-    found += _missing(past, by_size)[:1]
+    found += _missing(past, by_size, exists)[:1]
     found += [
         *_size(metrics, model),
         *_spread(past, by_size, since)[:1],
@@ -86,11 +94,11 @@ def _functions(
     return sorted(found, key=lambda one: -one.numbers["fixes"])
 
 
-def _missing(past: Stored, files: Sequence[Touch]) -> list[Evidence]:
+def _missing(past: Stored, files: Sequence[Touch], exists: Callable[[str], bool]) -> list[Evidence]:
     """Files that usually change with these, and do not now."""
     names = [_name(file) for file in files if file.status != "D"]
     companions = past.companions(names, _SUPPORT, _CONFIDENCE) if len(names) == len(files) else []
-    return [_beside(one) for one in companions]
+    return [_beside(one) for one in companions[:3] if exists(one.path)]
 
 
 def _beside(one: Companion) -> Evidence:
@@ -108,7 +116,7 @@ def _size(metrics: Metrics, model: Model) -> list[Evidence]:
     if place < _LARGE:
         return []
     files = f"{metrics.nf} file{'s' if metrics.nf > 1 else ''}"
-    text = f"{metrics.la} lines added and {metrics.ld} removed in {files}: larger than {place:.0f} % of recent commits"
+    text = f"{metrics.la} lines added and {metrics.ld} removed in {files}: larger than {min(99, int(place))} % of the recent commits"
     return [
         Evidence(
             "size", text, "", {"added": metrics.la, "removed": metrics.ld, "percentile": round(place, 1)}

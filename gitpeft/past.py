@@ -288,6 +288,7 @@ class Stored:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._seen: dict[str, list[Seen]] = {}
+        self._names: dict[str, set[str]] = {}
         self._own: dict[str, list[tuple[int, str]]] = {}
 
     def seen(self, path: str) -> list[Seen]:
@@ -297,13 +298,12 @@ class Stored:
             rows: dict[int, Seen] = {}
             while at < min(len(names), LINEAGE):
                 found = self._rows(names[at]).fetchall()
-                rows |= {
-                    row[1]: Seen(row[1], row[2], row[3], bool(row[4]), frozenset(row[5].split()))
-                    for row in found
-                }
+                for _, change, author, time, fix, functions in found:
+                    rows[change] = Seen(change, author, time, bool(fix), frozenset(functions.split()))
                 names += sorted({row[0] for row in found} - {None, *names})
                 at += 1
             self._seen[path] = list(rows.values())
+            self._names[path] = set(names)
         return self._seen[path]
 
     def _rows(self, path: str) -> sqlite3.Cursor:
@@ -369,4 +369,5 @@ class Stored:
             if len(rows) <= _COMPANION_FILES:
                 of += 1
                 counts.update(name for (name,) in rows)
+        known = known | self._names[path]
         return [Companion(name, path, n, of) for name, n in counts.most_common(8) if name not in known]

@@ -76,7 +76,7 @@ def test_a_bad_value_is_a_problem_and_the_default_counts(repo: Repo, key: str, v
 
 
 @pytest.mark.parametrize(
-    "key", ["timeoutMs", "memoryMb", "amend", "template", "squash", "command", "python", "path"]
+    "key", ["timeoutMs", "memoryMb", "amend", "template", "squash", "risk", "command", "python", "path"]
 )
 def test_a_committed_file_cannot_set_what_is_not_harmless(repo: Repo, key: str) -> None:
     repo.write(".gitpeft", f"[gitpeft]\n\t{key} = true\n\talternatives = 3\n")
@@ -88,7 +88,7 @@ def test_no_setting_is_a_command_path_or_address() -> None:
     shared = {name for name, key in config.KEYS.items() if key.shared}
     assert shared == {
         *("enabled", "alternatives", "exclude", "subjectlength", "ticketpattern", "ticketformat"),
-        *("lint", "quiet"),
+        *("lint", "quiet", "riskbudget", "fixpattern"),
     }
 
 

@@ -34,6 +34,7 @@ PATIENCE = 0.5
 """The quantile of the latency from a bug to its fix after which a commit without a fix counts as clean."""
 
 TEST = 0.2
+BLOCKS = 5
 RECENT = 1000
 """Commits whose scores make the percentiles."""
 
@@ -183,25 +184,66 @@ def ranked(model: Model, data: Labelled) -> Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A comparison on the newest commits: each candidate fitted and calibrated on older ones, and measured."""
+    """A comparison on later commits: what each model, fitted on earlier ones, said of them; and the better one.
 
-    models: dict[str, Model]
+    `data` are those commits, oldest first; `blocks` the number of the fit that judged each.
+    """
+
+    data: Labelled
+    blocks: Array
     ranked: dict[str, Ranked]
     chosen: str
 
 
-def trial(data: Labelled, share: float = TEST) -> Trial:
-    """Fit on the oldest commits, measure on the newest `share`, and choose.
-
-    The regression is chosen only where it beats lines added on the newest commits, in AUC and outside the
-    95 % interval of the paired bootstrap; the simpler one otherwise.
-    """
+def split(data: Labelled, share: float = TEST) -> Trial:
+    """Fit on the oldest commits, measure on the newest `share`."""
     cut = len(data) - round(share * len(data))
     old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
-    models = fit(old)
-    found = {name: ranked(model, new) for name, model in models.items()}
-    better = difference(found[LOGISTIC], found[LINES_ADDED], "auc")
-    return Trial(models, found, LOGISTIC if better.low > 0 else LINES_ADDED)
+    found = {name: ranked(model, new) for name, model in fit(old).items()}
+    return Trial(new, np.zeros(len(new)), found, _better(found))
+
+
+def prequential(
+    measured: Sequence[Measured], found: Labels, now: int, since: float | None = None
+) -> Trial | None:
+    """The history again as it was lived: each block of commits is judged by what was known when it began.
+
+    The labelled commits from `since` (unix seconds; default: the newest half) in `BLOCKS` equal parts. None
+    where no block had enough known bugs before it.
+    """
+    data = label(measured, found, now)
+    first = len(data) // 2 if since is None else int(np.searchsorted(data.times, since))
+    judged: list[tuple[Labelled, dict[str, Ranked]]] = []
+    for rows in np.array_split(np.arange(first, len(data)), BLOCKS):
+        if not len(rows):
+            continue
+        block = data.take(rows)
+        start = int(block.times[0])
+        before = label([one for one in measured if one.change.time < start], found, start)
+        if NEEDED / 2 <= before.truth.sum() < len(before):
+            models = fit(before)
+            judged.append((block, {name: ranked(model, block) for name, model in models.items()}))
+    if not judged or not sum(block.truth.sum() for block, _ in judged):
+        return None
+    numbers = np.concatenate([np.full(len(block), n, dtype=float) for n, (block, _) in enumerate(judged)])
+    pooled = {name: _pool(name, [said[name] for _, said in judged]) for name in (LINES_ADDED, LOGISTIC)}
+    shas = {sha for block, _ in judged for sha in block.shas}
+    kept = [i for i, sha in enumerate(data.shas) if sha in shas]
+    return Trial(data.take(kept), numbers, pooled, _better(pooled))
+
+
+def _pool(name: str, parts: Sequence[Ranked]) -> Ranked:
+    """The blocks as one. Lines are lines in every block; scores of different fits compare as probabilities."""
+    truth, scores, chances, effort = (
+        np.concatenate([getattr(part, field) for part in parts])
+        for field in ("truth", "scores", "chances", "effort")
+    )
+    return Ranked(truth, scores if name == LINES_ADDED else chances, chances, effort)
+
+
+def _better(found: dict[str, Ranked]) -> str:
+    """The regression where it beats lines added in AUC, outside the 95 % interval of the paired bootstrap."""
+    return LOGISTIC if difference(found[LOGISTIC], found[LINES_ADDED], "auc").low > 0 else LINES_ADDED
 
 
 def fit(data: Labelled) -> dict[str, Model]:
@@ -225,7 +267,9 @@ def train(measured: Sequence[Measured], found: Labels, now: int) -> Model:
     base = Model(known=known, needed=NEEDED, latency=latency)
     if known < NEEDED or known == len(data):
         return replace(base, why=f"not enough history ({known} known bugs, {NEEDED} needed)")
-    tried = trial(data)
+    tried = prequential(measured, found, now)
+    if tried is None:
+        return replace(base, why=f"not enough history (too few of its {known} bugs were known in time)")
     best = fit(data)[tried.chosen]
     recent = [one.metrics for one in measured if one.metrics.nf and one.change.time <= now][-RECENT:]
     told = replace(
