@@ -103,6 +103,7 @@ class Comparison:
         final = self._kept("final", lambda: self._plan_long(plan, short))
         long = self._long(final, plan["seeds"])
         report = self._report(plan, final, short, long)
+        self._note_time()
         write_json(self.folder / "report.json", report)
         (self.folder / "report.html").write_text(page.html(report), encoding="utf-8")
         write_json(self.repo.state_dir / "compare" / "advice.json", report["advice"])

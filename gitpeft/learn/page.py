@@ -70,10 +70,10 @@ def html(report: dict[str, Any]) -> str:
 
 
 def _facts(report: dict[str, Any]) -> str:
+    used = f"{report['seconds'] / 60:.1f} of {report['budget_minutes']:g} minutes"
     return (
-        f"{report['commits']:,} usable commits up to {report['tip'][:10]}; "
-        f"measured on {report['asked']} of the validation tenth; {report['seconds'] / 60:.1f} of {report['budget_minutes']:g} minutes used on "
-        f"{report['device']}."
+        f"{report['commits']:,} usable commits up to {report['tip'][:10]}; measured on {report['asked']} "
+        f"commits of the validation tenth; {used} used on {report['device']}."
     )
 
 
@@ -299,12 +299,13 @@ def _samples(samples: Sequence[dict[str, Any]]) -> str:
 
 
 _HOW = """\
-<h2>How this was measured</h2><p>Every run had the same examples, batches and schedule: {short} steps in the short
-runs, {long} in the long ones, {seeds}, each method at its own learning rate. The best half of the short runs, and
-the best of each method, went on (successive halving). The oldest 80 % of the history taught; commits of the next
-10 % were asked about and chose between methods; the newest 10 % were not looked at. What is offered is the
-consensus of a model's candidates. “Clear” means that a 95 % paired bootstrap interval excludes zero; everything
-else is noise. Times are of a machine that may have done other work meanwhile.</p>"""
+<h2>How this was measured</h2><p>Every run had the same examples, batches and schedule: {short} steps in
+the short runs, {long} in the long ones, {seeds}, each method at its own learning rate. The best half of
+the short runs, and the best of each method, went on (successive halving). The oldest 80 % of the history
+taught; commits of the next 10 % were asked about and chose between methods; the newest 10 % were not
+looked at. What is offered is the consensus of a model's candidates. “Clear” means that a 95 % paired
+bootstrap interval excludes zero; everything else is noise. Times are of a machine that may have done
+other work meanwhile.</p>"""
 
 
 def _method(report: dict[str, Any]) -> str:
