@@ -52,7 +52,8 @@ Method = Annotated[
         "placement=all-linear|attention|query-value|feed-forward), "
         "`adapter` (width, activation, placement=houlsby|pfeiffer), `full`, "
         "`hybrid` (full=LAYER+LAYER or probe=K layers in full, rest=lora|adapter). "
-        "All but full: side=encoder|decoder|both, layers=encoder.0+decoder.1; all: lr.",
+        "All but full: side=encoder|decoder|both, layers=encoder.0+decoder.1; all: lr. "
+        "`auto`: what the last `gitpeft compare` advised.",
     ),
 ]
 Until = Annotated[str, typer.Option("--until", metavar="REV", help="Learn from nothing after REV.")]
@@ -93,7 +94,7 @@ def init(
         raise GitpeftError(
             "this repository is bare: nobody commits in it", "run this in a clone, or use --no-hooks"
         )
-    plan = _plan(base, method, until, budget)
+    plan = _plan(repository, base, method, until, budget)
     with _listening(as_json) as listen, _training(repository):
         from gitpeft.learn import pipeline
 
@@ -164,7 +165,7 @@ def train(
     with _listening(as_json) as listen, _training(repository):
         from gitpeft.learn import pipeline
 
-        cost = pipeline.train_only(repository, _plan(base, method, until, budget), listen)
+        cost = pipeline.train_only(repository, _plan(repository, base, method, until, budget), listen)
     if as_json:
         _print_json(cost)
     else:
@@ -179,6 +180,51 @@ def train(
         for note in cost["notes"]:
             print(note)
         print("next: gitpeft export")
+
+
+@app.command()
+def compare(
+    repo: Repo = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--methods", metavar="NAME[:KEY=VALUE,…]", help="As --method of train; default: all."),
+    ] = None,
+    ranks: Annotated[
+        list[int] | None, typer.Option("--ranks", min=1, help="Ranks to try (widths, for adapters).")
+    ] = None,
+    placements: Annotated[list[str] | None, typer.Option("--placements", help="Placements to try.")] = None,
+    bases: Annotated[list[str] | None, typer.Option("--bases", help="Bases to try; default: mini.")] = None,
+    budget: Annotated[
+        float, typer.Option("--budget", metavar="MINUTES", min=1.0, help="Most time for everything.")
+    ] = 30.0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Long runs of each method.")] = 1,
+    until: Until = "HEAD",
+    out: Annotated[Path | None, typer.Option("--out", help="Copy the page here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Which method for this repository, at what cost: short runs, the better half longer, then advice.
+
+    Options may be repeated to try several values. Writes a page and JSON below `.git/gitpeft`; interrupted,
+    the same command continues. `gitpeft train --method auto` takes the advice.
+    """
+    from gitpeft import show
+
+    repository = _to_learn_from(repo, until)
+    with _listening(True), show.comparing(as_json) as watch:
+        from gitpeft.learn import compare as comparison
+        from gitpeft.learn.halving import Wish
+
+        wish = Wish(
+            tuple(methods or ()), tuple(ranks or ()), tuple(placements or ()), tuple(bases or ("mini",)),
+            budget, seeds, until,
+        )  # fmt: skip
+        report = comparison.compare(repository, wish, watch)
+    if out is not None:
+        out.write_bytes(Path(report["page"]).read_bytes())
+    if as_json:
+        _print_json(report)
+    else:
+        show.comparison(report)
 
 
 @app.command()
@@ -618,10 +664,15 @@ def _to_learn_from(path: Path | None, until: str) -> Repository:
     return repository
 
 
-def _plan(base: str, method: str, until: str, minutes: float) -> "Plan":
+def _plan(repository: Repository, base: str, method: str, until: str, minutes: float) -> "Plan":
     from gitpeft.learn import methods
     from gitpeft.learn.pipeline import Plan
 
+    if method == "auto":
+        from gitpeft.learn.compare import advised
+
+        advice = advised(repository)
+        method, base = advice["method"], advice["base"]
     name, settings = methods.parse(method)
     return Plan(base=base, method=name, until=until, minutes=minutes, settings=settings)
 

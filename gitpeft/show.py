@@ -14,6 +14,7 @@ from gitpeft.risk import LINES_ADDED, Model
 
 if TYPE_CHECKING:
     from gitpeft.doctor import Finding, Status
+    from gitpeft.learn.compare import Row, Watcher
     from gitpeft.learn.pipeline import Outcome
     from gitpeft.learn.tuning import Listener
     from gitpeft.versions import Version
@@ -178,6 +179,62 @@ def risk(model: Model) -> str:
 def _measured(row: dict[str, Any]) -> str:
     (auc, low, high), capture = row["auc"], row["capture_20"]
     return f"AUC {auc:.2f} ({low:.2f}-{high:.2f}), {capture[0]:.0%} of the bugs in the riskiest fifth"
+
+
+@contextmanager
+def comparing(quiet: bool) -> Iterator["Watcher"]:
+    """A watcher that shows every run of a comparison in one live table, on stderr, or says nothing."""
+    if quiet:
+        yield lambda _rows, _now: None
+        return
+    from rich.live import Live
+
+    with Live(console=err, refresh_per_second=4) as live:
+        yield lambda rows, now: live.update(_runs(rows, now))
+
+
+def _runs(rows: "Sequence[Row]", now: str) -> Table:
+    table = Table(title=escape(now), title_justify="left")
+    for name in ("runs", "method", "seed", "state", "loss", "time"):
+        table.add_column(name, justify="right" if name in ("loss", "time", "seed") else "left")
+    for row in rows:
+        found = row.result
+        loss = f"{found['valid_loss']:.3f}" if found else ""
+        spent = f"{found['seconds']:,.0f} s" if found else ""
+        state = f"{row.done:.0%} {row.detail}" if row.state == "running" else row.state
+        table.add_row(row.rung, escape(row.label), str(row.seed), escape(state), loss, spent)
+    return table
+
+
+def comparison(report: dict[str, Any]) -> None:
+    """A comparison on one screen: quality, cost, advice, and where the page is."""
+    title = f"{report['asked']} validation commits (mean, 95 % interval)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", overflow="fold")
+    for name in ("B-Norm", "to the best", "trained", "memory", "training", "on disk"):
+        table.add_column(name, justify="right")
+    for row in report["finalists"]:
+        cost, gap = row["cost"], row["against_best"]
+        verdict = (
+            "" if row is report["finalists"][0] else f"{gap['mean']:+.1f}{'' if gap['clear'] else ' (noise)'}"
+        )
+        table.add_row(
+            escape(row["label"]), _mean(row["scores"]["b_norm"]), verdict, f"{cost['share']:.1%}",
+            f"{cost['memory'] / 2**30:.1f} GiB", f"{cost['seconds']:,.0f} s",
+            f"{cost['adapter_bytes'] / 1e6:.1f} MB",
+        )  # fmt: skip
+    for row in report["baselines"]:
+        table.add_row(escape(row["label"]), _mean(row["scores"]["b_norm"]), *[""] * 5)
+    out.print(table)
+    if report["left_out"]:
+        out.print(escape("Left out for want of time: " + "; ".join(report["left_out"])))
+    for sentence in report["advice"]["words"]:
+        out.print(escape(sentence))
+    out.print(escape(f"The page: {report['page']}"), soft_wrap=True)
+
+
+def _mean(score: dict[str, float]) -> str:
+    return f"{score['mean']:.1f} ({score['low']:.1f}-{score['high']:.1f})"
 
 
 def status(state: "Status", model: dict[str, Any] | None, risky: Model) -> None:

@@ -254,8 +254,8 @@ def _tuned(work: _Work) -> Made:
     outcome.parity = exported["parity"]
     spent = {name: value for name, value in cost.items() if "curve" not in name}
     manifest = replace(
-        _manifest(work.data, work.mined),
-        **_of_base(base),
+        manifest_of(work.data, work.mined),
+        **of_base(base),
         method=method.as_dict(),
         seeds={"train": work.plan.seed},
         settings=exported["settings"],
@@ -312,7 +312,7 @@ def _untuned(work: _Work) -> Made:
     """The base as it is, with this history's exemplars; retrieval alone where the base has no ONNX files."""
     from gitpeft.learn import bases
 
-    manifest = _manifest(work.data, work.mined)
+    manifest = manifest_of(work.data, work.mined)
     try:
         base = bases.find(work.plan.base)
     except GitpeftError:
@@ -322,7 +322,7 @@ def _untuned(work: _Work) -> Made:
         return Made(manifest)
     work.outcome.base = base.name
     settings = json.loads((ready / "settings.json").read_text(encoding="utf-8"))
-    manifest = replace(manifest, **_of_base(base), method={"name": "none"}, settings=settings)
+    manifest = replace(manifest, **of_base(base), method={"name": "none"}, settings=settings)
     default = json.loads((ready / bundles.CHOOSER).read_text(encoding="utf-8"))
     return Made(manifest, ready, None, Chooser.of(default, "model"))
 
@@ -334,7 +334,8 @@ def _job(plan: Plan) -> Job:
     return Job(bases.find(plan.base), method, plan.seed, plan.minutes)
 
 
-def _of_base(base: "Base") -> dict[str, Any]:
+def of_base(base: "Base") -> dict[str, Any]:
+    """What a manifest says of a base."""
     return {
         "kind": "model",
         "base": base.name,
@@ -391,7 +392,8 @@ def _publish(
 # --- keeping ------------------------------------------------------------------------------------------------
 
 
-def _manifest(data: Dataset, mined: Mined) -> Manifest:
+def manifest_of(data: Dataset, mined: Mined) -> Manifest:
+    """What a manifest says of a history; of no model yet."""
     first = data.examples[0].sha if data.examples else ""
     return Manifest(
         kind="retrieval",

@@ -1,4 +1,4 @@
-"""Every architecture, tiny and random, through the message task with every method: train, keep, load, export."""
+"""Every architecture, tiny and random, learns messages with every method: train, keep, load, export."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,8 @@ def _plbart() -> Any:
     return PLBartForConditionalGeneration(
         PLBartConfig(
             vocab_size=400, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-            decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=256, **_IDS,
+            decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=256,
+            **_IDS,
         )
     )  # fmt: skip
 
@@ -45,7 +46,8 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "unixcoder": _roberta,
 }
 METHODS = (
-    "lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4,probe=1", "hybrid:rest=adapter,width=8,full=encoder.1",
+    "lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4,probe=1",
+    "hybrid:rest=adapter,width=8,full=encoder.1",
 )  # fmt: skip
 
 
@@ -96,9 +98,12 @@ def test_an_architecture_learns_is_kept_and_loaded(
     base = bases.find(str(folders(name)))
     trained: list[Any] = []
     whole = methods.save
-    monkeypatch.setattr(
-        methods, "save", lambda model, folder: (trained.append(model), whole(model, folder))[1]
-    )
+
+    def save(model: Any, folder: Path) -> None:
+        trained.append(model)
+        whole(model, folder)
+
+    monkeypatch.setattr(methods, "save", save)
     job = Job(base, methods.of(*methods.parse(text)), steps=3, checks=1)
     method, cost = tuning.train(job, data(), tmp_path / "run", nobody)
     assert cost["steps"] == 3 and 0 < cost["share"] <= 1 and cost["adapter_bytes"] > 1000
