@@ -44,7 +44,11 @@ Listener = Callable[[str, float, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to make. `until` cuts history; `minutes` bounds training; without `train` nothing is tuned."""
+    """What to make. `until` cuts history; `minutes` bounds training; without `train` nothing is tuned.
+
+    `warm` is the folder of an adapter of the same method and base, with which training begins; `rival` the
+    installed model that the result is to be held against, "" when it becomes active without (see `retrain`).
+    """
 
     base: str = "mini"
     method: str = "lora"
@@ -53,6 +57,8 @@ class Plan:
     seed: int = 0
     train: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
+    warm: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,36 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trained and exported model that is not shipped yet, and what it would ship with."""
+
+    made: Made
+    habits: dict[str, Any]
+    chooser: Chooser
+    outcome: Outcome
+
+
+def candidate(repo: Repository, plan: Plan, mined: Mined, data: Dataset, listen: Listener) -> Candidate:
+    """The steps from training to choosing, on a split that the caller made."""
+    clock = _Clock()
+    work = _Work(repo, plan, mined, data, Outcome("model"), clock, listen)
+    work.outcome.used, work.outcome.left_out = len(data.examples), data.left_out | mined.report.skipped
+    made, habits = _tuned(work), learn_style(mined.records, data)
+    with clock("choose"):
+        choice = appraise.choose(made, data, habits, _counted(listen, "choose"))
+    work.outcome.choice = choice.report() if choice else {}
+    work.outcome.seconds = clock.seconds
+    work.outcome.peak_memory = _peak_memory()
+    _forget_old_runs(work.folder)
+    return Candidate(made, habits, choice.chooser if choice else made.chooser, work.outcome)
+
+
+def ship(repo: Repository, one: Candidate, data: Dataset, *, active: bool) -> str:
+    """Put a candidate among the models, the active one or beside it; its id."""
+    return _publish(repo, one.made, data, one.habits, one.chooser, one.outcome, active=active)
+
+
 def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]:
     """The steps up to a trained run, which `run` with the same plan continues; returns the cost."""
     from gitpeft.learn import bases, methods
@@ -167,13 +203,15 @@ def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]
 
 
 def last_trained(repo: Repository) -> Plan:
-    """The plan of the newest run that was trained; GitpeftError when there is none."""
+    """The plan of the newest run that was trained to be exported; GitpeftError when there is none."""
     runs = sorted((repo.state_dir / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    if not runs:
+    plans = [Plan(**json.loads((run.parent / "plan.json").read_text(encoding="utf-8"))) for run in runs]
+    plans = [plan for plan in plans if not plan.rival]
+    if not plans:
         raise GitpeftError(
             "no trained run to export", "run `gitpeft train` first, or `gitpeft init` for all steps"
         )
-    return Plan(**json.loads((runs[-1].parent / "plan.json").read_text(encoding="utf-8")))
+    return plans[-1]
 
 
 def evaluate(repo: Repository, most: int, listen: Listener) -> Outcome:
@@ -286,7 +324,7 @@ def _untuned(work: _Work) -> Made:
 def _of_base(base: "Base") -> dict[str, Any]:
     return {
         "kind": "model",
-        "base": base.name,
+        "base": Path(base.name).name,  # of a folder only the name: where it lies concerns this machine
         "base_digest": base.digest,
         "tokenizer_digest": base.tokenizer_digest,
         "budget": asdict(base.budget),
@@ -301,12 +339,12 @@ def train(
         listen("train", 1.0, "already trained")
         return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
     from gitpeft.codec import TokenCodec
-    from gitpeft.learn import methods
+    from gitpeft.learn import methods, warm
     from gitpeft.learn.trainer import Progress, Settings, fit, pick_device
 
     codec = TokenCodec.load(base.tokenizer)
     rendered = [render_all(part, base.budget, codec) for part in (data.train, data.valid)]
-    model = methods.attach(base.load(), method).to(pick_device())
+    model = warm.start(methods.attach(base.load(), method), method, plan.warm).to(pick_device())
     settings = Settings(
         steps=max(1, EPOCHS * len(data.train) // BATCH),
         minutes=plan.minutes,
@@ -374,9 +412,16 @@ def learn_style(records: Sequence[Record], data: Dataset) -> dict[str, Any]:
 
 
 def _publish(
-    repo: Repository, made: Made, data: Dataset, habits: dict[str, Any], chooser: Chooser, outcome: Outcome
+    repo: Repository,
+    made: Made,
+    data: Dataset,
+    habits: dict[str, Any],
+    chooser: Chooser,
+    outcome: Outcome,
+    *,
+    active: bool = True,
 ) -> str:
-    """Write the bundle with an index of the whole history, and make it the active one."""
+    """Write the bundle with an index of the whole history, and make it the active one unless told not to."""
     metrics = made.manifest.metrics | {"valid": outcome.choice, "test": outcome.test}
     with bundles.staging(repo.state_dir) as folder:
         if made.files is not None:
@@ -385,13 +430,22 @@ def _publish(
         if made.adapter is not None:
             kept = shutil.ignore_patterns("*.md")
             shutil.copytree(made.adapter, folder / bundles.ADAPTER, ignore=kept)
+            _forget_place(folder / bundles.ADAPTER / "adapter_config.json")
         (folder / bundles.INDEX).mkdir()
         data.index.save(folder / bundles.INDEX)
         _write_json(folder / bundles.STYLE, habits)
         id_ = bundles.write(folder, replace(made.manifest, metrics=metrics))
-    bundles.activate(repo.state_dir, id_)
+    if active:
+        bundles.activate(repo.state_dir, id_)
     bundles.prune(repo.state_dir)
     return id_
+
+
+def _forget_place(config: Path) -> None:
+    """PEFT notes where the base lay; a bundle may be published, and the base's digest is what counts."""
+    if config.is_file():
+        known = json.loads(config.read_text(encoding="utf-8"))
+        _write_json(config, known | {"base_model_name_or_path": None})
 
 
 # --- keeping ------------------------------------------------------------------------------------------------
@@ -399,10 +453,11 @@ def _publish(
 
 def _manifest(data: Dataset, mined: Mined) -> Manifest:
     first = data.examples[0].sha if data.examples else ""
+    held = len(data.test)
     return Manifest(
         kind="retrieval",
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        commits={"from": first, "to": mined.tip, "count": len(data.examples)},
+        commits={"from": first, "to": mined.tip, "count": len(data.examples), "held": held},
         budget=asdict(Budget()),
         versions=_versions(),
     )
