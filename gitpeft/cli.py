@@ -24,6 +24,7 @@ from gitpeft.git import Repository
 if TYPE_CHECKING:
     from gitpeft.assess import Assessor, RiskReport
     from gitpeft.learn.pipeline import Plan
+    from gitpeft.learn.retrain import Retrained
     from gitpeft.learn.tuning import Listener
     from gitpeft.suggest import Suggester
 
@@ -155,31 +156,70 @@ def train(
     method: Method = "lora",
     until: Until = "HEAD",
     budget: Budget = 5.0,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Start from the base, not the installed model.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: for scheduled jobs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tune a model on this history and keep the run; `gitpeft export` makes it the active model.
+    """Tune a model on this history; where one is installed, replace it only by one at least as good.
 
-    Interrupted, the same command continues where it was.
+    Without an installed model the run is kept, and `gitpeft export` makes it the active one. With one,
+    training starts from it, on what is new and a sample of what is old; both models are then asked about the
+    newest commits that neither has seen. Interrupted, the same command continues where it was.
     """
     repository = _to_learn_from(repo, until)
+    plan = _plan(repository, base, method, until, budget)
     with _listening(as_json) as listen, _training(repository):
-        from gitpeft.learn import pipeline
+        from gitpeft.learn import pipeline, retrain
 
-        cost = pipeline.train_only(repository, _plan(repository, base, method, until, budget), listen)
+        if retrain.champion_of(repository) is None:
+            cost = pipeline.train_only(repository, plan, listen)
+            _tell_trained(cost, as_json)
+            return
+        asked = sys.stdin.isatty() and not yes and not as_json
+        done = retrain.run(repository, plan, listen, cold=cold, agreed=_agreed if asked else lambda _: True)
+    if as_json:
+        _print_json(asdict(done))
+    else:
+        _tell_retrained(done)
+
+
+def _agreed(verdict: str) -> bool:
+    return typer.confirm(f"{verdict}. Make it active?", default=True)
+
+
+def _tell_retrained(done: "Retrained") -> None:
+    if done.action == "none":
+        print(f"nothing to do: {done.reason}")
+        return
+    start = "the installed model" if done.warm else "the base"
+    print(
+        f"trained from {start} on {done.taught:,} commits ({done.new:,} new, {done.replayed:,} replayed) "
+        f"in {sum(done.seconds.values()):,.0f} s"
+    )
+    print(done.reason)
+    if done.action == "activated":
+        print(f"active: {done.bundle[:12]}; `gitpeft rollback` goes back to {done.champion[:12]}")
+    else:
+        print(f"kept aside: {done.bundle[:12]}; {done.champion[:12]} stays active")
+
+
+def _tell_trained(cost: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(cost)
-    else:
-        valid = min((loss for _, loss in cost["valid_curve"]), default=float("nan"))
-        print(
-            f"trained {cost['trainable']:,} of {cost['parameters']:,} weights for {cost['seconds']:.0f} s "
-            f"({cost['steps']} steps, {cost['tokens'] / max(1e-9, cost['seconds']):,.0f} tokens/s), "
-            f"best validation loss {valid:.3f} nats a token after {cost['seconds_to_best']:.0f} s; "
-            f"peak memory {max(cost['peak_memory'], cost['reserved']) / 2**30:.1f} GiB, "
-            f"{cost['adapter_bytes'] / 1e6:.1f} MB on disk"
-        )
-        for note in cost["notes"]:
-            print(note)
-        print("next: gitpeft export")
+        return
+    valid = min((loss for _, loss in cost["valid_curve"]), default=float("nan"))
+    print(
+        f"trained {cost['trainable']:,} of {cost['parameters']:,} weights for {cost['seconds']:.0f} s "
+        f"({cost['steps']} steps, {cost['tokens'] / max(1e-9, cost['seconds']):,.0f} tokens/s), "
+        f"best validation loss {valid:.3f} nats a token after {cost['seconds_to_best']:.0f} s; "
+        f"peak memory {max(cost['peak_memory'], cost['reserved']) / 2**30:.1f} GiB, "
+        f"{cost['adapter_bytes'] / 1e6:.1f} MB on disk"
+    )
+    for note in cost["notes"]:
+        print(note)
+    print("next: gitpeft export")
 
 
 @app.command()

@@ -283,8 +283,13 @@ def test_an_unknown_signer_is_asked_about_or_refused(
     word = refused.value.hint.split()[-1]
     assert word.startswith("SHA256:") and active(ben) == ""
     asked: list[str] = []
+
+    def no(question: str) -> bool:
+        asked.append(question)
+        return False
+
     with pytest.raises(GitpeftError, match="was not taken"):
-        share.pull(opened(ben), terms=Terms(ask=lambda question: bool(asked.append(question))))
+        share.pull(opened(ben), terms=Terms(ask=no))
     assert word in asked[0]
     for accept in ("unsigned", word[:-1], word.upper()):
         with pytest.raises(GitpeftError, match="was not taken"):
@@ -330,8 +335,8 @@ def test_a_forged_signature_is_refused_whatever_is_accepted(
     old = active(ben)
     tinymodel.bundle(state(ada), created=DAY.format(9))
     evil = share.publish(opened(ada), sign=False)
-    trees = [bare.git("rev-parse", f"{one.commit}^{{tree}}") for one in (honest, evil)]
-    forged = bare.run("cat-file", "commit", honest.commit).stdout.replace(*(t.encode() for t in trees))
+    own, other = (bare.git("rev-parse", f"{one.commit}^{{tree}}").encode() for one in (honest, evil))
+    forged = bare.run("cat-file", "commit", honest.commit).stdout.replace(own, other)
     sha = bare.git("hash-object", "-t", "commit", "-w", "--stdin", input=forged)
     bare.git("update-ref", LATEST, sha)
     for terms in (Terms(), ANYONE, Terms(ask=lambda _: True)):

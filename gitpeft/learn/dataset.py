@@ -46,7 +46,8 @@ class Dataset:
     """Usable examples of one history, oldest first, cut into three by time.
 
     `train`, `valid`, `test` are consecutive; `first_valid` and `first_test` are places in `examples` (and in
-    `index`, which holds the same commits in the same order). `left_out` counts commits by reason.
+    `index`, which holds the same commits in the same order). `left_out` counts commits by reason. With
+    `taught`, that part of the oldest is what teaches (see `learn.retrain`).
     """
 
     examples: tuple[Example, ...]
@@ -54,11 +55,12 @@ class Dataset:
     first_valid: int
     first_test: int
     left_out: dict[str, int]
+    taught: tuple[Example, ...] = ()
 
     @property
     def train(self) -> tuple[Example, ...]:
-        """The oldest part."""
-        return self.examples[: self.first_valid]
+        """The oldest part, or what was chosen of it."""
+        return self.taught or self.examples[: self.first_valid]
 
     @property
     def valid(self) -> tuple[Example, ...]:
@@ -99,6 +101,11 @@ def make(records: Sequence[Record], neighbours: int, valid: float = 0.1, test: f
         known = index_of(bare[: start or end])
         examples += (_with_neighbours(bare, i, known, start or i, neighbours) for i in range(start, end))
     return Dataset(tuple(examples), index_of(examples), first_valid, first_test, left_out)
+
+
+def usable(records: Sequence[Record]) -> list[Example]:
+    """The examples of a history without exemplars, oldest first."""
+    return _select(records)[0]
 
 
 def _with_neighbours(bare: Sequence[Example], i: int, known: Index, before: int, n: int) -> Example:

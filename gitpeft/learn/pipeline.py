@@ -41,7 +41,11 @@ TUNED, HALF, UNTUNED = "tuned", "tuned half way", "untuned"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to make. `until` cuts history; `minutes` bounds training; without `train` nothing is tuned."""
+    """What to make. `until` cuts history; `minutes` bounds training; without `train` nothing is tuned.
+
+    `warm` is the folder of an adapter of the same method and base, with which training begins; `rival` the
+    installed model that the result is to be held against, "" when it becomes active without (see `retrain`).
+    """
 
     base: str = "mini"
     method: str = "lora"
@@ -50,6 +54,8 @@ class Plan:
     seed: int = 0
     train: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
+    warm: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +72,9 @@ class Outcome:
     """What a run made and how good it is.
 
     `kind` is model or retrieval, `why` the reason for a retrieval; `tuning` the validation score (B-Norm) of
-    the tuned model, of softer ones and of the base as it is, `choice` that of each way of choosing; `test` maps a system to its scores on the newest commits; `samples` are (sha, the
-    team's message, ours); `risk` is the risk model as its file holds it; `seconds` by step; `peak_memory` in
-    bytes.
+    the tuned model, of softer ones and of the base as it is, `choice` that of each way of choosing; `test`
+    maps a system to its scores on the newest commits; `samples` are (sha, the team's message, ours); `risk`
+    is the risk model as its file holds it; `seconds` by step; `peak_memory` in bytes.
     """
 
     kind: str
@@ -153,6 +159,38 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trained and exported model that is not shipped yet, and what it would ship with."""
+
+    made: Made
+    habits: dict[str, Any]
+    chooser: Chooser
+    outcome: Outcome
+
+
+def candidate(repo: Repository, plan: Plan, mined: Mined, data: Dataset, listen: Listener) -> Candidate:
+    """The steps from training to choosing, on a split that the caller made."""
+    clock = _Clock()
+    work = _Work(repo, plan, mined, data, Outcome("model"), clock, listen)
+    work.outcome.used, work.outcome.left_out = len(data.examples), data.left_out | mined.report.skipped
+    made, habits = _tuned(work), learn_style(mined.records, data)
+    with clock("choose"):
+        made, choice = _settled(work, made, habits)
+    with clock("risk"):
+        work.outcome.risk = fit_risk(repo, mined, work.folder, listen)
+    work.outcome.choice = choice.report() if choice else {}
+    work.outcome.seconds = clock.seconds
+    work.outcome.peak_memory = max(memory.resident(), work.outcome.cost.get("peak_memory", 0))
+    _forget_old_runs(work.folder)
+    return Candidate(made, habits, choice.chooser if choice else made.chooser, work.outcome)
+
+
+def ship(repo: Repository, one: Candidate, data: Dataset, *, active: bool) -> str:
+    """Put a candidate among the models, the active one or beside it; its id."""
+    return _publish(repo, one.made, data, one.habits, one.chooser, one.outcome, active=active)
+
+
 def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]:
     """The steps up to a trained run, which `run` with the same plan continues; returns the cost."""
     mined = mine(repo, plan.until, listen)
@@ -167,13 +205,15 @@ def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]
 
 
 def last_trained(repo: Repository) -> Plan:
-    """The plan of the newest run that was trained; GitpeftError when there is none."""
+    """The plan of the newest run that was trained to be exported; GitpeftError when there is none."""
     runs = sorted((repo.state_dir / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    if not runs:
+    plans = [Plan(**json.loads((run.parent / "plan.json").read_text(encoding="utf-8"))) for run in runs]
+    plans = [plan for plan in plans if not plan.rival]
+    if not plans:
         raise GitpeftError(
             "no trained run to export", "run `gitpeft train` first, or `gitpeft init` for all steps"
         )
-    return Plan(**json.loads((runs[-1].parent / "plan.json").read_text(encoding="utf-8")))
+    return plans[-1]
 
 
 def evaluate(repo: Repository, most: int, listen: Listener) -> Outcome:
@@ -331,14 +371,14 @@ def _job(plan: Plan) -> Job:
     from gitpeft.learn import bases, methods
 
     method = methods.of(plan.method, plan.settings)
-    return Job(bases.find(plan.base), method, plan.seed, plan.minutes)
+    return Job(bases.find(plan.base), method, plan.seed, plan.minutes, warm=plan.warm)
 
 
 def of_base(base: "Base") -> dict[str, Any]:
     """What a manifest says of a base."""
     return {
         "kind": "model",
-        "base": base.name,
+        "base": Path(base.name).name,  # of a folder only the name: where it lies concerns this machine
         "base_digest": base.digest,
         "tokenizer_digest": base.tokenizer_digest,
         "budget": asdict(base.budget),
@@ -367,9 +407,16 @@ def learn_style(records: Sequence[Record], data: Dataset) -> dict[str, Any]:
 
 
 def _publish(
-    repo: Repository, made: Made, data: Dataset, habits: dict[str, Any], chooser: Chooser, outcome: Outcome
+    repo: Repository,
+    made: Made,
+    data: Dataset,
+    habits: dict[str, Any],
+    chooser: Chooser,
+    outcome: Outcome,
+    *,
+    active: bool = True,
 ) -> str:
-    """Write the bundle with an index of the whole history, and make it the active one."""
+    """Write the bundle with an index of the whole history, and make it the active one unless told not to."""
     metrics = made.manifest.metrics | {"valid": outcome.choice, "test": outcome.test}
     metrics |= {"tuning": outcome.tuning} if outcome.tuning else {}
     with bundles.staging(repo.state_dir) as folder:
@@ -379,14 +426,23 @@ def _publish(
         if made.adapter is not None:
             kept = shutil.ignore_patterns("*.md")
             shutil.copytree(made.adapter, folder / bundles.ADAPTER, ignore=kept)
+            _forget_place(folder / bundles.ADAPTER / "adapter_config.json")
         (folder / bundles.INDEX).mkdir()
         data.index.save(folder / bundles.INDEX)
         write_json(folder / bundles.STYLE, habits)
         write_json(folder / bundles.RISK, outcome.risk)
         id_ = bundles.write(folder, replace(made.manifest, metrics=metrics))
-    bundles.activate(repo.state_dir, id_)
+    if active:
+        bundles.activate(repo.state_dir, id_)
     bundles.prune(repo.state_dir)
     return id_
+
+
+def _forget_place(config: Path) -> None:
+    """PEFT notes where the base lay; a bundle may be published, and the base's digest is what counts."""
+    if config.is_file():
+        known = json.loads(config.read_text(encoding="utf-8"))
+        write_json(config, known | {"base_model_name_or_path": None})
 
 
 # --- keeping ------------------------------------------------------------------------------------------------
@@ -395,10 +451,11 @@ def _publish(
 def manifest_of(data: Dataset, mined: Mined) -> Manifest:
     """What a manifest says of a history; of no model yet."""
     first = data.examples[0].sha if data.examples else ""
+    held = len(data.test)
     return Manifest(
         kind="retrieval",
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        commits={"from": first, "to": mined.tip, "count": len(data.examples)},
+        commits={"from": first, "to": mined.tip, "count": len(data.examples), "held": held},
         budget=asdict(Budget()),
         versions=_versions(),
     )

@@ -40,7 +40,8 @@ Listener = Callable[[str, float, str], None]
 class Job:
     """What to train: `steps` 0 means `EPOCHS` passes, at most; `minutes` bounds it in any case.
 
-    `checks`: how often in a run the validation loss is measured, on at most `MOST_VALID` examples.
+    `warm`: the folder of an adapter of the same method and base, with which training begins. `checks`: how
+    often in a run the validation loss is measured, on at most `MOST_VALID` examples.
     """
 
     base: "Base"
@@ -50,6 +51,7 @@ class Job:
     steps: int = 0
     checks: int = 10
     task: str = MESSAGES
+    warm: str = ""
 
 
 def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Method", dict[str, Any]]:
@@ -61,7 +63,7 @@ def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Met
     if (folder / "run.json").exists():
         listen("train", 1.0, "already trained")
         return _kept_method(job, folder), dict(_read_json(folder / "run.json"))
-    from gitpeft.learn import methods
+    from gitpeft.learn import methods, warm
     from gitpeft.learn.trainer import Progress, fit, pick_device
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Met
     rendered = [render_all(part, job.base) for part in (data.train, held_out)]
     model, device = job.base.load(), pick_device()
     method = _with_layers(job, model.to(device), rendered[0], folder)
-    model = methods.attach(model, method).to(device)
+    model = warm.start(methods.attach(model, method), method, job.warm).to(device)
     notes: list[str] = []
 
     def heard(progress: Progress) -> None:

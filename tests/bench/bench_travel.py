@@ -121,7 +121,8 @@ def opened(path: Path, weights: dict[str, Any], updates: dict[str, Any]) -> tupl
     model = onnx.load(path)
     graph, known = model.graph, fold._Known(weights)
     stored = {one.name: one for one in graph.initializer}
-    nodes, parameters = [], {}
+    nodes: list[Any] = []
+    parameters: dict[str, Any] = {}
     for node in graph.node:
         nodes.append(node)
         names = matrix(node, stored, known, numpy_helper.to_array)

@@ -103,6 +103,7 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
         "from": repo.git("rev-list", "--max-parents=0", "HEAD"),
         "to": repo.git("rev-parse", "HEAD"),
         "count": COUNT,
+        "held": 20,
     }
     assert manifest.budget["total"] == 64 and manifest.seeds == {"train": 0}
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "style.json"} <= set(
@@ -286,7 +287,7 @@ def test_a_short_history_is_served_untuned(count: int, repo: Repo, built: Built)
     assert (outcome.kind, outcome.used, outcome.trainable) == ("model", count, 0)
     assert outcome.why == f"only {count} usable commits, training needs 50"
     manifest = active(repo).manifest
-    assert manifest.method == {"name": "none"} and manifest.base == str(built.out)
+    assert manifest.method == {"name": "none"} and manifest.base == built.out.name
     assert not any(name.startswith("adapter") for name in manifest.files)
     assert active(repo).json(bundles.CHOOSER)["mode"] in ("generated", "retrieved", "chooser")
     assert count < 7 or suggested(repo)
