@@ -11,13 +11,14 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import IO, Generic
 
 from gitpeft.commits import Commit, Cutter, Item, Parser, Skipped, format_of, new_mark, text_of
+from gitpeft.diff import FileChange
 from gitpeft.errors import GitpeftError
 
 OLDEST = (2, 31)
@@ -173,6 +174,12 @@ class Repository:
         """The id of the current commit; None before the first one."""
         return self.ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
 
+    def branches(self) -> list[str]:
+        """The names of all branches, the remotes' as well."""
+        return self.ask(
+            "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes"
+        ).splitlines()
+
     def config(self, key: str, default: str | None = None) -> str | None:
         """The value of a setting, the last one where several are given."""
         try:
@@ -206,6 +213,34 @@ class Repository:
         """The change of a commit against its first parent, as a patch for `diff.parse`."""
         options = ["--root", "--no-commit-id", "--diff-merges=first-parent"]
         return self.run("diff-tree", *options, *DIFF, self.resolve(rev), "--")
+
+    def mark_generated(self, files: Sequence[FileChange], known: dict[str, bool] | None = None) -> None:
+        """Make those files generated ones, named and not shown, that are marked `linguist-generated`.
+
+        It is `.gitattributes` of now that counts, for old commits as well. Git looks the attribute up, which
+        runs no filter. `known` keeps what was looked up, by path.
+        """
+        known = {} if known is None else known
+        texts = [file for file in files if file.kind == "text"]
+        if unknown := list(dict.fromkeys(file.path for file in texts if file.path not in known)):
+            known |= self._generated(unknown)
+        for file in texts:
+            if known[file.path]:
+                file.kind, file.hunks = "generated", []
+
+    def _has_attributes(self) -> bool:
+        """Whether any path can have one; a history is read a tenth faster where none can."""
+        if (self.common_dir / "info" / "attributes").exists() or self.config("core.attributesFile"):
+            return True
+        top = self if self.work_tree is None else replace(self, cwd=self.work_tree)
+        return bool(top.ask("ls-files", "--", ".gitattributes", "**/.gitattributes"))
+
+    def _generated(self, paths: Sequence[str]) -> dict[str, bool]:
+        """Whether each path, from the top of the work tree, has the attribute."""
+        top = self if self.work_tree is None else replace(self, cwd=self.work_tree)
+        asked = "\0".join(paths).encode("utf-8", "replace")
+        values = top.run("check-attr", "-z", "--stdin", "linguist-generated", input=asked).split(b"\0")[2::3]
+        return {path: value in (b"set", b"true") for path, value in zip(paths, values, strict=True)}
 
     def previous_subject(self, author: str | None = None, rev: str = "HEAD") -> str:
         """The newest subject by the author with this mail address (default: who commits now), `""` if none.
@@ -283,12 +318,17 @@ class Repository:
         blocks = [shas[i : i + _BLOCK] for i in range(0, len(shas), _BLOCK)]
         shares = [list(chain(*blocks[i::jobs])) for i in range(min(jobs, len(blocks)))]
         streams = [_Stream(self, share, options, cutter) for share in shares]
+        known: dict[str, bool] = {}
+        attributes = self._has_attributes()
         try:
             while streams:
                 for stream in streams[:]:
                     batch = stream.read()
                     if batch is None:
                         streams.remove(stream)
+                    if attributes:
+                        changes = (item.files for item in batch or () if isinstance(item, Commit))
+                        self.mark_generated(list(chain.from_iterable(changes)), known)
                     yield from batch or ()
         finally:
             for stream in streams:

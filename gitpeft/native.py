@@ -4,12 +4,12 @@ What is written calls the stub in this clone's own state directory, if there is 
 gitpeft, or a clone on which nobody installed it, runs nothing.
 """
 
-import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from gitpeft import hookfile
 from gitpeft.errors import GitpeftError
 
 _CALL = (
@@ -122,14 +122,10 @@ def present(root: Path, line: Line) -> bool:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    spare = path.with_name(f".{path.name}.gitpeft-{os.getpid()}")
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
-        spare.write_bytes(content)
-        spare.chmod(mode)
-        spare.replace(path)
-    except OSError as error:
-        raise GitpeftError(f"cannot write {path}: {error.strerror}", "nothing was changed") from None
-    finally:
-        if spare.exists():
-            spare.unlink()
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+    hookfile.replace(path, content, mode)
+
+
+def sweep(root: Path, line: Line) -> None:
+    """Remove what an interrupted `add` or `remove` left beside the file."""
+    hookfile.sweep((root / line.file).parent)

@@ -47,6 +47,7 @@ def refresh(repo: Repository, made_at: str, tip: str = "HEAD") -> list[str]:
     unread = [sha for sha in wanted if sha not in known][:AT_ONCE]
     if unread:
         commits = repo.read_some(unread, SECONDS)
+        repo.mark_generated([change for commit in commits for change in commit.files])
         known |= dict.fromkeys(unread[: len(commits) + 1])  # whatever git stopped at would stop it again
         known |= {commit.sha: _entry(commit) for commit in commits}
         _store(repo.state_dir, known)

@@ -141,7 +141,7 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     outcome.why = why_not(plan, data)
     made = _untuned(work) if outcome.why else _tuned(work)
     outcome.kind = made.manifest.kind
-    habits = learn_style(mined.records, data)
+    habits = learn_style(mined.records, data, repo.branches())
     with clock("choose"):
         made, choice = _settled(work, made, habits)
         chooser = choice.chooser if choice else made.chooser
@@ -174,7 +174,7 @@ def candidate(repo: Repository, plan: Plan, mined: Mined, data: Dataset, listen:
     clock = _Clock()
     work = _Work(repo, plan, mined, data, Outcome("model"), clock, listen)
     work.outcome.used, work.outcome.left_out = len(data.examples), data.left_out | mined.report.skipped
-    made, habits = _tuned(work), learn_style(mined.records, data)
+    made, habits = _tuned(work), learn_style(mined.records, data, repo.branches())
     with clock("choose"):
         made, choice = _settled(work, made, habits)
     with clock("risk"):
@@ -231,7 +231,7 @@ def evaluate(repo: Repository, most: int, listen: Listener) -> Outcome:
     made = Made(bundle.manifest, bundle.path if bundle.manifest.kind == "model" else None, None, chooser)
     outcome = Outcome(bundle.manifest.kind, used=len(data.examples), left_out=data.left_out, bundle=bundle.id)
     outcome.base, outcome.method = bundle.manifest.base, bundle.manifest.method
-    habits, asking = learn_style(mined.records, data), _counted(listen, "measure")
+    habits, asking = learn_style(mined.records, data, repo.branches()), _counted(listen, "measure")
     outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking, most)
     return outcome
 
@@ -400,10 +400,11 @@ def _counted(listen: Listener, step: str) -> Callable[[int, int], None]:
     return lambda done, total: listen(step, done / max(1, total), f"{done}/{total} commits")
 
 
-def learn_style(records: Sequence[Record], data: Dataset) -> dict[str, Any]:
-    """The habits of all usable commits."""
+def learn_style(records: Sequence[Record], data: Dataset, branches: Sequence[str] = ()) -> dict[str, Any]:
+    """The habits of all usable commits, and of those who name branches."""
     bodies = {record.sha: record.body for record in records}
-    return style.learn([e.message for e in data.examples], [bodies.get(e.sha, "") for e in data.examples])
+    usable = data.examples
+    return style.learn([e.message for e in usable], [bodies.get(e.sha, "") for e in usable], branches)
 
 
 def _publish(
