@@ -10,13 +10,15 @@ fitted.
 - base: the untuned base, no exemplars in its input
 - base + exemplars: the untuned base, the nearest earlier messages in its input
 - LoRA: tuned on the training part, no exemplars in its input
-- LoRA + retrieval: what `gitpeft init` ships: tuned, exemplars, and the way of choosing that validation chose
+- gitpeft: what `init` ships: tuned as far as validation liked it, exemplars, and the way of choosing that
+  validation chose
 - kept up: the same, and nearest neighbour, as the hook does it: each test commit is asked about with the ones
   before it among the exemplars. Nothing is fitted again.
 """
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 import time
@@ -31,13 +33,13 @@ from git import Repo
 from gitpeft import bundle as bundles
 from gitpeft.bundle import Bundle
 from gitpeft.choose import GENERATED, Chooser
-from gitpeft.diff import Budget
+from gitpeft.diff import Budget, split
 from gitpeft.git import Repository
 from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
 from gitpeft.retrieve import Index
 
 NEAREST = "nearest neighbour"
-SHIPPED = "LoRA + retrieval"
+SHIPPED = "gitpeft"
 KEPT_UP = ", kept up"
 
 
@@ -45,7 +47,7 @@ def main() -> None:
     arguments = parse()
     if arguments.print:
         results = {k: v for path in arguments.print for k, v in json.loads(path.read_text()).items()}
-        print(table(results), costs(results), sep="\n\n")
+        print(table(results), costs(results), samples(results, arguments.samples), sep="\n\n")
         return
     results = {}
     for item in arguments.histories:
@@ -67,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=10_000, help="test commits at most")
     parser.add_argument("--json", type=Path, help="also write every number here")
     parser.add_argument("--print", nargs="+", type=Path, metavar="JSON", help="print tables of earlier runs")
+    parser.add_argument("--samples", type=int, default=0, help="with --print: so many samples, unedited")
     return parser.parse_args()
 
 
@@ -89,15 +92,21 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(seconds),
         "steps": outcome.seconds,
         "peak_memory": outcome.peak_memory,
-        "trainable": outcome.trainable,
+        "trainable": outcome.cost["trainable"],
         "parameters": outcome.parameters,
+        "tuning": outcome.tuning,
         "choice": outcome.choice,
         "n": len(examples),
         "systems": {name: evaluate.Scores.of(scores).to_json() for name, scores in by_system.items()},
         "gain": gain(by_system, ""),
         "gain_kept_up": gain(by_system, KEPT_UP),
         "samples": [
-            {"sha": e.sha, "team": e.message, **{name: messages[i] for name, messages in offers.items()}}
+            {
+                "sha": e.sha,
+                "change": [label for label, _ in split(e.change)[0]],
+                "team": e.message,
+                **{name: messages[i] for name, messages in offers.items()},
+            }
             for i, e in enumerate(examples)
         ],
     }
@@ -110,7 +119,7 @@ def ask_all(
     mined = pipeline.mine(repo, active.manifest.commits["to"], say)
     data = dataset.make(mined.records, Budget().exemplars)
     examples = backtest.sample(data.test, arguments.limit, seed=2)
-    habits = pipeline.learn_style(mined.records, data)
+    habits = pipeline.learn_style(mined.records, data, repo.branches())
     index, nothing = data.index_before(data.first_test), dataset.index_of([])
     base = bases.find(arguments.base)
     ready = base.ready()
@@ -123,7 +132,7 @@ def ask_all(
     systems = {
         "base": (untuned, nothing, generated, ()),
         "base + exemplars": (untuned, index, generated, ()),
-        "LoRA": (active, nothing, generated, ()),
+        "LoRA": (tuned(repo, active), nothing, generated, ()),
         SHIPPED: (active, index, chooser, ()),
         SHIPPED + KEPT_UP: (active, index, chooser, data.test),
     }
@@ -133,6 +142,13 @@ def ask_all(
             offers[name] = [one.offered(how) for one in found]
     offers[NEAREST + KEPT_UP] = backtest.neighbours(index, examples, data.test)
     return offers, examples
+
+
+def tuned(repo: Repository, active: Bundle) -> Bundle:
+    """The tuned model of the run, whether it ships or not."""
+    run = max((repo.state_dir / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    settings = json.loads((run / "exported.json").read_text())["settings"]
+    return Bundle(run, replace(active.manifest, settings=settings))
 
 
 @contextmanager
@@ -167,17 +183,36 @@ def table(results: dict[str, Any]) -> str:
 
 
 def costs(results: dict[str, Any]) -> str:
-    head = "| history | usable commits | trainable weights | training | everything | peak memory | shipped |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    head = "| history | usable commits | trainable weights | training | everything | peak memory | shipped "
+    lines = [f"{head}| B-Norm over nearest neighbour | kept up |", "|---|---|---|---|---|---|---|---|---|"]
     for name, result in results.items():
         share = result["trainable"] / result["parameters"]
-        gain = result["gain"]
+        gain, kept = result["gain"], result["gain_kept_up"]
         lines.append(
             f"| {name} | {result['used']:,} | {result['trainable']:,} ({share:.1%}) "
             f"| {result['steps']['train']:.0f} s | {result['seconds']} s "
-            f"| {result['peak_memory'] / 2**30:.1f} GiB | {result['choice']['mode']}, "
-            f"{gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f}) B-Norm over nearest neighbour |"
+            f"| {result['peak_memory'] / 2**30:.1f} GiB | {shipped(result)} "
+            f"| {gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f}) "
+            f"| {kept['mean']:+.1f} ({kept['low']:+.1f} to {kept['high']:+.1f}) |"
         )
+    return "\n".join(lines)
+
+
+def shipped(result: dict[str, Any]) -> str:
+    tuning = result["tuning"]
+    best = max(tuning, key=lambda name: tuning[name]) if tuning else "tuned"
+    return f"{best}, {result['choice']['mode']}"
+
+
+def samples(results: dict[str, Any], count: int) -> str:
+    """Some of the answers, drawn with a fixed seed: what changed, what the team wrote, what is offered."""
+    rows = [(name, one) for name, result in results.items() for one in result["samples"]]
+    lines = ["| commit | change | the team | gitpeft |", "|---|---|---|---|"] if count else []
+    for name, one in random.Random(20).sample(rows, min(count, len(rows))):
+        more = f" and {len(one['change']) - 2} more" if len(one["change"]) > 2 else ""
+        changed = ", ".join(one["change"][:2]) + more
+        cells = (f"{name} {one['sha'][:10]}", changed, one["team"], one[SHIPPED + KEPT_UP])
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
     return "\n".join(lines)
 
 
