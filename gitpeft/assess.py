@@ -65,9 +65,13 @@ class Assessor:
         self.history, self.repository, self.model, self.budget = history, repository, model, budget
 
     def staged(self) -> RiskReport:
-        """What is staged now. GitpeftError where the history is not read far enough."""
-        who = self.repository.ask("var", "GIT_AUTHOR_IDENT").rpartition(">")[0] + ">"
-        files, change = risk.staged(self.repository, self.history.author(who), int(time.time()))
+        """What is staged now, by whom and at which time git would commit it.
+
+        GitpeftError where the history is not read far enough.
+        """
+        name, _, when = self.repository.ask("var", "GIT_AUTHOR_IDENT").rpartition("> ")
+        now = int(when.split()[0]) if when[:1].isdigit() else int(time.time())
+        files, change = risk.staged(self.repository, self.history.author(f"{name}>"), now)
         return self._report(STAGED, self.repository.head(), change, files)
 
     def commit(self, rev: str) -> RiskReport:

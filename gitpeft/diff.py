@@ -101,9 +101,19 @@ def _parse_file(part: bytes) -> FileChange:
 
 
 def _function(hunk: bytes) -> str:
-    """The enclosing function of a hunk, as git cuts it; "" at the top of a file."""
-    line = hunk[: 4 * LINE_LIMIT].partition(b"\n")[0].partition(b" @@")[2]
-    return fold(line.decode("utf-8", "replace")) if line else ""
+    """The function that a hunk changes; "" at the top of a file.
+
+    Git names the one before the hunk's first line. Where that line, or the first one removed, begins a function
+    itself (as git sees it: a letter at the margin), it is meant.
+    """
+    head, _, rest = hunk[: 4 * LINE_LIMIT].partition(b"\n")
+    name = head.partition(b" @@")[2]
+    for line in rest.split(b"\n", 2)[:2]:
+        if line[:1] in (b" ", b"-") and (line[1:2].isalpha() or line[1:2] in (b"_", b"$")):
+            name = line[1:81]
+        if line[:1] != b" ":
+            break
+    return fold(name.decode("utf-8", "replace")) if name else ""
 
 
 def _parse_hunk(body: bytes, room: int) -> Hunk:

@@ -118,6 +118,32 @@ class Hooked:
             messages or standin.MESSAGES,
         )
 
+    def answer_active(self) -> None:
+        """Put messages into the cache for what is staged now, under the model that is really active."""
+        repo = Repository.open(self.repo.path)
+        config = load(repo)
+        count = 1 + config.alternatives + ask.SPARE
+        asked = ask.question(repo, config, count)
+        name = answers.key(asked.change, asked.previous, count, answers.active_model(repo.state_dir))
+        answers.store(repo.state_dir, name, standin.MESSAGES)
+
+    def full_env(self) -> dict[str, str]:
+        """The environment in which git would run a hook here."""
+        now = f"{self.repo.clock} +0000"
+        return {**os.environ, **self.env, "GIT_AUTHOR_DATE": now, "GIT_COMMITTER_DATE": now}
+
+    def call_stage(self, **env: str) -> subprocess.CompletedProcess[bytes]:
+        """Run the installed pre-commit hook itself, as git would from the top of the work tree."""
+        return subprocess.run(
+            [str(self.hook.with_name("pre-commit"))],
+            cwd=self.repo.path,
+            env={**self.full_env(), **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+
     def stage(self, **files: str | bytes | None) -> None:
         """Stage files; without any, a new one."""
         self.repo.stage(**(files or {"parser.py": f"tabs = {self.repo.clock}\n"}))

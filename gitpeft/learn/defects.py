@@ -222,23 +222,33 @@ def prequential(
         before = label([one for one in measured if one.change.time < start], found, start)
         if NEEDED / 2 <= before.truth.sum() < len(before):
             models = fit(before)
-            judged.append((block, {name: ranked(model, block) for name, model in models.items()}))
+            judged.append((block, {name: _placed(model, block, before) for name, model in models.items()}))
     if not judged or not sum(block.truth.sum() for block, _ in judged):
         return None
     numbers = np.concatenate([np.full(len(block), n, dtype=float) for n, (block, _) in enumerate(judged)])
-    pooled = {name: _pool(name, [said[name] for _, said in judged]) for name in (LINES_ADDED, LOGISTIC)}
+    pooled = {name: _pool([said[name] for _, said in judged]) for name in (LINES_ADDED, LOGISTIC)}
     shas = {sha for block, _ in judged for sha in block.shas}
     kept = [i for i, sha in enumerate(data.shas) if sha in shas]
     return Trial(data.take(kept), numbers, pooled, _better(pooled))
 
 
-def _pool(name: str, parts: Sequence[Ranked]) -> Ranked:
-    """The blocks as one. Lines are lines in every block; scores of different fits compare as probabilities."""
+def _pool(parts: Sequence[Ranked]) -> Ranked:
+    """The blocks as one."""
     truth, scores, chances, effort = (
-        np.concatenate([getattr(part, field) for part in parts])
-        for field in ("truth", "scores", "chances", "effort")
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("truth", "scores", "chances", "effort")
     )
-    return Ranked(truth, scores if name == LINES_ADDED else chances, chances, effort)
+    return Ranked(truth, scores, chances, effort)
+
+
+def _placed(model: Model, block: Labelled, before: Labelled) -> Ranked:
+    """What a model says of a block, its scores in standard deviations of the recent commits before it.
+
+    So scores of different fits compare, as the percentiles do that people are shown.
+    """
+    said = ranked(model, block)
+    usual = scores(model, before)[-RECENT:]
+    return replace(said, scores=(said.scores - usual.mean()) / (usual.std() + _SPREAD))
 
 
 def _better(found: dict[str, Ranked]) -> str:
