@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import advice, backtest, dataset, methods, page, pipeline, tuning
+from gitpeft.learn import advice, backtest, dataset, halving, methods, page, pipeline, tuning
 from gitpeft.learn.dataset import Dataset, Example
 from gitpeft.learn.halving import Candidate, Wish, candidates, long_steps, promoted, short_plan
 from gitpeft.learn.methods import Method
@@ -140,14 +140,19 @@ class Comparison:
         return short_plan(self.found, self.remaining(), a_step, self.wish.seeds)
 
     def _plan_long(self, plan: dict[str, Any], short: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        finals = promoted(short, plan["least"])
+        untried = {"step_seconds": plan["step_seconds"], "fixed_seconds": halving.AROUND_SECONDS}
+        finals = promoted(short, plan["least"]) or [
+            untried | {"candidate": one} for one in plan["candidates"]
+        ]
         steps = long_steps(finals, self.remaining(), plan["seeds"], plan["steps"])
         return {"candidates": [one["candidate"] for one in finals], "steps": steps}
 
     def _announce(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
-        self.rows = [Row("short", Candidate(**one).label, 0) for one in plan["candidates"]]
-        self.watch(self.rows, f"short runs of {plan['steps']} steps")
-        return list(plan["candidates"])
+        """Whom the short runs are for: nobody, where all go on anyway."""
+        chosen = list(plan["candidates"]) if plan["steps"] else []
+        self.rows = [Row("short", Candidate(**one).label, 0) for one in chosen]
+        self.watch(self.rows, "planned")
+        return chosen
 
     def _job(self, one: Candidate, steps: int) -> Job:
         method = methods.of(*methods.parse(one.method))

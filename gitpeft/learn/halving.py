@@ -27,7 +27,8 @@ LEAST_STEPS, LONG = 6, 3
 TRAINING_SHARE = 0.62
 """Of the budget, for steps; the rest is for loading, validating, exporting and asking."""
 
-LAYER_SECONDS = 8.0
+AROUND_SECONDS = 8.0
+"""What loading and validating cost around a run's steps, and again what exporting and asking cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +102,14 @@ def short_plan(found: Sequence[Candidate], seconds: float, step_seconds: float, 
     """Who takes part in the short rung, with how many steps, so that the long rung fits as well.
 
     Settings beyond the defaults are left out, and so are repeated seeds, until `LEAST_STEPS` are affordable;
-    what is left out is said. `step_seconds` is the measured cost of a step.
+    what is left out is said. Where all would go on anyway, there is no short rung: its steps are 0.
+    `step_seconds` is the measured cost of a step.
     """
     chosen, left_out = list(found), list[str]()
     least = len({(one.name, one.base) for one in found})
     while True:
         finals = finalists_of(len(chosen), least) * seeds
-        fixed = LAYER_SECONDS * (len(chosen) + 2 * finals)
+        fixed = AROUND_SECONDS * (len(chosen) + 2 * finals)
         steps = int((seconds * TRAINING_SHARE - fixed) / step_seconds / (len(chosen) + LONG * finals))
         if steps >= LEAST_STEPS or (len(chosen) <= least and seeds == 1):
             break
@@ -117,9 +119,11 @@ def short_plan(found: Sequence[Candidate], seconds: float, step_seconds: float, 
         else:
             gone = chosen.pop()
             left_out.append(gone.label)
+    halves = finalists_of(len(chosen), least) < len(chosen)
     return {
         "candidates": [asdict(one) for one in chosen],
-        "steps": max(LEAST_STEPS, steps),
+        "steps": max(LEAST_STEPS, steps) if halves else 0,
+        "step_seconds": step_seconds,
         "seeds": seeds,
         "least": least,
         "left_out": left_out,
@@ -143,7 +147,10 @@ def promoted(results: Sequence[dict[str, Any]], least: int) -> list[dict[str, An
 
 
 def long_steps(finals: Sequence[dict[str, Any]], seconds: float, seeds: int, short: int) -> int:
-    """Steps of every long run, from what a step of each cost in the short rung; at least `short`."""
+    """Steps of every long run that fit into `seconds`; at least as many as the short runs had.
+
+    `finals` say what a step (`step_seconds`) and all around it (`fixed_seconds`) cost them before.
+    """
     a_round = sum(one["step_seconds"] for one in finals) * seeds
-    fixed = sum(one["fixed_seconds"] for one in finals) * seeds + 2 * LAYER_SECONDS * len(finals) * seeds
-    return max(short, int((seconds - fixed) * 0.8 / max(a_round, 1e-9)))
+    fixed = sum(one["fixed_seconds"] for one in finals) * seeds + 2 * AROUND_SECONDS * len(finals) * seeds
+    return max(short, LEAST_STEPS, int((seconds - fixed) * 0.8 / max(a_round, 1e-9)))

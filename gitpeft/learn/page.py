@@ -270,8 +270,9 @@ def _short(report: dict[str, Any]) -> str:
         for row in report["short"]
     ]
     left = "".join(f"<li>{escape(one)}</li>" for one in report["left_out"])
-    said = f"<p>Left out for want of time:</p><ul>{left}</ul>" if left else "<p>Nothing was left out.</p>"
-    return _table("Short runs", ["", "steps", "validation loss", "went on"], rows) + said
+    said = f"<h2>Left out for want of time</h2><ul>{left}</ul>" if left else ""
+    table = _table("Short runs", ["", "steps", "validation loss", "went on"], rows) if rows else ""
+    return table + said
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
@@ -299,15 +300,16 @@ def _samples(samples: Sequence[dict[str, Any]]) -> str:
 
 
 _HOW = """\
-<h2>How this was measured</h2><p>Every run had the same examples, batches and schedule: {short} steps in
-the short runs, {long} in the long ones, {seeds}, each method at its own learning rate. The best half of
-the short runs, and the best of each method, went on (successive halving). The oldest 80 % of the history
-taught; commits of the next 10 % were asked about and chose between methods; the newest 10 % were not
-looked at. What is offered is the consensus of a model's candidates. “Clear” means that a 95 % paired
-bootstrap interval excludes zero; everything else is noise. Times are of a machine that may have done
-other work meanwhile.</p>"""
+<h2>How this was measured</h2><p>Every run had the same examples, batches and schedule: {steps}, {seeds},
+each method at its own learning rate. {rungs} The oldest 80 % of the history taught; commits of the next
+10 % were asked about and chose between methods; the newest 10 % were not looked at. What is offered is
+the consensus of a model's candidates. “Clear” means that a 95 % paired bootstrap interval excludes zero;
+everything else is noise. Times are of a machine that may have done other work meanwhile.</p>"""
 
 
 def _method(report: dict[str, Any]) -> str:
     seeds = "one seed" if report["seeds"] == 1 else f"{report['seeds']} seeds"
-    return _HOW.format(seeds=seeds, **report["steps"])
+    short, long = report["steps"]["short"], report["steps"]["long"]
+    steps = f"{short} steps in the short runs, {long} in the long ones" if short else f"{long} steps"
+    rungs = "The best half of the short runs, and the best of each method, went on (successive halving)."
+    return _HOW.format(seeds=seeds, steps=steps, rungs=rungs if short else "")

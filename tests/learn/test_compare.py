@@ -73,6 +73,16 @@ def test_a_plan_fits_its_time_and_says_what_it_leaves_out() -> None:
     assert rich["steps"] > poor["steps"]
 
 
+def test_where_all_would_go_on_there_are_no_short_runs() -> None:
+    found = candidates(Wish(methods=("lora", "full")))
+    assert short_plan(found, 7200, 1.0, 1)["steps"] == 0
+    assert short_plan(found[:1], 1, 1.0, 1)["steps"] == 0
+    costs = [{"step_seconds": 2.0, "fixed_seconds": 10.0}] * 2
+    steps = halving.long_steps(costs, 400, 1, 0)
+    assert 2 * (steps * 2.0 + 10.0 + 2 * halving.AROUND_SECONDS) <= 400 and steps > 60
+    assert halving.long_steps(costs, 0, 1, 9) == 9
+
+
 def result(label: str, loss: float, **more: Any) -> dict[str, Any]:
     name = label.partition(":")[0]
     return {
@@ -209,8 +219,7 @@ def team(tmp_path: Path) -> Repo:
 def compared(repo: Repo, built: Built, watch: Any = lambda _rows, _now: None, **wish: Any) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
-        patch.setattr(halving, "LAYER_SECONDS", 0.5)
-        patch.setattr(compare, "LAYER_SECONDS", 0.5)
+        patch.setattr(halving, "AROUND_SECONDS", 0.5)
         asked = Wish(**{**WISH, "bases": (str(built.out),), **wish})
         return compare.compare(Repository.open(repo.path), asked, watch)
 
@@ -220,7 +229,7 @@ def test_all_methods_on_one_history_and_then_from_what_is_there(team: Repo, buil
     report = compared(team, built, lambda rows, _now: states.append({row.state for row in rows}))
     assert {row["name"] for row in report["finalists"]} == {"lora", "adapter", "full", "hybrid"}
     assert len({row["steps"] for row in report["finalists"]}) == 1, "equal steps"
-    assert report["steps"]["long"] >= report["steps"]["short"] >= halving.LEAST_STEPS
+    assert report["steps"]["long"] >= halving.LEAST_STEPS and report["steps"]["short"] == 0
     for row in report["finalists"]:
         cost = row["cost"]
         assert row["parity"]["exact"] < 1e-3 and 0 < cost["share"] <= 1
@@ -240,6 +249,7 @@ def test_all_methods_on_one_history_and_then_from_what_is_there(team: Repo, buil
     assert again["seconds"] >= report["seconds"]
 
 
+METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
 _KILLED = """\
 import os, signal, sys
 from functools import partial
@@ -247,13 +257,14 @@ from pathlib import Path
 from gitpeft.git import Repository
 from gitpeft.learn import compare, export, halving
 from gitpeft.learn.halving import Wish
+METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
 export.Bounds = partial(export.Bounds, agreement=0.5, nats=0.5)
-halving.LAYER_SECONDS = compare.LAYER_SECONDS = 0.5
+halving.AROUND_SECONDS = 0.5
 def watch(rows, now):
     running = [row for row in rows if row.rung == "long" and row.state == "running" and row.done > 0.4]
     if running and any(row.rung == "long" and row.state == "done" for row in rows):
         os.kill(os.getpid(), signal.SIGKILL)
-wish = Wish(methods=("lora:rank=4", "adapter:width=8"), bases=(sys.argv[2],), minutes=0.3)
+wish = Wish(methods=METHODS, bases=(sys.argv[2],), minutes=0.8)
 compare.compare(Repository.open(Path(sys.argv[1])), wish, watch)
 """
 
@@ -268,17 +279,17 @@ def test_killed_in_the_middle_finished_runs_are_kept_and_nothing_changes(team: R
     [folder] = (Repository.open(team.path).state_dir / "compare").iterdir()
     before = {path: path.read_bytes() for path in folder.rglob("result.json")}
     plans = {name: (folder / name).read_bytes() for name in ("plan.json", "final.json")}
-    assert len(before) == 3 and not (folder / "report.json").exists()
+    assert len(before) == 4 and not (folder / "report.json").exists()
     states: list[list[str]] = []
 
     def watch(rows: Any, _now: str) -> None:
         states.append([row.state for row in rows])
 
-    report = compared(team, built, watch, methods=("lora:rank=4", "adapter:width=8"))
+    report = compared(team, built, watch, methods=METHODS, minutes=0.8)
     assert Path(report["page"]).parent == folder and len(report["finalists"]) == 2
     assert {path: path.read_bytes() for path in before} == before
     assert {name: (folder / name).read_bytes() for name in plans} == plans
-    assert states[-1].count("kept") == 3
+    assert states[-1].count("kept") == 4
 
 
 def test_what_cannot_be_compared(team: Repo, built: Built, tmp_path: Path) -> None:
@@ -299,7 +310,7 @@ def test_a_budget_that_ends_leaves_runs_out_and_says_which(
 
     def plan(found: Any, *_: Any) -> dict[str, Any]:
         chosen = [{"method": one.method, "base": one.base} for one in found]
-        return {"candidates": chosen, "steps": 2, "seeds": 2, "least": 2, "left_out": []}
+        return {"candidates": chosen, "steps": 2, "step_seconds": 1.0, "seeds": 2, "least": 2, "left_out": []}
 
     monkeypatch.setattr(compare, "short_plan", plan)
     report = compared(team, built, methods=("lora:rank=4", "full"), seeds=2)
