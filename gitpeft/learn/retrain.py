@@ -9,6 +9,7 @@ day, as the hook would show them. The challenger is activated when its mean is a
 difference is given with its 95 % interval (paired bootstrap) and kept in its manifest.
 """
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -154,14 +155,11 @@ def _nothing(new: int, data: Dataset | None) -> str:
 
 def _alike(champion: Bundle, plan: Plan) -> bool:
     """Whether the champion was tuned as the plan says, so that its weights are a place to start from."""
-    from gitpeft.learn import bases
+    from gitpeft.learn import bases, methods
 
-    manifest = champion.manifest
-    return (
-        manifest.method.get("name") == plan.method
-        and manifest.base_digest == bases.find(plan.base).digest
-        and all(manifest.method.get(key) == value for key, value in plan.settings.items())
-    )
+    method = replace(methods.of(plan.method), **plan.settings).as_dict()
+    same = json.loads(json.dumps(method)) == champion.manifest.method
+    return same and champion.manifest.base_digest == bases.find(plan.base).digest
 
 
 # --- what is learnt from ------------------------------------------------------------------------------------
