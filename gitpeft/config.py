@@ -40,6 +40,7 @@ class Config:
     ticket_format: str = ""
     lint: bool = True
     quiet: bool = False
+    stats: bool = True
     amend: bool = False
     template: bool = False
     squash: bool = False
@@ -110,6 +111,7 @@ KEYS: Mapping[str, Key] = {
     "ticketformat": Key("ticket_format", _format, shared=True),
     "lint": Key("lint", _boolean, shared=True),
     "quiet": Key("quiet", _boolean, shared=True),
+    "stats": Key("stats", _boolean, shared=False),
     "amend": Key("amend", _boolean, shared=False),
     "template": Key("template", _boolean, shared=False),
     "squash": Key("squash", _boolean, shared=False),
