@@ -528,7 +528,7 @@ def uninstall(repo: Repo = None) -> None:
 @app.command()
 def status(repo: Repo = None, as_json: Json = False) -> None:
     """What is installed here, which model is active, and what the hook last had to say."""
-    from gitpeft import bundle, doctor, show
+    from gitpeft import bundle, doctor, drift, show
     from gitpeft.risk import model_of
 
     repository = Repository.open(repo)
@@ -536,8 +536,16 @@ def status(repo: Repo = None, as_json: Json = False) -> None:
     active = bundle.active(repository.state_dir)
     model = None
     if active:
-        ahead = repository.since(active.manifest.commits.get("to", ""))
-        model = asdict(active.manifest) | {"id": active.id, "commits_since": ahead}
+        commits = active.manifest.commits
+        ahead = repository.since(commits.get("to", ""))
+        accepted = drift.count(repository).get(active.id, drift.Acceptance())
+        known = bool(commits.get("to")) and repository.head() is not None
+        model = asdict(active.manifest) | {
+            "id": active.id,
+            "commits_since": ahead,
+            "acceptance": asdict(accepted),
+            "due": drift.due(commits, ahead, accepted) if known else "",
+        }
     if as_json:
         _print_json(
             asdict(state) | {"works": state.works, "manifest": model, "risk": asdict(model_of(active))}

@@ -41,6 +41,7 @@ class Config:
     fix_pattern: str = ""  # "": as learnt
     lint: bool = True
     quiet: bool = False
+    stats: bool = True
     amend: bool = False
     template: bool = False
     squash: bool = False
@@ -124,6 +125,7 @@ KEYS: Mapping[str, Key] = {
     "fixpattern": Key("fix_pattern", _pattern, shared=True),
     "lint": Key("lint", _boolean, shared=True),
     "quiet": Key("quiet", _boolean, shared=True),
+    "stats": Key("stats", _boolean, shared=False),
     "amend": Key("amend", _boolean, shared=False),
     "template": Key("template", _boolean, shared=False),
     "squash": Key("squash", _boolean, shared=False),

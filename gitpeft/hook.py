@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from gitpeft import ask, message
+from gitpeft import ask, drift, message
 from gitpeft.config import Config, entries, load
 from gitpeft.confine import limit_memory
 from gitpeft.errors import GitpeftError
@@ -124,11 +124,14 @@ def prepare(args: Sequence[str]) -> None:
         _tell(config.problems[0])
     notes = _notes(repo) if config.risk_comments and source == "" else []
     messages = _messages(repo, config, source, trace)
+    head = repo.head() if config.stats else None
     signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
     changed = message.insert(content, messages, rules, only_comments=occupied)
     changed = message.annotate(changed, notes, rules)
     if changed != content:
         message.write(path, changed)
+        if config.stats and source == "":
+            drift.note(repo.state_dir, head, messages)
     trace.end()
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gitpeft import ask, message, offer
+from gitpeft import ask, drift, message, offer
 from gitpeft.config import Config
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
@@ -99,6 +99,8 @@ def commit(
         if choice is None:
             terminal.say(f"Please say 1 to {len(offers.shown)}, e1 to e{len(offers.shown)}, r or q.")
             continue
+        if config.stats:
+            drift.note(repo.state_dir, before[0], sorted(offers.seen))
         return _commit(repo, before, *choice, run)
 
 

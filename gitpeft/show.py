@@ -250,6 +250,12 @@ def status(state: "Status", model: dict[str, Any] | None, risky: Model) -> None:
         grid.add_row("hooks", "none installed; `gitpeft install` puts one in")
     grid.add_row("model", escape(_active(model)) if model else "none; `gitpeft init` makes one")
     grid.add_row("risk", escape(risk(risky)))
+    if model:
+        counts = model["acceptance"]
+        if any(counts.values()):
+            grid.add_row("offers", ", ".join(f"{number:,} {name}" for name, number in counts.items()))
+        if model["due"]:
+            grid.add_row("due", escape(model["due"]))
     grid.add_row("enabled", "yes" if state.enabled else "no (git config gitpeft.enabled)")
     for line in state.log:
         grid.add_row("log", escape(line))

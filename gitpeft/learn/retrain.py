@@ -9,6 +9,7 @@ day, as the hook would show them. The challenger is activated when its mean is a
 difference is given with its 95 % interval (paired bootstrap) and kept in its manifest.
 """
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -106,12 +107,16 @@ def run(
     champion = champion_of(repo)
     if champion is None:
         raise GitpeftError("there is no model to hold another one against", "run `gitpeft init`")
+    if not pipeline.can_train():
+        raise GitpeftError(
+            "nothing was trained: gitpeft[train] is not installed", "pip install 'gitpeft[train]'"
+        )
     mined = pipeline.mine(repo, plan.until, listen)
     data, new, replayed = split(mined.records, champion, plan.seed)
     if data is None or (new == 0 and not cold and _alike(champion, plan)):
         return Retrained("none", _nothing(new, data), champion.id, new=new)
     if reason := pipeline.why_not(plan, data):
-        raise GitpeftError(f"nothing was trained: {reason}", "pip install 'gitpeft[train]'")
+        raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` serves this history without")
     warm = not cold and _alike(champion, plan) and f"{bundles.ADAPTER}/adapter_config.json" in champion
     start = str(champion.path / bundles.ADAPTER) if warm else ""
     made = pipeline.candidate(repo, replace(plan, warm=start, rival=champion.id), mined, data, listen)
@@ -149,20 +154,20 @@ def _settle(
 
 def _nothing(new: int, data: Dataset | None) -> str:
     if data is None:
-        return f"too few commits that the installed model has not learnt from: {LEAST} are needed to compare"
+        return (
+            f"too few commits that the installed model has not learnt from, {LEAST} are needed to compare "
+            "(`gitpeft init` makes a new one without comparing)"
+        )
     return "no new usable commit since the installed model was made"
 
 
 def _alike(champion: Bundle, plan: Plan) -> bool:
     """Whether the champion was tuned as the plan says, so that its weights are a place to start from."""
-    from gitpeft.learn import bases
+    from gitpeft.learn import bases, methods
 
-    manifest = champion.manifest
-    return (
-        manifest.method.get("name") == plan.method
-        and manifest.base_digest == bases.find(plan.base).digest
-        and all(manifest.method.get(key) == value for key, value in plan.settings.items())
-    )
+    method = replace(methods.of(plan.method), **plan.settings).as_dict()
+    same = json.loads(json.dumps(method)) == champion.manifest.method
+    return same and champion.manifest.base_digest == bases.find(plan.base).digest
 
 
 # --- what is learnt from ------------------------------------------------------------------------------------

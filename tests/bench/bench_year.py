@@ -1,6 +1,6 @@
 """A year of a real history, lived again: a model retrained every month against one that never is.
 
-    python tests/bench/bench_year.py --history GITDIR --from 2022-01-01 --months 12 [--budget 2] [--out FOLDER]
+    python tests/bench/bench_year.py --history GITDIR --from 2022-01-01 --months 12 [--budget 2]
 
 On the first day a model is made from all commits before it. Each month both models, the one of the first day
 and the champion, suggest messages for that month's commits, with the exemplars of the month's first day; then
@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,7 @@ def live(repo: Repository, start: date, count: int, budget: float) -> list[Month
     first = active(repo)
     with tempfile.TemporaryDirectory(prefix="gitpeft-never-") as kept:
         never = Bundle(Path(shutil.copytree(first.path, Path(kept) / first.id)), first.manifest)
-        return [
-            month(repo, never, begin, end, budget) for begin, end in zip(firsts, firsts[1:], strict=False)
-        ]
+        return [month(repo, never, begin, end, budget) for begin, end in pairwise(firsts)]
 
 
 def month(repo: Repository, never: Bundle, begin: date, end: date, budget: float) -> Month:

@@ -201,7 +201,7 @@ def test_there_must_be_a_champion(repo: Repo, built: Built) -> None:
 
 def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(copied: Repo, built: Built) -> None:
     before = bundles.pointer(state(copied))[0]
-    for step in ("mine", "train", "export", "choose", "measure"):
+    for step in ("train", "export", "choose", "measure"):
         child = os.fork()
         if child == 0:
 

@@ -1,0 +1,137 @@
+"""Acceptance is counted and forgotten, and one sentence says when retraining is due."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gitpeft import drift
+from gitpeft.drift import Acceptance
+from gitpeft.git import Repository
+from tests import tinymodel
+from tests.gitrepo import Repo
+from tests.hooking import MODEL, SUGGESTION, Hooked, make_python
+from tests.test_cli import Call, gitpeft
+
+__all__ = ["gitpeft"]  # a fixture
+
+
+@pytest.fixture
+def hooked(repo: Repo, tmp_path: Path) -> Hooked:
+    repo.commit("Start", **{"README": "hello\n"})
+    return Hooked.create(repo, make_python(tmp_path / "python"), tmp_path / "tools")
+
+
+def counted(repo: Repo) -> Acceptance:
+    return drift.count(Repository.open(repo.path)).get(MODEL, Acceptance())
+
+
+def commit(hooked: Hooked, edit: str = ":") -> str:
+    hooked.stage()
+    done = hooked.git("commit", edit=edit)
+    hooked.repo.tick()
+    assert done.returncode == 0 or edit == "exit 1", done.stderr
+    return hooked.repo.git("log", "-1", "--format=%s")
+
+
+def test_kept_edited_and_discarded_are_told_apart(hooked: Hooked) -> None:
+    assert commit(hooked) == SUGGESTION
+    edited = commit(hooked, f'printf "%s\\n" "{SUGGESTION} at last" >"$file"')
+    assert edited.startswith(SUGGESTION) and edited != SUGGESTION
+    assert commit(hooked, 'echo "Quite another thing" >"$file"') == "Quite another thing"
+    assert counted(hooked.repo) == Acceptance(1, 1, 1)
+    assert counted(hooked.repo) == Acceptance(1, 1, 1), "once is enough"
+    kept = (
+        "".join(path.read_text() for path in hooked.state.glob("*offer*"))
+        + (hooked.state / drift.COUNTED).read_text()
+    )
+    assert SUGGESTION not in kept, "only numbers stay"
+
+
+def test_a_commit_that_is_given_up_and_tried_again_is_one(hooked: Hooked) -> None:
+    commit(hooked, "exit 1")
+    assert counted(hooked.repo) == Acceptance() and (hooked.state / drift.NOTED).exists()
+    commit(hooked)
+    assert counted(hooked.repo) == Acceptance(kept=1)
+
+
+def test_what_was_not_offered_is_not_counted(hooked: Hooked) -> None:
+    for args in (["-m", "mine"], ["--amend", "--no-edit"], ["--allow-empty", "-m", "nothing"]):
+        hooked.stage()
+        hooked.git("commit", *args)
+        hooked.repo.tick()
+    assert not (hooked.state / drift.NOTED).exists() and counted(hooked.repo) == Acceptance()
+
+
+def test_who_does_not_want_to_be_counted_is_not(hooked: Hooked) -> None:
+    hooked.repo.git("config", "gitpeft.stats", "false")
+    assert commit(hooked) == SUGGESTION
+    assert not (hooked.state / drift.NOTED).exists() and counted(hooked.repo) == Acceptance()
+
+
+def test_the_first_commit_of_all(repo: Repo) -> None:
+    state = Repository.open(repo.path).state_dir
+    state.mkdir()
+    (state / "current").write_text(MODEL)
+    drift.note(state, None, ["Start here"])
+    repo.commit("Start here", **{"a": "1"})
+    assert counted(repo) == Acceptance(kept=1)
+
+
+def test_damage_costs_the_count_only(repo: Repo) -> None:
+    repo.commit("Start", **{"a": "1"})
+    state = Repository.open(repo.path).state_dir
+    state.mkdir()
+    (state / drift.NOTED).write_text(
+        '{"model": 1}\nno json\n[]\n{"model": "x", "head": "y", "offered": []}\n'
+    )
+    (state / drift.COUNTED).write_text('{"a": {"kept": "many"}}')
+    assert drift.count(Repository.open(repo.path)) == {}
+    drift.note(repo.path / "no such folder", "a" * 40, ["x"])
+
+
+def test_what_waits_is_bounded(repo: Repo) -> None:
+    repo.commit("Start", **{"a": "1"})
+    state = Repository.open(repo.path).state_dir
+    state.mkdir()
+    for number in range(drift.PENDING_MOST + 30):
+        drift.note(state, f"{number:040x}", ["x"])
+    counted(repo)
+    lines = (state / drift.NOTED).read_text().splitlines()
+    assert len(lines) == drift.PENDING_MOST and json.loads(lines[-1])["head"].endswith("e5")
+    (state / drift.NOTED).write_text("x" * (1 << 19))
+    drift.note(state, "a" * 40, ["x"])
+    assert (state / drift.NOTED).stat().st_size < 1000
+
+
+@pytest.mark.parametrize(
+    ("count", "since", "accepted", "sentence"),
+    [
+        (1000, 99, Acceptance(), ""),
+        (1000, 100, Acceptance(), "100 commits since"),
+        (100, 49, Acceptance(), ""),
+        (100, 50, Acceptance(), "50 commits since"),
+        (1000, 3, Acceptance(5, 0, 14), ""),
+        (1000, 3, Acceptance(6, 1, 14), ""),
+        (1000, 3, Acceptance(3, 3, 14), "14 of 20 suggestions were discarded"),
+        (1000, None, Acceptance(), "no longer here"),
+    ],
+)
+def test_one_sentence_says_when(count: int, since: int | None, accepted: Acceptance, sentence: str) -> None:
+    said = drift.due({"count": count}, since, accepted)
+    assert bool(said) == bool(sentence) and sentence in said
+    assert not said or said.endswith("Run `gitpeft train`.")
+
+
+def test_status_says_it(repo: Repo, gitpeft: Call) -> None:
+    tip = repo.commit("Start", **{"a": "1"})
+    state = Repository.open(repo.path).state_dir
+    tinymodel.bundle(state, commits={"to": tip, "count": 3})
+    assert "due" not in gitpeft("status", "--repo", repo.path).out
+    drift.note(state, tip, ["Number 0"])
+    for number in range(50):
+        repo.commit(f"Number {number}")
+    shown = gitpeft("status", "--repo", repo.path).said
+    assert "50 commits since the model was made. Run `gitpeft train`." in shown and "1 kept" in shown
+    told = json.loads(gitpeft("status", "--repo", repo.path, "--json").out)["manifest"]
+    assert told["acceptance"] == {"kept": 1, "edited": 0, "discarded": 0} and told["due"]
