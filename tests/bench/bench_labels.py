@@ -1,10 +1,10 @@
 """Labels beside `git blame`: `python tests/bench/bench_labels.py [--rounds N] [--sample N] REPO[@TIP]...`
 
 Each round first labels the whole history in a fresh process with an empty cache, then runs one
-`git blame -w --porcelain` for each of a sample of the files that fixes repair, one after the other, so that a busy
-machine is busy for both; the ratio is taken within a round, the time of the blames scaled from the sample to all
-files and fixes. At the end, all lines of `--agree` random versions of files are compared with what git says.
-Prints a markdown table and what disagrees.
+`git blame -w --porcelain` for each of a sample of the files that fixes repair, one after the other, so that
+a busy machine is busy for both; the ratio is taken within a round, the time of the blames scaled from the
+sample to all files and fixes. At the end, all lines of `--agree` random versions of files are compared with
+what git says. Prints a markdown table and what disagrees.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.git import Repository
@@ -31,7 +32,8 @@ from gitpeft.config import Config
 from gitpeft.git import Repository
 from gitpeft.learn import labels
 found = labels.find(Repository.open(Path(sys.argv[1])), sys.argv[2], Config(), lambda *heard: None)
-print(found.report.seconds, len(found.fixes), len(found.verdicts), *(found.latency(q) for q in (.1, .25, .5, .75, .9)))
+days = [found.latency(quantile) for quantile in (.1, .25, .5, .75, .9)]
+print(found.report.seconds, len(found.fixes), len(found.verdicts), *days)
 """
 Pair = tuple[str, str]
 """A commit and a path, as git quotes it, in its first parent."""
@@ -53,7 +55,7 @@ def repaired(path: Path, tip: str) -> list[Pair]:
     repository = Repository.open(path)
     with Ledger.open(repository.state_dir) as ledger:
         edits = (ledger.get(commit.sha) for commit in repository.messages(repository.resolve(tip)))
-        return [(edit.sha, name) for edit in edits if edit for name in edit.suspects]
+        return [(edit.sha, name) for edit in edits if edit for name in edit.suspects if name[0] != '"']
 
 
 def blame(path: Path, pair: Pair) -> list[tuple[str, int]]:
@@ -73,12 +75,12 @@ def disagreements(path: Path, tip: str, count: int) -> tuple[int, list[str]]:
     total, found = 0, []
     with Ledger.open(repository.state_dir) as ledger:
         chosen = random.Random(0).sample(commits, min(count, len(commits)))
-        wanted = {one.sha: path for one in chosen if (path := _any_file(ledger.get(one.sha), one.parents))}
+        wanted = {one.sha: _any_file(ledger.get(one.sha), one.parents) for one in chosen}
         replay = Replay(commits, ledger.get)
         for step in replay:
-            name = wanted.get(step.commit.sha)
-            version = step.before.get(name) if name else None
-            if name is None or version is None or version.lines is None:
+            name = wanted.get(step.commit.sha, "")
+            version = step.before.get(name)
+            if version is None or version.lines is None:
                 continue
             own = [replay.owner(one) if one >= 0 else ("?", "", 0) for one in version.lines.tolist()]
             said = blame(path, (step.commit.sha, name))
@@ -110,33 +112,44 @@ def borrowed(source: Path) -> Iterator[Path]:
         shutil.rmtree(path / "gitpeft", ignore_errors=True)
 
 
-def measure(source: Path, tip: str, options: argparse.Namespace) -> str:
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round: seconds for all labels and for all blames, what was printed, and how many blames."""
+
+    ours: float
+    theirs: float
+    said: list[str]
+    pairs: int
+
+
+def measure(path: Path, tip: str, sample: int, seed: int) -> Round:
+    """Label, then blame."""
+    said = label(path, tip)
+    pairs = repaired(path, tip)
+    chosen = random.Random(seed).sample(pairs, min(sample, len(pairs)))
+    start = time.perf_counter()
+    for pair in chosen:
+        blame(path, pair)
+    theirs = (time.perf_counter() - start) / len(chosen) * len(pairs)
+    return Round(float(said[0]), theirs, said[1:], len(pairs))
+
+
+def row(source: Path, tip: str, options: argparse.Namespace) -> str:
     """A row of the table; prints where lines disagree."""
     name = source.parent.name if source.name in (".git", "repo") else source.name
-    ratios, ours, theirs = [], [], []
     with borrowed(source) as path:
-        for number in range(options.rounds):
-            said = label(path, tip)
-            pairs = repaired(path, tip)
-            chosen = random.Random(number).sample(pairs, min(options.sample, len(pairs)))
-            start = time.perf_counter()
-            for pair in chosen:
-                blame(path, pair)
-            theirs.append((time.perf_counter() - start) / len(chosen) * len(pairs))
-            ours.append(float(said[0]))
-            ratios.append(theirs[-1] / ours[-1])
-        commits = subprocess.run(
-            ["git", "-C", str(path), "rev-list", "--count", tip], capture_output=True, check=True, text=True
-        ).stdout.strip()
+        rounds = [measure(path, tip, options.sample, seed) for seed in range(options.rounds)]
+        count = ["git", "-C", str(path), "rev-list", "--count", tip]
+        commits = subprocess.run(count, capture_output=True, check=True, text=True).stdout.strip()
         total, different = disagreements(path, tip, options.agree)
     for one in different[:20]:
         print(f"{name}: {one}", file=sys.stderr)
-    days = " / ".join("–" if value == "None" else f"{float(value):.0f}" for value in said[3:])
-    cells = [
-        name, commits, said[1], said[2], days, str(len(pairs)),
-        *(f"{statistics.median(one):.1f} ({min(one):.1f}–{max(one):.1f})" for one in (ours, theirs, ratios)),
-        f"{total:,}", f"{100 * (1 - len(different) / max(1, total)):.3f}",
-    ]  # fmt: skip
+    fixes, bugs, *days = rounds[0].said
+    latency = " / ".join("–" if value == "None" else f"{float(value):.0f}" for value in days)
+    cells = [name, commits, fixes, bugs, latency, str(rounds[0].pairs)]
+    columns = zip(*((one.ours, one.theirs, one.theirs / one.ours) for one in rounds), strict=True)
+    cells += [f"{statistics.median(one):.1f} ({min(one):.1f}–{max(one):.1f})" for one in columns]
+    cells += [f"{total:,}", f"{100 * (1 - len(different) / max(1, total)):.3f}"]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -156,7 +169,7 @@ def main() -> None:
     print("|---" * len(head) + "|")
     for one in options.repository:
         source, _, tip = one.partition("@")
-        print(measure(Path(source), tip or "HEAD", options), flush=True)
+        print(row(Path(source), tip or "HEAD", options), flush=True)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"\nMedian (range) of {options.rounds} rounds, {os.cpu_count()} cores, load {load}.")
     print(f"The blames are {options.sample} a round, scaled to all.")

@@ -258,14 +258,20 @@ def test_missing_blobs_are_counted(repo: Repo, tmp_path: Path) -> None:
 
 def test_odd_content_does_no_harm(repo: Repo) -> None:
     odd = 'dir/a "b"\té ü.py'
-    bug = repo.commit("Add it", **{odd: BAD, "latin.py": b"x = '\xe9'\ny = 1\n", "bin.py": b"\0\1"})
+    repo.stage(**{"latin.py": b"x = '\xe9'\ny = 1\n", "bin.py": b"\0\1"})
+    bug = repo.commit("Add it", **{odd: BAD})
     name = b"caf\xe9.py".decode("utf-8", "surrogateescape")
     repo.write(name, BAD)
     repo.git("add", "-A")
     other = repo.commit(b"Caf\xe9")
     repo.write(name, GOOD)
     repo.git("add", "-A")
-    files = {odd: GOOD, "latin.py": b"x = '\xe9'\ny = 2\n", "bin.py": b"\0\2", "go.sum": "x\n"}
+    files: dict[str, str | bytes | None] = {
+        odd: GOOD,
+        "latin.py": b"x = '\xe9'\ny = 2\n",
+        "bin.py": b"\0\2",
+        "go.sum": "x\n",
+    }
     fix = repo.commit("Fix area", **files)
     found = find(repo)
     assert {sha: verdict.fixes for sha, verdict in found.verdicts.items()} == {bug: (fix,), other: (fix,)}

@@ -139,8 +139,9 @@ def test_a_large_fix_is_no_evidence(repo: Repo) -> None:
 
 
 def test_files_that_no_line_can_be_traced_in_are_counted(repo: Repo) -> None:
-    repo.commit("old", **{"gone.py": "x = 1\n", "bin.py": b"\0\1", "doc.md": "a\n", "more.py": "a = 1\n"})
-    files = {
+    repo.stage(**{"bin.py": b"\0\1"})
+    repo.commit("old", **{"gone.py": "x = 1\n", "doc.md": "a\n", "more.py": "a = 1\n"})
+    files: dict[str, str | bytes | None] = {
         "gone.py": None,
         "bin.py": b"\0\2",
         "doc.md": "b\n",
