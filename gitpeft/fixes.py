@@ -30,7 +30,7 @@ ENOUGH = 50
 _CONVENTIONAL = re.compile(
     r"(?P<type>feat|feature|fix|bugfix|hotfix|docs?|style|refactor|perf|tests?|build|ci|chore|revert|deps"
     r"|release"
-    r"|wip|types|i18n|security)(?:\([^()\n]*\))?!?: ",
+    r"|wip|types|i18n|security)(?:\((?P<scope>[^()\n]*)\))?!?: ",
     re.I,
 )
 _REPAIRS = frozenset({"fix", "bugfix", "hotfix"})
@@ -101,6 +101,7 @@ _TRIVIAL = re.compile(
     r"|spelling|tests?|typos?)\b",
     re.I,
 )
+_ABOUT = re.compile(rf"(?:deps|{_TRIFLE}): ", re.I)
 _ELSEWHERE = re.compile(
     r"\b(?:in|for|to|of|on|with) (?:the |a |an |some |our )?(?:\w+[ -])?(?:docs?|docstrings?|documentation"
     r"|readme(?:\.\w+)?"
@@ -154,14 +155,15 @@ def is_fix(message: str, habits: Habits = USUAL) -> str | None:
 
 def _kind(subject: str, body: str, habits: Habits) -> str | None:
     typed = _CONVENTIONAL.match(subject)
-    if _REVERT.match(subject) or (typed and typed["type"].lower() == "revert") or _REVERTED.search(body):
+    if _REVERT.match(subject) or (typed and typed["type"].lower() == "revert") or _reverts(body):
         return "revert"
     if _NAMED.search(body):
         return "trailer"
     if habits.pattern:
         return "pattern" if re.search(habits.pattern, f"{subject}\n{body}", re.M) else None
     if typed:
-        return _typed(typed["type"].lower(), subject[typed.end() :])
+        about = subject[typed.end() :]
+        return _typed(typed["type"].lower(), f"{typed['scope']}: {about}" if typed["scope"] else about)
     if _NOT_ONE.match(subject) or _ELSEWHERE.search(subject):
         return None
     if "issue" in habits.kinds and _has_issue(subject, body):
@@ -169,11 +171,16 @@ def _kind(subject: str, body: str, habits: Habits) -> str | None:
     return "word" if not habits.typed and _has_word(subject) else None
 
 
+def _reverts(body: str) -> bool:
+    """Whether a body begins with what it takes back; that of a squashed branch may only tell of a revert."""
+    return _REVERTED.match(body.lstrip()) is not None
+
+
 def _typed(kind: str, rest: str) -> str | None:
     """Whether a conventional commit is a fix: by its type, and not if it says that a trifle was fixed."""
-    if kind not in _REPAIRS or _ELSEWHERE.search(rest) or _TRIVIAL.search(f"fix {rest}"):
+    if kind not in _REPAIRS or _ABOUT.match(rest) or _ELSEWHERE.search(rest):
         return None
-    return "type"
+    return None if _TRIVIAL.search(f"fix {rest.rpartition(': ')[2]}") else "type"
 
 
 def _has_issue(subject: str, body: str) -> bool:
@@ -203,7 +210,10 @@ def learn(messages: Iterable[str], pattern: str = "") -> tuple[Habits, dict[str,
 
 
 def reverted(message: str) -> tuple[str, ...]:
-    """The ids (some may be short) of the commits that a message says it reverts."""
+    """The ids (some may be short) of the commits that a message says it reverts, as a whole."""
+    subject, _, body = message.lstrip("\n").partition("\n")
+    if not (_REVERT.match(subject.strip()) or _reverts(body)):
+        return ()
     return tuple(found.lower() for found in _REVERTED.findall(message))
 
 

@@ -92,7 +92,6 @@ class Edit:
 _RAW = re.compile(rb"^:(\d{6}) (\d{6}) (\w+) (\w+) ([A-Z])\d*\t([^\t\n]+)(?:\t([^\t\n]+))?$", re.M)
 _HUNK = re.compile(rb"-(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _MIXED_HUNK = re.compile(rb"(@{3,}) ((?:-\d+(?:,\d+)? )+)\+(\d+)(?:,(\d+))? @{3,}")
-_FILE = re.compile(rb"^diff --git ", re.M)
 _TEXT_MODES = (b"100644", b"100755", b"100664")
 _FORMAT = bytes.maketrans(b"'", b'"')
 _WHITE = b" \t\r\n\f\v,;"
@@ -108,7 +107,7 @@ class Patches(Cutter[Edit]):
 
     def add(self, patch: bytes, whole: bool) -> None:
         """Take the list of files, which comes first, and the patches behind it."""
-        first, *parts = _FILE.split(patch)
+        first, *parts = (b"\n" + patch).split(b"\ndiff --git ")
         for match in _RAW.finditer(first):
             file, modes = _entry(match)
             header = b"%s %s" % (_prefixed(b"a/", match[6]), _prefixed(b"b/", match[7] or match[6]))
@@ -157,7 +156,7 @@ class Combined(Cutter[Edit]):
 
     def make(self, fields: list[bytes]) -> Edit:
         """The edit of the merge, with nothing but `mixed`."""
-        listed, *parts = re.split(rb"^diff --combined ", self.patch, flags=re.M)
+        listed, *parts = (b"\n" + self.patch).split(b"\ndiff --combined ")
         self.patch = b""
         mixed = {one.path: one for line in listed.split(b"\n") if (one := _mixed(line))}
         for part in parts:
@@ -250,9 +249,9 @@ def _mixed_places(patch: bytes, parents: int) -> list[Places | None] | None:
     places: list[Places] = [[] for _ in range(parents)]
     if b"\nBinary files " in b"\n" + patch[:2000]:
         return None
-    for body in re.split(rb"^(?=@@@)", patch, flags=re.M)[1:]:
+    for body in patch.split(b"\n@@@")[1:]:
         head, *lines = body.split(b"\n")
-        match = _MIXED_HUNK.match(head)
+        match = _MIXED_HUNK.match(b"@@@" + head)
         if match is None or len(match[1]) != parents + 1:
             return None
         starts = [int(word[1:].partition(b",")[0]) for word in match[2].split()]

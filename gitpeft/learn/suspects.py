@@ -32,6 +32,9 @@ LARGE_REMOVAL = 400
 MOVED = 20
 """Letters and digits that a block must have to count as moved, as in `git diff --color-moved`."""
 
+LONG = 2000
+"""Bytes; a longer line was written by a program, and would take a lexer long."""
+
 _TEST = re.compile(
     r"(?:^|/)(?:tests?|testing|testsuite|testdata|specs?|__tests__|__mocks__|e2e|fixtures?|conftest\.py"
     r"|t)(?:/|$)"
@@ -172,6 +175,9 @@ def _suspects(file: FileEdit, text: str, moved: frozenset[Place], passed: Counte
         removed, added = sides(body)
         if not n:
             continue
+        if max(map(len, (*removed, *added))) > LONG:
+            passed["line: too long"] += n
+            continue
         if m and number in file.went_on:
             passed["line: formatting"] += n
             continue
@@ -195,7 +201,7 @@ def _reasons(
         return ["" if reason == "text" else reason for reason in reasons]
     tokens = _tokens(known.lexer, [old[i] for i in outside])
     for i, kept in zip(outside, tokens, strict=True):
-        reasons[i] = "" if kept else "comment"
+        reasons[i] = ("" if _WORD.search("".join(kept)) else "punctuation") if kept else "comment"
     if added and any(tokens) and "text" not in reasons:
         new = _tokens(known.lexer, [line.decode("utf-8", "replace") for line in added])
         for i in _same(tokens, new):
@@ -244,10 +250,7 @@ def _same(old: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> Iterato
 def _agreeing(
     old: Sequence[Sequence[str]], new: Sequence[Sequence[str]], left: list[str], right: list[str]
 ) -> int:
-    common = next(
-        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
-        min(len(left), len(right)),
-    )
+    """How many of the first old lines have the tokens of the first new ones, up to an end of line."""
     ends = set()
     at = 0
     for line in new:
@@ -327,6 +330,7 @@ def _blocks(
         i += max(size, 1)
 
 
+_WORD = re.compile(r"\w")
 _PLACES = 20
 _ALNUM = re.compile(rb"[^A-Za-z0-9]")
 
