@@ -10,6 +10,7 @@ from gitpeft import answers, recent
 from gitpeft.config import Config
 from gitpeft.diff import FileChange, compact, parse
 from gitpeft.errors import GitpeftError
+from gitpeft.errors import NothingStagedError as NothingStagedError
 from gitpeft.git import DIFF, Repository
 from gitpeft.trace import Trace
 from gitpeft.worker import Worker
@@ -18,10 +19,6 @@ SPARE = 1
 """Messages asked for beyond those shown, because some may not be fit to be offered."""
 
 _PREFETCH_FRESH = 600.0  # seconds
-
-
-class NothingStagedError(GitpeftError):
-    """There is no change that a message could describe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gitpeft import evidence, risk
+from gitpeft import risk
 from gitpeft.commits import Skipped
 from gitpeft.diff import FileChange
 from gitpeft.errors import GitpeftError
-from gitpeft.evidence import Evidence
-from gitpeft.fixes import is_fix
 from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.metrics import Metrics, measure
 from gitpeft.past import Change
 from gitpeft.risk import Model
+
+if TYPE_CHECKING:
+    from gitpeft.evidence import Evidence
 
 STAGED = "staged"
 
@@ -36,7 +37,7 @@ class RiskReport:
     probability: float | None = None
     percentile: float | None = None
     flagged: bool = False
-    evidence: tuple[Evidence, ...] = ()
+    evidence: "tuple[Evidence, ...]" = ()
     files: tuple[str, ...] = ()
     metrics: Metrics | None = None
     parts: tuple[tuple[str, float], ...] = field(default=(), repr=False)
@@ -59,10 +60,16 @@ def _round(value: float | None, digits: int) -> float | None:
 
 
 class Assessor:
-    """Answers for changes of one repository; `budget` is the share of commits, in percent, that is flagged."""
+    """Answers for changes of one repository; `budget` is the share of commits, in percent, that is flagged.
 
-    def __init__(self, history: History, repository: Repository, model: Model, budget: float) -> None:
-        self.history, self.repository, self.model, self.budget = history, repository, model, budget
+    With `brief`, evidence is gathered for flagged changes alone.
+    """
+
+    def __init__(
+        self, history: History, repository: Repository, model: Model, budget: float, *, brief: bool = False
+    ) -> None:
+        self.history, self.repository, self.model = history, repository, model
+        self.budget, self.brief = budget, brief
 
     def staged(self) -> RiskReport:
         """What is staged now, by whom and at which time git would commit it.
@@ -76,6 +83,8 @@ class Assessor:
 
     def commit(self, rev: str) -> RiskReport:
         """A commit, as if it were staged on its parent; its message is not looked at."""
+        from gitpeft.fixes import is_fix  # its patterns take longer than all the rest of the hook
+
         sha = self.repository.resolve(rev)
         found = next(iter(self.repository.log([sha], 1)))
         if isinstance(found, Skipped):
@@ -100,21 +109,24 @@ class Assessor:
         paths = tuple(file.path for file in change.files)
         if not change.counted:
             return RiskReport(rev, why="only generated files are changed", files=paths)
+        model, facts = self.model, list["Evidence"]()
         with self.history.before(self.repository, parent, keep=True) as past:
             metrics = measure(past, change)
-            there = partial(self._exists, parent)
-            facts = evidence.gather(past, change, files, metrics, self.model, there)
-        model = self.model
-        if not model.usable:
+            score = model.score(metrics) if model.usable else None
+            flagged = score is not None and model.flags(score, self.budget)
+            if flagged or not self.brief:
+                from gitpeft import evidence
+
+                facts = evidence.gather(past, change, files, metrics, model, partial(self._exists, parent))
+        if score is None:
             return RiskReport(rev, model.why, evidence=tuple(facts), files=paths, metrics=metrics)
-        score = model.score(metrics)
         return RiskReport(
             rev,
             model=model.kind,
             score=score,
             probability=model.probability(score),
             percentile=model.percentile(score),
-            flagged=model.flags(score, self.budget),
+            flagged=flagged,
             evidence=tuple(facts),
             files=paths,
             metrics=metrics,

@@ -477,6 +477,42 @@ def _assess_lines(assessor: "Assessor") -> "Iterator[RiskReport]":
 
 
 @app.command()
+def backtest(
+    months: Annotated[int, typer.Option(min=1, max=240, help="How far to look back.")] = 12,
+    until: Until = "HEAD",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the page goes; default: below .git.")
+    ] = None,
+    repo: Repo = None,
+    as_json: Json = False,
+) -> None:
+    """The last months as if the risk flag had been there: what it would have said, and what came of it.
+
+    Each month is judged by what was known when it began. Writes one HTML page and prints a summary.
+    """
+    from gitpeft import config
+
+    repository = _to_learn_from(repo, until)
+    budget = config.load(repository).risk_budget
+    tip = repository.resolve(until)
+    with _listening(as_json) as listen:
+        from gitpeft.learn import hindsight
+
+        found = hindsight.look_back(repository, tip, months, budget, listen)
+    place = out or repository.state_dir / "backtest.html"
+    try:
+        place.write_text(found.page, encoding="utf-8")
+    except OSError as error:
+        raise GitpeftError(
+            f"cannot write {place}: {error.strerror}", "choose another place with --out"
+        ) from None
+    if as_json:
+        _print_json(found.data | {"page": str(place)})
+    else:
+        print("\n".join([*hindsight.summary(found.data), f"the page is in {place}"]))
+
+
+@app.command()
 def commit(repo: Repo = None) -> None:
     """Choose a message for what is staged, edit it or ask for others, and commit."""
     from gitpeft import config, interactive

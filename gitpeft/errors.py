@@ -12,3 +12,7 @@ class GitpeftError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class NothingStagedError(GitpeftError):
+    """There is no change that a message could describe."""

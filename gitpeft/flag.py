@@ -15,7 +15,6 @@ from gitpeft.assess import Assessor, RiskReport
 from gitpeft.config import Config
 from gitpeft.diff import FileChange, compact
 from gitpeft.errors import GitpeftError
-from gitpeft.formats import headline, printable
 from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.mask import mask
@@ -53,6 +52,8 @@ def verdict(repository: Repository, config: Config) -> Verdict:
     report = look(repository, config, model)
     if not report.flagged:
         return Verdict()
+    from gitpeft.formats import headline, printable  # most commits get no further
+
     lines = [f"{headline(report)}, and what is known of it:", *(f"  {one.text}" for one in report.evidence)]
     stops = config.risk == "block"
     if config.risk_comments and not stops:
@@ -76,7 +77,7 @@ def look(repository: Repository, config: Config, model: Model) -> RiskReport:
         raise GitpeftError("the history is not read yet, no risk looked at", "run `gitpeft mine`")
     try:
         with History.open(repository.state_dir, wait_ms=_WAIT_MS) as history:
-            return Assessor(history, repository, model, config.risk_budget).staged()
+            return Assessor(history, repository, model, config.risk_budget, brief=True).staged()
     except sqlite3.Error as error:
         raise GitpeftError(f"the history cannot be read, no risk looked at: {error}") from None
 
@@ -106,6 +107,8 @@ def _forget(repository: Repository) -> None:
 
 def remembered(repository: Repository, files: Sequence[FileChange]) -> list[str]:
     """The lines that were said about this change before; none when it is another."""
+    from gitpeft.formats import printable
+
     try:
         kept = json.loads((repository.state_dir / "answers" / "risk").read_text(encoding="utf-8"))
         fits = kept["key"] == key_of(files)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from gitpeft import __version__
 from gitpeft.assess import STAGED, RiskReport
@@ -73,6 +72,8 @@ def sarif(reports: Iterable[RiskReport], lasting: Sequence[str] = ()) -> str:
 
 
 def _result(report: RiskReport) -> dict[str, Any]:
+    from urllib.parse import quote  # not on the way of the hook
+
     words = [headline(report), *(printable(one.text) for one in report.evidence)]
     return {
         "ruleId": RULE,

@@ -21,7 +21,6 @@ from gitpeft import past
 from gitpeft.commits import Commit, Skipped
 from gitpeft.diff import RENDERER, FileChange, compact
 from gitpeft.errors import GitpeftError
-from gitpeft.fixes import is_fix
 from gitpeft.git import Repository
 from gitpeft.mask import mask
 from gitpeft.usable import is_bot
@@ -303,6 +302,8 @@ class _Packer:
 
     def change(self, commit: Commit, row: tuple[object, ...]) -> list[past.Row]:
         """What the metrics need of a commit whose `row` is known; nothing of a merge."""
+        from gitpeft.fixes import is_fix  # where nothing is new, its patterns are not needed
+
         if len(commit.parents) > 1:
             return []
         names = [_unpack(line) for line in str(row[-1]).split("\n")] if commit.files else []

@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from gitpeft import ask, drift, message
 from gitpeft.config import Config, entries, load
 from gitpeft.confine import limit_memory
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, NothingStagedError
 from gitpeft.git import Repository
 from gitpeft.trace import Trace
+
+if TYPE_CHECKING:  # each stage imports what it needs: the flag needs nothing that messages need
+    from gitpeft import ask, message
 
 LOG_LIMIT = 64 << 10
 FIRST_SECONDS = 2.0
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     signal.setitimer(signal.ITIMER_REAL, FIRST_SECONDS)
     try:
         return _dispatch(list(argv))
-    except ask.NothingStagedError:
+    except NothingStagedError:
         pass
     except _Late:
         _tell("no suggestion within the time allowed (gitpeft.timeoutMs)")
@@ -103,6 +106,8 @@ def _where(error: Exception) -> str:
 
 def prepare(args: Sequence[str]) -> None:
     """Offer a message in the file that git names, if this is a commit whose message a person will edit."""
+    from gitpeft import message
+
     trace = Trace()
     path, source = _arguments(args)
     if source in ("message", "merge") or path.name == "PREPARE_COMMIT_MSG":
@@ -131,12 +136,16 @@ def prepare(args: Sequence[str]) -> None:
     if changed != content:
         message.write(path, changed)
         if config.stats and source == "":
+            from gitpeft import drift
+
             drift.note(repo.state_dir, head, messages)
     trace.end()
 
 
 def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> list[str]:
     """Messages for the staged change that may be offered, best first."""
+    from gitpeft import ask
+
     wanted = 1 + config.alternatives
     seconds = config.timeout_ms / 1000 - (time.time() - trace.started)
     progress = _Progress(trace.started)
@@ -144,7 +153,7 @@ def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> li
     base = _base_of_amend(repo) if source == "commit" else ""
     chooser: list[Callable[[list[str]], list[str]]] = []
 
-    def put_together() -> ask.Question:
+    def put_together() -> "ask.Question":
         from gitpeft import offer  # here, while the model loads, its import and the reading of rules are free
 
         question = ask.question(repo, config, wanted + ask.SPARE, base)
@@ -204,7 +213,9 @@ def _editor_opens(repo: Repository) -> bool:
     return word.rpartition("/")[2] not in _NO_EDITORS
 
 
-def _rules(repo: Repository, listing: Mapping[str, Sequence[str]], content: bytes) -> message.Rules:
+def _rules(repo: Repository, listing: Mapping[str, Sequence[str]], content: bytes) -> "message.Rules":
+    from gitpeft import message
+
     character = [*listing.get("core.commentchar", []), *listing.get("core.commentstring", [])]
     comment, auto = b"#", False
     if character:  # git itself says which of the two it understands
@@ -238,6 +249,8 @@ def _calling_git() -> list[str] | None:
 
 def prefetch() -> None:
     """Work out a message while the other checks of this commit run. The stub put this in the background."""
+    from gitpeft import ask
+
     trace = Trace()
     try:
         os.setsid()

@@ -170,8 +170,8 @@ def _serve(state_dir: Path, question: int) -> dict[str, Any]:
         with open(question, "rb") as pipe:
             request = json.loads(pipe.read())
         asked = time.time()
-        if request["since"]:
-            model.keep_up(recent.entries(state_dir, request["since"]))
+        if since := request.get("since"):
+            model.keep_up(recent.entries(state_dir, since))
         found = model.suggest(request["change"], request["previous"], request["n"])
     except GitpeftError as error:
         return {"error": f"{error.message}{f' ({error.hint})' if error.hint else ''}"}

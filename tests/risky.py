@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from gitpeft import bundle as bundles
 from gitpeft.bundle import Manifest
@@ -77,6 +78,6 @@ def change_core(repo: Repo, count: int = 40) -> None:
     repo.stage(**{"src/core.py": text})
 
 
-def load(out: str) -> list[dict[str, object]]:
+def load(out: str) -> list[dict[str, Any]]:
     """Lines of JSON."""
     return [json.loads(line) for line in out.splitlines()]

@@ -183,14 +183,23 @@ def ranked(model: Model, data: Labelled) -> Ranked:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A block of commits, the commits before it as they were known when it began, and the models of then."""
+
+    block: Labelled
+    before: Labelled
+    models: dict[str, Model]
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A comparison on later commits: what each model, fitted on earlier ones, said of them; and the better one.
 
-    `data` are those commits, oldest first; `blocks` the number of the fit that judged each.
+    `data` are those commits, oldest first, `parts` the same block by block.
     """
 
     data: Labelled
-    blocks: Array
+    parts: tuple[Part, ...]
     ranked: dict[str, Ranked]
     chosen: str
 
@@ -199,37 +208,36 @@ def split(data: Labelled, share: float = TEST) -> Trial:
     """Fit on the oldest commits, measure on the newest `share`."""
     cut = len(data) - round(share * len(data))
     old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
-    found = {name: ranked(model, new) for name, model in fit(old).items()}
-    return Trial(new, np.zeros(len(new)), found, _better(found))
+    models = fit(old)
+    found = {name: ranked(model, new) for name, model in models.items()}
+    return Trial(new, (Part(new, old, models),), found, _better(found))
 
 
 def prequential(
-    measured: Sequence[Measured], found: Labels, now: int, since: float | None = None
+    measured: Sequence[Measured], found: Labels, now: int, since: float | None = None, blocks: int = BLOCKS
 ) -> Trial | None:
     """The history again as it was lived: each block of commits is judged by what was known when it began.
 
-    The labelled commits from `since` (unix seconds; default: the newest half) in `BLOCKS` equal parts. None
-    where no block had enough known bugs before it.
+    The labelled commits from `since` (unix seconds; default: the newest half) in `blocks` equal parts. None
+    where no block had enough known bugs before it, or none had a bug in it.
     """
     data = label(measured, found, now)
     first = len(data) // 2 if since is None else int(np.searchsorted(data.times, since))
-    judged: list[tuple[Labelled, dict[str, Ranked]]] = []
-    for rows in np.array_split(np.arange(first, len(data)), BLOCKS):
+    parts: list[Part] = []
+    for rows in np.array_split(np.arange(first, len(data)), blocks):
         if not len(rows):
             continue
         block = data.take(rows)
         start = int(block.times[0])
         before = label([one for one in measured if one.change.time < start], found, start)
         if NEEDED / 2 <= before.truth.sum() < len(before):
-            models = fit(before)
-            judged.append((block, {name: _placed(model, block, before) for name, model in models.items()}))
-    if not judged or not sum(block.truth.sum() for block, _ in judged):
+            parts.append(Part(block, before, fit(before)))
+    if not sum(part.block.truth.sum() for part in parts):
         return None
-    numbers = np.concatenate([np.full(len(block), n, dtype=float) for n, (block, _) in enumerate(judged)])
-    pooled = {name: _pool([said[name] for _, said in judged]) for name in (LINES_ADDED, LOGISTIC)}
-    shas = {sha for block, _ in judged for sha in block.shas}
-    kept = [i for i, sha in enumerate(data.shas) if sha in shas]
-    return Trial(data.take(kept), numbers, pooled, _better(pooled))
+    pooled = {name: _pool([placed(name, part) for part in parts]) for name in (LINES_ADDED, LOGISTIC)}
+    judged = {sha for part in parts for sha in part.block.shas}
+    kept = [i for i, sha in enumerate(data.shas) if sha in judged]
+    return Trial(data.take(kept), tuple(parts), pooled, _better(pooled))
 
 
 def _pool(parts: Sequence[Ranked]) -> Ranked:
@@ -241,14 +249,21 @@ def _pool(parts: Sequence[Ranked]) -> Ranked:
     return Ranked(truth, scores, chances, effort)
 
 
-def _placed(model: Model, block: Labelled, before: Labelled) -> Ranked:
+def placed(name: str, part: Part) -> Ranked:
     """What a model says of a block, its scores in standard deviations of the recent commits before it.
 
     So scores of different fits compare, as the percentiles do that people are shown.
     """
-    said = ranked(model, block)
-    usual = scores(model, before)[-RECENT:]
+    said = ranked(part.models[name], part.block)
+    usual = scores(part.models[name], part.before)[-RECENT:]
     return replace(said, scores=(said.scores - usual.mean()) / (usual.std() + _SPREAD))
+
+
+def flagged(name: str, part: Part, budget: float) -> Array:
+    """Which commits of a block are above all but `budget` percent of the recent ones before it, 0 or 1."""
+    usual = scores(part.models[name], part.before)[-RECENT:]
+    limit = np.quantile(usual, 1 - budget / 100, method="higher")
+    return (scores(part.models[name], part.block) > limit).astype(float)
 
 
 def _better(found: dict[str, Ranked]) -> str:

@@ -39,24 +39,26 @@ class Work:
                 side = "source" if _reads_source(name) else "target"
                 sides[side] += (6 if weight.requires_grad else 4) * weight.numel()
         config = model.config
-        table = config.vocab_size * getattr(config, "d_model", getattr(config, "hidden_size", 0))
-        sides["target"] += 6 * table  # the output's, which is often the input's and is no product there
+        above, below = getattr(config, "encoder", config), getattr(config, "decoder", config)
+        sides["target"] += 6 * below.vocab_size * below.hidden_size  # the output's table, which may be shared
         if hasattr(model, "pointer"):
             sides["target"] += 6 * model.pointer.token.weight.numel()  # used on both sides
-        width = config.num_attention_heads * getattr(
-            config, "d_kv", config.hidden_size // config.num_attention_heads
-        )
-        layers = config.num_hidden_layers
-        below = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", layers)
-        return cls(
-            sides["source"], sides["target"], 12 * width * layers, 12 * width * below, 12 * width * below
-        )
+        encoder = 12 * _width(above) * above.num_hidden_layers
+        layers = getattr(below, "num_decoder_layers", None) or getattr(below, "decoder_layers", None)
+        decoder = 12 * _width(below) * (layers or below.num_hidden_layers)
+        return cls(sides["source"], sides["target"], encoder, decoder, decoder)
 
     def step(self, sources: Sequence[int], targets: Sequence[int]) -> float:
         """Operations of a batch whose examples have these lengths in tokens."""
         s, t = torch.tensor(sources, dtype=torch.double), torch.tensor(targets, dtype=torch.double)
         per_token = self.source * s + self.target * t
         return float((per_token + self.encoder * s * s + self.decoder * t * t + self.cross * s * t).sum())
+
+
+def _width(config: Any) -> int:
+    """The width of all heads together."""
+    heads = config.num_attention_heads
+    return int(heads * (getattr(config, "d_kv", None) or config.hidden_size // heads))
 
 
 def _is_table(name: str) -> bool:

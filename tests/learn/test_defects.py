@@ -115,11 +115,11 @@ def test_a_block_is_judged_by_what_was_known_when_it_began(monkeypatch: pytest.M
     monkeypatch.setattr(defects, "label", watch)
     trial = defects.prequential(measured, found, now)
     assert trial is not None and len(asked) == 1 + defects.BLOCKS and asked[0] == (now, now)
-    starts = [float(trial.data.times[trial.blocks == n].min()) for n in range(defects.BLOCKS)]
+    starts = [float(part.block.times[0]) for part in trial.parts]
     assert [when for _, when in asked[1:]] == starts
     assert all(newest < when for newest, when in asked[1:])
     assert list(trial.data.times) == sorted(trial.data.times)
-    assert len(trial.data) == len(trial.blocks) == len(trial.ranked[LOGISTIC])
+    assert len(trial.data) == sum(len(part.block) for part in trial.parts) == len(trial.ranked[LOGISTIC])
 
 
 def test_probabilities_are_those_that_come_true() -> None:
@@ -140,7 +140,7 @@ def test_the_fit_is_the_minimum() -> None:
     x = defects.design(data, names)
     mean, spread = x.mean(0), x.std(0) + 1e-9
 
-    def loss(weights: np.ndarray, bias: float) -> float:  # type: ignore[type-arg]
+    def loss(weights: np.ndarray, bias: float) -> float:
         z = (x - mean) / spread @ weights + bias
         return float((np.logaddexp(0, z) - data.truth * z).sum() + ridge / 2 * (weights**2).sum())
 

@@ -1,0 +1,269 @@
+"""The last months again, as if the flag had been there: hides how they are replayed, counted and shown.
+
+Each month (longer stretches of more than 24 months) is judged by models that were fitted on what was known when
+it began (`defects.prequential`). The two models
+stand side by side; the one that would be shipped today is marked.
+"""
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gitpeft.config import load
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
+from gitpeft.history import History
+from gitpeft.learn import charts, defects, labels, ranking
+from gitpeft.learn.defects import Array, Part, Trial
+from gitpeft.learn.ranking import Ranked
+from gitpeft.learn.replay import replay
+from gitpeft.metrics import DAY, Metrics
+from gitpeft.risk import LINES_ADDED, LOGISTIC
+
+MONTH = 30.44 * DAY
+WEEK = 7 * DAY
+_BLOCKS = 24
+_LISTED = 200
+_CURVE = 60
+_SIZES = ("la", "ld", "nf", "nd", "ns", "entropy", "functions", "new")
+
+NAMES = {
+    "auc": "ROC AUC", "pr_auc": "PR AUC", "brier": "Brier", "ece": "ECE", "capture_5": "bugs in the riskiest 5 %",
+    "capture_10": "in 10 %", "capture_20": "in 20 %", "recall_at_20_effort": "Recall@20%Effort",
+    "effort_at_20_recall": "Effort@20%Recall", "popt": "Popt",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Hindsight:
+    """What would have been flagged and what came of it; `data` is plain, `page` the HTML."""
+
+    data: dict[str, Any]
+    page: str
+
+
+def look_back(
+    repository: Repository, until: str, months: int, budget: float, listen: defects.Listener
+) -> Hindsight:
+    """Replay the `months` before the commit `until`. GitpeftError where too little was known in them."""
+    with History.open(repository.state_dir) as history:
+        history.mine(repository, until)
+        measured = replay(history, repository, until)
+    if not measured:
+        raise GitpeftError("there is no commit to look back at", "choose an earlier --until, or fewer months")
+    now = max(one.change.time for one in measured)
+    found = labels.find(repository, until, load(repository), listen)
+    since = now - months * MONTH
+    trial = defects.prequential(measured, found, now, since, min(months, _BLOCKS))
+    young = sum(one.change.time > since for one in measured) - (len(trial.data) if trial else 0)
+    if trial is None:
+        raise GitpeftError(
+            f"not enough history ({len(found.known_at(now))} known bugs; those of each month must be known by then)",
+            "look back over more months with --months",
+        )
+    fixes = {sha: verdict.fixes[0] for sha, verdict in found.verdicts.items() if verdict.fixes}
+    data = _counted(trial, budget) | {
+        "until": until,
+        "months": months,
+        "budget": budget,
+        "left_out": max(0, young),
+        "latency_days": found.latency(defects.PATIENCE),
+        "flags": _flags(trial, budget, fixes),
+    }
+    return Hindsight(data, _page(trial, data))
+
+
+def _counted(trial: Trial, budget: float) -> dict[str, Any]:
+    """The numbers of each model."""
+    weeks = max(1.0, float(trial.data.times[-1] - trial.data.times[0]) / WEEK)
+    models = {name: _of_model(name, trial, budget, weeks) for name in trial.ranked}
+    truth = trial.data.truth
+    return {"commits": len(truth), "buggy": int(truth.sum()), "chosen": trial.chosen, "models": models}
+
+
+def _of_model(name: str, trial: Trial, budget: float, weeks: float) -> dict[str, Any]:
+    said, truth = trial.ranked[name], trial.data.truth
+    flags = np.concatenate([defects.flagged(name, part, budget) for part in trial.parts])
+    hits = int((flags * truth).sum())
+    return {
+        "flagged": int(flags.sum()),
+        "right": hits,
+        "precision": hits / max(1.0, float(flags.sum())),
+        "recall": hits / float(truth.sum()),
+        "f1": ranking.f1(truth, flags),
+        "false_alarms_a_week": float(flags.sum() - hits) / weeks,
+        "rank_correlation_with_size": _nan(ranking.spearman(said.scores, trial.data.effort)),
+        "metrics": {key: [_nan(x) for x in interval] for key, interval in ranking.summary(said).items()},
+        "reliability": ranking.reliability(truth, said.chances),
+        "drift": [_month(name, part, budget) for part in trial.parts],
+        "counterfactual": {what: _nan(auc) for what, auc in counterfactuals(name, trial).items()},
+    }
+
+
+def _nan(x: float) -> float | None:
+    return None if x != x else round(float(x), 4)
+
+
+def _month(name: str, part: Part, budget: float) -> dict[str, Any]:
+    """One block: from when on, how many commits, bugs and flags, and the AUC in it."""
+    said = defects.placed(name, part)
+    return {
+        "from": int(part.block.times[0]),
+        "commits": len(part.block),
+        "buggy": int(part.block.truth.sum()),
+        "flagged": int(defects.flagged(name, part, budget).sum()),
+        "auc": _nan(ranking.roc_auc(said.truth, said.scores)),
+        "expected": round(float(said.chances.sum()), 1),
+    }
+
+
+def counterfactuals(name: str, trial: Trial) -> dict[str, float]:
+    """ROC AUC when the changes are told differently; a model that reads what it should loses by the first two.
+
+    `added and removed swapped`; `size held constant`: lines and files of every change at their median;
+    `message removed`: what the message says of a fix is taken away, which no shipped model may notice.
+    """
+    changed = {
+        "as it is": lambda one, _: one,
+        "added and removed swapped": lambda one, _: replace(one, la=one.ld, ld=one.la),
+        "size held constant": _same_size,
+        "message removed": lambda one, _: replace(one, fix=0),
+    }
+    return {what: _auc_of(name, trial, how) for what, how in changed.items()}
+
+
+def _same_size(one: Metrics, usual: Metrics) -> Metrics:
+    return replace(one, **{key: getattr(usual, key) for key in _SIZES})
+
+
+def _auc_of(name: str, trial: Trial, change: Callable[[Metrics, Metrics], Metrics]) -> float:
+    """Over the pairs of a buggy and a clean commit of the same block, so that no drift between blocks helps."""
+    right = pairs = 0.0
+    for part in trial.parts:
+        usual = _median(part.before.metrics)
+        told = replace(part.block, metrics=tuple(change(one, usual) for one in part.block.metrics))
+        bad = float(part.block.truth.sum())
+        weight = bad * (len(part.block) - bad)
+        if weight:
+            said = defects.placed(name, replace(part, block=told))
+            right += weight * ranking.roc_auc(said.truth, said.scores)
+            pairs += weight
+    return right / pairs if pairs else float("nan")
+
+
+def _median(metrics: Sequence[Metrics]) -> Metrics:
+    return Metrics(
+        **{
+            key: type(getattr(Metrics(), key))(np.median([getattr(m, key) for m in metrics]))
+            for key in _SIZES
+        }
+    )
+
+
+def _flags(trial: Trial, budget: float, fixes: dict[str, str]) -> list[dict[str, Any]]:
+    """What the shipped model would have flagged, newest first."""
+    rows = []
+    for part in trial.parts:
+        marks = defects.flagged(trial.chosen, part, budget)
+        for sha, time, mark, bad in zip(
+            part.block.shas, part.block.times, marks, part.block.truth, strict=True
+        ):
+            if mark:
+                rows.append({"commit": sha, "time": int(time), "fixed_by": fixes.get(sha, "") if bad else ""})
+    return rows[::-1]
+
+
+# --- shown --------------------------------------------------------------------------------------------------
+
+
+def summary(data: dict[str, Any]) -> list[str]:
+    """The numbers as lines for a terminal."""
+    lines = [
+        f"{data['commits']:,} commits of {data['months']} months, of which {data['buggy']} later needed a fix; "
+        f"{data['left_out']} left out: merely too young to tell, generated, or too little known before them"
+    ]
+    for name, one in data["models"].items():
+        auc, low, high = one["metrics"]["auc"]
+        capture = "/".join(f"{one['metrics'][f'capture_{k}'][0]:.0%}" for k in (5, 10, 20))
+        shipped = " (shipped)" if name == data["chosen"] else ""
+        lines += [
+            f"{name}{shipped}: AUC {auc:.3f} ({low:.3f}-{high:.3f}), captures {capture} of the bugs in the riskiest "
+            f"5/10/20 %, ECE {one['metrics']['ece'][0]:.3f}",
+            f"  at a budget of {data['budget']:g} %: {one['flagged']} flagged, {one['right']} of them rightly "
+            f"({one['precision']:.0%}), {one['false_alarms_a_week']:.2f} false alarms a week; "
+            f"rank correlation with size {one['rank_correlation_with_size']}",
+            "  AUC within each block, the changes told differently: "
+            + ", ".join(f"{what} {auc}" for what, auc in one["counterfactual"].items()),
+        ]
+    return lines
+
+
+def _page(trial: Trial, data: dict[str, Any]) -> str:
+    head = "".join(f"<p>{html.escape(line)}</p>" for line in summary(data))
+    charts = [
+        charts.chart(
+            "Bugs found by looking at the riskiest commits",
+            "share of commits",
+            "share of bugs",
+            _captures(trial),
+        ),
+        charts.chart("Probabilities and what came true", "said", "happened", _reliable(data), diagonal=True),
+        charts.chart("AUC by time", "block", "ROC AUC", _drift(data), top=1.0),
+        charts.scatter(
+            "Score and size of the shipped model", "log10 of changed lines", "score", *_sizes(trial)
+        ),
+    ]
+    return charts.document(
+        "gitpeft: the last months in hindsight",
+        head + "".join(charts) + _table(data) + _flag_table(data),
+    )
+
+
+def _captures(trial: Trial) -> dict[str, list[tuple[float, float]]]:
+    shares = [i / _CURVE for i in range(1, _CURVE + 1)]
+    return {
+        name: [(0.0, 0.0), *((x, ranking.capture(said.truth, said.scores, x)) for x in shares)]
+        for name, said in trial.ranked.items()
+    }
+
+
+def _reliable(data: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    return {name: [(x, y) for x, y, _ in one["reliability"]] for name, one in data["models"].items()}
+
+
+def _drift(data: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    return {
+        name: [
+            (float(n), month["auc"]) for n, month in enumerate(one["drift"], 1) if month["auc"] is not None
+        ]
+        for name, one in data["models"].items()
+    }
+
+
+def _sizes(trial: Trial) -> tuple[list[tuple[float, float]], list[bool]]:
+    said: Ranked = trial.ranked[trial.chosen]
+    points = zip(np.log10(said.effort), said.scores, strict=True)
+    return [(float(x), float(y)) for x, y in points], [bool(x) for x in said.truth]
+
+
+def _table(data: dict[str, Any]) -> str:
+    rows = [
+        [NAMES[key], *(_cell(data["models"][name]["metrics"][key]) for name in (LINES_ADDED, LOGISTIC))]
+        for key in NAMES
+    ]
+    return charts.table(["metric (95 % interval)", LINES_ADDED, LOGISTIC], rows)
+
+
+def _cell(interval: Sequence[float | None]) -> str:
+    if None in interval:
+        return "–"
+    mean, low, high = interval
+    return f"{mean:.3f} ({low:.3f}–{high:.3f})"
+
+
+def _flag_table(data: dict[str, Any]) -> str:
+    rows = [[one["commit"][:12], one["fixed_by"][:12] or "–"] for one in data["flags"][:_LISTED]]
+    return charts.table(["flagged commit, newest first", "later fixed by"], rows)

@@ -1,0 +1,228 @@
+"""How well the risk models rank later commits, and what a score costs in the hook.
+
+    python tests/bench/bench_risk.py labels --csv swift.csv --history swift.git [--csv … --history …]
+    python tests/bench/bench_risk.py own flask.git gin.git axios.git
+    python tests/bench/bench_risk.py definitions --csv swift.csv --history swift.git
+    python tests/bench/bench_risk.py cost flask.git
+
+`labels`: models on the labels of a csv (commit, buggy, author_ts, la, …; replication data of Zeng et al. 2021),
+80/20 by author time, with its metrics and with ours. `own`: the tool's own labels, judged block by block by what
+was known when each began. `definitions`: our metrics beside those of the csv. `cost`: the flag of the hook in
+turns with an interpreter that does nothing. Histories are full clones; state is kept in a copy that is gone
+afterwards. Intervals are 95 %, bootstrap over the commits.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from gitpeft.config import load
+from gitpeft.git import Repository
+from gitpeft.history import History
+from gitpeft.learn import defects, hindsight, labels, ranking
+from gitpeft.learn.defects import Labelled, Trial
+from gitpeft.learn.replay import Measured, replay
+from gitpeft.metrics import DAY, KAMEI, Metrics
+from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC
+
+IDENTITY = {
+    name: "bench@example.org"
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+}
+SHOWN = (
+    "auc",
+    "pr_auc",
+    "brier",
+    "ece",
+    "capture_5",
+    "capture_10",
+    "capture_20",
+    "popt",
+    "recall_at_20_effort",
+)
+
+
+@contextmanager
+def copy(history: Path) -> Iterator[Repository]:
+    """A clone of a history that may be written to."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / history.name
+        subprocess.run(["git", "clone", "-q", "--mirror", str(history), str(place)], check=True)
+        os.environ.update(IDENTITY)
+        yield Repository.open(place)
+
+
+def joined(repository: Repository) -> str:
+    """A commit on top of all branches: some labelled commits are on none that was merged."""
+    heads = repository.run("for-each-ref", "--format=%(objecttype) %(objectname) %(*objectname)").decode()
+    commits = dict.fromkeys(
+        words[-1] for words in map(str.split, heads.splitlines()) if words[0] == "commit" or len(words) == 3
+    )
+    real = [sha for sha in commits if repository.ask("cat-file", "-t", sha) == "commit"]
+    tree = repository.run("rev-parse", "HEAD^{tree}").decode().strip()
+    parents = [word for sha in real for word in ("-p", sha)]
+    return repository.run("commit-tree", tree, *parents, "-m", "all").decode().strip()
+
+
+def measured(repository: Repository, tip: str) -> list[Measured]:
+    with History.open(repository.state_dir) as history:
+        history.mine(repository, tip)
+        return replay(history, repository, tip)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled commits with the metrics of the csv and with ours; commits that the clone lacks are left out."""
+
+    name: str
+    theirs: Labelled
+    ours: Labelled
+    absent: int
+
+
+def read(table: Path, history: Path) -> Source:
+    with open(table, newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["author_ts"]))
+    with copy(history) as repository:
+        found = {one.sha: one.metrics for one in measured(repository, joined(repository))}
+    here = [row for row in rows if row["commit"] in found]
+    kinds = {field.name: float if field.type in (float, "float") else int for field in fields(Metrics)}
+    theirs = [Metrics(**{name: kinds[name](float(row[name])) for name in KAMEI}) for row in here]
+    truth = np.array([float(row["buggy"]) for row in here])
+    times = np.array([float(row["author_ts"]) for row in here])
+    shas = tuple(row["commit"] for row in here)
+    ours = Labelled(tuple(found[sha] for sha in shas), truth, times, shas)
+    return Source(table.stem, replace(ours, metrics=tuple(theirs)), ours, len(rows) - len(here))
+
+
+def labelled(sources: Sequence[Source]) -> None:
+    header()
+    for source in sources:
+        for kind, data in (("csv", source.theirs), ("ours", source.ours)):
+            show(f"{source.name}, metrics of {kind}", defects.split(data))
+        print(
+            f"| {source.name}: {len(source.ours)} commits, {source.absent} of the csv are not in the clone |"
+        )
+
+
+def header() -> None:
+    print("| data | model | n (buggy) | " + " | ".join(hindsight.NAMES[name] for name in SHOWN) + " |")
+    print("|---" * (len(SHOWN) + 3) + "|")
+
+
+def show(name: str, trial: Trial) -> None:
+    n = f"{len(trial.data)} ({int(trial.data.truth.sum())})"
+    for model in (LINES_ADDED, LOGISTIC):
+        found = ranking.summary(trial.ranked[model], n=1000)
+        cells = (f"{x.mean:.3f} ({x.low:.3f}–{x.high:.3f})" for x in (found[key] for key in SHOWN))
+        print(f"| {name} | {model} | {n} | " + " | ".join(cells) + " |", flush=True)
+    for key in ("auc", "capture_20"):
+        gap = ranking.difference(trial.ranked[LOGISTIC], trial.ranked[LINES_ADDED], key)
+        print(f"| {name} | difference in {key} | {n} | {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) |")
+
+
+def own(histories: Sequence[Path]) -> None:
+    header()
+    for path in histories:
+        with copy(path) as repository:
+            tip = repository.resolve("HEAD")
+            found = measured(repository, tip)
+            verdicts = labels.find(repository, tip, load(repository), lambda *_: None)
+            trial = defects.prequential(found, verdicts, max(one.change.time for one in found))
+        if trial is None:
+            print(f"| {path.stem} | not enough history ({len(verdicts.verdicts)} known bugs) |")
+        else:
+            show(f"{path.stem}, own labels", trial)
+
+
+def definitions(sources: Sequence[Source]) -> None:
+    print(
+        "| data | metric | equal | within 10 % | rank correlation | median csv | median ours |\n|---|---|---|---|---|---|---|"
+    )
+    for source in sources:
+        for name in KAMEI:
+            a, b = (
+                np.array([float(getattr(m, name)) for m in d.metrics]) for d in (source.theirs, source.ours)
+            )
+            equal, near = np.isclose(a, b, rtol=1e-6).mean(), (np.abs(a - b) <= 0.1 * np.abs(a) + 1e-9).mean()
+            rho = ranking.spearman(a, b)
+            medians = f"{np.median(a):.4g} | {np.median(b):.4g}"
+            print(f"| {source.name} | {name} | {equal:.1%} | {near:.1%} | {rho:.3f} | {medians} |")
+
+
+def cost(path: Path, rounds: int) -> None:
+    """The hook's stage on the newest commits, each staged again on its parent, in turns with bare Python."""
+    from tests.risky import MODEL, give
+    from tests.gitrepo import Repo
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "work"
+        subprocess.run(["git", "clone", "-q", str(path), str(place)], check=True)
+        os.environ.update(IDENTITY)
+        give(
+            Repo(place),
+            replace(MODEL, features=FEATURES, weights=(0.1,) * 13, means=(0.0,) * 13, scores=(9.0,) * 201),
+        )
+        repo = Repo(place)
+        shas = repo.git("rev-list", "--no-merges", f"-{rounds + 1}", "HEAD").split()
+        times: dict[str, list[float]] = {"bare python -I": [], "the flag, whole process": []}
+        programs = (["-c", "pass"], ["-m", "gitpeft.hook", "risk"])
+        for turn, sha in enumerate(shas):
+            repo.git("update-ref", "--no-deref", "HEAD", f"{sha}^")
+            repo.git("read-tree", sha)
+            for (name, taken), program in zip(times.items(), programs, strict=True):
+                started = time.perf_counter()
+                done = subprocess.run(
+                    [sys.executable, "-I", *program], cwd=place, capture_output=True, check=True
+                )
+                if turn:
+                    taken.append((time.perf_counter() - started) * 1e3)
+                assert not done.stderr, (name, done.stderr)
+        shutil.rmtree(place)
+    bare, flag = times.values()
+    print(f"{path.stem}, {rounds} commits\n\n| ms | p50 | p95 |\n|---|---|---|")
+    over = [b - a for a, b in zip(bare, flag, strict=True)]
+    for name, taken in (*times.items(), ("over bare python", over)):
+        print(f"| {name} | {statistics.median(taken):.1f} | {sorted(taken)[int(0.95 * len(taken))]:.1f} |")
+    print(f"\nratio of the medians {statistics.median(flag) / statistics.median(bare):.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for kind in ("labels", "definitions"):
+        one = kinds.add_parser(kind)
+        one.add_argument("--csv", type=Path, action="append", required=True)
+        one.add_argument("--history", type=Path, action="append", required=True)
+    kinds.add_parser("own").add_argument("histories", type=Path, nargs="+")
+    one = kinds.add_parser("cost")
+    one.add_argument("history", type=Path)
+    one.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    if options.kind in ("labels", "definitions"):
+        sources = [read(table, path) for table, path in zip(options.csv, options.history, strict=True)]
+        (labelled if options.kind == "labels" else definitions)(sources)
+    elif options.kind == "own":
+        own(options.histories)
+    else:
+        cost(options.history, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
