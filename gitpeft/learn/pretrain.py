@@ -162,7 +162,7 @@ def train_stages(
         done, cost_file = work / f"stage-{number}.safetensors", work / f"stage-{number}.json"
         if done.exists():
             model.load_state_dict(load_file(done), strict=False)
-            costs.append(Cost(**json.loads(cost_file.read_text())))
+            costs.append(Cost.of(json.loads(cost_file.read_text())))
             continue
         show = _heard(listen, f"stage {number}")
         cost = fit(
