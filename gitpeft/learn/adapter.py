@@ -164,9 +164,10 @@ class OwnNorm(BottleneckLayer):
         return [self.base_layer, *self.active(self.bottleneck_norm)][-1]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As the norm's."""
+        """As the norm's. PEFT keeps copies in 32 bits, also where the base goes on in half precision."""
         found: Tensor = self.chosen(x, *args, **kwargs)
-        return found
+        precision = self.base_layer.weight.dtype
+        return found if precision == torch.float32 else found.to(precision)
 
 
 class BottleneckModel(BaseTuner):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.learn import charts, defects, labels, ranking
-from gitpeft.learn.defects import Array, Part, Trial
+from gitpeft.learn.defects import Part, Trial
 from gitpeft.learn.ranking import Ranked
 from gitpeft.learn.replay import replay
 from gitpeft.metrics import DAY, Metrics
@@ -203,7 +203,7 @@ def summary(data: dict[str, Any]) -> list[str]:
 
 def _page(trial: Trial, data: dict[str, Any]) -> str:
     head = "".join(f"<p>{html.escape(line)}</p>" for line in summary(data))
-    charts = [
+    plots = [
         charts.chart(
             "Bugs found by looking at the riskiest commits",
             "share of commits",
@@ -218,7 +218,7 @@ def _page(trial: Trial, data: dict[str, Any]) -> str:
     ]
     return charts.document(
         "gitpeft: the last months in hindsight",
-        head + "".join(charts) + _table(data) + _flag_table(data),
+        head + "".join(plots) + _table(data) + _flag_table(data),
     )
 
 

@@ -68,7 +68,7 @@ _ADAPTER = ("width", "activation", "placement", "side", "layers")
 
 DEFAULTS = {
     "lora": Method(),
-    "adapter": Method(name="adapter", placement="houlsby"),
+    "adapter": Method(name="adapter", placement="houlsby", lr=5e-3),
     "full": Method(name="full", lr=5e-4),
     "hybrid": Method(name="hybrid", lr=1e-3),
 }

@@ -34,7 +34,10 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:right;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft)}
 th:first-child,td:first-child,.text td,.text th{text-align:left}
-td:first-child{font-weight:600;overflow-wrap:anywhere;min-width:8rem}
+th,td{white-space:nowrap}
+.text td:last-child,.text th{white-space:normal;min-width:12rem}
+td:first-child{font-weight:600;white-space:normal;overflow-wrap:anywhere;min-width:8rem}
+.key{display:inline-block;margin-right:.8em;overflow-wrap:anywhere}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}
 .sample{border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem;margin:.6rem 0}
 .sample dl{display:grid;grid-template-columns:minmax(8rem,14rem) 1fr;gap:.15rem .8rem;margin:.4rem 0 0}
@@ -94,8 +97,7 @@ def _plots(rows: Sequence[dict[str, Any]]) -> str:
     }
     figures = [_figure(rows, name, formats[name]) for name in AXES]
     legend = " ".join(
-        f"<span style='white-space:nowrap'>{_dot(number)}{escape(row['label'])}</span>"
-        for number, row in enumerate(rows)
+        f"<span class='key'>{_dot(number)}{escape(row['label'])}</span>" for number, row in enumerate(rows)
     )
     return (
         f"<h2>Quality against cost</h2><p>{legend}</p><div class='plots'>{''.join(figures)}</div>"

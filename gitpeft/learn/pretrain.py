@@ -10,7 +10,7 @@ import os
 import random
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,7 @@ def train_stages(
         done, cost_file = work / f"stage-{number}.safetensors", work / f"stage-{number}.json"
         if done.exists():
             model.load_state_dict(load_file(done), strict=False)
-            stored = json.loads(cost_file.read_text())
-            costs.append(Cost(**{f.name: stored[f.name] for f in fields(Cost) if f.name in stored}))
+            costs.append(Cost.of(json.loads(cost_file.read_text())))
             continue
         show = _heard(listen, f"stage {number}", reachable)
         cost = fit(

@@ -5,8 +5,8 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,11 @@ class Cost:
     device: str = "cpu"
     curve: list[tuple[int, float]] = field(default_factory=list)
     valid_curve: list[tuple[int, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> "Cost":
+        """What `as_dict` gave."""
+        return cls(**{one.name: data[one.name] for one in fields(cls) if one.name in data})
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest, with the trainable share of all weights and the tokens seen a second."""

@@ -29,8 +29,9 @@ BATCH = 24
 PARITY_EXAMPLES = 48
 MOST_VALID = 200
 """A validation pass costs as much as several steps: on all of a long history it would eat short budgets."""
-PROBE_BATCHES = 8
-"""Batches of the gradient pass that chooses a hybrid's layers."""
+PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
+"""Batches of the gradient pass that chooses a hybrid's layers, and the examples in each: all weights have
+gradients there, so that they are smaller than in training."""
 
 Listener = Callable[[str, float, str], None]
 """Hears (step, share done 0..1, detail) while a step goes on."""
@@ -117,7 +118,8 @@ def _with_layers(job: Job, model: Any, data: "Rendered", folder: Path) -> "Metho
         from gitpeft.learn import methods
         from gitpeft.learn.trainer import losses
 
-        batches = losses(model, data, _settings(job, len(data)), PROBE_BATCHES)
+        small = replace(_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total)
+        batches = losses(model, data, small, PROBE_BATCHES)
         ranked = methods.rank_layers(model, batches)
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
     write_json(folder / "method.json", method.as_dict())

@@ -36,13 +36,12 @@ from gitpeft.history import History
 from gitpeft.learn import defects, hindsight, labels, ranking
 from gitpeft.learn.defects import Labelled, Trial
 from gitpeft.learn.replay import Measured, replay
-from gitpeft.metrics import DAY, KAMEI, Metrics
+from gitpeft.metrics import KAMEI, Metrics
 from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC
 
-IDENTITY = {
-    name: "bench@example.org"
-    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
-}
+IDENTITY = dict.fromkeys(
+    ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"), "bench@example.org"
+)
 SHOWN = (
     "auc",
     "pr_auc",
@@ -166,8 +165,8 @@ def definitions(sources: Sequence[Source]) -> None:
 
 def cost(path: Path, rounds: int) -> None:
     """The hook's stage on the newest commits, each staged again on its parent, in turns with bare Python."""
-    from tests.risky import MODEL, give
     from tests.gitrepo import Repo
+    from tests.risky import MODEL, give
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "work"

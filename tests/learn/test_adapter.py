@@ -164,6 +164,17 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any], sentence: str) -> N
         get_peft_model(tinymodel.plain_t5(), BottleneckConfig(**settings))
 
 
+@every
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_a_base_in_half_precision(name: str, precision: torch.dtype) -> None:
+    """As `models/mini` is stored, and as `from_pretrained` loads it."""
+    before = said(MODELS[name]().to(precision), name)
+    model = get_peft_model(MODELS[name]().to(precision), BottleneckConfig(**CONFIG))
+    kept = {value.dtype for key, value in model.named_parameters() if value.requires_grad}
+    assert kept == {torch.float32}
+    torch.testing.assert_close(said(model, name), before, atol=0.05, rtol=0.05)
+
+
 def test_targets_may_be_a_pattern() -> None:
     config = BottleneckConfig(width=4, target_modules=r".*\.wo", norm_modules=r".*final_layer_norm")
     model = get_peft_model(tinymodel.plain_t5(), config)

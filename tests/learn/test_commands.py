@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gitpeft.learn import compare as comparison
+from gitpeft.learn.compare import Row
 from tests import generated
 from tests.gitrepo import Repo
 from tests.learn.conftest import RECIPE, Built, loosen
+from tests.learn.test_compare import reported, run_of
 from tests.test_cli import Call, gitpeft
 
 __all__ = ["gitpeft"]  # a fixture
@@ -78,3 +82,74 @@ def test_a_base_is_built_and_used(built: Built, tmp_path: Path, gitpeft: Call, r
     generated.put(repo, generated.team(9))
     served = gitpeft("init", "--repo", repo.path, "--base", tmp_path / "out", "--no-hooks", "--json")
     assert json.loads(served.out)["kind"] == "model"
+
+
+# --- methods ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["adapter:width=8", "hybrid:rank=4,probe=1", "hybrid:rest=adapter,width=8"])
+def test_every_method_from_the_command_line(text: str, place: tuple[str, ...], gitpeft: Call) -> None:
+    done = gitpeft("init", *place, "--method", text, "--budget", "0.05", "--no-hooks", "--json")
+    assert done.code == 0, done
+    outcome = json.loads(done.out)
+    assert outcome["kind"] == "model" and outcome["method"]["name"] == text.partition(":")[0]
+    assert outcome["parity"]["exact"] < 1e-3 and 0 < outcome["cost"]["share"] < 1
+    assert text.startswith("adapter") or len(outcome["method"]["full"]) == 1, "probing chose a layer"
+
+
+def test_a_method_that_cannot_be_is_refused_before_any_work(
+    place: tuple[str, ...], repo: Repo, gitpeft: Call
+) -> None:
+    for text, sentence in (
+        ("magic", "no method magic"), ("lora:rank=999", "rank 999 is above the width"),
+        ("adapter:depth=2", "no setting"), ("auto", "nothing was compared here yet"),
+    ):  # fmt: skip
+        done = gitpeft("train", *place, "--method", text, "--budget", "0.05")
+        assert done.code == 1 and sentence in done.said, text
+    assert not list((repo.path / ".git" / "gitpeft").glob("runs/*/adapter"))
+
+
+def test_settings_make_another_run(place: tuple[str, ...], repo: Repo, gitpeft: Call) -> None:
+    for text in ("lora:rank=4", "lora:rank=2", "lora:rank=4,alpha=8"):
+        assert gitpeft("train", *place, "--method", text, "--budget", "0.05").code == 0
+    assert len(list((repo.path / ".git/gitpeft/runs").iterdir())) == 3
+
+
+def test_the_advice_of_a_comparison_is_taken(
+    place: tuple[str, ...], built: Built, repo: Repo, gitpeft: Call
+) -> None:
+    folder = repo.path / ".git/gitpeft/compare"
+    folder.mkdir(parents=True)
+    (folder / "advice.json").write_text(json.dumps({"method": "adapter:width=8", "base": str(built.out)}))
+    outcome = json.loads(
+        gitpeft("init", *place[:2], "--method", "auto", "--budget", "0.05", "--no-hooks", "--json").out
+    )
+    assert outcome["method"]["name"] == "adapter" and outcome["method"]["width"] == 8
+    assert outcome["base"] == str(built.out)
+
+
+def test_a_comparison_on_the_terminal(
+    repo: Repo, gitpeft: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+    report = reported(run_of("lora", 12), run_of("full", 36, 10**6)) | {"page": str(tmp_path / "x.html")}
+    (tmp_path / "x.html").write_text("<!doctype html>")
+
+    def compare(_repo: Any, wish: Any, watch: Any) -> Any:
+        asked.append(wish)
+        watch([Row("long", "lora", 0, "running", 0.5, "loss 3.1"), Row("long", "full", 0)], "long run: lora")
+        return report
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    generated.put(repo, generated.team(3))
+    done = gitpeft(
+        "compare", "--repo", repo.path, "--methods", "lora", "--methods", "full", "--budget", "10",
+        "--seeds", "2",
+        "--out", tmp_path / "page.html",
+    )  # fmt: skip
+    assert done.code == 0, done
+    assert asked[0].methods == ("lora", "full") and (asked[0].minutes, asked[0].seeds) == (10, 2)
+    for part in ("Adopt full", "Left out for want of time: hybrid", "nearest neighbour", "x.html"):
+        assert part.replace(" ", "") in done.said.replace(" ", ""), part
+    assert "loss 3.1" in done.err and (tmp_path / "page.html").exists()
+    assert json.loads(gitpeft("compare", "--repo", repo.path, "--json").out)["advice"]["winner"] == "full"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,3 +322,54 @@ def test_a_budget_that_ends_leaves_runs_out_and_says_which(
 def test_a_run_is_task_method_base_and_seed() -> None:
     assert Candidate("lora", "mini", 1).task == tuning.MESSAGES
     assert Candidate("lora", "/a/b").label == "lora on b" and Candidate("lora:rank=8", "mini").name == "lora"
+
+
+# --- in a browser -------------------------------------------------------------------------------------------
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+_MEASURE = """
+f.onload = () => {
+  const page = f.contentDocument, root = page.documentElement
+  const outside = [...page.querySelectorAll("svg text")].filter(text => {
+    const box = text.getBBox()
+    return box.x < 0 || box.y < 0 || box.x + box.width > 360 || box.y + box.height > 260
+  })
+  document.title = JSON.stringify({
+    over: root.scrollWidth - root.clientWidth, texts: outside.length,
+    dots: page.querySelectorAll("circle").length,
+  })
+}
+"""
+
+
+def browse(*options: str) -> str:
+    done = subprocess.run(
+        [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *options],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_wide_and_in_a_narrow_window(width: int, tmp_path: Path) -> None:
+    """It is drawn, nothing sticks out of the window sideways, and all text is inside its drawing."""
+    text = page.html(reported(run_of("lora", 12), run_of("lora:rank=8,placement=query-value", 14, 9)))
+    path, picture = tmp_path / "page.html", tmp_path / "page.png"
+    path.write_text(text)
+    size = f"--window-size={width},1600"
+    browse(size, f"--screenshot={picture}", path.as_uri())
+    head = picture.read_bytes()[:24]
+    assert head[:4] == b"\x89PNG" and int.from_bytes(head[16:20], "big") == width
+    assert picture.stat().st_size > 20_000, "a blank page is smaller"
+    inside = text.replace("&", "&amp;").replace("'", "&#39;")
+    (tmp_path / "asked.html").write_text(
+        f"<iframe id=f width={width} height=1600 srcdoc='{inside}'></iframe><script>{_MEASURE}</script>"
+    )
+    dom = browse(size, "--virtual-time-budget=3000", "--dump-dom", (tmp_path / "asked.html").as_uri())
+    found = re.search(r"<title>(\{.*?\})</title>", dom)
+    assert found is not None
+    assert json.loads(found[1]) == {"over": 0, "texts": 0, "dots": 6}

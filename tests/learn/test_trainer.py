@@ -39,7 +39,9 @@ def test_the_loss_falls_on_what_can_be_learnt_by_heart() -> None:
     assert cost.examples == pytest.approx(60 * 8 / len(list(data.batches(400, 512, 0))), rel=0.3)
     assert cost.tokens > cost.examples * 8 and cost.peak_memory > 1 << 26
     assert [step for step, _ in cost.curve] == [20, 40, 60]
-    assert json.loads(json.dumps(cost.as_dict()))["steps"] == 60
+    kept = json.loads(json.dumps(cost.as_dict()))
+    assert kept["steps"] == 60 and kept["share"] == 1 and kept["tokens_per_second"] > 0
+    assert trainer.Cost.of(kept).as_dict().keys() == kept.keys()
 
 
 def test_hidden_matrices_may_be_left_to_muon() -> None:
