@@ -160,6 +160,10 @@ def train(
         bool, typer.Option("--cold", help="Start from the base, not the installed model.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: for scheduled jobs.")] = False,
+    org: Annotated[
+        list[Path] | None,
+        typer.Option("--org", help="Several repositories (once for each) that share a first adapter."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tune a model on this history; where one is installed, replace it only by one at least as good.
@@ -168,6 +172,11 @@ def train(
     training starts from it, on what is new and a sample of what is old; both models are then asked about the
     newest commits that neither has seen. Interrupted, the same command continues where it was.
     """
+    asked = sys.stdin.isatty() and not yes and not as_json
+    if org:
+        each = [_to_learn_from(one, until) for one in org]
+        _train_together(each, _plan(each[0], base, method, until, budget), asked, as_json)
+        return
     repository = _to_learn_from(repo, until)
     plan = _plan(repository, base, method, until, budget)
     with _listening(as_json) as listen, _training(repository):
@@ -177,12 +186,23 @@ def train(
             cost = pipeline.train_only(repository, plan, listen)
             _tell_trained(cost, as_json)
             return
-        asked = sys.stdin.isatty() and not yes and not as_json
         done = retrain.run(repository, plan, listen, cold=cold, agreed=_agreed if asked else lambda _: True)
     if as_json:
         _print_json(asdict(done))
     else:
         _tell_retrained(done)
+
+
+def _train_together(repos: list[Repository], plan: "Plan", asked: bool, as_json: bool) -> None:
+    with _listening(as_json) as listen:
+        from gitpeft.learn import org
+
+        done = org.run(repos, plan, listen, _agreed if asked else lambda _: True)
+    if as_json:
+        _print_json([asdict(one) for one in done])
+    else:
+        for one in done:
+            print(f"{one.repository}: {one.action}, {one.reason}")
 
 
 def _agreed(verdict: str) -> bool:

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 WATCHED = (
     *("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "os.link"),
@@ -43,3 +46,34 @@ def every_kill(work: Callable[[], object], stride: int = 1) -> Iterator[int]:
     while killed_at(step, work):
         yield step
         step += stride
+
+
+_LOOP = """
+import sys
+from pathlib import Path
+from gitpeft.suggest import open_active
+state, change = Path(sys.argv[1]), sys.argv[2]
+print("asking", flush=True)
+count = 0
+while not Path(sys.argv[3]).exists():
+    assert open_active(state).suggest(change, ""), "nothing was suggested"
+    count += 1
+print(count)
+"""
+
+
+@contextmanager
+def asked_meanwhile(state_dir: Path, scratch: Path, change: str) -> Iterator[None]:
+    """Another process opens the active model and asks it, as hooks do, over and over; it may never fail."""
+    stop = scratch / "stop asking"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-c", _LOOP, str(state_dir), change, str(stop)]
+    loop = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
+    assert loop.stdout is not None and loop.stdout.readline() == "asking\n"
+    try:
+        yield
+    finally:
+        stop.touch()
+        said, complaints = loop.communicate(timeout=60)
+    assert loop.returncode == 0, complaints
+    assert int(said) > 5, "it was hardly asked"

@@ -17,7 +17,7 @@ from gitpeft.share import Terms
 from tests import tinymodel
 from tests.gitrepo import Repo
 from tests.hooking import CHECKOUT
-from tests.killing import every_kill
+from tests.killing import asked_meanwhile, every_kill
 from tests.sharing import ANYONE, active, daemon, key, member, opened, remote, signs, state, vouch
 from tests.test_cli import Call, gitpeft
 
@@ -711,15 +711,15 @@ def test_the_users_hooks_and_settings_stay_out_of_it(
 
 
 @pytest.mark.slow
-def test_killed_anywhere_while_publishing(bare: Repo, ada: Repo, ben: Repo) -> None:
+def test_killed_anywhere_while_publishing(bare: Repo, ada: Repo, ben: Repo, tmp_path: Path) -> None:
     before = active(ada)
     number = 0
-    for step in every_kill(lambda: share.publish(opened(ada)), stride=2):
-        number = step
-        assert active(ada) == before
-        served = refs(bare).get(LATEST)
-        if served:
-            assert share.pull(opened(ben), terms=ANYONE).bundle == before, "whole or absent"
+    with asked_meanwhile(state(ada), tmp_path, tinymodel.CHANGES[0]):
+        for step in every_kill(lambda: share.publish(opened(ada)), stride=2):
+            number = step
+            assert active(ada) == before
+            if refs(bare).get(LATEST):
+                assert share.pull(opened(ben), terms=ANYONE).bundle == before, "whole or absent"
     assert number > 20
     assert share.publish(opened(ada)).bundle == before, "and it can be done again"
     assert share.pull(opened(ben), terms=ANYONE).bundle == before
@@ -730,11 +730,12 @@ def test_killed_anywhere_while_pulling(bare: Repo, ada: Repo, tmp_path: Path) ->
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
     old, new = active(cho), share.publish(opened(ada)).bundle
     number = 0
-    for step in every_kill(lambda: share.pull(opened(cho), terms=ANYONE), stride=3):
-        number = step
-        assert active(cho) in (old, new)
-        for one in versions.listing(state(cho)):
-            bundles.verify(bundles.open_bundle(state(cho) / "models" / one.id))
+    with asked_meanwhile(state(cho), tmp_path, tinymodel.CHANGES[0]):
+        for step in every_kill(lambda: share.pull(opened(cho), terms=ANYONE), stride=3):
+            number = step
+            assert active(cho) in (old, new)
+            for one in versions.listing(state(cho)):
+                bundles.verify(bundles.open_bundle(state(cho) / "models" / one.id))
     assert number > 30 and active(cho) == new
     assert bundles.pointer(state(cho)) == (new, old)
 

@@ -16,7 +16,7 @@ from gitpeft.suggest import open_active
 from tests import tinymodel
 from tests.gitrepo import Repo
 from tests.hooking import CHECKOUT
-from tests.killing import every_kill
+from tests.killing import asked_meanwhile, every_kill
 from tests.test_cli import Call, gitpeft
 
 __all__ = ["gitpeft"]  # a fixture
@@ -105,13 +105,14 @@ def test_a_damaged_model_is_not_gone_back_to(tmp_path: Path) -> None:
 def test_killed_anywhere_while_going_back_and_pruning(tmp_path: Path) -> None:
     ids = several(tmp_path, 5)
     number = 0
-    for step in every_kill(lambda: (versions.rollback(tmp_path), bundles.prune(tmp_path, keep=0))):
-        number = step
-        assert answers(tmp_path)
-        now, before = bundles.pointer(tmp_path)
-        assert {now, before} == set(ids[3:]), "the active one and the one before it are never pruned"
-        for one in (now, before):
-            bundles.verify(bundles.open_bundle(tmp_path / "models" / one))
+    with asked_meanwhile(tmp_path, tmp_path, tinymodel.CHANGES[0]):
+        for step in every_kill(lambda: (versions.rollback(tmp_path), bundles.prune(tmp_path, keep=0))):
+            number = step
+            assert answers(tmp_path)
+            now, before = bundles.pointer(tmp_path)
+            assert {now, before} == set(ids[3:]), "the active one and the one before it are never pruned"
+            for one in (now, before):
+                bundles.verify(bundles.open_bundle(tmp_path / "models" / one))
     assert number > 30, "the kills reached no effect"
     assert answers(tmp_path) and {one.id for one in versions.listing(tmp_path)} == set(ids[3:])
 

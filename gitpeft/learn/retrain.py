@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
@@ -97,12 +98,14 @@ def run(
     listen: Listener,
     *,
     cold: bool = False,
+    start: Path | None = None,
     agreed: Callable[[str], bool] = lambda _: True,
 ) -> Retrained:
     """Train a challenger, hold it against the champion, and activate or keep aside.
 
-    `agreed` is asked before a winner is activated. GitpeftError when there is no champion, or nothing can be
-    trained here.
+    Training begins with the champion's weights where they fit, with those in the folder `start` if it is
+    given, and with the base's when `cold`. `agreed` is asked before a winner is activated. GitpeftError when
+    there is no champion, or nothing can be trained here.
     """
     champion = champion_of(repo)
     if champion is None:
@@ -113,16 +116,18 @@ def run(
         )
     mined = pipeline.mine(repo, plan.until, listen)
     data, new, replayed = split(mined.records, champion, plan.seed)
-    if data is None or (new == 0 and not cold and _alike(champion, plan)):
+    alike = not cold and start is None and _alike(champion, plan)
+    if data is None or (new == 0 and alike):
         return Retrained("none", _nothing(new, data), champion.id, new=new)
     if reason := pipeline.why_not(plan, data):
         raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` serves this history without")
-    warm = not cold and _alike(champion, plan) and f"{bundles.ADAPTER}/adapter_config.json" in champion
-    start = str(champion.path / bundles.ADAPTER) if warm else ""
-    made = pipeline.candidate(repo, replace(plan, warm=start, rival=champion.id), mined, data, listen)
+    if alike and any(name.startswith(f"{bundles.ADAPTER}/") for name in champion.manifest.files):
+        start = champion.path / bundles.ADAPTER
+    warm = str(start) if start else ""
+    made = pipeline.candidate(repo, replace(plan, warm=warm, rival=champion.id), mined, data, listen)
     duels = {TASK: duel(champion, made, data, listen)}
     result = Retrained(
-        "aside", duels[TASK].sentence(), champion.id, warm=warm, new=new, taught=len(data.train),
+        "aside", duels[TASK].sentence(), champion.id, warm=bool(warm), new=new, taught=len(data.train),
         replayed=replayed, duels={task: asdict(one) for task, one in duels.items()},
         cost={name: value for name, value in made.outcome.cost.items() if "curve" not in name},
         seconds=made.outcome.seconds,

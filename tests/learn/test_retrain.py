@@ -21,6 +21,7 @@ from gitpeft.learn.retrain import Duel, Retrained
 from gitpeft.suggest import open_active
 from tests import generated
 from tests.gitrepo import Repo
+from tests.killing import asked_meanwhile
 from tests.learn.conftest import Built, loosen
 from tests.learn.test_pipeline import CHANGE, nobody
 from tests.test_cli import Call, gitpeft
@@ -199,23 +200,27 @@ def test_there_must_be_a_champion(repo: Repo, built: Built) -> None:
         run(repo, built)
 
 
-def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(copied: Repo, built: Built) -> None:
+@pytest.mark.slow
+def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
+    copied: Repo, built: Built, tmp_path: Path
+) -> None:
     before = bundles.pointer(state(copied))[0]
-    for step in ("train", "export", "choose", "measure"):
-        child = os.fork()
-        if child == 0:
+    with asked_meanwhile(state(copied), tmp_path, CHANGE):
+        for step in ("train", "export", "choose", "measure"):
+            child = os.fork()
+            if child == 0:
 
-            def listen(name: str, _done: float, _detail: str, step: str = step) -> None:
-                if name == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                def listen(name: str, _done: float, _detail: str, step: str = step) -> None:
+                    if name == step:
+                        os.kill(os.getpid(), signal.SIGKILL)
 
-            try:
-                run(copied, built, listen, plan={"minutes": 0.02})
-            finally:
-                os._exit(0)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), step
-        assert bundles.pointer(state(copied))[0] == before
-        assert open_active(state(copied)).suggest(CHANGE, "")
+                try:
+                    run(copied, built, listen, plan={"minutes": 0.02})
+                finally:
+                    os._exit(0)
+            assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), step
+            assert bundles.pointer(state(copied))[0] == before
+            assert open_active(state(copied)).suggest(CHANGE, "")
     heard: list[str] = []
     done = run(copied, built, lambda _step, _share, detail: heard.append(detail), plan={"minutes": 0.02})
     assert "already trained" in heard and done.bundle
