@@ -43,9 +43,10 @@ _TEST = re.compile(
 _ASIDE = re.compile(
     r"(?:^|/)(?:docs?|documentation|doc-src|examples?|samples?|demos?|website|site|benchmarks?|bench"
     r"|\.github|\.circleci"
-    r"|ci|artwork|po|locale|locales|i18n|contrib/completion)/|(?:^|/)(?:setup\.py|conf\.py|noxfile\.py)$",
+    r"|ci|artwork|po|locale|locales|i18n|contrib/completion)/",
     re.I,
 )
+_BUILD = re.compile(r"(?:^|/)(?:setup\.py|conf\.py|noxfile\.py|go\.mod|go\.work|CMakeLists\.txt)$")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -101,7 +102,7 @@ def aside(path: str) -> str:
         return "tests"
     if _ASIDE.search(path):
         return "documentation"
-    return "" if language(path) else "no code"
+    return "" if language(path) and not _BUILD.search(path) else "no code"
 
 
 def language(path: str) -> Language | None:

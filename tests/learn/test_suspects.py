@@ -96,6 +96,8 @@ def test_lines(
         ("pkg/conftest.py", "tests"),
         ("t/t0001-init.sh", "tests"),
         ("docs/conf.py", "documentation"),
+        ("setup.py", "no code"),
+        ("go.mod", "no code"),
         ("examples/a.py", "documentation"),
         (".github/a.py", "documentation"),
         ("README.md", "no code"),
