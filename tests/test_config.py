@@ -37,6 +37,7 @@ def test_git_config_counts_more_than_the_committed_file(repo: Repo) -> None:
         ("memoryMb", "512", "memory_mb", 512),
         ("exclude", "*.csv", "exclude", ("*.csv",)),
         ("ticketPattern", "[A-Z]+-[0-9]+", "ticket_pattern", "[A-Z]+-[0-9]+"),
+        ("fixPattern", "^BUG-[0-9]+", "fix_pattern", "^BUG-[0-9]+"),
         ("ticketFormat", "[{ticket}] {subject}", "ticket_format", "[{ticket}] {subject}"),
         ("lint", "no", "lint", False),
     ],

@@ -18,9 +18,10 @@ from gitpeft import versions
 from gitpeft.diff import Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import dataset, pipeline, retrain
+from gitpeft.learn import dataset, pipeline, retrain, tuning
 from gitpeft.learn.dataset import ENOUGH, Dataset, Example
-from gitpeft.learn.pipeline import Listener, Mined, Plan
+from gitpeft.learn.pipeline import Mined, Plan
+from gitpeft.learn.tuning import Listener
 
 FOLDER = "org"
 """Below the first repository's state: where shared adapters lie."""
@@ -61,19 +62,17 @@ def run(
 
 def _shared(repos: Sequence[Repository], mined: Sequence[Mined], plan: Plan, listen: Listener) -> Path:
     """The folder of the adapter that all repositories taught."""
-    from gitpeft.learn import bases, methods
-
     data = together([part(repo, one, plan.seed) for repo, one in zip(repos, mined, strict=True)])
     if len(data.examples) < ENOUGH:
         raise GitpeftError(
             f"only {len(data.examples)} usable commits in all, training needs {ENOUGH}",
             "`gitpeft init` in each",
         )
-    base, method = bases.find(plan.base), replace(methods.of(plan.method), **plan.settings)
-    decided: list[Any] = [asdict(plan), base.digest, sorted(one.tip for one in mined)]
+    job = pipeline.job_of(plan)
+    decided: list[Any] = [asdict(plan), job.base.digest, sorted(one.tip for one in mined)]
     key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
     folder = repos[0].state_dir / FOLDER / key
-    pipeline.train(plan, base, method, data, folder, listen)
+    tuning.train(job, data, folder, listen)
     return folder / bundles.ADAPTER
 
 

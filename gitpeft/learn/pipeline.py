@@ -201,7 +201,7 @@ def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]
         )
     work = _Work(repo, plan, mined, data, Outcome("retrieval"), _Clock(), listen)
     fit_risk(repo, mined, work.folder, listen)
-    return tuning.train(_job(plan), data, work.folder, listen)[1]
+    return tuning.train(job_of(plan), data, work.folder, listen)[1]
 
 
 def last_trained(repo: Repository) -> Plan:
@@ -280,7 +280,7 @@ class _Work:
 
 def _tuned(work: _Work) -> Made:
     """The base, tuned on this history and exported."""
-    job = _job(work.plan)
+    job = job_of(work.plan)
     base, folder, outcome = job.base, work.folder, work.outcome
     with work.clock("train"):
         method, cost = tuning.train(job, work.data, folder, work.listen)
@@ -340,7 +340,7 @@ def _milder(work: _Work, tuned: Made) -> dict[str, Callable[[], Made]]:
 
 
 def _softer(work: _Work, tuned: Made) -> Made:
-    job = _job(work.plan)
+    job = job_of(work.plan)
     folder = tuning.soften(work.folder, 0.5)
     exported = tuning.export(job.base, job.method, work.data, folder)
     metrics = tuned.manifest.metrics | {"parity": exported["parity"], "strength": 0.5}
@@ -367,7 +367,7 @@ def _untuned(work: _Work) -> Made:
     return Made(manifest, ready, None, Chooser.of(default, "model"))
 
 
-def _job(plan: Plan) -> Job:
+def job_of(plan: Plan) -> Job:
     from gitpeft.learn import bases, methods
 
     method = methods.of(plan.method, plan.settings)

@@ -90,6 +90,18 @@ def test_a_moved_block_is_no_cause(repo: Repo) -> None:
     assert find(repo).report.lines == {"moved": 2}
 
 
+@pytest.mark.parametrize("file", ["a.py", "b.py"])
+def test_through_a_moved_block(repo: Repo, file: str) -> None:
+    """Moved to another place in its file, or to another file: what was wrong in it came with its writer."""
+    between = "".join(f"value_{i} = {i}\n" for i in range(20))
+    bug = repo.commit("Add area", **{"a.py": BAD + between + OTHER, "b.py": "import a\n" + between})
+    after = {"a.py": between + OTHER, "b.py": "import a\n" + between}
+    repo.commit("Move area", **{**after, file: after[file] + BAD})
+    fix = repo.commit("Fix area", **{file: after[file] + GOOD})
+    assert causes(repo) == {bug: (fix,)}
+    assert find(repo).verdicts[bug].lines == (("a.py", 2),)
+
+
 def test_a_revert_names_what_it_takes_back(repo: Repo) -> None:
     repo.commit("Add area", **{"a.py": GOOD})
     bug = repo.commit("Simplify", **{"a.py": BAD})
