@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,10 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.install import install
 from gitpeft.learn import dataset, pipeline
+from gitpeft.learn.defects import NEEDED
 from gitpeft.learn.pipeline import Outcome, Plan
 from gitpeft.retrieve import Index
+from gitpeft.risk import model_of
 from gitpeft.suggest import Suggestion, open_active
 from tests import generated
 from tests.generated import AUTHORS, Step
@@ -90,7 +93,9 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
     assert set(outcome.test) == {"gitpeft", "nearest neighbour"}
     assert all(row["n"] == 20 for row in outcome.test.values())
     assert len(outcome.samples) >= 3 and outcome.peak_memory > 1 << 26
-    assert set(outcome.seconds) == {"mine", "examples", "train", "export", "choose", "measure"}
+    assert set(outcome.seconds) == {
+        *("mine", "examples", "train", "export", "choose", "measure", "risk"),
+    }
     bundle = active(repo)
     bundles.verify(bundle)
     manifest = bundle.manifest
@@ -111,6 +116,14 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
     assert bundle.json(bundles.CHOOSER)["mode"] == outcome.choice["mode"]
 
 
+def test_the_bundle_holds_the_risk_model_too(served: tuple[Repo, Outcome]) -> None:
+    """H5: this history is too short for one, and both bundle and outcome say so with the number."""
+    repo, outcome = served
+    model = model_of(active(repo))
+    assert outcome.risk == json.loads(model.to_json()) and model.needed == NEEDED
+    assert re.fullmatch(r"not enough history \(\d+ known bugs, \d+ needed\)", model.why)
+
+
 def test_the_model_suggests(served: tuple[Repo, Outcome]) -> None:
     found = suggested(served[0])
     assert found and all(one.message and one.like for one in found)
@@ -123,7 +136,7 @@ def test_nothing_but_the_state_is_written(served: tuple[Repo, Outcome]) -> None:
     assert repo.git("status", "--porcelain") == ""
     state = state_of(repo)
     assert {path.name for path in state.iterdir()} - {"history.db-wal", "history.db-shm"} == {
-        "current", "history.db", "history.lock", "models", "runs",
+        "current", "history.db", "history.lock", "lines.db", "models", "runs",
     }  # fmt: skip
     assert not list(state.rglob("*.new")) and not list(state.glob("models/.new-*"))
     [folder] = state.glob("runs/*")
