@@ -83,7 +83,7 @@ def init(
     no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Make the model, install no hook.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Everything: read the history, tune a model on it, check and export it, fit the risk model, install hooks.
+    """Everything: read the history, tune a model on it, export it, fit the risk model, install the hooks.
 
     Below 50 usable commits, or without `gitpeft[train]`, the base is used untuned, with exemplars from this
     history. Mining, export and evaluation take one or two minutes beside the training budget.

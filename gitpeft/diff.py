@@ -103,8 +103,8 @@ def _parse_file(part: bytes) -> FileChange:
 def _function(hunk: bytes) -> str:
     """The function that a hunk changes; "" at the top of a file.
 
-    Git names the one before the hunk's first line. Where that line, or the first one removed, begins a function
-    itself (as git sees it: a letter at the margin), it is meant.
+    Git names the one before the hunk's first line. Where that line, or the first one removed, begins a
+    function itself (as git sees it: a letter at the margin), it is meant.
     """
     head, _, rest = hunk[: 4 * LINE_LIMIT].partition(b"\n")
     name = head.partition(b" @@")[2]

@@ -116,7 +116,8 @@ def _size(metrics: Metrics, model: Model) -> list[Evidence]:
     if place < _LARGE:
         return []
     files = f"{metrics.nf} file{'s' if metrics.nf > 1 else ''}"
-    text = f"{metrics.la} lines added and {metrics.ld} removed in {files}: larger than {min(99, int(place))} % of the recent commits"
+    text = f"{metrics.la} lines added and {metrics.ld} removed in {files}"
+    text += f": larger than {min(99, int(place))} % of the recent commits"
     return [
         Evidence(
             "size", text, "", {"added": metrics.la, "removed": metrics.ld, "percentile": round(place, 1)}

@@ -1,7 +1,7 @@
 """The flag before a commit: hides when it is silent, and what it costs at most.
 
-Advisory unless `gitpeft.risk` is `block`. It speaks only where a model beat the number of added lines on later
-commits of this repository, and then about the riskiest commits alone (`gitpeft.riskBudget` percent).
+Advisory unless `gitpeft.risk` is `block`. It speaks only where a model beat the number of added lines on
+later commits of this repository, and then about the riskiest commits alone (`gitpeft.riskBudget` percent).
 """
 
 import hashlib

@@ -1,31 +1,31 @@
-"""The numbers that describe a change: hides their definitions, which are the same for replay and for the hook.
+"""The numbers that describe a change: hides their definitions, the same for replay and for the hook.
 
-The fourteen of Kamei et al., "A Large-Scale Empirical Study of Just-in-Time Quality Assurance" (TSE 2013), and
-a few more. A lock file, minified, vendored or otherwise generated file, and a submodule, counts in none of
-them; a binary file has no lines. Times are those of the commit, not of the author: what counts is when a
+The fourteen of Kamei et al., "A Large-Scale Empirical Study of Just-in-Time Quality Assurance" (TSE 2013),
+and a few more. A lock file, minified, vendored or otherwise generated file, and a submodule, counts in none
+of them; a binary file has no lines. Times are those of the commit, not of the author: what counts is when a
 change came into this history. Merges are no changes. A file's history is followed through its renames (not
 copies), and reaches back along all parents.
 
-========  ==================================================  =================================================
-name      here                                                in the replication data of Zeng et al. (ISSTA 2021)
-========  ==================================================  =================================================
-ns        first directories of the files                      the same
-nd        directories                                         the same
-nf        files                                               different file *names*: two `__init__.py` are one
-entropy   of the changed lines' distribution over files,      the same
-          in bits, not divided by log2(nf)
-la, ld    lines added, removed                                the same, of source files alone
-lt        lines before the change, all files together         the same, of source files alone
-fix       the message says so (`gitpeft.fixes`)               an issue's type, or words in the message
-ndev      authors (mail address) of earlier changes           authors by name, this change's own too; lines'
-                                                              authors (blame) stand for what came before 2011
-age       days since each file was last changed, mean;        since its youngest line was written (blame): a
-          0 for a new file                                    deletion does not count; 0 for a new file
-nuc       different earlier changes of the files              changes of each file, this one too, summed
-exp       the author's earlier changes                        file changes by the author's name, this one too
-rexp      sum of 1/(1+n), n full years since each of them     sum of 1/(1+d), d days (with fractions)
-sexp      of them, those in the same first directories        different files touched there, ever
-========  ==================================================  =================================================
+=======  ===============================================  ===============================================
+name     here                                             in the data of Zeng et al. (ISSTA 2021)
+=======  ===============================================  ===============================================
+ns       first directories of the files                   the same
+nd       directories                                      the same
+nf       files                                            different file *names*: two `__init__.py` are one
+entropy  of the changed lines' distribution over files,   the same
+         in bits, not divided by log2(nf)
+la, ld   lines added, removed                             the same, but no lines of some new files
+lt       lines before the change, of all files            the same
+fix      the message says so (`gitpeft.fixes`)            an issue's type, or words in the message
+ndev     authors (mail address) of earlier changes        by name, this change's own too; lines' authors
+                                                          (blame) stand for what came before 2011
+age      days since each file was last changed, mean;     since its youngest line was written (blame): a
+         0 for a new file                                 deletion does not count; 0 for a new file
+nuc      different earlier changes of the files           changes of each file, this one too, summed
+exp      the author's earlier changes                     file changes by the author's name, this one too
+rexp     sum of 1/(1+n), n full years since each          sum of 1/(1+d), d days (with fractions)
+sexp     of them, those in the same first directories     different files touched there, ever
+=======  ===============================================  ===============================================
 """
 
 import math

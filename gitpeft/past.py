@@ -1,8 +1,8 @@
 """What happened before a change: hides the tables that answer it at one point of history, and their upkeep.
 
-The tables lie in the history's database: a row for each commit that is no merge, and one for each file that it
-touched. `reached` marks the ancestors of one commit, the *place*; `move` takes it elsewhere by asking git for
-the difference alone, so that a commit on top of the last one costs a row.
+The tables lie in the history's database: a row for each commit that is no merge, and one for each file that
+it touched. `reached` marks the ancestors of one commit, the *place*; `move` takes it elsewhere by asking git
+for the difference alone, so that a commit on top of the last one costs a row.
 """
 
 import hashlib

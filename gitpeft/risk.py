@@ -40,9 +40,9 @@ class Model:
     """A fitted score. `kind` is `lines added`, `logistic regression`, or `none` for the reason `why`.
 
     `weights` and `bias` belong to the `features` as `scaled` gives them, whose `means` over the history show
-    what is unusual in a change; `sizes` are quantiles of the changed lines of recent commits; `curve` are points (score,
-    probability) between which probabilities are interpolated; `scores` are evenly spaced quantiles of the
-    scores of recent commits, from the lowest to the highest; `report` is what was measured.
+    what is unusual in a change; `sizes` are quantiles of the changed lines of recent commits; `curve` are
+    points (score, probability) between which probabilities are interpolated; `scores` are evenly spaced
+    quantiles of the scores of recent commits, from the lowest to the highest; `report` is what was measured.
     """
 
     kind: str = NONE

@@ -1,6 +1,6 @@
 """The part of SARIF 2.1.0 that a log of ours uses, written from the standard (OASIS, errata 01).
 
-Every object is checked for the properties that the standard gives it, those that it requires, and their types.
+Every object is checked for the properties that the standard gives it, those it requires, and their types.
 """
 
 import re

@@ -23,7 +23,7 @@ from tests.hooking import CHECKOUT, listing
 
 COMMANDS = (
     "init", "mine", "train", "export", "eval", "suggest", "risk", "backtest", "commit", "install",
-    "uninstall", "status", "doctor", "models", "rollback", "publish", "pull", "base", "base build",
+    "uninstall", "status", "doctor", "compare", "models", "rollback", "publish", "pull", "base", "base build",
 )  # fmt: skip
 OF_A_REPOSITORY = COMMANDS[:-2]
 

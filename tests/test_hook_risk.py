@@ -262,8 +262,8 @@ def test_g3_the_flag_loads_the_standard_library_only(hooked: Hooked) -> None:
         "print(*sorted(tops - set(sys.stdlib_module_names) - {'gitpeft', '__main__', 'sitecustomize'}))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-S", "-c", program], cwd=hooked.repo.path, capture_output=True, text=True, timeout=60,
-        env={**hooked.full_env(), "PYTHONPATH": str(CHECKOUT)}, check=True,
+        [sys.executable, "-S", "-c", program], cwd=hooked.repo.path, capture_output=True, text=True,
+        timeout=60, env={**hooked.full_env(), "PYTHONPATH": str(CHECKOUT)}, check=True,
     )  # fmt: skip
     assert "riskier than" in done.stderr and done.stdout.split() == []
 

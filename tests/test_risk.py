@@ -160,7 +160,7 @@ def test_the_exit_status_follows_the_limit(core: Repo, gitpeft: Call) -> None:
     assert gitpeft("risk", "--fail-above", "101", "--repo", core.path).code == 2
 
 
-# --- what is not known ----------------------------------------------------------------------------------------
+# --- what is not known --------------------------------------------------------------------------------------
 
 
 def test_too_little_history_says_so_and_still_counts(core: Repo, gitpeft: Call) -> None:

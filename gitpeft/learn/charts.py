@@ -9,7 +9,8 @@ _WIDTH, _HEIGHT, _EDGE = 420, 280, 44
 _COLOURS = ("#888888", "#1f6feb", "#d1242f", "#1a7f37")
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1f2328}"
-    "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #d0d7de;padding:.2rem .6rem;text-align:left}"
+    "table{border-collapse:collapse;margin:1rem 0}"
+    "td,th{border:1px solid #d0d7de;padding:.2rem .6rem;text-align:left}"
     "figure{display:inline-block;margin:0 1rem 1rem 0}figcaption{font-weight:600}svg text{font-size:11px}"
     "@media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}svg text{fill:#e6edf3}}"
 )
@@ -41,7 +42,7 @@ def chart(
     diagonal: bool = False,
     top: float | None = None,
 ) -> str:
-    """Lines by name over shared axes that start at 0; `top` is the end of the y axis, by default the largest."""
+    """Lines by name over shared axes that start at 0; `top` is the end of the y axis, else the largest."""
     every = [point for points in lines.values() for point in points]
     right = max((px for px, _ in every), default=1.0) or 1.0
     high = top or max((py for _, py in every), default=1.0) or 1.0
@@ -71,10 +72,10 @@ def scatter(title: str, x: str, y: str, points: Points, marked: Sequence[bool]) 
 
 
 def _figure(title: str, parts: Sequence[str]) -> str:
-    label = html.escape(title, quote=True)
+    label, inside = html.escape(title, quote=True), "".join(parts)
     return (
         f'<figure><figcaption>{html.escape(title)}</figcaption><svg role="img" aria-label="{label}" '
-        f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(parts)}</svg></figure>\n'
+        f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}">{inside}</svg></figure>\n'
     )
 
 

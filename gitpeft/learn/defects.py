@@ -103,7 +103,7 @@ def lines_added() -> Model:
 
 
 def regression(data: Labelled, features: Sequence[str] = FEATURES, ridge: float | None = None) -> Model:
-    """A logistic regression on `features`, with an L2 penalty that is chosen on the newest quarter of `data`."""
+    """A logistic regression on `features`; its L2 penalty is chosen on the newest quarter of `data`."""
     if ridge is None:
         cut = len(data) * 3 // 4
         old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
@@ -157,7 +157,7 @@ def _newton(x: Array, y: Array, ridge: float, steps: int = 50) -> tuple[Array, f
 
 
 def calibrate(model: Model, data: Labelled) -> Model:
-    """The model with probabilities: Platt's sigmoid of the score, fitted on commits that it was not fitted on.
+    """The model with probabilities: Platt's sigmoid of the score, from commits that it was not fitted on.
 
     Targets are smoothed as Platt (1999) does, so that few commits give no certainty.
     """
@@ -193,7 +193,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A comparison on later commits: what each model, fitted on earlier ones, said of them; and the better one.
+    """A comparison on later commits: what each model, fitted on earlier ones, said; and the better one.
 
     `data` are those commits, oldest first, `parts` the same block by block.
     """
@@ -282,7 +282,7 @@ def fit(data: Labelled) -> dict[str, Model]:
 
 
 def train(measured: Sequence[Measured], found: Labels, now: int) -> Model:
-    """The risk model of a history: the better of the two on its newest commits, or the reason why there is none.
+    """The risk model of a history: the better of the two on later commits, or why there is none.
 
     `now` is the moment of the newest commit: what is known then counts.
     """

@@ -1,8 +1,7 @@
 """The last months again, as if the flag had been there: hides how they are replayed, counted and shown.
 
-Each month (longer stretches of more than 24 months) is judged by models that were fitted on what was known when
-it began (`defects.prequential`). The two models
-stand side by side; the one that would be shipped today is marked.
+Each month (a longer stretch where there are more than 24) is judged by models that were fitted on what was
+known when it began (`defects.prequential`). The two models stand side by side; the better one is marked.
 """
 
 import html
@@ -31,10 +30,17 @@ _CURVE = 60
 _SIZES = ("la", "ld", "nf", "nd", "ns", "entropy", "functions", "new")
 
 NAMES = {
-    "auc": "ROC AUC", "pr_auc": "PR AUC", "brier": "Brier", "ece": "ECE", "capture_5": "bugs in the riskiest 5 %",
-    "capture_10": "in 10 %", "capture_20": "in 20 %", "recall_at_20_effort": "Recall@20%Effort",
-    "effort_at_20_recall": "Effort@20%Recall", "popt": "Popt",
-}  # fmt: skip
+    "auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "brier": "Brier",
+    "ece": "ECE",
+    "capture_5": "bugs in the riskiest 5 %",
+    "capture_10": "in 10 %",
+    "capture_20": "in 20 %",
+    "recall_at_20_effort": "Recall@20%Effort",
+    "effort_at_20_recall": "Effort@20%Recall",
+    "popt": "Popt",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ def look_back(
     young = sum(one.change.time > since for one in measured) - (len(trial.data) if trial else 0)
     if trial is None:
         raise GitpeftError(
-            f"not enough history ({len(found.known_at(now))} known bugs; those of each month must be known by then)",
+            f"not enough history ({len(found.known_at(now))} known bugs, too few of them known in time)",
             "look back over more months with --months",
         )
     fixes = {sha: verdict.fixes[0] for sha, verdict in found.verdicts.items() if verdict.fixes}
@@ -121,7 +127,7 @@ def _month(name: str, part: Part, budget: float) -> dict[str, Any]:
 
 
 def counterfactuals(name: str, trial: Trial) -> dict[str, float]:
-    """ROC AUC when the changes are told differently; a model that reads what it should loses by the first two.
+    """ROC AUC when the changes are told differently; a model that reads what it should loses by that.
 
     `added and removed swapped`; `size held constant`: lines and files of every change at their median;
     `message removed`: what the message says of a fix is taken away, which no shipped model may notice.
@@ -140,7 +146,7 @@ def _same_size(one: Metrics, usual: Metrics) -> Metrics:
 
 
 def _auc_of(name: str, trial: Trial, change: Callable[[Metrics, Metrics], Metrics]) -> float:
-    """Over the pairs of a buggy and a clean commit of the same block, so that no drift between blocks helps."""
+    """Over pairs of a buggy and a clean commit of the same block, so that no drift between them helps."""
     right = pairs = 0.0
     for part in trial.parts:
         usual = _median(part.before.metrics)
@@ -182,17 +188,17 @@ def _flags(trial: Trial, budget: float, fixes: dict[str, str]) -> list[dict[str,
 def summary(data: dict[str, Any]) -> list[str]:
     """The numbers as lines for a terminal."""
     lines = [
-        f"{data['commits']:,} commits of {data['months']} months, of which {data['buggy']} later needed a fix; "
-        f"{data['left_out']} left out: merely too young to tell, generated, or too little known before them"
+        f"{data['commits']:,} commits of {data['months']} months, {data['buggy']} of them later fixed; "
+        f"{data['left_out']} left out: too young to tell, only generated files, or too little known before"
     ]
     for name, one in data["models"].items():
         auc, low, high = one["metrics"]["auc"]
         capture = "/".join(f"{one['metrics'][f'capture_{k}'][0]:.0%}" for k in (5, 10, 20))
         shipped = " (shipped)" if name == data["chosen"] else ""
         lines += [
-            f"{name}{shipped}: AUC {auc:.3f} ({low:.3f}-{high:.3f}), captures {capture} of the bugs in the riskiest "
-            f"5/10/20 %, ECE {one['metrics']['ece'][0]:.3f}",
-            f"  at a budget of {data['budget']:g} %: {one['flagged']} flagged, {one['right']} of them rightly "
+            f"{name}{shipped}: AUC {auc:.3f} ({low:.3f}-{high:.3f}), captures {capture} of the bugs in "
+            f"the riskiest 5/10/20 %, ECE {one['metrics']['ece'][0]:.3f}",
+            f"  at a budget of {data['budget']:g} %: {one['flagged']} flagged, {one['right']} rightly "
             f"({one['precision']:.0%}), {one['false_alarms_a_week']:.2f} false alarms a week; "
             f"rank correlation with size {one['rank_correlation_with_size']}",
             "  AUC within each block, the changes told differently: "

@@ -83,7 +83,7 @@ def reliability(truth: Array, chances: Array, bins: int = BINS) -> list[tuple[fl
 def capture(truth: Array, scores: Array, share: float) -> float:
     """The share of buggy commits among the `share` (0..1) of all commits that score highest.
 
-    The number of commits is rounded to the nearest, at least one; equal scores at the edge share what is left.
+    The number of commits is rounded, at least one; equal scores at the edge share what is left.
     """
     if not truth.sum():
         return float("nan")

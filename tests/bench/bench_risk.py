@@ -5,10 +5,10 @@
     python tests/bench/bench_risk.py definitions --csv swift.csv --history swift.git
     python tests/bench/bench_risk.py cost flask.git
 
-`labels`: models on the labels of a csv (commit, buggy, author_ts, la, …; replication data of Zeng et al. 2021),
-80/20 by author time, with its metrics and with ours. `own`: the tool's own labels, judged block by block by what
-was known when each began. `definitions`: our metrics beside those of the csv. `cost`: the flag of the hook in
-turns with an interpreter that does nothing. Histories are full clones; state is kept in a copy that is gone
+`labels`: models on the labels of a csv (commit, buggy, author_ts, la, …; data of Zeng et al. 2021), 80/20 by
+author time, with its metrics and with ours. `own`: the tool's own labels, judged block by block by what was
+known when each began. `definitions`: our metrics beside those of the csv. `cost`: the hook's flag in turns
+with an interpreter that does nothing. Histories are full clones; state is kept in a copy that is gone
 afterwards. Intervals are 95 %, bootstrap over the commits.
 """
 
@@ -23,8 +23,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,8 @@ from gitpeft.learn.replay import Measured, replay
 from gitpeft.metrics import KAMEI, Metrics
 from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC
 
-IDENTITY = dict.fromkeys(
-    ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"), "bench@example.org"
-)
+_WHO = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+IDENTITY = dict.fromkeys(_WHO, "bench@example.org")
 SHOWN = (
     "auc",
     "pr_auc",
@@ -85,7 +85,7 @@ def measured(repository: Repository, tip: str) -> list[Measured]:
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled commits with the metrics of the csv and with ours; commits that the clone lacks are left out."""
+    """Labelled commits with the metrics of the csv and with ours, as far as the clone has them."""
 
     name: str
     theirs: Labelled
@@ -99,13 +99,16 @@ def read(table: Path, history: Path) -> Source:
     with copy(history) as repository:
         found = {one.sha: one.metrics for one in measured(repository, joined(repository))}
     here = [row for row in rows if row["commit"] in found]
-    kinds = {field.name: float if field.type in (float, "float") else int for field in fields(Metrics)}
-    theirs = [Metrics(**{name: kinds[name](float(row[name])) for name in KAMEI}) for row in here]
+    theirs = [_metrics(row) for row in here]
     truth = np.array([float(row["buggy"]) for row in here])
     times = np.array([float(row["author_ts"]) for row in here])
     shas = tuple(row["commit"] for row in here)
     ours = Labelled(tuple(found[sha] for sha in shas), truth, times, shas)
     return Source(table.stem, replace(ours, metrics=tuple(theirs)), ours, len(rows) - len(here))
+
+
+def _metrics(row: dict[str, Any]) -> Metrics:
+    return Metrics(**{name: type(getattr(Metrics(), name))(float(row[name])) for name in KAMEI})
 
 
 def labelled(sources: Sequence[Source]) -> None:
@@ -150,7 +153,8 @@ def own(histories: Sequence[Path]) -> None:
 
 def definitions(sources: Sequence[Source]) -> None:
     print(
-        "| data | metric | equal | within 10 % | rank correlation | median csv | median ours |\n|---|---|---|---|---|---|---|"
+        "| data | metric | equal | within 10 % | rank correlation | median csv | median ours |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for source in sources:
         for name in KAMEI:

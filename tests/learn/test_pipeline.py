@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,8 +23,10 @@ from gitpeft.git import Repository
 from gitpeft.install import install
 from gitpeft.learn import appraise, backtest, dataset, pipeline, tuning
 from gitpeft.learn.appraise import Made
+from gitpeft.learn.defects import NEEDED
 from gitpeft.learn.pipeline import Outcome, Plan
 from gitpeft.retrieve import Index
+from gitpeft.risk import model_of
 from gitpeft.suggest import Suggestion, open_active
 from tests import generated
 from tests.generated import AUTHORS, Step
@@ -114,6 +117,14 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
         outcome.choice["scores"]
     )
     assert bundle.json(bundles.CHOOSER)["mode"] == outcome.choice["mode"]
+
+
+def test_the_bundle_holds_the_risk_model_too(served: tuple[Repo, Outcome]) -> None:
+    """H5: this history is too short for one, and both bundle and outcome say so with the number."""
+    repo, outcome = served
+    model = model_of(active(repo))
+    assert outcome.risk == json.loads(model.to_json()) and model.needed == NEEDED
+    assert re.fullmatch(r"not enough history \(\d+ known bugs, \d+ needed\)", model.why)
 
 
 def test_the_model_suggests(served: tuple[Repo, Outcome]) -> None:

@@ -1,0 +1,153 @@
+"""The backtest: what it counts, what its page holds, and what it says when there is too little."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
+from gitpeft.learn import defects, hindsight, labels, page
+from gitpeft.learn.replay import Measured
+from gitpeft.metrics import DAY
+from gitpeft.risk import LINES_ADDED, LOGISTIC
+from tests.gitrepo import Repo
+from tests.learn.test_defects import Found, history
+from tests.test_cli import Call, gitpeft
+
+__all__ = ["gitpeft"]
+
+
+@dataclass
+class Verdict:
+    fixes: tuple[str, ...]
+
+
+@dataclass
+class Traced(Found):
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+
+def play(monkeypatch: pytest.MonkeyPatch, measured: list[Measured], found: Found) -> None:
+    """Let a repository have this history."""
+    traced = Traced(found.known, found.days, {sha: Verdict((f"f{sha[1:]}",)) for sha in found.known})
+    monkeypatch.setattr(hindsight, "replay", lambda *_: measured)
+    monkeypatch.setattr(labels, "find", lambda *_: traced)
+
+
+@pytest.fixture
+def looked(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> tuple[hindsight.Hindsight, list[Measured], Found]:
+    measured, found = history(900, 1, 0.9)
+    play(monkeypatch, measured, found)
+    sha = repo.commit("start", a="1\n")
+    return hindsight.look_back(Repository.open(repo.path), sha, 12, 10, lambda *_: None), measured, found
+
+
+def test_what_is_counted(looked: tuple[hindsight.Hindsight, list[Measured], Found]) -> None:
+    done, measured, found = looked
+    data = done.data
+    now = measured[-1].change.time
+    since = now - 12 * hindsight.MONTH
+    judged = [
+        one
+        for one in measured
+        if one.change.time >= since and (one.sha in found.known_at(now) or one.change.time <= now - 10 * DAY)
+    ]
+    assert data["commits"] == len(judged) and data["left_out"] == len(
+        [one for one in measured if one.change.time > since]
+    ) - len(judged)
+    assert data["buggy"] == sum(one.sha in found.known_at(now) for one in judged)
+    shipped = data["models"][data["chosen"]]
+    assert data["chosen"] == LOGISTIC and len(data["flags"]) == shipped["flagged"]
+    right = [flag for flag in data["flags"] if flag["commit"] in found.known_at(now)]
+    assert shipped["right"] == len(right) == sum(bool(flag["fixed_by"]) for flag in data["flags"])
+    assert all(flag["fixed_by"] == f"f{flag['commit'][1:]}" for flag in right)
+    assert shipped["precision"] == pytest.approx(len(right) / len(data["flags"]))
+    weeks = (judged[-1].change.time - judged[0].change.time) / (7 * DAY)
+    assert shipped["false_alarms_a_week"] == pytest.approx((len(data["flags"]) - len(right)) / weeks)
+    assert [flag["time"] for flag in data["flags"]] == sorted(
+        (f["time"] for f in data["flags"]), reverse=True
+    )
+    assert sum(month["commits"] for month in shipped["drift"]) == len(judged)
+    assert 0.03 < shipped["flagged"] / len(judged) < 0.2  # a budget of a tenth, on commits it has not seen
+
+
+def test_changes_told_differently(looked: tuple[hindsight.Hindsight, list[Measured], Found]) -> None:
+    lines, regression = (looked[0].data["models"][name]["counterfactual"] for name in (LINES_ADDED, LOGISTIC))
+    assert lines["size held constant"] == 0.5 and lines["added and removed swapped"] == 0.5
+    assert regression["message removed"] == regression["as it is"] > 0.8
+    assert regression["size held constant"] > 0.75  # what matters in this history is not size
+
+
+def test_the_page_is_whole_and_asks_nobody(looked: tuple[hindsight.Hindsight, list[Measured], Found]) -> None:
+    text = looked[0].page
+    assert not re.search(r"https?://|<script|@import|url\(", text)
+    figures = re.findall(r"<svg.*?</svg>", text, re.S)
+    assert len(figures) == 4
+    for figure in figures:
+        ElementTree.fromstring(figure)
+        assert "nan" not in figure
+    assert len(re.findall(r"<tr>", text)) > 10 + len(looked[0].data["flags"][:200])
+    HTMLParser().feed(text)
+    assert json.loads(json.dumps(looked[0].data)) is not None
+
+
+def test_names_on_a_page_are_text() -> None:
+    parts = [
+        page.document("<b>", page.table(["<i>"], [["<script>&"]])),
+        page.chart('"<x>', "<y>", "<z>", {"<name>": [(0, 0), (1, 1)]}),
+        page.scatter("<x>", "<y>", "<z>", [], []),
+    ]
+    assert not re.search(r"<(?:i|script|x|y|z|name|b)>", "".join(parts))
+    assert page.chart("", "", "", {}) and page.chart("", "", "", {"a": [(0, 0)]})
+
+
+def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gitpeft: Call) -> None:
+    measured, found = history(700, 1, 0.9)
+    play(monkeypatch, measured, found)
+    repo.commit("start", a="1\n")
+    done = gitpeft("backtest", "--repo", repo.path, "--months", "9")
+    assert done.code == 0 and "false alarms a week" in done.said and "(shipped)" in done.said
+    assert (repo.path / ".git" / "gitpeft" / "backtest.html").read_text().startswith("<!doctype html>")
+    data: dict[str, Any] = json.loads(
+        gitpeft("backtest", "--repo", repo.path, "--json", "--out", tmp_path / "b.html").out
+    )
+    assert (
+        data["months"] == 12
+        and Path(data["page"]) == tmp_path / "b.html"
+        and data["models"].keys()
+        == {
+            LINES_ADDED,
+            LOGISTIC,
+        }
+    )
+    nowhere = gitpeft("backtest", "--repo", repo.path, "--out", tmp_path / "no" / "b.html")
+    assert nowhere.code == 1 and "cannot write" in nowhere.said
+    assert gitpeft("backtest", "--repo", repo.path, "--until", "nowhere").code == 1
+    assert gitpeft("backtest", "--months", "0").code == 2
+
+
+def test_too_little_is_a_sentence_with_the_number(repo: Repo, gitpeft: Call) -> None:
+    """H5: on a real, small history."""
+    for number in range(5):
+        repo.commit(f"fix: number {number}", a=f"{number}\n")
+    done = gitpeft("backtest", "--repo", repo.path)
+    assert done.code == 1 and re.search(r"not enough history \(\d+ known bugs", done.said)
+    with pytest.raises(GitpeftError, match="not enough history"):
+        hindsight.look_back(Repository.open(repo.path), repo.git("rev-parse", "HEAD"), 3, 10, lambda *_: None)
+
+
+def test_months_of_more_than_two_years_are_judged_in_longer_parts(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, found = history(1200, 2, 0.9)
+    play(monkeypatch, measured, found)
+    sha = repo.commit("start", a="1\n")
+    done = hindsight.look_back(Repository.open(repo.path), sha, 30, 10, lambda *_: None)
+    assert len(done.data["models"][LOGISTIC]["drift"]) <= 24
+    assert defects.BLOCKS == 5
