@@ -22,8 +22,8 @@ from tests.gitrepo import Repo
 from tests.hooking import CHECKOUT, listing
 
 COMMANDS = (
-    "init", "mine", "train", "compare", "export", "eval", "suggest", "commit", "install", "uninstall", "status",
-    "doctor", "base", "base build",
+    "init", "mine", "train", "compare", "export", "eval", "suggest", "commit", "install", "uninstall",
+    "status", "doctor", "base", "base build",
 )  # fmt: skip
 OF_A_REPOSITORY = COMMANDS[:-2]
 
