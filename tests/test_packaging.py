@@ -27,6 +27,7 @@ SHIPPED = {"", ".json", ".md", ".onnx", ".png", ".py", ".safetensors", ".toml", 
 DISTRIBUTIONS = {
     "git": "gitpython",
     "click": "typer",
+    "huggingface_hub": "huggingface-hub",
     "rouge_score": "rouge-score",
     "detect_secrets": "detect-secrets",
 }

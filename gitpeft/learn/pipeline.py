@@ -368,6 +368,7 @@ def _untuned(work: _Work) -> Made:
 
 
 def job_of(plan: Plan) -> Job:
+    """The training that a plan asks for."""
     from gitpeft.learn import bases, methods
 
     method = methods.of(plan.method, plan.settings)
