@@ -12,7 +12,7 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import defects, hindsight, labels, page
+from gitpeft.learn import charts, defects, hindsight, labels
 from gitpeft.learn.replay import Measured
 from gitpeft.metrics import DAY
 from gitpeft.risk import LINES_ADDED, LOGISTIC
@@ -99,12 +99,12 @@ def test_the_page_is_whole_and_asks_nobody(looked: tuple[hindsight.Hindsight, li
 
 def test_names_on_a_page_are_text() -> None:
     parts = [
-        page.document("<b>", page.table(["<i>"], [["<script>&"]])),
-        page.chart('"<x>', "<y>", "<z>", {"<name>": [(0, 0), (1, 1)]}),
-        page.scatter("<x>", "<y>", "<z>", [], []),
+        charts.document("<b>", charts.table(["<i>"], [["<script>&"]])),
+        charts.chart('"<x>', "<y>", "<z>", {"<name>": [(0, 0), (1, 1)]}),
+        charts.scatter("<x>", "<y>", "<z>", [], []),
     ]
     assert not re.search(r"<(?:i|script|x|y|z|name|b)>", "".join(parts))
-    assert page.chart("", "", "", {}) and page.chart("", "", "", {"a": [(0, 0)]})
+    assert charts.chart("", "", "", {}) and charts.chart("", "", "", {"a": [(0, 0)]})
 
 
 def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gitpeft: Call) -> None:
