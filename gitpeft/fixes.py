@@ -50,7 +50,7 @@ _OBJECT = rf"(?:the |this )?(?:issues?|bugs?|tickets?|regression)?:? *(?:\()?{_I
 _FIXES = re.compile(rf"\bfix(?:e[sd]|ing)?:? +{_OBJECT}", re.I)
 _CLOSES = re.compile(rf"\b(?:close[sd]?|resolve[sd]?):? +{_OBJECT}", re.I)
 _NEW = re.compile(
-    r"(?:\S+: )?(?:add|allow|implement|introduc|support|enhanc|improv|featur|new\b|creat|enabl|document"
+    r"(?:\S+: )?(?:add|better|allow|implement|introduc|support|enhanc|improv|featur|new\b|creat|enabl|document"
     r"|docs?\b|refactor"
     r"|renam|remov|drop|deprecat|updat|upgrad|bump|clean|mov|switch|convert|migrat|rewrit|rework|simplif"
     r"|optimi[sz]"
@@ -122,7 +122,7 @@ _OTHER_SENSE = re.compile(
     re.I,
 )
 _NOT_ONE = re.compile(
-    r"(?:fixup|squash|amend)! |\[pre-commit|merge (?:branch|pull request|remote|tag|commit|\w+ into)"
+    r"(?:fixup|squash|amend)! |\[pre-commit|automated |merge (?:branch|pull request|remote|tag|commit|\w+ into)"
     r"|merged? |release\b|bump\b"
     r"|version \d|v?\d+\.\d+\S*$|(?:add|update|improve|extend|write|more)\b.*\b(?:tests?|docs?|changelog"
     r"|notes?|readme)\b",
@@ -168,7 +168,7 @@ def _kind(subject: str, body: str, habits: Habits) -> str | None:
         return None
     if "issue" in habits.kinds and _has_issue(subject, body):
         return "issue"
-    return "word" if not habits.typed and _has_word(subject) else None
+    return "word" if not habits.typed and _has_word(_CLOSES.sub("", _FIXES.sub("", subject))) else None
 
 
 def _reverts(body: str) -> bool:

@@ -59,6 +59,8 @@ def test_a_repair_is_told_by_its_message(message: str, kind: str) -> None:
         "feat: add a cache\n\nFixes #12",
         "chore: fix everything",
         "Add support for caches\n\nCloses #12",
+        "Convert it into a class (fixes #12)",
+        "Documented missing attributes.  This fixes #71",
         "fixup! Fix crash",
         "Merge branch 'fix-crash'",
         "Merge pull request #3 from a/fix-bug",
