@@ -29,7 +29,8 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
         ("Handle it\n\nfixes https://example.org/a/b/issues/7", "issue"),
         ('Revert "Add a cache"\n\nThis reverts commit ' + SHA + ".", "revert"),
         ("revert: feat: add a cache", "revert"),
-        ('Reapply "Add a cache"', "revert"),
+        ('Revert "Reapply "Add a cache""', "revert"),
+        ('Revert "Revert "Revert "Add a cache"""', "revert"),
         ("mm: check for null\n\nFixes: 0123456789ab (mm: add a cache)", "trailer"),
     ],
 )
@@ -62,6 +63,8 @@ def test_a_repair_is_told_by_its_message(message: str, kind: str) -> None:
         "Convert it into a class (fixes #12)",
         "Documented missing attributes.  This fixes #71",
         "fixup! Fix crash",
+        'Reapply "Add a cache"',
+        'Revert "Revert "Add a cache""',
         "Merge branch 'fix-crash'",
         "Merge pull request #3 from a/fix-bug",
         "Use a fixed size buffer",
