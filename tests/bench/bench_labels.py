@@ -2,7 +2,7 @@
 
 Each round first labels the whole history in a fresh process with an empty cache, then runs one
 `git blame -w --porcelain` for each of a sample of the files that fixes repair, one after the other, so that
-a busy machine is busy for both; the ratio is taken within a round, the time of the blames scaled from the
+a busy machine is busy for both; the ratios are taken within a round, the time of the blames scaled from the
 sample to all files and fixes. At the end, all lines of `--agree` random versions of files are compared with
 what git says. Prints a markdown table and what disagrees.
 """
@@ -11,6 +11,7 @@ import argparse
 import os
 import random
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -26,21 +27,26 @@ from gitpeft.git import Repository
 
 ROOT = Path(__file__).resolve().parents[2]
 LABEL = """
-import sys
+import resource, sys
 from pathlib import Path
 from gitpeft.config import Config
 from gitpeft.git import Repository
 from gitpeft.learn import labels
+def used():
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+before = used()
 found = labels.find(Repository.open(Path(sys.argv[1])), sys.argv[2], Config(), lambda *heard: None)
 days = [found.latency(quantile) for quantile in (.1, .25, .5, .75, .9)]
-print(found.report.seconds, len(found.fixes), len(found.verdicts), *days)
+print(found.report.seconds, used() - before)
+print(len(found.fixes), len(found.verdicts), *days)
 """
 Pair = tuple[str, str]
 """A commit and a path, as git quotes it, in its first parent."""
 
 
 def label(path: Path, tip: str) -> list[str]:
-    """Label with an empty cache: seconds, fixes, commits that introduced bugs, quantiles of the latency."""
+    """Label with an empty cache: wall and processor seconds, fixes, bugs, quantiles of the latency."""
     for leftover in Repository.open(path).state_dir.glob("lines.db*"):
         leftover.unlink()
     command = [sys.executable, "-P", "-c", LABEL, str(path), tip]
@@ -114,10 +120,12 @@ def borrowed(source: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: seconds for all labels and for all blames, what was printed, and how many blames."""
+    """One round: seconds and processor seconds of all labels and of all blames, what was printed, blames."""
 
     ours: float
     theirs: float
+    our_work: float
+    their_work: float
     said: list[str]
     pairs: int
 
@@ -127,11 +135,17 @@ def measure(path: Path, tip: str, sample: int, seed: int) -> Round:
     said = label(path, tip)
     pairs = repaired(path, tip)
     chosen = random.Random(seed).sample(pairs, min(sample, len(pairs)))
-    start = time.perf_counter()
+    start, work = time.perf_counter(), _work()
     for pair in chosen:
         blame(path, pair)
-    theirs = (time.perf_counter() - start) / len(chosen) * len(pairs)
-    return Round(float(said[0]), theirs, said[1:], len(pairs))
+    scale = len(pairs) / len(chosen)
+    theirs, their_work = (time.perf_counter() - start) * scale, (_work() - work) * scale
+    return Round(float(said[0]), theirs, float(said[1]), their_work, said[2:], len(pairs))
+
+
+def _work() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def row(source: Path, tip: str, options: argparse.Namespace) -> str:
@@ -147,7 +161,10 @@ def row(source: Path, tip: str, options: argparse.Namespace) -> str:
     fixes, bugs, *days = rounds[0].said
     latency = " / ".join("–" if value == "None" else f"{float(value):.0f}" for value in days)
     cells = [name, commits, fixes, bugs, latency, str(rounds[0].pairs)]
-    columns = zip(*((one.ours, one.theirs, one.theirs / one.ours) for one in rounds), strict=True)
+    columns = zip(
+        *((one.ours, one.theirs, one.theirs / one.ours, one.their_work / one.our_work) for one in rounds),
+        strict=True,
+    )
     cells += [f"{statistics.median(one):.1f} ({min(one):.1f}–{max(one):.1f})" for one in columns]
     cells += [f"{total:,}", f"{100 * (1 - len(different) / max(1, total)):.3f}"]
     return "| " + " | ".join(cells) + " |"
@@ -164,7 +181,7 @@ def main() -> None:
     parser.add_argument("--agree", type=int, default=300, help="versions of files to compare line by line")
     options = parser.parse_args()
     head = ["history", "commits", "fixes", "bugs", "latency, days, 10/25/50/75/90 %", "files × fixes"]
-    head += ["labels, s", "blames, s", "× faster", "lines compared", "agree, %"]
+    head += ["labels, s", "blames, s", "× faster", "× less processor time", "lines compared", "agree, %"]
     print("| " + " | ".join(head) + " |")
     print("|---" * len(head) + "|")
     for one in options.repository:
