@@ -39,6 +39,7 @@ _REVERT = re.compile(r'(?:revert|reapply)\b[: ]|revert(?:ed|s|ing)? (?:"|commit\
 _REVERTED = re.compile(r"\bthis (?:partially |partly )?reverts? (?:commit )?([0-9a-f]{7,64})\b", re.I)
 _REVERTED_SUBJECT = re.compile(r'revert(?:ed|s)?:? "(.+)"', re.I)
 _REAPPLIED_SUBJECT = re.compile(r'reapply "(.+)"', re.I)
+_CHAIN = re.compile(r'(?:(?:revert|reapply) "?)+(?=["\S])', re.I)
 _NAMED = re.compile(r"^fixes: *(?:commit +)?([0-9a-f]{7,64})\b", re.I | re.M)
 
 _ISSUE = (
@@ -50,7 +51,8 @@ _OBJECT = rf"(?:the |this )?(?:issues?|bugs?|tickets?|regression)?:? *(?:\()?{_I
 _FIXES = re.compile(rf"\bfix(?:e[sd]|ing)?:? +{_OBJECT}", re.I)
 _CLOSES = re.compile(rf"\b(?:close[sd]?|resolve[sd]?):? +{_OBJECT}", re.I)
 _NEW = re.compile(
-    r"(?:\S+: )?(?:add|allow|implement|introduc|support|enhanc|improv|featur|new\b|creat|enabl|document"
+    r"(?:\S+: )?(?:add|better|allow|implement|introduc|support|enhanc|improv|featur|new\b|creat|enabl"
+    r"|document"
     r"|docs?\b|refactor"
     r"|renam|remov|drop|deprecat|updat|upgrad|bump|clean|mov|switch|convert|migrat|rewrit|rework|simplif"
     r"|optimi[sz]"
@@ -122,7 +124,8 @@ _OTHER_SENSE = re.compile(
     re.I,
 )
 _NOT_ONE = re.compile(
-    r"(?:fixup|squash|amend)! |\[pre-commit|merge (?:branch|pull request|remote|tag|commit|\w+ into)"
+    r"(?:fixup|squash|amend)! |\[pre-commit|automated |merge (?:branch|pull request|remote|tag|commit"
+    r"|\w+ into)"
     r"|merged? |release\b|bump\b"
     r"|version \d|v?\d+\.\d+\S*$|(?:add|update|improve|extend|write|more)\b.*\b(?:tests?|docs?|changelog"
     r"|notes?|readme)\b",
@@ -146,7 +149,7 @@ USUAL = Habits()
 def is_fix(message: str, habits: Habits = USUAL) -> str | None:
     """The strongest kind of evidence that a commit repairs something; None if its message gives none.
 
-    A revert counts by its message alone here; one that takes back a revert repairs nothing (`takes_back`).
+    A revert counts by its message alone here; one that takes back a revert repairs nothing.
     """
     subject, _, body = message.lstrip("\n").partition("\n")
     kind = _kind(subject.strip(), body, habits)
@@ -155,6 +158,8 @@ def is_fix(message: str, habits: Habits = USUAL) -> str | None:
 
 def _kind(subject: str, body: str, habits: Habits) -> str | None:
     typed = _CONVENTIONAL.match(subject)
+    if takes_back_a_revert(subject):
+        return None
     if _REVERT.match(subject) or (typed and typed["type"].lower() == "revert") or _reverts(body):
         return "revert"
     if _NAMED.search(body):
@@ -168,7 +173,7 @@ def _kind(subject: str, body: str, habits: Habits) -> str | None:
         return None
     if "issue" in habits.kinds and _has_issue(subject, body):
         return "issue"
-    return "word" if not habits.typed and _has_word(subject) else None
+    return "word" if not habits.typed and _has_word(_CLOSES.sub("", _FIXES.sub("", subject))) else None
 
 
 def _reverts(body: str) -> bool:
@@ -227,6 +232,13 @@ def reverted_subject(message: str) -> str:
         return f'Revert "{again[1]}"'
     found = _REVERTED_SUBJECT.match(subject)
     return found[1] if found else ""
+
+
+def takes_back_a_revert(subject: str) -> bool:
+    """Whether a subject brings back what was reverted: `Reapply "x"`, or `Revert` an even number of times."""
+    chain = _CHAIN.match(subject)
+    words = re.findall("revert|reapply", chain[0].lower()) if chain else []
+    return bool(words) and (words.count("revert") + 2 * words.count("reapply")) % 2 == 0
 
 
 def named(message: str) -> tuple[str, ...]:

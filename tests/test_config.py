@@ -37,6 +37,7 @@ def test_git_config_counts_more_than_the_committed_file(repo: Repo) -> None:
         ("memoryMb", "512", "memory_mb", 512),
         ("exclude", "*.csv", "exclude", ("*.csv",)),
         ("ticketPattern", "[A-Z]+-[0-9]+", "ticket_pattern", "[A-Z]+-[0-9]+"),
+        ("fixPattern", "^BUG-[0-9]+", "fix_pattern", "^BUG-[0-9]+"),
         ("ticketFormat", "[{ticket}] {subject}", "ticket_format", "[{ticket}] {subject}"),
         ("lint", "no", "lint", False),
     ],
@@ -88,7 +89,7 @@ def test_no_setting_is_a_command_path_or_address() -> None:
     shared = {name for name, key in config.KEYS.items() if key.shared}
     assert shared == {
         *("enabled", "alternatives", "exclude", "subjectlength", "ticketpattern", "ticketformat"),
-        *("lint", "quiet", "riskbudget", "fixpattern"),
+        *("fixpattern", "lint", "quiet", "riskbudget"),
     }
 
 

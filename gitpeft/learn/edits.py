@@ -76,6 +76,7 @@ class Edit:
     `suspects` are, of a fix, the numbers of the lines of the old files that may have been wrong, by old path;
     `passed` counts removed lines and files that are out of question, by reason; `prints` holds, of commits
     that a revert concerns, the checksums of the removed and added lines of each hunk by path (old, new).
+    `size` is files and added lines; `moves` are blocks that only change their place (see `moves.find`).
     """
 
     sha: str
@@ -85,6 +86,7 @@ class Edit:
     passed: dict[str, int] = field(default_factory=dict)
     prints: dict[str, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
+    moves: list[tuple[str, int, str, int, int]] = field(default_factory=list)
 
 
 # --- reading git --------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ class _Finder:
 def _reverts(commits: Sequence[Commit], texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """For each revert the earlier commits that it takes back: by their ids, or else by the subject it quotes.
 
-    The revert of a merge names no single commit; it is left to the lines.
+    That of a merge names no single commit, and that of an unknown one none: these are left to the lines.
     """
     finder = _Finder(commits)
     seen: set[str] = set()
@@ -210,12 +210,10 @@ def _reverts(commits: Sequence[Commit], texts: Mapping[str, str]) -> dict[str, t
     found: dict[str, tuple[str, ...]] = {}
     for commit in commits:
         text = texts.get(commit.sha, "")
-        targets = finder.all(fixes.reverted(text))
-        if not targets and (subject := fixes.reverted_subject(text)):
-            targets = (latest[subject],) if subject in latest else ()
-        known = tuple(sha for sha in targets if sha in seen and sha in texts)
-        if known:
-            found[commit.sha] = known
+        starts, subject = fixes.reverted(text), fixes.reverted_subject(text)
+        targets = finder.all(starts) or ((latest[subject],) if subject in latest else ())
+        if starts or subject:
+            found[commit.sha] = tuple(sha for sha in targets if sha in seen and sha in texts)
         seen.add(commit.sha)
         latest[commit.subject] = commit.sha
     return found
@@ -233,7 +231,7 @@ def _standing(reverts: dict[str, tuple[str, ...]]) -> set[str]:
             continue
         again = [target for target in reverts[sha] if target in reverts]
         undone.update(again)
-        if len(again) < len(reverts[sha]):
+        if not again or len(again) < len(reverts[sha]):
             standing.add(sha)
     return standing
 

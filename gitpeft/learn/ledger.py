@@ -16,7 +16,7 @@ from typing import Any, Self
 from gitpeft.commits import Commit, Skipped
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import edits, suspects
+from gitpeft.learn import edits, moves, suspects
 from gitpeft.learn.edits import ONWARD, PRINTS, SUSPECTS, Edit, FileEdit, Mixed
 
 VERSION = 1
@@ -106,6 +106,7 @@ class Ledger:
         size = 0
         for edit in found:
             detail = details.get(edit.sha, "")
+            edit.moves = moves.find(edit)
             if ONWARD in detail:
                 edits.pass_on(edit)
             if PRINTS in detail:
@@ -158,17 +159,17 @@ def _pack(edit: Edit) -> list[Any]:
         for f in edit.files
     ]
     mixed = [[one.path, one.new, one.parents] for one in edit.mixed.values()]
-    return [files, mixed, edit.suspects, edit.passed, edit.prints, edit.size]
+    return [files, mixed, edit.suspects, edit.passed, edit.prints, edit.size, edit.moves]
 
 
 def _unpack(sha: str, packed: Sequence[Any]) -> Edit:
-    listed, mixed, found, passed, prints, size = packed
+    listed, mixed, found, passed, prints, size, moved = packed
     files = [
         FileEdit(status, path, old_path, old, new, places, dict(onward))
         for status, path, old_path, old, new, places, onward in listed
     ]
     both = {path: Mixed(path, new, parents) for path, new, parents in mixed}
-    return Edit(sha, files, both, found, passed, prints, (size[0], size[1]))
+    return Edit(sha, files, both, found, passed, prints, (size[0], size[1]), moved)
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:

@@ -87,9 +87,8 @@ class Replay:
     """The walk through a history; iterate over it once.
 
     `edits` gives what a commit does, None where that is not known. With `through`, lines keep their origin
-    where a hunk only reformats them, an ignored revision passes them on, or a revert restores them
-    (`reverts`: the commits that each revert takes back); without, every line is exactly where `git blame -w`
-    sees it.
+    where a hunk only reformats them, a block is moved, an ignored revision passes them on, or a revert
+    restores them (`reverts`: what each takes back); without, every line is where `git blame -w` sees it.
     """
 
     def __init__(
@@ -142,12 +141,10 @@ class Replay:
         """An ordinary commit. All versions are made before any is put: files may swap their names."""
         if self.through and edit.sha in self._reverted:
             self._taken[edit.sha] = self._removed(edit, tree)
-        made = [(file.path, self._version(edit, file, tree)) for file in edit.files if file.status != "D"]
-        for file in edit.files:
-            if file.status in "DR":
-                tree.drop(file.old_path)
-        for path, version in made:
-            tree.put(path, version)
+        made = {file.path: self._version(edit, file, tree) for file in edit.files if file.status != "D"}
+        if self.through:
+            _carry(edit, tree, made)
+        _put(edit, tree, made)
 
     def _version(self, edit: Edit, file: FileEdit, tree: Tree) -> Version:
         same = tree.get(file.old_path) if file.old == file.new else None
@@ -206,12 +203,8 @@ class Replay:
 
     def _merge(self, edit: Edit, tree: Tree, parents: Sequence[Tree]) -> None:
         """A merge: what it changes in its first parent comes from another one, or from several."""
-        made = [(file.path, self._merged(edit, file, parents)) for file in edit.files if file.status != "D"]
-        for file in edit.files:
-            if file.status in "DR":
-                tree.drop(file.old_path)
-        for path, version in made:
-            tree.put(path, version)
+        made = {file.path: self._merged(edit, file, parents) for file in edit.files if file.status != "D"}
+        _put(edit, tree, made)
 
     def _merged(self, edit: Edit, file: FileEdit, parents: Sequence[Tree]) -> Version:
         for parent in parents[1:]:
@@ -234,6 +227,24 @@ class Replay:
         if len(own):
             lines[own] = own + self._base(edit.sha, file.path)
         return Version(file.new, lines)
+
+
+def _put(edit: Edit, tree: Tree, made: Mapping[str, Version]) -> None:
+    for file in edit.files:
+        if file.status in "DR":
+            tree.drop(file.old_path)
+    for path, version in made.items():
+        tree.put(path, version)
+
+
+def _carry(edit: Edit, tree: Tree, made: Mapping[str, Version]) -> None:
+    """Give blocks that a commit moves the origins that they had in their old place."""
+    for old_path, old, path, new, size in edit.moves:
+        source, target = tree.get(old_path), made.get(path)
+        if source is None or source.lines is None or target is None or target.lines is None:
+            continue
+        if old - 1 + size <= len(source.lines) and new - 1 + size <= len(target.lines):
+            target.lines[new - 1 : new - 1 + size] = source.lines[old - 1 : old - 1 + size]
 
 
 def _filled(lines: Lines, other: Lines) -> Lines:

@@ -21,16 +21,13 @@ from pygments.token import Comment, String, Token, Whitespace
 from pygments.util import ClassNotFound
 
 from gitpeft.diff import is_generated, path_text
-from gitpeft.learn.edits import Edit, FileEdit, sides, stream
+from gitpeft.learn.edits import Edit, FileEdit, sides
 
 LARGE_FIX = 30
 """A fix of more code files than this is a refactoring, in which single lines say little."""
 
 LARGE_REMOVAL = 400
 """The same for a fix that takes out more lines of code than this."""
-
-MOVED = 20
-"""Letters and digits that a block must have to count as moved, as in `git diff --color-moved`."""
 
 LONG = 2000
 """Bytes; a longer line was written by a program, and would take a lexer long."""
@@ -43,9 +40,10 @@ _TEST = re.compile(
 _ASIDE = re.compile(
     r"(?:^|/)(?:docs?|documentation|doc-src|examples?|samples?|demos?|website|site|benchmarks?|bench"
     r"|\.github|\.circleci"
-    r"|ci|artwork|po|locale|locales|i18n|contrib/completion)/|(?:^|/)(?:setup\.py|conf\.py|noxfile\.py)$",
+    r"|ci|artwork|po|locale|locales|i18n|contrib/completion)/",
     re.I,
 )
+_BUILD = re.compile(r"(?:^|/)(?:setup\.py|conf\.py|noxfile\.py|go\.mod|go\.work|CMakeLists\.txt)$")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -68,6 +66,7 @@ _C_LIKE = _words(
 _PYTHONIC = _words("python py python3 python2 cython pyx bazel starlark")
 _MARKUP = _words("vue svelte html+jinja html+django html+erb html+php jsp velocity")
 
+_WORD = re.compile(r"\w")
 _C_SPANS = re.compile(
     r"//[^\n]*|(?P<comment>/\*.*?(?:\*/|\Z))|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<text>`(?:\\."
     r"|[^`\\])*`)",
@@ -101,7 +100,7 @@ def aside(path: str) -> str:
         return "tests"
     if _ASIDE.search(path):
         return "documentation"
-    return "" if language(path) else "no code"
+    return "" if language(path) and not _BUILD.search(path) else "no code"
 
 
 def language(path: str) -> Language | None:
@@ -153,10 +152,10 @@ def _passed(file: FileEdit) -> str:
 def judge(edit: Edit, before: Mapping[str, bytes]) -> None:
     """Find the suspects of a fix: fills `suspects` and `passed` from the texts of its hunks.
 
-    `before` holds the old content of the candidate files by the id of the blob.
+    `before` holds the old content of the candidate files by the id of the blob; `moves` are known already.
     """
     files, passed = candidates(edit)
-    moved = _moved(edit) if files else frozenset()
+    moved = frozenset((path, at + k) for path, at, _, _, size in edit.moves for k in range(size))
     for file in files:
         if file.blob not in before:
             passed["file: content not here"] += 1
@@ -293,56 +292,3 @@ def _spans(text: str, known: Language) -> dict[int, str]:
         last = line + count - (1 if rest and kind == "comment" else 0)
         found.update((number, kind) for number in range(first, last + 1))
     return found
-
-
-def _moved(edit: Edit) -> frozenset[Place]:
-    """The removed lines that the same commit puts in elsewhere, in blocks of some substance."""
-    texts = [(file, *sides(body), place[0]) for file in edit.files for place, body in _hunks(file)]
-    index: dict[bytes, list[tuple[int, int]]] = {}
-    for number, (_, _, added, _) in enumerate(texts):
-        for i, line in enumerate(added):
-            if key := stream([line]):
-                index.setdefault(key, []).append((number, i))
-    found: set[Place] = set()
-    for number, (file, removed, _, start) in enumerate(texts):
-        for i, size in _blocks(removed, number, texts, index):
-            found.update((file.old_path, start + i + k) for k in range(size))
-    return frozenset(found)
-
-
-def _hunks(file: FileEdit) -> Iterator[tuple[tuple[int, int, int, int], bytes]]:
-    return zip(file.places or (), file.bodies, strict=bool(file.places))
-
-
-Hunk = tuple[FileEdit, list[bytes], list[bytes], int]
-
-
-def _blocks(
-    removed: Sequence[bytes], number: int, texts: Sequence[Hunk], index: Mapping[bytes, list[tuple[int, int]]]
-) -> Iterator[tuple[int, int]]:
-    """Start and length of the blocks of removed lines that another hunk puts in as they are."""
-    i = 0
-    while i < len(removed):
-        places = index.get(stream([removed[i]]), [])[:_PLACES]
-        size = max((_run(removed, i, texts[at][2], j) for at, j in places if at != number), default=0)
-        if size and sum(map(_weight, removed[i : i + size])) >= MOVED:
-            yield i, size
-        i += max(size, 1)
-
-
-_WORD = re.compile(r"\w")
-_PLACES = 20
-_ALNUM = re.compile(rb"[^A-Za-z0-9]")
-
-
-def _weight(line: bytes) -> int:
-    return len(_ALNUM.sub(b"", line))
-
-
-def _run(removed: Sequence[bytes], i: int, added: Sequence[bytes], j: int) -> int:
-    size = 0
-    while i + size < len(removed) and j + size < len(added):
-        if stream([removed[i + size]]) != stream([added[j + size]]):
-            break
-        size += 1
-    return size

@@ -124,7 +124,7 @@ def test_an_octopus(repo: Repo) -> None:
         repo.commit(f"arm {i}", f=text(*changed), **{f"own{i}": text("own")})
     repo.git("checkout", "-q", "main")
     repo.git("merge", "-q", "-m", "octopus", "arm0", "arm1", "arm2")
-    assert len(repo.git("log", "-1", "--format=%P").split()) == 4 or repo.git("log", "-1", "--format=%P")
+    assert len(repo.git("log", "-1", "--format=%P").split()) == 3
     assert agree(repo) == 33
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gitpeft.commits import Skipped
 from gitpeft.git import Repository
-from gitpeft.learn import edits, suspects
+from gitpeft.learn import edits, moves, suspects
 from gitpeft.learn.edits import Edit, aligned, continued, sides
 from tests.gitrepo import Repo
 
@@ -18,6 +18,7 @@ def judged(repo: Repo) -> Edit:
     assert not isinstance(edit, Skipped)
     wanted = [file.blob for file in edit.files if set(file.blob) != {"0"}]
     content = dict(zip(wanted, repository.blobs(wanted), strict=True))
+    edit.moves = moves.find(edit)
     suspects.judge(edit, {blob: found for blob, found in content.items() if found is not None})
     return edit
 
@@ -96,6 +97,8 @@ def test_lines(
         ("pkg/conftest.py", "tests"),
         ("t/t0001-init.sh", "tests"),
         ("docs/conf.py", "documentation"),
+        ("setup.py", "no code"),
+        ("go.mod", "no code"),
         ("examples/a.py", "documentation"),
         (".github/a.py", "documentation"),
         ("README.md", "no code"),
