@@ -14,7 +14,7 @@ nd       directories                                      the same
 nf       files                                            different file *names*: two `__init__.py` are one
 entropy  of the changed lines' distribution over files,   the same
          in bits, not divided by log2(nf)
-la, ld   lines added, removed                             the same, but no lines of some new files
+la, ld   lines added, removed                             the same, but lines of new files do not count
 lt       lines before the change, of all files            the same
 fix      the message says so (`gitpeft.fixes`)            an issue's type, or words in the message
 ndev     authors (mail address) of earlier changes        by name, this change's own too; lines' authors

@@ -139,10 +139,11 @@ def test_the_fit_is_the_minimum() -> None:
     model = defects.regression(data, names, ridge)
     x = defects.design(data, names)
     mean, spread = x.mean(0), x.std(0) + 1e-9
+    penalty = np.array([defects._FREE, ridge])
 
     def loss(weights: np.ndarray, bias: float) -> float:
         z = (x - mean) / spread @ weights + bias
-        return float((np.logaddexp(0, z) - data.truth * z).sum() + ridge / 2 * (weights**2).sum())
+        return float((np.logaddexp(0, z) - data.truth * z).sum() + (penalty * weights**2).sum() / 2)
 
     weights = np.array(model.weights) * spread
     bias = model.bias + float(np.array(model.weights) @ mean)
