@@ -11,6 +11,8 @@ from gitpeft.learn import appraise
 from gitpeft.learn.evaluate import b_norm, bootstrap, paired_bootstrap
 
 SAMPLES = 5
+UNTUNED = ", untuned"
+"""How the name of a base that was not tuned ends."""
 
 COSTS = ("share", "trainable", "peak_memory", "reserved", "seconds", "seconds_to_best", "tokens_per_second",
          "adapter_bytes", "exported_bytes", "answer_ms", "halved")  # fmt: skip
@@ -126,7 +128,8 @@ def advise(report: dict[str, Any], baselines: dict[str, list[float]]) -> dict[st
     full = next((row for row in rows if row["name"] == "full"), None)
     if full is not None and full is not chosen:
         words.append(_saved(chosen, full))
-    words += [_worth(chosen, name, scores) for name, scores in baselines.items()]
+    for name, scores in baselines.items():
+        words.append(_worth(chosen, name, scores))
     words.append(_would_change(report, rivals))
     return {
         "task": report["task"], "method": chosen["spelt"], "base": chosen["base"],
@@ -180,7 +183,10 @@ def _change(name: str, value: float, full: float) -> str:
 def _worth(row: dict[str, Any], name: str, scores: Sequence[float]) -> str:
     gain = paired_bootstrap(row["per_example"], scores, seed=0)
     said = "clear of noise" if gain.excludes_zero else "inside the noise"
-    return f"Over {name}: B-Norm {gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f}), {said}."
+    text = f"Over {name}: B-Norm {gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f}), {said}."
+    if name.endswith(UNTUNED) and gain.low <= 0:
+        text += " So tuning is not shown to pay yet: give it a longer budget before you adopt any method."
+    return text
 
 
 def _would_change(report: dict[str, Any], rivals: Sequence[dict[str, Any]]) -> str:

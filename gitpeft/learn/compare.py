@@ -23,9 +23,18 @@ from typing import TYPE_CHECKING, Any
 from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import advice, backtest, dataset, halving, methods, page, pipeline, tuning
+from gitpeft.learn import advice, backtest, dataset, methods, page, pipeline, tuning
 from gitpeft.learn.dataset import Dataset, Example
-from gitpeft.learn.halving import Candidate, Wish, candidates, long_steps, promoted, short_plan
+from gitpeft.learn.halving import (
+    Candidate,
+    Pace,
+    Wish,
+    candidates,
+    long_steps,
+    minutes_for,
+    promoted,
+    short_plan,
+)
 from gitpeft.learn.methods import Method
 from gitpeft.learn.tuning import Job, Listener, write_json
 
@@ -98,10 +107,11 @@ class Comparison:
 
     def run(self) -> dict[str, Any]:
         """Everything that is not there yet; the report is also written as JSON and as a page."""
+        self.baselines()  # first: what they cost is known then
         plan = self._kept("plan", self._plan_short)
         short = [self._short(Candidate(**one), plan["steps"]) for one in self._announce(plan)]
         final = self._kept("final", lambda: self._plan_long(plan, short))
-        long = self._long(final, plan["seeds"])
+        long = self._long(final, plan)
         report = self._report(plan, final, short, long)
         self._note_time()
         write_json(self.folder / "report.json", report)
@@ -130,22 +140,25 @@ class Comparison:
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def _plan_short(self) -> dict[str, Any]:
-        """Measures what a step costs here, with the first candidate."""
-        self.watch(self.rows, "measuring what a step costs here")
-        first, trial = self.found[0], self.folder / "trial"
-        shutil.rmtree(trial, ignore_errors=True)
-        _, cost = tuning.train(self._job(first, 3), self.data, trial, _nobody)
-        shutil.rmtree(trial, ignore_errors=True)
-        a_step = 1.3 * cost["seconds_to_best"] / 3  # of the first candidate; full tuning costs a little more
-        return short_plan(self.found, self.remaining(), a_step, self.wish.seeds)
+        """Measures what a run costs here, from loading to the last answer: three steps of the first."""
+        self.watch(self.rows, "measuring what a run costs here")
+        one, folder = self.found[0], self.folder / "trial"
+        shutil.rmtree(folder, ignore_errors=True)
+        before = time.monotonic()
+        result = self._finish(one, 3, folder, Row("trial", one.label, 0), self.wish.minutes)
+        taken, steps = time.monotonic() - before, result["cost"]["seconds_to_best"]
+        shutil.rmtree(folder, ignore_errors=True)
+        around = result["around_seconds"]
+        # full tuning, the dearest, costs about a third more a step than the first candidate
+        pace = Pace(1.3 * steps / 3, around - steps, taken - around)
+        return short_plan(self.found, self.remaining(), pace, self.wish.seeds)
 
     def _plan_long(self, plan: dict[str, Any], short: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        untried = {"step_seconds": plan["step_seconds"], "fixed_seconds": halving.AROUND_SECONDS}
-        finals = promoted(short, plan["least"]) or [
-            untried | {"candidate": one} for one in plan["candidates"]
-        ]
-        steps = long_steps(finals, self.remaining(), plan["seeds"], plan["steps"])
-        return {"candidates": [one["candidate"] for one in finals], "steps": steps}
+        pace = Pace(**plan["pace"])
+        finals = promoted(short, plan["least"])
+        costs = [one["step_seconds"] for one in finals] or [pace.step] * len(plan["candidates"])
+        steps = long_steps(costs, self.remaining(), plan["seeds"], plan["steps"], pace)
+        return {"candidates": [one["candidate"] for one in finals] or plan["candidates"], "steps": steps}
 
     def _announce(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Whom the short runs are for: nobody, where all go on anyway."""
@@ -154,23 +167,26 @@ class Comparison:
         self.watch(self.rows, "planned")
         return chosen
 
-    def _job(self, one: Candidate, steps: int) -> Job:
+    def _job(self, one: Candidate, steps: int, minutes: float) -> Job:
         method = methods.of(*methods.parse(one.method))
-        return Job(self.bases[one.base], method, one.seed, 1e6, steps, checks=min(4, max(1, steps // 10)))
+        checks = min(4, max(1, steps // 10))
+        return Job(self.bases[one.base], method, one.seed, minutes, steps, checks=checks)
 
     def _short(self, one: Candidate, steps: int) -> dict[str, Any]:
-        return self._result(one, steps, "short", self._train)
+        return self._result(one, steps, "short", self._train, self.wish.minutes)
 
-    def _long(self, final: dict[str, Any], seeds: int) -> list[dict[str, Any]]:
+    def _long(self, final: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Seed by seed, so that a budget that ends early leaves all methods with as many runs."""
-        runs = [replace(Candidate(**one), seed=seed) for seed in range(seeds) for one in final["candidates"]]
+        first, pace = final["candidates"], Pace(**plan["pace"])
+        runs = [replace(Candidate(**one), seed=seed) for seed in range(plan["seeds"]) for one in first]
         self.rows += [Row("long", run.label, run.seed) for run in runs]
         found: list[dict[str, Any]] = []
         for number, run in enumerate(runs):
             slowest = max((one["seconds"] for one in found), default=0.0)
-            fits = self.remaining() > slowest * 1.1 or number < len(final["candidates"])
+            fits = self.remaining() > slowest * 1.1 or number < len(first)
             if fits or self._path(run, "long").exists():
-                found.append(self._result(run, final["steps"], "long", self._finish))
+                minutes = minutes_for(self.remaining(), len(first) - number % len(first), pace)
+                found.append(self._result(run, final["steps"], "long", self._finish, minutes))
             else:
                 self._row("long", run).state = "left out"
         return found
@@ -187,7 +203,8 @@ class Comparison:
         one: Candidate,
         steps: int,
         rung: str,
-        work: Callable[[Candidate, int, Path, Row], dict[str, Any]],
+        work: Callable[[Candidate, int, Path, Row, float], dict[str, Any]],
+        minutes: float,
     ) -> dict[str, Any]:
         """A run's result, from its file where it is finished. Its weights are not kept."""
         path, row = self._path(one, rung), self._row(rung, one)
@@ -196,10 +213,9 @@ class Comparison:
             return dict(row.result)
         row.state, before = "running", time.monotonic()
         self.watch(self.rows, f"{rung} run: {row.label}")
-        result = work(one, steps, path.parent, row)
+        result = work(one, steps, path.parent, row, minutes)
         result |= {"candidate": asdict(one), "label": one.label, "name": one.name, "base": one.base}
         result["seconds"] = time.monotonic() - before
-        result["fixed_seconds"] = result["seconds"] - result["cost"]["seconds"]
         write_json(path, result)
         for part in [p for p in path.parent.iterdir() if p != path]:
             shutil.rmtree(part) if part.is_dir() else part.unlink()
@@ -208,24 +224,26 @@ class Comparison:
         self.watch(self.rows, f"{rung} run: {row.label}")
         return dict(row.result)
 
-    def _train(self, one: Candidate, steps: int, folder: Path, row: Row) -> dict[str, Any]:
+    def _train(self, one: Candidate, steps: int, folder: Path, row: Row, minutes: float) -> dict[str, Any]:
         def listen(step: str, done: float, detail: str) -> None:
             row.done, row.detail = done, detail
             self.watch(self.rows, f"{row.rung} run: {row.label}")
 
-        method, cost = tuning.train(self._job(one, steps), self.data, folder, listen)
+        before = time.monotonic()
+        method, cost = tuning.train(self._job(one, steps, minutes), self.data, folder, listen)
         losses = [loss for _, loss in cost["valid_curve"]]
         return {
             "method": method.as_dict(),
             "steps": cost["steps"],
+            "around_seconds": time.monotonic() - before,
             "valid_loss": min(losses),
             "step_seconds": cost["seconds"] / max(1, cost["steps"]),
             "cost": {name: value for name, value in cost.items() if "curve" not in name},
         }
 
-    def _finish(self, one: Candidate, steps: int, folder: Path, row: Row) -> dict[str, Any]:
+    def _finish(self, one: Candidate, steps: int, folder: Path, row: Row, minutes: float) -> dict[str, Any]:
         """A long run: trained, exported through the gate, and asked."""
-        result = self._train(one, steps, folder, row)
+        result = self._train(one, steps, folder, row, minutes)
         row.detail = "exporting and asking"
         self.watch(self.rows, f"{row.rung} run: {row.label}")
         base = self.bases[one.base]
@@ -266,7 +284,7 @@ class Comparison:
             for name, base in self.bases.items():
                 if ready := base.ready():
                     settings = json.loads((ready / "settings.json").read_text(encoding="utf-8"))
-                    found[f"{name}, untuned"] = self._ask(base, settings, ready)[0]
+                    found[f"{name}{advice.UNTUNED}"] = self._ask(base, settings, ready)[0]
             write_json(path, found)
         return dict(json.loads(path.read_text(encoding="utf-8")))
 

@@ -24,11 +24,17 @@ EXTRAS = {
 LEAST_STEPS, LONG = 6, 3
 """Steps below which a short run says nothing; how many times longer a long run is, at least."""
 
-TRAINING_SHARE = 0.62
-"""Of the budget, for steps; the rest is for loading, validating, exporting and asking."""
+TRAINING_SHARE = 0.75
+"""Of what is left of the budget once all around the steps is paid: machines that others use slow down."""
 
-AROUND_SECONDS = 8.0
-"""What loading and validating cost around a run's steps, and again what exporting and asking cost."""
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What was measured here, in seconds: a step; loading and validating; exporting and asking."""
+
+    step: float
+    around: float
+    finish: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +104,20 @@ def _varied(text: str, wish: Wish) -> Iterator[str]:
             yield methods.spell(methods.of(name, {**settings, **one, **spot}))
 
 
-def short_plan(found: Sequence[Candidate], seconds: float, step_seconds: float, seeds: int) -> dict[str, Any]:
+def short_plan(found: Sequence[Candidate], seconds: float, pace: Pace, seeds: int) -> dict[str, Any]:
     """Who takes part in the short rung, with how many steps, so that the long rung fits as well.
 
     Settings beyond the defaults are left out, and so are repeated seeds, until `LEAST_STEPS` are affordable;
     what is left out is said. Where all would go on anyway, there is no short rung: its steps are 0.
-    `step_seconds` is the measured cost of a step.
     """
     chosen, left_out = list(found), list[str]()
     least = len({(one.name, one.base) for one in found})
     while True:
-        finals = finalists_of(len(chosen), least) * seeds
-        fixed = AROUND_SECONDS * (len(chosen) + 2 * finals)
-        steps = int((seconds * TRAINING_SHARE - fixed) / step_seconds / (len(chosen) + LONG * finals))
+        finals_of_one = finalists_of(len(chosen), least)
+        finals = finals_of_one * seeds
+        shorts = len(chosen) if len(chosen) > finals_of_one else 0
+        fixed = pace.around * (shorts + finals) + pace.finish * finals
+        steps = int((seconds - fixed) * TRAINING_SHARE / pace.step / (shorts + LONG * finals))
         if steps >= LEAST_STEPS or (len(chosen) <= least and seeds == 1):
             break
         if seeds > 1:
@@ -123,7 +130,7 @@ def short_plan(found: Sequence[Candidate], seconds: float, step_seconds: float, 
     return {
         "candidates": [asdict(one) for one in chosen],
         "steps": max(LEAST_STEPS, steps) if halves else 0,
-        "step_seconds": step_seconds,
+        "pace": asdict(pace),
         "seeds": seeds,
         "least": least,
         "left_out": left_out,
@@ -146,11 +153,20 @@ def promoted(results: Sequence[dict[str, Any]], least: int) -> list[dict[str, An
     return sorted([*first.values(), *others[: max(0, room)]], key=lambda one: one["valid_loss"])
 
 
-def long_steps(finals: Sequence[dict[str, Any]], seconds: float, seeds: int, short: int) -> int:
+def long_steps(step_seconds: Sequence[float], seconds: float, seeds: int, short: int, pace: Pace) -> int:
     """Steps of every long run that fit into `seconds`; at least as many as the short runs had.
 
-    `finals` say what a step (`step_seconds`) and all around it (`fixed_seconds`) cost them before.
+    `step_seconds` is what a step of each finalist costs.
     """
-    a_round = sum(one["step_seconds"] for one in finals) * seeds
-    fixed = sum(one["fixed_seconds"] for one in finals) * seeds + 2 * AROUND_SECONDS * len(finals) * seeds
-    return max(short, LEAST_STEPS, int((seconds - fixed) * 0.8 / max(a_round, 1e-9)))
+    fixed = (pace.around + pace.finish) * len(step_seconds) * seeds
+    spare = (seconds - fixed) * TRAINING_SHARE
+    return max(short, LEAST_STEPS, int(spare / max(sum(step_seconds) * seeds, 1e-9)))
+
+
+def minutes_for(seconds: float, runs: int, pace: Pace) -> float:
+    """How long the next of `runs` runs may train, so that all of them fit into `seconds`.
+
+    More than a run takes at the pace that was planned with; it ends a run early, by the clock, on a machine
+    that has become slower.
+    """
+    return max(1.0, seconds / max(1, runs) - pace.around - pace.finish) / 60

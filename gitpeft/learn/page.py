@@ -30,12 +30,12 @@ svg{width:100%;height:auto;display:block}
 svg text{fill:var(--ink);font:12px system-ui,sans-serif}
 svg .tick{fill:var(--soft)}
 .wide{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:right;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+table{border-collapse:collapse;width:100%;font-size:.85rem}
+th,td{text-align:right;padding:.35rem .45rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft)}
 th:first-child,td:first-child,.text td,.text th{text-align:left}
-th,td{white-space:nowrap}
-.text td:last-child,.text th{white-space:normal;min-width:12rem}
+td{white-space:nowrap}
+.text td:last-child{white-space:normal;min-width:12rem}
 td:first-child{font-weight:600;white-space:normal;overflow-wrap:anywhere;min-width:8rem}
 .key{display:inline-block;margin-right:.8em;overflow-wrap:anywhere}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}

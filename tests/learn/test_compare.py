@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.learn import advice, compare, halving, page, tuning
-from gitpeft.learn.halving import Candidate, Wish, candidates, promoted, short_plan
+from gitpeft.learn.halving import Candidate, Pace, Wish, candidates, promoted, short_plan
 from tests import generated
 from tests.gitrepo import Repo
 from tests.hooking import CHECKOUT
@@ -59,29 +60,39 @@ def test_wrong_names_are_said_before_any_work(wish: dict[str, Any], sentence: st
 # --- successive halving -------------------------------------------------------------------------------------
 
 
+PACE = Pace(step=1.0, around=8.0, finish=8.0)
+
+
 def test_a_plan_fits_its_time_and_says_what_it_leaves_out() -> None:
     found = candidates(Wish())
-    rich, poor = short_plan(found, 7200, 1.0, 3), short_plan(found, 300, 1.0, 3)
+    rich, poor = short_plan(found, 7200, PACE, 3), short_plan(found, 200, PACE, 3)
     assert len(rich["candidates"]) == 7 and rich["seeds"] == 3 and rich["left_out"] == []
     assert [one["method"] for one in poor["candidates"]][:4] == ["lora", "adapter", "full", "hybrid"]
     assert poor["seeds"] == 1 and "only 1 seed of those asked for" in poor["left_out"]
     assert len(poor["left_out"]) == 1 + 7 - len(poor["candidates"]) > 1
-    for plan, seconds in ((rich, 7200), (poor, 300)):
-        finals = halving.finalists_of(len(plan["candidates"]), 4) * plan["seeds"]
-        units = len(plan["candidates"]) + halving.LONG * finals
-        fits = plan["steps"] * units <= seconds * halving.TRAINING_SHARE
-        assert fits or plan["steps"] == halving.LEAST_STEPS
+    for plan, seconds in ((rich, 7200), (poor, 200)):
+        chosen = len(plan["candidates"])
+        finals = halving.finalists_of(chosen, 4) * plan["seeds"]
+        around = 8.0 * (chosen + 2 * finals)
+        fits = plan["steps"] * (chosen + halving.LONG * finals) + around <= seconds
+        assert fits and (plan["steps"] >= halving.LEAST_STEPS or chosen == 4)
     assert rich["steps"] > poor["steps"]
 
 
 def test_where_all_would_go_on_there_are_no_short_runs() -> None:
     found = candidates(Wish(methods=("lora", "full")))
-    assert short_plan(found, 7200, 1.0, 1)["steps"] == 0
-    assert short_plan(found[:1], 1, 1.0, 1)["steps"] == 0
-    costs = [{"step_seconds": 2.0, "fixed_seconds": 10.0}] * 2
-    steps = halving.long_steps(costs, 400, 1, 0)
-    assert 2 * (steps * 2.0 + 10.0 + 2 * halving.AROUND_SECONDS) <= 400 and steps > 60
-    assert halving.long_steps(costs, 0, 1, 9) == 9
+    assert short_plan(found, 7200, PACE, 1)["steps"] == 0
+    assert short_plan(found[:1], 1, PACE, 1)["steps"] == 0
+    steps = halving.long_steps([2.0, 2.0], 400, 1, 0, PACE)
+    assert 2 * (steps * 2.0 + 16.0) <= 400 and steps > 60
+    assert halving.long_steps([2.0], 0, 1, 9, PACE) == 9
+
+
+def test_a_machine_that_becomes_slower_ends_runs_by_the_clock() -> None:
+    assert halving.minutes_for(400, 2, PACE) == pytest.approx((200 - 16) / 60)
+    assert halving.minutes_for(-5, 2, PACE) == pytest.approx(1 / 60)
+    planned = halving.long_steps([2.0, 2.0], 400, 1, 0, PACE) * 2.0 / 60
+    assert planned < halving.minutes_for(400, 2, PACE), "at the planned pace the clock ends nothing"
 
 
 def result(label: str, loss: float, **more: Any) -> dict[str, Any]:
@@ -146,6 +157,18 @@ def test_inside_the_noise_no_winner_is_named_and_the_cheapest_is_advised() -> No
     assert "No winner: full" in words and "Adopt lora" in words and "inside the noise" in words
     assert "Against full tuning" in words and "Over nearest neighbour" in words
     assert "What would change this advice" in words and "40 validation commits" in words
+
+
+def test_tuning_that_does_not_pay_is_said_to() -> None:
+    runs, same = (
+        [run_of("lora", 12)],
+        [m if i < 12 else "nothing alike" for i, (_, m) in enumerate(REFERENCES)],
+    )
+    words = [
+        " ".join(advice.report(FACTS, runs, {"mini, untuned": offers}, REFERENCES)["advice"]["words"])
+        for offers in (same, ["nothing"] * 40)
+    ]
+    assert "not shown to pay" in words[0] and "not shown to pay" not in words[1]
 
 
 def test_seeds_are_averaged_commit_by_commit() -> None:
@@ -220,7 +243,6 @@ def team(tmp_path: Path) -> Repo:
 def compared(repo: Repo, built: Built, watch: Any = lambda _rows, _now: None, **wish: Any) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
-        patch.setattr(halving, "AROUND_SECONDS", 0.5)
         asked = Wish(**{**WISH, "bases": (str(built.out),), **wish})
         return compare.compare(Repository.open(repo.path), asked, watch)
 
@@ -256,11 +278,10 @@ import os, signal, sys
 from functools import partial
 from pathlib import Path
 from gitpeft.git import Repository
-from gitpeft.learn import compare, export, halving
+from gitpeft.learn import compare, export
 from gitpeft.learn.halving import Wish
 METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
 export.Bounds = partial(export.Bounds, agreement=0.5, nats=0.5)
-halving.AROUND_SECONDS = 0.5
 def watch(rows, now):
     running = [row for row in rows if row.rung == "long" and row.state == "running" and row.done > 0.4]
     if running and any(row.rung == "long" and row.state == "done" for row in rows):
@@ -311,7 +332,14 @@ def test_a_budget_that_ends_leaves_runs_out_and_says_which(
 
     def plan(found: Any, *_: Any) -> dict[str, Any]:
         chosen = [{"method": one.method, "base": one.base} for one in found]
-        return {"candidates": chosen, "steps": 2, "step_seconds": 1.0, "seeds": 2, "least": 2, "left_out": []}
+        return {
+            "candidates": chosen,
+            "steps": 2,
+            "pace": asdict(PACE),
+            "seeds": 2,
+            "least": 2,
+            "left_out": [],
+        }
 
     monkeypatch.setattr(compare, "short_plan", plan)
     report = compared(team, built, methods=("lora:rank=4", "full"), seeds=2)
