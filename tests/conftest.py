@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.gitrepo import EPOCH, Repo
+from tests.hooking import Hooked, make_python
 
 REAL_HOME = Path.home()
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -136,3 +137,18 @@ def _sealed(
 def repo(tmp_path: Path) -> Repo:
     """An empty repository on branch `main`, at `tmp_path / "repo"`."""
     return Repo.create(tmp_path / "repo")
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter in which a stand-in answers for the model."""
+    return make_python(tmp_path_factory.mktemp("python"))
+
+
+@pytest.fixture
+def hooked(repo: Repo, python: str, tmp_path: Path) -> Hooked:
+    """A repository with one commit, the hook, an editor, and a staged change."""
+    repo.commit("Start", **{"README": "hello\n"})
+    hooked = Hooked.create(repo, python, tmp_path / "tools")
+    hooked.stage()
+    return hooked

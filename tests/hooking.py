@@ -6,15 +6,17 @@ is how a real pre-commit stage hands its answer over.
 """
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from gitpeft import answers, ask
 from gitpeft.config import load
@@ -42,7 +44,10 @@ def make_python(folder: Path, *, fake: bool = True) -> str:
     stand_in = "import sys; from tests import standin; sys.modules['gitpeft.suggest'] = standin\n"
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     site.mkdir(parents=True)
-    (site / "checkout.pth").write_text(f"{CHECKOUT}\n{sysconfig.get_path('purelib')}\n{stand_in * fake}")
+    packages = dict.fromkeys(
+        path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")
+    )
+    (site / "checkout.pth").write_text("\n".join([str(CHECKOUT), *packages, stand_in * fake]))
     base = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
     (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
     (folder / "bin").mkdir()
@@ -57,6 +62,13 @@ def script(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+def needs_git(major: int, minor: int, what: str) -> None:
+    """Skip a test of something that the git at hand does not know yet."""
+    said = subprocess.run(["git", "version"], capture_output=True, text=True, check=True).stdout
+    if tuple(map(int, re.findall(r"\d+", said)[:2])) < (major, minor):
+        pytest.skip(f"git {major}.{minor} or newer knows {what}")
 
 
 @dataclass(slots=True)

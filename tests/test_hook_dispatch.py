@@ -8,20 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.gitrepo import Repo
-from tests.hooking import OTHER, SUGGESTION, THIRD, Hooked, make_python, script
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_python(tmp_path_factory.mktemp("python"))
-
-
-@pytest.fixture
-def hooked(repo: Repo, python: str, tmp_path: Path) -> Hooked:
-    repo.commit("Start", **{"README": "hello\n"})
-    hooked = Hooked.create(repo, python, tmp_path / "tools")
-    hooked.stage()
-    return hooked
+from tests.hooking import OTHER, SUGGESTION, THIRD, Hooked, needs_git, script
 
 
 def test_a1_a_commit_with_an_editor_is_offered_a_message(hooked: Hooked) -> None:
@@ -104,6 +91,8 @@ def test_a5_a_reused_message_is_left_alone(hooked: Hooked, option: str) -> None:
     ],
 )
 def test_a6_commits_for_autosquash_keep_their_subject(hooked: Hooked, option: str, subject: str) -> None:
+    if ":" in option:
+        needs_git(2, 32, option)
     hooked.git("commit", option)
     assert hooked.message().splitlines()[0] == subject and SUGGESTION not in hooked.message()
 

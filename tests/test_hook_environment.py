@@ -13,22 +13,7 @@ import pytest
 from gitpeft import answers, ask
 from gitpeft.config import Config
 from gitpeft.git import LOCAL_VARIABLES, Repository
-from tests.gitrepo import Repo
-from tests.hooking import SUGGESTION, Hooked, make_python, script
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_python(tmp_path_factory.mktemp("python"))
-
-
-@pytest.fixture
-def hooked(repo: Repo, python: str, tmp_path: Path) -> Hooked:
-    repo.commit("Start", **{"README": "hello\n"})
-    hooked = Hooked.create(repo, python, tmp_path / "tools")
-    hooked.stage()
-    return hooked
-
+from tests.hooking import SUGGESTION, Hooked, script
 
 TRAP = "import pathlib; pathlib.Path({!r}).write_text('trapped')\nraise SystemExit(9)\n"
 

@@ -16,16 +16,11 @@ from gitpeft.doctor import doctor, status
 from gitpeft.git import Repository
 from gitpeft.install import CONFIG_HOOKS, install, uninstall
 from tests.gitrepo import Repo
-from tests.hooking import SUGGESTION, THIRD, Hooked, make_python
+from tests.hooking import SUGGESTION, THIRD, Hooked
 
 pytestmark = pytest.mark.slow
 
 GITS = [folder for folder in os.environ.get("GITPEFT_TEST_GITS", "").split(":") if folder] or [""]
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_python(tmp_path_factory.mktemp("python"))
 
 
 @pytest.fixture(params=GITS, ids=lambda folder: folder or "own")
