@@ -55,7 +55,7 @@ def question(repo: Repository, config: Config, n: int, base: str = "") -> Questi
     from gitpeft.mask import mask
 
     patch = repo.run("diff-index", "--cached", *DIFF, base, "--") if base else repo.staged_patch()
-    files = _described(patch, config)
+    files = _described(repo, patch, config)
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
     return Question(mask(compact(files)), mask(repo.previous_subject()), n)
@@ -65,13 +65,15 @@ def question_of(repo: Repository, config: Config, n: int, rev: str) -> Question:
     """What the change of a commit asks, as if it were staged on its parent; its message is not looked at."""
     from gitpeft.mask import mask
 
-    files = _described(repo.patch(rev), config)
+    files = _described(repo, repo.patch(rev), config)
     return Question(mask(compact(files)), mask(repo.previous_subject_of(rev)), n)
 
 
-def _described(patch: bytes, config: Config) -> list[FileChange]:
-    """The files of a patch that a message may speak of."""
-    return [file for file in parse(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)]
+def _described(repo: Repository, patch: bytes, config: Config) -> list[FileChange]:
+    """The files of a patch that a message may speak of, as mining sees them."""
+    files = [file for file in parse(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)]
+    repo.mark_generated(files)
+    return files
 
 
 def answer(

@@ -9,12 +9,13 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 from gitpeft.commits import Commit, Parser, Skipped, format_of, new_mark, text_of
+from gitpeft.diff import FileChange
 from gitpeft.errors import GitpeftError
 
 OLDEST = (2, 31)
@@ -173,6 +174,29 @@ class Repository:
         options = ["--root", "--no-commit-id", "--diff-merges=first-parent"]
         return self.run("diff-tree", *options, *DIFF, self.resolve(rev), "--")
 
+    def mark_generated(self, files: Sequence[FileChange], known: dict[str, bool] | None = None) -> None:
+        """Make those files generated ones, named and not shown, that are marked `linguist-generated`.
+
+        It is `.gitattributes` of now that counts, for old commits as well. Git looks the attribute up, which
+        runs no filter. `known` keeps what was looked up, by path.
+        """
+        known = {} if known is None else known
+        texts = [file for file in files if file.kind == "text"]
+        if unknown := list(dict.fromkeys(file.path for file in texts if file.path not in known)):
+            known |= self._generated(unknown)
+        for file in texts:
+            if known[file.path]:
+                file.kind, file.hunks = "generated", []
+
+    def _generated(self, paths: Sequence[str]) -> dict[str, bool]:
+        """Whether each path, from the top of the work tree, has the attribute; without a tree none has."""
+        if self.work_tree is None:
+            return dict.fromkeys(paths, False)
+        top = replace(self, cwd=self.work_tree)
+        asked = "\0".join(paths).encode("utf-8", "replace")
+        values = top.run("check-attr", "-z", "--stdin", "linguist-generated", input=asked).split(b"\0")[2::3]
+        return {path: value in (b"set", b"true") for path, value in zip(paths, values, strict=True)}
+
     def previous_subject(self, author: str | None = None, rev: str = "HEAD") -> str:
         """The newest subject by the author with this mail address (default: who commits now), `""` if none.
 
@@ -235,11 +259,14 @@ class Repository:
         blocks = [shas[i : i + _BLOCK] for i in range(0, len(shas), _BLOCK)]
         streams = [_Stream(self, list(chain(*blocks[i::jobs]))) for i in range(min(jobs, len(blocks)))]
         try:
+            known: dict[str, bool] = {}
             while streams:
                 for stream in streams[:]:
                     batch = stream.read()
                     if batch is None:
                         streams.remove(stream)
+                    changes = (item.files for item in batch or () if isinstance(item, Commit))
+                    self.mark_generated(list(chain.from_iterable(changes)), known)
                     yield from batch or ()
         finally:
             for stream in streams:

@@ -24,8 +24,8 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.mask import mask
 
-SCHEMA = 1
-"""Version of the tables; a database of another one, or of another renderer, is built anew."""
+SCHEMA = 2
+"""Version of the tables and what they hold; a database of another, or of another renderer, is built anew."""
 
 _VERSION = SCHEMA * 1000 + RENDERER
 _BATCH = 512
