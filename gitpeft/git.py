@@ -140,6 +140,12 @@ class Repository:
         """The id of the current commit; None before the first one."""
         return self.ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
 
+    def branches(self) -> list[str]:
+        """The names of all branches, the remotes' as well."""
+        return self.ask(
+            "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes"
+        ).splitlines()
+
     def config(self, key: str, default: str | None = None) -> str | None:
         """The value of a setting, the last one where several are given."""
         try:

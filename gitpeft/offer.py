@@ -48,6 +48,7 @@ class Facts:
     `style` is the bundle's style.json: `subject_length_p95`, `types`, `scopes`, `ticket_pattern`,
     `ticket_format`, `tense` (imperative or past), `body_share`, each optional. `rules` are the repository's
     linters'. `subject_max`, `ticket_pattern` and `ticket_format` are settings and count more than the style.
+    With `any_case` a branch may write the ticket in small letters, as people do; it is offered in capitals.
     """
 
     change: str = ""
@@ -57,6 +58,7 @@ class Facts:
     subject_max: int = 0
     ticket_pattern: str = ""
     ticket_format: str = ""
+    any_case: bool = False
 
 
 def gather(repo: Repository, config: Config, change: str) -> Facts:
@@ -75,6 +77,7 @@ def gather(repo: Repository, config: Config, change: str) -> Facts:
         subject_max=config.subject_length,
         ticket_pattern=pattern,
         ticket_format=config.ticket_format or _text(style, "ticket_format") or TICKET_FORMAT,
+        any_case=not config.ticket_pattern,
     )
 
 
@@ -125,6 +128,7 @@ def _without_inventions(text: str, known: str) -> str:
     for reference in {match[0] for match in _REFERENCE.finditer(text)}:
         if not _holds(known, reference):
             name = re.escape(reference)
+            text = re.sub(rf"^[(\[]?{name}[)\]]?\s*(?:[:|-]\s+)?", "", text)
             text = re.sub(rf"[ \t]*[(\[]\s*{_BEFORE_REFERENCE}{name}\s*[)\]]", "", text, flags=re.IGNORECASE)
             text = re.sub(rf"[ \t]*{_BEFORE_REFERENCE}{name}\b:?", "", text, flags=re.IGNORECASE)
     return text.strip()
@@ -163,7 +167,7 @@ def shape(message: str, facts: Facts) -> str | None:
 
 def _with_ticket(message: str, facts: Facts) -> list[str]:
     """The message in the forms that name the branch's ticket, the preferred one first."""
-    ticket = ticket_of(facts.branch, facts.ticket_pattern)
+    ticket = ticket_of(facts.branch, facts.ticket_pattern, any_case=facts.any_case)
     if not ticket or ticket.lower() in message.lower():
         return [message]
     subject, newline, body = message.partition("\n")
@@ -172,15 +176,21 @@ def _with_ticket(message: str, facts: Facts) -> list[str]:
     return [form + newline + body for form in forms]
 
 
-def ticket_of(branch: str, pattern: str) -> str:
-    """The ticket that a branch names: the pattern's first group, or all of it. `""` when there is none."""
+def ticket_of(branch: str, pattern: str, *, any_case: bool = False) -> str:
+    """The ticket that a branch names: the pattern's first group, or all of it. `""` when there is none.
+
+    With `any_case` small letters count as the capitals that the pattern is in.
+    """
     if not branch or not pattern:
         return ""
     try:
-        found = re.search(pattern, branch)
+        found = re.search(
+            rf"(?<![^\W_])(?:{pattern})(?!\d)" if any_case else pattern, branch, re.I * any_case
+        )
     except re.error:
         return ""
     ticket = (found[1] if found.re.groups else found[0]) if found else ""
+    ticket = ticket.upper() if any_case else ticket
     return ticket if ticket and len(ticket) <= 40 and re.fullmatch(r"[\w#.-]+", ticket) else ""
 
 

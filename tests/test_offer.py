@@ -256,6 +256,29 @@ def test_i3_the_ticket_comes_from_the_branch(branch: str, pattern: str, form: st
     assert choose(["Fix tabs"], facts, 1) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("branch", "expected"),
+    [
+        ("feature/abc-12-tabs", "[ABC-12] Fix tabs"),
+        ("OPS-3_tabs", "[OPS-3] Fix tabs"),
+        ("dabc-12", "Fix tabs"),
+        ("abc-12x", "[ABC-12] Fix tabs"),
+        ("main", "Fix tabs"),
+    ],
+)
+@pytest.mark.parametrize("said", ["Fix tabs", "[ABC-7] Fix tabs", "ABC-7: Fix tabs", "ABC-7 - Fix tabs"])
+def test_i3_a_learnt_pattern_and_form(repo: Repo, branch: str, expected: str, said: str) -> None:
+    """The ticket of an earlier commit, which a model may repeat, gives way to that of the branch."""
+    style = {"ticket_pattern": r"(?:ABC|OPS)-\d+", "ticket_format": "[{ticket}] {subject}"}
+    facts = Facts(
+        branch=branch,
+        ticket_pattern=style["ticket_pattern"],
+        ticket_format=style["ticket_format"],
+        any_case=True,
+    )
+    assert choose([said], facts, 1) == [expected]
+
+
 def test_i3_a_ticket_that_is_named_already_is_not_named_twice() -> None:
     facts = Facts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+")
     assert choose(["Fix tabs for ABC-12"], facts, 1) == ["Fix tabs for ABC-12"]

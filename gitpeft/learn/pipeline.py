@@ -134,7 +134,7 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     outcome.why = why_not(plan, data)
     made = _untuned(work) if outcome.why else _tuned(work)
     outcome.kind = made.manifest.kind
-    habits = learn_style(mined.records, data)
+    habits = learn_style(mined.records, data, repo.branches())
     with clock("choose"):
         choice = appraise.choose(made, data, habits, _counted(listen, "choose"))
         chooser = choice.chooser if choice else made.chooser
@@ -190,7 +190,7 @@ def evaluate(repo: Repository, most: int, listen: Listener) -> Outcome:
     made = Made(bundle.manifest, bundle.path if bundle.manifest.kind == "model" else None, None, chooser)
     outcome = Outcome(bundle.manifest.kind, used=len(data.examples), left_out=data.left_out, bundle=bundle.id)
     outcome.base, outcome.method = bundle.manifest.base, bundle.manifest.method
-    habits, asking = learn_style(mined.records, data), _counted(listen, "measure")
+    habits, asking = learn_style(mined.records, data, repo.branches()), _counted(listen, "measure")
     outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking, most)
     return outcome
 
@@ -366,10 +366,11 @@ def _counted(listen: Listener, step: str) -> Callable[[int, int], None]:
     return lambda done, total: listen(step, done / max(1, total), f"{done}/{total} commits")
 
 
-def learn_style(records: Sequence[Record], data: Dataset) -> dict[str, Any]:
-    """The habits of all usable commits."""
+def learn_style(records: Sequence[Record], data: Dataset, branches: Sequence[str] = ()) -> dict[str, Any]:
+    """The habits of all usable commits, and of those who name branches."""
     bodies = {record.sha: record.body for record in records}
-    return style.learn([e.message for e in data.examples], [bodies.get(e.sha, "") for e in data.examples])
+    usable = data.examples
+    return style.learn([e.message for e in usable], [bodies.get(e.sha, "") for e in usable], branches)
 
 
 def _publish(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gitpeft.config import _format
 from gitpeft.learn.style import learn
 
 CONVENTIONAL = ["feat(api): add x", "fix: y", "fix(api): z", "feat(core)!: w", "docs: v", "feat(ui): u"]
@@ -24,6 +25,41 @@ def test_tickets(form: str) -> None:
     style = learn([form.format(i) for i in range(5)] + ["XY-1 fix", "no ticket"], [""] * 7)
     assert style["ticket_pattern"] == r"ABC-\d+"
     assert "ticket_pattern" not in learn(["ABC-1 fix", "fix it", "fix that"], [""] * 3)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("{}: fix it", "[{}] fix it", "[{}]: fix it", "({}) fix it", "{} - fix it", "{} fix it"),
+        *("fix it ({})", "fix it [{}]", "fix it {}"),
+    ],
+)
+def test_the_form_of_tickets(form: str) -> None:
+    style = learn([form.format(f"ABC-{i}") for i in range(6)] + ["OPS-7: x", "y (ABC-8) z"], [""] * 8)
+    expected = form.format("{ticket}").replace("fix it", "{subject}")
+    assert (style["ticket_pattern"], style["ticket_format"]) == (r"ABC-\d+", expected)
+    assert _format([style["ticket_format"]]) == expected, "no setting could say this"
+
+
+def test_tickets_of_several_trackers_and_in_no_common_form() -> None:
+    subjects = ["ABC-1: a", "b (ABC-2)", "[OPS-3] c", "OPS-4 d", "feat: ABC-5 e", "f", "g"]
+    style = learn(subjects, [""] * 7)
+    assert style["ticket_pattern"] == r"(?:ABC|OPS)-\d+" and "ticket_format" not in style
+
+
+def test_branches_that_name_tickets_make_up_for_subjects_that_do_not() -> None:
+    subjects = ["ABC-1: a", "ABC-2: b", "c", "d", "e", "f"]
+    branches = ["main", "feature/abc-12-tabs", "origin/ABC-3_x"]
+    assert "ticket_pattern" not in learn(subjects, [""] * 6, branches[:2])
+    assert learn(subjects, [""] * 6, branches)["ticket_format"] == "{ticket}: {subject}"
+
+
+def test_what_only_looks_like_a_ticket() -> None:
+    subjects = [f"use UTF-8 and SHA-256 in RFC-{n}" for n in range(9)] + [
+        "log4j CVE-2021-44228",
+        "v1 ABC-1.2",
+    ]
+    assert "ticket_pattern" not in learn(subjects, [""] * 11, ["UTF-8", "utf-8"])
 
 
 def test_tense() -> None:
