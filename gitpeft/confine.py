@@ -28,9 +28,9 @@ _SYSTEMS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 _IO_URING_SETUP = 425
 
 
-def enter(seconds: float, memory_mb: int) -> None:
+def enter(seconds: float, memory_mb: int, parent: int) -> None:
     """Limit this process for good: time, memory, file size, no core dump, no socket, no program, death with
-    its parent.
+    its parent (the process id, which it knows from before it was forked).
 
     Each limit is set where the system knows it, and skipped where not: the parent's clock holds anyway.
     """
@@ -43,7 +43,7 @@ def enter(seconds: float, memory_mb: int) -> None:
     _limit(resource.RLIMIT_DATA, memory_mb << 20)
     _limit(resource.RLIMIT_CPU, int(seconds * (os.cpu_count() or 1)) + 1)
     if sys.platform == "linux":
-        _restrict_kernel()
+        _restrict_kernel(parent)
 
 
 def limit_memory(megabytes: int) -> None:
@@ -67,13 +67,12 @@ def _refuse(event: str, _: tuple[object, ...]) -> None:
         raise PermissionError("gitpeft runs nothing here")
 
 
-def _restrict_kernel() -> None:
+def _restrict_kernel(parent: int) -> None:
     """Ask Linux itself: socket(2) answers EPERM in this process and its children, native code included."""
     try:
         import ctypes
 
         libc = ctypes.CDLL(None, use_errno=True)
-        parent = os.getppid()
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)

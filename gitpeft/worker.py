@@ -31,11 +31,12 @@ class Worker:
         question, self._ask = os.pipe()
         self._hear, answer = os.pipe()
         seconds = max(0.05, deadline - time.monotonic())
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._ask)
             os.close(self._hear)
-            _live(state_dir, question, answer, seconds, memory_mb)
+            _live(state_dir, (question, answer), (seconds, memory_mb, parent))
         os.close(question)
         os.close(answer)
 
@@ -124,16 +125,16 @@ class Worker:
         return f"the model crashed ({signal.Signals(number).name})"
 
 
-def _live(state_dir: Path, question: int, answer: int, seconds: float, memory_mb: int) -> None:
+def _live(state_dir: Path, pipes: tuple[int, int], limits: tuple[float, int, int]) -> None:
     """The life of the child; it ends here, and never returns into the parent's code."""
-    code = 1
+    code, (question, answer), (seconds, memory_mb, parent) = 1, pipes, limits
     try:
         os.setpgid(0, 0)
         _silence({question, answer})
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.chdir("/")
-        confine.enter(seconds + 0.5, memory_mb)
+        confine.enter(seconds + 0.5, memory_mb, parent)
         said = json.dumps(_serve(state_dir, question)).encode() + b"\n"
         while said:
             said = said[os.write(answer, said) :]
