@@ -8,11 +8,15 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 KEPT = 32
 """Answers kept; the oldest go first."""
+
+LONGEST = 60.0
+"""Seconds after which nobody can still be working on an answer."""
 
 SIZE_LIMIT = 256 << 10
 VERSION = 1
@@ -82,8 +86,11 @@ def claim(state_dir: Path, name: str) -> Path | None:
 
 def claimed(state_dir: Path, name: str) -> bool:
     """Whether another living process works on a key at this moment."""
+    mark = state_dir / "answers" / f"{name}.busy"
     try:
-        pid = int((state_dir / "answers" / f"{name}.busy").read_text()[:12])
+        if abs(time.time() - mark.stat().st_mtime) > LONGEST:
+            return False  # killed long ago, and its number may be another's by now
+        pid = int(mark.read_text()[:12])
         os.kill(pid, 0)
     except (OSError, ValueError, OverflowError):
         return False

@@ -105,7 +105,7 @@ class Repository:
         environment = _environment(foreign=path is not None)
         places = ["--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel"]
         asked = _start([*_PREFIX, "rev-parse", "--path-format=absolute", *places], cwd, environment)
-        output, errors = asked.communicate()
+        output, errors = _finish(asked)
         lines = os.fsdecode(output).splitlines()
         if len(lines) < 3:
             raise _no_repository(cwd, errors)
@@ -121,7 +121,7 @@ class Repository:
     def run(self, *args: str, input: bytes | None = None) -> bytes:
         """What `git ARGS` prints. Raises GitpeftError, with git's own words, when it fails."""
         process = _start([*_PREFIX, *args], self.cwd, self.environment, piped=input is not None)
-        output, errors = process.communicate(input)
+        output, errors = _finish(process, input)
         if process.returncode:
             said = errors.decode("utf-8", "replace").strip() or f"exit status {process.returncode}"
             raise GitpeftError(f"git {args[0]}: {said.splitlines()[0]}")
@@ -232,12 +232,16 @@ class Repository:
         """Whether any path can have one; a history is read a tenth faster where none can."""
         if (self.common_dir / "info" / "attributes").exists() or self.config("core.attributesFile"):
             return True
-        top = self if self.work_tree is None else replace(self, cwd=self.work_tree)
+        if self.work_tree is None:
+            return False
+        top = replace(self, cwd=self.work_tree)
         return bool(top.ask("ls-files", "--", ".gitattributes", "**/.gitattributes"))
 
     def _generated(self, paths: Sequence[str]) -> dict[str, bool]:
-        """Whether each path, from the top of the work tree, has the attribute."""
-        top = self if self.work_tree is None else replace(self, cwd=self.work_tree)
+        """Whether each path, from the top of the work tree, has the attribute; without a tree none has."""
+        if self.work_tree is None:
+            return dict.fromkeys(paths, False)
+        top = replace(self, cwd=self.work_tree)
         asked = "\0".join(paths).encode("utf-8", "replace")
         values = top.run("check-attr", "-z", "--stdin", "linguist-generated", input=asked).split(b"\0")[2::3]
         return {path: value in (b"set", b"true") for path, value in zip(paths, values, strict=True)}
@@ -574,6 +578,16 @@ def _start(
         )
     except FileNotFoundError as error:
         raise GitpeftError("git was not found", "Install git, or put it on the PATH.") from error
+
+
+def _finish(process: subprocess.Popen[bytes], input: bytes | None = None) -> tuple[bytes, bytes]:
+    """All that a process says; it is ended when nobody waits for it any more (time is up, or Ctrl-C)."""
+    with process:
+        try:
+            return process.communicate(input)
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _no_repository(cwd: Path, errors: bytes) -> GitpeftError:

@@ -47,10 +47,13 @@ def main(argv: Sequence[str]) -> int:
 
     Returns 0 whatever happens, but `STOP` where `gitpeft.risk` is `block` and a change was flagged.
     """
-    signal.signal(signal.SIGALRM, _ring)
-    signal.setitimer(signal.ITIMER_REAL, FIRST_SECONDS)
+    _start_clean()
     try:
-        return _dispatch(list(argv))
+        try:
+            signal.setitimer(signal.ITIMER_REAL, FIRST_SECONDS)
+            return _dispatch(list(argv))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # what is said below may not be cut short
     except NothingStagedError:
         pass
     except _Late:
@@ -63,9 +66,21 @@ def main(argv: Sequence[str]) -> int:
         _tell("not enough memory, nothing suggested")
     except Exception as error:
         _tell(f"nothing suggested: {_where(error)}")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
     return 0
+
+
+def _start_clean() -> None:
+    """Undo what a program may hand down to all that it starts, and what is relied on here.
+
+    Blocked or ignored signals would take the clock and the ends of children away; a pipe that got the number
+    of a closed standard stream would be lost when the child silences itself.
+    """
+    signal.signal(signal.SIGALRM, _ring)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, signal.SIGCHLD, signal.SIGINT))
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
 
 
 def _ring(_: int, __: FrameType | None) -> None:
@@ -147,9 +162,8 @@ def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> li
     from gitpeft import ask
 
     wanted = 1 + config.alternatives
-    seconds = config.timeout_ms / 1000 - (time.time() - trace.started)
     progress = _Progress(trace.started)
-    limits = ask.Limits(time.monotonic() + seconds, config.memory_mb, progress.show)
+    limits = ask.Limits(time.monotonic() + _left(config, trace), config.memory_mb, progress.show)
     base = _base_of_amend(repo) if source == "commit" else ""
     chooser: list[Callable[[list[str]], list[str]]] = []
 
@@ -196,8 +210,13 @@ def _arguments(args: Sequence[str]) -> tuple[Path, str]:
 
 def _start_clock(config: Config, trace: Trace) -> None:
     """The whole budget counts from the start of this process."""
-    left = config.timeout_ms / 1000 - (time.time() - trace.started)
-    signal.setitimer(signal.ITIMER_REAL, max(0.01, left))
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, _left(config, trace)))
+
+
+def _left(config: Config, trace: Trace) -> float:
+    """Seconds until the time is up, also where somebody sets the clock back meanwhile."""
+    allowed = config.timeout_ms / 1000
+    return min(allowed, allowed - (time.time() - trace.started))
 
 
 def _opted_in(config: Config, source: str) -> bool:
@@ -332,7 +351,9 @@ def _log(line: str) -> None:
             spare = _Voice.log.with_name(f".hook.log.{os.getpid()}")
             spare.write_bytes(kept)
             spare.replace(_Voice.log)
-        with open(_Voice.log, "a", encoding="utf-8") as file:
+        # A log that is a pipe or a link must neither hold the commit up nor lead anywhere.
+        options = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
+        with open(os.open(_Voice.log, options, 0o644), "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
     except OSError:
         pass

@@ -49,7 +49,11 @@ def install(
     if strategy not in STRATEGIES:
         raise GitpeftError(f"unknown strategy {strategy!r}", f"one of {', '.join(STRATEGIES)}")
     with _lock(repo):
-        return [_install_one(repo, strategy, name, python) for name in hooks]
+        try:
+            return [_install_one(repo, strategy, name, python) for name in hooks]
+        except GitpeftError:
+            _drop_empty([repo.state_dir / "hooks", repo.state_dir])
+            raise
 
 
 def _install_one(repo: Repository, strategy: str, name: str, python: str) -> Installed:
@@ -111,12 +115,16 @@ def _put_stub(repo: Repository, name: str, found: hookfile.Found, text: bytes) -
         raise GitpeftError(f"{found.path} was edited since it was installed", "move it away, then try again")
     if found.content == text and os.access(found.path, os.X_OK):
         return Installed("stub", "unchanged", found.path)
+    if found.kind == "foreign" and places.tracked(repo, found.path):
+        raise GitpeftError(
+            f"{found.path} is under version control",
+            f"run `gitpeft install --strategy line`, and add this line to it:\n{native.HUSKY}",
+        )
+    try:
+        places.remember(repo, found.path.parent)
+    except OSError as error:
+        raise hookfile.unwritable(repo.state_dir, error) from None
     if found.kind == "foreign":
-        if places.tracked(repo, found.path):
-            raise GitpeftError(
-                f"{found.path} is under version control",
-                f"run `gitpeft install --strategy line`, and add this line to it:\n{native.HUSKY}",
-            )
         hookfile.keep(found, found.path.with_name(name + stubs.CHAINED))
     hookfile.put(found.path, text, mode)
     return Installed("stub", action, found.path)
@@ -278,8 +286,9 @@ def _uninstall_one(repo: Repository, name: str) -> Iterator[Removed]:
             yield Removed(found.path, "left")
         else:
             yield Removed(found.path, hookfile.take_out(found, name))
-    for folder in _folders(repo):
-        _forget_half(folder, name)
+    for folder in places.folders(repo):
+        if _forget_half(folder, name):
+            yield Removed(folder / name, "restored")
     if repo.work_tree is not None and name == stubs.NAMES[0]:
         for line in native.LINES.values():
             if native.remove(repo.work_tree, line):
@@ -288,37 +297,46 @@ def _uninstall_one(repo: Repository, name: str) -> Iterator[Removed]:
         yield Removed(repo.state_dir / "hooks" / name, "removed")
 
 
-def _folders(repo: Repository) -> set[Path]:
-    """Where hooks of ours may lie, and what was kept for them."""
-    found = places.place(repo)
-    return {repo.common_dir / "hooks", *([found.folder] if found.owned else [])}
+def _forget_half(folder: Path, name: str) -> bool:
+    """Put the foreign hook in order where ours is not in front of it.
 
-
-def _forget_half(folder: Path, name: str) -> None:
-    """An installation that was killed between its two steps leaves a second name of the foreign hook."""
+    An installation that was killed between its two steps leaves a second name of it; and who deletes our hook
+    by hand leaves only that: then it comes back, and the answer is True.
+    """
     hook, kept = folder / name, folder / (name + stubs.CHAINED)
-    if os.path.lexists(hook) and os.path.lexists(kept) and hookfile.same(hook, kept):
+    if not os.path.lexists(kept):
+        return False
+    if not any(os.path.lexists(folder / (name + ending)) for ending in hookfile.MOVED):
+        kept.replace(hook)
+        return True
+    if os.path.lexists(hook) and hookfile.same(hook, kept):
         kept.unlink()
+    return False
 
 
 def _remove_folders(repo: Repository) -> None:
     """Take away the directories that an installation made, as far as nothing else lies in them."""
-    made = _signed(repo)
-    for folder in (*made, repo.state_dir / "hooks"):
+    _drop_empty([*_signed(repo), repo.state_dir / "hooks"])
+    try:
+        _sign(repo).unlink(missing_ok=True)
+        if not places.stubs_in(repo, stubs.NAMES):
+            (repo.state_dir / places.REMEMBERED).unlink(missing_ok=True)
+    except OSError as error:
+        raise hookfile.unwritable(repo.state_dir, error) from None
+    _drop_empty([repo.state_dir])  # a model and what was learnt stay
+
+
+def _drop_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
         try:
             folder.rmdir()
         except OSError:
-            pass  # gone already, or other hooks lie there now
-    try:
-        _sign(repo).unlink(missing_ok=True)
-        repo.state_dir.rmdir()
-    except OSError:
-        pass  # a model and what was learnt stay
+            pass  # gone already, or something lies there
 
 
 def _sweep(repo: Repository) -> None:
     """Clear away what a killed installation left half done."""
-    for folder in (*_folders(repo), repo.state_dir / "hooks"):
+    for folder in (*places.folders(repo), repo.state_dir / "hooks"):
         hookfile.sweep(folder)
     gitconfig.sweep(repo)
     if repo.work_tree is not None:

@@ -5,6 +5,7 @@ diff) stays byte for byte where it was, so nothing below can be damaged.
 """
 
 import codecs
+import glob
 import os
 import re
 import stat
@@ -24,6 +25,7 @@ _CUT = b" ------------------------ >8 ------------------------"
 _TRAILER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
 _REFERENCE = re.compile(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
 _OFFERED = b"gitpeft: "
+_SPARE = ".gitpeft-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,8 @@ def write(path: Path, content: bytes) -> None:
 
     GitpeftError, with the file as it was, when the directory or the disk does not allow it.
     """
-    spare = path.with_name(f"{path.name}.gitpeft-{os.getpid()}")
+    _sweep(path)
+    spare = path.with_name(f"{path.name}{_SPARE}{os.getpid()}")
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         handle = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -232,6 +235,17 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:  # an alarm or Ctrl-C must leave no second file behind
         _remove(spare)
         raise
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed hook left beside the file: the process whose number it has is gone."""
+    for entry in path.parent.glob(f"{glob.escape(path.name)}{_SPARE}*"):
+        try:
+            os.kill(int(entry.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            _remove(entry)
+        except (OSError, ValueError, OverflowError):
+            pass  # somebody else's, or not ours
 
 
 def _remove(spare: Path) -> None:

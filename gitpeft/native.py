@@ -4,6 +4,7 @@ What is written calls the stub in this clone's own state directory, if there is 
 gitpeft, or a clone on which nobody installed it, runs nothing.
 """
 
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -66,8 +67,8 @@ def add(root: Path, line: Line) -> bool:
     GitpeftError, with the lines to add by hand, when appending would not be right for what the file holds.
     """
     path = root / line.file
-    if path.is_symlink():
-        raise GitpeftError(f"{line.file} is a symbolic link", _by_hand(line))
+    if path.is_symlink() or _outside(root, path.parent):
+        raise GitpeftError(f"{line.file} is a symbolic link, or lies behind one", _by_hand(line))
     before = path.read_bytes() if path.exists() else None
     if before is not None and _BLOCK.search(before):
         return False
@@ -78,6 +79,10 @@ def add(root: Path, line: Line) -> bool:
     block = f"{_START}{notes} >>>\n{line.text}{_END} <<<\n".encode()
     _replace(path, old + gap + block)
     return True
+
+
+def _outside(root: Path, folder: Path) -> bool:
+    return not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
 
 
 def _by_hand(line: Line) -> str:
@@ -99,7 +104,7 @@ def _check(line: Line, before: bytes | None) -> None:
 def remove(root: Path, line: Line) -> bool:
     """Take the line out; around it the file is byte for byte as before. False when it is not there."""
     path = root / line.file
-    if path.is_symlink() or not path.is_file():
+    if path.is_symlink() or not path.is_file() or _outside(root, path.parent):
         return False
     before = path.read_bytes()
     found = _BLOCK.search(before)
@@ -128,4 +133,6 @@ def _replace(path: Path, content: bytes) -> None:
 
 def sweep(root: Path, line: Line) -> None:
     """Remove what an interrupted `add` or `remove` left beside the file."""
-    hookfile.sweep((root / line.file).parent)
+    folder = (root / line.file).parent
+    if not _outside(root, folder):
+        hookfile.sweep(folder)

@@ -25,6 +25,9 @@ _KINDS = (
     ("ci", r"(?:^|/)\.(?:github/workflows|circleci|gitlab-ci)|(?:^|/)(?:Jenkinsfile|\.travis\.yml)$"),
 )
 
+_ENDLESS = re.compile(r"\S{400}")
+"""No word of a message is as long, and on one the patterns below would take their time."""
+
 _DIFF = re.compile(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
 _MARKS = re.compile(r"<(?:secret|pad|unk|/?s|mask|extra_id_\d+|\|[a-z_]+\|)>|-{8,} >8 -{8,}", re.IGNORECASE)
 _TRAILER = re.compile(
@@ -106,7 +109,7 @@ def clean(message: str, known: str) -> str | None:
     text = unicodedata.normalize("NFC", message.replace("\r\n", "\n")).strip()
     if not text or len(text) > LENGTH_LIMIT or text.count("\n") > LINES_LIMIT or not _printable(text):
         return None
-    if _DIFF.search(text) or _MARKS.search(text):
+    if _DIFF.search(text) or _MARKS.search(text) or _ENDLESS.search(text):
         return None
     text = _without_inventions(text, known)
     text = _TRAILER.sub("", text) if "\n" in text else text

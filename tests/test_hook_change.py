@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft.ask import NothingStagedError, question, question_of
+from gitpeft.commits import Commit
 from gitpeft.config import Config
 from gitpeft.diff import COMPACT_LIMIT, compact, parse
 from gitpeft.git import Repository
@@ -187,6 +188,12 @@ def test_c9_what_gitattributes_call_generated_is_named_and_not_shown(hooked: Hoo
         record = history.records(repo)[-1]
     assert record.change == saw(hooked) == question_of(repo, Config(), 1, "HEAD").change
     assert {path.path: path.kind for path in record.paths}["gen/a b.py"] == "generated"
+    for place in (
+        ".git",
+        hooked.repo.clone(tmp_path / "bare.git", "--bare").path,
+    ):  # there is no tree to look in
+        [commit] = Repository.open(hooked.repo.path / place).log([record.sha])
+        assert isinstance(commit, Commit) and {file.kind for file in commit.files} == {"text"}
 
 
 def test_c10_secrets_reach_neither_model_nor_cache_nor_log(hooked: Hooked) -> None:

@@ -120,6 +120,31 @@ def test_e4_uninstall_restores_bytes_and_mode(repo: Repo, mode: int) -> None:
     assert snapshot(repo) == before and take_out(repo) == []
 
 
+def test_e4_a_hook_of_ours_that_was_deleted_by_hand_gives_back_the_earlier_one(repo: Repo) -> None:
+    foreign(repo)
+    before = snapshot(repo)
+    put_in(repo)
+    hook_of(repo).unlink()
+    assert [removed.action for removed in take_out(repo)] == ["restored"]
+    assert snapshot(repo) == before
+
+
+def test_e4_a_folder_that_the_settings_no_longer_name_is_remembered(repo: Repo) -> None:
+    script(repo.path / ".a/hooks" / NAME, FOREIGN)
+    before = snapshot(repo)
+    for folder in (".a/hooks", ".b/hooks"):
+        repo.git("config", "core.hooksPath", folder)
+        put_in(repo)
+    repo.git("config", "--unset", "core.hooksPath")
+    assert "shadowed" in [finding.code for finding in doctor(opened(repo))]
+    put_in(repo)
+    assert sorted(removed.action for removed in take_out(repo)) == ["removed", "removed", "restored"]
+    after = snapshot(repo)
+    assert {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)} <= {
+        ".git/config"
+    }
+
+
 def test_e4_an_edited_hook_is_left_alone(repo: Repo) -> None:
     put_in(repo)
     hook_of(repo).write_text(hook_of(repo).read_text() + "echo mine\n")
@@ -218,6 +243,16 @@ def test_e7_husky_gets_a_line_in_its_own_file(repo: Repo, existing: str | None) 
     assert put_in(repo).action == "unchanged"
     take_out(repo)
     assert snapshot(repo) == before
+
+
+def test_e7_e15_a_file_behind_a_link_out_of_the_repository_is_refused(repo: Repo, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / NAME).write_text("npm test\n")
+    (repo.path / ".husky").symlink_to(tmp_path / "elsewhere")
+    before = snapshot(repo)
+    with pytest.raises(GitpeftError, match="link"):
+        put_in(repo, strategy="husky")
+    assert snapshot(repo) == before and (tmp_path / "elsewhere" / NAME).read_text() == "npm test\n"
 
 
 def test_e7_a_team_mate_without_gitpeft_runs_nothing(repo: Repo, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from tests.gitrepo import Repo
 from tests.hooking import copy_repo, script
 from tests.test_install import CONFIG, FOREIGN, LEFTHOOK_HOOK, NAME, PRE_COMMIT_HOOK, foreign, husky, snapshot
 
-SIGN = "made-hooks-directory"
-"""A note that an installation leaves for `uninstall`; no other program reads it."""
+NOTES = ("made-hooks-directory", "hook-folders")
+"""What an installation notes for `uninstall`; no other program reads it."""
 
 GITS = [folder for folder in os.environ.get("GITPEFT_TEST_GITS", "").split(":") if folder]
 
@@ -132,7 +132,7 @@ class Trial:
         old, new, now = *self.states, snapshot(self.repo)
         for name in now.keys() | old.keys() | new.keys():
             last = name.rpartition("/")[2]
-            if last and not last.startswith(".gitpeft-new.") and last not in ("config.lock", SIGN):
+            if last and not last.startswith(".gitpeft-new.") and last not in ("config.lock", *NOTES):
                 assert now.get(name) in (old.get(name), new.get(name)), (step, name, now.get(name))
         hook, kept = f".git/hooks/{NAME}", f".git/hooks/{NAME}.gitpeft-chained"
         if kept in new and now[hook] == new[hook]:
@@ -166,7 +166,8 @@ def changes(event: str, args: tuple[object, ...], inside: str) -> bool:
     if event == "open":
         return isinstance(args[2], int) and args[2] & 3 != 0 and inside in str(args[0])
     if event == "subprocess.Popen":
-        return "--file" in str(args[1]) and "--list" not in str(args[1])
+        words = {str(word) for word in args[1]} if isinstance(args[1], list | tuple) else set()
+        return "config" in words and not words & {"--list", "--get", "--get-regexp"}
     return event in EVENTS and (isinstance(args[0], int) or any(inside in str(arg) for arg in args[:2]))
 
 
