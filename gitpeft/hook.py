@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
     except NothingStagedError:
         pass
     except _Late:
-        _tell("no suggestion within the time allowed (gitpeft.timeoutMs)")
+        what = "no risk looked at" if list(argv[:1]) == ["risk"] else "no suggestion"
+        _tell(f"{what} within the time allowed (gitpeft.timeoutMs)")
     except GitpeftError as error:
         _tell(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
     except KeyboardInterrupt:

@@ -197,6 +197,13 @@ def test_bad_input_is_a_sentence(arguments: tuple[str, ...], said: str, core: Re
     assert done.code == 1 and said in done.said and done.out == ""
 
 
+def test_until_asks_a_model_of_that_time_and_not_the_active_one(core: Repo, gitpeft: Call) -> None:
+    active = gitpeft("risk", "HEAD", "--repo", core.path)
+    then = gitpeft("risk", "HEAD", "--until", "HEAD~3", "--repo", core.path)
+    assert "riskier than" in active.out and then.code == 0
+    assert re.search(r"not enough history \(\d+ known bugs, 40 needed\)", then.out)
+
+
 def test_a_bad_revision_does_not_stop_the_others(core: Repo, gitpeft: Call) -> None:
     done = gitpeft(
         "risk", "--stdin", "--format", "json", "--repo", core.path, stdin="HEAD\nnowhere\n\nHEAD~1\n"
