@@ -170,7 +170,7 @@ def _alike(champion: Bundle, plan: Plan) -> bool:
     """Whether the champion was tuned as the plan says, so that its weights are a place to start from."""
     from gitpeft.learn import bases, methods
 
-    method = replace(methods.of(plan.method), **plan.settings).as_dict()
+    method = methods.of(plan.method, plan.settings).as_dict()
     same = json.loads(json.dumps(method)) == champion.manifest.method
     return same and champion.manifest.base_digest == bases.find(plan.base).digest
 
