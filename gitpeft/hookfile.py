@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,20 @@ def put(path: Path, content: bytes, mode: int) -> None:
 
     The directory is tried first: one on a file system mounted `noexec` would give a hook that git ignores.
     """
-    spare = path.with_name(f"{_SPARE}{path.name}.{os.getpid()}")
+
+    def try_it(spare: Path) -> None:
+        if not os.access(spare, os.X_OK):
+            raise GitpeftError(f"no program can run in {path.parent}", "is it mounted with noexec?")
+
+    replace(path, content, mode, try_it)
+
+
+def replace(path: Path, content: bytes, mode: int, check: Callable[[Path], None] = lambda _: None) -> None:
+    """Replace a file, or make it, in one step, unless `check` refuses what was written.
+
+    GitpeftError, with the file as it was, when the directory does not allow it.
+    """
+    spare = spare_of(path)
     try:
         handle = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(handle, "wb") as file:
@@ -52,13 +66,22 @@ def put(path: Path, content: bytes, mode: int) -> None:
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        if not os.access(spare, os.X_OK):
-            raise GitpeftError(f"no program can run in {path.parent}", "is it mounted with noexec?")
+        check(spare)
         spare.replace(path)
     except OSError as error:
         raise unwritable(path.parent, error) from None
     finally:
         _drop(spare)
+
+
+def spare_of(path: Path) -> Path:
+    """The temporary name beside `path`, which `sweep` removes when this process was killed."""
+    return path.with_name(f"{_SPARE}{path.name}.{os.getpid()}")
+
+
+def lock_of(path: Path) -> Path:
+    """What git makes beside a file of settings while it writes them."""
+    return path.with_name(f"{path.name}.lock")
 
 
 def unwritable(folder: Path, error: OSError) -> GitpeftError:
@@ -101,7 +124,7 @@ def same(one: Path, other: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     """For file systems without hard links: a copy under a temporary name, then a rename."""
-    spare = target.with_name(f"{_SPARE}{target.name}.{os.getpid()}")
+    spare = spare_of(target)
     try:
         if source.is_symlink():
             spare.symlink_to(source.readlink())
@@ -130,11 +153,17 @@ def take_out(found: Found, name: str) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted installations left behind."""
-    if folder.is_dir():
-        for entry in list(folder.iterdir()):
-            if entry.name.startswith(_SPARE):
-                _drop(entry)
+    """Remove what interrupted installations left behind, a lock on the settings of git included.
+
+    Such a lock is a second name of a temporary file of ours, so that nobody else's is ever taken away.
+    """
+    if not folder.is_dir():
+        return
+    for spare in [entry for entry in folder.iterdir() if entry.name.startswith(_SPARE)]:
+        lock = lock_of(folder / spare.name.removeprefix(_SPARE).rpartition(".")[0])
+        if lock.exists() and spare.exists() and lock.samefile(spare):
+            _drop(lock)
+        _drop(spare)
 
 
 def mode_for(shared: str, umask: int) -> int:

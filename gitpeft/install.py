@@ -1,13 +1,14 @@
 """Put hooks in, take them out: hides the strategies, and what keeps an interrupted one harmless."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gitpeft import hookfile, native, places, stubs
+from gitpeft import gitconfig, hookfile, native, places, stubs
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 
@@ -48,7 +49,11 @@ def install(
     if strategy not in STRATEGIES:
         raise GitpeftError(f"unknown strategy {strategy!r}", f"one of {', '.join(STRATEGIES)}")
     with _lock(repo):
-        return [_install_one(repo, strategy, name, python) for name in hooks]
+        try:
+            return [_install_one(repo, strategy, name, python) for name in hooks]
+        except GitpeftError:
+            _drop_empty([repo.state_dir / "hooks", repo.state_dir])
+            raise
 
 
 def _install_one(repo: Repository, strategy: str, name: str, python: str) -> Installed:
@@ -91,7 +96,6 @@ def _as_stub(repo: Repository, name: str, python: str) -> Installed:
         found = hookfile.look(folder / f"{name}.legacy")
     text = stubs.render(name, python)
     _make_folder(repo, folder)
-    hookfile.sweep(folder)
     return _put_stub(repo, name, found, text)
 
 
@@ -111,12 +115,16 @@ def _put_stub(repo: Repository, name: str, found: hookfile.Found, text: bytes) -
         raise GitpeftError(f"{found.path} was edited since it was installed", "move it away, then try again")
     if found.content == text and os.access(found.path, os.X_OK):
         return Installed("stub", "unchanged", found.path)
+    if found.kind == "foreign" and places.tracked(repo, found.path):
+        raise GitpeftError(
+            f"{found.path} is under version control",
+            f"run `gitpeft install --strategy line`, and add this line to it:\n{native.HUSKY}",
+        )
+    try:
+        places.remember(repo, found.path.parent)
+    except OSError as error:
+        raise hookfile.unwritable(repo.state_dir, error) from None
     if found.kind == "foreign":
-        if places.tracked(repo, found.path):
-            raise GitpeftError(
-                f"{found.path} is under version control",
-                f"run `gitpeft install --strategy line`, and add this line to it:\n{native.HUSKY}",
-            )
         hookfile.keep(found, found.path.with_name(name + stubs.CHAINED))
     hookfile.put(found.path, text, mode)
     return Installed("stub", action, found.path)
@@ -130,19 +138,30 @@ def _mode(repo: Repository) -> int:
 
 def _make_folder(repo: Repository, folder: Path) -> None:
     """Make the hooks directory; a sign is left, so that `uninstall` can take it away again."""
-    if folder.is_dir():
-        return
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     try:
-        _sign(repo).parent.mkdir(parents=True, exist_ok=True)
-        _sign(repo).write_text(str(folder), errors="surrogateescape")
-        folder.mkdir(parents=True)
-        folder.chmod(_mode(repo))
+        if missing:
+            repo.state_dir.mkdir(parents=True, exist_ok=True)
+            made = dict.fromkeys([*_signed(repo), *missing])  # the innermost first
+            hookfile.replace(_sign(repo), os.fsencode("\0".join(map(str, made))), 0o644)
+        for path in reversed(missing):
+            path.mkdir()
+        if folder in _signed(repo):
+            folder.chmod(_mode(repo))
     except OSError as error:
         raise hookfile.unwritable(folder, error) from None
 
 
 def _sign(repo: Repository) -> Path:
     return repo.state_dir / "made-hooks-directory"
+
+
+def _signed(repo: Repository) -> list[Path]:
+    """The directories that an installation made here, the innermost first."""
+    try:
+        return [Path(name) for name in os.fsdecode(_sign(repo).read_bytes()).split("\0") if name]
+    except OSError:
+        return []
 
 
 # --- git's own configuration ------------------------------------------------------------------------------
@@ -155,7 +174,6 @@ def _own_stub(repo: Repository, name: str, python: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise hookfile.unwritable(path.parent, error) from None
-    hookfile.sweep(path.parent)
     text = stubs.render(name, python)
     if hookfile.look(path).content != text:
         hookfile.put(path, text, _mode(repo))
@@ -169,6 +187,11 @@ def _section(name: str) -> str:
 def configured(repo: Repository, name: str) -> bool:
     """Whether git's configuration names our hook for the event `name`."""
     return bool(repo.config_all(_section(name) + "."))
+
+
+def _own_settings(repo: Repository, name: str) -> bool:
+    """Whether the section is in the repository's own settings, where `uninstall` may change it."""
+    return bool(repo.ask("config", "--local", "--get-regexp", "^" + re.escape(_section(name) + ".")))
 
 
 def _in_config(repo: Repository, name: str, python: str) -> Installed:
@@ -186,18 +209,16 @@ def _in_config(repo: Repository, name: str, python: str) -> Installed:
     if repo.config(f"{section}.command") == command and repo.config(f"{section}.event") == name:
         return Installed("config", "unchanged", path)
     existed = configured(repo, name)
-    # An event without a command is fatal to every git command that meets it: the command goes first.
-    repo.run("config", "--local", f"{section}.command", command)
-    repo.run("config", "--local", f"{section}.event", name)
+    # An event without a command is fatal to every git command that meets it: both come at once.
+    gitconfig.change(repo, [f"{section}.command", command], [f"{section}.event", name])
     return Installed("config", "updated" if existed else "created", path)
 
 
 def _out_of_config(repo: Repository, name: str) -> bool:
     """Remove the whole section in one write."""
-    try:
-        repo.run("config", "--local", "--remove-section", _section(name))
-    except GitpeftError:
+    if not _own_settings(repo, name):
         return False
+    gitconfig.change(repo, ["--remove-section", _section(name)])
     return True
 
 
@@ -253,7 +274,7 @@ def uninstall(repo: Repository, *, hooks: Sequence[str] = stubs.NAMES) -> list[R
     """
     with _lock(repo):
         removed = [done for name in hooks for done in _uninstall_one(repo, name)]
-        _remove_folder(repo)
+        _remove_folders(repo)
         return removed
 
 
@@ -265,8 +286,9 @@ def _uninstall_one(repo: Repository, name: str) -> Iterator[Removed]:
             yield Removed(found.path, "left")
         else:
             yield Removed(found.path, hookfile.take_out(found, name))
-    for folder in {repo.common_dir / "hooks", places.place(repo).folder}:
-        _forget_half(folder, name)
+    for folder in places.folders(repo):
+        if _forget_half(folder, name):
+            yield Removed(folder / name, "restored")
     if repo.work_tree is not None and name == stubs.NAMES[0]:
         for line in native.LINES.values():
             if native.remove(repo.work_tree, line):
@@ -275,38 +297,71 @@ def _uninstall_one(repo: Repository, name: str) -> Iterator[Removed]:
         yield Removed(repo.state_dir / "hooks" / name, "removed")
 
 
-def _forget_half(folder: Path, name: str) -> None:
-    """An installation that was killed between its two steps leaves a second name of the foreign hook."""
-    hookfile.sweep(folder)
+def _forget_half(folder: Path, name: str) -> bool:
+    """Put the foreign hook in order where ours is not in front of it.
+
+    An installation that was killed between its two steps leaves a second name of it; and who deletes our hook
+    by hand leaves only that: then it comes back, and the answer is True.
+    """
     hook, kept = folder / name, folder / (name + stubs.CHAINED)
-    if os.path.lexists(hook) and os.path.lexists(kept) and hookfile.same(hook, kept):
+    if not os.path.lexists(kept):
+        return False
+    if not any(os.path.lexists(folder / (name + ending)) for ending in hookfile.MOVED):
+        kept.replace(hook)
+        return True
+    if os.path.lexists(hook) and hookfile.same(hook, kept):
         kept.unlink()
+    return False
 
 
-def _remove_folder(repo: Repository) -> None:
+def _remove_folders(repo: Repository) -> None:
+    """Take away the directories that an installation made, as far as nothing else lies in them."""
+    _drop_empty([*_signed(repo), repo.state_dir / "hooks"])
     try:
-        folder = Path(_sign(repo).read_text(errors="surrogateescape"))
-        _sign(repo).unlink()
-        folder.rmdir()
-    except OSError:
-        pass  # no sign, or other hooks lie there now
+        _sign(repo).unlink(missing_ok=True)
+        if not places.stubs_in(repo, stubs.NAMES):
+            (repo.state_dir / places.REMEMBERED).unlink(missing_ok=True)
+    except OSError as error:
+        raise hookfile.unwritable(repo.state_dir, error) from None
+    _drop_empty([repo.state_dir])  # a model and what was learnt stay
+
+
+def _drop_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            pass  # gone already, or something lies there
+
+
+def _sweep(repo: Repository) -> None:
+    """Clear away what a killed installation left half done."""
+    for folder in (*places.folders(repo), repo.state_dir / "hooks"):
+        hookfile.sweep(folder)
+    gitconfig.sweep(repo)
+    if repo.work_tree is not None:
+        for line in native.LINES.values():
+            native.sweep(repo.work_tree, line)
 
 
 @contextmanager
 def _lock(repo: Repository) -> Iterator[None]:
-    """One installation at a time; a file system without locks does without."""
+    """One installation at a time; a file system without locks does without.
+
+    The directory of the repository is locked itself, so that no file is left behind.
+    """
     import fcntl
 
     try:
-        repo.state_dir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(repo.state_dir / "install.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(repo.common_dir, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise hookfile.unwritable(repo.state_dir, error) from None
+        raise hookfile.unwritable(repo.common_dir, error) from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:
-        pass
-    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        _sweep(repo)
         yield
     finally:
         os.close(handle)

@@ -10,6 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from gitpeft import hookfile
 from gitpeft.errors import GitpeftError
 
 _CALL = (
@@ -66,8 +67,8 @@ def add(root: Path, line: Line) -> bool:
     GitpeftError, with the lines to add by hand, when appending would not be right for what the file holds.
     """
     path = root / line.file
-    if path.is_symlink():
-        raise GitpeftError(f"{line.file} is a symbolic link", _by_hand(line))
+    if path.is_symlink() or _outside(root, path.parent):
+        raise GitpeftError(f"{line.file} is a symbolic link, or lies behind one", _by_hand(line))
     before = path.read_bytes() if path.exists() else None
     if before is not None and _BLOCK.search(before):
         return False
@@ -78,6 +79,10 @@ def add(root: Path, line: Line) -> bool:
     block = f"{_START}{notes} >>>\n{line.text}{_END} <<<\n".encode()
     _replace(path, old + gap + block)
     return True
+
+
+def _outside(root: Path, folder: Path) -> bool:
+    return not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
 
 
 def _by_hand(line: Line) -> str:
@@ -99,7 +104,7 @@ def _check(line: Line, before: bytes | None) -> None:
 def remove(root: Path, line: Line) -> bool:
     """Take the line out; around it the file is byte for byte as before. False when it is not there."""
     path = root / line.file
-    if path.is_symlink() or not path.is_file():
+    if path.is_symlink() or not path.is_file() or _outside(root, path.parent):
         return False
     before = path.read_bytes()
     found = _BLOCK.search(before)
@@ -122,14 +127,12 @@ def present(root: Path, line: Line) -> bool:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    spare = path.with_name(f".{path.name}.gitpeft-{os.getpid()}")
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
-        spare.write_bytes(content)
-        spare.chmod(mode)
-        spare.replace(path)
-    except OSError as error:
-        raise GitpeftError(f"cannot write {path}: {error.strerror}", "nothing was changed") from None
-    finally:
-        if spare.exists():
-            spare.unlink()
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+    hookfile.replace(path, content, mode)
+
+
+def sweep(root: Path, line: Line) -> None:
+    """Remove what an interrupted `add` or `remove` left beside the file."""
+    folder = (root / line.file).parent
+    if not _outside(root, folder):
+        hookfile.sweep(folder)

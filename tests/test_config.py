@@ -1,5 +1,6 @@
 """Settings: typed, bounded, and from a committed file only what is harmless."""
 
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from gitpeft.config import Config, check, load
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from tests.gitrepo import Repo
+from tests.hooking import CHECKOUT
+
+
+def test_every_setting_is_explained() -> None:
+    """The table of hooks/README.md names each key, and marks those that a committed file may set."""
+    text = (CHECKOUT / "hooks/README.md").read_text()
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]*\| (shared )?\|", text, re.MULTILINE)
+    listed = {key.strip("`").lower(): mark for keys, mark in rows for key in keys.split(", ")}
+    assert listed == {name: "shared " if key.shared else "" for name, key in config.KEYS.items()}
 
 
 def loaded(repo: Repo) -> Config:
