@@ -144,7 +144,7 @@ def test_g1_a9_the_fast_path_is_a_few_milliseconds(hooked: Hooked) -> None:
         started = time.perf_counter()
         subprocess.run(["sh", "-c", ":"], stdin=subprocess.DEVNULL, capture_output=True, check=True)
         bare.append(time.perf_counter() - started)
-    assert statistics.median(fast) - statistics.median(bare) < 0.010
+    assert min(fast) - min(bare) < 0.010  # of the quickest: a busy machine only ever adds
 
 
 @pytest.mark.slow
