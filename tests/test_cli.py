@@ -70,7 +70,8 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """A repository with commits and a tiny random model; not to be changed."""
     repo = Repo.create(tmp_path_factory.mktemp("team") / "repo")
     generated.put(repo, generated.team(30))
-    tinymodel.bundle(Repository.open(repo.path).state_dir, tinymodel.pointer_t5())
+    known = {"to": repo.git("rev-parse", "HEAD")}
+    tinymodel.bundle(Repository.open(repo.path).state_dir, tinymodel.pointer_t5(), commits=known)
     return repo
 
 
@@ -275,7 +276,8 @@ def test_what_is_staged_is_described(team: Repo, tmp_path: Path, gitpeft: Call) 
 
 def _with_model(team: Repo, tmp_path: Path) -> Repo:
     repo = team.clone(tmp_path / "clone")
-    tinymodel.bundle(Repository.open(repo.path).state_dir, tinymodel.pointer_t5())
+    known = {"to": repo.git("rev-parse", "HEAD")}
+    tinymodel.bundle(Repository.open(repo.path).state_dir, tinymodel.pointer_t5(), commits=known)
     return repo
 
 

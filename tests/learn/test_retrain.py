@@ -43,6 +43,7 @@ def grown(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Repo:
     generated.put(repo, steps[:FIRST])
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
+        patch.setattr(pipeline, "_milder", lambda *_: {})  # whether tuning pays is not asked here
         pipeline.run(Repository.open(repo.path), plan(built), nobody)
     generated.put(repo, steps[FIRST:])
     return repo
@@ -60,6 +61,7 @@ def run(
     changes = how.pop("plan", {})
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
+        patch.setattr(pipeline, "_milder", lambda *_: {})  # whether tuning pays is not asked here
         return retrain.run(Repository.open(repo.path), plan(built, **changes), listen, **how)
 
 
