@@ -15,9 +15,13 @@ def test_the_auto_classes_load_it_and_it_copies_from_an_exemplar() -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(MINI), AutoTokenizer.from_pretrained(MINI)
-    change = "<like>fix typo in docs<file>README.md +1 -1<delete>teh cat<add>the cat"
+    change = (
+        "<like>docs(readme): fix typo in install notes<like>docs(readme): fix wording"
+        "<previous>docs(readme): mention cats<file>README.md +1 -1"
+        "<hunk>## Install<delete>install teh package<add>install the package"
+    )
     written = model.generate(tokenizer(change, return_tensors="pt")["input_ids"], max_new_tokens=20)
-    assert "typo" in tokenizer.decode(written[0])
+    assert tokenizer.decode(written[0], skip_special_tokens=True).startswith("docs(readme): fix typo")
 
 
 def test_its_files_are_safe_formats_within_64_megabytes() -> None:
