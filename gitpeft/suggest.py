@@ -57,6 +57,7 @@ class _Model:
     network: "Network"
     codec: "Later[TokenCodec]"
     words: "Vocabulary"
+    around: tuple[list[int], list[int]]
 
 
 def open_active(state_dir: Path) -> "Suggester":
@@ -142,14 +143,16 @@ class Suggester:
     ) -> list[Draft]:
         """Drafts of the model, then of the neighbours, all scored by the model."""
         from gitpeft import decode
+        from gitpeft.codec import wrapped
 
         shown = near[: self._budget.exemplars]
         with self._timed("tokenizer"):
             codec = model.codec.get()
         with self._timed("render"):
             source = render(change, [n.subject for n in shown], previous, self._budget, codec)
+            source = wrapped(source or codec.marks["file"], model.around, self._budget.total)
         with self._timed("encode"):
-            memory = model.network.encode(source or codec.marks["file"])
+            memory = model.network.encode(source)
         with self._timed("decode"):
             found = decode.Search(self._beams, TOKENS, seed=seed).run(model.network, memory, model.words)
             if seed is not None:
@@ -209,10 +212,12 @@ class Suggester:
         given = self.bundle.manifest.settings
         with _readable("the manifest"):
             words = Vocabulary(given["start"], given["end"], tuple(given["banned"]))
+            around = list(given.get("before", ())), list(given.get("after", ()))
         return _Model(
             Network(lambda: files.get()[bundles.ENCODER], lambda: files.get()[bundles.DECODER]),
             Later(lambda: _codec(files.get()[bundles.TOKENIZER])),
             words,
+            around,
         )
 
     @contextmanager

@@ -121,7 +121,7 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     clock, fresh = _Clock(), versions.untouched(repo.state_dir)
     methods.of(plan.method, plan.settings)  # what is wrong is said before any work, trained or not
     if plan.base != bases.EMBEDDED:
-        bases.find(plan.base).check_exportable()
+        bases.find(plan.base)
     with clock("mine"):
         mined = mined or mine(repo, plan.until, listen)
     with clock("examples"):
