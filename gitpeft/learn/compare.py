@@ -1,6 +1,7 @@
 """Methods side by side on one history, within a time budget: hides the plan, resuming, and what is measured.
 
-    short runs of all candidates → the better half, and the best of each method → long runs → quality and cost
+    short runs of all candidates → the better half, and the best of each method → long runs
+    → the best of each method on parts of the history → quality and cost, and what they say
 
 That is successive halving (see `halving`). In a rung all runs
 have the same data, steps, batches and schedule. Quality is measured on the validation part: a comparison
@@ -16,34 +17,38 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import advice, backtest, dataset, methods, page, pipeline, tuning
-from gitpeft.learn.dataset import Dataset, Example
+from gitpeft.learn import advice, cuts, dataset, findings, layers, methods, page, pipeline, tuning
+from gitpeft.learn.cuts import Cut
+from gitpeft.learn.dataset import Dataset
+from gitpeft.learn.grounds import Ground, Messages
 from gitpeft.learn.halving import (
     Candidate,
+    Load,
     Pace,
     Wish,
     candidates,
     long_steps,
     minutes_for,
+    probed_commits,
     promoted,
+    seconds_of,
     short_plan,
 )
-from gitpeft.learn.methods import Method
 from gitpeft.learn.tuning import Job, Listener, write_json
 
 if TYPE_CHECKING:
     from gitpeft.learn.bases import Base
     from gitpeft.learn.pipeline import Mined
 
-MOST_ASKED = 120
-"""Validation commits that every finalist is asked about."""
+PACED_ON = 9
+"""Commits that tell what a probe costs."""
 
 
 @dataclass(slots=True)
@@ -75,14 +80,15 @@ class Comparison:
         self.repo, self.wish, self.mined, self.watch = repo, wish, mined, watch
         self.found = candidates(wish)
         self.bases: dict[str, Base] = {name: bases.find(name) for name in wish.bases}
-        for base in self.bases.values():
-            base.check_exportable()
         self.data: Dataset = dataset.make(mined.records, Budget().exemplars)
         if len(self.data.examples) < dataset.ENOUGH:
             raise GitpeftError(
                 f"only {len(self.data.examples)} usable commits, a comparison needs {dataset.ENOUGH}",
                 "`gitpeft init` serves this history without training",
             )
+        self.parts = cuts.Parts(self.data.train, self.data.valid, lambda one: cuts.language_of(one.change))
+        self.cuts = cuts.planned(self.parts, wish.low, wish.transfer)
+        self.whole: Ground = Messages(self.data, mined, self.data.valid)
         self.rows: list[Row] = []
         self.started = time.monotonic()
 
@@ -100,24 +106,31 @@ class Comparison:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    @cached_property
-    def examples(self) -> list[Example]:
-        """The validation commits that are asked about."""
-        return backtest.sample(self.data.valid, MOST_ASKED, seed=1)
+    def ground(self, cut: Cut) -> Ground:
+        """A part of the history to try methods on."""
+        train, valid, asked = self.parts.of(cut)
+        neighbours = Budget().exemplars
+        return Messages(dataset.of_parts(train, valid, neighbours), self.mined, self._met(train, asked))
+
+    @staticmethod
+    def _met(train: Sequence[Any], asked: Sequence[Any]) -> list[Any]:
+        """The asked commits with exemplars of what teaches."""
+        return list(dataset.of_parts(train, asked, Budget().exemplars).valid)
 
     def run(self) -> dict[str, Any]:
-        """Everything that is not there yet; the report is also written as JSON and as a page."""
+        """Everything that is not there yet, and what it says."""
         self.baselines()  # first: what they cost is known then
         plan = self._kept("plan", self._plan_short)
         short = [self._short(Candidate(**one), plan["steps"]) for one in self._announce(plan)]
         final = self._kept("final", lambda: self._plan_long(plan, short))
+        self._probe_untuned(plan)
         long = self._long(final, plan)
-        report = self._report(plan, final, short, long)
+        beyond = self._beyond(final, plan, long)
+        report = self._report(plan, final, short, long, beyond)
         self._note_time()
-        write_json(self.folder / "report.json", report)
-        (self.folder / "report.html").write_text(page.html(report), encoding="utf-8")
-        write_json(self.repo.state_dir / "compare" / "advice.json", report["advice"])
         return report
+
+    # --- time -----------------------------------------------------------------------------------------------
 
     def remaining(self) -> float:
         """Seconds of the budget that are left, counting what earlier, interrupted parts took."""
@@ -133,6 +146,8 @@ class Comparison:
         write_json(self.folder / "spent.json", {"seconds": self.spent()})
         self.started = time.monotonic()
 
+    # --- the plan -------------------------------------------------------------------------------------------
+
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = self.folder / f"{name}.json"
         if not path.exists():
@@ -145,20 +160,38 @@ class Comparison:
         one, folder = self.found[0], self.folder / "trial"
         shutil.rmtree(folder, ignore_errors=True)
         before = time.monotonic()
-        result = self._finish(one, 3, folder, Row("trial", one.label, 0), self.wish.minutes)
+        result = self._finish(one, 3, folder, Row("trial", one.label, 0), self.wish.minutes, self.whole)
         taken, steps = time.monotonic() - before, result["cost"]["seconds_to_best"]
         shutil.rmtree(folder, ignore_errors=True)
         around = result["around_seconds"]
         # full tuning, the dearest, costs about a third more a step than the first candidate
-        pace = Pace(1.3 * steps / 3, around - steps, taken - around)
-        return short_plan(self.found, self.remaining(), pace, self.wish.seeds)
+        pace = Pace(1.3 * steps / 3, around - steps, taken - around, self._probe_pace())
+        runs = len({one.kind for one in self.found})
+        loads = [Load(cut.label, runs, tuning.most_steps(cut.examples)) for cut in self.cuts]
+        probed = probed_commits(self.remaining(), pace, runs + len(self.bases), layers.LEAST, layers.MOST)
+        seconds = self.remaining() - probed * pace.probe * (runs + len(self.bases))
+        plan = short_plan(self.found, seconds, pace, self.wish.seeds, loads)
+        if not probed:
+            plan["left_out"].append("what each layer knows")
+        return plan | {"probed": probed}
+
+    def _probe_pace(self) -> float:
+        base = next(iter(self.bases.values()))
+        asked = layers.questions(self.data.train, self.data.valid, base, PACED_ON)
+        return layers.seconds_per_commit(base.load(), asked, PACED_ON)
 
     def _plan_long(self, plan: dict[str, Any], short: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        pace = Pace(**plan["pace"])
+        pace, loads = Pace(**plan["pace"]), [Load(**one) for one in plan["loads"]]
         finals = promoted(short, plan["least"])
-        costs = [one["step_seconds"] for one in finals] or [pace.step] * len(plan["candidates"])
-        steps = long_steps(costs, self.remaining(), plan["seeds"], plan["steps"], pace)
-        return {"candidates": [one["candidate"] for one in finals] or plan["candidates"], "steps": steps}
+        chosen = [one["candidate"] for one in finals] or plan["candidates"]
+        costs = [one["step_seconds"] for one in finals] or [pace.step] * len(chosen)
+        seconds = self.remaining() - self._probing(plan)
+        steps = long_steps(costs, seconds, plan["seeds"], plan["steps"], pace, loads)
+        return {"candidates": chosen, "steps": steps}
+
+    def _probing(self, plan: dict[str, Any]) -> float:
+        """Seconds that probes take."""
+        return float(plan["probed"] * plan["pace"]["probe"] * (plan["least"] + len(self.bases)))
 
     def _announce(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Whom the short runs are for: nobody, where all go on anyway."""
@@ -167,29 +200,62 @@ class Comparison:
         self.watch(self.rows, "planned")
         return chosen
 
-    def _job(self, one: Candidate, steps: int, minutes: float) -> Job:
-        method = methods.of(*methods.parse(one.method))
-        checks = min(4, max(1, steps // 10))
-        return Job(self.bases[one.base], method, one.seed, minutes, steps, checks=checks)
+    # --- runs -----------------------------------------------------------------------------------------------
 
     def _short(self, one: Candidate, steps: int) -> dict[str, Any]:
-        return self._result(one, steps, "short", self._train, self.wish.minutes)
+        return self._result(one, steps, "short", partial(self._train, ground=self.whole), self.wish.minutes)
 
     def _long(self, final: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Seed by seed, so that a budget that ends early leaves all methods with as many runs."""
         first, pace = final["candidates"], Pace(**plan["pace"])
+        after = seconds_of([Load(**one) for one in plan["loads"]], final["steps"], pace)
         runs = [replace(Candidate(**one), seed=seed) for seed in range(plan["seeds"]) for one in first]
         self.rows += [Row("long", run.label, run.seed) for run in runs]
         found: list[dict[str, Any]] = []
         for number, run in enumerate(runs):
             slowest = max((one["seconds"] for one in found), default=0.0)
-            fits = self.remaining() > slowest * 1.1 or number < len(first)
+            fits = self.remaining() - after > slowest * 1.1 or number < len(first)
             if fits or self._path(run, "long").exists():
-                minutes = minutes_for(self.remaining(), len(first) - number % len(first), pace)
-                found.append(self._result(run, final["steps"], "long", self._finish, minutes))
+                minutes = minutes_for(self.remaining() - after, len(first) - number % len(first), pace)
+                probed = plan["probed"] if run.seed == 0 and self._leads(run, final) else 0
+                work = partial(self._finish, ground=self.whole, probed=probed)
+                found.append(self._result(run, final["steps"], "long", work, minutes))
             else:
                 self._row("long", run).state = "left out"
         return found
+
+    @staticmethod
+    def _leads(run: Candidate, final: dict[str, Any]) -> bool:
+        """Whether this is the best setting of its method: finalists are in the order of the short runs."""
+        alike = [one for one in final["candidates"] if Candidate(**one).kind == run.kind]
+        return Candidate(**alike[0]).method == run.method
+
+    def _beyond(
+        self, final: dict[str, Any], plan: dict[str, Any], long: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The best setting of each method on every part of the history that time allows."""
+        leaders = [run for run in map(_candidate, final["candidates"]) if self._leads(run, final)]
+        labels, pace = {one["label"] for one in plan["loads"]}, Pace(**plan["pace"])
+        todo = [(cut, run) for cut in self.cuts if cut.label in labels for run in leaders]
+        self.rows += [Row(cut.label, run.label, 0) for cut, run in todo]
+        found: list[dict[str, Any]] = []
+        grounds = {cut: self.ground(cut) for cut in dict.fromkeys(cut for cut, _ in todo)}
+        slowest = 0.0
+        for number, (cut, run) in enumerate(todo):
+            if self.remaining() < slowest and not self._path(run, cut.label).exists():
+                self._row(cut.label, run).state = "left out"
+                continue
+            steps = min(final["steps"], tuning.most_steps(cut.examples))
+            minutes = minutes_for(self.remaining(), len(todo) - number, pace)
+            work = partial(self._finish, ground=grounds[cut])
+            found.append(self._result(run, steps, cut.label, work, minutes) | {"cut": cut})
+            slowest = max(slowest, 1.1 * found[-1]["seconds"])
+        told = {cut: self._asked_untuned(cut, grounds[cut]) for cut in {one["cut"] for one in found}}
+        return [one | {"baselines": told[one["cut"]], "ground": grounds[one["cut"]]} for one in found]
+
+    def _asked_untuned(self, cut: Cut, ground: Ground) -> dict[str, Any]:
+        name = hashlib.sha256(cut.label.encode()).hexdigest()[:12]
+        return self._kept(f"baselines-{name}", lambda: ground.baselines(self.bases))
 
     def _path(self, one: Candidate, rung: str) -> Path:
         key = hashlib.sha256(json.dumps([rung, asdict(one)], sort_keys=True).encode()).hexdigest()[:12]
@@ -224,13 +290,20 @@ class Comparison:
         self.watch(self.rows, f"{rung} run: {row.label}")
         return dict(row.result)
 
-    def _train(self, one: Candidate, steps: int, folder: Path, row: Row, minutes: float) -> dict[str, Any]:
+    def _job(self, one: Candidate, steps: int, minutes: float) -> Job:
+        method = methods.of(*methods.parse(one.method))
+        checks = min(4, max(1, steps // 10))
+        return Job(self.bases[one.base], method, one.seed, minutes, steps, checks=checks)
+
+    def _train(
+        self, one: Candidate, steps: int, folder: Path, row: Row, minutes: float, ground: Ground
+    ) -> dict[str, Any]:
         def listen(step: str, done: float, detail: str) -> None:
             row.done, row.detail = done, detail
             self.watch(self.rows, f"{row.rung} run: {row.label}")
 
         before = time.monotonic()
-        method, cost = tuning.train(self._job(one, steps, minutes), self.data, folder, listen)
+        method, cost = ground.train(self._job(one, steps, minutes), folder, listen)
         losses = [loss for _, loss in cost["valid_curve"]]
         return {
             "method": method.as_dict(),
@@ -241,52 +314,55 @@ class Comparison:
             "cost": {name: value for name, value in cost.items() if "curve" not in name},
         }
 
-    def _finish(self, one: Candidate, steps: int, folder: Path, row: Row, minutes: float) -> dict[str, Any]:
-        """A long run: trained, exported through the gate, and asked."""
-        result = self._train(one, steps, folder, row, minutes)
+    def _finish(
+        self,
+        one: Candidate,
+        steps: int,
+        folder: Path,
+        row: Row,
+        minutes: float,
+        ground: Ground,
+        probed: int = 0,
+    ) -> dict[str, Any]:
+        """A long run: trained, exported through the gate, asked; its layers probed on `probed` commits."""
+        result = self._train(one, steps, folder, row, minutes, ground)
         row.detail = "exporting and asking"
         self.watch(self.rows, f"{row.rung} run: {row.label}")
-        base = self.bases[one.base]
-        kept = dict(result["method"])
-        method: Method = methods.of(kept.pop("name"), kept)
-        exported = tuning.export(base, method, self.data, folder)
-        offers, spent = self._ask(base, exported["settings"], folder)
-        result["cost"]["exported_bytes"] = sum(exported["sizes"].values())
-        result["cost"]["answer_ms"] = 1000 * spent / max(1, len(offers))
-        return result | {"parity": exported["parity"], "offers": offers}
+        job, kept = self._job(one, steps, minutes), dict(result["method"])
+        method = methods.of(kept.pop("name"), kept)
+        finished = ground.finish(job, method, folder)
+        result["cost"] |= finished.pop("cost")
+        if probed:
+            row.detail = "probing its layers"
+            self.watch(self.rows, f"{row.rung} run: {row.label}")
+            asked = layers.questions(self.data.train, self.data.valid, job.base, probed)
+            result["probes"] = layers.probe(ground.tuned(job, method, folder), asked)
+        return result | finished
 
-    def _ask(self, base: "Base", settings: dict[str, Any], files: Path) -> tuple[list[str], float]:
-        """What would be offered first for every example, and the seconds that took."""
-        manifest = pipeline.manifest_of(self.data, self.mined)
-        manifest = replace(manifest, **pipeline.of_base(base), settings=settings)
-        with backtest.trial(manifest, files, self.index, self.habits) as suggester:
-            before = time.monotonic()
-            asked = backtest.ask(suggester, self.examples)
-            spent = time.monotonic() - before
-        return [one.offered(backtest.CONSENSUS) for one in asked], spent
+    # --- what costs no training, and the end ----------------------------------------------------------------
 
-    @cached_property
-    def index(self) -> Any:
-        """Earlier commits only: those of the training part."""
-        return self.data.index_before(self.data.first_valid)
+    def baselines(self) -> dict[str, Any]:
+        """What the baselines say."""
 
-    @cached_property
-    def habits(self) -> dict[str, Any]:
-        """The team's style."""
-        return pipeline.learn_style(self.mined.records, self.data)
-
-    def baselines(self) -> dict[str, list[str]]:
-        """What costs no training: the nearest neighbour, and each base as it is, with exemplars."""
-        path = self.folder / "baselines.json"
-        if not path.exists():
+        def ask() -> dict[str, Any]:
             self.watch(self.rows, "asking the baselines")
-            found = {"nearest neighbour": backtest.neighbours(self.index, self.examples)}
-            for name, base in self.bases.items():
-                if ready := base.ready():
-                    settings = json.loads((ready / "settings.json").read_text(encoding="utf-8"))
-                    found[f"{name}{advice.UNTUNED}"] = self._ask(base, settings, ready)[0]
-            write_json(path, found)
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(self.whole.baselines(self.bases))
+
+        return self._kept("baselines", ask)
+
+    def _probe_untuned(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """By base, what its layers know as it is."""
+
+        def probe() -> dict[str, Any]:
+            self.watch(self.rows, "probing the untuned base")
+            return {
+                name: layers.probe(
+                    base.load(), layers.questions(self.data.train, self.data.valid, base, plan["probed"])
+                )
+                for name, base in self.bases.items()
+            }
+
+        return self._kept("probes", probe) if plan["probed"] else {}
 
     def _report(
         self,
@@ -294,13 +370,15 @@ class Comparison:
         final: dict[str, Any],
         short: Sequence[dict[str, Any]],
         long: Sequence[dict[str, Any]],
+        beyond: Sequence[dict[str, Any]],
     ) -> dict[str, Any]:
-        late = [f"{row.label}, seed {row.seed}" for row in self.rows if row.state == "left out"]
+        late = [f"{row.rung}: {row.label}, seed {row.seed}" for row in self.rows if row.state == "left out"]
         facts = {
             "task": self.wish.task,
             "repository": Path(self.repo.work_tree or self.repo.common_dir).name,
             "tip": self.mined.tip,
             "commits": len(self.data.examples),
+            "taught": len(self.data.train),
             "budget_minutes": self.wish.minutes,
             "device": long[0]["cost"]["device"],
             "steps": {"short": plan["steps"], "long": final["steps"]},
@@ -311,10 +389,16 @@ class Comparison:
                 | {"promoted": one["candidate"] in final["candidates"]}
                 for one in sorted(short, key=lambda one: one["valid_loss"])
             ],
+            "probes": findings.probes(self._probe_untuned(plan), long),
         }
-        baselines = self.baselines()
-        asked = [(one.sha[:10], one.message) for one in self.examples]
-        return advice.report(facts, long, baselines, asked) | {"seconds": self.spent()}
+        facts |= findings.beyond(beyond, long, self.baselines(), self.whole, len(self.data.train))
+        asked = self.whole.shown()
+        found = advice.report(facts, long, self.baselines(), asked, self.whole.yardstick)
+        return found | {"seconds": self.spent()}
+
+
+def _candidate(kept: dict[str, Any]) -> Candidate:
+    return Candidate(**kept)
 
 
 def _nobody(_step: str, _done: float, _detail: str) -> None:
@@ -323,22 +407,37 @@ def _nobody(_step: str, _done: float, _detail: str) -> None:
 
 # --- from outside -------------------------------------------------------------------------------------------
 
+TASKS = (tuning.MESSAGES,)
+"""What methods can be compared on."""
+
 
 def compare(repo: Repository, wish: Wish, watch: Watcher, listen: Listener = _nobody) -> dict[str, Any]:
-    """Compare methods on this history; the report, and where its page is."""
+    """Compare methods on this history; the report, and where its page is.
+
+    The report is also written as JSON and as a page, and the advice where `advised` finds it.
+    """
     started = time.monotonic()
     candidates(wish)  # wrong names are said before any work
     work = Comparison(repo, wish, pipeline.mine(repo, wish.until, listen), watch)
     work.started = started
-    return work.run() | {"page": str(work.folder / "report.html")}
+    tasks = [work.run()]
+    report = {
+        name: tasks[0][name] for name in ("repository", "tip", "commits", "device")
+    } | {"budget_minutes": wish.minutes, "seconds": work.spent(), "tasks": tasks}  # fmt: skip
+    place = work.folder / "report.html"
+    write_json(work.folder / "report.json", report)
+    place.write_text(page.html(report), encoding="utf-8")
+    write_json(repo.state_dir / "compare" / "advice.json", {task["task"]: task["advice"] for task in tasks})
+    return report | {"page": str(place)}
 
 
-def advised(repo: Repository) -> dict[str, Any]:
-    """The newest advice for this repository; GitpeftError when nothing was compared yet."""
+def advised(repo: Repository, task: str = tuning.MESSAGES) -> dict[str, Any]:
+    """The newest advice for a task in this repository; GitpeftError when nothing was compared yet."""
     path = repo.state_dir / "compare" / "advice.json"
-    if not path.exists():
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if task not in found:
         raise GitpeftError(
             "nothing was compared here yet, so there is no advice to take",
             "run `gitpeft compare` first, or name a method",
         )
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(found[task])
