@@ -258,6 +258,9 @@ def compare(
         float, typer.Option("--budget", metavar="MINUTES", min=1.0, help="Most time for everything.")
     ] = 30.0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Long runs of each method.")] = 1,
+    task: Annotated[
+        str, typer.Option("--task", metavar="message|risk|both", help="What is compared on.")
+    ] = "message",
     low: Annotated[
         str,
         typer.Option("--low-resource", metavar="N,N,…", help="Try also with the newest N commits alone."),
@@ -289,7 +292,7 @@ def compare(
 
         wish = Wish(
             tuple(methods or ()), tuple(ranks or ()), tuple(placements or ()), tuple(bases or ("mini",)),
-            budget, seeds, until, low=tuple(cuts.sizes(low)), transfer=tuple(cuts.pairs(transfer)),
+            budget, seeds, until, task, low=tuple(cuts.sizes(low)), transfer=tuple(cuts.pairs(transfer)),
         )  # fmt: skip
         report = comparison.compare(repository, wish, watch)
     if out is not None:

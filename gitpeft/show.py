@@ -14,8 +14,8 @@ from gitpeft.risk import LINES_ADDED, Model
 
 if TYPE_CHECKING:
     from gitpeft.doctor import Finding, Status
-    from gitpeft.learn.compare import Row, Watcher
     from gitpeft.learn.pipeline import Outcome
+    from gitpeft.learn.runs import Row, Watcher
     from gitpeft.learn.tuning import Listener
     from gitpeft.versions import Version
 
@@ -218,6 +218,8 @@ def comparison(report: dict[str, Any]) -> None:
             out.print(escape("Left out for want of time: " + "; ".join(task["left_out"])))
         for sentence in task["advice"]["words"]:
             out.print(escape(sentence))
+    for why in report["left_out"]:
+        out.print(escape(f"Left out: {why}"))
     out.print(escape(f"The page: {report['page']}"), soft_wrap=True)
 
 

@@ -77,11 +77,13 @@ def _summary(runs: Sequence[dict[str, Any]], yardstick: Yardstick) -> dict[str, 
 def _against_best(
     rows: Sequence[dict[str, Any]], answers: Mapping[str, Sequence[Answers]], yardstick: Yardstick
 ) -> None:
-    """Each row's difference to the best one, paired by commit, and whether it is beyond chance."""
-    best = answers[rows[0]["label"]]
+    """Each row's difference to the best one and to full tuning, paired by commit, and whether it is clear."""
+    full = next((row["label"] for row in rows if row["name"] == "full"), "")
     for row in rows:
-        gap = yardstick.difference(answers[row["label"]], best)
-        row["against_best"] = gap._asdict() | {"clear": gap.excludes_zero}
+        for name, other in (("against_best", rows[0]["label"]), ("against_full", full)):
+            if other:
+                gap = yardstick.difference(answers[row["label"]], answers[other])
+                row[name] = gap._asdict() | {"clear": gap.excludes_zero}
 
 
 def axis(row: dict[str, Any], name: str) -> float:
@@ -136,7 +138,7 @@ def advise(
     full = next((row for row in rows if row["name"] == "full"), None)
     if full is not None and full is not chosen:
         words.append(_saved(chosen, full, answers, yardstick))
-    words += [_worth(chosen, one["label"], answers, yardstick) for one in report["baselines"]]
+    words += [_worth(chosen, one["label"], answers, yardstick, report["task"]) for one in report["baselines"]]
     words += [*findings.words(report), _would_change(report, rivals)]
     return {
         "task": report["task"], "method": chosen["spelt"], "base": chosen["base"],
@@ -202,13 +204,19 @@ def _change(name: str, value: float, full: float) -> str:
 
 
 def _worth(
-    row: dict[str, Any], name: str, answers: Mapping[str, Sequence[Answers]], yardstick: Yardstick
+    row: dict[str, Any],
+    name: str,
+    answers: Mapping[str, Sequence[Answers]],
+    yardstick: Yardstick,
+    task: str,
 ) -> str:
     gain = yardstick.difference(answers[row["label"]], answers[name])
     said = "clear of noise" if gain.excludes_zero else "inside the noise"
     text = f"Over {name}: {yardstick.name} {spell(gain._asdict(), yardstick.digits, '+')}, {said}."
     if name.endswith(UNTUNED) and gain.low <= 0:
         text += " So tuning is not shown to pay yet: give it a longer budget before you adopt any method."
+    if task == "risk" and gain.low <= 0:
+        text += " So reading the code is not shown to pay here yet."
     return text
 
 

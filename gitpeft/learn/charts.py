@@ -50,22 +50,26 @@ svg text{fill:var(--ink);font:12px system-ui,sans-serif}
 svg .tick{fill:var(--soft);font-size:11px}
 svg .mark,.mark{fill:#fff;color:#fff;font:700 10px system-ui,sans-serif}
 .mark{display:inline-block;width:1.6em;height:1.6em;line-height:1.6em;border-radius:50%;text-align:center;
-margin-right:.5em;vertical-align:.1em;print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.key{display:inline-block;margin:0 1.1em .2em 0;overflow-wrap:anywhere}
+margin-right:.5em;flex:none;print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.name{display:inline-flex;align-items:flex-start}
+.key{display:inline-block;margin:0 1.1em .2em 0}
 .wide{overflow-x:auto;margin:.4rem 0;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;min-width:100%}
 th,td{text-align:right;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft);vertical-align:bottom;line-height:1.25}
 td{white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:0}
-td:first-child{font-weight:600;white-space:normal;overflow-wrap:anywhere;min-width:8.5rem}
+td:first-child{font-weight:600;white-space:normal;min-width:10rem}
 .text th,.text td{text-align:left}.text td:not(:first-child){white-space:normal;min-width:9rem}
 .sample{border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem;margin:.6rem 0}
 .sample dl{display:grid;grid-template-columns:minmax(8rem,14rem) 1fr;gap:.15rem .8rem;margin:.4rem 0 0;
 font-size:.92rem}
 .sample dt{color:var(--soft);overflow-wrap:anywhere}.sample dd{margin:0;overflow-wrap:anywhere}
 @media(max-width:40rem){body{padding:.9rem .9rem 2rem}.advice{padding:.8rem .9rem}
-.sample dl{grid-template-columns:1fr}.sample dd{margin:0 0 .4rem}}
+.sample dl{grid-template-columns:1fr}.sample dd{margin:0 0 .4rem}
+.text thead{display:none}.text td{display:block;border:0;padding:.1rem 0}.text tr{display:block;
+border-bottom:1px solid var(--line);padding:.5rem 0}
+.text td:not(:first-child)::before{content:attr(data-head) ": ";color:var(--soft)}}
 @page{margin:14mm}
 @media print{body{max-width:none;padding:0;font-size:10.5pt}.wide{overflow:visible}table{font-size:7.5pt}
 td,th{padding:.25rem .35rem}.plots{grid-template-columns:repeat(2,1fr)}
@@ -99,11 +103,17 @@ def document(title: str, body: str) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
     """A table; with the kind "text" its cells are sentences and not numbers."""
     top = "".join(f"<th scope='col'>{text(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    body = "".join(f"<tr>{_cells(head, row)}</tr>\n" for row in rows)
     return Markup(
         f"<div class='wide'><table class='{kind}'><thead><tr>{top}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n"
     )
+
+
+def _cells(head: Sequence[str], row: Sequence[str]) -> str:
+    """Each cell knows its column: on a phone a sentence stands below the other, with that in front."""
+    pairs = zip(head, row, strict=True)
+    return "".join(f"<td data-head='{escape(name, quote=True)}'>{text(cell)}</td>" for name, cell in pairs)
 
 
 def colour(number: int) -> str:
@@ -117,8 +127,9 @@ def badge(number: int) -> Markup:
 
 
 def named(number: int, name: str) -> Markup:
-    """A system's mark and name."""
-    return Markup(badge(number) + text(name))
+    """A system's mark and name, which may break between its settings only."""
+    broken = text(name).replace(":", ":<wbr>").replace(",", ",<wbr>")
+    return Markup(f"<span class='name'>{badge(number)}<span>{broken}</span></span>")
 
 
 def legend(names: Sequence[str]) -> Markup:

@@ -16,8 +16,8 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from gitpeft.git import Repository
 from gitpeft.learn import advice, cuts, dataset, findings, layers, methods, page, pipeline, tuning
 from gitpeft.learn.cuts import Cut
 from gitpeft.learn.dataset import Dataset
-from gitpeft.learn.grounds import Ground, Messages
+from gitpeft.learn.grounds import Field, MessageField
 from gitpeft.learn.halving import (
     Candidate,
     Load,
@@ -41,7 +41,8 @@ from gitpeft.learn.halving import (
     seconds_of,
     short_plan,
 )
-from gitpeft.learn.tuning import Job, Listener, write_json
+from gitpeft.learn.runs import Order, Row, Runs, Watcher
+from gitpeft.learn.tuning import Listener, write_json
 
 if TYPE_CHECKING:
     from gitpeft.learn.bases import Base
@@ -51,46 +52,36 @@ PACED_ON = 9
 """Commits that tell what a probe costs."""
 
 
-@dataclass(slots=True)
-class Row:
-    """Where a run stands, for whoever watches: waiting, running, done, kept (from before) or left out."""
-
-    rung: str
-    label: str
-    seed: int
-    state: str = "waiting"
-    done: float = 0.0
-    detail: str = ""
-    result: dict[str, Any] = field(default_factory=dict)
-
-
-Watcher = Callable[[Sequence[Row], str], None]
-"""Hears the rows of a comparison and what is happening now, whenever that changes."""
-
-
 # --- the work -----------------------------------------------------------------------------------------------
 
 
 class Comparison:
     """A comparison in its folder. `run` does what is left of it and returns the report."""
 
-    def __init__(self, repo: Repository, wish: Wish, mined: "Mined", watch: Watcher) -> None:
+    def __init__(
+        self, repo: Repository, wish: Wish, mined: "Mined", watch: Watcher, listen: Listener
+    ) -> None:
         from gitpeft.learn import bases
 
         self.repo, self.wish, self.mined, self.watch = repo, wish, mined, watch
+        self.started = time.monotonic()
         self.found = candidates(wish)
         self.bases: dict[str, Base] = {name: bases.find(name) for name in wish.bases}
         self.data: Dataset = dataset.make(mined.records, Budget().exemplars)
-        if len(self.data.examples) < dataset.ENOUGH:
-            raise GitpeftError(
-                f"only {len(self.data.examples)} usable commits, a comparison needs {dataset.ENOUGH}",
-                "`gitpeft init` serves this history without training",
-            )
-        self.parts = cuts.Parts(self.data.train, self.data.valid, lambda one: cuts.language_of(one.change))
-        self.cuts = cuts.planned(self.parts, wish.low, wish.transfer)
-        self.whole: Ground = Messages(self.data, mined, self.data.valid)
-        self.rows: list[Row] = []
-        self.started = time.monotonic()
+        self.field: Field = self._field(listen)
+        self.cuts = cuts.planned(self.field.parts, wish.low, wish.transfer)
+        self.grounds = {cut: self.field.part(cut) for cut in self.cuts}
+        self.runs = Runs(self.folder, self.bases, self._questions, watch, self._note_time)
+
+    def _field(self, listen: Listener) -> Field:
+        if self.wish.task == tuning.MESSAGES:
+            return MessageField(self.data, self.mined)
+        from gitpeft.learn.riskground import RiskField
+
+        return RiskField(self.repo, self.mined, listen)
+
+    def _questions(self, base: "Base", commits: int) -> layers.Questions:
+        return layers.questions(self.data.train, self.data.valid, base, commits)
 
     @cached_property
     def folder(self) -> Path:
@@ -99,23 +90,12 @@ class Comparison:
             asdict(self.wish) | {"until": self.mined.tip},
             [asdict(methods.of(*methods.parse(one.method))) for one in self.found],
             [base.digest for base in self.bases.values()],
-            [RENDERER, len(self.data.examples)],
+            [RENDERER, len(self.data.examples), self.field.commits],
         ]
         key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.repo.state_dir / "compare" / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def ground(self, cut: Cut) -> Ground:
-        """A part of the history to try methods on."""
-        train, valid, asked = self.parts.of(cut)
-        neighbours = Budget().exemplars
-        return Messages(dataset.of_parts(train, valid, neighbours), self.mined, self._met(train, asked))
-
-    @staticmethod
-    def _met(train: Sequence[Any], asked: Sequence[Any]) -> list[Any]:
-        """The asked commits with exemplars of what teaches."""
-        return list(dataset.of_parts(train, asked, Budget().exemplars).valid)
 
     def run(self) -> dict[str, Any]:
         """Everything that is not there yet, and what it says."""
@@ -156,11 +136,12 @@ class Comparison:
 
     def _plan_short(self) -> dict[str, Any]:
         """Measures what a run costs here, from loading to the last answer: three steps of the first."""
-        self.watch(self.rows, "measuring what a run costs here")
+        self.watch(self.runs.rows, "measuring what a run costs here")
         one, folder = self.found[0], self.folder / "trial"
         shutil.rmtree(folder, ignore_errors=True)
         before = time.monotonic()
-        result = self._finish(one, 3, folder, Row("trial", one.label, 0), self.wish.minutes, self.whole)
+        order = Order(one, "trial", 3, self.wish.minutes, self.field.whole)
+        result = self.runs.make(order, folder, Row("trial", one.label, 0))
         taken, steps = time.monotonic() - before, result["cost"]["seconds_to_best"]
         shutil.rmtree(folder, ignore_errors=True)
         around = result["around_seconds"]
@@ -177,8 +158,8 @@ class Comparison:
 
     def _probe_pace(self) -> float:
         base = next(iter(self.bases.values()))
-        asked = layers.questions(self.data.train, self.data.valid, base, PACED_ON)
-        return layers.seconds_per_commit(base.load(), asked, PACED_ON)
+        asked = self._questions(base, PACED_ON)
+        return layers.seconds_per_commit(base.load().get_encoder(), asked, PACED_ON)
 
     def _plan_long(self, plan: dict[str, Any], short: Sequence[dict[str, Any]]) -> dict[str, Any]:
         pace, loads = Pace(**plan["pace"]), [Load(**one) for one in plan["loads"]]
@@ -196,32 +177,33 @@ class Comparison:
     def _announce(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Whom the short runs are for: nobody, where all go on anyway."""
         chosen = list(plan["candidates"]) if plan["steps"] else []
-        self.rows = [Row("short", Candidate(**one).label, 0) for one in chosen]
-        self.watch(self.rows, "planned")
+        self.runs.rows = [Row("short", Candidate(**one).label, 0) for one in chosen]
+        self.watch(self.runs.rows, "planned")
         return chosen
 
     # --- runs -----------------------------------------------------------------------------------------------
 
     def _short(self, one: Candidate, steps: int) -> dict[str, Any]:
-        return self._result(one, steps, "short", partial(self._train, ground=self.whole), self.wish.minutes)
+        whole, minutes = self.field.whole, self.wish.minutes
+        return self.runs.result(Order(one, "short", steps, minutes, whole, finished=False))
 
     def _long(self, final: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Seed by seed, so that a budget that ends early leaves all methods with as many runs."""
         first, pace = final["candidates"], Pace(**plan["pace"])
         after = seconds_of([Load(**one) for one in plan["loads"]], final["steps"], pace)
         runs = [replace(Candidate(**one), seed=seed) for seed in range(plan["seeds"]) for one in first]
-        self.rows += [Row("long", run.label, run.seed) for run in runs]
+        self.runs.rows += [Row("long", run.label, run.seed) for run in runs]
         found: list[dict[str, Any]] = []
         for number, run in enumerate(runs):
             slowest = max((one["seconds"] for one in found), default=0.0)
             fits = self.remaining() - after > slowest * 1.1 or number < len(first)
-            if fits or self._path(run, "long").exists():
+            if fits or self.runs.path(run, "long").exists():
                 minutes = minutes_for(self.remaining() - after, len(first) - number % len(first), pace)
                 probed = plan["probed"] if run.seed == 0 and self._leads(run, final) else 0
-                work = partial(self._finish, ground=self.whole, probed=probed)
-                found.append(self._result(run, final["steps"], "long", work, minutes))
+                order = Order(run, "long", final["steps"], minutes, self.field.whole, probed=probed)
+                found.append(self.runs.result(order))
             else:
-                self._row("long", run).state = "left out"
+                self.runs.row("long", run).state = "left out"
         return found
 
     @staticmethod
@@ -237,107 +219,24 @@ class Comparison:
         leaders = [run for run in map(_candidate, final["candidates"]) if self._leads(run, final)]
         labels, pace = {one["label"] for one in plan["loads"]}, Pace(**plan["pace"])
         todo = [(cut, run) for cut in self.cuts if cut.label in labels for run in leaders]
-        self.rows += [Row(cut.label, run.label, 0) for cut, run in todo]
+        self.runs.rows += [Row(cut.label, run.label, 0) for cut, run in todo]
         found: list[dict[str, Any]] = []
-        grounds = {cut: self.ground(cut) for cut in dict.fromkeys(cut for cut, _ in todo)}
         slowest = 0.0
         for number, (cut, run) in enumerate(todo):
-            if self.remaining() < slowest and not self._path(run, cut.label).exists():
-                self._row(cut.label, run).state = "left out"
+            if self.remaining() < slowest and not self.runs.path(run, cut.label).exists():
+                self.runs.row(cut.label, run).state = "left out"
                 continue
             steps = min(final["steps"], tuning.most_steps(cut.examples))
             minutes = minutes_for(self.remaining(), len(todo) - number, pace)
-            work = partial(self._finish, ground=grounds[cut])
-            found.append(self._result(run, steps, cut.label, work, minutes) | {"cut": cut})
+            order = Order(run, cut.label, steps, minutes, self.grounds[cut])
+            found.append(self.runs.result(order) | {"cut": cut})
             slowest = max(slowest, 1.1 * found[-1]["seconds"])
-        told = {cut: self._asked_untuned(cut, grounds[cut]) for cut in {one["cut"] for one in found}}
-        return [one | {"baselines": told[one["cut"]], "ground": grounds[one["cut"]]} for one in found]
+        told = {cut: self._asked_untuned(cut) for cut in {one["cut"] for one in found}}
+        return [one | {"baselines": told[one["cut"]], "ground": self.grounds[one["cut"]]} for one in found]
 
-    def _asked_untuned(self, cut: Cut, ground: Ground) -> dict[str, Any]:
+    def _asked_untuned(self, cut: Cut) -> dict[str, Any]:
         name = hashlib.sha256(cut.label.encode()).hexdigest()[:12]
-        return self._kept(f"baselines-{name}", lambda: ground.baselines(self.bases))
-
-    def _path(self, one: Candidate, rung: str) -> Path:
-        key = hashlib.sha256(json.dumps([rung, asdict(one)], sort_keys=True).encode()).hexdigest()[:12]
-        return self.folder / "runs" / key / "result.json"
-
-    def _row(self, rung: str, one: Candidate) -> Row:
-        return next(r for r in self.rows if (r.rung, r.label, r.seed) == (rung, one.label, one.seed))
-
-    def _result(
-        self,
-        one: Candidate,
-        steps: int,
-        rung: str,
-        work: Callable[[Candidate, int, Path, Row, float], dict[str, Any]],
-        minutes: float,
-    ) -> dict[str, Any]:
-        """A run's result, from its file where it is finished. Its weights are not kept."""
-        path, row = self._path(one, rung), self._row(rung, one)
-        if path.exists():
-            row.state, row.result = "kept", json.loads(path.read_text(encoding="utf-8"))
-            return dict(row.result)
-        row.state, before = "running", time.monotonic()
-        self.watch(self.rows, f"{rung} run: {row.label}")
-        result = work(one, steps, path.parent, row, minutes)
-        result |= {"candidate": asdict(one), "label": one.label, "name": one.name, "base": one.base}
-        result["seconds"] = time.monotonic() - before
-        write_json(path, result)
-        for part in [p for p in path.parent.iterdir() if p != path]:
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
-        self._note_time()
-        row.state, row.result, row.done = "done", json.loads(path.read_text(encoding="utf-8")), 1.0
-        self.watch(self.rows, f"{rung} run: {row.label}")
-        return dict(row.result)
-
-    def _job(self, one: Candidate, steps: int, minutes: float) -> Job:
-        method = methods.of(*methods.parse(one.method))
-        checks = min(4, max(1, steps // 10))
-        return Job(self.bases[one.base], method, one.seed, minutes, steps, checks=checks)
-
-    def _train(
-        self, one: Candidate, steps: int, folder: Path, row: Row, minutes: float, ground: Ground
-    ) -> dict[str, Any]:
-        def listen(step: str, done: float, detail: str) -> None:
-            row.done, row.detail = done, detail
-            self.watch(self.rows, f"{row.rung} run: {row.label}")
-
-        before = time.monotonic()
-        method, cost = ground.train(self._job(one, steps, minutes), folder, listen)
-        losses = [loss for _, loss in cost["valid_curve"]]
-        return {
-            "method": method.as_dict(),
-            "steps": cost["steps"],
-            "around_seconds": time.monotonic() - before,
-            "valid_loss": min(losses),
-            "step_seconds": cost["seconds"] / max(1, cost["steps"]),
-            "cost": {name: value for name, value in cost.items() if "curve" not in name},
-        }
-
-    def _finish(
-        self,
-        one: Candidate,
-        steps: int,
-        folder: Path,
-        row: Row,
-        minutes: float,
-        ground: Ground,
-        probed: int = 0,
-    ) -> dict[str, Any]:
-        """A long run: trained, exported through the gate, asked; its layers probed on `probed` commits."""
-        result = self._train(one, steps, folder, row, minutes, ground)
-        row.detail = "exporting and asking"
-        self.watch(self.rows, f"{row.rung} run: {row.label}")
-        job, kept = self._job(one, steps, minutes), dict(result["method"])
-        method = methods.of(kept.pop("name"), kept)
-        finished = ground.finish(job, method, folder)
-        result["cost"] |= finished.pop("cost")
-        if probed:
-            row.detail = "probing its layers"
-            self.watch(self.rows, f"{row.rung} run: {row.label}")
-            asked = layers.questions(self.data.train, self.data.valid, job.base, probed)
-            result["probes"] = layers.probe(ground.tuned(job, method, folder), asked)
-        return result | finished
+        return self._kept(f"baselines-{name}", lambda: dict(self.grounds[cut].baselines(self.bases)))
 
     # --- what costs no training, and the end ----------------------------------------------------------------
 
@@ -345,8 +244,8 @@ class Comparison:
         """What the baselines say."""
 
         def ask() -> dict[str, Any]:
-            self.watch(self.rows, "asking the baselines")
-            return dict(self.whole.baselines(self.bases))
+            self.watch(self.runs.rows, "asking the baselines")
+            return dict(self.field.whole.baselines(self.bases))
 
         return self._kept("baselines", ask)
 
@@ -354,11 +253,9 @@ class Comparison:
         """By base, what its layers know as it is."""
 
         def probe() -> dict[str, Any]:
-            self.watch(self.rows, "probing the untuned base")
+            self.watch(self.runs.rows, "probing the untuned base")
             return {
-                name: layers.probe(
-                    base.load(), layers.questions(self.data.train, self.data.valid, base, plan["probed"])
-                )
+                name: layers.probe(base.load().get_encoder(), self._questions(base, plan["probed"]))
                 for name, base in self.bases.items()
             }
 
@@ -372,13 +269,15 @@ class Comparison:
         long: Sequence[dict[str, Any]],
         beyond: Sequence[dict[str, Any]],
     ) -> dict[str, Any]:
-        late = [f"{row.rung}: {row.label}, seed {row.seed}" for row in self.rows if row.state == "left out"]
+        late = [
+            f"{row.rung}: {row.label}, seed {row.seed}" for row in self.runs.rows if row.state == "left out"
+        ]
         facts = {
             "task": self.wish.task,
             "repository": Path(self.repo.work_tree or self.repo.common_dir).name,
             "tip": self.mined.tip,
-            "commits": len(self.data.examples),
-            "taught": len(self.data.train),
+            "commits": self.field.commits,
+            "taught": len(self.field.parts.train),
             "budget_minutes": self.wish.minutes,
             "device": long[0]["cost"]["device"],
             "steps": {"short": plan["steps"], "long": final["steps"]},
@@ -391,9 +290,9 @@ class Comparison:
             ],
             "probes": findings.probes(self._probe_untuned(plan), long),
         }
-        facts |= findings.beyond(beyond, long, self.baselines(), self.whole, len(self.data.train))
-        asked = self.whole.shown()
-        found = advice.report(facts, long, self.baselines(), asked, self.whole.yardstick)
+        facts |= findings.beyond(beyond, long, self.baselines(), self.field.whole, facts["taught"])
+        asked = self.field.whole.shown()
+        found = advice.report(facts, long, self.baselines(), asked, self.field.whole.yardstick)
         return found | {"seconds": self.spent()}
 
 
@@ -407,28 +306,59 @@ def _nobody(_step: str, _done: float, _detail: str) -> None:
 
 # --- from outside -------------------------------------------------------------------------------------------
 
-TASKS = (tuning.MESSAGES,)
-"""What methods can be compared on."""
+RISK = "risk"
+TASKS = {
+    "message": (tuning.MESSAGES,),
+    "messages": (tuning.MESSAGES,),
+    RISK: (RISK,),
+    "both": (tuning.MESSAGES, RISK),
+}
+"""What methods can be compared on, by what a person calls it."""
 
 
 def compare(repo: Repository, wish: Wish, watch: Watcher, listen: Listener = _nobody) -> dict[str, Any]:
     """Compare methods on this history; the report, and where its page is.
 
-    The report is also written as JSON and as a page, and the advice where `advised` finds it.
+    Several tasks share the budget evenly; one that this history allows nothing for is left out and said so,
+    where there is another. The report is also written as JSON and as a page, and the advice where `advised`
+    finds it.
     """
     started = time.monotonic()
+    if wish.task not in TASKS:
+        raise GitpeftError(f"there is no task {wish.task}", "known are message, risk and both")
     candidates(wish)  # wrong names are said before any work
-    work = Comparison(repo, wish, pipeline.mine(repo, wish.until, listen), watch)
-    work.started = started
-    tasks = [work.run()]
-    report = {
-        name: tasks[0][name] for name in ("repository", "tip", "commits", "device")
-    } | {"budget_minutes": wish.minutes, "seconds": work.spent(), "tasks": tasks}  # fmt: skip
-    place = work.folder / "report.html"
-    write_json(work.folder / "report.json", report)
+    mined = pipeline.mine(repo, wish.until, listen)
+    works, left_out = _works(repo, wish, mined, watch, listen)
+    works[0].started = started
+    tasks = [work.run() for work in works]
+    report = {name: tasks[0][name] for name in ("repository", "tip", "commits", "device")}
+    report |= {
+        "budget_minutes": wish.minutes, "seconds": sum(work.spent() for work in works),
+        "left_out": left_out, "tasks": tasks,
+    }  # fmt: skip
+    place = works[0].folder / "report.html"
+    write_json(works[0].folder / "report.json", report)
     place.write_text(page.html(report), encoding="utf-8")
     write_json(repo.state_dir / "compare" / "advice.json", {task["task"]: task["advice"] for task in tasks})
     return report | {"page": str(place)}
+
+
+def _works(
+    repo: Repository, wish: Wish, mined: "Mined", watch: Watcher, listen: Listener
+) -> tuple[list[Comparison], list[str]]:
+    """The comparisons of all tasks, each with its share of the time, and why others are left out."""
+    names = TASKS[wish.task]
+    works: list[Comparison] = []
+    left_out: list[GitpeftError] = []
+    for name in names:
+        share = replace(wish, task=name, minutes=wish.minutes / len(names))
+        try:
+            works.append(Comparison(repo, share, mined, watch, listen))
+        except GitpeftError as error:
+            left_out.append(error)
+    if not works:
+        raise left_out[0]
+    return works, [error.message for error in left_out]
 
 
 def advised(repo: Repository, task: str = tuning.MESSAGES) -> dict[str, Any]:

@@ -14,6 +14,9 @@ def sections(report: dict[str, Any]) -> list[str]:
     return [_low(report), _transfer(report), _probes(report)]
 
 
+_GAINS = ("tuning against doing without", "best tuned", "best without", "difference")
+
+
 # --- fewer commits, another language ------------------------------------------------------------------------
 
 
@@ -39,7 +42,9 @@ def _low(report: dict[str, Any]) -> str:
         [charts.named(number, name), *(interval(one, metric) if one else "" for one in low["systems"][name])]
         for number, name in enumerate(names)
     ]
-    rows.append(["the best method over doing without", *(_gain(gain, metric) for gain in low["gains"])])
+    gains = [
+        [f"{one['size']:,} commits", one["best"], one["over"], gap_told(one, metric)] for one in low["gains"]
+    ]
     heads = ["", *(f"{size:,} commits" for size in sizes)]
     figure = plot.figure(f"{metric['name']} by the number of commits that teach")
     note = (
@@ -48,7 +53,7 @@ def _low(report: dict[str, Any]) -> str:
     )
     return (
         f"<h3>With fewer commits</h3><div class='plots'>{figure}</div>{table(heads, rows)}"
-        f"<p class='soft'>{note}</p>"
+        f"<p class='soft'>{note}</p>{table(_GAINS, gains)}"
     )
 
 
@@ -67,10 +72,6 @@ def _order(report: dict[str, Any], systems: Mapping[str, Any]) -> list[str]:
 def _untrained(names: Sequence[str], report: dict[str, Any]) -> int:
     labels = {row["label"] for row in report["finalists"]}
     return sum(name not in labels for name in names)
-
-
-def _gain(gain: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
-    return f"{gain['best']} {gap_told(gain, metric)}"
 
 
 def _transfer(report: dict[str, Any]) -> str:

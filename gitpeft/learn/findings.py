@@ -10,7 +10,7 @@ from typing import Any
 from gitpeft.learn import layers
 from gitpeft.learn.cuts import LOW, TRANSFER, Cut
 from gitpeft.learn.evaluate import Interval
-from gitpeft.learn.grounds import NEAREST, UNTUNED, Ground
+from gitpeft.learn.grounds import Ground
 from gitpeft.learn.yardstick import Answers, Yardstick
 
 Systems = dict[str, list[Answers]]
@@ -43,9 +43,11 @@ def beyond(
     low = {cut: group for cut, group in by_cut.items() if cut.kind == LOW}
     names = {run["label"] for group in low.values() for run in group}
     everything = _systems([run for run in long if run["label"] in names], baselines)
+    known = frozenset(baselines)
+    crossing = [cut for cut in by_cut if cut.kind == TRANSFER and cut.taught != cut.asked]
     return {
-        "low": _low(low, everything, whole.yardstick, taught) if low else None,
-        "transfer": [_transfer(cut, by_cut) for cut in by_cut if cut.kind == TRANSFER and _crosses(cut)],
+        "low": _low(low, everything, whole.yardstick, taught, known) if low else None,
+        "transfer": [_transfer(cut, by_cut, known) for cut in crossing],
     }
 
 
@@ -60,7 +62,11 @@ def _systems(runs: Sequence[dict[str, Any]], baselines: Mapping[str, Answers]) -
 
 
 def _low(
-    groups: Mapping[Cut, Sequence[dict[str, Any]]], everything: Systems, yardstick: Yardstick, taught: int
+    groups: Mapping[Cut, Sequence[dict[str, Any]]],
+    everything: Systems,
+    yardstick: Yardstick,
+    taught: int,
+    baselines: frozenset[str],
 ) -> dict[str, Any]:
     """The same commits are asked about whatever teaches, so that all numbers are comparable."""
     sizes = [(cut.examples, _systems(group, group[0]["baselines"])) for cut, group in groups.items()]
@@ -71,27 +77,19 @@ def _low(
             name: [yardstick.score(known[name])._asdict() if name in known else None for _, known in sizes]
             for name in everything
         },
-        "gains": [_gain(size, known, yardstick) for size, known in sizes],
+        "gains": [_gain(size, known, yardstick, baselines) for size, known in sizes],
     }
 
 
-def _gain(size: int, systems: Systems, yardstick: Yardstick) -> dict[str, Any]:
-    """The method that is ahead with so many commits, and what it gains over doing without tuning."""
-    rival = _without_tuning(systems, yardstick)
-    tuned = {name: runs for name, runs in systems.items() if not _is_baseline(name)}
-    best = max(tuned, key=lambda name: yardstick.score(tuned[name]).mean)
-    return {"size": size, "best": best, "over": rival} | _told(
-        yardstick.difference(tuned[best], systems[rival])
+def _gain(size: int, systems: Systems, yardstick: Yardstick, baselines: frozenset[str]) -> dict[str, Any]:
+    """The method that is ahead with so many commits, and what it gains over the best that is not trained."""
+    tuned = [name for name in systems if name not in baselines]
+    best, rival = (
+        max(names, key=lambda name: yardstick.score(systems[name]).mean)
+        for names in (tuned, baselines & systems.keys())
     )
-
-
-def _without_tuning(systems: Systems, yardstick: Yardstick) -> str:
-    """The best baseline."""
-    return max(filter(_is_baseline, systems), key=lambda name: yardstick.score(systems[name]).mean)
-
-
-def _is_baseline(name: str) -> bool:
-    return name == NEAREST or name.endswith(UNTUNED)
+    gap = yardstick.difference(systems[best], systems[rival])
+    return {"size": size, "best": best, "over": rival} | _told(gap)
 
 
 def _told(gap: Interval) -> dict[str, Any]:
@@ -101,11 +99,9 @@ def _told(gap: Interval) -> dict[str, Any]:
 # --- transfer -----------------------------------------------------------------------------------------------
 
 
-def _crosses(cut: Cut) -> bool:
-    return cut.taught != cut.asked
-
-
-def _transfer(cut: Cut, by_cut: Mapping[Cut, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+def _transfer(
+    cut: Cut, by_cut: Mapping[Cut, Sequence[dict[str, Any]]], baselines: frozenset[str]
+) -> dict[str, Any]:
     """A table: taught by the other language, taught by its own, and the difference."""
     within = next((one for one in by_cut if one.taught == one.asked == cut.asked and _same(one, cut)), None)
     across, own = by_cut[cut], by_cut[within] if within else []
@@ -114,7 +110,7 @@ def _transfer(cut: Cut, by_cut: Mapping[Cut, Sequence[dict[str, Any]]]) -> dict[
     near = _systems(own, own[0]["baselines"]) if own else {}
     rows = []
     for name, runs in far.items():
-        row: dict[str, Any] = {"label": name, "baseline": _is_baseline(name)}
+        row: dict[str, Any] = {"label": name, "baseline": name in baselines}
         row["across"] = yardstick.score(runs)._asdict()
         if name in near:
             row["within"] = yardstick.score(near[name])._asdict()

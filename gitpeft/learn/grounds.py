@@ -8,7 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gitpeft.learn import backtest, pipeline, tuning
+from gitpeft.diff import Budget
+from gitpeft.errors import GitpeftError
+from gitpeft.learn import backtest, cuts, dataset, pipeline, tuning
+from gitpeft.learn.cuts import Cut, Parts
 from gitpeft.learn.dataset import Dataset, Example
 from gitpeft.learn.tuning import Job, Listener
 from gitpeft.learn.yardstick import Answers, Wording, Yardstick
@@ -37,14 +40,52 @@ class Ground(Protocol):
     def finish(self, job: Job, method: "Method", folder: Path) -> dict[str, Any]:
         """Export what was trained and ask it: `answers`, what the gate measured, further costs."""
 
-    def tuned(self, job: Job, method: "Method", folder: Path) -> Any:
-        """The trained model, for probes."""
+    def encoder(self, job: Job, method: "Method", folder: Path) -> Any:
+        """The trained encoder, for probes."""
 
     def baselines(self, bases: Mapping[str, "Base"]) -> dict[str, Answers]:
         """What costs no training."""
 
     def shown(self) -> list[tuple[str, str]]:
         """For samples: each asked commit's id, and what is right for it."""
+
+
+class Field(Protocol):
+    """A task on a whole history, `commits` long, and on parts of it."""
+
+    @property
+    def whole(self) -> Ground: ...  # noqa: D102 - see above
+
+    @property
+    def parts(self) -> Parts: ...  # noqa: D102
+
+    @property
+    def commits(self) -> int: ...  # noqa: D102
+
+    def part(self, cut: Cut) -> Ground:
+        """A part; GitpeftError where it cannot be measured on."""
+
+
+class MessageField:
+    """Usable commits, of which the newest tenth is not looked at. GitpeftError where there are too few."""
+
+    def __init__(self, data: Dataset, mined: "Mined") -> None:
+        if len(data.examples) < dataset.ENOUGH:
+            raise GitpeftError(
+                f"only {len(data.examples)} usable commits, a comparison needs {dataset.ENOUGH}",
+                "`gitpeft init` serves this history without training",
+            )
+        self.data, self.mined = data, mined
+        self.parts = Parts(data.train, data.valid, lambda one: cuts.language_of(one.change))
+        self.commits = len(data.examples)
+        self.whole = Messages(data, mined, data.valid)
+
+    def part(self, cut: Cut) -> "Messages":
+        """See `Field`. The exemplars of a part come from what teaches in it."""
+        train, valid, asked = self.parts.of(cut)
+        shown = Budget().exemplars
+        met = dataset.of_parts(train, asked, shown).valid
+        return Messages(dataset.of_parts(train, valid, shown), self.mined, met)
 
 
 class Messages:
@@ -69,12 +110,12 @@ class Messages:
         }
         return {"answers": offers, "parity": exported["parity"], "cost": cost}
 
-    def tuned(self, job: Job, method: "Method", folder: Path) -> Any:
+    def encoder(self, job: Job, method: "Method", folder: Path) -> Any:
         """See `Ground`."""
         from gitpeft import bundle as bundles
         from gitpeft.learn import methods
 
-        return methods.load_merged(job.base.load(), method, folder / bundles.ADAPTER)
+        return methods.load_merged(job.base.load(), method, folder / bundles.ADAPTER).get_encoder()
 
     def baselines(self, bases: Mapping[str, "Base"]) -> dict[str, Answers]:
         """The nearest neighbour, and each base as it is, with exemplars."""

@@ -54,15 +54,15 @@ def questions(train: Sequence[Example], valid: Sequence[Example], base: "Base", 
     return Questions({task: (a, b) for task, (a, b) in zip(TASKS, (typed, matched, lined), strict=True)})
 
 
-def seconds_per_commit(model: Any, asked: Questions, commits: int) -> float:
+def seconds_per_commit(encoder: Any, asked: Questions, commits: int) -> float:
     """What probing one encoder costs here, measured on a few questions."""
     started = time.monotonic()
     for older, newer in asked.by_task.values():
-        _states(model, [*older, *newer])
+        _states(encoder, [*older, *newer])
     return (time.monotonic() - started) / max(1, commits)
 
 
-def probe(model: Any, asked: Questions) -> dict[str, list[dict[str, float]]]:
+def probe(encoder: Any, asked: Questions) -> dict[str, list[dict[str, float]]]:
     """By task and layer (0 is the embeddings), for each commit the share of its questions answered rightly.
 
     A task whose questions all have one answer is left out.
@@ -72,7 +72,7 @@ def probe(model: Any, asked: Questions) -> dict[str, list[dict[str, float]]]:
         answers = [np.array([item.answer for item in part]) for part in (older, newer)]
         if not older or not newer or answers[0].min() == answers[0].max():
             continue
-        x, x_new = _states(model, older), _states(model, newer)
+        x, x_new = _states(encoder, older), _states(encoder, newer)
         found[task] = [
             _by_commit(newer, probing.right_answers(x[:, i], answers[0], x_new[:, i], answers[1]))
             for i in range(x.shape[1])
@@ -89,17 +89,17 @@ def _by_commit(items: Sequence[Item], right: Any) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _states(model: Any, items: Sequence[Item]) -> Any:
+def _states(encoder: Any, items: Sequence[Item]) -> Any:
     """The pooled span of each item at every layer: (items, layers + 1, width)."""
-    encoder = model.get_encoder().eval()
+    device = next(encoder.eval().parameters()).device
     rows = []
     ids: list[int] | None = None
     layers: Any = None
     for item in items:
         if item.ids is not ids:  # the lines of a commit follow each other and share their ids
             ids = item.ids
-            row = torch.tensor([ids], device=model.device)
-            with torch.autocast(model.device.type, dtype=torch.bfloat16):
+            row = torch.tensor([ids], device=device)
+            with torch.autocast(device.type, dtype=torch.bfloat16):
                 said = encoder(input_ids=row, attention_mask=torch.ones_like(row), output_hidden_states=True)
             layers = torch.stack([one[0].float() for one in said.hidden_states])
         rows.append(layers[:, slice(*item.span)].mean(1).cpu().numpy())

@@ -23,6 +23,7 @@ _HEADINGS = {"messages": "Commit messages", "risk": "Risky changes"}
 def html(report: dict[str, Any]) -> str:
     """The page of a report of `compare`."""
     parts = [f"<p class='soft'>{escape(_facts(report))}</p>"]
+    parts += [f"<p>Left out: {escape(why)}.</p>" for why in report["left_out"]]
     parts += [_answer(task) for task in report["tasks"]]
     for task in report["tasks"]:
         parts += [f"<h2>{_HEADINGS[task['task']]}</h2>", *_task(task)]
@@ -57,15 +58,18 @@ def _answer(report: dict[str, Any]) -> str:
         f"<div><b>{text(big)}</b><span>{text(small)}</span></div>" for big, small in _tiles(report)
     )
     reasons = "".join(f"<li>{escape(sentence)}</li>" for sentence in words)
-    command = f"gitpeft {_COMMANDS[report['task']]} --method {chosen['spelt']}"
-    command += f" --base {chosen['base']}" if chosen["base"] != "mini" else ""
     return (
         f"<div class='advice'><p>{escape(first)}</p><div class='tiles'>{tiles}</div><ul>{reasons}</ul>"
-        f"<p class='soft'>To do so: <code>{escape(command)}</code></p></div>"
+        f"{_command(report['task'], chosen)}</div>"
     )
 
 
-_COMMANDS = {"messages": "init", "risk": "train --task risk"}
+def _command(task: str, chosen: dict[str, Any]) -> str:
+    if task != "messages":
+        return ""
+    base = f" --base {chosen['base']}" if chosen["base"] != "mini" else ""
+    command = f"gitpeft init --method {chosen['spelt']}{base}"
+    return f"<p class='soft'>To do so: <code>{escape(command)}</code></p>"
 
 
 def _chosen(report: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def _tiles(report: dict[str, Any]) -> list[tuple[str, str]]:
     score, cost = row["scores"][metric["key"]], row["cost"]
     ends = f"{score['low']:.{metric['digits']}f} to {score['high']:.{metric['digits']}f}"
     return [
-        (f"{score['mean']:.{metric['digits']}f}", f"{metric['name']}, 95 % sure: {ends}"),
+        (f"{score['mean']:.{metric['digits']}f}", f"{metric['name']}, 95 % interval {ends}"),
         (f"{cost['share']:.1%}", "of the weights are trained"),
         (f"{cost['seconds']:,.0f} s", f"of training, {cost['memory'] / 2**30:.1f} GiB of memory"),
         (f"{cost['adapter_bytes'] / 1e6:.1f} MB", "to keep for each version"),
@@ -196,7 +200,8 @@ def _cost(rows: Sequence[dict[str, Any]]) -> str:
             f"{cost['trainable']:,.0f}", f"{cost['share']:.1%}", f"{cost['memory'] / 2**30:.2f} GiB",
             f"{row['steps']}", f"{cost['seconds']:,.0f} s", f"{cost['seconds_to_best']:,.0f} s",
             f"{cost['tokens_per_second']:,.0f}", f"{cost['adapter_bytes'] / 1e6:.1f} MB",
-            f"{cost['exported_bytes'] / 1e6:.1f} MB", f"{cost['answer_ms']:,.0f} ms",
+            f"{cost['exported_bytes'] / 1e6:.1f} MB" if cost["exported_bytes"] else "–",
+            f"{cost['answer_ms']:,.0f} ms",
         )  # fmt: skip
         found.append([charts.named(number, row["label"]), *cells])
     halved = [f"{row['label']} ran out of memory and went on with smaller batches" for row in rows

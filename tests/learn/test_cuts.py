@@ -16,6 +16,7 @@ from gitpeft.learn.halving import Wish
 from tests import generated
 from tests.gitrepo import Repo
 from tests.learn.conftest import Built, loosen
+from tests.learn.test_compare import hurry
 
 
 @pytest.mark.parametrize(
@@ -102,14 +103,16 @@ def mixed(tmp_path: Path) -> Repo:
 
 
 def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
-    asked = Wish(("lora:rank=4", "full"), bases=(str(built.out),), **wish)
+    """With six steps a run, whatever time it takes here."""
+    asked = Wish(("lora:rank=4", "full"), bases=(str(built.out),), **{"minutes": 60.0, **wish})
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
+        hurry(patch)
         return compare.compare(Repository.open(repo.path), asked, lambda _rows, _now: None)
 
 
 def test_fewer_commits_and_another_language(mixed: Repo, built: Built) -> None:
-    wish: dict[str, Any] = {"minutes": 0.9, "low": (30, 60), "transfer": (("python", "go"),)}
+    wish: dict[str, Any] = {"low": (30, 60), "transfer": (("python", "go"),)}
     whole = compared(mixed, built, **wish)
     [report] = whole["tasks"]
     low = report["low"]
@@ -132,6 +135,12 @@ def test_fewer_commits_and_another_language(mixed: Repo, built: Built) -> None:
     again = compared(mixed, built, **wish)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
     assert json.dumps(again["tasks"][0]["low"]) == json.dumps(low)
+    for tasks in report["probes"].values():
+        assert tasks.keys() == {"CCM", "LTP"} | ({"TYP"} & tasks.keys())
+        for known in tasks.values():
+            assert len(known["untuned"]) == 2 and known["tuned"].keys() == known["change"].keys()
+            assert known["tuned"].keys() == {"lora:rank=4 on out", "full on out"}
+    assert "What each layer knows" in page and "static" in page
 
 
 def test_what_time_does_not_allow_for_is_said(
