@@ -7,8 +7,8 @@
 `run` compares every method on messages and on risk in a clone of each history, below DIR, with the budget of
 minutes for each task. It can be interrupted: finished runs are kept. Quality is that of the validation tenth,
 on which nothing was chosen but the step at which each run was best; the newest tenth is not looked at.
-`cost` trains random weights in the shapes of the study's bases, each method in a process of its own, on the GPU
-where there is one: memory and time, nothing about quality.
+`cost` trains random weights in the shapes of the study's bases, each method in a process of its own, on the
+GPU where there is one: memory and time, nothing about quality.
 """
 
 import argparse

@@ -326,7 +326,9 @@ def test_a_budget_that_ends_leaves_runs_out_and_says_which(
 
     monkeypatch.setattr(compare, "short_plan", plan)
     [report] = compared(team, built, methods=("lora:rank=4", "full"), seeds=2)["tasks"]
-    assert len(report["left_out"]) == 2 and all(re.search(r"seed 1$", one) for one in report["left_out"])
+    probes, *late = report["left_out"]
+    assert probes == "what each layer knows"
+    assert len(late) == 2 and all(re.search(r"seed 1$", one) for one in late)
     assert report["seeds"] == 1 and all(row["seeds"] == [0] for row in report["finalists"])
 
 
