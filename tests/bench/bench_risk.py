@@ -35,7 +35,8 @@ from gitpeft.config import load
 from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.learn import defects, hindsight, labels, ranking
-from gitpeft.learn.defects import Labelled, Trial
+from gitpeft.learn.defects import Trial
+from gitpeft.learn.fitting import Labelled
 from gitpeft.learn.replay import Measured, replay
 from gitpeft.metrics import KAMEI, Metrics
 from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC
