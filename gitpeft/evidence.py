@@ -51,7 +51,7 @@ def gather(
     """At most five facts about a change, those that weigh most first.
 
     `exists` says whether a file is there before the change: one that is gone cannot be forgotten. `lines` are
-    its added lines, the heaviest first; they are shown where the model knows that it picks better than chance.
+    its added lines, the heaviest first: shown where the model is known to pick better than chance.
     """
     counted = change.counted
     by_size = sorted(counted, key=lambda file: -(file.added + file.removed))[:_FILES]

@@ -1,7 +1,7 @@
 """Which lines of a change weigh most: hides how what is read in it becomes a share for each line.
 
-The score of the words and the logit of an encoder are sums over a change. A line's share is what its own words,
-and its own tokens, add; no model is asked again for it, and the same change always has the same shares.
+The score of the words and the logit of an encoder are sums over a change. A line's share is what its own
+words, and its own tokens, add; no model is asked again, and the same change always has the same shares.
 """
 
 from collections import defaultdict
@@ -55,8 +55,8 @@ def read_text(model: Model, change: str, metrics: Metrics, reader: "Reader | Non
             raise GitpeftError("the risk model's encoder is missing", "run `gitpeft init` to build it again")
         found = reader.read(change, metrics)
         beside[READING] = found.logit
-        for path, line, share in found.lines:
-            shares[path, line] += weights[READING] * share
+        for path, text, share in found.lines:
+            shares[path, text] += weights[READING] * share
     added = [one for one in shares.items() if one[0][1].startswith("+")]
     return Read(beside, tuple(sorted(added, key=lambda one: (-one[1], one[0]))))
 

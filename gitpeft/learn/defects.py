@@ -18,9 +18,12 @@ from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.learn import labels
 from gitpeft.learn.fitting import Array, Labelled, calibrate, candidates, ranked, scores
+from gitpeft.learn.guilt import Guilt, check, guilt
 from gitpeft.learn.ranking import Ranked, difference, summary
 from gitpeft.learn.replay import Measured, replay
+from gitpeft.lines import read_text
 from gitpeft.metrics import DAY
+from gitpeft.reading import Reader
 from gitpeft.risk import KINDS, LINES_ADDED, LOGISTIC, Model
 
 Listener = Callable[[str, float, str], None]
@@ -55,8 +58,15 @@ class Labels(Protocol):
         ...
 
 
-Read = Callable[[Labelled], Array]
-"""Logits of an encoder for commits, NaN for those that it was taught."""
+class Read(Protocol):
+    """Logits of an encoder for commits, NaN for those that it was taught; `reader` reads one change."""
+
+    reader: Reader
+
+    def __call__(self, data: Labelled) -> Array:
+        """Logits (n)."""
+        ...
+
 
 Teach = Callable[[Labelled], Read | None]
 """Tunes an encoder on commits, of which the newest eighth only says when to stop; None where it cannot."""
@@ -119,24 +129,26 @@ class Part:
 class Trial:
     """A comparison on later commits: what each model, fitted on earlier ones, said; and the better one.
 
-    `data` are those commits, oldest first, `parts` the same block by block.
+    `data` are those commits, oldest first, `parts` the same block by block; `reader` is the encoder's.
     """
 
     data: Labelled
     parts: tuple[Part, ...]
     ranked: dict[str, Ranked]
     chosen: str
+    reader: Reader | None = None
 
 
 def split(data: Labelled, share: float = TEST, teach: Teach | None = None) -> Trial:
     """Fit on the oldest commits, measure on the newest `share`."""
     cut = len(data) - round(share * len(data))
     old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
-    if (read := teach(old) if teach else None) is not None:
+    read = teach(old) if teach else None
+    if read is not None:
         old, new = replace(old, readings=read(old)), replace(new, readings=read(new))
     part = Part(new, old, fit(old))
     found = {name: ranked(model, new) for name, model in part.models.items()}
-    return Trial(new, (part,), found, better(found))
+    return Trial(new, (part,), found, better(found), read.reader if read else None)
 
 
 def prequential(
@@ -176,7 +188,8 @@ def prequential(
     pooled = {name: _pool([placed(name, part) for part in parts]) for name in parts[0].models}
     judged = {sha for part in parts for sha in part.block.shas}
     kept = [i for i, sha in enumerate(data.shas) if sha in judged]
-    return Trial(data.take(kept), tuple(parts), pooled, better(pooled))
+    reader = read.reader if read else None
+    return Trial(data.take(kept), tuple(parts), pooled, better(pooled), reader)
 
 
 def _pool(parts: Sequence[Ranked]) -> Ranked:
@@ -247,11 +260,12 @@ def train(
     now: int,
     texts: Mapping[str, str] | None = None,
     teach: Teach | None = None,
+    guilty: Guilt | None = None,
 ) -> Model:
     """The risk model of a history: the best on later commits (see `better`), or why there is none.
 
     `now` is the moment of the newest commit: what is known then counts. `teach` is asked once to compare, and
-    once more, on everything, where what it teaches is to ship.
+    once more, on everything, where what it teaches is to ship; `guilty` where what ships reads lines.
     """
     data = label(measured, found, now, texts=texts)
     known = int(data.truth.sum())
@@ -272,6 +286,9 @@ def train(
             data, young = replace(data, readings=read(data)), replace(young, readings=read(young))
     fitted = fit(data)
     best = fitted.models[chosen]
+    measures = report(tried) | {"chosen": chosen, "labelled": len(data), "recent": len(recent)}
+    if guilty is not None and chosen not in METRICS_ONLY:
+        measures |= {"lines": line_check(chosen, tried, guilty)}
     told = replace(
         best,
         known=known,
@@ -279,7 +296,7 @@ def train(
         latency=latency,
         scores=_quantiles(_usual(chosen, fitted, young, set(data.shas))),
         sizes=_quantiles([one.metrics.la + one.metrics.ld for one in recent]),
-        report=report(tried) | {"chosen": chosen, "labelled": len(data), "recent": len(recent)},
+        report=measures,
     )
     return _worth_it(told, tried.ranked[chosen])
 
@@ -290,6 +307,18 @@ def _usual(name: str, fitted: Fit, recent: Labelled, taught: set[str]) -> Sequen
         return [fitted.models[name].score(one) for one in recent.metrics]
     fresh = recent.take([i for i, sha in enumerate(recent.shas) if sha not in taught])
     return [*fitted.usual[name], *_known(scores(fitted.models[name], fresh))]
+
+
+def line_check(name: str, tried: Trial, of: Guilt) -> dict[str, Any]:
+    """Whether the lines that weighed most in later commits are those that fixes changed: `guilt.check`."""
+    guilty = of([sha for part in tried.parts for sha in part.block.shas])
+    rows = []
+    for part in tried.parts:
+        for sha, change, metrics in zip(part.block.shas, part.block.changes, part.block.metrics, strict=True):
+            if sha in guilty:
+                found = read_text(part.models[name], change, metrics, tried.reader)
+                rows.append(([line for line, _ in found.lines], guilty[sha]))
+    return check(rows)
 
 
 def of_history(
@@ -305,7 +334,8 @@ def of_history(
         return Model(why="not enough history (no commit to learn from)", needed=NEEDED)
     found = labels.find(repository, until, load(repository), listen)
     texts = {one.sha: one.change for one in history.records(repository, until)}
-    return train(measured, found, max(one.change.time for one in measured), texts, teach)
+    now = max(one.change.time for one in measured)
+    return train(measured, found, now, texts, teach, guilt(repository, found.verdicts))
 
 
 def _quantiles(values: Sequence[float]) -> tuple[float, ...]:

@@ -120,7 +120,7 @@ class Teacher:
     graph: bytes | None = None
     notes: list[dict[str, Any]] = field(default_factory=list)
 
-    def __call__(self, data: Labelled) -> Callable[[Labelled], Array] | None:
+    def __call__(self, data: Labelled) -> "Reads | None":
         """See `defects.Teach`."""
         cut = len(data) - max(1, len(data) // 8)
         train, valid = data.take(slice(0, cut)), data.take(slice(cut, None))
@@ -139,7 +139,7 @@ class Teacher:
             {"steps": cost.steps, "seconds": round(cost.seconds, 1), "parity": asdict(parity),
              "valid": cost.valid_curve, "trainable": cost.trainable}
         )  # fmt: skip
-        return _Reads(Reader(_keep(self.graph), self.base.codec, self.base.budget), frozenset(train.shas))
+        return Reads(Reader(_keep(self.graph), self.base.codec, self.base.budget), frozenset(train.shas))
 
     def _folded(self, model: Any, method: "Method", scaling: judge.Scaling) -> Judge:
         with tempfile.TemporaryDirectory(prefix="gitpeft-judge-") as scratch:
@@ -157,7 +157,7 @@ def _keep(graph: bytes) -> Callable[[], bytes]:
     return lambda: graph
 
 
-class _Reads:
+class Reads:
     """Reads commits through a graph, each once; NaN for those that it was taught."""
 
     def __init__(self, reader: Reader, taught: frozenset[str]) -> None:
@@ -165,6 +165,7 @@ class _Reads:
         self._known: dict[str, float] = {}
 
     def __call__(self, data: Labelled) -> Array:
+        """See `defects.Read`."""
         rows = zip(data.shas, data.changes, data.metrics, strict=True)
         return np.array([self._one(*row) for row in rows], dtype=float)
 
