@@ -42,12 +42,10 @@ def scaled(
     metrics: Metrics, names: Sequence[str] = FEATURES, beside: Mapping[str, float] | None = None
 ) -> list[float]:
     """Features for a model: counts and days as log(1 + x); the others, and what is `beside`, as they are."""
-    values = dict(beside or {})
-    return [values[name] if name in values else _scaled(name, getattr(metrics, name)) for name in names]
-
-
-def _scaled(name: str, value: float) -> float:
-    return float(value) if name in _AS_THEY_ARE else math.log1p(max(0.0, float(value)))
+    others = beside or {}
+    values = ((name, others[name] if name in others else float(getattr(metrics, name))) for name in names)
+    as_is = _AS_THEY_ARE.union(others)
+    return [value if name in as_is else math.log1p(max(0.0, value)) for name, value in values]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ Array = NDArray[np.float64]
 Curve = tuple[tuple[float, float], ...]
 """Points (score, probability) in ascending order."""
 
+Learnt = tuple[tuple[float, ...], Array]
+"""Weights of words, and what models that had not seen them say of commits (see `wording.learn`)."""
+
 _RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _POINTS = 41
 _SPREAD = 1e-9
@@ -103,14 +106,13 @@ def regression(data: Labelled, features: Sequence[str] = FEATURES, ridge: float 
     )
 
 
-def combination(data: Labelled, readings: Array | None = None) -> Model:
-    """The regression, the words and, where there are any, the readings: added, each in its own spread.
+def combination(base: Model, data: Labelled, learnt: Learnt, readings: Array | None = None) -> Model:
+    """A regression, the words and, where there are any, the readings: added, each in its own spread.
 
-    Equal shares need no fit: with few bugs fitted ones are not better. `readings` are those that tell the
-    spread, also of commits that are not in `data`.
+    Equal shares need no fit: with few bugs fitted ones are not better. `base` and `learnt` are fitted on
+    `data`; `readings` tell the spread, also by commits that are not in it.
     """
-    base = regression(data)
-    weights, unseen = wording.learn(data.changes, data.truth)
+    weights, unseen = learnt
     columns = {WORDS: unseen} | ({} if readings is None else {READING: readings})
     spread = float(scores(base, data).std()) + _SPREAD
     added = [1 / (float(np.nanstd(column)) + _SPREAD) for column in columns.values()]
@@ -135,11 +137,14 @@ def candidates(data: Labelled, readings: Array | None = None) -> dict[str, Model
 
     `readings` as in `combination`.
     """
-    found = {LINES_ADDED: lines_added(), LOGISTIC: regression(data)}
-    if data.changes:
-        found[COMBINED] = combination(data)
+    base = regression(data)
+    found = {LINES_ADDED: lines_added(), LOGISTIC: base}
+    if not data.changes:
+        return found
+    learnt = wording.learn(data.changes, data.truth)
+    found[COMBINED] = combination(base, data, learnt)
     if readings is not None:
-        found |= {ENCODER: encoder(readings), ALL: combination(data, readings)}
+        found |= {ENCODER: encoder(readings), ALL: combination(base, data, learnt, readings)}
     return found
 
 

@@ -1,8 +1,8 @@
 """The last months again, as if the flag had been there: hides how they are replayed, counted and shown.
 
 Each month (a longer stretch where there are more than 24) is judged by models that were fitted on what was
-known when it began (`defects.prequential`). The models stand side by side; the better one is marked. An encoder is
-not tuned here: that is for `init`.
+known when it began (`defects.prequential`). The models stand side by side; the better one is marked. No
+encoder is tuned here: that is for `init`.
 """
 
 import html
@@ -138,20 +138,21 @@ def _month(name: str, part: Part, budget: float) -> dict[str, Any]:
 def counterfactuals(name: str, trial: Trial) -> dict[str, float]:
     """ROC AUC when the changes are told differently; a model that reads what it should loses by that.
 
-    `added and removed swapped`, in counts and in text; `size held constant`: lines and files of every change at
-    their median, its text as it is; `message removed`: what the message says of a fix is taken away, which no
-    shipped model may notice.
+    `added and removed swapped`, in counts and in text; `size held constant`: lines and files of every change
+    at their median, its text as it is; `message removed`: what the message says of a fix is taken away, which
+    no shipped model may notice.
     """
     changed: dict[str, Tell] = {
         "as it is": lambda one, text, _: (one, text),
-        "added and removed swapped": lambda one, text, _: (
-            replace(one, la=one.ld, ld=one.la),
-            _swapped(text),
-        ),
+        "added and removed swapped": lambda one, text, _: (_turned(one), _swapped(text)),
         "size held constant": lambda one, text, usual: (_same_size(one, usual), text),
         "message removed": lambda one, text, _: (replace(one, fix=0), text),
     }
     return {what: _auc_of(name, trial, how) for what, how in changed.items()}
+
+
+def _turned(one: Metrics) -> Metrics:
+    return replace(one, la=one.ld, ld=one.la)
 
 
 def _swapped(text: str) -> str:
