@@ -8,8 +8,8 @@
 `labels`: models on the labels of a csv (commit, buggy, author_ts, la, …; data of Zeng et al. 2021), 80/20 by
 author time; what there is to choose is chosen on the older part, and the newest fifth is looked at once.
 `own`: the tool's own labels, judged block by block by what was known when each began. With `--tune` a base's
-encoder is tuned as well (`--method`, `--base`, `--epochs`; some minutes a history); for `labels` also with the
-messages, of the same commits and with them taken away. Both tell what becomes of each score when the changes
+encoder is tuned as well (`--method`, `--base`, `--epochs`; some minutes a history); for `labels` also with
+messages, which are then taken away again. Both tell what becomes of each score when the changes
 are told differently; `own` whether the lines that weigh most are those that fixes changed. `definitions`: our
 metrics beside those of the csv. `cost`: the hook's flag in turns with an interpreter that does nothing.
 Histories are full clones; state is kept in a copy that is gone afterwards. Intervals are 95 %, bootstrap over
@@ -154,7 +154,7 @@ def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
 
 
 def with_messages(source: Source, how: Tuning) -> dict[str, ranking.Ranked]:
-    """The newest fifth as an encoder ranks it that reads messages, and has the metric `fix`; and without them."""
+    """The newest fifth as an encoder ranks it that learnt with messages and `fix`: with them, and without."""
     data = source.ours
     cut = len(data) - round(defects.TEST * len(data))
     hold = cut - cut // 8
