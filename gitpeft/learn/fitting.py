@@ -115,7 +115,8 @@ def combination(base: Model, data: Labelled, learnt: Learnt, readings: Array | N
     weights, unseen = learnt
     columns = {WORDS: unseen} | ({} if readings is None else {READING: readings})
     spread = float(scores(base, data).std()) + _SPREAD
-    added = [1 / (float(np.nanstd(column)) + _SPREAD) for column in columns.values()]
+    spreads = [float(np.nanstd(column)) for column in columns.values()]
+    added = [1 / one if one > _SPREAD else 0.0 for one in spreads]  # what says nothing counts for nothing
     return replace(
         base,
         kind=COMBINED if readings is None else ALL,

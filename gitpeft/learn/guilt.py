@@ -40,7 +40,7 @@ def _lines(repository: Repository, verdict: Verdict) -> list[Line]:
     return [
         (path, f"+{fold(texts[path][number - 1])}")
         for path, number in verdict.lines
-        if 0 < number <= len(texts[path])
+        if 0 < number <= len(texts[path]) and texts[path][number - 1].strip()
     ]
 
 
