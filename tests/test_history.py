@@ -289,4 +289,4 @@ def test_progress_ends_with_everything(repo: Repo) -> None:
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
         history.mine(repository, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(512, 700), (700, 700)]
+    assert seen == [(256, 700), (512, 700), (700, 700)]
