@@ -135,9 +135,9 @@ _NOT_ONE = re.compile(
 
 _HINTS = (
     *("fix", "revert", "reapply", "close", "resolve", "bug", "defect", "regression", "segfault", "crash"),
-    *("deadlock", "race c", "ta race", "leak", "overflow", "free", "off by", "off-by", "pointer", "undefined"),
-    *("infinite", "vulnerab", "cve-", "repair", "around", "correct", "broken", "wrong", "erroneous", "faulty"),
-    *("don't", "doesn't", "do not", "no longer", "prevent", "avoid"),
+    *("deadlock", "race c", "ta race", "leak", "overflow", "free", "off by", "off-by", "pointer"),
+    *("undefined", "infinite", "vulnerab", "cve-", "repair", "around", "correct", "broken", "wrong"),
+    *("erroneous", "faulty", "don't", "doesn't", "do not", "no longer", "prevent", "avoid"),
 )
 """Substrings (in lower case) of which every message that is evidence without a pattern holds one."""
 
@@ -161,7 +161,7 @@ def is_fix(message: str, habits: Habits = USUAL) -> str | None:
     A revert counts by its message alone here; one that takes back a revert repairs nothing.
     """
     if not habits.pattern and message.isascii() and not any(map(message.lower().__contains__, _HINTS)):
-        return None  # a hundredth of the work of what follows; most messages end here
+        return None  # most messages end here, for a fraction of the work that follows
     subject, _, body = message.lstrip("\n").partition("\n")
     kind = _kind(subject.strip(), body, habits)
     return kind if kind in habits.kinds else None

@@ -298,7 +298,9 @@ class _Packer:
         while taken := list(islice(items, _BATCH)):
             commits = [item for item in taken if isinstance(item, Commit)]
             rows = [self.row(commit) for commit in commits]
-            changes = [one for commit, row in zip(commits, rows, strict=True) for one in self.change(commit, row)]
+            changes = [
+                one for commit, row in zip(commits, rows, strict=True) for one in self.change(commit, row)
+            ]
             yield rows, changes, [(item.sha, item.reason) for item in taken if isinstance(item, Skipped)]
 
     def row(self, commit: Commit) -> tuple[object, ...]:

@@ -31,7 +31,7 @@ def no_child_is_left() -> bool:
 
 
 def test_results_come_in_turn() -> None:
-    found = list(crew.results([range(0, 3), range(10, 15), range(0)], count))
+    found = list(crew.results([range(3), range(10, 15), range(0)], count))
     assert [one[0] for one in found] == [0, 10, 1, 11, 2, 12, 13, 14]
     assert found[4] == [2, "é\0\né\0\n", None]
     assert no_child_is_left()
@@ -77,7 +77,7 @@ def test_a_killed_worker_is_told_and_takes_the_others_along() -> None:
 def test_a_reader_that_stops_leaves_no_worker() -> None:
     results = crew.results([range(10**6), range(10**6)], count)
     assert next(results)[0] == 0
-    results.close()
+    del results
     assert no_child_is_left()
 
 
