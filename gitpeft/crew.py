@@ -112,7 +112,7 @@ def _serve(share: Share, work: Callable[[Share], Iterable[Any]], pipe: int) -> N
 
 
 def _send(pipe: int, kind: bytes, content: Any) -> None:
-    raw = json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    raw = json.dumps(content).encode()
     view = memoryview(_HEAD.pack(kind, len(raw)) + raw)
     while view:
         view = view[os.write(pipe, view) :]
