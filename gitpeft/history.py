@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gitpeft import crew, past
+from gitpeft import past
 from gitpeft.commits import Commit, Skipped
 from gitpeft.diff import RENDERER, FileChange, compact
 from gitpeft.errors import GitpeftError
@@ -258,10 +258,13 @@ class History:
     def _batches(self, repository: Repository, shas: Sequence[str], jobs: int) -> Iterator[_Batch]:
         """The commits ready to be stored; many of them are read and packed by as many processes as `jobs`."""
         pack = _Packer(self._salt())
-        if jobs == 1 or len(shas) < _CROWD or not crew.possible():
+        if jobs == 1 or len(shas) < _CROWD:
             return pack.batches(repository.log(shas, jobs))
         import gitpeft.fixes  # noqa: F401 - once, here, and not in every process
+        from gitpeft import crew  # not on the way of the hook, which reads a few commits
 
+        if not crew.possible():
+            return pack.batches(repository.log(shas, jobs))
         blocks = [shas[at : at + _BATCH] for at in range(0, len(shas), _BATCH)]
         shares = [list(chain(*blocks[first::jobs])) for first in range(min(jobs, len(blocks)))]
         return crew.results(shares, lambda share: pack.batches(repository.log(share, 1)))
