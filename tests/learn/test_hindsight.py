@@ -26,6 +26,7 @@ __all__ = ["gitpeft"]
 @dataclass
 class Verdict:
     fixes: tuple[str, ...]
+    lines: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass
