@@ -35,6 +35,7 @@ FORMAT = 1
 
 MANIFEST, ENCODER, DECODER, TOKENIZER = "manifest.json", "encoder.onnx", "decoder.onnx", "tokenizer.json"
 STYLE, CHOOSER, INDEX, ADAPTER, RISK = "style.json", "chooser.json", "index", "adapter", "risk.json"
+JUDGE = "risk.onnx"
 KINDS = {"model": {ENCODER, DECODER, TOKENIZER}, "retrieval": set[str]()}
 """The kinds of bundle and the files that each must have."""
 

@@ -114,9 +114,9 @@ def _install_hooks(repository: Repository, risk: dict[str, Any]) -> str:
     """
     from gitpeft import stubs
     from gitpeft.install import install as put
-    from gitpeft.risk import LOGISTIC
+    from gitpeft.risk import KINDS
 
-    names = stubs.NAMES if risk.get("kind") == LOGISTIC else stubs.NAMES[:1]
+    names = stubs.NAMES if risk.get("kind") in KINDS[1:] else stubs.NAMES[:1]
     try:
         return "; ".join(
             " ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes))
@@ -466,7 +466,7 @@ def _assess(
     repository: Repository, rev: str | None, stdin: bool, until: str | None
 ) -> "Iterator[RiskReport]":
     """Reports for what was asked; the history is read as far as that needs."""
-    from gitpeft import assess, bundle, config
+    from gitpeft import assess, bundle, config, flag
     from gitpeft.history import History
     from gitpeft.risk import model_of
 
@@ -480,14 +480,17 @@ def _assess(
     with History.open(repository.state_dir) as history:
         for one in tips:
             history.mine(repository, one)
+        reader = None
         if until is None:
-            model = model_of(bundle.active(repository.state_dir))
+            active = bundle.active(repository.state_dir)
+            model = model_of(active)
+            reader = flag.reader_of(model, active)
         else:
             from gitpeft.learn import defects
 
             history.mine(repository, until)
             model = defects.of_history(history, repository, repository.resolve(until))
-        assessor = assess.Assessor(history, repository, model, settings.risk_budget)
+        assessor = assess.Assessor(history, repository, model, settings.risk_budget, reader=reader)
         if stdin:
             yield from _assess_lines(assessor)
         elif between and rev is not None:

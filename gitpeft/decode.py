@@ -86,8 +86,8 @@ class Network:
     """
 
     def __init__(self, encoder: Callable[[], bytes], decoder: Callable[[], bytes]) -> None:
-        self._encoder = Later(lambda: _session(encoder(), ENCODER_THREADS))
-        self._decoder = Later(lambda: _session(decoder(), DECODER_THREADS))
+        self._encoder = Later(lambda: session(encoder(), ENCODER_THREADS))
+        self._decoder = Later(lambda: session(decoder(), DECODER_THREADS))
         self._past: dict[str, tuple[int, int]] = {}
 
     def encode(self, source: Sequence[int]) -> Memory:
@@ -123,7 +123,7 @@ class Network:
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
-def _session(model: bytes, threads: int) -> Any:
+def session(model: bytes, threads: int) -> Any:
     """A session that never spins: on a busy machine spinning threads cost more than they bring."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime

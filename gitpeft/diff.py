@@ -12,6 +12,7 @@ Mining, training and the hook share all three, so what is asked is what was lear
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 RENDERER = 1
@@ -68,6 +69,7 @@ class FileChange:
     functions: tuple[str, ...] = field(default=(), compare=False)
 
 
+@lru_cache(4096)
 def is_generated(path: str) -> bool:
     """Whether a path is a lock file, minified, vendored or otherwise not written by hand."""
     return _GENERATED.search(path) is not None
@@ -274,29 +276,30 @@ def _block(change: FileChange) -> list[str]:
     heading = None
     room = COMPACT_LIMIT
     for hunk in change.hunks:
-        if fold(hunk.heading) != heading:
-            heading = fold(hunk.heading)
+        if (folded := fold(hunk.heading)) != heading:
+            heading = folded
             lines.append(f"@{heading}")
-        for line in _changed_lines(hunk):
-            lines.append(line)
-            room -= len(line) + 1
+        changed = _changed_lines(hunk)
+        lines += changed
+        room -= _length(changed)
         if room < 0:
             break
     return lines
 
 
-def _changed_lines(hunk: Hunk) -> Iterable[str]:
+def _changed_lines(hunk: Hunk) -> list[str]:
     """The changed lines, each run preceded by the line before it; lines that are empty once folded go."""
+    lines = []
     context = ""
     for line in hunk.lines:
         if line[0] == " ":
             context = line
         elif text := fold(line[1:]):
-            if context:
-                if before := fold(context[1:]):
-                    yield f" {before}"
-                context = ""
-            yield line[0] + text
+            if context and (before := fold(context[1:])):
+                lines.append(f" {before}")
+            context = ""
+            lines.append(line[0] + text)
+    return lines
 
 
 def fold(text: str) -> str:
@@ -380,21 +383,46 @@ def render(change: str, like: Sequence[str], previous: str, budget: Budget, code
     `change` is a text of `compact`. Every listed file gets its line as long as `file_tokens` lasts, and the
     rest is shared fairly between the files whose hunks are shown.
     """
+    return [i for piece in pieces(change, like, previous, budget, codec) for i in piece.ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a model's input: its ids, and the file and the line of the compact text that they stand for.
+
+    `path` is "" for messages, `line` for what is no line of a hunk.
+    """
+
+    ids: list[int]
+    path: str = ""
+    line: str = ""
+
+
+def pieces(change: str, like: Sequence[str], previous: str, budget: Budget, codec: Codec) -> list[Piece]:
+    """What `render` gives, part by part."""
     files, blocks = split(change)
     like = list(like[: budget.exemplars])
     previous = clean_subject(previous)
     texts = [*like, previous, *(name for name, _ in files)]
     texts += [line[1:] for block in blocks.values() for line in block]
     encoded = iter(codec.encode_many(texts))
-    ids: list[int] = []
-    for _ in like:
-        ids += codec.marks["like"] + next(encoded)[: budget.exemplar_tokens]
+    found = [Piece(codec.marks["like"] + next(encoded)[: budget.exemplar_tokens]) for _ in like]
     before = next(encoded)[: budget.previous_tokens]
-    ids += codec.marks["previous"] + before if previous else []
+    found += [Piece(codec.marks["previous"] + before)] if previous else []
     names = _file_ids(files, encoded, budget.file_tokens, codec)
-    room = budget.total - len(ids) - sum(len(name) for name in names.values())
-    parts = {path: _block_ids(block, encoded, codec) for path, block in blocks.items()}
-    return (ids + _interleave(names, parts, room))[: budget.total]
+    room = budget.total - sum(len(one.ids) for one in found) - sum(len(name) for name in names.values())
+    parts = {path: _block_ids(path, block, encoded, codec) for path, block in blocks.items()}
+    return _cut([*found, *_interleave(names, parts, room)], budget.total)
+
+
+def _cut(found: Iterable[Piece], room: int) -> list[Piece]:
+    """Pieces of at most `room` tokens together; the one at the edge is cut, and what follows is left out."""
+    kept = []
+    for piece in found:
+        if room > 0:
+            kept.append(piece if len(piece.ids) <= room else Piece(piece.ids[:room], piece.path, piece.line))
+        room -= len(piece.ids)
+    return kept
 
 
 _SERIAL = re.compile(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
@@ -453,25 +481,23 @@ def _file_ids(
     return names
 
 
-def _block_ids(block: Sequence[str], encoded: Iterable[list[int]], codec: Codec) -> list[list[int]]:
+def _block_ids(path: str, block: Sequence[str], encoded: Iterable[list[int]], codec: Codec) -> list[Piece]:
     lines = []
     for line, ids in zip(block, encoded, strict=False):
         if _WORD.search(line):
             mark = _SIGNS.get(line[:1], "keep")
-            lines.append(codec.marks[mark] + ids[: _HEADING_TOKENS if mark == "hunk" else _CODE_TOKENS])
+            shown = ids[: _HEADING_TOKENS if mark == "hunk" else _CODE_TOKENS]
+            lines.append(Piece(codec.marks[mark] + shown, path, line))
     return lines
 
 
-def _interleave(names: dict[str, list[int]], parts: dict[str, list[list[int]]], room: int) -> list[int]:
+def _interleave(names: dict[str, list[int]], parts: dict[str, list[Piece]], room: int) -> list[Piece]:
     """Each file's line followed by its share of the diff."""
     shown = [path for path in parts if path in names][: max(1, room // _SMALLEST_BLOCK)]
-    wanted = [sum(map(len, parts[path])) for path in shown]
+    wanted = [sum(len(piece.ids) for piece in parts[path]) for path in shown]
     given = dict(zip(shown, shares(wanted, max(room, 0)), strict=True))
-    ids: list[int] = []
+    found: list[Piece] = []
     for path, name in names.items():
-        ids += name
-        left = given.get(path, 0)
-        for line in parts.get(path, ()):
-            ids += line[:left]
-            left -= min(left, len(line))
-    return ids
+        found.append(Piece(name, path))
+        found += _cut(parts.get(path, ()), given.get(path, 0))
+    return found

@@ -3,8 +3,10 @@
     patch -> files -> metrics (`metrics.measure`) -> score -> percentile, probability -> flagged or not
 
 The score is a sum of weighted features, made by `learn.defects` and kept in the bundle as JSON: the standard
-library is all that is needed here. A model that is not better than the number of added lines is not shipped;
-one that cannot be trusted for want of known bugs says so in `why`, and then nothing is ever flagged.
+library is all that is needed here. Beside the metrics a feature may be what the words of the change say
+(`words`), or what an encoder reads in it (`reading`). A model that is not better than the number of added
+lines is not shipped; one that cannot be trusted for want of known bugs says so in `why`, and then nothing is
+ever flagged.
 """
 
 import json
@@ -15,6 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from gitpeft import bundle as bundles
+from gitpeft import words
 from gitpeft.diff import FileChange, parse
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
@@ -27,20 +30,31 @@ FEATURES = tuple(name for name in KAMEI if name != "fix")
 
 _AS_THEY_ARE = frozenset({"entropy", "tests", "fix"})
 LINES_ADDED, LOGISTIC, NONE = "lines added", "logistic regression", "none"
+COMBINED, ENCODER, ALL = "metrics and words", "tuned encoder", "metrics, words and encoder"
+KINDS = (LINES_ADDED, LOGISTIC, COMBINED, ENCODER, ALL)
+"""The scores, the simpler one first."""
+
+WORDS, READING = "words", "reading"
+"""Features that are no metrics: the score of the words, and the encoder's logit (see `gitpeft.reading`)."""
 
 
-def scaled(metrics: Metrics, names: Sequence[str] = FEATURES) -> list[float]:
-    """Features for a model: counts and days as log(1 + x), shares and entropy as they are."""
-    values = ((name, float(getattr(metrics, name))) for name in names)
-    return [value if name in _AS_THEY_ARE else math.log1p(max(0.0, value)) for name, value in values]
+def scaled(
+    metrics: Metrics, names: Sequence[str] = FEATURES, beside: Mapping[str, float] | None = None
+) -> list[float]:
+    """Features for a model: counts and days as log(1 + x); the others, and what is `beside`, as they are."""
+    others = beside or {}
+    values = ((name, others[name] if name in others else float(getattr(metrics, name))) for name in names)
+    as_is = _AS_THEY_ARE.union(others)
+    return [value if name in as_is else math.log1p(max(0.0, value)) for name, value in values]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A fitted score. `kind` is `lines added`, `logistic regression`, or `none` for the reason `why`.
+    """A fitted score. `kind` is one of `KINDS`, or `none` for the reason `why`.
 
     `weights` and `bias` belong to the `features` as `scaled` gives them, whose `means` over the history show
-    what is unusual in a change; `sizes` are quantiles of the changed lines of recent commits; `curve` are
+    what is unusual in a change; `words` are the weights behind the feature of that name (see `words.score`);
+    `sizes` are quantiles of the changed lines of recent commits; `curve` are
     points (score, probability) between which probabilities are interpolated; `scores` are evenly spaced
     quantiles of the scores of recent commits, from the lowest to the highest; `report` is what was measured.
     """
@@ -51,6 +65,7 @@ class Model:
     weights: tuple[float, ...] = ()
     bias: float = 0.0
     means: tuple[float, ...] = ()
+    words: tuple[float, ...] = ()
     sizes: tuple[float, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
     scores: tuple[float, ...] = ()
@@ -65,8 +80,10 @@ class Model:
         if not data:
             return cls(why="no risk model was made yet; run `gitpeft init`")
         try:
+            data = {WORDS: (), **data}  # files that were written before there were any
             known = {one.name: data[one.name] for one in fields(cls)}
-            lists = {name: tuple(map(float, known[name])) for name in ("weights", "means", "sizes", "scores")}
+            names = ("weights", "means", WORDS, "sizes", "scores")
+            lists = {name: tuple(map(float, known[name])) for name in names}
             curve = tuple((float(score), float(chance)) for score, chance in known["curve"])
             model = cls(**{**known, **lists, "curve": curve, "features": tuple(map(str, known["features"]))})
             model._check()
@@ -75,15 +92,19 @@ class Model:
         return model
 
     def _check(self) -> None:
-        if self.kind not in (LINES_ADDED, LOGISTIC, NONE):
+        if self.kind not in (*KINDS, NONE):
             raise ValueError(f"unknown kind {self.kind!r}")
-        if not len(self.weights) == len(self.means) == len(self.features) or set(self.features) - set(NAMES):
+        known = len(self.weights) == len(self.means) == len(self.features)
+        if not known or set(self.features) - {*NAMES, WORDS, READING}:
             raise ValueError("features and weights do not belong together")
+        if len(self.words) != (words.BUCKETS if WORDS in self.features else 0):
+            raise ValueError("the words have not as many weights as they should")
         if self.usable and not (len(self.curve) > 1 and len(self.scores) > 1):
             raise ValueError("no calibration")
         numbers = (
             *self.weights,
             *self.means,
+            *self.words,
             self.bias,
             *self.scores,
             *self.sizes,
@@ -101,9 +122,20 @@ class Model:
         """Whether it may be asked at all."""
         return self.kind != NONE
 
-    def score(self, metrics: Metrics) -> float:
+    @property
+    def reads(self) -> bool:
+        """Whether it needs what an encoder reads in a change."""
+        return READING in self.features
+
+    @property
+    def picks_lines(self) -> bool:
+        """Whether the lines that weigh most were those that fixes changed, more often than by chance."""
+        low = self.report.get("lines", {}).get("gain", [0, 0, 0])[1]
+        return isinstance(low, float) and low > 0
+
+    def score(self, metrics: Metrics, beside: Mapping[str, float] | None = None) -> float:
         """The score of a change: higher is riskier, comparable within this model only."""
-        values = zip(self.weights, scaled(metrics, self.features), strict=True)
+        values = zip(self.weights, scaled(metrics, self.features, beside), strict=True)
         return self.bias + sum(weight * value for weight, value in values)
 
     def probability(self, score: float) -> float:
@@ -118,9 +150,10 @@ class Model:
         """The same for the number of changed lines alone."""
         return 100 * share_below(self.sizes, lines) if self.sizes else 0.0
 
-    def parts(self, metrics: Metrics) -> list[tuple[str, float]]:
+    def parts(self, metrics: Metrics, beside: Mapping[str, float] | None = None) -> list[tuple[str, float]]:
         """What each feature adds to the score against a usual commit, what weighs most first."""
-        rows = zip(self.features, self.weights, self.means, scaled(metrics, self.features), strict=True)
+        values = scaled(metrics, self.features, beside)
+        rows = zip(self.features, self.weights, self.means, values, strict=True)
         parts = [(name, weight * (value - mean)) for name, weight, mean, value in rows]
         return sorted(parts, key=lambda part: -abs(part[1]))
 

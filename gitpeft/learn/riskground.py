@@ -16,9 +16,9 @@ from gitpeft import bundle as bundles
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History
-from gitpeft.learn import cuts, defects, judge
+from gitpeft.learn import cuts, fitting, judge
 from gitpeft.learn.cuts import Cut, Parts
-from gitpeft.learn.defects import Labelled
+from gitpeft.learn.fitting import Labelled
 from gitpeft.learn.judge import Lesson, RiskData
 from gitpeft.learn.tuning import Job, Listener, write_json
 from gitpeft.learn.yardstick import Answers, Ranking
@@ -116,10 +116,10 @@ class Risk:
     def baselines(self, bases: Mapping[str, "Base"]) -> dict[str, Answers]:
         """Lines added, and a regression on the metrics, as probabilities fitted on the training part."""
         models = {
-            LINES_ADDED: defects.regression(self.data.train, ("la",)),
-            REGRESSION: defects.regression(self.data.train),
+            LINES_ADDED: fitting.regression(self.data.train, ("la",)),
+            REGRESSION: fitting.regression(self.data.train),
         }
-        return {name: _chances(defects.scores(model, self.asked)) for name, model in models.items()}
+        return {name: _chances(fitting.scores(model, self.asked)) for name, model in models.items()}
 
     def shown(self) -> list[tuple[str, str]]:
         """See `grounds.Ground`."""

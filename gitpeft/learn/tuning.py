@@ -27,6 +27,9 @@ EPOCHS = 8
 BATCH = 24
 """Examples a batch holds when all are as long as the budget allows."""
 
+PARTS = 2
+"""Parts that a batch is computed in on a CPU: as fast as one, in little more than half the memory."""
+
 PARITY_EXAMPLES = 48
 MOST_VALID = 200
 """A validation pass costs as much as several steps: on all of a long history it would eat short budgets."""
@@ -101,7 +104,7 @@ def most_steps(examples: int) -> int:
 
 
 def _settings(job: Job, examples: int) -> Any:
-    from gitpeft.learn.trainer import Settings
+    from gitpeft.learn.trainer import Settings, pick_device
 
     return Settings(
         steps=job.steps or most_steps(examples),
@@ -110,6 +113,7 @@ def _settings(job: Job, examples: int) -> Any:
         lr=job.method.lr,
         warmup=0.05,
         decay=0.7,
+        parts=PARTS if pick_device().type == "cpu" else 1,
         seed=job.seed,
         source_limit=job.base.budget.total,
     )

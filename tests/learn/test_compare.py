@@ -195,7 +195,7 @@ WISH = {"methods": ("lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4"), 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Few steps a run whatever the budget: a busy machine must not decide what is seen here."""
-    plan = compare.short_plan
+    plan = halving.short_plan
 
     def planned(*given: Any) -> dict[str, Any]:
         found = plan(*given)

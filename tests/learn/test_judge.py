@@ -11,7 +11,7 @@ import torch
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import bases, judge, methods, ranking
 from gitpeft.learn.arrays import Judged
-from gitpeft.learn.defects import Labelled
+from gitpeft.learn.fitting import Labelled
 from gitpeft.learn.judge import Lesson, RiskData, Scaling, Text
 from gitpeft.metrics import DAY, Metrics
 from tests import tinymodel

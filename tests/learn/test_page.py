@@ -35,7 +35,7 @@ def messages() -> dict[str, Any]:
         for n, cut in enumerate(cuts)
         for m, label in enumerate(LABELS)
     ]
-    beyond: Any = findings.beyond(runs, long, known, whole, 1200)  # type: ignore[arg-type]
+    beyond: Any = findings.beyond(runs, long, known, whole, 1200)
     probes = {"mini": layers.summary(probed(0), {run["label"]: run["probes"] for run in long})}
     return reported(*long, **beyond, probes=probes)
 

@@ -118,5 +118,5 @@ def test_messages_are_scored_as_they_always_were() -> None:
     yardstick = Wording(["add a parser", "fix the cache"])
     said, other = ["add a parser", "drop it"], ["nothing", "fix the cache"]
     gap = yardstick.difference([said], [other])
-    scores = [yardstick._each([one]) for one in (said, other)]
-    assert gap == paired_bootstrap(*scores, seed=0) and yardstick.score([said, other]).mean > 0
+    a, b = (yardstick._each([one]) for one in (said, other))
+    assert gap == paired_bootstrap(a, b, seed=0) and yardstick.score([said, other]).mean > 0
