@@ -53,7 +53,7 @@ def report(
         "baselines": [
             {"label": name, "scores": yardstick.all_scores([said])} for name, said in baselines.items()
         ],
-        "samples": _samples(asked, rows, answers, baselines),
+        "samples": _samples(asked, rows, answers, baselines, yardstick.samples(SAMPLES)),
     }  # fmt: skip
     found["advice"] = advise(found, answers | {name: [said] for name, said in baselines.items()}, yardstick)
     return found
@@ -111,13 +111,13 @@ def _samples(
     rows: Sequence[dict[str, Any]],
     answers: Mapping[str, Sequence[Answers]],
     baselines: Mapping[str, Answers],
+    places: Sequence[int],
 ) -> list[dict[str, Any]]:
     said = {row["label"]: answers[row["label"]][0] for row in rows} | dict(baselines)
-    places = range(0, len(asked), max(1, len(asked) // SAMPLES))
     return [
         {"sha": asked[i][0], "team": asked[i][1], "offers": {name: one[i] for name, one in said.items()}}
         for i in places
-    ][:SAMPLES]
+    ]
 
 
 # --- the words ----------------------------------------------------------------------------------------------

@@ -147,6 +147,7 @@ def _tradeoff(report: dict[str, Any], name: str) -> str:
     plot.line(front, "var(--soft)", "4 3")
     for number, (cost, score) in enumerate(zip(costs, scores, strict=True)):
         plot.bar(cost, score["low"], score["high"], charts.colour(number))
+    for number, (cost, score) in enumerate(zip(costs, scores, strict=True)):
         plot.badge((cost, score["mean"]), number)
     told = "; ".join(
         f"{row['label']} {score['mean']:.{metric['digits']}f} at {spell(cost)}"

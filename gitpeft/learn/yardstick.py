@@ -39,6 +39,9 @@ class Yardstick(Protocol):
     def difference(self, runs: Sequence[Answers], others: Sequence[Answers]) -> Interval:
         """The main metric of `runs` minus that of `others`, paired by commit."""
 
+    def samples(self, most: int) -> list[int]:
+        """The places of some commits that are worth showing, spread over all."""
+
 
 class Wording:
     """Messages against those that the team wrote, by B-Norm."""
@@ -70,6 +73,10 @@ class Wording:
     def difference(self, runs: Sequence[Answers], others: Sequence[Answers]) -> Interval:
         """See `Yardstick`."""
         return paired_bootstrap(self._each(runs), self._each(others), seed=0)
+
+    def samples(self, most: int) -> list[int]:
+        """See `Yardstick`."""
+        return _spread(range(len(self)), most)
 
     def _each(self, runs: Sequence[Answers]) -> list[float]:
         """A score for each commit, averaged over seeds."""
@@ -121,6 +128,11 @@ class Ranking:
         gap = self._auc(runs, everything) - self._auc(others, everything)
         return _interval(gap, self._resampled(runs) - self._resampled(others))
 
+    def samples(self, most: int) -> list[int]:
+        """See `Yardstick`: buggy ones, and clean ones."""
+        bad, good = (np.flatnonzero(self._truth == kind).tolist() for kind in (1, 0))
+        return sorted([*_spread(bad, most - most // 2), *_spread(good, most // 2)])
+
     def _auc(self, runs: Sequence[Answers], chosen: Any) -> float:
         truth = self._truth[chosen]
         said = [np.asarray(run, dtype=np.float64)[chosen] for run in runs]
@@ -134,6 +146,10 @@ class Ranking:
         random = np.random.default_rng(0)
         draws = [random.integers(0, len(self), len(self)) for _ in range(RESAMPLES)]
         return [draw for draw in draws if 0 < self._truth[draw].sum() < len(self)]
+
+
+def _spread(places: Sequence[int], most: int) -> list[int]:
+    return list(places[:: max(1, len(places) // most)])[:most]
 
 
 def _interval(value: float, resampled: Any) -> Interval:

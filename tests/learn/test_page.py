@@ -124,7 +124,7 @@ def test_a_page_of_both_tasks_with_everything_that_was_tried() -> None:
     for told in (
         "Commit messages", "Risky changes", "With fewer commits", "1,200 commits", "python → go",
         "What each layer knows", "TYP: identifier type", "For a decision", "operating cost", "time to verify",
-        "skill needed", "ROC AUC", "bugs in the riskiest 20 %", "lines added", "no fix known",
+        "skill needed", "ROC AUC", "bugs in the riskiest 20 %", "lines added", "fixed later", "no fix known",
     ):  # fmt: skip
         assert told in text, told
     assert text.count("<figure>") == 3 + 1 + 3 + 3
