@@ -35,7 +35,7 @@ def test_the_tables_of_both_tasks() -> None:
     assert len(lines) == 2 + 4 + 1 + 3 + 1 and len({line.count("|") for line in lines}) == 1
     assert "| gin | risk | 200 | lines added | ROC AUC" in "\n".join(lines)
     told = bench_study.verdicts(reports)
-    assert "LoRA and adapters beat full tuning | gin | lora" in told
+    assert "LoRA and adapters beat full tuning | gin | adapter:placement=pfeiffer -0.116" in told
 
 
 @pytest.mark.slow
