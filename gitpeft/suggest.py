@@ -143,16 +143,9 @@ class Suggester:
     ) -> list[Draft]:
         """Drafts of the model, then of the neighbours, all scored by the model."""
         from gitpeft import decode
-        from gitpeft.codec import wrapped
 
         shown = near[: self._budget.exemplars]
-        with self._timed("tokenizer"):
-            codec = model.codec.get()
-        with self._timed("render"):
-            source = render(change, [n.subject for n in shown], previous, self._budget, codec)
-            source = wrapped(source or codec.marks["file"], model.around, self._budget.total)
-        with self._timed("encode"):
-            memory = model.network.encode(source)
+        codec, memory = self._read(model, change, previous, shown)
         with self._timed("decode"):
             found = decode.Search(self._beams, TOKENS, seed=seed).run(model.network, memory, model.words)
             if seed is not None:
@@ -164,6 +157,20 @@ class Suggester:
             for h in found
         ]
         return drafts + earlier
+
+    def _read(
+        self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]"
+    ) -> "tuple[TokenCodec, Memory]":
+        """A question after encoding."""
+        from gitpeft.codec import wrapped
+
+        with self._timed("tokenizer"):
+            codec = model.codec.get()
+        with self._timed("render"):
+            source = render(change, [n.subject for n in shown], previous, self._budget, codec)
+            source = wrapped(source or codec.marks["file"], model.around, self._budget.total)
+        with self._timed("encode"):
+            return codec, model.network.encode(source)
 
     def _scored(self, model: _Model, memory: "Memory", near: "Sequence[Neighbour]") -> list[Draft]:
         from gitpeft import decode

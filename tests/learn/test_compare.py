@@ -324,7 +324,7 @@ def test_a_budget_that_ends_leaves_runs_out_and_says_which(
             "left_out": [],
         }
 
-    monkeypatch.setattr(compare, "short_plan", plan)
+    monkeypatch.setattr(halving, "short_plan", plan)
     [report] = compared(team, built, methods=("lora:rank=4", "full"), seeds=2)["tasks"]
     probes, *late = report["left_out"]
     assert probes == "what each layer knows"
