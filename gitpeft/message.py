@@ -10,10 +10,11 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.errors import GitpeftError
+from gitpeft.pattern import pattern
+from gitpeft.record import record
 
 COMMENT_CHARACTERS = "#;@!$%^&|:"
 """What `core.commentChar=auto` may choose from (git's own list)."""
@@ -22,13 +23,13 @@ SIZE_LIMIT = 64 << 20
 """A larger file (`commit -v` of an enormous change) is left alone."""
 
 _CUT = b" ------------------------ >8 ------------------------"
-_TRAILER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
-_REFERENCE = re.compile(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
+_TRAILER = pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
+_REFERENCE = pattern(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
 _OFFERED = b"gitpeft: "
 _SPARE = ".gitpeft-"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rules:
     """How git will read the file once the editor is closed.
 

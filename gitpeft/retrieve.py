@@ -5,12 +5,12 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from gitpeft.diff import split
+from gitpeft.record import record
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")
 _TERMS_KEPT = 160
@@ -19,7 +19,7 @@ _COMMON = 0.4
 """Terms in more than this share of all commits say nothing and cost most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry:
     """A commit to be added to an index: `terms` are those of its change as `pack` writes them."""
 
@@ -28,7 +28,7 @@ class Entry:
     terms: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Neighbour:
     """An earlier commit: its place in the index, subject, id, and cosine similarity in 0..1."""
 
