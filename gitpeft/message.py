@@ -158,7 +158,8 @@ def _before_comments(content: bytes, block: bytes, comment: bytes, eol: bytes) -
 
 def _alternatives(messages: Sequence[str], rules: Rules) -> bytes:
     """Whole messages as comments: uncomment all lines of one and it is a valid message."""
-    title = "gitpeft: or one of these, with all its lines uncommented"
+    which = "one of these" if len(messages) > 1 else "this one"
+    title = f"gitpeft: or {which}, with all its lines uncommented"
     parts = [comment_out(_encoded(text, rules), rules.comment) for text in (title, *messages)]
     return b"\n\n".join(parts)
 
