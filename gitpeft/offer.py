@@ -143,13 +143,16 @@ def _holds(known: str, reference: str) -> bool:
 
 
 def choose(messages: Iterable[str], facts: Facts, wanted: int) -> list[str]:
-    """The best `wanted` different messages that may be offered.
+    """The best `wanted` messages that may be offered, no two alike but for case and the full stop.
 
     What breaks a linter's rule, and cannot be put right by little things, is left out: the commit would be
     refused. What only departs from the learnt style goes behind what does not; else the order stays.
     """
     fitting = [text for message in messages if (text := fit(message, facts))]
-    return sorted(dict.fromkeys(fitting), key=lambda text: departures(text, facts))[:wanted]
+    found: dict[str, str] = {}
+    for text in sorted(fitting, key=lambda text: departures(text, facts)):
+        found.setdefault(text.casefold().rstrip("."), text)
+    return list(found.values())[:wanted]
 
 
 def fit(message: str, facts: Facts) -> str | None:
