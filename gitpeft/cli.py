@@ -210,19 +210,25 @@ def _agreed(verdict: str) -> bool:
 
 
 def _tell_retrained(done: "Retrained") -> None:
+    if done.taught:
+        start = "the installed model" if done.warm else "the base"
+        print(
+            f"trained from {start} on {done.taught:,} commits ({done.new:,} new, {done.replayed:,} replayed) "
+            f"in {sum(done.seconds.values()):,.0f} s"
+        )
+    if done.labels.get("known"):
+        found, changed = done.labels["known"], done.labels["changed"]
+        print(f"{found:,} bugs became known since, {changed:,} of them in commits that counted as clean")
     if done.action == "none":
         print(f"nothing to do: {done.reason}")
         return
-    start = "the installed model" if done.warm else "the base"
-    print(
-        f"trained from {start} on {done.taught:,} commits ({done.new:,} new, {done.replayed:,} replayed) "
-        f"in {sum(done.seconds.values()):,.0f} s"
-    )
     print(done.reason)
     if done.action == "activated":
         print(f"active: {done.bundle[:12]}; `gitpeft rollback` goes back to {done.champion[:12]}")
     else:
         print(f"kept aside: {done.bundle[:12]}; {done.champion[:12]} stays active")
+    if done.aside:
+        print(f"kept aside: {done.aside[:12]}, whose messages lost")
 
 
 def _tell_trained(cost: dict[str, Any], as_json: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from gitpeft import answers
 from gitpeft.git import Repository
 
-NOTED, COUNTED = "offers.jsonl", "acceptance.json"
+NOTED, COUNTED, TRIED = "offers.jsonl", "acceptance.json", "tried.json"
 PENDING_MOST = 200
 """Offers that wait for their commit; the oldest are forgotten."""
 
@@ -141,6 +141,20 @@ def _verdict(offered: set[str], subjects: Sequence[str]) -> str:
     pairs = ((a.lower().split(), b.lower().split()) for a in firsts for b in subjects)
     best = max((SequenceMatcher(None, a, b).ratio() for a, b in pairs), default=0.0)
     return "edited" if best >= ALIKE else "discarded"
+
+
+def tried(state_dir: Path, model: str, tip: str) -> None:
+    """Remember that a retraining up to the commit `tip` brought nothing better than `model` (an id)."""
+    _store(state_dir / TRIED, json.dumps({"model": model, "tip": tip}))
+
+
+def looked_at(state_dir: Path, model: str) -> str:
+    """The commit up to which a retraining found nothing better than `model`, "" for none."""
+    try:
+        found = json.loads((state_dir / TRIED).read_text(encoding="utf-8"))
+        return str(found["tip"]) if found["model"] == model else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def due(commits: Mapping[str, Any], since: int | None, accepted: Acceptance) -> str:

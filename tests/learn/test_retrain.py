@@ -15,9 +15,10 @@ from gitpeft import bundle as bundles
 from gitpeft import versions
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import bases, methods, pipeline, retrain, warm
+from gitpeft.learn import bases, duel, methods, pipeline, retrain, warm
+from gitpeft.learn.duel import B_NORM, Duel, Verdict
 from gitpeft.learn.pipeline import Plan
-from gitpeft.learn.retrain import Duel, Retrained
+from gitpeft.learn.retrain import Retrained
 from gitpeft.suggest import open_active
 from tests import generated
 from tests.gitrepo import Repo
@@ -71,8 +72,8 @@ def state(repo: Repo) -> Path:
 
 def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
     """Let every duel end like this."""
-    one = Duel(30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
-    monkeypatch.setattr(retrain, "duel", lambda *_: one)
+    one = Duel(B_NORM, 30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
+    monkeypatch.setattr(duel, "message", lambda *_: Verdict.of(one))
 
 
 # --- what is learnt from ------------------------------------------------------------------------------------
@@ -134,14 +135,18 @@ def test_a_retraining_from_end_to_end(copied: Repo, built: Built) -> None:
     before = bundles.pointer(state(copied))[0]
     done = run(copied, built)
     assert done.warm and done.new == MORE and done.cost["steps"] > 0 and done.champion == before
-    [one] = done.duels.values()
+    one = done.tasks["message"]["duel"]
     assert one["n"] == 36 and one["low"] <= one["difference"] <= one["high"]
     assert one["difference"] == pytest.approx(one["challenger"] - one["champion"])
     assert done.action == ("activated" if one["difference"] >= 0 else "aside")
     made = bundles.open_bundle(state(copied) / "models" / done.bundle)
     bundles.verify(made)
     kept = made.manifest.metrics["duel"]
-    assert kept["champion"] == before and kept["tasks"] == done.duels and kept["verdict"] == done.reason
+    assert (
+        kept["champion"] == before
+        and kept["tasks"] == json.loads(json.dumps(done.tasks))
+        and kept["verdict"] == done.reason
+    )
     assert made.manifest.commits["held"] == 36 and made.manifest.commits["count"] == FIRST + MORE
     assert bundles.pointer(state(copied))[0] == (done.bundle if done.action == "activated" else before)
     assert open_active(state(copied)).suggest(CHANGE, "")
@@ -179,11 +184,11 @@ def test_a_model_that_was_pulled_meanwhile_is_not_overrun(
 ) -> None:
     from tests import tinymodel
 
-    def pulled(*_: object) -> Duel:
+    def pulled(*_: object) -> Verdict:
         tinymodel.bundle(state(copied), created="2030-01-01T00:00:00Z")
-        return Duel(30, 10, 12, 2, 1, 3)
+        return Verdict.of(Duel(B_NORM, 30, 10, 12, 2, 1, 3))
 
-    monkeypatch.setattr(retrain, "duel", pulled)
+    monkeypatch.setattr(duel, "message", pulled)
     done = run(copied, built, plan={"minutes": 0.02})
     assert done.action == "aside" and "another model was activated" in done.reason
     assert bundles.pointer(state(copied))[0] not in (done.bundle, done.champion)
