@@ -2,10 +2,11 @@
 
     messages   B-Norm of what each would have put first, on the newest commits that neither was taught or
                chosen by; both see the exemplars of that day, as the hook would show them
-    risk       ROC AUC on the newest commits whose fate the installed score did not know when it was fitted
+    risk       ROC AUC on the newest commits whose fate the installed score did not know when it was fitted;
+               where too few of them are bugs to rank by, the Brier score, which takes any
 
-The challenger wins with a value at least as high. The difference has a 95 % interval (paired bootstrap),
-which is kept: a win within the noise is called one.
+The challenger wins if it is at least as good. The difference has a 95 % interval (paired bootstrap), which
+is kept: a win within the noise is called one.
 """
 
 from collections.abc import Sequence
@@ -30,14 +31,17 @@ from gitpeft.risk import Model
 MOST = 200
 """How many commits are asked about at most."""
 
+LEAST = 20
+"""A duel needs this many commits."""
+
 BUGS_LEAST = 10
-"""A duel of risk scores needs this many commits of each kind, buggy and clean."""
+"""Commits of each kind, buggy and clean, without which the AUC of risk scores says too little."""
 
 SHARE_HELD = 0.5
 """Of what the installed model was not taught, the share (the newest) that is fought on."""
 
-B_NORM, AUC = "B-Norm", "AUC"
-_DIGITS = {B_NORM: 1, AUC: 3}
+B_NORM, AUC, BRIER = "B-Norm", "AUC", "Brier score"
+_DIGITS = {B_NORM: 1, AUC: 3, BRIER: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,8 @@ class Duel:
 
     @property
     def won(self) -> bool:
-        """Whether the challenger is at least as good."""
-        return self.difference >= 0
+        """Whether the challenger is at least as good; of Brier scores the lower is better."""
+        return self.difference <= 0 if self.metric == BRIER else self.difference >= 0
 
     def sentence(self) -> str:
         """The verdict for people."""
@@ -151,25 +155,23 @@ def risk(installed: Model, until: float, contender: Model, known: Known) -> Verd
 
     `until` (unix seconds) is when the installed score was fitted. The `contender` was fitted on everything
     that is known now, which is what ships; a twin of it that has not seen those commits fights in its place.
-    A score that is not usable says nothing about any commit, and so has an AUC of one half.
+    A score that is not usable gives every commit the same chance.
     """
     if not installed.usable:
         return Verdict(True, "the first score that holds here")
     held = _held(known, until)
-    bad = int(held.truth.sum())
-    if min(bad, len(held) - bad) < BUGS_LEAST:
-        return Verdict(
-            False,
-            f"the installed score stays, {bad} of the {len(held)} commits to compare on are known bugs "
-            f"({BUGS_LEAST} are needed, and as many without)",
-        )
+    if len(held) < LEAST:
+        said = f"{len(held)} commits were judged since that it can be compared on, {LEAST} are needed"
+        return Verdict(False, f"the installed score stays: {said}")
     unseen = set(held.shas)
     rest = [one for one in known.measured if one.sha not in unseen]
     twin = defects.train(rest, known.found, known.now) if contender.usable else contender
-    new, old = _said(twin, held), _said(installed, held)
-    difference = ranking.difference(new, old, "auc")
-    values = (ranking.roc_auc(one.truth, one.scores) for one in (old, new))
-    return Verdict.of(Duel(AUC, len(held), *values, *difference))
+    usual = float(defects.label(rest, known.found, known.now).truth.mean())
+    new, old = _said(twin, held, usual), _said(installed, held, usual)
+    bad = int(held.truth.sum())
+    name, metric = (AUC, "auc") if min(bad, len(held) - bad) >= BUGS_LEAST else (BRIER, "brier")
+    ask = ranking.METRICS[metric]
+    return Verdict.of(Duel(name, len(held), ask(old), ask(new), *ranking.difference(new, old, metric)))
 
 
 def _labelled(known: Known, moment: float) -> Labelled:
@@ -183,8 +185,7 @@ def _held(known: Known, until: float) -> Labelled:
     return after.take(np.array(unseen[len(unseen) - int(SHARE_HELD * len(unseen)) :], dtype=int))
 
 
-def _said(model: Model, data: Labelled) -> Ranked:
+def _said(model: Model, data: Labelled, usual: float) -> Ranked:
     if model.usable:
         return defects.ranked(model, data)
-    nothing = np.zeros(len(data))
-    return Ranked(data.truth, nothing, nothing, data.effort)
+    return Ranked(data.truth, np.zeros(len(data)), np.full(len(data), usual), data.effort)

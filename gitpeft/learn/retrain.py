@@ -27,14 +27,11 @@ from gitpeft.history import History, Record
 from gitpeft.learn import dataset, defects, duel, pipeline
 from gitpeft.learn.dataset import Dataset, Example
 from gitpeft.learn.defects import Known
-from gitpeft.learn.duel import MOST, SHARE_HELD, Verdict
+from gitpeft.learn.duel import LEAST, MOST, SHARE_HELD, Verdict
 from gitpeft.learn.pipeline import Candidate, Mined, Plan
 from gitpeft.learn.tuning import Listener
 from gitpeft.retrieve import Index
 from gitpeft.risk import Model, model_of
-
-LEAST = 20
-"""How many commits a duel of messages needs."""
 
 REPLAY_LEAST = 256
 """Older examples are replayed one for each new one, but no fewer than this."""

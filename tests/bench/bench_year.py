@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def live(repo: Repository, start: date, count: int, budgets: tuple[float, float], out: Path) -> None:
-    """Every month from `start` on, each written as soon as it is over; `budgets` of the first, and the rest."""
+    """Every month from `start` on, each written when it is over; `budgets` of the first and the others."""
     firsts = [later(start, number) for number in range(count + 1)]
     pipeline.run(repo, Plan(until=tip_before(repo, firsts[0]), minutes=budgets[0]), quiet)
     first = active(repo)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gitpeft import bundle as bundles
-from gitpeft import versions
+from gitpeft import drift, versions
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.learn import bases, duel, methods, pipeline, retrain, warm
@@ -169,6 +169,46 @@ def test_at_least_as_good_is_the_rule(
         assert done.action == "aside" and bundles.pointer(state(copied))[0] == before
         assert listed[done.bundle].aside == done.reason and "B-Norm" in done.reason
     assert not pipeline.last_trained(Repository.open(copied.path)).rival, "export goes round no duel"
+
+
+@pytest.mark.parametrize("message", [1.0, -1.0])
+@pytest.mark.parametrize("risk", [True, False])
+def test_each_task_goes_its_own_way(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch, message: float, risk: bool
+) -> None:
+    """The winner of one task takes its place beside the champion of the other."""
+    old = bundles.active(state(copied))
+    assert old is not None
+    judged(monkeypatch, message)
+    monkeypatch.setattr(retrain, "_judge_risk", lambda *_: Verdict(risk, "as told"))
+    done = run(copied, built, plan={"minutes": 0.02})
+    new = bundles.active(state(copied))
+    assert new is not None and (new.id == done.bundle) == (done.action == "activated")
+    assert done.action == ("activated" if message > 0 or risk else "aside")
+    assert (new.read("encoder.onnx") != old.read("encoder.onnx")) == (message > 0)
+    assert (new.read("risk.json") != old.read("risk.json")) == risk
+    bundles.verify(new)
+    assert open_active(state(copied)).suggest(CHANGE, "")
+    assert done.tasks["message"]["won"] == (message > 0) and done.tasks["risk"]["won"] == risk
+    listed = {one.id: one for one in versions.listing(state(copied))}
+    lost = done.aside or (done.bundle if done.action == "aside" else "")
+    assert bool(lost) == (message < 0) and (not lost or "B-Norm" in listed[lost].aside)
+    tip = copied.git("rev-parse", "HEAD")
+    assert drift.looked_at(state(copied), new.id) == ("" if message > 0 else tip)
+    if risk and message < 0:
+        assert new.manifest.commits == old.manifest.commits, "what it was taught is what it was"
+        assert new.manifest.metrics["duel"]["won"] and listed[new.id].state == "active"
+
+
+def test_only_the_score_is_new(copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No new commit for messages, but a bug became known: the score alone is held against the old one."""
+    copied.git("reset", "-q", "--hard", f"HEAD~{MORE}")
+    before = bundles.pointer(state(copied))[0]
+    monkeypatch.setattr(retrain, "_judge_risk", lambda *_: Verdict(True, "as told"))
+    done = run(copied, built)
+    assert done.action == "activated" and done.taught == 0 and list(done.tasks) == ["risk"]
+    assert bundles.pointer(state(copied)) == (done.bundle, before)
+    assert open_active(state(copied)).suggest(CHANGE, "")
 
 
 def test_who_is_asked_may_say_no(copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
