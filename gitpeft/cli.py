@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from gitpeft.git import Repository
 
 if TYPE_CHECKING:
     from gitpeft.assess import Assessor, RiskReport
+    from gitpeft.bundle import Bundle
     from gitpeft.learn.pipeline import Plan
     from gitpeft.learn.retrain import Retrained
     from gitpeft.learn.tuning import Listener
@@ -590,7 +592,7 @@ def uninstall(repo: Repo = None) -> None:
 @app.command()
 def status(repo: Repo = None, as_json: Json = False) -> None:
     """What is installed here, which model is active, and what the hook last had to say."""
-    from gitpeft import bundle, doctor, drift, show
+    from gitpeft import bundle, config, doctor, show, standing
     from gitpeft.risk import model_of
 
     repository = Repository.open(repo)
@@ -598,22 +600,24 @@ def status(repo: Repo = None, as_json: Json = False) -> None:
     active = bundle.active(repository.state_dir)
     model = None
     if active:
-        commits = active.manifest.commits
-        ahead = repository.since(commits.get("to", ""))
-        accepted = drift.count(repository).get(active.id, drift.Acceptance())
-        known = bool(commits.get("to")) and repository.head() is not None
-        model = asdict(active.manifest) | {
-            "id": active.id,
-            "commits_since": ahead,
-            "acceptance": asdict(accepted),
-            "due": drift.due(commits, ahead, accepted) if known else "",
-        }
+        found = standing.of(repository, active, config.load(repository), _judge if _can_label() else None)
+        model = asdict(active.manifest) | {"id": active.id} | found.as_dict()
     if as_json:
         _print_json(
             asdict(state) | {"works": state.works, "manifest": model, "risk": asdict(model_of(active))}
         )
     else:
         show.status(state, model, model_of(active))
+
+
+def _can_label() -> bool:
+    return find_spec("pygments") is not None
+
+
+def _judge(repository: Repository, active: "Bundle") -> list[tuple[float, bool]]:
+    from gitpeft.learn import verdicts
+
+    return verdicts.against_promises(repository, active)
 
 
 @app.command()

@@ -19,7 +19,7 @@ import numpy as np
 from gitpeft import bundle as bundles
 from gitpeft.bundle import Bundle
 from gitpeft.choose import Chooser
-from gitpeft.learn import appraise, backtest, defects, ranking
+from gitpeft.learn import appraise, backtest, defects, ranking, verdicts
 from gitpeft.learn.appraise import Made
 from gitpeft.learn.dataset import Dataset, Example
 from gitpeft.learn.defects import Known, Labelled
@@ -131,25 +131,6 @@ def _offered(
 # --- risk ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Relabelled:
-    """What became of the labels since a moment: bugs that became known, how many of those counted as clean
-    until then, and how many commits have a label now that had none."""
-
-    known: int
-    changed: int
-    judged: int
-
-
-def relabelled(known: Known, until: float) -> Relabelled:
-    """The labels of now against those of the moment `until` (unix seconds)."""
-    before, after = _labelled(known, until), _labelled(known, known.now)
-    then = dict(zip(before.shas, before.truth, strict=True))
-    found = known.found.known_at(known.now) - known.found.known_at(int(until))
-    changed = sum(then.get(sha) == 0 for sha in found)
-    return Relabelled(len(found), changed, len(set(after.shas) - then.keys()))
-
-
 def risk(installed: Model, until: float, contender: Model, known: Known) -> Verdict:
     """Both scores on the newest half of the commits that were judged after the moment `until`.
 
@@ -159,7 +140,8 @@ def risk(installed: Model, until: float, contender: Model, known: Known) -> Verd
     """
     if not installed.usable:
         return Verdict(True, "the first score that holds here")
-    held = _held(known, until)
+    judged = verdicts.judged_since(known, until)
+    held = judged.take(slice(len(judged) - int(SHARE_HELD * len(judged)), None))
     if len(held) < LEAST:
         said = f"{len(held)} commits were judged since that it can be compared on, {LEAST} are needed"
         return Verdict(False, f"the installed score stays: {said}")
@@ -172,17 +154,6 @@ def risk(installed: Model, until: float, contender: Model, known: Known) -> Verd
     name, metric = (AUC, "auc") if min(bad, len(held) - bad) >= BUGS_LEAST else (BRIER, "brier")
     ask = ranking.METRICS[metric]
     return Verdict.of(Duel(name, len(held), ask(old), ask(new), *ranking.difference(new, old, metric)))
-
-
-def _labelled(known: Known, moment: float) -> Labelled:
-    return defects.label(known.measured, known.found, int(moment))
-
-
-def _held(known: Known, until: float) -> Labelled:
-    """The newest of the commits that have a label now and had none at `until`, oldest first."""
-    before, after = set(_labelled(known, until).shas), _labelled(known, known.now)
-    unseen = [place for place, sha in enumerate(after.shas) if sha not in before]
-    return after.take(np.array(unseen[len(unseen) - int(SHARE_HELD * len(unseen)) :], dtype=int))
 
 
 def _said(model: Model, data: Labelled, usual: float) -> Ranked:

@@ -200,8 +200,8 @@ def renew_risk(repo: Repository, bundle: Bundle, folder: Path, metrics: dict[str
             (staged / name).write_bytes(bundle.read(name))
         for path in filter(lambda path: of_risk(path.name), folder.iterdir()):
             shutil.copyfile(path, staged / path.name)
-        changes = {"created": _now(), "metrics": bundle.manifest.metrics | metrics}
-        id_ = bundles.write(staged, replace(bundle.manifest, **changes))
+        kept = bundle.manifest.metrics | metrics
+        id_ = bundles.write(staged, replace(bundle.manifest, created=_now(), metrics=kept))
     bundles.activate(repo.state_dir, id_)
     bundles.prune(repo.state_dir)
     return id_

@@ -13,7 +13,6 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,9 @@ from gitpeft.bundle import Bundle
 from gitpeft.diff import Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.history import History, Record
-from gitpeft.learn import dataset, defects, duel, pipeline
+from gitpeft.history import Record
+from gitpeft.learn import dataset, duel, pipeline, verdicts
 from gitpeft.learn.dataset import Dataset, Example
-from gitpeft.learn.defects import Known
 from gitpeft.learn.duel import LEAST, MOST, SHARE_HELD, Verdict
 from gitpeft.learn.pipeline import Candidate, Mined, Plan
 from gitpeft.learn.tuning import Listener
@@ -45,7 +43,7 @@ class Retrained:
 
     `bundle` is the model that became active, or the one kept aside; `aside` the one kept aside when a winner
     of the other task became active. `tasks` has a verdict for each task that there was a challenger for,
-    `labels` what became of the risk labels since the champion (see `duel.Relabelled`).
+    `labels` what became of the risk labels since the champion (see `verdicts.Relabelled`).
     """
 
     action: str
@@ -141,23 +139,12 @@ def _judge_risk(
     installed = model_of(champion)
     if not installed.usable and not fitted.usable:
         return None
-    known = _known_now(repo, mined, listen)
+    known = verdicts.known_now(repo, mined.tip, listen)
     if known is None:
         return None
-    until = _fitted_at(champion, installed)
-    result.labels = asdict(duel.relabelled(known, until))
+    until = verdicts.fitted_at(champion, installed)
+    result.labels = asdict(verdicts.relabelled(known, until))
     return duel.risk(installed, until, fitted, known)
-
-
-def _known_now(repo: Repository, mined: Mined, listen: Listener) -> Known | None:
-    with History.open(repo.state_dir) as history:
-        return defects.read(history, repo, mined.tip, listen)
-
-
-def _fitted_at(champion: Bundle, installed: Model) -> float:
-    """When the installed score was fitted, in unix seconds; of older models, when their bundle was made."""
-    made = datetime.fromisoformat(champion.manifest.created).timestamp()
-    return float(installed.report.get("until", made))
 
 
 def _settle(
@@ -174,12 +161,12 @@ def _settle(
 
     `folder` holds the fresh risk model.
     """
-    verdicts = {MESSAGE: trained.verdict} if trained else {}
-    verdicts |= {RISK: risk} if risk else {}
-    result.tasks = {task: asdict(one) for task, one in verdicts.items()}
-    reasons = [result.reason, *(f"{task}: {one.reason}" for task, one in verdicts.items())]
+    found = {MESSAGE: trained.verdict} if trained else {}
+    found |= {RISK: risk} if risk else {}
+    result.tasks = {task: asdict(one) for task, one in found.items()}
+    reasons = [result.reason, *(f"{task}: {one.reason}" for task, one in found.items())]
     result.reason = "; ".join(filter(None, reasons))
-    wins = {task for task, one in verdicts.items() if one.won}
+    wins = {task for task, one in found.items() if one.won}
     if wins and bundles.pointer(repo.state_dir)[0] != champion.id:
         wins, result.reason = set(), "another model was activated during the training"
     elif wins and not agreed(result.reason):
