@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft import bundle as bundles
-from gitpeft import parcel, share, travel, versions
+from gitpeft import channel, parcel, share, travel, versions
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.share import Terms
@@ -183,14 +183,14 @@ def test_a_stale_push_is_refused_by_the_remote_itself(
 ) -> None:
     """The other one is faster between the look and the push: the remote's swap decides."""
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
-    push = share._push
+    push = channel.push
 
     def late(*args: object) -> None:
-        monkeypatch.setattr(share, "_push", push)
+        monkeypatch.setattr(channel, "push", push)
         share.publish(opened(ada))
         push(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(share, "_push", late)
+    monkeypatch.setattr(channel, "push", late)
     with pytest.raises(GitpeftError, match="somebody else published"):
         share.publish(opened(cho))
     assert share.bundle_of(opened(bare), LATEST) == active(ada)
@@ -772,7 +772,7 @@ def test_no_hook_ever_pulls() -> None:
     }
     assert names == {"cli"} or all(not name.startswith("hook") for name in names)
     callers = {module for module, source in sources.items() if ".reach(" in source}
-    assert callers == {"share", "signing"}, "nothing else reaches a network"
+    assert callers == {"channel", "share", "signing"}, "nothing else reaches a network"
 
 
 def test_repository_opens_without_a_network(repo: Repo) -> None:
