@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests import tinymodel
 from tests.gitrepo import Repo
 from tests.hooking import CHECKOUT
 from tests.killing import asked_meanwhile, every_kill
-from tests.sharing import ANYONE, active, daemon, key, member, opened, remote, signs, state, vouch
+from tests.sharing import ANYONE, active, daemon, key, member, opened, remote, signs, sshd, state, vouch
 from tests.test_cli import Call, gitpeft
 
 __all__ = ["gitpeft"]  # a fixture
@@ -213,37 +214,58 @@ except GitpeftError as error:
 """
 
 
+def over_daemon(bare: Repo, people: list[Repo], stack: ExitStack) -> None:
+    address = stack.enter_context(daemon(bare.path.parent))
+    for one in people:
+        one.git("remote", "set-url", "origin", f"{address}/{bare.path.name}")
+
+
+def over_ssh(bare: Repo, people: list[Repo], stack: ExitStack) -> None:
+    folder = bare.path.parent.with_name("ssh")
+    address, command = stack.enter_context(sshd(bare.path.parent, folder))
+    for one in people:
+        one.git("remote", "set-url", "origin", f"{address}/{bare.path.name}")
+        one.git("config", "core.sshCommand", command)
+
+
+ROADS: dict[str, Callable[[Repo, list[Repo], ExitStack], None]] = {
+    "file": lambda *_: None,
+    "git daemon": over_daemon,
+    "ssh": over_ssh,
+}
+"""How the members of a team reach their remote."""
+
+
+@pytest.mark.parametrize("over", ["file", "git daemon", pytest.param("ssh", marks=pytest.mark.slow)])
+def test_there_and_back_over(bare: Repo, ada: Repo, ben: Repo, over: str) -> None:
+    with ExitStack() as stack:
+        ROADS[over](bare, [ada, ben], stack)
+        done = share.publish(opened(ada))
+        assert done.place == LATEST and done.notes == []
+        assert share.pull(opened(ben), terms=ANYONE).bundle == active(ben) == active(ada)
+        assert share.publish(opened(ben)).notes == ["it was there already"]
+    if over != "file":
+        with pytest.raises(GitpeftError, match="origin cannot be reached"):
+            share.pull(opened(ben), terms=ANYONE)
+        assert active(ben) == done.bundle, "the server is gone, the model is not"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("over", ["file", "daemon"])
+@pytest.mark.parametrize("over", ROADS)
 def test_of_three_publishers_at_once_exactly_one_wins_each_round(
     bare: Repo, tmp_path: Path, over: str
 ) -> None:
     people = [member(bare, tmp_path / name) for name in ("ada", "ben", "cho")]
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    with daemon(bare.path.parent) as address:
-        for one in people if over == "daemon" else ():
-            one.git("remote", "set-url", "origin", f"{address}/team.git")
-        everything: set[str] = set()
+    everything: set[str] = set()
+    with ExitStack() as stack:
+        ROADS[over](bare, people, stack)
         for number in range(4):
             own = [
                 tinymodel.bundle(state(one), created=DAY.format(1 + 3 * number + place))
                 for place, one in enumerate(people)
             ]
             everything.update(own)
-            running = [
-                subprocess.Popen(
-                    [sys.executable, "-c", PUBLISH, str(one.path)],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
-                )
-                for one in people
-            ]  # fmt: skip
-            for process in running:
-                assert process.stdout is not None and process.stdout.readline() == "ready\n"
-            for process in running:
-                assert process.stdin is not None
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            said = [process.communicate()[0] for process in running]
+            said = all_at_once(people)
             won = [line.split()[1] for line in said if line.startswith("won")]
             assert len(won) == 1, said
             assert sum("somebody else published" in line for line in said) == 2, said
@@ -252,6 +274,25 @@ def test_of_three_publishers_at_once_exactly_one_wins_each_round(
                 assert mine in {kept.id for kept in versions.listing(state(one))}, "losing loses no model"
     dated = {ref for ref in refs(bare) if ref.startswith("refs/gitpeft/models/main/2")}
     assert len(dated) == 4 and len(everything) == 12
+
+
+def all_at_once(people: list[Repo]) -> list[str]:
+    """Everybody publishes at one signal; what each had to say."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(one.path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        )
+        for one in people
+    ]  # fmt: skip
+    for process in running:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [process.communicate()[0] for process in running]
 
 
 # --- who is believed ----------------------------------------------------------------------------------------
