@@ -17,7 +17,7 @@ from gitpeft.git import Repository
 from gitpeft.share import Terms
 from tests import tinymodel
 from tests.gitrepo import Repo
-from tests.hooking import CHECKOUT
+from tests.hooking import CHECKOUT, committing_meanwhile
 from tests.killing import asked_meanwhile, every_kill
 from tests.sharing import ANYONE, active, daemon, key, member, opened, remote, signs, sshd, state, vouch
 from tests.test_cli import Call, gitpeft
@@ -779,6 +779,26 @@ def test_killed_anywhere_while_pulling(bare: Repo, ada: Repo, tmp_path: Path) ->
                 bundles.verify(bundles.open_bundle(state(cho) / "models" / one.id))
     assert number > 30 and active(cho) == new
     assert bundles.pointer(state(cho)) == (new, old)
+
+
+@pytest.mark.slow
+def test_people_commit_while_everything_is_killed(bare: Repo, ada: Repo, tmp_path: Path) -> None:
+    """Real commits through the real hook, while publish, pull and rollback die at one step after another."""
+    cho = member(bare, tmp_path / "cho", model=DAY.format(2))
+    old, new = active(cho), share.publish(opened(ada)).bundle
+    works: dict[str, Callable[[], object]] = {
+        "pull": lambda: share.pull(opened(cho), terms=ANYONE),
+        "rollback": lambda: versions.rollback(state(cho)),
+        "publish": lambda: share.publish(opened(cho), channel="mine"),
+    }
+    with committing_meanwhile(cho, tmp_path):
+        for name, work in works.items():
+            kills = 0
+            for _ in every_kill(work, stride=4):
+                kills += 1
+                assert active(cho) in (old, new), name
+            assert kills > 3, f"{name}: the kills reached no effect"
+    assert {one.id for one in versions.listing(state(cho))} == {old, new}
 
 
 # --- the commands -------------------------------------------------------------------------------------------
