@@ -541,25 +541,45 @@ def test_what_is_refused_leaves_the_active_model(
     assert not (tmp_path / "evil").exists() and not (state(cho) / "evil").exists()
 
 
-def test_a_file_of_two_gigabytes_is_refused_unread(bare: Repo, ada: Repo, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [((600 << 20) + 1, "629 MB"), pytest.param(2 << 30, "2,147 MB", marks=pytest.mark.slow)],
+)
+def test_a_giant_is_refused_unread(bare: Repo, ada: Repo, tmp_path: Path, size: int, said: str) -> None:
     """A real one, in git: zeros, which pack to nothing. No byte of it is asked for."""
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
     before = active(cho)
-    files = published(bare, ada)
+    listing = bare.git("ls-tree", tree_of(bare, published(bare, ada)))
     sparse = tmp_path / "sparse"
     with open(sparse, "wb") as file:
-        file.truncate((600 << 20) + 1)
-    sha = bare.git("hash-object", "-w", str(sparse))
-    tree = tree_of(bare, files)
-    listing = bare.git("ls-tree", tree)
+        file.truncate(size)
+    command = ["git", "hash-object", "-w", str(sparse)]
+    sha = subprocess.run(command, cwd=bare.path, capture_output=True, text=True, check=True).stdout.strip()
     bigger = bare.git("mktree", input=f"{listing}\n100644 blob {sha}\tchooser.json\n")
     bare.git("update-ref", LATEST, bare.git("commit-tree", bigger, "-m", "chore: publish"))
-    with pytest.raises(GitpeftError, match=r"chooser\.json of the published model has 629 MB"):
+    with pytest.raises(GitpeftError, match=rf"chooser\.json of the published model has {said}"):
+        share.pull(opened(cho), terms=ANYONE)
+    assert active(cho) == before and len(versions.listing(state(cho))) == 1
+    entries = (parcel.Entry("encoder.onnx", size, True),)
+    with pytest.raises(GitpeftError, match=f"has {said}"):
+        parcel.judge(entries)
+
+
+@pytest.mark.parametrize("kind", ["tag", "blob", "tree"])
+def test_a_latest_that_is_no_commit_is_refused(bare: Repo, ada: Repo, tmp_path: Path, kind: str) -> None:
+    """A tag of a published commit leads to it; a blob or a tree leads nowhere."""
+    cho = member(bare, tmp_path / "cho", model=DAY.format(2))
+    before, done = active(cho), share.publish(opened(ada))
+    if kind == "tag":
+        bare.git("tag", "-a", "v1", "-m", "v1", done.commit)
+        bare.git("update-ref", LATEST, "refs/tags/v1")
+        assert share.pull(opened(cho), terms=ANYONE).bundle == done.bundle
+        return
+    inside = f"{done.commit}:share.json" if kind == "blob" else f"{done.commit}^{{tree}}"
+    bare.git("update-ref", LATEST, bare.git("rev-parse", inside))
+    with pytest.raises(GitpeftError):
         share.pull(opened(cho), terms=ANYONE)
     assert active(cho) == before
-    entries = (parcel.Entry("encoder.onnx", 2 << 30, True),)
-    with pytest.raises(GitpeftError, match="has 2,147 MB"):
-        parcel.judge(entries)
 
 
 def test_a_model_that_does_not_run_is_refused(bare: Repo, ada: Repo, ben: Repo) -> None:
