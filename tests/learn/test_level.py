@@ -17,8 +17,17 @@ from tests.generated import Step
 from tests.gitrepo import Repo
 from tests.learn.conftest import Built
 from tests.learn.test_pipeline import nobody
+from tests.test_cli import Call, gitpeft
+
+__all__ = ["gitpeft"]  # a fixture
 
 COUNT = 210
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no reason to leave commits out."""
+    monkeypatch.setattr(level, "SECONDS", 600.0)
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ def test_a_team_that_stays_as_it_is(served: Repo, monkeypatch: pytest.MonkeyPatc
     assert measured(served) == found
 
 
-def test_a_team_that_writes_otherwise(served: Repo) -> None:
+def test_a_team_that_writes_otherwise(served: Repo, gitpeft: Call) -> None:
     another_tongue(served, 40)
     found = measured(served)
     assert found is not None and found.risen and found.new > found.old + 1
@@ -80,6 +89,10 @@ def test_a_team_that_writes_otherwise(served: Repo) -> None:
         f"Retraining is due: what the team writes costs the model {found.new:.2f} nats a token on the newest "
         f"40 commits, against {found.old:.2f} before. Run `gitpeft train`."
     )
+    shown = gitpeft("status", "--repo", served.path).said
+    assert "nats a token on the newest 40 commits" in shown and "Run `gitpeft train`." in shown
+    told = json.loads(gitpeft("status", "--repo", served.path, "--json").out)["manifest"]
+    assert told["level"]["n_new"] == 40 and told["due"] == said.due and told["promise"] is None
 
 
 def test_what_there_was_no_time_for_is_asked_later(served: Repo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,11 @@ from gitpeft.learn import bases, duel, methods, pipeline, retrain, warm
 from gitpeft.learn.duel import B_NORM, Duel, Verdict
 from gitpeft.learn.pipeline import Plan
 from gitpeft.learn.retrain import Retrained
+from gitpeft.risk import Model
 from gitpeft.suggest import open_active
 from tests import generated
 from tests.gitrepo import Repo
-from tests.killing import asked_meanwhile
+from tests.killing import asked_meanwhile, every_kill
 from tests.learn.conftest import Built, loosen
 from tests.learn.test_pipeline import CHANGE, nobody
 from tests.test_cli import Call, gitpeft
@@ -253,7 +254,7 @@ def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
 ) -> None:
     before = bundles.pointer(state(copied))[0]
     with asked_meanwhile(state(copied), tmp_path, CHANGE):
-        for step in ("train", "export", "choose", "measure"):
+        for step in ("train", "export", "choose", "risk", "measure"):
             child = os.fork()
             if child == 0:
 
@@ -271,6 +272,30 @@ def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
     heard: list[str] = []
     done = run(copied, built, lambda _step, _share, detail: heard.append(detail), plan={"minutes": 0.02})
     assert "already trained" in heard and done.bundle
+
+
+@pytest.mark.slow
+def test_killed_anywhere_while_a_score_is_renewed(copied: Repo, tmp_path: Path) -> None:
+    repo = Repository.open(copied.path)
+    champion = bundles.active(state(copied))
+    assert champion is not None
+    (tmp_path / "risk").mkdir()
+    (tmp_path / "risk" / "risk.json").write_text(Model(why="another one").to_json())
+
+    def renew() -> None:
+        pipeline.renew_risk(repo, champion, tmp_path / "risk", {"duel": {"won": True}})
+
+    number = 0
+    with asked_meanwhile(state(copied), tmp_path, CHANGE):
+        for step in every_kill(renew, stride=3):
+            number = step
+            now = bundles.active(state(copied))
+            assert now is not None
+            bundles.verify(now)
+            assert now.read("encoder.onnx") == champion.read("encoder.onnx")
+    assert number > 30
+    now = bundles.active(state(copied))
+    assert now is not None and now.json("risk.json")["why"] == "another one"
 
 
 # --- the command --------------------------------------------------------------------------------------------
