@@ -188,7 +188,7 @@ def fought(verdict: dict[str, Any] | None) -> str:
     if not verdict or not verdict["duel"]:
         return "-"
     one = verdict["duel"]
-    digits = 1 if one["metric"] == "B-Norm" else 3
+    digits = {"B-Norm": 1, "AUC": 3}.get(one["metric"], 4)
     values = ", ".join(f"{one[name]:+.{digits}f}" for name in ("low", "high"))
     return f"{'won' if verdict['won'] else 'lost'} {one['difference']:+.{digits}f} ({values})"
 
