@@ -161,7 +161,7 @@ class Index:
     ) -> list[Neighbour]:
         """The `n` most similar commits, best first, among the first `before` ones; only similarities above 0.
 
-        Newer commits count more (see `FRESH`; 0 for similarity alone), and of equals the newest comes first; a
+        Newer commits count more (`FRESH`; 0 for similarity alone), and of equals the newest comes first; a
         subject is given once.
         """
         import numpy as np

@@ -51,8 +51,10 @@ class Settings:
     `batch_tokens`: about how many source tokens (and 4 per target token) a batch holds. `lr`: peak rate of
     AdamW; `matrix_lr`: peak rate of Muon for hidden matrices, 0 leaves everything to AdamW. `source_limit`:
     sources are cut to this many tokens. `warmup`: share of the run. `decay`: share of the run, at its end,
-    over which the rate falls to zero. `pad`: lengths of sources are padded to a multiple of this; `compile`:
-    the backend of `torch.compile` for encoder and decoder, "" for none (on a GPU: "inductor").
+    over which the rate falls to zero. `parts`: a batch is computed in so many parts, one after another, whose
+    gradients add up: the same step, in so much less memory. `pad`: lengths of sources are padded to a
+    multiple of this; `compile`: the backend of `torch.compile` for encoder and decoder, "" for none (on a
+    GPU: "inductor").
     """
 
     steps: int = 100_000
@@ -65,6 +67,7 @@ class Settings:
     weight_decay: float = 0.0
     clip: float = 1.0
     source_limit: int = 512
+    parts: int = 1
     pad: int = 16
     compile: str = ""
     seed: int = 0
@@ -276,7 +279,9 @@ class _Loop:
     ) -> torch.Tensor | None:
         """Loss of a step; None where memory ran out, and batches are smaller from now on."""
         try:
-            return self.learn(_tensors(data, batch, self.settings, device, self.model), done)
+            return self.learn(
+                [_tensors(data, part, self.settings, device, self.model) for part in self.parts(batch)], done
+            )
         except (RuntimeError, MemoryError) as error:
             if not memory.ran_out(error):
                 raise
@@ -310,19 +315,29 @@ class _Loop:
         self.cost.batch_tokens = max(1, self.cost.batch_tokens // 2)
         self.said = f"out of memory: batches of {self.cost.batch_tokens:,} tokens from now on"
 
-    def learn(self, inputs: dict[str, torch.Tensor], done: float) -> torch.Tensor:
+    def parts(self, batch: Sequence[int]) -> list[Sequence[int]]:
+        """The batch in parts of alike size, none of them empty."""
+        size = -(-len(batch) // self.settings.parts)
+        return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+    def learn(self, parts: Sequence[dict[str, torch.Tensor]], done: float) -> torch.Tensor:
         rate = _rate(done, self.settings)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * rate
-        with _autocast(inputs["input_ids"].device):
-            loss = self.model(**inputs).loss
-        loss.backward()
+        counts = [(part["labels"] != -100).sum() for part in parts]
+        total = torch.stack(counts).sum()
+        losses = []
+        for part, count in zip(parts, counts, strict=True):
+            with _autocast(part["input_ids"].device):
+                loss = self.model(**part).loss * (count / total)  # a loss is the mean over its labels
+            loss.backward()
+            losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        return loss.detach()  # type: ignore[no-any-return]
+        return torch.stack(losses).sum()
 
     def give_back(self) -> None:
         """Return freed memory now and then: batches of many shapes leave holes in glibc's heap."""
