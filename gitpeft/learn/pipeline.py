@@ -192,21 +192,6 @@ def ship(repo: Repository, one: Candidate, data: Dataset, *, active: bool, risk:
     return _publish(repo, one.made, data, one.habits, one.chooser, one.outcome, active=active, risk=risk)
 
 
-def renew_risk(repo: Repository, bundle: Bundle, folder: Path, metrics: dict[str, Any]) -> str:
-    """A bundle again with the risk model that `fit_risk` left in `folder`, made active; its id."""
-    with bundles.staging(repo.state_dir) as staged:
-        for name in filter(lambda name: not of_risk(name), bundle.manifest.files):
-            (staged / name).parent.mkdir(parents=True, exist_ok=True)
-            (staged / name).write_bytes(bundle.read(name))
-        for path in filter(lambda path: of_risk(path.name), folder.iterdir()):
-            shutil.copyfile(path, staged / path.name)
-        kept = bundle.manifest.metrics | metrics
-        id_ = bundles.write(staged, replace(bundle.manifest, created=_now(), metrics=kept))
-    bundles.activate(repo.state_dir, id_)
-    bundles.prune(repo.state_dir)
-    return id_
-
-
 def of_risk(name: str) -> bool:
     """Whether a file of a bundle belongs to its risk model; all others belong to messages."""
     return name.startswith(Path(bundles.RISK).stem)
@@ -485,14 +470,15 @@ def manifest_of(data: Dataset, mined: Mined) -> Manifest:
     held = len(data.test)
     return Manifest(
         kind="retrieval",
-        created=_now(),
+        created=now(),
         commits={"from": first, "to": mined.tip, "count": len(data.examples), "held": held},
         budget=asdict(Budget()),
         versions=_versions(),
     )
 
 
-def _now() -> str:
+def now() -> str:
+    """The moment, as manifests have it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

@@ -11,6 +11,7 @@ today, so that a bug that became known counts from now on.
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -61,6 +62,18 @@ class Retrained:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Work:
+    """What the steps share."""
+
+    repo: Repository
+    champion: Bundle
+    mined: Mined
+    result: Retrained
+    listen: Listener
+    agreed: Callable[[str], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class _Trained:
     """A challenger for messages, the data that it was made from, and how its duel ended."""
@@ -102,93 +115,103 @@ def run(
     data, new, replayed = split(mined.records, champion, plan.seed)
     alike = not cold and start is None and _alike(champion, plan)
     result = Retrained("none", "", champion.id, new=new)
+    work = _Work(repo, champion, mined, result, listen, agreed)
     trained = None
-    if data is not None and (new or not alike):
+    if data is None or (new == 0 and alike):
+        result.reason = _nothing(new, data)
+    else:
         if alike and any(name.startswith(f"{bundles.ADAPTER}/") for name in champion.manifest.files):
             start = champion.path / bundles.ADAPTER
-        plan = replace(plan, warm=str(start) if start else "", rival=champion.id)
-        trained = _train(repo, plan, champion, mined, data, listen)
-        result.warm, result.replayed, result.taught = bool(start), replayed, len(data.train)
-        result.seconds = trained.candidate.outcome.seconds
-        spent = trained.candidate.outcome.cost.items()
-        result.cost = {name: value for name, value in spent if "curve" not in name}
-    else:
-        result.reason = _nothing(new, data)
+        trained = _train(work, replace(plan, warm=str(start) if start else "", rival=champion.id), data)
+        result.warm, result.taught, result.replayed = bool(start), len(data.train), replayed
     with bundles.staging(repo.state_dir) as scratch:
         folder = trained.candidate.folder if trained else scratch
         fitted = Model.of(pipeline.fit_risk(repo, mined, folder, listen))
-        risk = _judge_risk(repo, champion, mined, fitted, result, listen)
-        _settle(repo, result, champion, trained, risk, folder, mined.tip, agreed)
+        _settle(work, trained, _judge_risk(work, fitted), folder)
     return result
 
 
-def _train(
-    repo: Repository, plan: Plan, champion: Bundle, mined: Mined, data: Dataset, listen: Listener
-) -> _Trained:
+def _train(work: _Work, plan: Plan, data: Dataset) -> _Trained:
     """A challenger for messages, and its duel."""
     if reason := pipeline.why_not(plan, data):
         raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` serves this history without")
-    made = pipeline.candidate(repo, plan, mined, data, listen)
-    return _Trained(made, data, duel.message(champion, made, data, listen))
+    made = pipeline.candidate(work.repo, plan, work.mined, data, work.listen)
+    verdict = duel.message(work.champion, made, data, work.listen)
+    spent = made.outcome.cost.items()
+    work.result.cost = {name: value for name, value in spent if "curve" not in name}
+    work.result.seconds = made.outcome.seconds
+    return _Trained(made, data, verdict)
 
 
-def _judge_risk(
-    repo: Repository, champion: Bundle, mined: Mined, fitted: Model, result: Retrained, listen: Listener
-) -> Verdict | None:
+def _judge_risk(work: _Work, fitted: Model) -> Verdict | None:
     """How the fresh risk model stands against the installed one; None where neither says anything."""
-    installed = model_of(champion)
+    installed = model_of(work.champion)
     if not installed.usable and not fitted.usable:
         return None
-    known = verdicts.known_now(repo, mined.tip, listen)
+    known = verdicts.known_now(work.repo, work.mined.tip, work.listen)
     if known is None:
         return None
-    until = verdicts.fitted_at(champion, installed)
-    result.labels = asdict(verdicts.relabelled(known, until))
+    until = verdicts.fitted_at(work.champion, installed)
+    work.result.labels = asdict(verdicts.relabelled(known, until))
     return duel.risk(installed, until, fitted, known)
 
 
-def _settle(
-    repo: Repository,
-    result: Retrained,
-    champion: Bundle,
-    trained: _Trained | None,
-    risk: Verdict | None,
-    folder: Path,
-    tip: str,
-    agreed: Callable[[str], bool],
-) -> None:
-    """Put every winner in its place and what lost aside; `result` then says what happened.
+def _settle(work: _Work, trained: _Trained | None, risk: Verdict | None, folder: Path) -> None:
+    """Put every winner in its place and what lost aside; the result then says what happened.
 
     `folder` holds the fresh risk model.
     """
+    repo, champion, result = work.repo, work.champion, work.result
+    wins = _winners(work, trained, risk)
+    if trained:
+        result.action = "activated" if MESSAGE in wins else "aside"
+        one = trained.candidate
+        metrics = one.made.manifest.metrics | _kept(result, won=MESSAGE in wins)
+        shipped = replace(one, made=replace(one.made, manifest=replace(one.made.manifest, metrics=metrics)))
+        score = champion if risk and RISK not in wins else None
+        result.bundle = pipeline.ship(repo, shipped, trained.data, active=MESSAGE in wins, risk=score)
+    if RISK in wins and MESSAGE not in wins:
+        result.action, result.aside = "activated", result.bundle
+        result.bundle = renew_risk(repo, champion, folder, _kept(result, won=True))
+    if trained and MESSAGE not in wins:
+        drift.tried(repo.state_dir, result.bundle if RISK in wins else champion.id, work.mined.tip)
+
+
+def _winners(work: _Work, trained: _Trained | None, risk: Verdict | None) -> set[str]:
+    """The tasks whose challengers take their place, once all are asked; notes verdicts and reasons."""
+    result = work.result
     found = {MESSAGE: trained.verdict} if trained else {}
     found |= {RISK: risk} if risk else {}
     result.tasks = {task: asdict(one) for task, one in found.items()}
     reasons = [result.reason, *(f"{task}: {one.reason}" for task, one in found.items())]
     result.reason = "; ".join(filter(None, reasons))
     wins = {task for task, one in found.items() if one.won}
-    if wins and bundles.pointer(repo.state_dir)[0] != champion.id:
+    if wins and bundles.pointer(work.repo.state_dir)[0] != work.champion.id:
         wins, result.reason = set(), "another model was activated during the training"
-    elif wins and not agreed(result.reason):
+    elif wins and not work.agreed(result.reason):
         wins, result.reason = set(), f"not wanted: {result.reason}"
-    score = champion if risk and RISK not in wins else None
-    if trained:
-        result.action = "activated" if MESSAGE in wins else "aside"
-        one = trained.candidate
-        metrics = one.made.manifest.metrics | _kept(result, won=MESSAGE in wins)
-        shipped = replace(one, made=replace(one.made, manifest=replace(one.made.manifest, metrics=metrics)))
-        result.bundle = pipeline.ship(repo, shipped, trained.data, active=MESSAGE in wins, risk=score)
-    if RISK in wins and MESSAGE not in wins:
-        result.action, result.aside = "activated", result.bundle
-        result.bundle = pipeline.renew_risk(repo, champion, folder, _kept(result, won=True))
-    if trained and MESSAGE not in wins:
-        drift.tried(repo.state_dir, result.bundle if RISK in wins else champion.id, tip)
+    return wins
 
 
 def _kept(result: Retrained, *, won: bool) -> dict[str, Any]:
     """What a manifest keeps of the duels."""
     verdict = {"won": won, "verdict": result.reason, "champion": result.champion, "tasks": result.tasks}
     return {"duel": verdict | {"labels": result.labels}}
+
+
+def renew_risk(repo: Repository, bundle: Bundle, folder: Path, metrics: dict[str, Any]) -> str:
+    """A bundle again with the risk model that `pipeline.fit_risk` left in `folder`, made active; its id."""
+    with bundles.staging(repo.state_dir) as staged:
+        for name in filter(lambda name: not pipeline.of_risk(name), bundle.manifest.files):
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).write_bytes(bundle.read(name))
+        for path in filter(lambda path: pipeline.of_risk(path.name), folder.iterdir()):
+            shutil.copyfile(path, staged / path.name)
+        kept = bundle.manifest.metrics | metrics
+        id_ = bundles.write(staged, replace(bundle.manifest, created=pipeline.now(), metrics=kept))
+    bundles.activate(repo.state_dir, id_)
+    bundles.prune(repo.state_dir)
+    return id_
 
 
 def _nothing(new: int, data: Dataset | None) -> str:

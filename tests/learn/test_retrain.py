@@ -278,7 +278,7 @@ def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
 def test_killed_anywhere_while_a_score_is_renewed(
     copied: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_now", lambda: "2030-01-01T00:00:00Z")  # each try makes the same bundle
+    monkeypatch.setattr(pipeline, "now", lambda: "2030-01-01T00:00:00Z")  # each try makes the same bundle
     repo = Repository.open(copied.path)
     champion = bundles.active(state(copied))
     assert champion is not None
@@ -286,7 +286,7 @@ def test_killed_anywhere_while_a_score_is_renewed(
     (tmp_path / "risk" / "risk.json").write_text(Model(why="another one").to_json())
 
     def renew() -> None:
-        pipeline.renew_risk(repo, champion, tmp_path / "risk", {"duel": {"won": True}})
+        retrain.renew_risk(repo, champion, tmp_path / "risk", {"duel": {"won": True}})
 
     number = 0
     with asked_meanwhile(state(copied), tmp_path, CHANGE):
