@@ -4,13 +4,13 @@ Every line is a count that anybody can check with `git log`; none of them names 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from gitpeft.diff import FileChange
 from gitpeft.lines import Line
 from gitpeft.metrics import DAY, Metrics
 from gitpeft.past import YEAR, Change, Companion, Stored, Touch, function_key
+from gitpeft.record import record
 from gitpeft.risk import Model
 
 MOST = 5
@@ -25,7 +25,7 @@ _FILES = 20
 _LINE = 80
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Evidence:
     """One counted fact: its kind, the sentence, the file it is about ("" for all), and the numbers in it."""
 
@@ -36,6 +36,8 @@ class Evidence:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        from dataclasses import asdict
+
         return asdict(self)
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gitpeft import bundle as bundles
@@ -19,6 +18,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.mask import mask
+from gitpeft.record import record
 from gitpeft.risk import LINES_ADDED, Model, model_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ WAY_THROUGH = "to commit it as it is: git commit --no-verify (gitpeft.risk=warn 
 _WAIT_MS = 200
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Verdict:
     """What is said before a commit, line by line, and whether it is stopped."""
 

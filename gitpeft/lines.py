@@ -6,7 +6,6 @@ words, and its own tokens, add; no model is asked again, and the same change alw
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gitpeft import words
@@ -14,6 +13,7 @@ from gitpeft.diff import FileChange, compact, split
 from gitpeft.errors import GitpeftError
 from gitpeft.mask import mask
 from gitpeft.metrics import Metrics
+from gitpeft.record import field, record
 from gitpeft.risk import READING, WORDS, Model
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Line = tuple[str, str]
 """A path, and a line of its hunks as the compact text has it, with its sign."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Read:
     """What a model reads in a change: features that are no metrics, and lines with their shares of the score.
 

@@ -5,7 +5,6 @@ and one weighted sum over all of them. So the verdict is a sum over the tokens, 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gitpeft.bundle import JUDGE, TOKENIZER, Bundle
@@ -13,6 +12,7 @@ from gitpeft.decode import Later, session
 from gitpeft.diff import Budget, Piece, pieces
 from gitpeft.errors import GitpeftError
 from gitpeft.metrics import Metrics
+from gitpeft.record import changed, record
 from gitpeft.risk import FEATURES, scaled
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MESSAGE_TOKENS = 40
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reading:
     """The logit, and what each line that was read (path, the line with its sign) adds to it."""
 
@@ -32,7 +32,7 @@ class Reading:
 def source(change: str, message: str, budget: Budget, codec: "TokenCodec") -> list[Piece]:
     """What an encoder is given of a compact change; its message comes first, "" where there is none yet."""
     like = (message,) if message else ()
-    found = pieces(change, like, "", replace(budget, exemplar_tokens=MESSAGE_TOKENS), codec)
+    found = pieces(change, like, "", changed(budget, exemplar_tokens=MESSAGE_TOKENS), codec)
     return found or [Piece([codec.end])]
 
 

@@ -8,7 +8,7 @@ its latencies); younger ones are left out, not taken for clean.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +36,9 @@ PATIENCE = 0.5
 
 TEST = 0.2
 BLOCKS = 5
+MOST_READ = 1500
+"""Later commits that an encoder is asked about, in a comparison."""
+
 RECENT = 1000
 """Commits whose scores make the percentiles."""
 
@@ -70,6 +73,20 @@ class Read(Protocol):
 
 Teach = Callable[[Labelled], Read | None]
 """Tunes an encoder on commits, of which the newest eighth only says when to stop; None where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A history and what is known of it `now` (unix seconds): its commits, oldest first, and their labels.
+
+    `texts` are the compact changes by commit, `guilty` looks up which lines of them fixes changed.
+    """
+
+    measured: Sequence[Measured]
+    found: Labels
+    now: int
+    texts: Mapping[str, str] = field(default_factory=dict)
+    guilty: Guilt | None = None
 
 
 def label(
@@ -164,10 +181,12 @@ def prequential(
 
     The labelled commits from `since` (unix seconds; default: the newest half) in `blocks` equal parts. None
     where no block had enough known bugs before it, or none had a bug in it. An encoder is tuned once, on what
-    was known when the first block began: it costs more than all the rest.
+    was known when the first block began, and asked about `MOST_READ` commits: it costs more than the rest.
     """
     data = label(measured, found, now, texts=texts)
     first = len(data) // 2 if since is None else int(np.searchsorted(data.times, since))
+    if teach is not None:
+        first = max(first, len(data) - MOST_READ)
     parts: list[Part] = []
     read: Read | None = None
     for rows in np.array_split(np.arange(first, len(data)), blocks):
@@ -270,7 +289,7 @@ def train(
     data = label(measured, found, now, texts=texts)
     known = int(data.truth.sum())
     latency = found.latency(PATIENCE) or 0.0
-    base = Model(known=known, needed=NEEDED, latency=latency)
+    base = Model(known=known, needed=NEEDED, latency=latency, report={"until": now})
     if known < NEEDED or known == len(data):
         return replace(base, why=f"not enough history ({known} known bugs, {NEEDED} needed)")
     tried = prequential(measured, found, now, texts=texts, teach=teach)
@@ -296,7 +315,7 @@ def train(
         latency=latency,
         scores=_quantiles(_usual(chosen, fitted, young, set(data.shas))),
         sizes=_quantiles([one.metrics.la + one.metrics.ld for one in recent]),
-        report=measures,
+        report={"until": now} | measures,
     )
     return _worth_it(told, tried.ranked[chosen])
 
@@ -321,6 +340,19 @@ def line_check(name: str, tried: Trial, of: Guilt) -> dict[str, Any]:
     return check(rows)
 
 
+def read(
+    history: History, repository: Repository, until: str, listen: Listener = lambda *_: None
+) -> Known | None:
+    """What is known at the commit `until` (an id); `history` holds its past already. None without commits."""
+    measured = replay(history, repository, until)
+    if not measured:
+        return None
+    found = labels.find(repository, until, load(repository), listen)
+    texts = {one.sha: one.change for one in history.records(repository, until)}
+    now = max(one.change.time for one in measured)
+    return Known(measured, found, now, texts, guilt(repository, found.verdicts))
+
+
 def of_history(
     history: History,
     repository: Repository,
@@ -329,13 +361,10 @@ def of_history(
     teach: Teach | None = None,
 ) -> Model:
     """The risk model from nothing but the commits up to `until` (an id); `history` holds them already."""
-    measured = replay(history, repository, until)
-    if not measured:
+    known = read(history, repository, until, listen)
+    if known is None:
         return Model(why="not enough history (no commit to learn from)", needed=NEEDED)
-    found = labels.find(repository, until, load(repository), listen)
-    texts = {one.sha: one.change for one in history.records(repository, until)}
-    now = max(one.change.time for one in measured)
-    return train(measured, found, now, texts, teach, guilt(repository, found.verdicts))
+    return train(known.measured, known.found, known.now, known.texts, teach, known.guilty)
 
 
 def _quantiles(values: Sequence[float]) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gitpeft.learn import wording
 from gitpeft.learn.ranking import Ranked
 from gitpeft.metrics import Metrics
+from gitpeft.reading import Reader
 from gitpeft.risk import (
     ALL,
     COMBINED,
@@ -161,6 +162,14 @@ def design(data: Labelled, features: Sequence[str], words: Sequence[float] = ())
         for i, one in enumerate(data.metrics)
     ]
     return np.array(rows, dtype=float).reshape(len(data), len(features))
+
+
+def read_by(reader: Reader | None, data: Labelled) -> Labelled:
+    """The commits with what a reader reads in them; without one as they are."""
+    if reader is None:
+        return data
+    rows = zip(data.changes, data.metrics, strict=True)
+    return replace(data, readings=np.array([reader.read(*row).logit for row in rows], dtype=float))
 
 
 def scores(model: Model, data: Labelled) -> Array:

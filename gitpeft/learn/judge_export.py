@@ -30,6 +30,9 @@ CHECKED = 60
 KINDS = ("pointer-t5", "t5")
 """Model types whose judge can be exported: where the pooled state is a mean, every token has its share."""
 
+NEWEST = 4000
+"""Commits that are learnt from, the newest ones; more would not be read within the time anyway."""
+
 Asked = tuple[Sequence[int], Sequence[float]]
 """Token ids of a change, and its features."""
 
@@ -125,6 +128,8 @@ class Teacher:
 
     def __call__(self, data: Labelled) -> "Reads | None":
         """See `defects.Teach`."""
+        older = frozenset(data.shas[:-NEWEST])
+        data = data.take(slice(-NEWEST, None))
         cut = len(data) - max(1, len(data) // 8)
         train, valid = data.take(slice(0, cut)), data.take(slice(cut, None))
         if not 0 < train.truth.sum() < cut:
@@ -142,7 +147,7 @@ class Teacher:
             {"steps": cost.steps, "seconds": round(cost.seconds, 1), "parity": asdict(parity),
              "valid": cost.valid_curve, "trainable": cost.trainable}
         )  # fmt: skip
-        return Reads(Reader(_keep(self.graph), self.base.codec, self.base.budget), frozenset(train.shas))
+        return Reads(Reader(_keep(self.graph), self.base.codec, self.base.budget), older.union(train.shas))
 
     def _folded(self, model: Any, method: "Method", scaling: judge.Scaling) -> Judge:
         with tempfile.TemporaryDirectory(prefix="gitpeft-judge-") as scratch:

@@ -164,7 +164,7 @@ def test_the_hook_scores_as_a_replay_does(shipped: Repo, gitpeft: Call) -> None:
     staged = flag.look(repository, load(repository), model, reader)
     assert staged.flagged and staged.score == staged.beside[READING]
     said = gitpeft("risk", "--repo", shipped.path, "--staged", "--explain")
-    assert said.code == 0 and "  reading " in said.said
+    assert said.code == 0 and "\n  reading " in said.out
     shipped.git("commit", "-q", "-m", "core: more")
     with History.open(repository.state_dir) as history:
         history.mine(repository)
