@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.metrics import Metrics, measure
 from gitpeft.past import Change
+from gitpeft.record import field, record
 from gitpeft.risk import Model
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STAGED = "staged"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RiskReport:
     """What is said about a change. `why` is set, and nothing else but `rev`, where there is nothing to say.
 
@@ -51,6 +51,8 @@ class RiskReport:
 
     def explained(self) -> dict[str, Any]:
         """The same with the metrics and what each adds to the score."""
+        from dataclasses import asdict
+
         numbers = asdict(self.metrics) if self.metrics else {}
         return self.as_dict() | {"metrics": numbers, "parts": {name: round(x, 4) for name, x in self.parts}}
 
@@ -78,8 +80,8 @@ class Assessor:
         """
         name, _, when = self.repository.ask("var", "GIT_AUTHOR_IDENT").rpartition("> ")
         now = int(when.split()[0]) if when[:1].isdigit() else int(time.time())
-        files, change = risk.staged(self.repository, self.history.author(f"{name}>"), now)
-        return self._report(STAGED, self.repository.head(), change, files)
+        files, change, head = risk.staged(self.repository, self.history.author(f"{name}>"), now)
+        return self._report(STAGED, head, change, files)
 
     def commit(self, rev: str) -> RiskReport:
         """A commit, as if it were staged on its parent; its message is not looked at."""

@@ -6,10 +6,10 @@ Shapes: B hypotheses, T tokens, V vocabulary. Logarithms are natural.
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from gitpeft.errors import GitpeftError
+from gitpeft.record import field, record
 
 ENCODER_THREADS, DECODER_THREADS = 1, 1
 FLOOR = 1e-12
@@ -21,7 +21,7 @@ _NOISE = 0.5
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Vocabulary:
     """What a message may be made of: it starts after `start`, ends with `end`, and holds no `banned` id."""
 
@@ -30,7 +30,7 @@ class Vocabulary:
     banned: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Hypothesis:
     """A message in tokens, without start and end; `total` is its log-probability, the end included.
 
@@ -47,7 +47,7 @@ class Hypothesis:
         return self.total / (len(self.ids) + self.finished or 1)
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Memory:
     """A source after encoding: what the decoder reads at every step, and the source's own tokens."""
 
@@ -175,7 +175,7 @@ def logarithm(probabilities: Any) -> Any:
 # --- search -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Search:
     """How messages are searched: `width` beams (1 is the greedy choice), at most `limit` tokens.
 

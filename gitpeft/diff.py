@@ -11,9 +11,11 @@ Mining, training and the hook share all three, so what is asked is what was lear
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
+
+from gitpeft.pattern import pattern
+from gitpeft.record import field, record
 
 RENDERER = 1
 """Version of `compact` and `render`; a bundle made with another one is refused."""
@@ -27,21 +29,21 @@ _PATH_LIMIT = 300
 _MORE = 10
 """Characters that are kept free for the number of the files that are not listed."""
 
-_GENERATED = re.compile(
+_GENERATED = pattern(
     r"(?:^|/)(?:package-lock\.json|npm-shrinkwrap\.json|[^/]*\.lock|pnpm-lock\.yaml|go\.sum|gradle\.lockfile"
     r"|node_modules/.*|vendor/.*|third_party/.*|dist/.*\.(?:js|css|map)|[^/]*\.min\.(?:js|css|mjs|cjs)"
     r"|[^/]*\.(?:map|snap|pb\.go|svg)|[^/]*_pb2(?:_grpc)?\.pyi?|[^/]*\.generated\.[^/]*)$"
 )
-_ESCAPE = re.compile(rb'\\([abtnvfr"\\]|[0-7]{3})')
+_ESCAPE = pattern(rb'\\([abtnvfr"\\]|[0-7]{3})')
 _ESCAPES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
-_WORD = re.compile(r"\w")
-_PLAIN = re.compile(
+_WORD = pattern(r"\w")
+_PLAIN = pattern(
     rb'a/([^\x00-\x1f"\\\x7f-\xff]+) b/\1\nindex ([0-9a-f]+)\.\.([0-9a-f]+) 100(?:644|755)\n'
     rb"--- a/\1\t?\n\+\+\+ b/\1\t?"
 )
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Hunk:
     """One hunk: git's heading (the enclosing function) and its first lines, each with its sign."""
 
@@ -49,7 +51,7 @@ class Hunk:
     lines: list[str]
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class FileChange:
     """The change of one file. `added` and `removed` are exact; `hunks` may hold fewer lines than they count.
 
@@ -366,7 +368,7 @@ _PATH_TOKENS = 20
 _SMALLEST_BLOCK = 16
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Budget:
     """How many tokens each part of a model's input may take; what one part leaves, the diff gets."""
 
@@ -400,7 +402,7 @@ def render(change: str, like: Sequence[str], previous: str, budget: Budget, code
     return (ids + _interleave(names, parts, room))[: budget.total]
 
 
-_SERIAL = re.compile(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
+_SERIAL = pattern(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
 
 
 def clean_subject(subject: str) -> str:
@@ -426,7 +428,7 @@ def split(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     return files, blocks
 
 
-_LISTED = re.compile(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
+_LISTED = pattern(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
 
 
 def path_of(line: str) -> str:

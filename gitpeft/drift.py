@@ -8,12 +8,12 @@ soon as it is counted, and nothing ever leaves `<state_dir>`. `gitpeft.stats=fal
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gitpeft import answers
 from gitpeft.git import Repository
+from gitpeft.record import record
 
 NOTED, COUNTED, TRIED = "offers.jsonl", "acceptance.json", "tried.json"
 PENDING_MOST = 200
@@ -32,7 +32,7 @@ _SIZE_MOST = 256 << 10
 _COMMITS = 3000
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Acceptance:
     """What became of the offers of one model."""
 
@@ -64,6 +64,8 @@ def note(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
 
 def count(repo: Repository) -> dict[str, Acceptance]:
     """What became of all offers so far, by model; counts those whose commit is there, and forgets them."""
+    from dataclasses import asdict
+
     state = repo.state_dir
     counts = _load(state / COUNTED)
     taken = state / f"{NOTED}.{os.getpid()}"

@@ -4,12 +4,12 @@ Every line is a count that anybody can check with `git log`; none of them names 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from gitpeft.diff import FileChange
 from gitpeft.metrics import DAY, Metrics
 from gitpeft.past import YEAR, Change, Companion, Stored, Touch, function_key
+from gitpeft.record import record
 from gitpeft.risk import Model
 
 MOST = 5
@@ -23,7 +23,7 @@ _LARGE = 75.0
 _FILES = 20
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Evidence:
     """One counted fact: its kind, the sentence, the file it is about ("" for all), and the numbers in it."""
 
@@ -34,6 +34,8 @@ class Evidence:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        from dataclasses import asdict
+
         return asdict(self)
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gitpeft import bundle as bundles
 from gitpeft.assess import Assessor, RiskReport
@@ -18,6 +17,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.mask import mask
+from gitpeft.record import record
 from gitpeft.risk import LINES_ADDED, Model, model_of
 
 _UNDER_WAY = (
@@ -30,7 +30,7 @@ WAY_THROUGH = "to commit it as it is: git commit --no-verify (gitpeft.risk=warn 
 _WAIT_MS = 200
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Verdict:
     """What is said before a commit, line by line, and whether it is stopped."""
 

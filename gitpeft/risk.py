@@ -11,7 +11,6 @@ import json
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from gitpeft import bundle as bundles
@@ -21,6 +20,7 @@ from gitpeft.git import Repository
 from gitpeft.mask import mask
 from gitpeft.metrics import KAMEI, NAMES, Metrics
 from gitpeft.past import LINED, Change, Touch, function_key
+from gitpeft.record import field, names, record
 
 FEATURES = tuple(name for name in KAMEI if name != "fix")
 """What a model looks at: before a commit nobody knows yet whether its message will call it a fix."""
@@ -35,7 +35,7 @@ def scaled(metrics: Metrics, names: Sequence[str] = FEATURES) -> list[float]:
     return [value if name in _AS_THEY_ARE else math.log1p(max(0.0, value)) for name, value in values]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Model:
     """A fitted score. `kind` is `lines added`, `logistic regression`, or `none` for the reason `why`.
 
@@ -65,7 +65,7 @@ class Model:
         if not data:
             return cls(why="no risk model was made yet; run `gitpeft init`")
         try:
-            known = {one.name: data[one.name] for one in fields(cls)}
+            known = {name: data[name] for name in names(cls)}
             lists = {name: tuple(map(float, known[name])) for name in ("weights", "means", "sizes", "scores")}
             curve = tuple((float(score), float(chance)) for score, chance in known["curve"])
             model = cls(**{**known, **lists, "curve": curve, "features": tuple(map(str, known["features"]))})
@@ -94,6 +94,8 @@ class Model:
 
     def to_json(self) -> str:
         """The text of `risk.json`; equal models give equal texts."""
+        from dataclasses import asdict
+
         return json.dumps(asdict(self), indent=1, sort_keys=True)
 
     @property
@@ -157,10 +159,14 @@ def model_of(bundle: bundles.Bundle | None) -> Model:
 # --- a change -----------------------------------------------------------------------------------------------
 
 
-def staged(repository: Repository, author: str, now: int) -> tuple[list[FileChange], Change]:
-    """What is staged, as git shows it and as the metrics see it; `author` is the hash of who commits."""
+def staged(repository: Repository, author: str, now: int) -> tuple[list[FileChange], Change, str | None]:
+    """What is staged, as git shows it and as the metrics see it, and the commit that it comes after.
+
+    `author` is the hash of who commits.
+    """
     files = parse(repository.staged_patch())
-    return files, as_change(repository, files, "HEAD", author, now)
+    head, counts = repository.head_and_line_counts(_contents(files, "HEAD"))
+    return files, Change(_touched(files, "HEAD", counts), author, now), head
 
 
 def as_change(
@@ -172,23 +178,29 @@ def as_change(
     fix: bool = False,
 ) -> Change:
     """Files that change on top of the commit `parent` ("" for the first commit) as the metrics see them."""
-    names = [_content(file, parent) for file in files]
-    counts = repository.line_counts(sorted({name for name in names if name}))
-    paths = masked(files)
-    touched = [
+    counts = repository.line_counts(_contents(files, parent))
+    return Change(_touched(files, parent, counts), author, when, fix)
+
+
+def _touched(files: Sequence[FileChange], parent: str, counts: Mapping[str, int]) -> tuple[Touch, ...]:
+    return tuple(
         Touch(
             path=path,
             status=file.status,
             kind=file.kind,
             added=file.added,
             removed=file.removed,
-            lines=counts.get(name, 0),
+            lines=counts.get(_content(file, parent), 0),
             functions=frozenset(map(function_key, file.functions)),
             origin=origin if file.status == "R" else None,
         )
-        for file, name, (path, origin) in zip(files, names, paths, strict=True)
-    ]
-    return Change(tuple(touched), author, when, fix)
+        for file, (path, origin) in zip(files, masked(files), strict=True)
+    )
+
+
+def _contents(files: Sequence[FileChange], parent: str) -> list[str]:
+    """Every content that was there before the change and has lines."""
+    return sorted({_content(file, parent) for file in files} - {""})
 
 
 def _content(file: FileChange, parent: str) -> str:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from gitpeft.bundle import Bundle
 from gitpeft.choose import Candidate, Chooser, Draft
 from gitpeft.diff import Budget, render
 from gitpeft.errors import GitpeftError
+from gitpeft.record import record
 
 if TYPE_CHECKING:
     from gitpeft.codec import TokenCodec
@@ -37,7 +37,7 @@ SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Suggestion:
     """A message to offer: `score` in 0..1, `origin` "generated" or "retrieved".
 
@@ -50,7 +50,7 @@ class Suggestion:
     like: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class _Model:
     """What generation needs, loaded."""
 
@@ -204,11 +204,12 @@ class Suggester:
         generate = generate and self._model is None
         _set_environment()
         files = self._start_reading() if generate else None
-        with self._timed("imports"):
-            import numpy  # noqa: F401
+        if generate or "imports" not in self.timings:
+            with self._timed("imports"):
+                import numpy  # noqa: F401
 
-            if generate:
-                _import_runtime()
+                if generate:
+                    _import_runtime()
         if files is not None:
             self._model = self._start_model(files)
         if self._index is None and any(name.startswith("index/") for name in self.bundle.manifest.files):

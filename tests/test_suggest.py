@@ -53,6 +53,14 @@ def test_from_model_to_suggestion(ready: Path) -> None:
     assert stages <= suggester.timings.keys() and min(suggester.timings.values()) >= 0
 
 
+def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Path) -> None:
+    suggester = open_active(ready)
+    suggester.prepare()
+    suggester.timings["imports"] = 99.0
+    suggester.suggest(CHANGE, PREVIOUS)
+    assert suggester.timings["imports"] == 99.0
+
+
 def test_a_message_costs_what_its_candidate_scores(ready: Path) -> None:
     suggester = open_active(ready)
     change = tinymodel.CHANGES[0]

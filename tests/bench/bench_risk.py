@@ -183,7 +183,10 @@ def cost(path: Path, rounds: int) -> None:
         repo = Repo(place)
         shas = repo.git("rev-list", "--no-merges", f"-{rounds + 1}", "HEAD").split()
         repo.git("config", "gitpeft.timeoutMs", "20000")
-        programs = {"bare python -I": ["-c", "pass"], "the flag": ["-m", "gitpeft.hook", "risk"]}
+        programs = {
+            "bare python -I": ["-c", "pass"],
+            "the flag": ["-c", "from gitpeft.hook import run; run()", "risk"],
+        }
         wall: dict[str, list[float]] = {name: [] for name in programs}
         cpu: dict[str, list[float]] = {name: [] for name in programs}
         for turn, sha in enumerate(shas):
