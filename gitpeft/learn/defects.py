@@ -85,6 +85,15 @@ class Labelled:
         return np.array([max(1, one.la + one.ld) for one in self.metrics], dtype=float)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A history and what is known of it `now` (unix seconds): its commits, oldest first, and their labels."""
+
+    measured: Sequence[Measured]
+    found: Labels
+    now: int
+
+
 def label(measured: Sequence[Measured], found: Labels, now: int, patience: float = PATIENCE) -> Labelled:
     """The commits whose fate is known at `now`; later ones, and those too young to be clean, are left out."""
     known = found.known_at(now)
@@ -314,7 +323,7 @@ def train(measured: Sequence[Measured], found: Labels, now: int) -> Model:
     data = label(measured, found, now)
     known = int(data.truth.sum())
     latency = found.latency(PATIENCE) or 0.0
-    base = Model(known=known, needed=NEEDED, latency=latency)
+    base = Model(known=known, needed=NEEDED, latency=latency, report={"until": now})
     if known < NEEDED or known == len(data):
         return replace(base, why=f"not enough history ({known} known bugs, {NEEDED} needed)")
     tried = prequential(measured, found, now)
@@ -329,20 +338,30 @@ def train(measured: Sequence[Measured], found: Labels, now: int) -> Model:
         latency=latency,
         scores=_quantiles([best.score(one) for one in recent]),
         sizes=_quantiles([one.la + one.ld for one in recent]),
-        report=report(tried) | {"labelled": len(data), "recent": len(recent)},
+        report=report(tried) | {"until": now, "labelled": len(data), "recent": len(recent)},
     )
     return _worth_it(told, tried)
+
+
+def read(
+    history: History, repository: Repository, until: str, listen: Listener = lambda *_: None
+) -> Known | None:
+    """What is known at the commit `until` (an id); `history` holds its past already. None without commits."""
+    measured = replay(history, repository, until)
+    if not measured:
+        return None
+    found = labels.find(repository, until, load(repository), listen)
+    return Known(measured, found, max(one.change.time for one in measured))
 
 
 def of_history(
     history: History, repository: Repository, until: str, listen: Listener = lambda *_: None
 ) -> Model:
     """The risk model from nothing but the commits up to `until` (an id); `history` holds them already."""
-    measured = replay(history, repository, until)
-    if not measured:
+    known = read(history, repository, until, listen)
+    if known is None:
         return Model(why="not enough history (no commit to learn from)", needed=NEEDED)
-    found = labels.find(repository, until, load(repository), listen)
-    return train(measured, found, max(one.change.time for one in measured))
+    return train(known.measured, known.found, known.now)
 
 
 def _quantiles(values: Sequence[float]) -> tuple[float, ...]:

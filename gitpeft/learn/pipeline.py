@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gitpeft import bundle as bundles
 from gitpeft import versions
-from gitpeft.bundle import Manifest
+from gitpeft.bundle import Bundle, Manifest
 from gitpeft.choose import Chooser
 from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
@@ -161,8 +161,9 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A trained and exported model that is not shipped yet, and what it would ship with."""
+    """A trained and exported model that is not shipped yet, what it would ship with, and its run's folder."""
 
+    folder: Path
     made: Made
     habits: dict[str, Any]
     chooser: Chooser
@@ -183,12 +184,17 @@ def candidate(repo: Repository, plan: Plan, mined: Mined, data: Dataset, listen:
     work.outcome.seconds = clock.seconds
     work.outcome.peak_memory = max(memory.resident(), work.outcome.cost.get("peak_memory", 0))
     _forget_old_runs(work.folder)
-    return Candidate(made, habits, choice.chooser if choice else made.chooser, work.outcome)
+    return Candidate(work.folder, made, habits, choice.chooser if choice else made.chooser, work.outcome)
 
 
-def ship(repo: Repository, one: Candidate, data: Dataset, *, active: bool) -> str:
-    """Put a candidate among the models, the active one or beside it; its id."""
-    return _publish(repo, one.made, data, one.habits, one.chooser, one.outcome, active=active)
+def ship(repo: Repository, one: Candidate, data: Dataset, *, active: bool, risk: Bundle | None = None) -> str:
+    """Put a candidate among the models, the active one or beside it; its id. `risk`: whose score it gets."""
+    return _publish(repo, one.made, data, one.habits, one.chooser, one.outcome, active=active, risk=risk)
+
+
+def of_risk(name: str) -> bool:
+    """Whether a file of a bundle belongs to its risk model; all others belong to messages."""
+    return name.startswith(Path(bundles.RISK).stem)
 
 
 def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]:
@@ -417,8 +423,12 @@ def _publish(
     outcome: Outcome,
     *,
     active: bool = True,
+    risk: Bundle | None = None,
 ) -> str:
-    """Write the bundle with an index of the whole history, and make it the active one unless told not to."""
+    """Write the bundle with an index of the whole history, and make it the active one unless told not to.
+
+    With `risk` its score is that bundle's, not the outcome's.
+    """
     metrics = made.manifest.metrics | {"valid": outcome.choice, "test": outcome.test}
     metrics |= {"tuning": outcome.tuning} if outcome.tuning else {}
     with bundles.staging(repo.state_dir) as folder:
@@ -432,7 +442,11 @@ def _publish(
         (folder / bundles.INDEX).mkdir()
         data.index.save(folder / bundles.INDEX)
         write_json(folder / bundles.STYLE, habits)
-        write_json(folder / bundles.RISK, outcome.risk)
+        if risk is None:
+            write_json(folder / bundles.RISK, outcome.risk)
+        else:
+            for name in filter(of_risk, risk.manifest.files):
+                (folder / name).write_bytes(risk.read(name))
         id_ = bundles.write(folder, replace(made.manifest, metrics=metrics))
     if active:
         bundles.activate(repo.state_dir, id_)
@@ -456,11 +470,16 @@ def manifest_of(data: Dataset, mined: Mined) -> Manifest:
     held = len(data.test)
     return Manifest(
         kind="retrieval",
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        created=now(),
         commits={"from": first, "to": mined.tip, "count": len(data.examples), "held": held},
         budget=asdict(Budget()),
         versions=_versions(),
     )
+
+
+def now() -> str:
+    """The moment, as manifests have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _versions() -> dict[str, str]:
