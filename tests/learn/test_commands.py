@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gitpeft.learn import compare as comparison
-from gitpeft.learn.compare import Row
+from gitpeft.learn.runs import Row
 from tests import generated
 from tests.gitrepo import Repo
 from tests.learn.conftest import RECIPE, Built, loosen
