@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_who_fights_has_not_seen_what_is_fought_on(monkeypatch: pytest.MonkeyPat
     installed, train = fitted(known, until), defects.train
     seen: list[set[str]] = []
 
-    def watch(measured: Sequence[Measured], found: Found, now: int) -> Model:
+    def watch(measured: Sequence[Measured], found: Found, now: int, *rest: Any) -> Model:
         seen.append({one.sha for one in measured})
         return train(measured, found, now)
 
