@@ -280,7 +280,7 @@ class Comparison:
             "taught": len(self.field.parts.train),
             "budget_minutes": self.wish.minutes,
             "device": long[0]["cost"]["device"],
-            "steps": {"short": plan["steps"], "long": final["steps"]},
+            "steps": {"short": plan["steps"], "long": min(one["steps"] for one in long)},
             "seeds": max(one["candidate"]["seed"] for one in long) + 1,
             "left_out": [*plan["left_out"], *late],
             "short": [
