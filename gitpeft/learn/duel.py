@@ -39,6 +39,9 @@ LEAST = 20
 BUGS_LEAST = 10
 """Commits of each kind, buggy and clean, without which the AUC of risk scores says too little."""
 
+PROMISED_LEAST = 5
+"""Where no commit is a bug, the score that says less always wins: no duel, unless so many were promised."""
+
 SHARE_HELD = 0.5
 """Of what the installed model was not taught, the share (the newest) that is fought on."""
 
@@ -150,12 +153,17 @@ def risk(
     if len(held) < LEAST:
         said = f"{len(held)} commits were judged since that it can be compared on, {LEAST} are needed"
         return Verdict(False, f"the installed score stays: {said}")
+    held, bad = read_by(reader, held), int(held.truth.sum())
+    if not bad and (promised := float(_said(installed, held, 0.0).chances.sum())) < PROMISED_LEAST:
+        said = (
+            f"none of the {len(held)} commits judged since is a known bug, and {promised:.1f} were promised"
+        )
+        return Verdict(False, f"the installed score stays: {said}")
     unseen = set(held.shas)
     rest = [one for one in known.measured if one.sha not in unseen]
     twin = defects.train(rest, known.found, known.now, known.texts) if contender.usable else contender
     usual = float(defects.label(rest, known.found, known.now).truth.mean())
-    new, old = _said(twin, held, usual), _said(installed, read_by(reader, held), usual)
-    bad = int(held.truth.sum())
+    new, old = _said(twin, held, usual), _said(installed, held, usual)
     name, metric = (AUC, "auc") if min(bad, len(held) - bad) >= BUGS_LEAST else (BRIER, "brier")
     ask = ranking.METRICS[metric]
     return Verdict.of(Duel(name, len(held), ask(old), ask(new), *ranking.difference(new, old, metric)))

@@ -87,6 +87,19 @@ def test_few_bugs_are_told_by_the_brier_score() -> None:
     assert not Duel(BRIER, 30, 0.1, 0.2, 0.1, 0.05, 0.15).won and Duel(B_NORM, 30, 1, 2, 1, 0, 2).won
 
 
+def test_without_a_bug_the_score_that_says_less_does_not_win_for_that() -> None:
+    known, until, found = moved(400, 7, old=0.9, new=0.9)
+    early = Found({sha: when for sha, when in found.known.items() if int(sha, 16) < 390})
+    none = Known(known.measured, early, known.now)
+    installed = fitted(none, until)
+    calm = replace(installed, curve=tuple((at, 0.01) for at, _ in installed.curve))
+    verdict = duel.risk(calm, until, installed, none)
+    assert not verdict.won and verdict.duel is None and "none of " in verdict.reason
+    shrill = replace(installed, curve=tuple((at, 0.6) for at, _ in installed.curve))
+    verdict = duel.risk(shrill, until, installed, none)
+    assert verdict.won and verdict.duel is not None and verdict.duel.metric == BRIER
+
+
 def test_too_few_verdicts_leave_the_installed_score() -> None:
     known, _, _ = moved(400, 9, old=0.9, new=0.9)
     until = known.now - 15 * DAY
