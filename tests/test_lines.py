@@ -10,7 +10,7 @@ from gitpeft import lines, words
 from gitpeft.assess import Assessor
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.history import History
+from gitpeft.history import History, Record
 from gitpeft.learn import wording
 from gitpeft.metrics import Metrics
 from gitpeft.risk import COMBINED, READING, WORDS, Model
@@ -118,7 +118,7 @@ def test_what_is_staged_scores_as_the_commit_does(repo: Repo) -> None:
     assert staged.beside == after.beside == {WORDS: words.score(change, WEIGHTS)}
 
 
-def _records(repository: Repository) -> list:
+def _records(repository: Repository) -> list[Record]:
     with History.open(repository.state_dir) as history:
         return history.records(repository)
 

@@ -153,8 +153,8 @@ def risk(
     if len(held) < LEAST:
         said = f"{len(held)} commits were judged since that it can be compared on, {LEAST} are needed"
         return Verdict(False, f"the installed score stays: {said}")
-    bad, read = int(held.truth.sum()), read_by(reader, held)
-    if not bad and (promised := float(_said(installed, read, 0.0).chances.sum())) < PROMISED_LEAST:
+    held, bad = read_by(reader, held), int(held.truth.sum())
+    if not bad and (promised := float(_said(installed, held, 0.0).chances.sum())) < PROMISED_LEAST:
         said = (
             f"none of the {len(held)} commits judged since is a known bug, and {promised:.1f} were promised"
         )
@@ -163,7 +163,7 @@ def risk(
     rest = [one for one in known.measured if one.sha not in unseen]
     twin = defects.train(rest, known.found, known.now, known.texts) if contender.usable else contender
     usual = float(defects.label(rest, known.found, known.now).truth.mean())
-    new, old = _said(twin, held, usual), _said(installed, read, usual)
+    new, old = _said(twin, held, usual), _said(installed, held, usual)
     name, metric = (AUC, "auc") if min(bad, len(held) - bad) >= BUGS_LEAST else (BRIER, "brier")
     ask = ranking.METRICS[metric]
     return Verdict.of(Duel(name, len(held), ask(old), ask(new), *ranking.difference(new, old, metric)))

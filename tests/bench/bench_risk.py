@@ -159,7 +159,8 @@ def with_messages(source: Source, how: Tuning) -> dict[str, ranking.Ranked]:
     cut = len(data) - round(defects.TEST * len(data))
     hold = cut - cut // 8
     parts = (slice(0, hold), slice(hold, cut), slice(cut, None))
-    told = judge.RiskData(*map(data.take, parts), texts=source.texts)
+    train, valid, test = map(data.take, parts)
+    told = judge.RiskData(train, valid, test, source.texts)
     base, method = bases.find(how.base), methods.of(*methods.parse(how.method))
     tuned = judge.tune(base, method, told, how.lesson(1.0))
     bare = replace(told.test, metrics=tuple(replace(one, fix=0) for one in told.test.metrics))
