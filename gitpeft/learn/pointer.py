@@ -136,7 +136,8 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         blocked = (source < self.config.special_tokens)[:, None, :]
         return torch.log_softmax(scores.masked_fill(blocked, -1e4), dim=-1)
 
-    def _vocabulary(self, outputs: Tensor) -> Tensor:
+    def vocabulary(self, outputs: Tensor) -> Tensor:
+        """Log-probabilities of generating each token, copies aside: (..., d) to (..., vocabulary)."""
         if self.config.scale_decoder_outputs:
             outputs = outputs * (self.model_dim**-0.5)
         return torch.log_softmax(self.lm_head(outputs).float(), dim=-1)
@@ -145,7 +146,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         """Mean negative log-likelihood of the labels; the vocabulary is computed at real labels only."""
         real = labels != -100
         gold, gate = labels[real], self.pointer.gate(outputs[real]).float().squeeze(-1)
-        generated = self._vocabulary(outputs[real]).gather(1, gold[:, None]).squeeze(1)
+        generated = self.vocabulary(outputs[real]).gather(1, gold[:, None]).squeeze(1)
         same = source[:, None, :] == labels[:, :, None]
         copied = copy.masked_fill(~same, -1e4).logsumexp(-1)[real]
         logsigmoid = nn.functional.logsigmoid
@@ -153,7 +154,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
 
     def _mixture(self, outputs: Tensor, copy: Tensor, source: Tensor) -> Tensor:
         gate = self.pointer.gate(outputs).float()
-        generated = self._vocabulary(outputs).exp() * torch.sigmoid(-gate)
+        generated = self.vocabulary(outputs).exp() * torch.sigmoid(-gate)
         index = source[:, None, :].expand(copy.shape)
         copied = torch.zeros_like(generated).scatter_add(2, index, copy.exp() * torch.sigmoid(gate))
         return (generated + copied + 1e-12).log()

@@ -108,6 +108,10 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+Objective = Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
+"""From a model and a batch to the loss that goes down and the loss that is shown, nats a target token."""
+
+
 def fit(
     model: Any,
     train: Rendered,
@@ -117,20 +121,21 @@ def fit(
     evaluate_every: float = 0.1,
     on_step: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
+    objective: Objective | None = None,
 ) -> Cost:
     """Train every parameter that requires gradients; ends with the weights of the best validation loss.
 
     `valid` is measured each time another `evaluate_every` share of the budget is used. `checkpoint` is
     written then and every two minutes (trainable weights, optimiser, position) and continued from if it
     exists. Where memory runs out, batches are half as large from then on; GitpeftError when one example is
-    already too much.
+    already too much. `objective` is what goes down where that is more than the loss of messages.
     """
     device = next(model.parameters()).device
     memory.reset(str(device))
     torch.manual_seed(settings.seed)
     optimisers = _optimisers(model, settings)
     resumed = _resume(checkpoint, model, optimisers)
-    state = _Loop(model, settings, optimisers, resumed)
+    state = _Loop(model, settings, optimisers, resumed, objective or _messages)
     best: tuple[float, dict[str, Any]] | None = resumed.get("best")
     due, saved = state.done() + evaluate_every, time.monotonic()
     model.train()
@@ -170,6 +175,11 @@ def _compile(model: Any, backend: str) -> None:
         vars(part).pop("forward", None)
         if backend:
             part.forward = torch.compile(part.forward, backend=backend, dynamic=True)
+
+
+def _messages(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    found = model(**inputs).loss
+    return found, found
 
 
 def losses(
@@ -222,9 +232,14 @@ class _Loop:
     """The moving parts of one training: step, clock, rates and cost."""
 
     def __init__(
-        self, model: Any, settings: Settings, optimisers: Sequence[Any], resumed: dict[str, Any]
+        self,
+        model: Any,
+        settings: Settings,
+        optimisers: Sequence[Any],
+        resumed: dict[str, Any],
+        objective: Objective,
     ) -> None:
-        self.model, self.settings, self.optimisers = model, settings, optimisers
+        self.model, self.settings, self.optimisers, self.objective = model, settings, optimisers, objective
         self.step: int = resumed.get("step", 0)
         self.loss: float | None = resumed.get("loss")
         self.unread: list[torch.Tensor] = []
@@ -289,13 +304,13 @@ class _Loop:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * rate
         with _autocast(inputs["input_ids"].device):
-            loss = self.model(**inputs).loss
-        loss.backward()
+            loss, shown = self.objective(self.model, inputs)
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        return loss.detach()  # type: ignore[no-any-return]
+        return shown.detach()
 
     def give_back(self) -> None:
         """Return freed memory now and then: batches of many shapes leave holes in glibc's heap."""

@@ -281,7 +281,7 @@ from gitpeft.git import Repository
 from gitpeft.learn import compare, export
 from gitpeft.learn.halving import Wish
 METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
-export.Bounds = partial(export.Bounds, agreement=0.5, nats=0.5)
+export.Bounds = partial(export.Bounds, agreement=0.5, nats=0.5, drop=9.0)
 def watch(rows, now):
     running = [row for row in rows if row.rung == "long" and row.state == "running" and row.done > 0.4]
     if running and any(row.rung == "long" and row.state == "done" for row in rows):
