@@ -6,6 +6,7 @@ vocabulary distribution by a learnt gate (See et al. 2017, arXiv 1704.04368). Qu
 *preceding* token on either side through one shared projection, so that a copied run continues by itself.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+
+
+_CACHE = "cache" if "cache" in {one.name for one in fields(Seq2SeqLMOutput)} else "past_key_values"
+"""What the library calls the decoder's past: it was renamed in 5.23."""
 
 
 class PointerT5Config(T5Config):  # type: ignore[misc]
@@ -102,6 +107,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
     ) -> Seq2SeqLMOutput:
         """As T5's; `source_ids` repeats `input_ids` where only `encoder_outputs` are given (generation)."""
         source_ids = input_ids if source_ids is None else source_ids
+        past = kwargs.get(_CACHE, past_key_values)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         elif not isinstance(encoder_outputs, BaseModelOutput):
@@ -112,10 +118,10 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
-            past_key_values=past_key_values,
             encoder_hidden_states=states,
             encoder_attention_mask=attention_mask,
             use_cache=use_cache,
+            **{_CACHE: past},
         )
         outputs = decoded[0]
         if source_ids is None or decoder_input_ids is None:
@@ -126,8 +132,8 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         return Seq2SeqLMOutput(
             loss=loss,
             logits=None if skip else self._mixture(outputs, copy, source_ids),
-            past_key_values=decoded.past_key_values,
             encoder_last_hidden_state=states,
+            **{_CACHE: decoded.get(_CACHE)},
         )
 
     def _copy_log_probs(self, source: Tensor, states: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def test_a_number_that_is_none_stops_the_export(tmp_path: Path) -> None:
 def test_bounds_are_judged_one_by_one() -> None:
     good = Parity(1, 1, 1e-5, 0.9, 1.0, -0.01, 4.0, Bounds())
     assert good.failures() == [] and good.drop == pytest.approx(0.0025)
-    assert "int8 costs +0.25% of quality (loss 4.000 on 1 messages; bound 1%)" == good.said()
+    assert good.said() == "int8 costs +0.25% of quality (loss 4.000 on 1 messages; bound 1%)"
     assert len(Parity(1, 1, math.inf, 0.1, 0.2, -0.3, 4.0, Bounds()).failures()) == 4
     assert len(Parity(1, 1, *[math.nan] * 5, Bounds()).failures()) == 4
     (only,) = Parity(1, 1, 1e-5, 0.9, 1.0, -0.01, 0.5, Bounds()).failures()
