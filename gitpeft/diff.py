@@ -12,6 +12,7 @@ Mining, training and the hook share all three, so what is asked is what was lear
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 RENDERER = 1
@@ -68,6 +69,7 @@ class FileChange:
     functions: tuple[str, ...] = field(default=(), compare=False)
 
 
+@lru_cache(4096)
 def is_generated(path: str) -> bool:
     """Whether a path is a lock file, minified, vendored or otherwise not written by hand."""
     return _GENERATED.search(path) is not None
@@ -274,29 +276,30 @@ def _block(change: FileChange) -> list[str]:
     heading = None
     room = COMPACT_LIMIT
     for hunk in change.hunks:
-        if fold(hunk.heading) != heading:
-            heading = fold(hunk.heading)
+        if (folded := fold(hunk.heading)) != heading:
+            heading = folded
             lines.append(f"@{heading}")
-        for line in _changed_lines(hunk):
-            lines.append(line)
-            room -= len(line) + 1
+        changed = _changed_lines(hunk)
+        lines += changed
+        room -= _length(changed)
         if room < 0:
             break
     return lines
 
 
-def _changed_lines(hunk: Hunk) -> Iterable[str]:
+def _changed_lines(hunk: Hunk) -> list[str]:
     """The changed lines, each run preceded by the line before it; lines that are empty once folded go."""
+    lines = []
     context = ""
     for line in hunk.lines:
         if line[0] == " ":
             context = line
         elif text := fold(line[1:]):
-            if context:
-                if before := fold(context[1:]):
-                    yield f" {before}"
-                context = ""
-            yield line[0] + text
+            if context and (before := fold(context[1:])):
+                lines.append(f" {before}")
+            context = ""
+            lines.append(line[0] + text)
+    return lines
 
 
 def fold(text: str) -> str:

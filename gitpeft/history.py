@@ -10,9 +10,10 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,7 +30,10 @@ SCHEMA = 3
 """Version of the tables and what they hold; a database of another, or of another renderer, is built anew."""
 
 _VERSION = SCHEMA * 1000 + RENDERER
-_BATCH = 512
+_BATCH = 256
+_CROWD = 1000
+"""Commits from which on several processes read; with 300 two were slower than one, with 700 hardly faster."""
+
 FEW = 300
 """Commits that are read on the way, where the past of a commit is asked for."""
 
@@ -45,6 +49,9 @@ CREATE TABLE record (
 """
     + past.TABLES
 )
+_Batch = tuple[list[tuple[object, ...]], list[past.Row], list[tuple[str, str]]]
+"""Rows of `record`, what `past` stores beside them, and (id, reason) of what was left out."""
+
 _COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
 
 
@@ -144,7 +151,7 @@ class History:
         jobs: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> MineReport:
-        """Read the commits that `tip` reaches and the cache does not hold yet, with `jobs` git processes.
+        """Read the commits that `tip` reaches and the cache does not hold yet, with `jobs` processes.
 
         Everything read is kept even when this is killed. `progress` gets the commits done and those to do.
         Raises GitpeftError while another process mines, and when `tip` names no commit.
@@ -235,29 +242,32 @@ class History:
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, int]:
         """Store the commits, a batch in a transaction."""
-        pack = _Packer(self._salt())
         skipped: Counter[str] = Counter()
-        rows: list[tuple[object, ...]] = []
-        changes: list[past.Row] = []
-        left_out: list[tuple[str, str]] = []
-        for done, item in enumerate(repository.log(shas, jobs), 1):
-            if isinstance(item, Skipped):
-                left_out.append((item.sha, item.reason))
-                skipped[item.reason] += 1
-            else:
-                rows.append(pack.row(item))
-                changes += pack.change(item, rows[-1])
-            if done % _BATCH == 0 or done == len(shas):
-                with self._db:
-                    self._db.executemany(
-                        f"INSERT OR REPLACE INTO record ({_COLUMNS}) VALUES ({_PLACES})", rows
-                    )
-                    self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
-                    past.store(self._db, changes)
-                rows, left_out, changes = [], [], []
-                if progress:
-                    progress(done, len(shas))
+        done = 0
+        for rows, changes, left_out in self._batches(repository, shas, jobs):
+            with self._db:
+                self._db.executemany(f"INSERT OR REPLACE INTO record ({_COLUMNS}) VALUES ({_PLACES})", rows)
+                self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
+                past.store(self._db, changes)
+            skipped.update(reason for _, reason in left_out)
+            done += len(rows) + len(left_out)
+            if progress:
+                progress(done, len(shas))
         return dict(skipped)
+
+    def _batches(self, repository: Repository, shas: Sequence[str], jobs: int) -> Iterator[_Batch]:
+        """The commits ready to be stored; many of them are read and packed by as many processes as `jobs`."""
+        pack = _Packer(self._salt())
+        if jobs == 1 or len(shas) < _CROWD:
+            return pack.batches(repository.log(shas, jobs))
+        import gitpeft.fixes  # noqa: F401 - once, here, and not in every process
+        from gitpeft import crew  # not on the way of the hook, which reads a few commits
+
+        if not crew.possible():
+            return pack.batches(repository.log(shas, jobs))
+        blocks = [shas[at : at + _BATCH] for at in range(0, len(shas), _BATCH)]
+        shares = [list(chain(*blocks[first::jobs])) for first in range(min(jobs, len(blocks)))]
+        return crew.results(shares, lambda share: pack.batches(repository.log(share, 1)))
 
     def _prune(self, repository: Repository, beyond: set[str]) -> int:
         """Drop, of the rows that the tip does not reach, those that no branch, tag or other ref reaches."""
@@ -285,6 +295,17 @@ class _Packer:
         self.salt = salt
         self.authors: dict[str, tuple[str, bool]] = {}
 
+    def batches(self, items: Iterable[Commit | Skipped]) -> Iterator[_Batch]:
+        """The commits a batch at a time."""
+        items = iter(items)
+        while taken := list(islice(items, _BATCH)):
+            commits = [item for item in taken if isinstance(item, Commit)]
+            rows = [self.row(commit) for commit in commits]
+            changes = [
+                one for commit, row in zip(commits, rows, strict=True) for one in self.change(commit, row)
+            ]
+            yield rows, changes, [(item.sha, item.reason) for item in taken if isinstance(item, Skipped)]
+
     def row(self, commit: Commit) -> tuple[object, ...]:
         """The columns of a commit, in the order of `_COLUMNS`."""
         author, bot = self._author(commit.author)
@@ -306,10 +327,10 @@ class _Packer:
 
         if len(commit.parents) > 1:
             return []
-        names = [_unpack(line) for line in str(row[-1]).split("\n")] if commit.files else []
+        names = [_names(line) for line in str(row[-1]).split("\n")] if commit.files else []
         fix = is_fix(f"{commit.subject}\n\n{commit.body}") is not None
         head = (commit.sha, self._author(commit.author)[0], commit.commit_time, fix)
-        return [(head, past.touches(commit.files, [(name.path, name.old_path) for name in names]))]
+        return [(head, past.touches(commit.files, names))]
 
     def _author(self, identity: str) -> tuple[str, bool]:
         found = self.authors.get(identity)
@@ -328,6 +349,11 @@ def _hashed(salt: str, identity: str) -> str:
 def _pack(change: FileChange) -> str:
     fields = [change.status, str(change.added), str(change.removed), change.kind, change.path]
     return "\t".join(fields if change.old_path is None else [*fields, change.old_path])
+
+
+def _names(line: str) -> tuple[str, str | None]:
+    path, *origin = line.split("\t")[4:]
+    return path, origin[0] if origin else None
 
 
 def _unpack(line: str) -> PathChange:

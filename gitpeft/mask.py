@@ -50,6 +50,9 @@ _WORDS = (
 )
 """Substrings (in lower case) of which every name of a secret holds one."""
 
+_STEMS = ("pass", "key", "token", "secret", "pwd", "credential", "contrase")
+"""Fewer ones, of which every word above holds one."""
+
 _NAME = (
     r"(?:passw(?:or)?d|passphrase|pwd|_pass|contrase[nñ]a|secret|token|credential"
     r"|(?:auth|api|access|priv|private|client|account|service|db|database|softlayer|cloudant)[_-]?(?:key|pass))"
@@ -137,7 +140,8 @@ def _has_format(text: str) -> bool:
 
 
 def _has_name(text: str) -> bool:
-    return any(map(text.lower().__contains__, _WORDS))
+    lower = text.lower()
+    return any(map(lower.__contains__, _STEMS)) and any(map(lower.__contains__, _WORDS))
 
 
 def _mask_keys(lines: Iterable[str]) -> Iterator[str]:

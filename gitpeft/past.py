@@ -195,13 +195,12 @@ def count_lines(db: sqlite3.Connection, repository: Repository, order: Sequence[
     for _, _, _, old, new, grown, _ in rows:
         steps.setdefault(new, (old, grown))
     named = {number: _content(sha, path, old, status) for number, sha, path, old, _, _, status in rows}
-    roots = {_walk(name, steps)[0] for name in named.values()}
-    known = repository.line_counts(sorted(roots - {""}))
+    starts: dict[str, tuple[str, int]] = {}
+    found = {number: _start(name, steps, starts) for number, name in named.items()}
+    known = repository.line_counts(sorted({root for root, _ in found.values()} - {""}))
+    lengths = [(max(0, known.get(root, 0) + grown), number) for number, (root, grown) in found.items()]
     with db:
-        for number, name in named.items():
-            root, grown = _walk(name, steps)
-            lines = max(0, known.get(root, 0) + grown)
-            db.execute("UPDATE touch SET lines = ?, old = NULL, new = NULL WHERE rowid = ?", (lines, number))
+        db.executemany("UPDATE touch SET lines = ?, old = NULL, new = NULL WHERE rowid = ?", lengths)
 
 
 def _content(sha: str, path: str, old: str, status: str) -> str:
@@ -209,15 +208,23 @@ def _content(sha: str, path: str, old: str, status: str) -> str:
     return "" if status == "A" else old or f"{sha}^:{path}"
 
 
-def _walk(name: str, steps: dict[str, tuple[str, int]]) -> tuple[str, int]:
-    """Where a chain of contents begins, and how many lines it grew since."""
-    grown = 0
-    seen = set()
-    while name in steps and name not in seen:
-        seen.add(name)
-        name, more = steps[name]
-        grown += more
-    return ("" if not name.strip("0") else name), grown
+def _start(
+    name: str, steps: dict[str, tuple[str, int]], starts: dict[str, tuple[str, int]]
+) -> tuple[str, int]:
+    """Where a chain of contents begins ("" in nothing), and how many lines it grew since.
+
+    `starts` keeps what was found for every content on the way.
+    """
+    way: dict[str, int] = {}
+    at = name
+    while at in steps and at not in starts and at not in way:
+        before, way[at] = steps[at]
+        at = before
+    root, grown = starts.get(at, ("" if not at.strip("0") else at, 0))
+    for content in reversed(way):
+        grown += way[content]
+        starts[content] = root, grown
+    return root, grown
 
 
 # --- the place ----------------------------------------------------------------------------------------------

@@ -18,6 +18,10 @@ _ARRAYS = ("vocabulary", "idf", "starts", "rows", "weights", "places", "commits"
 _COMMON = 0.4
 """Terms in more than this share of all commits say nothing and cost most."""
 
+FRESH, FADES = 2.0, 30.0
+"""The newest commit's similarity counts 1 + FRESH times, and the surplus falls by e with every FADES commits
+of age: a team's habits drift, and what it did last week it often goes on doing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -152,17 +156,21 @@ class Index:
         commits = _commit_arrays([entry.subject for entry in entries], [entry.sha for entry in entries])
         return Index(self.arrays, Index({"vocabulary": vocabulary, "idf": idf, **postings, **commits}))
 
-    def nearest(self, change: str, n: int, before: int | None = None) -> list[Neighbour]:
+    def nearest(
+        self, change: str, n: int, before: int | None = None, fresh: float = FRESH
+    ) -> list[Neighbour]:
         """The `n` most similar commits, best first, among the first `before` ones; only similarities above 0.
 
-        Of equally similar commits the newest comes first; a subject is given once.
+        Newer commits count more (`FRESH`; 0 for similarity alone), and of equals the newest comes first; a
+        subject is given once.
         """
         import numpy as np
 
         limit = len(self) if before is None else before
         if limit < 1 or n < 1:
             return []
-        scores = self._similarities(terms(change))[:limit]
+        similar = self._similarities(terms(change))[:limit]
+        scores = similar * (1 + fresh * np.exp(np.arange(1 - limit, 1) / FADES))
         found: dict[str, Neighbour] = {}
         last = max(0, limit - 4 * n)
         # Every commit as similar as the last of these, or it would be chance which of equal ones are seen.
@@ -172,7 +180,7 @@ class Index:
                 break
             sha, subject = self.commit(position)
             if subject not in found:
-                found[subject] = Neighbour(position, subject, sha, float(scores[position]))
+                found[subject] = Neighbour(position, subject, sha, float(similar[position]))
         return list(found.values())
 
     def _similarities(self, found: Counter[int]) -> Any:

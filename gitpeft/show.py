@@ -38,7 +38,10 @@ METRICS = {"b_norm": "B-Norm", "rouge_l": "ROUGE-L", "edit_similarity": "edit si
 
 @contextmanager
 def progress() -> Iterator["Listener"]:
-    """A listener that shows each step with its rate and time left, on stderr."""
+    """A listener that shows each step with its rate and time left, on stderr, from the first one on.
+
+    Not earlier, because it is a thread that draws, and beside one `crew` does not copy the process.
+    """
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=10),
@@ -47,17 +50,22 @@ def progress() -> Iterator["Listener"]:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=err, transient=False) as bars:
-        tasks: dict[str, TaskID] = {}
+    bars = Progress(*columns, console=err, transient=False)
+    tasks: dict[str, TaskID] = {}
 
-        def listen(step: str, done: float, detail: str) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(STEPS.get(step, step), total=1.0, detail="")
-            bars.update(tasks[step], completed=min(1.0, done), detail=escape(detail))
+    def listen(step: str, done: float, detail: str) -> None:
+        if step not in tasks:
+            tasks[step] = bars.add_task(STEPS.get(step, step), total=1.0, detail="")
+            bars.start()
+        bars.update(tasks[step], completed=min(1.0, done), detail=escape(detail))
 
+    try:
         yield listen
         for task in tasks.values():
             bars.update(task, completed=1.0)
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def card(outcome: "Outcome", hooks: str) -> None:

@@ -121,3 +121,19 @@ def test_what_a_message_takes_back_or_names() -> None:
     assert reverted_subject('Reapply "Add a cache"') == 'Revert "Add a cache"'
     assert reverted("Squashed\n\n* one\n* This reverts commit " + SHA) == ()
     assert named(f"x\n\nFixes: {SHA[:12]} (mm: cache)\nFixes: #12\nFixes: abc") == (SHA[:12],)
+
+
+def test_a_cheap_look_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [
+        "Revert x", "Reapply 'x'", "a\n\nFixes: 0123456", "fix: x", "hotfix: x", "closes #1",
+        "resolves AB-12", "a bug", "defects", "a regression", "segfaults", "crashing", "deadlock",
+        "race condition", "data races", "leaks", "overflows", "use-after-free", "double free", "off by one",
+        "off-by-one", "null pointer", "undefined behavior", "infinite loop", "vulnerability", "CVE-2020",
+        "repaired", "workaround", "work around", "correct the order", "incorrect", "broken", "wrongly",
+        "erroneous", "faulty", "don't crash", "do not fail", "doesn't hang", "no longer panic",
+        "prevent hanging", "avoid failing", "f\u0131x it",
+    ]  # fmt: skip
+    seen = [is_fix(text) for text in texts]
+    monkeypatch.setattr("gitpeft.fixes._HINTS", ("",))  # no look at all
+    assert seen == [is_fix(text) for text in texts]
+    assert seen.count(None) < 5

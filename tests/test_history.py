@@ -6,14 +6,17 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gitpeft import crew
+from gitpeft.commits import Commit
 from gitpeft.diff import compact, parse
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.history import History, MineReport, PathChange
+from gitpeft.history import History, MineReport, PathChange, _Packer
 from gitpeft.usable import is_bot
 from tests.gitrepo import EPOCH, HOUR, Repo
 from tests.test_git import fingerprint, merge_side, partial_clone
@@ -289,4 +292,156 @@ def test_progress_ends_with_everything(repo: Repo) -> None:
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
         history.mine(repository, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(512, 700), (700, 700)]
+    assert seen == [(256, 700), (512, 700), (700, 700)]
+
+
+# --- several processes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Few commits are many here, and a batch is three; the processes that are started."""
+    if not crew.possible():
+        pytest.skip("no copies of a process here")
+    monkeypatch.setattr("gitpeft.history._CROWD", 2)
+    monkeypatch.setattr("gitpeft.history._BATCH", 3)
+    started: list[int] = []
+    fork = os.fork
+
+    def counted() -> int:
+        started.append(fork())
+        return started[-1]
+
+    monkeypatch.setattr(os, "fork", counted)
+    return started
+
+
+def stored(repo: Repo, jobs: int) -> tuple[MineReport, str]:
+    """Mine into an empty database with a salt of zeros, and all that is then in it."""
+    repository = Repository.open(repo.path)
+    for path in repository.state_dir.glob("history.*"):
+        path.unlink()
+    with History.open(repository.state_dir) as history:
+        history._db.execute(f"UPDATE setting SET value = '{'0' * 32}'")
+        history._db.commit()
+        report = history.mine(repository, jobs=jobs)
+        return replace(report, seconds=0), "\n".join(history._db.iterdump())
+
+
+def various(repo: Repo) -> None:
+    """Commits of every kind: root, merge, rename, binary, empty, another encoding, a secret, a revert."""
+    repo.commit("feat: start", **{"a.py": "def f():\n    x = 1\n", "b.txt": "1\n" * 20})
+    merge_side(repo)
+    repo.git("mv", "b.txt", "c.txt")
+    repo.commit("refactor: rename b", **{"a.py": "def f():\n    x = 2\n"})
+    repo.commit("add: image", image=b"\0\1" * 99)
+    repo.git("commit", "-q", "--allow-empty", "-m", "chore: nothing\n\nFixes #12")
+    repo.commit("add: caf\u00e9", **{"caf\u00e9.txt": "na\u00efve\n".encode("latin-1")})
+    repo.commit("add: password", s="password = 'hunt3r22'\n")
+    for i in range(9):
+        repo.commit(f"fix: number {i}", **{"a.py": f"def f():\n    x = {i + 3}\n", "big": "x\n" * 200 * i})
+    repo.git("revert", "--no-edit", "HEAD")
+
+
+def test_several_processes_store_what_one_stores(repo: Repo, crowd: list[int]) -> None:
+    various(repo)
+    alone = stored(repo, jobs=1)
+    assert crowd == []
+    for jobs in (2, 3):
+        assert stored(repo, jobs) == alone
+    assert len(crowd) == 5
+    assert alone[0].new == 19
+
+
+@pytest.mark.parametrize("filter", ["blob:limit=1k", "blob:none", "tree:0"])
+def test_several_processes_count_what_is_missing(
+    repo: Repo, tmp_path: Path, crowd: list[int], filter: str
+) -> None:
+    various(repo)
+    clone = partial_clone(repo, tmp_path / "clone", filter)
+    together, rows = stored(clone, jobs=2)
+    assert len(crowd) == 2
+    alone, same = stored(clone, jobs=1)
+    assert together == alone
+    assert set(together.skipped) == {"missing"} and together.total == 19
+    assert len(rows) == len(same)
+
+
+def test_several_processes_meet_a_shallow_clone(repo: Repo, tmp_path: Path, crowd: list[int]) -> None:
+    various(repo)
+    clone = repo.clone(tmp_path / "clone", "--depth", "9")
+    together, _ = stored(clone, jobs=2)
+    assert (together.new, together.total, together.skipped) == (8, 9, {"shallow": 1})
+    assert len(crowd) == 2
+
+
+def test_few_commits_are_read_here(repo: Repo, crowd: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gitpeft.history._CROWD", 20)
+    various(repo)
+    assert mine(repo).new == 19
+    assert crowd == []
+
+
+def test_a_killed_process_costs_a_batch(
+    repo: Repo, crowd: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    various(repo)
+    row = _Packer.row
+
+    def killed(self: _Packer, commit: Commit) -> tuple[object, ...]:
+        if commit.subject == "fix: number 0" and parent != os.getpid():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row(self, commit)
+
+    parent = os.getpid()
+    monkeypatch.setattr(_Packer, "row", killed)
+    with pytest.raises(GitpeftError, match="killed") as caught:
+        mine(repo)
+    assert "what was read is kept" in caught.value.hint
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    monkeypatch.setattr(_Packer, "row", row)
+    report = mine(repo)
+    assert (report.total, report.skipped) == (19, {})
+    assert 0 < report.new < 19
+
+
+INTERRUPTED = """
+import sys
+from gitpeft import history
+from gitpeft.cli import main
+history._CROWD, history._BATCH = 2, 3
+store = history.past.store
+def slow(db, changes):
+    store(db, changes)
+    print("stored", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+history.past.store = slow
+sys.argv = ["gitpeft", "mine", "--repo", sys.argv[1]]
+main()
+"""
+
+
+def test_ctrl_c_ends_all_and_keeps_what_was_read(
+    repo: Repo, crowd: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    various(repo)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+    command = [sys.executable, "-c", INTERRUPTED, str(repo.path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdin and process.stderr and process.stderr.readline() == b"stored\n"
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        while b"stored" not in (line := process.stderr.readline()):
+            assert line
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    report = mine(repo)
+    assert (report.total, report.skipped) == (19, {})
+    assert 0 < report.new < 19

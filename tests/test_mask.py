@@ -176,3 +176,9 @@ def test_the_detector_cannot_reach_a_network() -> None:
         f"print(mask('k = {secret}')); print('detect_secrets' in sys.modules, 'requests' in sys.modules)"
     )
     assert python(code) == f"k = {PLACEHOLDER}\nTrue False"
+
+
+def test_every_word_holds_a_stem() -> None:
+    from gitpeft.mask import _STEMS, _WORDS
+
+    assert [word for word in _WORDS if not any(stem in word for stem in _STEMS)] == []

@@ -12,7 +12,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from gitpeft.diff import FileChange, Hunk, compact
-from gitpeft.retrieve import Entry, Index, Neighbour, pack, terms
+from gitpeft.retrieve import FADES, FRESH, Entry, Index, Neighbour, pack, terms
 
 WORDS = ("parse", "cache", "token", "render", "index", "stream", "commit", "author", "budget", "prune")
 
@@ -57,12 +57,27 @@ CHANGE = st.builds(
 @given(st.lists(CHANGE, min_size=1, max_size=40), CHANGE, st.integers(1, 5))
 def test_the_nearest_are_those_of_highest_cosine(changes: list[str], asked: str, n: int) -> None:
     expected = cosines(changes, asked)
-    found = build(changes).nearest(asked, n)
+    found = build(changes).nearest(asked, n, fresh=0)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     assert len(found) == min(n, sum(score > 1e-6 for score in expected))
     best = sorted(expected, reverse=True)[: len(found)]
     assert [one.score for one in found] == pytest.approx(best, abs=2e-3)
     assert all(one.score == pytest.approx(expected[one.position], abs=2e-3) for one in found)
+
+
+def test_newer_commits_count_more() -> None:
+    dice = np.random.default_rng(5)
+    changes = [change(f"{WORDS[dice.integers(9)]}.py", *dice.choice(WORDS, 3)) for _ in range(60)]
+    index, reordered = build(changes), 0
+    for asked in changes[::6]:
+        similar = cosines(changes, asked)
+        weighed = [score * (1 + FRESH * math.exp((i - 59) / FADES)) for i, score in enumerate(similar)]
+        found = index.nearest(asked, 3)
+        best = sorted(weighed, reverse=True)[: len(found)]
+        assert [weighed[one.position] for one in found] == pytest.approx(best, abs=6e-3)
+        assert all(one.score == pytest.approx(similar[one.position], abs=2e-3) for one in found)
+        reordered += found != index.nearest(asked, 3, fresh=0)
+    assert reordered
 
 
 @pytest.mark.parametrize("n", [1, 3, 4])

@@ -43,6 +43,17 @@ class Rendered:
         source = self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
         return source, self.target[self.target_at[i] : self.target_at[i + 1]]
 
+    def arrays(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+        """What a model is given: `input_ids` and `attention_mask` (n, S), `labels` (n, T), else -100.
+
+        S is a multiple of `pad`; `padding` is the id that fills what is left.
+        """
+        pairs = [self.pair(i, source_limit) for i in chosen]
+        labels = np.full((len(pairs), _rounded(max(len(t) for _, t in pairs), 4)), -100, dtype=np.int64)
+        for row, (_, target) in enumerate(pairs):
+            labels[row, : len(target)] = target
+        return _padded([source for source, _ in pairs], pad, padding) | {"labels": labels}
+
     def lengths(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
         """Tokens of the sources (at most `source_limit`) and of the targets of the chosen examples."""
         at = np.fromiter(chosen, dtype=np.int64)
@@ -66,17 +77,80 @@ class Rendered:
 
     def batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
         """One pass in random order: numbers of examples of alike length, about `tokens` tokens a batch."""
-        dice = random.Random(seed)
         lengths = np.minimum(np.diff(self.source_at), limit) + 4 * np.diff(self.target_at)
-        order = list(range(len(self)))
-        dice.shuffle(order)
-        groups: list[list[int]] = []
-        for start in range(0, len(order), 4096):
-            groups += _grouped(
-                sorted(order[start : start + 4096], key=lambda i: int(lengths[i])), lengths, tokens
-            )
-        dice.shuffle(groups)
-        yield from groups
+        yield from _batches(lengths, tokens, seed)
+
+
+@dataclass(slots=True)
+class Judged:
+    """Changes that turned out buggy or clean: `source` are token ids, flat, `source_at` (n + 1) offsets.
+
+    `features` (n, k) are numbers beside the text, `truth` (n) is 1 where a later fix corrected the change.
+    """
+
+    source: Any
+    source_at: Any
+    features: Any
+    truth: Any
+
+    @classmethod
+    def of(cls, sources: Sequence[Sequence[int]], features: Any, truth: Any) -> "Judged":
+        """Flatten sources, and keep features and truth beside them as float32."""
+        return cls(*_flatten(sources), np.asarray(features, np.float32), np.asarray(truth, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.source_at) - 1
+
+    def ids(self, i: int, source_limit: int) -> Any:
+        """Source of example `i`, cut at `source_limit`."""
+        return self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
+
+    def arrays(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+        """What a model is given: `input_ids` and `attention_mask` (n, S), `features` (n, k), `labels` (n)."""
+        at = np.asarray(chosen)
+        padded = _padded([self.ids(i, source_limit) for i in chosen], pad, padding)
+        return padded | {"features": self.features[at], "labels": self.truth[at]}
+
+    def lengths(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
+        """As for `Rendered`; nothing is written here, so that targets have no tokens."""
+        at = np.fromiter(chosen, dtype=np.int64)
+        sources = np.minimum(self.source_at[at + 1] - self.source_at[at], source_limit)
+        return sources.tolist(), [0] * len(at)
+
+    def take(self, chosen: Iterable[int]) -> "Judged":
+        """The chosen examples, in the given order."""
+        at = list(chosen)
+        return Judged.of([self.ids(i, 1 << 30) for i in at], self.features[at], self.truth[at])
+
+    def batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
+        """As for `Rendered`."""
+        yield from _batches(np.minimum(np.diff(self.source_at), limit), tokens, seed)
+
+
+def _batches(lengths: Any, tokens: int, seed: int) -> Iterator[list[int]]:
+    dice = random.Random(seed)
+    order = list(range(len(lengths)))
+    dice.shuffle(order)
+    groups: list[list[int]] = []
+    for start in range(0, len(order), 4096):
+        groups += _grouped(
+            sorted(order[start : start + 4096], key=lambda i: int(lengths[i])), lengths, tokens
+        )
+    dice.shuffle(groups)
+    yield from groups
+
+
+def _padded(sources: Sequence[Any], pad: int, padding: int) -> dict[str, Any]:
+    ids = np.full((len(sources), _rounded(max(map(len, sources)), pad)), padding, dtype=np.int64)
+    for row, source in enumerate(sources):
+        ids[row, : len(source)] = source
+    lengths = np.array([len(source) for source in sources])
+    return {"input_ids": ids, "attention_mask": (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)}
+
+
+def _rounded(length: int, step: int) -> int:
+    """The next multiple: with few different shapes the allocator finds its blocks again."""
+    return -(-length // step) * step
 
 
 def _flatten(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:

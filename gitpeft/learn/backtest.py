@@ -174,12 +174,12 @@ def _newton(x: Any, y: Any, steps: int = 25) -> tuple[Any, float]:
 
 
 def neighbours(index: Index, examples: Sequence[Example], since: Sequence[Example] = ()) -> list[str]:
-    """The baseline: the message of the nearest commit of the index, "" when none is similar at all.
+    """The baseline: the message of the most similar commit of the index, "" when none is similar at all.
 
     `since` as in `ask`.
     """
     known = (index.extended(before) if since else index for before in _before(examples, since))
-    near = [one.nearest(example.change, 1) for one, example in zip(known, examples, strict=True)]
+    near = [one.nearest(example.change, 1, fresh=0) for one, example in zip(known, examples, strict=True)]
     return [found[0].subject if found else "" for found in near]
 
 

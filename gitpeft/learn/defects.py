@@ -21,9 +21,12 @@ from gitpeft.learn import labels
 from gitpeft.learn.ranking import Ranked, difference, summary
 from gitpeft.learn.replay import Measured, replay
 from gitpeft.metrics import DAY, Metrics
-from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC, Model, scaled
+from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC, Model, interpolate, scaled
 
 Array = NDArray[np.float64]
+
+Curve = tuple[tuple[float, float], ...]
+"""Points (score, probability) in ascending order."""
 
 Listener = Callable[[str, float, str], None]
 
@@ -163,19 +166,28 @@ def _newton(x: Array, y: Array, ridge: Array, steps: int = 50) -> tuple[Array, f
 
 
 def calibrate(model: Model, data: Labelled) -> Model:
-    """The model with probabilities: Platt's sigmoid of the score, from commits that it was not fitted on.
+    """The model with probabilities: Platt's sigmoid of the score, from commits that it was not fitted on."""
+    return replace(model, curve=sigmoid(scores(model, data), data.truth))
+
+
+def sigmoid(x: Array, truth: Array) -> Curve:
+    """Points of Platt's sigmoid from scores (n) to probabilities, fitted to what became of the commits.
 
     Targets are smoothed as Platt (1999) does, so that few commits give no certainty.
     """
-    x = scores(model, data)
-    bad, good = data.truth.sum(), (1 - data.truth).sum()
-    goal = np.where(data.truth > 0, (bad + 1) / (bad + 2), 1 / (good + 2))
+    bad, good = truth.sum(), (1 - truth).sum()
+    goal = np.where(truth > 0, (bad + 1) / (bad + 2), 1 / (good + 2))
     centre, spread = float(x.mean()), float(x.std()) + _SPREAD
     weights, bias = _newton(((x - centre) / spread)[:, None], goal, np.array([1e-3]))
     slope = max(0.0, float(weights[0]))  # a score that says nothing gets the mean, never the reverse
     at = np.linspace(x.min() - spread, x.max() + spread, _POINTS)
     chance = 1 / (1 + np.exp(-(slope * (at - centre) / spread + bias)))
-    return replace(model, curve=tuple(zip(map(float, at), map(float, chance), strict=True)))
+    return tuple(zip(map(float, at), map(float, chance), strict=True))
+
+
+def through(curve: Curve, x: Array) -> Array:
+    """The probabilities of scores (n)."""
+    return np.array([interpolate(curve, float(score)) for score in x])
 
 
 def ranked(model: Model, data: Labelled) -> Ranked:

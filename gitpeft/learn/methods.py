@@ -199,7 +199,7 @@ def _attach_hybrid(model: Any, method: Method) -> Any:
 
 
 def _lora_config(model: Any, method: Method, region: Region) -> Any:
-    from peft import LoraConfig, TaskType
+    from peft import LoraConfig
 
     region = _within_what_is_learnt(model, region)
     targets = families.places(model, PLACEMENTS[method.placement], region)
@@ -212,7 +212,7 @@ def _lora_config(model: Any, method: Method, region: Region) -> Any:
             "choose a smaller rank, as in --method lora:rank=8",
         )
     return LoraConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM,
+        task_type=_task(model),
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
@@ -221,8 +221,6 @@ def _lora_config(model: Any, method: Method, region: Region) -> Any:
 
 
 def _adapter_config(model: Any, method: Method, region: Region) -> Any:
-    from peft import TaskType
-
     from gitpeft.learn.adapter import BottleneckConfig
 
     region = _within_what_is_learnt(model, region)
@@ -234,7 +232,7 @@ def _adapter_config(model: Any, method: Method, region: Region) -> Any:
             "choose a smaller width, as in --method adapter:width=32",
         )
     return BottleneckConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM,
+        task_type=_task(model),
         width=method.width,
         activation=method.activation,
         placement=method.placement,
@@ -243,8 +241,14 @@ def _adapter_config(model: Any, method: Method, region: Region) -> Any:
     )
 
 
+def _task(model: Any) -> Any:
+    """PEFT's name for what the model does: to write, unless it says otherwise (None: nothing PEFT knows)."""
+    return getattr(model, "gitpeft_task", "SEQ_2_SEQ_LM")
+
+
 def _fresh(model: Any) -> list[str]:
-    """Modules with random weights, which every method trains in full: a decoder made for an encoder."""
+    """Modules with random weights, which every method trains in full: a decoder or a verdict made for an
+    encoder."""
     return list(getattr(model, "gitpeft_fresh", ()))
 
 

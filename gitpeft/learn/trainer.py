@@ -1,23 +1,47 @@
-"""Fits a model to rendered examples within a budget; hides optimisers, batching and cost keeping."""
+"""Fits a model to rendered examples within a budget; hides optimisers, batching and cost keeping.
+
+The task is in the data and the model: `Rendered` examples teach to write, `Judged` ones to judge. A model is
+called with what `arrays` gives, and answers with a `loss`.
+"""
 
 import ctypes
 import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
-import numpy as np
 import torch
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import memory
-from gitpeft.learn.arrays import Rendered
 from gitpeft.learn.speed import Work
+
+
+class Examples(Protocol):
+    """What is learnt from (see `arrays.Rendered` and `arrays.Judged`)."""
+
+    def __len__(self) -> int: ...
+
+    def arrays(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+        """The inputs of the model for some examples; `labels` that count for nothing are -100."""
+        ...
+
+    def lengths(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
+        """Tokens of their sources and targets."""
+        ...
+
+    def take(self, chosen: Iterable[int]) -> Self:
+        """Some of the examples."""
+        ...
+
+    def batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
+        """One pass in random order, about `tokens` tokens a batch."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +51,10 @@ class Settings:
     `batch_tokens`: about how many source tokens (and 4 per target token) a batch holds. `lr`: peak rate of
     AdamW; `matrix_lr`: peak rate of Muon for hidden matrices, 0 leaves everything to AdamW. `source_limit`:
     sources are cut to this many tokens. `warmup`: share of the run. `decay`: share of the run, at its end,
-    over which the rate falls to zero. `pad`: lengths of sources are padded to a multiple of this; `compile`:
-    the backend of `torch.compile` for encoder and decoder, "" for none (on a GPU: "inductor").
+    over which the rate falls to zero. `parts`: a batch is computed in so many parts, one after another, whose
+    gradients add up: the same step, in so much less memory. `pad`: lengths of sources are padded to a
+    multiple of this; `compile`: the backend of `torch.compile` for encoder and decoder, "" for none (on a
+    GPU: "inductor").
     """
 
     steps: int = 100_000
@@ -41,6 +67,7 @@ class Settings:
     weight_decay: float = 0.0
     clip: float = 1.0
     source_limit: int = 512
+    parts: int = 1
     pad: int = 16
     compile: str = ""
     seed: int = 0
@@ -114,10 +141,10 @@ Objective = Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, torch.T
 
 def fit(
     model: Any,
-    train: Rendered,
+    train: Examples,
     settings: Settings,
     *,
-    valid: Rendered | None = None,
+    valid: Examples | None = None,
     evaluate_every: float = 0.1,
     on_step: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
@@ -183,7 +210,7 @@ def _messages(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor
 
 
 def losses(
-    model: Any, data: Rendered, settings: Settings, count: int
+    model: Any, data: Examples, settings: Settings, count: int
 ) -> Iterator[Callable[[Any], torch.Tensor]]:
     """Losses of some training batches, as functions of the model."""
     device = next(model.parameters()).device
@@ -197,8 +224,11 @@ def _loss(inputs: dict[str, torch.Tensor], model: Any) -> torch.Tensor:
     return found
 
 
-def loss_on(model: Any, data: Rendered, settings: Settings, limit: int = 1000) -> float:
-    """Mean loss in nats per target token over about `limit` examples, evenly spread over `data`."""
+def loss_on(model: Any, data: Examples, settings: Settings, limit: int = 1000) -> float:
+    """Mean loss in nats a label (a target token, or a judged change) over about `limit` examples of `data`.
+
+    They are evenly spread.
+    """
     data = data.take(range(0, len(data), max(1, len(data) // limit)))
     device = next(model.parameters()).device
     was_training, total, tokens = model.training, 0.0, 0
@@ -260,11 +290,13 @@ class _Loop:
         return float(max(self.step / self.settings.steps, minutes / self.settings.minutes))
 
     def try_to_learn(
-        self, data: Rendered, batch: Sequence[int], device: torch.device, done: float
+        self, data: Examples, batch: Sequence[int], device: torch.device, done: float
     ) -> torch.Tensor | None:
         """Loss of a step; None where memory ran out, and batches are smaller from now on."""
         try:
-            return self.learn(_tensors(data, batch, self.settings, device, self.model), done)
+            return self.learn(
+                [_tensors(data, part, self.settings, device, self.model) for part in self.parts(batch)], done
+            )
         except (RuntimeError, MemoryError) as error:
             if not memory.ran_out(error):
                 raise
@@ -272,7 +304,7 @@ class _Loop:
         self.halve(len(batch), said)
         return None
 
-    def try_to_measure(self, valid: Rendered) -> float:
+    def try_to_measure(self, valid: Examples) -> float:
         """The validation loss, in smaller batches where memory runs out."""
         while True:
             try:
@@ -298,19 +330,29 @@ class _Loop:
         self.cost.batch_tokens = max(1, self.cost.batch_tokens // 2)
         self.said = f"out of memory: batches of {self.cost.batch_tokens:,} tokens from now on"
 
-    def learn(self, inputs: dict[str, torch.Tensor], done: float) -> torch.Tensor:
+    def parts(self, batch: Sequence[int]) -> list[Sequence[int]]:
+        """The batch in parts of alike size, none of them empty."""
+        size = -(-len(batch) // self.settings.parts)
+        return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+    def learn(self, parts: Sequence[dict[str, torch.Tensor]], done: float) -> torch.Tensor:
         rate = _rate(done, self.settings)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * rate
-        with _autocast(inputs["input_ids"].device):
-            loss, shown = self.objective(self.model, inputs)
-        loss.backward()  # type: ignore[no-untyped-call]
+        counts = [(part["labels"] != -100).sum() for part in parts]
+        total = torch.stack(counts).sum()
+        losses = []
+        for part, count in zip(parts, counts, strict=True):
+            with _autocast(part["input_ids"].device):
+                loss, shown = self.objective(self.model, part)
+            (loss * (count / total)).backward()  # a loss is the mean over its labels
+            losses.append(shown.detach() * (count / total))
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        return shown.detach()
+        return torch.stack(losses).sum()
 
     def give_back(self) -> None:
         """Return freed memory now and then: batches of many shapes leave holes in glibc's heap."""
@@ -391,7 +433,7 @@ def _is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim == 2 and min(parameter.shape) > 1 and not any(part in name for part in _NOT_HIDDEN)
 
 
-def _endless(data: Rendered, settings: Settings, state: _Loop) -> Iterator[list[int]]:
+def _endless(data: Examples, settings: Settings, state: _Loop) -> Iterator[list[int]]:
     """Epoch after epoch; as many batches as there were steps before are left out. New sizes, new epoch."""
     epoch, skip = 0, state.step
     while len(data):
@@ -407,28 +449,14 @@ def _endless(data: Rendered, settings: Settings, state: _Loop) -> Iterator[list[
 
 
 def _tensors(
-    data: Rendered, batch: Sequence[int], settings: Settings, device: torch.device, model: Any
+    data: Examples, batch: Sequence[int], settings: Settings, device: torch.device, model: Any
 ) -> dict[str, torch.Tensor]:
-    pairs = [data.pair(i, settings.source_limit) for i in batch]
-    width = _rounded(max(len(source) for source, _ in pairs), settings.pad)
-    height = _rounded(max(len(target) for _, target in pairs), 4)
     padding = getattr(model.config, "pad_token_id", None) or 0
-    ids = torch.full((len(pairs), width), padding, dtype=torch.long)
-    labels = torch.full((len(pairs), height), -100, dtype=torch.long)
-    for row, (source, target) in enumerate(pairs):
-        ids[row, : len(source)] = torch.from_numpy(source.astype(np.int64))
-        labels[row, : len(target)] = torch.from_numpy(target.astype(np.int64))
-    lengths = torch.tensor([len(source) for source, _ in pairs])
-    mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
-    tensors = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    found = data.arrays(batch, settings.source_limit, settings.pad, padding)
+    tensors = {name: torch.from_numpy(array) for name, array in found.items()}
     if device.type == "cuda":  # only from pinned memory does a copy not wait
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-
-
-def _rounded(length: int, step: int) -> int:
-    """The next multiple: with few different shapes the allocator finds its blocks again."""
-    return -(-length // step) * step
 
 
 def _trainable_state(model: Any) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,33 @@ def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
 
 
 # --- memory -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [2, 3, 100])
+def test_in_parts_a_step_is_the_same(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part has another number of labels; what adds up must be the mean over those of the whole batch."""
+    monkeypatch.setattr(trainer, "_autocast", lambda device: nullcontext())
+    monkeypatch.setattr(trainer, "_optimisers", descent)
+    sizes: list[int] = []
+    tensors = trainer._tensors
+
+    def counted(data: Any, batch: Any, *rest: Any) -> Any:
+        sizes.append(len(batch))
+        return tensors(data, batch, *rest)
+
+    monkeypatch.setattr(trainer, "_tensors", counted)
+    whole, divided = (tinymodel.pointer_t5(dropout_rate=0.0) for _ in range(2))
+    plain = fit(whole, rendered(), settings(steps=1, clip=1e9))
+    assert len(sizes) == 1
+    cost = fit(divided, rendered(), settings(steps=1, clip=1e9, parts=parts))
+    assert 2 < len(sizes) <= 1 + parts and sum(sizes) == 2 * sizes[0] and plain.examples == cost.examples
+    for name, weight in weights(divided).items():
+        assert torch.allclose(weight, weights(whole)[name], atol=1e-6), name
+
+
+def descent(model: Any, settings: Settings) -> list[Any]:
+    """Plain gradient descent, which hides no difference."""
+    return [torch.optim.SGD([{"params": list(model.parameters()), "peak": settings.lr}], lr=settings.lr)]
 
 
 def fail_once(patch: pytest.MonkeyPatch, name: str, error: Exception, times: int = 1) -> list[int]:
