@@ -346,7 +346,7 @@ class _Loop:
         for part, count in zip(parts, counts, strict=True):
             with _autocast(part["input_ids"].device):
                 loss, shown = self.objective(self.model, part)
-            (loss * (count / total)).backward()  # a loss is the mean over its labels
+            (loss * (count / total)).backward()  # type: ignore[no-untyped-call]  # a mean over labels
             losses.append(shown.detach() * (count / total))
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for optimiser in self.optimisers:
