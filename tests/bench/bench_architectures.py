@@ -55,8 +55,7 @@ def main() -> None:
         )
         cost = fit(model, train, how)
         rows[name] = (cost.parameters, loss_on(model, valid, how), cost.examples / cost.seconds)
-        encoder, decoder = export.graphs(model.eval(), quantise=True)
-        networks[name] = Network(lambda e=encoder: e, lambda d=decoder: d)
+        networks[name] = exported(model)
         print(name, rows[name], flush=True)
     print(table(rows, latencies(networks), recipe.vocabulary))
 
@@ -71,6 +70,11 @@ def made(recipe: pretrain.Recipe, pointer: bool) -> Any:
     model = T5ForConditionalGeneration(config)
     torch.nn.init.normal_(model.shared.weight, std=0.2)  # as the pointer's: T5's 1.0 repeats its input
     return model
+
+
+def exported(model: Any) -> Network:
+    encoder, decoder = export.graphs(model.eval(), quantise=True)
+    return Network(lambda: encoder, lambda: decoder)
 
 
 def passes(train: Any) -> int:

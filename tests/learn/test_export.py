@@ -19,6 +19,7 @@ from gitpeft.learn.export import Bounds, Parity, export
 from tests import tinymodel
 from tests.learn.test_methods import TEXTS, disturb, named
 
+NAN = math.nan
 LOOSE = Bounds(agreement=0.5, nats=0.5, drop=9.0)
 MODELS: dict[str, Callable[..., Any]] = {
     "pointer": tinymodel.pointer_t5,
@@ -114,7 +115,7 @@ def test_bounds_are_judged_one_by_one() -> None:
     assert good.failures() == [] and good.drop == pytest.approx(0.0025)
     assert good.said() == "int8 costs +0.25% of quality (loss 4.000 on 1 messages; bound 1%)"
     assert len(Parity(1, 1, math.inf, 0.1, 0.2, -0.3, 4.0, Bounds()).failures()) == 4
-    assert len(Parity(1, 1, *[math.nan] * 5, Bounds()).failures()) == 4
+    assert len(Parity(1, 1, NAN, NAN, NAN, NAN, NAN, Bounds()).failures()) == 4
     (only,) = Parity(1, 1, 1e-5, 0.9, 1.0, -0.01, 0.5, Bounds()).failures()
     assert "int8 costs +2.00%" in only
 

@@ -111,7 +111,7 @@ def test_a_batch_without_questions_costs_nothing_beside_messages() -> None:
     inputs = {"input_ids": given, "attention_mask": torch.ones_like(given), "labels": torch.tensor([[70, 1]])}
     total, shown = objectives.joint(replace(ALL, denoise=0.0))(model, inputs)
     assert float(total.detach()) == float(shown.detach())
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
 
 
 def test_a_model_is_saved_without_heads(tmp_path: Path) -> None:
