@@ -4,12 +4,13 @@
 
 Asked about the validation part of each history as the hook does: an index of the commits before that part,
 and the part's own earlier commits among the exemplars. Nothing is fitted on the histories, and the test part
-is never looked at. B-Norm; the difference to the first base is paired over the commits.
+is never looked at. B-Norm; differences to the first base are paired over the commits.
 """
 
 import argparse
 import json
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 from git import Repo
@@ -30,22 +31,31 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", default=["mini"])
     parser.add_argument("--limit", type=int, default=VALID)
     arguments = parser.parse_args()
-    print("| history | base | generated | consensus | consensus over the first |\n|---|---|---|---|---|")
-    every: dict[str, list[float]] = {name: [] for name in arguments.bases}
+    head = "| history | base | generated | over the first | consensus | over the first |"
+    print(head, "|---|---|---|---|---|---|", sep="\n")
+    every: dict[str, list[Scores]] = {name: [] for name in arguments.bases}
     for item in arguments.histories:
         history, _, path = item.partition("=")
         data = examples(path)
-        first: list[float] = []
         for name in arguments.bases:
             asked = ask(name, data, arguments.limit)
-            generated = backtest.score(asked, Chooser(mode=GENERATED))
-            consensus = backtest.score(asked, backtest.CONSENSUS)
-            first, every[name] = first or consensus, every[name] + consensus
-            cells = [cell(generated), cell(consensus), over(consensus, first)]
-            print(f"| {history} (n = {len(asked)}) | {name} | " + " | ".join(cells) + " |", flush=True)
-    for name, scores in every.items():
-        rest = f"{cell(scores)} | {over(scores, every[arguments.bases[0]])} |"
-        print(f"| all (n = {len(scores)}) | {name} | | {rest}")
+            scores = [backtest.score(asked, how) for how in (Chooser(mode=GENERATED), backtest.CONSENSUS)]
+            every[name].append(scores)
+            row(f"{history} (n = {len(asked)})", name, scores, every[arguments.bases[0]][-1])
+    joined = {
+        name: [list(chain(*ways)) for ways in zip(*found, strict=True)] for name, found in every.items()
+    }
+    for name, scores in joined.items():
+        row(f"all (n = {len(scores[0])})", name, scores, joined[arguments.bases[0]])
+
+
+Scores = list[list[float]]
+"""B-Norm of each commit, by way of choosing."""
+
+
+def row(history: str, name: str, scores: Scores, first: Scores) -> None:
+    cells = [f"{cell(ours)} | {over(ours, theirs)}" for ours, theirs in zip(scores, first, strict=True)]
+    print(f"| {history} | {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 def examples(path: str) -> dataset.Dataset:
