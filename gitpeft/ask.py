@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from gitpeft.diff import FileChange, compact, parse
 from gitpeft.errors import GitpeftError
 from gitpeft.errors import NothingStagedError as NothingStagedError
 from gitpeft.git import DIFF, Repository
+from gitpeft.record import record
 from gitpeft.trace import Trace
 from gitpeft.worker import Worker
 
@@ -21,7 +21,7 @@ SPARE = 1
 _PREFETCH_FRESH = 600.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Question:
     """What the model is asked: the change (masked), the author's previous subject, how many messages.
 
@@ -34,7 +34,7 @@ class Question:
     after: str = "HEAD"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answer:
     """The model's messages as they came, best first, and the change that they are about."""
 
@@ -42,7 +42,7 @@ class Answer:
     question: Question
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Limits:
     """What an answer may cost: `deadline` is a moment of `time.monotonic`."""
 

@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from gitpeft import risk
+from gitpeft import lines, risk
 from gitpeft.commits import Skipped
 from gitpeft.diff import FileChange
 from gitpeft.errors import GitpeftError
@@ -14,15 +13,17 @@ from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.metrics import Metrics, measure
 from gitpeft.past import Change
+from gitpeft.record import field, record
 from gitpeft.risk import Model
 
 if TYPE_CHECKING:
     from gitpeft.evidence import Evidence
+    from gitpeft.reading import Reader
 
 STAGED = "staged"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RiskReport:
     """What is said about a change. `why` is set, and nothing else but `rev`, where there is nothing to say.
 
@@ -41,6 +42,7 @@ class RiskReport:
     files: tuple[str, ...] = ()
     metrics: Metrics | None = None
     parts: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    beside: dict[str, float] = field(default_factory=dict, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, one line a commit."""
@@ -51,7 +53,9 @@ class RiskReport:
 
     def explained(self) -> dict[str, Any]:
         """The same with the metrics and what each adds to the score."""
-        numbers = asdict(self.metrics) if self.metrics else {}
+        from dataclasses import asdict
+
+        numbers = (asdict(self.metrics) if self.metrics else {}) | self.beside
         return self.as_dict() | {"metrics": numbers, "parts": {name: round(x, 4) for name, x in self.parts}}
 
 
@@ -62,14 +66,21 @@ def _round(value: float | None, digits: int) -> float | None:
 class Assessor:
     """Answers for changes of one repository; `budget` is the share of commits, in percent, that is flagged.
 
-    With `brief`, evidence is gathered for flagged changes alone.
+    With `brief`, evidence is gathered for flagged changes alone. A model that `reads` needs its `reader`.
     """
 
     def __init__(
-        self, history: History, repository: Repository, model: Model, budget: float, *, brief: bool = False
+        self,
+        history: History,
+        repository: Repository,
+        model: Model,
+        budget: float,
+        *,
+        brief: bool = False,
+        reader: "Reader | None" = None,
     ) -> None:
         self.history, self.repository, self.model = history, repository, model
-        self.budget, self.brief = budget, brief
+        self.budget, self.brief, self.reader = budget, brief, reader
 
     def staged(self) -> RiskReport:
         """What is staged now, by whom and at which time git would commit it.
@@ -78,8 +89,8 @@ class Assessor:
         """
         name, _, when = self.repository.ask("var", "GIT_AUTHOR_IDENT").rpartition("> ")
         now = int(when.split()[0]) if when[:1].isdigit() else int(time.time())
-        files, change = risk.staged(self.repository, self.history.author(f"{name}>"), now)
-        return self._report(STAGED, self.repository.head(), change, files)
+        files, change, head = risk.staged(self.repository, self.history.author(f"{name}>"), now)
+        return self._report(STAGED, head, change, files)
 
     def commit(self, rev: str) -> RiskReport:
         """A commit, as if it were staged on its parent; its message is not looked at."""
@@ -112,12 +123,14 @@ class Assessor:
         model, facts = self.model, list["Evidence"]()
         with self.history.before(self.repository, parent, keep=True) as past:
             metrics = measure(past, change)
-            score = model.score(metrics) if model.usable else None
+            read = lines.read(model, files, metrics, self.reader)
+            score = model.score(metrics, read.beside) if model.usable else None
             flagged = score is not None and model.flags(score, self.budget)
             if flagged or not self.brief:
                 from gitpeft import evidence
 
-                facts = evidence.gather(past, change, files, metrics, model, partial(self._exists, parent))
+                exists = partial(self._exists, parent)
+                facts = evidence.gather(past, change, files, metrics, model, exists, read.lines)
         if score is None:
             return RiskReport(rev, model.why, evidence=tuple(facts), files=paths, metrics=metrics)
         return RiskReport(
@@ -130,7 +143,8 @@ class Assessor:
             evidence=tuple(facts),
             files=paths,
             metrics=metrics,
-            parts=tuple(model.parts(metrics)),
+            parts=tuple(model.parts(metrics, read.beside)),
+            beside=read.beside,
         )
 
     def _exists(self, parent: str | None, path: str) -> bool:

@@ -23,18 +23,19 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from gitpeft.diff import RENDERER
 from gitpeft.errors import GitpeftError
+from gitpeft.record import changed, field, names, record
 
 FORMAT = 1
 """Version of the layout and of the manifest."""
 
 MANIFEST, ENCODER, DECODER, TOKENIZER = "manifest.json", "encoder.onnx", "decoder.onnx", "tokenizer.json"
 STYLE, CHOOSER, INDEX, ADAPTER, RISK = "style.json", "chooser.json", "index", "adapter", "risk.json"
+JUDGE = "risk.onnx"
 KINDS = {"model": {ENCODER, DECODER, TOKENIZER}, "retrieval": set[str]()}
 """The kinds of bundle and the files that each must have."""
 
@@ -45,7 +46,7 @@ _STALE_SECONDS = 24 * 3600
 _AGAIN = "run `gitpeft init` to build the model again"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class File:
     """What the manifest says of one file: size in bytes and SHA-256 in hexadecimal."""
 
@@ -61,7 +62,7 @@ class File:
         return cls(size, sha256)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Manifest:
     """Where a bundle comes from and what it holds. `write` fills in `files`.
 
@@ -88,6 +89,8 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`; equal manifests give equal bytes."""
+        from dataclasses import asdict
+
         text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
         return text.encode() + b"\n"
 
@@ -97,7 +100,7 @@ class Manifest:
         try:
             data = json.loads(raw)
             _check_versions(data.get("format"), data.get("renderer"))
-            known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+            known = {name: data[name] for name in names(cls) if name in data}
             files = {confined(name): File.of(entry) for name, entry in data["files"].items()}
             manifest = cls(**{**known, "files": files})
             manifest._check_types()
@@ -106,15 +109,15 @@ class Manifest:
         return manifest
 
     def _check_types(self) -> None:
-        for one in fields(self):
-            expected: Any = getattr(one.type, "__origin__", one.type)
-            if not isinstance(getattr(self, one.name), expected):
-                raise TypeError(f"{one.name} is no {expected.__name__}")
+        for name, kind in Manifest.__annotations__.items():
+            expected: Any = getattr(kind, "__origin__", kind)
+            if not isinstance(getattr(self, name), expected):
+                raise TypeError(f"{name} is no {expected.__name__}")
         if missing := KINDS[self.kind] - self.files.keys():
             raise ValueError(f"a {self.kind} bundle needs {', '.join(sorted(missing))}")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Bundle:
     """A bundle in place. Its files are read through it, so that nothing unchecked is ever used."""
 
@@ -181,7 +184,7 @@ def write(folder: Path, manifest: Manifest) -> str:
     that exists already under this id is left as it is.
     """
     files = {name: _entry(folder / name) for name in sorted(_names(folder)) if name != MANIFEST}
-    return adopt(folder, replace(manifest, files=files).to_json())
+    return adopt(folder, changed(manifest, files=files).to_json())
 
 
 def adopt(folder: Path, raw: bytes) -> str:

@@ -7,10 +7,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gitpeft.errors import GitpeftError
+from gitpeft.pattern import pattern
+from gitpeft.record import record
 
 GENERATED, RETRIEVED, CHOOSER = "generated", "retrieved", "chooser"
 
@@ -27,18 +28,18 @@ FEATURES = (
 )
 """What a chooser may weigh, in the order of `Candidate.features`."""
 
-_NUMBER = re.compile(r"\d+")
-_ISSUE = re.compile(r"#\d+")
-_WORD = re.compile(r"\w+")
-_REPEATED = re.compile(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
-_NAME = re.compile(r"\b[A-Za-z]+(?:[a-z][A-Z]|_|\d)\w+\b")
+_NUMBER = pattern(r"\d+")
+_ISSUE = pattern(r"#\d+")
+_WORD = pattern(r"\w+")
+_REPEATED = pattern(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
+_NAME = pattern(r"\b[A-Za-z]+(?:[a-z][A-Z]|_|\d)\w+\b")
 """Names as only code has them: camel case, an underscore or a digit inside."""
 
-_DANGLING = re.compile(r"(?:[:,/&+=<([{-]|\b(?:the|a|an|and|or|of))$", re.IGNORECASE)
+_DANGLING = pattern(r"(?:[:,/&+=<([{-]|\b(?:the|a|an|and|or|of))$", re.IGNORECASE)
 _AGAIN = "run `gitpeft init` to fit it again"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Draft:
     """A message as it came: from the model or from an earlier commit.
 
@@ -55,7 +56,7 @@ class Draft:
     finished: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Candidate:
     """A message that may be offered, with its `features` (see `FEATURES`); `flaw` says why it must not be."""
 
@@ -150,7 +151,7 @@ def _is_half(name: str, seen: str) -> bool:
     return not re.search(rf"\b{name}(?![A-Za-z0-9])", seen) and re.search(rf"\b{name}", seen) is not None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Chooser:
     """A logistic regression over candidates' features. Best score below `threshold`: nothing is offered.
 

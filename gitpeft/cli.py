@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from gitpeft.git import Repository
 
 if TYPE_CHECKING:
     from gitpeft.assess import Assessor, RiskReport
+    from gitpeft.bundle import Bundle
     from gitpeft.learn.pipeline import Plan
     from gitpeft.learn.retrain import Retrained
     from gitpeft.learn.tuning import Listener
@@ -114,9 +116,9 @@ def _install_hooks(repository: Repository, risk: dict[str, Any]) -> str:
     """
     from gitpeft import stubs
     from gitpeft.install import install as put
-    from gitpeft.risk import LOGISTIC
+    from gitpeft.risk import KINDS
 
-    names = stubs.NAMES if risk.get("kind") == LOGISTIC else stubs.NAMES[:1]
+    names = stubs.NAMES if risk.get("kind") in KINDS[1:] else stubs.NAMES[:1]
     try:
         return "; ".join(
             " ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes))
@@ -210,19 +212,25 @@ def _agreed(verdict: str) -> bool:
 
 
 def _tell_retrained(done: "Retrained") -> None:
+    if done.taught:
+        start = "the installed model" if done.warm else "the base"
+        print(
+            f"trained from {start} on {done.taught:,} commits ({done.new:,} new, {done.replayed:,} replayed) "
+            f"in {sum(done.seconds.values()):,.0f} s"
+        )
+    if done.labels.get("known"):
+        found, changed = done.labels["known"], done.labels["changed"]
+        print(f"{found:,} bugs became known since, {changed:,} of them in commits that counted as clean")
     if done.action == "none":
         print(f"nothing to do: {done.reason}")
         return
-    start = "the installed model" if done.warm else "the base"
-    print(
-        f"trained from {start} on {done.taught:,} commits ({done.new:,} new, {done.replayed:,} replayed) "
-        f"in {sum(done.seconds.values()):,.0f} s"
-    )
     print(done.reason)
     if done.action == "activated":
         print(f"active: {done.bundle[:12]}; `gitpeft rollback` goes back to {done.champion[:12]}")
     else:
         print(f"kept aside: {done.bundle[:12]}; {done.champion[:12]} stays active")
+    if done.aside:
+        print(f"kept aside: {done.aside[:12]}, whose messages lost")
 
 
 def _tell_trained(cost: dict[str, Any], as_json: bool) -> None:
@@ -450,7 +458,7 @@ def _assess(
     repository: Repository, rev: str | None, stdin: bool, until: str | None
 ) -> "Iterator[RiskReport]":
     """Reports for what was asked; the history is read as far as that needs."""
-    from gitpeft import assess, bundle, config
+    from gitpeft import assess, bundle, config, flag
     from gitpeft.history import History
     from gitpeft.risk import model_of
 
@@ -464,14 +472,17 @@ def _assess(
     with History.open(repository.state_dir) as history:
         for one in tips:
             history.mine(repository, one)
+        reader = None
         if until is None:
-            model = model_of(bundle.active(repository.state_dir))
+            active = bundle.active(repository.state_dir)
+            model = model_of(active)
+            reader = flag.reader_of(model, active)
         else:
             from gitpeft.learn import defects
 
             history.mine(repository, until)
             model = defects.of_history(history, repository, repository.resolve(until))
-        assessor = assess.Assessor(history, repository, model, settings.risk_budget)
+        assessor = assess.Assessor(history, repository, model, settings.risk_budget, reader=reader)
         if stdin:
             yield from _assess_lines(assessor)
         elif between and rev is not None:
@@ -584,7 +595,7 @@ def uninstall(repo: Repo = None) -> None:
 @app.command()
 def status(repo: Repo = None, as_json: Json = False) -> None:
     """What is installed here, which model is active, and what the hook last had to say."""
-    from gitpeft import bundle, doctor, drift, show
+    from gitpeft import bundle, config, doctor, show, standing
     from gitpeft.risk import model_of
 
     repository = Repository.open(repo)
@@ -592,22 +603,24 @@ def status(repo: Repo = None, as_json: Json = False) -> None:
     active = bundle.active(repository.state_dir)
     model = None
     if active:
-        commits = active.manifest.commits
-        ahead = repository.since(commits.get("to", ""))
-        accepted = drift.count(repository).get(active.id, drift.Acceptance())
-        known = bool(commits.get("to")) and repository.head() is not None
-        model = asdict(active.manifest) | {
-            "id": active.id,
-            "commits_since": ahead,
-            "acceptance": asdict(accepted),
-            "due": drift.due(commits, ahead, accepted) if known else "",
-        }
+        found = standing.of(repository, active, config.load(repository), _judge if _can_label() else None)
+        model = asdict(active.manifest) | {"id": active.id} | found.as_dict()
     if as_json:
         _print_json(
             asdict(state) | {"works": state.works, "manifest": model, "risk": asdict(model_of(active))}
         )
     else:
         show.status(state, model, model_of(active))
+
+
+def _can_label() -> bool:
+    return find_spec("pygments") is not None
+
+
+def _judge(repository: Repository, active: "Bundle") -> list[tuple[float, bool]]:
+    from gitpeft.learn import verdicts
+
+    return verdicts.against_promises(repository, active)
 
 
 @app.command()

@@ -5,17 +5,17 @@ that nothing in a message or a file can be taken for one.
 """
 
 import os
-from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from gitpeft.diff import FILES_SHOWN, FileChange, parse, weight
+from gitpeft.record import record
 
 _FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
 _SPILL = 1 << 23
 _FILE_START = b"\ndiff --git "
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Commit:
     """A commit and its change; a merge has no `files`. Times are Unix seconds, `author` is `Name <mail>`."""
 
@@ -29,7 +29,7 @@ class Commit:
     files: list[FileChange]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Skipped:
     """A commit whose change cannot be known: `shallow`, `missing` (objects not here) or `unreadable`."""
 

@@ -7,12 +7,13 @@ None of them can name a command, a path, an interpreter or an address.
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
+from gitpeft.pattern import pattern
+from gitpeft.record import changed, field, names, record
 
 FILE = ".gitpeft"
 FILE_LIMIT = 16 << 10
@@ -21,12 +22,10 @@ TEXT_LIMIT = 120
 
 _TRUE = ("true", "yes", "on", "1", "")
 _FALSE = ("false", "no", "off", "0")
-_FORMAT = re.compile(
-    r"[^\x00-\x1f\x7f#;{}]*\{(ticket|subject)\}[^\x00-\x1f\x7f{}]*\{(ticket|subject)\}[^{}\n]*"
-)
+_FORMAT = pattern(r"[^\x00-\x1f\x7f#;{}]*\{(ticket|subject)\}[^\x00-\x1f\x7f{}]*\{(ticket|subject)\}[^{}\n]*")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Config:
     """The settings of one repository. `problems` holds a sentence for each value that was not used."""
 
@@ -51,7 +50,7 @@ class Config:
     problems: tuple[str, ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Key:
     """One setting: the field it fills, how its text is read, whether a committed file may set it."""
 
@@ -194,7 +193,7 @@ def _apply(config: Config, found: Mapping[str, Sequence[str]], source: str, *, s
             values[key.name] = key.read(texts)
         except ValueError as error:
             problems.append(f"{source}: gitpeft.{name}: {error}")
-    return replace(config, **values, problems=tuple(problems))
+    return changed(config, **values, problems=tuple(problems))
 
 
 def _refusal(source: str, name: str, key: Key | None) -> str:
@@ -209,4 +208,4 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name[:40])
 
 
-assert {key.name for key in KEYS.values()} == {f.name for f in fields(Config)} - {"problems"}
+assert {key.name for key in KEYS.values()} == set(names(Config)) - {"problems"}

@@ -6,10 +6,10 @@ Shapes: B hypotheses, T tokens, V vocabulary. Logarithms are natural.
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from gitpeft.errors import GitpeftError
+from gitpeft.record import field, record
 
 ENCODER_THREADS, DECODER_THREADS = 1, 1
 FLOOR = 1e-12
@@ -21,7 +21,7 @@ _NOISE = 0.5
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Vocabulary:
     """What a message may be made of: it starts after `start`, ends with `end`, and holds no `banned` id."""
 
@@ -30,7 +30,7 @@ class Vocabulary:
     banned: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Hypothesis:
     """A message in tokens, without start and end; `total` is its log-probability, the end included.
 
@@ -47,7 +47,7 @@ class Hypothesis:
         return self.total / (len(self.ids) + self.finished or 1)
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Memory:
     """A source after encoding: what the decoder reads at every step, and the source's own tokens."""
 
@@ -86,8 +86,8 @@ class Network:
     """
 
     def __init__(self, encoder: Callable[[], bytes], decoder: Callable[[], bytes]) -> None:
-        self._encoder = Later(lambda: _session(encoder(), ENCODER_THREADS))
-        self._decoder = Later(lambda: _session(decoder(), DECODER_THREADS))
+        self._encoder = Later(lambda: session(encoder(), ENCODER_THREADS))
+        self._decoder = Later(lambda: session(decoder(), DECODER_THREADS))
         self._past: dict[str, tuple[int, int]] = {}
 
     def encode(self, source: Sequence[int]) -> Memory:
@@ -123,7 +123,7 @@ class Network:
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
-def _session(model: bytes, threads: int) -> Any:
+def session(model: bytes, threads: int) -> Any:
     """A session that never spins: on a busy machine spinning threads cost more than they bring."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
@@ -175,7 +175,7 @@ def logarithm(probabilities: Any) -> Any:
 # --- search -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Search:
     """How messages are searched: `width` beams (1 is the greedy choice), at most `limit` tokens.
 

@@ -11,9 +11,11 @@ Mining, training and the hook share all three, so what is asked is what was lear
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
+
+from gitpeft.pattern import pattern
+from gitpeft.record import field, record
 
 RENDERER = 1
 """Version of `compact` and `render`; a bundle made with another one is refused."""
@@ -27,21 +29,21 @@ _PATH_LIMIT = 300
 _MORE = 10
 """Characters that are kept free for the number of the files that are not listed."""
 
-_GENERATED = re.compile(
+_GENERATED = pattern(
     r"(?:^|/)(?:package-lock\.json|npm-shrinkwrap\.json|[^/]*\.lock|pnpm-lock\.yaml|go\.sum|gradle\.lockfile"
     r"|node_modules/.*|vendor/.*|third_party/.*|dist/.*\.(?:js|css|map)|[^/]*\.min\.(?:js|css|mjs|cjs)"
     r"|[^/]*\.(?:map|snap|pb\.go|svg)|[^/]*_pb2(?:_grpc)?\.pyi?|[^/]*\.generated\.[^/]*)$"
 )
-_ESCAPE = re.compile(rb'\\([abtnvfr"\\]|[0-7]{3})')
+_ESCAPE = pattern(rb'\\([abtnvfr"\\]|[0-7]{3})')
 _ESCAPES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
-_WORD = re.compile(r"\w")
-_PLAIN = re.compile(
+_WORD = pattern(r"\w")
+_PLAIN = pattern(
     rb'a/([^\x00-\x1f"\\\x7f-\xff]+) b/\1\nindex ([0-9a-f]+)\.\.([0-9a-f]+) 100(?:644|755)\n'
     rb"--- a/\1\t?\n\+\+\+ b/\1\t?"
 )
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Hunk:
     """One hunk: git's heading (the enclosing function) and its first lines, each with its sign."""
 
@@ -49,7 +51,7 @@ class Hunk:
     lines: list[str]
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class FileChange:
     """The change of one file. `added` and `removed` are exact; `hunks` may hold fewer lines than they count.
 
@@ -366,7 +368,7 @@ _PATH_TOKENS = 20
 _SMALLEST_BLOCK = 16
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Budget:
     """How many tokens each part of a model's input may take; what one part leaves, the diff gets."""
 
@@ -383,24 +385,49 @@ def render(change: str, like: Sequence[str], previous: str, budget: Budget, code
     `change` is a text of `compact`. Every listed file gets its line as long as `file_tokens` lasts, and the
     rest is shared fairly between the files whose hunks are shown.
     """
+    return [i for piece in pieces(change, like, previous, budget, codec) for i in piece.ids]
+
+
+@record(frozen=True, slots=True)
+class Piece:
+    """A part of a model's input: its ids, and the file and the line of the compact text that they stand for.
+
+    `path` is "" for messages, `line` for what is no line of a hunk.
+    """
+
+    ids: list[int]
+    path: str = ""
+    line: str = ""
+
+
+def pieces(change: str, like: Sequence[str], previous: str, budget: Budget, codec: Codec) -> list[Piece]:
+    """What `render` gives, part by part."""
     files, blocks = split(change)
     like = list(like[: budget.exemplars])
     previous = clean_subject(previous)
     texts = [*like, previous, *(name for name, _ in files)]
     texts += [line[1:] for block in blocks.values() for line in block]
     encoded = iter(codec.encode_many(texts))
-    ids: list[int] = []
-    for _ in like:
-        ids += codec.marks["like"] + next(encoded)[: budget.exemplar_tokens]
+    found = [Piece(codec.marks["like"] + next(encoded)[: budget.exemplar_tokens]) for _ in like]
     before = next(encoded)[: budget.previous_tokens]
-    ids += codec.marks["previous"] + before if previous else []
+    found += [Piece(codec.marks["previous"] + before)] if previous else []
     names = _file_ids(files, encoded, budget.file_tokens, codec)
-    room = budget.total - len(ids) - sum(len(name) for name in names.values())
-    parts = {path: _block_ids(block, encoded, codec) for path, block in blocks.items()}
-    return (ids + _interleave(names, parts, room))[: budget.total]
+    room = budget.total - sum(len(one.ids) for one in found) - sum(len(name) for name in names.values())
+    parts = {path: _block_ids(path, block, encoded, codec) for path, block in blocks.items()}
+    return _cut([*found, *_interleave(names, parts, room)], budget.total)
 
 
-_SERIAL = re.compile(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
+def _cut(found: Iterable[Piece], room: int) -> list[Piece]:
+    """Pieces of at most `room` tokens together; the one at the edge is cut, and what follows is left out."""
+    kept = []
+    for piece in found:
+        if room > 0:
+            kept.append(piece if len(piece.ids) <= room else Piece(piece.ids[:room], piece.path, piece.line))
+        room -= len(piece.ids)
+    return kept
+
+
+_SERIAL = pattern(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
 
 
 def clean_subject(subject: str) -> str:
@@ -426,7 +453,7 @@ def split(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     return files, blocks
 
 
-_LISTED = re.compile(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
+_LISTED = pattern(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
 
 
 def path_of(line: str) -> str:
@@ -456,25 +483,23 @@ def _file_ids(
     return names
 
 
-def _block_ids(block: Sequence[str], encoded: Iterable[list[int]], codec: Codec) -> list[list[int]]:
+def _block_ids(path: str, block: Sequence[str], encoded: Iterable[list[int]], codec: Codec) -> list[Piece]:
     lines = []
     for line, ids in zip(block, encoded, strict=False):
         if _WORD.search(line):
             mark = _SIGNS.get(line[:1], "keep")
-            lines.append(codec.marks[mark] + ids[: _HEADING_TOKENS if mark == "hunk" else _CODE_TOKENS])
+            shown = ids[: _HEADING_TOKENS if mark == "hunk" else _CODE_TOKENS]
+            lines.append(Piece(codec.marks[mark] + shown, path, line))
     return lines
 
 
-def _interleave(names: dict[str, list[int]], parts: dict[str, list[list[int]]], room: int) -> list[int]:
+def _interleave(names: dict[str, list[int]], parts: dict[str, list[Piece]], room: int) -> list[Piece]:
     """Each file's line followed by its share of the diff."""
     shown = [path for path in parts if path in names][: max(1, room // _SMALLEST_BLOCK)]
-    wanted = [sum(map(len, parts[path])) for path in shown]
+    wanted = [sum(len(piece.ids) for piece in parts[path]) for path in shown]
     given = dict(zip(shown, shares(wanted, max(room, 0)), strict=True))
-    ids: list[int] = []
+    found: list[Piece] = []
     for path, name in names.items():
-        ids += name
-        left = given.get(path, 0)
-        for line in parts.get(path, ()):
-            ids += line[:left]
-            left -= min(left, len(line))
-    return ids
+        found.append(Piece(name, path))
+        found += _cut(parts.get(path, ()), given.get(path, 0))
+    return found

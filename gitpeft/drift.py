@@ -8,14 +8,14 @@ soon as it is counted, and nothing ever leaves `<state_dir>`. `gitpeft.stats=fal
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gitpeft import answers
 from gitpeft.git import Repository
+from gitpeft.record import record
 
-NOTED, COUNTED = "offers.jsonl", "acceptance.json"
+NOTED, COUNTED, TRIED = "offers.jsonl", "acceptance.json", "tried.json"
 PENDING_MOST = 200
 """Offers that wait for their commit; the oldest are forgotten."""
 
@@ -32,7 +32,7 @@ _SIZE_MOST = 256 << 10
 _COMMITS = 3000
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Acceptance:
     """What became of the offers of one model."""
 
@@ -64,6 +64,8 @@ def note(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
 
 def count(repo: Repository) -> dict[str, Acceptance]:
     """What became of all offers so far, by model; counts those whose commit is there, and forgets them."""
+    from dataclasses import asdict
+
     state = repo.state_dir
     counts = _load(state / COUNTED)
     taken = state / f"{NOTED}.{os.getpid()}"
@@ -143,19 +145,42 @@ def _verdict(offered: set[str], subjects: Sequence[str]) -> str:
     return "edited" if best >= ALIKE else "discarded"
 
 
-def due(commits: Mapping[str, Any], since: int | None, accepted: Acceptance) -> str:
+def tried(state_dir: Path, model: str, tip: str) -> None:
+    """Remember that a retraining up to the commit `tip` brought nothing better than `model` (an id)."""
+    _store(state_dir / TRIED, json.dumps({"model": model, "tip": tip}))
+
+
+def looked_at(state_dir: Path, model: str) -> str:
+    """The commit up to which a retraining found nothing better than `model`, "" for none."""
+    try:
+        found = json.loads((state_dir / TRIED).read_text(encoding="utf-8"))
+        return str(found["tip"]) if found["model"] == model else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def due(
+    commits: Mapping[str, Any],
+    since: int | None,
+    accepted: Acceptance,
+    complaints: Sequence[str] = (),
+    tried: bool = False,
+) -> str:
     """A sentence when retraining is due, "" when it is not.
 
-    `commits` is the manifest's, `since` how many commits HEAD has beyond it (None: not comparable).
+    `commits` is the manifest's, `since` how many commits HEAD has beyond it (None: not comparable), or beyond
+    the last retraining that was `tried` and found nothing better: until as many have come again, none is due.
     """
     if since is None:
-        return (
-            "Retraining is due: the history that the model was made from is no longer here. "
-            "Run `gitpeft train`."
-        )
+        return _due("the history that the model was made from is no longer here")
     if since >= max(NEW_LEAST, NEW_SHARE * int(commits.get("count", 0))):
-        return f"Retraining is due: {since:,} commits since the model was made. Run `gitpeft train`."
+        return _due(f"{since:,} commits since {'it was last tried' if tried else 'the model was made'}")
+    if tried:
+        return ""
     if accepted.decided >= DECIDED_LEAST and accepted.discarded > DISCARDED_MOST * accepted.decided:
-        share = f"{accepted.discarded} of {accepted.decided}"
-        return f"Retraining is due: {share} suggestions were discarded. Run `gitpeft train`."
-    return ""
+        return _due(f"{accepted.discarded} of {accepted.decided} suggestions were discarded")
+    return _due(complaints[0]) if complaints else ""
+
+
+def _due(why: str) -> str:
+    return f"Retraining is due: {why}. Run `gitpeft train`."

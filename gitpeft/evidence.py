@@ -4,12 +4,13 @@ Every line is a count that anybody can check with `git log`; none of them names 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from gitpeft.diff import FileChange
+from gitpeft.lines import Line
 from gitpeft.metrics import DAY, Metrics
 from gitpeft.past import YEAR, Change, Companion, Stored, Touch, function_key
+from gitpeft.record import record
 from gitpeft.risk import Model
 
 MOST = 5
@@ -21,9 +22,10 @@ _OLD_DAYS = 180
 _MANY_AUTHORS = 4
 _LARGE = 75.0
 _FILES = 20
+_LINE = 80
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Evidence:
     """One counted fact: its kind, the sentence, the file it is about ("" for all), and the numbers in it."""
 
@@ -34,6 +36,8 @@ class Evidence:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        from dataclasses import asdict
+
         return asdict(self)
 
 
@@ -44,16 +48,19 @@ def gather(
     metrics: Metrics,
     model: Model,
     exists: Callable[[str], bool] = lambda _: True,
+    lines: Sequence[tuple[Line, float]] = (),
 ) -> list[Evidence]:
     """At most five facts about a change, those that weigh most first.
 
-    `exists` says whether a file is there before the change: one that is gone cannot be forgotten.
+    `exists` says whether a file is there before the change: one that is gone cannot be forgotten. `lines` are
+    its added lines, the heaviest first: shown where the model is known to pick better than chance.
     """
     counted = change.counted
     by_size = sorted(counted, key=lambda file: -(file.added + file.removed))[:_FILES]
     since = change.time - YEAR
     found = [*_functions(past, by_size, files, since)[:1], *_fixed(past, by_size, since)[:2]]
     found += _missing(past, by_size, exists)[:1]
+    found += _heaviest(lines) if model.picks_lines else []
     found += [
         *_size(metrics, model),
         *_spread(past, by_size, since)[:1],
@@ -92,6 +99,15 @@ def _functions(
                 text = f"{file.path}, in “{headings[key][:60]}”: {fixes} fixes in the last year"
                 found.append(Evidence("function", text, file.path, {"fixes": fixes}))
     return sorted(found, key=lambda one: -one.numbers["fixes"])
+
+
+def _heaviest(lines: Sequence[tuple[Line, float]]) -> list[Evidence]:
+    """The added line that speaks most for a later fix."""
+    if not lines or lines[0][1] <= 0:
+        return []
+    (path, line), share = lines[0]
+    text = f"{path}: the line that weighs most is “{line[1:][:_LINE]}”"
+    return [Evidence("line", text, path, {"share": round(share, 3)})]
 
 
 def _missing(past: Stored, files: Sequence[Touch], exists: Callable[[str], bool]) -> list[Evidence]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gitpeft import bundle as bundles
 from gitpeft.assess import Assessor, RiskReport
@@ -18,7 +18,11 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.mask import mask
+from gitpeft.record import record
 from gitpeft.risk import LINES_ADDED, Model, model_of
+
+if TYPE_CHECKING:
+    from gitpeft.reading import Reader
 
 _UNDER_WAY = (
     *("rebase-merge", "rebase-apply", "sequencer", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD"),
@@ -30,7 +34,7 @@ WAY_THROUGH = "to commit it as it is: git commit --no-verify (gitpeft.risk=warn 
 _WAIT_MS = 200
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Verdict:
     """What is said before a commit, line by line, and whether it is stopped."""
 
@@ -46,10 +50,11 @@ def verdict(repository: Repository, config: Config) -> Verdict:
     _forget(repository)
     if config.risk == "off" or under_way(repository):
         return Verdict()
-    model = active_model(repository)
+    bundle = bundles.active(repository.state_dir)
+    model = model_of(bundle)
     if not model.usable or model.kind == LINES_ADDED:
         return Verdict()
-    report = look(repository, config, model)
+    report = look(repository, config, model, reader_of(model, bundle))
     if not report.flagged:
         return Verdict()
     from gitpeft.formats import headline, printable  # most commits get no further
@@ -66,18 +71,23 @@ def under_way(repository: Repository) -> bool:
     return any((repository.git_dir / name).exists() for name in _UNDER_WAY)
 
 
-def active_model(repository: Repository) -> Model:
-    """The risk model that is active here; one that cannot be used where there is none."""
-    return model_of(bundles.active(repository.state_dir))
+def reader_of(model: Model, bundle: bundles.Bundle | None) -> "Reader | None":
+    """What reads changes for a model; None for one that does not read."""
+    if bundle is None or not model.reads:
+        return None
+    from gitpeft.reading import Reader
+
+    return Reader.of(bundle)
 
 
-def look(repository: Repository, config: Config, model: Model) -> RiskReport:
+def look(repository: Repository, config: Config, model: Model, reader: "Reader | None" = None) -> RiskReport:
     """The report about what is staged."""
     if not (repository.state_dir / "history.db").exists():
         raise GitpeftError("the history is not read yet, no risk looked at", "run `gitpeft mine`")
     try:
         with History.open(repository.state_dir, wait_ms=_WAIT_MS) as history:
-            return Assessor(history, repository, model, config.risk_budget, brief=True).staged()
+            budget = config.risk_budget
+            return Assessor(history, repository, model, budget, brief=True, reader=reader).staged()
     except sqlite3.Error as error:
         raise GitpeftError(f"the history cannot be read, no risk looked at: {error}") from None
 

@@ -35,7 +35,7 @@ def text(report: RiskReport, explain: bool = False) -> list[str]:
         chance = f"{report.probability:.0%}" if report.probability is not None else "unknown"
         lines.append(f"  chance that a later fix corrects it, as calibrated here: {chance}")
         for name, part in report.parts:
-            value = getattr(report.metrics, name)
+            value = report.beside[name] if name in report.beside else getattr(report.metrics, name)
             lines.append(f"  {name:<8} {value:>10.4g}   {part:+.2f}")
     return lines
 

@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import IO, Generic
 from gitpeft.commits import Commit, Cutter, Item, Parser, Skipped, format_of, new_mark, text_of
 from gitpeft.diff import FileChange
 from gitpeft.errors import GitpeftError
+from gitpeft.record import changed, record
 
 OLDEST = (2, 31)
 """The oldest git that is understood: the first with `--path-format=absolute` and `--diff-merges`."""
@@ -73,7 +73,7 @@ _BINARY_SIZE = 1 << 20  # core.bigFileThreshold, above
 _PREVIOUS = 200
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Said:
     """What a run of git printed, and its exit code."""
 
@@ -82,7 +82,7 @@ class Said:
     err: str
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Repository:
     """A repository as git sees it from `cwd`; `work_tree` is None where it is bare."""
 
@@ -234,14 +234,14 @@ class Repository:
             return True
         if self.work_tree is None:
             return False
-        top = replace(self, cwd=self.work_tree)
+        top = changed(self, cwd=self.work_tree)
         return bool(top.ask("ls-files", "--", ".gitattributes", "**/.gitattributes"))
 
     def _generated(self, paths: Sequence[str]) -> dict[str, bool]:
         """Whether each path, from the top of the work tree, has the attribute; without a tree none has."""
         if self.work_tree is None:
             return dict.fromkeys(paths, False)
-        top = replace(self, cwd=self.work_tree)
+        top = changed(self, cwd=self.work_tree)
         asked = "\0".join(paths).encode("utf-8", "replace")
         values = top.run("check-attr", "-z", "--stdin", "linguist-generated", input=asked).split(b"\0")[2::3]
         return {path: value in (b"set", b"true") for path, value in zip(paths, values, strict=True)}
@@ -420,8 +420,8 @@ class Repository:
         raw = ["--raw", "--no-renames", "--no-abbrev", "-z", format_of(mark, "%H%x00")]
         process = self._diff_tree(shas, raw)
         output = process.communicate()[0]
-        for record in output.split(mark)[1:]:
-            sha, _, *items = record.split(b"\0")
+        for printed in output.split(mark)[1:]:
+            sha, _, *items = printed.split(b"\0")
             needed[sha.decode()] = {blob for item in items[::2] for blob in _blobs(item)}
         if process.returncode and needed:
             needed.popitem()
@@ -432,6 +432,17 @@ class Repository:
         """Every object that is here."""
         options = ["--batch-all-objects", "--unordered", "--batch-check=%(objectname)"]
         return set(self.run("cat-file", *options).split())
+
+    def head_and_line_counts(self, names: Sequence[str]) -> tuple[str | None, dict[str, int]]:
+        """`head` and `line_counts` in one process, as far as one is enough."""
+        asked = names[:_CONTENTS]
+        lines = "".join(f"{name}\n" for name in ("HEAD^{commit}", *asked)).encode("utf-8", "replace")
+        first, _, output = self.run("cat-file", "--batch", input=lines).partition(b"\n")
+        sha, kind, *size = first.split(b" ")
+        if kind == b"commit":
+            output = output[int(size[0]) + 1 :]
+        found = _lines_of(asked, output) | self.line_counts(names[_CONTENTS:])
+        return (sha.decode() if kind == b"commit" else None), found
 
     def line_counts(self, names: Sequence[str]) -> dict[str, int]:
         """The number of lines of each content that git knows by such a name (an id, `REV:PATH`) and has here.

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from gitpeft.diff import RENDERER, FileChange, compact
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.mask import mask
+from gitpeft.record import field, record
 from gitpeft.usable import is_bot
 
 SCHEMA = 3
@@ -55,7 +55,7 @@ _Batch = tuple[list[tuple[object, ...]], list[past.Row], list[tuple[str, str]]]
 _COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PathChange:
     """The change of one file: path, git's status letter, where it came from, lines, and kind (see `diff`)."""
 
@@ -67,7 +67,7 @@ class PathChange:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Record:
     """One mined commit. Times are Unix seconds; `author` is a salted hash; `change` is compact, masked text.
 
@@ -99,7 +99,7 @@ class Record:
         return tuple(map(_unpack, self._paths.split("\n"))) if self._paths else ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MineReport:
     """What a run of `History.mine` did: `new` commits of `total`, those left out by reason, rows dropped."""
 
@@ -184,9 +184,9 @@ class History:
         self, repository: Repository, tip: str = "HEAD"
     ) -> Iterator[tuple[str, str, int, tuple[PathChange, ...]]]:
         """Of each mined commit that is no merge, oldest first: id, author, commit time, and its files."""
-        for record in self.records(repository, tip):
-            if not record.merge:
-                yield record.sha, record.author, record.commit_time, record.paths
+        for one in self.records(repository, tip):
+            if not one.merge:
+                yield one.sha, one.author, one.commit_time, one.paths
 
     def measurable(self, shas: set[str]) -> dict[str, past.Change]:
         """Those of the commits that are stored and no merges, as the metrics see them, by id."""

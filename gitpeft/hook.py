@@ -4,6 +4,7 @@ Stage one is the standard library and git's plumbing; whatever is heavy happens 
 code is 0 whatever happens; a failure is one line in `<common-dir>/gitpeft/hook.log` and one on the terminal.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -381,8 +382,13 @@ class _Progress:
             _print("\r\033[K")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the hook that this process was started for, and end it."""
+    gc.disable()  # nothing lives long enough here to be collected, in the child that runs the model neither
     limit_memory(MEMORY_MB)
-    os._exit(
-        main(sys.argv[1:])
-    )  # nothing is left to clean up, and taking an interpreter down costs milliseconds
+    code = main(sys.argv[1:])
+    os._exit(code)  # nothing is left to clean up, and taking an interpreter down costs milliseconds
+
+
+if __name__ == "__main__":
+    run()

@@ -7,11 +7,11 @@ Settings are read from JSON, YAML, TOML and INI files. A configuration that is a
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gitpeft import yamlish
+from gitpeft.record import changed, record
 
 SIZE_LIMIT = 256 << 10
 
@@ -27,7 +27,7 @@ _PROGRAM_NAMES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Header:
     """The first line of a conventional commit in its parts; all but `subject` may be empty."""
 
@@ -36,7 +36,7 @@ class Header:
     subject: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rules:
     """What a message must be like. Zero, None and empty mean that there is no such rule."""
 
@@ -158,11 +158,11 @@ def load(root: Path) -> Rules:
                 raise ValueError("too large")
             text = path.read_text("utf-8")
             if _SECTIONS.get(name, "") in text:
-                rules = read(text, replace(rules, source=rules.source or name))
+                rules = read(text, changed(rules, source=rules.source or name))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
-            rules = replace(rules, unread=(*rules.unread, name))
+            rules = changed(rules, unread=(*rules.unread, name))
     programs = tuple(name for name in _PROGRAM_NAMES if (root / name).is_file())
-    return replace(rules, unread=rules.unread + programs) if programs else rules
+    return changed(rules, unread=rules.unread + programs) if programs else rules
 
 
 def _commitlint_text(text: str, rules: Rules) -> Rules:
@@ -223,7 +223,7 @@ def _commitlint_rule(name: str, when: str, value: Any, rules: Rules) -> Rules:
         "subject-full-stop": {"full_stops": (words[0] if words else ".") if never else ""},
         "subject-case": {"cases_forbidden": words} if never else {"cases": words},
     }
-    return replace(rules, **changes.get(name, {}))
+    return changed(rules, **changes.get(name, {}))
 
 
 _GITLINT_NAMES = {
@@ -272,7 +272,7 @@ def _gitlint(text: str, rules: Rules) -> Rules:
     if "contrib-title-conventional-commits" in contrib:
         types = value("contrib-title-conventional-commits", "types", ",".join(CONVENTIONAL))
         changes |= {"type_required": True, "types": tuple(w.strip() for w in types.split(","))}
-    return replace(rules, **changes)
+    return changed(rules, **changes)
 
 
 def _bounded(pattern: str) -> str:
@@ -300,7 +300,7 @@ def _cz(data: Mapping[str, Any], rules: Rules) -> Rules:
     custom = data.get("customize") or {}
     pattern = str(custom.get("schema_pattern") or "") if isinstance(custom, Mapping) else ""
     if pattern:
-        return replace(rules, pattern=_bounded(pattern))
+        return changed(rules, pattern=_bounded(pattern))
     if data.get("name", "cz_conventional_commits") != "cz_conventional_commits":
         return rules
     types = rules.types or ("bump", *CONVENTIONAL)
@@ -308,7 +308,7 @@ def _cz(data: Mapping[str, Any], rules: Rules) -> Rules:
     changes: dict[str, Any] = {"type_required": True, "types": types}
     if isinstance(length, int) and length:
         changes["header_max"] = min(filter(None, (rules.header_max, length)))
-    return replace(rules, **changes)
+    return changed(rules, **changes)
 
 
 _SECTIONS = {"package.json": '"commitlint"', "pyproject.toml": "[tool.commitizen"}

@@ -14,31 +14,31 @@ from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from gitpeft.pattern import pattern
+
 PLACEHOLDER = "<secret>"
 
 _MARKS = ("hooks.slack.com", "sq0csp-", "pypi-Ag", "api.softlayer.com", "sk-", "-us", "xox")
 _ANCHORED = (
-    re.compile(
-        r"A(?:[KSB]IA[0-9A-Z]{16}|CCA[0-9A-Z]{16}|3T[0-9A-Z]{17}|KC\w{10}|Iza[\w-]{35}|C[a-z0-9]{32})"
-    ),
-    re.compile(r"A(?:ccountKey=[\w+/=]{88}|A(?<=[0-9]:AA)[\w-]{33})"),
-    re.compile(r"S(?:G\.[\w-]{22}\.|K[a-z0-9]{32})"),
-    re.compile(r"J(?<=eyJ)[\w=-]{4,}\.[\w=-]{4}"),
-    re.compile(r"g(?:h[opusr]_\w{36}|l[a-z]{2,5}-[\w-]{20})"),
-    re.compile(r"G(?=R1348941[\w-]{20})"),
-    re.compile(r"_(?:pat_[\w-]{20}|(?<=[rs]k_)live_\w{24}|(?<=npm_)\w{20}|(?<=hf_)[a-zA-Z]{30}|authToken=)"),
+    pattern(r"A(?:[KSB]IA[0-9A-Z]{16}|CCA[0-9A-Z]{16}|3T[0-9A-Z]{17}|KC\w{10}|Iza[\w-]{35}|C[a-z0-9]{32})"),
+    pattern(r"A(?:ccountKey=[\w+/=]{88}|A(?<=[0-9]:AA)[\w-]{33})"),
+    pattern(r"S(?:G\.[\w-]{22}\.|K[a-z0-9]{32})"),
+    pattern(r"J(?<=eyJ)[\w=-]{4,}\.[\w=-]{4}"),
+    pattern(r"g(?:h[opusr]_\w{36}|l[a-z]{2,5}-[\w-]{20})"),
+    pattern(r"G(?=R1348941[\w-]{20})"),
+    pattern(r"_(?:pat_[\w-]{20}|(?<=[rs]k_)live_\w{24}|(?<=npm_)\w{20}|(?<=hf_)[a-zA-Z]{30}|authToken=)"),
 )
 """Every secret of a known format is found by one of these or holds a mark.
 
 They begin with a single letter, a rare one where there is a choice, because `re` jumps to it by `memchr`.
 """
-_FORMATS = re.compile(
+_FORMATS = pattern(
     r"xox[abposr]-\d|hooks\.slack\.com/services/T|(?<![a-zA-Z])sk-[\w-]{20}|sq0csp-[\w\\-]{43}|pypi-Ag\w{10}"
     r"|api\.softlayer\.com/soap/|-us(?<=[0-9a-z]{32}-us)[0-9]"
 )
 """What must follow the marks."""
 
-_OTHER_FORMATS = re.compile(
+_OTHER_FORMATS = pattern(
     r"github_pat_\w{20,}|AIza[\w-]{35}|hf_[a-zA-Z]{30,}|(?<![a-zA-Z])sk-(?:ant|proj|svcacct)-[\w-]{20,}|npm_[a-zA-Z0-9]{36}"
     r"|dckr_pat_[\w-]{20,}"
 )
@@ -57,28 +57,26 @@ _NAME = (
     r"(?:passw(?:or)?d|passphrase|pwd|_pass|contrase[nñ]a|secret|token|credential"
     r"|(?:auth|api|access|priv|private|client|account|service|db|database|softlayer|cloudant)[_-]?(?:key|pass))"
 )
-_STRONG = re.compile(
+_STRONG = pattern(
     r"passw|passphrase|pwd|contrase|secret|(?:api|auth|service|account|db|database|priv|private|client)[_-]?key"
     r"|(?:db|database|key)[_-]?pass",
     re.I,
 )
 """Names that make a secret of every value, those of the keyword rule of detect-secrets."""
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
-_QUOTED = re.compile(
+_UUID = pattern(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
+_QUOTED = pattern(
     rf"(?P<name>(?<![\w-])[\w-]*{_NAME}[\w-]*)[\]\)\"'`]*\s*(?::=|=>|[!=]==?|=|:|\()\s*[@bruf]?([\"'`])"
     r"(?P<value>[^\s\"'`]{4,})\2",
     re.I,
 )
-_COMPARED = re.compile(
-    rf"([\"'`])(?P<value>[^\s\"'`]{{4,}})\1\s*[!=]==?\s*(?P<name>[\w.]*{_NAME}[\w-]*)", re.I
-)
-_SETTING = re.compile(
+_COMPARED = pattern(rf"([\"'`])(?P<value>[^\s\"'`]{{4,}})\1\s*[!=]==?\s*(?P<name>[\w.]*{_NAME}[\w-]*)", re.I)
+_SETTING = pattern(
     rf"^[-+ ]?\s*(?:export |set |ENV |- )?(?P<name>[\w.-]*{_NAME}[\w.-]*)\s*[:=]\s*"
     r"(?P<value>[^\s\"'`]{8,})$",
     re.I,
 )
-_URL_PASSWORD = re.compile(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
-_ORDINARY = re.compile(
+_URL_PASSWORD = pattern(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
+_ORDINARY = pattern(
     r"[$<{%/.(\[]|https?:|[\w-]+\.(?:key|pem|crt|txt|json|ya?ml)$"
     r"|.*(?:\$\{|\{\{|<[\w -]*>|\*\*\*|\.\.\.|%\(|%s)|(?:true|false|none|null|undefined|nil|string"
     r"|password|passwd|secret|token|required|optional|example)s?$",
@@ -86,13 +84,13 @@ _ORDINARY = re.compile(
 )
 """Values that hold the place of a secret, or are no value at all."""
 
-_KEY_BEGIN = re.compile(r"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-")
-_KEY_INLINE = re.compile(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)[A-Za-z0-9+/=\\]{20}.*")
-_KEY_BODY = re.compile(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
-_KEY_END = re.compile(r"-----END |Private-MAC|^[@#\0]")
+_KEY_BEGIN = pattern(r"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-")
+_KEY_INLINE = pattern(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)[A-Za-z0-9+/=\\]{20}.*")
+_KEY_BODY = pattern(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
+_KEY_END = pattern(r"-----END |Private-MAC|^[@#\0]")
 
-_LONG = re.compile(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
-_TAIL = re.compile(r"[\w./=+-]*[\w/=]")
+_LONG = pattern(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
+_TAIL = pattern(r"[\w./=+-]*[\w/=]")
 _PIECE = 1000  # characters; some rules take time quadratic in the length of a line
 
 _PLUGINS = (

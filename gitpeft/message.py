@@ -10,10 +10,11 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.errors import GitpeftError
+from gitpeft.pattern import pattern
+from gitpeft.record import record
 
 COMMENT_CHARACTERS = "#;@!$%^&|:"
 """What `core.commentChar=auto` may choose from (git's own list)."""
@@ -22,13 +23,13 @@ SIZE_LIMIT = 64 << 20
 """A larger file (`commit -v` of an enormous change) is left alone."""
 
 _CUT = b" ------------------------ >8 ------------------------"
-_TRAILER = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
-_REFERENCE = re.compile(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
+_TRAILER = pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
+_REFERENCE = pattern(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
 _OFFERED = b"gitpeft: "
 _SPARE = ".gitpeft-"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rules:
     """How git will read the file once the editor is closed.
 
@@ -157,7 +158,8 @@ def _before_comments(content: bytes, block: bytes, comment: bytes, eol: bytes) -
 
 def _alternatives(messages: Sequence[str], rules: Rules) -> bytes:
     """Whole messages as comments: uncomment all lines of one and it is a valid message."""
-    title = "gitpeft: or one of these, with all its lines uncommented"
+    which = "one of these" if len(messages) > 1 else "this one"
+    title = f"gitpeft: or {which}, with all its lines uncommented"
     parts = [comment_out(_encoded(text, rules), rules.comment) for text in (title, *messages)]
     return b"\n\n".join(parts)
 

@@ -30,15 +30,15 @@ sexp     of them, those in the same first directories     different files touche
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 from gitpeft.past import YEAR, Change, Past, subsystem
+from gitpeft.record import names, record
 
 DAY = 86400
 RECENT = 90 * DAY
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Metrics:
     """See the table above; and of the files together: `fixes` in the last year, `recent` changes in the last
     90 days, `functions` touched, `new` files, and `tests`, the share of changed lines that is in tests.
@@ -65,14 +65,14 @@ class Metrics:
     tests: float = 0.0
 
 
-NAMES = tuple(field.name for field in fields(Metrics))
+NAMES = names(Metrics)
 KAMEI = NAMES[:14]
 
 
 def measure(past: Past, change: Change) -> Metrics:
     """The metrics of a change, given what happened before it."""
     files = change.counted
-    names = [file.origin or file.path for file in files]
+    paths = [file.origin or file.path for file in files]
     areas = frozenset(subsystem(file.path) for file in files)
     sizes = [file.added + file.removed for file in files]
     tested = sum(size for file, size in zip(files, sizes, strict=True) if is_test(file.path))
@@ -86,14 +86,14 @@ def measure(past: Past, change: Change) -> Metrics:
         ld=sum(file.removed for file in files),
         lt=sum(file.lines for file in files),
         fix=int(change.fix),
-        ndev=past.developers(names),
-        age=_age(past, names, change.time),
-        nuc=past.changes(names),
+        ndev=past.developers(paths),
+        age=_age(past, paths, change.time),
+        nuc=past.changes(paths),
         exp=exp,
         rexp=rexp,
         sexp=past.within(change.author, areas),
-        fixes=past.fixes(names, change.time - YEAR),
-        recent=past.changes(names, change.time - RECENT),
+        fixes=past.fixes(paths, change.time - YEAR),
+        recent=past.changes(paths, change.time - RECENT),
         functions=sum(len(file.functions) for file in files),
         new=sum(file.status == "A" for file in files),
         tests=tested / max(1, sum(sizes)),

@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from gitpeft import bundle, lint
@@ -11,6 +10,8 @@ from gitpeft.config import Config
 from gitpeft.diff import split
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
+from gitpeft.pattern import pattern
+from gitpeft.record import field, record
 
 LENGTH_LIMIT = 4000
 LINES_LIMIT = 60
@@ -25,17 +26,17 @@ _KINDS = (
     ("ci", r"(?:^|/)\.(?:github/workflows|circleci|gitlab-ci)|(?:^|/)(?:Jenkinsfile|\.travis\.yml)$"),
 )
 
-_ENDLESS = re.compile(r"\S{400}")
+_ENDLESS = pattern(r"\S{400}")
 """No word of a message is as long, and on one the patterns below would take their time."""
 
-_DIFF = re.compile(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
-_MARKS = re.compile(r"<(?:secret|pad|unk|/?s|mask|extra_id_\d+|\|[a-z_]+\|)>|-{8,} >8 -{8,}", re.IGNORECASE)
-_TRAILER = re.compile(
+_DIFF = pattern(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
+_MARKS = pattern(r"<(?:secret|pad|unk|/?s|mask|extra_id_\d+|\|[a-z_]+\|)>|-{8,} >8 -{8,}", re.IGNORECASE)
+_TRAILER = pattern(
     r"^(?:[a-z-]+-by|cc|change-id|git-svn-id|bug|fixes|closes|refs?|see-also|cherry[- ]picked from"
     r"|\(cherry picked from)\b[^\n]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_REFERENCE = re.compile(
+_REFERENCE = pattern(
     r"(?<![\w&])(?!(?:UTF|SHA|ISO|RFC|PEP|AES|RSA|MD|ES|HTTP|IPV|X)-\d)(?:gh-\d+|[\w.-]*(?:/[\w.-]+)?[#!]\d+|[A-Z][A-Z0-9]{1,9}-\d+)\b|(?<![\w.])@[A-Za-z0-9][\w-]*"
     r"|https?://[^\s)>\]]+",
 )
@@ -44,7 +45,7 @@ _BEFORE_REFERENCE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Facts:
     """What a message may speak of, and how it should look.
 
@@ -142,13 +143,16 @@ def _holds(known: str, reference: str) -> bool:
 
 
 def choose(messages: Iterable[str], facts: Facts, wanted: int) -> list[str]:
-    """The best `wanted` different messages that may be offered.
+    """The best `wanted` messages that may be offered, no two alike but for case and the full stop.
 
     What breaks a linter's rule, and cannot be put right by little things, is left out: the commit would be
     refused. What only departs from the learnt style goes behind what does not; else the order stays.
     """
     fitting = [text for message in messages if (text := fit(message, facts))]
-    return sorted(dict.fromkeys(fitting), key=lambda text: departures(text, facts))[:wanted]
+    found: dict[str, str] = {}
+    for text in sorted(fitting, key=lambda text: departures(text, facts)):
+        found.setdefault(text.casefold().rstrip("."), text)
+    return list(found.values())[:wanted]
 
 
 def fit(message: str, facts: Facts) -> str | None:
@@ -230,8 +234,8 @@ def _in_case(subject: str, rules: lint.Rules) -> str:
 def _obvious_type(change: str, types: Sequence[str]) -> str:
     """The type of a change whose files are all of one kind; `""` for any other."""
     paths = _paths(change)
-    for kind, pattern in _KINDS:
-        if paths and kind in (types or lint.CONVENTIONAL) and all(re.search(pattern, path) for path in paths):
+    for kind, place in _KINDS:
+        if paths and kind in (types or lint.CONVENTIONAL) and all(re.search(place, path) for path in paths):
             return kind
     return ""
 

@@ -9,12 +9,12 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from gitpeft.diff import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
+from gitpeft.record import record
 
 TABLES = """
 CREATE TABLE change (
@@ -48,7 +48,7 @@ Row = tuple[tuple[str, str, int, bool], list[tuple[object, ...]]]
 """A commit to be stored: (id, author's hash, commit time, fix or not), and the rows that `touches` made."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Touch:
     """What a change does to one file. `lines` is its length before; `functions` are keys (`function_key`)."""
 
@@ -62,7 +62,7 @@ class Touch:
     origin: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Change:
     """A change as it is about to be made: its files, who makes it (a hash), when (unix seconds).
 
@@ -80,7 +80,7 @@ class Change:
         return [file for file in self.files if file.kind not in NOT_COUNTED]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Seen:
     """One earlier change of a file: its number, who (a hash), when, whether it was a fix, and where in it."""
 
@@ -91,7 +91,7 @@ class Seen:
     functions: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Companion:
     """A file that usually changes with another one: in `together` of the last `of` changes."""
 

@@ -5,12 +5,12 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from gitpeft.diff import split
+from gitpeft.record import record
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")
 _TERMS_KEPT = 160
@@ -23,7 +23,7 @@ FRESH, FADES = 2.0, 30.0
 of age: a team's habits drift, and what it did last week it often goes on doing."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry:
     """A commit to be added to an index: `terms` are those of its change as `pack` writes them."""
 
@@ -32,7 +32,7 @@ class Entry:
     terms: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Neighbour:
     """An earlier commit: its place in the index, subject, id, and cosine similarity in 0..1."""
 

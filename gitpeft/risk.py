@@ -3,44 +3,58 @@
     patch -> files -> metrics (`metrics.measure`) -> score -> percentile, probability -> flagged or not
 
 The score is a sum of weighted features, made by `learn.defects` and kept in the bundle as JSON: the standard
-library is all that is needed here. A model that is not better than the number of added lines is not shipped;
-one that cannot be trusted for want of known bugs says so in `why`, and then nothing is ever flagged.
+library is all that is needed here. Beside the metrics a feature may be what the words of the change say
+(`words`), or what an encoder reads in it (`reading`). A model that is not better than the number of added
+lines is not shipped; one that cannot be trusted for want of known bugs says so in `why`, and then nothing is
+ever flagged.
 """
 
 import json
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from gitpeft import bundle as bundles
+from gitpeft import words
 from gitpeft.diff import FileChange, parse
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.mask import mask
 from gitpeft.metrics import KAMEI, NAMES, Metrics
 from gitpeft.past import LINED, Change, Touch, function_key
+from gitpeft.record import field, names, record
 
 FEATURES = tuple(name for name in KAMEI if name != "fix")
 """What a model looks at: before a commit nobody knows yet whether its message will call it a fix."""
 
 _AS_THEY_ARE = frozenset({"entropy", "tests", "fix"})
 LINES_ADDED, LOGISTIC, NONE = "lines added", "logistic regression", "none"
+COMBINED, ENCODER, ALL = "metrics and words", "tuned encoder", "metrics, words and encoder"
+KINDS = (LINES_ADDED, LOGISTIC, COMBINED, ENCODER, ALL)
+"""The scores, the simpler one first."""
+
+WORDS, READING = "words", "reading"
+"""Features that are no metrics: the score of the words, and the encoder's logit (see `gitpeft.reading`)."""
 
 
-def scaled(metrics: Metrics, names: Sequence[str] = FEATURES) -> list[float]:
-    """Features for a model: counts and days as log(1 + x), shares and entropy as they are."""
-    values = ((name, float(getattr(metrics, name))) for name in names)
-    return [value if name in _AS_THEY_ARE else math.log1p(max(0.0, value)) for name, value in values]
+def scaled(
+    metrics: Metrics, names: Sequence[str] = FEATURES, beside: Mapping[str, float] | None = None
+) -> list[float]:
+    """Features for a model: counts and days as log(1 + x); the others, and what is `beside`, as they are."""
+    others = beside or {}
+    values = ((name, others[name] if name in others else float(getattr(metrics, name))) for name in names)
+    as_is = _AS_THEY_ARE.union(others)
+    return [value if name in as_is else math.log1p(max(0.0, value)) for name, value in values]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Model:
-    """A fitted score. `kind` is `lines added`, `logistic regression`, or `none` for the reason `why`.
+    """A fitted score. `kind` is one of `KINDS`, or `none` for the reason `why`.
 
     `weights` and `bias` belong to the `features` as `scaled` gives them, whose `means` over the history show
-    what is unusual in a change; `sizes` are quantiles of the changed lines of recent commits; `curve` are
+    what is unusual in a change; `words` are the weights behind the feature of that name (see `words.score`);
+    `sizes` are quantiles of the changed lines of recent commits; `curve` are
     points (score, probability) between which probabilities are interpolated; `scores` are evenly spaced
     quantiles of the scores of recent commits, from the lowest to the highest; `report` is what was measured.
     """
@@ -51,6 +65,7 @@ class Model:
     weights: tuple[float, ...] = ()
     bias: float = 0.0
     means: tuple[float, ...] = ()
+    words: tuple[float, ...] = ()
     sizes: tuple[float, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
     scores: tuple[float, ...] = ()
@@ -65,8 +80,12 @@ class Model:
         if not data:
             return cls(why="no risk model was made yet; run `gitpeft init`")
         try:
-            known = {one.name: data[one.name] for one in fields(cls)}
-            lists = {name: tuple(map(float, known[name])) for name in ("weights", "means", "sizes", "scores")}
+            data = {WORDS: (), **data}  # files that were written before there were any
+            known = {name: data[name] for name in names(cls)}
+            lists = {
+                name: tuple(map(float, known[name]))
+                for name in ("weights", "means", WORDS, "sizes", "scores")
+            }
             curve = tuple((float(score), float(chance)) for score, chance in known["curve"])
             model = cls(**{**known, **lists, "curve": curve, "features": tuple(map(str, known["features"]))})
             model._check()
@@ -75,15 +94,19 @@ class Model:
         return model
 
     def _check(self) -> None:
-        if self.kind not in (LINES_ADDED, LOGISTIC, NONE):
+        if self.kind not in (*KINDS, NONE):
             raise ValueError(f"unknown kind {self.kind!r}")
-        if not len(self.weights) == len(self.means) == len(self.features) or set(self.features) - set(NAMES):
+        known = len(self.weights) == len(self.means) == len(self.features)
+        if not known or set(self.features) - {*NAMES, WORDS, READING}:
             raise ValueError("features and weights do not belong together")
+        if len(self.words) != (words.BUCKETS if WORDS in self.features else 0):
+            raise ValueError("the words have not as many weights as they should")
         if self.usable and not (len(self.curve) > 1 and len(self.scores) > 1):
             raise ValueError("no calibration")
         numbers = (
             *self.weights,
             *self.means,
+            *self.words,
             self.bias,
             *self.scores,
             *self.sizes,
@@ -94,6 +117,8 @@ class Model:
 
     def to_json(self) -> str:
         """The text of `risk.json`; equal models give equal texts."""
+        from dataclasses import asdict
+
         return json.dumps(asdict(self), indent=1, sort_keys=True)
 
     @property
@@ -101,9 +126,20 @@ class Model:
         """Whether it may be asked at all."""
         return self.kind != NONE
 
-    def score(self, metrics: Metrics) -> float:
+    @property
+    def reads(self) -> bool:
+        """Whether it needs what an encoder reads in a change."""
+        return READING in self.features
+
+    @property
+    def picks_lines(self) -> bool:
+        """Whether the lines that weigh most were those that fixes changed, more often than by chance."""
+        low = self.report.get("lines", {}).get("gain", [0, 0, 0])[1]
+        return isinstance(low, float) and low > 0
+
+    def score(self, metrics: Metrics, beside: Mapping[str, float] | None = None) -> float:
         """The score of a change: higher is riskier, comparable within this model only."""
-        values = zip(self.weights, scaled(metrics, self.features), strict=True)
+        values = zip(self.weights, scaled(metrics, self.features, beside), strict=True)
         return self.bias + sum(weight * value for weight, value in values)
 
     def probability(self, score: float) -> float:
@@ -118,9 +154,10 @@ class Model:
         """The same for the number of changed lines alone."""
         return 100 * share_below(self.sizes, lines) if self.sizes else 0.0
 
-    def parts(self, metrics: Metrics) -> list[tuple[str, float]]:
+    def parts(self, metrics: Metrics, beside: Mapping[str, float] | None = None) -> list[tuple[str, float]]:
         """What each feature adds to the score against a usual commit, what weighs most first."""
-        rows = zip(self.features, self.weights, self.means, scaled(metrics, self.features), strict=True)
+        values = scaled(metrics, self.features, beside)
+        rows = zip(self.features, self.weights, self.means, values, strict=True)
         parts = [(name, weight * (value - mean)) for name, weight, mean, value in rows]
         return sorted(parts, key=lambda part: -abs(part[1]))
 
@@ -157,10 +194,14 @@ def model_of(bundle: bundles.Bundle | None) -> Model:
 # --- a change -----------------------------------------------------------------------------------------------
 
 
-def staged(repository: Repository, author: str, now: int) -> tuple[list[FileChange], Change]:
-    """What is staged, as git shows it and as the metrics see it; `author` is the hash of who commits."""
+def staged(repository: Repository, author: str, now: int) -> tuple[list[FileChange], Change, str | None]:
+    """What is staged, as git shows it and as the metrics see it, and the commit that it comes after.
+
+    `author` is the hash of who commits.
+    """
     files = parse(repository.staged_patch())
-    return files, as_change(repository, files, "HEAD", author, now)
+    head, counts = repository.head_and_line_counts(_contents(files, "HEAD"))
+    return files, Change(_touched(files, "HEAD", counts), author, now), head
 
 
 def as_change(
@@ -172,23 +213,29 @@ def as_change(
     fix: bool = False,
 ) -> Change:
     """Files that change on top of the commit `parent` ("" for the first commit) as the metrics see them."""
-    names = [_content(file, parent) for file in files]
-    counts = repository.line_counts(sorted({name for name in names if name}))
-    paths = masked(files)
-    touched = [
+    counts = repository.line_counts(_contents(files, parent))
+    return Change(_touched(files, parent, counts), author, when, fix)
+
+
+def _touched(files: Sequence[FileChange], parent: str, counts: Mapping[str, int]) -> tuple[Touch, ...]:
+    return tuple(
         Touch(
             path=path,
             status=file.status,
             kind=file.kind,
             added=file.added,
             removed=file.removed,
-            lines=counts.get(name, 0),
+            lines=counts.get(_content(file, parent), 0),
             functions=frozenset(map(function_key, file.functions)),
             origin=origin if file.status == "R" else None,
         )
-        for file, name, (path, origin) in zip(files, names, paths, strict=True)
-    ]
-    return Change(tuple(touched), author, when, fix)
+        for file, (path, origin) in zip(files, masked(files), strict=True)
+    )
+
+
+def _contents(files: Sequence[FileChange], parent: str) -> list[str]:
+    """Every content that was there before the change and has lines."""
+    return sorted({_content(file, parent) for file in files} - {""})
 
 
 def _content(file: FileChange, parent: str) -> str:

@@ -262,12 +262,30 @@ def status(state: "Status", model: dict[str, Any] | None, risky: Model) -> None:
         counts = model["acceptance"]
         if any(counts.values()):
             grid.add_row("offers", ", ".join(f"{number:,} {name}" for name, number in counts.items()))
+        if model["level"]:
+            grid.add_row("loss", _level(model["level"]))
+        if model["promise"]:
+            grid.add_row("promises", _promise(model["promise"]))
         if model["due"]:
             grid.add_row("due", escape(model["due"]))
     grid.add_row("enabled", "yes" if state.enabled else "no (git config gitpeft.enabled)")
     for line in state.log:
         grid.add_row("log", escape(line))
     out.print(grid)
+
+
+def _level(found: dict[str, Any]) -> str:
+    return (
+        f"{found['new']:.2f} nats a token on the newest {found['n_new']} commits, "
+        f"{found['old']:.2f} on {found['n_old']} before the model was made"
+    )
+
+
+def _promise(found: dict[str, Any]) -> str:
+    return (
+        f"{found['promised']:.1f} bugs promised by the risk score in {found['n']:,} commits judged since, "
+        f"{found['found']:,} found"
+    )
 
 
 def _active(model: dict[str, Any]) -> str:

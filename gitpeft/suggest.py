@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from gitpeft.bundle import Bundle
 from gitpeft.choose import Candidate, Chooser, Draft
 from gitpeft.diff import Budget, render
 from gitpeft.errors import GitpeftError
+from gitpeft.record import record
 
 if TYPE_CHECKING:
     from gitpeft.codec import TokenCodec
@@ -37,7 +37,7 @@ SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Suggestion:
     """A message to offer: `score` in 0..1, `origin` "generated" or "retrieved".
 
@@ -50,7 +50,7 @@ class Suggestion:
     like: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class _Model:
     """What generation needs, loaded."""
 
@@ -131,6 +131,20 @@ class Suggester:
         with self._timed("choose"):
             return choose.candidates(drafts, f"{change}\n{previous}", self._longest)
 
+    def loss(self, change: str, previous: str, message: str, *, before: str | None = None) -> float:
+        """What a given message costs this bundle's model: nats a token, the end counted as one.
+
+        Asked as in `candidates`; for bundles with a model only.
+        """
+        from gitpeft import decode
+
+        self._load(True)
+        assert self._model is not None, "this bundle only retrieves"
+        shown = self._nearest(change, before)[: self._budget.exemplars]
+        codec, memory = self._read(self._model, change, previous, shown)
+        ids = codec.encode_many([message])[0][:TOKENS]
+        return -decode.score(self._model.network, memory, [ids], self._model.words)[0].mean
+
     def _nearest(self, change: str, before: str | None) -> "list[Neighbour]":
         if self._index is None:
             return []
@@ -144,12 +158,7 @@ class Suggester:
         from gitpeft import decode
 
         shown = near[: self._budget.exemplars]
-        with self._timed("tokenizer"):
-            codec = model.codec.get()
-        with self._timed("render"):
-            source = render(change, [n.subject for n in shown], previous, self._budget, codec)
-        with self._timed("encode"):
-            memory = model.network.encode(source or codec.marks["file"])
+        codec, memory = self._read(model, change, previous, shown)
         with self._timed("decode"):
             found = decode.Search(self._beams, TOKENS, seed=seed).run(model.network, memory, model.words)
             if seed is not None:
@@ -161,6 +170,17 @@ class Suggester:
             for h in found
         ]
         return drafts + earlier
+
+    def _read(
+        self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]"
+    ) -> "tuple[TokenCodec, Memory]":
+        """A question after encoding."""
+        with self._timed("tokenizer"):
+            codec = model.codec.get()
+        with self._timed("render"):
+            source = render(change, [n.subject for n in shown], previous, self._budget, codec)
+        with self._timed("encode"):
+            return codec, model.network.encode(source or codec.marks["file"])
 
     def _scored(self, model: _Model, memory: "Memory", near: "Sequence[Neighbour]") -> list[Draft]:
         from gitpeft import decode
@@ -184,11 +204,12 @@ class Suggester:
         generate = generate and self._model is None
         _set_environment()
         files = self._start_reading() if generate else None
-        with self._timed("imports"):
-            import numpy  # noqa: F401
+        if generate or "imports" not in self.timings:
+            with self._timed("imports"):
+                import numpy  # noqa: F401
 
-            if generate:
-                _import_runtime()
+                if generate:
+                    _import_runtime()
         if files is not None:
             self._model = self._start_model(files)
         if self._index is None and any(name.startswith("index/") for name in self.bundle.manifest.files):

@@ -3,16 +3,17 @@
 import re
 
 from gitpeft.diff import is_generated, split
+from gitpeft.pattern import pattern
 
-_BOT = re.compile(
+_BOT = pattern(
     r"\[bot\]|(?:^|[\s<._+-])bots?(?:$|[\s>@._-])|dependabot|renovate|greenkeeper|github-actions|pre-commit-ci"
     r"|snyk|pyup|imgbot|allcontributors|mergify|weblate|transifex|semantic-release|codecov|copybara|crowdin"
     r"|release-please|readthedocs-assistant|jenkins|travis(?:-ci)?@|zuul|automation@|noreply@anthropic|copilot@",
     re.I,
 )
-_REVERT = re.compile(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
-_REWORK = re.compile(r"^(?:fixup|squash|amend)! ")
-_ASSISTANT = re.compile(
+_REVERT = pattern(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
+_REWORK = pattern(r"^(?:fixup|squash|amend)! ")
+_ASSISTANT = pattern(
     r"^(?:co-authored-by|assisted-by|generated-by):.*(?:claude|copilot|chatgpt|openai|codex|cursor|aider|gemini|devin)"
     r"|generated with \[?(?:claude|cursor|copilot|chatgpt|gemini)",
     re.IGNORECASE | re.MULTILINE,

@@ -41,7 +41,10 @@ _GIT_CONFIG = """\
     allow = always
 [advice]
     detachedHead = false
+[gitpeft]
+    timeoutMs = 30000
 """
+"""The last one because a busy machine is no failure; tests of the time that is allowed set it themselves."""
 _CLEARED = ("CI", "GIT_", "GITPEFT", "XDG_", "ORT_", "PYTHONPATH", "PYTHONHOME", "VISUAL", "LC_", "LANGUAGE")
 _writes: list[str] = []
 

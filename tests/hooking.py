@@ -11,7 +11,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,54 @@ def copy_repo(source: Path, target: Path) -> Repo:
     """A second repository, equal in every byte."""
     shutil.copytree(source, target, symlinks=True)
     return Repo(target)
+
+
+_COMMITS = """
+import subprocess, sys
+from pathlib import Path
+repo, stop, seen = map(Path, sys.argv[1:])
+bodies = "def parse(text):\\n    return {}\\n"
+count = offered = 0
+print("committing", flush=True)
+while not stop.exists():
+    (repo / "src").mkdir(exist_ok=True)
+    (repo / "src/parser.py").write_text(bodies.format(("text", "tokens")[count % 2]) + f"# {count}\\n")
+    subprocess.run(["git", "add", "-A"], cwd=repo, check=True)
+    seen.unlink(missing_ok=True)
+    done = subprocess.run(["git", "commit"], cwd=repo, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first = seen.read_text().split("\\n", 1)[0]
+    offered += bool(first) and not first.startswith("#")
+    count += 1
+print(count, offered)
+"""
+
+
+@contextmanager
+def committing_meanwhile(repo: Repo, scratch: Path) -> Iterator[None]:
+    """Somebody commits with an editor over and over, the hook installed and a real model active.
+
+    No commit may fail, every one opens the editor, and messages are offered.
+    """
+    python = make_python(scratch / "venv", fake=False)
+    tools = scratch / "tools"
+    install(Repository.open(repo.path), python=python)
+    env = {
+        "GIT_EDITOR": str(script(tools / "editor", _EDITOR)),
+        "EDIT_SEEN": str(tools / "seen"),
+        "EDIT_WITH": "echo 'written by a person' >>\"$file\"",
+    }
+    stop = scratch / "stop committing"
+    command = [sys.executable, "-c", _COMMITS, str(repo.path), str(stop), str(tools / "seen")]
+    loop = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env}, text=True
+    )
+    assert loop.stdout is not None and loop.stdout.readline() == "committing\n"
+    try:
+        yield
+    finally:
+        stop.touch()
+        said, complaints = loop.communicate(timeout=120)
+    assert loop.returncode == 0, complaints
+    count, offered = map(int, said.split())
+    assert count > 3 and offered, f"{count} commits, {offered} offers"

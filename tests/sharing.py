@@ -1,11 +1,15 @@
 """A team around one remote: clones, models that answer, keys to sign with."""
 
+import getpass
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from gitpeft import bundle as bundles
 from gitpeft.git import Repository
@@ -99,4 +103,50 @@ def daemon(base: Path) -> Iterator[str]:
         yield address
     finally:
         os.killpg(served.pid, 15)
+        served.wait()
+
+
+SSHD = """\
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/user.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PidFile none
+"""
+
+
+@contextmanager
+def sshd(base: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    """A server of ssh on loopback with keys of its own; its address over `base`, and git's `core.sshCommand`.
+
+    Skips the test where there is no sshd, or it does not start.
+    """
+    program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if program is None:
+        pytest.skip("no sshd here (openssh-server)")
+    key(folder, "host")
+    key(folder, "user")
+    port = 30000 + os.getpid() % 20000
+    (folder / "config").write_text(SSHD.format(port=port, folder=folder))
+    host = " ".join((folder / "host.pub").read_text().split()[:2])
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {host}\n")
+    options = ("BatchMode=yes", "IdentitiesOnly=yes", f"UserKnownHostsFile={folder}/known")
+    command = ["ssh", "-F", "none", "-i", str(folder / "user"), *(f"-o{one}" for one in options)]
+    with open(folder / "log", "wb") as log:
+        served = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "config")], stderr=log)
+    place = f"{getpass.getuser()}@127.0.0.1"
+    try:
+        for _ in range(100):
+            asked = [*command, "-p", str(port), place, "true"]
+            if served.poll() is not None or subprocess.run(asked, capture_output=True).returncode == 0:
+                break
+            time.sleep(0.1)
+        if served.poll() is not None:
+            pytest.skip(f"sshd does not start: {(folder / 'log').read_text()[-200:].strip()}")
+        yield f"ssh://{place}:{port}{base}", " ".join(command)
+    finally:
+        served.terminate()
         served.wait()

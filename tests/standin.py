@@ -8,13 +8,14 @@ import ctypes
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from gitpeft.record import record
 
 MESSAGES = ("Teach the parser about tabs", "Accept tabs\n\nThey were refused so far.", "Allow tabs")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Suggestion:
     message: str
     score: float = 0.0

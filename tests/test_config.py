@@ -1,6 +1,7 @@
 """Settings: typed, bounded, and from a committed file only what is harmless."""
 
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from tests.gitrepo import Repo
 from tests.hooking import CHECKOUT
+
+
+@pytest.fixture(autouse=True)
+def _defaults(_sealed: None) -> None:
+    """Without what is set for all tests."""
+    subprocess.run(["git", "config", "--global", "--remove-section", "gitpeft"], check=True)
 
 
 def test_every_setting_is_explained() -> None:

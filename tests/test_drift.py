@@ -123,6 +123,27 @@ def test_one_sentence_says_when(count: int, since: int | None, accepted: Accepta
     assert not said or said.endswith("Run `gitpeft train`.")
 
 
+def test_a_retraining_that_found_nothing_better_is_not_asked_for_again(tmp_path: Path) -> None:
+    discarded = Acceptance(0, 0, 30)
+    assert "30 of 30" in drift.due({"count": 100}, 0, discarded)
+    assert drift.due({"count": 100}, 0, discarded, ["it is worse"], tried=True) == ""
+    assert "50 commits since it was last tried" in drift.due({"count": 100}, 50, discarded, (), tried=True)
+    assert drift.looked_at(tmp_path, "a" * 64) == ""
+    drift.tried(tmp_path, "a" * 64, "c" * 40)
+    assert drift.looked_at(tmp_path, "a" * 64) == "c" * 40 and drift.looked_at(tmp_path, "b" * 64) == ""
+    for text in ("", "[]", '{"model": 1}', "{"):
+        (tmp_path / drift.TRIED).write_text(text)
+        assert drift.looked_at(tmp_path, "a" * 64) == ""
+
+
+def test_what_is_measured_is_said_after_what_is_counted() -> None:
+    complaints = ["the loss rose", "the score is wrong"]
+    assert drift.due({}, 3, Acceptance(), complaints) == (
+        "Retraining is due: the loss rose. Run `gitpeft train`."
+    )
+    assert "60 commits" in drift.due({}, 60, Acceptance(), complaints)
+
+
 def test_status_says_it(repo: Repo, gitpeft: Call) -> None:
     tip = repo.commit("Start", **{"a": "1"})
     state = Repository.open(repo.path).state_dir

@@ -180,9 +180,10 @@ def test_g2_the_hook_itself_leaves_most_of_the_time_to_the_model(hooked: Hooked)
 
 def test_g3_stage_one_imports_nothing_heavy(hooked: Hooked) -> None:
     program = (
-        "import sys, gitpeft.hook, gitpeft.ask, gitpeft.worker, gitpeft.offer, gitpeft.mask;"
+        "import sys, gitpeft.hook, gitpeft.ask, gitpeft.worker, gitpeft.offer, gitpeft.mask, gitpeft.flag;"
         "bad = {'torch', 'transformers', 'numpy', 'onnxruntime', 'tokenizers', 'git', 'typer', 'rich',"
-        " 'asyncio', 'detect_secrets', 'socket'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+        " 'asyncio', 'detect_secrets', 'socket', 'dataclasses', 'inspect'} & set(sys.modules);"
+        "sys.exit(str(bad) if bad else 0)"
     )
     done = subprocess.run([hooked.python, "-I", "-c", program], capture_output=True)
     assert done.returncode == 0, done.stderr

@@ -44,9 +44,17 @@ def test_f2_f4_whatever_the_calling_program_handed_down(hooked: Hooked, preparat
     assert called_after(hooked, preparation)[0].startswith(SUGGESTION)
 
 
-def test_f4_without_a_standard_error_nothing_is_offered_and_nothing_fails(hooked: Hooked) -> None:
-    """The shell itself cannot hand on what is closed; git opens all three before it calls a hook."""
-    called_after(hooked, "os.close(2)")
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_f2_f4_without_a_standard_error_a_message_is_offered_and_what_fails_is_in_the_log(
+    hooked: Hooked, shell: str
+) -> None:
+    """A shell cannot hand on what is closed; git itself opens all three before it calls a hook."""
+    prepared = f"os.close(2); sys.argv.insert(1, shutil.which({shell!r}))"
+    assert called_after(hooked, f"import shutil; {prepared}")[0].startswith(SUGGESTION)
+    (hooked.state / "current").unlink()
+    hooked.stage(more="m\n")
+    assert called_after(hooked, f"import shutil; {prepared}") == ("", b"")
+    assert "gitpeft init" in hooked.log()
 
 
 @pytest.mark.parametrize("preparation", ["", "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))"])

@@ -24,7 +24,7 @@ MINE = 'echo mine >"$file"'
 KEEP = ":"
 
 # Read here: within a test the variables of this project are cleared.
-SEQUENCES = int(os.environ.get("GITPEFT_SEQUENCES", "3"))
+SEQUENCES = int(os.environ.get("GITPEFT_SEQUENCES", "2000"))
 SEED = int(os.environ.get("GITPEFT_SEED", "0"))
 
 
@@ -256,6 +256,8 @@ class Sequences(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         Sequences.made["sequences"] += 1
+        if Sequences.made["sequences"] % 100 == 0:
+            print(dict(Sequences.made), flush=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.pair = Pair(self.start, self.python, self.folder)
 
@@ -391,10 +393,12 @@ def sequences(start: Path, python: str, folder: Path, count: int) -> None:
 
 
 def test_generated_sequences_of_commands(start: Path, python: str, tmp_path: Path) -> None:
-    """A bound for every day; GITPEFT_SEQUENCES and GITPEFT_SEED ask for more, and others."""
-    sequences(start, python, tmp_path / "pair", SEQUENCES)
+    """A bound for every day."""
+    sequences(start, python, tmp_path / "pair", 3)
 
 
 @pytest.mark.slow
-def test_more_generated_sequences_of_commands(start: Path, python: str, tmp_path: Path) -> None:
-    sequences(start, python, tmp_path / "pair", 60)
+@pytest.mark.timeout(0)
+def test_thousands_of_generated_sequences_of_commands(start: Path, python: str, tmp_path: Path) -> None:
+    """For every night; GITPEFT_SEQUENCES says how many, GITPEFT_SEED asks for others."""
+    sequences(start, python, tmp_path / "pair", SEQUENCES)

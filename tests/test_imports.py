@@ -27,10 +27,10 @@ IMPORTERS = {
     "onnx": {"learn"},
     "rapidfuzz": {"learn"},
     "rouge_score": {"learn"},
-    "onnxruntime": {"decode", "suggest", "risk", "learn"},
-    "tokenizers": {"codec", "suggest", "risk", "learn"},
+    "onnxruntime": {"decode", "suggest", "learn"},
+    "tokenizers": {"codec", "suggest", "reading", "learn"},
     # fold and travel: a model that was pulled is put together where there is no torch.
-    "numpy": {"decode", "suggest", "risk", "retrieve", "fold", "travel", "learn"},
+    "numpy": {"decode", "suggest", "reading", "retrieve", "fold", "travel", "learn"},
     "typer": {"cli", "learn.compare"},
     "click": {"cli", "learn.compare"},
     "rich": {"show", "learn.compare"},

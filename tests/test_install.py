@@ -568,7 +568,9 @@ def test_e13_any_path_of_an_interpreter_is_quoted(repo: Repo, tmp_path: Path, od
     put_in(repo, python=str(python))
     done = subprocess.run([hook_of(repo), "F"], cwd=repo.path, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert (tmp_path / "args").read_text() == "-I|-m|gitpeft.hook|prepare-commit-msg|F|"
+    assert (
+        tmp_path / "args"
+    ).read_text() == "-I|-c|from gitpeft.hook import run; run()|prepare-commit-msg|F|"
     if "\n" not in odd:
         assert status(opened(repo)).hooks[0].python == str(python)
 

@@ -50,6 +50,12 @@ def test_b7_trailers_stay_last_and_git_still_parses_them() -> None:
     assert git("interpret-trailers", "--parse", input=committed) == SIGNED.strip() + b"\n"
 
 
+def test_b8_what_is_offered_behind_is_announced_by_its_number() -> None:
+    one, two = insert(STATUS, [BEST, OTHER], Rules()), insert(STATUS, [BEST, OTHER, "x"], Rules())
+    assert b"# gitpeft: or this one, with all its lines" in one
+    assert b"# gitpeft: or one of these, with all its lines" in two
+
+
 def test_b8_uncommenting_all_lines_of_an_alternative_gives_that_message() -> None:
     changed = insert(STATUS, [BEST, OTHER], Rules()).decode()
     start = changed.index("# Accept tabs")

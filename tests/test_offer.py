@@ -300,6 +300,11 @@ def test_i3_facts_of_a_repository_and_none_on_a_detached_head(repo: Repo) -> Non
     assert offer.gather(Repository.open(repo.path), config, "").branch == ""
 
 
+def test_alternatives_differ_in_more_than_case_and_a_full_stop() -> None:
+    said = ["Accept tabs in names", "accept tabs in names", "Accept tabs in names.", "Accept tabs"]
+    assert choose(said, Facts(), 3) == ["Accept tabs in names", "Accept tabs"]
+
+
 def test_i5_the_same_input_gives_the_same_offer() -> None:
     said = ["Fix tabs (#1)", "fix: Tabs", "Fix tabs", "Other"]
     facts = Facts(CHANGE, style={"types": ["fix"]})

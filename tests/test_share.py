@@ -5,20 +5,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from gitpeft import bundle as bundles
-from gitpeft import parcel, share, travel, versions
+from gitpeft import channel, parcel, share, travel, versions
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.share import Terms
 from tests import tinymodel
 from tests.gitrepo import Repo
-from tests.hooking import CHECKOUT
+from tests.hooking import CHECKOUT, committing_meanwhile
 from tests.killing import asked_meanwhile, every_kill
-from tests.sharing import ANYONE, active, daemon, key, member, opened, remote, signs, state, vouch
+from tests.sharing import ANYONE, active, daemon, key, member, opened, remote, signs, sshd, state, vouch
 from tests.test_cli import Call, gitpeft
 
 __all__ = ["gitpeft"]  # a fixture
@@ -183,14 +184,14 @@ def test_a_stale_push_is_refused_by_the_remote_itself(
 ) -> None:
     """The other one is faster between the look and the push: the remote's swap decides."""
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
-    push = share._push
+    push = channel.push
 
     def late(*args: object) -> None:
-        monkeypatch.setattr(share, "_push", push)
+        monkeypatch.setattr(channel, "push", push)
         share.publish(opened(ada))
         push(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(share, "_push", late)
+    monkeypatch.setattr(channel, "push", late)
     with pytest.raises(GitpeftError, match="somebody else published"):
         share.publish(opened(cho))
     assert share.bundle_of(opened(bare), LATEST) == active(ada)
@@ -213,37 +214,58 @@ except GitpeftError as error:
 """
 
 
+def over_daemon(bare: Repo, people: list[Repo], stack: ExitStack) -> None:
+    address = stack.enter_context(daemon(bare.path.parent))
+    for one in people:
+        one.git("remote", "set-url", "origin", f"{address}/{bare.path.name}")
+
+
+def over_ssh(bare: Repo, people: list[Repo], stack: ExitStack) -> None:
+    folder = bare.path.parent.with_name("ssh")
+    address, command = stack.enter_context(sshd(bare.path.parent, folder))
+    for one in people:
+        one.git("remote", "set-url", "origin", f"{address}/{bare.path.name}")
+        one.git("config", "core.sshCommand", command)
+
+
+ROADS: dict[str, Callable[[Repo, list[Repo], ExitStack], None]] = {
+    "file": lambda *_: None,
+    "git daemon": over_daemon,
+    "ssh": over_ssh,
+}
+"""How the members of a team reach their remote."""
+
+
+@pytest.mark.parametrize("over", ["file", "git daemon", pytest.param("ssh", marks=pytest.mark.slow)])
+def test_there_and_back_over(bare: Repo, ada: Repo, ben: Repo, over: str) -> None:
+    with ExitStack() as stack:
+        ROADS[over](bare, [ada, ben], stack)
+        done = share.publish(opened(ada))
+        assert done.place == LATEST and done.notes == []
+        assert share.pull(opened(ben), terms=ANYONE).bundle == active(ben) == active(ada)
+        assert share.publish(opened(ben)).notes == ["it was there already"]
+    if over != "file":
+        with pytest.raises(GitpeftError, match="origin cannot be reached"):
+            share.pull(opened(ben), terms=ANYONE)
+        assert active(ben) == done.bundle, "the server is gone, the model is not"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("over", ["file", "daemon"])
+@pytest.mark.parametrize("over", ROADS)
 def test_of_three_publishers_at_once_exactly_one_wins_each_round(
     bare: Repo, tmp_path: Path, over: str
 ) -> None:
     people = [member(bare, tmp_path / name) for name in ("ada", "ben", "cho")]
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    with daemon(bare.path.parent) as address:
-        for one in people if over == "daemon" else ():
-            one.git("remote", "set-url", "origin", f"{address}/team.git")
-        everything: set[str] = set()
+    everything: set[str] = set()
+    with ExitStack() as stack:
+        ROADS[over](bare, people, stack)
         for number in range(4):
             own = [
                 tinymodel.bundle(state(one), created=DAY.format(1 + 3 * number + place))
                 for place, one in enumerate(people)
             ]
             everything.update(own)
-            running = [
-                subprocess.Popen(
-                    [sys.executable, "-c", PUBLISH, str(one.path)],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
-                )
-                for one in people
-            ]  # fmt: skip
-            for process in running:
-                assert process.stdout is not None and process.stdout.readline() == "ready\n"
-            for process in running:
-                assert process.stdin is not None
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            said = [process.communicate()[0] for process in running]
+            said = all_at_once(people)
             won = [line.split()[1] for line in said if line.startswith("won")]
             assert len(won) == 1, said
             assert sum("somebody else published" in line for line in said) == 2, said
@@ -252,6 +274,25 @@ def test_of_three_publishers_at_once_exactly_one_wins_each_round(
                 assert mine in {kept.id for kept in versions.listing(state(one))}, "losing loses no model"
     dated = {ref for ref in refs(bare) if ref.startswith("refs/gitpeft/models/main/2")}
     assert len(dated) == 4 and len(everything) == 12
+
+
+def all_at_once(people: list[Repo]) -> list[str]:
+    """Everybody publishes at one signal; what each had to say."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(one.path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        )
+        for one in people
+    ]  # fmt: skip
+    for process in running:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [process.communicate()[0] for process in running]
 
 
 # --- who is believed ----------------------------------------------------------------------------------------
@@ -500,25 +541,45 @@ def test_what_is_refused_leaves_the_active_model(
     assert not (tmp_path / "evil").exists() and not (state(cho) / "evil").exists()
 
 
-def test_a_file_of_two_gigabytes_is_refused_unread(bare: Repo, ada: Repo, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [((600 << 20) + 1, "629 MB"), pytest.param(2 << 30, "2,147 MB", marks=pytest.mark.slow)],
+)
+def test_a_giant_is_refused_unread(bare: Repo, ada: Repo, tmp_path: Path, size: int, said: str) -> None:
     """A real one, in git: zeros, which pack to nothing. No byte of it is asked for."""
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
     before = active(cho)
-    files = published(bare, ada)
+    listing = bare.git("ls-tree", tree_of(bare, published(bare, ada)))
     sparse = tmp_path / "sparse"
     with open(sparse, "wb") as file:
-        file.truncate((600 << 20) + 1)
-    sha = bare.git("hash-object", "-w", str(sparse))
-    tree = tree_of(bare, files)
-    listing = bare.git("ls-tree", tree)
+        file.truncate(size)
+    command = ["git", "hash-object", "-w", str(sparse)]
+    sha = subprocess.run(command, cwd=bare.path, capture_output=True, text=True, check=True).stdout.strip()
     bigger = bare.git("mktree", input=f"{listing}\n100644 blob {sha}\tchooser.json\n")
     bare.git("update-ref", LATEST, bare.git("commit-tree", bigger, "-m", "chore: publish"))
-    with pytest.raises(GitpeftError, match=r"chooser\.json of the published model has 629 MB"):
+    with pytest.raises(GitpeftError, match=rf"chooser\.json of the published model has {said}"):
+        share.pull(opened(cho), terms=ANYONE)
+    assert active(cho) == before and len(versions.listing(state(cho))) == 1
+    entries = (parcel.Entry("encoder.onnx", size, True),)
+    with pytest.raises(GitpeftError, match=f"has {said}"):
+        parcel.judge(entries)
+
+
+@pytest.mark.parametrize("kind", ["tag", "blob", "tree"])
+def test_a_latest_that_is_no_commit_is_refused(bare: Repo, ada: Repo, tmp_path: Path, kind: str) -> None:
+    """A tag of a published commit leads to it; a blob or a tree leads nowhere."""
+    cho = member(bare, tmp_path / "cho", model=DAY.format(2))
+    before, done = active(cho), share.publish(opened(ada))
+    if kind == "tag":
+        bare.git("tag", "-a", "v1", "-m", "v1", done.commit)
+        bare.git("update-ref", LATEST, "refs/tags/v1")
+        assert share.pull(opened(cho), terms=ANYONE).bundle == done.bundle
+        return
+    inside = f"{done.commit}:share.json" if kind == "blob" else f"{done.commit}^{{tree}}"
+    bare.git("update-ref", LATEST, bare.git("rev-parse", inside))
+    with pytest.raises(GitpeftError):
         share.pull(opened(cho), terms=ANYONE)
     assert active(cho) == before
-    entries = (parcel.Entry("encoder.onnx", 2 << 30, True),)
-    with pytest.raises(GitpeftError, match="has 2,147 MB"):
-        parcel.judge(entries)
 
 
 def test_a_model_that_does_not_run_is_refused(bare: Repo, ada: Repo, ben: Repo) -> None:
@@ -740,6 +801,26 @@ def test_killed_anywhere_while_pulling(bare: Repo, ada: Repo, tmp_path: Path) ->
     assert bundles.pointer(state(cho)) == (new, old)
 
 
+@pytest.mark.slow
+def test_people_commit_while_everything_is_killed(bare: Repo, ada: Repo, tmp_path: Path) -> None:
+    """Real commits through the real hook, while publish, pull and rollback die at one step after another."""
+    cho = member(bare, tmp_path / "cho", model=DAY.format(2))
+    old, new = active(cho), share.publish(opened(ada)).bundle
+    works: dict[str, Callable[[], object]] = {
+        "pull": lambda: share.pull(opened(cho), terms=ANYONE),
+        "rollback": lambda: versions.rollback(state(cho)),
+        "publish": lambda: share.publish(opened(cho), channel="mine"),
+    }
+    with committing_meanwhile(cho, tmp_path):
+        for name, work in works.items():
+            kills = 0
+            for _ in every_kill(work, stride=4):
+                kills += 1
+                assert active(cho) in (old, new), name
+            assert kills > 3, f"{name}: the kills reached no effect"
+    assert {one.id for one in versions.listing(state(cho))} == {old, new}
+
+
 # --- the commands -------------------------------------------------------------------------------------------
 
 
@@ -772,7 +853,7 @@ def test_no_hook_ever_pulls() -> None:
     }
     assert names == {"cli"} or all(not name.startswith("hook") for name in names)
     callers = {module for module, source in sources.items() if ".reach(" in source}
-    assert callers == {"share", "signing"}, "nothing else reaches a network"
+    assert callers == {"channel", "share", "signing"}, "nothing else reaches a network"
 
 
 def test_repository_opens_without_a_network(repo: Repo) -> None:

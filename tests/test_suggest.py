@@ -53,6 +53,26 @@ def test_from_model_to_suggestion(ready: Path) -> None:
     assert stages <= suggester.timings.keys() and min(suggester.timings.values()) >= 0
 
 
+def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Path) -> None:
+    suggester = open_active(ready)
+    suggester.prepare()
+    suggester.timings["imports"] = 99.0
+    suggester.suggest(CHANGE, PREVIOUS)
+    assert suggester.timings["imports"] == 99.0
+
+
+def test_a_message_costs_what_its_candidate_scores(ready: Path) -> None:
+    suggester = open_active(ready)
+    change = tinymodel.CHANGES[0]
+    earlier = [one for one in suggester.candidates(change, "cho") if one.origin == "retrieved"]
+    assert earlier
+    for one in earlier:
+        loss = suggester.loss(change, "cho", one.message)
+        assert loss == pytest.approx(-one.feature("mean_log_prob"), rel=0.01), "int8 sees the batch"
+    other = suggester.loss(change, "cho", earlier[0].message, before=tinymodel.SHAS[1])
+    assert other > 0 and other != pytest.approx(suggester.loss(change, "cho", earlier[0].message))
+
+
 def test_the_same_question_has_the_same_answer(ready: Path) -> None:
     first = open_active(ready)
     assert first.candidates(CHANGE, PREVIOUS) == first.candidates(CHANGE, PREVIOUS)

@@ -7,26 +7,24 @@ its latencies); younger ones are left out, not taken for clean.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gitpeft.config import load
 from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.learn import labels
+from gitpeft.learn.fitting import Array, Labelled, calibrate, candidates, ranked, scores
+from gitpeft.learn.guilt import Guilt, check, guilt
 from gitpeft.learn.ranking import Ranked, difference, summary
 from gitpeft.learn.replay import Measured, replay
-from gitpeft.metrics import DAY, Metrics
-from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC, Model, interpolate, scaled
-
-Array = NDArray[np.float64]
-
-Curve = tuple[tuple[float, float], ...]
-"""Points (score, probability) in ascending order."""
+from gitpeft.lines import read_text
+from gitpeft.metrics import DAY
+from gitpeft.reading import Reader
+from gitpeft.risk import KINDS, LINES_ADDED, LOGISTIC, Model
 
 Listener = Callable[[str, float, str], None]
 
@@ -38,15 +36,17 @@ PATIENCE = 0.5
 
 TEST = 0.2
 BLOCKS = 5
+MOST_READ = 1500
+"""Later commits that an encoder is asked about, in a comparison."""
+
 RECENT = 1000
 """Commits whose scores make the percentiles."""
 
-_RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-_POINTS = 41
+METRICS_ONLY = frozenset({LINES_ADDED, LOGISTIC})
+"""Scores that read no text: so few weights that what they were fitted on says what is usual."""
+
 _QUANTILES = 201
 _SPREAD = 1e-9
-_FREE = 0.1
-"""The penalty on lines added: where the other features say nothing, what is left is the baseline."""
 
 
 class Labels(Protocol):
@@ -61,32 +61,45 @@ class Labels(Protocol):
         ...
 
 
+class Read(Protocol):
+    """Logits of an encoder for commits, NaN for those that it was taught; `reader` reads one change."""
+
+    reader: Reader
+
+    def __call__(self, data: Labelled) -> Array:
+        """Logits (n)."""
+        ...
+
+
+Teach = Callable[[Labelled], Read | None]
+"""Tunes an encoder on commits, of which the newest eighth only says when to stop; None where it cannot."""
+
+
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """Commits, oldest first: metrics, whether a fix came (1) or not (0), their times, and their ids."""
+class Known:
+    """A history and what is known of it `now` (unix seconds): its commits, oldest first, and their labels.
 
-    metrics: tuple[Metrics, ...]
-    truth: Array
-    times: Array
-    shas: tuple[str, ...]
+    `texts` are the compact changes by commit, `guilty` looks up which lines of them fixes changed.
+    """
 
-    def __len__(self) -> int:
-        return len(self.metrics)
-
-    def take(self, rows: Any) -> "Labelled":
-        """Some of the commits, in order."""
-        chosen = np.arange(len(self))[rows]
-        metrics, shas = [self.metrics[i] for i in chosen], [self.shas[i] for i in chosen]
-        return Labelled(tuple(metrics), self.truth[chosen], self.times[chosen], tuple(shas))
-
-    @property
-    def effort(self) -> Array:
-        """Changed lines, at least one."""
-        return np.array([max(1, one.la + one.ld) for one in self.metrics], dtype=float)
+    measured: Sequence[Measured]
+    found: Labels
+    now: int
+    texts: Mapping[str, str] = field(default_factory=dict)
+    guilty: Guilt | None = None
 
 
-def label(measured: Sequence[Measured], found: Labels, now: int, patience: float = PATIENCE) -> Labelled:
-    """The commits whose fate is known at `now`; later ones, and those too young to be clean, are left out."""
+def label(
+    measured: Sequence[Measured],
+    found: Labels,
+    now: int,
+    patience: float = PATIENCE,
+    texts: Mapping[str, str] | None = None,
+) -> Labelled:
+    """The commits whose fate is known at `now`; later ones, and those too young to be clean, are left out.
+
+    `texts` are the compact changes by commit, where they are to be read.
+    """
     known = found.known_at(now)
     wait = (found.latency(patience) or 365.0) * DAY
     kept = [
@@ -94,168 +107,108 @@ def label(measured: Sequence[Measured], found: Labels, now: int, patience: float
         for one in measured
         if one.change.time <= now and one.metrics.nf and (one.sha in known or one.change.time <= now - wait)
     ]
-    truth = np.array([one.sha in known for one in kept], dtype=float)
-    times = np.array([one.change.time for one in kept], dtype=float)
-    return Labelled(tuple(one.metrics for one in kept), truth, times, tuple(one.sha for one in kept))
+    return _labelled(kept, np.array([one.sha in known for one in kept], dtype=float), texts)
 
 
-# --- models -------------------------------------------------------------------------------------------------
-
-
-def lines_added() -> Model:
-    """The baseline: log(1 + lines added), LApredict (Zeng et al. 2021)."""
-    return Model(LINES_ADDED, features=("la",), weights=(1.0,), means=(0.0,))
-
-
-def regression(data: Labelled, features: Sequence[str] = FEATURES, ridge: float | None = None) -> Model:
-    """A logistic regression on `features`; its L2 penalty is chosen on the newest quarter of `data`.
-
-    Lines added are hardly penalised: the fewer bugs are known, the nearer this is to the baseline.
-    """
-    if ridge is None:
-        cut = len(data) * 3 // 4
-        old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
-        if 0 < old.truth.sum() < len(old) and 0 < new.truth.sum() < len(new):
-            losses = {r: _loss(regression(old, features, r), new) for r in _RIDGES}
-            ridge = min(losses, key=lambda r: losses[r])
-    x = design(data, features)
-    mean, spread = x.mean(0), x.std(0) + _SPREAD
-    penalty = np.array([_FREE if name == "la" else ridge or _RIDGES[3] for name in features])
-    weights, bias = _newton((x - mean) / spread, data.truth, penalty)
-    weights = weights / spread
-    return Model(
-        LOGISTIC,
-        features=tuple(features),
-        weights=tuple(map(float, weights)),
-        bias=float(bias - weights @ mean),
-        means=tuple(map(float, mean)),
-    )
-
-
-def design(data: Labelled, features: Sequence[str]) -> Array:
-    """The features of the commits, (n, features)."""
-    return np.array([scaled(one, features) for one in data.metrics], dtype=float).reshape(
-        len(data), len(features)
-    )
-
-
-def scores(model: Model, data: Labelled) -> Array:
-    """The score of each commit, (n,)."""
-    return np.asarray(design(data, model.features) @ np.array(model.weights) + model.bias, dtype=np.float64)
-
-
-def _loss(model: Model, data: Labelled) -> float:
-    """Mean negative log likelihood."""
-    x = scores(model, data)
-    return float((np.logaddexp(0.0, x) - data.truth * x).mean())
-
-
-def _newton(x: Array, y: Array, ridge: Array, steps: int = 50) -> tuple[Array, float]:
-    """Weights and bias that minimise the log loss plus half of `ridge` times each squared weight."""
-    full = np.hstack([x, np.ones((len(x), 1))])
-    penalty = np.diag([*ridge, 1e-6])
-    beta = np.zeros(full.shape[1])
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(full @ beta, -30, 30)))
-        curvature = (full * (p * (1 - p) + 1e-9)[:, None]).T @ full + penalty
-        step = np.linalg.solve(curvature, full.T @ (y - p) - penalty @ beta)
-        beta = beta + step
-        if float(np.abs(step).max()) < 1e-9:
-            break
-    return beta[:-1], float(beta[-1])
-
-
-def calibrate(model: Model, data: Labelled) -> Model:
-    """The model with probabilities: Platt's sigmoid of the score, from commits that it was not fitted on."""
-    return replace(model, curve=sigmoid(scores(model, data), data.truth))
-
-
-def sigmoid(x: Array, truth: Array) -> Curve:
-    """Points of Platt's sigmoid from scores (n) to probabilities, fitted to what became of the commits.
-
-    Targets are smoothed as Platt (1999) does, so that few commits give no certainty.
-    """
-    bad, good = truth.sum(), (1 - truth).sum()
-    goal = np.where(truth > 0, (bad + 1) / (bad + 2), 1 / (good + 2))
-    centre, spread = float(x.mean()), float(x.std()) + _SPREAD
-    weights, bias = _newton(((x - centre) / spread)[:, None], goal, np.array([1e-3]))
-    slope = max(0.0, float(weights[0]))  # a score that says nothing gets the mean, never the reverse
-    at = np.linspace(x.min() - spread, x.max() + spread, _POINTS)
-    chance = 1 / (1 + np.exp(-(slope * (at - centre) / spread + bias)))
-    return tuple(zip(map(float, at), map(float, chance), strict=True))
-
-
-def through(curve: Curve, x: Array) -> Array:
-    """The probabilities of scores (n)."""
-    return np.array([interpolate(curve, float(score)) for score in x])
-
-
-def ranked(model: Model, data: Labelled) -> Ranked:
-    """What the model says of commits, beside what became of them."""
-    found = scores(model, data)
-    chances = np.array([model.probability(score) for score in found])
-    return Ranked(data.truth, found, chances, data.effort)
+def _labelled(measured: Sequence[Measured], truth: Array, texts: Mapping[str, str] | None) -> Labelled:
+    times = np.array([one.change.time for one in measured], dtype=float)
+    shas = tuple(one.sha for one in measured)
+    changes = tuple(texts.get(sha, "") for sha in shas) if texts else ()
+    return Labelled(tuple(one.metrics for one in measured), truth, times, shas, changes)
 
 
 # --- choosing -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """Models by name, and for each the scores of recent commits, which say what is usual."""
+
+    models: dict[str, Model]
+    usual: dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """A block of commits, the commits before it as they were known when it began, and the models of then."""
+    """A block of commits, those before it as they were known when it began, and what was fitted then."""
 
     block: Labelled
     before: Labelled
-    models: dict[str, Model]
+    fit: Fit
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """The models of then."""
+        return self.fit.models
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A comparison on later commits: what each model, fitted on earlier ones, said; and the better one.
 
-    `data` are those commits, oldest first, `parts` the same block by block.
+    `data` are those commits, oldest first, `parts` the same block by block; `reader` is the encoder's.
     """
 
     data: Labelled
     parts: tuple[Part, ...]
     ranked: dict[str, Ranked]
     chosen: str
+    reader: Reader | None = None
 
 
-def split(data: Labelled, share: float = TEST) -> Trial:
+def split(data: Labelled, share: float = TEST, teach: Teach | None = None) -> Trial:
     """Fit on the oldest commits, measure on the newest `share`."""
     cut = len(data) - round(share * len(data))
     old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
-    models = fit(old)
-    found = {name: ranked(model, new) for name, model in models.items()}
-    return Trial(new, (Part(new, old, models),), found, _better(found))
+    read = teach(old) if teach else None
+    if read is not None:
+        old, new = replace(old, readings=read(old)), replace(new, readings=read(new))
+    part = Part(new, old, fit(old))
+    found = {name: ranked(model, new) for name, model in part.models.items()}
+    return Trial(new, (part,), found, better(found), read.reader if read else None)
 
 
 def prequential(
-    measured: Sequence[Measured], found: Labels, now: int, since: float | None = None, blocks: int = BLOCKS
+    measured: Sequence[Measured],
+    found: Labels,
+    now: int,
+    since: float | None = None,
+    blocks: int = BLOCKS,
+    texts: Mapping[str, str] | None = None,
+    teach: Teach | None = None,
 ) -> Trial | None:
     """The history again as it was lived: each block of commits is judged by what was known when it began.
 
     The labelled commits from `since` (unix seconds; default: the newest half) in `blocks` equal parts. None
-    where no block had enough known bugs before it, or none had a bug in it.
+    where no block had enough known bugs before it, or none had a bug in it. An encoder is tuned once, on what
+    was known when the first block began, and asked about `MOST_READ` commits: it costs more than the rest.
     """
-    data = label(measured, found, now)
+    data = label(measured, found, now, texts=texts)
     first = len(data) // 2 if since is None else int(np.searchsorted(data.times, since))
+    if teach is not None:
+        first = max(first, len(data) - MOST_READ)
     parts: list[Part] = []
+    read: Read | None = None
     for rows in np.array_split(np.arange(first, len(data)), blocks):
         if not len(rows):
             continue
         block = data.take(rows)
         start = int(block.times[0])
-        before = label([one for one in measured if one.change.time < start], found, start)
-        if NEEDED / 2 <= before.truth.sum() < len(before):
-            parts.append(Part(block, before, fit(before)))
+        before = label([one for one in measured if one.change.time < start], found, start, texts=texts)
+        if not NEEDED / 2 <= before.truth.sum() < len(before):
+            continue
+        if teach is not None and not parts:
+            read = teach(before)
+        if read is not None:
+            block, before = replace(block, readings=read(block)), replace(before, readings=read(before))
+        parts.append(Part(block, before, fit(before)))
     if not sum(part.block.truth.sum() for part in parts):
         return None
-    pooled = {name: _pool([placed(name, part) for part in parts]) for name in (LINES_ADDED, LOGISTIC)}
+    pooled = {name: _pool([placed(name, part) for part in parts]) for name in parts[0].models}
     judged = {sha for part in parts for sha in part.block.shas}
     kept = [i for i, sha in enumerate(data.shas) if sha in judged]
-    return Trial(data.take(kept), tuple(parts), pooled, _better(pooled))
+    reader = read.reader if read else None
+    return Trial(data.take(kept), tuple(parts), pooled, better(pooled), reader)
 
 
 def _pool(parts: Sequence[Ranked]) -> Ranked:
@@ -272,77 +225,146 @@ def placed(name: str, part: Part) -> Ranked:
 
     So scores of different fits compare, as the percentiles do that people are shown.
     """
-    said = ranked(part.models[name], part.block)
-    usual = scores(part.models[name], part.before)[-RECENT:]
+    said, usual = ranked(part.models[name], part.block), part.fit.usual[name]
     return replace(said, scores=(said.scores - usual.mean()) / (usual.std() + _SPREAD))
 
 
 def flagged(name: str, part: Part, budget: float) -> Array:
     """Which commits of a block are above all but `budget` percent of the recent ones before it, 0 or 1."""
-    usual = scores(part.models[name], part.before)[-RECENT:]
-    limit = np.quantile(usual, 1 - budget / 100, method="higher")
+    limit = np.quantile(part.fit.usual[name], 1 - budget / 100, method="higher")
     return (scores(part.models[name], part.block) > limit).astype(float)
 
 
-def _better(found: dict[str, Ranked]) -> str:
-    """The regression where it beats lines added in AUC, outside the 95 % interval of the paired bootstrap."""
-    return LOGISTIC if difference(found[LOGISTIC], found[LINES_ADDED], "auc").low > 0 else LINES_ADDED
+def better(found: Mapping[str, Ranked]) -> str:
+    """The simplest score that none beats: outside the 95 % interval of the paired bootstrap, in AUC.
+
+    What reads the change has to beat both scores that do not.
+    """
+    best = LINES_ADDED
+    for name in (one for one in KINDS[1:] if one in found):
+        rivals = {LINES_ADDED, best} if name == LOGISTIC else {LINES_ADDED, LOGISTIC, best}
+        if all(difference(found[name], found[rival], "auc").low > 0 for rival in rivals):
+            best = name
+    return best
 
 
-def fit(data: Labelled) -> dict[str, Model]:
-    """Both models from these commits.
+def fit(data: Labelled) -> Fit:
+    """Every model that these commits allow.
 
-    The newest eighth calibrates a regression on the rest; the one that is returned has that calibration, and
-    is fitted on all of them, since the newest commits are the most like those to come.
+    The newest eighth calibrates models of the rest; those that are returned have that calibration, and are
+    fitted on all of them, since the newest commits are the most like those to come. What is usual is told by
+    up to `RECENT` commits; for models that read, which know by heart what they were taught, by that eighth.
     """
     cut = len(data) - max(1, len(data) // 8)
     old, recent = data.take(slice(0, cut)), data.take(slice(cut, None))
     if not old.truth.any() or old.truth.all():
         old = data
-    curve = calibrate(regression(old), recent).curve
-    return {
-        LINES_ADDED: calibrate(lines_added(), recent),
-        LOGISTIC: replace(regression(data), curve=curve),
+    readings = data.readings if data.readings is not None and _known(data.readings).size > 1 else None
+    earlier, models = candidates(old, readings), candidates(data, readings)
+    usual = {
+        name: scores(model, data)[-RECENT:] if name in METRICS_ONLY else _known(scores(earlier[name], recent))
+        for name, model in models.items()
     }
+    curves = {name: calibrate(model, recent).curve for name, model in earlier.items()}
+    return Fit({name: replace(model, curve=curves[name]) for name, model in models.items()}, usual)
 
 
-def train(measured: Sequence[Measured], found: Labels, now: int) -> Model:
-    """The risk model of a history: the better of the two on later commits, or why there is none.
+def _known(values: Array) -> Array:
+    return values[~np.isnan(values)]
 
-    `now` is the moment of the newest commit: what is known then counts.
+
+def train(
+    measured: Sequence[Measured],
+    found: Labels,
+    now: int,
+    texts: Mapping[str, str] | None = None,
+    teach: Teach | None = None,
+    guilty: Guilt | None = None,
+) -> Model:
+    """The risk model of a history: the best on later commits (see `better`), or why there is none.
+
+    `now` is the moment of the newest commit: what is known then counts. `teach` is asked once to compare, and
+    once more, on everything, where what it teaches is to ship; `guilty` where what ships reads lines.
     """
-    data = label(measured, found, now)
+    data = label(measured, found, now, texts=texts)
     known = int(data.truth.sum())
     latency = found.latency(PATIENCE) or 0.0
-    base = Model(known=known, needed=NEEDED, latency=latency)
+    base = Model(known=known, needed=NEEDED, latency=latency, report={"until": now})
     if known < NEEDED or known == len(data):
         return replace(base, why=f"not enough history ({known} known bugs, {NEEDED} needed)")
-    tried = prequential(measured, found, now)
+    tried = prequential(measured, found, now, texts=texts, teach=teach)
     if tried is None:
         return replace(base, why=f"not enough history (too few of its {known} bugs were known in time)")
-    best = fit(data)[tried.chosen]
-    recent = [one.metrics for one in measured if one.metrics.nf and one.change.time <= now][-RECENT:]
+    recent = [one for one in measured if one.metrics.nf and one.change.time <= now][-RECENT:]
+    young = _labelled(recent, np.zeros(len(recent)), texts)
+    chosen, reading = tried.chosen, {name for name, model in tried.parts[-1].models.items() if model.reads}
+    if teach is not None and chosen in reading:
+        if (read := teach(data)) is None:
+            chosen = better({name: said for name, said in tried.ranked.items() if name not in reading})
+        else:
+            data, young = replace(data, readings=read(data)), replace(young, readings=read(young))
+    fitted = fit(data)
+    best = fitted.models[chosen]
+    measures = report(tried) | {"chosen": chosen, "labelled": len(data), "recent": len(recent)}
+    if guilty is not None and chosen not in METRICS_ONLY:
+        measures |= {"lines": line_check(chosen, tried, guilty)}
     told = replace(
         best,
         known=known,
         needed=NEEDED,
         latency=latency,
-        scores=_quantiles([best.score(one) for one in recent]),
-        sizes=_quantiles([one.la + one.ld for one in recent]),
-        report=report(tried) | {"labelled": len(data), "recent": len(recent)},
+        scores=_quantiles(_usual(chosen, fitted, young, set(data.shas))),
+        sizes=_quantiles([one.metrics.la + one.metrics.ld for one in recent]),
+        report={"until": now} | measures,
     )
-    return _worth_it(told, tried)
+    return _worth_it(told, tried.ranked[chosen])
+
+
+def _usual(name: str, fitted: Fit, recent: Labelled, taught: set[str]) -> Sequence[float]:
+    """Scores of the recent commits; of a model that reads, only where it was not taught them."""
+    if name in METRICS_ONLY:
+        return [fitted.models[name].score(one) for one in recent.metrics]
+    fresh = recent.take([i for i, sha in enumerate(recent.shas) if sha not in taught])
+    return [*fitted.usual[name], *_known(scores(fitted.models[name], fresh))]
+
+
+def line_check(name: str, tried: Trial, of: Guilt) -> dict[str, Any]:
+    """Whether the lines that weighed most in later commits are those that fixes changed: `guilt.check`."""
+    guilty = of([sha for part in tried.parts for sha in part.block.shas])
+    rows = []
+    for part in tried.parts:
+        for sha, change, metrics in zip(part.block.shas, part.block.changes, part.block.metrics, strict=True):
+            if sha in guilty:
+                found = read_text(part.models[name], change, metrics, tried.reader)
+                rows.append(([line for line, _ in found.lines], guilty[sha]))
+    return check(rows)
+
+
+def read(
+    history: History, repository: Repository, until: str, listen: Listener = lambda *_: None
+) -> Known | None:
+    """What is known at the commit `until` (an id); `history` holds its past already. None without commits."""
+    measured = replay(history, repository, until)
+    if not measured:
+        return None
+    found = labels.find(repository, until, load(repository), listen)
+    texts = {one.sha: one.change for one in history.records(repository, until)}
+    now = max(one.change.time for one in measured)
+    return Known(measured, found, now, texts, guilt(repository, found.verdicts))
 
 
 def of_history(
-    history: History, repository: Repository, until: str, listen: Listener = lambda *_: None
+    history: History,
+    repository: Repository,
+    until: str,
+    listen: Listener = lambda *_: None,
+    teach: Teach | None = None,
 ) -> Model:
     """The risk model from nothing but the commits up to `until` (an id); `history` holds them already."""
-    measured = replay(history, repository, until)
-    if not measured:
+    known = read(history, repository, until, listen)
+    if known is None:
         return Model(why="not enough history (no commit to learn from)", needed=NEEDED)
-    found = labels.find(repository, until, load(repository), listen)
-    return train(measured, found, max(one.change.time for one in measured))
+    return train(known.measured, known.found, known.now, known.texts, teach, known.guilty)
 
 
 def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
@@ -350,9 +372,9 @@ def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(map(float, np.quantile(np.array(values, dtype=float), np.linspace(0, 1, _QUANTILES))))
 
 
-def _worth_it(model: Model, tried: Trial) -> Model:
+def _worth_it(model: Model, said: Ranked) -> Model:
     """A score that is no better than chance on later commits is not shown to anybody."""
-    auc = summary(tried.ranked[tried.chosen])["auc"]
+    auc = summary(said)["auc"]
     if not auc.low > 0.5:
         why = f"no score beats chance on later commits (AUC {auc.mean:.2f}, {auc.low:.2f}-{auc.high:.2f})"
         return Model(

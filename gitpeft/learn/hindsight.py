@@ -1,10 +1,12 @@
 """The last months again, as if the flag had been there: hides how they are replayed, counted and shown.
 
 Each month (a longer stretch where there are more than 24) is judged by models that were fitted on what was
-known when it began (`defects.prequential`). The two models stand side by side; the better one is marked.
+known when it began (`defects.prequential`). The models stand side by side; the better one is marked. No
+encoder is tuned here: that is for `init`.
 """
 
 import html
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,10 +19,11 @@ from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.learn import charts, defects, labels, ranking
 from gitpeft.learn.defects import Part, Trial
+from gitpeft.learn.fitting import Labelled
 from gitpeft.learn.ranking import Ranked
 from gitpeft.learn.replay import replay
 from gitpeft.metrics import DAY, Metrics
-from gitpeft.risk import LINES_ADDED, LOGISTIC
+from gitpeft.reading import Reader
 
 MONTH = 30.44 * DAY
 WEEK = 7 * DAY
@@ -28,6 +31,11 @@ _BLOCKS = 24
 _LISTED = 200
 _CURVE = 60
 _SIZES = ("la", "ld", "nf", "nd", "ns", "entropy", "functions", "new")
+
+_COUNTS = re.compile(r" \+(\d+) -(\d+)")
+
+Tell = Callable[[Metrics, str, Metrics], tuple[Metrics, str]]
+"""Metrics and text of a change, told differently; the last argument are medians."""
 
 NAMES = {
     "auc": "ROC AUC",
@@ -58,12 +66,13 @@ def look_back(
     with History.open(repository.state_dir) as history:
         history.mine(repository, until)
         measured = replay(history, repository, until)
+        texts = {one.sha: one.change for one in history.records(repository, until)}
     if not measured:
         raise GitpeftError("there is no commit to look back at", "choose an earlier --until, or fewer months")
     now = max(one.change.time for one in measured)
     found = labels.find(repository, until, load(repository), listen)
     since = now - months * MONTH
-    trial = defects.prequential(measured, found, now, since, min(months, _BLOCKS))
+    trial = defects.prequential(measured, found, now, since, min(months, _BLOCKS), texts)
     young = sum(one.change.time > since for one in measured) - (len(trial.data) if trial else 0)
     if trial is None:
         raise GitpeftError(
@@ -129,28 +138,40 @@ def _month(name: str, part: Part, budget: float) -> dict[str, Any]:
 def counterfactuals(name: str, trial: Trial) -> dict[str, float]:
     """ROC AUC when the changes are told differently; a model that reads what it should loses by that.
 
-    `added and removed swapped`; `size held constant`: lines and files of every change at their median;
-    `message removed`: what the message says of a fix is taken away, which no shipped model may notice.
+    `added and removed swapped`, in counts and in text; `size held constant`: lines and files of every change
+    at their median, its text as it is; `message removed`: what the message says of a fix is taken away, which
+    no shipped model may notice.
     """
-    changed = {
-        "as it is": lambda one, _: one,
-        "added and removed swapped": lambda one, _: replace(one, la=one.ld, ld=one.la),
-        "size held constant": _same_size,
-        "message removed": lambda one, _: replace(one, fix=0),
+    changed: dict[str, Tell] = {
+        "as it is": lambda one, text, _: (one, text),
+        "added and removed swapped": lambda one, text, _: (_turned(one), _swapped(text)),
+        "size held constant": lambda one, text, usual: (_same_size(one, usual), text),
+        "message removed": lambda one, text, _: (replace(one, fix=0), text),
     }
     return {what: _auc_of(name, trial, how) for what, how in changed.items()}
+
+
+def _turned(one: Metrics) -> Metrics:
+    return replace(one, la=one.ld, ld=one.la)
+
+
+def _swapped(text: str) -> str:
+    """A compact text with added lines as removed ones, and the other way round; counts of files too."""
+    signs = {"+": "-", "-": "+"}
+    lines = (f"{signs.get(line[:1], line[:1])}{line[1:]}" for line in text.split("\n"))
+    return "\n".join(_COUNTS.sub(r" +\2 -\1", line) if line[:1] not in "#@+-" else line for line in lines)
 
 
 def _same_size(one: Metrics, usual: Metrics) -> Metrics:
     return replace(one, **{key: getattr(usual, key) for key in _SIZES})
 
 
-def _auc_of(name: str, trial: Trial, change: Callable[[Metrics, Metrics], Metrics]) -> float:
+def _auc_of(name: str, trial: Trial, tell: Tell) -> float:
     """Over pairs of a buggy and a clean commit of the same block, so that no drift between them helps."""
     right = pairs = 0.0
     for part in trial.parts:
         usual = _median(part.before.metrics)
-        told = replace(part.block, metrics=tuple(change(one, usual) for one in part.block.metrics))
+        told = _told(part.block, usual, tell, trial.reader)
         bad = float(part.block.truth.sum())
         weight = bad * (len(part.block) - bad)
         if weight:
@@ -158,6 +179,18 @@ def _auc_of(name: str, trial: Trial, change: Callable[[Metrics, Metrics], Metric
             right += weight * ranking.roc_auc(said.truth, said.scores)
             pairs += weight
     return right / pairs if pairs else float("nan")
+
+
+def _told(block: Labelled, usual: Metrics, tell: Tell, reader: Reader | None) -> Labelled:
+    texts = block.changes or ("",) * len(block)
+    told = [tell(one, text, usual) for one, text in zip(block.metrics, texts, strict=True)]
+    found = replace(block, metrics=tuple(one for one, _ in told))
+    if block.changes:
+        found = replace(found, changes=tuple(text for _, text in told))
+    if reader is not None and block.readings is not None:
+        logits = np.array([reader.read(text, one).logit for one, text in told])
+        found = replace(found, readings=np.where(np.isnan(block.readings), np.nan, logits))
+    return found
 
 
 def _median(metrics: Sequence[Metrics]) -> Metrics:
@@ -256,11 +289,8 @@ def _sizes(trial: Trial) -> tuple[list[tuple[float, float]], list[bool]]:
 
 
 def _table(data: dict[str, Any]) -> str:
-    rows = [
-        [NAMES[key], *(_cell(data["models"][name]["metrics"][key]) for name in (LINES_ADDED, LOGISTIC))]
-        for key in NAMES
-    ]
-    return charts.table(["metric (95 % interval)", LINES_ADDED, LOGISTIC], rows)
+    rows = [[NAMES[key], *(_cell(one["metrics"][key]) for one in data["models"].values())] for key in NAMES]
+    return charts.table(["metric (95 % interval)", *data["models"]], rows)
 
 
 def _cell(interval: Sequence[float | None]) -> str:

@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gitpeft.diff import clean_subject, render
+from gitpeft import reading
+from gitpeft.diff import clean_subject
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.history import History
-from gitpeft.learn import defects
+from gitpeft.learn import defects, fitting
 from gitpeft.learn.arrays import Judged
-from gitpeft.learn.defects import Array, Labelled, Listener
+from gitpeft.learn.defects import Listener
+from gitpeft.learn.fitting import Array, Labelled
 from gitpeft.learn.ranking import Ranked
 from gitpeft.learn.replay import Measured, replay
 from gitpeft.metrics import KAMEI
@@ -39,9 +41,8 @@ WIDTH = 16
 """Numbers that the metrics are joined to the pooled state as."""
 
 DROPOUT = 0.2
-MESSAGE_TOKENS = 40
 KEPT = "judge.json"
-_SPREAD = 1e-6
+_FLAT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,10 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Means and spreads of features over a training part; what comes later is scaled by the same."""
+    """Means and spreads of features over a training part; what comes later is scaled by the same.
+
+    What did not vary there is not stretched: its spread is 1.
+    """
 
     features: tuple[str, ...]
     mean: tuple[float, ...]
@@ -63,8 +67,9 @@ class Scaling:
     @classmethod
     def of(cls, data: Labelled, features: Sequence[str]) -> "Scaling":
         """Those of some commits."""
-        x = defects.design(data, features)
-        return cls(tuple(features), tuple(map(float, x.mean(0))), tuple(map(float, x.std(0) + _SPREAD)))
+        x = fitting.design(data, features)
+        spread = np.where(x.std(0) > _FLAT, x.std(0), 1.0)
+        return cls(tuple(features), tuple(map(float, x.mean(0))), tuple(map(float, spread)))
 
 
 class Judgement(NamedTuple):
@@ -199,10 +204,9 @@ def texts_of(history: History, repository: Repository, until: str) -> dict[str, 
 
 def source(text: Text, base: "Base", message: bool) -> list[int]:
     """Ids of a change as the hook renders it, with its message in front where that is to be seen."""
-    like = (text.message,) if message and text.message else ()
-    budget = replace(base.budget, exemplar_tokens=MESSAGE_TOKENS)
     before, after = base.wrapping()
-    ids = render(text.change, like, "", budget, base.codec()) or [base.codec().end]
+    read = reading.source(text.change, text.message if message else "", base.budget, base.codec())
+    ids = [i for piece in read for i in piece.ids]
     return [*before, *ids[: base.budget.total - len(before) - len(after)], *after]
 
 
@@ -218,7 +222,7 @@ def judged(
     dice = random.Random(seed)
     missing = Text("", "")
     sources = [source(texts.get(sha, missing), base, dice.random() < shown) for sha in data.shas]
-    return Judged.of(sources, defects.design(data, features), data.truth)
+    return Judged.of(sources, fitting.design(data, features), data.truth)
 
 
 # --- tuning -------------------------------------------------------------------------------------------------
@@ -271,9 +275,9 @@ def tune(base: "Base", method: "Method", data: RiskData, lesson: Lesson | None =
         scores(tuned, judged(part, data.texts, base, scaling.features, 1.0 if lesson.shown else 0.0), base)
         for part in (data.valid, data.test)
     ]
-    curve = defects.sigmoid(told[0], data.valid.truth)
+    curve = fitting.sigmoid(told[0], data.valid.truth)
     valid, test = (
-        Ranked(part.truth, x, defects.through(curve, x), part.effort)
+        Ranked(part.truth, x, fitting.through(curve, x), part.effort)
         for part, x in zip((data.valid, data.test), told, strict=True)
     )
     return Tuned(tuned, method, scaling, valid, test, cost)

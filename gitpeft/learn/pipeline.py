@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gitpeft import bundle as bundles
 from gitpeft import versions
-from gitpeft.bundle import Manifest
+from gitpeft.bundle import Bundle, Manifest
 from gitpeft.choose import Chooser
 from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
@@ -34,7 +34,11 @@ from gitpeft.learn.tuning import Job, Listener, write_json
 
 if TYPE_CHECKING:
     from gitpeft.learn.bases import Base
+    from gitpeft.learn.judge_export import Teacher
 
+
+RISK_SHARE = 0.2
+"""Of the minutes for training: how much is added for an encoder that judges changes."""
 
 TUNED, HALF, UNTUNED = "tuned", "tuned half way", "untuned"
 
@@ -74,7 +78,8 @@ class Outcome:
     `kind` is model or retrieval, `why` the reason for a retrieval; `tuning` the validation score (B-Norm) of
     the tuned model, of softer ones and of the base as it is, `choice` that of each way of choosing; `test`
     maps a system to its scores on the newest commits; `samples` are (sha, the team's message, ours); `risk`
-    is the risk model as its file holds it; `seconds` by step; `peak_memory` in bytes.
+    is the risk model as its file holds it, `judge` the file of its encoder, "" for none; `seconds` by step;
+    `peak_memory` in bytes.
     """
 
     kind: str
@@ -92,6 +97,7 @@ class Outcome:
     test: dict[str, Any] = field(default_factory=dict)
     samples: list[tuple[str, str, str]] = field(default_factory=list)
     risk: dict[str, Any] = field(default_factory=dict)
+    judge: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     bundle: str = ""
@@ -150,7 +156,8 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
         asking = _counted(listen, "measure")
         outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking)
     with clock("risk"):
-        outcome.risk = fit_risk(repo, mined, work.folder, listen)
+        outcome.risk = fit_risk(repo, mined, work.folder, listen, None if outcome.why else plan)
+        outcome.judge = _judge_in(work.folder)
     outcome.bundle = _publish(repo, made, data, habits, chooser, outcome)
     outcome.seconds = clock.seconds
     outcome.peak_memory = max(memory.resident(), outcome.cost.get("peak_memory", 0))
@@ -161,8 +168,9 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A trained and exported model that is not shipped yet, and what it would ship with."""
+    """A trained and exported model that is not shipped yet, what it would ship with, and its run's folder."""
 
+    folder: Path
     made: Made
     habits: dict[str, Any]
     chooser: Chooser
@@ -178,17 +186,23 @@ def candidate(repo: Repository, plan: Plan, mined: Mined, data: Dataset, listen:
     with clock("choose"):
         made, choice = _settled(work, made, habits)
     with clock("risk"):
-        work.outcome.risk = fit_risk(repo, mined, work.folder, listen)
+        work.outcome.risk = fit_risk(repo, mined, work.folder, listen, plan)
+        work.outcome.judge = _judge_in(work.folder)
     work.outcome.choice = choice.report() if choice else {}
     work.outcome.seconds = clock.seconds
     work.outcome.peak_memory = max(memory.resident(), work.outcome.cost.get("peak_memory", 0))
     _forget_old_runs(work.folder)
-    return Candidate(made, habits, choice.chooser if choice else made.chooser, work.outcome)
+    return Candidate(work.folder, made, habits, choice.chooser if choice else made.chooser, work.outcome)
 
 
-def ship(repo: Repository, one: Candidate, data: Dataset, *, active: bool) -> str:
-    """Put a candidate among the models, the active one or beside it; its id."""
-    return _publish(repo, one.made, data, one.habits, one.chooser, one.outcome, active=active)
+def ship(repo: Repository, one: Candidate, data: Dataset, *, active: bool, risk: Bundle | None = None) -> str:
+    """Put a candidate among the models, the active one or beside it; its id. `risk`: whose score it gets."""
+    return _publish(repo, one.made, data, one.habits, one.chooser, one.outcome, active=active, risk=risk)
+
+
+def of_risk(name: str) -> bool:
+    """Whether a file of a bundle belongs to its risk model; all others belong to messages."""
+    return name.startswith(Path(bundles.RISK).stem)
 
 
 def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]:
@@ -200,7 +214,7 @@ def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]
             f"nothing was trained: {reason}", "`gitpeft init` serves this history without training"
         )
     work = _Work(repo, plan, mined, data, Outcome("retrieval"), _Clock(), listen)
-    fit_risk(repo, mined, work.folder, listen)
+    fit_risk(repo, mined, work.folder, listen, plan)
     return tuning.train(job_of(plan), data, work.folder, listen)[1]
 
 
@@ -386,15 +400,47 @@ def of_base(base: "Base") -> dict[str, Any]:
     }
 
 
-def fit_risk(repo: Repository, mined: Mined, folder: Path, listen: Listener) -> dict[str, Any]:
-    """Label the history, fit the risk model, and leave `risk.json` in `folder`; the model as plain values."""
+def fit_risk(
+    repo: Repository, mined: Mined, folder: Path, listen: Listener, plan: Plan | None = None
+) -> dict[str, Any]:
+    """Label the history, fit the risk model, and leave `risk.json` in `folder`; the model as plain values.
+
+    With a `plan`, an encoder may be tuned to judge changes as well; where it is worth it, it is left there as
+    `risk.onnx`.
+    """
     done = folder / bundles.RISK
     if not done.exists():
+        teach = _teacher(plan) if plan else None
         with History.open(repo.state_dir) as history:
-            model = defects.of_history(history, repo, mined.tip, listen)
-        write_json(done, json.loads(model.to_json()))
+            model = defects.of_history(history, repo, mined.tip, listen, teach)
+        told = json.loads(model.to_json())
+        if teach is not None:
+            told["report"]["taught"] = teach.notes
+            if model.reads and teach.graph:
+                (folder / bundles.JUDGE).write_bytes(teach.graph)
+        write_json(done, told)
     listen("risk", 1.0, "")
     return dict(json.loads(done.read_text(encoding="utf-8")))
+
+
+def _judge_in(folder: Path) -> str:
+    path = folder / bundles.JUDGE
+    return str(path) if path.exists() else ""
+
+
+def _teacher(plan: Plan) -> "Teacher | None":
+    """What tunes the base to judge changes; None for a base that cannot be exported.
+
+    It is asked twice at most, so that both together take `RISK_SHARE` of the time for training.
+    """
+    from gitpeft.learn import methods
+    from gitpeft.learn.judge_export import Teacher
+
+    job = job_of(plan)
+    if not job.base.family.exported:
+        return None
+    method = job.method if job.method.side != "decoder" else methods.of(plan.method)
+    return Teacher(job.base, method, RISK_SHARE * plan.minutes / 2, plan.seed)
 
 
 def _counted(listen: Listener, step: str) -> Callable[[int, int], None]:
@@ -417,8 +463,12 @@ def _publish(
     outcome: Outcome,
     *,
     active: bool = True,
+    risk: Bundle | None = None,
 ) -> str:
-    """Write the bundle with an index of the whole history, and make it the active one unless told not to."""
+    """Write the bundle with an index of the whole history, and make it the active one unless told not to.
+
+    With `risk` its score is that bundle's, not the outcome's.
+    """
     metrics = made.manifest.metrics | {"valid": outcome.choice, "test": outcome.test}
     metrics |= {"tuning": outcome.tuning} if outcome.tuning else {}
     with bundles.staging(repo.state_dir) as folder:
@@ -432,7 +482,13 @@ def _publish(
         (folder / bundles.INDEX).mkdir()
         data.index.save(folder / bundles.INDEX)
         write_json(folder / bundles.STYLE, habits)
-        write_json(folder / bundles.RISK, outcome.risk)
+        if risk is None:
+            write_json(folder / bundles.RISK, outcome.risk)
+            if outcome.judge:
+                shutil.copyfile(outcome.judge, folder / bundles.JUDGE)
+        else:
+            for name in filter(of_risk, risk.manifest.files):
+                (folder / name).write_bytes(risk.read(name))
         id_ = bundles.write(folder, replace(made.manifest, metrics=metrics))
     if active:
         bundles.activate(repo.state_dir, id_)
@@ -456,11 +512,16 @@ def manifest_of(data: Dataset, mined: Mined) -> Manifest:
     held = len(data.test)
     return Manifest(
         kind="retrieval",
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        created=now(),
         commits={"from": first, "to": mined.tip, "count": len(data.examples), "held": held},
         budget=asdict(Budget()),
         versions=_versions(),
     )
+
+
+def now() -> str:
+    """The moment, as manifests have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _versions() -> dict[str, str]:

@@ -1,89 +1,87 @@
-"""A model that keeps up: hides what a challenger learns from, and how it is held against the champion.
+"""A model that keeps up: hides what a challenger learns from, and what becomes of it.
 
     all usable commits, oldest first
     |--- known to the champion ---|--- newer, or held out from it ---|
     |  replay sample  |  everything that it was not taught  | valid  | duel |
 
-The duel is on the newest commits that neither model was taught or chosen by; both see the exemplars of that
-day, as the hook would show them. The challenger is activated when its mean is at least the champion's; the
-difference is given with its 95 % interval (paired bootstrap) and kept in its manifest.
+Messages and risk are two tasks, each with a duel of its own (see `duel`): what wins takes its place in the
+active model, and what loses is kept aside with the reason. The risk model is fitted again on the labels of
+today, so that a bug that became known counts from now on.
 """
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean as mean
 from typing import Any
 
 from gitpeft import bundle as bundles
+from gitpeft import drift
 from gitpeft.bundle import Bundle
-from gitpeft.choose import Chooser
 from gitpeft.diff import Budget
 from gitpeft.errors import GitpeftError
+from gitpeft.flag import reader_of
 from gitpeft.git import Repository
 from gitpeft.history import Record
-from gitpeft.learn import appraise, backtest, dataset, pipeline
-from gitpeft.learn.appraise import Made
+from gitpeft.learn import dataset, duel, pipeline, verdicts
 from gitpeft.learn.dataset import Dataset, Example
-from gitpeft.learn.pipeline import Candidate, Plan
+from gitpeft.learn.duel import LEAST, MOST, SHARE_HELD, Verdict
+from gitpeft.learn.pipeline import Candidate, Mined, Plan
 from gitpeft.learn.tuning import Listener
 from gitpeft.retrieve import Index
-
-LEAST, MOST = 20, 200
-"""How many commits a duel needs, and how many it asks at most."""
-
-SHARE_HELD = 0.5
-"""Of what the champion was not taught, the share (the newest) that the duel is held on."""
+from gitpeft.risk import Model, model_of
 
 REPLAY_LEAST = 256
 """Older examples are replayed one for each new one, but no fewer than this."""
 
-TASK = "message"
-
-
-@dataclass(frozen=True, slots=True)
-class Duel:
-    """A task's verdict: means of B-Norm on `n` commits, and challenger minus champion with its interval."""
-
-    n: int
-    champion: float
-    challenger: float
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def won(self) -> bool:
-        """Whether the challenger is at least as good."""
-        return self.difference >= 0
-
-    def sentence(self) -> str:
-        """The verdict for people."""
-        clear = "clear of" if self.low > 0 or self.high < 0 else "within"
-        return (
-            f"B-Norm {self.challenger:.1f} against {self.champion:.1f} "
-            f"on {self.n} commits that neither has seen: {self.difference:+.1f} "
-            f"({self.low:+.1f} to {self.high:+.1f}), {clear} the noise"
-        )
+MESSAGE, RISK = "message", "risk"
 
 
 @dataclass(slots=True)
 class Retrained:
-    """What a retraining came to. `action` is activated, aside or none; `reason` says why."""
+    """What a retraining came to. `action` is activated, aside or none; `reason` says why.
+
+    `bundle` is the model that became active, or the one kept aside; `aside` the one kept aside when a winner
+    of the other task became active. `tasks` has a verdict for each task that there was a challenger for,
+    `labels` what became of the risk labels since the champion (see `verdicts.Relabelled`).
+    """
 
     action: str
     reason: str
     champion: str
     bundle: str = ""
+    aside: str = ""
     warm: bool = False
     new: int = 0
     taught: int = 0
     replayed: int = 0
-    duels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the steps share."""
+
+    repo: Repository
+    champion: Bundle
+    mined: Mined
+    result: Retrained
+    listen: Listener
+    agreed: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A challenger for messages, the data that it was made from, and how its duel ended."""
+
+    candidate: Candidate
+    data: Dataset
+    verdict: Verdict
 
 
 def champion_of(repo: Repository) -> Bundle | None:
@@ -101,7 +99,7 @@ def run(
     start: Path | None = None,
     agreed: Callable[[str], bool] = lambda _: True,
 ) -> Retrained:
-    """Train a challenger, hold it against the champion, and activate or keep aside.
+    """Train challengers, hold them against the champion, and activate or keep aside.
 
     Training begins with the champion's weights where they fit, with those in the folder `start` if it is
     given, and with the base's when `cold`. `agreed` is asked before a winner is activated. GitpeftError when
@@ -117,44 +115,104 @@ def run(
     mined = pipeline.mine(repo, plan.until, listen)
     data, new, replayed = split(mined.records, champion, plan.seed)
     alike = not cold and start is None and _alike(champion, plan)
+    result = Retrained("none", "", champion.id, new=new)
+    work = _Work(repo, champion, mined, result, listen, agreed)
+    trained = None
     if data is None or (new == 0 and alike):
-        return Retrained("none", _nothing(new, data), champion.id, new=new)
+        result.reason = _nothing(new, data)
+    else:
+        if alike and any(name.startswith(f"{bundles.ADAPTER}/") for name in champion.manifest.files):
+            start = champion.path / bundles.ADAPTER
+        trained = _train(work, replace(plan, warm=str(start) if start else "", rival=champion.id), data)
+        result.warm, result.taught, result.replayed = bool(start), len(data.train), replayed
+    with bundles.staging(repo.state_dir) as scratch:
+        folder = trained.candidate.folder if trained else scratch
+        fitted = Model.of(pipeline.fit_risk(repo, mined, folder, listen))
+        _settle(work, trained, _judge_risk(work, fitted), folder)
+    return result
+
+
+def _train(work: _Work, plan: Plan, data: Dataset) -> _Trained:
+    """A challenger for messages, and its duel."""
     if reason := pipeline.why_not(plan, data):
         raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` serves this history without")
-    if alike and any(name.startswith(f"{bundles.ADAPTER}/") for name in champion.manifest.files):
-        start = champion.path / bundles.ADAPTER
-    warm = str(start) if start else ""
-    made = pipeline.candidate(repo, replace(plan, warm=warm, rival=champion.id), mined, data, listen)
-    duels = {TASK: duel(champion, made, data, listen)}
-    result = Retrained(
-        "aside", duels[TASK].sentence(), champion.id, warm=bool(warm), new=new, taught=len(data.train),
-        replayed=replayed, duels={task: asdict(one) for task, one in duels.items()},
-        cost={name: value for name, value in made.outcome.cost.items() if "curve" not in name},
-        seconds=made.outcome.seconds,
-    )  # fmt: skip
-    return _settle(repo, result, made, data, all(one.won for one in duels.values()), agreed)
+    made = pipeline.candidate(work.repo, plan, work.mined, data, work.listen)
+    verdict = duel.message(work.champion, made, data, work.listen)
+    spent = made.outcome.cost.items()
+    work.result.cost = {name: value for name, value in spent if "curve" not in name}
+    work.result.seconds = made.outcome.seconds
+    return _Trained(made, data, verdict)
 
 
-def _settle(
-    repo: Repository,
-    result: Retrained,
-    made: Candidate,
-    data: Dataset,
-    won: bool,
-    agreed: Callable[[str], bool],
-) -> Retrained:
-    """Ship the challenger with its verdict: as the active model, or aside."""
-    if won and bundles.pointer(repo.state_dir)[0] != result.champion:
-        won, result.reason = False, "another model was activated during the training"
-    elif won and not agreed(result.reason):
-        won, result.reason = False, f"not wanted: {result.reason}"
-    result.action = "activated" if won else "aside"
-    verdict = {"won": won, "verdict": result.reason, "champion": result.champion, "tasks": result.duels}
-    manifest = made.made.manifest
-    metrics = manifest.metrics | {"duel": verdict}
-    shipped = replace(made, made=replace(made.made, manifest=replace(manifest, metrics=metrics)))
-    result.bundle = pipeline.ship(repo, shipped, data, active=won)
-    return result
+def _judge_risk(work: _Work, fitted: Model) -> Verdict | None:
+    """How the fresh risk model stands against the installed one; None where neither says anything."""
+    installed = model_of(work.champion)
+    if not installed.usable and not fitted.usable:
+        return None
+    known = verdicts.known_now(work.repo, work.mined.tip, work.listen)
+    if known is None:
+        return None
+    until = verdicts.fitted_at(work.champion, installed)
+    work.result.labels = asdict(verdicts.relabelled(known, until))
+    return duel.risk(installed, until, fitted, known, reader_of(installed, work.champion))
+
+
+def _settle(work: _Work, trained: _Trained | None, risk: Verdict | None, folder: Path) -> None:
+    """Put every winner in its place and what lost aside; the result then says what happened.
+
+    `folder` holds the fresh risk model.
+    """
+    repo, champion, result = work.repo, work.champion, work.result
+    wins = _winners(work, trained, risk)
+    if trained:
+        result.action = "activated" if MESSAGE in wins else "aside"
+        one = trained.candidate
+        metrics = one.made.manifest.metrics | _kept(result, won=MESSAGE in wins)
+        shipped = replace(one, made=replace(one.made, manifest=replace(one.made.manifest, metrics=metrics)))
+        score = champion if risk and RISK not in wins else None
+        result.bundle = pipeline.ship(repo, shipped, trained.data, active=MESSAGE in wins, risk=score)
+    if RISK in wins and MESSAGE not in wins:
+        result.action, result.aside = "activated", result.bundle
+        result.bundle = renew_risk(repo, champion, folder, _kept(result, won=True))
+    if trained and MESSAGE not in wins:
+        drift.tried(repo.state_dir, result.bundle if RISK in wins else champion.id, work.mined.tip)
+
+
+def _winners(work: _Work, trained: _Trained | None, risk: Verdict | None) -> set[str]:
+    """The tasks whose challengers take their place, once all are asked; notes verdicts and reasons."""
+    result = work.result
+    found = {MESSAGE: trained.verdict} if trained else {}
+    found |= {RISK: risk} if risk else {}
+    result.tasks = {task: asdict(one) for task, one in found.items()}
+    reasons = [result.reason, *(f"{task}: {one.reason}" for task, one in found.items())]
+    result.reason = "; ".join(filter(None, reasons))
+    wins = {task for task, one in found.items() if one.won}
+    if wins and bundles.pointer(work.repo.state_dir)[0] != work.champion.id:
+        wins, result.reason = set(), "another model was activated during the training"
+    elif wins and not work.agreed(result.reason):
+        wins, result.reason = set(), f"not wanted: {result.reason}"
+    return wins
+
+
+def _kept(result: Retrained, *, won: bool) -> dict[str, Any]:
+    """What a manifest keeps of the duels."""
+    verdict = {"won": won, "verdict": result.reason, "champion": result.champion, "tasks": result.tasks}
+    return {"duel": verdict | {"labels": result.labels}}
+
+
+def renew_risk(repo: Repository, bundle: Bundle, folder: Path, metrics: dict[str, Any]) -> str:
+    """A bundle again with the risk model that `pipeline.fit_risk` left in `folder`, made active; its id."""
+    with bundles.staging(repo.state_dir) as staged:
+        for name in filter(lambda name: not pipeline.of_risk(name), bundle.manifest.files):
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).write_bytes(bundle.read(name))
+        for path in filter(lambda path: pipeline.of_risk(path.name), folder.iterdir()):
+            shutil.copyfile(path, staged / path.name)
+        kept = bundle.manifest.metrics | metrics
+        id_ = bundles.write(staged, replace(bundle.manifest, created=pipeline.now(), metrics=kept))
+    bundles.activate(repo.state_dir, id_)
+    bundles.prune(repo.state_dir)
+    return id_
 
 
 def _nothing(new: int, data: Dataset | None) -> str:
@@ -223,45 +281,3 @@ def _replayed(examples: Sequence[Example], taught: set[str], seed: int) -> tuple
     sample = random.Random(seed).sample(old, min(len(old), max(REPLAY_LEAST, len(fresh))))
     chosen = fresh | {example.sha for example in sample}
     return tuple(example for example in examples if example.sha in chosen), len(sample)
-
-
-# --- the duel -----------------------------------------------------------------------------------------------
-
-
-def duel(champion: Bundle, challenger: Candidate, data: Dataset, listen: Listener) -> Duel:
-    """Both on the newest commits, with the exemplars of that day; leaves the scores in the outcome."""
-    from gitpeft.learn.evaluate import b_norm, paired_bootstrap
-
-    manifest = champion.manifest
-    chooser = Chooser.of(champion.json(bundles.CHOOSER), manifest.kind)
-    theirs = Made(manifest, champion.path, None, chooser)
-    examples = backtest.sample(data.test, MOST, seed=2)
-    references = [example.message for example in examples]
-    old = _offered(theirs, chooser, champion.json(bundles.STYLE), data, examples, listen)
-    new = _offered(challenger.made, challenger.chooser, challenger.habits, data, examples, listen)
-    challenger.outcome.test = {
-        "gitpeft": appraise.scores(new, references),
-        "installed model": appraise.scores(old, references),
-    }
-    scores = b_norm(new, references), b_norm(old, references)
-    difference = paired_bootstrap(*scores, seed=0)
-    return Duel(len(examples), mean(scores[1]), mean(scores[0]), *difference)
-
-
-def _offered(
-    made: Made,
-    chooser: Chooser,
-    habits: dict[str, Any],
-    data: Dataset,
-    examples: Sequence[Example],
-    listen: Listener,
-) -> list[str]:
-    """What a model would have put first."""
-
-    def heard(done: int, total: int) -> None:
-        listen("measure", done / total, f"{done}/{total} commits")
-
-    assert made.files is not None
-    index = data.index_before(data.first_test)
-    with backtest.trial(made.manifest, made.files, index, habits) as suggester:
-        return [one.offered(chooser) for one in backtest.ask(suggester, examples, heard, since=data.test)]

@@ -32,6 +32,38 @@ def encoder(model: Any, quantise: bool) -> bytes:
     """
     graph = Graph(quantise)
     source = graph.input("source", "int64", [1, "S"])
+    embedded, states = _encoded(graph, source, model)
+    _cross_outputs(graph, states, model.decoder)
+    if hasattr(model, "pointer"):
+        _pointer_outputs(graph, source, states, embedded, model)
+    return graph.build()
+
+
+def judge(model: Any, quantise: bool) -> bytes:
+    """Graph of `source` (1, S) and `features` (1, K) to `logit` (1), and to what each token adds (1, S).
+
+    `model` is a `learn.judge.Judge`. What comes behind the encoder keeps float32.
+    """
+    graph = Graph(quantise)
+    source = graph.input("source", "int64", [1, "S"])
+    features = graph.input("features", "float", [1, len(model.mean)])
+    _, states = _encoded(graph, source, model)
+    width = model.logit.in_features - model.metrics.out_features
+    of_text, of_metrics = model.logit.weight[:, :width], model.logit.weight[:, width:]
+    parts = graph.reshape(graph.linear(states, of_text, exact=True), 1, -1)
+    length = graph.op("Cast", graph.op("Shape", source, start=1), to=1)
+    tokens = graph.op("Div", parts, length)
+    slope = (of_metrics @ model.metrics.weight) / model.spread
+    rest = of_metrics @ model.metrics.bias + model.logit.bias - (slope @ model.mean)
+    beside = graph.linear(features, slope, rest, exact=True)
+    total = graph.op("Add", graph.op("ReduceSum", tokens, graph.ints(1)), beside)
+    graph.output(graph.reshape(total, -1), "logit", [1])
+    graph.output(tokens, "tokens", [1, "S"])
+    return graph.build()
+
+
+def _encoded(graph: Graph, source: str, model: Any) -> tuple[str, str]:
+    """The embedded source, and the encoder's states."""
     stack = model.encoder
     embedded = graph.embedding(stack.embed_tokens.weight, source)
     bias = _encoder_bias(graph, source, stack.block[0].layer[0].SelfAttention)
@@ -42,10 +74,7 @@ def encoder(model: Any, quantise: bool) -> bytes:
         mixed = _attention(graph, [query, key, value, "", "", bias], attention)
         stream.add(_output(graph, mixed, attention.o))
         stream.add(_feed_forward(graph, stream.normed, block.layer[1].DenseReluDense, model.config))
-    _cross_outputs(graph, stream.normed, model.decoder)
-    if hasattr(model, "pointer"):
-        _pointer_outputs(graph, source, stream.normed, embedded, model)
-    return graph.build()
+    return embedded, stream.normed
 
 
 def decoder(model: Any, quantise: bool) -> bytes:

@@ -1,15 +1,19 @@
 """How well the risk models rank later commits, and what a score costs in the hook.
 
-    python tests/bench/bench_risk.py labels --csv swift.csv --history swift.git [--csv … --history …]
-    python tests/bench/bench_risk.py own flask.git gin.git axios.git
+    python tests/bench/bench_risk.py labels --csv swift.csv --history swift.git [--csv … --history …] [--tune]
+    python tests/bench/bench_risk.py own flask.git gin.git axios.git [--tune]
     python tests/bench/bench_risk.py definitions --csv swift.csv --history swift.git
     python tests/bench/bench_risk.py cost flask.git
 
 `labels`: models on the labels of a csv (commit, buggy, author_ts, la, …; data of Zeng et al. 2021), 80/20 by
-author time, with its metrics and with ours. `own`: the tool's own labels, judged block by block by what was
-known when each began. `definitions`: our metrics beside those of the csv. `cost`: the hook's flag in turns
-with an interpreter that does nothing. Histories are full clones; state is kept in a copy that is gone
-afterwards. Intervals are 95 %, bootstrap over the commits.
+author time; what there is to choose is chosen on the older part, and the newest fifth is looked at once.
+`own`: the tool's own labels, judged block by block by what was known when each began. With `--tune` a base's
+encoder is tuned as well (`--method`, `--base`, `--epochs`; some minutes a history); for `labels` also with
+messages, which are then taken away again. Both tell what becomes of each score when the changes
+are told differently; `own` whether the lines that weigh most are those that fixes changed. `definitions`: our
+metrics beside those of the csv. `cost`: the hook's flag in turns with an interpreter that does nothing.
+Histories are full clones; state is kept in a copy that is gone afterwards. Intervals are 95 %, bootstrap over
+the commits.
 """
 
 import argparse
@@ -34,11 +38,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from gitpeft.config import load
 from gitpeft.git import Repository
 from gitpeft.history import History
-from gitpeft.learn import defects, hindsight, labels, ranking
-from gitpeft.learn.defects import Labelled, Trial
+from gitpeft.learn import bases, defects, guilt, hindsight, judge, labels, methods, ranking
+from gitpeft.learn.defects import Trial
+from gitpeft.learn.fitting import Labelled
+from gitpeft.learn.judge_export import Teacher
 from gitpeft.learn.replay import Measured, replay
 from gitpeft.metrics import KAMEI, Metrics
-from gitpeft.risk import FEATURES, LINES_ADDED, LOGISTIC
+from gitpeft.risk import FEATURES, LINES_ADDED
 
 _WHO = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
 IDENTITY = dict.fromkeys(_WHO, "bench@example.org")
@@ -90,6 +96,7 @@ class Source:
     name: str
     theirs: Labelled
     ours: Labelled
+    texts: dict[str, judge.Text]
     absent: int
 
 
@@ -97,27 +104,78 @@ def read(table: Path, history: Path) -> Source:
     with open(table, newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["author_ts"]))
     with copy(history) as repository:
-        found = {one.sha: one.metrics for one in measured(repository, joined(repository))}
+        tip = joined(repository)
+        found = {one.sha: one.metrics for one in measured(repository, tip)}
+        with History.open(repository.state_dir) as history_:
+            texts = judge.texts_of(history_, repository, tip)
     here = [row for row in rows if row["commit"] in found]
     theirs = [_metrics(row) for row in here]
     truth = np.array([float(row["buggy"]) for row in here])
     times = np.array([float(row["author_ts"]) for row in here])
     shas = tuple(row["commit"] for row in here)
-    ours = Labelled(tuple(found[sha] for sha in shas), truth, times, shas)
-    return Source(table.stem, replace(ours, metrics=tuple(theirs)), ours, len(rows) - len(here))
+    changes = tuple(texts[sha].change for sha in shas)
+    ours = Labelled(tuple(found[sha] for sha in shas), truth, times, shas, changes)
+    plain = replace(ours, metrics=tuple(theirs), changes=())
+    return Source(table.stem, plain, ours, {sha: texts[sha] for sha in shas}, len(rows) - len(here))
 
 
 def _metrics(row: dict[str, Any]) -> Metrics:
     return Metrics(**{name: type(getattr(Metrics(), name))(float(row[name])) for name in KAMEI})
 
 
-def labelled(sources: Sequence[Source]) -> None:
+@dataclass(frozen=True)
+class Tuning:
+    """How an encoder is tuned: a base, a method, passes over the data."""
+
+    base: str
+    method: str
+    epochs: float
+
+    def teacher(self) -> Teacher:
+        found = methods.of(*methods.parse(self.method))
+        return Teacher(bases.find(self.base), found, 30.0, lesson=self.lesson(0.0))
+
+    def lesson(self, shown: float) -> judge.Lesson:
+        return judge.Lesson(epochs=self.epochs, minutes=30.0, shown=shown)
+
+
+def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
     header()
     for source in sources:
-        for kind, data in (("csv", source.theirs), ("ours", source.ours)):
-            show(f"{source.name}, metrics of {kind}", defects.split(data))
+        show(f"{source.name}, metrics of the csv", defects.split(source.theirs))
+        trial = defects.split(source.ours, teach=how.teacher() if how else None)
+        if how:
+            trial.ranked.update(with_messages(source, how))
+        show(f"{source.name}, metrics of ours", trial)
+        told_differently(source.name, trial)
         print(
             f"| {source.name}: {len(source.ours)} commits, {source.absent} of the csv are not in the clone |"
+        )
+
+
+def with_messages(source: Source, how: Tuning) -> dict[str, ranking.Ranked]:
+    """The newest fifth as an encoder ranks it that learnt with messages and `fix`: with them, and without."""
+    data = source.ours
+    cut = len(data) - round(defects.TEST * len(data))
+    hold = cut - cut // 8
+    parts = (slice(0, hold), slice(hold, cut), slice(cut, None))
+    train, valid, test = map(data.take, parts)
+    told = judge.RiskData(train, valid, test, source.texts)
+    base, method = bases.find(how.base), methods.of(*methods.parse(how.method))
+    tuned = judge.tune(base, method, told, how.lesson(1.0))
+    bare = replace(told.test, metrics=tuple(replace(one, fix=0) for one in told.test.metrics))
+    asked = judge.judged(bare, source.texts, base, tuned.scaling.features, 0.0)
+    removed = replace(tuned.test, scores=judge.scores(tuned.model, asked, base))
+    return {"tuned encoder, message seen": tuned.test, "the same, message removed": removed}
+
+
+def told_differently(name: str, trial: Trial) -> None:
+    for model in trial.parts[0].models:
+        found = hindsight.counterfactuals(model, trial)
+        print(
+            f"| {name} | {model}: AUC in blocks | "
+            + ", ".join(f"{k} {x:.3f}" for k, x in found.items())
+            + " |"
         )
 
 
@@ -128,27 +186,44 @@ def header() -> None:
 
 def show(name: str, trial: Trial) -> None:
     n = f"{len(trial.data)} ({int(trial.data.truth.sum())})"
-    for model in (LINES_ADDED, LOGISTIC):
+    for model in trial.ranked:
         found = ranking.summary(trial.ranked[model], n=1000)
         cells = (f"{x.mean:.3f} ({x.low:.3f}–{x.high:.3f})" for x in (found[key] for key in SHOWN))
         print(f"| {name} | {model} | {n} | " + " | ".join(cells) + " |", flush=True)
-    for key in ("auc", "capture_20"):
-        gap = ranking.difference(trial.ranked[LOGISTIC], trial.ranked[LINES_ADDED], key)
-        print(f"| {name} | difference in {key} | {n} | {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) |")
+    for model in list(trial.ranked)[1:]:
+        for key in ("auc", "capture_20"):
+            gap = ranking.difference(trial.ranked[model], trial.ranked[LINES_ADDED], key)
+            print(
+                f"| {name} | {model} minus lines added, {key} | {n} | "
+                f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) |"
+            )
+    print(f"| {name} | ships: {trial.chosen} |", flush=True)
 
 
-def own(histories: Sequence[Path]) -> None:
+def own(histories: Sequence[Path], how: Tuning | None) -> None:
     header()
     for path in histories:
         with copy(path) as repository:
             tip = repository.resolve("HEAD")
             found = measured(repository, tip)
             verdicts = labels.find(repository, tip, load(repository), lambda *_: None)
-            trial = defects.prequential(found, verdicts, max(one.change.time for one in found))
+            with History.open(repository.state_dir) as history:
+                texts = {sha: one.change for sha, one in judge.texts_of(history, repository, tip).items()}
+            now, teach = max(one.change.time for one in found), how.teacher() if how else None
+            trial = defects.prequential(found, verdicts, now, texts=texts, teach=teach)
+            guilty = guilt.guilt(repository, verdicts.verdicts)
+            checks = (
+                {name: defects.line_check(name, trial, guilty) for name in list(trial.parts[0].models)[2:]}
+                if trial
+                else {}
+            )
         if trial is None:
             print(f"| {path.stem} | not enough history ({len(verdicts.verdicts)} known bugs) |")
         else:
             show(f"{path.stem}, own labels", trial)
+            told_differently(path.stem, trial)
+            for name, one in checks.items():
+                print(f"| {path.stem} | {name}: heaviest line against chance | {one} |")
 
 
 def definitions(sources: Sequence[Source]) -> None:
@@ -183,7 +258,10 @@ def cost(path: Path, rounds: int) -> None:
         repo = Repo(place)
         shas = repo.git("rev-list", "--no-merges", f"-{rounds + 1}", "HEAD").split()
         repo.git("config", "gitpeft.timeoutMs", "20000")
-        programs = {"bare python -I": ["-c", "pass"], "the flag": ["-m", "gitpeft.hook", "risk"]}
+        programs = {
+            "bare python -I": ["-c", "pass"],
+            "the flag": ["-c", "from gitpeft.hook import run; run()", "risk"],
+        }
         wall: dict[str, list[float]] = {name: [] for name in programs}
         cpu: dict[str, list[float]] = {name: [] for name in programs}
         for turn, sha in enumerate(shas):
@@ -216,6 +294,10 @@ def _row(taken: Sequence[float]) -> str:
     return f"{statistics.median(taken):.1f} | {sorted(taken)[int(0.95 * len(taken))]:.1f}"
 
 
+def tuning_of(options: argparse.Namespace) -> Tuning | None:
+    return Tuning(options.base, options.method, options.epochs) if options.tune else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -226,15 +308,24 @@ def main() -> None:
         one.add_argument("--csv", type=Path, action="append", required=True)
         one.add_argument("--history", type=Path, action="append", required=True)
     kinds.add_parser("own").add_argument("histories", type=Path, nargs="+")
+    for kind in ("labels", "own"):
+        one = kinds.choices[kind]
+        one.add_argument("--tune", action="store_true")
+        one.add_argument("--base", default=bases.EMBEDDED)
+        one.add_argument("--method", default="lora")
+        one.add_argument("--epochs", type=float, default=4.0)
     one = kinds.add_parser("cost")
     one.add_argument("history", type=Path)
     one.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
     if options.kind in ("labels", "definitions"):
         sources = [read(table, path) for table, path in zip(options.csv, options.history, strict=True)]
-        (labelled if options.kind == "labels" else definitions)(sources)
+        if options.kind == "labels":
+            labelled(sources, tuning_of(options))
+        else:
+            definitions(sources)
     elif options.kind == "own":
-        own(options.histories)
+        own(options.histories, tuning_of(options))
     else:
         cost(options.history, options.rounds)
 

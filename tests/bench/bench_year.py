@@ -1,11 +1,12 @@
 """A year of a real history, lived again: a model retrained every month against one that never is.
 
-    python tests/bench/bench_year.py --history GITDIR --from 2022-01-01 --months 12 [--budget 2]
+    python tests/bench/bench_year.py --history GITDIR --from 2022-01-01 --months 12 [--first 5] [--budget 2]
 
 On the first day a model is made from all commits before it. Each month both models, the one of the first day
-and the champion, suggest messages for that month's commits, with the exemplars of the month's first day; then
-the champion's retraining runs on the history as it is at the month's end. Writes `year.json`, `year.svg` and
-the table.
+and the champion, suggest messages for that month's commits: once with the exemplars of the month's first day,
+once as in daily use, with the commits before each one among the exemplars. Then `retrain` runs on the history
+as it is at the month's end. Writes `year.json` after each month, `year.svg`, and prints the table; `--show`
+prints and draws again what is in `year.json`.
 """
 
 import argparse
@@ -14,9 +15,10 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,83 +27,108 @@ from gitpeft.bundle import Bundle
 from gitpeft.choose import Chooser
 from gitpeft.diff import Budget
 from gitpeft.git import Repository
-from gitpeft.learn import backtest, dataset, pipeline, retrain
+from gitpeft.learn import backtest, charts, dataset, pipeline, retrain
 from gitpeft.learn.dataset import Dataset, Example
 from gitpeft.learn.evaluate import b_norm, bootstrap, paired_bootstrap
 from gitpeft.learn.pipeline import Plan
 
+NEVER, CHAMPION, KEPT_UP = "never retrained", "champion", ", kept up"
+SYSTEMS = (NEVER, CHAMPION, NEVER + KEPT_UP, CHAMPION + KEPT_UP)
+
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month: B-Norm of each commit by both models, and what the retraining at its end came to."""
+    """A month: B-Norm of each commit by system, and what the retraining at its end came to and cost.
+
+    `seconds` are those of the clock, `cpu` of all processors; `tasks` as in `retrain.Retrained`.
+    """
 
     name: str
-    never: list[float]
-    champion: list[float]
+    scores: dict[str, list[float]]
     action: str
-    reason: str
+    tasks: dict[str, Any]
+    labels: dict[str, int]
     seconds: float
+    cpu: float
 
 
 def main() -> None:
     """Live the year, month by month."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--history", type=Path, required=True)
-    options.add_argument("--from", dest="start", type=date.fromisoformat, required=True)
+    options.add_argument("--history", type=Path)
+    options.add_argument("--from", dest="start", type=date.fromisoformat)
     options.add_argument("--months", type=int, default=12)
-    options.add_argument("--budget", type=float, default=2.0, help="minutes of each training")
+    options.add_argument("--first", type=float, default=5.0, help="minutes of the first training")
+    options.add_argument("--budget", type=float, default=2.0, help="minutes of each retraining")
     options.add_argument("--out", type=Path, default=Path("year"))
+    options.add_argument("--show", action="store_true", help="only the table and the plot of an earlier run")
     given = options.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gitpeft-year-") as scratch:
-        clone = Path(scratch) / "clone.git"
-        subprocess.run(["git", "clone", "-q", "--bare", str(given.history), str(clone)], check=True)
-        months = live(Repository.open(clone), given.start, given.months, given.budget)
-    (given.out / "year.json").write_text(json.dumps([asdict(one) for one in months], indent=1))
+    if not given.show:
+        with tempfile.TemporaryDirectory(prefix="gitpeft-year-") as scratch:
+            clone = Path(scratch) / "clone.git"
+            subprocess.run(["git", "clone", "-q", "--bare", str(given.history), str(clone)], check=True)
+            budgets = given.first, given.budget
+            live(Repository.open(clone), given.start, given.months, budgets, given.out / "year.json")
+    months = [Month(**one) for one in json.loads((given.out / "year.json").read_text())]
     (given.out / "year.svg").write_text(plot(months))
     print(table(months))
 
 
-def live(repo: Repository, start: date, count: int, budget: float) -> list[Month]:
-    """Every month from `start` on."""
+def live(repo: Repository, start: date, count: int, budgets: tuple[float, float], out: Path) -> None:
+    """Every month from `start` on, each written when it is over; `budgets` of the first and the others."""
     firsts = [later(start, number) for number in range(count + 1)]
-    plan = Plan(until=tip_before(repo, firsts[0]), minutes=budget)
-    pipeline.run(repo, plan, quiet)
+    pipeline.run(repo, Plan(until=tip_before(repo, firsts[0]), minutes=budgets[0]), quiet)
     first = active(repo)
+    months: list[Month] = []
     with tempfile.TemporaryDirectory(prefix="gitpeft-never-") as kept:
         never = Bundle(Path(shutil.copytree(first.path, Path(kept) / first.id)), first.manifest)
-        return [month(repo, never, begin, end, budget) for begin, end in pairwise(firsts)]
+        for begin, end in pairwise(firsts):
+            months.append(month(repo, never, begin, end, budgets[1]))
+            out.write_text(json.dumps([asdict(one) for one in months], indent=1))
 
 
 def month(repo: Repository, never: Bundle, begin: date, end: date, budget: float) -> Month:
     """Suggest for the month's commits, then retrain."""
     before, after = tip_before(repo, begin), tip_before(repo, end)
+    scores = asked_in(repo, never, before, after)
+    started, spent = time.monotonic(), time.process_time()
+    done = retrain.run(repo, Plan(until=after, minutes=budget), quiet)
+    seconds, cpu = time.monotonic() - started, time.process_time() - spent
+    asked = len(scores[NEVER])
+    print(f"{begin:%Y-%m}: {asked} commits; {done.action}: {done.reason} ({seconds:.0f} s)", flush=True)
+    return Month(f"{begin:%Y-%m}", scores, done.action, done.tasks, done.labels, seconds, cpu)
+
+
+def asked_in(repo: Repository, never: Bundle, before: str, after: str) -> dict[str, list[float]]:
+    """B-Norm of each system on the usable commits of `after` that `before` has not."""
     known = {sha for sha, _ in repo.rev_list(before)}
     records = pipeline.mine(repo, after, quiet).records
-    fresh = sum(record.sha not in known for record in dataset.usable(records))
-    scores: list[list[float]] = [[], []]
-    if fresh:
-        size = len(dataset.usable(records))
-        data = dataset.make(records, Budget().exemplars, 0.1, (fresh - 0.25) / size)
-        asked = [one for one in data.test if one.sha not in known]
-        scores = [score(model, data, asked) for model in (never, active(repo))]
-    started = time.monotonic()
-    done = retrain.run(repo, Plan(until=after, minutes=budget), quiet)
-    seconds = time.monotonic() - started
-    print(f"{begin:%Y-%m}: {fresh} commits; {done.action}: {done.reason} ({seconds:.0f} s)", flush=True)
-    return Month(f"{begin:%Y-%m}", scores[0], scores[1], done.action, done.reason, seconds)
+    usable = dataset.usable(records)
+    fresh = sum(one.sha not in known for one in usable)
+    if not fresh:
+        return {name: [] for name in SYSTEMS}
+    data = dataset.make(records, Budget().exemplars, 0.1, (fresh - 0.25) / len(usable))
+    asked = [one for one in data.test if one.sha not in known]
+    models = {NEVER: never, CHAMPION: active(repo)}
+    return {
+        name + way: score(model, data, asked, data.test if way else ())
+        for way in ("", KEPT_UP)
+        for name, model in models.items()
+    }
 
 
-def score(model: Bundle, data: Dataset, asked: list[Example]) -> list[float]:
-    """B-Norm of what a model would have put first."""
+def score(model: Bundle, data: Dataset, asked: list[Example], since: Sequence[Example]) -> list[float]:
+    """B-Norm of what a model would have put first; with `since` among the exemplars as they come."""
     chooser = Chooser.of(model.json(bundles.CHOOSER), model.manifest.kind)
     index = data.index_before(data.first_test)
     with backtest.trial(model.manifest, model.path, index, model.json(bundles.STYLE)) as suggester:
-        offered = [one.offered(chooser) for one in backtest.ask(suggester, asked)]
+        offered = [one.offered(chooser) for one in backtest.ask(suggester, asked, since=since)]
     return b_norm(offered, [one.message for one in asked])
 
 
 def active(repo: Repository) -> Bundle:
+    """The champion."""
     found = bundles.active(repo.state_dir)
     assert found is not None
     return found
@@ -113,6 +140,7 @@ def tip_before(repo: Repository, day: date) -> str:
 
 
 def later(day: date, months: int) -> date:
+    """The same day so many months later."""
     years, month_ = divmod(day.month - 1 + months, 12)
     return date(day.year + years, month_ + 1, 1)
 
@@ -125,56 +153,88 @@ def quiet(_step: str, _done: float, _detail: str) -> None:
 
 
 def table(months: list[Month]) -> str:
-    """Month by month, and the year as a whole with its interval."""
-    lines = ["| month | n | never retrained | champion | retraining | seconds |", "|---|---|---|---|---|---|"]
+    """Month by month, and the year as a whole with its intervals."""
+    head = ["month", "n", *SYSTEMS, "duel of messages", "duel of risk", "s", "CPU s"]
+    lines = [row(head), row(["---"] * len(head))]
     for one in months:
+        cells = [mean(one.scores[name]) for name in SYSTEMS]
+        duels = [fought(one.tasks.get(task)) for task in (retrain.MESSAGE, retrain.RISK)]
         lines.append(
-            f"| {one.name} | {len(one.never)} | {mean(one.never)} | {mean(one.champion)} "
-            f"| {one.action} | {one.seconds:.0f} |"
+            row(
+                [
+                    one.name,
+                    str(len(one.scores[NEVER])),
+                    *cells,
+                    *duels,
+                    f"{one.seconds:.0f}",
+                    f"{one.cpu:.0f}",
+                ]
+            )
         )
-    never = [value for one in months for value in one.never]
-    champion = [value for one in months for value in one.champion]
-    total = sum(one.seconds for one in months)
-    lines.append(f"| all | {len(never)} | {mean(never)} | {mean(champion)} | | {total:.0f} |")
-    lost, held = sum(one.action == "aside" for one in months), sum(one.action != "none" for one in months)
-    if never:
-        gain = paired_bootstrap(champion, never, seed=0)
-        lines += [
-            "",
-            f"Champion minus never retrained: {gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f}).",
-        ]
-    return "\n".join([*lines, f"The challenger lost {lost} of {held} duels."])
+    whole = {name: [value for one in months for value in one.scores[name]] for name in SYSTEMS}
+    spent = [f"{sum(getattr(one, name) for one in months):.0f}" for name in ("seconds", "cpu")]
+    means = [mean(whole[name], interval=True) for name in SYSTEMS]
+    lines.append(row(["all", str(len(whole[NEVER])), *means, "", "", *spent]))
+    return "\n".join([*lines, "", *verdicts(months, whole)])
 
 
-def mean(values: list[float]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A line of the table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def fought(verdict: dict[str, Any] | None) -> str:
+    """A duel in a cell."""
+    if not verdict or not verdict["duel"]:
+        return "-"
+    one = verdict["duel"]
+    digits = {"B-Norm": 1, "AUC": 3}.get(one["metric"], 4)
+    values = ", ".join(f"{one[name]:+.{digits}f}" for name in ("low", "high"))
+    return f"{'won' if verdict['won'] else 'lost'} {one['difference']:+.{digits}f} ({values})"
+
+
+def verdicts(months: list[Month], whole: dict[str, list[float]]) -> list[str]:
+    """What the year says, in sentences."""
+    lines = []
+    for way in ("", KEPT_UP):
+        if whole[NEVER]:
+            gain = paired_bootstrap(whole[CHAMPION + way], whole[NEVER + way], seed=0)
+            lines.append(
+                f"Champion minus never retrained{way}: "
+                f"{gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f}) B-Norm."
+            )
+    for task in (retrain.MESSAGE, retrain.RISK):
+        held = [one.tasks[task] for one in months if one.tasks.get(task) and one.tasks[task]["duel"]]
+        lost = sum(not one["won"] for one in held)
+        lines.append(f"The challenger for {task} lost {lost} of {len(held)} duels.")
+    return lines
+
+
+def mean(values: list[float], *, interval: bool = False) -> str:
+    """The mean; with its 95 % interval where asked for."""
     if not values:
         return "-"
     one = bootstrap(values, seed=0)
-    return f"{one.mean:.1f} ({one.low:.1f}–{one.high:.1f})"
+    return f"{one.mean:.1f} ({one.low:.1f}–{one.high:.1f})" if interval else f"{one.mean:.1f}"
 
 
-def plot(months: list[Month], width: int = 640, height: int = 300) -> str:
-    """Running mean of both models over the commits of the year, as SVG."""
-    series: dict[str, Any] = {"never": [], "champion": []}
-    for name, values in series.items():
-        total = 0.0
-        for place, value in enumerate((v for one in months for v in getattr(one, name)), 1):
-            total += value
-            values.append(total / place)
-    top = max((max(values[5:], default=0) for values in series.values()), default=1) * 1.2 or 1
-    lines = []
-    for (name, values), colour in zip(series.items(), ("#888888", "#2266cc"), strict=True):
-        step = (width - 60) / max(1, len(values) - 1)
-        points = " ".join(
-            f"{40 + i * step:.1f},{height - 30 - min(v, top) / top * (height - 50):.1f}"
-            for i, v in enumerate(values)
-        )
-        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>')
-        label = "never retrained" if name == "never" else "retrained every month"
-        lines.append(f'<text x="50" y="{20 + 16 * len(lines) // 2}" fill="{colour}">{label}</text>')
-    axis = f'<text x="40" y="{height - 8}">commits of the year; running mean of B-Norm, 0 to {top:.1f}</text>'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-    return "\n".join([f'{head}font-family="sans-serif" font-size="12">', *lines, axis, "</svg>", ""])
+def plot(months: list[Month]) -> str:
+    """Running means of all systems over the commits of the year, as an SVG file."""
+    lines = {}
+    for name in SYSTEMS:
+        values = [value for one in months for value in one.scores[name]]
+        running = [total / place for place, total in enumerate(accumulate(values), 1)]
+        lines[name] = [(float(place), value) for place, value in enumerate(running, 1)][FIRST_SHOWN:]
+    title = f"Retrained every month, {months[0].name} to {months[-1].name}"
+    figure = charts.chart(title, "commits of the year", "B-Norm, running mean", lines)
+    drawing = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
+    return (
+        drawing.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif"', 1) + "\n"
+    )
+
+
+FIRST_SHOWN = 10
+"""Commits before the first point: a running mean of fewer says nothing."""
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 import json
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gitpeft.errors import GitpeftError
-from gitpeft.learn import defects, ranking
+from gitpeft.learn import defects, fitting, ranking
 from gitpeft.learn.replay import Measured
 from gitpeft.metrics import DAY, Metrics
 from gitpeft.past import Change, Touch
@@ -107,7 +108,7 @@ def test_a_block_is_judged_by_what_was_known_when_it_began(monkeypatch: pytest.M
     now = measured[-1].change.time
     asked: list[tuple[int, int]] = []
 
-    def watch(known: list[Measured], labels: Found, when: int) -> defects.Labelled:
+    def watch(known: list[Measured], labels: Found, when: int, **texts: Any) -> fitting.Labelled:
         asked.append((max(one.change.time for one in known), when))
         return label(known, labels, when)
 
@@ -136,10 +137,10 @@ def test_the_fit_is_the_minimum() -> None:
     measured, found = history(300, 9, 0.5)
     data = defects.label(measured, found, measured[-1].change.time)
     names, ridge = ("la", "nuc"), 3.0
-    model = defects.regression(data, names, ridge)
-    x = defects.design(data, names)
+    model = fitting.regression(data, names, ridge)
+    x = fitting.design(data, names)
     mean, spread = x.mean(0), x.std(0) + 1e-9
-    penalty = np.array([defects._FREE, ridge])
+    penalty = np.array([fitting._FREE, ridge])
 
     def loss(weights: np.ndarray, bias: float) -> float:
         z = (x - mean) / spread @ weights + bias
@@ -187,6 +188,6 @@ def test_percentiles_go_from_0_to_100() -> None:
 
 
 def test_more_lines_are_never_less_risky_by_lines_added() -> None:
-    model = defects.lines_added()
+    model = fitting.lines_added()
     values = [model.score(Metrics(la=n)) for n in (0, 1, 10, 1000)]
     assert values == sorted(values) and scaled(Metrics(la=0), ("la",)) == [0.0]

@@ -15,7 +15,7 @@ from gitpeft.git import Repository
 from gitpeft.learn import charts, defects, hindsight, labels
 from gitpeft.learn.replay import Measured
 from gitpeft.metrics import DAY
-from gitpeft.risk import LINES_ADDED, LOGISTIC
+from gitpeft.risk import COMBINED, LINES_ADDED, LOGISTIC
 from tests.gitrepo import Repo
 from tests.learn.test_defects import Found, history
 from tests.test_cli import Call, gitpeft
@@ -26,6 +26,7 @@ __all__ = ["gitpeft"]
 @dataclass
 class Verdict:
     fixes: tuple[str, ...]
+    lines: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass
@@ -124,6 +125,7 @@ def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         == {
             LINES_ADDED,
             LOGISTIC,
+            COMBINED,
         }
     )
     nowhere = gitpeft("backtest", "--repo", repo.path, "--out", tmp_path / "no" / "b.html")

@@ -11,7 +11,7 @@ import torch
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import bases, judge, methods, ranking
 from gitpeft.learn.arrays import Judged
-from gitpeft.learn.defects import Labelled
+from gitpeft.learn.fitting import Labelled
 from gitpeft.learn.judge import Lesson, RiskData, Scaling, Text
 from gitpeft.metrics import DAY, Metrics
 from tests import tinymodel
@@ -46,9 +46,10 @@ def data(count: int = 60) -> RiskData:
     metrics = tuple(Metrics(nf=1, la=int(dice.integers(1, 90))) for _ in range(count))
     shas = tuple(f"{i:040x}" for i in range(count))
     texts = {sha: Text(BUGGY if bad else CLEAN, "a message") for sha, bad in zip(shas, truth, strict=True)}
-    whole = Labelled(metrics, truth, np.arange(count) * float(DAY), shas)
+    whole = Labelled(metrics, truth, DAY * np.arange(count, dtype=np.float64), shas)
     parts = (slice(0, count * 2 // 3), slice(count * 2 // 3, count * 5 // 6), slice(count * 5 // 6, count))
-    return RiskData(*map(whole.take, parts), texts=texts)
+    train, valid, test = map(whole.take, parts)
+    return RiskData(train, valid, test, texts)
 
 
 @pytest.mark.parametrize("text", METHODS)

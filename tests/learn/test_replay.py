@@ -109,7 +109,7 @@ def asked(repo: Repo, shas: list[str]) -> dict[str, Metrics]:
                 repo.git("symbolic-ref", "HEAD", "refs/heads/unborn")
             repo.git("read-tree", sha)
             mail, when = repo.git("log", "-1", "--format=%ae %ct", sha).split()
-            _, change = risk.staged(repository, history.author(f"<{mail}>"), int(when))
+            _, change, _ = risk.staged(repository, history.author(f"<{mail}>"), int(when))
             with history.before(repository, repository.head(), keep=bool(hash(sha) % 2)) as past:
                 found[sha] = measure(past, change)
     return found

@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 
 from gitpeft import bundle as bundles
-from gitpeft import versions
+from gitpeft import drift, versions
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import bases, methods, pipeline, retrain, warm
+from gitpeft.learn import bases, duel, methods, pipeline, retrain, warm
+from gitpeft.learn.duel import B_NORM, Duel, Verdict
 from gitpeft.learn.pipeline import Plan
-from gitpeft.learn.retrain import Duel, Retrained
+from gitpeft.learn.retrain import Retrained
+from gitpeft.risk import Model
 from gitpeft.suggest import open_active
 from tests import generated
 from tests.gitrepo import Repo
-from tests.killing import asked_meanwhile
+from tests.killing import asked_meanwhile, every_kill
 from tests.learn.conftest import Built, loosen
 from tests.learn.test_pipeline import CHANGE, nobody
 from tests.test_cli import Call, gitpeft
@@ -71,8 +73,8 @@ def state(repo: Repo) -> Path:
 
 def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
     """Let every duel end like this."""
-    one = Duel(30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
-    monkeypatch.setattr(retrain, "duel", lambda *_: one)
+    one = Duel(B_NORM, 30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
+    monkeypatch.setattr(duel, "message", lambda *_: Verdict.of(one))
 
 
 # --- what is learnt from ------------------------------------------------------------------------------------
@@ -134,14 +136,18 @@ def test_a_retraining_from_end_to_end(copied: Repo, built: Built) -> None:
     before = bundles.pointer(state(copied))[0]
     done = run(copied, built)
     assert done.warm and done.new == MORE and done.cost["steps"] > 0 and done.champion == before
-    [one] = done.duels.values()
+    one = done.tasks["message"]["duel"]
     assert one["n"] == 36 and one["low"] <= one["difference"] <= one["high"]
     assert one["difference"] == pytest.approx(one["challenger"] - one["champion"])
     assert done.action == ("activated" if one["difference"] >= 0 else "aside")
     made = bundles.open_bundle(state(copied) / "models" / done.bundle)
     bundles.verify(made)
     kept = made.manifest.metrics["duel"]
-    assert kept["champion"] == before and kept["tasks"] == done.duels and kept["verdict"] == done.reason
+    assert (
+        kept["champion"] == before
+        and kept["tasks"] == json.loads(json.dumps(done.tasks))
+        and kept["verdict"] == done.reason
+    )
     assert made.manifest.commits["held"] == 36 and made.manifest.commits["count"] == FIRST + MORE
     assert bundles.pointer(state(copied))[0] == (done.bundle if done.action == "activated" else before)
     assert open_active(state(copied)).suggest(CHANGE, "")
@@ -166,6 +172,46 @@ def test_at_least_as_good_is_the_rule(
     assert not pipeline.last_trained(Repository.open(copied.path)).rival, "export goes round no duel"
 
 
+@pytest.mark.parametrize("message", [1.0, -1.0])
+@pytest.mark.parametrize("risk", [True, False])
+def test_each_task_goes_its_own_way(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch, message: float, risk: bool
+) -> None:
+    """The winner of one task takes its place beside the champion of the other."""
+    old = bundles.active(state(copied))
+    assert old is not None
+    judged(monkeypatch, message)
+    monkeypatch.setattr(retrain, "_judge_risk", lambda *_: Verdict(risk, "as told"))
+    done = run(copied, built, plan={"minutes": 0.02})
+    new = bundles.active(state(copied))
+    assert new is not None and (new.id == done.bundle) == (done.action == "activated")
+    assert done.action == ("activated" if message > 0 or risk else "aside")
+    assert (new.read("encoder.onnx") != old.read("encoder.onnx")) == (message > 0)
+    assert (new.read("risk.json") != old.read("risk.json")) == risk
+    bundles.verify(new)
+    assert open_active(state(copied)).suggest(CHANGE, "")
+    assert done.tasks["message"]["won"] == (message > 0) and done.tasks["risk"]["won"] == risk
+    listed = {one.id: one for one in versions.listing(state(copied))}
+    lost = done.aside or (done.bundle if done.action == "aside" else "")
+    assert bool(lost) == (message < 0) and (not lost or "B-Norm" in listed[lost].aside)
+    tip = copied.git("rev-parse", "HEAD")
+    assert drift.looked_at(state(copied), new.id) == ("" if message > 0 else tip)
+    if risk and message < 0:
+        assert new.manifest.commits == old.manifest.commits, "what it was taught is what it was"
+        assert new.manifest.metrics["duel"]["won"] and listed[new.id].state == "active"
+
+
+def test_only_the_score_is_new(copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No new commit for messages, but a bug became known: the score alone is held against the old one."""
+    copied.git("reset", "-q", "--hard", f"HEAD~{MORE}")
+    before = bundles.pointer(state(copied))[0]
+    monkeypatch.setattr(retrain, "_judge_risk", lambda *_: Verdict(True, "as told"))
+    done = run(copied, built)
+    assert done.action == "activated" and done.taught == 0 and list(done.tasks) == ["risk"]
+    assert bundles.pointer(state(copied)) == (done.bundle, before)
+    assert open_active(state(copied)).suggest(CHANGE, "")
+
+
 def test_who_is_asked_may_say_no(copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     before = bundles.pointer(state(copied))[0]
     judged(monkeypatch, 1.0)
@@ -179,11 +225,11 @@ def test_a_model_that_was_pulled_meanwhile_is_not_overrun(
 ) -> None:
     from tests import tinymodel
 
-    def pulled(*_: object) -> Duel:
+    def pulled(*_: object) -> Verdict:
         tinymodel.bundle(state(copied), created="2030-01-01T00:00:00Z")
-        return Duel(30, 10, 12, 2, 1, 3)
+        return Verdict.of(Duel(B_NORM, 30, 10, 12, 2, 1, 3))
 
-    monkeypatch.setattr(retrain, "duel", pulled)
+    monkeypatch.setattr(duel, "message", pulled)
     done = run(copied, built, plan={"minutes": 0.02})
     assert done.action == "aside" and "another model was activated" in done.reason
     assert bundles.pointer(state(copied))[0] not in (done.bundle, done.champion)
@@ -208,7 +254,7 @@ def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
 ) -> None:
     before = bundles.pointer(state(copied))[0]
     with asked_meanwhile(state(copied), tmp_path, CHANGE):
-        for step in ("train", "export", "choose", "measure"):
+        for step in ("train", "export", "choose", "risk", "measure"):
             child = os.fork()
             if child == 0:
 
@@ -226,6 +272,33 @@ def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
     heard: list[str] = []
     done = run(copied, built, lambda _step, _share, detail: heard.append(detail), plan={"minutes": 0.02})
     assert "already trained" in heard and done.bundle
+
+
+@pytest.mark.slow
+def test_killed_anywhere_while_a_score_is_renewed(
+    copied: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "now", lambda: "2030-01-01T00:00:00Z")  # each try makes the same bundle
+    repo = Repository.open(copied.path)
+    champion = bundles.active(state(copied))
+    assert champion is not None
+    (tmp_path / "risk").mkdir()
+    (tmp_path / "risk" / "risk.json").write_text(Model(why="another one").to_json())
+
+    def renew() -> None:
+        retrain.renew_risk(repo, champion, tmp_path / "risk", {"duel": {"won": True}})
+
+    number = 0
+    with asked_meanwhile(state(copied), tmp_path, CHANGE):
+        for step in every_kill(renew, stride=3):
+            number = step
+            now = bundles.active(state(copied))
+            assert now is not None
+            bundles.verify(now)
+            assert now.read("encoder.onnx") == champion.read("encoder.onnx")
+    assert number > 30
+    now = bundles.active(state(copied))
+    assert now is not None and now.json("risk.json")["why"] == "another one"
 
 
 # --- the command --------------------------------------------------------------------------------------------

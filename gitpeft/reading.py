@@ -1,0 +1,88 @@
+"""What an encoder reads in a change: hides its graph, its input, and what each line adds to the verdict.
+
+The graph is made by `learn.judge_export`: the tuned encoder of a base, the mean of its states, the metrics,
+and one weighted sum over all of them. So the verdict is a sum over the tokens, and each line has its share.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from gitpeft.bundle import JUDGE, TOKENIZER, Bundle
+from gitpeft.decode import Later, session
+from gitpeft.diff import Budget, Piece, pieces
+from gitpeft.errors import GitpeftError
+from gitpeft.metrics import Metrics
+from gitpeft.record import changed, record
+from gitpeft.risk import FEATURES, scaled
+
+if TYPE_CHECKING:
+    from gitpeft.codec import TokenCodec
+
+MESSAGE_TOKENS = 40
+
+
+@record(frozen=True, slots=True)
+class Reading:
+    """The logit, and what each line that was read (path, the line with its sign) adds to it."""
+
+    logit: float
+    lines: tuple[tuple[str, str, float], ...]
+
+
+def source(change: str, message: str, budget: Budget, codec: "TokenCodec") -> list[Piece]:
+    """What an encoder is given of a compact change; its message comes first, "" where there is none yet."""
+    like = (message,) if message else ()
+    found = pieces(change, like, "", changed(budget, exemplar_tokens=MESSAGE_TOKENS), codec)
+    return found or [Piece([codec.end])]
+
+
+class Reader:
+    """An exported judge. The graph is loaded in the background, and waited for when first asked.
+
+    GitpeftError, on asking, where it is none.
+    """
+
+    def __init__(self, graph: Callable[[], bytes], codec: Callable[[], "TokenCodec"], budget: Budget) -> None:
+        self._session = Later(lambda: session(graph(), 1))
+        self._codec = Later(codec)
+        self._budget = budget
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Reader | None":
+        """That of a bundle; None where it has none."""
+        if JUDGE not in bundle:
+            return None
+
+        def codec() -> "TokenCodec":
+            from tokenizers import Tokenizer
+
+            from gitpeft.codec import TokenCodec
+
+            return TokenCodec(Tokenizer.from_str(bundle.read(TOKENIZER).decode()))
+
+        return cls(lambda: bundle.read(JUDGE), codec, Budget(**bundle.manifest.budget))
+
+    def read(self, change: str, metrics: Metrics) -> Reading:
+        """The verdict about a compact change."""
+        found = source(change, "", self._budget, self._codec.get())
+        logit, tokens = self._run([i for piece in found for i in piece.ids], scaled(metrics, FEATURES))
+        lines, at = [], 0
+        for piece in found:
+            end = at + len(piece.ids)
+            if piece.line:
+                lines.append((piece.path, piece.line, sum(tokens[at:end])))
+            at = end
+        return Reading(logit, tuple(lines))
+
+    def _run(self, ids: Sequence[int], features: Sequence[float]) -> tuple[float, list[float]]:
+        import numpy as np
+
+        feeds = {"source": np.array([ids], np.int64), "features": np.array([features], np.float32)}
+        try:
+            logit, tokens = self._session.get().run(["logit", "tokens"], feeds)
+        except GitpeftError:
+            raise
+        except Exception as error:  # the library has no common base of its errors
+            reason = " ".join(str(error).split())[:200]
+            raise GitpeftError(f"the risk model cannot read: {reason}", "run `gitpeft init`") from None
+        return float(logit[0]), [float(x) for x in tokens[0]]

@@ -1,0 +1,158 @@
+"""Dataclasses for the hook's path: hides that nothing is generated before a class is used.
+
+`dataclasses` imports `inspect`, and compiles six functions for every class: 30 ms in each commit, most of it
+for classes of which that commit never makes an instance. `record` means the same for the arguments that it
+knows (a test holds the two against each other). Type checkers see the original; the functions `replace`,
+`asdict` and `fields` of `dataclasses` work on records too, and cost the import again.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+__all__ = ["changed", "field", "names", "record"]
+
+_Record = TypeVar("_Record")
+_NOTHING: Any = object()
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as record
+    from dataclasses import field as field
+else:
+
+    def record(*, frozen: bool = False, slots: bool = False):
+        """A class decorator: `@record(frozen=…, slots=…)` in place of `@dataclass(frozen=…, slots=…)`."""
+        return lambda cls: _made(cls, frozen, slots)
+
+    def field(*, default=_NOTHING, default_factory=_NOTHING, repr=True, compare=True):
+        """As `dataclasses.field`."""
+        return _Field(default, default_factory, repr, compare)
+
+
+def names(cls: type) -> tuple[str, ...]:
+    """The names of a record's fields, in order."""
+    return tuple(_fields(cls))
+
+
+def changed(instance: _Record, **values: Any) -> _Record:
+    """A copy with other values for some fields, as `dataclasses.replace` makes it."""
+    kind = type(instance)
+    return kind(**{name: getattr(instance, name) for name in _fields(kind)} | values)
+
+
+class _Field:
+    """What was said of one field."""
+
+    def __init__(self, default: Any, factory: Any, repr: bool, compare: bool) -> None:
+        self.default, self.factory, self.repr, self.compare = default, factory, repr, compare
+
+    def original(self) -> Any:
+        """The same for `dataclasses`."""
+        import dataclasses
+
+        given = {"default": self.default, "default_factory": self.factory}
+        given = {name: value for name, value in given.items() if value is not _NOTHING}
+        return dataclasses.field(**given, repr=self.repr, compare=self.compare)
+
+
+class _Original:
+    """The fields as `dataclasses` wants them, made when it asks."""
+
+    def __get__(self, _: object, owner: type) -> Any:
+        import dataclasses
+
+        given = {name: one.original() for name, one in _fields(owner).items()}
+        twin = type(owner.__name__, (), {"__annotations__": owner.__annotations__, **given})
+        return vars(dataclasses.dataclass(twin))["__dataclass_fields__"]
+
+
+def _fields(cls: type) -> dict[str, _Field]:
+    found: dict[str, _Field] = vars(cls)["__record__"]
+    return found
+
+
+def _made(cls: type, frozen: bool, slots: bool) -> type:
+    """The class again, with what a dataclass has and it does not define itself."""
+    body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    given = {name: _as_field(body.pop(name, _NOTHING)) for name in cls.__annotations__}
+    compared = tuple(name for name, one in given.items() if one.compare)
+    shown = tuple(name for name, one in given.items() if one.repr)
+    own = {"__record__": given, "__dataclass_fields__": _Original(), "__match_args__": tuple(given)}
+    own |= {
+        "__repr__": _repr(shown),
+        "__eq__": _eq(compared),
+        "__hash__": _hash(compared) if frozen else None,
+    }
+    if frozen:
+        own |= {"__setattr__": _refuse, "__delattr__": _refuse, "__reduce__": _reduce}
+    if slots:
+        own["__slots__"] = tuple(given)
+    made = type(cls)(cls.__name__, cls.__bases__, own | body)
+    made.__qualname__ = cls.__qualname__
+    if "__init__" not in body:
+        _set_init(made, frozen)
+    return made
+
+
+def _as_field(value: Any) -> _Field:
+    return value if isinstance(value, _Field) else _Field(value, _NOTHING, repr=True, compare=True)
+
+
+def _set_init(cls: Any, frozen: bool) -> None:
+    """Give a class an `__init__` that compiles the real one, which takes its place, when first called."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        cls.__init__ = _init(cls, frozen)
+        cls.__init__(self, *args, **kwargs)
+
+    cls.__init__ = __init__
+
+
+def _init(cls: type, frozen: bool) -> Callable[..., None]:
+    """As fast as one by hand: histories of many thousand commits are made of records."""
+    scope: dict[str, Any] = {"nothing": _NOTHING, "put": object.__setattr__}
+    taken, lines = ["self"], ["pass"]
+    for name, one in _fields(cls).items():
+        value = name
+        if one.factory is not _NOTHING:
+            scope[f"make_{name}"] = one.factory
+            value = f"make_{name}() if {name} is nothing else {name}"
+        scope[f"default_{name}"] = one.default
+        optional = one.default is not _NOTHING or one.factory is not _NOTHING
+        taken.append(f"{name}=default_{name}" if optional else name)
+        lines.append(f"put(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
+    text = f"def __init__({', '.join(taken)}):\n " + "\n ".join(lines)
+    exec(text, scope)  # noqa: S102 - the names are those of a class in this package, as in `dataclasses` itself
+    made: Callable[..., None] = scope["__init__"]
+    made.__qualname__ = f"{cls.__qualname__}.__init__"
+    return made
+
+
+def _repr(shown: tuple[str, ...]) -> Callable[[Any], str]:
+    def __repr__(self: Any) -> str:
+        values = (f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"{type(self).__qualname__}({', '.join(values)})"
+
+    return __repr__
+
+
+def _eq(compared: tuple[str, ...]) -> Callable[[Any, object], Any]:
+    def __eq__(self: Any, other: object) -> Any:
+        if type(other) is not type(self):
+            return NotImplemented
+        return [getattr(self, name) for name in compared] == [getattr(other, name) for name in compared]
+
+    return __eq__
+
+
+def _hash(compared: tuple[str, ...]) -> Callable[[Any], int]:
+    return lambda self: hash(tuple(getattr(self, name) for name in compared))
+
+
+def _refuse(_: Any, name: str, *value: Any) -> None:
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"cannot {'assign to' if value else 'delete'} field {name!r}")
+
+
+def _reduce(self: Any) -> tuple[Any, ...]:
+    return type(self), tuple(getattr(self, name) for name in _fields(type(self)))

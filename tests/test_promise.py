@@ -1,0 +1,85 @@
+"""The promises of a risk score: the test of them, when it is made, and what `status` says."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from gitpeft import bundle as bundles
+from gitpeft import config, promise, standing
+from gitpeft.git import Repository
+from gitpeft.promise import Promise
+from tests import tinymodel
+from tests.gitrepo import Repo
+
+
+def test_the_distribution_is_the_binomial_where_all_chances_are_one() -> None:
+    for p, n in ((0.3, 10), (0.0, 4), (1.0, 4), (0.5, 1)):
+        exact = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+        assert promise.distribution([p] * n) == pytest.approx(exact)
+    assert promise.distribution([0.2, 0.7]) == pytest.approx([0.8 * 0.3, 0.2 * 0.3 + 0.8 * 0.7, 0.2 * 0.7])
+    assert promise.distribution([]) == [1.0]
+
+
+def judged(n: int, chance: float, buggy: int) -> list[tuple[float, bool]]:
+    return [(chance, number < buggy) for number in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("n", "chance", "buggy", "broken"),
+    [(100, 0.1, 10, False), (100, 0.1, 14, False), (100, 0.1, 25, True), (100, 0.3, 10, True),
+     (40, 0.01, 4, False), (40, 0.01, 5, True), (0, 0.5, 0, False)],
+)  # fmt: skip
+def test_a_promise_is_broken_beyond_chance(n: int, chance: float, buggy: int, broken: bool) -> None:
+    found = Promise.of(judged(n, chance, buggy))
+    assert found.broken == broken and 0 <= found.chance <= 1
+    assert (found.n, found.found) == (n, buggy) and found.promised == pytest.approx(n * chance)
+
+
+def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo) -> None:
+    tip = repo.commit("Start", **{"a": "1"})
+    repository = Repository.open(repo.path)
+    tinymodel.bundle(repository.state_dir, commits={"to": tip, "count": 300})
+    active = bundles.active(repository.state_dir)
+    assert active is not None
+    asked: list[str] = []
+
+    def judge(_: Repository, bundle: bundles.Bundle) -> list[tuple[float, bool]]:
+        asked.append(bundle.id)
+        return judged(100, 0.3, 10)
+
+    def stand() -> standing.Standing:
+        return standing.of(repository, active, config.load(repository), judge)
+
+    for number in range(promise.AGAIN - 1):
+        repo.commit(f"Number {number}")
+    assert stand().promise is None and not asked
+    repo.commit("One more")
+    found = stand()
+    assert found.promise == Promise.of(judged(100, 0.3, 10)) and len(asked) == 1
+    assert found.due == (
+        "Retraining is due: the risk score promised 30 bugs in the 100 commits judged since, "
+        "10 became known. Run `gitpeft train`."
+    )
+    assert stand() == found and len(asked) == 1, "kept"
+    assert json.loads(json.dumps(found.as_dict()))["promise"]["found"] == 10
+    assert standing.of(repository, active, config.load(repository), None).promise == found.promise
+    for text in ("", "[]", '{"model": "x"}'):
+        (repository.state_dir / "promise.json").write_text(text)
+        assert promise.load(repository, active) == (None, True)
+
+
+def test_where_nothing_can_be_judged_nothing_is_said(repo: Repo) -> None:
+    tip = repo.commit("Start", **{"a": "1"})
+    repository = Repository.open(repo.path)
+    tinymodel.bundle(repository.state_dir, commits={"to": tip, "count": 300})
+    active = bundles.active(repository.state_dir)
+    assert active is not None
+    for number in range(30):
+        repo.commit(f"Number {number}")
+    judges: tuple[standing.Judge | None, ...] = (None, lambda *_: [])
+    for judge in judges:
+        found = standing.of(repository, active, config.load(repository), judge)
+        assert found.promise is None and found.due == "" and found.ahead == 30
+    assert not Path(repository.state_dir / "promise.json").exists()
