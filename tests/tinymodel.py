@@ -159,7 +159,7 @@ def fill(folder: Path, model: Any = None, chooser: dict[str, Any] | None = None)
     if model is None:
         return {}
     write_tokenizer(folder)
-    loose = Bounds(agreement=0.3, nats=1.0)
+    loose = Bounds(agreement=0.3, nats=1.0, drop=9.0)
     return export(model, folder / "tokenizer.json", folder, pairs(3), loose).settings
 
 

@@ -47,19 +47,21 @@ class Bounds:
 
     `exact`: largest difference of a log-probability between torch and ONNX in float32. `agreement`: smallest
     share of positions where int8 chooses float32's token, or one that float32 finds less likely by no more
-    than `TIE`. `nats`: largest change, by int8, of the mean log-probability of a real message's token.
+    than `TIE`. `nats`: largest change, by int8, of the mean log-probability of a real message's token;
+    `drop`: largest share by which int8 makes float32's loss on real messages worse.
     """
 
     exact: float = 1e-3
     agreement: float = 0.97
     nats: float = 0.02
+    drop: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
     """What the gate measured (see `Bounds`) over `examples` messages of `tokens` tokens.
 
-    `same` is the agreement without near ties counted in.
+    `same` is the agreement without near ties counted in, `loss` float32's on real messages, nats a token.
     """
 
     examples: int
@@ -68,7 +70,20 @@ class Parity:
     same: float
     agreement: float
     nats: float
+    loss: float
     bounds: Bounds
+
+    @property
+    def drop(self) -> float:
+        """The share by which int8 makes the loss on real messages worse; below 0 where it is better."""
+        return -self.nats / self.loss
+
+    def said(self) -> str:
+        """What int8 costs, in a line."""
+        share, bound = f"{self.drop:+.2%}", f"{self.bounds.drop:.0%}"
+        return (
+            f"int8 costs {share} of quality (loss {self.loss:.3f} on {self.examples} messages; bound {bound})"
+        )
 
     def failures(self) -> list[str]:
         """A sentence for each bound that does not hold, with the bound in it."""
@@ -81,6 +96,8 @@ class Parity:
             found.append(
                 f"int8 moves a message by {self.nats:+.3f} nats a token (bound {self.bounds.nats:g})"
             )
+        if not self.drop <= self.bounds.drop:
+            found.append(self.said())
         return found
 
 
@@ -95,7 +112,7 @@ class Exported:
 
     def to_dict(self) -> dict[str, Any]:
         """For the manifest's metrics and for `--json`."""
-        return asdict(self)
+        return asdict(self) | {"said": self.parity.said()}
 
 
 def export(
@@ -178,7 +195,7 @@ def compare(
     model: Any, plain: Network, small: Network, examples: Sequence[Pair], words: Vocabulary, bounds: Bounds
 ) -> Parity:
     """Run all three forms over the examples, teacher-forced; the first two token by token as well."""
-    worst, same, alike, moved, tokens = 0.0, 0, 0, 0.0, 0
+    worst, same, alike, moved, loss, tokens = 0.0, 0, 0, 0.0, 0.0, 0
     for number, (source, message) in enumerate(examples):
         targets = [*message, words.end]
         inputs = [words.start, *message]
@@ -193,8 +210,10 @@ def compare(
         lost = whole.max(-1) - whole[rows, rough.argmax(-1)]
         same, alike = same + int((lost == 0).sum()), alike + int((lost <= TIE).sum())
         moved += float((rough[rows, targets] - whole[rows, targets]).sum())
+        loss -= float(whole[rows, targets].sum())
         tokens += len(targets)
-    return Parity(len(examples), tokens, worst, same / tokens, alike / tokens, moved / tokens, bounds)
+    shares = (same / tokens, alike / tokens, moved / tokens, loss / tokens)
+    return Parity(len(examples), tokens, worst, *shares, bounds)
 
 
 def _gap(a: Any, b: Any) -> float:

@@ -301,7 +301,7 @@ def _tuned(work: _Work) -> Made:
     with work.clock("export"):
         work.listen("export", 0.0, "")
         exported = tuning.export(base, method, work.data, folder)
-        work.listen("export", 1.0, "")
+        work.listen("export", 1.0, exported.get("said", ""))
     cost |= {"exported_bytes": sum(exported["sizes"].values())}
     outcome.base, outcome.method, outcome.cost = base.name, method.as_dict(), cost
     outcome.trainable, outcome.parameters = cost["trainable"], cost["parameters"]

@@ -6,6 +6,7 @@ vocabulary distribution by a learnt gate (See et al. 2017, arXiv 1704.04368). Qu
 *preceding* token on either side through one shared projection, so that a copied run continues by itself.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+
+_CACHE = "cache" if "cache" in {one.name for one in fields(Seq2SeqLMOutput)} else "past_key_values"
+"""What the library calls the decoder's past, which newer releases renamed."""
 
 
 class PointerT5Config(T5Config):  # type: ignore[misc]
@@ -102,6 +106,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
     ) -> Seq2SeqLMOutput:
         """As T5's; `source_ids` repeats `input_ids` where only `encoder_outputs` are given (generation)."""
         source_ids = input_ids if source_ids is None else source_ids
+        past = kwargs.get(_CACHE, past_key_values)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         elif not isinstance(encoder_outputs, BaseModelOutput):
@@ -112,10 +117,10 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         decoded = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
-            past_key_values=past_key_values,
             encoder_hidden_states=states,
             encoder_attention_mask=attention_mask,
             use_cache=use_cache,
+            **{_CACHE: past},
         )
         outputs = decoded[0]
         if source_ids is None or decoder_input_ids is None:
@@ -126,8 +131,8 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         return Seq2SeqLMOutput(
             loss=loss,
             logits=None if skip else self._mixture(outputs, copy, source_ids),
-            past_key_values=decoded.past_key_values,
             encoder_last_hidden_state=states,
+            **{_CACHE: decoded.get(_CACHE)},
         )
 
     def _copy_log_probs(self, source: Tensor, states: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -136,7 +141,8 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         blocked = (source < self.config.special_tokens)[:, None, :]
         return torch.log_softmax(scores.masked_fill(blocked, -1e4), dim=-1)
 
-    def _vocabulary(self, outputs: Tensor) -> Tensor:
+    def vocabulary(self, outputs: Tensor) -> Tensor:
+        """Log-probabilities of generating each token, copies aside: (..., d) to (..., vocabulary)."""
         if self.config.scale_decoder_outputs:
             outputs = outputs * (self.model_dim**-0.5)
         return torch.log_softmax(self.lm_head(outputs).float(), dim=-1)
@@ -145,7 +151,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         """Mean negative log-likelihood of the labels; the vocabulary is computed at real labels only."""
         real = labels != -100
         gold, gate = labels[real], self.pointer.gate(outputs[real]).float().squeeze(-1)
-        generated = self._vocabulary(outputs[real]).gather(1, gold[:, None]).squeeze(1)
+        generated = self.vocabulary(outputs[real]).gather(1, gold[:, None]).squeeze(1)
         same = source[:, None, :] == labels[:, :, None]
         copied = copy.masked_fill(~same, -1e4).logsumexp(-1)[real]
         logsigmoid = nn.functional.logsigmoid
@@ -153,7 +159,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
 
     def _mixture(self, outputs: Tensor, copy: Tensor, source: Tensor) -> Tensor:
         gate = self.pointer.gate(outputs).float()
-        generated = self._vocabulary(outputs).exp() * torch.sigmoid(-gate)
+        generated = self.vocabulary(outputs).exp() * torch.sigmoid(-gate)
         index = source[:, None, :].expand(copy.shape)
         copied = torch.zeros_like(generated).scatter_add(2, index, copy.exp() * torch.sigmoid(gate))
         return (generated + copied + 1e-12).log()

@@ -17,9 +17,11 @@ from typing import Any
 from gitpeft.codec import SPECIAL, TokenCodec
 from gitpeft.diff import Budget, clean_subject
 from gitpeft.errors import GitpeftError
-from gitpeft.learn import corpus
+from gitpeft.learn import corpus, objectives
 from gitpeft.learn.arrays import Rendered
+from gitpeft.learn.copies import CopyFilter
 from gitpeft.learn.dataset import index_of, pair
+from gitpeft.learn.objectives import Weights
 from gitpeft.learn.trainer import Cost, Progress, Settings
 
 ASKED = 60
@@ -31,7 +33,10 @@ Listener = Callable[[str, float, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A `recipe.toml`: data, tokenizer, input budget, model configuration and training stages."""
+    """A `recipe.toml`: data, tokenizer, input budget, model configuration and training stages.
+
+    `beside` weighs what each stage learns beside messages.
+    """
 
     files: tuple[str, ...]
     validation: tuple[str, ...]
@@ -42,6 +47,7 @@ class Recipe:
     budget: Budget
     model: dict[str, Any]
     stages: tuple[Settings, ...]
+    beside: tuple[Weights, ...]
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
@@ -49,6 +55,7 @@ class Recipe:
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
             data = raw["data"]
+            beside = [stage.pop("beside", {}) for stage in raw["stage"]]
             return cls(
                 files=tuple(data["files"]),
                 validation=tuple(data.get("validation", ())),
@@ -59,6 +66,7 @@ class Recipe:
                 budget=Budget(**raw["input"]),
                 model=dict(raw["model"]),
                 stages=tuple(Settings(**stage) for stage in raw["stage"]),
+                beside=tuple(Weights(**one) for one in beside),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             hint = "compare it with models/mini/recipe.toml"
@@ -126,14 +134,14 @@ def make_arrays(recipe: Recipe, corpus_dir: Path, work: Path) -> tuple[Rendered,
 def _render_file(recipe: Recipe, path: Path, work: Path, number: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     codec = TokenCodec.load(work / "tokenizer.json")
-    dice, let_through = random.Random(recipe.seed), corpus.RepeatFilter()
+    dice, let_through, new = random.Random(recipe.seed), corpus.RepeatFilter(), CopyFilter()
     train: list[Rendered] = []
     valid: list[Rendered] = []
     for repo, records in corpus.read(path):
         found = [e for e in corpus.examples(records, recipe.neighbours) if let_through(e.message)]
         held_out = repo in recipe.validation
         if not held_out:
-            found = [corpus.drop_context(example, dice) for example in found]
+            found = [corpus.drop_context(example, dice) for example in found if new(example.change)]
         (valid if held_out else train).append(Rendered.of([pair(e, recipe.budget, codec) for e in found]))
     if valid:
         Rendered.join(valid).save(work / f"val-{number}.npz")
@@ -160,12 +168,14 @@ def train_stages(
     model = new_model(recipe).to(pick_device(device))
     reachable = matrix_rate(model.device)
     costs = []
-    for number, settings in enumerate(recipe.stages, 1):
+    for number, (settings, weights) in enumerate(zip(recipe.stages, recipe.beside, strict=True), 1):
         done, cost_file = work / f"stage-{number}.safetensors", work / f"stage-{number}.json"
         if done.exists():
             model.load_state_dict(load_file(done), strict=False)
             costs.append(Cost.of(json.loads(cost_file.read_text())))
             continue
+        if weights.any():
+            objectives.attach(model)
         show = _heard(listen, f"stage {number}", reachable)
         cost = fit(
             model,
@@ -175,10 +185,12 @@ def train_stages(
             evaluate_every=0.1,
             on_step=show,
             checkpoint=work / f"checkpoint-{number}",
+            objective=objectives.joint(weights) if weights.any() else None,
         )
+        objectives.detach(model)
         cost_file.write_text(json.dumps(cost.as_dict() | {"matrix_rate": reachable}))
-        weights = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
-        save_file(weights, work / "new.safetensors")
+        learnt = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
+        save_file(learnt, work / "new.safetensors")
         (work / "new.safetensors").replace(done)
         costs.append(cost)
     save_base(model.to(torch.float32).cpu(), recipe, work, out)
@@ -219,7 +231,7 @@ def finish(recipe: Recipe, corpus_dir: Path, out: Path, listen: Listener) -> Non
     pairs = [pair(e, recipe.budget, codec) for found in held_out for e in found[-8:]]
     listen("export", 0.0, "")
     result = export(base.load(), base.tokenizer, folder, [(s, t[:-1]) for s, t in pairs])
-    listen("export", 1.0, "")
+    listen("export", 1.0, result.parity.said())
     manifest = bundles.Manifest("model", "", budget=asdict(recipe.budget), settings=result.settings)
     asked: list[backtest.Asked] = []
     for number, found in enumerate(held_out, 1):

@@ -135,6 +135,10 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+Objective = Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
+"""From a model and a batch to the loss that goes down and the loss that is shown, nats a target token."""
+
+
 def fit(
     model: Any,
     train: Examples,
@@ -144,20 +148,21 @@ def fit(
     evaluate_every: float = 0.1,
     on_step: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
+    objective: Objective | None = None,
 ) -> Cost:
     """Train every parameter that requires gradients; ends with the weights of the best validation loss.
 
     `valid` is measured each time another `evaluate_every` share of the budget is used. `checkpoint` is
     written then and every two minutes (trainable weights, optimiser, position) and continued from if it
     exists. Where memory runs out, batches are half as large from then on; GitpeftError when one example is
-    already too much.
+    already too much. `objective` is what goes down where that is more than the loss of messages.
     """
     device = next(model.parameters()).device
     memory.reset(str(device))
     torch.manual_seed(settings.seed)
     optimisers = _optimisers(model, settings)
     resumed = _resume(checkpoint, model, optimisers)
-    state = _Loop(model, settings, optimisers, resumed)
+    state = _Loop(model, settings, optimisers, resumed, objective or _messages)
     best: tuple[float, dict[str, Any]] | None = resumed.get("best")
     due, saved = state.done() + evaluate_every, time.monotonic()
     model.train()
@@ -197,6 +202,11 @@ def _compile(model: Any, backend: str) -> None:
         vars(part).pop("forward", None)
         if backend:
             part.forward = torch.compile(part.forward, backend=backend, dynamic=True)
+
+
+def _messages(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    found = model(**inputs).loss
+    return found, found
 
 
 def losses(
@@ -252,9 +262,14 @@ class _Loop:
     """The moving parts of one training: step, clock, rates and cost."""
 
     def __init__(
-        self, model: Any, settings: Settings, optimisers: Sequence[Any], resumed: dict[str, Any]
+        self,
+        model: Any,
+        settings: Settings,
+        optimisers: Sequence[Any],
+        resumed: dict[str, Any],
+        objective: Objective,
     ) -> None:
-        self.model, self.settings, self.optimisers = model, settings, optimisers
+        self.model, self.settings, self.optimisers, self.objective = model, settings, optimisers, objective
         self.step: int = resumed.get("step", 0)
         self.loss: float | None = resumed.get("loss")
         self.unread: list[torch.Tensor] = []
@@ -330,9 +345,9 @@ class _Loop:
         losses = []
         for part, count in zip(parts, counts, strict=True):
             with _autocast(part["input_ids"].device):
-                loss = self.model(**part).loss * (count / total)  # a loss is the mean over its labels
-            loss.backward()
-            losses.append(loss.detach())
+                loss, shown = self.objective(self.model, part)
+            (loss * (count / total)).backward()  # type: ignore[no-untyped-call]  # a mean over labels
+            losses.append(shown.detach() * (count / total))
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for optimiser in self.optimisers:
             optimiser.step()

@@ -1,18 +1,20 @@
 """What the frozen encoder of a base knows: line type and change matching, against two that know nothing.
 
-    python tests/bench/bench_probe.py flask=histories/flask.git gin=histories/gin.git … [--base mini]
+    python tests/bench/bench_probe.py flask=histories/flask.git gin=histories/gin.git … [--bases OLD mini]
 
-A linear probe on the pooled states of the base's encoder, of the same encoder with random weights, and on a
-bag of tokens. Fitted on commits before the test part of each history, scored on the test part.
+A linear probe on the pooled states of each base's encoder, of the last one with random weights, and on a bag
+of tokens. Fitted on the training part of each history, scored on its validation part: the table decides
+between weights, so that the test part is left alone.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from git import Repo
 
-from gitpeft.codec import TokenCodec
 from gitpeft.git import Repository
 from gitpeft.learn import bases, dataset, pipeline, probing
 from gitpeft.learn.backtest import sample
@@ -25,17 +27,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
-    parser.add_argument("--base", default="mini")
+    parser.add_argument("--bases", nargs="+", default=["mini"])
     arguments = parser.parse_args()
-    base = bases.find(arguments.base)
-    codec = TokenCodec.load(base.tokenizer)
-    model = base.load()
-    blank = type(model)(model.config)
-    readers = {
-        "base": probing.encoder_states(model),
-        "random encoder": probing.encoder_states(blank),
-        "bag of tokens": probing.one_hot(len(codec)),
-    }
+    torch.set_num_threads(1)
+    base = bases.find(arguments.bases[-1])
+    codec = base.codec()
+    readers = reading(arguments.bases, len(codec))
     print("| history | task | n | " + " | ".join(readers) + " |\n|---|---|---" + "|---" * len(readers) + "|")
     for item in arguments.histories:
         name, _, path = item.partition("=")
@@ -43,14 +40,27 @@ def main() -> None:
             Repo.clone_from(path, scratch, no_checkout=True)
             records = pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
         data = dataset.make(records, 0)
-        older = sample(data.examples[: data.first_test][-2 * OLDER :], OLDER, seed=1)
-        newer = sample(data.test, NEWER, seed=1)
+        older = sample(data.train[-2 * OLDER :], OLDER, seed=1)
+        newer = sample(data.valid, NEWER, seed=1)
         for task, ask in (("line type", probing.line_types), ("matching", probing.matches)):
             questions = ask(older, base.budget, codec), ask(newer, base.budget, codec)
             cells = [
                 "{:.1%} ({:.1%}–{:.1%})".format(*probing.accuracy(r, *questions)) for r in readers.values()
             ]
             print(f"| {name} | {task} | {len(questions[1])} | " + " | ".join(cells) + " |", flush=True)
+
+
+def reading(names: list[str], vocabulary: int) -> dict[str, Any]:
+    """What is probed, by name."""
+    models = {name: bases.find(name).load() for name in names}
+    last = models[names[-1]]
+    torch.manual_seed(0)
+    blank = type(last)(last.config)
+    found = {name: probing.encoder_states(model) for name, model in models.items()}
+    return found | {
+        "random encoder": probing.encoder_states(blank),
+        "bag of tokens": probing.one_hot(vocabulary),
+    }
 
 
 if __name__ == "__main__":

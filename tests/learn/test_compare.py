@@ -261,7 +261,7 @@ from gitpeft.learn import compare, export
 from gitpeft.learn.halving import Wish
 from tests.learn.test_compare import hurry
 METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
-export.Bounds = partial(export.Bounds, agreement=0.5, nats=0.5)
+export.Bounds = partial(export.Bounds, agreement=0.5, nats=0.5, drop=9.0)
 hurry(pytest.MonkeyPatch())
 def watch(rows, now):
     running = [row for row in rows if row.rung == "long" and row.state == "running" and row.done > 0.4]

@@ -21,7 +21,8 @@ ACTIONS = ("add", "fix", "remove")
 def record(repo: str, number: int, **changes: Any) -> dict[str, Any]:
     """A commit of the corpus; what it says follows from what it does."""
     name, action = NAMES[number % 6], ACTIONS[number % 3]
-    line = f"{'-' if action == 'remove' else '+'}{action}_{name}({number})"
+    word = "".join("abcdefghij"[int(digit)] for digit in str(number))
+    line = f"{'-' if action == 'remove' else '+'}{action}_{name}({word})"
     given = {
         "repo": repo, "sha": f"{number:012x}", "time": number, "author": number % 3,
         "previous": subject(number - 3) if number > 2 else "", "subject": subject(number), "body": "",

@@ -19,7 +19,8 @@ from gitpeft.learn.export import Bounds, Parity, export
 from tests import tinymodel
 from tests.learn.test_methods import TEXTS, disturb, named
 
-LOOSE = Bounds(agreement=0.5, nats=0.5)
+NAN = math.nan
+LOOSE = Bounds(agreement=0.5, nats=0.5, drop=9.0)
 MODELS: dict[str, Callable[..., Any]] = {
     "pointer": tinymodel.pointer_t5,
     "pointer, gated": lambda **k: tinymodel.pointer_t5(feed_forward_proj="gated-gelu", **k),
@@ -83,9 +84,13 @@ def test_messages_longer_than_the_furthest_distance() -> None:
 @pytest.mark.parametrize(
     ("bounds", "sentence"),
     [
-        (Bounds(exact=0.0, agreement=0, nats=9), r"torch and ONNX differ by .* \(bound 0\)"),
-        (Bounds(agreement=1.01, nats=9), r"int8 agrees on \d+\.\d% of tokens \(bound 101%\)"),
-        (Bounds(agreement=0, nats=0.0), r"int8 moves a message by [+-]\d\.\d+ nats a token \(bound 0\)"),
+        (Bounds(exact=0.0, agreement=0, nats=9, drop=9), r"torch and ONNX differ by .* \(bound 0\)"),
+        (Bounds(agreement=1.01, nats=9, drop=9), r"int8 agrees on \d+\.\d% of tokens \(bound 101%\)"),
+        (
+            Bounds(agreement=0, nats=0.0, drop=9),
+            r"int8 moves a message by [+-]\d\.\d+ nats a token \(bound 0\)",
+        ),
+        (Bounds(agreement=0, nats=9, drop=-9), r"int8 costs [+-]\d+\.\d+% of quality \(.*bound -900%\)"),
     ],
 )
 def test_a_bound_that_does_not_hold_stops_the_export(bounds: Bounds, sentence: str, tmp_path: Path) -> None:
@@ -106,9 +111,13 @@ def test_a_number_that_is_none_stops_the_export(tmp_path: Path) -> None:
 
 
 def test_bounds_are_judged_one_by_one() -> None:
-    assert Parity(1, 1, 1e-5, 0.9, 1.0, -0.01, Bounds()).failures() == []
-    assert len(Parity(1, 1, math.inf, 0.1, 0.2, -0.3, Bounds()).failures()) == 3
-    assert len(Parity(1, 1, math.nan, math.nan, math.nan, math.nan, Bounds()).failures()) == 3
+    good = Parity(1, 1, 1e-5, 0.9, 1.0, -0.01, 4.0, Bounds())
+    assert good.failures() == [] and good.drop == pytest.approx(0.0025)
+    assert good.said() == "int8 costs +0.25% of quality (loss 4.000 on 1 messages; bound 1%)"
+    assert len(Parity(1, 1, math.inf, 0.1, 0.2, -0.3, 4.0, Bounds()).failures()) == 4
+    assert len(Parity(1, 1, NAN, NAN, NAN, NAN, NAN, Bounds()).failures()) == 4
+    (only,) = Parity(1, 1, 1e-5, 0.9, 1.0, -0.01, 0.5, Bounds()).failures()
+    assert "int8 costs +2.00%" in only
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:

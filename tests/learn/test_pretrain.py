@@ -48,6 +48,14 @@ def test_it_serves_without_torch(built: Built) -> None:
     assert report["parity"]["exact"] < 1e-3 and report["n"] == 12
 
 
+def test_no_stage_leaves_its_heads_in_the_base(built: Built) -> None:
+    from safetensors import safe_open
+
+    for path in (built.out / "model.safetensors", *built.work.glob("stage-*.safetensors")):
+        with safe_open(path, "pt") as stored:
+            assert not [name for name in stored.keys() if "heads" in name]  # noqa: SIM118 - not a dict
+
+
 def test_every_step_is_heard(built: Built) -> None:
     steps = [step for step, _, _ in built.heard]
     assert list(dict.fromkeys(steps)) == ["tokenizer", "examples", "stage 1", "stage 2", "export", "choose"]
@@ -87,6 +95,7 @@ def test_what_is_there_is_not_made_again(built: Built, tmp_path: Path) -> None:
         ("[data]", "[data", "recipe.toml"),
         ("[tokenizer]\nsize = 420\n", "[tokenizer]\n", "'size'"),
         ("steps = 60", "stride = 60", "stride"),
+        ("line_type", "line_types", "line_types"),
         ("total = 64", "totals = 64", "totals"),
         ("size = 420", 'size = "many"', "many"),
     ],

@@ -1,0 +1,56 @@
+"""Changes that are nearly the same as earlier ones: hides how they are found among hundreds of thousands.
+
+MinHash with banding (Broder 1997; Leskovec, Rajaraman, Ullman, *Mining of Massive Datasets*, chapter 3) over
+the set of a change's paths and changed lines; digits and white space do not tell lines apart.
+"""
+
+import re
+import zlib
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BANDS, _ROWS = 8, 4
+_ALIKE = 0.8
+"""Estimated Jaccard similarity from which two changes are copies."""
+
+_REPEATS = 3
+"""A change and its copies are learnt at most this often over all repositories."""
+
+_PRIME = (1 << 31) - 1
+_MULTIPLY, _ADD = np.random.default_rng(5).integers(1, _PRIME, size=(2, _BANDS * _ROWS, 1), dtype=np.uint64)
+
+
+class CopyFilter:
+    """Lets a change and what is nearly the same through at most `_REPEATS` times."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[int] = Counter()
+        self._sketches: list[NDArray[np.uint32]] = []
+        self._bands: dict[tuple[int, bytes], int] = {}
+
+    def __call__(self, change: str) -> bool:
+        """Whether this change, a text of `diff.compact`, may still be learnt from."""
+        sketch = _sketch(change)
+        keys = [(band, row.tobytes()) for band, row in enumerate(sketch.reshape(_BANDS, _ROWS))]
+        near = {self._bands[key] for key in keys if key in self._bands}
+        first = max(near, key=lambda i: self._alike(i, sketch), default=-1)
+        if first < 0 or self._alike(first, sketch) < _ALIKE:
+            first = len(self._sketches)
+            self._sketches.append(sketch)
+            self._bands |= dict.fromkeys(keys, first)
+        self._seen[first] += 1
+        return self._seen[first] <= _REPEATS
+
+    def _alike(self, i: int, sketch: NDArray[np.uint32]) -> float:
+        return float((self._sketches[i] == sketch).mean())
+
+
+def _sketch(change: str) -> NDArray[np.uint32]:
+    """The smallest value of each hash function over the set, (`_BANDS` x `_ROWS`)."""
+    lines = {re.sub(r"\d+|\s+", "", line) for line in change.split("\n") if line[:1] in ("#", "+", "-")}
+    lines = lines or {change}
+    hashes = np.array([zlib.crc32(line.encode()) for line in lines], dtype=np.uint64)
+    smallest: NDArray[np.uint64] = ((hashes[None, :] * _MULTIPLY + _ADD) % _PRIME).min(1)
+    return smallest.astype(np.uint32)

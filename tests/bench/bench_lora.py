@@ -1,0 +1,99 @@
+"""LoRA's settings on the validation part of real histories: which of them `gitpeft train` should use.
+
+    python tests/bench/bench_lora.py flask=histories/flask.git gin=histories/gin.git axios=histories/axios.git
+
+Each setting is tuned on the oldest 80 % of each history within the same minutes and asked about the next
+10 %, with the commits before each among the exemplars. The test part is never looked at. B-Norm of the
+consensus of all candidates; the difference to the first setting is paired over the commits of all histories.
+"""
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from git import Repo
+
+from gitpeft.bundle import Manifest
+from gitpeft.git import Repository
+from gitpeft.learn import backtest, bases, dataset, evaluate, methods, pipeline, tuning
+from gitpeft.learn.tuning import Job
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "rank 4": {"rank": 4},
+    "rank 8": {"rank": 8},
+    "rank 32": {"rank": 32},
+    "query-value": {"placement": "query-value"},
+    "lr 1e-3": {"lr": 1e-3},
+    "lr 4e-3": {"lr": 4e-3},
+    "one exemplar": {"exemplars": 1},
+    "no exemplar": {"exemplars": 0},
+}
+VALID = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--minutes", type=float, default=pipeline.Plan().minutes)
+    parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=SETTINGS, metavar="SETTING")
+    arguments = parser.parse_args()
+    scores: dict[str, dict[str, list[float]]] = {name: {} for name in arguments.only}
+    for item in arguments.histories:
+        history, _, path = item.partition("=")
+        data = examples(path)
+        for name in arguments.only:
+            scores[name][history] = tuned(data, arguments.base, arguments.minutes, SETTINGS[name])
+            found = evaluate.bootstrap(scores[name][history], 0)
+            print(f"{history}, {name}: {found.mean:.1f} ({found.low:.1f}–{found.high:.1f})", flush=True)
+    print(table(scores))
+
+
+def examples(path: str) -> dataset.Dataset:
+    with tempfile.TemporaryDirectory() as scratch:
+        Repo.clone_from(path, scratch, no_checkout=True)
+        records = pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
+    return dataset.make(records, bases.find("mini").budget.exemplars)
+
+
+def tuned(data: dataset.Dataset, base: str, minutes: float, settings: dict[str, Any]) -> list[float]:
+    """B-Norm of each validation commit."""
+    given, found = dict(settings), bases.find(base)
+    found = replace(
+        found, budget=replace(found.budget, exemplars=given.pop("exemplars", found.budget.exemplars))
+    )
+    job = Job(found, methods.of("lora", given), minutes=minutes)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        method, _ = tuning.train(job, data, folder, lambda *_: None)
+        exported = tuning.export(found, method, data, folder)
+        manifest = Manifest(created="", settings=exported["settings"], **pipeline.of_base(found))
+        asked_about = backtest.sample(data.valid, VALID, seed=1)
+        with backtest.trial(manifest, folder, data.index_before(data.first_valid), {}) as suggester:
+            asked = backtest.ask(suggester, asked_about, since=data.valid)
+    return backtest.score(asked, backtest.CONSENSUS)
+
+
+def table(scores: dict[str, dict[str, list[float]]]) -> str:
+    histories = list(next(iter(scores.values())))
+    first = [one for history in histories for one in next(iter(scores.values()))[history]]
+    lines = [
+        "| setting | " + " | ".join(histories) + " | difference to the first |",
+        "|---|" + "---|" * (len(histories) + 1),
+    ]
+    for name, found in scores.items():
+        cells = [f"{evaluate.bootstrap(found[history], 0).mean:.1f}" for history in histories]
+        every = [one for history in histories for one in found[history]]
+        gain = evaluate.paired_bootstrap(every, first, 0)
+        cells.append(f"{gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Versions of a base side by side, untuned: the table in a model card that decides which weights ship.
+
+    python tests/bench/bench_untuned.py flask=histories/flask.git gin=… axios=… --bases OLD models/mini
+
+Asked about the validation part of each history as the hook does: an index of the commits before that part,
+and the part's own earlier commits among the exemplars. Nothing is fitted on the histories, and the test part
+is never looked at. B-Norm; differences to the first base are paired over the commits.
+"""
+
+import argparse
+import json
+import tempfile
+from itertools import chain
+from pathlib import Path
+
+from git import Repo
+
+from gitpeft.bundle import Manifest
+from gitpeft.choose import GENERATED, Chooser
+from gitpeft.git import Repository
+from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
+
+VALID = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    parser.add_argument("--bases", nargs="+", default=["mini"])
+    parser.add_argument("--limit", type=int, default=VALID)
+    arguments = parser.parse_args()
+    head = "| history | base | generated | over the first | consensus | over the first |"
+    print(head, "|---|---|---|---|---|---|", sep="\n")
+    every: dict[str, list[Scores]] = {name: [] for name in arguments.bases}
+    for item in arguments.histories:
+        history, _, path = item.partition("=")
+        data = examples(path)
+        for name in arguments.bases:
+            asked = ask(name, data, arguments.limit)
+            scores = [backtest.score(asked, how) for how in (Chooser(mode=GENERATED), backtest.CONSENSUS)]
+            every[name].append(scores)
+            row(f"{history} (n = {len(asked)})", name, scores, every[arguments.bases[0]][-1])
+    joined = {
+        name: [list(chain(*ways)) for ways in zip(*found, strict=True)] for name, found in every.items()
+    }
+    for name, scores in joined.items():
+        row(f"all (n = {len(scores[0])})", name, scores, joined[arguments.bases[0]])
+
+
+Scores = list[list[float]]
+"""B-Norm of each commit, by way of choosing."""
+
+
+def row(history: str, name: str, scores: Scores, first: Scores) -> None:
+    cells = [f"{cell(ours)} | {over(ours, theirs)}" for ours, theirs in zip(scores, first, strict=True)]
+    print(f"| {history} | {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def examples(path: str) -> dataset.Dataset:
+    with tempfile.TemporaryDirectory() as scratch:
+        Repo.clone_from(path, scratch, no_checkout=True)
+        records = pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
+    return dataset.make(records, bases.find("mini").budget.exemplars)
+
+
+def ask(name: str, data: dataset.Dataset, limit: int) -> list[backtest.Asked]:
+    base = bases.find(name)
+    ready = base.ready()
+    assert ready is not None, f"{name} has no ONNX files"
+    settings = json.loads((ready / "settings.json").read_text())
+    manifest = Manifest(created="", settings=settings, **pipeline.of_base(base))
+    with backtest.trial(manifest, ready, data.index_before(data.first_valid), {}) as suggester:
+        return backtest.ask(suggester, backtest.sample(data.valid, limit, seed=1), since=data.valid)
+
+
+def cell(scores: list[float]) -> str:
+    return "{:.1f} ({:.1f}–{:.1f})".format(*evaluate.bootstrap(scores, 0))
+
+
+def over(scores: list[float], first: list[float]) -> str:
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*evaluate.paired_bootstrap(scores, first, 0))
+
+
+if __name__ == "__main__":
+    main()
