@@ -313,12 +313,14 @@ def learn(
 
 
 def _settings(base: "Base", method: "Method", lesson: Lesson, examples: int) -> Any:
-    from gitpeft.learn.trainer import Settings
+    from gitpeft.learn.trainer import Settings, parts_for
 
+    batch_tokens = lesson.batch * base.budget.total
     return Settings(
         steps=max(1, round(lesson.epochs * examples / lesson.batch)),
         minutes=lesson.minutes,
-        batch_tokens=lesson.batch * base.budget.total,
+        batch_tokens=batch_tokens,
+        parts=parts_for(batch_tokens),
         lr=method.lr,
         warmup=0.1,
         decay=0.9,

@@ -1,5 +1,6 @@
 """How much memory a piece of work took at its worst: hides kernels and devices."""
 
+import ctypes
 import sys
 from pathlib import Path
 
@@ -52,12 +53,19 @@ def ran_out(error: BaseException) -> bool:
     )
 
 
+def trim() -> None:
+    """Return what is free to the system, where the C library can (glibc)."""
+    if sys.platform == "linux" and (give := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        give(0)
+
+
 def release() -> None:
-    """Give back what is no longer used, after an exception that said so."""
+    """Give back all that is no longer used, here and on a GPU."""
     import gc
 
     import torch
 
     gc.collect()
+    trim()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

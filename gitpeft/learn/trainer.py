@@ -4,10 +4,8 @@ The task is in the data and the model: `Rendered` examples teach to write, `Judg
 called with what `arrays` gives, and answers with a `loss`.
 """
 
-import ctypes
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -139,6 +137,11 @@ Objective = Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, torch.T
 """From a model and a batch to the loss that goes down and the loss that is shown, nats a target token."""
 
 
+def parts_for(batch_tokens: int) -> int:
+    """`Settings.parts` for this machine: on a CPU so many that each holds at most about `HELD` tokens."""
+    return 1 if pick_device().type != "cpu" else -(-batch_tokens // HELD)
+
+
 def fit(
     model: Any,
     train: Examples,
@@ -192,7 +195,10 @@ def fit(
     if best is not None:
         model.load_state_dict(best[1], strict=False)
     _compile(model, "")
-    return state.finish()
+    cost = state.finish()
+    del state, optimisers, best
+    memory.release()  # what comes after a training needs little, and should not stand on top of its peak
+    return cost
 
 
 def _compile(model: Any, backend: str) -> None:
@@ -247,6 +253,9 @@ def loss_on(model: Any, data: Examples, settings: Settings, limit: int = 1000) -
 
 
 CHECKPOINT_SECONDS = 120
+
+HELD = 2_200
+"""Source tokens that are held at once on a CPU: the memory is the user's, and more at once is no faster."""
 
 _COUNTED = (
     *("tokens", "examples", "flops", "seconds_to_best", "curve", "valid_curve"),
@@ -355,11 +364,9 @@ class _Loop:
         return torch.stack(losses).sum()
 
     def give_back(self) -> None:
-        """Return freed memory now and then: batches of many shapes leave holes in glibc's heap."""
-        if self.step % 5 == 0 and sys.platform == "linux" and self.parameters[0].device.type == "cpu":
-            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-            if trim is not None:
-                trim(0)
+        """Return freed memory now and then: batches of many shapes leave holes in the heap."""
+        if self.step % 5 == 0 and self.parameters[0].device.type == "cpu":
+            memory.trim()
 
     def note(
         self, loss: torch.Tensor, sources: Sequence[int], targets: Sequence[int], done: float

@@ -27,9 +27,6 @@ EPOCHS = 8
 BATCH = 24
 """Examples a batch holds when all are as long as the budget allows."""
 
-PARTS = 2
-"""Parts that a batch is computed in on a CPU: as fast as one, in little more than half the memory."""
-
 PARITY_EXAMPLES = 48
 MOST_VALID = 200
 """A validation pass costs as much as several steps: on all of a long history it would eat short budgets."""
@@ -104,16 +101,17 @@ def most_steps(examples: int) -> int:
 
 
 def _settings(job: Job, examples: int) -> Any:
-    from gitpeft.learn.trainer import Settings, pick_device
+    from gitpeft.learn.trainer import Settings, parts_for
 
+    batch_tokens = BATCH * job.base.budget.total
     return Settings(
         steps=job.steps or most_steps(examples),
         minutes=job.minutes,
-        batch_tokens=BATCH * job.base.budget.total,
+        batch_tokens=batch_tokens,
         lr=job.method.lr,
         warmup=0.05,
         decay=0.7,
-        parts=PARTS if pick_device().type == "cpu" else 1,
+        parts=parts_for(batch_tokens),
         seed=job.seed,
         source_limit=job.base.budget.total,
     )
