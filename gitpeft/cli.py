@@ -266,6 +266,21 @@ def compare(
         float, typer.Option("--budget", metavar="MINUTES", min=1.0, help="Most time for everything.")
     ] = 30.0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Long runs of each method.")] = 1,
+    task: Annotated[
+        str, typer.Option("--task", metavar="message|risk|both", help="What is compared on.")
+    ] = "message",
+    low: Annotated[
+        str,
+        typer.Option("--low-resource", metavar="N,N,…", help="Try also with the newest N commits alone."),
+    ] = "",
+    transfer: Annotated[
+        str,
+        typer.Option(
+            "--transfer",
+            metavar="FROM:TO,…",
+            help="Try also: commits in one language teach, commits in another ask.",
+        ),
+    ] = "",
     until: Until = "HEAD",
     out: Annotated[Path | None, typer.Option("--out", help="Copy the page here.")] = None,
     as_json: Json = False,
@@ -280,11 +295,12 @@ def compare(
     repository = _to_learn_from(repo, until)
     with _listening(True), show.comparing(as_json) as watch:
         from gitpeft.learn import compare as comparison
+        from gitpeft.learn import cuts
         from gitpeft.learn.halving import Wish
 
         wish = Wish(
             tuple(methods or ()), tuple(ranks or ()), tuple(placements or ()), tuple(bases or ("mini",)),
-            budget, seeds, until,
+            budget, seeds, until, task, low=tuple(cuts.sizes(low)), transfer=tuple(cuts.pairs(transfer)),
         )  # fmt: skip
         report = comparison.compare(repository, wish, watch)
     if out is not None:

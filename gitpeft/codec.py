@@ -13,6 +13,12 @@ SPECIAL = (PAD, END, UNKNOWN, *(f"<{mark}>" for mark in MARKS))
 _SPELT = {"like": "\n* ", "previous": "\n< ", "file": "\n# ", "hunk": "\n@ ", "add": "\n+", "delete": "\n-"}
 
 
+def wrapped(ids: Sequence[int], around: tuple[Sequence[int], Sequence[int]], total: int) -> list[int]:
+    """A rendered source between the ids that an architecture expects around it, `total` ids at most."""
+    before, after = around
+    return [*before, *ids[: total - len(before) - len(after)], *after]
+
+
 class TokenCodec:
     """A `tokenizers` file as the renderer's `Codec`. Marks that it does not know are spelt as text."""
 

@@ -14,8 +14,8 @@ from gitpeft.risk import LINES_ADDED, Model
 
 if TYPE_CHECKING:
     from gitpeft.doctor import Finding, Status
-    from gitpeft.learn.compare import Row, Watcher
     from gitpeft.learn.pipeline import Outcome
+    from gitpeft.learn.runs import Row, Watcher
     from gitpeft.learn.tuning import Listener
     from gitpeft.versions import Version
 
@@ -216,33 +216,70 @@ def _runs(rows: "Sequence[Row]", now: str) -> Table:
 
 def comparison(report: dict[str, Any]) -> None:
     """A comparison on one screen: quality, cost, advice, and where the page is."""
-    title = f"{report['asked']} validation commits (mean, 95 % interval)"
-    table = Table(title=title, title_justify="left")
-    table.add_column("", overflow="fold")
-    for name in ("B-Norm", "to the best", "trained", "memory", "training", "on disk"):
-        table.add_column(name, justify="right")
-    for row in report["finalists"]:
-        cost, gap = row["cost"], row["against_best"]
-        verdict = (
-            "" if row is report["finalists"][0] else f"{gap['mean']:+.1f}{'' if gap['clear'] else ' (noise)'}"
-        )
-        table.add_row(
-            escape(row["label"]), _mean(row["scores"]["b_norm"]), verdict, f"{cost['share']:.1%}",
-            f"{cost['memory'] / 2**30:.1f} GiB", f"{cost['seconds']:,.0f} s",
-            f"{cost['adapter_bytes'] / 1e6:.1f} MB",
-        )  # fmt: skip
-    for row in report["baselines"]:
-        table.add_row(escape(row["label"]), _mean(row["scores"]["b_norm"]), *[""] * 5)
-    out.print(table)
-    if report["left_out"]:
-        out.print(escape("Left out for want of time: " + "; ".join(report["left_out"])))
-    for sentence in report["advice"]["words"]:
-        out.print(escape(sentence))
+    for task in report["tasks"]:
+        out.print(_compared(task))
+        if task["low"]:
+            out.print(_with_fewer(task))
+        for one in task["transfer"]:
+            out.print(_transferred(one, task["metric"]))
+        if task["left_out"]:
+            out.print(escape("Left out for want of time: " + "; ".join(task["left_out"])))
+        for sentence in task["advice"]["words"]:
+            out.print(escape(sentence))
+    for why in report["left_out"]:
+        out.print(escape(f"Left out: {why}"))
     out.print(escape(f"The page: {report['page']}"), soft_wrap=True)
 
 
-def _mean(score: dict[str, float]) -> str:
-    return f"{score['mean']:.1f} ({score['low']:.1f}-{score['high']:.1f})"
+def _compared(task: dict[str, Any]) -> Table:
+    metric, best = task["metric"], task["finalists"][0]
+    heads = (metric["name"], "to the best", "trained", "memory", "training", "on disk")
+    table = _titled(f"{task['task']}: {task['asked']} validation commits (mean, 95 % interval)", heads)
+    for row in task["finalists"]:
+        cost, gap = row["cost"], row["against_best"]
+        table.add_row(
+            escape(row["label"]), _mean(row["scores"][metric["key"]], metric),
+            "" if row is best else _gap(gap, metric), f"{cost['share']:.1%}",
+            f"{cost['memory'] / 2**30:.1f} GiB", f"{cost['seconds']:,.0f} s",
+            f"{cost['adapter_bytes'] / 1e6:.1f} MB",
+        )  # fmt: skip
+    for row in task["baselines"]:
+        table.add_row(escape(row["label"]), _mean(row["scores"][metric["key"]], metric), *[""] * 5)
+    return table
+
+
+def _with_fewer(task: dict[str, Any]) -> Table:
+    low, metric = task["low"], task["metric"]
+    table = _titled("with so many commits to learn from", [f"{size:,}" for size in low["sizes"]])
+    for name, scores in low["systems"].items():
+        table.add_row(escape(name), *(_mean(one, metric) if one else "" for one in scores))
+    return table
+
+
+def _transferred(one: dict[str, Any], metric: dict[str, Any]) -> Table:
+    title = f"{one['examples']} commits teach, {one['n']} of {one['asked']} are asked about"
+    table = _titled(title, (f"taught by {one['taught']}", f"by {one['asked']}", "difference"))
+    for row in one["rows"]:
+        own = (_mean(row["within"], metric), _gap(row["gap"], metric)) if "gap" in row else ("", "")
+        table.add_row(escape(row["label"]), _mean(row["across"], metric), *own)
+    return table
+
+
+def _titled(title: str, heads: Sequence[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("", overflow="fold")
+    for name in heads:
+        table.add_column(escape(name), justify="right")
+    return table
+
+
+def _mean(score: dict[str, float], metric: dict[str, Any]) -> str:
+    digits = metric["digits"]
+    return f"{score['mean']:.{digits}f} ({score['low']:.{digits}f}-{score['high']:.{digits}f})"
+
+
+def _gap(gap: dict[str, Any], metric: dict[str, Any]) -> str:
+    return f"{gap['mean']:+.{metric['digits']}f}{'' if gap['clear'] else ' (noise)'}"
 
 
 def status(state: "Status", model: dict[str, Any] | None, risky: Model) -> None:

@@ -57,6 +57,7 @@ class _Model:
     network: "Network"
     codec: "Later[TokenCodec]"
     words: "Vocabulary"
+    around: tuple[list[int], list[int]]
 
 
 def open_active(state_dir: Path) -> "Suggester":
@@ -175,12 +176,15 @@ class Suggester:
         self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]"
     ) -> "tuple[TokenCodec, Memory]":
         """A question after encoding."""
+        from gitpeft.codec import wrapped
+
         with self._timed("tokenizer"):
             codec = model.codec.get()
         with self._timed("render"):
             source = render(change, [n.subject for n in shown], previous, self._budget, codec)
+            source = wrapped(source or codec.marks["file"], model.around, self._budget.total)
         with self._timed("encode"):
-            return codec, model.network.encode(source or codec.marks["file"])
+            return codec, model.network.encode(source)
 
     def _scored(self, model: _Model, memory: "Memory", near: "Sequence[Neighbour]") -> list[Draft]:
         from gitpeft import decode
@@ -230,10 +234,12 @@ class Suggester:
         given = self.bundle.manifest.settings
         with _readable("the manifest"):
             words = Vocabulary(given["start"], given["end"], tuple(given["banned"]))
+            around = list(given.get("before", ())), list(given.get("after", ()))
         return _Model(
             Network(lambda: files.get()[bundles.ENCODER], lambda: files.get()[bundles.DECODER]),
             Later(lambda: _codec(files.get()[bundles.TOKENIZER])),
             words,
+            around,
         )
 
     @contextmanager

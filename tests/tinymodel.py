@@ -67,7 +67,7 @@ def untied_t5(seed: int = 0, **changes: Any) -> Any:
 
 
 def bart(seed: int = 0) -> Any:
-    """A random BART, which is not exported yet."""
+    """A random BART."""
     from transformers import BartConfig, BartForConditionalGeneration
 
     config = BartConfig(

@@ -4,15 +4,15 @@ Two systems are compared on the same commits by a paired bootstrap (Koehn 2004);
 tell from zero is called noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gitpeft.learn import appraise
-from gitpeft.learn.evaluate import b_norm, bootstrap, paired_bootstrap
+from gitpeft.learn import findings
+from gitpeft.learn.findings import spell
+from gitpeft.learn.grounds import UNTUNED
+from gitpeft.learn.yardstick import Answers, Yardstick
 
 SAMPLES = 5
-UNTUNED = ", untuned"
-"""How the name of a base that was not tuned ends."""
 
 COSTS = ("share", "trainable", "peak_memory", "reserved", "seconds", "seconds_to_best", "tokens_per_second",
          "adapter_bytes", "exported_bytes", "answer_ms", "halved")  # fmt: skip
@@ -20,65 +20,70 @@ COSTS = ("share", "trainable", "peak_memory", "reserved", "seconds", "seconds_to
 AXES = {"share": "trainable share", "memory": "peak memory", "training": "training time"}
 """What quality is plotted against."""
 
+TASKS = {"messages": "messages", "risk": "risk"}
+
 
 def report(
     facts: dict[str, Any],
     runs: Sequence[dict[str, Any]],
-    baselines: dict[str, list[str]],
+    baselines: Mapping[str, Answers],
     asked: Sequence[tuple[str, str]],
+    yardstick: Yardstick,
 ) -> dict[str, Any]:
-    """Everything that the page, the terminal and scripts show, as plain values.
+    """Everything that the page, the terminal and scripts show of one task, as plain values.
 
-    `runs` are the results of long runs, `baselines` the offers of systems that cost no training, `asked` the
-    (sha, message) of the commits that all of them were asked about.
+    `runs` are the results of long runs, `baselines` the answers of systems that cost no training, `asked` the
+    id of each commit that all of them were asked about, and what is right for it.
     """
-    references = [message for _, message in asked]
-    labels = dict.fromkeys(one["label"] for one in runs)
-    rows = [_summary([run for run in runs if run["label"] == label], references) for label in labels]
-    rows.sort(key=lambda row: -row["scores"]["b_norm"]["mean"])
-    _against_best(rows)
-    _mark_fronts(rows)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(run["label"], []).append(run)
+    answers = {label: [run["answers"] for run in group] for label, group in groups.items()}
+    rows = [_summary(group, yardstick) for group in groups.values()]
+    rows.sort(key=lambda row: -row["scores"][yardstick.key]["mean"])
+    _against_best(rows, answers, yardstick)
+    _mark_fronts(rows, yardstick.key)
     found = facts | {
-        "asked": len(references),
+        "metric": {
+            "key": yardstick.key, "name": yardstick.name, "digits": yardstick.digits,
+            "all": dict(yardstick.metrics),
+        },
+        "asked": len(asked),
         "finalists": rows,
         "baselines": [
-            {"label": name, "scores": appraise.scores(offers, references)}
-            for name, offers in baselines.items()
+            {"label": name, "scores": yardstick.all_scores([said])} for name, said in baselines.items()
         ],
-        "samples": _samples(asked, rows, baselines),
-    }
-    found["advice"] = advise(found, {name: b_norm(o, references) for name, o in baselines.items()})
-    for row in rows:
-        del row["per_example"], row["offers"]
+        "samples": _samples(asked, rows, answers, baselines, yardstick.samples(SAMPLES)),
+    }  # fmt: skip
+    found["advice"] = advise(found, answers | {name: [said] for name, said in baselines.items()}, yardstick)
     return found
 
 
-def _summary(runs: Sequence[dict[str, Any]], references: Sequence[str]) -> dict[str, Any]:
-    """One finalist over its seeds: means of costs, scores over the mean of each example's scores."""
-    by_seed = [b_norm(run["offers"], references) for run in runs]
-    per_example = [sum(column) / len(column) for column in zip(*by_seed, strict=True)]
-    scores = appraise.scores(runs[0]["offers"], references)
-    scores["b_norm"] = bootstrap(per_example, seed=0)._asdict()
-    cost = {name: sum(run["cost"][name] for run in runs) / len(runs) for name in COSTS}
+def _summary(runs: Sequence[dict[str, Any]], yardstick: Yardstick) -> dict[str, Any]:
+    """One finalist over its seeds: means of costs, scores with their intervals."""
+    cost = {name: sum(run["cost"].get(name, 0.0) for run in runs) / len(runs) for name in COSTS}
     cost["memory"] = max(cost["peak_memory"] if not cost["reserved"] else cost["reserved"], 1)
-    first = runs[0]
+    first, answers = runs[0], [run["answers"] for run in runs]
     return {
         "label": first["label"], "name": first["name"], "base": first["base"],
         "spelt": first["candidate"]["method"], "method": first["method"], "steps": first["steps"],
         "seeds": [run["candidate"]["seed"] for run in runs],
-        "by_seed": [sum(scores) / len(scores) for scores in by_seed],
+        "by_seed": [yardstick.score([one]).mean for one in answers],
         "valid_loss": sum(run["valid_loss"] for run in runs) / len(runs),
-        "scores": scores, "cost": cost, "parity": first["parity"],
-        "per_example": per_example, "offers": first["offers"],
+        "scores": yardstick.all_scores(answers), "cost": cost, "parity": first.get("parity", {}),
     }  # fmt: skip
 
 
-def _against_best(rows: Sequence[dict[str, Any]]) -> None:
-    """Each row's difference to the best one, paired by example, and whether it is beyond chance."""
-    best = rows[0]["per_example"]
+def _against_best(
+    rows: Sequence[dict[str, Any]], answers: Mapping[str, Sequence[Answers]], yardstick: Yardstick
+) -> None:
+    """Each row's difference to the best one and to full tuning, paired by commit, and whether it is clear."""
+    full = next((row["label"] for row in rows if row["name"] == "full"), "")
     for row in rows:
-        difference = paired_bootstrap(row["per_example"], best, seed=0)
-        row["against_best"] = difference._asdict() | {"clear": difference.excludes_zero}
+        for name, other in (("against_best", rows[0]["label"]), ("against_full", full)):
+            if other:
+                gap = yardstick.difference(answers[row["label"]], answers[other])
+                row[name] = gap._asdict() | {"clear": gap.excludes_zero}
 
 
 def axis(row: dict[str, Any], name: str) -> float:
@@ -94,28 +99,33 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     ]
 
 
-def _mark_fronts(rows: Sequence[dict[str, Any]]) -> None:
+def _mark_fronts(rows: Sequence[dict[str, Any]], key: str) -> None:
     for name in AXES:
-        marks = front([(axis(row, name), row["scores"]["b_norm"]["mean"]) for row in rows])
+        marks = front([(axis(row, name), row["scores"][key]["mean"]) for row in rows])
         for row, mark in zip(rows, marks, strict=True):
             row.setdefault("front", {})[name] = mark
 
 
 def _samples(
-    asked: Sequence[tuple[str, str]], rows: Sequence[dict[str, Any]], baselines: dict[str, list[str]]
+    asked: Sequence[tuple[str, str]],
+    rows: Sequence[dict[str, Any]],
+    answers: Mapping[str, Sequence[Answers]],
+    baselines: Mapping[str, Answers],
+    places: Sequence[int],
 ) -> list[dict[str, Any]]:
-    offers = {row["label"]: row["offers"] for row in rows} | baselines
-    places = range(0, len(asked), max(1, len(asked) // SAMPLES))
+    said = {row["label"]: answers[row["label"]][0] for row in rows} | dict(baselines)
     return [
-        {"sha": asked[i][0], "team": asked[i][1], "offers": {name: said[i] for name, said in offers.items()}}
+        {"sha": asked[i][0], "team": asked[i][1], "offers": {name: one[i] for name, one in said.items()}}
         for i in places
-    ][:SAMPLES]
+    ]
 
 
 # --- the words ----------------------------------------------------------------------------------------------
 
 
-def advise(report: dict[str, Any], baselines: dict[str, list[float]]) -> dict[str, Any]:
+def advise(
+    report: dict[str, Any], answers: Mapping[str, Sequence[Answers]], yardstick: Yardstick
+) -> dict[str, Any]:
     """What to adopt, in words. A winner is named only where every difference to it stands clear of chance.
 
     Otherwise the advice is the method with the fewest trainable weights among those that cannot be told from
@@ -124,13 +134,12 @@ def advise(report: dict[str, Any], baselines: dict[str, list[float]]) -> dict[st
     rows = report["finalists"]
     best, rivals = rows[0], [row for row in rows[1:] if not row["against_best"]["clear"]]
     chosen = min([best, *rivals], key=lambda row: row["cost"]["trainable"])
-    words = [_verdict(best, rivals, chosen), _costs(chosen)]
+    words = [_verdict(report, best, rivals, chosen), _costs(chosen)]
     full = next((row for row in rows if row["name"] == "full"), None)
     if full is not None and full is not chosen:
-        words.append(_saved(chosen, full))
-    for name, scores in baselines.items():
-        words.append(_worth(chosen, name, scores))
-    words.append(_would_change(report, rivals))
+        words.append(_saved(chosen, full, answers, yardstick))
+    words += [_worth(chosen, one["label"], answers, yardstick, report["task"]) for one in report["baselines"]]
+    words += [*findings.words(report), _would_change(report, rivals)]
     return {
         "task": report["task"], "method": chosen["spelt"], "base": chosen["base"],
         "winner": best["label"] if not rivals and len(rows) > 1 else None,
@@ -138,14 +147,25 @@ def advise(report: dict[str, Any], baselines: dict[str, list[float]]) -> dict[st
     }  # fmt: skip
 
 
-def _verdict(best: dict[str, Any], rivals: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> str:
-    quality = _interval(best["scores"]["b_norm"])
+def _verdict(
+    report: dict[str, Any], best: dict[str, Any], rivals: Sequence[dict[str, Any]], chosen: dict[str, Any]
+) -> str:
+    metric, task = report["metric"], TASKS[report["task"]]
+
+    def quality(row: dict[str, Any]) -> str:
+        return spell(row["scores"][metric["key"]], metric["digits"])
+
+    if not rivals and len(report["finalists"]) == 1:
+        return f"Only {best['label']} was tried for {task}: {metric['name']} {quality(best)}."
     if not rivals:
-        return f"Adopt {best['label']} for messages: B-Norm {quality}, clear of every other method."
+        return (
+            f"Adopt {best['label']} for {task}: {metric['name']} {quality(best)}, "
+            "clear of every other method."
+        )
     names = ", ".join(row["label"] for row in rivals)
-    tail = "" if chosen is best else f" at {_interval(chosen['scores']['b_norm'])}"
+    tail = "" if chosen is best else f" at {quality(chosen)}"
     return (
-        f"No winner: {best['label']} is ahead with B-Norm {quality}, "
+        f"No winner for {task}: {best['label']} is ahead with {metric['name']} {quality(best)}, "
         f"but {names} cannot be told from it here. "
         f"Adopt {chosen['label']}{tail}, which trains the fewest weights of these."
     )
@@ -160,19 +180,22 @@ def _costs(row: dict[str, Any]) -> str:
     )
 
 
-def _saved(row: dict[str, Any], full: dict[str, Any]) -> str:
+def _saved(
+    row: dict[str, Any],
+    full: dict[str, Any],
+    answers: Mapping[str, Sequence[Answers]],
+    yardstick: Yardstick,
+) -> str:
     """Against full tuning, cost by cost; a difference below 5 % is none on a machine that does other work."""
     a, b = row["cost"], full["cost"]
     parts = [
         _change(name, a[key], b[key])
         for key, name in (("seconds", "time"), ("memory", "memory"), ("adapter_bytes", "disk"))
     ]
-    quality = paired_bootstrap(row["per_example"], full["per_example"], seed=0)
-    noise = "clear of noise" if quality.excludes_zero else "inside the noise"
-    return (
-        f"Against full tuning: {', '.join(parts)}; B-Norm {quality.mean:+.1f} "
-        f"({quality.low:+.1f} to {quality.high:+.1f}), {noise}."
-    )
+    gap = yardstick.difference(answers[row["label"]], answers[full["label"]])
+    noise = "clear of noise" if gap.excludes_zero else "inside the noise"
+    quality = spell(gap._asdict(), yardstick.digits, "+")
+    return f"Against full tuning: {', '.join(parts)}; {yardstick.name} {quality}, {noise}."
 
 
 def _change(name: str, value: float, full: float) -> str:
@@ -180,12 +203,20 @@ def _change(name: str, value: float, full: float) -> str:
     return f"{name} about the same" if abs(change) < 0.05 else f"{name} {change:+.0%}"
 
 
-def _worth(row: dict[str, Any], name: str, scores: Sequence[float]) -> str:
-    gain = paired_bootstrap(row["per_example"], scores, seed=0)
+def _worth(
+    row: dict[str, Any],
+    name: str,
+    answers: Mapping[str, Sequence[Answers]],
+    yardstick: Yardstick,
+    task: str,
+) -> str:
+    gain = yardstick.difference(answers[row["label"]], answers[name])
     said = "clear of noise" if gain.excludes_zero else "inside the noise"
-    text = f"Over {name}: B-Norm {gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f}), {said}."
+    text = f"Over {name}: {yardstick.name} {spell(gain._asdict(), yardstick.digits, '+')}, {said}."
     if name.endswith(UNTUNED) and gain.low <= 0:
         text += " So tuning is not shown to pay yet: give it a longer budget before you adopt any method."
+    if task == "risk" and gain.low <= 0:
+        text += " So reading the code is not shown to pay here yet."
     return text
 
 
@@ -197,7 +228,3 @@ def _would_change(report: dict[str, Any], rivals: Sequence[dict[str, Any]]) -> s
         f"What would change this advice: {more}{close}. It rests on {report['asked']} validation commits, "
         f"{steps} steps and {seeds} seed{'s' if seeds > 1 else ''} of each method."
     )
-
-
-def _interval(score: dict[str, float]) -> str:
-    return f"{score['mean']:.1f} ({score['low']:.1f} to {score['high']:.1f})"

@@ -57,25 +57,13 @@ class Base:
         return _codec(self.tokenizer)
 
     def wrapping(self) -> tuple[list[int], list[int]]:
-        """Ids that the architecture expects before and after a source.
-
-        None where the hook's rendering is read as it is, which is so for every base that can be exported.
-        """
+        """Ids that the architecture expects before and after a source; none where it is read as it is."""
         tokenizer = _raw_tokenizer(self.tokenizer)
         before, after = self.family.wrapped
         if before and tokenizer.token_to_id(_UNIXCODER) is not None:
             before = (*before, _UNIXCODER, "</s>")  # its encoder is told what it is wanted for
         found = [[tokenizer.token_to_id(token) for token in tokens] for tokens in (before, after)]
         return [i for i in found[0] if i is not None], [i for i in found[1] if i is not None]
-
-    def check_exportable(self) -> None:
-        """GitpeftError when the ONNX graphs of this architecture cannot be written."""
-        if not self.family.exported:
-            can = ", ".join(sorted(kind for kind, family in families.FAMILIES.items() if family.exported))
-            raise GitpeftError(
-                f"the base {self.name} is a {self.kind}, which can be trained but not exported for the hook",
-                f"`gitpeft train` keeps its PEFT checkpoint; for suggestions take a base of type {can}",
-            )
 
     def load(self) -> Any:
         """The model in float32. Safetensors only; no code of the base is ever run.

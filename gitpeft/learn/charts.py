@@ -1,36 +1,268 @@
-"""One page with plots and tables: hides HTML and SVG. Nothing in it is fetched from anywhere."""
+"""One page with plots and tables: hides HTML, SVG, scales and colours.
 
-import html
-from collections.abc import Mapping, Sequence
+A page is one file: nothing in it is fetched from anywhere and no script runs. It is readable on a phone, in
+the dark and on paper; whatever is not `Markup` is escaped. Systems are told apart by a number as well as by
+colour.
+"""
 
-Points = Sequence[tuple[float, float]]
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 
-_WIDTH, _HEIGHT, _EDGE = 420, 280, 44
-_COLOURS = ("#888888", "#1f6feb", "#d1242f", "#1a7f37")
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1f2328}"
-    "table{border-collapse:collapse;margin:1rem 0}"
-    "td,th{border:1px solid #d0d7de;padding:.2rem .6rem;text-align:left}"
-    "figure{display:inline-block;margin:0 1rem 1rem 0}figcaption{font-weight:600}svg text{font-size:11px}"
-    "@media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}svg text{fill:#e6edf3}}"
-)
+Point = tuple[float, float]
+Points = Sequence[Point]
+Spell = Callable[[float], str]
+
+WIDTH, HEIGHT = 360, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 26, 40
+_COLOURS = ("#0b63c5", "#c2410c", "#15803d", "#a21caf", "#8a6100", "#0e7490", "#be123c", "#4d7c0f")
+
+_STYLE = """
+:root{--ink:#1c2330;--soft:#566070;--line:#d9dee6;--ground:#fff;--tint:#f4f6f9;--accent:#0b63c5;
+--bad:#c42b2b}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#343b47;
+--ground:#14181f;--tint:#1c222b;--accent:#6db3ff;--bad:#ff7b72}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:70rem;padding:1.4rem 1.2rem 3rem;color:var(--ink);background:var(--ground);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif;-webkit-text-size-adjust:100%}
+h1{font-size:1.6rem;line-height:1.25;margin:.2rem 0 .3rem}
+h2{font-size:1.25rem;line-height:1.3;margin:2.6rem 0 .5rem;padding-top:.6rem;border-top:1px solid var(--line)}
+h3{font-size:1rem;margin:1.6rem 0 .4rem}
+p,ul{margin:.4rem 0;max-width:46rem}
+ul{padding-left:1.2rem}
+code{font:.9em ui-monospace,monospace;overflow-wrap:anywhere}
+.soft{color:var(--soft);font-size:.9rem}
+.advice{background:var(--tint);border-left:4px solid var(--accent);padding:1rem 1.2rem;border-radius:4px;
+margin:1rem 0}
+.advice p,.advice ul{max-width:none}
+.advice>p:first-child{font-size:1.15rem;font-weight:600;line-height:1.35;margin-top:0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.6rem;margin:.9rem 0}
+.tiles div{background:var(--ground);border:1px solid var(--line);border-radius:6px;padding:.5rem .7rem}
+.tiles b{display:block;font-size:1.25rem;line-height:1.25}
+.tiles span{color:var(--soft);font-size:.8rem;line-height:1.3;display:block}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(19rem,100%),1fr));gap:1rem;
+margin:.6rem 0}
+figure{margin:0;border:1px solid var(--line);border-radius:6px;padding:.6rem .6rem .3rem;max-width:32rem}
+figcaption{font-size:.9rem;font-weight:600;line-height:1.3}
+svg{width:100%;height:auto;display:block}
+svg text{fill:var(--ink);font:12px system-ui,sans-serif}
+svg .tick{fill:var(--soft);font-size:11px}
+svg .mark,.mark{fill:#fff;color:#fff;font:700 10px system-ui,sans-serif}
+.mark{display:inline-block;width:1.6em;height:1.6em;line-height:1.6em;border-radius:50%;text-align:center;
+margin-right:.5em;flex:none;print-color-adjust:exact;-webkit-print-color-adjust:exact}
+.name{display:inline-flex;align-items:flex-start}
+.key{display:inline-block;margin:0 1.1em .2em 0}
+.wide{overflow-x:auto;margin:.4rem 0;-webkit-overflow-scrolling:touch}
+table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;min-width:100%}
+th,td{text-align:right;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+th{font-weight:600;color:var(--soft);vertical-align:bottom;line-height:1.25}
+td{white-space:nowrap}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+td:first-child{font-weight:600;white-space:normal;min-width:10rem}
+.text th,.text td{text-align:left}.text td:not(:first-child){white-space:normal;min-width:9rem}
+.sample{border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem;margin:.6rem 0}
+.sample dl{display:grid;grid-template-columns:minmax(8rem,14rem) 1fr;gap:.15rem .8rem;margin:.4rem 0 0;
+font-size:.92rem}
+.sample dt{color:var(--soft);overflow-wrap:anywhere}.sample dd{margin:0;overflow-wrap:anywhere}
+@media(max-width:40rem){body{padding:.9rem .9rem 2rem}.advice{padding:.8rem .9rem}
+.sample dl{grid-template-columns:1fr}.sample dd{margin:0 0 .4rem}
+.text thead{display:none}.text td{display:block;border:0;padding:.1rem 0}.text tr{display:block;
+border-bottom:1px solid var(--line);padding:.5rem 0}
+.text td:not(:first-child)::before{content:attr(data-head) ": ";color:var(--soft)}}
+@page{margin:14mm}
+@media print{body{max-width:none;padding:0;font-size:10.5pt}.wide{overflow:visible}table{font-size:7.5pt}
+td,th{padding:.25rem .35rem}.plots{grid-template-columns:repeat(2,1fr)}
+figure,.sample,.advice,tr{break-inside:avoid}h2,h3{break-after:avoid}}
+"""
+
+
+class Markup(str):
+    """HTML already; every other text is escaped where it enters a page."""
+
+    __slots__ = ()
+
+
+def text(value: str) -> Markup:
+    """A text as markup."""
+    return value if isinstance(value, Markup) else Markup(escape(value, quote=True))
 
 
 def document(title: str, body: str) -> str:
-    """A whole page; `body` is HTML already."""
+    """A whole page; `body` is markup."""
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    )
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{body}</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>{escape(title)}</h1>\n{body}</body>'
+        "</html>\n"
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain texts."""
-    first = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    rest = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
+    """A table; with the kind "text" its cells are sentences and not numbers."""
+    top = "".join(f"<th scope='col'>{text(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{_cells(head, row)}</tr>\n" for row in rows)
+    return Markup(
+        f"<div class='wide'><table class='{kind}'><thead><tr>{top}</tr></thead>\n"
+        f"<tbody>{body}</tbody></table></div>\n"
     )
-    return f"<table><tr>{first}</tr>\n{rest}</table>\n"
+
+
+def _cells(head: Sequence[str], row: Sequence[str]) -> str:
+    """Each cell knows its column: on a phone a sentence stands below the other, with that in front."""
+    pairs = zip(head, row, strict=True)
+    return "".join(f"<td data-head='{escape(name, quote=True)}'>{text(cell)}</td>" for name, cell in pairs)
+
+
+def colour(number: int) -> str:
+    """The colour of the system with this number, from 0."""
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def badge(number: int) -> Markup:
+    """The mark that a system has in every plot and table of a page."""
+    return Markup(f"<span class='mark' style='background:{colour(number)}'>{number + 1}</span>")
+
+
+def named(number: int, name: str) -> Markup:
+    """A system's mark and name, which may break between its settings only."""
+    broken = text(name).replace(":", ":<wbr>").replace(",", ",<wbr>")
+    return Markup(f"<span class='name'>{badge(number)}<span>{broken}</span></span>")
+
+
+def legend(names: Sequence[str]) -> Markup:
+    """The marks and names of several."""
+    keys = (f"<span class='key'>{named(number, name)}</span>" for number, name in enumerate(names))
+    return Markup(f"<p>{' '.join(keys)}</p>")
+
+
+# --- plots --------------------------------------------------------------------------------------------------
+
+
+def plain(value: float) -> str:
+    """A number with as few digits as tell it."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A direction of a plot: its name, the values at its ends, whether it is logarithmic, how it is spelt.
+
+    `ticks` are the values that are written; without them they are round numbers.
+    """
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+    spell: Spell = plain
+    ticks: tuple[float, ...] = ()
+
+    def share(self, value: float) -> float:
+        """Where a value lies between the ends, 0 to 1; the middle where the ends are one."""
+        low, high, at = map(self._bent, (self.low, self.high, value))
+        return (at - low) / (high - low) if high - low > 1e-12 else 0.5
+
+    def _bent(self, value: float) -> float:
+        return math.log(max(value, 1e-12)) if self.log else value
+
+    def written(self) -> list[float]:
+        """The values that are written."""
+        if self.ticks:
+            return list(self.ticks)
+        if self.log or self.high - self.low < 1e-12:
+            return sorted({self.low, self.high})
+        size = 10 ** math.floor(math.log10(self.high - self.low))
+        steps = (size * factor for factor in (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5))
+        step = next(step for step in steps if (self.high - self.low) / step <= 5.01)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [round(step * i, 10) for i in range(first, last + 1)]
+
+
+def around(name: str, values: Sequence[float], log: bool = False, spell: Spell = plain) -> Axis:
+    """An axis from the smallest to the largest of some values."""
+    return Axis(name, min(values, default=0.0), max(values, default=1.0), log, spell)
+
+
+class Plot:
+    """A drawing between two axes."""
+
+    def __init__(self, x: Axis, y: Axis) -> None:
+        self._x, self._y = x, y
+        self._parts: list[str] = []
+
+    def place(self, point: Point) -> Point:
+        """Where a point lies on the drawing."""
+        across, up = self._x.share(point[0]), self._y.share(point[1])
+        x = _LEFT + 10 + across * (WIDTH - _LEFT - _RIGHT - 20)
+        y = HEIGHT - _BOTTOM - 8 - up * (HEIGHT - _BOTTOM - _TOP - 16)
+        return round(x, 1), round(y, 1)
+
+    def line(self, points: Points, stroke: str, dashes: str = "") -> None:
+        """A line through points."""
+        through = " ".join(f"{x},{y}" for x, y in map(self.place, points))
+        dashed = f" stroke-dasharray='{dashes}'" if dashes else ""
+        self._parts.append(
+            f"<polyline points='{through}' fill='none' stroke='{stroke}' stroke-width='2'{dashed}/>"
+        )
+
+    def bar(self, x: float, low: float, high: float, stroke: str) -> None:
+        """An interval."""
+        (at, bottom), (_, top) = self.place((x, low)), self.place((x, high))
+        self._parts.append(
+            f"<path d='M{at} {bottom}V{top}' stroke='{stroke}' stroke-width='2' opacity='.5'/>"
+        )
+
+    def dot(self, point: Point, fill: str, radius: float = 3.0) -> None:
+        """A point."""
+        x, y = self.place(point)
+        self._parts.append(f"<circle cx='{x}' cy='{y}' r='{radius}' fill='{fill}'/>")
+
+    def badge(self, point: Point, number: int) -> None:
+        """A point of the system with this number."""
+        x, y = self.place(point)
+        self.dot(point, colour(number), 8)
+        self._parts.append(
+            f"<text class='mark' x='{x}' y='{y + 3.5:.1f}' text-anchor='middle'>{number + 1}</text>"
+        )
+
+    def label(self, number: int, name: str, fill: str) -> None:
+        """A line of a legend inside of the drawing."""
+        self._parts.append(
+            f"<text x='{_LEFT + 14}' y='{_TOP + 16 + 15 * number}' style='fill:{fill}'>{escape(name)}</text>"
+        )
+
+    def figure(self, title: str, told: str = "") -> Markup:
+        """The drawing with its title; `told` is what it shows, for those who do not see it."""
+        said = escape(told or title, quote=True)
+        return Markup(
+            f"<figure><figcaption>{escape(title)}</figcaption><svg role='img' aria-label='{said}' "
+            f"viewBox='0 0 {WIDTH} {HEIGHT}'>{self._axes()}{''.join(self._parts)}</svg></figure>\n"
+        )
+
+    def _axes(self) -> str:
+        floor, end = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        parts = [f"<path d='M{_LEFT} {floor}H{end}' stroke='var(--soft)' fill='none'/>"]
+        for value in self._y.written():
+            _, y = self.place((self._x.low, value))
+            parts.append(f"<path d='M{_LEFT} {y}H{end}' stroke='var(--line)' fill='none'/>")
+            parts.append(_tick(_LEFT - 6, y + 4, "end", self._y.spell(value)))
+        written = self._x.written()
+        for number, value in enumerate(written):
+            x, _ = self.place((value, self._y.low))
+            outer = {0: "start", len(written) - 1: "end"} if len(written) > 1 else {}
+            near = {"start": x - 10, "end": x + 10}
+            anchor = outer.get(number, "middle")
+            parts.append(_tick(near.get(anchor, x), floor + 15, anchor, self._x.spell(value)))
+        parts.append(_tick((_LEFT + end) / 2, HEIGHT - 8, "middle", self._x.name))
+        parts.append(_tick(4, 14, "start", self._y.name))
+        return "".join(parts)
+
+
+def _tick(x: float, y: float, anchor: str, said: str) -> str:
+    return f"<text class='tick' x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(said)}</text>"
 
 
 def chart(
@@ -41,82 +273,28 @@ def chart(
     *,
     diagonal: bool = False,
     top: float | None = None,
-) -> str:
+) -> Markup:
     """Lines by name over shared axes that start at 0; `top` is the end of the y axis, else the largest."""
     every = [point for points in lines.values() for point in points]
     right = max((px for px, _ in every), default=1.0) or 1.0
     high = top or max((py for _, py in every), default=1.0) or 1.0
-    frame = _Frame(0.0, right, 0.0, high)
-    parts = [frame.axes(x, y)]
+    plot = Plot(Axis(x, 0.0, right), Axis(y, 0.0, high))
     if diagonal:
-        end = min(right, high)
-        parts.append(frame.line([(0, 0), (end, end)], "#bbbbbb", dashed=True))
+        plot.line([(0, 0), (min(right, high), min(right, high))], "var(--soft)", "4 4")
     for number, (name, points) in enumerate(lines.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        parts.append(frame.line(points, colour))
-        parts += [frame.dot(point, colour, 2.5) for point in points] if len(points) < 30 else []
-        place = _EDGE + 14 + 14 * number
-        parts.append(f'<text x="{_EDGE + 10}" y="{place}" style="fill:{colour}">{html.escape(name)}</text>')
-    return _figure(title, parts)
+        plot.line(points, colour(number))
+        for point in points if len(points) < 30 else ():
+            plot.dot(point, colour(number))
+        plot.label(number, name, colour(number))
+    return plot.figure(title)
 
 
-def scatter(title: str, x: str, y: str, points: Points, marked: Sequence[bool]) -> str:
+def scatter(title: str, x: str, y: str, points: Points, marked: Sequence[bool]) -> Markup:
     """Points, the marked ones in red on top."""
-    xs, ys = [px for px, _ in points] or [0.0], [py for _, py in points] or [0.0]
-    frame = _Frame(min(xs), max(xs), min(ys), max(ys))
+    plot = Plot(around(x, [px for px, _ in points]), around(y, [py for _, py in points]))
     pairs = list(zip(points, marked, strict=True))
-    parts = [frame.axes(x, y)]
-    parts += [frame.dot(point, _COLOURS[0], 1.5) for point, mark in pairs if not mark]
-    parts += [frame.dot(point, _COLOURS[2], 2.5) for point, mark in pairs if mark]
-    return _figure(title, parts)
-
-
-def _figure(title: str, parts: Sequence[str]) -> str:
-    label, inside = html.escape(title, quote=True), "".join(parts)
-    return (
-        f'<figure><figcaption>{html.escape(title)}</figcaption><svg role="img" aria-label="{label}" '
-        f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}">{inside}</svg></figure>\n'
-    )
-
-
-class _Frame:
-    """Axes, and where a point lies between them."""
-
-    def __init__(self, left: float, right: float, low: float, high: float) -> None:
-        self.left, self.low = left, low
-        self.wide, self.tall = (right - left) or 1.0, (high - low) or 1.0
-
-    def place(self, point: tuple[float, float]) -> tuple[float, float]:
-        """Pixels of a point."""
-        x = _EDGE + (point[0] - self.left) / self.wide * (_WIDTH - 2 * _EDGE)
-        y = _HEIGHT - _EDGE - (point[1] - self.low) / self.tall * (_HEIGHT - 2 * _EDGE)
-        return round(x, 1), round(y, 1)
-
-    def line(self, points: Points, colour: str, dashed: bool = False) -> str:
-        """A line through points."""
-        through = " ".join(f"{x},{y}" for x, y in map(self.place, points))
-        dashes = ' stroke-dasharray="4 4"' if dashed else ""
-        return f'<polyline points="{through}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
-
-    def dot(self, point: tuple[float, float], colour: str, radius: float) -> str:
-        """A point."""
-        x, y = self.place(point)
-        return f'<circle cx="{x}" cy="{y}" r="{radius}" fill="{colour}"/>'
-
-    def axes(self, x: str, y: str) -> str:
-        """Both axes with their names and the numbers at their ends."""
-        bottom, right = _HEIGHT - _EDGE, _WIDTH - _EDGE
-        ends = (
-            (_EDGE, bottom + 14, f"{self.left:.3g}", "middle"),
-            (right, bottom + 14, f"{self.left + self.wide:.3g}", "middle"),
-            (_EDGE - 4, bottom, f"{self.low:.3g}", "end"),
-            (_EDGE - 4, _EDGE + 4, f"{self.low + self.tall:.3g}", "end"),
-            ((_EDGE + right) / 2, bottom + 30, x, "middle"),
-            (_EDGE, _EDGE - 12, y, "start"),
-        )
-        texts = (
-            f'<text x="{px}" y="{py}" text-anchor="{anchor}" fill="currentColor">{html.escape(text)}</text>'
-            for px, py, text, anchor in ends
-        )
-        path = f"M{_EDGE} {_EDGE}V{bottom}H{right}"
-        return f'<path d="{path}" fill="none" stroke="currentColor"/>' + "".join(texts)
+    for point in (point for point, mark in pairs if not mark):
+        plot.dot(point, "var(--soft)", 1.5)
+    for point in (point for point, mark in pairs if mark):
+        plot.dot(point, "var(--bad)", 2.5)
+    return plot.figure(title)

@@ -1,6 +1,7 @@
 """Methods side by side on one history, within a time budget: hides the plan, resuming, and what is measured.
 
-    short runs of all candidates → the better half, and the best of each method → long runs → quality and cost
+    short runs of all candidates → the better half, and the best of each method → long runs
+    → the best of each method on parts of the history → quality and cost, and what they say
 
 That is successive halving (see `halving`). In a rung all runs
 have the same data, steps, batches and schedule. Quality is measured on the validation part: a comparison
@@ -15,7 +16,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,44 +24,32 @@ from typing import TYPE_CHECKING, Any
 from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import advice, backtest, dataset, methods, page, pipeline, tuning
-from gitpeft.learn.dataset import Dataset, Example
+from gitpeft.learn import advice, cuts, dataset, findings, layers, methods, page, pipeline, tuning
+from gitpeft.learn.cuts import Cut
+from gitpeft.learn.dataset import Dataset
+from gitpeft.learn.grounds import Field, MessageField
 from gitpeft.learn.halving import (
     Candidate,
+    Load,
     Pace,
     Wish,
     candidates,
     long_steps,
     minutes_for,
+    probed_commits,
     promoted,
+    seconds_of,
     short_plan,
 )
-from gitpeft.learn.methods import Method
-from gitpeft.learn.tuning import Job, Listener, write_json
+from gitpeft.learn.runs import Order, Row, Runs, Watcher
+from gitpeft.learn.tuning import Listener, write_json
 
 if TYPE_CHECKING:
     from gitpeft.learn.bases import Base
     from gitpeft.learn.pipeline import Mined
 
-MOST_ASKED = 120
-"""Validation commits that every finalist is asked about."""
-
-
-@dataclass(slots=True)
-class Row:
-    """Where a run stands, for whoever watches: waiting, running, done, kept (from before) or left out."""
-
-    rung: str
-    label: str
-    seed: int
-    state: str = "waiting"
-    done: float = 0.0
-    detail: str = ""
-    result: dict[str, Any] = field(default_factory=dict)
-
-
-Watcher = Callable[[Sequence[Row], str], None]
-"""Hears the rows of a comparison and what is happening now, whenever that changes."""
+PACED_ON = 9
+"""Commits that tell what a probe costs."""
 
 
 # --- the work -----------------------------------------------------------------------------------------------
@@ -69,22 +58,30 @@ Watcher = Callable[[Sequence[Row], str], None]
 class Comparison:
     """A comparison in its folder. `run` does what is left of it and returns the report."""
 
-    def __init__(self, repo: Repository, wish: Wish, mined: "Mined", watch: Watcher) -> None:
+    def __init__(
+        self, repo: Repository, wish: Wish, mined: "Mined", watch: Watcher, listen: Listener
+    ) -> None:
         from gitpeft.learn import bases
 
         self.repo, self.wish, self.mined, self.watch = repo, wish, mined, watch
+        self.started = time.monotonic()
         self.found = candidates(wish)
         self.bases: dict[str, Base] = {name: bases.find(name) for name in wish.bases}
-        for base in self.bases.values():
-            base.check_exportable()
         self.data: Dataset = dataset.make(mined.records, Budget().exemplars)
-        if len(self.data.examples) < dataset.ENOUGH:
-            raise GitpeftError(
-                f"only {len(self.data.examples)} usable commits, a comparison needs {dataset.ENOUGH}",
-                "`gitpeft init` serves this history without training",
-            )
-        self.rows: list[Row] = []
-        self.started = time.monotonic()
+        self.field: Field = self._field(listen)
+        self.cuts = cuts.planned(self.field.parts, wish.low, wish.transfer)
+        self.grounds = {cut: self.field.part(cut) for cut in self.cuts}
+        self.runs = Runs(self.folder, self.bases, self._questions, watch, self._note_time)
+
+    def _field(self, listen: Listener) -> Field:
+        if self.wish.task == tuning.MESSAGES:
+            return MessageField(self.data, self.mined)
+        from gitpeft.learn.riskground import RiskField
+
+        return RiskField(self.repo, self.mined, listen)
+
+    def _questions(self, base: "Base", commits: int) -> layers.Questions:
+        return layers.questions(self.data.train, self.data.valid, base, commits)
 
     @cached_property
     def folder(self) -> Path:
@@ -93,31 +90,27 @@ class Comparison:
             asdict(self.wish) | {"until": self.mined.tip},
             [asdict(methods.of(*methods.parse(one.method))) for one in self.found],
             [base.digest for base in self.bases.values()],
-            [RENDERER, len(self.data.examples)],
+            [RENDERER, len(self.data.examples), self.field.commits],
         ]
         key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.repo.state_dir / "compare" / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    @cached_property
-    def examples(self) -> list[Example]:
-        """The validation commits that are asked about."""
-        return backtest.sample(self.data.valid, MOST_ASKED, seed=1)
-
     def run(self) -> dict[str, Any]:
-        """Everything that is not there yet; the report is also written as JSON and as a page."""
+        """Everything that is not there yet, and what it says."""
         self.baselines()  # first: what they cost is known then
         plan = self._kept("plan", self._plan_short)
         short = [self._short(Candidate(**one), plan["steps"]) for one in self._announce(plan)]
         final = self._kept("final", lambda: self._plan_long(plan, short))
+        self._probe_untuned(plan)
         long = self._long(final, plan)
-        report = self._report(plan, final, short, long)
+        beyond = self._beyond(final, plan, long)
+        report = self._report(plan, final, short, long, beyond)
         self._note_time()
-        write_json(self.folder / "report.json", report)
-        (self.folder / "report.html").write_text(page.html(report), encoding="utf-8")
-        write_json(self.repo.state_dir / "compare" / "advice.json", report["advice"])
         return report
+
+    # --- time -----------------------------------------------------------------------------------------------
 
     def remaining(self) -> float:
         """Seconds of the budget that are left, counting what earlier, interrupted parts took."""
@@ -133,6 +126,8 @@ class Comparison:
         write_json(self.folder / "spent.json", {"seconds": self.spent()})
         self.started = time.monotonic()
 
+    # --- the plan -------------------------------------------------------------------------------------------
+
     def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = self.folder / f"{name}.json"
         if not path.exists():
@@ -141,152 +136,130 @@ class Comparison:
 
     def _plan_short(self) -> dict[str, Any]:
         """Measures what a run costs here, from loading to the last answer: three steps of the first."""
-        self.watch(self.rows, "measuring what a run costs here")
+        self.watch(self.runs.rows, "measuring what a run costs here")
         one, folder = self.found[0], self.folder / "trial"
         shutil.rmtree(folder, ignore_errors=True)
         before = time.monotonic()
-        result = self._finish(one, 3, folder, Row("trial", one.label, 0), self.wish.minutes)
+        order = Order(one, "trial", 3, self.wish.minutes, self.field.whole)
+        result = self.runs.make(order, folder, Row("trial", one.label, 0))
         taken, steps = time.monotonic() - before, result["cost"]["seconds_to_best"]
         shutil.rmtree(folder, ignore_errors=True)
         around = result["around_seconds"]
         # full tuning, the dearest, costs about a third more a step than the first candidate
-        pace = Pace(1.3 * steps / 3, around - steps, taken - around)
-        return short_plan(self.found, self.remaining(), pace, self.wish.seeds)
+        pace = Pace(1.3 * steps / 3, around - steps, taken - around, self._probe_pace())
+        runs = len({one.kind for one in self.found})
+        loads = [Load(cut.label, runs, tuning.most_steps(cut.examples)) for cut in self.cuts]
+        probed = probed_commits(self.remaining(), pace, runs + len(self.bases), layers.LEAST, layers.MOST)
+        seconds = self.remaining() - probed * pace.probe * (runs + len(self.bases))
+        plan = short_plan(self.found, seconds, pace, self.wish.seeds, loads)
+        if not probed:
+            plan["left_out"].append("what each layer knows")
+        return plan | {"probed": probed}
+
+    def _probe_pace(self) -> float:
+        base = next(iter(self.bases.values()))
+        asked = self._questions(base, PACED_ON)
+        return layers.seconds_per_commit(base.load().get_encoder(), asked, PACED_ON)
 
     def _plan_long(self, plan: dict[str, Any], short: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        pace = Pace(**plan["pace"])
+        pace, loads = Pace(**plan["pace"]), [Load(**one) for one in plan["loads"]]
         finals = promoted(short, plan["least"])
-        costs = [one["step_seconds"] for one in finals] or [pace.step] * len(plan["candidates"])
-        steps = long_steps(costs, self.remaining(), plan["seeds"], plan["steps"], pace)
-        return {"candidates": [one["candidate"] for one in finals] or plan["candidates"], "steps": steps}
+        chosen = [one["candidate"] for one in finals] or plan["candidates"]
+        costs = [one["step_seconds"] for one in finals] or [pace.step] * len(chosen)
+        seconds = self.remaining() - self._probing(plan)
+        steps = long_steps(costs, seconds, plan["seeds"], plan["steps"], pace, loads)
+        return {"candidates": chosen, "steps": steps}
+
+    def _probing(self, plan: dict[str, Any]) -> float:
+        """Seconds that probes take."""
+        return float(plan["probed"] * plan["pace"]["probe"] * (plan["least"] + len(self.bases)))
 
     def _announce(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Whom the short runs are for: nobody, where all go on anyway."""
         chosen = list(plan["candidates"]) if plan["steps"] else []
-        self.rows = [Row("short", Candidate(**one).label, 0) for one in chosen]
-        self.watch(self.rows, "planned")
+        self.runs.rows = [Row("short", Candidate(**one).label, 0) for one in chosen]
+        self.watch(self.runs.rows, "planned")
         return chosen
 
-    def _job(self, one: Candidate, steps: int, minutes: float) -> Job:
-        method = methods.of(*methods.parse(one.method))
-        checks = min(4, max(1, steps // 10))
-        return Job(self.bases[one.base], method, one.seed, minutes, steps, checks=checks)
+    # --- runs -----------------------------------------------------------------------------------------------
 
     def _short(self, one: Candidate, steps: int) -> dict[str, Any]:
-        return self._result(one, steps, "short", self._train, self.wish.minutes)
+        whole, minutes = self.field.whole, self.wish.minutes
+        return self.runs.result(Order(one, "short", steps, minutes, whole, finished=False))
 
     def _long(self, final: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Seed by seed, so that a budget that ends early leaves all methods with as many runs."""
         first, pace = final["candidates"], Pace(**plan["pace"])
+        after = seconds_of([Load(**one) for one in plan["loads"]], final["steps"], pace)
         runs = [replace(Candidate(**one), seed=seed) for seed in range(plan["seeds"]) for one in first]
-        self.rows += [Row("long", run.label, run.seed) for run in runs]
+        self.runs.rows += [Row("long", run.label, run.seed) for run in runs]
         found: list[dict[str, Any]] = []
         for number, run in enumerate(runs):
             slowest = max((one["seconds"] for one in found), default=0.0)
-            fits = self.remaining() > slowest * 1.1 or number < len(first)
-            if fits or self._path(run, "long").exists():
-                minutes = minutes_for(self.remaining(), len(first) - number % len(first), pace)
-                found.append(self._result(run, final["steps"], "long", self._finish, minutes))
+            fits = self.remaining() - after > slowest * 1.1 or number < len(first)
+            if fits or self.runs.path(run, "long").exists():
+                minutes = minutes_for(self.remaining() - after, len(first) - number % len(first), pace)
+                probed = plan["probed"] if run.seed == 0 and self._leads(run, final) else 0
+                order = Order(run, "long", final["steps"], minutes, self.field.whole, probed=probed)
+                found.append(self.runs.result(order))
             else:
-                self._row("long", run).state = "left out"
+                self.runs.row("long", run).state = "left out"
         return found
 
-    def _path(self, one: Candidate, rung: str) -> Path:
-        key = hashlib.sha256(json.dumps([rung, asdict(one)], sort_keys=True).encode()).hexdigest()[:12]
-        return self.folder / "runs" / key / "result.json"
+    @staticmethod
+    def _leads(run: Candidate, final: dict[str, Any]) -> bool:
+        """Whether this is the best setting of its method: finalists are in the order of the short runs."""
+        alike = [one for one in final["candidates"] if Candidate(**one).kind == run.kind]
+        return Candidate(**alike[0]).method == run.method
 
-    def _row(self, rung: str, one: Candidate) -> Row:
-        return next(r for r in self.rows if (r.rung, r.label, r.seed) == (rung, one.label, one.seed))
+    def _beyond(
+        self, final: dict[str, Any], plan: dict[str, Any], long: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The best setting of each method on every part of the history that time allows."""
+        leaders = [run for run in map(_candidate, final["candidates"]) if self._leads(run, final)]
+        labels, pace = {one["label"] for one in plan["loads"]}, Pace(**plan["pace"])
+        todo = [(cut, run) for cut in self.cuts if cut.label in labels for run in leaders]
+        self.runs.rows += [Row(cut.label, run.label, 0) for cut, run in todo]
+        found: list[dict[str, Any]] = []
+        slowest = 0.0
+        for number, (cut, run) in enumerate(todo):
+            if self.remaining() < slowest and not self.runs.path(run, cut.label).exists():
+                self.runs.row(cut.label, run).state = "left out"
+                continue
+            steps = min(final["steps"], tuning.most_steps(cut.examples))
+            minutes = minutes_for(self.remaining(), len(todo) - number, pace)
+            order = Order(run, cut.label, steps, minutes, self.grounds[cut])
+            found.append(self.runs.result(order) | {"cut": cut})
+            slowest = max(slowest, 1.1 * found[-1]["seconds"])
+        told = {cut: self._asked_untuned(cut) for cut in {one["cut"] for one in found}}
+        return [one | {"baselines": told[one["cut"]], "ground": self.grounds[one["cut"]]} for one in found]
 
-    def _result(
-        self,
-        one: Candidate,
-        steps: int,
-        rung: str,
-        work: Callable[[Candidate, int, Path, Row, float], dict[str, Any]],
-        minutes: float,
-    ) -> dict[str, Any]:
-        """A run's result, from its file where it is finished. Its weights are not kept."""
-        path, row = self._path(one, rung), self._row(rung, one)
-        if path.exists():
-            row.state, row.result = "kept", json.loads(path.read_text(encoding="utf-8"))
-            return dict(row.result)
-        row.state, before = "running", time.monotonic()
-        self.watch(self.rows, f"{rung} run: {row.label}")
-        result = work(one, steps, path.parent, row, minutes)
-        result |= {"candidate": asdict(one), "label": one.label, "name": one.name, "base": one.base}
-        result["seconds"] = time.monotonic() - before
-        write_json(path, result)
-        for part in [p for p in path.parent.iterdir() if p != path]:
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
-        self._note_time()
-        row.state, row.result, row.done = "done", json.loads(path.read_text(encoding="utf-8")), 1.0
-        self.watch(self.rows, f"{rung} run: {row.label}")
-        return dict(row.result)
+    def _asked_untuned(self, cut: Cut) -> dict[str, Any]:
+        name = hashlib.sha256(cut.label.encode()).hexdigest()[:12]
+        return self._kept(f"baselines-{name}", lambda: dict(self.grounds[cut].baselines(self.bases)))
 
-    def _train(self, one: Candidate, steps: int, folder: Path, row: Row, minutes: float) -> dict[str, Any]:
-        def listen(step: str, done: float, detail: str) -> None:
-            row.done, row.detail = done, detail
-            self.watch(self.rows, f"{row.rung} run: {row.label}")
+    # --- what costs no training, and the end ----------------------------------------------------------------
 
-        before = time.monotonic()
-        method, cost = tuning.train(self._job(one, steps, minutes), self.data, folder, listen)
-        losses = [loss for _, loss in cost["valid_curve"]]
-        return {
-            "method": method.as_dict(),
-            "steps": cost["steps"],
-            "around_seconds": time.monotonic() - before,
-            "valid_loss": min(losses),
-            "step_seconds": cost["seconds"] / max(1, cost["steps"]),
-            "cost": {name: value for name, value in cost.items() if "curve" not in name},
-        }
+    def baselines(self) -> dict[str, Any]:
+        """What the baselines say."""
 
-    def _finish(self, one: Candidate, steps: int, folder: Path, row: Row, minutes: float) -> dict[str, Any]:
-        """A long run: trained, exported through the gate, and asked."""
-        result = self._train(one, steps, folder, row, minutes)
-        row.detail = "exporting and asking"
-        self.watch(self.rows, f"{row.rung} run: {row.label}")
-        base = self.bases[one.base]
-        kept = dict(result["method"])
-        method: Method = methods.of(kept.pop("name"), kept)
-        exported = tuning.export(base, method, self.data, folder)
-        offers, spent = self._ask(base, exported["settings"], folder)
-        result["cost"]["exported_bytes"] = sum(exported["sizes"].values())
-        result["cost"]["answer_ms"] = 1000 * spent / max(1, len(offers))
-        return result | {"parity": exported["parity"], "offers": offers}
+        def ask() -> dict[str, Any]:
+            self.watch(self.runs.rows, "asking the baselines")
+            return dict(self.field.whole.baselines(self.bases))
 
-    def _ask(self, base: "Base", settings: dict[str, Any], files: Path) -> tuple[list[str], float]:
-        """What would be offered first for every example, and the seconds that took."""
-        manifest = pipeline.manifest_of(self.data, self.mined)
-        manifest = replace(manifest, **pipeline.of_base(base), settings=settings)
-        with backtest.trial(manifest, files, self.index, self.habits) as suggester:
-            before = time.monotonic()
-            asked = backtest.ask(suggester, self.examples)
-            spent = time.monotonic() - before
-        return [one.offered(backtest.CONSENSUS) for one in asked], spent
+        return self._kept("baselines", ask)
 
-    @cached_property
-    def index(self) -> Any:
-        """Earlier commits only: those of the training part."""
-        return self.data.index_before(self.data.first_valid)
+    def _probe_untuned(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """By base, what its layers know as it is."""
 
-    @cached_property
-    def habits(self) -> dict[str, Any]:
-        """The team's style."""
-        return pipeline.learn_style(self.mined.records, self.data)
+        def probe() -> dict[str, Any]:
+            self.watch(self.runs.rows, "probing the untuned base")
+            return {
+                name: layers.probe(base.load().get_encoder(), self._questions(base, plan["probed"]))
+                for name, base in self.bases.items()
+            }
 
-    def baselines(self) -> dict[str, list[str]]:
-        """What costs no training: the nearest neighbour, and each base as it is, with exemplars."""
-        path = self.folder / "baselines.json"
-        if not path.exists():
-            self.watch(self.rows, "asking the baselines")
-            found = {"nearest neighbour": backtest.neighbours(self.index, self.examples)}
-            for name, base in self.bases.items():
-                if ready := base.ready():
-                    settings = json.loads((ready / "settings.json").read_text(encoding="utf-8"))
-                    found[f"{name}{advice.UNTUNED}"] = self._ask(base, settings, ready)[0]
-            write_json(path, found)
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return self._kept("probes", probe) if plan["probed"] else {}
 
     def _report(
         self,
@@ -294,16 +267,20 @@ class Comparison:
         final: dict[str, Any],
         short: Sequence[dict[str, Any]],
         long: Sequence[dict[str, Any]],
+        beyond: Sequence[dict[str, Any]],
     ) -> dict[str, Any]:
-        late = [f"{row.label}, seed {row.seed}" for row in self.rows if row.state == "left out"]
+        late = [
+            f"{row.rung}: {row.label}, seed {row.seed}" for row in self.runs.rows if row.state == "left out"
+        ]
         facts = {
             "task": self.wish.task,
             "repository": Path(self.repo.work_tree or self.repo.common_dir).name,
             "tip": self.mined.tip,
-            "commits": len(self.data.examples),
+            "commits": self.field.commits,
+            "taught": len(self.field.parts.train),
             "budget_minutes": self.wish.minutes,
             "device": long[0]["cost"]["device"],
-            "steps": {"short": plan["steps"], "long": final["steps"]},
+            "steps": {"short": plan["steps"], "long": min(one["steps"] for one in long)},
             "seeds": max(one["candidate"]["seed"] for one in long) + 1,
             "left_out": [*plan["left_out"], *late],
             "short": [
@@ -311,10 +288,16 @@ class Comparison:
                 | {"promoted": one["candidate"] in final["candidates"]}
                 for one in sorted(short, key=lambda one: one["valid_loss"])
             ],
+            "probes": findings.probes(self._probe_untuned(plan), long),
         }
-        baselines = self.baselines()
-        asked = [(one.sha[:10], one.message) for one in self.examples]
-        return advice.report(facts, long, baselines, asked) | {"seconds": self.spent()}
+        facts |= findings.beyond(beyond, long, self.baselines(), self.field.whole, facts["taught"])
+        asked = self.field.whole.shown()
+        found = advice.report(facts, long, self.baselines(), asked, self.field.whole.yardstick)
+        return found | {"seconds": self.spent()}
+
+
+def _candidate(kept: dict[str, Any]) -> Candidate:
+    return Candidate(**kept)
 
 
 def _nobody(_step: str, _done: float, _detail: str) -> None:
@@ -323,22 +306,68 @@ def _nobody(_step: str, _done: float, _detail: str) -> None:
 
 # --- from outside -------------------------------------------------------------------------------------------
 
+RISK = "risk"
+TASKS = {
+    "message": (tuning.MESSAGES,),
+    "messages": (tuning.MESSAGES,),
+    RISK: (RISK,),
+    "both": (tuning.MESSAGES, RISK),
+}
+"""What methods can be compared on, by what a person calls it."""
+
 
 def compare(repo: Repository, wish: Wish, watch: Watcher, listen: Listener = _nobody) -> dict[str, Any]:
-    """Compare methods on this history; the report, and where its page is."""
+    """Compare methods on this history; the report, and where its page is.
+
+    Several tasks share the budget evenly; one that this history allows nothing for is left out and said so,
+    where there is another. The report is also written as JSON and as a page, and the advice where `advised`
+    finds it.
+    """
     started = time.monotonic()
+    if wish.task not in TASKS:
+        raise GitpeftError(f"there is no task {wish.task}", "known are message, risk and both")
     candidates(wish)  # wrong names are said before any work
-    work = Comparison(repo, wish, pipeline.mine(repo, wish.until, listen), watch)
-    work.started = started
-    return work.run() | {"page": str(work.folder / "report.html")}
+    mined = pipeline.mine(repo, wish.until, listen)
+    works, left_out = _works(repo, wish, mined, watch, listen)
+    works[0].started = started
+    tasks = [work.run() for work in works]
+    report = {name: tasks[0][name] for name in ("repository", "tip", "commits", "device")}
+    report |= {
+        "budget_minutes": wish.minutes, "seconds": sum(work.spent() for work in works),
+        "left_out": left_out, "tasks": tasks,
+    }  # fmt: skip
+    place = works[0].folder / "report.html"
+    write_json(works[0].folder / "report.json", report)
+    place.write_text(page.html(report), encoding="utf-8")
+    write_json(repo.state_dir / "compare" / "advice.json", {task["task"]: task["advice"] for task in tasks})
+    return report | {"page": str(place)}
 
 
-def advised(repo: Repository) -> dict[str, Any]:
-    """The newest advice for this repository; GitpeftError when nothing was compared yet."""
+def _works(
+    repo: Repository, wish: Wish, mined: "Mined", watch: Watcher, listen: Listener
+) -> tuple[list[Comparison], list[str]]:
+    """The comparisons of all tasks, each with its share of the time, and why others are left out."""
+    names = TASKS[wish.task]
+    works: list[Comparison] = []
+    left_out: list[GitpeftError] = []
+    for name in names:
+        share = replace(wish, task=name, minutes=wish.minutes / len(names))
+        try:
+            works.append(Comparison(repo, share, mined, watch, listen))
+        except GitpeftError as error:
+            left_out.append(error)
+    if not works:
+        raise left_out[0]
+    return works, [error.message for error in left_out]
+
+
+def advised(repo: Repository, task: str = tuning.MESSAGES) -> dict[str, Any]:
+    """The newest advice for a task in this repository; GitpeftError when nothing was compared yet."""
     path = repo.state_dir / "compare" / "advice.json"
-    if not path.exists():
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if task not in found:
         raise GitpeftError(
             "nothing was compared here yet, so there is no advice to take",
             "run `gitpeft compare` first, or name a method",
         )
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(found[task])

@@ -103,6 +103,16 @@ def make(records: Sequence[Record], neighbours: int, valid: float = 0.1, test: f
     return Dataset(tuple(examples), index_of(examples), first_valid, first_test, left_out)
 
 
+def of_parts(train: Sequence[Example], valid: Sequence[Example], neighbours: int) -> Dataset:
+    """Examples chosen of a history: the exemplars of both parts come from `train` alone.
+
+    Nothing is left to measure on.
+    """
+    bare, known = [*train, *valid], index_of(train)
+    examples = [_with_neighbours(bare, i, known, min(i, len(train)), neighbours) for i in range(len(bare))]
+    return Dataset(tuple(examples), index_of(examples), len(train), len(bare), {})
+
+
 def usable(records: Sequence[Record]) -> list[Example]:
     """The examples of a history without exemplars, oldest first."""
     return _select(records)[0]

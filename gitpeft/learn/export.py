@@ -19,9 +19,15 @@ import torch
 from gitpeft.bundle import DECODER, ENCODER, TOKENIZER
 from gitpeft.decode import Memory, Network, Vocabulary, logarithm
 from gitpeft.errors import GitpeftError
-from gitpeft.learn import t5
+from gitpeft.learn import families, postnorm, t5
 
-GRAPHS = {"t5": t5, "pointer-t5": t5}
+GRAPHS = {
+    "t5": t5,
+    "pointer-t5": t5,
+    "bart": postnorm,
+    "plbart": postnorm,
+    "encoder-decoder": postnorm,
+}
 """The module that writes the graphs of a model type, by its functions `encoder` and `decoder`."""
 
 RARE = 1e-6
@@ -110,19 +116,25 @@ class Exported:
 
 
 def export(
-    model: Any, tokenizer_json: Path, out_dir: Path, examples: Sequence[Pair], bounds: Bounds | None = None
+    model: Any,
+    tokenizer_json: Path,
+    out_dir: Path,
+    examples: Sequence[Pair],
+    bounds: Bounds | None = None,
+    wrapping: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Exported:
     """Write encoder.onnx, decoder.onnx and tokenizer.json into `out_dir`, once the gate has let them through.
 
     `model` is an encoder-decoder of `GRAPHS`, LoRA merged, on the CPU; `examples` are held-out ones, some
-    dozens. Raises GitpeftError, and writes nothing, when a bound does not hold or the model is of another
-    type.
+    dozens, their sources with the ids of `wrapping` before and after what the hook renders. Raises
+    GitpeftError, and writes nothing, when a bound does not hold or the model is of another type.
     """
     start = time.perf_counter()
     if not examples:
         raise GitpeftError("no held-out example to check the export with", "mine more history")
     model.eval()
     settings = decoding_settings(model, tokenizer_json)
+    settings |= {name: list(ids) for name, ids in zip(("before", "after"), wrapping, strict=True) if ids}
     plain, small = graphs(model, quantise=False), graphs(model, quantise=True)
     words = Vocabulary(settings["start"], settings["end"], tuple(settings["banned"]))
     parity = compare(model, _network(plain), _network(small), examples, words, bounds or Bounds())
@@ -160,7 +172,9 @@ def decoding_settings(model: Any, tokenizer_json: Path) -> dict[str, Any]:
     end, size = int(model.config.eos_token_id), tokenizer.get_vocab_size()
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     banned = (special | set(range(size, int(model.config.vocab_size)))) - {end}
-    return {"start": int(model.config.decoder_start_token_id), "end": end, "banned": sorted(banned)}
+    begins_with_end = families.of(model.config.model_type).begins_with_end
+    start = end if begins_with_end else int(model.config.decoder_start_token_id)
+    return {"start": start, "end": end, "banned": sorted(banned)}
 
 
 def _compact_tokenizer(path: Path) -> bytes:

@@ -20,9 +20,9 @@ class Family:
 
     `layer` finds a layer at the start of a module's name (groups `side`, missing for an encoder alone, and
     `number`); the others match what follows it. `outside` are linear layers that are in no layer, full names.
-    `pooling` says which encoder state stands for the whole input (first, last or mean). `exported` tells
-    whether its ONNX graphs can be written. `wrapped`: tokens around a source, by name, where the hook's
-    rendering is not read as it is.
+    `pooling` says which encoder state stands for the whole input (first, last or mean). `begins_with_end`: a
+    message is started by the token that ends it, whatever the configuration says. `wrapped`: tokens around a
+    source, by name, where the hook's rendering is not read as it is.
     """
 
     layer: str
@@ -34,7 +34,7 @@ class Family:
     norm: str
     outside: str = ""
     pooling: str = "mean"
-    exported: bool = False
+    begins_with_end: bool = False
     wrapped: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     makes_decoder: bool = False
 
@@ -47,7 +47,6 @@ _T5 = Family(
     after_attention=r".*Attention\.o",
     after_feed_forward=r".*\.wo",
     norm=r".*\.layer_norm",
-    exported=True,
 )
 _POINTER_T5 = replace(_T5, outside=r"pointer\.(query|key|token)")
 _BART = Family(
@@ -77,7 +76,7 @@ FAMILIES = {
     "t5": _T5,
     "pointer-t5": _POINTER_T5,
     "bart": _BART,
-    "plbart": _BART,
+    "plbart": replace(_BART, begins_with_end=True),
     "roberta": _ROBERTA,
     "encoder-decoder": _ROBERTA,
 }

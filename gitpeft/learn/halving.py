@@ -4,7 +4,8 @@ Two rungs (Jamieson & Talwalkar 2016, arXiv 1502.07943): all candidates for a fe
 and the best of each method, for as many as the budget allows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,36 @@ TRAINING_SHARE = 0.75
 """Of what is left of the budget once all around the steps is paid: machines that others use slow down."""
 
 
+PROBING_SHARE = 0.1
+"""Of the budget, for probes at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What was measured here, in seconds: a step; loading and validating; exporting and asking."""
+    """What was measured here, in seconds: a step; loading and validating; exporting and asking; probing a
+    commit."""
 
     step: float
     around: float
     finish: float
+    probe: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Runs on a part of the history, after the long ones: what, how many, and the most steps each takes."""
+
+    label: str
+    runs: int
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a person asked for. `methods` may be names or spelt with settings; empty means all."""
+    """What a person asked for. `methods` may be names or spelt with settings; empty means all.
+
+    `low` are numbers of commits, `transfer` pairs of languages, that methods are tried on as well (`cuts`).
+    """
 
     methods: tuple[str, ...] = ()
     ranks: tuple[int, ...] = ()
@@ -49,6 +68,8 @@ class Wish:
     seeds: int = 1
     until: str = "HEAD"
     task: str = MESSAGES
+    low: tuple[int, ...] = ()
+    transfer: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +85,11 @@ class Candidate:
     def name(self) -> str:
         """The method without its settings."""
         return self.method.partition(":")[0]
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """The method without its settings, and the base."""
+        return self.name, self.base
 
     @property
     def label(self) -> str:
@@ -104,28 +130,33 @@ def _varied(text: str, wish: Wish) -> Iterator[str]:
             yield methods.spell(methods.of(name, {**settings, **one, **spot}))
 
 
-def short_plan(found: Sequence[Candidate], seconds: float, pace: Pace, seeds: int) -> dict[str, Any]:
-    """Who takes part in the short rung, with how many steps, so that the long rung fits as well.
+def short_plan(
+    found: Sequence[Candidate], seconds: float, pace: Pace, seeds: int, loads: Sequence[Load] = ()
+) -> dict[str, Any]:
+    """Who takes part in the short rung, with how many steps, so that all that follows fits as well.
 
-    Settings beyond the defaults are left out, and so are repeated seeds, until `LEAST_STEPS` are affordable;
-    what is left out is said. Where all would go on anyway, there is no short rung: its steps are 0.
+    Settings beyond the defaults are left out, and so are repeated seeds and then the last of `loads`, until
+    `LEAST_STEPS` are affordable; what is left out is said. Where all would go on anyway, there is no short
+    rung: its steps are 0.
     """
-    chosen, left_out = list(found), list[str]()
-    least = len({(one.name, one.base) for one in found})
+    chosen, parts, left_out = list(found), list(loads), list[str]()
+    least = len({one.kind for one in found})
     while True:
         finals_of_one = finalists_of(len(chosen), least)
         finals = finals_of_one * seeds
         shorts = len(chosen) if len(chosen) > finals_of_one else 0
-        fixed = pace.around * (shorts + finals) + pace.finish * finals
-        steps = int((seconds - fixed) * TRAINING_SHARE / pace.step / (shorts + LONG * finals))
-        if steps >= LEAST_STEPS or (len(chosen) <= least and seeds == 1):
+        fixed = pace.around * (shorts + finals) + pace.finish * finals + _fixed(parts, pace)
+        spare = (seconds - fixed) * TRAINING_SHARE / pace.step
+        steps = _short_steps(shorts, finals, parts, spare)
+        if steps >= LEAST_STEPS or (len(chosen) <= least and seeds == 1 and not parts):
             break
         if seeds > 1:
             seeds -= 1
             left_out = [f"only {seeds} seed{'s' if seeds > 1 else ''} of those asked for"]
+        elif len(chosen) > least:
+            left_out.append(chosen.pop().label)
         else:
-            gone = chosen.pop()
-            left_out.append(gone.label)
+            left_out.append(parts.pop().label)
     halves = finalists_of(len(chosen), least) < len(chosen)
     return {
         "candidates": [asdict(one) for one in chosen],
@@ -133,8 +164,34 @@ def short_plan(found: Sequence[Candidate], seconds: float, pace: Pace, seeds: in
         "pace": asdict(pace),
         "seeds": seeds,
         "least": least,
+        "loads": [asdict(one) for one in parts],
         "left_out": left_out,
     }
+
+
+def _fixed(loads: Sequence[Load], pace: Pace) -> float:
+    """Seconds around the steps of `loads`; the untuned base is asked once for each as well."""
+    return sum(one.runs * (pace.around + pace.finish) + pace.finish for one in loads)
+
+
+def _steps(loads: Sequence[Load], most: int) -> int:
+    return sum(one.runs * min(one.most, most) for one in loads)
+
+
+def _short_steps(shorts: int, finals: int, loads: Sequence[Load], spare: float) -> int:
+    """Steps of a short run when all runs together may have `spare`."""
+    return _largest(lambda n: (shorts + finals * LONG) * n + _steps(loads, LONG * n), spare)
+
+
+def _largest(cost: Callable[[int], float], spare: float) -> int:
+    """The largest number (below a million) whose cost, which grows with it, is at most `spare`."""
+    return bisect_right(range(1_000_000), spare, key=cost) - 1
+
+
+def probed_commits(seconds: float, pace: Pace, systems: int, least: int, most: int) -> int:
+    """How many commits all `systems` can be probed on within their share of the budget; 0 below `least`."""
+    commits = int(PROBING_SHARE * seconds / max(pace.probe * systems, 1e-9))
+    return min(commits, most) if commits >= least else 0
 
 
 def finalists_of(candidates: int, least: int) -> int:
@@ -153,14 +210,27 @@ def promoted(results: Sequence[dict[str, Any]], least: int) -> list[dict[str, An
     return sorted([*first.values(), *others[: max(0, room)]], key=lambda one: one["valid_loss"])
 
 
-def long_steps(step_seconds: Sequence[float], seconds: float, seeds: int, short: int, pace: Pace) -> int:
+def long_steps(
+    step_seconds: Sequence[float],
+    seconds: float,
+    seeds: int,
+    short: int,
+    pace: Pace,
+    loads: Sequence[Load] = (),
+) -> int:
     """Steps of every long run that fit into `seconds`; at least as many as the short runs had.
 
     `step_seconds` is what a step of each finalist costs.
     """
-    fixed = (pace.around + pace.finish) * len(step_seconds) * seeds
+    fixed = (pace.around + pace.finish) * len(step_seconds) * seeds + _fixed(loads, pace)
     spare = (seconds - fixed) * TRAINING_SHARE
-    return max(short, LEAST_STEPS, int(spare / max(sum(step_seconds) * seeds, 1e-9)))
+    every, mean = sum(step_seconds) * seeds, sum(step_seconds) / len(step_seconds)
+    return max(short, LEAST_STEPS, _largest(lambda n: every * n + mean * _steps(loads, n), spare))
+
+
+def seconds_of(loads: Sequence[Load], steps: int, pace: Pace) -> float:
+    """What `loads` take at the pace that was measured, where the long runs have `steps`."""
+    return _fixed(loads, pace) + _steps(loads, steps) * pace.step
 
 
 def minutes_for(seconds: float, runs: int, pace: Pace) -> float:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 CHECKED = 60
 """Changes that the gate compares."""
 
+KINDS = ("pointer-t5", "t5")
+"""Model types whose judge can be exported: where the pooled state is a mean, every token has its share."""
+
 NEWEST = 4000
 """Commits that are learnt from, the newest ones; more would not be read within the time anyway."""
 
@@ -63,8 +66,8 @@ def export(model: Judge, asked: Sequence[Asked], bounds: Bounds | None = None) -
     for an architecture whose graphs cannot be written.
     """
     kind = model.config.model_type
-    if kind not in ("t5", "pointer-t5"):
-        raise GitpeftError(f"models of type {kind} cannot be exported", "known are pointer-t5, t5")
+    if kind not in KINDS:
+        raise GitpeftError(f"models of type {kind} cannot be exported", f"known are {', '.join(KINDS)}")
     model.eval()
     with torch.no_grad():
         plain, small = (t5.judge(model, quantise) for quantise in (False, True))

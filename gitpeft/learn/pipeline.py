@@ -127,7 +127,7 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
     clock, fresh = _Clock(), versions.untouched(repo.state_dir)
     methods.of(plan.method, plan.settings)  # what is wrong is said before any work, trained or not
     if plan.base != bases.EMBEDDED:
-        bases.find(plan.base).check_exportable()
+        bases.find(plan.base)
     with clock("mine"):
         mined = mined or mine(repo, plan.until, listen)
     with clock("examples"):
@@ -429,15 +429,15 @@ def _judge_in(folder: Path) -> str:
 
 
 def _teacher(plan: Plan) -> "Teacher | None":
-    """What tunes the base to judge changes; None for a base that cannot be exported.
+    """What tunes the base to judge changes; None for a base whose judge cannot be exported.
 
     It is asked twice at most, so that both together take `RISK_SHARE` of the time for training.
     """
     from gitpeft.learn import methods
-    from gitpeft.learn.judge_export import Teacher
+    from gitpeft.learn.judge_export import KINDS, Teacher
 
     job = job_of(plan)
-    if not job.base.family.exported:
+    if job.base.kind not in KINDS:
         return None
     method = job.method if job.method.side != "decoder" else methods.of(plan.method)
     return Teacher(job.base, method, RISK_SHARE * plan.minutes / 2, plan.seed)

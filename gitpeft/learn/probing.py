@@ -1,11 +1,13 @@
 """What an encoder knows about changes, read off its frozen states by a linear probe.
 
-Two of the study's probing tasks (arXiv 2402.06247): line type (LTP: was this line added or removed, its
-sign hidden?) and change matching (CCM: does this message belong to this change?). A probe is a logistic
-regression; it is fitted on older commits and scored on newer ones.
+The study's probing tasks (arXiv 2402.06247): line type (LTP: was this line added or removed, its sign
+hidden?), change matching (CCM: does this message belong to this change?), and identifier type (TYP: is this
+name a function's?), which asks about code that stands still. A probe is a logistic regression; it is fitted
+on older commits and scored on newer ones.
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +16,91 @@ import numpy as np
 import torch
 
 from gitpeft.codec import TokenCodec
-from gitpeft.diff import Budget, render
+from gitpeft.diff import Budget, render, split
 from gitpeft.learn.dataset import Example
 from gitpeft.learn.evaluate import bootstrap
 
 LINES_EACH = 4
 """Lines taken from one commit at most, so that large commits do not decide."""
+
+NAMES_EACH = 2
+"""Names taken from one commit at most."""
+
+_CALLED = re.compile(r"[^\W\d]\w*(?=\()")
+_NAME = re.compile(r"[^\W\d]\w*")
+_WORDS = frozenset(
+    [
+        "and",
+        "as",
+        "assert",
+        "async",
+        "await",
+        "break",
+        "case",
+        "catch",
+        "class",
+        "const",
+        "continue",
+        "def",
+        "defer",
+        "del",
+        "do",
+        "elif",
+        "else",
+        "enum",
+        "except",
+        "export",
+        "extends",
+        "false",
+        "finally",
+        "for",
+        "from",
+        "func",
+        "function",
+        "go",
+        "if",
+        "impl",
+        "import",
+        "in",
+        "interface",
+        "is",
+        "lambda",
+        "let",
+        "match",
+        "new",
+        "nil",
+        "none",
+        "not",
+        "null",
+        "or",
+        "package",
+        "pass",
+        "private",
+        "protected",
+        "public",
+        "raise",
+        "range",
+        "return",
+        "select",
+        "static",
+        "struct",
+        "super",
+        "switch",
+        "this",
+        "throw",
+        "true",
+        "try",
+        "type",
+        "typeof",
+        "use",
+        "var",
+        "void",
+        "while",
+        "with",
+        "yield",
+    ]
+)
+"""Words that are no names in common languages."""
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -29,11 +110,15 @@ Read = Callable[[list[int]], Any]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question to a probe: the ids that are read, the span of them whose states are pooled, the answer."""
+    """A question to a probe: the ids that are read, the span of them whose states are pooled, the answer.
+
+    `commit` is the one that is asked about: questions about the same one are not independent.
+    """
 
     ids: list[int]
     span: tuple[int, int]
     answer: bool
+    commit: str = ""
 
 
 def line_types(examples: Sequence[Example], budget: Budget, codec: TokenCodec, seed: int = 0) -> list[Item]:
@@ -49,7 +134,7 @@ def line_types(examples: Sequence[Example], budget: Budget, codec: TokenCodec, s
         for start in dice.sample(starts, min(LINES_EACH, len(starts))):
             end = next((i for i in range(start + 1, len(ids)) if ids[i] in ends), len(ids))
             if end - start > 1:
-                items.append(Item(hidden, (start + 1, end), signs[ids[start]]))
+                items.append(Item(hidden, (start + 1, end), signs[ids[start]], example.sha))
     return items
 
 
@@ -61,8 +146,44 @@ def matches(examples: Sequence[Example], budget: Budget, codec: TokenCodec, seed
         own = dice.random() < 0.5
         message = example.message if own else dice.choice(examples).message
         ids = render(example.change, (message,), "", budget, codec)
-        items.append(Item(ids, (0, len(ids)), message == example.message))
+        items.append(Item(ids, (0, len(ids)), message == example.message, example.sha))
     return items
+
+
+def identifier_types(examples: Sequence[Example], codec: TokenCodec, seed: int = 0) -> list[Item]:
+    """Names in single added lines, without anything of the change around them; `answer`: it is a function's.
+
+    A function is what is called or defined with a parenthesis behind it, which is hidden. As many names of
+    functions are taken as others.
+    """
+    dice = random.Random(seed)
+    items = []
+    for example in examples:
+        lines = {
+            line[1:].strip()
+            for block in split(example.change)[1].values()
+            for line in block
+            if line[0] == "+"
+        }
+        found = [(line, *one) for line in sorted(lines) for one in _names(line)]
+        for wanted in (True, False):
+            of_kind = [one for one in found if one[2] is wanted]
+            for line, (start, end), answer in dice.sample(of_kind, min(NAMES_EACH // 2, len(of_kind))):
+                rest = line[end + 1 :] if answer else line[end:]
+                before, name, after = map(codec.encode, (line[:start], line[start:end], rest))
+                span = (len(before), len(before) + len(name))
+                items.append(Item([*before, *name, *after], span, answer, example.sha))
+    return items
+
+
+def _names(line: str) -> list[tuple[tuple[int, int], bool]]:
+    """Where the names of a line of code are, and whether a parenthesis follows."""
+    called = {match.start() for match in _CALLED.finditer(line)}
+    return [
+        (match.span(), match.start() in called)
+        for match in _NAME.finditer(line)
+        if match[0].lower() not in _WORDS and len(match[0]) > 1
+    ]
 
 
 def encoder_states(model: Any) -> Read:
@@ -94,16 +215,22 @@ def accuracy(read: Read, older: Sequence[Item], newer: Sequence[Item]) -> tuple[
 
     The ridge is chosen on the last fifth of `older`. ValueError when one answer is all there is.
     """
-    x, y = _pooled(read, older)
+    right = right_answers(*_pooled(read, older), *_pooled(read, newer))
+    found = bootstrap(right.tolist(), 0)
+    return found.mean, found.low, found.high
+
+
+def right_answers(x: Any, y: Any, x_new: Any, y_new: Any) -> Any:
+    """Which of `y_new` a probe fitted on features `x` (n, width) and answers `y` (n) gets right: 1 or 0 each.
+
+    The ridge is chosen on the last fifth of `x`. ValueError when one answer is all there is.
+    """
     if y.min() == y.max():
         raise ValueError("a probe needs examples of both answers")
     cut = len(y) * 4 // 5
     scored = [(float((_said(_fit(x[:cut], y[:cut], r), x[cut:]) == y[cut:]).mean()), r) for r in _RIDGES]
     best = max(scored)[1]
-    x_new, y_new = _pooled(read, newer)
-    right = (_said(_fit(x, y, best), x_new) == y_new).astype(float)
-    found = bootstrap(right.tolist(), 0)
-    return found.mean, found.low, found.high
+    return (_said(_fit(x, y, best), x_new) == y_new).astype(float)
 
 
 def _pooled(read: Read, items: Sequence[Item]) -> tuple[Any, Any]:

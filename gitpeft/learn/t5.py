@@ -12,17 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gitpeft.errors import GitpeftError
+from gitpeft.learn.attention import (
+    NEVER,
+    Attention,
+    Batch,
+    activated,
+    bias,
+    cached,
+    cross,
+    cross_outputs,
+    full,
+    output,
+)
 from gitpeft.learn.graph import FUSED, Graph, array
 
-_NEVER = -1e9
 _BLOCKED = -1e4
 _TIED = "embedding"
-_ACTIVATIONS = {"relu": ("", "Relu"), "gelu": (FUSED, "Gelu"), "gelu_new": (FUSED, "FastGelu")}
-_SWISH = (FUSED, "QuickGelu")
-_BOTTLENECK = {nn.ReLU: ("", "Relu"), nn.GELU: (FUSED, "Gelu"), nn.SiLU: _SWISH, nn.Tanh: ("", "Tanh")}
 
 
 def encoder(model: Any, quantise: bool) -> bytes:
@@ -33,7 +40,7 @@ def encoder(model: Any, quantise: bool) -> bytes:
     graph = Graph(quantise)
     source = graph.input("source", "int64", [1, "S"])
     embedded, states = _encoded(graph, source, model)
-    _cross_outputs(graph, states, model.decoder)
+    cross_outputs(graph, states, [_attention(b.layer[1].EncDecAttention) for b in model.decoder.block])
     if hasattr(model, "pointer"):
         _pointer_outputs(graph, source, states, embedded, model)
     return graph.build()
@@ -66,13 +73,12 @@ def _encoded(graph: Graph, source: str, model: Any) -> tuple[str, str]:
     """The embedded source, and the encoder's states."""
     stack = model.encoder
     embedded = graph.embedding(stack.embed_tokens.weight, source)
-    bias = _encoder_bias(graph, source, stack.block[0].layer[0].SelfAttention)
+    length = graph.op("Shape", source, start=1)
+    table = _encoder_table(stack.block[0].layer[0].SelfAttention)
+    looked = bias(graph, graph.ints(0), length, table)
     stream = _Stream(graph, embedded, stack)
     for block in stack.block:
-        attention = block.layer[0].SelfAttention
-        query, key, value = _projected(graph, stream.normed, attention, "qkv")
-        mixed = _attention(graph, [query, key, value, "", "", bias], attention)
-        stream.add(_output(graph, mixed, attention.o))
+        stream.add(full(graph, stream.normed, _attention(block.layer[0].SelfAttention), looked))
         stream.add(_feed_forward(graph, stream.normed, block.layer[1].DenseReluDense, model.config))
     return embedded, stream.normed
 
@@ -85,12 +91,14 @@ def decoder(model: Any, quantise: bool) -> bytes:
     """
     graph = Graph(quantise)
     stack, vocabulary = model.decoder, model.config.vocab_size
-    batch = _Batch(graph, stack)
+    first = stack.block[0].layer[0].SelfAttention
+    batch = Batch(graph, len(stack.block), _attention(first), _decoder_table(first))
     embedded = _decoder_embedding(graph, batch.tokens, model)
     stream = _Stream(graph, embedded, stack)
     for number, block in enumerate(stack.block):
-        stream.add(_cached_attention(graph, stream.normed, block.layer[0].SelfAttention, batch, number))
-        stream.add(_cross_attention(graph, stream.normed, block.layer[1].EncDecAttention, number))
+        own, other = _attention(block.layer[0].SelfAttention), _attention(block.layer[1].EncDecAttention)
+        stream.add(cached(graph, stream.normed, own, batch, number))
+        stream.add(cross(graph, stream.normed, other, number))
         stream.add(_feed_forward(graph, stream.normed, block.layer[2].DenseReluDense, model.config))
     if hasattr(model, "pointer"):
         found = _mixture(graph, stream.normed, embedded, model)
@@ -123,108 +131,12 @@ class _Stream:
         return self._graph.constant(array(next(self._norms).weight))
 
 
-class _Batch:
-    """The new tokens of all hypotheses, (1, B·T), and the bias and mask with which they look back."""
-
-    def __init__(self, graph: Graph, stack: Any) -> None:
-        self._graph = graph
-        tokens = graph.input("tokens", "int64", ["B", "T"])
-        attention = stack.block[0].layer[0].SelfAttention
-        shape = ["B", attention.n_heads, "P", attention.key_value_proj_dim]
-        for number in range(len(stack.block)):
-            graph.input(f"past.{number}.key", "float", shape)
-            graph.input(f"past.{number}.value", "float", shape)
-        self.tokens = graph.reshape(tokens, 1, -1)
-        self._shape = graph.op("Shape", tokens)
-        past = graph.op("Shape", "past.0.key", start=2, end=3)
-        end = graph.op("Add", past, graph.op("Shape", tokens, start=1))
-        self.bias = _bias(graph, past, end, _decoder_table(attention))
-
-    def split(self, x: str, width: int) -> str:
-        """(1, B·T, width) -> (B, T, width)."""
-        shape = self._graph.op("Concat", self._shape, self._graph.ints(width), axis=0)
-        return self._graph.op("Reshape", x, shape)
-
-
-def _output(graph: Graph, x: str, linear: Any) -> str:
-    """A sublayer's last projection, and the bottlenecks behind it where the model has any."""
-    hidden = graph.linear(x, linear.weight)
-    for down, activation, up in getattr(linear, "stages", list)():
-        inner = _function(graph, graph.linear(hidden, down.weight, down.bias), _BOTTLENECK[type(activation)])
-        hidden = graph.op("Add", hidden, graph.linear(inner, up.weight, up.bias))
-    return hidden
-
-
-# --- attention ----------------------------------------------------------------------------------------------
-
-
-def _projected(graph: Graph, x: str, attention: Any, names: str) -> list[str]:
-    """Several projections of one input as one multiplication."""
-    weights = [getattr(attention, name).weight for name in names]
-    joined = graph.linear(x, torch.cat(weights))
-    return graph.ops("x" * len(names), "Split", joined, graph.ints(*(len(w) for w in weights)), axis=-1)
-
-
-def _attention(graph: Graph, inputs: list[str], attention: Any) -> str:
-    return graph.fused("MultiHeadAttention", *inputs, num_heads=attention.n_heads, scale=1.0)
-
-
-def _cached_attention(graph: Graph, x: str, attention: Any, batch: _Batch, number: int) -> str:
-    width = attention.inner_dim
-    query, key, value = (batch.split(part, width) for part in _projected(graph, x, attention, "qkv"))
-    inputs = [query, key, value, "", "", batch.bias, f"past.{number}.key", f"past.{number}.value"]
-    mixed, key, value = graph.ops(
-        "xkv", "MultiHeadAttention", *inputs, domain=FUSED, num_heads=attention.n_heads, scale=1.0
-    )
-    shape = ["B", attention.n_heads, "E", attention.key_value_proj_dim]
-    graph.output(key, f"present.{number}.key", shape)
-    graph.output(value, f"present.{number}.value", shape)
-    return _output(graph, graph.reshape(mixed, 1, -1, width), attention.o)
-
-
-def _cross_attention(graph: Graph, x: str, attention: Any, number: int) -> str:
-    shape = [1, attention.n_heads, "S", attention.key_value_proj_dim]
-    key, value = (graph.input(f"cross.{number}.{part}", "float", shape) for part in ("key", "value"))
-    query = graph.linear(x, attention.q.weight)
-    return _output(graph, _attention(graph, [query, key, value], attention), attention.o)
-
-
-def _cross_outputs(graph: Graph, states: str, stack: Any) -> None:
-    """Keys and values of all layers, which are one multiplication of the encoder's states."""
-    attentions = [block.layer[1].EncDecAttention for block in stack.block]
-    joined = graph.linear(states, torch.cat([w for a in attentions for w in (a.k.weight, a.v.weight)]))
-    parts = graph.ops("x" * 2 * len(attentions), "Split", joined, axis=-1, num_outputs=2 * len(attentions))
-    for number, attention in enumerate(attentions):
-        heads, width = attention.n_heads, attention.key_value_proj_dim
-        for name, part in zip(("key", "value"), parts[2 * number :], strict=False):
-            split = graph.op("Transpose", graph.reshape(part, 1, -1, heads, width), perm=[0, 2, 1, 3])
-            graph.output(split, f"cross.{number}.{name}", [1, heads, "S", width])
+def _attention(module: Any) -> Attention:
+    """T5 does not scale its scores: its weights do."""
+    return Attention(module.q, module.k, module.v, module.o, module.n_heads, 1.0)
 
 
 # --- relative positions -------------------------------------------------------------------------------------
-
-
-def _encoder_bias(graph: Graph, source: str, attention: Any) -> str:
-    length = graph.op("Shape", source, start=1)
-    return _bias(graph, graph.ints(0), length, _encoder_table(attention))
-
-
-def _bias(graph: Graph, start: str, end: str, table: tuple[Any, int, int]) -> str:
-    """Bias (1, N, end - start, end) of positions start..end looking at 0..end.
-
-    `table` holds the bias (N, distances) of the distances low..high; beyond them it stays the same, as in T5.
-    """
-    values, low, high = table
-    scalar = graph.constant(np.array(0, dtype=np.int64), "zero")
-    one = graph.constant(np.array(1, dtype=np.int64), "one")
-    stop = graph.op("Squeeze", end)
-    keys = graph.op("Range", scalar, stop, one)
-    queries = graph.op("Range", graph.op("Squeeze", start), stop, one)
-    distance = graph.op("Sub", keys, graph.op("Unsqueeze", queries, graph.ints(1)))
-    bounds = [graph.constant(np.array(bound, dtype=np.int64)) for bound in (low, high)]
-    index = graph.op("Sub", graph.op("Clip", distance, *bounds), bounds[0])
-    found = graph.op("Gather", graph.constant(values), index, axis=1)
-    return graph.op("Unsqueeze", found, graph.ints(0))
 
 
 def _encoder_table(attention: Any) -> tuple[Any, int, int]:
@@ -236,7 +148,7 @@ def _decoder_table(attention: Any) -> tuple[Any, int, int]:
     """As the encoder's, with one more distance: every later position is out of sight."""
     furthest = attention.relative_attention_max_distance
     values = _biases(attention, torch.arange(-furthest, 1), False)
-    return np.pad(values, ((0, 0), (0, 1)), constant_values=_NEVER), -furthest, 1
+    return np.pad(values, ((0, 0), (0, 1)), constant_values=NEVER), -furthest, 1
 
 
 def _biases(attention: Any, distances: Tensor, both_ways: bool) -> Any:
@@ -253,22 +165,9 @@ def _feed_forward(graph: Graph, x: str, dense: Any, config: Any) -> str:
     weight = torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if gated else dense.wi.weight
     hidden = graph.linear(x, weight)
     if not gated:
-        return _output(graph, _activated(graph, hidden, config), dense.wo)
+        return output(graph, activated(graph, hidden, config.dense_act_fn), dense.wo)
     gate, hidden = graph.ops("xx", "Split", hidden, axis=-1, num_outputs=2)
-    return _output(graph, graph.op("Mul", _activated(graph, gate, config), hidden), dense.wo)
-
-
-def _activated(graph: Graph, x: str, config: Any) -> str:
-    if config.dense_act_fn not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise GitpeftError(f"cannot export the activation {config.dense_act_fn}", f"known are {known}")
-    return _function(graph, x, _ACTIVATIONS[config.dense_act_fn])
-
-
-def _function(graph: Graph, x: str, function: tuple[str, str]) -> str:
-    domain, kind = function
-    factor = {"alpha": 1.0} if function == _SWISH else {}  # x · sigmoid(alpha · x)
-    return graph.op(kind, x, domain=domain, **factor)
+    return output(graph, graph.op("Mul", activated(graph, gate, config.dense_act_fn), hidden), dense.wo)
 
 
 def _decoder_embedding(graph: Graph, tokens: str, model: Any) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitpeft import bundle as bundles
+from gitpeft.codec import wrapped
 from gitpeft.learn import backtest
 from gitpeft.learn.dataset import Dataset, Example, pair
 
@@ -97,11 +98,16 @@ def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Met
     return method, dict(_read_json(folder / "run.json"))
 
 
+def most_steps(examples: int) -> int:
+    """Steps of `EPOCHS` passes over so many examples."""
+    return max(1, EPOCHS * examples // BATCH)
+
+
 def _settings(job: Job, examples: int) -> Any:
     from gitpeft.learn.trainer import Settings, pick_device
 
     return Settings(
-        steps=job.steps or max(1, EPOCHS * examples // BATCH),
+        steps=job.steps or most_steps(examples),
         minutes=job.minutes,
         batch_tokens=BATCH * job.base.budget.total,
         lr=job.method.lr,
@@ -147,9 +153,7 @@ def render_all(examples: Sequence[Example], base: "Base") -> "Rendered":
 def pair_for(base: "Base", example: Example) -> tuple[list[int], list[int]]:
     """Source and target ids of an example as this base reads them."""
     source, target = pair(example, base.budget, base.codec())
-    before, after = base.wrapping()
-    room = base.budget.total - len(before) - len(after)
-    return [*before, *source[:room], *after], target
+    return wrapped(source, base.wrapping(), base.budget.total), target
 
 
 def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[str, Any]:
@@ -160,11 +164,11 @@ def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[
     from gitpeft.learn import methods
     from gitpeft.learn.export import export as write_graphs
 
-    base.check_exportable()
     model = methods.load_merged(base.load(), method, folder / bundles.ADAPTER)
     held_out = backtest.sample(data.valid, PARITY_EXAMPLES, seed=0)
     pairs = [pair_for(base, example) for example in held_out]
-    result = write_graphs(model, base.tokenizer, folder, [(source, target[:-1]) for source, target in pairs])
+    asked = [(source, target[:-1]) for source, target in pairs]
+    result = write_graphs(model, base.tokenizer, folder, asked, wrapping=base.wrapping())
     write_json(done, result.to_dict())
     return result.to_dict()
 

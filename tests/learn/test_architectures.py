@@ -1,14 +1,19 @@
 """Every architecture, tiny and random, learns messages with every method: train, keep, load, export."""
 
+import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from gitpeft import decode
+from gitpeft.bundle import Manifest
+from gitpeft.choose import Candidate
 from gitpeft.errors import GitpeftError
-from gitpeft.learn import bases, dataset, hub, methods, tuning
+from gitpeft.learn import backtest, bases, dataset, hub, methods, tuning
 from gitpeft.learn.dataset import Dataset, Example
 from gitpeft.learn.tuning import Job
 from tests import tinymodel
@@ -113,15 +118,31 @@ def test_an_architecture_learns_is_kept_and_loaded(
     again = methods.load_merged(base.load(), method, folder)
     torch.testing.assert_close(said(again, base), said(trained[0], base), atol=1e-4, rtol=1e-4)
     assert float((said(base.load(), base) - said(again, base)).abs().max()) > 1e-6
-    if not base.family.exported:
-        with pytest.raises(GitpeftError, match=f"is a {base.kind}, which can be trained but not exported"):
-            tuning.export(base, method, data(), tmp_path / "run")
-        return
     from tests.learn.conftest import loosen
 
     loosen(monkeypatch)
     found = tuning.export(base, method, data(), tmp_path / "run")
-    assert found["parity"]["exact"] < 1e-3 and (tmp_path / "run" / "decoder.onnx").exists()
+    assert found["parity"]["exact"] < 1e-4 and (tmp_path / "run" / "decoder.onnx").exists()
+    candidates, read = suggested(base, found["settings"], tmp_path / "run", monkeypatch)
+    assert read == [tuning.pair_for(base, data().test[0])[0]], "the hook reads what was learnt on"
+    assert candidates and all(math.isfinite(one.feature("mean_log_prob")) for one in candidates)
+
+
+def suggested(
+    base: bases.Base, settings: dict[str, Any], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Candidate], list[list[int]]]:
+    """What the hook would consider for a change, and the ids that its encoder was given."""
+    read: list[list[int]] = []
+    encode = decode.Network.encode
+
+    def heard(network: decode.Network, source: Any) -> decode.Memory:
+        read.append(list(source))
+        return encode(network, source)
+
+    monkeypatch.setattr(decode.Network, "encode", heard)
+    manifest = Manifest("model", "2024-01-01T00:00:00Z", settings=settings, budget=asdict(base.budget))
+    with backtest.trial(manifest, files, dataset.index_of([]), {}) as suggester:
+        return suggester.candidates(data().test[0].change, ""), read
 
 
 def test_a_finished_run_is_not_made_again(folders: Callable[[str], Path], tmp_path: Path) -> None:

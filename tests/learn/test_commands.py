@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from gitpeft.learn import compare as comparison
-from gitpeft.learn.compare import Row
+from gitpeft.learn.runs import Row
 from tests import generated
 from tests.gitrepo import Repo
 from tests.learn.conftest import RECIPE, Built, loosen
-from tests.learn.test_compare import reported, run_of
+from tests.learn.test_page import messages
 from tests.test_cli import Call, gitpeft
 
 __all__ = ["gitpeft"]  # a fixture
@@ -120,7 +120,9 @@ def test_the_advice_of_a_comparison_is_taken(
 ) -> None:
     folder = repo.path / ".git/gitpeft/compare"
     folder.mkdir(parents=True)
-    (folder / "advice.json").write_text(json.dumps({"method": "adapter:width=8", "base": str(built.out)}))
+    (folder / "advice.json").write_text(
+        json.dumps({"messages": {"method": "adapter:width=8", "base": str(built.out)}})
+    )
     outcome = json.loads(
         gitpeft("init", *place[:2], "--method", "auto", "--budget", "0.05", "--no-hooks", "--json").out
     )
@@ -132,7 +134,8 @@ def test_a_comparison_on_the_terminal(
     repo: Repo, gitpeft: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked = []
-    report = reported(run_of("lora", 12), run_of("full", 36, 10**6)) | {"page": str(tmp_path / "x.html")}
+    task = messages()
+    report = {"tasks": [task], "left_out": ["no bugs"], "page": str(tmp_path / "x.html")}
     (tmp_path / "x.html").write_text("<!doctype html>")
 
     def compare(_repo: Any, wish: Any, watch: Any) -> Any:
@@ -144,12 +147,21 @@ def test_a_comparison_on_the_terminal(
     generated.put(repo, generated.team(3))
     done = gitpeft(
         "compare", "--repo", repo.path, "--methods", "lora", "--methods", "full", "--budget", "10",
-        "--seeds", "2",
+        "--seeds", "2", "--task", "both", "--low-resource", "50,200", "--transfer", "py:go",
         "--out", tmp_path / "page.html",
     )  # fmt: skip
     assert done.code == 0, done
     assert asked[0].methods == ("lora", "full") and (asked[0].minutes, asked[0].seeds) == (10, 2)
-    for part in ("Adopt full", "Left out for want of time: hybrid", "nearest neighbour", "x.html"):
+    assert (asked[0].task, asked[0].low) == ("both", (50, 200))
+    assert asked[0].transfer == (("python", "go"),)
+    for part in (
+        "Adopt full", "Left out for want of time: hybrid", "nearest neighbour", "x.html", "Left out: no bugs",
+        "1,200", "taught by python", "Few commits:",
+    ):  # fmt: skip
         assert part.replace(" ", "") in done.said.replace(" ", ""), part
     assert "loss 3.1" in done.err and (tmp_path / "page.html").exists()
-    assert json.loads(gitpeft("compare", "--repo", repo.path, "--json").out)["advice"]["winner"] == "full"
+    again = json.loads(gitpeft("compare", "--repo", repo.path, "--json").out)
+    assert again["tasks"][0]["advice"] == task["advice"]
+    for wrong, said in (("--low-resource", "no list of numbers"), ("--transfer", "names no two languages")):
+        done = gitpeft("compare", "--repo", repo.path, wrong, "x")
+        assert done.code == 1 and said in done.said
