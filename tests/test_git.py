@@ -488,14 +488,14 @@ def test_previous_subject(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings(repo: Repo) -> None:
-    repo.git("config", "gitpeft.enabled", "false")
-    repo.git("config", "gitpeft.ticket", "two\nlines")
-    repo.git("config", "--add", "gitpeft.enabled", "true")
+    repo.git("config", "here.enabled", "false")
+    repo.git("config", "here.ticket", "two\nlines")
+    repo.git("config", "--add", "here.enabled", "true")
     repository = Repository.open(repo.path)
-    assert repository.config("gitpeft.enabled") == "true"
-    assert repository.config("gitpeft.nothing") is None
-    assert repository.config("gitpeft.nothing", "x") == "x"
-    assert repository.config_all("gitpeft.") == {"gitpeft.enabled": "true", "gitpeft.ticket": "two\nlines"}
+    assert repository.config("here.enabled") == "true"
+    assert repository.config("here.nothing") is None
+    assert repository.config("here.nothing", "x") == "x"
+    assert repository.config_all("here.") == {"here.enabled": "true", "here.ticket": "two\nlines"}
     assert repository.config_all("nothing.") == {}
 
 
