@@ -64,7 +64,7 @@ class Comparison:
         from gitpeft.learn import bases
 
         self.repo, self.wish, self.mined, self.watch = repo, wish, mined, watch
-        self.started = time.monotonic()
+        before = time.monotonic()
         self.found = candidates(wish)
         self.bases: dict[str, Base] = {name: bases.find(name) for name in wish.bases}
         self.data: Dataset = dataset.make(mined.records, Budget().exemplars)
@@ -72,6 +72,7 @@ class Comparison:
         self.cuts = cuts.planned(self.field.parts, wish.low, wish.transfer)
         self.grounds = {cut: self.field.part(cut) for cut in self.cuts}
         self.runs = Runs(self.folder, self.bases, self._questions, watch, self._note_time)
+        self.prepared = time.monotonic() - before
 
     def _field(self, listen: Listener) -> Field:
         if self.wish.task == tuning.MESSAGES:
@@ -98,7 +99,8 @@ class Comparison:
         return folder
 
     def run(self) -> dict[str, Any]:
-        """Everything that is not there yet, and what it says."""
+        """Everything that is not there yet, and what it says; what others did before it is not its time."""
+        self.started = time.monotonic() - self.prepared
         self.baselines()  # first: what they cost is known then
         plan = self._kept("plan", self._plan_short)
         short = [self._short(Candidate(**one), plan["steps"]) for one in self._announce(plan)]
@@ -328,12 +330,13 @@ def compare(repo: Repository, wish: Wish, watch: Watcher, listen: Listener = _no
         raise GitpeftError(f"there is no task {wish.task}", "known are message, risk and both")
     candidates(wish)  # wrong names are said before any work
     mined = pipeline.mine(repo, wish.until, listen)
+    read = time.monotonic() - started
     works, left_out = _works(repo, wish, mined, watch, listen)
-    works[0].started = started
+    works[0].prepared += read
     tasks = [work.run() for work in works]
     report = {name: tasks[0][name] for name in ("repository", "tip", "commits", "device")}
     report |= {
-        "budget_minutes": wish.minutes, "seconds": sum(work.spent() for work in works),
+        "budget_minutes": wish.minutes, "seconds": sum(task["seconds"] for task in tasks),
         "left_out": left_out, "tasks": tasks,
     }  # fmt: skip
     place = works[0].folder / "report.html"

@@ -1,5 +1,6 @@
 """Risk as a task that methods are compared on: what is learnt, asked and said, and what is refused."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def test_methods_are_compared_on_risk(team: Repo, built: Built) -> None:
         compare.advised(Repository.open(team.path))
     assert "Risky changes" in Path(whole["page"]).read_text()
     assert not list(Path(whole["page"]).parent.rglob("*.safetensors"))
+
+
+def test_of_two_tasks_each_has_its_own_time(team: Repo, built: Built) -> None:
+    before = time.monotonic()
+    whole = compared(team, built, task="both", methods=("lora:rank=4",))
+    assert [task["task"] for task in whole["tasks"]] == ["messages", "risk"]
+    each = [task["seconds"] for task in whole["tasks"]]
+    assert min(each) > 0 and sum(each) == whole["seconds"] <= time.monotonic() - before
 
 
 def test_a_task_that_a_history_has_nothing_for_is_left_out(
