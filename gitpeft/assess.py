@@ -18,7 +18,7 @@ from gitpeft.risk import Model
 
 if TYPE_CHECKING:
     from gitpeft.evidence import Evidence
-    from gitpeft.reading import Reader
+    from gitpeft.reading import Reads
 
 STAGED = "staged"
 
@@ -77,7 +77,7 @@ class Assessor:
         budget: float,
         *,
         brief: bool = False,
-        reader: "Reader | None" = None,
+        reader: "Reads | None" = None,
     ) -> None:
         self.history, self.repository, self.model = history, repository, model
         self.budget, self.brief, self.reader = budget, brief, reader

@@ -7,7 +7,9 @@ later commits of this repository, and then about the riskiest commits alone (`gi
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gitpeft import bundle as bundles
@@ -22,7 +24,7 @@ from gitpeft.record import record
 from gitpeft.risk import LINES_ADDED, Model, model_of
 
 if TYPE_CHECKING:
-    from gitpeft.reading import Reader
+    from gitpeft.reading import Reader, Reads
 
 _UNDER_WAY = (
     *("rebase-merge", "rebase-apply", "sequencer", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD"),
@@ -54,7 +56,8 @@ def verdict(repository: Repository, config: Config) -> Verdict:
     model = model_of(bundle)
     if not model.usable or model.kind == LINES_ADDED:
         return Verdict()
-    report = look(repository, config, model, reader_of(model, bundle))
+    with _reading(repository, config, model) as reader:
+        report = look(repository, config, model, reader)
     if not report.flagged:
         return Verdict()
     from gitpeft.formats import headline, printable  # most commits get no further
@@ -80,7 +83,20 @@ def reader_of(model: Model, bundle: bundles.Bundle | None) -> "Reader | None":
     return Reader.of(bundle)
 
 
-def look(repository: Repository, config: Config, model: Model, reader: "Reader | None" = None) -> RiskReport:
+@contextmanager
+def _reading(repository: Repository, config: Config, model: Model) -> "Iterator[Reads | None]":
+    """What reads the staged change for the hook: a confined child, which begins to load at once."""
+    if not model.reads:
+        yield None
+        return
+    from gitpeft.reading import ConfinedReader
+
+    deadline = time.monotonic() + config.timeout_ms / 1000
+    with ConfinedReader(repository.state_dir, deadline, config.memory_mb) as reader:
+        yield reader
+
+
+def look(repository: Repository, config: Config, model: Model, reader: "Reads | None" = None) -> RiskReport:
     """The report about what is staged."""
     if not (repository.state_dir / "history.db").exists():
         raise GitpeftError("the history is not read yet, no risk looked at", "run `gitpeft mine`")

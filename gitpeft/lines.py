@@ -17,7 +17,7 @@ from gitpeft.record import field, record
 from gitpeft.risk import READING, WORDS, Model
 
 if TYPE_CHECKING:
-    from gitpeft.reading import Reader
+    from gitpeft.reading import Reads
 
 Line = tuple[str, str]
 """A path, and a line of its hunks as the compact text has it, with its sign."""
@@ -34,14 +34,14 @@ class Read:
     lines: tuple[tuple[Line, float], ...] = ()
 
 
-def read(model: Model, files: Sequence[FileChange], metrics: Metrics, reader: "Reader | None") -> Read:
+def read(model: Model, files: Sequence[FileChange], metrics: Metrics, reader: "Reads | None") -> Read:
     """Read a change, if the model reads at all; GitpeftError where it needs a reader and there is none."""
     if not {WORDS, READING}.intersection(model.features):
         return Read()
     return read_text(model, mask(compact(files)), metrics, reader)
 
 
-def read_text(model: Model, change: str, metrics: Metrics, reader: "Reader | None") -> Read:
+def read_text(model: Model, change: str, metrics: Metrics, reader: "Reads | None") -> Read:
     """The same for a compact text."""
     beside: dict[str, float] = {}
     weights = dict(zip(model.features, model.weights, strict=True))

@@ -5,15 +5,17 @@ and one weighted sum over all of them. So the verdict is a sum over the tokens, 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from gitpeft.bundle import JUDGE, TOKENIZER, Bundle
+from gitpeft.bundle import JUDGE, TOKENIZER, Bundle, active
 from gitpeft.decode import Later, session
 from gitpeft.diff import Budget, Piece, pieces
 from gitpeft.errors import GitpeftError
 from gitpeft.metrics import Metrics
-from gitpeft.record import changed, record
+from gitpeft.record import changed, names, record
 from gitpeft.risk import FEATURES, scaled
+from gitpeft.worker import Answer, Worker
 
 if TYPE_CHECKING:
     from gitpeft.codec import TokenCodec
@@ -34,6 +36,14 @@ def source(change: str, message: str, budget: Budget, codec: "TokenCodec") -> li
     like = (message,) if message else ()
     found = pieces(change, like, "", changed(budget, exemplar_tokens=MESSAGE_TOKENS), codec)
     return found or [Piece([codec.end])]
+
+
+class Reads(Protocol):
+    """What reads changes, here or in a process of its own."""
+
+    def read(self, change: str, metrics: Metrics) -> Reading:
+        """The verdict about a compact change."""
+        ...
 
 
 class Reader:
@@ -62,6 +72,10 @@ class Reader:
 
         return cls(lambda: bundle.read(JUDGE), codec, Budget(**bundle.manifest.budget))
 
+    def prepare(self) -> None:
+        """Wait until all is loaded."""
+        self._session.get(), self._codec.get()
+
     def read(self, change: str, metrics: Metrics) -> Reading:
         """The verdict about a compact change."""
         found = source(change, "", self._budget, self._codec.get())
@@ -86,3 +100,45 @@ class Reader:
             reason = " ".join(str(error).split())[:200]
             raise GitpeftError(f"the risk model cannot read: {reason}", "run `gitpeft init`") from None
         return float(logit[0]), [float(x) for x in tokens[0]]
+
+
+class ConfinedReader:
+    """The reader of the active model in a confined child, as the hook runs everything that is heavy.
+
+    The child loads while its parent still measures. A context manager: the child never outlives the block.
+    """
+
+    def __init__(self, state_dir: Path, deadline: float, memory_mb: int) -> None:
+        """Start the child; `deadline` is a moment of `time.monotonic`."""
+        self._worker = Worker(state_dir, deadline, memory_mb, judgements, "no risk looked at")
+
+    def __enter__(self) -> "ConfinedReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.kill()
+
+    def read(self, change: str, metrics: Metrics) -> Reading:
+        """As `Reader.read`, once; GitpeftError when the child is late, dies, or fails."""
+        asked = {name: getattr(metrics, name) for name in names(Metrics)}
+        said = self._worker.ask({"change": change, "metrics": asked})
+        try:
+            lines = tuple((str(path), str(line), float(share)) for path, line, share in said["lines"])
+            return Reading(float(said["logit"]), lines)
+        except (KeyError, TypeError, ValueError):
+            raise GitpeftError("the risk model gave no answer") from None
+
+
+def judgements(state_dir: Path) -> Answer:
+    """What reads changes with the active model, in a `Worker`."""
+    bundle = active(state_dir)
+    reader = Reader.of(bundle) if bundle else None
+    if reader is None:
+        raise GitpeftError("the risk model's encoder is missing", "run `gitpeft init` to build it again")
+    reader.prepare()
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        found = reader.read(request["change"], Metrics(**request["metrics"]))
+        return {"logit": found.logit, "lines": found.lines}
+
+    return answer

@@ -1,4 +1,4 @@
-"""The child process that runs the model: hides fork, pipes, deadline and every way a child can die.
+"""The child process that runs a model: hides fork, pipes, deadline and every way a child can die.
 
 The child is forked before anything heavy is imported. It loads the model while its parent still asks git
 what changed; then one request goes in, one answer comes out. A crash, a hang or an exhausted memory is the
@@ -11,6 +11,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,31 @@ ANSWER_LIMIT = 256 << 10
 """Bytes of an answer; a child that says more is killed."""
 
 
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+"""From a request to what is said of it, plain values both."""
+
+Prepare = Callable[[Path], Answer]
+"""Loads from a state directory, in the child, what will answer."""
+
+
 class Worker:
     """A confined child of this process. Use it as a context manager: it never outlives the block."""
 
-    def __init__(self, state_dir: Path, deadline: float, memory_mb: int) -> None:
-        """Start the child; `deadline` is a moment of `time.monotonic`."""
+    def __init__(
+        self,
+        state_dir: Path,
+        deadline: float,
+        memory_mb: int,
+        prepare: Prepare | None = None,
+        missing: str = "no suggestion",
+    ) -> None:
+        """Start the child; `deadline` is a moment of `time.monotonic`.
+
+        `prepare` loads what answers, messages unless another is given; `missing` is what a late one has not
+        brought.
+        """
         self.deadline = deadline
+        self._late = f"{missing} within the time allowed (gitpeft.timeoutMs)"
         self._answered = False
         question, self._ask = os.pipe()
         self._hear, answer = os.pipe()
@@ -36,7 +56,7 @@ class Worker:
         if self.pid == 0:
             os.close(self._ask)
             os.close(self._hear)
-            _live(state_dir, (question, answer), (seconds, memory_mb, parent))
+            _live(partial(prepare or messages, state_dir), (question, answer), (seconds, memory_mb, parent))
         os.close(question)
         os.close(answer)
 
@@ -96,7 +116,7 @@ class Worker:
             left = self.deadline - time.monotonic()
             if left <= 0:
                 self.kill()
-                raise GitpeftError("no suggestion within the time allowed (gitpeft.timeoutMs)")
+                raise GitpeftError(self._late)
             if not select.select([self._hear], [], [], min(left, 0.05))[0]:
                 waiting()
                 continue
@@ -121,11 +141,11 @@ class Worker:
             return f"the model stopped without an answer (exit {os.waitstatus_to_exitcode(status)})"
         number = os.WTERMSIG(status)
         if number == signal.SIGALRM:
-            return "no suggestion within the time allowed (gitpeft.timeoutMs)"
+            return self._late
         return f"the model crashed ({signal.Signals(number).name})"
 
 
-def _live(state_dir: Path, pipes: tuple[int, int], limits: tuple[float, int, int]) -> None:
+def _live(prepare: Callable[[], Answer], pipes: tuple[int, int], limits: tuple[float, int, int]) -> None:
     """The life of the child; it ends here, and never returns into the parent's code."""
     code, (question, answer), (seconds, memory_mb, parent) = 1, pipes, limits
     try:
@@ -135,7 +155,7 @@ def _live(state_dir: Path, pipes: tuple[int, int], limits: tuple[float, int, int
             signal.signal(number, signal.SIG_DFL)
         os.chdir("/")
         confine.enter(seconds + 0.5, memory_mb, parent)
-        said = json.dumps(_serve(state_dir, question)).encode() + b"\n"
+        said = json.dumps(_serve(prepare, question)).encode() + b"\n"
         while said:
             said = said[os.write(answer, said) :]
         code = 0
@@ -156,34 +176,39 @@ def _silence(kept: set[int]) -> None:
                 pass
 
 
-def _serve(state_dir: Path, question: int) -> dict[str, Any]:
+def _serve(prepare: Callable[[], Answer], question: int) -> dict[str, Any]:
     started = time.time()
     try:
-        from gitpeft import recent
-        from gitpeft.suggest import open_active
-
-        model = open_active(state_dir)
-        prepare = getattr(model, "prepare", None)
-        if prepare is not None:  # load now: the question is still being put together
-            prepare()
+        answer = prepare()  # loads now: the question is still being put together
         opened = time.time()
         with open(question, "rb") as pipe:
             request = json.loads(pipe.read())
         asked = time.time()
-        if since := request.get("since"):
-            model.keep_up(recent.entries(state_dir, since))
-        found = model.suggest(request["change"], request["previous"], request["n"])
+        found = answer(request)
     except GitpeftError as error:
         return {"error": f"{error.message}{f' ({error.hint})' if error.hint else ''}"}
     except MemoryError:
         return {"error": "not enough memory for the model (gitpeft.memoryMb)"}
     except Exception as error:  # whatever a damaged model can raise ends here, without its text
         return {"error": f"the model failed ({type(error).__name__})"}
-    return {
-        "messages": [suggestion.message for suggestion in found],
-        "started": started,
-        "opened": opened,
-        "asked": asked,
-        "told": time.time(),
-        "timings": getattr(model, "timings", {}),
-    }
+    return {**found, "started": started, "opened": opened, "asked": asked, "told": time.time()}
+
+
+def messages(state_dir: Path) -> Answer:
+    """What suggests messages with the active model."""
+    from gitpeft import recent
+    from gitpeft.suggest import open_active
+
+    model = open_active(state_dir)
+    load = getattr(model, "prepare", None)
+    if load is not None:
+        load()
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        if since := request.get("since"):
+            model.keep_up(recent.entries(state_dir, since))
+        found = model.suggest(request["change"], request["previous"], request["n"])
+        told = [suggestion.message for suggestion in found]
+        return {"messages": told, "timings": getattr(model, "timings", {})}
+
+    return answer

@@ -1,14 +1,20 @@
 """The judge as a graph: equal to torch, line by line a sum, read in the hook as in a replay."""
 
+import os
+import signal
+import socket  # noqa: TID251 - to see that it is refused
+import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from gitpeft import bundle as bundles
-from gitpeft import flag, parcel
+from gitpeft import flag, parcel, reading
 from gitpeft.config import load
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
@@ -173,6 +179,39 @@ def test_the_hook_scores_as_a_replay_does(shipped: Repo, gitpeft: Call) -> None:
     assert reader is not None and last.sha == shipped.git("rev-parse", "HEAD")
     assert staged.metrics is not None and last.metrics.la == staged.metrics.la  # see test_replay for the rest
     assert reader.read(text, staged.metrics).logit == pytest.approx(staged.score, abs=1e-5)
+
+
+def test_before_a_commit_a_confined_child_reads_the_same(shipped: Repo) -> None:
+    repository = Repository.open(shipped.path)
+    bundle = bundles.active(repository.state_dir)
+    reader = flag.reader_of(model_of(bundle), bundle)
+    assert reader is not None
+    change, metrics = "m src/core.py\n", Metrics(nf=1, la=3)
+    with reading.ConfinedReader(repository.state_dir, time.monotonic() + 60, 2048) as confined:
+        assert confined.read(change, metrics) == reader.read(change, metrics)
+    assert "riskier than" in flag.verdict(repository, load(repository)).lines[0]
+
+
+@pytest.mark.parametrize(
+    "end, said",
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "the model crashed"),
+        (lambda: time.sleep(60), "no risk looked at within the time allowed"),
+        (lambda: socket.socket(), "the model failed .PermissionError"),
+    ],
+    ids=["crash", "late", "socket"],
+)
+def test_what_befalls_the_child_is_a_sentence(
+    end: Callable[[], Any], said: str, shipped: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "judgements", lambda state: end())
+    with (
+        reading.ConfinedReader(
+            Repository.open(shipped.path).state_dir, time.monotonic() + 5, 2048
+        ) as confined,
+        pytest.raises(GitpeftError, match=said),
+    ):
+        confined.read("m src/core.py\n", Metrics(nf=1))
 
 
 def test_a_damaged_graph_is_a_sentence(shipped: Repo, gitpeft: Call) -> None:
