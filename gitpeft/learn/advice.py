@@ -171,10 +171,14 @@ def _verdict(
     )
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _costs(row: dict[str, Any]) -> str:
     cost = row["cost"]
     return (
-        f"It costs {cost['seconds']:,.0f} s of training for {row['steps']} steps, "
+        f"It costs {cost['seconds']:,.0f} s of training for {_counted(row['steps'], 'step')}, "
         f"{cost['memory'] / 2**30:.1f} GiB of memory and {cost['adapter_bytes'] / 1e6:.1f} MB on disk; "
         f"it trains {cost['share']:.1%} of the weights."
     )
@@ -226,5 +230,5 @@ def _would_change(report: dict[str, Any], rivals: Sequence[dict[str, Any]]) -> s
     close = f"; the difference to {rivals[0]['label']} is the one to watch" if rivals else ""
     return (
         f"What would change this advice: {more}{close}. It rests on {report['asked']} validation commits, "
-        f"{steps} steps and {seeds} seed{'s' if seeds > 1 else ''} of each method."
+        f"{_counted(steps, 'step')} and {_counted(seeds, 'seed')} of each method."
     )
