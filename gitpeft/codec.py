@@ -35,6 +35,13 @@ class TokenCodec:
 
         return cls(Tokenizer.from_file(str(path)))
 
+    @classmethod
+    def parse(cls, raw: bytes) -> "TokenCodec":
+        """The same from the content of the file."""
+        from tokenizers import Tokenizer
+
+        return cls(Tokenizer.from_buffer(raw))
+
     def _mark(self, mark: str) -> list[int]:
         known = self._tokenizer.token_to_id(f"<{mark}>")
         if known is not None:

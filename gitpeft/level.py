@@ -8,7 +8,6 @@ a cache that may be deleted at any time. Nothing is learnt, and no torch is need
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from statistics import fmean, variance
 from gitpeft import ask, recent
 from gitpeft import bundle as bundles
 from gitpeft.bundle import Bundle
+from gitpeft.caches import keep
 from gitpeft.config import Config
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
@@ -76,7 +76,8 @@ def measure(repo: Repository, bundle: Bundle, config: Config) -> Level | None:
     if unasked:
         known |= _losses(repo, bundle, config, unasked)
         wanted = {one.sha for group in groups for one in group}
-        _store(repo.state_dir, bundle.id, {sha: loss for sha, loss in known.items() if sha in wanted})
+        kept = {sha: loss for sha, loss in known.items() if sha in wanted}
+        keep(repo.state_dir / "level.json", {"model": bundle.id, "losses": kept})
     old, new = ([loss for one in group if (loss := known.get(one.sha)) is not None] for group in groups)
     if min(len(old), len(new)) < LEAST:
         return None
@@ -130,13 +131,3 @@ def _load(state_dir: Path, model: str) -> dict[str, float | None]:
         return {str(sha): None if loss is None else float(loss) for sha, loss in losses.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def _store(state_dir: Path, model: str, losses: dict[str, float | None]) -> None:
-    """Keep what was measured; a failure costs the next look its cache, nothing more."""
-    spare = state_dir / f".level.{os.getpid()}"
-    try:
-        spare.write_text(json.dumps({"model": model, "losses": losses}), encoding="utf-8")
-        spare.replace(state_dir / "level.json")
-    except OSError:
-        spare.unlink(missing_ok=True)

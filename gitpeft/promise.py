@@ -6,11 +6,11 @@ takes seconds, so it lies in `<state_dir>/promise.json` until enough new commits
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from gitpeft.bundle import Bundle
+from gitpeft.caches import keep
 from gitpeft.git import Repository
 
 AGAIN = 20
@@ -67,14 +67,9 @@ def load(repo: Repository, bundle: Bundle) -> tuple[Promise | None, bool]:
 
 
 def store(repo: Repository, bundle: Bundle, promise: Promise) -> None:
-    """Keep it; a failure costs the next look its cache, nothing more."""
-    spare = repo.state_dir / f".promise.{os.getpid()}"
+    """Keep it for the next look."""
     told = {"model": bundle.id, "head": repo.head(), "promise": asdict(promise)}
-    try:
-        spare.write_text(json.dumps(told), encoding="utf-8")
-        spare.replace(repo.state_dir / "promise.json")
-    except OSError:
-        spare.unlink(missing_ok=True)
+    keep(repo.state_dir / "promise.json", told)
 
 
 def _came(repo: Repository, since: str) -> int:

@@ -64,11 +64,9 @@ class Reader:
             return None
 
         def codec() -> "TokenCodec":
-            from tokenizers import Tokenizer
-
             from gitpeft.codec import TokenCodec
 
-            return TokenCodec(Tokenizer.from_str(bundle.read(TOKENIZER).decode()))
+            return TokenCodec.parse(bundle.read(TOKENIZER))
 
         return cls(lambda: bundle.read(JUDGE), codec, Budget(**bundle.manifest.budget))
 

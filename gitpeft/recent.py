@@ -5,12 +5,12 @@ compares it are kept in `<state_dir>/recent.json`, a cache that may be deleted a
 """
 
 import json
-import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gitpeft import retrieve
+from gitpeft.caches import keep
 from gitpeft.commits import Commit
 from gitpeft.diff import clean_subject, compact
 from gitpeft.errors import GitpeftError
@@ -98,12 +98,7 @@ def _terms(text: str) -> bytes:
 
 
 def _store(state_dir: Path, known: dict[str, Entry | None]) -> None:
-    """Write the newest entries, those read last; a failure costs the next run its cache, nothing more."""
+    """Write the newest entries, those read last."""
     kept: Sequence[tuple[str, Entry | None]] = list(known.items())[-_KEPT:]
     commits = {sha: [one.subject, b64encode(one.terms).decode()] if one else None for sha, one in kept}
-    path = state_dir / f".recent.{os.getpid()}"
-    try:
-        path.write_text(json.dumps({"version": _VERSION, "commits": commits}))
-        path.replace(state_dir / "recent.json")
-    except OSError:
-        path.unlink(missing_ok=True)
+    keep(state_dir / "recent.json", {"version": _VERSION, "commits": commits})

@@ -275,12 +275,10 @@ def _import_runtime() -> None:
 
 
 def _codec(tokenizer_json: bytes) -> "TokenCodec":
-    from tokenizers import Tokenizer
-
     from gitpeft.codec import TokenCodec
 
     with _readable(bundles.TOKENIZER):
-        return TokenCodec(Tokenizer.from_buffer(tokenizer_json))
+        return TokenCodec.parse(tokenizer_json)
 
 
 @contextmanager

@@ -101,6 +101,8 @@ def results(folder: Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
 
 
 def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
+    from gitpeft.learn.findings import interval
+
     lines = [
         "| history | task | n | system | quality | against full tuning | trained | memory | training |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -139,11 +141,6 @@ def verdict(task: str, rows: list[dict[str, Any]]) -> str:
     if task == "messages":
         return "disagrees" if worse else "agrees, and more" if better else "agrees: no difference is clear"
     return "agrees" if better and not worse else "disagrees" if worse else "not shown: no difference is clear"
-
-
-def interval(score: dict[str, float], metric: dict[str, Any]) -> str:
-    mean, low, high = (f"{score[name]:.{metric['digits']}f}" for name in ("mean", "low", "high"))
-    return f"{mean} ({low}–{high})"
 
 
 def told_gap(gap: dict[str, Any], metric: dict[str, Any]) -> str:
