@@ -32,7 +32,9 @@ def enter(seconds: float, memory_mb: int, parent: int) -> None:
     """Limit this process for good: time, memory, file size, no core dump, no socket, no program, death with
     its parent (the process id, which it knows from before it was forked).
 
-    Each limit is set where the system knows it, and skipped where not: the parent's clock holds anyway.
+    The memory is what this process may take beyond what it was forked with: a parent that has trained a model
+    holds gigabytes. Each limit is set where the system knows it, and skipped where not: the parent's clock
+    holds anyway.
     """
     os.environ.update(OFFLINE)
     sys.addaudithook(_refuse)
@@ -40,7 +42,7 @@ def enter(seconds: float, memory_mb: int, parent: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, FILE_LIMIT)
-    _limit(resource.RLIMIT_DATA, memory_mb << 20)
+    _limit(resource.RLIMIT_DATA, _held() + (memory_mb << 20))
     _limit(resource.RLIMIT_CPU, int(seconds * (os.cpu_count() or 1)) + 1)
     if sys.platform == "linux":
         _restrict_kernel(parent)
@@ -49,6 +51,15 @@ def enter(seconds: float, memory_mb: int, parent: int) -> None:
 def limit_memory(megabytes: int) -> None:
     """Bound what this process may allocate, so that an enormous change ends in a MemoryError."""
     _limit(resource.RLIMIT_DATA, megabytes << 20)
+
+
+def _held() -> int:
+    """Bytes of data and stack of this process; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as status:
+            return int(status.read().split()[5]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _limit(kind: int, value: int) -> None:

@@ -1,5 +1,6 @@
 """Group D of the contract: whatever breaks, the commit goes on, and one line says why."""
 
+import mmap
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from gitpeft import answers, hook
 from gitpeft.errors import GitpeftError
 from gitpeft.stubs import render
-from gitpeft.worker import Worker
+from gitpeft.worker import Answer, Worker
 from tests.gitrepo import Repo
 from tests.hooking import SUGGESTION, Hooked, make_python, script
 
@@ -436,6 +437,21 @@ def test_a_damaged_cache_is_no_cache(hooked: Hooked, damage: str) -> None:
     entry.write_text(damage)
     hooked.git("commit")
     assert hooked.message() == SUGGESTION and answers.load(hooked.state, entry.name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process holds")
+def test_d3_a_child_is_not_charged_with_what_its_parent_holds(tmp_path: Path) -> None:
+    """The memory of a training that the parent still holds leaves the child all that it may take."""
+
+    def takes(megabytes: int) -> Callable[[Path], Answer]:
+        return lambda _: lambda _: {"taken": len(mmap.mmap(-1, megabytes << 20, mmap.MAP_PRIVATE))}
+
+    with mmap.mmap(-1, 600 << 20, mmap.MAP_PRIVATE):
+        with Worker(tmp_path, time.monotonic() + 20, 256, takes(200)) as worker:
+            assert worker.ask({})["taken"] == 200 << 20
+        more = Worker(tmp_path, time.monotonic() + 20, 256, takes(300))
+        with more, pytest.raises(GitpeftError):
+            more.ask({})
 
 
 # --- D1 with a real bundle: damage anywhere ---------------------------------------------------------------
