@@ -118,15 +118,14 @@ def _install_hooks(repository: Repository, risk: dict[str, Any]) -> str:
     from gitpeft.install import install as put
     from gitpeft.risk import KINDS
 
-    names = stubs.NAMES if risk.get("kind") in KINDS[1:] else stubs.NAMES[:1]
-    try:
-        return "; ".join(
-            " ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes))
-            for name in names
-            for done in put(repository, hooks=[name])
-        )
-    except GitpeftError as error:
-        return f"not installed: {error.message} {error.hint}"
+    said = []
+    for name in stubs.NAMES if risk.get("kind") in KINDS[1:] else stubs.NAMES[:1]:
+        try:
+            [done] = put(repository, hooks=[name])
+            said.append(" ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes)))
+        except GitpeftError as error:
+            said.append(f"{name} not installed: {error.message}. {error.hint}")
+    return "; ".join(said)
 
 
 @app.command()
@@ -568,7 +567,7 @@ def commit(repo: Repo = None) -> None:
     terminal = interactive.Terminal(say=print, ask=input)
     settings = config.load(repository)
     done = interactive.commit(repository, settings, terminal, repository.run_with_terminal)
-    if done.action == "failed":
+    if done.action != "committed":  # a script that goes on must not take a cancelled one for a commit
         raise typer.Exit(done.code or 1)
 
 

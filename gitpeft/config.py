@@ -101,7 +101,7 @@ def _pattern(values: Sequence[str]) -> str:
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"no regular expression: {error}") from None
+        raise ValueError(f"no regular expression ({type(error).__name__})") from None
     return text
 
 

@@ -26,6 +26,7 @@ FILES_LISTED = 24
 FILES_SHOWN = 8
 LINES_KEPT = 120
 _PATH_LIMIT = 300
+_READ = 4 * LINE_LIMIT
 _MORE = 10
 """Characters that are kept free for the number of the files that are not listed."""
 
@@ -306,10 +307,19 @@ def _changed_lines(hunk: Hunk) -> list[str]:
 
 def fold(text: str) -> str:
     """White space folded to single spaces, unprintable characters dropped, cut at `LINE_LIMIT`."""
-    text = " ".join(text[: 4 * LINE_LIMIT].split())
-    if text.isprintable():
-        return text[:LINE_LIMIT]
-    return "".join(c for c in text if c.isprintable())[:LINE_LIMIT]
+    folded = " ".join(text[:_READ].split())
+    if not folded.isprintable():
+        folded = "".join(c for c in folded if c.isprintable())
+    if len(folded) > LINE_LIMIT or len(text) > _READ:
+        return _shortened(folded, whole=len(text) <= _READ)
+    return folded
+
+
+def _shortened(text: str, whole: bool) -> str:
+    """A long line cut at `LINE_LIMIT`, its secrets masked first: half of one would not be known as one."""
+    from gitpeft.mask import mask  # few lines are long
+
+    return mask(text if whole else text.rpartition(" ")[0] or text)[:LINE_LIMIT]
 
 
 def _length(lines: Sequence[str]) -> int:

@@ -9,15 +9,16 @@ from pathlib import Path
 from gitpeft import answers, bundle, hookfile, lint, native, places, stubs
 from gitpeft.config import load
 from gitpeft.errors import GitpeftError
-from gitpeft.git import OLDEST, Repository
-from gitpeft.install import CONFIG_HOOKS, configured, install, uninstall
+from gitpeft.git import NO_EDITORS, OLDEST, Repository
+from gitpeft.install import CONFIG_HOOKS, configured, install, section, uninstall
 
 LOG_LINES = 5
+_OFF = ("", "0", "false")
 
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One installed hook: how it came in (stub, config, husky, pre-commit, lefthook), and if git runs it."""
+    """One installed hook: how it came in (stub, config, line, or a manager's name), and if git runs it."""
 
     name: str
     where: Path
@@ -42,7 +43,8 @@ class Status:
     @property
     def works(self) -> bool:
         """Whether the next commit with an editor can be offered a message."""
-        return self.enabled and bool(self.model) and any(hook.runs for hook in self.hooks)
+        offers = [hook for hook in self.hooks if hook.name == stubs.NAMES[0]]
+        return self.enabled and bool(self.model) and any(hook.runs for hook in offers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ def _hooks(repo: Repository, place: places.Place) -> Iterator[Hook]:
     own = {name: hookfile.look(repo.state_dir / "hooks" / name) for name in stubs.NAMES}
     for name, found in own.items():
         if configured(repo, name):
-            yield _hook(name, found, "config", repo.version >= CONFIG_HOOKS and _executable(found))
+            yield _hook(name, found, "config", _configured_runs(repo, name) and _executable(found))
+        if native.has_line(hookfile.text(place.folder / name), name):
+            yield _hook(name, found, "line", not place.disabled and _executable(found))
     if repo.work_tree is not None:
         name = stubs.NAMES[0]
         for manager, line in native.LINES.items():
@@ -99,6 +103,11 @@ def _hook(name: str, found: hookfile.Found, how: str, runs: bool) -> Hook:
 
 def _executable(found: hookfile.Found) -> bool:
     return found.kind in ("ours", "changed") and os.access(found.path, os.X_OK)
+
+
+def _configured_runs(repo: Repository, name: str) -> bool:
+    enabled = repo.ask("config", "--type=bool", "--get", f"{section(name)}.enabled")
+    return repo.version >= CONFIG_HOOKS and enabled != "false"
 
 
 def _called(found: hookfile.Found, name: str) -> bool:
@@ -129,6 +138,7 @@ def doctor(repo: Repository, *, mend: bool = False, python: str = sys.executable
         *_about_hooks(repo, state, place, mend, python),
         *_about_leftovers(repo, place, mend),
         *_about_model(repo, state),
+        *_about_silence(repo, state),
         *(Finding("setting", problem, "correct it with `git config`") for problem in load(repo).problems),
         *_about_lint(repo),
     ]
@@ -155,7 +165,7 @@ def _about_git(repo: Repository, place: places.Place) -> Iterator[Finding]:
 def _about_hooks(
     repo: Repository, state: Status, place: places.Place, mend: bool, python: str
 ) -> Iterator[Finding]:
-    if not state.hooks:
+    if not any(hook.name == stubs.NAMES[0] for hook in state.hooks):
         yield Finding("not-installed", "the hook is not installed", "run `gitpeft install`")
     if len({hook.how for hook in state.hooks if hook.name == stubs.NAMES[0] and hook.runs}) > 1:
         yield Finding(
@@ -171,7 +181,8 @@ def _about_hook(repo: Repository, hook: Hook, place: places.Place, python: str) 
     again = "run `gitpeft install` again"
     if hook.how == "config" and repo.version < CONFIG_HOOKS:
         return Finding("config-ignored", "this git ignores hooks in its configuration", again)
-    if hook.how == "config" and not repo.config(f"hook.gitpeft-{hook.name}.command"):
+    command = repo.config(f"{section(hook.name)}.command") if hook.how == "config" else None
+    if hook.how == "config" and not command:
         return Finding("config-broken", "a configured hook has no command: git stops at it", again)
     if not hook.python:
         return Finding("stub-missing", f"{hook.where} is called, but is gone", again)
@@ -185,6 +196,13 @@ def _about_hook(repo: Repository, hook: Hook, place: places.Place, python: str) 
         return Finding("not-executable", f"{hook.where} is not executable, so git ignores it", again)
     if hook.how == "stub" and hook.where.parent != place.folder:
         return Finding("shadowed", f"git runs the hooks in {place.folder}, not {hook.where}", again)
+    if command and command != native.call(hook.name):
+        return Finding(
+            "outdated", f"{section(hook.name)}.command is of another version, or of another place", again
+        )
+    if hook.how == "config" and not hook.runs:
+        setting = f"{section(hook.name)}.enabled"
+        return Finding("config-disabled", f"{setting} is off", f"turn it on with `git config {setting} true`")
     if not hook.runs:
         return Finding("displaced", f"another hook manager took the place of {hook.where}", again)
     if hookfile.look(hook.where).content != stubs.render(hook.name, hook.python):
@@ -218,6 +236,22 @@ def _about_leftovers(repo: Repository, place: places.Place, mend: bool) -> Itera
         text = "an interrupted installation left" if half else "another program replaced the hook; kept is"
         remedy = "mended" if half and mend else f"compare {kept} with {hook}, and delete what is not needed"
         yield Finding("leftover", f"{text} {kept}", remedy, mended=half and mend)
+
+
+def _about_silence(repo: Repository, state: Status) -> Iterator[Finding]:
+    """What a person, or this environment, has asked for."""
+    if not state.enabled:
+        yield Finding("off", "gitpeft.enabled is false", "turn it on with `git config gitpeft.enabled true`")
+    if "*" in load(repo).exclude:
+        yield Finding("off", "gitpeft.exclude leaves out every file", "name fewer files there")
+    for name, silent in (("GITPEFT", lambda value: value == "0"), ("CI", lambda value: value not in _OFF)):
+        if silent(value := os.environ.get(name, "")):
+            yield Finding("environment", f"{name}={value} keeps the hook silent here", f"unset {name}")
+    if (editor := repo.editor()) in NO_EDITORS:
+        said = f"git opens {editor!r}" if editor else "git finds no editor"
+        yield Finding(
+            "editor", f"{said}, in which no message can be read", "set one with `git config core.editor`"
+        )
 
 
 def _about_model(repo: Repository, state: Status) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ that a partial clone does not have are reported, not fetched, and none of the us
 import os
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ from gitpeft.record import changed, record
 
 OLDEST = (2, 31)
 """The oldest git that is understood: the first with `--path-format=absolute` and `--diff-merges`."""
+
+NO_EDITORS = frozenset({"", ":", "true", "cat"})
+"""Programs that git may call for a message, and that show it to nobody."""
 
 LOCAL_VARIABLES = (
     *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT"),
@@ -147,8 +151,25 @@ class Repository:
             return [remote.name for remote in repo.remotes]
 
     def run_with_terminal(self, args: Sequence[str]) -> int:
-        """Run git with this process's terminal and environment, so that hooks and editor have both."""
-        return subprocess.call(["git", *args], cwd=self.cwd)
+        """Run git with this process's terminal and environment, so that hooks and editor have both.
+
+        Its exit code, as a shell gives it. Ctrl-C is for git, which goes on where an editor is open.
+        """
+        kept = {*self.environment, *_UNWANTED}  # what another repository must not inherit is not there
+        environment = {key: value for key, value in os.environ.items() if key in kept}
+        before = signal.signal(signal.SIGINT, lambda *_: None)  # a handler, unlike SIG_IGN, is not inherited
+        try:
+            code = subprocess.call(["git", *args], cwd=self.cwd, env=environment)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return code if code >= 0 else 128 - code
+
+    def editor(self) -> str:
+        """The name of the program in which git opens a message, without its folder; "" for none."""
+        said = os.environ.get("GIT_EDITOR") or self.ask("var", "GIT_EDITOR")
+        words = said.split() if set(said).isdisjoint("'\"\\") else _shell_words(said)
+        names = [word.rpartition("/")[2] for word in words if "=" not in word]
+        return next((name for name in names if name != "env"), "")
 
     def ask(self, *args: str) -> str:
         """What `git ARGS` prints as text without the last line end, or `""` when it fails."""
@@ -566,6 +587,15 @@ _EMPTY_TREES = {
     "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
     "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 }
+
+
+def _shell_words(text: str) -> list[str]:
+    import shlex  # hardly ever needed
+
+    try:
+        return shlex.split(text)
+    except ValueError:  # a mistake for the shell to tell
+        return text.split()
 
 
 def _environment(foreign: bool) -> dict[str, str]:

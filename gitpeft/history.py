@@ -26,7 +26,7 @@ from gitpeft.mask import mask
 from gitpeft.record import field, record
 from gitpeft.usable import is_bot
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the tables and what they hold; a database of another, or of another renderer, is built anew."""
 
 _VERSION = SCHEMA * 1000 + RENDERER

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from gitpeft.config import Config, entries, load
 from gitpeft.confine import limit_memory
 from gitpeft.errors import GitpeftError, NothingStagedError
-from gitpeft.git import Repository
+from gitpeft.git import NO_EDITORS, Repository
 from gitpeft.trace import Trace
 
 if TYPE_CHECKING:  # each stage imports what it needs: the flag needs nothing that messages need
-    from gitpeft import ask, message
+    from gitpeft import ask
 
 LOG_LIMIT = 64 << 10
 FIRST_SECONDS = 2.0
@@ -34,7 +34,6 @@ STOP = 77
 """The exit code by which the stub knows that a commit is to be stopped, and not that something broke."""
 
 PROGRESS_SECONDS = 0.3
-_NO_EDITORS = frozenset({"", ":", "true", "cat"})
 _SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
 _OPT_IN = frozenset({"commit", "template", "squash"})
 
@@ -126,7 +125,7 @@ def prepare(args: Sequence[str]) -> None:
     from gitpeft import message
 
     trace = Trace()
-    path, source = _arguments(args)
+    path, source, about = _arguments(args)
     if source in ("message", "merge") or path.name == "PREPARE_COMMIT_MSG":
         return
     repo = Repository.open()
@@ -135,10 +134,10 @@ def prepare(args: Sequence[str]) -> None:
     config = load(repo, listing)
     _Voice.quiet = config.quiet
     _start_clock(config, trace)
-    if not config.enabled or not _opted_in(config, source) or not _editor_opens(repo):
+    if not config.enabled or not _opted_in(config, source, about) or repo.editor() in NO_EDITORS:
         return
     content = message.read(path)
-    rules = _rules(repo, listing, content)
+    rules = message.rules(repo, listing, content)
     occupied = message.has_text(content, rules.comment)
     if occupied and (source not in _OPT_IN or not rules.strips or rules.auto):
         return
@@ -197,17 +196,19 @@ def _base_of_amend(repo: Repository) -> str:
     return repo.ask("rev-parse", "--verify", "--quiet", "HEAD^^{commit}") or repo.empty_tree
 
 
-def _arguments(args: Sequence[str]) -> tuple[Path, str]:
+def _arguments(args: Sequence[str]) -> tuple[Path, str, str]:
+    """The message file, where the message comes from, and the commit that is meant."""
     if not 1 <= len(args) <= 3:
         raise GitpeftError("prepare-commit-msg takes one to three arguments, nothing suggested")
-    source = args[1] if len(args) > 1 else ""
+    source, about = [*args[1:], "", ""][:2]
     if len(args) == 1 and os.environ.get("PRE_COMMIT") == "1":
         source = os.environ.get("PRE_COMMIT_COMMIT_MSG_SOURCE", "")
+        about = os.environ.get("PRE_COMMIT_COMMIT_OBJECT_NAME", "")
     if source not in _SOURCES:
         raise GitpeftError("unknown commit source, nothing suggested")
     if not Path(args[0]).is_file():
         raise GitpeftError("the message file does not exist, nothing suggested")
-    return Path(args[0]), source
+    return Path(args[0]), source, about
 
 
 def _start_clock(config: Config, trace: Trace) -> None:
@@ -221,48 +222,10 @@ def _left(config: Config, trace: Trace) -> float:
     return min(allowed, allowed - (time.time() - trace.started))
 
 
-def _opted_in(config: Config, source: str) -> bool:
-    if source == "commit":
-        return config.amend
+def _opted_in(config: Config, source: str, about: str) -> bool:
+    if source == "commit":  # an amended commit is called HEAD; with -c or -C another one lends its message
+        return config.amend and about == "HEAD"
     return source not in ("template", "squash") or bool(getattr(config, source))
-
-
-def _editor_opens(repo: Repository) -> bool:
-    """Whether a person will see the message before it is committed."""
-    editor = os.environ.get("GIT_EDITOR") or repo.ask("var", "GIT_EDITOR")
-    word = editor.split()[0] if editor.split() else ""
-    return word.rpartition("/")[2] not in _NO_EDITORS
-
-
-def _rules(repo: Repository, listing: Mapping[str, Sequence[str]], content: bytes) -> "message.Rules":
-    from gitpeft import message
-
-    character = [*listing.get("core.commentchar", []), *listing.get("core.commentstring", [])]
-    comment, auto = b"#", False
-    if character:  # git itself says which of the two it understands
-        auto = listing.get("core.commentchar", [""])[-1] == "auto" or character[-1] == "auto"
-        comment = repo.run("stripspace", "-c", input=b"x\n").removesuffix(b" x\n") or b"#"
-    cleanup = listing.get("commit.cleanup", [""])[-1]
-    return message.Rules(
-        comment=comment,
-        auto=auto,
-        encoding=message.encoding_of(listing.get("i18n.commitencoding", [""])[-1]),
-        strips=message.strips_comments(content, comment, cleanup, _calling_git()),
-    )
-
-
-def _calling_git() -> list[str] | None:
-    """The command line of the git that called this hook, where the system shows it."""
-    pid = os.getppid()
-    for _ in range(8):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            if Path(words[0]).name == "git":
-                return words
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            return None
-    return None
 
 
 # --- pre-commit -------------------------------------------------------------------------------------------
@@ -281,7 +244,7 @@ def prefetch() -> None:
     _Voice.log = repo.state_dir / "hook.log"
     config = load(repo)
     _start_clock(config, trace)
-    if not config.enabled or not _editor_opens(repo):
+    if not config.enabled or repo.editor() in NO_EDITORS:
         return
     limits = ask.Limits(time.monotonic() + config.timeout_ms / 1000, config.memory_mb)
     ask.prefetch(repo, config, limits, 1 + config.alternatives + ask.SPARE)

@@ -13,6 +13,7 @@ MOVED = ("", ".legacy", ".old")
 """Where a hook of ours may lie: in its place, or moved aside there by pre-commit or lefthook."""
 
 _SPARE = ".gitpeft-new."
+_TEXT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,15 @@ def look(path: Path) -> Found:
     if stub is None:
         return Found(path, "foreign", None, content)
     return Found(path, "ours" if stub.intact else "changed", stub, content)
+
+
+def text(path: Path) -> bytes:
+    """The beginning of what a hook says, links followed; b"" where there is no file."""
+    try:
+        with open(path if path.is_file() else os.devnull, "rb") as file:
+            return file.read(_TEXT)
+    except OSError:
+        return b""
 
 
 def put(path: Path, content: bytes, mode: int) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,20 +49,33 @@ def install(
     if strategy not in STRATEGIES:
         raise GitpeftError(f"unknown strategy {strategy!r}", f"one of {', '.join(STRATEGIES)}")
     with _lock(repo):
+        done: dict[str, Installed] = {}
         try:
-            return [_install_one(repo, strategy, name, python) for name in hooks]
+            for name in hooks:
+                done[name] = _install_one(repo, strategy, name, python)
         except GitpeftError:
-            _drop_empty([repo.state_dir / "hooks", repo.state_dir])
+            _undo(repo, done)
             raise
+        return list(done.values())
+
+
+def _undo(repo: Repository, done: Mapping[str, Installed]) -> None:
+    """Take out what this call put in, before a later hook of it failed."""
+    for name, one in done.items():
+        if one.action in ("created", "chained"):
+            for _ in _uninstall_one(repo, name):
+                pass
+    if done:
+        _remove_folders(repo)
+    _drop_empty([repo.state_dir / "hooks", repo.state_dir])
 
 
 def _install_one(repo: Repository, strategy: str, name: str, python: str) -> Installed:
-    if strategy == "config":
-        return _in_config(repo, name, python)
-    if strategy == "line":
-        note = f"add this line to the hook that git runs:\n{native.HUSKY}"
-        return Installed("line", "created", _own_stub(repo, name, python), (note,))
     chosen = _choose(repo, name) if strategy == "auto" else strategy
+    if chosen == "config":
+        return _in_config(repo, name, python)
+    if chosen == "line":
+        return _for_line(repo, name, python)
     if chosen == "stub":
         return _as_stub(repo, name, python)
     return _native(repo, chosen, name, python)
@@ -73,9 +86,10 @@ def _choose(repo: Repository, name: str) -> str:
     folder = places.usable(repo).folder
     if places.husky_root(folder):
         return "husky"
-    if places.manager(hookfile.look(folder / name).content) == "lefthook":
+    text = hookfile.text(folder / name)
+    if places.manager(text) == "lefthook":
         return "lefthook"
-    return "stub"
+    return "line" if native.has_line(text, name) else "stub"
 
 
 # --- a stub in the hooks directory ------------------------------------------------------------------------
@@ -89,7 +103,10 @@ def _as_stub(repo: Repository, name: str, python: str) -> Installed:
         raise GitpeftError("the hook is installed through git config", "run `gitpeft uninstall` first")
     found = hookfile.look(folder / name)
     if places.manager(found.content) == "overcommit":
-        raise GitpeftError("overcommit manages this hook", f"add to .overcommit.yml:\n{_OVERCOMMIT}")
+        raise GitpeftError(
+            "overcommit manages this hook",
+            f"run `gitpeft install --strategy line`, and add to .overcommit.yml:\n{_OVERCOMMIT}",
+        )
     if (
         places.manager(found.content) == "pre-commit"
     ):  # it runs what it finds under this name, and restores it
@@ -99,13 +116,16 @@ def _as_stub(repo: Repository, name: str, python: str) -> Installed:
     return _put_stub(repo, name, found, text)
 
 
-_OVERCOMMIT = """\
+_OVERCOMMIT = f"""\
 PrepareCommitMsg:
   Gitpeft:
     enabled: true
-    command: ['.git/gitpeft/hooks/prepare-commit-msg']
+    command: ['sh', '-c', '{native.call(stubs.NAMES[0])} "$@"', 'gitpeft']
     description: 'Suggest a commit message'
 """
+
+_OWN_NAME = re.compile(rb"""basename (?:-- )?["']?\$\{?0|\$\{0##|argv\[0\]|husky\.sh""")
+"""How a hook asks under which name it was called. Kept under another name, it would not do its work."""
 
 
 def _put_stub(repo: Repository, name: str, found: hookfile.Found, text: bytes) -> Installed:
@@ -115,11 +135,12 @@ def _put_stub(repo: Repository, name: str, found: hookfile.Found, text: bytes) -
         raise GitpeftError(f"{found.path} was edited since it was installed", "move it away, then try again")
     if found.content == text and os.access(found.path, os.X_OK):
         return Installed("stub", "unchanged", found.path)
-    if found.kind == "foreign" and places.tracked(repo, found.path):
-        raise GitpeftError(
-            f"{found.path} is under version control",
-            f"run `gitpeft install --strategy line`, and add this line to it:\n{native.HUSKY}",
-        )
+    if found.kind == "foreign":
+        way_out = f"run `gitpeft install --strategy line`, and add this line to it:\n{native.line(name)}"
+        if places.tracked(repo, found.path):
+            raise GitpeftError(f"{found.path} is under version control", way_out)
+        if _OWN_NAME.search(hookfile.text(found.path)):
+            raise GitpeftError(f"{found.path} goes by its own name, so it cannot be moved aside", way_out)
     try:
         places.remember(repo, found.path.parent)
     except OSError as error:
@@ -164,6 +185,18 @@ def _signed(repo: Repository) -> list[Path]:
         return []
 
 
+def _for_line(repo: Repository, name: str, python: str) -> Installed:
+    """The stub alone; the line that calls it is for a person to add, where it is not there yet."""
+    existed = hookfile.look(repo.state_dir / "hooks" / name).content
+    path = _own_stub(repo, name, python)
+    action = "created" if not existed else "unchanged" if existed == path.read_bytes() else "updated"
+    if native.has_line(hookfile.text(places.place(repo).folder / name), name):
+        return Installed("line", action, path)
+    return Installed(
+        "line", action, path, (f"add this line to the hook that git runs:\n{native.line(name)}",)
+    )
+
+
 # --- git's own configuration ------------------------------------------------------------------------------
 
 
@@ -175,23 +208,24 @@ def _own_stub(repo: Repository, name: str, python: str) -> Path:
     except OSError as error:
         raise hookfile.unwritable(path.parent, error) from None
     text = stubs.render(name, python)
-    if hookfile.look(path).content != text:
+    if hookfile.look(path).content != text or not os.access(path, os.X_OK):
         hookfile.put(path, text, _mode(repo))
     return path
 
 
-def _section(name: str) -> str:
+def section(name: str) -> str:
+    """Where git's configuration holds our hook for the event `name`."""
     return f"hook.gitpeft-{name}"  # must not be the name of an event: git refuses that
 
 
 def configured(repo: Repository, name: str) -> bool:
     """Whether git's configuration names our hook for the event `name`."""
-    return bool(repo.config_all(_section(name) + "."))
+    return bool(repo.config_all(section(name) + "."))
 
 
 def _own_settings(repo: Repository, name: str) -> bool:
     """Whether the section is in the repository's own settings, where `uninstall` may change it."""
-    return bool(repo.ask("config", "--local", "--get-regexp", "^" + re.escape(_section(name) + ".")))
+    return bool(repo.ask("config", "--local", "--get-regexp", "^" + re.escape(section(name) + ".")))
 
 
 def _in_config(repo: Repository, name: str, python: str) -> Installed:
@@ -205,12 +239,12 @@ def _in_config(repo: Repository, name: str, python: str) -> Installed:
     for _, found in places.stubs_in(repo, [name]):
         raise GitpeftError(f"the hook is installed in {found.path} too", "run `gitpeft uninstall` first")
     path = _own_stub(repo, name, python)
-    command, section = stubs.quote(str(path)), _section(name)
-    if repo.config(f"{section}.command") == command and repo.config(f"{section}.event") == name:
+    command, here = native.call(name), section(name)
+    if repo.config(f"{here}.command") == command and repo.config(f"{here}.event") == name:
         return Installed("config", "unchanged", path)
     existed = configured(repo, name)
     # An event without a command is fatal to every git command that meets it: both come at once.
-    gitconfig.change(repo, [f"{section}.command", command], [f"{section}.event", name])
+    gitconfig.change(repo, [f"{here}.command", command], [f"{here}.event", name])
     return Installed("config", "updated" if existed else "created", path)
 
 
@@ -218,7 +252,7 @@ def _out_of_config(repo: Repository, name: str) -> bool:
     """Remove the whole section in one write."""
     if not _own_settings(repo, name):
         return False
-    gitconfig.change(repo, ["--remove-section", _section(name)])
+    gitconfig.change(repo, ["--remove-section", section(name)])
     return True
 
 
@@ -226,8 +260,14 @@ def _out_of_config(repo: Repository, name: str) -> bool:
 
 
 def _native(repo: Repository, manager: str, name: str, python: str) -> Installed:
-    if name != stubs.NAMES[0] or repo.work_tree is None:
-        raise GitpeftError(f"{manager} can run only {stubs.NAMES[0]}, and only in a work tree")
+    if repo.work_tree is None:
+        raise GitpeftError(f"{manager} runs hooks only in a work tree", "run this in a clone with files")
+    if name != stubs.NAMES[0]:
+        raise GitpeftError(
+            f"gitpeft's line for {manager} covers only {stubs.NAMES[0]}, not the risk flag",
+            f"run `gitpeft install` alone; for the flag, `gitpeft install --strategy line --risk` gives a"
+            f" line for {manager}'s own {name}",
+        )
     line = native.LINES[manager]
     before = _own_stub_text(repo, name)
     _own_stub(repo, name, python)

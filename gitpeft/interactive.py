@@ -5,12 +5,13 @@ by the function that the caller hands in, so that git's hooks and its editor hav
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gitpeft import ask, drift, message, offer
-from gitpeft.config import Config
+from gitpeft import ask, drift, flag, message, offer
+from gitpeft.config import Config, entries
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.trace import Trace
@@ -21,7 +22,9 @@ SECONDS = 20.0
 MOST = 30
 """Messages that are asked for at most, however often somebody wants others."""
 
-PROMPT = "number to commit, e and number to edit, r for others, q to leave: "
+PROMPT = "number to commit, e and number to edit, r for others, q to leave [1]: "
+
+_PREPARED = ("MERGE_MSG", "SQUASH_MSG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,12 @@ def commit(
 
     `run` runs `git` with the arguments it is given, terminal and environment as they are, and returns its
     exit code. HEAD and the staged change are looked at again before that: GitpeftError when either moved,
-    when nothing is staged, or when there is no model.
+    when nothing is staged, when git has a message already, or when there is no model.
     """
+    if flag.under_way(repo) or any((repo.git_dir / name).exists() for name in _PREPARED):
+        raise GitpeftError(
+            "something else is under way here, for which git may have a message already", "use `git commit`"
+        )
     before = _state(repo)
     offers = _Offers(repo, config)
     if not offers.more():
@@ -135,9 +142,11 @@ def _commit(
 ) -> Outcome:
     if _state(repo) != before:
         raise GitpeftError("HEAD or the staged change moved while you chose", "run `gitpeft commit` again")
-    file = repo.state_dir / f"message-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    rules = message.rules(repo, entries(repo.run("config", "--list", "-z")), b"")
+    content = message.insert(b"", [text], rules)
+    file = repo.state_dir / f"message-{os.getpid()}"
     try:
-        file.write_text(message.fit(text, message.Rules()) + "\n", "utf-8")
+        file.write_bytes(content)
         code = run(["commit", *(["--edit"] if edit else []), "--file", str(file)])
     except OSError as error:
         raise GitpeftError(f"cannot write {file}: {error.strerror}") from None

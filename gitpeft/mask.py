@@ -91,7 +91,11 @@ _KEY_END = pattern(r"-----END |Private-MAC|^[@#\0]")
 
 _LONG = pattern(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
 _TAIL = pattern(r"[\w./=+-]*[\w/=]")
-_PIECE = 1000  # characters; some rules take time quadratic in the length of a line
+_PIECE = pattern(r".{1,998}[^\s:=!(\[,]\s(?![\s:=!])|.{1,1000}", re.DOTALL)
+"""Some rules take time quadratic in the length of a line: one of more than 1,000 characters is cut up.
+
+Where it can be between words, not between a name and its value.
+"""
 
 _PLUGINS = (
     *("artifactory", "aws", "azure_storage_key", "cloudant", "discord", "github_token", "gitlab_token"),
@@ -158,8 +162,7 @@ def _mask_keys(lines: Iterable[str]) -> Iterator[str]:
 
 def _mask_lines(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
-        pieces = [line[at : at + _PIECE] for at in range(0, len(line), _PIECE)]
-        yield "".join(map(_mask_line, pieces))
+        yield "".join(map(_mask_line, _PIECE.findall(line))) if len(line) > 1000 else _mask_line(line)
 
 
 def _mask_line(line: str) -> str:

@@ -9,12 +9,16 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gitpeft.errors import GitpeftError
 from gitpeft.pattern import pattern
 from gitpeft.record import record
+
+if TYPE_CHECKING:
+    from gitpeft.git import Repository
 
 COMMENT_CHARACTERS = "#;@!$%^&|:"
 """What `core.commentChar=auto` may choose from (git's own list)."""
@@ -41,6 +45,39 @@ class Rules:
     auto: bool = False
     encoding: str = "utf-8"
     strips: bool = True
+
+
+def rules(repo: "Repository", settings: Mapping[str, Sequence[str]], content: bytes) -> Rules:
+    """How git will read the message file that holds `content`, by the repository's settings.
+
+    GitpeftError where its encoding is unknown.
+    """
+    character = [*settings.get("core.commentchar", []), *settings.get("core.commentstring", [])]
+    comment, auto = b"#", False
+    if character:  # git itself says which of the two it understands
+        auto = settings.get("core.commentchar", [""])[-1] == "auto" or character[-1] == "auto"
+        comment = repo.run("stripspace", "-c", input=b"x\n").removesuffix(b" x\n") or b"#"
+    cleanup = settings.get("commit.cleanup", [""])[-1]
+    return Rules(
+        comment=comment,
+        auto=auto,
+        encoding=encoding_of(settings.get("i18n.commitencoding", [""])[-1]),
+        strips=strips_comments(content, comment, cleanup, _calling_git()),
+    )
+
+
+def _calling_git() -> list[str] | None:
+    """The command line of the git that called this hook, where the system shows it."""
+    pid = os.getppid()
+    for _ in range(8):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            if Path(words[0]).name == "git":
+                return words
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+    return None
 
 
 def encoding_of(name: str) -> str:
@@ -111,10 +148,11 @@ def insert(content: bytes, messages: Sequence[str], rules: Rules, *, only_commen
     """The file with the best message in front and the others as comments behind it, where these are allowed.
 
     With `only_comments` the text of the file keeps its place and all messages become comments: for a file in
-    which somebody wrote. GitpeftError when the encoding cannot express a message.
+    which somebody wrote. What the encoding cannot express is left out; GitpeftError when that is all.
     """
     eol = b"\r\n" if content.partition(b"\n")[0].endswith(b"\r") else b"\n"
     fitting = [fitted for fitted in (fit(message, rules) for message in messages) if fitted]
+    fitting = [text for text in fitting if _writable(text, rules)] or fitting[:1]  # which says what is wrong
     head, others = ([], fitting) if only_comments else (fitting[:1], fitting[1:])
     blocks = [_encoded(message, rules) for message in head]
     if others and rules.strips and not rules.auto:
@@ -171,6 +209,13 @@ def comment_out(text: bytes, comment: bytes) -> bytes:
 
 def _commented(line: bytes, comment: bytes) -> bytes:
     return comment + (b"" if not line or line.startswith(b"\t") else b" ") + line
+
+
+def _writable(text: str, rules: Rules) -> bool:
+    try:
+        return bool(_encoded(text, rules))
+    except GitpeftError:
+        return False
 
 
 def _encoded(text: str, rules: Rules) -> bytes:

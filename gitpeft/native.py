@@ -10,26 +10,39 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from gitpeft import hookfile
+from gitpeft import hookfile, stubs
 from gitpeft.errors import GitpeftError
 
-_CALL = (
-    'gitpeft="$(git rev-parse --git-common-dir)/gitpeft/hooks/prepare-commit-msg"; '
-    '[ ! -x "$gitpeft" ] || "$gitpeft"'
-)
+
+def call(name: str) -> str:
+    """A command of the shell that runs our hook where there is one; its arguments are added at the end."""
+    return (
+        f'gitpeft="$(git rev-parse --git-common-dir)/gitpeft/hooks/{name}"; [ ! -x "$gitpeft" ] || "$gitpeft"'
+    )
+
+
+def line(name: str) -> str:
+    """The line for a hook in sh; only the one before a commit may stop it (`gitpeft.risk` set to `block`)."""
+    return f'{{ {call(name)} "$@"; }} || {"exit" if name == stubs.NAMES[1] else ":"}\n'
+
+
+def has_line(content: bytes, name: str) -> bool:
+    """Whether a hook calls ours, by the line above or in a person's own words."""
+    return f"/gitpeft/hooks/{name}".encode() in content
+
+
 _START, _END = "# >>> gitpeft", "# <<< gitpeft"
 _BLOCK = re.compile(
     rb"(?P<gap>\n?)^# >>> gitpeft(?P<notes>[a-z ]*) >>>\n.*?^# <<< gitpeft <<<\n", re.MULTILINE | re.DOTALL
 )
 
-HUSKY = f'{{ {_CALL} "$@"; }} || :\n'
-LEFTHOOK = f"""\
-prepare-commit-msg:
-  commands:
+HUSKY = line(stubs.NAMES[0])
+_COMMAND = f"""\
     gitpeft:
-      run: '{_CALL} {{0}}'
+      run: '{call(stubs.NAMES[0])} {{0}}'
       interactive: true
 """
+LEFTHOOK = f"prepare-commit-msg:\n  commands:\n{_COMMAND}"
 PRE_COMMIT = """\
   - repo: local
     hooks:
@@ -72,7 +85,7 @@ def add(root: Path, line: Line) -> bool:
     before = path.read_bytes() if path.exists() else None
     if before is not None and _BLOCK.search(before):
         return False
-    _check(line, before)
+    _check(root, line, before)
     notes = " created" if before is None else " joined" if before and not before.endswith(b"\n") else ""
     old = before or b""
     gap = b"\n" if notes == " joined" else b""
@@ -89,16 +102,35 @@ def _by_hand(line: Line) -> str:
     return f"add these lines to {line.file} yourself:\n{line.text}"
 
 
-def _check(line: Line, before: bytes | None) -> None:
+def _check(root: Path, line: Line, before: bytes | None) -> None:
     """Whether the text can stand at the end of the file."""
     text = (before or b"").decode(errors="replace")
-    if line.manager == "lefthook" and re.search(r"^prepare-commit-msg\s*:", text, re.MULTILINE):
-        raise GitpeftError(f"{line.file} has a prepare-commit-msg already", _by_hand(line))
+    if line.manager == "lefthook":
+        if re.search(r"""^["']?prepare-commit-msg["']?\s*:""", text, re.MULTILINE):
+            raise GitpeftError(
+                f"{line.file} has a prepare-commit-msg already",
+                f"add this to the `commands:` there yourself:\n{_COMMAND}",
+            )
+        if other := _other_local(root, line):  # lefthook reads only one of them
+            raise GitpeftError(
+                f"lefthook's local settings are in {other} here, which {line.file} would displace",
+                f"add this to {other} yourself, in its format:\n{line.text}",
+            )
     if line.manager == "pre-commit":
         keys = re.findall(r"^([A-Za-z_-]+)\s*:(.*)$", text, re.MULTILINE)
         entry = re.search(r"^  - repo:", text, re.MULTILINE)
         if not keys or keys[-1][0] != "repos" or keys[-1][1].strip() or not entry:
             raise GitpeftError(f"the end of {line.file} is no list of repos", _by_hand(line))
+
+
+def _other_local(root: Path, line: Line) -> str:
+    """Another file of lefthook's local settings; "" where there is none."""
+    names = [
+        f"{start}lefthook-local.{ending}"
+        for start in ("", ".", ".config/")
+        for ending in ("yml", "yaml", "json", "jsonc", "toml")
+    ]
+    return next((name for name in names if name != line.file and (root / name).exists()), "")
 
 
 def remove(root: Path, line: Line) -> bool:

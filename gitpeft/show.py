@@ -361,13 +361,14 @@ def findings(found: Sequence["Finding"]) -> None:
     if not found:
         out.print("Nothing is wrong: the next commit with an editor is offered a message.")
     for one in found:
-        out.print(f"[bold]{escape(one.text)}[/]" + (" [green](mended)[/]" if one.mended else ""))
+        mended = " [green](mended)[/]" if one.mended else ""
+        out.print(f"[bold]{escape(one.text)}[/]{mended}", soft_wrap=True)
         if one.remedy and not one.mended:
-            out.print(f"  {escape(one.remedy)}")
+            out.print(f"  {escape(one.remedy)}", soft_wrap=True)  # commands are there to be copied
 
 
 def error(message: str, hint: str) -> None:
     """A problem that a person can do something about."""
-    err.print(f"[bold red]error:[/] {escape(message)}")
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     if hint:
-        err.print(escape(hint))
+        err.print(escape(hint), soft_wrap=True)

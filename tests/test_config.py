@@ -93,6 +93,12 @@ def test_a_bad_value_is_a_problem_and_the_default_counts(repo: Repo, key: str, v
         check(Repository.open(repo.path))
 
 
+def test_f5_what_is_said_of_a_bad_value_cannot_command_the_terminal(repo: Repo) -> None:
+    repo.git("config", "gitpeft.ticketPattern", "(?<\x1b>)")
+    [said] = loaded(repo).problems
+    assert said.isprintable() and "regular expression" in said
+
+
 @pytest.mark.parametrize(
     "key", ["timeoutMs", "memoryMb", "amend", "template", "squash", "risk", "command", "python", "path"]
 )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gitpeft import diff
 from gitpeft.diff import Budget, FileChange, Hunk, clean_subject, compact, parse, render, shares, split
 from gitpeft.git import Repository
+from gitpeft.mask import mask
 from tests.gitrepo import EPOCH, Repo
 
 NUMSTAT = ("diff-tree", "-r", "--root", "--no-commit-id", "-M50%", "-l400", "--numstat", "-z")
@@ -307,6 +308,20 @@ def test_a_compact_text_in_full() -> None:
         "#b.py", "@def f():", " x = 1", "-y = 2", "+z = 3", " x = 4", "+y",
         "#a.py", "@", "+line 0", "+line 1", "+line 2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", range(90, 170, 5))
+@pytest.mark.parametrize(
+    "secret", ["password='Tr0ub4dor&3xkcdZq9correct-horse'", "ghp_" + "aB3dE5gH7jK9" * 3]
+)
+def test_a_secret_at_the_cut_does_not_come_through_in_half(secret: str, at: int) -> None:
+    """Half of one is not known as one: lines are masked before they are cut."""
+    hunk = Hunk(heading="f", lines=["+" + "word " * (at // 5) + secret + " end"])
+    change = FileChange("a.py", status="M", added=1, hunks=[hunk])
+    shown = mask(compact([change]))
+    assert secret[:15] not in shown and secret[10:25] not in shown
+    folded = diff.fold(" " * 500 + "word " * 9 + secret)  # cut before it is folded
+    assert secret[:15] not in mask(folded) and folded.startswith("word ")
 
 
 def test_files_beyond_the_list_are_counted() -> None:

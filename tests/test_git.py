@@ -2,6 +2,10 @@
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from gitpeft.diff import compact, parse
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from tests.gitrepo import EPOCH, Repo
+from tests.hooking import script
 
 MIB = 1 << 20
 
@@ -67,6 +72,54 @@ def test_a_named_repository_ignores_what_a_hook_inherits(
     monkeypatch.setenv("GIT_DIR", str(other.path / ".git"))
     assert Repository.open(repo.path).head() == sha
     assert Repository.open().head() is None
+
+
+def test_with_the_terminal_git_is_in_the_named_repository_too(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Repo.create(tmp_path / "other")
+    monkeypatch.setenv("GIT_DIR", str(other.path / ".git"))
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "Grace")
+    assert Repository.open(repo.path).run_with_terminal(["commit", "-q", "--allow-empty", "-m", "here"]) == 0
+    monkeypatch.delenv("GIT_DIR")
+    assert repo.git("log", "-1", "--format=%s %an") == "here Grace" and other.run("log").returncode
+    assert Repository.open(repo.path).run_with_terminal(["rev-parse", "--verify", "-q", "nothing"]) == 1
+
+
+CTRL_C = """
+import sys
+from pathlib import Path
+from gitpeft.git import Repository
+print("started", flush=True)
+sys.exit(Repository.open(Path(sys.argv[1])).run_with_terminal(["commit", "-q", "--allow-empty"]))
+"""
+
+
+def test_ctrl_c_in_the_editor_is_the_editors(repo: Repo, tmp_path: Path) -> None:
+    """Git itself ignores it while an editor is open; so must who waits for git."""
+    seen = tmp_path / "seen"
+    editor = script(tmp_path / "editor", f"#!/bin/sh\ntrap 'echo kept >>\"$1\"; exit 0' INT\n"
+                    f"echo open >{seen}\nwhile :; do sleep 0.05; done\n")  # fmt: skip
+    env = {**os.environ, "GIT_EDITOR": str(editor), "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-c", CTRL_C, str(repo.path)]
+    with subprocess.Popen(command, env=env, start_new_session=True) as process:
+        until = time.monotonic() + 20
+        while not seen.exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+        assert process.wait(20) == 0
+    assert repo.git("log", "-1", "--format=%s") == "kept"
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("vi", "vi"), ("/usr/bin/code --wait", "code"), ("'/a b/vim' -f", "vim"), ("env A=1 B=2 true", "true"),
+     ("'unclosed", "'unclosed"), ("'' ", ""), (r"C:\\bin\\ed", r"C:\bin\ed")],
+)  # fmt: skip
+def test_the_name_of_the_editor(repo: Repo, monkeypatch: pytest.MonkeyPatch, said: str, name: str) -> None:
+    monkeypatch.setenv("GIT_EDITOR", said)
+    assert Repository.open(repo.path).editor() == name
 
 
 def test_an_unknown_revision_is_refused(repo: Repo) -> None:

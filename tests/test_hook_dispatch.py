@@ -65,6 +65,14 @@ def test_a4_amend_opted_in_compares_with_the_parent_and_adds_comments_only(
     assert hooked.message() == "Second"
 
 
+def test_a5_another_commit_that_lends_its_message_is_not_an_amended_one(hooked: Hooked) -> None:
+    hooked.repo.git("config", "gitpeft.amend", "true")
+    hooked.repo.git("commit", "-q", "-m", "Second")
+    hooked.stage(more="m\n")
+    hooked.git("commit", "-c", "HEAD~1")
+    assert SUGGESTION not in hooked.seen() and hooked.message() == "Start"
+
+
 def test_a4_amend_of_the_first_commit_opted_in(repo: Repo, python: str, tmp_path: Path) -> None:
     repo.commit("Only", a="a\n")
     hooked = Hooked.create(repo, python, tmp_path / "tools")
@@ -167,7 +175,10 @@ def test_a11_reverts_are_left_alone(hooked: Hooked) -> None:
     assert hooked.message().startswith('Revert "Parser"') and SUGGESTION not in hooked.seen()
 
 
-@pytest.mark.parametrize("editor", [":", "true", "cat", "/bin/true", "core.editor", "--no-edit"])
+EDITORS = [":", "true", "cat", "/bin/true", "'/bin/true'", "env true", "A=1 true", "core.editor", "--no-edit"]
+
+
+@pytest.mark.parametrize("editor", EDITORS)
 def test_a12_without_an_editor_nothing_is_written(hooked: Hooked, editor: str) -> None:
     options = ["-c", "core.editor=true"] if editor == "core.editor" else []
     no_edit = ["--no-edit"] if editor == "--no-edit" else []

@@ -99,6 +99,19 @@ def test_e12_hooks_from_the_configuration(hooked: Hooked) -> None:
     assert "gitpeft" not in hooked.repo.git("config", "--local", "--list")
 
 
+def test_e12_d10_a_moved_repository_and_a_lost_folder_stop_no_commit(hooked: Hooked, tmp_path: Path) -> None:
+    repo = Repository.open(hooked.repo.path)
+    if version(hooked) < CONFIG_HOOKS:
+        pytest.skip("git 2.54 or newer runs hooks from its configuration")
+    uninstall(repo)
+    install(repo, strategy="config", python=hooked.python)
+    moved = Hooked(Repo(hooked.repo.path.rename(tmp_path / "moved")), hooked.python, hooked.tools, hooked.env)
+    assert moved.git("commit").returncode == 0 and moved.message() == SUGGESTION
+    shutil.rmtree(moved.repo.path / ".git/gitpeft")
+    moved.stage(more="m\n")
+    assert moved.git("commit", "-m", "mine").returncode == 0 and moved.message() == "mine"
+
+
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
 def test_e13_both_shells_run_the_hook(hooked: Hooked, shell: str) -> None:
     if shutil.which(shell.split()[0]) is None:

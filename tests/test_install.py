@@ -1,11 +1,14 @@
 """Group E of the contract: hooks go in and come out, and nothing else changes. No model is needed."""
 
 import os
+import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,48 @@ def test_e2_e6_a_line_for_hooks_that_others_own(repo: Repo) -> None:
     done.where.write_text('#!/bin/sh\necho "$@" >>ran; exit 3\n')
     subprocess.run([program, "F", "x y"], cwd=repo.path, check=True)
     assert (repo.path / "ran").read_text() == "F x y\n"
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["a file", "a link"])
+@pytest.mark.parametrize(
+    "asks", ['basename "$0"', "basename -- $0", "echo ${0##*/}", '. "$(dirname "$0")/husky.sh"']
+)
+def test_e2_a_hook_that_goes_by_its_name_is_not_moved(repo: Repo, asks: str, linked: bool) -> None:
+    """Under another name it would do nothing, or stop every commit."""
+    program = script(repo.path / "run-hook" if linked else hook_of(repo), f"#!/bin/sh\n{asks}\n")
+    if linked:
+        hook_of(repo).symlink_to(program)
+    before = snapshot(repo)
+    with pytest.raises(GitpeftError, match="by its own name") as caught:
+        put_in(repo)
+    assert native.line(NAME) in caught.value.hint and snapshot(repo) == before
+
+
+def test_e2_a_line_that_a_person_added_is_an_installation(repo: Repo) -> None:
+    put_in(repo, strategy="line")
+    repo.commit("hooks", **{f".githooks/{NAME}": f"#!/bin/sh\n{native.line(NAME)}"})
+    repo.git("config", "core.hooksPath", ".githooks")
+    (repo.path / ".githooks" / NAME).chmod(0o755)
+    again = put_in(repo)
+    assert (again.strategy, again.action, again.notes) == ("line", "unchanged", ())
+    assert [(hook.how, hook.runs) for hook in status(opened(repo)).hooks] == [("line", True)]
+    assert [finding.code for finding in doctor(opened(repo))] == ["no-model"]
+    again.where.chmod(0o644)
+    assert [finding.code for finding in doctor(opened(repo), mend=True) if finding.mended] == [
+        "not-executable"
+    ]
+    assert [hook.runs for hook in status(opened(repo)).hooks] == [True]
+
+
+@pytest.mark.parametrize(("code", "passed"), [(0, 0), (1, 1), (None, 0)])
+def test_e2_the_line_before_a_commit_may_stop_it(repo: Repo, code: int | None, passed: int) -> None:
+    [done] = install.install(opened(repo), strategy="line", hooks=["pre-commit"])
+    program = script(repo.path / "shared", "#!/bin/sh\n" + done.notes[0].partition("\n")[2] + "echo on\n")
+    done.where.write_text(f"#!/bin/sh\nexit {code}\n")
+    if code is None:
+        done.where.unlink()
+    said = subprocess.run([program], cwd=repo.path, capture_output=True)
+    assert (said.returncode, said.stdout) == (passed, b"" if passed else b"on\n")
 
 
 def test_e3_a_second_installation_changes_nothing(repo: Repo) -> None:
@@ -326,11 +371,58 @@ def test_e7_lefthook_gets_a_command_in_its_local_file(repo: Repo, local: str | N
     assert snapshot(repo) == before
 
 
+@pytest.mark.parametrize(
+    "name", [".lefthook-local.yml", "lefthook-local.yaml", ".config/lefthook-local.json"]
+)
+def test_e7_lefthook_with_other_local_settings_is_left_alone(repo: Repo, name: str) -> None:
+    """Lefthook reads one such file: a second one would switch the first off."""
+    script(hook_of(repo), LEFTHOOK_HOOK)
+    repo.write(name, "{}\n")
+    before = snapshot(repo)
+    with pytest.raises(GitpeftError, match=re.escape(name)) as caught:
+        put_in(repo)
+    assert native.LEFTHOOK in caught.value.hint and snapshot(repo) == before
+
+
+@pytest.mark.parametrize("key", [NAME, f'"{NAME}"', f"'{NAME}' "])
+def test_e7_lefthook_with_a_command_for_this_hook_gets_lines_that_fit(repo: Repo, key: str) -> None:
+    script(hook_of(repo), LEFTHOOK_HOOK)
+    text = f"{key}:\n  commands:\n    theirs:\n      run: 'true'\n"
+    repo.write("lefthook-local.yml", text)
+    with pytest.raises(GitpeftError, match="already") as caught:
+        put_in(repo)
+    yaml = pytest.importorskip("yaml")
+    joined = yaml.safe_load(text + caught.value.hint.partition("\n")[2])
+    assert list(joined) == [NAME] and list(joined[NAME]["commands"]) == ["theirs", "gitpeft"]
+
+
+@pytest.mark.parametrize("manager", ["husky", "lefthook", "version control"])
+def test_what_fails_at_the_second_hook_leaves_no_first_one(repo: Repo, manager: str) -> None:
+    if manager == "husky":
+        husky(repo)
+    elif manager == "lefthook":
+        for name in stubs.NAMES:
+            script(hook_of(repo).with_name(name), LEFTHOOK_HOOK)
+    else:
+        repo.commit("hooks", **{".githooks/pre-commit": FOREIGN})
+        repo.git("config", "core.hooksPath", ".githooks")
+    before = snapshot(repo)
+    with pytest.raises(GitpeftError, match=manager):
+        install.install(opened(repo), hooks=stubs.NAMES)
+    assert snapshot(repo) == before
+
+
 def test_e7_overcommit_is_refused_with_what_to_write(repo: Repo) -> None:
     script(hook_of(repo), "#!/usr/bin/env ruby\nif ENV['OVERCOMMIT_DISABLE'].to_i != 0\n")
     with pytest.raises(GitpeftError, match="overcommit") as caught:
         put_in(repo)
-    assert "PrepareCommitMsg" in caught.value.hint
+    yaml = pytest.importorskip("yaml")
+    command = yaml.safe_load(caught.value.hint.partition("\n")[2])["PrepareCommitMsg"]["Gitpeft"]["command"]
+    assert "--strategy line" in caught.value.hint
+    subprocess.run([*command, "F"], cwd=repo.path, check=True)  # nothing is there yet
+    put_in(repo, strategy="line").where.write_text('#!/bin/sh\necho "$@" >ran\n')
+    subprocess.run([*command, "F", "message"], cwd=repo.path, check=True)
+    assert (repo.path / "ran").read_text() == "F message\n"
 
 
 def test_e7_git_lfs_has_no_hook_in_this_place(repo: Repo) -> None:
@@ -488,13 +580,47 @@ def test_e12_command_and_event_come_and_go_at_once(
     [done] = install.install(newer, strategy="config")
     section = f"hook.gitpeft-{NAME}"
     assert len(seen) == 1 and f"\n{section}.command=" in seen[0] and f"\n{section}.event=" in seen[0]
-    assert shlex.split(repo.git("config", f"{section}.command")) == [str(done.where)]
+    assert repo.git("config", f"{section}.command") == native.call(NAME)
     assert repo.git("config", f"{section}.event") == NAME and os.access(done.where, os.X_OK)
     assert [(hook.how, hook.runs) for hook in status(newer).hooks] == [("config", True)]
     assert install.install(newer, strategy="config")[0].action == "unchanged" and len(seen) == 1
     install.uninstall(newer)
     assert len(seen) == 2 and seen[1] == before and settings.read_bytes() == bytes_before
     assert stat.S_IMODE(settings.stat().st_mode) == 0o640
+
+
+def test_e12_d10_a_configured_hook_that_is_gone_stops_nothing(
+    repo: Repo, newer: Newer, tmp_path: Path
+) -> None:
+    """Also when the repository was moved: git runs the command as `sh -c 'COMMAND "$@"'`."""
+    [done] = install.install(newer, strategy="config")
+    command = repo.git("config", f"hook.gitpeft-{NAME}.command")
+    done.where.write_text('#!/bin/sh\necho "$@" >>ran\n')
+    moved = repo.path.rename(tmp_path / "moved")
+
+    def commit() -> None:
+        subprocess.run(["sh", "-c", f'{command} "$@"', command, "F", "x y"], cwd=moved, check=True)
+
+    commit()
+    assert (moved / "ran").read_text() == "F x y\n"
+    shutil.rmtree(moved / ".git/gitpeft")
+    commit()
+    assert (moved / "ran").read_text() == "F x y\n"
+
+
+def test_e12_a_command_of_another_version_is_mended(repo: Repo, newer: Newer) -> None:
+    install.install(newer, strategy="config")
+    repo.git("config", f"hook.gitpeft-{NAME}.command", "'/was/here/once'")
+    assert [finding.code for finding in doctor(newer)] == ["outdated", "no-model"]
+    assert [finding.mended for finding in doctor(newer, mend=True)] == [True, False]
+    assert repo.git("config", f"hook.gitpeft-{NAME}.command") == native.call(NAME)
+
+
+def test_e12_a_configured_hook_that_is_switched_off(repo: Repo, newer: Newer) -> None:
+    install.install(newer, strategy="config")
+    repo.git("config", f"hook.gitpeft-{NAME}.enabled", "no")
+    assert [hook.runs for hook in status(newer).hooks] == [False]
+    assert [finding.code for finding in doctor(newer)] == ["config-disabled", "no-model"]
 
 
 def test_e12_settings_that_somebody_else_writes_are_left_alone(repo: Repo, newer: Newer) -> None:
@@ -671,6 +797,41 @@ def test_e16_the_doctor_names_a_bad_setting(repo: Repo) -> None:
     put_in(repo)
     repo.git("config", "gitpeft.alternatives", "many")
     assert "setting" in [finding.code for finding in doctor(opened(repo))]
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        (("gitpeft.enabled", "false"), "off"),
+        (("gitpeft.exclude", "*"), "off"),
+        ({"CI": "true"}, "environment"),
+        ({"GITPEFT": "0"}, "environment"),
+        ({"GIT_EDITOR": "/bin/true"}, "editor"),
+        ("only the other hook", "not-installed"),
+    ],
+    ids=str,
+)
+def test_e16_the_doctor_says_why_nothing_is_offered(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, what: tuple[str, str] | dict[str, str] | str, code: str
+) -> None:
+    monkeypatch.setenv("GIT_EDITOR", "vi")
+    install.install(opened(repo), hooks=stubs.NAMES)
+    assert [finding.code for finding in doctor(opened(repo))] == ["no-model"]
+    if isinstance(what, dict):
+        [(name, value)] = what.items()
+        monkeypatch.setenv(name, value)
+    elif isinstance(what, tuple):
+        repo.git("config", *what)
+    else:
+        hook_of(repo).unlink()
+    assert code in [finding.code for finding in doctor(opened(repo))]
+
+
+def test_e16_the_hook_before_a_commit_offers_no_message(repo: Repo) -> None:
+    install.install(opened(repo), hooks=stubs.NAMES)
+    state = replace(status(opened(repo)), model="a model")
+    assert state.works
+    assert not replace(state, hooks=state.hooks[1:]).works
 
 
 def test_e17_a_clone_runs_nothing_before_its_owner_installs(repo: Repo, tmp_path: Path) -> None:

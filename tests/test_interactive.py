@@ -120,6 +120,34 @@ def test_nothing_staged_and_no_model(hooked: Hooked) -> None:
         talk(hooked, Person("1"))
 
 
+@pytest.mark.parametrize("what", ["merge", "cherry-pick", "squash"])
+def test_a_message_that_git_has_already_is_not_replaced(hooked: Hooked, what: str) -> None:
+    repo = hooked.repo
+    repo.git("stash", "-q")
+    repo.git("checkout", "-q", "-b", "side")
+    repo.commit("Explain the very important reason", README="side\n")
+    repo.git("checkout", "-q", "main")
+    repo.commit("Other", README="main\n")
+    repo.run(*{"squash": ["merge", "--squash", "side"]}.get(what, [what, "side"]))
+    repo.write("README", "both\n")
+    repo.git("add", "README")
+    with pytest.raises(GitpeftError, match="under way"):
+        talk(hooked, Person("1"))
+
+
+@pytest.mark.parametrize(("word", "edit"), [("1", False), ("e1", True)])
+def test_b4_b11_the_file_is_in_the_encoding_and_with_the_comments_of_this_repository(
+    hooked: Hooked, monkeypatch: pytest.MonkeyPatch, word: str, edit: bool
+) -> None:
+    hooked.repo.git("config", "i18n.commitEncoding", "ISO-8859-1")
+    hooked.repo.git("config", "core.commentChar", ";")
+    monkeypatch.setenv("STANDIN", "say:;numéro|Plain")
+    person = Person(word)
+    assert talk(hooked, person).action == "committed"
+    assert hooked.message() == "numéro"
+    assert (hooked.tools / "seen").exists() is edit
+
+
 def test_a_commit_that_a_hook_refuses_is_reported(hooked: Hooked) -> None:
     script(hooked.repo.path / ".git/hooks/commit-msg", "#!/bin/sh\nexit 1\n")
     outcome = talk(hooked, Person("1"))

@@ -123,6 +123,15 @@ ORDINARY = [
 ]
 
 
+@pytest.mark.parametrize("secret", [*FORMATS.values(), HUNTER], ids=[*FORMATS, "named"])
+@pytest.mark.parametrize("words", [150, 160, 170])
+def test_a_secret_where_a_long_line_is_cut_up(secret: str, words: int) -> None:
+    """Anywhere around the 1,000th character, whatever stands before it."""
+    for shift in range(0, 60, 7):
+        line = "word- " * words + "x" * shift + f" password = '{secret}' and more"
+        assert mask(line) == line.replace(secret, PLACEHOLDER)
+
+
 @pytest.mark.parametrize("line", ORDINARY)
 def test_ordinary_lines_stay(line: str) -> None:
     assert mask(line) == line

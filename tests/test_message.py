@@ -158,6 +158,9 @@ def test_b11_an_encoding_is_used_or_the_file_is_left() -> None:
     assert insert(b"", ["Grüße"], latin) == "Grüße\n".encode("latin-1")
     with pytest.raises(GitpeftError, match="cannot be written"):
         insert(b"", ["Tabs → spaces"], latin)
+    offered = insert(b"", ["Grüße", "Tabs → spaces", "Größe"], latin)
+    assert offered.startswith("Grüße\n".encode("latin-1")) and "# Größe\n".encode("latin-1") in offered
+    assert insert(b"", ["Tabs → spaces", "Plain"], latin) == b"Plain\n"
 
 
 @pytest.mark.parametrize("name", ["klingon", "utf-16", "rot13", "hex", "idna\0"])

@@ -29,6 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "4+1, width 256": {"num_decoder_layers": 1},
     "4+2, width 320": {"d_model": 320, "d_kv": 40, "d_ff": 1280},
     "2+2, width 256": {"num_layers": 2},
+    "8+2, width 384": {"num_layers": 8, "d_model": 384, "d_kv": 48, "d_ff": 1536},  # recipe-gpu.toml's
 }
 NO_POINTER = "4+2, width 256, no pointer"
 SOURCE, WRITTEN, BEAMS, ROUNDS = 176, 12, 4, 30
