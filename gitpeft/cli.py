@@ -3,13 +3,14 @@
 0 done · 1 a problem that the user can mend · 2 wrong usage · 3 a bug, with a log · 130 interrupted
 """
 
+import errno
 import json
 import os
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -44,7 +45,12 @@ app.add_typer(base_app, name="base")
 Repo = Annotated[Path | None, typer.Option("--repo", help="The repository; default: the one you are in.")]
 Base = Annotated[
     str,
-    typer.Option("--base", help="`mini`, a folder of transformers files, a preset, or owner/name@commit."),
+    typer.Option(
+        "--base",
+        help="`mini`, a folder of transformers files, owner/name@commit of the Hugging Face hub, or a short "
+        "name of one of the study's bases: codet5-small, codet5-base, codet5p-220m, plbart-base, "
+        "unixcoder-base, codebert-base, graphcodebert-base.",
+    ),
 ]
 Method = Annotated[
     str,
@@ -63,7 +69,7 @@ Until = Annotated[str, typer.Option("--until", metavar="REV", help="Learn from n
 Budget = Annotated[
     float, typer.Option("--budget", metavar="MINUTES", min=0.05, help="Most time for training.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -88,7 +94,7 @@ def init(
     """Everything: read the history, tune a model on it, export it, fit the risk model, install the hooks.
 
     Below 50 usable commits, or without `gitpeft[train]`, the base is used untuned, with exemplars from this
-    history. Mining, export and evaluation take one or two minutes beside the training budget.
+    history. All that is not training takes two to three minutes more, most of it for the risk model.
     """
     from gitpeft import show
 
@@ -175,6 +181,8 @@ def train(
     """
     asked = sys.stdin.isatty() and not yes and not as_json
     if org:
+        if cold or repo:
+            raise typer.BadParameter("--org goes with neither --cold nor --repo")
         each = [_to_learn_from(one, until) for one in org]
         _train_together(each, _plan(each[0], base, method, until, budget), asked, as_json)
         return
@@ -187,7 +195,7 @@ def train(
             cost = pipeline.train_only(repository, plan, listen)
             _tell_trained(cost, as_json)
             return
-        done = retrain.run(repository, plan, listen, cold=cold, agreed=_agreed if asked else lambda _: True)
+        done = retrain.run(repository, plan, listen, cold=cold, agreed=_agreed(asked))
     if as_json:
         _print_json(asdict(done))
     else:
@@ -198,7 +206,7 @@ def _train_together(repos: list[Repository], plan: "Plan", asked: bool, as_json:
     with _listening(as_json) as listen:
         from gitpeft.learn import org
 
-        done = org.run(repos, plan, listen, _agreed if asked else lambda _: True)
+        done = org.run(repos, plan, listen, _agreed(asked))
     if as_json:
         _print_json([asdict(one) for one in done])
     else:
@@ -206,8 +214,11 @@ def _train_together(repos: list[Repository], plan: "Plan", asked: bool, as_json:
             print(f"{one.repository}: {one.action}, {one.reason}")
 
 
-def _agreed(verdict: str) -> bool:
-    return typer.confirm(f"{verdict}. Make it active?", default=True)
+def _agreed(asked: bool) -> "Callable[[str], bool]":
+    """Whether a verdict is followed: as a person says who is asked, else always."""
+    from gitpeft import show
+
+    return lambda verdict: not asked or show.agreed(f"{verdict}. Make it active?")
 
 
 def _tell_retrained(done: "Retrained") -> None:
@@ -227,7 +238,7 @@ def _tell_retrained(done: "Retrained") -> None:
     if done.action == "activated":
         print(f"active: {done.bundle[:12]}; `gitpeft rollback` goes back to {done.champion[:12]}")
     else:
-        print(f"kept aside: {done.bundle[:12]}; {done.champion[:12]} stays active")
+        print(f"kept aside: {done.bundle[:12]}; the active model stays")
     if done.aside:
         print(f"kept aside: {done.aside[:12]}, whose messages lost")
 
@@ -292,7 +303,8 @@ def compare(
     from gitpeft import show
 
     repository = _to_learn_from(repo, until)
-    with _listening(True), show.comparing(as_json) as watch:
+    _check_place(out)
+    with _training(repository), _listening(True), show.comparing(as_json) as watch:
         from gitpeft.learn import compare as comparison
         from gitpeft.learn import cuts
         from gitpeft.learn.halving import Wish
@@ -539,6 +551,7 @@ def backtest(
     from gitpeft import config
 
     repository = _to_learn_from(repo, until)
+    _check_place(out)
     budget = config.load(repository).risk_budget
     tip = repository.resolve(until)
     with _listening(as_json) as listen:
@@ -809,6 +822,14 @@ def _plan(repository: Repository, base: str, method: str, until: str, minutes: f
     return Plan(base=base, method=name, until=until, minutes=minutes, settings=settings)
 
 
+def _check_place(out: Path | None) -> None:
+    """Refuse a page that could not be written before the work that it takes, not after it."""
+    if out is None:
+        return
+    if out.is_dir() or not os.access(out if out.exists() else out.absolute().parent, os.W_OK):
+        raise GitpeftError(f"cannot write {out}", "name a file with --out, in a folder that you may write in")
+
+
 @contextmanager
 def _training(repository: Repository) -> Iterator[None]:
     """No second training in this repository meanwhile."""
@@ -841,6 +862,10 @@ def _print_json(value: Any, indent: int | None = 1) -> None:
     print(json.dumps(value, indent=indent, ensure_ascii=False, default=str), flush=True)
 
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_SEE = "see who may write there, and whether the disk has room"
+
+
 def main() -> None:
     """The command `gitpeft`."""
     try:
@@ -856,6 +881,11 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            from gitpeft import show
+
+            show.error(f"cannot write {error.filename or 'a file'}: {error.strerror}", _SEE)
+            sys.exit(1)
         print(f"gitpeft has a bug: {type(error).__name__}: {error}\n{_log_bug()}", file=sys.stderr)
         sys.exit(3)
 

@@ -130,7 +130,9 @@ class History:
                 history._db.execute(f"PRAGMA busy_timeout = {int(wait_ms)}")
             return history
         except (OSError, sqlite3.OperationalError) as error:
-            raise GitpeftError(f"cannot open {state_dir / 'history.db'}: {error}") from error
+            raise GitpeftError(
+                f"cannot open {state_dir / 'history.db'}: {error}", "see who may write in that folder"
+            ) from error
 
     def __enter__(self) -> Self:
         return self

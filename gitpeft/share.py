@@ -84,6 +84,10 @@ def publish_to(repo: Repository, path: Path, channel: str = "main", *, sign: boo
     size = sum(map(len, files.values()))
     notes = _unreachable(repo, bundle)
     if path.suffix != ".bundle":
+        if sign:
+            raise GitpeftError(
+                "a folder carries no signature", "name a file *.bundle, or publish to a remote"
+            )
         _write_folder(path, files)
         return Published(bundle.id, "", str(path), size, False, notes)
     commit, signed = _commit(repo, files, bundle.id, channel, sign, "")
@@ -110,8 +114,13 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
     if path.exists():
         raise GitpeftError(f"{path} exists already", "name a folder that does not, or a file *.bundle")
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    spare = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        spare = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
+    except OSError as error:
+        raise GitpeftError(
+            f"cannot write {path}: {error.strerror}", "choose another place with --to"
+        ) from None
     try:
         for name, raw in files.items():
             (spare / name).parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +264,11 @@ def _believe(signer: Signer, terms: Terms) -> None:
     what = "is not signed" if unsigned else f"is signed by {signer.key}, whom nobody here vouches for"
     if terms.ask is not None and terms.ask(f"The model {what}. Use it all the same?"):
         return
-    remedy = "publish it signed" if unsigned else f"add the key to {signing.FILE} on the default branch"
+    remedy = (
+        "publish it signed, to a remote or a *.bundle"
+        if unsigned
+        else f"add the key to {signing.FILE} on the default branch"
+    )
     raise GitpeftError(f"the model {what}: it was not taken", f"{remedy}, or pull with --accept {signer.key}")
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.prompt import Confirm
 from rich.table import Table
 
 from gitpeft.risk import LINES_ADDED, Model
@@ -33,6 +34,11 @@ STEPS = {
     "risk": "Fitting the risk model",
     "tokenizer": "Training the tokenizer",
 }
+_drawn: list[Progress] = []
+
+_WIDE = 80
+"""Columns from which on tables are shown in full."""
+
 METRICS = {"b_norm": "B-Norm", "rouge_l": "ROUGE-L", "edit_similarity": "edit sim.", "first_word": "EM@1"}
 
 
@@ -59,13 +65,27 @@ def progress() -> Iterator["Listener"]:
             bars.start()
         bars.update(tasks[step], completed=min(1.0, done), detail=escape(detail))
 
+    _drawn.append(bars)
     try:
         yield listen
         for task in tasks.values():
             bars.update(task, completed=1.0)
     finally:
+        _drawn.remove(bars)
         if tasks:
             bars.stop()
+
+
+def agreed(question: str) -> bool:
+    """Ask yes or no on the terminal, yes by default. Progress, which would draw over it, stands still."""
+    running = [bars for bars in _drawn if bars.live.is_started]
+    for bars in running:
+        bars.stop()
+    try:
+        return Confirm.ask(escape(question), console=err, default=True)
+    finally:
+        for bars in running:
+            bars.start()
 
 
 def card(outcome: "Outcome", hooks: str) -> None:
@@ -339,7 +359,10 @@ def _active(model: dict[str, Any]) -> str:
 def models(found: Sequence["Version"]) -> None:
     """A line for each model."""
     table = Table()
-    for name in ("", "model", "made", "commits", "base", "method"):
+    narrow = out.width < _WIDE  # what one has to read in full, to name a model, comes first
+    for name in ("", "model", "made"):
+        table.add_column(name, no_wrap=True, min_width={"model": 12, "made": 10}.get(name, 1))
+    for name in ("commits", "base", "method")[: 0 if narrow else 3]:
         table.add_column(name)
     for name in ("B-Norm", "MB"):
         table.add_column(name, justify="right")
@@ -347,7 +370,8 @@ def models(found: Sequence["Version"]) -> None:
         mark = {"active": "*", "previous": "-"}.get(one.state, "")
         commits = f"{one.commits.get('count', 0):,} up to {str(one.commits.get('to', ''))[:10] or '?'}"
         score = f"{one.metrics['b_norm']:.1f}" if "b_norm" in one.metrics else ""
-        row = (mark, one.id[:12], one.created[:10], commits, one.base or "-", one.method, score)
+        made_of = (commits, one.base or "-", one.method)[: 0 if narrow else 3]
+        row = (mark, one.id[:12], one.created[:10], *made_of, score)
         table.add_row(*map(escape, row), f"{one.size / 1e6:.1f}")
     out.print(table)
     out.print("* active  - the one before it, where `gitpeft rollback` goes")

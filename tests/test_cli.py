@@ -1,11 +1,16 @@
 """The commands: what they say, how they end, and that no mistake of a user looks like one of ours."""
 
+import errno
 import io
 import json
 import os
+import pty
+import re
+import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +19,7 @@ from typing import Any
 import pytest
 import typer
 
-from gitpeft import __version__, cli
+from gitpeft import __version__, cli, versions
 from gitpeft.git import Repository
 from tests import generated, tinymodel
 from tests.generated import AUTHORS, Step
@@ -125,11 +130,79 @@ def test_the_version(gitpeft: Call) -> None:
         ("eval", "--limit", "0"),
         ("base", "build"),
         ("install", "extra"),
+        ("train", "--org", ".", "--org", "..", "--cold"),
+        ("train", "--org", ".", "--org", "..", "--repo", "."),
     ],
 )
 def test_wrong_usage_is_2(arguments: Sequence[str], gitpeft: Call) -> None:
     done = gitpeft(*arguments)
     assert done.code == 2 and done.out == "" and "Usage:" in done.err
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_what_the_system_does_not_allow_is_no_bug(
+    number: int, repo: Repo, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/the/lock")
+
+    monkeypatch.setattr(versions, "rollback", refuse)
+    done = gitpeft("rollback", "--repo", repo.path)
+    assert done.code == 1 and f"cannot write /the/lock: {os.strerror(number)}" in done.said
+
+
+@pytest.mark.parametrize("command", ["compare", "backtest"])
+@pytest.mark.parametrize("place", ["nowhere/page.html", "."])
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(
+    command: str, place: str, team: Repo, tmp_path: Path, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_listening", None)  # the work would begin with it
+    done = gitpeft(command, "--repo", team.path, "--out", tmp_path / place)
+    assert done.code == 1 and "cannot write" in done.said and "--out" in done.said
+
+
+ASKED = """
+import threading, time
+from gitpeft import show
+with show.progress() as listen:
+    stop = threading.Event()
+    listen("train", 0.5, "step 10")
+    time.sleep(0.3)
+    print("ANSWER", show.agreed("Better by 1.0 [+0.1]. Make it active?"), flush=True)
+    listen("export", 0.5, "")
+"""
+
+
+def test_a_question_stands_where_progress_was() -> None:
+    """On a terminal: nothing is drawn between the question and its answer."""
+    main, other = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ASKED], stdin=other, stdout=other, stderr=other, env=env
+    )
+    os.close(other)
+    said = b""
+
+    def read(seconds: float, until: bytes = b"nothing that is said") -> bytes:
+        nonlocal said
+        end = time.monotonic() + seconds
+        while until not in said and select.select([main], [], [], max(0, end - time.monotonic()))[0]:
+            try:
+                said += os.read(main, 4096)
+            except OSError:  # the other end is closed
+                break
+        return said
+
+    try:
+        question, rest = read(20, b"Make it active?"), read(0.5)
+        assert b"Training" in question and b"[+0.1]" in question  # progress draws ten times a second
+        assert not re.search(rb"\x1b\[(2K|1A)|Training", rest.partition(b"Make it active?")[2])
+        os.write(main, b"n\n")
+        assert b"ANSWER False" in read(20, b"ANSWER False") and process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(main)
 
 
 # --- repositories of every kind -----------------------------------------------------------------------------

@@ -602,6 +602,11 @@ def test_a_model_that_does_not_run_is_refused(bare: Repo, ada: Repo, ben: Repo) 
 def test_through_a_folder(ada: Repo, ben: Repo, tmp_path: Path) -> None:
     done = share.publish_to(opened(ada), tmp_path / "out" / "model")
     assert (tmp_path / "out/model/share.json").is_file() and done.place.endswith("model")
+    with pytest.raises(GitpeftError, match="carries no signature"):
+        share.publish_to(opened(ada), tmp_path / "signed", sign=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GitpeftError, match="cannot write"):
+        share.publish_to(opened(ada), tmp_path / "file" / "model")
     with pytest.raises(GitpeftError, match="exists already"):
         share.publish_to(opened(ada), tmp_path / "out" / "model")
     with pytest.raises(GitpeftError, match="is not signed"):

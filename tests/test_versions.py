@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft import bundle as bundles
-from gitpeft import versions
+from gitpeft import show, versions
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.suggest import open_active
@@ -158,11 +158,14 @@ def test_a_lock_leaves_what_is_kept_alone(tmp_path: Path) -> None:
 # --- the commands -------------------------------------------------------------------------------------------
 
 
-def test_models_and_rollback(repo: Repo, gitpeft: Call) -> None:
+def test_models_and_rollback(repo: Repo, gitpeft: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     here = ("--repo", repo.path)
     assert "gitpeft init" in gitpeft("models", *here).out
     assert json.loads(gitpeft("models", *here, "--json").out) == []
     ids = several(Repository.open(repo.path).state_dir, 2)
+    with monkeypatch.context() as narrow:
+        narrow.setattr(show.out, "width", 40)
+        assert all(one[:12] in gitpeft("models", *here).out for one in ids)
     shown = gitpeft("models", *here)
     assert shown.code == 0 and shown.said.index(ids[1][:12]) < shown.said.index(ids[0][:12])
     listed = json.loads(gitpeft("models", *here, "--json").out)

@@ -54,7 +54,7 @@ def run(
     with ExitStack() as locks:
         for repo in repos:
             locks.enter_context(versions.training(repo.state_dir))
-        mined = [pipeline.mine(repo, "HEAD", listen) for repo in repos]
+        mined = [pipeline.mine(repo, plan.until, listen) for repo in repos]
         start = _shared(repos, mined, replace(plan, minutes=plan.minutes / 2), listen)
         own = replace(plan, minutes=plan.minutes / 2 / len(repos))
         return [_own(repo, own, start, listen, agreed) for repo in repos]

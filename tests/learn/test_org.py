@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,28 @@ def test_each_repository_starts_from_what_all_have_taught(
         plans = [json.loads(path.read_text()) for path in (state(one) / "runs").glob("*/plan.json")]
         assert str(shared / bundles.ADAPTER) in {found["warm"] for found in plans}
         assert open_active(state(one)).suggest(CHANGE, "")
+
+
+def test_nothing_behind_the_cut_is_taught(
+    copied: Repo, fresh: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[str] = []
+
+    class Enough(Exception):
+        pass
+
+    def shared(repos: object, mined: Sequence[pipeline.Mined], *_: object) -> Path:
+        taught.extend(one.tip for one in mined)
+        raise Enough
+
+    monkeypatch.setattr(org, "_shared", shared)
+    with pytest.raises(Enough):
+        org.run(
+            [Repository.open(one.path) for one in (copied, fresh)],
+            replace(plan(built), until="HEAD~5"),
+            nobody,
+        )
+    assert taught == [one.git("rev-parse", "HEAD~5") for one in (copied, fresh)]
 
 
 def test_an_adapter_is_shared_by_two_or_more(copied: Repo, fresh: Repo, built: Built, tmp_path: Path) -> None:
