@@ -16,6 +16,7 @@ Spell = Callable[[float], str]
 
 WIDTH, HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 26, 40
+_LETTER, _ROW = 6.5, 15  # a name in a legend
 _COLOURS = ("#0b63c5", "#c2410c", "#15803d", "#a21caf", "#8a6100", "#0e7490", "#be123c", "#4d7c0f")
 
 _STYLE = """
@@ -228,11 +229,20 @@ class Plot:
             f"<text class='mark' x='{x}' y='{y + 3.5:.1f}' text-anchor='middle'>{number + 1}</text>"
         )
 
-    def label(self, number: int, name: str, fill: str) -> None:
-        """A line of a legend inside of the drawing."""
-        self._parts.append(
-            f"<text x='{_LEFT + 14}' y='{_TOP + 16 + 15 * number}' style='fill:{fill}'>{escape(name)}</text>"
-        )
+    def legend(self, names: Sequence[str], points: Points) -> None:
+        """The names in their colours, in the corner where they hide the fewest of the points."""
+        wide, tall = _LETTER * max(map(len, names), default=0), _ROW * len(names)
+        lefts, tops = (_LEFT + 14, WIDTH - _RIGHT - 6 - wide), (_TOP + 4, HEIGHT - _BOTTOM - 6 - tall)
+        placed = [self.place(point) for point in points]
+
+        def hidden(corner: Point) -> int:
+            left, top = corner
+            return sum(left - 4 <= x <= left + wide and top - 4 <= y <= top + tall for x, y in placed)
+
+        left, top = min(((left, top) for top in tops for left in lefts), key=hidden)
+        for number, name in enumerate(names):
+            at = f"x='{left:.0f}' y='{top + 12 + _ROW * number:.0f}'"
+            self._parts.append(f"<text {at} style='fill:{colour(number)}'>{escape(name)}</text>")
 
     def figure(self, title: str, told: str = "") -> Markup:
         """The drawing with its title; `told` is what it shows, for those who do not see it."""
@@ -281,12 +291,23 @@ def chart(
     plot = Plot(Axis(x, 0.0, right), Axis(y, 0.0, high))
     if diagonal:
         plot.line([(0, 0), (min(right, high), min(right, high))], "var(--soft)", "4 4")
-    for number, (name, points) in enumerate(lines.items()):
+    for number, points in enumerate(lines.values()):
         plot.line(points, colour(number))
         for point in points if len(points) < 30 else ():
             plot.dot(point, colour(number))
-        plot.label(number, name, colour(number))
+    plot.legend(list(lines), every)
     return plot.figure(title)
+
+
+def drawing(figure: Markup) -> str:
+    """The drawing of a figure as an SVG file of its own, on white."""
+    found = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
+    style = (
+        "svg{--soft:#566070;--line:#d9dee6;--bad:#c42b2b;background:#fff}"
+        "text{fill:#1c2330;font:12px sans-serif}.tick{fill:#566070;font-size:11px}"
+    )
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' width='{2 * WIDTH}'"
+    return found.replace("<svg", head, 1).replace(">", f"><style>{style}</style>", 1) + "\n"
 
 
 def scatter(title: str, x: str, y: str, points: Points, marked: Sequence[bool]) -> Markup:

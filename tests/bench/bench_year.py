@@ -226,11 +226,7 @@ def plot(months: list[Month]) -> str:
         running = [total / place for place, total in enumerate(accumulate(values), 1)]
         lines[name] = [(float(place), value) for place, value in enumerate(running, 1)][FIRST_SHOWN:]
     title = f"Retrained every month, {months[0].name} to {months[-1].name}"
-    figure = charts.chart(title, "commits of the year", "B-Norm, running mean", lines)
-    drawing = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
-    return (
-        drawing.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif"', 1) + "\n"
-    )
+    return charts.drawing(charts.chart(title, "commits of the year", "B-Norm, running mean", lines))
 
 
 FIRST_SHOWN = 10
