@@ -57,8 +57,8 @@ class File:
     def of(cls, data: dict[str, Any]) -> "File":
         """Read an entry of the manifest; TypeError or KeyError when it is none."""
         size, sha256 = data["size"], data["sha256"]
-        if type(size) is not int or type(sha256) is not str:
-            raise TypeError("a file entry has an integer size and a text sha256")
+        if type(size) is not int or type(sha256) is not str or not 0 <= size < 1 << 62:
+            raise TypeError("a file entry has a size in bytes and a text sha256")
         return cls(size, sha256)
 
 
@@ -289,12 +289,13 @@ def _check_file(path: Path, size: int | None = None) -> None:
 def _check_versions(format_: Any, renderer: Any) -> None:
     if format_ != FORMAT:
         raise GitpeftError(
-            f"the model has bundle format {format_}, this gitpeft reads {FORMAT}",
+            f"the model has bundle format {ascii(format_)[:20]}, this gitpeft reads {FORMAT}",
             "install the gitpeft version that wrote it, or run `gitpeft init`",
         )
     if renderer != RENDERER:
         raise GitpeftError(
-            f"the model was trained on rendering {renderer}, this gitpeft renders {RENDERER}", _AGAIN
+            f"the model was trained on rendering {ascii(renderer)[:20]}, this gitpeft renders {RENDERER}",
+            _AGAIN,
         )
 
 

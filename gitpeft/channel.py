@@ -69,6 +69,11 @@ def tracking(remote: str, channel: str) -> str:
     return f"refs/gitpeft/remotes/{remote}/models/{channel}/latest"
 
 
+def taken(remote: str, channel: str) -> str:
+    """The ref of what was last taken from a remote, in this repository."""
+    return f"refs/gitpeft/taken/{remote}/{channel}"
+
+
 def _names(channel: str) -> tuple[str, str]:
     """The prefix of a channel in the namespace, and its branch where that is refused."""
     return f"{OWN}/{channel}/", f"refs/heads/gitpeft/models/{channel}"

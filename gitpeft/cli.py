@@ -677,9 +677,10 @@ def rollback(
 ) -> None:
     """Make an earlier model active again, in one rename; twice in a row is where you started."""
     from gitpeft import versions
+    from gitpeft.formats import printable
 
     bundle = versions.rollback(Repository.open(repo).state_dir, model)
-    print(f"active: {bundle.id[: versions.SHORT]}, made {bundle.manifest.created}")
+    print(f"active: {bundle.id[: versions.SHORT]}, made {printable(bundle.manifest.created)}")
 
 
 Remote = Annotated[str, typer.Option("--remote", help="The remote that the team shares.")]
@@ -756,7 +757,9 @@ def pull(
 
 
 def _whose(name: str, key: str) -> str:
-    return f"signed by {name}" if name else key if key == "unsigned" else f"signed by {key}"
+    from gitpeft.formats import printable
+
+    return key if key == "unsigned" else f"signed by {printable(name or key)}"
 
 
 @app.command()

@@ -112,6 +112,14 @@ def _format(values: Sequence[str]) -> str:
     return values[-1]
 
 
+def valid(key: str, value: str) -> str:
+    """A value that came with a model, held to what a committed setting may be; "" for one that is refused."""
+    try:
+        return str(KEYS[key].read([value])) if value else ""
+    except ValueError:
+        return ""
+
+
 KEYS: Mapping[str, Key] = {
     "enabled": Key("enabled", _boolean, shared=True),
     "alternatives": Key("alternatives", _number(0, 9), shared=True),
@@ -121,7 +129,7 @@ KEYS: Mapping[str, Key] = {
     "subjectlength": Key("subject_length", _number(20, 200), shared=True),
     "ticketpattern": Key("ticket_pattern", _pattern, shared=True),
     "ticketformat": Key("ticket_format", _format, shared=True),
-    "fixpattern": Key("fix_pattern", _pattern, shared=True),
+    "fixpattern": Key("fix_pattern", _pattern, shared=False),  # no clock runs where all messages are read
     "lint": Key("lint", _boolean, shared=True),
     "quiet": Key("quiet", _boolean, shared=True),
     "stats": Key("stats", _boolean, shared=False),

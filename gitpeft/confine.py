@@ -23,8 +23,8 @@ OFFLINE = {
 _PROGRAMS = frozenset({"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"})
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 1, 38, 22, 2
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
-# Architecture in the kernel's audit numbers, and the number of socket(2) there.
-_SYSTEMS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+# Architecture in the kernel's audit numbers, and the numbers of socket, execve and execveat there.
+_SYSTEMS = {"x86_64": (0xC000003E, (41, 59, 322)), "aarch64": (0xC00000B7, (198, 221, 281))}
 _IO_URING_SETUP = 425
 
 
@@ -79,7 +79,7 @@ def _refuse(event: str, _: tuple[object, ...]) -> None:
 
 
 def _restrict_kernel(parent: int) -> None:
-    """Ask Linux itself: socket(2) answers EPERM in this process and its children, native code included."""
+    """Ask Linux itself: to open a socket or start a program is EPERM, in native code and in children too."""
     try:
         import ctypes
 
@@ -96,15 +96,16 @@ def _restrict_kernel(parent: int) -> None:
         pass
 
 
-def _program(architecture: int, socket: int) -> bytes:
-    """The filter, as struct sock_filter: refuse socket and io_uring_setup, and any foreign architecture."""
+def _program(architecture: int, calls: tuple[int, ...]) -> bytes:
+    """The filter, as struct sock_filter: refuse the calls, io_uring_setup, and any foreign architecture."""
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
+    refused = (*calls, _IO_URING_SETUP)
     lines = [
         (load, 0, 0, 4),  # seccomp_data.arch
-        (equal, 0, 4, architecture),
+        (equal, 0, 2 + len(refused), architecture),
         (load, 0, 0, 0),  # seccomp_data.nr
-        (at_least, 2, 0, 0x40000000),  # the second set of numbers that x86 has
-        (equal, 1, 0, socket),
+        (at_least, len(refused), 0, 0x40000000),  # the second set of numbers that x86 has
+        *((equal, left, 0, number) for left, number in zip(range(len(calls), 0, -1), calls, strict=True)),
         (equal, 0, 1, _IO_URING_SETUP),
         (give, 0, 0, _REFUSE),
         (give, 0, 0, _ALLOW),

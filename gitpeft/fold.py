@@ -63,12 +63,15 @@ def tensors(raw: bytes) -> dict[str, Any]:
         [length] = struct.unpack_from("<Q", raw)
         head = json.loads(raw[8 : 8 + length])
         head.pop("__metadata__", None)
+        claimed = sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in head.values())
+        if claimed > len(raw):  # the same bytes under many names would take memory without end
+            raise ValueError("its entries overlap")
         found = {}
         for name, entry in head.items():
             start, end = entry["data_offsets"]
             data = np.frombuffer(raw[8 + length + start : 8 + length + end], kinds[entry["dtype"]])
             found[name] = data.reshape(entry["shape"]).astype(np.float32)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise GitpeftError(f"the adapter's tensors cannot be read: {error}") from None
     return found
 
@@ -104,8 +107,8 @@ def _config(raw: bytes) -> dict[str, Any]:
     try:
         config = json.loads(raw)
         plain = all(config.get(key, value) == value for key, value in _PLAIN.items())
-        sane = config["r"] > 0 and float(config["lora_alpha"]) > 0
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        sane = type(config["r"]) is int and config["r"] > 0 and float(config["lora_alpha"]) > 0
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise GitpeftError(f"the adapter's configuration cannot be read: {error}") from None
     if not plain or not sane:
         raise NotFoldableError("the adapter is no plain LoRA")

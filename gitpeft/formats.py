@@ -6,11 +6,15 @@ from typing import Any
 
 from gitpeft import __version__
 from gitpeft.assess import STAGED, RiskReport
+from gitpeft.pattern import pattern
 from gitpeft.risk import LINES_ADDED
 
 FORMATS = ("text", "json", "sarif", "github")
 RULE = "risky-change"
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+
+_LINK = pattern(r"[\\\[\]]")
 
 
 def printable(text: str) -> str:
@@ -79,7 +83,7 @@ def _result(report: RiskReport) -> dict[str, Any]:
         "ruleId": RULE,
         "ruleIndex": 0,
         "level": "warning",
-        "message": {"text": "\n".join(words)},
+        "message": {"text": _LINK.sub(r"\\\g<0>", "\n".join(words))},  # else a change could name links
         "locations": [
             {"physicalLocation": {"artifactLocation": {"uri": quote(path)}}} for path in _places(report)
         ],

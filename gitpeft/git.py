@@ -131,6 +131,15 @@ class Repository:
             raise GitpeftError(f"git {args[0]}: {said.splitlines()[0]}")
         return output
 
+    def beginning(self, limit: int, *args: str) -> bytes:
+        """At most the first `limit` bytes of what `git ARGS` prints; it is ended then."""
+        with _start([*_PREFIX, *args], self.cwd, self.environment) as process:
+            assert process.stdout is not None
+            try:
+                return process.stdout.read(limit)
+            finally:
+                process.kill()
+
     def reach(self, *args: str) -> Said:
         """Run git as its user would, who wants another repository reached: their protocols, helpers, prompts.
 

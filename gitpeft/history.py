@@ -316,9 +316,10 @@ class _Packer:
             compact(files) if files else "",
             "\n".join(map(_pack, files)),
             commit.subject,
-            commit.body.strip("\n")[:_BODY],
+            commit.body.strip("\n")[: 2 * _BODY],
         )
         change, paths, subject, body = mask(_SEPARATOR.join(texts)).split(_SEPARATOR)
+        body = body[:_BODY]  # cut when it is masked: half a secret would not be known as one
         added, removed = sum([change.added for change in files]), sum([change.removed for change in files])
         head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
         return (*head, subject, body, change, len(files), added, removed, paths)

@@ -18,7 +18,10 @@ from gitpeft.pattern import pattern
 
 PLACEHOLDER = "<secret>"
 
-_MARKS = ("hooks.slack.com", "sq0csp-", "pypi-Ag", "api.softlayer.com", "sk-", "-us", "xox")
+_MARKS = (
+    *("hooks.slack.com", "sq0csp-", "pypi-Ag", "api.softlayer.com", "sk-", "-us", "xox", "xapp-", "hvs."),
+    *("shpat_", "dop_v1_", "AGE-SECRET-KEY-1", "GOCSPX-", "ya29.", "glsa_", "lin_api_", "sk_test_"),
+)
 _ANCHORED = (
     pattern(r"A(?:[KSB]IA[0-9A-Z]{16}|CCA[0-9A-Z]{16}|3T[0-9A-Z]{17}|KC\w{10}|Iza[\w-]{35}|C[a-z0-9]{32})"),
     pattern(r"A(?:ccountKey=[\w+/=]{88}|A(?<=[0-9]:AA)[\w-]{33})"),
@@ -34,23 +37,27 @@ They begin with a single letter, a rare one where there is a choice, because `re
 """
 _FORMATS = pattern(
     r"xox[abposr]-\d|hooks\.slack\.com/services/T|(?<![a-zA-Z])sk-[\w-]{20}|sq0csp-[\w\\-]{43}|pypi-Ag\w{10}"
-    r"|api\.softlayer\.com/soap/|-us(?<=[0-9a-z]{32}-us)[0-9]"
+    r"|api\.softlayer\.com/soap/|-us(?<=[0-9a-z]{32}-us)[0-9]|xapp-\d-\w|hvs\.[\w-]{20}|shpat_[0-9a-f]{20}"
+    r"|dop_v1_[0-9a-f]{20}|AGE-SECRET-KEY-1[0-9A-Z]{20}|GOCSPX-[\w-]{20}|ya29\.[\w-]{20}|glsa_\w{20}"
+    r"|lin_api_\w{20}|sk_test_\w{20}"
 )
 """What must follow the marks."""
 
 _OTHER_FORMATS = pattern(
     r"github_pat_\w{20,}|AIza[\w-]{35}|hf_[a-zA-Z]{30,}|(?<![a-zA-Z])sk-(?:ant|proj|svcacct)-[\w-]{20,}|npm_[a-zA-Z0-9]{36}"
-    r"|dckr_pat_[\w-]{20,}"
+    r"|dckr_pat_[\w-]{20,}|xapp-\d-\w[\w-]{20,}|hvs\.[\w-]{20,}|shpat_[0-9a-f]{20,}|dop_v1_[0-9a-f]{20,}"
+    r"|AGE-SECRET-KEY-1[0-9A-Z]{20,}|GOCSPX-[\w-]{20,}|ya29\.[\w-]{20,}|glsa_\w{20,}|lin_api_\w{20,}"
+    r"|sk_test_\w{20,}"
 )
 """Formats that detect-secrets 1.5 does not know yet."""
 
 _WORDS = (
     *("passw", "passphrase", "_pass", "pwd", "contrase", "secret", "token", "credential", "_key", "apikey"),
-    *("api-key", "access-key", "accesskey", "privatekey", "authkey"),
+    *("api-key", "access-key", "accesskey", "privatekey", "authkey", "authorization", "curl"),
 )
 """Substrings (in lower case) of which every name of a secret holds one."""
 
-_STEMS = ("pass", "key", "token", "secret", "pwd", "credential", "contrase")
+_STEMS = ("pass", "key", "token", "secret", "pwd", "credential", "contrase", "authoriz", "curl")
 """Fewer ones, of which every word above holds one."""
 
 _NAME = (
@@ -75,6 +82,26 @@ _SETTING = pattern(
     r"(?P<value>[^\s\"'`]{8,})$",
     re.I,
 )
+_CAPITAL = (
+    r"(?:PASSWORD|PASSWD|PASSPHRASE|PWD|SECRET|TOKEN|(?:API|ACCESS|AUTH|PRIVATE|ENCRYPTION|SIGNING)_?KEY)"
+)
+_TELLING = (
+    pattern(
+        r"authorization[\"']?\s*[:=,]\s*[\"'`]?(?:bearer|basic|token)\s+(?P<value>[^\s\"'`,;]{8,})", re.I
+    ),
+    pattern(r"\bcurl\b.*?\s(?:-u|--user)[ =]?[\"']?[^\s:\"']+:(?P<value>[^\s\"']+)"),
+    pattern(r"(?:password|passwd|pwd)=(?P<value>[^\s;&\"'<>()]{4,})(?=[;&\"'])", re.I),
+    pattern(
+        rf"(?<![\w.$-])[A-Z0-9_]*{_CAPITAL}(?:_[A-Z0-9_]+)?=[\"']?(?P<value>[^\s\"'`=][^\s\"'`]{{3,}})"
+        r"(?=[\"']?(?:\s|$))"
+    ),
+    pattern(r"--[\w-]*(?:password|passwd|token|secret|api-?key)=[\"']?(?P<value>[^\s\"'`]{4,})", re.I),
+    pattern(r"[?&](?:access_token|token|api_?key)=(?P<value>[\w%.~+/-]{16,})", re.I),
+    pattern(r"<(?:[\w.:-]*[.:_-])?pass(?:word|wd)>(?P<value>[^<>\s]{4,})</", re.I),
+    pattern(rf"define\(\s*[\"']\w*{_CAPITAL}\w*[\"']\s*,\s*([\"'])(?P<value>[^\"']{{4,}})\1"),
+)
+"""Places that tell by themselves what stands in them: headers, options, connection strings, environments."""
+
 _URL_PASSWORD = pattern(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
 _ORDINARY = pattern(
     r"[$<{%/.(\[]|https?:|[\w-]+\.(?:key|pem|crt|txt|json|ya?ml)$"
@@ -84,7 +111,11 @@ _ORDINARY = pattern(
 )
 """Values that hold the place of a secret, or are no value at all."""
 
-_KEY_BEGIN = pattern(r"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-")
+_OPENSSH = "b3BlbnNzaC1rZXktdjE"
+"""How each private key of OpenSSH begins: where one is changed, no other sign may be in sight."""
+
+_KEY_BEGIN = pattern(rf"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-|{_OPENSSH}")
+_KEY_LINES = pattern(r"\n[-+ ][A-Za-z0-9+/]{60,76}={0,2}(?:\n[-+ ][A-Za-z0-9+/]{60,76}={0,2})+(?=\n|$)")
 _KEY_INLINE = pattern(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)[A-Za-z0-9+/=\\]{20}.*")
 _KEY_BODY = pattern(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
 _KEY_END = pattern(r"-----END |Private-MAC|^[@#\0]")
@@ -118,17 +149,17 @@ def mask(text: str) -> str:
     """The text with each secret replaced by `<secret>`; masking twice changes nothing more."""
     for _ in range(8):
         if not _suspect(text):
-            return text
+            break
         masked = "\n".join(_mask_lines(_mask_keys(text.split("\n"))))
         if masked == text:
-            return text
+            break
         text = masked
-    return text
+    return _KEY_LINES.sub(_hide_lines, text)
 
 
 def _suspect(text: str) -> bool:
     """Whether a closer look is worth it."""
-    if "PRIVATE KEY" in text or "PuTTY-User-Key" in text:
+    if "PRIVATE KEY" in text or "PuTTY-User-Key" in text or _OPENSSH in text:
         return True
     if "://" in text and "@" in text and _URL_PASSWORD.search(text):
         return True
@@ -152,7 +183,8 @@ def _mask_keys(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         if _KEY_BEGIN.search(line):
             inside = _KEY_END.search(line) is None
-            yield _KEY_INLINE.sub(rf"\g<quote>{PLACEHOLDER}", line)
+            line = _KEY_INLINE.sub(rf"\g<quote>{PLACEHOLDER}", line)
+            yield line[:1] + PLACEHOLDER if _KEY_BODY.fullmatch(line) else line
         elif inside and _KEY_END.search(line):
             inside = False
             yield line
@@ -173,8 +205,15 @@ def _mask_line(line: str) -> str:
         for rule in (_QUOTED, _COMPARED):
             line = rule.sub(_hide_named, line)
         line = _SETTING.sub(_hide_setting, line)
+        for rule in _TELLING:
+            line = rule.sub(_hide_value, line)
         return _hide_formats(line) if _LONG.search(line) or _has_format(line) else line
     return _hide_formats(line) if _has_format(line) else line
+
+
+def _hide_lines(match: re.Match[str]) -> str:
+    """A run of lines that are nothing but base64, as in a key or a certificate, each masked."""
+    return "".join(f"\n{line[:1]}{PLACEHOLDER}" for line in match[0].split("\n")[1:])
 
 
 def _hide_value(match: re.Match[str]) -> str:

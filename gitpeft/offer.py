@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gitpeft import bundle, lint
-from gitpeft.config import Config
+from gitpeft.config import Config, valid
 from gitpeft.diff import split
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
@@ -72,7 +72,7 @@ def gather(repo: Repository, config: Config, change: str) -> Facts:
         style = active.json(bundle.STYLE) if active else {}
     except GitpeftError:
         style = {}
-    pattern = config.ticket_pattern or _text(style, "ticket_pattern")
+    pattern = config.ticket_pattern or valid("ticketpattern", _text(style, "ticket_pattern"))
     return Facts(
         change=change,
         branch=repo.ask("symbolic-ref", "--quiet", "--short", "HEAD") if pattern else "",
@@ -80,7 +80,9 @@ def gather(repo: Repository, config: Config, change: str) -> Facts:
         rules=lint.load(repo.work_tree) if config.lint and repo.work_tree else lint.Rules(),
         subject_max=config.subject_length,
         ticket_pattern=pattern,
-        ticket_format=config.ticket_format or _text(style, "ticket_format") or TICKET_FORMAT,
+        ticket_format=config.ticket_format
+        or valid("ticketformat", _text(style, "ticket_format"))
+        or TICKET_FORMAT,
         any_case=not config.ticket_pattern,
     )
 
@@ -158,7 +160,8 @@ def choose(messages: Iterable[str], facts: Facts, wanted: int) -> list[str]:
 def fit(message: str, facts: Facts) -> str | None:
     """One message as it may be offered; None when it may not."""
     text = clean(message, f"{facts.change}\n{facts.branch}")
-    return shape(text, facts) if text else None
+    shaped = shape(text, facts) if text else None
+    return shaped if shaped and _printable(shaped) else None
 
 
 def shape(message: str, facts: Facts) -> str | None:

@@ -173,7 +173,8 @@ def judge(entries: tuple[Entry, ...]) -> None:
     """Refuse what no honest publisher sends, from names and declared sizes alone."""
     if len(entries) > FILES_MOST:
         raise GitpeftError(f"the published model has more than {FILES_MOST} files", _AGAIN)
-    if len({one.name for one in entries}) < len(entries):
+    names = {one.name for one in entries}
+    if len(names) < len(entries) or any(str(up) in names for name in names for up in Path(name).parents):
         raise GitpeftError("the published model has two files of one name", _AGAIN)
     for one in entries:
         try:
@@ -232,7 +233,7 @@ def receive(parcel: Parcel, state_dir: Path) -> str:
     with _scratch(state_dir) as scratch:
         with bundles.staging(scratch) as folder:
             files = {name: _checked(parcel, found, name) for name in found.files}
-            files |= travel.unpack(files.__getitem__, found.made, manifest)
+            files |= travel.unpack(_given(files), found.made, manifest)
             for name in manifest.files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(files[name])
@@ -241,6 +242,17 @@ def receive(parcel: Parcel, state_dir: Path) -> str:
         _try(scratch)
         _move(scratch / "models" / id_, state_dir / "models" / id_)
     return id_
+
+
+def _given(files: Mapping[str, bytes]) -> Callable[[str], bytes]:
+    def read(name: str) -> bytes:
+        if name not in files:
+            raise GitpeftError(
+                f"the published model does not hold {ascii(name)[1:80]}, of which it is made", _AGAIN
+            )
+        return files[name]
+
+    return read
 
 
 def _try(scratch: Path) -> None:

@@ -62,13 +62,14 @@ def publish(
     bundle = _active(repo)
     place = channels.look(repo, remote, channel)
     seen = channels.seen_there(repo, remote, channel, place)
-    if place.at and bundle_of(repo, place.at) == bundle.id:
+    files = parcel.pack(bundle)
+    tree = _tree(repo, files)
+    if place.at and repo.ask("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}") == tree:
         return Published(
             bundle.id, place.at, place.ref, 0, _is_signed(repo, place.at), ["it was there already"]
         )
-    files = parcel.pack(bundle)
     parent = seen if place.is_branch else ""
-    commit, signed = _commit(repo, files, bundle.id, channel, sign, parent)
+    commit, signed = _commit(repo, tree, bundle.id, channel, sign, parent)
     repo.run("update-ref", channels.own(channel), commit)
     channels.push(repo, remote, place, seen, commit, bundle.id)
     repo.run("update-ref", channels.tracking(remote, channel), commit)
@@ -90,7 +91,7 @@ def publish_to(repo: Repository, path: Path, channel: str = "main", *, sign: boo
             )
         _write_folder(path, files)
         return Published(bundle.id, "", str(path), size, False, notes)
-    commit, signed = _commit(repo, files, bundle.id, channel, sign, "")
+    commit, signed = _commit(repo, _tree(repo, files), bundle.id, channel, sign, "")
     repo.run("update-ref", channels.own(channel), commit)
     spare = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -132,14 +133,13 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _commit(
-    repo: Repository, files: Mapping[str, bytes], id_: str, channel: str, sign: bool | None, parent: str
+    repo: Repository, tree: str, id_: str, channel: str, sign: bool | None, parent: str
 ) -> tuple[str, bool]:
     """A commit of these files, and whether it is signed."""
-    tree = _tree(repo, files)
     signed = signing.wanted(repo) if sign is None else sign
     subject = f"chore: publish gitpeft model {id_[:12]}"
     parents = ("-p", parent) if parent else ()
-    body = f"Channel: {channel}\nModel: {id_}"
+    body = f"{_CHANNEL}{channel}\nModel: {id_}"
     try:
         said = repo.run(
             "commit-tree", tree, *parents, *(("-S",) if signed else ()), "-m", subject, "-m", body
@@ -177,6 +177,12 @@ def _unreachable(repo: Repository, bundle: bundles.Bundle) -> list[str]:
 
 # --- pull ---------------------------------------------------------------------------------------------------
 
+OLDER = "older"
+"""With this in place of a key a model is taken that is older than the one before it."""
+
+_CHANNEL = "Channel: "
+_LISTING = 64 << 10  # bytes; that of an honest model has about 2,000
+
 Asking = Callable[[str], bool]
 """Puts a yes-or-no question to a person."""
 
@@ -203,9 +209,33 @@ def pull(
     if not place.at:
         raise GitpeftError(f"nothing is published on {remote} in the channel {channel}", "`gitpeft publish`")
     commit = channels.fetch(repo, remote, place.ref, channels.tracking(remote, channel))
-    return _take(
-        repo, commit_parcel(repo, commit), commit, signing.signer(repo, commit, remote), terms, aside
-    )
+    _check_moment(repo, commit, remote, channel, terms)
+    done = _take(repo, commit_parcel(repo, commit), commit, signing.signer(repo, commit), terms, aside)
+    repo.run("update-ref", channels.taken(remote, channel), commit)
+    return done
+
+
+def _check_moment(repo: Repository, commit: str, remote: str, channel: str, terms: Terms) -> None:
+    """Refuse a commit that belongs elsewhere, and ask about one older than what was taken from there before.
+
+    A signature stays good for ever: without this, whoever may push could put any signed model back.
+    """
+    body = repo.run("cat-file", "commit", commit).partition(b"\n\n")[2].decode("utf-8", "replace")
+    named = next((line for line in body.splitlines() if line.startswith(_CHANNEL)), None)
+    if named is not None and named != f"{_CHANNEL}{channel}":
+        raise GitpeftError(
+            f"the model was published for another channel ({ascii(named)[1:60]})",
+            f"somebody moved it to {channel}: tell whoever published it; the active model stays",
+        )
+    before = repo.ask("log", "-1", "--format=%ct", channels.taken(remote, channel), "--")
+    if not before or int(repo.ask("log", "-1", "--format=%ct", commit, "--") or 0) >= int(before):
+        return
+    what = "The model is older than the one that was taken from there before"
+    if terms.accept != OLDER and not (terms.ask is not None and terms.ask(f"{what}. Use it all the same?")):
+        raise GitpeftError(
+            f"{what.lower()}: it was not taken",
+            f"ask whoever published it, or pull with --accept {OLDER}",
+        )
 
 
 def pull_from(repo: Repository, path: Path, terms: Terms = Terms(), *, aside: bool = False) -> Pulled:
@@ -223,17 +253,20 @@ def pull_from(repo: Repository, path: Path, terms: Terms = Terms(), *, aside: bo
             f"{path} holds no published model", "`gitpeft publish --to FILE.bundle` writes one"
         )
     commit = channels.fetch(repo, str(path.absolute()), refs[0], "refs/gitpeft/file/latest")
-    remote = "origin" if "origin" in repo.remotes() else next(iter(repo.remotes()), "")
-    return _take(
-        repo, commit_parcel(repo, commit), commit, signing.signer(repo, commit, remote), terms, aside
-    )
+    return _take(repo, commit_parcel(repo, commit), commit, signing.signer(repo, commit), terms, aside)
 
 
 def commit_parcel(repo: Repository, commit: str) -> Parcel:
     """What a commit holds, as git lists it; contents are read only on demand, each by its own id."""
     blobs: dict[str, str] = {}
     entries = []
-    listing = repo.run("ls-tree", "-r", "-z", "-l", "--full-tree", commit)
+    # not all of it: a few objects can stand for millions of names
+    listing = repo.beginning(_LISTING, "ls-tree", "-r", "-z", "-l", "--full-tree", commit)
+    if len(listing) == _LISTING:
+        raise GitpeftError(
+            f"the published model has more than {parcel.FILES_MOST} files, or names of no sane length",
+            "the model that was active stays so; tell whoever published this one",
+        )
     for line in listing.split(b"\0")[: parcel.FILES_MOST + 1]:
         if line:
             facts, _, raw = line.partition(b"\t")
@@ -270,14 +303,6 @@ def _believe(signer: Signer, terms: Terms) -> None:
         else f"add the key to {signing.FILE} on the default branch"
     )
     raise GitpeftError(f"the model {what}: it was not taken", f"{remedy}, or pull with --accept {signer.key}")
-
-
-def bundle_of(repo: Repository, commit: str) -> str:
-    """The model that a published commit holds, "" when it is not here."""
-    try:
-        return parcel.Listed.from_json(repo.run("cat-file", "blob", f"{commit}:{parcel.LIST}")).bundle
-    except GitpeftError:
-        return ""
 
 
 def _is_signed(repo: Repository, commit: str) -> bool:

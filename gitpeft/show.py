@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as _marked
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.prompt import Confirm
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from gitpeft.learn.runs import Row, Watcher
     from gitpeft.learn.tuning import Listener
     from gitpeft.versions import Version
+
+
+def escape(text: str) -> str:
+    """Foreign text for rich, with nothing left that a terminal could obey."""
+    return _marked("".join(c if c.isprintable() or c in "\n\t" else "?" for c in text))
+
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)

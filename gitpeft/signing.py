@@ -2,7 +2,8 @@
 
 The team's list is the file `.gitpeft-signers` of the default branch, in the format of ssh's allowed signers:
 whoever may change that branch decides who may publish. The user's own `gpg.ssh.allowedSignersFile` counts
-too. An OpenPGP signature is believed as far as the user's own keyring trusts its key.
+too. An OpenPGP signature is believed as far as the user's own keyring trusts its key. There is one list,
+whatever remote a model comes from: that of `origin`, or of the only remote, or of `checkout.defaultRemote`.
 """
 
 import re
@@ -18,7 +19,8 @@ UNSIGNED = "unsigned"
 _FILE_LIMIT = 1 << 20
 _SSH_KNOWN = re.compile(r'^Good "git" signature for (.+) with \S+ key (SHA256:\S+)', re.MULTILINE)
 _SSH_GOOD = re.compile(r'^Good "git" signature with \S+ key (SHA256:\S+)', re.MULTILINE)
-_PGP_KEY = re.compile(r"^\[GNUPG:\] (?:VALIDSIG|ERRSIG) (\S+)", re.MULTILINE)
+_PGP_KEY = re.compile(r"^\[GNUPG:\] VALIDSIG (\S+)", re.MULTILINE)
+_PGP_ABSENT = re.compile(r"^\[GNUPG:\] ERRSIG (\S+)", re.MULTILINE)
 _PGP_NAME = re.compile(r"^\[GNUPG:\] GOODSIG \S+ (.+)$", re.MULTILINE)
 _PGP_TRUST = re.compile(r"^\[GNUPG:\] TRUST_(?:FULLY|ULTIMATE)\b", re.MULTILINE)
 
@@ -43,20 +45,22 @@ def wanted(repo: Repository) -> bool:
     )
 
 
-def signer(repo: Repository, commit: str, remote: str) -> Signer:
-    """Who signed a commit. GitpeftError when it carries a signature that is not its own."""
+def signer(repo: Repository, commit: str) -> Signer:
+    """Who signed a commit. GitpeftError when its signature is not its own, or cannot be checked here."""
     head = repo.run("cat-file", "commit", commit).partition(b"\n\n")[0]
     if b"\ngpgsig" not in head:
         return Signer(UNSIGNED)
     if b"BEGIN SSH SIGNATURE" in head:
-        return _ssh(repo, commit, remote)
-    return _openpgp(repo, commit)
+        return _ssh(repo, commit)
+    found = _by_gpg(repo, commit)
+    # whoever has any certificate below a trusted root is trusted by gpgsm: that is nobody's word for a model
+    return found if b"BEGIN PGP SIGNATURE" in head else Signer(found.key)
 
 
-def _ssh(repo: Repository, commit: str, remote: str) -> Signer:
+def _ssh(repo: Repository, commit: str) -> Signer:
     with tempfile.TemporaryDirectory(prefix="gitpeft-signers-") as folder:
         path = Path(folder, "allowed")
-        path.write_bytes(_own_list(repo) + b"\n" + allowed(repo, remote))
+        path.write_bytes(_own_list(repo) + b"\n" + allowed(repo))
         setting = f"gpg.ssh.allowedSignersFile={path}"
         said = repo.reach("-c", setting, "verify-commit", "--raw", commit)
     text = said.err + said.out
@@ -67,13 +71,17 @@ def _ssh(repo: Repository, commit: str, remote: str) -> Signer:
     raise _forged(text)
 
 
-def _openpgp(repo: Repository, commit: str) -> Signer:
+def _by_gpg(repo: Repository, commit: str) -> Signer:
     said = repo.reach("verify-commit", "--raw", commit)
     key, name = _PGP_KEY.search(said.err), _PGP_NAME.search(said.err)
-    if key is None or "[GNUPG:] BADSIG" in said.err:
+    if absent := _PGP_ABSENT.search(said.err):  # anybody can write this key's number into a signature
+        raise GitpeftError(
+            f"the model claims to be signed with the key {absent[1][:40]}, which is not in your keyring",
+            "import the key from whoever published the model, or take no model from there",
+        )
+    if key is None or said.code:
         raise _forged(said.err)
-    trusted = said.code == 0 and name is not None and _PGP_TRUST.search(said.err)
-    return Signer(key[1], name[1] if trusted and name else "")
+    return Signer(key[1], name[1] if name and _PGP_TRUST.search(said.err) else "")
 
 
 def _forged(text: str) -> GitpeftError:
@@ -92,22 +100,33 @@ def _own_list(repo: Repository) -> bytes:
         return b""
 
 
-def allowed(repo: Repository, remote: str) -> bytes:
-    """The team's list as the default branch of the remote was last fetched; b"" where there is none."""
-    branch = default_branch(repo, remote)
+def allowed(repo: Repository) -> bytes:
+    """The team's list as the default branch was last fetched; b"" where there is none."""
+    branch = default_branch(repo)
     if not branch or repo.ask("cat-file", "-t", f"{branch}:{FILE}") != "blob":
         return b""
     return repo.run("cat-file", "blob", f"{branch}:{FILE}")[:_FILE_LIMIT]
 
 
-def default_branch(repo: Repository, remote: str) -> str:
-    """The local name of the remote's default branch, "" if it is not here; without remotes, HEAD."""
-    if remote not in repo.remotes():
+def _anchor(repo: Repository) -> str:
+    """The one remote whose default branch holds the list; "" where it is not plain which."""
+    remotes = repo.remotes()
+    if (chosen := repo.config("checkout.defaultRemote")) in remotes:
+        return str(chosen)
+    return "origin" if "origin" in remotes else remotes[0] if len(remotes) == 1 else ""
+
+
+def default_branch(repo: Repository) -> str:
+    """The local name of the default branch that counts, "" if it is not here; without remotes, HEAD."""
+    remote = _anchor(repo)
+    if not remote:
         return "" if repo.remotes() else "HEAD"
     noted = repo.ask("symbolic-ref", "--quiet", f"refs/remotes/{remote}/HEAD")
     if noted:
         return noted
     said = repo.reach("ls-remote", "--symref", remote, "HEAD")
     found = re.match(r"ref: refs/heads/(\S+)\tHEAD", said.out)
-    places = (f"refs/remotes/{remote}/{found[1]}", f"refs/heads/{found[1]}") if found else ()
+    places = [f"refs/remotes/{remote}/{found[1]}"] if found else []
+    if found and repo.work_tree is None:  # there the branches are the remote's, and nobody's work
+        places.append(f"refs/heads/{found[1]}")
     return next((place for place in places if repo.ask("rev-parse", "--verify", "--quiet", place)), "")

@@ -82,6 +82,11 @@ def _python_socket(_: str) -> list[str]:
     return ["connected"]
 
 
+def _native_program(_: str) -> list[str]:
+    code = ctypes.CDLL(None).system(b"touch /tmp/gitpeft-ran-a-program")
+    return [f"a program gave {code != 0}"]
+
+
 def _program(_: str) -> list[str]:
     os.system("touch ran")
     return ["ran a program"]
@@ -114,6 +119,7 @@ _BEHAVIOURS: dict[str, Callable[[str], list[str]]] = {
     "socket": _socket,
     "python-socket": _python_socket,
     "program": _program,
+    "native-program": _native_program,
     "huge": _huge,
     "say": _say,
     "fill": _fill,

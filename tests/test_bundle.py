@@ -197,7 +197,8 @@ def rewritten(state_dir: Path, change: Callable[[dict[str, object]], object]) ->
     [
         ({"renderer": RENDERER + 1}, "was trained on rendering"),
         ({"format": 99}, "has bundle format 99, this gitpeft reads 1"),
-        ({"format": "1"}, "has bundle format 1, this"),
+        ({"format": "1"}, "has bundle format '1', this"),
+        ({"format": "\x1b[2J"}, "has bundle format '\\x1b[2J', this"),
         ({"kind": "other"}, "manifest cannot be read"),
         ({"budget": 3}, "manifest cannot be read: budget is no dict"),
         ({"files": []}, "manifest cannot be read"),

@@ -112,7 +112,7 @@ def test_no_setting_is_a_command_path_or_address() -> None:
     shared = {name for name, key in config.KEYS.items() if key.shared}
     assert shared == {
         *("enabled", "alternatives", "exclude", "subjectlength", "ticketpattern", "ticketformat"),
-        *("lint", "quiet", "riskbudget", "fixpattern"),
+        *("lint", "quiet", "riskbudget"),
     }
 
 

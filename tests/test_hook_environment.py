@@ -107,6 +107,13 @@ def test_f6_native_code_in_the_child_gets_no_socket(hooked: Hooked) -> None:
     assert hooked.message() == "socket gave -1"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only Python refuses")
+def test_f7_native_code_in_the_child_starts_no_program(hooked: Hooked) -> None:
+    hooked.git("commit", env={"STANDIN": "native-program"})
+    assert hooked.message() == "a program gave True"
+    assert not Path("/tmp/gitpeft-ran-a-program").exists()
+
+
 @pytest.mark.parametrize("behaviour", ["python-socket", "program"])
 def test_f6_nor_does_python_nor_a_program_run(hooked: Hooked, behaviour: str) -> None:
     done = hooked.git("commit", edit='echo mine >"$file"', env={"STANDIN": behaviour})

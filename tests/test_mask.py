@@ -42,6 +42,16 @@ FORMATS = {
     "mailchimp": LOWER + "-us12",
     "telegram": "123456789:" + "AA" + MIXED[:33],
     "square": "sq0csp-" + MIXED[:43],
+    "vault": "hvs." + MIXED[:24],
+    "shopify": "shpat_" + LOWER,
+    "digitalocean": "dop_v1_" + LOWER * 2,
+    "age": "AGE-SECRET-KEY-1" + MIXED[:58].upper(),
+    "google client": "GOCSPX-" + MIXED[:28],
+    "google oauth": "ya29." + MIXED[:40],
+    "slack app": "xapp-1-" + "A012ABCD-" + MIXED[:20],
+    "grafana": "glsa_" + MIXED[:32],
+    "linear": "lin_api_" + MIXED[:40],
+    "stripe test": "sk_test_" + MIXED[:24],
 }
 
 
@@ -69,12 +79,38 @@ NAMED = [
     ("+//registry.npmjs.org/:_authToken={}", "npm_" + MIXED[:36]),
     ("+url = 'postgres://me:{}@db.example.org/x'", HUNTER.replace("!", "")),
     ("+redis://:{}@localhost:6379", "hunt" + "er2x"),
+    ("+Authorization: Bearer {}", HUNTER + "22"),
+    ("+curl -H 'Authorization: Basic {}' https://example.org", "bWU6" + "aHVudGVyMg=="),
+    ('+  "Authorization": "token {}",', HUNTER + "22"),
+    ("+curl -s -u me:{} https://example.org", HUNTER),
+    ("+Server=db;User=me;Password={};", HUNTER),
+    ("+jdbc:mysql://db/x?user=me&password={}&ssl=true", "hunt" + "er2x"),
+    ("+PGPASSWORD={} psql -h db", HUNTER),
+    ("+DB_PASSWORD={}", "hunt" + "er2"),
+    ("+MYSQL_PWD={} # of production", "s3cr" + "3t"),
+    ("+ENCRYPTION_KEY={}", LOWER),
+    ("+run: deploy --api-token={} now", HUNTER),
+    ("+https://example.org/x?access_token={}", MIXED[:24]),
+    ("+<password>{}</password>", HUNTER),
+    ("+define('DB_PASSWORD', '{}');", HUNTER),
 ]
 
 
 @pytest.mark.parametrize(("line", "secret"), NAMED)
 def test_named_secrets(line: str, secret: str) -> None:
     assert mask(line.format(secret)) == line.format(PLACEHOLDER)
+
+
+@pytest.mark.parametrize(
+    "sign", ["", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW"]
+)
+def test_a_private_key_is_known_in_the_middle_of_its_lines(sign: str) -> None:
+    """Where one takes the place of another, what begins and ends them is not in the hunk."""
+    lines = [*([sign] if sign else []), MIXED[:70], MIXED[5:75], MIXED[9:33]]
+    masked = mask("\n".join([" key +3 -3", "#key", *(f"{mark}{line}" for mark in "-+" for line in lines)]))
+    assert MIXED[:70] not in masked and MIXED[5:75] not in masked and masked.count(PLACEHOLDER) >= 4
+    assert not sign or (sign not in masked and MIXED[9:33] not in masked)
+    assert mask(masked) == masked
 
 
 def test_private_keys() -> None:
@@ -114,6 +150,14 @@ ORDINARY = [
     '+token = "identifier"',
     "+expect_token('EndTag')",
     "+raise ValueError('BEGIN PRIVATE KEY not found in the given file')",
+    '+headers = {"Authorization": f"Bearer {token}"}',
+    "+Authorization: Bearer $TOKEN",
+    '+curl -u "$USER:$PASS" https://example.org',
+    "+docker run -e DB_PASSWORD=$DB_PASSWORD --token=<token> x",
+    "+    RETURN_TOKEN=1 \\",
+    "+if PASSWORD==other:",
+    "+<password>{{ password }}</password>",
+    "+" + MIXED[:64],
     "+see https://example.org:8080/@user and https://example.org/a:b@c",
     "+git clone ssh://git@example.org:22/x.git",
     "+desk-organisation-of-the-whole-office = 1",

@@ -1,15 +1,18 @@
 """Group I of the contract: what may be offered. No model is needed to say that."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gitpeft import bundle as bundles
 from gitpeft import lint, offer
 from gitpeft.config import Config
 from gitpeft.git import Repository
-from gitpeft.offer import Facts, choose, clean
+from gitpeft.offer import TICKET_FORMAT, Facts, choose, clean, gather
+from tests import tinymodel
 from tests.gitrepo import Repo
 
 CHANGE = "Mgitpeft/parser.py +1 -1\n#gitpeft/parser.py\n+see #7 and ABC-9\n"
@@ -277,6 +280,32 @@ def test_i3_a_learnt_pattern_and_form(repo: Repo, branch: str, expected: str, sa
         any_case=True,
     )
     assert choose([said], facts, 1) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "form"),
+    [
+        (r"[\w-]+", "\x1b]0;owned\x07{subject} {ticket}"),
+        (r"[\w-]+", "{subject}\n\nCo-authored-by: Mallory <m@example.org>\n{ticket}"),
+        ("(a+)+", "{ticket}: {subject}"),
+    ],
+)
+def test_f5_the_style_of_a_model_is_held_to_what_a_setting_may_be(
+    repo: Repo, pattern: str, form: str
+) -> None:
+    """A model may come from anybody; its style shapes what goes into the message."""
+    repo.commit("Start", a="a\n")
+    repository = Repository.open(repo.path)
+    with bundles.staging(repository.state_dir) as folder:
+        made = bundles.Manifest(
+            "model", "2024-01-01T00:00:00Z", settings=tinymodel.fill(folder, tinymodel.plain_t5())
+        )
+        (folder / bundles.STYLE).write_text(json.dumps({"ticket_pattern": pattern, "ticket_format": form}))
+        id_ = bundles.write(folder, made)
+    bundles.activate(repository.state_dir, id_)
+    facts = gather(repository, Config(), "")
+    assert (facts.ticket_pattern, facts.ticket_format) in [(pattern, TICKET_FORMAT), ("", form)]
+    assert all(text.startswith(("Fix tabs", "main", "MAIN")) for text in choose(["Fix tabs"], facts, 1))
 
 
 def test_i3_a_ticket_that_is_named_already_is_not_named_twice() -> None:

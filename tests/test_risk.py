@@ -121,6 +121,14 @@ def test_text_is_for_people(core: Repo, gitpeft: Call) -> None:
     assert re.search(r"^ +la +42 +\+\d\.\d\d$", explained, re.M)
 
 
+def test_sarif_takes_no_link_from_a_change() -> None:
+    """In SARIF a text in brackets with an address behind it is a link, which a viewer would show."""
+    evidence = Evidence("size", "src/[Dismiss: verified](https://evil.example).py: 5 lines", "", {})
+    report = RiskReport("a" * 40, flagged=True, percentile=99.0, evidence=(evidence,))
+    text = json.loads(formats.sarif([report]))["runs"][0]["results"][0]["message"]["text"]
+    assert r"\[Dismiss: verified\](https" in text and "[Dismiss" not in text.replace("\\[", "")
+
+
 def test_sarif_holds_to_the_standard(core: Repo, gitpeft: Call) -> None:
     change_core(core)
     log = json.loads(gitpeft("risk", "--staged", "--format", "sarif", "--repo", core.path).out)

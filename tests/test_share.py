@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.share import Terms
 from tests import tinymodel
-from tests.gitrepo import Repo
+from tests.gitrepo import EPOCH, HOUR, Repo
 from tests.hooking import CHECKOUT, committing_meanwhile
 from tests.killing import asked_meanwhile, every_kill
 from tests.sharing import ANYONE, active, daemon, key, member, opened, remote, signs, sshd, state, vouch
@@ -194,7 +196,7 @@ def test_a_stale_push_is_refused_by_the_remote_itself(
     monkeypatch.setattr(channel, "push", late)
     with pytest.raises(GitpeftError, match="somebody else published"):
         share.publish(opened(cho))
-    assert share.bundle_of(opened(bare), LATEST) == active(ada)
+    assert json.loads(bare.git("cat-file", "blob", f"{LATEST}:share.json"))["bundle"] == active(ada)
     assert len(refs(bare)) == 3, "nothing of the loser is left"
 
 
@@ -339,6 +341,56 @@ def test_an_unknown_signer_is_asked_about_or_refused(
     assert share.pull(opened(ben), terms=Terms(accept=word)).active
 
 
+def test_the_list_of_another_remote_does_not_count(
+    bare: Repo, ada: Repo, ben: Repo, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A fork names its own keys on its own default branch."""
+    fork = remote(tmp_path / "served" / "fork.git")
+    eve = member(fork, tmp_path / "eve", model=DAY.format(3))
+    vouch(eve, lead=keys[1])
+    signs(eve, keys[1])
+    share.publish(opened(eve))
+    ben.git("remote", "add", "fork", str(fork.path))
+    ben.git("fetch", "-q", "--all")
+    with pytest.raises(GitpeftError, match="whom nobody here vouches for"):
+        share.pull(opened(ben), "fork")
+    ben.git("config", "checkout.defaultRemote", "fork")  # the person's own decision
+    assert share.pull(opened(ben), "fork").signer.name == "lead@example.org"
+
+
+def test_a_signed_model_cannot_be_put_elsewhere_or_back(
+    bare: Repo, ada: Repo, ben: Repo, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may push has no key, but the signatures of others stay good."""
+    vouch(ada, ada=keys[0])
+    signs(ada, keys[0])
+    ben.git("fetch", "-q")
+    tried = share.publish(opened(ada), channel="experiment").commit
+    first = share.publish(opened(ada)).commit
+    tinymodel.bundle(state(ada), created=DAY.format(9))
+    monkeypatch.setenv("GIT_COMMITTER_DATE", f"{EPOCH + HOUR} +0000")
+    share.publish(opened(ada))
+    newest = share.pull(opened(ben)).bundle
+    bare.git("update-ref", LATEST, tried)
+    with pytest.raises(GitpeftError, match=r"for another channel .*experiment"):
+        share.pull(opened(ben))
+    bare.git("update-ref", LATEST, first)
+    with pytest.raises(GitpeftError, match="is older than") as refused:
+        share.pull(opened(ben))
+    assert "--accept older" in refused.value.hint and active(ben) == newest
+    assert share.pull(opened(ben), terms=Terms(accept=share.OLDER)).bundle != newest
+
+
+def test_a_list_that_names_your_model_is_not_your_model(bare: Repo, ada: Repo) -> None:
+    share.publish(opened(ada))
+    files = published(bare, ada)
+    replace_with(bare, {"share.json": files["share.json"]})
+    ada.git("fetch", "-q", "origin", f"+{LATEST}:{channel.tracking('origin', 'main')}")  # seen
+    done = share.publish(opened(ada))
+    assert "it was there already" not in done.notes
+    assert json.loads(bare.git("cat-file", "blob", f"{LATEST}:manifest.json"))
+
+
 def test_the_list_of_another_branch_does_not_count(
     bare: Repo, ada: Repo, ben: Repo, keys: tuple[Path, Path]
 ) -> None:
@@ -405,8 +457,12 @@ def test_openpgp_counts_as_far_as_the_keyring_trusts(
         assert share.pull(opened(ben)).signer.name == "ada@example.org"
         monkeypatch.setenv("GNUPGHOME", str(tmp_path / "empty"))
         (tmp_path / "empty").mkdir(mode=0o700)
-        with pytest.raises(GitpeftError, match="whom nobody here vouches for"):
-            share.pull(opened(ben))
+        [key] = re.findall(r"(?m)^fpr:+([0-9A-F]+):", subprocess.run(
+            ["gpg", "--homedir", str(home), "--list-keys", "--with-colons"], capture_output=True, text=True
+        ).stdout)[:1]  # fmt: skip
+        for terms in (share.Terms(), share.Terms(key), share.Terms(key[-16:]), ANYONE):
+            with pytest.raises(GitpeftError, match="not in your keyring"):
+                share.pull(opened(ben), terms=terms)  # whose number it is was only claimed
     finally:
         for place in (home, tmp_path / "empty"):
             subprocess.run(
@@ -522,6 +578,11 @@ REFUSED: dict[str, tuple[Callable[[Files], Files], str]] = {
     "a foreign base": (
         lambda f: relisted(f, made={"tokenizer.json": {"way": "base", "difference": ""}}), "contradict",
     ),
+    "a size beyond numbers": (remade(files={"style.json": {"size": 10**400, "sha256": ""}}), "be read"),
+    "a file that is a folder too": (
+        lambda f: f | {"style": ("100644", b""), "style/x": ("100644", b"")}, "two files of one name",
+    ),
+    "words for the terminal": (remade(format="\x1b]0;owned\x07"), r"bundle format '\x1b]0;owned"),
     "an unknown way": (lambda f: relisted(f, made={"x": {"way": "exec", "difference": ""}}), "unknown way"),
 }  # fmt: skip
 
@@ -539,6 +600,22 @@ def test_what_is_refused_leaves_the_active_model(
     assert active(cho) == before and len(versions.listing(state(cho))) == 1
     assert not list(state(cho).glob(".pull-*")) and not list(state(cho).glob("models/.new-*"))
     assert not (tmp_path / "evil").exists() and not (state(cho) / "evil").exists()
+
+
+def test_a_tree_of_millions_of_names_is_refused_unread(bare: Repo, ada: Repo, tmp_path: Path) -> None:
+    """A few objects, each holding the one below ten times."""
+    cho = member(bare, tmp_path / "cho", model=DAY.format(2))
+    tree = bare.git(
+        "mktree", input=f"100644 blob {bare.git('hash-object', '-w', '--stdin', input=b'x')}\tf\n"
+    )
+    for _ in range(9):
+        tree = bare.git("mktree", input="".join(f"040000 tree {tree}\t{i}\n" for i in range(10)))
+    bare.git("update-ref", LATEST, bare.git("commit-tree", tree, "-m", "chore: publish"))
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), active(cho)
+    with pytest.raises(GitpeftError, match="more than 100 files"):
+        share.pull(opened(cho), terms=ANYONE)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 5 and active(cho) == started  # a milliard names take an hour
 
 
 @pytest.mark.parametrize(

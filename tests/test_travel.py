@@ -1,6 +1,7 @@
 """What a bundle sends and what its receiver makes: bit for bit what torch exported, without torch."""
 
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +195,22 @@ def test_a_tensor_that_is_no_lora_is_not_folded(lora: Tuned) -> None:
         raw = save({**halves, name: np.ones((4, 4), np.float32)})
         with pytest.raises(NotFoldableError, match="no LoRA of this base"):
             fold.fold(lora.base, lambda one, raw=raw: raw if one == fold.TENSORS else lora.read(one))  # type: ignore[misc]
+
+
+def test_tensors_over_the_same_bytes_are_refused() -> None:
+    """Many names for one place would take memory without end."""
+    data = bytes(4000)
+    entry = {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}
+    head = json.dumps({f"t{i}": entry for i in range(500)}).encode()
+    with pytest.raises(GitpeftError, match="overlap"):
+        fold.tensors(struct.pack("<Q", len(head)) + head + data)
+
+
+@pytest.mark.parametrize("rank", [0.5, True, "4", 0, -1])
+def test_a_rank_that_is_none_is_refused(lora: Tuned, rank: object) -> None:
+    config = json.dumps(json.loads(lora.read(fold.CONFIG)) | {"r": rank}).encode()
+    with pytest.raises(GitpeftError):
+        fold.fold(lora.base, lambda name: config if name == fold.CONFIG else lora.read(name))
 
 
 # --- travelling ---------------------------------------------------------------------------------------------
