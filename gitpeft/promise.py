@@ -1,11 +1,13 @@
 """Whether a risk score keeps its promises: hides the test of its calibration, and when it is made again.
 
 A score that gives ten commits a chance of 0.3 each promises three bugs. Held against that is how many of the
-commits that got their verdict since it was fitted turned out buggy (see `learn.verdicts`). Working that out
+commits that got their verdict since it was fitted turned out buggy (see `learn.verdicts`). The promise itself
+is an estimate, from the few bugs that calibrated the score, and has their uncertainty. Working that out
 takes seconds, so it lies in `<state_dir>/promise.json` until enough new commits have come.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,8 +18,11 @@ from gitpeft.git import Repository
 AGAIN = 20
 """After this many new commits the promises are looked at again."""
 
-CHANCE = 0.01
-"""A number of bugs less likely than this breaks the promise."""
+CHANCE = 0.002
+"""A number of bugs less likely than this breaks the promise; small, because one looks again and again."""
+
+CALIBRATION = 8
+"""One in so many of the labelled commits calibrates a score (see `learn.fitting`)."""
 
 LEAST = 5
 """Neither fewer bugs promised nor fewer found than this say anything."""
@@ -33,12 +38,19 @@ class Promise:
     chance: float
 
     @classmethod
-    def of(cls, judged: Sequence[tuple[float, bool]]) -> "Promise":
-        """From each commit's probability and fate."""
-        found = sum(truth for _, truth in judged)
+    def of(cls, judged: Sequence[tuple[float, bool]], calibrated: int) -> "Promise":
+        """From each commit's probability and fate; `calibrated` bugs have calibrated the score.
+
+        The chance is that of Poisson's binomial or, where that is larger, of a normal distribution with the
+        variance of the estimate added: promised² / calibrated, as of a rate from so many events.
+        """
+        found, promised = sum(truth for _, truth in judged), sum(chance for chance, _ in judged)
         shares = distribution([chance for chance, _ in judged])
-        chance = min(1.0, 2 * min(sum(shares[: found + 1]), sum(shares[found:])))
-        return cls(len(judged), sum(chance for chance, _ in judged), found, chance)
+        exact = 2 * min(sum(shares[: found + 1]), sum(shares[found:]))
+        variance = sum(p * (1 - p) for p, _ in judged) + promised**2 / max(1, calibrated)
+        off = max(0.0, abs(found - promised) - 0.5)
+        wide = math.erfc(off / math.sqrt(2 * variance)) if variance else 1.0
+        return cls(len(judged), promised, found, min(1.0, max(exact, wide)))
 
     @property
     def broken(self) -> bool:

@@ -16,6 +16,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.level import Level
 from gitpeft.promise import Promise
+from gitpeft.risk import model_of
 
 Judge = Callable[[Repository, Bundle], Sequence[tuple[float, bool]]]
 """What the bundle's score gave each commit that was judged since it was fitted, and what came of it."""
@@ -67,7 +68,7 @@ def _level(repo: Repository, bundle: Bundle, config: Config) -> Level | None:
 def _promise(repo: Repository, bundle: Bundle, judge: Judge | None) -> Promise | None:
     kept, again = promise.load(repo, bundle)
     if again and judge is not None and (judged := judge(repo, bundle)):
-        kept = Promise.of(judged)
+        kept = Promise.of(judged, model_of(bundle).known // promise.CALIBRATION)
         promise.store(repo, bundle, kept)
     return kept
 

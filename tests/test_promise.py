@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gitpeft.git import Repository
 from gitpeft.promise import Promise
 from tests import tinymodel
 from tests.gitrepo import Repo
+from tests.risky import MODEL
 
 
 def test_the_distribution_is_the_binomial_where_all_chances_are_one() -> None:
@@ -27,17 +29,21 @@ def judged(n: int, chance: float, buggy: int) -> list[tuple[float, bool]]:
 
 
 @pytest.mark.parametrize(
-    ("n", "chance", "buggy", "broken"),
-    [(100, 0.1, 10, False), (100, 0.1, 14, False), (100, 0.1, 25, True), (100, 0.3, 10, True),
-     (40, 0.01, 4, False), (40, 0.01, 5, True), (0, 0.5, 0, False)],
+    ("n", "chance", "buggy", "calibrated", "broken"),
+    [(100, 0.1, 10, 10**9, False), (100, 0.1, 14, 10**9, False), (100, 0.1, 25, 10**9, True),
+     (100, 0.1, 25, 40, True), (100, 0.1, 25, 10, False), (100, 0.3, 10, 10**9, True),
+     (40, 0.01, 4, 10**9, False), (40, 0.01, 5, 10**9, True), (0, 0.5, 0, 5, False)],
 )  # fmt: skip
-def test_a_promise_is_broken_beyond_chance(n: int, chance: float, buggy: int, broken: bool) -> None:
-    found = Promise.of(judged(n, chance, buggy))
+def test_a_promise_is_broken_beyond_chance(
+    n: int, chance: float, buggy: int, calibrated: int, broken: bool
+) -> None:
+    found = Promise.of(judged(n, chance, buggy), calibrated)
     assert found.broken == broken and 0 <= found.chance <= 1
     assert (found.n, found.found) == (n, buggy) and found.promised == pytest.approx(n * chance)
 
 
-def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo) -> None:
+def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "model_of", lambda _: replace(MODEL, known=4000))
     tip = repo.commit("Start", **{"a": "1"})
     repository = Repository.open(repo.path)
     tinymodel.bundle(repository.state_dir, commits={"to": tip, "count": 300})
@@ -57,7 +63,7 @@ def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo) -> None:
     assert stand().promise is None and not asked
     repo.commit("One more")
     found = stand()
-    assert found.promise == Promise.of(judged(100, 0.3, 10)) and len(asked) == 1
+    assert found.promise == Promise.of(judged(100, 0.3, 10), 500) and len(asked) == 1
     assert found.due == (
         "Retraining is due: the risk score promised 30 bugs in the 100 commits judged since, "
         "10 became known. Run `gitpeft train`."

@@ -15,6 +15,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -170,7 +171,7 @@ class Comparison:
         costs = [one["step_seconds"] for one in finals] or [pace.step] * len(chosen)
         seconds = self.remaining() - self._probing(plan)
         steps = long_steps(costs, seconds, plan["seeds"], plan["steps"], pace, loads)
-        return {"candidates": chosen, "steps": steps}
+        return {"candidates": chosen, "steps": steps, "costs": costs}
 
     def _probing(self, plan: dict[str, Any]) -> float:
         """Seconds that probes take."""
@@ -200,7 +201,8 @@ class Comparison:
             slowest = max((one["seconds"] for one in found), default=0.0)
             fits = self.remaining() - after > slowest * 1.1 or number < len(first)
             if fits or self.runs.path(run, "long").exists():
-                minutes = minutes_for(self.remaining() - after, len(first) - number % len(first), pace)
+                costs = final.get("costs", [1.0] * len(first))[number % len(first) :]
+                minutes = minutes_for(self.remaining() - after, costs, pace)
                 probed = plan["probed"] if run.seed == 0 and self._leads(run, final) else 0
                 order = Order(run, "long", final["steps"], minutes, self.field.whole, probed=probed)
                 found.append(self.runs.result(order))
@@ -229,7 +231,7 @@ class Comparison:
                 self.runs.row(cut.label, run).state = "left out"
                 continue
             steps = min(final["steps"], tuning.most_steps(cut.examples))
-            minutes = minutes_for(self.remaining(), len(todo) - number, pace)
+            minutes = minutes_for(self.remaining(), [1.0] * (len(todo) - number), pace)
             order = Order(run, cut.label, steps, minutes, self.grounds[cut])
             found.append(self.runs.result(order) | {"cut": cut})
             slowest = max(slowest, 1.1 * found[-1]["seconds"])
@@ -274,6 +276,12 @@ class Comparison:
         late = [
             f"{row.rung}: {row.label}, seed {row.seed}" for row in self.runs.rows if row.state == "left out"
         ]
+        late += [
+            f"long: {one['label']}, seed {one['candidate']['seed']}: after {one['steps']:,} of "
+            f"{final['steps']:,} steps its time was up"
+            for one in long
+            if one["steps"] < final["steps"]
+        ]
         facts = {
             "task": self.wish.task,
             "repository": Path(self.repo.work_tree or self.repo.common_dir).name,
@@ -283,7 +291,7 @@ class Comparison:
             "budget_minutes": self.wish.minutes,
             "device": long[0]["cost"]["device"],
             "steps": {"short": plan["steps"], "long": min(one["steps"] for one in long)},
-            "seeds": max(one["candidate"]["seed"] for one in long) + 1,
+            "seeds": min(Counter(one["label"] for one in long).values()),
             "left_out": [*plan["left_out"], *late],
             "short": [
                 {name: one[name] for name in ("label", "valid_loss", "steps")}
@@ -333,7 +341,8 @@ def compare(repo: Repository, wish: Wish, watch: Watcher, listen: Listener = _no
     read = time.monotonic() - started
     works, left_out = _works(repo, wish, mined, watch, listen)
     works[0].prepared += read
-    tasks = [work.run() for work in works]
+    tasks, failed = _reports(works)
+    left_out += failed
     report = {name: tasks[0][name] for name in ("repository", "tip", "commits", "device")}
     report |= {
         "budget_minutes": wish.minutes, "seconds": sum(task["seconds"] for task in tasks),
@@ -342,8 +351,29 @@ def compare(repo: Repository, wish: Wish, watch: Watcher, listen: Listener = _no
     place = works[0].folder / "report.html"
     write_json(works[0].folder / "report.json", report)
     place.write_text(page.html(report), encoding="utf-8")
-    write_json(repo.state_dir / "compare" / "advice.json", {task["task"]: task["advice"] for task in tasks})
+    _keep_advice(repo, {task["task"]: task["advice"] for task in tasks})
     return report | {"page": str(place)}
+
+
+def _reports(works: Sequence[Comparison]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Each task's report, and why others have none: what one of them cannot do, the others need not lose."""
+    reports: list[dict[str, Any]] = []
+    failed: list[GitpeftError] = []
+    for work in works:
+        try:
+            reports.append(work.run())
+        except GitpeftError as error:
+            failed.append(error)
+    if not reports:
+        raise failed[0]
+    return reports, [error.message for error in failed]
+
+
+def _keep_advice(repo: Repository, advice: dict[str, Any]) -> None:
+    """Where `advised` finds it, beside that for other tasks."""
+    path = repo.state_dir / "compare" / "advice.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, known | advice)
 
 
 def _works(

@@ -103,6 +103,11 @@ def make(records: Sequence[Record], neighbours: int, valid: float = 0.1, test: f
     return Dataset(tuple(examples), index_of(examples), first_valid, first_test, left_out)
 
 
+def share(count: int, total: int) -> float:
+    """The share that `make` rounds to `count` of `total`."""
+    return (count - 0.25) / total
+
+
 def of_parts(train: Sequence[Example], valid: Sequence[Example], neighbours: int) -> Dataset:
     """Examples chosen of a history: the exemplars of both parts come from `train` alone.
 

@@ -20,7 +20,7 @@ from gitpeft.learn import labels
 from gitpeft.learn.fitting import Array, Labelled, calibrate, candidates, ranked, scores
 from gitpeft.learn.guilt import Guilt, check, guilt
 from gitpeft.learn.ranking import Ranked, difference, summary
-from gitpeft.learn.replay import Measured, replay
+from gitpeft.learn.replay import Measured, latest, replay
 from gitpeft.lines import read_text
 from gitpeft.metrics import DAY
 from gitpeft.reading import Reader
@@ -349,8 +349,7 @@ def read(
         return None
     found = labels.find(repository, until, load(repository), listen)
     texts = {one.sha: one.change for one in history.records(repository, until)}
-    now = max(one.change.time for one in measured)
-    return Known(measured, found, now, texts, guilt(repository, found.verdicts))
+    return Known(measured, found, latest(measured), texts, guilt(repository, found.verdicts))
 
 
 def of_history(

@@ -143,9 +143,13 @@ def _low_words(low: dict[str, Any], digits: int) -> str:
     if not paying:
         ends = f"{low['sizes'][0]:,} to {low['sizes'][-1]:,}"
         return f"Few commits: with {ends} of them no method is shown to be better than doing without tuning."
-    first = paying[0]
+    first, larger = paying[0], low["gains"][low["gains"].index(paying[0]) :]
+    where = f"from {first['size']:,} of them on"
+    if len(paying) < len(larger):  # what pays with few need not pay with more
+        sizes = " and ".join(format(gain["size"], ",") for gain in paying)
+        where = f"with {sizes} of them, but not with every larger number"
     return (
-        f"Few commits: tuning is shown to pay from {first['size']:,} of them on, with {first['best']}: "
+        f"Few commits: tuning is shown to pay {where}, with {first['best']}: "
         f"{spell(first, digits, '+')} over {first['over']}."
     )
 

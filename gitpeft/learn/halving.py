@@ -233,10 +233,12 @@ def seconds_of(loads: Sequence[Load], steps: int, pace: Pace) -> float:
     return _fixed(loads, pace) + _steps(loads, steps) * pace.step
 
 
-def minutes_for(seconds: float, runs: int, pace: Pace) -> float:
-    """How long the next of `runs` runs may train, so that all of them fit into `seconds`.
+def minutes_for(seconds: float, costs: Sequence[float], pace: Pace) -> float:
+    """How long the next of several runs may train, so that all of them fit into `seconds`.
 
-    More than a run takes at the pace that was planned with; it ends a run early, by the clock, on a machine
+    `costs` are those of a step of each, the next run first: a dear one may take longer, to have as many. More
+    than a run takes at the pace that was planned with; it ends a run early, by the clock, on a machine
     that has become slower.
     """
-    return max(1.0, seconds / max(1, runs) - pace.around - pace.finish) / 60
+    training = seconds - len(costs) * (pace.around + pace.finish)
+    return max(1.0, training * costs[0] / sum(costs)) / 60

@@ -21,7 +21,7 @@ from gitpeft.learn import charts, defects, labels, ranking
 from gitpeft.learn.defects import Part, Trial
 from gitpeft.learn.fitting import Labelled
 from gitpeft.learn.ranking import Ranked
-from gitpeft.learn.replay import replay
+from gitpeft.learn.replay import latest, replay
 from gitpeft.metrics import DAY, Metrics
 from gitpeft.reading import Reader
 
@@ -69,7 +69,7 @@ def look_back(
         texts = {one.sha: one.change for one in history.records(repository, until)}
     if not measured:
         raise GitpeftError("there is no commit to look back at", "choose an earlier --until, or fewer months")
-    now = max(one.change.time for one in measured)
+    now = latest(measured)
     found = labels.find(repository, until, load(repository), listen)
     since = now - months * MONTH
     trial = defects.prequential(measured, found, now, since, min(months, _BLOCKS), texts)

@@ -28,7 +28,7 @@ from gitpeft.learn.arrays import Judged
 from gitpeft.learn.defects import Listener
 from gitpeft.learn.fitting import Array, Labelled
 from gitpeft.learn.ranking import Ranked
-from gitpeft.learn.replay import Measured, replay
+from gitpeft.learn.replay import Measured, latest, replay
 from gitpeft.metrics import KAMEI
 from gitpeft.risk import FEATURES
 
@@ -179,7 +179,7 @@ def risk_data(
 
 def split(measured: Sequence[Measured], found: defects.Labels, valid: float, test: float) -> RiskData:
     """The three parts, without texts; see `risk_data`."""
-    now = max((one.change.time for one in measured), default=0)
+    now = latest(measured)
     everything = defects.label(measured, found, now)
     first = len(everything) - round(test * len(everything))
     start = int(everything.times[first]) if 0 < first < len(everything) else now

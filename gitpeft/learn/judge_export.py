@@ -136,8 +136,8 @@ class Teacher:
             return None
         texts = {sha: Text(change, "") for sha, change in zip(data.shas, data.changes, strict=True)}
         lesson = self.lesson or Lesson(minutes=self.minutes, seed=self.seed)
-        model, method, scaling, cost = judge.learn(self.base, self.method, train, valid, texts, lesson)
         try:
+            model, method, scaling, cost = judge.learn(self.base, self.method, train, valid, texts, lesson)
             self.graph, parity = export(self._folded(model, method, scaling), self._asked(valid, texts))
         except GitpeftError as error:
             self.graph = None

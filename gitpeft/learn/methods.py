@@ -57,6 +57,12 @@ class Method:
             read = (*read, *(name for name in _ROWS[self.rest].settings if name not in read))
         return {name: value for name, value in asdict(self).items() if name in ("name", "lr", *read)}
 
+    def in_encoder(self) -> bool:
+        """Whether all that it names is in the encoder, which is all that a judge of changes has."""
+        return self.side != "decoder" and all(
+            name.startswith("encoder") for name in (*self.layers, *self.full)
+        )
+
     @property
     def bottlenecks(self) -> bool:
         """Whether bottlenecks stay in the model when the rest is folded in."""

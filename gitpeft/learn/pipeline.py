@@ -23,6 +23,7 @@ from gitpeft import bundle as bundles
 from gitpeft import versions
 from gitpeft.bundle import Bundle, Manifest
 from gitpeft.choose import Chooser
+from gitpeft.config import load
 from gitpeft.diff import RENDERER, Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
@@ -234,13 +235,19 @@ def evaluate(repo: Repository, most: int, listen: Listener) -> Outcome:
     """Measure the active model on the newest usable commits of the history that it was made from.
 
     Its index is built anew without those commits, and its adapter has not seen them: the score is what a team
-    would have had on the day before the first of them.
+    would have had on the day before the first of them. How many they are, the model's manifest says.
     """
     bundle = bundles.active(repo.state_dir)
     if bundle is None:
         raise GitpeftError("there is no model yet", "run `gitpeft init`")
     mined = mine(repo, bundle.manifest.commits["to"], listen)
-    data = dataset.make(mined.records, Budget().exemplars)
+    usable = len(dataset.usable(mined.records))
+    held = int(bundle.manifest.commits.get("held", usable // 10))
+    if not 0 < held < usable:
+        raise GitpeftError(
+            "no commit is left that the model has not learnt from", "`gitpeft train` makes a new one"
+        )
+    data = dataset.make(mined.records, Budget().exemplars, test=dataset.share(held, usable))
     chooser = Chooser.of(bundle.json(bundles.CHOOSER), bundle.manifest.kind)
     made = Made(bundle.manifest, bundle.path if bundle.manifest.kind == "model" else None, None, chooser)
     outcome = Outcome(bundle.manifest.kind, used=len(data.examples), left_out=data.left_out, bundle=bundle.id)
@@ -282,6 +289,7 @@ class _Work:
         method = methods.of(self.plan.method, self.plan.settings).as_dict()  # defaults decide, too
         plan = asdict(self.plan) | {"until": self.mined.tip}
         decided = [plan, method, digest, RENDERER, len(self.data.examples)]
+        decided += [pattern] if (pattern := load(self.repo).fix_pattern) else []
         key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.repo.state_dir / "runs" / key
         folder.mkdir(parents=True, exist_ok=True)
@@ -439,7 +447,7 @@ def _teacher(plan: Plan) -> "Teacher | None":
     job = job_of(plan)
     if job.base.kind not in KINDS:
         return None
-    method = job.method if job.method.side != "decoder" else methods.of(plan.method)
+    method = job.method if job.method.in_encoder() else methods.of(plan.method)
     return Teacher(job.base, method, RISK_SHARE * plan.minutes / 2, plan.seed)
 
 

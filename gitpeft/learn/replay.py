@@ -4,6 +4,7 @@ A commit is a number by its time, a set of commits is one long integer: its ance
 those of an author. What `Past` asks is then a few operations on such integers, exact along all parents.
 """
 
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.metrics import Metrics, measure
 from gitpeft.past import LINEAGE, YEAR, Change, subsystem
+
+DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,12 @@ def replay(history: History, repository: Repository, tip: str = "HEAD") -> list[
             past.before = ancestors
             found.append(Measured(sha, changes[sha], measure(past, changes[sha])))
     return found
+
+
+def latest(measured: Sequence[Measured]) -> int:
+    """The newest moment of a commit, 0 without any; one dated in the future tells nothing of today."""
+    times = [one.change.time for one in measured]
+    return max((moment for moment in times if moment <= time.time() + DAY), default=max(times, default=0))
 
 
 def _ancestors(
@@ -128,7 +137,8 @@ class _Replayed:
         own = self.authors.get(author, 0) & self.before
         exp, rexp, years = own.bit_count(), 0.0, 0
         rest = own
-        while rest:
+        while rest:  # on to the next year that has any: a date may be absurd
+            years = max(years, (now - self.times[rest.bit_length() - 1]) // YEAR)
             start = self._since(now - (years + 1) * YEAR + 1)
             rexp += (rest >> start).bit_count() / (1 + years)
             rest &= (1 << start) - 1

@@ -249,10 +249,16 @@ def split(records: Sequence[Record], champion: Bundle, seed: int) -> tuple[Datas
     count = min(MOST, max(LEAST, int(SHARE_HELD * len(unseen))))
     if len(unseen) < count:
         return None, new, 0
-    tested = len(bare) - unseen[-count]
+    last_seen = max((place for place, example in enumerate(bare) if example.sha in seen), default=-1)
+    # a branch that was merged late has older commits among those that were taught or chosen by
+    tested = min(len(bare) - unseen[-count], len(bare) - 1 - last_seen)
+    if tested < LEAST:
+        return None, new, 0
     valid = min(MOST, max(LEAST, (len(bare) - tested) // 10))
     neighbours = Budget().exemplars
-    data = dataset.make(records, neighbours, _share(valid, len(bare)), _share(tested, len(bare)))
+    data = dataset.make(
+        records, neighbours, dataset.share(valid, len(bare)), dataset.share(tested, len(bare))
+    )
     taught = set(known[: int(0.8 * len(known))])
     chosen, replayed = _replayed(data.examples[: data.first_valid], taught, seed)
     return replace(data, taught=chosen), new, replayed
@@ -261,11 +267,6 @@ def split(records: Sequence[Record], champion: Bundle, seed: int) -> tuple[Datas
 def _held(champion: Bundle, known: int) -> int:
     """How many of the newest commits it knows the champion was neither taught nor chosen by."""
     return int(champion.manifest.commits.get("held", known // 10))
-
-
-def _share(count: int, total: int) -> float:
-    """The share that `dataset.make` rounds to `count`."""
-    return (count - 0.25) / total
 
 
 def _known(champion: Bundle) -> list[str]:

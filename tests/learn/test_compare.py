@@ -88,10 +88,16 @@ def test_where_all_would_go_on_there_are_no_short_runs() -> None:
 
 
 def test_a_machine_that_becomes_slower_ends_runs_by_the_clock() -> None:
-    assert halving.minutes_for(400, 2, PACE) == pytest.approx((200 - 16) / 60)
-    assert halving.minutes_for(-5, 2, PACE) == pytest.approx(1 / 60)
+    assert halving.minutes_for(400, [1, 1], PACE) == pytest.approx((200 - 16) / 60)
+    assert halving.minutes_for(400, [3, 1], PACE) == pytest.approx((400 - 32) * 3 / 4 / 60)
+    assert halving.minutes_for(-5, [1, 1], PACE) == pytest.approx(1 / 60)
     planned = halving.long_steps([2.0, 2.0], 400, 1, 0, PACE) * 2.0 / 60
-    assert planned < halving.minutes_for(400, 2, PACE), "at the planned pace the clock ends nothing"
+    assert planned < halving.minutes_for(400, [2, 2], PACE), "at the planned pace the clock ends nothing"
+    costs = [8.0, 1.0]
+    steps = halving.long_steps(costs, 4000, 1, 0, PACE)
+    assert steps * 8.0 / 60 < halving.minutes_for(4000, costs, PACE), (
+        "nor the dear one, whose turn comes first"
+    )
 
 
 def result(label: str, loss: float, **more: Any) -> dict[str, Any]:
