@@ -31,7 +31,7 @@ def judged(n: int, chance: float, buggy: int) -> list[tuple[float, bool]]:
 @pytest.mark.parametrize(
     ("n", "chance", "buggy", "calibrated", "broken"),
     [(100, 0.1, 10, 10**9, False), (100, 0.1, 14, 10**9, False), (100, 0.1, 25, 10**9, True),
-     (100, 0.1, 25, 40, True), (100, 0.1, 25, 10, False), (100, 0.3, 10, 10**9, True),
+     (100, 0.1, 25, 40, True), (100, 0.1, 25, 4, False), (100, 0.3, 10, 10**9, True),
      (40, 0.01, 4, 10**9, False), (40, 0.01, 5, 10**9, True), (0, 0.5, 0, 5, False)],
 )  # fmt: skip
 def test_a_promise_is_broken_beyond_chance(

@@ -14,7 +14,7 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
-from gitpeft.learn import advice, compare, halving, layers, tuning
+from gitpeft.learn import advice, compare, findings, halving, layers, tuning
 from gitpeft.learn.halving import Candidate, Pace, Wish, candidates, promoted, short_plan
 from gitpeft.learn.yardstick import Wording
 from tests import generated
@@ -180,6 +180,58 @@ def test_tuning_that_does_not_pay_is_said_to() -> None:
         for offers in (same, ["nothing"] * 40)
     ]
     assert "not shown to pay" in words[0] and "not shown to pay" not in words[1]
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ([(50, 0.1), (200, 0.2), (1000, 0.1)], "from 50 of them on"),
+        ([(50, -0.1), (200, 0.2), (1000, 0.1)], "from 200 of them on"),
+        ([(50, 0.1), (200, -0.2), (1000, -2.0)], "with 50 of them, but not with every larger number"),
+        ([(50, 0.1), (200, -0.2), (1000, 0.3)], "with 50 and 1,000 of them, but not"),
+        ([(50, -0.1), (200, -0.2)], "no method is shown"),
+    ],
+)
+def test_what_pays_with_few_commits_need_not_pay_with_more(gains: list[tuple[int, float]], said: str) -> None:
+    found = [
+        {
+            "size": size,
+            "best": "lora",
+            "over": "mini",
+            "mean": low + 1,
+            "low": low,
+            "high": low + 2,
+            "clear": low > 0,
+        }
+        for size, low in gains
+    ]
+    low = {"gains": found, "sizes": [size for size, _ in gains]}
+    assert said in findings._low_words(low, 1)
+
+
+def test_what_one_task_cannot_do_the_other_need_not_lose(repo: Repo) -> None:
+    class Work:
+        def __init__(self, task: str, why: str = "") -> None:
+            self.task, self.why = task, why
+
+        def run(self) -> dict[str, Any]:
+            if self.why:
+                raise GitpeftError(self.why)
+            return {"task": self.task}
+
+    reports, failed = compare._reports([Work("messages"), Work("risk", "no layer decoder.0")])  # type: ignore[list-item]
+    assert (reports, failed) == ([{"task": "messages"}], ["no layer decoder.0"])
+    with pytest.raises(GitpeftError, match="first"):
+        compare._reports([Work("messages", "first"), Work("risk", "second")])  # type: ignore[list-item]
+
+
+def test_advice_for_one_task_stays_when_another_is_compared(repo: Repo) -> None:
+    repository = Repository.open(repo.path)
+    (repository.state_dir / "compare").mkdir(parents=True)
+    compare._keep_advice(repository, {"messages": {"method": "lora"}})
+    compare._keep_advice(repository, {"risk": {"method": "full"}})
+    assert compare.advised(repository, "messages") == {"method": "lora"}
+    assert compare.advised(repository, "risk") == {"method": "full"}
 
 
 def test_seeds_are_averaged_commit_by_commit() -> None:

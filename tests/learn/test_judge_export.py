@@ -127,6 +127,25 @@ def test_a_teacher_reads_what_it_was_not_taught(base: bases.Base, monkeypatch: p
     assert not any(np.isnan(one.scores).any() for one in trial.ranked.values())
 
 
+def test_a_teacher_that_cannot_learn_says_why(base: bases.Base) -> None:
+    """A method that fits messages need not fit a judge, which has no decoder: the other scores go on."""
+    given = data().train
+    texts = tuple(data().texts[sha].change for sha in given.shas)
+    given = fitting.Labelled(given.metrics, given.truth, given.times, given.shas, texts)
+    teacher = Teacher(base, methods.of("lora", {"layers": ("decoder.0",)}), 1.0)
+    assert teacher(given) is None and "no layer decoder.0" in teacher.notes[0]["why"]
+
+
+@pytest.mark.parametrize(
+    "text", ["lora:side=decoder", "lora:layers=encoder.0+decoder.0", "hybrid:full=decoder.1", "lora"]
+)
+def test_a_judge_is_tuned_whatever_the_messages_were_tuned_with(base: bases.Base, text: str) -> None:
+    name, settings = methods.parse(text)
+    plan = Plan(base=str(base.name), method=name, settings=settings)
+    teacher = pipeline._teacher(plan)
+    assert teacher is not None and teacher.method.name == name and teacher.method.in_encoder()
+
+
 # --- in a bundle --------------------------------------------------------------------------------------------
 
 

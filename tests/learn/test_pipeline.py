@@ -250,6 +250,24 @@ def test_measuring_the_active_model(served: tuple[Repo, Outcome]) -> None:
     assert few.test["gitpeft"]["n"] == 4
 
 
+@pytest.mark.parametrize("held", [3, 0])
+def test_only_what_the_model_has_not_learnt_from_is_asked(copied: Repo, held: int) -> None:
+    """A retrained model has learnt from more than the oldest nine tenths."""
+    bundle = active(copied)
+    with bundles.staging(state_of(copied)) as folder:
+        for name in bundle.manifest.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(bundle.read(name))
+        commits = bundle.manifest.commits | {"held": held}
+        id_ = bundles.write(folder, replace(bundle.manifest, commits=commits))
+    bundles.activate(state_of(copied), id_)
+    if held:
+        assert pipeline.evaluate(Repository.open(copied.path), 200, nobody).test["gitpeft"]["n"] == held
+    else:
+        with pytest.raises(GitpeftError, match="no commit is left"):
+            pipeline.evaluate(Repository.open(copied.path), 200, nobody)
+
+
 # --- until --------------------------------------------------------------------------------------------------
 
 

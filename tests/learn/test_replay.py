@@ -1,6 +1,7 @@
 """The past of every commit, two ways: replayed in memory, and asked of the tables as the hook does."""
 
 import random
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from gitpeft import risk
 from gitpeft.git import Repository
 from gitpeft.history import History
-from gitpeft.learn.replay import Measured, replay
+from gitpeft.learn.replay import Measured, latest, replay
 from gitpeft.metrics import KAMEI, Metrics, measure
 from tests.gitrepo import EPOCH, HOUR, Repo
 
@@ -160,6 +161,22 @@ def test_a_history_mined_bit_by_bit_is_the_same(repo: Repo, tmp_path: Path) -> N
     bits = {one.sha: one.metrics for one in replayed(repo)}
     once.git("checkout", "-q", "--detach", repo.git("rev-parse", "HEAD"))
     assert {one.sha: one.metrics for one in replayed(once)} == bits
+
+
+def test_a_commit_dated_in_the_far_future_takes_no_time_and_tells_nothing_of_today(repo: Repo) -> None:
+    repo.commit("start", **{"a.py": "1\n"})
+    usual = repo.clock
+    repo.commit("later", **{"a.py": "2\n"})
+    absurd = re.sub(
+        r"> \d+ ", f"> {2**60} ", repo.git("cat-file", "commit", "HEAD")
+    )  # as an importer may write it
+    repo.git(
+        "update-ref", "HEAD", repo.git("hash-object", "-t", "commit", "-w", "--stdin", input=f"{absurd}\n")
+    )
+    found = replayed(repo)
+    assert found[-1].metrics.exp == 1 and found[-1].metrics.rexp < 1e-3
+    assert abs(latest(found) - usual) < 24 * HOUR and latest([]) == 0
+    assert latest(found[-1:]) == found[-1].change.time  # there is nothing better
 
 
 def test_the_metrics_by_hand(repo: Repo) -> None:

@@ -101,6 +101,23 @@ def test_the_duel_is_on_commits_that_neither_has_seen(grown: Repo) -> None:
     )
 
 
+def test_an_older_branch_that_was_merged_late_brings_nothing_known_into_the_duel(grown: Repo) -> None:
+    """Its commits stand between those that the champion knows: the newest that it does not are not enough."""
+    repo = Repository.open(grown.path)
+    champion = retrain.champion_of(repo)
+    assert champion is not None
+    records = pipeline.mine(repo, "HEAD", nobody).records
+    known = retrain._known(champion)
+    order = [record for record in records if record.sha in set(known)]
+    late = [record for record in records if record.sha not in set(known)]
+    mixed = [*order[:20], *late[:30], *order[20:], *late[30:]]
+    data, _, _ = retrain.split(mixed, champion, 0)
+    seen = set(known[: len(known) - FIRST // 10])
+    assert data is not None and not seen & {example.sha for example in data.test}
+    data, _, _ = retrain.split([*order[:20], *late, *order[20:]], champion, 0)
+    assert data is None or not seen & {example.sha for example in data.test}
+
+
 def test_a_replay_is_a_sample_where_there_is_much(monkeypatch: pytest.MonkeyPatch, grown: Repo) -> None:
     monkeypatch.setattr(retrain, "REPLAY_LEAST", 7)
     repo = Repository.open(grown.path)
