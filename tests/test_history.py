@@ -411,7 +411,7 @@ def test_a_killed_process_costs_a_batch(
 
 
 INTERRUPTED = """
-import sys
+import select, sys
 from gitpeft import history
 from gitpeft.cli import main
 history._CROWD, history._BATCH = 2, 3
@@ -419,6 +419,8 @@ store = history.past.store
 def slow(db, changes):
     store(db, changes)
     print("stored", file=sys.stderr, flush=True)
+    while not select.select([sys.stdin], [], [], 0.05)[0]:
+        pass  # a signal just before a read that blocks would go unnoticed
     sys.stdin.readline()
 history.past.store = slow
 sys.argv = ["gitpeft", "mine", "--repo", sys.argv[1]]
