@@ -87,10 +87,10 @@ def test_with_the_terminal_git_is_in_the_named_repository_too(
 
 
 CTRL_C = """
-import sys
+import signal, sys
 from pathlib import Path
 from gitpeft.git import Repository
-print("started", flush=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 sys.exit(Repository.open(Path(sys.argv[1])).run_with_terminal(["commit", "-q", "--allow-empty"]))
 """
 

@@ -423,9 +423,10 @@ def living(group: int) -> list[str]:
 
 
 INTERRUPTED = """
-import select, sys
+import select, signal, sys
 from gitpeft import history
 from gitpeft.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 history._CROWD, history._BATCH = 2, 3
 store = history.past.store
 def slow(db, changes):
