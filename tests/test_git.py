@@ -90,7 +90,7 @@ CTRL_C = """
 import signal, sys
 from pathlib import Path
 from gitpeft.git import Repository
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 sys.exit(Repository.open(Path(sys.argv[1])).run_with_terminal(["commit", "-q", "--allow-empty"]))
 """
 

@@ -426,7 +426,7 @@ INTERRUPTED = """
 import select, signal, sys
 from gitpeft import history
 from gitpeft.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 history._CROWD, history._BATCH = 2, 3
 store = history.past.store
 def slow(db, changes):
