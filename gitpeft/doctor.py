@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft import answers, bundle, hookfile, lint, native, places, stubs
-from gitpeft.config import load
+from gitpeft.config import Config, load
 from gitpeft.errors import GitpeftError
 from gitpeft.git import NO_EDITORS, OLDEST, Repository
 from gitpeft.install import CONFIG_HOOKS, configured, install, section, uninstall
@@ -132,14 +132,14 @@ def doctor(repo: Repository, *, mend: bool = False, python: str = sys.executable
     With `mend`, what concerns only gitpeft's own files is put right: a stale interpreter, an old version, a
     lost executable bit, what an interrupted installation left. Settings and other people's hooks never are.
     """
-    place, state = places.place(repo), status(repo)
+    place, state, config = places.place(repo), status(repo), load(repo)
     return [
         *_about_git(repo, place),
         *_about_hooks(repo, state, place, mend, python),
         *_about_leftovers(repo, place, mend),
         *_about_model(repo, state),
-        *_about_silence(repo, state),
-        *(Finding("setting", problem, "correct it with `git config`") for problem in load(repo).problems),
+        *_about_silence(repo, config),
+        *(Finding("setting", problem, "correct it with `git config`") for problem in config.problems),
         *_about_lint(repo),
     ]
 
@@ -238,11 +238,11 @@ def _about_leftovers(repo: Repository, place: places.Place, mend: bool) -> Itera
         yield Finding("leftover", f"{text} {kept}", remedy, mended=half and mend)
 
 
-def _about_silence(repo: Repository, state: Status) -> Iterator[Finding]:
+def _about_silence(repo: Repository, config: Config) -> Iterator[Finding]:
     """What a person, or this environment, has asked for."""
-    if not state.enabled:
+    if not config.enabled:
         yield Finding("off", "gitpeft.enabled is false", "turn it on with `git config gitpeft.enabled true`")
-    if "*" in load(repo).exclude:
+    if "*" in config.exclude:
         yield Finding("off", "gitpeft.exclude leaves out every file", "name fewer files there")
     for name, silent in (("GITPEFT", lambda value: value == "0"), ("CI", lambda value: value not in _OFF)):
         if silent(value := os.environ.get(name, "")):

@@ -22,7 +22,7 @@ CHANCE = 0.002
 """A number of bugs less likely than this breaks the promise; small, because one looks again and again."""
 
 CALIBRATION = 8
-"""One in so many of the labelled commits calibrates a score (see `learn.fitting`)."""
+"""One in so many of the labelled commits, the newest, calibrates a score (see `learn.defects`)."""
 
 LEAST = 5
 """Neither fewer bugs promised nor fewer found than this say anything."""

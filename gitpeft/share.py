@@ -262,19 +262,13 @@ def commit_parcel(repo: Repository, commit: str) -> Parcel:
     entries = []
     # not all of it: a few objects can stand for millions of names
     listing = repo.beginning(_LISTING, "ls-tree", "-r", "-z", "-l", "--full-tree", commit)
-    if len(listing) == _LISTING:
-        raise GitpeftError(
-            f"the published model has more than {parcel.FILES_MOST} files, or names of no sane length",
-            "the model that was active stays so; tell whoever published this one",
-        )
-    for line in listing.split(b"\0")[: parcel.FILES_MOST + 1]:
-        if line:
-            facts, _, raw = line.partition(b"\t")
-            mode, kind, sha, size = facts.decode().split()
-            name = raw.decode("utf-8", "replace")
-            blobs[name] = sha
-            regular = mode == "100644" and kind == "blob"
-            entries.append(Entry(name, int(size) if size.isdigit() else 0, regular))
+    for line in listing.split(b"\0")[:-1][: parcel.FILES_MOST + 1]:  # the last one is empty, or cut off
+        facts, _, raw = line.partition(b"\t")
+        mode, kind, sha, size = facts.decode().split()
+        name = raw.decode("utf-8", "replace")
+        blobs[name] = sha
+        regular = mode == "100644" and kind == "blob"
+        entries.append(Entry(name, int(size) if size.isdigit() else 0, regular))
     return Parcel(tuple(entries), lambda name: repo.run("cat-file", "blob", blobs[name]))
 
 

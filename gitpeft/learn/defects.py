@@ -23,6 +23,7 @@ from gitpeft.learn.ranking import Ranked, difference, summary
 from gitpeft.learn.replay import Measured, latest, replay
 from gitpeft.lines import read_text
 from gitpeft.metrics import DAY
+from gitpeft.promise import CALIBRATION
 from gitpeft.reading import Reader
 from gitpeft.risk import KINDS, LINES_ADDED, LOGISTIC, Model
 
@@ -255,7 +256,7 @@ def fit(data: Labelled) -> Fit:
     fitted on all of them, since the newest commits are the most like those to come. What is usual is told by
     up to `RECENT` commits; for models that read, which know by heart what they were taught, by that eighth.
     """
-    cut = len(data) - max(1, len(data) // 8)
+    cut = len(data) - max(1, len(data) // CALIBRATION)
     old, recent = data.take(slice(0, cut)), data.take(slice(cut, None))
     if not old.truth.any() or old.truth.all():
         old = data

@@ -21,6 +21,7 @@ from gitpeft.learn.edits import ONWARD, PRINTS, SUSPECTS, Edit
 from gitpeft.learn.ledger import Ledger
 from gitpeft.learn.origins import Replay, Step
 from gitpeft.learn.suspects import aside
+from gitpeft.metrics import DAY
 
 Listener = Callable[[str, float, str], None]
 
@@ -32,7 +33,6 @@ LARGE_FILES, LARGE_LINES = 100, 10_000
 """A commit of more files or added lines is an import or a rewrite: it is not called the cause of a bug."""
 
 _EPOCH = 631_152_000  # 1990-01-01, before which no version control dates its commits
-_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ def _standing(reverts: dict[str, tuple[str, ...]]) -> set[str]:
 
 
 def _plausible(commit: Commit) -> bool:
-    return _EPOCH <= commit.commit_time <= time.time() + _DAY
+    return _EPOCH <= commit.commit_time <= time.time() + DAY
 
 
 class _Trial:
@@ -320,7 +320,7 @@ class _Trial:
         verdicts = sorted(
             (_verdict(sha, by, times) for sha, by in self.evidence.items()), key=lambda v: (v.known, v.sha)
         )
-        days = sorted((verdict.known - times[verdict.sha]) / _DAY for verdict in verdicts)
+        days = sorted((verdict.known - times[verdict.sha]) / DAY for verdict in verdicts)
         lines, files, skipped = (_under(kind, self.passed) for kind in ("line", "file", "commit"))
         report = Report(
             commits,

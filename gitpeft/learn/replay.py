@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 from gitpeft.git import Repository
 from gitpeft.history import History
-from gitpeft.metrics import Metrics, measure
+from gitpeft.metrics import DAY, Metrics, measure
 from gitpeft.past import LINEAGE, YEAR, Change, subsystem
-
-DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
