@@ -26,6 +26,7 @@ from gitpeft.git import Repository
 if TYPE_CHECKING:
     from gitpeft.assess import Assessor, RiskReport
     from gitpeft.bundle import Bundle
+    from gitpeft.learn.judge_export import Teacher
     from gitpeft.learn.pipeline import Plan
     from gitpeft.learn.retrain import Retrained
     from gitpeft.learn.tuning import Listener
@@ -541,12 +542,19 @@ def backtest(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where the page goes; default: below .git.")
     ] = None,
+    tune: Annotated[
+        float | None,
+        typer.Option(
+            "--tune", metavar="MINUTES", min=0.05, help="Tune the encoder too, at most so long: see init."
+        ),
+    ] = None,
     repo: Repo = None,
     as_json: Json = False,
 ) -> None:
     """The last months as if the risk flag had been there: what it would have said, and what came of it.
 
-    Each month is judged by what was known when it began. Writes one HTML page and prints a summary.
+    Each month is judged by what was known when it began; an encoder (--tune) learns once, when the first of
+    them began, and judges the newest 1,500 commits at most. Writes one HTML page and prints a summary.
     """
     from gitpeft import config
 
@@ -557,7 +565,8 @@ def backtest(
     with _listening(as_json) as listen:
         from gitpeft.learn import hindsight
 
-        found = hindsight.look_back(repository, tip, months, budget, listen)
+        teacher = _teacher(repository, until, tune) if tune else None
+        found = hindsight.look_back(repository, tip, months, budget, listen, teacher)
     place = out or repository.state_dir / "backtest.html"
     try:
         place.write_text(found.page, encoding="utf-8")
@@ -566,9 +575,10 @@ def backtest(
             f"cannot write {place}: {error.strerror}", "choose another place with --out"
         ) from None
     if as_json:
-        _print_json(found.data | {"page": str(place)})
+        _print_json(found.data | {"page": str(place)} | ({"taught": teacher.notes} if teacher else {}))
     else:
-        print("\n".join([*hindsight.summary(found.data), f"the page is in {place}"]))
+        without = [f"no encoder: {note['why']}" for note in teacher.notes if "why" in note] if teacher else []
+        print("\n".join([*hindsight.summary(found.data), *without, f"the page is in {place}"]))
 
 
 @app.command()
@@ -823,6 +833,17 @@ def _plan(repository: Repository, base: str, method: str, until: str, minutes: f
         method, base = advice["method"], advice["base"]
     name, settings = methods.parse(method)
     return Plan(base=base, method=name, until=until, minutes=minutes, settings=settings)
+
+
+def _teacher(repository: Repository, until: str, minutes: float) -> "Teacher | None":
+    """What tunes the embedded base to judge changes, as `init` does."""
+    from gitpeft.learn import pipeline
+
+    if not pipeline.can_train():
+        raise GitpeftError(
+            "gitpeft[train] is not installed", "pip install 'gitpeft[train]', or leave out --tune"
+        )
+    return pipeline.teacher(_plan(repository, "mini", "lora", until, minutes), minutes)
 
 
 def _check_place(out: Path | None) -> None:

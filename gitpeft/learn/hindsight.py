@@ -1,8 +1,8 @@
 """The last months again, as if the flag had been there: hides how they are replayed, counted and shown.
 
 Each month (a longer stretch where there are more than 24) is judged by models that were fitted on what was
-known when it began (`defects.prequential`). The models stand side by side; the better one is marked. No
-encoder is tuned here: that is for `init`.
+known when it began (`defects.prequential`). The models stand side by side; the better one is marked. An
+encoder is tuned where the caller brings a teacher, once, on what was known when the first month began.
 """
 
 import html
@@ -60,9 +60,17 @@ class Hindsight:
 
 
 def look_back(
-    repository: Repository, until: str, months: int, budget: float, listen: defects.Listener
+    repository: Repository,
+    until: str,
+    months: int,
+    budget: float,
+    listen: defects.Listener,
+    teach: defects.Teach | None = None,
 ) -> Hindsight:
-    """Replay the `months` before the commit `until`. GitpeftError where too little was known in them."""
+    """Replay the `months` before the commit `until`. GitpeftError where too little was known in them.
+
+    With `teach` at most `defects.MOST_READ` commits are judged, the newest ones.
+    """
     with History.open(repository.state_dir) as history:
         history.mine(repository, until)
         measured = replay(history, repository, until)
@@ -72,7 +80,7 @@ def look_back(
     now = latest(measured)
     found = labels.find(repository, until, load(repository), listen)
     since = now - months * MONTH
-    trial = defects.prequential(measured, found, now, since, min(months, _BLOCKS), texts)
+    trial = defects.prequential(measured, found, now, since, min(months, _BLOCKS), texts, teach)
     young = sum(one.change.time > since for one in measured) - (len(trial.data) if trial else 0)
     if trial is None:
         raise GitpeftError(

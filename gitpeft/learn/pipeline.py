@@ -418,7 +418,7 @@ def fit_risk(
     """
     done = folder / bundles.RISK
     if not done.exists():
-        teach = _teacher(plan) if plan else None
+        teach = teacher(plan, RISK_SHARE * plan.minutes / 2) if plan else None  # asked twice at most
         with History.open(repo.state_dir) as history:
             model = defects.of_history(history, repo, mined.tip, listen, teach)
         told = json.loads(model.to_json())
@@ -436,10 +436,10 @@ def _judge_in(folder: Path) -> str:
     return str(path) if path.exists() else ""
 
 
-def _teacher(plan: Plan) -> "Teacher | None":
-    """What tunes the base to judge changes; None for a base whose judge cannot be exported.
+def teacher(plan: Plan, minutes: float) -> "Teacher | None":
+    """What tunes the base to judge changes, within `minutes` each time it is asked.
 
-    It is asked twice at most, so that both together take `RISK_SHARE` of the time for training.
+    None for a base whose judge cannot be exported.
     """
     from gitpeft.learn import methods
     from gitpeft.learn.judge_export import KINDS, Teacher
@@ -448,7 +448,7 @@ def _teacher(plan: Plan) -> "Teacher | None":
     if job.base.kind not in KINDS:
         return None
     method = job.method if job.method.in_encoder() else methods.of(plan.method)
-    return Teacher(job.base, method, RISK_SHARE * plan.minutes / 2, plan.seed)
+    return Teacher(job.base, method, minutes, plan.seed)
 
 
 def _counted(listen: Listener, step: str) -> Callable[[int, int], None]:

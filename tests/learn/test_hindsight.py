@@ -5,17 +5,19 @@ import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.learn import charts, defects, hindsight, labels
+from gitpeft.learn.fitting import Array, Labelled
 from gitpeft.learn.replay import Measured
 from gitpeft.metrics import DAY
-from gitpeft.risk import COMBINED, LINES_ADDED, LOGISTIC
+from gitpeft.risk import ALL, COMBINED, ENCODER, LINES_ADDED, LOGISTIC
 from tests.gitrepo import Repo
 from tests.learn.test_defects import Found, history
 from tests.test_cli import Call, gitpeft
@@ -132,6 +134,46 @@ def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert nowhere.code == 1 and "cannot write" in nowhere.said
     assert gitpeft("backtest", "--repo", repo.path, "--until", "nowhere").code == 1
     assert gitpeft("backtest", "--months", "0").code == 2
+
+
+def test_an_encoder_stands_beside_the_others(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, gitpeft: Call
+) -> None:
+    measured, found = history(900, 1, 0.9)
+    play(monkeypatch, measured, found)
+    repo.commit("start", a="1\n")
+    asked: list[tuple[float, int]] = []
+
+    class Oracle:
+        """Knows what becomes of each commit, and says so of all that came after its lesson."""
+
+        reader = None
+
+        def __init__(self, taught: int) -> None:
+            self.taught = taught
+
+        def __call__(self, data: Labelled) -> Array:
+            return np.where(data.times <= self.taught, np.nan, 8 * data.truth - 4)
+
+    class Teacher:
+        notes: ClassVar[list[dict[str, Any]]] = []
+
+        def __init__(self, minutes: float) -> None:
+            self.minutes = minutes
+
+        def __call__(self, data: Labelled) -> Oracle:
+            held = len(data) // 8
+            asked.append((self.minutes, len(data)))
+            return Oracle(int(data.times[-held]))
+
+    monkeypatch.setattr("gitpeft.learn.pipeline.teacher", lambda plan, minutes: Teacher(minutes))
+    data = json.loads(gitpeft("backtest", "--repo", repo.path, "--tune", "0.5", "--json").out)
+    assert len(asked) == 1 and asked[0][0] == 0.5
+    assert {ENCODER, ALL} <= data["models"].keys() and data["taught"] == []
+    assert data["models"][ENCODER]["metrics"]["auc"][0] > 0.99
+    monkeypatch.setattr("gitpeft.learn.pipeline.can_train", lambda: False)
+    bare = gitpeft("backtest", "--repo", repo.path, "--tune", "1")
+    assert bare.code == 1 and "gitpeft[train] is not installed" in bare.said
 
 
 def test_too_little_is_a_sentence_with_the_number(repo: Repo, gitpeft: Call) -> None:

@@ -142,7 +142,7 @@ def test_a_teacher_that_cannot_learn_says_why(base: bases.Base) -> None:
 def test_a_judge_is_tuned_whatever_the_messages_were_tuned_with(base: bases.Base, text: str) -> None:
     name, settings = methods.parse(text)
     plan = Plan(base=str(base.name), method=name, settings=settings)
-    teacher = pipeline._teacher(plan)
+    teacher = pipeline.teacher(plan, 1.0)
     assert teacher is not None and teacher.method.name == name and teacher.method.in_encoder()
 
 
