@@ -1,34 +1,20 @@
-"""Which message to offer: hides a candidate's features, what rules it out, and how a chooser weighs it.
+"""Which message to offer: hides what rules a candidate out, and how a chooser weighs it.
 
 Generated messages and those of earlier commits are weighed by the same features, whichever way they came.
 """
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from gitpeft.errors import GitpeftError
 from gitpeft.pattern import pattern
 from gitpeft.record import record
+from gitpeft.weigh import FEATURES, GENERATED, RETRIEVED, Context, Draft, weigh
 
-GENERATED, RETRIEVED, CHOOSER = "generated", "retrieved", "chooser"
+CHOOSER = "chooser"
 
-FEATURES = (
-    "mean_log_prob",
-    "total_log_prob",
-    "words",
-    "is_retrieved",
-    "similarity",
-    "top_similarity",
-    "agreement",
-    "is_exemplar",
-    "invents_number",
-)
-"""What a chooser may weigh, in the order of `Candidate.features`."""
-
-_NUMBER = pattern(r"\d+")
 _ISSUE = pattern(r"#\d+")
 _WORD = pattern(r"\w+")
 _REPEATED = pattern(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
@@ -40,79 +26,43 @@ _AGAIN = "run `gitpeft init` to fit it again"
 
 
 @record(frozen=True, slots=True)
-class Draft:
-    """A message as it came: from the model or from an earlier commit.
-
-    `mean` and `total` are its log-probability per token and in all (0 without a model), `similarity` that of
-    the commit whose message it is (0 for a new one), `like` the commits behind it.
-    """
-
-    message: str
-    origin: str
-    like: tuple[str, ...]
-    mean: float = 0.0
-    total: float = 0.0
-    similarity: float = 0.0
-    finished: bool = True
-
-
-@record(frozen=True, slots=True)
 class Candidate:
-    """A message that may be offered, with its `features` (see `FEATURES`); `flaw` says why it must not be."""
+    """A message that may be offered, with its `features` (see `weigh.FEATURES`); `flaw` says why it must not.
+
+    `mean` is its log-probability per token, 0 where the model was not asked.
+    """
 
     message: str
     origin: str
     like: tuple[str, ...]
     features: tuple[float, ...]
     flaw: str = ""
+    mean: float = 0.0
 
     def feature(self, name: str) -> float:
         """One feature by its name."""
         return self.features[FEATURES.index(name)]
 
 
-def candidates(drafts: Sequence[Draft], context: str, longest: int) -> list[Candidate]:
+def candidates(drafts: Sequence[Draft], context: Context, longest: int) -> list[Candidate]:
     """The different messages among `drafts`, in order, with features and flaws.
 
-    `context` is all that a message may take numbers from, `longest` the length of a message in characters. A
-    message that was generated word for word as an earlier one counts as generated, with that commit behind
-    it.
+    `longest` is the length of a message in characters. A message that was generated word for word as an
+    earlier one counts as generated, with that commit behind it.
     """
     earlier = {draft.message: draft for draft in reversed(drafts) if draft.origin == RETRIEVED}
     first: dict[str, Draft] = {}
     for draft in drafts:
         first.setdefault(draft.message, draft)
     unique = list(first.values())
-    bags = [Counter(_WORD.findall(draft.message.lower())) for draft in unique]
-    top = max((draft.similarity for draft in drafts), default=0.0)
-    known = set(_NUMBER.findall(context))
-    seen = "\n".join([context, *earlier])
+    seen = "\n".join([context.text, *earlier])
     found = []
-    for place, draft in enumerate(unique):
+    for draft, features in zip(unique, weigh(unique, earlier, context), strict=True):
         same = earlier.get(draft.message)
-        features = (
-            draft.mean,
-            draft.total,
-            float(len(draft.message.split())),
-            float(draft.origin == RETRIEVED),
-            same.similarity if same else 0.0,
-            top,
-            _agreement(place, bags),
-            float(same is not None),
-            float(not known.issuperset(_NUMBER.findall(draft.message))),
-        )
         like = same.like if same else draft.like
-        wrong = flaw(draft, seen, longest) or _invention(draft, context)
-        found.append(Candidate(draft.message, draft.origin, like, features, wrong))
+        wrong = flaw(draft, seen, longest) or _invention(draft, context.text)
+        found.append(Candidate(draft.message, draft.origin, like, features, wrong, draft.mean))
     return found
-
-
-def _agreement(place: int, bags: Sequence[Counter[str]]) -> float:
-    """Mean unigram F1 of one message with all others."""
-    own = bags[place]
-    others = [bag for i, bag in enumerate(bags) if i != place]
-    shared = (2 * (own & bag).total() / max(1, own.total() + bag.total()) for bag in others)
-    return sum(shared) / max(1, len(others))
 
 
 def _invention(draft: Draft, context: str) -> str:
@@ -193,7 +143,7 @@ class Chooser:
         """How likely the candidate is good, 0..1; without weights its similarity or mean probability."""
         if not self.features:
             retrieved = candidate.origin == RETRIEVED
-            likelihood = math.exp(min(0.0, candidate.feature("mean_log_prob")))
+            likelihood = math.exp(min(0.0, candidate.mean))
             return min(1.0, candidate.feature("similarity")) if retrieved else likelihood
         products = (w * candidate.feature(f) for f, w in zip(self.features, self.weights, strict=True))
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, sum(products) + self.bias))))

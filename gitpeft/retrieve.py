@@ -34,12 +34,16 @@ class Entry:
 
 @record(frozen=True, slots=True)
 class Neighbour:
-    """An earlier commit: its place in the index, subject, id, and cosine similarity in 0..1."""
+    """An earlier commit: its place in the index, subject, id, cosine similarity in 0..1, and age.
+
+    The newest commit that was looked at has age 1, the one before it 2.
+    """
 
     position: int
     subject: str
     sha: str
     score: float
+    age: int
 
 
 def terms(change: str) -> Counter[int]:
@@ -96,6 +100,11 @@ class Index:
             self.arrays["commits"][start:end].tobytes().decode("utf-8", "replace").partition(" ")
         )
         return sha, subject
+
+    def newest(self, n: int, before: int | None = None) -> list[str]:
+        """The subjects of the last `n` commits, oldest first; where given, of the first `before` ones."""
+        end = len(self) if before is None else before
+        return [self.commit(position)[1] for position in range(max(0, end - n), end)]
 
     def place(self, sha: str) -> int | None:
         """Where a commit is in the index; None when it is not there."""
@@ -180,7 +189,7 @@ class Index:
                 break
             sha, subject = self.commit(position)
             if subject not in found:
-                found[subject] = Neighbour(position, subject, sha, float(similar[position]))
+                found[subject] = Neighbour(position, subject, sha, float(similar[position]), limit - position)
         return list(found.values())
 
     def _similarities(self, found: Counter[int]) -> Any:

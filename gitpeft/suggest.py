@@ -1,7 +1,7 @@
 """A bundle, running: from a staged change to messages. Hides what is imported and loaded, and when.
 
-Candidates are the model's best messages and those of the most similar earlier commits; the model scores
-both, and the bundle's chooser decides. Nothing heavy is imported before the first question, and a bundle
+Candidates are the model's best messages and those of the most similar earlier commits; the bundle's chooser
+decides. Nothing heavy is imported before the first question, and a bundle
 that only retrieves never imports more than numpy.
 """
 
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from gitpeft import bundle as bundles
 from gitpeft import choose
 from gitpeft.bundle import Bundle
-from gitpeft.choose import Candidate, Chooser, Draft
+from gitpeft.choose import Candidate, Chooser
 from gitpeft.diff import Budget, render
 from gitpeft.errors import GitpeftError
 from gitpeft.record import record
+from gitpeft.weigh import GENERATED, RETRIEVED, Context, Draft
 
 if TYPE_CHECKING:
     from gitpeft.codec import TokenCodec
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from gitpeft.retrieve import Entry, Index, Neighbour
 
 BEAMS = 4
-RETRIEVED = 4
+NEIGHBOURS = 10
 """How many earlier messages are considered."""
+
+RECENT = 100
+"""How many of the newest subjects say what is usual."""
 
 TOKENS = 40
 """A message has at most this many tokens."""
@@ -95,7 +99,7 @@ class Suggester:
         `previous` is the author's previous subject, "" if there is none. Where the index holds the commit
         `before`, only earlier ones are looked at. A `seed` asks for other wordings, each seed for its own.
         """
-        generate = self._chooser.mode != choose.RETRIEVED
+        generate = self._chooser.mode != RETRIEVED
         found = self.candidates(change, previous, generate=generate, before=before, seed=seed)
         best = self._chooser.order(found)[:n]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in best]
@@ -109,7 +113,7 @@ class Suggester:
 
     def prepare(self) -> None:
         """Load now what the first question would load."""
-        self._load(self._chooser.mode != choose.RETRIEVED and self.bundle.manifest.kind == "model")
+        self._load(self._chooser.mode != RETRIEVED and self.bundle.manifest.kind == "model")
 
     def candidates(
         self,
@@ -124,13 +128,13 @@ class Suggester:
         generate = generate and self.bundle.manifest.kind == "model"
         self._load(generate)
         with self._timed("retrieve"):
-            near = self._nearest(change, before)
+            near, recent = self._around(change, before)
+        written: list[Draft] = []
         if generate and self._model is not None:
-            drafts = self._ask(self._model, change, previous, near, seed)
-        else:
-            drafts = [Draft(n.subject, choose.RETRIEVED, (n.sha,), similarity=n.score) for n in near]
+            written = self._write(self._model, change, previous, near[: self._budget.exemplars], seed)
+        drafts = [*written, *map(_earlier, near)]
         with self._timed("choose"):
-            return choose.candidates(drafts, f"{change}\n{previous}", self._longest)
+            return choose.candidates(drafts, Context(change, previous, recent), self._longest)
 
     def loss(self, change: str, previous: str, message: str, *, before: str | None = None) -> float:
         """What a given message costs this bundle's model: nats a token, the end counted as one.
@@ -141,36 +145,32 @@ class Suggester:
 
         self._load(True)
         assert self._model is not None, "this bundle only retrieves"
-        shown = self._nearest(change, before)[: self._budget.exemplars]
+        shown = self._around(change, before)[0][: self._budget.exemplars]
         codec, memory = self._read(self._model, change, previous, shown)
         ids = codec.encode_many([message])[0][:TOKENS]
         return -decode.score(self._model.network, memory, [ids], self._model.words)[0].mean
 
-    def _nearest(self, change: str, before: str | None) -> "list[Neighbour]":
+    def _around(self, change: str, before: str | None) -> "tuple[list[Neighbour], list[str]]":
+        """The most similar earlier commits, the nearest first, and the newest subjects, oldest first."""
         if self._index is None:
-            return []
-        count = max(self._budget.exemplars, RETRIEVED)
-        return self._index.nearest(change, count, self._index.place(before) if before else None)
+            return [], []
+        count = max(self._budget.exemplars, NEIGHBOURS)
+        end = self._index.place(before) if before else None
+        return self._index.nearest(change, count, end), self._index.newest(RECENT, end)
 
-    def _ask(
-        self, model: _Model, change: str, previous: str, near: "Sequence[Neighbour]", seed: int | None
+    def _write(
+        self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]", seed: int | None
     ) -> list[Draft]:
-        """Drafts of the model, then of the neighbours, all scored by the model."""
+        """Drafts of the model, the best first."""
         from gitpeft import decode
 
-        shown = near[: self._budget.exemplars]
         codec, memory = self._read(model, change, previous, shown)
         with self._timed("decode"):
             found = decode.Search(self._beams, TOKENS, seed=seed).run(model.network, memory, model.words)
             if seed is not None:
                 found = _sober(model, memory, found)
-            earlier = self._scored(model, memory, near)
         like = tuple(n.sha for n in shown)
-        drafts = [
-            Draft(codec.decode(h.ids), choose.GENERATED, like, h.mean, h.total, finished=h.finished)
-            for h in found
-        ]
-        return drafts + earlier
+        return [Draft(codec.decode(h.ids), GENERATED, like, h.mean, finished=h.finished) for h in found]
 
     def _read(
         self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]"
@@ -185,16 +185,6 @@ class Suggester:
             source = wrapped(source or codec.marks["file"], model.around, self._budget.total)
         with self._timed("encode"):
             return codec, model.network.encode(source)
-
-    def _scored(self, model: _Model, memory: "Memory", near: "Sequence[Neighbour]") -> list[Draft]:
-        from gitpeft import decode
-
-        ids = [ids[:TOKENS] for ids in model.codec.get().encode_many([n.subject for n in near])]
-        scores = decode.score(model.network, memory, ids, model.words)
-        return [
-            Draft(n.subject, choose.RETRIEVED, (n.sha,), h.mean, h.total, n.score)
-            for n, h in zip(near, scores, strict=True)
-        ]
 
     # --- loading --------------------------------------------------------------------------------------------
 
@@ -247,6 +237,10 @@ class Suggester:
         start = time.perf_counter()
         yield
         self.timings[stage] = round(1000 * (time.perf_counter() - start), 2)
+
+
+def _earlier(one: "Neighbour") -> Draft:
+    return Draft(one.subject, RETRIEVED, (one.sha,), similarity=one.score, age=one.age)
 
 
 def _sober(model: _Model, memory: "Memory", found: "list[Hypothesis]") -> "list[Hypothesis]":

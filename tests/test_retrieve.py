@@ -235,5 +235,5 @@ def test_terms_tell_what_matters_apart() -> None:
 
 def test_a_neighbour_is_a_plain_value() -> None:
     one = build([change("a.py", "parse")], ["add a parser"]).nearest(change("a.py", "parse"), 1)[0]
-    assert one == Neighbour(0, "add a parser", shas(1)[0], one.score)
+    assert one == Neighbour(0, "add a parser", shas(1)[0], one.score, 1)
     assert one.score == pytest.approx(1, abs=2e-3)

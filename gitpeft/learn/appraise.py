@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.bundle import Manifest
-from gitpeft.choose import RETRIEVED, Chooser
+from gitpeft.choose import Chooser
 from gitpeft.learn import backtest
+from gitpeft.learn import chooser as choosers
 from gitpeft.learn.dataset import Dataset
+from gitpeft.weigh import RETRIEVED
 
 MOST_VALID, MOST_TEST, LEAST_VALID = 200, 200, 20
 """How many validation and test examples are asked in a run, drawn at random when there are more, and how
@@ -34,7 +36,7 @@ class Made:
     chooser: Chooser = _RETRIEVED
 
 
-def choose(made: Made, data: Dataset, habits: dict[str, Any], asking: Asking) -> backtest.Choice | None:
+def choose(made: Made, data: Dataset, habits: dict[str, Any], asking: Asking) -> choosers.Choice | None:
     """The chooser that validation prefers; None where there is no model, or too little to validate on.
 
     Each validation commit is asked about as in the hook: with those before it among the exemplars.
@@ -44,7 +46,8 @@ def choose(made: Made, data: Dataset, habits: dict[str, Any], asking: Asking) ->
         return None
     index = data.index_before(data.first_valid)
     with backtest.trial(made.manifest, made.files, index, habits) as suggester:
-        return backtest.choose_on(backtest.ask(suggester, examples, asking, since=data.valid))
+        asked = backtest.ask(suggester, examples, asking, since=data.valid)
+    return choosers.choose_on(asked, made.chooser)
 
 
 def measure(

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gitpeft.bundle import CHOOSER
+from gitpeft.choose import Chooser
 from gitpeft.codec import TokenCodec
 from gitpeft.diff import Budget
 from gitpeft.embedded import CONFIG, EMBEDDED, GRAPHS, TOKENIZER, WEIGHTS, digest, embedded_folder
@@ -46,6 +48,12 @@ class Base:
         """The folder of the base's own ONNX files, for use without tuning; None where it has none."""
         folder = self.folder / GRAPHS
         return folder if (folder / "settings.json").is_file() else None
+
+    def chooser(self) -> Chooser:
+        """Its default chooser; the embedded base's where it has none, since all weigh the same features."""
+        own = self.folder / GRAPHS / CHOOSER
+        path = own if own.is_file() else embedded_folder() / GRAPHS / CHOOSER
+        return Chooser.of(json.loads(path.read_text(encoding="utf-8")), "model")
 
     @property
     def family(self) -> families.Family:

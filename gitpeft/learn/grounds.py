@@ -138,7 +138,8 @@ class Messages:
             before = time.monotonic()
             asked = backtest.ask(suggester, self.asked)
             spent = time.monotonic() - before
-        return [one.offered(backtest.CONSENSUS) for one in asked], spent
+        chooser = base.chooser()
+        return [one.offered(chooser) for one in asked], spent
 
     @cached_property
     def index(self) -> Any:

@@ -30,6 +30,7 @@ from gitpeft.git import Repository
 from gitpeft.history import History, MineReport, Record
 from gitpeft.learn import appraise, backtest, dataset, defects, memory, style, tuning
 from gitpeft.learn.appraise import Made
+from gitpeft.learn.chooser import Choice
 from gitpeft.learn.dataset import ENOUGH, Dataset
 from gitpeft.learn.tuning import Job, Listener, write_json
 
@@ -323,10 +324,10 @@ def _tuned(work: _Work) -> Made:
         settings=exported["settings"],
         metrics={"parity": exported["parity"], "cost": spent},
     )
-    return Made(manifest, folder, folder / bundles.ADAPTER, Chooser())
+    return Made(manifest, folder, folder / bundles.ADAPTER, base.chooser())
 
 
-def _settled(work: _Work, tuned: Made, habits: dict[str, Any]) -> tuple[Made, backtest.Choice | None]:
+def _settled(work: _Work, tuned: Made, habits: dict[str, Any]) -> tuple[Made, Choice | None]:
     """How far to go from the base: what validation likes best, with the chooser for it; ties stay tuned.
 
     A team's newest commits are sometimes closer to the base and their exemplars than to its old ones.
@@ -367,7 +368,7 @@ def _softer(work: _Work, tuned: Made) -> Made:
     exported = tuning.export(job.base, job.method, work.data, folder)
     metrics = tuned.manifest.metrics | {"parity": exported["parity"], "strength": 0.5}
     manifest = replace(tuned.manifest, settings=exported["settings"], metrics=metrics)
-    return Made(manifest, folder, folder / bundles.ADAPTER, Chooser())
+    return Made(manifest, folder, folder / bundles.ADAPTER, job.base.chooser())
 
 
 def _untuned(work: _Work) -> Made:
@@ -385,8 +386,7 @@ def _untuned(work: _Work) -> Made:
     work.outcome.base = base.name
     settings = json.loads((ready / "settings.json").read_text(encoding="utf-8"))
     manifest = replace(manifest, **of_base(base), method={"name": "none"}, settings=settings)
-    default = json.loads((ready / bundles.CHOOSER).read_text(encoding="utf-8"))
-    return Made(manifest, ready, None, Chooser.of(default, "model"))
+    return Made(manifest, ready, None, base.chooser())
 
 
 def job_of(plan: Plan) -> Job:

@@ -9,10 +9,10 @@ import multiprocessing
 import os
 import random
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gitpeft.codec import SPECIAL, TokenCodec
 from gitpeft.diff import Budget, clean_subject
@@ -20,12 +20,17 @@ from gitpeft.errors import GitpeftError
 from gitpeft.learn import corpus, objectives
 from gitpeft.learn.arrays import Rendered
 from gitpeft.learn.copies import CopyFilter
-from gitpeft.learn.dataset import index_of, pair
+from gitpeft.learn.dataset import Example, index_of, pair
 from gitpeft.learn.objectives import Weights
 from gitpeft.learn.trainer import Cost, Progress, Settings
 
-ASKED = 60
-"""How many commits of each validation repository the default chooser is fitted on."""
+if TYPE_CHECKING:
+    from gitpeft.bundle import Manifest
+    from gitpeft.learn.backtest import Asked
+
+ASKED, TAUGHT = 60, 30
+"""How many commits of each validation repository the default chooser is measured on, and how many of each
+other one it is fitted on."""
 
 Listener = Callable[[str, float, str], None]
 """Hears (step, share done 0..1, detail)."""
@@ -208,13 +213,9 @@ def _heard(listen: Listener, stage: str, matrix_rate: float) -> Callable[[Progre
 
 
 def finish(recipe: Recipe, corpus_dir: Path, out: Path, listen: Listener) -> None:
-    """The files that let the base be used untuned and without torch: `out/onnx/`.
-
-    The default chooser is fitted on the validation repositories, each asked about its newest commits with an
-    index of the older ones.
-    """
+    """The files that let the base be used untuned and without torch: `out/onnx/`, with a default chooser."""
     from gitpeft import bundle as bundles
-    from gitpeft.learn import backtest, bases
+    from gitpeft.learn import bases, chooser
     from gitpeft.learn.export import export
 
     base, folder = bases.find(str(out)), out / "onnx"
@@ -233,17 +234,41 @@ def finish(recipe: Recipe, corpus_dir: Path, out: Path, listen: Listener) -> Non
     result = export(base.load(), base.tokenizer, folder, [(s, t[:-1]) for s, t in pairs])
     listen("export", 1.0, result.parity.said())
     manifest = bundles.Manifest("model", "", budget=asdict(recipe.budget), settings=result.settings)
-    asked: list[backtest.Asked] = []
-    for number, found in enumerate(held_out, 1):
-        older, newest = found[: -len(found) // 5], found[-len(found) // 5 :]
-        with backtest.trial(manifest, folder, index_of(older), {}) as suggester:
-            asked += backtest.ask(suggester, backtest.sample(newest, ASKED, recipe.seed))
-        listen("choose", number / len(held_out), f"{number}/{len(held_out)} repositories")
-    choice = backtest.choose_on(asked)
-    (folder / bundles.CHOOSER).write_text(json.dumps(asdict(choice.chooser)))
-    report = {"parity": asdict(result.parity), "sizes": result.sizes, "valid": choice.scores, "n": choice.n}
+    prior = chooser.fit(_asked_everywhere(recipe, corpus_dir, manifest, folder, listen))
+    asked = [one for found in held_out for one in _asked(manifest, folder, found, ASKED, recipe.seed)]
+    found = chooser.choose_on(asked, prior)
+    (folder / bundles.CHOOSER).write_text(json.dumps(asdict(prior)))
+    report = {"parity": asdict(result.parity), "sizes": result.sizes, "valid": found.scores, "n": found.n}
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     (folder / "settings.json").write_text(json.dumps(result.settings))
+
+
+def _asked_everywhere(
+    recipe: Recipe, corpus_dir: Path, manifest: "Manifest", folder: Path, listen: Listener
+) -> list["Asked"]:
+    """What the base offers in the repositories that taught it: from this the default chooser learns.
+
+    The base saw some of these commits, once; no feature of a chooser is how likely it finds a message.
+    """
+    asked: list[Asked] = []
+    for name in recipe.files:
+        for repo, records in corpus.read(corpus_dir / name, recipe.validation):
+            asked += _asked(manifest, folder, corpus.examples(records, 0), TAUGHT, recipe.seed)
+            listen("choose", 0.0, f"{len(asked):,} commits, {repo}")
+    listen("choose", 1.0, f"{len(asked):,} commits")
+    return asked
+
+
+def _asked(
+    manifest: "Manifest", folder: Path, examples: Sequence[Example], most: int, seed: int
+) -> list["Asked"]:
+    """Commits of the newest fifth, at most `most`, each asked about with all before it in the index."""
+    from gitpeft.learn import backtest
+
+    cut = len(examples) - len(examples) // 5
+    newest = examples[cut:]
+    with backtest.trial(manifest, folder, index_of(examples[:cut]), {}) as suggester:
+        return backtest.ask(suggester, backtest.sample(newest, most, seed), since=newest)
 
 
 def new_model(recipe: Recipe) -> Any:

@@ -3,8 +3,8 @@
     python tests/bench/bench_lora.py flask=histories/flask.git gin=histories/gin.git axios=histories/axios.git
 
 Each setting is tuned on the oldest 80 % of each history within the same minutes and asked about the next
-10 %, with the commits before each among the exemplars. The test part is never looked at. B-Norm of the
-consensus of all candidates; the difference to the first setting is paired over the commits of all histories.
+10 %, with the commits before each among the exemplars. The test part is never looked at. B-Norm of what the
+base's default chooser takes; the difference to the first setting is paired over the commits of all histories.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def tuned(data: dataset.Dataset, base: str, minutes: float, settings: dict[str, 
         asked_about = backtest.sample(data.valid, VALID, seed=1)
         with backtest.trial(manifest, folder, data.index_before(data.first_valid), {}) as suggester:
             asked = backtest.ask(suggester, asked_about, since=data.valid)
-    return backtest.score(asked, backtest.CONSENSUS)
+    return backtest.score(asked, found.chooser())
 
 
 def table(scores: dict[str, dict[str, list[float]]]) -> str:

@@ -32,11 +32,12 @@ from git import Repo
 
 from gitpeft import bundle as bundles
 from gitpeft.bundle import Bundle
-from gitpeft.choose import GENERATED, Chooser
+from gitpeft.choose import Chooser
 from gitpeft.diff import Budget, split
 from gitpeft.git import Repository
 from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
 from gitpeft.retrieve import Index
+from gitpeft.weigh import GENERATED
 
 NEAREST = "nearest neighbour"
 SHIPPED = "gitpeft"

@@ -4,7 +4,8 @@
 
 Asked about the validation part of each history as the hook does: an index of the commits before that part,
 and the part's own earlier commits among the exemplars. Nothing is fitted on the histories, and the test part
-is never looked at. B-Norm; differences to the first base are paired over the commits.
+is never looked at. The embedded base's default chooser chooses for all. B-Norm; differences to the first base
+are paired over the commits.
 """
 
 import argparse
@@ -16,9 +17,10 @@ from pathlib import Path
 from git import Repo
 
 from gitpeft.bundle import Manifest
-from gitpeft.choose import GENERATED, Chooser
+from gitpeft.choose import Chooser
 from gitpeft.git import Repository
 from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
+from gitpeft.weigh import GENERATED
 
 VALID = 200
 
@@ -31,15 +33,16 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", default=["mini"])
     parser.add_argument("--limit", type=int, default=VALID)
     arguments = parser.parse_args()
-    head = "| history | base | generated | over the first | consensus | over the first |"
+    head = "| history | base | generated | over the first | default chooser | over the first |"
     print(head, "|---|---|---|---|---|---|", sep="\n")
+    chooser = bases.find(bases.EMBEDDED).chooser()
     every: dict[str, list[Scores]] = {name: [] for name in arguments.bases}
     for item in arguments.histories:
         history, _, path = item.partition("=")
         data = examples(path)
         for name in arguments.bases:
             asked = ask(name, data, arguments.limit)
-            scores = [backtest.score(asked, how) for how in (Chooser(mode=GENERATED), backtest.CONSENSUS)]
+            scores = [backtest.score(asked, how) for how in (Chooser(mode=GENERATED), chooser)]
             every[name].append(scores)
             row(f"{history} (n = {len(asked)})", name, scores, every[arguments.bases[0]][-1])
     joined = {

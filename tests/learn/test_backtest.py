@@ -8,12 +8,12 @@ import pytest
 
 from gitpeft import bundle as bundles
 from gitpeft.bundle import Manifest
-from gitpeft.choose import CHOOSER, FEATURES, GENERATED, RETRIEVED, Candidate, Chooser
+from gitpeft.choose import Chooser
 from gitpeft.learn import backtest, dataset
-from gitpeft.learn.backtest import Asked
 from gitpeft.learn.dataset import Example
 from gitpeft.retrieve import Index
 from gitpeft.suggest import open_active
+from gitpeft.weigh import GENERATED, RETRIEVED
 from tests import tinymodel
 
 WORDS = ("parser", "cache", "router", "config", "logger")
@@ -22,77 +22,6 @@ WORDS = ("parser", "cache", "router", "config", "logger")
 def example(number: int, message: str = "") -> Example:
     change = tinymodel.CHANGES[number % 4]
     return Example(change, message or f"fix {WORDS[number % 5]} {number}", "", (), f"{number:040x}")
-
-
-def candidate(message: str, origin: str, **features: float) -> Candidate:
-    return Candidate(message, origin, (), tuple(features.get(name, 0.0) for name in FEATURES))
-
-
-def asked(count: int, *, generated: bool, retrieved: bool, tell: float = 0.0) -> list[Asked]:
-    """Questions whose generated or retrieved candidate is the real message.
-
-    With `tell` it alternates which of the two is, and `similarity` says so, as strongly.
-    """
-    found = []
-    for i in range(count):
-        one = example(i)
-        wrong = f"something else entirely {i}"
-        right = retrieved if not tell else bool(i % 2)
-        ours = candidate(one.message if (generated if not tell else not right) else wrong, GENERATED)
-        theirs = candidate(
-            one.message if right else wrong, RETRIEVED, is_retrieved=1.0, similarity=tell if right else -tell
-        )
-        found.append(Asked(one, (ours, theirs)))
-    return found
-
-
-@pytest.mark.parametrize(("generated", "best"), [(True, GENERATED), (False, RETRIEVED)])
-def test_a_simple_way_that_is_always_right_stays(generated: bool, best: str) -> None:
-    choice = backtest.choose_on(asked(30, generated=generated, retrieved=not generated))
-    assert choice.n == 30 and choice.scores[best] == pytest.approx(100)
-    assert choice.chooser.mode in (best, CHOOSER)
-    one = asked(3, generated=generated, retrieved=not generated)[2]
-    assert one.offered(choice.chooser) == one.example.message
-
-
-def test_a_chooser_is_kept_where_it_knows_better() -> None:
-    choice = backtest.choose_on(asked(60, generated=False, retrieved=False, tell=1.0))
-    assert choice.chooser.mode == CHOOSER
-    assert choice.scores[CHOOSER] > 90 > max(choice.scores[GENERATED], choice.scores[RETRIEVED])
-    for one in asked(4, generated=False, retrieved=False, tell=1.0):
-        assert one.offered(choice.chooser) == one.example.message
-
-
-def test_few_examples_fit_nothing() -> None:
-    choice = backtest.choose_on(asked(19, generated=False, retrieved=False, tell=1.0))
-    assert CHOOSER not in choice.scores and choice.chooser.mode in (GENERATED, RETRIEVED)
-
-
-def test_nothing_to_choose_from() -> None:
-    bare = [Asked(example(i), ()) for i in range(25)]
-    choice = backtest.choose_on(bare)
-    assert set(choice.scores.values()) == {0.0}
-    assert bare[0].offered(choice.chooser) == ""
-    assert backtest.fit([]) == Chooser(mode=GENERATED)
-
-
-def test_the_fitted_chooser_is_the_standardised_one() -> None:
-    """Weights that are folded back give sensible scores on features of very different scale."""
-    made = backtest.fit(
-        [
-            Asked(
-                example(i),
-                (
-                    candidate(example(i).message, GENERATED, words=1000.0 + i % 3, top_similarity=0.001),
-                    candidate(f"other thing {i}", RETRIEVED, words=5.0, top_similarity=0.002),
-                ),
-            )
-            for i in range(40)
-        ]
-    )
-    good = made.score(candidate("x", GENERATED, words=1001.0, top_similarity=0.001))
-    bad = made.score(candidate("x", RETRIEVED, words=5.0, top_similarity=0.002))
-    assert good > 0.8 and bad < good - 0.3 and made.features == FEATURES
 
 
 def test_a_sample_keeps_its_order_and_its_seed() -> None:

@@ -21,8 +21,9 @@ from gitpeft.choose import Chooser
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.install import install
-from gitpeft.learn import appraise, backtest, dataset, pipeline, tuning
+from gitpeft.learn import appraise, dataset, pipeline, tuning
 from gitpeft.learn.appraise import Made
+from gitpeft.learn.chooser import Choice
 from gitpeft.learn.defects import NEEDED
 from gitpeft.learn.pipeline import Outcome, Plan
 from gitpeft.retrieve import Index
@@ -113,7 +114,7 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
         manifest.files
     )
     assert manifest.metrics["test"] == outcome.test
-    assert outcome.choice["n"] == 20 and {"generated", "retrieved", "consensus", "chooser"} == set(
+    assert outcome.choice["n"] == 20 and {"generated", "retrieved", "default", "chooser"} == set(
         outcome.choice["scores"]
     )
     assert bundle.json(bundles.CHOOSER)["mode"] == outcome.choice["mode"]
@@ -200,11 +201,9 @@ def test_what_validation_likes_best_serves(
     """Tuned, half of it, or the base as it is; its files, its chooser, its adapter or none."""
     left = iter(scores)
 
-    def choose(made: Made, *_: Any) -> backtest.Choice:
+    def choose(made: Made, *_: Any) -> Choice:
         score = float(next(left))
-        return backtest.Choice(
-            "generated", Chooser(mode="generated", threshold=score), 20, {"generated": score}
-        )
+        return Choice("generated", Chooser(mode="generated", threshold=score), 20, {"generated": score})
 
     monkeypatch.setattr(appraise, "choose", choose)
     copied.commit("one more", **{"extra.py": "EXTRA = 1\n"})  # so that it is a run of its own

@@ -1,0 +1,89 @@
+"""What could be offered as a body: the table that says why none is.
+
+    python tests/bench/bench_bodies.py flask=histories/flask.git gin=histories/gin.git …
+
+On the newest tenth of each history, each commit with those before it in the index: how many messages have a
+body in prose (trailers and the lists of squashed commits aside), how near the body of the most similar
+earlier commit comes, and that of the most similar one that has a body; then how often the most similar one
+has none where there should be none. B-Norm with 95 % intervals, beside that of the nearest subjects.
+"""
+
+import argparse
+import re
+import tempfile
+from pathlib import Path
+
+from git import Repo
+
+from gitpeft.git import Repository
+from gitpeft.learn import backtest, dataset, evaluate, pipeline
+from gitpeft.retrieve import Index
+
+TRAILER = re.compile(r"[A-Z][\w-]*: \S|\(cherry picked from|\* ")
+LEAST = 4
+LOOKED_AT = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    print("| history | test commits | with a body in prose | its words (median) | nearest commit's body "
+          "| nearest body of all | rightly none | nearest subject, same commits |")  # fmt: skip
+    print("|---" * 8 + "|")
+    for item in parser.parse_args().histories:
+        name, _, path = item.partition("=")
+        print(row(name, *examples(path)), flush=True)
+
+
+def examples(path: str) -> tuple[dataset.Dataset, dict[str, str]]:
+    """The dataset of a history, and the prose of each commit's body."""
+    with tempfile.TemporaryDirectory() as scratch:
+        Repo.clone_from(path, scratch, no_checkout=True)
+        records = pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
+    return dataset.make(records, 0), {one.sha: prose(one.body) for one in records}
+
+
+def prose(body: str) -> str:
+    """A body without trailers and squashed subjects; "" where less than a sentence is left."""
+    lines = [line for line in body.splitlines() if not TRAILER.match(line.strip())]
+    text = " ".join(" ".join(lines).split())
+    return text if len(text.split()) >= LEAST else ""
+
+
+def row(name: str, data: dataset.Dataset, bodies: dict[str, str]) -> str:
+    index = data.index_before(data.first_test)
+    nearest, any_body, subjects, references, wrong = [], [], [], [], 0
+    for one, since in zip(data.test, backtest._before(data.test, data.test), strict=True):
+        first, some = found(index.extended(since), one.change, bodies)
+        if not bodies[one.sha]:
+            wrong += bool(bodies.get(first[0], ""))
+            continue
+        nearest.append(bodies.get(first[0], ""))
+        any_body.append(some)
+        subjects.append((first[1], one.message))
+        references.append(bodies[one.sha])
+    without = len(data.test) - len(references)
+    words = sorted(len(body.split()) for body in references)
+    cells = [cell(nearest, references), cell(any_body, references), f"{1 - wrong / max(1, without):.0%}"]
+    cells.append(cell(*map(list, zip(*subjects, strict=True))))
+    return (
+        f"| {name} | {len(data.test)} | {len(references)} ({len(references) / len(data.test):.0%}) "
+        f"| {words[len(words) // 2]} | {' | '.join(cells)} |"
+    )
+
+
+def found(index: Index, change: str, bodies: dict[str, str]) -> tuple[tuple[str, str], str]:
+    """The most similar commit (id, subject), and the body of the most similar one that has one."""
+    near = index.nearest(change, LOOKED_AT, fresh=0)
+    some = next((bodies[one.sha] for one in near if bodies.get(one.sha)), "")
+    return ((near[0].sha, near[0].subject) if near else ("", "")), some
+
+
+def cell(offered: list[str], references: list[str]) -> str:
+    return "{:.1f} ({:.1f}–{:.1f})".format(*evaluate.bootstrap(evaluate.b_norm(offered, references), 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""How a chooser is fitted: question by question, from a prior, and kept only where it helps."""
+
+import numpy as np
+import pytest
+
+from gitpeft.choose import CHOOSER, Candidate, Chooser
+from gitpeft.learn import chooser
+from gitpeft.learn.backtest import Asked
+from gitpeft.weigh import FEATURES, GENERATED, RETRIEVED
+from tests.learn.test_backtest import example
+
+
+def candidate(message: str, origin: str, **features: float) -> Candidate:
+    return Candidate(message, origin, (), tuple(features.get(name, 0.0) for name in FEATURES))
+
+
+def asked(count: int, *, generated: bool, retrieved: bool, tell: float = 0.0) -> list[Asked]:
+    """Questions whose generated or retrieved candidate is the real message.
+
+    With `tell` it alternates which of the two is, and `similarity` says so, as strongly.
+    """
+    found = []
+    for i in range(count):
+        one = example(i)
+        wrong = f"something else entirely {i}"
+        right = retrieved if not tell else bool(i % 2)
+        ours = candidate(one.message if (generated if not tell else not right) else wrong, GENERATED)
+        theirs = candidate(
+            one.message if right else wrong, RETRIEVED, is_retrieved=1.0, similarity=tell if right else -tell
+        )
+        found.append(Asked(one, (ours, theirs)))
+    return found
+
+
+@pytest.mark.parametrize(("generated", "best"), [(True, GENERATED), (False, RETRIEVED)])
+def test_a_simple_way_that_is_always_right_stays(generated: bool, best: str) -> None:
+    choice = chooser.choose_on(asked(30, generated=generated, retrieved=not generated))
+    assert choice.n == 30 and choice.scores[best] == pytest.approx(100)
+    assert choice.chooser.mode in (best, CHOOSER)
+    one = asked(3, generated=generated, retrieved=not generated)[2]
+    assert one.offered(choice.chooser) == one.example.message
+
+
+def test_a_chooser_is_kept_where_it_knows_better() -> None:
+    choice = chooser.choose_on(asked(60, generated=False, retrieved=False, tell=1.0))
+    assert choice.chooser.mode == CHOOSER
+    assert choice.scores[CHOOSER] > 90 > max(choice.scores[GENERATED], choice.scores[RETRIEVED])
+    for one in asked(4, generated=False, retrieved=False, tell=1.0):
+        assert one.offered(choice.chooser) == one.example.message
+
+
+def test_few_examples_fit_nothing() -> None:
+    choice = chooser.choose_on(asked(19, generated=False, retrieved=False, tell=1.0))
+    assert CHOOSER not in choice.scores and choice.chooser.mode in (GENERATED, RETRIEVED)
+
+
+def test_nothing_to_choose_from() -> None:
+    bare = [Asked(example(i), ()) for i in range(25)]
+    choice = chooser.choose_on(bare)
+    assert set(choice.scores.values()) == {0.0}
+    assert bare[0].offered(choice.chooser) == ""
+    assert chooser.fit([]) == Chooser(mode=GENERATED)
+
+
+def weight(made: Chooser, name: str) -> float:
+    return dict(zip(made.features, made.weights, strict=True))[name]
+
+
+def told_by_similarity(count: int) -> list[Asked]:
+    return asked(count, generated=False, retrieved=False, tell=1.0)
+
+
+def test_scores_are_the_b_norm_to_be_expected() -> None:
+    """Features of very different scale, folded back; good ones score near 1, bad ones near 0."""
+    made = chooser.fit(
+        [
+            Asked(
+                example(i),
+                (
+                    candidate(example(i).message, GENERATED, words=1000.0 + i % 3, in_paths=0.001),
+                    candidate("nothing of it", RETRIEVED, words=5.0, in_paths=0.002),
+                ),
+            )
+            for i in range(40)
+        ]
+    )
+    good = made.score(candidate("x", GENERATED, words=1001.0, in_paths=0.001))
+    bad = made.score(candidate("x", RETRIEVED, words=5.0, in_paths=0.002))
+    assert good > 0.8 and bad < 0.2 and made.features == FEATURES
+
+
+def test_what_all_candidates_of_a_question_share_weighs_nothing() -> None:
+    """Easy questions are no reason for a weight: only differences inside a question are."""
+    found = [
+        Asked(
+            example(i),
+            (
+                candidate(example(i).message if i % 2 else "no", GENERATED, words=float(i % 2), age=1.0),
+                candidate("nothing of it", RETRIEVED, words=float(i % 2)),
+            ),
+        )
+        for i in range(40)
+    ]
+    made = chooser.fit(found)
+    assert weight(made, "words") == pytest.approx(0, abs=1e-6) and weight(made, "age") > 0.1
+
+
+def test_little_evidence_moves_little_from_the_prior() -> None:
+    prior = Chooser(CHOOSER, ("age", "similarity"), (1.0, -2.0))
+    few, many = (weight(chooser.fit(told_by_similarity(n), prior), "similarity") for n in (1, 60))
+    alone = weight(chooser.fit(told_by_similarity(60)), "similarity")
+    assert np.sign(many) == np.sign(alone) == 1
+    kept = chooser.fit([Asked(example(0), ())], prior)
+    assert kept == prior
+    assert few != pytest.approx(many)
+
+
+def test_a_prior_that_is_right_needs_no_fit() -> None:
+    prior = Chooser(CHOOSER, ("similarity",), (3.0,))
+    choice = chooser.choose_on(told_by_similarity(10), prior)
+    assert choice.name == chooser.DEFAULT and choice.chooser == prior
+    assert choice.best == pytest.approx(100) and CHOOSER not in choice.scores
+
+
+def test_a_prior_of_another_kind_counts_for_what_it_knows() -> None:
+    """One that only names a mode is no prior; a fit is as if there were none."""
+    found = told_by_similarity(30)
+    assert chooser.fit(found, Chooser(mode=RETRIEVED)) == chooser.fit(found)
+    assert chooser.DEFAULT not in chooser.choose_on(found, Chooser(mode=RETRIEVED)).scores
+
+
+def test_scores_rise_with_the_weighed_sum_even_where_nothing_is_good() -> None:
+    """Nothing that was offered was any good: the order stays that of the fit, and scores are low."""
+    found = [
+        Asked(example(i), tuple(candidate(f"w{k} x", GENERATED, similarity=float(k)) for k in range(3)))
+        for i in range(20)
+    ]
+    made = chooser.fit(found, Chooser(CHOOSER, ("similarity",), (1.0,)))
+    assert weight(made, "similarity") > 0
+    assert made.score(candidate("x", GENERATED, similarity=1.0)) < 0.2
