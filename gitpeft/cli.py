@@ -554,7 +554,7 @@ def backtest(
     """The last months as if the risk flag had been there: what it would have said, and what came of it.
 
     Each month is judged by what was known when it began; an encoder (--tune) learns once, when the first of
-    them began, and judges the newest 1,500 commits at most. Writes one HTML page and prints a summary.
+    them began, and judges the newest 2,000 commits at most. Writes one HTML page and prints a summary.
     """
     from gitpeft import config
 

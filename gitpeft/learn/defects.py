@@ -37,7 +37,7 @@ PATIENCE = 0.5
 
 TEST = 0.2
 BLOCKS = 5
-MOST_READ = 1500
+MOST_READ = 2000
 """Later commits that an encoder is asked about, in a comparison."""
 
 RECENT = 1000

@@ -125,7 +125,7 @@ def test_an_architecture_learns_is_kept_and_loaded(
     assert found["parity"]["exact"] < 1e-4 and (tmp_path / "run" / "decoder.onnx").exists()
     candidates, read = suggested(base, found["settings"], tmp_path / "run", monkeypatch)
     assert read == [tuning.pair_for(base, data().test[0])[0]], "the hook reads what was learnt on"
-    assert candidates and all(math.isfinite(one.feature("mean_log_prob")) for one in candidates)
+    assert candidates and all(math.isfinite(one.mean) for one in candidates)
 
 
 def suggested(
