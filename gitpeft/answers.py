@@ -31,9 +31,9 @@ def active_model(state_dir: Path) -> str:
         return ""
 
 
-def key(change: str, previous: str, n: int, model: str) -> str:
+def key(change: str, previous: str, n: int, model: str, least: int = 0) -> str:
     """The name of one question."""
-    asked = json.dumps([VERSION, change, previous, n, model])
+    asked = json.dumps([VERSION, change, previous, n, model, least])
     return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
 
 

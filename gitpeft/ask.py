@@ -25,13 +25,18 @@ _PREFETCH_FRESH = 600.0  # seconds
 class Question:
     """What the model is asked: the change (masked), the author's previous subject, how many messages.
 
-    `after` is the revision that the change comes after.
+    `after` is the revision that the change comes after, `least` the score in percent that a message needs.
     """
 
     change: str
     previous: str
     n: int
     after: str = "HEAD"
+    least: int = 0
+
+    def key(self, model: str) -> str:
+        """Its name in the cache of a model's answers."""
+        return answers.key(self.change, self.previous, self.n, model, self.least)
 
 
 @record(frozen=True, slots=True)
@@ -59,7 +64,8 @@ def question(repo: Repository, config: Config, n: int, base: str = "") -> Questi
     files = _described(repo, patch, config)
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
-    return Question(mask(compact(files)), mask(repo.previous_subject()), n, base or "HEAD")
+    previous = mask(repo.previous_subject())
+    return Question(mask(compact(files)), previous, n, base or "HEAD", config.least_score)
 
 
 def question_of(repo: Repository, config: Config, n: int, rev: str) -> Question:
@@ -94,7 +100,7 @@ def answer(
     try:
         asked = ask()
         trace.note("change")
-        name = answers.key(asked.change, asked.previous, asked.n, model)
+        name = asked.key(model)
         found = None if fresh else _known(state, name, limits)
         if found is not None:
             trace.note("cached")
@@ -121,7 +127,8 @@ def _known(state: Path, name: str, limits: Limits) -> list[str] | None:
 def _from_model(repo: Repository, worker: Worker, asked: Question, limits: Limits, trace: Trace) -> list[str]:
     since = recent.refresh(repo, _made_at(repo.state_dir), asked.after)  # while the worker still loads
     trace.note("recent")
-    request = {"change": asked.change, "previous": asked.previous, "n": asked.n, "since": since}
+    request = {"change": asked.change, "previous": asked.previous, "n": asked.n, "least": asked.least}
+    request |= {"since": since}
     said = worker.ask(request, limits.waiting)
     trace.note("answer")
     for step in ("started", "opened", "asked", "told", "timings"):
@@ -167,7 +174,7 @@ def prefetch(repo: Repository, config: Config, limits: Limits, n: int) -> None:
     (state / "answers").mkdir(parents=True, exist_ok=True)
     (state / "answers" / "prefetched").touch()
     asked = question(repo, config, n)
-    name = answers.key(asked.change, asked.previous, asked.n, model)
+    name = asked.key(model)
     if answers.load(state, name) is not None:
         return
     mark = answers.claim(state, name)

@@ -429,7 +429,8 @@ def _answer(repository: Repository, suggester: "Suggester", rev: str | None, num
     found = suggester.suggest(asked.change, asked.previous, wanted, before=before) if asked.change else []
     fitted = {text: replace(one, message=text) for one in found if (text := offer.fit(one.message, facts))}
     spent = round(1000 * (time.perf_counter() - start), 1)
-    offers = [asdict(one) for one in list(fitted.values())[:number]]
+    least = asked.least / 100
+    offers = [asdict(one) for one in list(fitted.values())[:number] if one.score >= least]
     return {"rev": rev or "staged", "suggestions": offers, "ms": spent}
 
 

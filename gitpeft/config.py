@@ -35,6 +35,7 @@ class Config:
     memory_mb: int = 2048
     exclude: tuple[str, ...] = ()
     subject_length: int = 0  # 0: as learnt
+    least_score: int = 0  # percent
     ticket_pattern: str = ""  # "": as learnt
     ticket_format: str = ""
     fix_pattern: str = ""  # "": as learnt
@@ -126,6 +127,7 @@ KEYS: Mapping[str, Key] = {
     "timeoutms": Key("timeout_ms", _number(100, 30_000), shared=False),
     "memorymb": Key("memory_mb", _number(256, 65_536), shared=False),
     "exclude": Key("exclude", _globs, shared=True),
+    "leastscore": Key("least_score", _number(0, 100), shared=True),
     "subjectlength": Key("subject_length", _number(20, 200), shared=True),
     "ticketpattern": Key("ticket_pattern", _pattern, shared=True),
     "ticketformat": Key("ticket_format", _format, shared=True),

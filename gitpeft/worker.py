@@ -208,7 +208,8 @@ def messages(state_dir: Path) -> Answer:
         if since := request.get("since"):
             model.keep_up(recent.entries(state_dir, since))
         found = model.suggest(request["change"], request["previous"], request["n"])
-        told = [suggestion.message for suggestion in found]
+        least = request.get("least", 0) / 100
+        told = [suggestion.message for suggestion in found if suggestion.score >= least]
         return {"messages": told, "timings": getattr(model, "timings", {})}
 
     return answer

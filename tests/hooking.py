@@ -117,7 +117,7 @@ class Hooked:
         asked = ask.question(repo, config, count, base)
         answers.store(
             repo.state_dir,
-            answers.key(asked.change, asked.previous, count, MODEL),
+            asked.key(MODEL),
             messages or standin.MESSAGES,
         )
 
@@ -127,7 +127,7 @@ class Hooked:
         config = load(repo)
         count = 1 + config.alternatives + ask.SPARE
         asked = ask.question(repo, config, count)
-        name = answers.key(asked.change, asked.previous, count, answers.active_model(repo.state_dir))
+        name = asked.key(answers.active_model(repo.state_dir))
         answers.store(repo.state_dir, name, standin.MESSAGES)
 
     def full_env(self) -> dict[str, str]:

@@ -34,7 +34,7 @@ class Model:
         found = _BEHAVIOURS[behaviour](detail)
         if os.environ.get("STANDIN_SAW"):
             Path(os.environ["STANDIN_SAW"]).write_text(f"{change}\n---\n{previous}\n---\n{n}")
-        return [Suggestion(message) for message in found][:n]
+        return [Suggestion(message, 0.5 / number) for number, message in enumerate(found, 1)][:n]
 
 
 def open_active(_: Path) -> Model:

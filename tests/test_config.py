@@ -111,7 +111,8 @@ def test_no_setting_is_a_command_path_or_address() -> None:
     """F7, E17: whatever `.gitpeft` may set is a flag, a number, or a text that is only matched or written."""
     shared = {name for name, key in config.KEYS.items() if key.shared}
     assert shared == {
-        *("enabled", "alternatives", "exclude", "subjectlength", "ticketpattern", "ticketformat"),
+        *("enabled", "alternatives", "exclude", "leastscore", "subjectlength", "ticketpattern"),
+        "ticketformat",
         *("lint", "quiet", "riskbudget"),
     }
 

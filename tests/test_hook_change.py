@@ -13,6 +13,7 @@ from gitpeft.config import Config
 from gitpeft.diff import COMPACT_LIMIT, compact, parse
 from gitpeft.git import Repository
 from gitpeft.history import History
+from tests import standin
 from tests.gitrepo import Repo
 from tests.hooking import SUGGESTION, Hooked, listing, script
 
@@ -287,6 +288,17 @@ def test_c14_nothing_else_in_git_is_touched(hooked: Hooked) -> None:
     ours = {name for name in changed if name.startswith(".git/gitpeft/")}
     kept = {".git/gitpeft/offers.jsonl", ".git/gitpeft/recent.json"}
     assert all("/answers/" in name for name in ours - kept)
+
+
+def test_what_scores_too_low_is_not_offered(hooked: Hooked) -> None:
+    """And another least score is another question: the cache must not answer it."""
+    subjects, offered = [text.partition("\n")[0] for text in standin.MESSAGES], []
+    hooked.stage(a="2\n")
+    for least in ("0", "25", "51", "0"):
+        hooked.repo.git("config", "gitpeft.leastScore", least)
+        hooked.git("commit", edit="exit 1")
+        offered.append([text for text in subjects if text in hooked.seen()])
+    assert offered == [subjects, subjects[:2], [], subjects]
 
 
 def test_excluded_files_are_not_read(hooked: Hooked) -> None:

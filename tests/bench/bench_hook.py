@@ -119,7 +119,7 @@ class Bench:
         n = 1 + load(self.repo).alternatives + ask.SPARE
         asked = ask.question(self.repo, load(self.repo), n)
         state = self.repo.state_dir
-        name = answers.key(asked.change, asked.previous, n, answers.active_model(state))
+        name = asked.key(answers.active_model(state))
         answers.store(state, name, ["Teach the parser about tabs", "Accept tabs", "Allow tabs"])
         return self.to_editor()
 
