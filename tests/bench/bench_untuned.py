@@ -5,7 +5,8 @@
 Asked about the validation part of each history as the hook does: an index of the commits before that part,
 and the part's own earlier commits among the exemplars. Nothing is fitted on the histories, and the test part
 is never looked at. The embedded base's default chooser chooses for all. B-Norm; differences to the first base
-are paired over the commits.
+are paired over the commits. A second table holds the scores of that chooser against what became true, in
+fifths of the commits, the least certain first, for the last base.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tempfile
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from git import Repo
 
 from gitpeft.bundle import Manifest
@@ -23,6 +25,7 @@ from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
 from gitpeft.weigh import GENERATED
 
 VALID = 200
+FIFTHS = 5
 
 
 def main() -> None:
@@ -36,12 +39,14 @@ def main() -> None:
     head = "| history | base | generated | over the first | default chooser | over the first |"
     print(head, "|---|---|---|---|---|---|", sep="\n")
     chooser = bases.find(bases.EMBEDDED).chooser()
+    last: dict[str, list[backtest.Asked]] = {}
     every: dict[str, list[Scores]] = {name: [] for name in arguments.bases}
     for item in arguments.histories:
         history, _, path = item.partition("=")
         data = examples(path)
         for name in arguments.bases:
             asked = ask(name, data, arguments.limit)
+            last[history] = asked
             scores = [backtest.score(asked, how) for how in (Chooser(mode=GENERATED), chooser)]
             every[name].append(scores)
             row(f"{history} (n = {len(asked)})", name, scores, every[arguments.bases[0]][-1])
@@ -50,6 +55,10 @@ def main() -> None:
     }
     for name, scores in joined.items():
         row(f"all (n = {len(scores[0])})", name, scores, joined[arguments.bases[0]])
+    print("\n| history | " + " | ".join(f"fifth {n}" for n in range(1, FIFTHS + 1)) + " |")
+    print("|---" * (FIFTHS + 1) + "|")
+    for history, found in last.items():
+        print(f"| {history} | " + " | ".join(fifths(found, chooser)) + " |")
 
 
 Scores = list[list[float]]
@@ -59,6 +68,15 @@ Scores = list[list[float]]
 def row(history: str, name: str, scores: Scores, first: Scores) -> None:
     cells = [f"{cell(ours)} | {over(ours, theirs)}" for ours, theirs in zip(scores, first, strict=True)]
     print(f"| {history} | {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def fifths(asked: list[backtest.Asked], chooser: Chooser) -> list[str]:
+    """Mean score (in percent) and mean B-Norm of the messages that are put first, by score."""
+    best = [chooser.order(one.found) for one in asked]
+    said = np.array([found[0][0] if found else 0.0 for found in best])
+    came = np.array(backtest.score(asked, chooser))
+    parts = np.array_split(np.argsort(said, kind="stable"), FIFTHS)
+    return [f"{100 * said[part].mean():.0f} → {came[part].mean():.0f}" for part in parts]
 
 
 def examples(path: str) -> dataset.Dataset:
