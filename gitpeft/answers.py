@@ -19,7 +19,7 @@ LONGEST = 60.0
 """Seconds after which nobody can still be working on an answer."""
 
 SIZE_LIMIT = 256 << 10
-VERSION = 1
+VERSION = 2
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 

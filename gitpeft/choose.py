@@ -3,11 +3,13 @@
 Generated messages and those of earlier commits are weighed by the same features, whichever way they came.
 """
 
+import json
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from gitpeft.embedded import GRAPHS, embedded_folder
 from gitpeft.errors import GitpeftError
 from gitpeft.pattern import pattern
 from gitpeft.record import record
@@ -103,7 +105,7 @@ def _is_half(name: str, seen: str) -> bool:
 
 @record(frozen=True, slots=True)
 class Chooser:
-    """A logistic regression over candidates' features. Best score below `threshold`: nothing is offered.
+    """A weighted sum of candidates' features. Best score below `threshold`: nothing is offered.
 
     `mode` "chooser" orders candidates by score; "generated" and "retrieved" put that kind first, in its own
     order of likelihood or similarity, and "retrieved" does without the model.
@@ -117,7 +119,10 @@ class Chooser:
 
     @classmethod
     def of(cls, data: dict[str, Any], kind: str) -> "Chooser":
-        """Read `chooser.json`; {} gives the default of a bundle's kind. GitpeftError when it is damaged."""
+        """Read `chooser.json`; {} gives the default of a bundle's kind. GitpeftError when it is damaged.
+
+        One that weighs what this version does not know gives way to the embedded base's.
+        """
         default = GENERATED if kind == "model" else RETRIEVED
         try:
             threshold = data.get("threshold")
@@ -131,16 +136,14 @@ class Chooser:
         except (TypeError, ValueError) as error:
             raise GitpeftError(f"the model's chooser cannot be read: {error}", _AGAIN) from None
         chooser._check()
-        return chooser
+        return embedded() if outdated(data) else chooser
 
     def _check(self) -> None:
-        if unknown := set(self.features) - set(FEATURES):
-            raise GitpeftError(f"the model's chooser weighs {min(unknown)}, unknown to this gitpeft", _AGAIN)
         if len(self.features) != len(self.weights) or self.mode not in (CHOOSER, GENERATED, RETRIEVED):
             raise GitpeftError("the model's chooser is damaged", _AGAIN)
 
     def score(self, candidate: Candidate) -> float:
-        """How likely the candidate is good, 0..1; without weights its similarity or mean probability."""
+        """The B-Norm (0..1) to be expected; without weights a message's similarity or mean probability."""
         if not self.features:
             retrieved = candidate.origin == RETRIEVED
             likelihood = math.exp(min(0.0, candidate.mean))
@@ -158,3 +161,18 @@ class Chooser:
         if not scored or (self.threshold is not None and scored[0][0] < self.threshold):
             return []
         return scored
+
+
+def outdated(data: dict[str, Any]) -> bool:
+    """Whether the chooser of a bundle was fitted by another version, on what this one does not weigh."""
+    features = data.get("features", ())
+    return isinstance(features, list | tuple) and not set(map(str, features)) <= set(FEATURES)
+
+
+def embedded() -> Chooser:
+    """The embedded base's chooser, fitted on many histories."""
+    path = embedded_folder() / GRAPHS / "chooser.json"
+    try:
+        return Chooser.of(json.loads(path.read_bytes()), "model")
+    except (OSError, ValueError, RecursionError):
+        raise GitpeftError(f"{path} is damaged or missing", "install gitpeft again") from None

@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -563,7 +563,7 @@ def backtest(
     _check_place(out)
     budget = config.load(repository).risk_budget
     tip = repository.resolve(until)
-    with _listening(as_json) as listen:
+    with _listening(as_json) as listen, _training(repository) if tune else nullcontext():
         from gitpeft.learn import hindsight
 
         teacher = _teacher(repository, until, tune) if tune else None

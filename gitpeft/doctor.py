@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gitpeft import answers, bundle, hookfile, lint, native, places, stubs
+from gitpeft import answers, bundle, choose, hookfile, lint, native, places, stubs
 from gitpeft.config import Config, load
 from gitpeft.errors import GitpeftError
 from gitpeft.git import NO_EDITORS, OLDEST, Repository
@@ -262,6 +262,9 @@ def _about_model(repo: Repository, state: Status) -> Iterator[Finding]:
         active = bundle.active(repo.state_dir)
         if active is not None:
             bundle.verify(active)
+            if choose.outdated(active.json(bundle.CHOOSER)):
+                said = "its way of choosing is of another version; the default one stands in"
+                yield Finding("chooser", said, "run `gitpeft train` to fit it again")
     except GitpeftError as error:
         yield Finding("model", error.message, error.hint)
     except Exception as error:  # any damage is a finding, none may end the examination

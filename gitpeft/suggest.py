@@ -1,8 +1,8 @@
 """A bundle, running: from a staged change to messages. Hides what is imported and loaded, and when.
 
 Candidates are the model's best messages and those of the most similar earlier commits; the bundle's chooser
-decides. Nothing heavy is imported before the first question, and a bundle
-that only retrieves never imports more than numpy.
+decides. Nothing heavy is imported before the first question, and a bundle that only retrieves never imports
+more than numpy.
 """
 
 import os
@@ -17,7 +17,7 @@ from gitpeft import bundle as bundles
 from gitpeft import choose
 from gitpeft.bundle import Bundle
 from gitpeft.choose import Candidate, Chooser
-from gitpeft.diff import Budget, render
+from gitpeft.diff import Budget, clean_subject, render
 from gitpeft.errors import GitpeftError
 from gitpeft.record import record
 from gitpeft.weigh import GENERATED, RETRIEVED, Context, Draft
@@ -128,13 +128,13 @@ class Suggester:
         generate = generate and self.bundle.manifest.kind == "model"
         self._load(generate)
         with self._timed("retrieve"):
-            near, recent = self._around(change, before)
+            near, recent = self._nearest(change, before), self._recent(before)
         written: list[Draft] = []
         if generate and self._model is not None:
             written = self._write(self._model, change, previous, near[: self._budget.exemplars], seed)
         drafts = [*written, *map(_earlier, near)]
         with self._timed("choose"):
-            return choose.candidates(drafts, Context(change, previous, recent), self._longest)
+            return choose.candidates(drafts, Context(change, clean_subject(previous), recent), self._longest)
 
     def loss(self, change: str, previous: str, message: str, *, before: str | None = None) -> float:
         """What a given message costs this bundle's model: nats a token, the end counted as one.
@@ -145,18 +145,22 @@ class Suggester:
 
         self._load(True)
         assert self._model is not None, "this bundle only retrieves"
-        shown = self._around(change, before)[0][: self._budget.exemplars]
+        shown = self._nearest(change, before)[: self._budget.exemplars]
         codec, memory = self._read(self._model, change, previous, shown)
         ids = codec.encode_many([message])[0][:TOKENS]
         return -decode.score(self._model.network, memory, [ids], self._model.words)[0].mean
 
-    def _around(self, change: str, before: str | None) -> "tuple[list[Neighbour], list[str]]":
-        """The most similar earlier commits, the nearest first, and the newest subjects, oldest first."""
+    def _nearest(self, change: str, before: str | None) -> "list[Neighbour]":
         if self._index is None:
-            return [], []
+            return []
         count = max(self._budget.exemplars, NEIGHBOURS)
-        end = self._index.place(before) if before else None
-        return self._index.nearest(change, count, end), self._index.newest(RECENT, end)
+        return self._index.nearest(change, count, self._index.place(before) if before else None)
+
+    def _recent(self, before: str | None) -> list[str]:
+        """The newest subjects, oldest first."""
+        if self._index is None:
+            return []
+        return self._index.newest(RECENT, self._index.place(before) if before else None)
 
     def _write(
         self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]", seed: int | None

@@ -31,12 +31,15 @@ FEATURES = (
     "previous",
     "invents_number",
 )
-"""What a chooser may weigh, in the order of `weigh`."""
+"""What a chooser may weigh, in the order of `weigh`. One that comes to mean something else needs another
+name: the weights of older choosers belong to the older meaning."""
 
 _NUMBER = pattern(r"\d+")
 _WORD = pattern(r"\w+")
-_PART = pattern(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
-_ENDINGS = ("ing", "ed", "es", "s", "d")
+_PART = pattern(r"\d+|[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
+"""Words, and the parts of names: `dropHTTPCache_2` has four."""
+
+_ENDINGS = ("ing", "ed", "es", "s", "e")
 _LENGTHS = 50
 _USUAL = 6.0
 _NO_ECHO = 0.05
@@ -83,13 +86,15 @@ class Context:
 
     @cached_property
     def stems(self) -> set[str]:
-        """The words of the change and the parts of its names, without endings."""
-        return {_stem(part.lower()) for part in _PART.findall(self.change)}
+        """The words of paths and lines and the parts of their names, without endings."""
+        files, blocks = split(self.change)
+        texts = [*(path for _, path in files), *(line for block in blocks.values() for line in block)]
+        return set(map(_stem, _parts("\n".join(texts))))
 
     @cached_property
     def paths(self) -> set[str]:
         """The words in the paths of the change."""
-        return {word for _, path in split(self.change)[0] for word in _words(path.replace("_", " "))}
+        return {part for _, path in split(self.change)[0] for part in _parts(path)}
 
     @cached_property
     def openings(self) -> Counter[str]:
@@ -112,20 +117,24 @@ class Context:
 def weigh(drafts: Sequence[Draft], earlier: Mapping[str, Draft], context: Context) -> list[tuple[float, ...]]:
     """The features (see `FEATURES`) of messages that all differ; `earlier` are the retrieved ones by message.
 
-    `agreement` is the mean unigram F1 with all others, `echo` that with the retrieved ones, each counting as
-    much as its change is similar; `in_change`, `in_paths` and `novel` are shares of a message's words: in the
-    change, in its paths, and neither in the change nor in an earlier message; `opening` is the logarithm of
-    how often a recent subject began so, `previous` the F1 with the author's previous subject.
+    `agreement` is the mean unigram F1 with all others, `echo` that with the earlier ones among them, each
+    counting as much as its change is similar. `in_change`, `in_paths` and `novel` are shares of a message's
+    words: in the change, in its paths, and neither in the change nor in an earlier message. `opening` is the
+    logarithm of how often a recent subject began so, `previous` the F1 with the author's previous subject.
     """
     bags = [Counter(_words(draft.message)) for draft in drafts]
-    learnt = {_stem(word) for message in earlier for word in _words(message)}
+    alike = _alike(bags)
+    similar = [
+        earlier[one.message].similarity + _NO_ECHO if one.message in earlier else 0.0 for one in drafts
+    ]
+    learnt = {_stem(part) for message in earlier for part in _parts(message)}
     found: list[tuple[float, ...]] = []
     for place, draft in enumerate(drafts):
         same = earlier.get(draft.message)
-        words = list(bags[place].elements())
-        content = [_stem(word) for word in words if len(word) > 2]
-        new = [word for word in content if word not in context.stems]
-        others = [(bag, drafts[i]) for i, bag in enumerate(bags) if i != place]
+        parts = _parts(draft.message)
+        content = [_stem(part) for part in parts if len(part) > 2]
+        new = [part for part in content if part not in context.stems]
+        others = [i for i in range(len(drafts)) if i != place]
         length = len(draft.message.split())
         found.append(
             (
@@ -135,23 +144,30 @@ def weigh(drafts: Sequence[Draft], earlier: Mapping[str, Draft], context: Contex
                 float(same is not None),
                 same.similarity if same else 0.0,
                 math.log1p(same.age) if same else 0.0,
-                _mean([(1.0, _f1(bags[place], bag)) for bag, _ in others]),
-                _mean(
-                    [
-                        (one.similarity + _NO_ECHO, _f1(bags[place], bag))
-                        for bag, one in others
-                        if one.origin == RETRIEVED
-                    ]
-                ),
+                _mean([(1.0, alike[place][i]) for i in others]),
+                _mean([(similar[i], alike[place][i]) for i in others]),
                 _share(len(content) - len(new), content),
-                _share(sum(word in context.paths for word in words), words),
-                _share(sum(word not in learnt for word in new), content),
+                _share(sum(part in context.paths for part in parts), parts),
+                _share(sum(part not in learnt for part in new), content),
                 math.log1p(context.openings[_first(_words(draft.message))]),
                 _f1(bags[place], context.before),
                 float(not context.numbers.issuperset(_NUMBER.findall(draft.message))),
             )
         )
     return found
+
+
+def _alike(bags: Sequence[Counter[str]]) -> list[list[float]]:
+    """The F1 of each pair; 0 on the diagonal."""
+    found = [[0.0] * len(bags) for _ in bags]
+    for i, bag in enumerate(bags):
+        for j in range(i):
+            found[i][j] = found[j][i] = _f1(bag, bags[j])
+    return found
+
+
+def _parts(text: str) -> list[str]:
+    return [part.lower() for part in _PART.findall(text)]
 
 
 def _words(text: str) -> list[str]:

@@ -134,11 +134,19 @@ def test_enormous_weights_do_not_overflow() -> None:
         assert 0 <= chooser.score(candidates(LIKELY)[0]) <= 1
 
 
+def test_a_chooser_of_another_version_gives_way() -> None:
+    """It weighs what this one does not: the default one stands in, and `gitpeft doctor` can tell."""
+    data = {"mode": "chooser", "features": ["unheard_of", "words"], "weights": [1.0, 2.0], "threshold": 0.9}
+    assert Chooser.of(data, "model") == choose.embedded() != Chooser.of({}, "model")
+    assert choose.outdated(data) and not choose.outdated({}) and not choose.outdated({"features": ["words"]})
+    assert choose.embedded().features == FEATURES, "fitted by this version, on all that it weighs"
+
+
 @pytest.mark.parametrize(
     "data",
     [
         {"features": ["words"], "weights": []},
-        {"features": ["unheard_of"], "weights": [1.0]},
+        {"features": ["unheard_of"], "weights": []},
         {"mode": "other"},
         {"weights": ["x"], "features": ["words"]},
         {"weights": 3},

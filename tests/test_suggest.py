@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from gitpeft import bundle as bundles
+from gitpeft.doctor import doctor
 from gitpeft.errors import GitpeftError
+from gitpeft.git import Repository
 from gitpeft.retrieve import Entry, pack, terms
 from gitpeft.suggest import Suggester, Suggestion, open_active
 from tests import tinymodel
+from tests.gitrepo import Repo
 
 CHANGE, PREVIOUS = tinymodel.CHANGES[1], "fix typo in readme"
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,6 +142,16 @@ def test_a_chooser_may_do_without_the_model(tmp_path: Path, model: Any) -> None:
     assert any(one.origin == "generated" for one in suggester.candidates(CHANGE, PREVIOUS))
 
 
+def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any, repo: Repo) -> None:
+    """An upgrade of gitpeft leaves no dead hook; `gitpeft doctor` says what to do."""
+    state = Repository.open(repo.path).state_dir
+    tinymodel.bundle(state, model, {"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]})
+    assert open_active(state).suggest(CHANGE, PREVIOUS)
+    assert [one.remedy for one in doctor(Repository.open(repo.path)) if one.code == "chooser"] == [
+        "run `gitpeft train` to fit it again"
+    ]
+
+
 def test_nothing_is_offered_below_the_threshold(tmp_path: Path, model: Any) -> None:
     chooser = {"mode": "chooser", "features": ["words"], "weights": [0.0], "bias": -1.0, "threshold": 0.5}
     tinymodel.bundle(tmp_path, model, chooser)
@@ -154,6 +167,22 @@ def test_retrieval_only(tmp_path: Path) -> None:
     assert best.message == "cache: drop stale entries"
     assert best.origin == "retrieved" and best.like == (tinymodel.SHAS[1],) and best.score > 0.9
     assert open_active(tmp_path).suggest("", "") == []
+
+
+def test_retrieval_may_be_chosen_from_too(tmp_path: Path) -> None:
+    """A chooser weighs without a model as well: here by age, the newest first."""
+    chooser = {"mode": "chooser", "features": ["age"], "weights": [-1.0]}
+    tinymodel.bundle(tmp_path, None, chooser)
+    found = open_active(tmp_path).suggest(tinymodel.CHANGES[0], PREVIOUS, 9)
+    ages = [tinymodel.SHAS[::-1].index(one.like[0]) for one in found]
+    assert len(found) > 1 and ages == sorted(ages)
+
+
+def test_the_previous_subject_is_taken_as_it_was_learnt(ready: Path) -> None:
+    """Without the number that a forge appends: nobody can know the next one."""
+    suggester = open_active(ready)
+    plain, numbered = (suggester.candidates(CHANGE, text) for text in ("fix typo", "fix typo (#1234)"))
+    assert plain == numbered
 
 
 def test_retrieval_imports_neither_onnxruntime_nor_tokenizers(tmp_path: Path) -> None:

@@ -53,19 +53,48 @@ def test_how_others_agree() -> None:
     found = of("Drop the cache", among=others)
     assert found["agreement"] == pytest.approx((0.8 + 0.4 + 0) / 3)
     assert found["echo"] == pytest.approx(1.0 * 0.4 / 1.05)
+    copied = [Draft("add cache", GENERATED, ()), Draft("x y", RETRIEVED, ())]
+    known = {"add cache": earlier("add cache", 0.95), "x y": earlier("x y", 0.0)}
+    first = Draft("Drop the cache", GENERATED, ())
+    echo = dict(zip(FEATURES, weigh([first, *copied], known, Context(CHANGE))[0], strict=True))["echo"]
+    assert echo == found["echo"], "a copy by the model speaks for its commit as well"
     assert of("drop the cache")["agreement"] == of("drop the cache")["echo"] == 0
 
 
 def test_words_of_the_change() -> None:
     """Names are taken apart, endings are cut; words of one or two letters do not count."""
     assert of("drops stale entry in an age")["in_change"] == pytest.approx(3 / 4)  # entr(y) is not entri(es)
-    assert of("timeouts expire")["in_change"] == pytest.approx(1 / 2)
+    assert of("timeouts expire")["in_change"] == 1
+    assert of("removed file", change=" a.py +1 -1\n#a.py\n-remove_files()")["in_change"] == 1
     assert of("it is")["in_change"] == 0
     assert of("")["in_change"] == 0
 
 
+@pytest.mark.parametrize(
+    "name", ["dropStaleEntries", "drop_stale", "DROP_STALE", "Stale.drop()", "http_cache.py"]
+)
+def test_a_name_of_the_change_is_no_invention(name: str) -> None:
+    found = of(f"{name}")
+    assert found["in_change"] == 1 and found["novel"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (" a.go +1 -1\n#a.go\n+type HTTPServer struct", "http server"),
+        (" a.go +1 -1\n#a.go\n+new JSONEncoder2", "JSON encoder"),
+        ("Adocs/usage.md +9 -0", "docs"),
+        ("AREADME.md +9 -0", "readme"),
+        (" a.md +1 -1\n#a.md\n+Änderung am файл", "Änderung файл"),
+    ],
+)
+def test_names_are_taken_apart_as_people_read_them(change: str, message: str) -> None:
+    assert of(message, change=change)["in_change"] == 1
+
+
 def test_words_of_its_paths() -> None:
     assert of("document the http cache usage")["in_paths"] == pytest.approx(3 / 5)
+    assert of("httpCache.py")["in_paths"] == 1
     assert of("timeout")["in_paths"] == 0, "a word of the lines is none of a path"
 
 

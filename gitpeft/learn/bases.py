@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gitpeft import choose
 from gitpeft.bundle import CHOOSER
 from gitpeft.choose import Chooser
 from gitpeft.codec import TokenCodec
@@ -51,9 +52,13 @@ class Base:
 
     def chooser(self) -> Chooser:
         """Its default chooser; the embedded base's where it has none, since all weigh the same features."""
-        own = self.folder / GRAPHS / CHOOSER
-        path = own if own.is_file() else embedded_folder() / GRAPHS / CHOOSER
-        return Chooser.of(json.loads(path.read_text(encoding="utf-8")), "model")
+        path = self.folder / GRAPHS / CHOOSER
+        if not path.is_file():
+            return choose.embedded()
+        try:
+            return Chooser.of(json.loads(path.read_bytes()), "model")
+        except (ValueError, AttributeError, RecursionError):
+            raise GitpeftError(f"{path} is damaged", "make the base again, or remove that file") from None
 
     @property
     def family(self) -> families.Family:

@@ -91,7 +91,7 @@ class Comparison:
         decided = [
             asdict(self.wish) | {"until": self.mined.tip},
             [asdict(methods.of(*methods.parse(one.method))) for one in self.found],
-            [base.digest for base in self.bases.values()],
+            [[base.digest, asdict(base.chooser())] for base in self.bases.values()],
             [RENDERER, len(self.data.examples), self.field.commits],
         ]
         key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,11 +19,11 @@ from gitpeft.git import Repository
 from gitpeft.history import History
 from gitpeft.learn import charts, defects, labels, ranking
 from gitpeft.learn.defects import Part, Trial
-from gitpeft.learn.fitting import Labelled
 from gitpeft.learn.ranking import Ranked
 from gitpeft.learn.replay import latest, replay
 from gitpeft.metrics import DAY, Metrics
 from gitpeft.reading import Reader
+from gitpeft.risk import scaled
 
 MONTH = 30.44 * DAY
 WEEK = 7 * DAY
@@ -80,29 +80,38 @@ def look_back(
     now = latest(measured)
     found = labels.find(repository, until, load(repository), listen)
     since = now - months * MONTH
+    listen("risk", 0.0, "an encoder learns first" if teach is not None else "month by month")
     trial = defects.prequential(measured, found, now, since, min(months, _BLOCKS), texts, teach)
-    young = sum(one.change.time > since for one in measured) - (len(trial.data) if trial else 0)
     if trial is None:
         raise GitpeftError(
             f"not enough history ({len(found.known_at(now))} known bugs, too few of them known in time)",
             "look back over more months with --months",
         )
+    after = sum(one.change.time > since for one in measured) - len(trial.data)
+    known = int((defects.label(measured, found, now).times >= since).sum())
+    unread = max(0, known - defects.MOST_READ) if teach is not None else 0
     fixes = {sha: verdict.fixes[0] for sha, verdict in found.verdicts.items() if verdict.fixes}
     data = _counted(trial, budget) | {
         "until": until,
         "months": months,
         "budget": budget,
-        "left_out": max(0, young),
+        "left_out": max(0, after - unread),
+        "unread": unread,
         "latency_days": found.latency(defects.PATIENCE),
         "flags": _flags(trial, budget, fixes),
     }
+    listen("risk", 1.0, "")
     return Hindsight(data, _page(trial, data))
 
 
 def _counted(trial: Trial, budget: float) -> dict[str, Any]:
     """The numbers of each model."""
     weeks = max(1.0, float(trial.data.times[-1] - trial.data.times[0]) / WEEK)
-    models = {name: _of_model(name, trial, budget, weeks) for name in trial.ranked}
+    told = {
+        name: {"counterfactual": {what: _nan(auc) for what, auc in found.items()}}
+        for name, found in counterfactuals(trial).items()
+    }
+    models = {name: _of_model(name, trial, budget, weeks) | told[name] for name in trial.ranked}
     truth = trial.data.truth
     return {"commits": len(truth), "buggy": int(truth.sum()), "chosen": trial.chosen, "models": models}
 
@@ -122,7 +131,6 @@ def _of_model(name: str, trial: Trial, budget: float, weeks: float) -> dict[str,
         "metrics": {key: [_nan(x) for x in interval] for key, interval in ranking.summary(said).items()},
         "reliability": ranking.reliability(truth, said.chances),
         "drift": [_month(name, part, budget) for part in trial.parts],
-        "counterfactual": {what: _nan(auc) for what, auc in counterfactuals(name, trial).items()},
     }
 
 
@@ -143,8 +151,8 @@ def _month(name: str, part: Part, budget: float) -> dict[str, Any]:
     }
 
 
-def counterfactuals(name: str, trial: Trial) -> dict[str, float]:
-    """ROC AUC when the changes are told differently; a model that reads what it should loses by that.
+def counterfactuals(trial: Trial) -> dict[str, dict[str, float]]:
+    """ROC AUC of each model when changes are told differently; one that reads what it should loses by that.
 
     `added and removed swapped`, in counts and in text; `size held constant`: lines and files of every change
     at their median, its text as it is; `message removed`: what the message says of a fix is taken away, which
@@ -156,7 +164,12 @@ def counterfactuals(name: str, trial: Trial) -> dict[str, float]:
         "size held constant": lambda one, text, usual: (_same_size(one, usual), text),
         "message removed": lambda one, text, _: (replace(one, fix=0), text),
     }
-    return {what: _auc_of(name, trial, how) for what, how in changed.items()}
+    found: dict[str, dict[str, float]] = {name: {} for name in trial.parts[0].models}
+    for what, tell in changed.items():
+        told = [_told(part, tell, trial.reader) for part in trial.parts]
+        for name in found:
+            found[name][what] = _auc_of(name, told)
+    return found
 
 
 def _turned(one: Metrics) -> Metrics:
@@ -174,31 +187,38 @@ def _same_size(one: Metrics, usual: Metrics) -> Metrics:
     return replace(one, **{key: getattr(usual, key) for key in _SIZES})
 
 
-def _auc_of(name: str, trial: Trial, tell: Tell) -> float:
+def _auc_of(name: str, parts: Sequence[Part]) -> float:
     """Over pairs of a buggy and a clean commit of the same block, so that no drift between them helps."""
     right = pairs = 0.0
-    for part in trial.parts:
-        usual = _median(part.before.metrics)
-        told = _told(part.block, usual, tell, trial.reader)
+    for part in parts:
         bad = float(part.block.truth.sum())
         weight = bad * (len(part.block) - bad)
         if weight:
-            said = defects.placed(name, replace(part, block=told))
+            said = defects.placed(name, part)
             right += weight * ranking.roc_auc(said.truth, said.scores)
             pairs += weight
     return right / pairs if pairs else float("nan")
 
 
-def _told(block: Labelled, usual: Metrics, tell: Tell, reader: Reader | None) -> Labelled:
+def _told(part: Part, tell: Tell, reader: Reader | None) -> Part:
+    """A block told differently; an encoder reads again what is not told as it was."""
+    block, usual = part.block, _median(part.before.metrics)
     texts = block.changes or ("",) * len(block)
     told = [tell(one, text, usual) for one, text in zip(block.metrics, texts, strict=True)]
-    found = replace(block, metrics=tuple(one for one, _ in told))
-    if block.changes:
-        found = replace(found, changes=tuple(text for _, text in told))
+    metrics = tuple(one for one, _ in told)
+    changes = tuple(text for _, text in told) if block.changes else ()
+    found = replace(block, metrics=metrics, changes=changes)
     if reader is not None and block.readings is not None:
-        logits = np.array([reader.read(text, one).logit for one, text in told])
-        found = replace(found, readings=np.where(np.isnan(block.readings), np.nan, logits))
-    return found
+        rows = zip(block.readings, block.metrics, texts, told, strict=True)
+        found = replace(found, readings=np.array([_again(reader, *row) for row in rows], dtype=float))
+    return replace(part, block=found)
+
+
+def _again(reader: Reader, known: float, one: Metrics, text: str, told: tuple[Metrics, str]) -> float:
+    """What an encoder, which sees `FEATURES` and the text, reads in a change as it is told."""
+    if np.isnan(known) or (told[1] == text and scaled(told[0]) == scaled(one)):
+        return known
+    return reader.read(told[1], told[0]).logit
 
 
 def _median(metrics: Sequence[Metrics]) -> Metrics:
@@ -232,6 +252,8 @@ def summary(data: dict[str, Any]) -> list[str]:
         f"{data['commits']:,} commits of {data['months']} months, {data['buggy']} of them later fixed; "
         f"{data['left_out']} left out: too young to tell, only generated files, or too little known before"
     ]
+    if data["unread"]:
+        lines.append(f"{data['unread']} older ones were not judged, for want of time to read them")
     for name, one in data["models"].items():
         auc, low, high = one["metrics"]["auc"]
         capture = "/".join(f"{one['metrics'][f'capture_{k}'][0]:.0%}" for k in (5, 10, 20))

@@ -133,6 +133,7 @@ class Teacher:
         cut = len(data) - max(1, len(data) // 8)
         train, valid = data.take(slice(0, cut)), data.take(slice(cut, None))
         if not 0 < train.truth.sum() < cut:
+            self.notes.append({"why": "all commits that it would learn from are buggy, or none is"})
             return None
         texts = {sha: Text(change, "") for sha, change in zip(data.shas, data.changes, strict=True)}
         lesson = self.lesson or Lesson(minutes=self.minutes, seed=self.seed)

@@ -248,7 +248,8 @@ def _asked_everywhere(
 ) -> list["Asked"]:
     """What the base offers in the repositories that taught it: from this the default chooser learns.
 
-    The base saw some of these commits, once; no feature of a chooser is how likely it finds a message.
+    The base saw some of these commits, once, so that what it writes there is a little better than elsewhere.
+    How the chooser does where the base has seen nothing is what the validation repositories are asked for.
     """
     asked: list[Asked] = []
     for name in recipe.files:

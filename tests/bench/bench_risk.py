@@ -170,8 +170,7 @@ def with_messages(source: Source, how: Tuning) -> dict[str, ranking.Ranked]:
 
 
 def told_differently(name: str, trial: Trial) -> None:
-    for model in trial.parts[0].models:
-        found = hindsight.counterfactuals(model, trial)
+    for model, found in hindsight.counterfactuals(trial).items():
         print(
             f"| {name} | {model}: AUC in blocks | "
             + ", ".join(f"{k} {x:.3f}" for k, x in found.items())

@@ -1,4 +1,4 @@
-"""The backtest: what is asked of a model, and a chooser that is fitted only where it helps."""
+"""The backtest: what is asked of a model, and with what in its index."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gitpeft import choose
 from gitpeft.diff import Budget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import bases
@@ -97,6 +98,21 @@ def test_ready_bases_are_known_by_their_settings(folder: Path) -> None:
     assert bases.find(str(folder)).ready() is None
     (folder / "onnx" / "settings.json").write_text("{}")
     assert bases.find(str(folder)).ready() == folder / "onnx"
+
+
+def test_a_base_without_a_way_of_choosing_has_the_embedded_one(folder: Path) -> None:
+    """So has one whose chooser another version fitted; a damaged one is a sentence."""
+    base, path = bases.find(str(folder)), folder / "onnx" / "chooser.json"
+    assert base.chooser() == choose.embedded()
+    path.parent.mkdir()
+    path.write_text('{"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]}')
+    assert base.chooser() == choose.embedded()
+    path.write_text('{"mode": "chooser", "features": ["words"], "weights": [1.0]}')
+    assert base.chooser().weights == (1.0,)
+    for damage in ("{", "[]", "3"):
+        path.write_text(damage)
+        with pytest.raises(GitpeftError, match=r"chooser\.json is damaged"):
+            base.chooser()
 
 
 def test_the_embedded_base_has_its_recipe() -> None:

@@ -1,6 +1,5 @@
 """How a chooser is fitted: question by question, from a prior, and kept only where it helps."""
 
-import numpy as np
 import pytest
 
 from gitpeft.choose import CHOOSER, Candidate, Chooser
@@ -106,13 +105,45 @@ def test_what_all_candidates_of_a_question_share_weighs_nothing() -> None:
 
 
 def test_little_evidence_moves_little_from_the_prior() -> None:
-    prior = Chooser(CHOOSER, ("age", "similarity"), (1.0, -2.0))
-    few, many = (weight(chooser.fit(told_by_similarity(n), prior), "similarity") for n in (1, 60))
-    alone = weight(chooser.fit(told_by_similarity(60)), "similarity")
-    assert np.sign(many) == np.sign(alone) == 1
-    kept = chooser.fit([Asked(example(0), ())], prior)
-    assert kept == prior
-    assert few != pytest.approx(many)
+    """What the prior knows of another feature is kept where nothing speaks for or against it."""
+    prior = Chooser(CHOOSER, ("age", "similarity"), (2.0, 1.0))
+    found = [replaced(one, age=float(i % 3)) for i, one in enumerate(told_by_similarity(200))]
+    few, many = chooser.fit(found[:4], prior), chooser.fit(found, prior)
+    ratios = [weight(made, "age") / weight(made, "similarity") for made in (few, many)]
+    assert 0.9 < ratios[0] < 2.1 and abs(ratios[1]) < 0.3
+    assert chooser.fit([Asked(example(0), ())], prior) == prior
+
+
+def replaced(one: Asked, **features: float) -> Asked:
+    """The same question with other features of its second candidate."""
+    first, second = one.found
+    given = {name: second.feature(name) for name in FEATURES} | features
+    return Asked(one.example, (first, candidate(second.message, second.origin, **given)))
+
+
+def test_a_prior_that_is_wrong_is_given_up() -> None:
+    prior = Chooser(CHOOSER, ("similarity",), (-2.0,))
+    assert weight(chooser.fit(told_by_similarity(60), prior), "similarity") > 0
+
+
+def test_a_feature_that_never_differs_gets_no_say() -> None:
+    """All candidates retrieved, say, where a model writes nothing that may be offered."""
+    found = [
+        Asked(
+            example(i),
+            tuple(
+                candidate(text, RETRIEVED, is_retrieved=1.0, is_exemplar=1.0, similarity=similar, age=0.3)
+                for text, similar in ((example(i).message, 0.8), ("nothing of it", 0.1 + i % 7 / 10))
+            ),
+        )
+        for i in range(40)
+    ]
+    prior = Chooser(CHOOSER, ("is_retrieved", "is_exemplar", "similarity", "age"), (0.1, 0.2, 1.0, -0.1))
+    made = chooser.fit(found, prior)
+    assert weight(made, "similarity") > 0
+    for name in ("is_retrieved", "is_exemplar", "age"):
+        assert abs(weight(made, name)) <= 2 * weight(made, "similarity"), name
+    assert abs(made.bias) < 20
 
 
 def test_a_prior_that_is_right_needs_no_fit() -> None:

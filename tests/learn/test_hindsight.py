@@ -11,12 +11,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from gitpeft import versions
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
 from gitpeft.learn import charts, defects, hindsight, labels
 from gitpeft.learn.fitting import Array, Labelled
 from gitpeft.learn.replay import Measured
-from gitpeft.metrics import DAY
+from gitpeft.metrics import DAY, Metrics
+from gitpeft.reading import Reading
 from gitpeft.risk import ALL, COMBINED, ENCODER, LINES_ADDED, LOGISTIC
 from tests.gitrepo import Repo
 from tests.learn.test_defects import Found, history
@@ -143,14 +145,18 @@ def test_an_encoder_stands_beside_the_others(
     play(monkeypatch, measured, found)
     repo.commit("start", a="1\n")
     asked: list[tuple[float, int]] = []
+    again: list[Metrics] = []
 
     class Oracle:
         """Knows what becomes of each commit, and says so of all that came after its lesson."""
 
-        reader = None
-
         def __init__(self, taught: int) -> None:
             self.taught = taught
+            self.reader = self
+
+        def read(self, text: str, metrics: Metrics) -> Reading:
+            again.append(metrics)
+            return Reading(float(metrics.la > metrics.ld), ())
 
         def __call__(self, data: Labelled) -> Array:
             return np.where(data.times <= self.taught, np.nan, 8 * data.truth - 4)
@@ -171,6 +177,22 @@ def test_an_encoder_stands_beside_the_others(
     assert len(asked) == 1 and asked[0][0] == 0.5
     assert {ENCODER, ALL} <= data["models"].keys() and data["taught"] == []
     assert data["models"][ENCODER]["metrics"]["auc"][0] > 0.99
+    assert data["commits"] < len(again) <= 2 * data["commits"], "what is told as it was is not read again"
+    told = data["models"][ENCODER]["counterfactual"]
+    assert told["as it is"] == told["message removed"] > 0.99 > told["added and removed swapped"]
+    assert data["unread"] == 0
+
+    monkeypatch.setattr(defects, "MOST_READ", 100)
+    short = json.loads(gitpeft("backtest", "--repo", repo.path, "--tune", "0.5", "--json").out)
+    assert short["commits"] == 100 and short["unread"] == data["commits"] - 100
+    assert short["left_out"] == data["left_out"]
+    assert f"{short['unread']} older ones were not judged" in "\n".join(hindsight.summary(short))
+
+    monkeypatch.setattr(Teacher, "__call__", lambda self, data: self.notes.append({"why": "too few"}))
+    assert "no encoder: too few" in gitpeft("backtest", "--repo", repo.path, "--tune", "1").said
+    with versions.training(Repository.open(repo.path).state_dir):
+        busy = gitpeft("backtest", "--repo", repo.path, "--tune", "1")
+    assert busy.code == 1
     monkeypatch.setattr("gitpeft.learn.pipeline.can_train", lambda: False)
     bare = gitpeft("backtest", "--repo", repo.path, "--tune", "1")
     assert bare.code == 1 and "gitpeft[train] is not installed" in bare.said
