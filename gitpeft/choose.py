@@ -123,6 +123,11 @@ class Chooser:
 
         One that weighs what this version does not know gives way to the embedded base's.
         """
+        chooser = cls._parsed(data, kind)
+        return chooser if set(chooser.features) <= set(FEATURES) else embedded()
+
+    @classmethod
+    def _parsed(cls, data: dict[str, Any], kind: str) -> "Chooser":
         default = GENERATED if kind == "model" else RETRIEVED
         try:
             threshold = data.get("threshold")
@@ -133,14 +138,16 @@ class Chooser:
                 float(data.get("bias", 0.0)),
                 None if threshold is None else float(threshold),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise GitpeftError(f"the model's chooser cannot be read: {error}", _AGAIN) from None
-        chooser._check()
-        return embedded() if outdated(data) else chooser
-
-    def _check(self) -> None:
-        if len(self.features) != len(self.weights) or self.mode not in (CHOOSER, GENERATED, RETRIEVED):
+        if not chooser._is_whole(data):
             raise GitpeftError("the model's chooser is damaged", _AGAIN)
+        return chooser
+
+    def _is_whole(self, data: dict[str, Any]) -> bool:
+        listed = isinstance(data.get("features", []), list | tuple)
+        known = self.mode in (CHOOSER, GENERATED, RETRIEVED)
+        return listed and known and len(self.features) == len(self.weights)
 
     def score(self, candidate: Candidate) -> float:
         """The B-Norm (0..1) to be expected; without weights a message's similarity or mean probability."""
@@ -164,15 +171,20 @@ class Chooser:
 
 
 def outdated(data: dict[str, Any]) -> bool:
-    """Whether the chooser of a bundle was fitted by another version, on what this one does not weigh."""
-    features = data.get("features", ())
-    return isinstance(features, list | tuple) and not set(map(str, features)) <= set(FEATURES)
+    """Whether a chooser was fitted by another version, on what this one does not weigh.
+
+    GitpeftError when it is damaged.
+    """
+    return not set(Chooser._parsed(data, "model").features) <= set(FEATURES)
 
 
 def embedded() -> Chooser:
-    """The embedded base's chooser, fitted on many histories."""
+    """The embedded base's chooser, fitted on many histories. GitpeftError when its file cannot be used."""
     path = embedded_folder() / GRAPHS / "chooser.json"
     try:
-        return Chooser.of(json.loads(path.read_bytes()), "model")
-    except (OSError, ValueError, RecursionError):
-        raise GitpeftError(f"{path} is damaged or missing", "install gitpeft again") from None
+        found = Chooser._parsed(json.loads(path.read_bytes()), "model")
+    except (OSError, ValueError, RecursionError, GitpeftError):
+        found = Chooser()
+    if not found.features or not set(found.features) <= set(FEATURES):
+        raise GitpeftError(f"{path} is damaged or missing", "install gitpeft again")
+    return found

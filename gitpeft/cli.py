@@ -392,7 +392,8 @@ def suggest(
             print(suggestion["message"])
         if not answer["suggestions"]:
             raise GitpeftError(
-                "nothing good enough to offer", "write it yourself, or try `-n 3` after retraining"
+                "nothing good enough to offer",
+                "write it yourself, or lower gitpeft.leastScore where it is set",
             )
 
 
@@ -411,7 +412,10 @@ def _answer_lines(repository: Repository, suggester: "Suggester", number: int) -
 
 
 def _answer(repository: Repository, suggester: "Suggester", rev: str | None, number: int) -> dict[str, Any]:
-    """What would be offered, checked as in the hook; the branch's ticket belongs to what is staged only."""
+    """What would be offered, checked as in the hook; the branch's ticket belongs to what is staged only.
+
+    So does `gitpeft.leastScore`: who names a commit is answered, whatever the score.
+    """
     from gitpeft import ask, config, offer, recent
 
     start = time.perf_counter()
@@ -427,10 +431,10 @@ def _answer(repository: Repository, suggester: "Suggester", rev: str | None, num
     since = recent.refresh(repository, suggester.bundle.made_at, asked.after)
     suggester.keep_up(recent.entries(repository.state_dir, since))
     found = suggester.suggest(asked.change, asked.previous, wanted, before=before) if asked.change else []
+    found = [one for one in found if one.score >= asked.least / 100]
     fitted = {text: replace(one, message=text) for one in found if (text := offer.fit(one.message, facts))}
     spent = round(1000 * (time.perf_counter() - start), 1)
-    least = asked.least / 100
-    offers = [asdict(one) for one in list(fitted.values())[:number] if one.score >= least]
+    offers = [asdict(one) for one in list(fitted.values())[:number]]
     return {"rev": rev or "staged", "suggestions": offers, "ms": spent}
 
 
@@ -567,7 +571,8 @@ def backtest(
         from gitpeft.learn import hindsight
 
         teacher = _teacher(repository, until, tune) if tune else None
-        found = hindsight.look_back(repository, tip, months, budget, listen, teacher)
+        period = hindsight.Period(tip, months, budget)
+        found = hindsight.look_back(repository, period, listen, teacher)
     place = out or repository.state_dir / "backtest.html"
     try:
         place.write_text(found.page, encoding="utf-8")

@@ -263,8 +263,9 @@ def _about_model(repo: Repository, state: Status) -> Iterator[Finding]:
         if active is not None:
             bundle.verify(active)
             if choose.outdated(active.json(bundle.CHOOSER)):
+                choose.embedded()
                 said = "its way of choosing is of another version; the default one stands in"
-                yield Finding("chooser", said, "run `gitpeft train` to fit it again")
+                yield Finding("chooser", said, "run `gitpeft init` to fit it again")
     except GitpeftError as error:
         yield Finding("model", error.message, error.hint)
     except Exception as error:  # any damage is a finding, none may end the examination

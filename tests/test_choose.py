@@ -1,6 +1,8 @@
 """What is offered: features, flaws, and the chooser that weighs them."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,13 +140,44 @@ def test_a_chooser_of_another_version_gives_way() -> None:
     """It weighs what this one does not: the default one stands in, and `gitpeft doctor` can tell."""
     data = {"mode": "chooser", "features": ["unheard_of", "words"], "weights": [1.0, 2.0], "threshold": 0.9}
     assert Chooser.of(data, "model") == choose.embedded() != Chooser.of({}, "model")
-    assert choose.outdated(data) and not choose.outdated({}) and not choose.outdated({"features": ["words"]})
+    assert (
+        choose.outdated(data)
+        and not choose.outdated({})
+        and not choose.outdated({"features": ["words"], "weights": [1]})
+    )
     assert choose.embedded().features == FEATURES, "fitted by this version, on all that it weighs"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"features": ["words"], "weights": []}',
+        '{"features": ["x"], "weights": [1]}',
+    ],
+)
+def test_an_embedded_chooser_that_is_damaged_is_a_sentence(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "embedded_folder", lambda: tmp_path)
+    (tmp_path / "onnx").mkdir()
+    for _ in range(2):
+        with pytest.raises(GitpeftError, match=r"chooser\.json is damaged or missing"):
+            choose.embedded()
+        (tmp_path / "onnx" / "chooser.json").write_text(text)
 
 
 @pytest.mark.parametrize(
     "data",
     [
+        [],
+        3,
+        {"features": {"words": 1}, "weights": [1.0]},
+        {"features": "abc", "weights": [1.0, 1.0, 1.0]},
         {"features": ["words"], "weights": []},
         {"features": ["unheard_of"], "weights": []},
         {"mode": "other"},
@@ -154,6 +187,6 @@ def test_a_chooser_of_another_version_gives_way() -> None:
         {"bias": None},
     ],
 )
-def test_a_chooser_that_makes_no_sense(data: dict[str, object]) -> None:
+def test_a_chooser_that_makes_no_sense(data: Any) -> None:
     with pytest.raises(GitpeftError, match="the model's chooser"):
         Chooser.of(data, "model")

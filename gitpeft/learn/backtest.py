@@ -66,7 +66,7 @@ def ask(
     before it, as many as the hook looks back.
     """
     asked = []
-    for number, (example, before) in enumerate(zip(examples, _before(examples, since), strict=True), 1):
+    for number, (example, before) in enumerate(zip(examples, known_before(examples, since), strict=True), 1):
         if since:
             suggester.keep_up(before)
         asked.append(Asked(example, tuple(suggester.candidates(example.change, example.previous))))
@@ -92,12 +92,12 @@ def neighbours(index: Index, examples: Sequence[Example], since: Sequence[Exampl
 
     `since` as in `ask`.
     """
-    known = (index.extended(before) if since else index for before in _before(examples, since))
+    known = (index.extended(before) if since else index for before in known_before(examples, since))
     near = [one.nearest(example.change, 1, fresh=0) for one, example in zip(known, examples, strict=True)]
     return [found[0].subject if found else "" for found in near]
 
 
-def _before(examples: Sequence[Example], since: Sequence[Example]) -> Iterator[list[Entry]]:
+def known_before(examples: Sequence[Example], since: Sequence[Example]) -> Iterator[list[Entry]]:
     """For each example those of `since` that came before it, at most as many as the hook looks back."""
     entries = [Entry(one.sha, one.message, pack(terms(one.change))) for one in since]
     place = {one.sha: i for i, one in enumerate(since)}

@@ -51,13 +51,16 @@ class Base:
         return folder if (folder / "settings.json").is_file() else None
 
     def chooser(self) -> Chooser:
-        """Its default chooser; the embedded base's where it has none, since all weigh the same features."""
+        """Its default chooser; the embedded base's where it has none, since all weigh the same features.
+
+        GitpeftError when its file is damaged.
+        """
         path = self.folder / GRAPHS / CHOOSER
         if not path.is_file():
             return choose.embedded()
         try:
             return Chooser.of(json.loads(path.read_bytes()), "model")
-        except (ValueError, AttributeError, RecursionError):
+        except (OSError, ValueError, RecursionError, GitpeftError):
             raise GitpeftError(f"{path} is damaged", "make the base again, or remove that file") from None
 
     @property

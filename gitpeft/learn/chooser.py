@@ -13,6 +13,7 @@ import numpy as np
 from gitpeft.choose import CHOOSER, Chooser
 from gitpeft.learn.backtest import Asked, score
 from gitpeft.learn.evaluate import b_norm
+from gitpeft.record import changed
 from gitpeft.weigh import FEATURES, GENERATED, RETRIEVED
 
 DEFAULT = "default"
@@ -54,9 +55,10 @@ class Choice:
 
 def choose_on(asked: Sequence[Asked], prior: Chooser | None = None) -> Choice:
     """Fit a chooser on validation examples, from a prior if there is one; the best way of choosing stays."""
-    ways = {mode: Chooser(mode=mode) for mode in (GENERATED, RETRIEVED)}
-    if prior is not None and prior.weights:
-        ways[DEFAULT] = prior
+    known = prior if prior is not None and prior.weights else Chooser()
+    ways = {mode: changed(known, mode=mode) for mode in (GENERATED, RETRIEVED)}  # their scores mean the same
+    if known.weights:
+        ways[DEFAULT] = known
     scores = {name: float(np.mean(score(asked, chooser))) for name, chooser in ways.items()}
     if len(asked) >= 4 * FOLDS:
         held_out: list[float] = []

@@ -59,18 +59,23 @@ class Hindsight:
     page: str
 
 
-def look_back(
-    repository: Repository,
-    until: str,
-    months: int,
-    budget: float,
-    listen: defects.Listener,
-    teach: defects.Teach | None = None,
-) -> Hindsight:
-    """Replay the `months` before the commit `until`. GitpeftError where too little was known in them.
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The `months` before the commit `until`, and the percent of commits that may be flagged."""
 
-    With `teach` at most `defects.MOST_READ` commits are judged, the newest ones.
+    until: str
+    months: int
+    budget: float
+
+
+def look_back(
+    repository: Repository, period: Period, listen: defects.Listener, teach: defects.Teach | None = None
+) -> Hindsight:
+    """Replay a period. GitpeftError where too little was known in it.
+
+    With an encoder at most `defects.MOST_READ` commits are judged, the newest ones.
     """
+    until, months, budget = period.until, period.months, period.budget
     with History.open(repository.state_dir) as history:
         history.mine(repository, until)
         measured = replay(history, repository, until)
@@ -89,7 +94,7 @@ def look_back(
         )
     after = sum(one.change.time > since for one in measured) - len(trial.data)
     known = int((defects.label(measured, found, now).times >= since).sum())
-    unread = max(0, known - defects.MOST_READ) if teach is not None else 0
+    unread = max(0, known - defects.MOST_READ) if trial.reader is not None else 0
     fixes = {sha: verdict.fixes[0] for sha, verdict in found.verdicts.items() if verdict.fixes}
     data = _counted(trial, budget) | {
         "until": until,

@@ -305,6 +305,7 @@ def _tuned(work: _Work) -> Made:
     """The base, tuned on this history and exported."""
     job = job_of(work.plan)
     base, folder, outcome = job.base, work.folder, work.outcome
+    chooser = base.chooser()  # what is wrong with it is said before any work
     with work.clock("train"):
         method, cost = tuning.train(job, work.data, folder, work.listen)
     with work.clock("export"):
@@ -324,7 +325,7 @@ def _tuned(work: _Work) -> Made:
         settings=exported["settings"],
         metrics={"parity": exported["parity"], "cost": spent},
     )
-    return Made(manifest, folder, folder / bundles.ADAPTER, base.chooser())
+    return Made(manifest, folder, folder / bundles.ADAPTER, chooser)
 
 
 def _settled(work: _Work, tuned: Made, habits: dict[str, Any]) -> tuple[Made, Choice | None]:

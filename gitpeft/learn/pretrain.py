@@ -237,6 +237,7 @@ def finish(recipe: Recipe, corpus_dir: Path, out: Path, listen: Listener) -> Non
     prior = chooser.fit(_asked_everywhere(recipe, corpus_dir, manifest, folder, listen))
     asked = [one for found in held_out for one in _asked(manifest, folder, found, ASKED, recipe.seed)]
     found = chooser.choose_on(asked, prior)
+    listen("choose", 1.0, f"measured on {found.n:,} commits")
     (folder / bundles.CHOOSER).write_text(json.dumps(asdict(prior)))
     report = {"parity": asdict(result.parity), "sizes": result.sizes, "valid": found.scores, "n": found.n}
     (folder / "report.json").write_text(json.dumps(report, indent=1))
@@ -252,11 +253,10 @@ def _asked_everywhere(
     How the chooser does where the base has seen nothing is what the validation repositories are asked for.
     """
     asked: list[Asked] = []
-    for name in recipe.files:
+    for number, name in enumerate(recipe.files):
         for repo, records in corpus.read(corpus_dir / name, recipe.validation):
             asked += _asked(manifest, folder, corpus.examples(records, 0), TAUGHT, recipe.seed)
-            listen("choose", 0.0, f"{len(asked):,} commits, {repo}")
-    listen("choose", 1.0, f"{len(asked):,} commits")
+            listen("choose", number / len(recipe.files), f"{len(asked):,} commits, {repo}")
     return asked
 
 

@@ -55,7 +55,7 @@ def prose(body: str) -> str:
 def row(name: str, data: dataset.Dataset, bodies: dict[str, str]) -> str:
     index = data.index_before(data.first_test)
     nearest, any_body, subjects, references, wrong = [], [], [], [], 0
-    for one, since in zip(data.test, backtest._before(data.test, data.test), strict=True):
+    for one, since in zip(data.test, backtest.known_before(data.test, data.test), strict=True):
         first, some = found(index.extended(since), one.change, bodies)
         if not bodies[one.sha]:
             wrong += bool(bodies.get(first[0], ""))

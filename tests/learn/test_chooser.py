@@ -153,6 +153,14 @@ def test_a_prior_that_is_right_needs_no_fit() -> None:
     assert choice.best == pytest.approx(100) and CHOOSER not in choice.scores
 
 
+def test_scores_mean_the_same_whichever_way_wins() -> None:
+    """Where the model's own order is kept, a score is still the B-Norm to be expected."""
+    prior = Chooser(CHOOSER, ("similarity",), (0.5,), -1.0)
+    choice = chooser.choose_on(asked(12, generated=True, retrieved=False), prior)
+    assert choice.name == choice.chooser.mode == GENERATED
+    assert choice.chooser.weights == prior.weights and choice.chooser.features == prior.features
+
+
 def test_a_prior_of_another_kind_counts_for_what_it_knows() -> None:
     """One that only names a mode is no prior; a fit is as if there were none."""
     found = told_by_similarity(30)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from gitpeft import bundle as bundles
 from gitpeft.choose import Chooser
 from gitpeft.diff import Budget
 from gitpeft.errors import GitpeftError
-from gitpeft.learn import bases, pretrain
+from gitpeft.learn import bases, chooser, pretrain
 from gitpeft.learn.arrays import Rendered
 from tests.learn.conftest import RECIPE, Built
 
@@ -43,7 +44,8 @@ def test_it_serves_without_torch(built: Built) -> None:
     assert ready is not None
     files = {"encoder.onnx", "decoder.onnx", "tokenizer.json", "chooser.json", "settings.json", "report.json"}
     assert files == {path.name for path in ready.iterdir()}
-    Chooser.of(json.loads((ready / bundles.CHOOSER).read_text()), "model")
+    chooser = Chooser.of(json.loads((ready / bundles.CHOOSER).read_text()), "model")
+    assert chooser.mode == "chooser" and chooser.weights
     report = json.loads((ready / "report.json").read_text())
     assert report["parity"]["exact"] < 1e-3 and report["n"] == 12
 
@@ -66,6 +68,23 @@ def test_every_step_is_heard(built: Built) -> None:
 def test_validation_repositories_are_never_learnt_from(built: Built) -> None:
     counts = {path.name: len(Rendered.load(path)) for path in built.work.glob("*.npz")}
     assert counts == {"train-1.npz": 90, "val-1.npz": 60}  # six phrases, digits aside, each fifteen times
+
+
+def test_the_default_chooser_never_learns_from_what_it_is_measured_on(
+    built: Built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(built.out, tmp_path / "out"))
+    recipe = pretrain.Recipe.load(built.recipe)
+    taught: list[set[str]] = []
+    fit = chooser.fit
+
+    def spied(asked: Any, prior: Any = None) -> Chooser:
+        taught.append({one.example.group for one in asked})
+        return fit(asked, prior)
+
+    monkeypatch.setattr(chooser, "fit", spied)
+    pretrain.finish(recipe, built.corpus, out, nobody)
+    assert taught[0] and not taught[0] & set(recipe.validation)
 
 
 def test_what_is_there_is_not_made_again(built: Built, tmp_path: Path) -> None:
