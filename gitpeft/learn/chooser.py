@@ -84,7 +84,7 @@ def fit(asked: Sequence[Asked], prior: Chooser | None = None) -> Chooser:
         return prior if prior is not None and prior.weights else Chooser(mode=GENERATED)
     rows, goals = (np.concatenate(parts) for parts in zip(*questions, strict=True))
     spread = rows.std(0)
-    spread[spread < _CONSTANT] = 1.0  # what never differs gets no say, and must not be blown up
+    spread[spread < _CONSTANT] = 1.0  # what never differs here keeps the prior's weight
     asked_for = [(x / spread, _preferred(y)) for x, y in questions]
     start = np.zeros(len(FEATURES))
     if prior is not None and prior.weights:

@@ -126,7 +126,7 @@ def test_a_prior_that_is_wrong_is_given_up() -> None:
     assert weight(chooser.fit(told_by_similarity(60), prior), "similarity") > 0
 
 
-def test_a_feature_that_never_differs_gets_no_say() -> None:
+def test_a_feature_that_never_differs_keeps_its_weight() -> None:
     """All candidates retrieved, say, where a model writes nothing that may be offered."""
     found = [
         Asked(
