@@ -16,7 +16,7 @@ Spell = Callable[[float], str]
 
 WIDTH, HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 26, 40
-_LETTER, _ROW = 6.5, 15  # a name in a legend
+_ROW = 15  # a name in a legend
 _COLOURS = ("#0b63c5", "#c2410c", "#15803d", "#a21caf", "#8a6100", "#0e7490", "#be123c", "#4d7c0f")
 
 _STYLE = """
@@ -193,6 +193,7 @@ class Plot:
     def __init__(self, x: Axis, y: Axis) -> None:
         self._x, self._y = x, y
         self._parts: list[str] = []
+        self._height = HEIGHT
 
     def place(self, point: Point) -> Point:
         """Where a point lies on the drawing."""
@@ -229,27 +230,19 @@ class Plot:
             f"<text class='mark' x='{x}' y='{y + 3.5:.1f}' text-anchor='middle'>{number + 1}</text>"
         )
 
-    def legend(self, names: Sequence[str], points: Points) -> None:
-        """The names in their colours, in the corner where they hide the fewest of the points."""
-        wide, tall = _LETTER * max(map(len, names), default=0), _ROW * len(names)
-        lefts, tops = (_LEFT + 14, WIDTH - _RIGHT - 6 - wide), (_TOP + 4, HEIGHT - _BOTTOM - 6 - tall)
-        placed = [self.place(point) for point in points]
-
-        def hidden(corner: Point) -> int:
-            left, top = corner
-            return sum(left - 4 <= x <= left + wide and top - 4 <= y <= top + tall for x, y in placed)
-
-        left, top = min(((left, top) for top in tops for left in lefts), key=hidden)
+    def legend(self, names: Sequence[str]) -> None:
+        """The names in their colours, below the drawing."""
         for number, name in enumerate(names):
-            at = f"x='{left:.0f}' y='{top + 12 + _ROW * number:.0f}'"
+            at = f"x='{_LEFT}' y='{self._height + 10 + _ROW * number}'"
             self._parts.append(f"<text {at} style='fill:{colour(number)}'>{escape(name)}</text>")
+        self._height += _ROW * len(names) + 4
 
     def figure(self, title: str, told: str = "") -> Markup:
         """The drawing with its title; `told` is what it shows, for those who do not see it."""
         said = escape(told or title, quote=True)
         return Markup(
             f"<figure><figcaption>{escape(title)}</figcaption><svg role='img' aria-label='{said}' "
-            f"viewBox='0 0 {WIDTH} {HEIGHT}'>{self._axes()}{''.join(self._parts)}</svg></figure>\n"
+            f"viewBox='0 0 {WIDTH} {self._height}'>{self._axes()}{''.join(self._parts)}</svg></figure>\n"
         )
 
     def _axes(self) -> str:
@@ -295,7 +288,7 @@ def chart(
         plot.line(points, colour(number))
         for point in points if len(points) < 30 else ():
             plot.dot(point, colour(number))
-    plot.legend(list(lines), every)
+    plot.legend(list(lines))
     return plot.figure(title)
 
 

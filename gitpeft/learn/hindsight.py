@@ -253,12 +253,7 @@ def _flags(trial: Trial, budget: float, fixes: dict[str, str]) -> list[dict[str,
 
 def summary(data: dict[str, Any]) -> list[str]:
     """The numbers as lines for a terminal."""
-    lines = [
-        f"{data['commits']:,} commits of {data['months']} months, {data['buggy']} of them later fixed; "
-        f"{data['left_out']} left out: too young to tell, only generated files, or too little known before"
-    ]
-    if data["unread"]:
-        lines.append(f"{data['unread']} older ones were not judged, for want of time to read them")
+    lines = _judged(data)
     for name, one in data["models"].items():
         auc, low, high = one["metrics"]["auc"]
         capture = "/".join(f"{one['metrics'][f'capture_{k}'][0]:.0%}" for k in (5, 10, 20))
@@ -275,8 +270,20 @@ def summary(data: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _judged(data: dict[str, Any]) -> list[str]:
+    """Which commits the numbers are about."""
+    lines = [
+        f"{data['commits']:,} commits of {data['months']} months, {data['buggy']} of them later fixed; "
+        f"{data['left_out']} left out: too young to tell, only generated files, or too little known before"
+    ]
+    if data["unread"]:
+        lines.append(f"{data['unread']} older ones were not judged, for want of time to read them")
+    return lines
+
+
 def _page(trial: Trial, data: dict[str, Any]) -> str:
-    head = "".join(f"<p>{html.escape(line)}</p>" for line in summary(data))
+    chosen = f"What ships: {data['chosen']}. Flags are given to about {data['budget']:g} % of the commits."
+    head = "".join(f"<p>{html.escape(line)}</p>" for line in [*_judged(data), chosen])
     plots = [
         charts.chart(
             "Bugs found by looking at the riskiest commits",
@@ -292,7 +299,8 @@ def _page(trial: Trial, data: dict[str, Any]) -> str:
     ]
     return charts.document(
         "gitpeft: the last months in hindsight",
-        head + "".join(plots) + _table(data) + _flag_table(data),
+        f"{head}{_alarms(data)}<div class='plots'>{''.join(plots)}</div>{_table(data)}{_told_table(data)}"
+        f"{_flag_table(data)}",
     )
 
 
@@ -326,6 +334,29 @@ def _sizes(trial: Trial) -> tuple[list[tuple[float, float]], list[bool]]:
 def _table(data: dict[str, Any]) -> str:
     rows = [[NAMES[key], *(_cell(one["metrics"][key]) for one in data["models"].values())] for key in NAMES]
     return charts.table(["metric (95 % interval)", *data["models"]], rows)
+
+
+def _alarms(data: dict[str, Any]) -> str:
+    head = ["model", "flagged", "rightly", "false alarms a week", "rank correlation with size"]
+    rows = [
+        [
+            name,
+            str(one["flagged"]),
+            f"{one['right']} ({one['precision']:.0%})",
+            f"{one['false_alarms_a_week']:.2f}",
+            f"{one['rank_correlation_with_size']}",
+        ]
+        for name, one in data["models"].items()
+    ]
+    return charts.table(head, rows)
+
+
+def _told_table(data: dict[str, Any]) -> str:
+    """The AUC within each block when changes are told differently."""
+    told = {name: one["counterfactual"] for name, one in data["models"].items()}
+    ways = list(next(iter(told.values())))
+    rows = [[name, *(f"{found[way]}" for way in ways)] for name, found in told.items()]
+    return charts.table(["AUC within each block, the changes told", *ways], rows)
 
 
 def _cell(interval: Sequence[float | None]) -> str:
