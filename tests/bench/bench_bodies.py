@@ -8,16 +8,15 @@ earlier commit comes, and that of the most similar one that has a body; then how
 has none where there should be none. B-Norm with 95 % intervals, beside that of the nearest subjects.
 """
 
-import argparse
 import re
-import tempfile
+import sys
 from pathlib import Path
 
-from git import Repo
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gitpeft.git import Repository
-from gitpeft.learn import backtest, dataset, evaluate, pipeline
+from gitpeft.learn import backtest, dataset, evaluate
 from gitpeft.retrieve import Index
+from tests.bench import histories
 
 TRAILER = re.compile(r"[A-Z][\w-]*: \S|\(cherry picked from|\* ")
 LEAST = 4
@@ -25,24 +24,15 @@ LOOKED_AT = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    arguments = histories.options(__doc__).parse_args()
     print("| history | test commits | with a body in prose | its words (median) | nearest commit's body "
           "| nearest body of all | rightly none | nearest subject, same commits |")  # fmt: skip
     print("|---" * 8 + "|")
-    for item in parser.parse_args().histories:
+    for item in arguments.histories:
         name, _, path = item.partition("=")
-        print(row(name, *examples(path)), flush=True)
-
-
-def examples(path: str) -> tuple[dataset.Dataset, dict[str, str]]:
-    """The dataset of a history, and the prose of each commit's body."""
-    with tempfile.TemporaryDirectory() as scratch:
-        Repo.clone_from(path, scratch, no_checkout=True)
-        records = pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
-    return dataset.make(records, 0), {one.sha: prose(one.body) for one in records}
+        records = histories.read(path)
+        bodies = {one.sha: prose(one.body) for one in records}
+        print(row(name, dataset.make(records, 0), bodies), flush=True)
 
 
 def prose(body: str) -> str:
@@ -82,7 +72,7 @@ def found(index: Index, change: str, bodies: dict[str, str]) -> tuple[tuple[str,
 
 
 def cell(offered: list[str], references: list[str]) -> str:
-    return "{:.1f} ({:.1f}–{:.1f})".format(*evaluate.bootstrap(evaluate.b_norm(offered, references), 0))
+    return histories.cell(evaluate.b_norm(offered, references))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,18 @@ Each setting is tuned on the oldest 80 % of each history within the same minutes
 base's default chooser takes; the difference to the first setting is paired over the commits of all histories.
 """
 
-import argparse
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from git import Repo
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gitpeft.bundle import Manifest
-from gitpeft.git import Repository
 from gitpeft.learn import backtest, bases, dataset, evaluate, methods, pipeline, tuning
 from gitpeft.learn.tuning import Job
+from tests.bench import histories
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -35,10 +35,7 @@ VALID = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    parser = histories.options(__doc__)
     parser.add_argument("--base", default="mini")
     parser.add_argument("--minutes", type=float, default=pipeline.Plan().minutes)
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=SETTINGS, metavar="SETTING")
@@ -46,19 +43,11 @@ def main() -> None:
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in arguments.only}
     for item in arguments.histories:
         history, _, path = item.partition("=")
-        data = examples(path)
+        data = dataset.make(histories.read(path), bases.find("mini").budget.exemplars)
         for name in arguments.only:
             scores[name][history] = tuned(data, arguments.base, arguments.minutes, SETTINGS[name])
-            found = evaluate.bootstrap(scores[name][history], 0)
-            print(f"{history}, {name}: {found.mean:.1f} ({found.low:.1f}–{found.high:.1f})", flush=True)
+            print(f"{history}, {name}: {histories.cell(scores[name][history])}", flush=True)
     print(table(scores))
-
-
-def examples(path: str) -> dataset.Dataset:
-    with tempfile.TemporaryDirectory() as scratch:
-        Repo.clone_from(path, scratch, no_checkout=True)
-        records = pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
-    return dataset.make(records, bases.find("mini").budget.exemplars)
 
 
 def tuned(data: dataset.Dataset, base: str, minutes: float, settings: dict[str, Any]) -> list[float]:
@@ -80,15 +69,15 @@ def tuned(data: dataset.Dataset, base: str, minutes: float, settings: dict[str, 
 
 
 def table(scores: dict[str, dict[str, list[float]]]) -> str:
-    histories = list(next(iter(scores.values())))
-    first = [one for history in histories for one in next(iter(scores.values()))[history]]
+    known = list(next(iter(scores.values())))
+    first = [one for history in known for one in next(iter(scores.values()))[history]]
     lines = [
-        "| setting | " + " | ".join(histories) + " | difference to the first |",
-        "|---|" + "---|" * (len(histories) + 1),
+        "| setting | " + " | ".join(known) + " | difference to the first |",
+        "|---|" + "---|" * (len(known) + 1),
     ]
     for name, found in scores.items():
-        cells = [f"{evaluate.bootstrap(found[history], 0).mean:.1f}" for history in histories]
-        every = [one for history in histories for one in found[history]]
+        cells = [f"{evaluate.bootstrap(found[history], 0).mean:.1f}" for history in known]
+        every = [one for history in known for one in found[history]]
         gain = evaluate.paired_bootstrap(every, first, 0)
         cells.append(f"{gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

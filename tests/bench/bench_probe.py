@@ -7,26 +7,23 @@ of tokens. Fitted on the training part of each history, scored on its validation
 between weights, so that the test part is left alone.
 """
 
-import argparse
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from git import Repo
 
-from gitpeft.git import Repository
-from gitpeft.learn import bases, dataset, pipeline, probing
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from gitpeft.learn import bases, dataset, probing
 from gitpeft.learn.backtest import sample
+from tests.bench import histories
 
 OLDER, NEWER = 800, 400
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    parser = histories.options(__doc__)
     parser.add_argument("--bases", nargs="+", default=["mini"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -36,10 +33,7 @@ def main() -> None:
     print("| history | task | n | " + " | ".join(readers) + " |\n|---|---|---" + "|---" * len(readers) + "|")
     for item in arguments.histories:
         name, _, path = item.partition("=")
-        with tempfile.TemporaryDirectory() as scratch:
-            Repo.clone_from(path, scratch, no_checkout=True)
-            records = pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
-        data = dataset.make(records, 0)
+        data = dataset.make(histories.read(path), 0)
         older = sample(data.train[-2 * OLDER :], OLDER, seed=1)
         newer = sample(data.valid, NEWER, seed=1)
         for task, ask in (("line type", probing.line_types), ("matching", probing.matches)):

@@ -9,30 +9,27 @@ are paired over the commits. A second table holds the scores of that chooser aga
 fifths of the commits, the least certain first, for the last base.
 """
 
-import argparse
 import json
-import tempfile
+import sys
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from git import Repo
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gitpeft.bundle import Manifest
 from gitpeft.choose import Chooser
-from gitpeft.git import Repository
 from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
 from gitpeft.weigh import GENERATED
+from tests.bench import histories
 
 VALID = 200
 FIFTHS = 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
+    parser = histories.options(__doc__)
     parser.add_argument("--bases", nargs="+", default=["mini"])
     parser.add_argument("--limit", type=int, default=VALID)
     arguments = parser.parse_args()
@@ -43,7 +40,7 @@ def main() -> None:
     every: dict[str, list[Scores]] = {name: [] for name in arguments.bases}
     for item in arguments.histories:
         history, _, path = item.partition("=")
-        data = examples(path)
+        data = dataset.make(histories.read(path), bases.find("mini").budget.exemplars)
         for name in arguments.bases:
             asked = ask(name, data, arguments.limit)
             last[history] = asked
@@ -66,7 +63,9 @@ Scores = list[list[float]]
 
 
 def row(history: str, name: str, scores: Scores, first: Scores) -> None:
-    cells = [f"{cell(ours)} | {over(ours, theirs)}" for ours, theirs in zip(scores, first, strict=True)]
+    cells = [
+        f"{histories.cell(ours)} | {over(ours, theirs)}" for ours, theirs in zip(scores, first, strict=True)
+    ]
     print(f"| {history} | {name} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -79,13 +78,6 @@ def fifths(asked: list[backtest.Asked], chooser: Chooser) -> list[str]:
     return [f"{100 * said[part].mean():.0f} → {came[part].mean():.0f}" for part in parts]
 
 
-def examples(path: str) -> dataset.Dataset:
-    with tempfile.TemporaryDirectory() as scratch:
-        Repo.clone_from(path, scratch, no_checkout=True)
-        records = pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
-    return dataset.make(records, bases.find("mini").budget.exemplars)
-
-
 def ask(name: str, data: dataset.Dataset, limit: int) -> list[backtest.Asked]:
     base = bases.find(name)
     ready = base.ready()
@@ -94,10 +86,6 @@ def ask(name: str, data: dataset.Dataset, limit: int) -> list[backtest.Asked]:
     manifest = Manifest(created="", settings=settings, **pipeline.of_base(base))
     with backtest.trial(manifest, ready, data.index_before(data.first_valid), {}) as suggester:
         return backtest.ask(suggester, backtest.sample(data.valid, limit, seed=1), since=data.valid)
-
-
-def cell(scores: list[float]) -> str:
-    return "{:.1f} ({:.1f}–{:.1f})".format(*evaluate.bootstrap(scores, 0))
 
 
 def over(scores: list[float], first: list[float]) -> str:
