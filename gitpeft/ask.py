@@ -127,8 +127,13 @@ def _known(state: Path, name: str, limits: Limits) -> list[str] | None:
 def _from_model(repo: Repository, worker: Worker, asked: Question, limits: Limits, trace: Trace) -> list[str]:
     since = recent.refresh(repo, _made_at(repo.state_dir), asked.after)  # while the worker still loads
     trace.note("recent")
-    request = {"change": asked.change, "previous": asked.previous, "n": asked.n, "least": asked.least}
-    request |= {"since": since}
+    request = {
+        "change": asked.change,
+        "previous": asked.previous,
+        "n": asked.n,
+        "least": asked.least,
+        "since": since,
+    }
     said = worker.ask(request, limits.waiting)
     trace.note("answer")
     for step in ("started", "opened", "asked", "told", "timings"):

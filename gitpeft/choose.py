@@ -57,18 +57,17 @@ def candidates(drafts: Sequence[Draft], context: Context, longest: int) -> list[
     for draft in drafts:
         first.setdefault(draft.message, draft)
     unique = list(first.values())
-    seen = "\n".join([context.text, *earlier])
+    seen, issues = "\n".join([context.text, *earlier]), set(_ISSUE.findall(context.text))
     found = []
     for draft, features in zip(unique, weigh(unique, earlier, context), strict=True):
         same = earlier.get(draft.message)
         like = same.like if same else draft.like
-        wrong = flaw(draft, seen, longest) or _invention(draft, context.text)
+        wrong = flaw(draft, seen, longest) or _invention(draft, issues)
         found.append(Candidate(draft.message, draft.origin, like, features, wrong, draft.mean))
     return found
 
 
-def _invention(draft: Draft, context: str) -> str:
-    known = set(_ISSUE.findall(context))
+def _invention(draft: Draft, known: set[str]) -> str:
     return "" if known.issuperset(_ISSUE.findall(draft.message)) else "invented issue number"
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gitpeft.learn.pipeline import Plan
     from gitpeft.learn.retrain import Retrained
     from gitpeft.learn.tuning import Listener
-    from gitpeft.suggest import Suggester
+    from gitpeft.suggest import Suggester, Suggestion
 
 app = typer.Typer(
     name="gitpeft",
@@ -430,8 +430,10 @@ def _answer(repository: Repository, suggester: "Suggester", rev: str | None, num
     wanted = number + ask.SPARE
     since = recent.refresh(repository, suggester.bundle.made_at, asked.after)
     suggester.keep_up(recent.entries(repository.state_dir, since))
-    found = suggester.suggest(asked.change, asked.previous, wanted, before=before) if asked.change else []
-    found = [one for one in found if one.score >= asked.least / 100]
+    found: list[Suggestion] = []
+    if asked.change:
+        least = asked.least / 100
+        found = suggester.suggest(asked.change, asked.previous, wanted, least=least, before=before)
     fitted = {text: replace(one, message=text) for one in found if (text := offer.fit(one.message, facts))}
     spent = round(1000 * (time.perf_counter() - start), 1)
     offers = [asdict(one) for one in list(fitted.values())[:number]]

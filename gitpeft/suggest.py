@@ -92,16 +92,24 @@ class Suggester:
         self._model: _Model | None = None
 
     def suggest(
-        self, change: str, previous: str, n: int = 1, *, before: str | None = None, seed: int | None = None
+        self,
+        change: str,
+        previous: str,
+        n: int = 1,
+        *,
+        least: float = 0.0,
+        before: str | None = None,
+        seed: int | None = None,
     ) -> list[Suggestion]:
         """At most `n` messages for a compact change (`diff.compact`), best first; [] if none is good enough.
 
-        `previous` is the author's previous subject, "" if there is none. Where the index holds the commit
-        `before`, only earlier ones are looked at. A `seed` asks for other wordings, each seed for its own.
+        `previous` is the author's previous subject, "" if there is none; `least` the score (0..1) that each
+        needs. Where the index holds the commit `before`, only earlier ones are looked at. A `seed` asks for
+        other wordings, each seed for its own.
         """
         generate = self._chooser.mode != RETRIEVED
         found = self.candidates(change, previous, generate=generate, before=before, seed=seed)
-        best = self._chooser.order(found)[:n]
+        best = [(score, one) for score, one in self._chooser.order(found) if score >= least][:n]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in best]
 
     def keep_up(self, since: "Sequence[Entry]") -> None:
@@ -128,7 +136,9 @@ class Suggester:
         generate = generate and self.bundle.manifest.kind == "model"
         self._load(generate)
         with self._timed("retrieve"):
-            near, recent = self._nearest(change, before), self._recent(before)
+            end = self._end(before)
+            near = self._nearest(change, end)
+            recent = [] if self._index is None else self._index.newest(RECENT, end)
         written: list[Draft] = []
         if generate and self._model is not None:
             written = self._write(self._model, change, previous, near[: self._budget.exemplars], seed)
@@ -145,22 +155,19 @@ class Suggester:
 
         self._load(True)
         assert self._model is not None, "this bundle only retrieves"
-        shown = self._nearest(change, before)[: self._budget.exemplars]
+        shown = self._nearest(change, self._end(before))[: self._budget.exemplars]
         codec, memory = self._read(self._model, change, previous, shown)
         ids = codec.encode_many([message])[0][:TOKENS]
         return -decode.score(self._model.network, memory, [ids], self._model.words)[0].mean
 
-    def _nearest(self, change: str, before: str | None) -> "list[Neighbour]":
-        if self._index is None:
-            return []
-        count = max(self._budget.exemplars, NEIGHBOURS)
-        return self._index.nearest(change, count, self._index.place(before) if before else None)
+    def _end(self, before: str | None) -> int | None:
+        """How many commits of the index come before one; None where all do."""
+        return self._index.place(before) if before and self._index is not None else None
 
-    def _recent(self, before: str | None) -> list[str]:
-        """The newest subjects, oldest first."""
+    def _nearest(self, change: str, end: int | None) -> "list[Neighbour]":
         if self._index is None:
             return []
-        return self._index.newest(RECENT, self._index.place(before) if before else None)
+        return self._index.nearest(change, max(self._budget.exemplars, NEIGHBOURS), end)
 
     def _write(
         self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]", seed: int | None

@@ -74,7 +74,7 @@ class Context:
         self.previous = previous
         self.recent = recent
 
-    @property
+    @cached_property
     def text(self) -> str:
         """All that a message may take numbers and names from."""
         return f"{self.change}\n{self.previous}"
@@ -85,16 +85,19 @@ class Context:
         return set(_NUMBER.findall(self.text))
 
     @cached_property
-    def stems(self) -> set[str]:
-        """The words of paths and lines and the parts of their names, without endings."""
-        files, blocks = split(self.change)
-        texts = [*(path for _, path in files), *(line for block in blocks.values() for line in block)]
-        return set(map(_stem, _parts("\n".join(texts))))
-
-    @cached_property
     def paths(self) -> set[str]:
         """The words in the paths of the change."""
-        return {part for _, path in split(self.change)[0] for part in _parts(path)}
+        return {part for _, path in self._shown[0] for part in _parts(path)}
+
+    @cached_property
+    def stems(self) -> set[str]:
+        """The words of paths and lines and the parts of their names, without endings."""
+        lines = (line for block in self._shown[1].values() for line in block)
+        return set(map(_stem, self.paths.union(_parts("\n".join(lines)))))
+
+    @cached_property
+    def _shown(self) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+        return split(self.change)
 
     @cached_property
     def openings(self) -> Counter[str]:

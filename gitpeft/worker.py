@@ -207,9 +207,9 @@ def messages(state_dir: Path) -> Answer:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         if since := request.get("since"):
             model.keep_up(recent.entries(state_dir, since))
-        found = model.suggest(request["change"], request["previous"], request["n"])
         least = request.get("least", 0) / 100
-        told = [suggestion.message for suggestion in found if suggestion.score >= least]
+        found = model.suggest(request["change"], request["previous"], request["n"], least=least)
+        told = [suggestion.message for suggestion in found]
         return {"messages": told, "timings": getattr(model, "timings", {})}
 
     return answer

@@ -29,12 +29,13 @@ class Model:
     def keep_up(self, since: object) -> None:
         pass
 
-    def suggest(self, change: str, previous: str, n: int) -> list[Suggestion]:
+    def suggest(self, change: str, previous: str, n: int, *, least: float) -> list[Suggestion]:
         behaviour, _, detail = os.environ.get("STANDIN", "answer").partition(":")
         found = _BEHAVIOURS[behaviour](detail)
         if os.environ.get("STANDIN_SAW"):
             Path(os.environ["STANDIN_SAW"]).write_text(f"{change}\n---\n{previous}\n---\n{n}")
-        return [Suggestion(message, 0.5 / number) for number, message in enumerate(found, 1)][:n]
+        scored = [Suggestion(message, 0.5 / number) for number, message in enumerate(found, 1)]
+        return [one for one in scored if one.score >= least][:n]
 
 
 def open_active(_: Path) -> Model:

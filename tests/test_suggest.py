@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gitpeft import bundle as bundles
+from gitpeft import decode
 from gitpeft.doctor import doctor
 from gitpeft.errors import GitpeftError
 from gitpeft.git import Repository
@@ -69,14 +70,22 @@ def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Pat
 def test_a_message_costs_what_its_candidate_scores(ready: Path) -> None:
     suggester = open_active(ready)
     change = tinymodel.CHANGES[0]
-    written = [one for one in suggester.candidates(change, "cho") if one.origin == "generated"]
-    whole = [one for one in written if one.flaw != "unfinished"]
-    assert whole
+    found = suggester.candidates(change, "cho")
+    earlier = [one.message for one in found if one.origin == "retrieved"]
+    assert earlier
+    model = suggester._model
+    assert model is not None
+    codec, memory = suggester._read(model, change, "cho", suggester._nearest(change, None)[:3])
+    together = decode.score(model.network, memory, codec.encode_many(earlier), model.words)
+    for message, scored in zip(earlier, together, strict=True):
+        loss = suggester.loss(change, "cho", message)
+        assert loss == pytest.approx(-scored.mean, rel=0.01), "int8 sees the batch"
+    other = suggester.loss(change, "cho", earlier[0], before=tinymodel.SHAS[1])
+    assert other > 0 and other != pytest.approx(suggester.loss(change, "cho", earlier[0]))
+    whole = [one for one in found if one.origin == "generated" and one.flaw != "unfinished"]
     losses = [suggester.loss(change, "cho", one.message) for one in whole]
     near = [loss == pytest.approx(-one.mean, rel=0.02) for loss, one in zip(losses, whole, strict=True)]
-    assert any(near), "int8 sees the batch, and a text can be cut into other tokens"
-    other = suggester.loss(change, "cho", whole[0].message, before=tinymodel.SHAS[1])
-    assert other > 0 and other != pytest.approx(suggester.loss(change, "cho", whole[0].message))
+    assert any(near), "a text can be cut into other tokens than it was written in, but not always"
 
 
 def test_the_newest_subjects_say_how_the_team_begins(ready: Path) -> None:
@@ -106,6 +115,7 @@ def test_a_seed_asks_for_other_wordings(ready: Path) -> None:
 
     def generated(seed: int | None) -> list[str]:
         found = suggester.candidates(CHANGE, PREVIOUS, seed=seed)
+        assert all((one.mean < 0) == (one.origin == "generated") for one in found)
         return [one.message for one in found if one.origin == "generated"]
 
     assert generated(3) == generated(3)
@@ -140,6 +150,15 @@ def test_a_chooser_may_do_without_the_model(tmp_path: Path, model: Any) -> None:
     assert (best.message, best.origin) == ("cache: drop stale entries", "retrieved")
     assert "encode" not in suggester.timings
     assert any(one.origin == "generated" for one in suggester.candidates(CHANGE, PREVIOUS))
+
+
+def test_each_message_needs_the_least_score(ready: Path) -> None:
+    suggester = open_active(ready)
+    every = suggester.suggest(CHANGE, PREVIOUS, 9)
+    middle = sorted(one.score for one in every)[len(every) // 2]
+    some = suggester.suggest(CHANGE, PREVIOUS, 9, least=middle)
+    assert some == [one for one in every if one.score >= middle] != every
+    assert suggester.suggest(CHANGE, PREVIOUS, 9, least=1.01) == []
 
 
 def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any, repo: Repo) -> None:

@@ -74,7 +74,7 @@ def test_words_of_the_change() -> None:
     "name", ["dropStaleEntries", "drop_stale", "DROP_STALE", "Stale.drop()", "http_cache.py"]
 )
 def test_a_name_of_the_change_is_no_invention(name: str) -> None:
-    found = of(f"{name}")
+    found = of(name)
     assert found["in_change"] == 1 and found["novel"] == 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gitpeft.choose import CHOOSER, Chooser
+from gitpeft.learn import fitting
 from gitpeft.learn.backtest import Asked, score
 from gitpeft.learn.evaluate import b_norm
 from gitpeft.record import changed
@@ -145,14 +146,6 @@ def _loss(questions: Sequence[tuple[Any, Any]], weights: Any, start: Any) -> flo
 def _calibrated(scores: Any, goals: Any) -> tuple[float, float]:
     """Scale and bias of a logistic regression from scores to goals; the scale stays above 0."""
     mean, spread = float(scores.mean()), float(scores.std()) + 1e-9
-    design = np.column_stack([(scores - mean) / spread, np.ones(len(scores))])
-    beta = np.zeros(2)
-    for _ in range(_STEPS):
-        p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-        curvature = (design * (p * (1 - p) + 1e-6)[:, None]).T @ design + np.diag([1.0, 1e-6])
-        step = np.linalg.solve(curvature, design.T @ (goals - p) - np.array([1.0, 1e-6]) * beta)
-        beta = beta + step
-        if float(np.abs(step).max()) < _CLOSE:
-            break
-    scale = max(float(beta[0]), 1e-3) / spread
-    return scale, float(beta[1]) - scale * mean
+    [slope], bias = fitting.newton(((scores - mean) / spread)[:, None], goals, np.ones(1))
+    scale = max(float(slope), 1e-3) / spread
+    return scale, bias - scale * mean

@@ -31,17 +31,17 @@ def read(path: Path, leave_out: Iterable[str] = ()) -> Iterator[tuple[str, list[
 
 
 def examples(records: Sequence[dict[str, Any]], neighbours: int) -> list[Example]:
-    """The examples of one repository: cleaned, masked, each with its nearest *earlier* subjects."""
+    """The examples of one repository: cleaned, masked, each with its nearest *earlier* subjects (0: none)."""
     kept = [record for record in records if _usable(record)]
     changes = [mask(normalise(record["diff"])) for record in kept]
     subjects = [mask(clean_subject(record["subject"])) for record in kept]
-    index = Index.build(changes, subjects, [record["sha"] for record in kept])
+    index = Index.build(changes, subjects, [record["sha"] for record in kept]) if neighbours else None
     return [
         Example(
             change=changes[i],
             message=subjects[i],
             previous=mask(clean_subject(record["previous"])),
-            like=tuple(n.subject for n in index.nearest(changes[i], neighbours, before=i)),
+            like=tuple(n.subject for n in index.nearest(changes[i], neighbours, before=i)) if index else (),
             sha=record["sha"],
             group=record["repo"],
         )

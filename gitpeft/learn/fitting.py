@@ -96,7 +96,7 @@ def regression(data: Labelled, features: Sequence[str] = FEATURES, ridge: float 
     x = design(data, features)
     mean, spread = x.mean(0), x.std(0) + _SPREAD
     penalty = np.array([_FREE if name == "la" else ridge or _RIDGES[3] for name in features])
-    weights, bias = _newton((x - mean) / spread, data.truth, penalty)
+    weights, bias = newton((x - mean) / spread, data.truth, penalty)
     weights = weights / spread
     return Model(
         LOGISTIC,
@@ -184,8 +184,11 @@ def _loss(model: Model, data: Labelled) -> float:
     return float((np.logaddexp(0.0, x) - data.truth * x).mean())
 
 
-def _newton(x: Array, y: Array, ridge: Array, steps: int = 50) -> tuple[Array, float]:
-    """Weights and bias that minimise the log loss plus half of `ridge` times each squared weight."""
+def newton(x: Array, y: Array, ridge: Array, steps: int = 50) -> tuple[Array, float]:
+    """Weights and bias that minimise the log loss plus half of `ridge` times each squared weight.
+
+    `x` are standardised features (n, d), `y` goals (n, 0..1), `ridge` a penalty for each feature (d).
+    """
     full = np.hstack([x, np.ones((len(x), 1))])
     penalty = np.diag([*ridge, 1e-6])
     beta = np.zeros(full.shape[1])
@@ -214,7 +217,7 @@ def sigmoid(x: Array, truth: Array) -> Curve:
     bad, good = truth.sum(), (1 - truth).sum()
     goal = np.where(truth > 0, (bad + 1) / (bad + 2), 1 / (good + 2))
     centre, spread = float(x.mean()), float(x.std()) + _SPREAD
-    weights, bias = _newton(((x - centre) / spread)[:, None], goal, np.array([1e-3]))
+    weights, bias = newton(((x - centre) / spread)[:, None], goal, np.array([1e-3]))
     slope = max(0.0, float(weights[0]))  # a score that says nothing gets the mean, never the reverse
     at = np.linspace(x.min() - spread, x.max() + spread, _POINTS)
     chance = 1 / (1 + np.exp(-(slope * (at - centre) / spread + bias)))

@@ -229,17 +229,17 @@ def finish(recipe: Recipe, corpus_dir: Path, out: Path, listen: Listener) -> Non
     if not held_out:
         raise GitpeftError("the recipe names no validation repository that the corpus holds", "add one to it")
     codec = TokenCodec.load(base.tokenizer)
-    pairs = [pair(e, recipe.budget, codec) for found in held_out for e in found[-8:]]
+    pairs = [pair(e, recipe.budget, codec) for every in held_out for e in every[-8:]]
     listen("export", 0.0, "")
     result = export(base.load(), base.tokenizer, folder, [(s, t[:-1]) for s, t in pairs])
     listen("export", 1.0, result.parity.said())
     manifest = bundles.Manifest("model", "", budget=asdict(recipe.budget), settings=result.settings)
     prior = chooser.fit(_asked_everywhere(recipe, corpus_dir, manifest, folder, listen))
-    asked = [one for found in held_out for one in _asked(manifest, folder, found, ASKED, recipe.seed)]
-    found = chooser.choose_on(asked, prior)
-    listen("choose", 1.0, f"measured on {found.n:,} commits")
+    asked = [one for every in held_out for one in _asked(manifest, folder, every, ASKED, recipe.seed)]
+    choice = chooser.choose_on(asked, prior)
+    listen("choose", 1.0, f"measured on {choice.n:,} commits")
     (folder / bundles.CHOOSER).write_text(json.dumps(asdict(prior)))
-    report = {"parity": asdict(result.parity), "sizes": result.sizes, "valid": found.scores, "n": found.n}
+    report = {"parity": asdict(result.parity), "sizes": result.sizes, "valid": choice.scores, "n": choice.n}
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     (folder / "settings.json").write_text(json.dumps(result.settings))
 
