@@ -1,6 +1,6 @@
 """`python -m gitpeft` is the command `gitpeft`."""
 
-from gitpeft.cli import main
+from gitpeft.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.errors import GitpeftError
-from gitpeft.git import Repository
+from gitpeft.git.repository import Repository
+from gitpeft.lazy import changed, field, names, record
 from gitpeft.pattern import pattern
-from gitpeft.record import changed, field, names, record
 
 FILE = ".gitpeft"
 FILE_LIMIT = 16 << 10

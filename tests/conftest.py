@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.gitrepo import EPOCH, Repo
-from tests.hooking import Hooked, make_python
+from tests.support.gitrepo import EPOCH, Repo
+from tests.support.hooking import Hooked, make_python
 
 REAL_HOME = Path.home()
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from gitpeft import config
 from gitpeft.config import Config, check, load
 from gitpeft.errors import GitpeftError
-from gitpeft.git import Repository
-from tests.gitrepo import Repo
-from tests.hooking import CHECKOUT
+from gitpeft.git.repository import Repository
+from tests.support.gitrepo import Repo
+from tests.support.hooking import CHECKOUT
 
 
 @pytest.fixture(autouse=True)

@@ -7,4 +7,4 @@ the extra is not installed there is nothing to register, and only what needs no 
 from importlib.util import find_spec
 
 if find_spec("torch") and find_spec("transformers"):
-    from gitpeft.learn import pointer as pointer
+    from gitpeft.learn.models import pointer_t5 as pointer_t5

@@ -19,24 +19,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitpeft import bundle as bundles
-from gitpeft import versions
-from gitpeft.bundle import Bundle, Manifest
-from gitpeft.choose import Chooser
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle import registry
+from gitpeft.bundle.bundle import Bundle, Manifest
 from gitpeft.config import load
-from gitpeft.diff import RENDERER, Budget
+from gitpeft.diff.patch import RENDERER, Budget
 from gitpeft.errors import GitpeftError
-from gitpeft.git import Repository
-from gitpeft.history import History, MineReport, Record
-from gitpeft.learn import appraise, backtest, dataset, defects, memory, style, tuning
-from gitpeft.learn.appraise import Made
-from gitpeft.learn.chooser import Choice
-from gitpeft.learn.dataset import ENOUGH, Dataset
-from gitpeft.learn.tuning import Job, Listener, write_json
+from gitpeft.git.repository import Repository
+from gitpeft.history.store import History, MineReport, Record
+from gitpeft.learn.data import dataset, style
+from gitpeft.learn.data.dataset import ENOUGH, Dataset
+from gitpeft.learn.evaluation import messages, trial
+from gitpeft.learn.evaluation.messages import Made
+from gitpeft.learn.evaluation.reranker import Choice
+from gitpeft.learn.risk import selection
+from gitpeft.learn.training import finetune, memory
+from gitpeft.learn.training.finetune import Job, Listener, write_json
+from gitpeft.suggest.reranker import Chooser
 
 if TYPE_CHECKING:
-    from gitpeft.learn.bases import Base
-    from gitpeft.learn.judge_export import Teacher
+    from gitpeft.learn.models.bases import Base
+    from gitpeft.learn.risk.encoder_export import Teacher
 
 
 RISK_SHARE = 0.2
@@ -124,9 +127,9 @@ def mine(repo: Repository, until: str, listen: Listener) -> Mined:
 
 def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = None) -> Outcome:
     """All steps; the bundle is active at the end. What cannot be trained is served untuned, with a reason."""
-    from gitpeft.learn import bases, methods
+    from gitpeft.learn.models import bases, methods
 
-    clock, fresh = _Clock(), versions.untouched(repo.state_dir)
+    clock, fresh = _Clock(), registry.untouched(repo.state_dir)
     methods.of(plan.method, plan.settings)  # what is wrong is said before any work, trained or not
     if plan.base != bases.EMBEDDED:
         bases.find(plan.base)
@@ -156,7 +159,7 @@ def run(repo: Repository, plan: Plan, listen: Listener, mined: Mined | None = No
         outcome.choice = choice.report() if choice else {}
     with clock("measure"):
         asking = _counted(listen, "measure")
-        outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking)
+        outcome.test, outcome.samples = messages.measure(made, data, habits, chooser, asking)
     with clock("risk"):
         outcome.risk = fit_risk(repo, mined, work.folder, listen, None if outcome.why else plan)
         outcome.judge = _judge_in(work.folder)
@@ -217,7 +220,7 @@ def train_only(repo: Repository, plan: Plan, listen: Listener) -> dict[str, Any]
         )
     work = _Work(repo, plan, mined, data, Outcome("retrieval"), _Clock(), listen)
     fit_risk(repo, mined, work.folder, listen, plan)
-    return tuning.train(job_of(plan), data, work.folder, listen)[1]
+    return finetune.train(job_of(plan), data, work.folder, listen)[1]
 
 
 def last_trained(repo: Repository) -> Plan:
@@ -254,7 +257,7 @@ def evaluate(repo: Repository, most: int, listen: Listener) -> Outcome:
     outcome = Outcome(bundle.manifest.kind, used=len(data.examples), left_out=data.left_out, bundle=bundle.id)
     outcome.base, outcome.method = bundle.manifest.base, bundle.manifest.method
     habits, asking = learn_style(mined.records, data, repo.branches()), _counted(listen, "measure")
-    outcome.test, outcome.samples = appraise.measure(made, data, habits, chooser, asking, most)
+    outcome.test, outcome.samples = messages.measure(made, data, habits, chooser, asking, most)
     return outcome
 
 
@@ -284,7 +287,7 @@ class _Work:
     @property
     def folder(self) -> Path:
         """The run's folder, named by everything that decides its outcome."""
-        from gitpeft.learn import bases, methods
+        from gitpeft.learn.models import bases, methods
 
         digest = "" if why_not(self.plan, self.data) else bases.find(self.plan.base).digest
         method = methods.of(self.plan.method, self.plan.settings).as_dict()  # defaults decide, too
@@ -307,10 +310,10 @@ def _tuned(work: _Work) -> Made:
     base, folder, outcome = job.base, work.folder, work.outcome
     chooser = base.chooser()  # what is wrong with it is said before any work
     with work.clock("train"):
-        method, cost = tuning.train(job, work.data, folder, work.listen)
+        method, cost = finetune.train(job, work.data, folder, work.listen)
     with work.clock("export"):
         work.listen("export", 0.0, "")
-        exported = tuning.export(base, method, work.data, folder)
+        exported = finetune.export(base, method, work.data, folder)
         work.listen("export", 1.0, exported.get("said", ""))
     cost |= {"exported_bytes": sum(exported["sizes"].values())}
     outcome.base, outcome.method, outcome.cost = base.name, method.as_dict(), cost
@@ -334,13 +337,13 @@ def _settled(work: _Work, tuned: Made, habits: dict[str, Any]) -> tuple[Made, Ch
     A team's newest commits are sometimes closer to the base and their exemplars than to its old ones.
     """
     asking = _counted(work.listen, "choose")
-    choice = appraise.choose(tuned, work.data, habits, asking)
+    choice = messages.choose(tuned, work.data, habits, asking)
     if choice is None or tuned.adapter is None:
         return tuned, choice
     found, tried = (tuned, choice), {TUNED: choice.best}
     for name, make in _milder(work, tuned).items():
         other = make()
-        choice = appraise.choose(other, work.data, habits, asking)
+        choice = messages.choose(other, work.data, habits, asking)
         if choice is not None:
             tried[name] = choice.best
             if choice.best > found[1].best:
@@ -353,7 +356,7 @@ def _settled(work: _Work, tuned: Made, habits: dict[str, Any]) -> tuple[Made, Ch
 
 def _milder(work: _Work, tuned: Made) -> dict[str, Callable[[], Made]]:
     """What may be better than the tuned model: half of it, where the method is linear, and none of it."""
-    from gitpeft.learn import bases
+    from gitpeft.learn.models import bases
 
     found: dict[str, Callable[[], Made]] = {}
     if tuned.manifest.method["name"] == "lora":
@@ -365,8 +368,8 @@ def _milder(work: _Work, tuned: Made) -> dict[str, Callable[[], Made]]:
 
 def _softer(work: _Work, tuned: Made) -> Made:
     job = job_of(work.plan)
-    folder = tuning.soften(work.folder, 0.5)
-    exported = tuning.export(job.base, job.method, work.data, folder)
+    folder = finetune.soften(work.folder, 0.5)
+    exported = finetune.export(job.base, job.method, work.data, folder)
     metrics = tuned.manifest.metrics | {"parity": exported["parity"], "strength": 0.5}
     manifest = replace(tuned.manifest, settings=exported["settings"], metrics=metrics)
     return Made(manifest, folder, folder / bundles.ADAPTER, job.base.chooser())
@@ -374,7 +377,7 @@ def _softer(work: _Work, tuned: Made) -> Made:
 
 def _untuned(work: _Work) -> Made:
     """The base as it is, with this history's exemplars; retrieval alone where the base has no ONNX files."""
-    from gitpeft.learn import bases
+    from gitpeft.learn.models import bases
 
     manifest = manifest_of(work.data, work.mined)
     try:
@@ -392,7 +395,7 @@ def _untuned(work: _Work) -> Made:
 
 def job_of(plan: Plan) -> Job:
     """The training that a plan asks for."""
-    from gitpeft.learn import bases, methods
+    from gitpeft.learn.models import bases, methods
 
     method = methods.of(plan.method, plan.settings)
     return Job(bases.find(plan.base), method, plan.seed, plan.minutes, warm=plan.warm)
@@ -421,7 +424,7 @@ def fit_risk(
     if not done.exists():
         teach = teacher(plan, RISK_SHARE * plan.minutes / 2) if plan else None  # asked twice at most
         with History.open(repo.state_dir) as history:
-            model = defects.of_history(history, repo, mined.tip, listen, teach)
+            model = selection.of_history(history, repo, mined.tip, listen, teach)
         told = json.loads(model.to_json())
         if teach is not None:
             told["report"]["taught"] = teach.notes
@@ -442,8 +445,8 @@ def teacher(plan: Plan, minutes: float) -> "Teacher | None":
 
     None for a base whose judge cannot be exported.
     """
-    from gitpeft.learn import methods
-    from gitpeft.learn.judge_export import KINDS, Teacher
+    from gitpeft.learn.models import methods
+    from gitpeft.learn.risk.encoder_export import KINDS, Teacher
 
     job = job_of(plan)
     if job.base.kind not in KINDS:
@@ -482,7 +485,7 @@ def _publish(
     metrics |= {"tuning": outcome.tuning} if outcome.tuning else {}
     with bundles.staging(repo.state_dir) as folder:
         if made.files is not None:
-            backtest.copy_model(made.files, folder)
+            trial.copy_model(made.files, folder)
             (folder / bundles.CHOOSER).write_text(json.dumps(asdict(chooser)), encoding="utf-8")
         if made.adapter is not None:
             kept = shutil.ignore_patterns("*.md")

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gitpeft.decode import Network
-from gitpeft.learn import export, pretrain
-from gitpeft.learn.trainer import Settings, fit, loss_on
+from gitpeft.learn.export import parity
+from gitpeft.learn.pretraining import build
+from gitpeft.learn.training.loop import Settings, fit, loss_on
+from gitpeft.runtime.beam_search import Network
 
 SHAPES: dict[str, dict[str, Any]] = {
     "4+2, width 256": {},
@@ -44,8 +45,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=6000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = pretrain.Recipe.load(arguments.recipe)
-    train, valid = pretrain.make_arrays(recipe, Path(), arguments.work)
+    recipe = build.Recipe.load(arguments.recipe)
+    train, valid = build.make_arrays(recipe, Path(), arguments.work)
     train = train.take(np.random.default_rng(0).choice(len(train), arguments.examples, replace=False))
     rows: dict[str, tuple[int, float, float]] = {}
     networks: dict[str, Network] = {}
@@ -61,9 +62,9 @@ def main() -> None:
     print(table(rows, latencies(networks), recipe.vocabulary))
 
 
-def made(recipe: pretrain.Recipe, pointer: bool) -> Any:
+def made(recipe: build.Recipe, pointer: bool) -> Any:
     if pointer:
-        return pretrain.new_model(recipe)
+        return build.new_model(recipe)
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(recipe.seed)
@@ -74,7 +75,7 @@ def made(recipe: pretrain.Recipe, pointer: bool) -> Any:
 
 
 def exported(model: Any) -> Network:
-    encoder, decoder = export.graphs(model.eval(), quantise=True)
+    encoder, decoder = parity.graphs(model.eval(), quantise=True)
     return Network(lambda: encoder, lambda: decoder)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gitpeft.learn import backtest, dataset, evaluate
-from gitpeft.retrieve import Index
+from gitpeft.learn.data import dataset
+from gitpeft.learn.evaluation import text_metrics, trial
+from gitpeft.suggest.retrieval import Index
 from tests.bench import histories
 
 TRAILER = re.compile(r"[A-Z][\w-]*: \S|\(cherry picked from|\* ")
@@ -45,7 +46,7 @@ def prose(body: str) -> str:
 def row(name: str, data: dataset.Dataset, bodies: dict[str, str]) -> str:
     index = data.index_before(data.first_test)
     nearest, any_body, subjects, references, wrong = [], [], [], [], 0
-    for one, since in zip(data.test, backtest.known_before(data.test, data.test), strict=True):
+    for one, since in zip(data.test, trial.known_before(data.test, data.test), strict=True):
         first, some = found(index.extended(since), one.change, bodies)
         if not bodies[one.sha]:
             wrong += bool(bodies.get(first[0], ""))
@@ -72,7 +73,7 @@ def found(index: Index, change: str, bodies: dict[str, str]) -> tuple[tuple[str,
 
 
 def cell(offered: list[str], references: list[str]) -> str:
-    return histories.cell(evaluate.b_norm(offered, references))
+    return histories.cell(text_metrics.b_norm(offered, references))
 
 
 if __name__ == "__main__":

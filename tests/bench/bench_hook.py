@@ -23,11 +23,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gitpeft import answers, ask
 from gitpeft.config import load
-from gitpeft.git import Repository
-from gitpeft.install import install
-from tests.hooking import make_python
+from gitpeft.git.repository import Repository
+from gitpeft.hooks.install import install
+from gitpeft.suggest import cache, service
+from tests.support.hooking import make_python
 
 EDITOR = '#!/bin/sh\ndate +%s%N >"$OPENED"\nexit 1\n'
 IDENTITY = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_CONFIG_NOSYSTEM": "1"}
@@ -76,7 +76,7 @@ class Bench:
             shutil.copytree(theirs / "models", state / "models")
             shutil.copy(theirs / "current", state / "current")
             return
-        from tests import tinymodel
+        from tests.support import tinymodel
 
         shape = {"vocab_size": 16384, "d_model": 256, "d_kv": 32, "d_ff": 1024, "num_heads": 8}
         model = tinymodel.pointer_t5(**shape, num_layers=4, num_decoder_layers=2)
@@ -116,11 +116,11 @@ class Bench:
         return (time.perf_counter() - started) * 1e3
 
     def cached(self) -> float:
-        n = 1 + load(self.repo).alternatives + ask.SPARE
-        asked = ask.question(self.repo, load(self.repo), n)
+        n = 1 + load(self.repo).alternatives + service.SPARE
+        asked = service.question(self.repo, load(self.repo), n)
         state = self.repo.state_dir
-        name = asked.key(answers.active_model(state))
-        answers.store(state, name, ["Teach the parser about tabs", "Accept tabs", "Allow tabs"])
+        name = asked.key(cache.active_model(state))
+        cache.store(state, name, ["Teach the parser about tabs", "Accept tabs", "Allow tabs"])
         return self.to_editor()
 
     def cold(self) -> float:

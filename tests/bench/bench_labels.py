@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gitpeft.git import Repository
+from gitpeft.git.repository import Repository
 
 ROOT = Path(__file__).resolve().parents[2]
 LABEL = """
@@ -56,7 +56,7 @@ def label(path: Path, tip: str) -> list[str]:
 
 def repaired(path: Path, tip: str) -> list[Pair]:
     """Every fix with each file in which it takes out lines that may have been wrong."""
-    from gitpeft.learn.ledger import Ledger
+    from gitpeft.learn.szz.edit_cache import Ledger
 
     repository = Repository.open(path)
     with Ledger.open(repository.state_dir) as ledger:
@@ -73,8 +73,8 @@ def blame(path: Path, pair: Pair) -> list[tuple[str, int]]:
 
 def disagreements(path: Path, tip: str, count: int) -> tuple[int, list[str]]:
     """How many lines were compared, and those where the replay and git do not agree."""
-    from gitpeft.learn.ledger import Ledger
-    from gitpeft.learn.origins import Replay
+    from gitpeft.learn.szz.blame import Replay
+    from gitpeft.learn.szz.edit_cache import Ledger
 
     repository = Repository.open(path)
     commits = repository.messages(repository.resolve(tip))
@@ -97,7 +97,7 @@ def disagreements(path: Path, tip: str, count: int) -> tuple[int, list[str]]:
 
 
 def _any_file(edit: object, parents: Sequence[str]) -> str:
-    from gitpeft.learn.edits import Edit
+    from gitpeft.learn.szz.edits import Edit
 
     if not isinstance(edit, Edit) or not parents:
         return ""

@@ -15,9 +15,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gitpeft.bundle import Manifest
-from gitpeft.learn import backtest, bases, dataset, evaluate, methods, pipeline, tuning
-from gitpeft.learn.tuning import Job
+from gitpeft.bundle.bundle import Manifest
+from gitpeft.learn import pipeline
+from gitpeft.learn.data import dataset
+from gitpeft.learn.evaluation import text_metrics, trial
+from gitpeft.learn.models import bases, methods
+from gitpeft.learn.training import finetune
+from gitpeft.learn.training.finetune import Job
 from tests.bench import histories
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -59,13 +63,13 @@ def tuned(data: dataset.Dataset, base: str, minutes: float, settings: dict[str, 
     job = Job(found, methods.of("lora", given), minutes=minutes)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        method, _ = tuning.train(job, data, folder, lambda *_: None)
-        exported = tuning.export(found, method, data, folder)
+        method, _ = finetune.train(job, data, folder, lambda *_: None)
+        exported = finetune.export(found, method, data, folder)
         manifest = Manifest(created="", settings=exported["settings"], **pipeline.of_base(found))
-        asked_about = backtest.sample(data.valid, VALID, seed=1)
-        with backtest.trial(manifest, folder, data.index_before(data.first_valid), {}) as suggester:
-            asked = backtest.ask(suggester, asked_about, since=data.valid)
-    return backtest.score(asked, found.chooser())
+        asked_about = trial.sample(data.valid, VALID, seed=1)
+        with trial.trial(manifest, folder, data.index_before(data.first_valid), {}) as suggester:
+            asked = trial.ask(suggester, asked_about, since=data.valid)
+    return trial.score(asked, found.chooser())
 
 
 def table(scores: dict[str, dict[str, list[float]]]) -> str:
@@ -76,9 +80,9 @@ def table(scores: dict[str, dict[str, list[float]]]) -> str:
         "|---|" + "---|" * (len(known) + 1),
     ]
     for name, found in scores.items():
-        cells = [f"{evaluate.bootstrap(found[history], 0).mean:.1f}" for history in known]
+        cells = [f"{text_metrics.bootstrap(found[history], 0).mean:.1f}" for history in known]
         every = [one for history in known for one in found[history]]
-        gain = evaluate.paired_bootstrap(every, first, 0)
+        gain = text_metrics.paired_bootstrap(every, first, 0)
         cells.append(f"{gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -15,8 +15,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gitpeft.learn import bases, dataset, probing
-from gitpeft.learn.backtest import sample
+from gitpeft.learn.compare import probes
+from gitpeft.learn.data import dataset
+from gitpeft.learn.evaluation.trial import sample
+from gitpeft.learn.models import bases
 from tests.bench import histories
 
 OLDER, NEWER = 800, 400
@@ -36,10 +38,10 @@ def main() -> None:
         data = dataset.make(histories.read(path), 0)
         older = sample(data.train[-2 * OLDER :], OLDER, seed=1)
         newer = sample(data.valid, NEWER, seed=1)
-        for task, ask in (("line type", probing.line_types), ("matching", probing.matches)):
+        for task, ask in (("line type", probes.line_types), ("matching", probes.matches)):
             questions = ask(older, base.budget, codec), ask(newer, base.budget, codec)
             cells = [
-                "{:.1%} ({:.1%}–{:.1%})".format(*probing.accuracy(r, *questions)) for r in readers.values()
+                "{:.1%} ({:.1%}–{:.1%})".format(*probes.accuracy(r, *questions)) for r in readers.values()
             ]
             print(f"| {name} | {task} | {len(questions[1])} | " + " | ".join(cells) + " |", flush=True)
 
@@ -50,10 +52,10 @@ def reading(names: list[str], vocabulary: int) -> dict[str, Any]:
     last = models[names[-1]]
     torch.manual_seed(0)
     blank = type(last)(last.config)
-    found = {name: probing.encoder_states(model) for name, model in models.items()}
+    found = {name: probes.encoder_states(model) for name, model in models.items()}
     return found | {
-        "random encoder": probing.encoder_states(blank),
-        "bag of tokens": probing.one_hot(vocabulary),
+        "random encoder": probes.encoder_states(blank),
+        "bag of tokens": probes.one_hot(vocabulary),
     }
 
 

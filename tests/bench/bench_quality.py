@@ -30,14 +30,17 @@ from typing import Any
 
 from git import Repo
 
-from gitpeft import bundle as bundles
-from gitpeft.bundle import Bundle
-from gitpeft.choose import Chooser
-from gitpeft.diff import Budget, split
-from gitpeft.git import Repository
-from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
-from gitpeft.retrieve import Index
-from gitpeft.weigh import GENERATED
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.bundle import Bundle
+from gitpeft.diff.patch import Budget, split
+from gitpeft.git.repository import Repository
+from gitpeft.learn import pipeline
+from gitpeft.learn.data import dataset
+from gitpeft.learn.evaluation import text_metrics, trial
+from gitpeft.learn.models import bases
+from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker_features import GENERATED
+from gitpeft.suggest.retrieval import Index
 
 NEAREST = "nearest neighbour"
 SHIPPED = "gitpeft"
@@ -86,7 +89,7 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         assert active is not None
         offers, examples = ask_all(repo, active, arguments)
     references = [example.message for example in examples]
-    by_system = {name: evaluate.per_sentence(messages, references) for name, messages in offers.items()}
+    by_system = {name: text_metrics.per_sentence(messages, references) for name, messages in offers.items()}
     return {
         "used": outcome.used,
         "left_out": outcome.left_out,
@@ -98,7 +101,7 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "tuning": outcome.tuning,
         "choice": outcome.choice,
         "n": len(examples),
-        "systems": {name: evaluate.Scores.of(scores).to_json() for name, scores in by_system.items()},
+        "systems": {name: text_metrics.Scores.of(scores).to_json() for name, scores in by_system.items()},
         "gain": gain(by_system, ""),
         "gain_kept_up": gain(by_system, KEPT_UP),
         "samples": [
@@ -119,7 +122,7 @@ def ask_all(
     """What each system would have offered for each test commit."""
     mined = pipeline.mine(repo, active.manifest.commits["to"], say)
     data = dataset.make(mined.records, Budget().exemplars)
-    examples = backtest.sample(data.test, arguments.limit, seed=2)
+    examples = trial.sample(data.test, arguments.limit, seed=2)
     habits = pipeline.learn_style(mined.records, data, repo.branches())
     index, nothing = data.index_before(data.first_test), dataset.index_of([])
     base = bases.find(arguments.base)
@@ -137,11 +140,11 @@ def ask_all(
         SHIPPED: (active, index, chooser, ()),
         SHIPPED + KEPT_UP: (active, index, chooser, data.test),
     }
-    offers = {NEAREST: backtest.neighbours(index, examples)}
+    offers = {NEAREST: trial.neighbours(index, examples)}
     for name, (bundle, known, how, since) in systems.items():
         with asked(bundle, known, habits, examples, since) as found:
             offers[name] = [one.offered(how) for one in found]
-    offers[NEAREST + KEPT_UP] = backtest.neighbours(index, examples, data.test)
+    offers[NEAREST + KEPT_UP] = trial.neighbours(index, examples, data.test)
     return offers, examples
 
 
@@ -159,14 +162,14 @@ def asked(
     habits: dict[str, Any],
     examples: list[dataset.Example],
     since: Sequence[dataset.Example],
-) -> Iterator[list[backtest.Asked]]:
-    with backtest.trial(bundle.manifest, bundle.path, index, habits) as suggester:
-        yield backtest.ask(suggester, examples, since=since)
+) -> Iterator[list[trial.Asked]]:
+    with trial.trial(bundle.manifest, bundle.path, index, habits) as suggester:
+        yield trial.ask(suggester, examples, since=since)
 
 
 def gain(by_system: dict[str, Any], how: str) -> dict[str, float]:
     ours, nearest = by_system[SHIPPED + how]["b_norm"], by_system[NEAREST + how]["b_norm"]
-    return evaluate.paired_bootstrap(ours, nearest, 0)._asdict()
+    return text_metrics.paired_bootstrap(ours, nearest, 0)._asdict()
 
 
 def say(step: str, done: float, detail: str) -> None:
@@ -178,7 +181,7 @@ def table(results: dict[str, Any]) -> str:
     lines = ["| history | system | B-Norm | ROUGE-L | edit similarity | EM@1 |", "|---|---|---|---|---|---|"]
     for name, result in results.items():
         for system, scores in result["systems"].items():
-            cells = [cell(scores[metric]) for metric in evaluate.METRICS]
+            cells = [cell(scores[metric]) for metric in text_metrics.METRICS]
             lines.append(f"| {name} (n = {result['n']}) | {system} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -36,15 +36,18 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gitpeft.config import load
-from gitpeft.git import Repository
-from gitpeft.history import History
-from gitpeft.learn import bases, defects, guilt, hindsight, judge, labels, methods, ranking
-from gitpeft.learn.defects import Trial
-from gitpeft.learn.fitting import Labelled
-from gitpeft.learn.judge_export import Teacher
-from gitpeft.learn.replay import Measured, replay
-from gitpeft.metrics import KAMEI, Metrics
-from gitpeft.risk import FEATURES, LINES_ADDED
+from gitpeft.git.repository import Repository
+from gitpeft.history.store import History
+from gitpeft.learn.evaluation import ranking_metrics
+from gitpeft.learn.models import bases, methods
+from gitpeft.learn.risk import backtest, encoder, line_check, selection
+from gitpeft.learn.risk.classifiers import Labelled
+from gitpeft.learn.risk.encoder_export import Teacher
+from gitpeft.learn.risk.metric_replay import Measured, replay
+from gitpeft.learn.risk.selection import Trial
+from gitpeft.learn.szz import szz
+from gitpeft.risk.change_metrics import KAMEI, Metrics
+from gitpeft.risk.model import FEATURES, LINES_ADDED
 
 _WHO = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
 IDENTITY = dict.fromkeys(_WHO, "bench@example.org")
@@ -96,7 +99,7 @@ class Source:
     name: str
     theirs: Labelled
     ours: Labelled
-    texts: dict[str, judge.Text]
+    texts: dict[str, encoder.Text]
     absent: int
 
 
@@ -107,7 +110,7 @@ def read(table: Path, history: Path) -> Source:
         tip = joined(repository)
         found = {one.sha: one.metrics for one in measured(repository, tip)}
         with History.open(repository.state_dir) as history_:
-            texts = judge.texts_of(history_, repository, tip)
+            texts = encoder.texts_of(history_, repository, tip)
     here = [row for row in rows if row["commit"] in found]
     theirs = [_metrics(row) for row in here]
     truth = np.array([float(row["buggy"]) for row in here])
@@ -135,15 +138,15 @@ class Tuning:
         found = methods.of(*methods.parse(self.method))
         return Teacher(bases.find(self.base), found, 30.0, lesson=self.lesson(0.0))
 
-    def lesson(self, shown: float) -> judge.Lesson:
-        return judge.Lesson(epochs=self.epochs, minutes=30.0, shown=shown)
+    def lesson(self, shown: float) -> encoder.Lesson:
+        return encoder.Lesson(epochs=self.epochs, minutes=30.0, shown=shown)
 
 
 def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
     header()
     for source in sources:
-        show(f"{source.name}, metrics of the csv", defects.split(source.theirs))
-        trial = defects.split(source.ours, teach=how.teacher() if how else None)
+        show(f"{source.name}, metrics of the csv", selection.split(source.theirs))
+        trial = selection.split(source.ours, teach=how.teacher() if how else None)
         if how:
             trial.ranked.update(with_messages(source, how))
         show(f"{source.name}, metrics of ours", trial)
@@ -153,24 +156,24 @@ def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
         )
 
 
-def with_messages(source: Source, how: Tuning) -> dict[str, ranking.Ranked]:
+def with_messages(source: Source, how: Tuning) -> dict[str, ranking_metrics.Ranked]:
     """The newest fifth as an encoder ranks it that learnt with messages and `fix`: with them, and without."""
     data = source.ours
-    cut = len(data) - round(defects.TEST * len(data))
+    cut = len(data) - round(selection.TEST * len(data))
     hold = cut - cut // 8
     parts = (slice(0, hold), slice(hold, cut), slice(cut, None))
     train, valid, test = map(data.take, parts)
-    told = judge.RiskData(train, valid, test, source.texts)
+    told = encoder.RiskData(train, valid, test, source.texts)
     base, method = bases.find(how.base), methods.of(*methods.parse(how.method))
-    tuned = judge.tune(base, method, told, how.lesson(1.0))
+    tuned = encoder.tune(base, method, told, how.lesson(1.0))
     bare = replace(told.test, metrics=tuple(replace(one, fix=0) for one in told.test.metrics))
-    asked = judge.judged(bare, source.texts, base, tuned.scaling.features, 0.0)
-    removed = replace(tuned.test, scores=judge.scores(tuned.model, asked, base))
+    asked = encoder.judged(bare, source.texts, base, tuned.scaling.features, 0.0)
+    removed = replace(tuned.test, scores=encoder.scores(tuned.model, asked, base))
     return {"tuned encoder, message seen": tuned.test, "the same, message removed": removed}
 
 
 def told_differently(name: str, trial: Trial) -> None:
-    for model, found in hindsight.counterfactuals(trial).items():
+    for model, found in backtest.counterfactuals(trial).items():
         print(
             f"| {name} | {model}: AUC in blocks | "
             + ", ".join(f"{k} {x:.3f}" for k, x in found.items())
@@ -179,19 +182,19 @@ def told_differently(name: str, trial: Trial) -> None:
 
 
 def header() -> None:
-    print("| data | model | n (buggy) | " + " | ".join(hindsight.NAMES[name] for name in SHOWN) + " |")
+    print("| data | model | n (buggy) | " + " | ".join(backtest.NAMES[name] for name in SHOWN) + " |")
     print("|---" * (len(SHOWN) + 3) + "|")
 
 
 def show(name: str, trial: Trial) -> None:
     n = f"{len(trial.data)} ({int(trial.data.truth.sum())})"
     for model in trial.ranked:
-        found = ranking.summary(trial.ranked[model], n=1000)
+        found = ranking_metrics.summary(trial.ranked[model], n=1000)
         cells = (f"{x.mean:.3f} ({x.low:.3f}–{x.high:.3f})" for x in (found[key] for key in SHOWN))
         print(f"| {name} | {model} | {n} | " + " | ".join(cells) + " |", flush=True)
     for model in list(trial.ranked)[1:]:
         for key in ("auc", "capture_20"):
-            gap = ranking.difference(trial.ranked[model], trial.ranked[LINES_ADDED], key)
+            gap = ranking_metrics.difference(trial.ranked[model], trial.ranked[LINES_ADDED], key)
             print(
                 f"| {name} | {model} minus lines added, {key} | {n} | "
                 f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) |"
@@ -205,14 +208,14 @@ def own(histories: Sequence[Path], how: Tuning | None) -> None:
         with copy(path) as repository:
             tip = repository.resolve("HEAD")
             found = measured(repository, tip)
-            verdicts = labels.find(repository, tip, load(repository), lambda *_: None)
+            verdicts = szz.find(repository, tip, load(repository), lambda *_: None)
             with History.open(repository.state_dir) as history:
-                texts = {sha: one.change for sha, one in judge.texts_of(history, repository, tip).items()}
+                texts = {sha: one.change for sha, one in encoder.texts_of(history, repository, tip).items()}
             now, teach = max(one.change.time for one in found), how.teacher() if how else None
-            trial = defects.prequential(found, verdicts, now, texts=texts, teach=teach)
-            guilty = guilt.guilt(repository, verdicts.verdicts)
+            trial = selection.prequential(found, verdicts, now, texts=texts, teach=teach)
+            guilty = line_check.guilt(repository, verdicts.verdicts)
             checks = (
-                {name: defects.line_check(name, trial, guilty) for name in list(trial.parts[0].models)[2:]}
+                {name: selection.line_check(name, trial, guilty) for name in list(trial.parts[0].models)[2:]}
                 if trial
                 else {}
             )
@@ -236,15 +239,15 @@ def definitions(sources: Sequence[Source]) -> None:
                 np.array([float(getattr(m, name)) for m in d.metrics]) for d in (source.theirs, source.ours)
             )
             equal, near = np.isclose(a, b, rtol=1e-6).mean(), (np.abs(a - b) <= 0.1 * np.abs(a) + 1e-9).mean()
-            rho = ranking.spearman(a, b)
+            rho = ranking_metrics.spearman(a, b)
             medians = f"{np.median(a):.4g} | {np.median(b):.4g}"
             print(f"| {source.name} | {name} | {equal:.1%} | {near:.1%} | {rho:.3f} | {medians} |")
 
 
 def cost(path: Path, rounds: int) -> None:
     """The hook's stage on the newest commits, each staged again on its parent, in turns with bare Python."""
-    from tests.gitrepo import Repo
-    from tests.risky import MODEL, give
+    from tests.support.gitrepo import Repo
+    from tests.support.risky import MODEL, give
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "work"

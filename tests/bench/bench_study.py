@@ -62,9 +62,9 @@ def main() -> None:
 
 def study(arguments: argparse.Namespace) -> None:
     from gitpeft.errors import GitpeftError
-    from gitpeft.git import Repository
-    from gitpeft.learn import compare
-    from gitpeft.learn.halving import Wish
+    from gitpeft.git.repository import Repository
+    from gitpeft.learn.compare import run
+    from gitpeft.learn.compare.halving import Wish
 
     for item in arguments.histories:
         name, _, path = item.partition("=")
@@ -74,7 +74,7 @@ def study(arguments: argparse.Namespace) -> None:
         for task in arguments.tasks:
             wish = Wish(METHODS, minutes=arguments.minutes, seeds=arguments.seeds, task=task)
             try:
-                found = compare.compare(Repository.open(clone), wish, told)
+                found = run.compare(Repository.open(clone), wish, told)
             except GitpeftError as error:
                 print(f"{name}, {task}: {error.message}", file=sys.stderr)
                 continue
@@ -101,7 +101,7 @@ def results(folder: Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
 
 
 def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
-    from gitpeft.learn.findings import interval
+    from gitpeft.learn.compare.findings import interval
 
     lines = [
         "| history | task | n | system | quality | against full tuning | trained | memory | training |",
@@ -186,7 +186,7 @@ def write_base(folder: Path, shape: str, toy: bool) -> None:
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
-    from tests import tinymodel
+    from tests.support import tinymodel
 
     given = dict(SHAPES[shape])
     kind = given.pop("kind")
@@ -215,9 +215,9 @@ def alone(arguments: argparse.Namespace) -> None:
     """Trains one method on random ids and prints its cost as JSON."""
     import random
 
-    from gitpeft.learn import bases, methods
-    from gitpeft.learn.arrays import Rendered
-    from gitpeft.learn.trainer import Settings, fit, losses, pick_device
+    from gitpeft.learn.data.batches import Rendered
+    from gitpeft.learn.models import bases, methods
+    from gitpeft.learn.training.loop import Settings, fit, losses, pick_device
 
     given, dice = arguments.given, random.Random(0)
     small = {"lora": {"rank": 8}, "adapter": {"width": 8}, "hybrid": {"rank": 8}} if given["toy"] else {}

@@ -22,14 +22,17 @@ import numpy as np
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from gitpeft import bundle as bundles
-from gitpeft import fold, travel
-from gitpeft.codec import TokenCodec
-from gitpeft.decode import Memory, Network, Search, Vocabulary, logarithm, score
-from gitpeft.diff import Budget
-from gitpeft.git import Repository
-from gitpeft.history import History
-from gitpeft.learn import backtest, bases, dataset, export, methods
+from gitpeft.bundle import bundle as bundles
+from gitpeft.diff.patch import Budget
+from gitpeft.git.repository import Repository
+from gitpeft.history.store import History
+from gitpeft.learn.data import dataset
+from gitpeft.learn.evaluation import trial
+from gitpeft.learn.export import parity as export_parity
+from gitpeft.learn.models import bases, methods
+from gitpeft.runtime.beam_search import Memory, Network, Search, Vocabulary, logarithm, score
+from gitpeft.runtime.tokenizer import TokenCodec
+from gitpeft.share import delta, lora_merge
 
 Source = tuple[list[int], list[int]]
 
@@ -46,7 +49,7 @@ def main() -> None:
     base = bases.find(bundle.manifest.base)
     sources = held_out(repo, bundle, base, given.rounds)
     model = methods.load_merged(base.load(), methods.of("lora"), bundle.path / bundles.ADAPTER).eval()
-    plain = export.graphs(model, quantise=False)
+    plain = export_parity.graphs(model, quantise=False)
     ways = {
         "whole int8 graphs": whole(bundle),
         "folded by numpy": folded(bundle, base),
@@ -64,7 +67,7 @@ def held_out(repo: Repository, bundle: bundles.Bundle, base: bases.Base, most: i
         records = history.records(repo, bundle.manifest.commits["to"])
     data = dataset.make(records, Budget().exemplars)
     codec = TokenCodec.load(base.tokenizer)
-    picked = backtest.sample(data.valid, most, seed=3)
+    picked = trial.sample(data.valid, most, seed=3)
     return [dataset.pair(example, base.budget, codec) for example in picked]
 
 
@@ -82,11 +85,11 @@ def whole(bundle: bundles.Bundle) -> Way:
 
 
 def folded(bundle: bundles.Bundle, base: bases.Base) -> Way:
-    files, made = travel.pack(bundle)
+    files, made = delta.pack(bundle)
     sent = [raw for name, raw in files.items() if name.endswith(".difference") or name.startswith("adapter/")]
 
     def make() -> Network:
-        found = travel.unpack(files.__getitem__, made, bundle.manifest)
+        found = delta.unpack(files.__getitem__, made, bundle.manifest)
         assert found[bundles.ENCODER] == bundle.read(bundles.ENCODER), "not the exported graph"
         return Network(lambda: found[bundles.ENCODER], lambda: found[bundles.DECODER])
 
@@ -98,9 +101,9 @@ def folded(bundle: bundles.Bundle, base: bases.Base) -> Way:
 
 def adapted(bundle: bundles.Bundle, base: bases.Base) -> Way:
     """LoRA matrices as inputs of the base's graphs; without an adapter they are empty and change nothing."""
-    updates = fold._updates(
+    updates = lora_merge._updates(
         lambda name: bundle.read(f"adapter/{name}"),
-        weights := fold.tensors((base.folder / "model.safetensors").read_bytes()),
+        weights := lora_merge.tensors((base.folder / "model.safetensors").read_bytes()),
     )
     graphs, adapters = [], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -119,7 +122,7 @@ def opened(path: Path, weights: dict[str, Any], updates: dict[str, Any]) -> tupl
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(path)
-    graph, known = model.graph, fold._Known(weights)
+    graph, known = model.graph, lora_merge._Known(weights)
     stored = {one.name: one for one in graph.initializer}
     nodes: list[Any] = []
     parameters: dict[str, Any] = {}

@@ -18,10 +18,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gitpeft.bundle import Manifest
-from gitpeft.choose import Chooser
-from gitpeft.learn import backtest, bases, dataset, evaluate, pipeline
-from gitpeft.weigh import GENERATED
+from gitpeft.bundle.bundle import Manifest
+from gitpeft.learn import pipeline
+from gitpeft.learn.data import dataset
+from gitpeft.learn.evaluation import text_metrics, trial
+from gitpeft.learn.models import bases
+from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker_features import GENERATED
 from tests.bench import histories
 
 VALID = 200
@@ -36,7 +39,7 @@ def main() -> None:
     head = "| history | base | generated | over the first | default chooser | over the first |"
     print(head, "|---|---|---|---|---|---|", sep="\n")
     chooser = bases.find(bases.EMBEDDED).chooser()
-    last: dict[str, list[backtest.Asked]] = {}
+    last: dict[str, list[trial.Asked]] = {}
     every: dict[str, list[Scores]] = {name: [] for name in arguments.bases}
     for item in arguments.histories:
         history, _, path = item.partition("=")
@@ -44,7 +47,7 @@ def main() -> None:
         for name in arguments.bases:
             asked = ask(name, data, arguments.limit)
             last[history] = asked
-            scores = [backtest.score(asked, how) for how in (Chooser(mode=GENERATED), chooser)]
+            scores = [trial.score(asked, how) for how in (Chooser(mode=GENERATED), chooser)]
             every[name].append(scores)
             row(f"{history} (n = {len(asked)})", name, scores, every[arguments.bases[0]][-1])
     joined = {
@@ -69,27 +72,27 @@ def row(history: str, name: str, scores: Scores, first: Scores) -> None:
     print(f"| {history} | {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def fifths(asked: list[backtest.Asked], chooser: Chooser) -> list[str]:
+def fifths(asked: list[trial.Asked], chooser: Chooser) -> list[str]:
     """Mean score (in percent) and mean B-Norm of the messages that are put first, by score."""
     best = [chooser.order(one.found) for one in asked]
     said = np.array([found[0][0] if found else 0.0 for found in best])
-    came = np.array(backtest.score(asked, chooser))
+    came = np.array(trial.score(asked, chooser))
     parts = np.array_split(np.argsort(said, kind="stable"), FIFTHS)
     return [f"{100 * said[part].mean():.0f} → {came[part].mean():.0f}" for part in parts]
 
 
-def ask(name: str, data: dataset.Dataset, limit: int) -> list[backtest.Asked]:
+def ask(name: str, data: dataset.Dataset, limit: int) -> list[trial.Asked]:
     base = bases.find(name)
     ready = base.ready()
     assert ready is not None, f"{name} has no ONNX files"
     settings = json.loads((ready / "settings.json").read_text())
     manifest = Manifest(created="", settings=settings, **pipeline.of_base(base))
-    with backtest.trial(manifest, ready, data.index_before(data.first_valid), {}) as suggester:
-        return backtest.ask(suggester, backtest.sample(data.valid, limit, seed=1), since=data.valid)
+    with trial.trial(manifest, ready, data.index_before(data.first_valid), {}) as suggester:
+        return trial.ask(suggester, trial.sample(data.valid, limit, seed=1), since=data.valid)
 
 
 def over(scores: list[float], first: list[float]) -> str:
-    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*evaluate.paired_bootstrap(scores, first, 0))
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*text_metrics.paired_bootstrap(scores, first, 0))
 
 
 if __name__ == "__main__":

@@ -22,15 +22,18 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from gitpeft import bundle as bundles
-from gitpeft.bundle import Bundle
-from gitpeft.choose import Chooser
-from gitpeft.diff import Budget
-from gitpeft.git import Repository
-from gitpeft.learn import backtest, charts, dataset, pipeline, retrain
-from gitpeft.learn.dataset import Dataset, Example
-from gitpeft.learn.evaluate import b_norm, bootstrap, paired_bootstrap
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.bundle import Bundle
+from gitpeft.diff.patch import Budget
+from gitpeft.git.repository import Repository
+from gitpeft.learn import charts, pipeline
+from gitpeft.learn.data import dataset
+from gitpeft.learn.data.dataset import Dataset, Example
+from gitpeft.learn.evaluation import trial
+from gitpeft.learn.evaluation.text_metrics import b_norm, bootstrap, paired_bootstrap
 from gitpeft.learn.pipeline import Plan
+from gitpeft.learn.retrain import run
+from gitpeft.suggest.reranker import Chooser
 
 NEVER, CHAMPION, KEPT_UP = "never retrained", "champion", ", kept up"
 SYSTEMS = (NEVER, CHAMPION, NEVER + KEPT_UP, CHAMPION + KEPT_UP)
@@ -93,7 +96,7 @@ def month(repo: Repository, never: Bundle, begin: date, end: date, budget: float
     before, after = tip_before(repo, begin), tip_before(repo, end)
     scores = asked_in(repo, never, before, after)
     started, spent = time.monotonic(), time.process_time()
-    done = retrain.run(repo, Plan(until=after, minutes=budget), quiet)
+    done = run.run(repo, Plan(until=after, minutes=budget), quiet)
     seconds, cpu = time.monotonic() - started, time.process_time() - spent
     asked = len(scores[NEVER])
     print(f"{begin:%Y-%m}: {asked} commits; {done.action}: {done.reason} ({seconds:.0f} s)", flush=True)
@@ -122,8 +125,8 @@ def score(model: Bundle, data: Dataset, asked: list[Example], since: Sequence[Ex
     """B-Norm of what a model would have put first; with `since` among the exemplars as they come."""
     chooser = Chooser.of(model.json(bundles.CHOOSER), model.manifest.kind)
     index = data.index_before(data.first_test)
-    with backtest.trial(model.manifest, model.path, index, model.json(bundles.STYLE)) as suggester:
-        offered = [one.offered(chooser) for one in backtest.ask(suggester, asked, since=since)]
+    with trial.trial(model.manifest, model.path, index, model.json(bundles.STYLE)) as suggester:
+        offered = [one.offered(chooser) for one in trial.ask(suggester, asked, since=since)]
     return b_norm(offered, [one.message for one in asked])
 
 
@@ -158,7 +161,7 @@ def table(months: list[Month]) -> str:
     lines = [row(head), row(["---"] * len(head))]
     for one in months:
         cells = [mean(one.scores[name]) for name in SYSTEMS]
-        duels = [fought(one.tasks.get(task)) for task in (retrain.MESSAGE, retrain.RISK)]
+        duels = [fought(one.tasks.get(task)) for task in (run.MESSAGE, run.RISK)]
         lines.append(
             row(
                 [
@@ -203,7 +206,7 @@ def verdicts(months: list[Month], whole: dict[str, list[float]]) -> list[str]:
                 f"Champion minus never retrained{way}: "
                 f"{gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f}) B-Norm."
             )
-    for task in (retrain.MESSAGE, retrain.RISK):
+    for task in (run.MESSAGE, run.RISK):
         held = [one.tasks[task] for one in months if one.tasks.get(task) and one.tasks[task]["duel"]]
         lost = sum(not one["won"] for one in held)
         lines.append(f"The challenger for {task} lost {lost} of {len(held)} duels.")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from git import Repo
 
-from gitpeft.git import Repository
-from gitpeft.history import Record
-from gitpeft.learn import evaluate, pipeline
+from gitpeft.git.repository import Repository
+from gitpeft.history.store import Record
+from gitpeft.learn import pipeline
+from gitpeft.learn.evaluation import text_metrics
 
 
 def options(doc: str | None) -> argparse.ArgumentParser:
@@ -28,4 +29,4 @@ def read(path: str) -> list[Record]:
 
 def cell(scores: Sequence[float]) -> str:
     """The mean with its interval."""
-    return "{:.1f} ({:.1f}–{:.1f})".format(*evaluate.bootstrap(scores, 0))
+    return "{:.1f} ({:.1f}–{:.1f})".format(*text_metrics.bootstrap(scores, 0))

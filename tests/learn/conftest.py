@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gitpeft.learn import export as exporting
-from gitpeft.learn import pretrain
-from gitpeft.learn.trainer import Cost
-from tests.learn.test_corpus import record, subject, write
+from gitpeft.learn.export import parity as exporting
+from gitpeft.learn.pretraining import build
+from gitpeft.learn.training.loop import Cost
+from tests.learn.pretraining.test_corpus import record, subject, write
 
 RECIPE = """\
 [data]
@@ -89,8 +89,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     heard: list[tuple[str, float, str]] = []
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
-        costs = pretrain.build(
-            pretrain.Recipe.load(recipe), top / "corpus", top / "work", top / "out",
+        costs = build.build(
+            build.Recipe.load(recipe), top / "corpus", top / "work", top / "out",
             lambda *one: heard.append(one), "cpu",
         )  # fmt: skip
     return Built(top / "out", top / "work", top / "corpus", recipe, costs, heard)

@@ -16,24 +16,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gitpeft import bundle as bundles
-from gitpeft.choose import Chooser
+from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
-from gitpeft.git import Repository
-from gitpeft.install import install
-from gitpeft.learn import appraise, dataset, pipeline, tuning
-from gitpeft.learn.appraise import Made
-from gitpeft.learn.chooser import Choice
-from gitpeft.learn.defects import NEEDED
+from gitpeft.git.repository import Repository
+from gitpeft.hooks.install import install
+from gitpeft.learn import pipeline
+from gitpeft.learn.data import dataset
+from gitpeft.learn.evaluation import messages
+from gitpeft.learn.evaluation.messages import Made
+from gitpeft.learn.evaluation.reranker import Choice
 from gitpeft.learn.pipeline import Outcome, Plan
-from gitpeft.retrieve import Index
-from gitpeft.risk import model_of
-from gitpeft.suggest import Suggestion, open_active
-from tests import generated
-from tests.generated import AUTHORS, Step
-from tests.gitrepo import Repo
-from tests.hooking import CHECKOUT, listing, make_python, script
+from gitpeft.learn.risk.selection import NEEDED
+from gitpeft.learn.training import finetune
+from gitpeft.risk.model import model_of
+from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.retrieval import Index
+from gitpeft.suggest.suggester import Suggestion, open_active
 from tests.learn.conftest import Built, loosen
+from tests.support import generated
+from tests.support.generated import AUTHORS, Step
+from tests.support.gitrepo import Repo
+from tests.support.hooking import CHECKOUT, listing, make_python, script
 
 CHANGE = (
     " src/parser.py +3 -0\n#src/parser.py\n@def read_3(value):\n+def read_99(value):\n+    return read(value)"
@@ -41,7 +44,7 @@ CHANGE = (
 
 
 COUNT = 200
-STEPS = tuning.EPOCHS * 160 // tuning.BATCH
+STEPS = finetune.EPOCHS * 160 // finetune.BATCH
 
 
 def plan(built: Built, **changes: Any) -> Plan:
@@ -206,7 +209,7 @@ def test_what_validation_likes_best_serves(
         score = float(next(left))
         return Choice("generated", Chooser(mode="generated", threshold=score), 20, {"generated": score})
 
-    monkeypatch.setattr(appraise, "choose", choose)
+    monkeypatch.setattr(messages, "choose", choose)
     copied.commit("one more", **{"extra.py": "EXTRA = 1\n"})  # so that it is a run of its own
     outcome = run(copied, plan(built))
     bundle = active(copied)

@@ -1,0 +1,418 @@
+"""A trained model on disk: hides the layout of a bundle, its manifest, and how versions replace each other.
+
+    <state_dir>/models/<id>/   manifest.json and the files it lists; <id> is the SHA-256 of the manifest
+    <state_dir>/current        line one the active id, line two the one before it
+
+A bundle is built in a folder beside the others, flushed to disk and renamed into place, so that one is
+either whole or absent; it never changes afterwards. `current` moves in one rename: whoever reads it sees the
+old model or the new one.
+
+What is checked when. The manifest names size and SHA-256 of each file, and the bundle's own name is the
+SHA-256 of the manifest: one id fixes every byte. `activate` checks everything (`verify`), and so does
+`gitpeft doctor`. The hook checks the manifest against its name, the versions, and size and kind of each file
+(`open_bundle`); the files themselves it hashes as it reads them (`Bundle.read`), so that what runs is what
+was checked.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gitpeft.diff.patch import RENDERER
+from gitpeft.errors import GitpeftError
+from gitpeft.lazy import changed, field, names, record
+
+FORMAT = 1
+"""Version of the layout and of the manifest."""
+
+MANIFEST, ENCODER, DECODER, TOKENIZER = "manifest.json", "encoder.onnx", "decoder.onnx", "tokenizer.json"
+STYLE, CHOOSER, INDEX, ADAPTER, RISK = "style.json", "chooser.json", "index", "adapter", "risk.json"
+JUDGE = "risk.onnx"
+KINDS = {"model": {ENCODER, DECODER, TOKENIZER}, "retrieval": set[str]()}
+"""The kinds of bundle and the files that each must have."""
+
+_MANIFEST_LIMIT = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,3}")
+_ID = re.compile(r"[0-9a-f]{64}")
+_STALE_SECONDS = 24 * 3600
+_AGAIN = "run `gitpeft init` to build the model again"
+
+
+@record(frozen=True, slots=True)
+class File:
+    """What the manifest says of one file: size in bytes and SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> "File":
+        """Read an entry of the manifest; TypeError or KeyError when it is none."""
+        size, sha256 = data["size"], data["sha256"]
+        if type(size) is not int or type(sha256) is not str or not 0 <= size < 1 << 62:
+            raise TypeError("a file entry has a size in bytes and a text sha256")
+        return cls(size, sha256)
+
+
+@record(frozen=True, slots=True)
+class Manifest:
+    """Where a bundle comes from and what it holds. `write` fills in `files`.
+
+    `base` and `base_digest` name the base model; `method` has at least a `name`; `commits` is the range of
+    history (`from`, `to`, `count`); `budget` holds the fields of `diff.Budget`, `settings` what decoding
+    needs (see `learn.export.Exported`); `created` is in UTC, ISO 8601.
+    """
+
+    kind: str
+    created: str
+    base: str = ""
+    base_digest: str = ""
+    tokenizer_digest: str = ""
+    method: dict[str, Any] = field(default_factory=dict)
+    commits: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, int] = field(default_factory=dict)
+    seeds: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+    renderer: int = RENDERER
+    files: dict[str, File] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The bytes of `manifest.json`; equal manifests give equal bytes."""
+        from dataclasses import asdict
+
+        text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        return text.encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> "Manifest":
+        """Read `manifest.json`; GitpeftError when it is none, or one of another version."""
+        try:
+            data = json.loads(raw)
+            _check_versions(data.get("format"), data.get("renderer"))
+            known = {name: data[name] for name in names(cls) if name in data}
+            files = {confined(name): File.of(entry) for name, entry in data["files"].items()}
+            manifest = cls(**{**known, "files": files})
+            manifest._check_types()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise GitpeftError(f"the model's manifest cannot be read: {error}", _AGAIN) from None
+        return manifest
+
+    def _check_types(self) -> None:
+        for name, kind in Manifest.__annotations__.items():
+            expected: Any = getattr(kind, "__origin__", kind)
+            if not isinstance(getattr(self, name), expected):
+                raise TypeError(f"{name} is no {expected.__name__}")
+        if missing := KINDS[self.kind] - self.files.keys():
+            raise ValueError(f"a {self.kind} bundle needs {', '.join(sorted(missing))}")
+
+
+@record(frozen=True, slots=True)
+class Bundle:
+    """A bundle in place. Its files are read through it, so that nothing unchecked is ever used."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the manifest, which is the folder's name."""
+        return self.path.name
+
+    @property
+    def made_at(self) -> str:
+        """The newest commit that it knows, "" if it knows none."""
+        return str(self.manifest.commits.get("to", ""))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.manifest.files
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file, checked against the manifest; GitpeftError when it is another or missing."""
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise GitpeftError(f"the model has no {name}", _AGAIN)
+        raw = _read(self.path / name)
+        if len(raw) != entry.size or hashlib.sha256(raw).hexdigest() != entry.sha256:
+            raise GitpeftError(f"{name} of the model is damaged", _AGAIN)
+        return raw
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the bundle; {} when it has no such file."""
+        if name not in self:
+            return {}
+        try:
+            value = json.loads(self.read(name))
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise GitpeftError(f"{name} of the model is no JSON object", _AGAIN)
+        return value
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def staging(state_dir: Path) -> Iterator[Path]:
+    """An empty folder for a bundle's files, on the same file system; gone afterwards, whatever happens."""
+    import tempfile
+
+    models = state_dir / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".new-", dir=models))
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def write(folder: Path, manifest: Manifest) -> str:
+    """Turn a `staging` folder into a bundle and return its id; it is not active yet.
+
+    `manifest.files` is filled in. Every file is flushed before the one rename, and so is the rename. A bundle
+    that exists already under this id is left as it is.
+    """
+    files = {name: _entry(folder / name) for name in sorted(_names(folder)) if name != MANIFEST}
+    return adopt(folder, changed(manifest, files=files).to_json())
+
+
+def adopt(folder: Path, raw: bytes) -> str:
+    """As `write`, with the bytes of a manifest that came from elsewhere; returns its id.
+
+    GitpeftError when the folder does not hold exactly the files that it lists, byte for byte.
+    """
+    bundle = Bundle(folder.with_name(hashlib.sha256(raw).hexdigest()), Manifest.from_json(raw))
+    verify(Bundle(folder, bundle.manifest))
+    (folder / MANIFEST).write_bytes(raw)
+    files = bundle.manifest.files
+    for name in (*files, MANIFEST):
+        _flush(folder / name)
+    for place in sorted({(folder / name).parent for name in files} | {folder}, reverse=True):
+        _flush(place)
+    try:
+        folder.rename(bundle.path)
+    except OSError:
+        if not bundle.path.is_dir():
+            raise
+    _flush(bundle.path.parent)
+    return bundle.id
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The files below a folder, as a manifest names them."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not path.is_dir():
+            yield path.relative_to(folder).as_posix()
+
+
+def _entry(path: Path) -> File:
+    raw = _read(path)
+    return File(len(raw), hashlib.sha256(raw).hexdigest())
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# --- reading and checking -----------------------------------------------------------------------------------
+
+
+def open_bundle(path: Path) -> Bundle:
+    """The bundle in a folder, checked as far as that costs next to nothing (see above)."""
+    raw = _read(path / MANIFEST, _MANIFEST_LIMIT)
+    if hashlib.sha256(raw).hexdigest() != path.name:
+        raise GitpeftError("the model's manifest is damaged", _AGAIN)
+    bundle = Bundle(path, Manifest.from_json(raw))
+    for name, entry in bundle.manifest.files.items():
+        _check_file(path / name, entry.size)
+    return bundle
+
+
+def verify(bundle: Bundle) -> None:
+    """Check every byte: each file against its SHA-256, no file beside them, no weights kept elsewhere."""
+    for name in bundle.manifest.files:
+        bundle.read(name)
+    if extra := set(_names(bundle.path)) - {MANIFEST, *bundle.manifest.files}:
+        raise GitpeftError(f"the model's folder holds {min(extra)}, which its manifest does not list", _AGAIN)
+    _refuse_external_data(bundle)
+
+
+def _refuse_external_data(bundle: Bundle) -> None:
+    """An ONNX file may keep weights in other files, named by an entry `location`: such a file is refused.
+
+    The word is looked for in the raw bytes, which needs no parser and can be fooled by no encoding.
+    """
+    for name in bundle.manifest.files:
+        if name.endswith(".onnx") and b"location" in bundle.read(name):
+            raise GitpeftError(f"{name} keeps data outside its own file", "export the model into one file")
+
+
+def _read(path: Path, limit: int = 1 << 31) -> bytes:
+    """A regular file's bytes; a link, a device or an enormous file is refused."""
+    _check_file(path)
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise GitpeftError(f"{path.name} of the model is too large", _AGAIN)
+            return file.read(size)  # a read reserves all that it is asked for
+    except OSError as error:
+        raise GitpeftError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
+
+
+def _check_file(path: Path, size: int | None = None) -> None:
+    try:
+        state = path.lstat()
+    except OSError:
+        raise GitpeftError(f"{path.name} of the model is missing", _AGAIN) from None
+    if not stat.S_ISREG(state.st_mode):
+        raise GitpeftError(f"{path.name} of the model is no regular file", _AGAIN)
+    if size is not None and state.st_size != size:
+        raise GitpeftError(f"{path.name} of the model is damaged: {state.st_size} bytes of {size}", _AGAIN)
+
+
+def _check_versions(format_: Any, renderer: Any) -> None:
+    if format_ != FORMAT:
+        raise GitpeftError(
+            f"the model has bundle format {ascii(format_)[:20]}, this gitpeft reads {FORMAT}",
+            "install the gitpeft version that wrote it, or run `gitpeft init`",
+        )
+    if renderer != RENDERER:
+        raise GitpeftError(
+            f"the model was trained on rendering {ascii(renderer)[:20]}, this gitpeft renders {RENDERER}",
+            _AGAIN,
+        )
+
+
+def confined(name: str) -> str:
+    """A file name that stays in the bundle: plain ASCII, at most three folders deep, no dot in front."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"the file name {name!r} is not allowed")
+    return name
+
+
+# --- versions -----------------------------------------------------------------------------------------------
+
+
+def pointer(state_dir: Path) -> tuple[str, str]:
+    """The active id and the one before it; "" for either that does not exist."""
+    try:
+        lines = (state_dir / "current").read_text(encoding="ascii", errors="replace").split("\n")
+    except FileNotFoundError:
+        return "", ""
+    active_, before = (*lines, "", "")[:2]
+    if not _ID.fullmatch(active_) or not (before == "" or _ID.fullmatch(before)):
+        raise GitpeftError("the note of the active model is damaged", "run `gitpeft init`")
+    return active_, before
+
+
+def active(state_dir: Path) -> Bundle | None:
+    """The active bundle, checked cheaply; None when none was ever activated."""
+    id_ = pointer(state_dir)[0]
+    return open_bundle(state_dir / "models" / id_) if id_ else None
+
+
+def activate(state_dir: Path, id_: str) -> Bundle:
+    """Check a bundle thoroughly and make it the active one; the one before it is remembered."""
+    if not _ID.fullmatch(id_):
+        raise GitpeftError(f"{id_} is no model id", "`gitpeft models` lists them")
+    with _locked(state_dir):
+        bundle = open_bundle(state_dir / "models" / id_)
+        verify(bundle)
+        try:
+            before = pointer(state_dir)
+        except GitpeftError:
+            before = ("", "")
+        if before[0] != id_:
+            _replace(state_dir / "current", f"{id_}\n{before[0]}\n")
+    return bundle
+
+
+def _replace(path: Path, text: str) -> None:
+    import tempfile
+
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with open(handle, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
+
+
+def versions(state_dir: Path) -> list[Bundle]:
+    """All bundles that can be opened, newest first."""
+    found = []
+    for path in _folders(state_dir):
+        try:
+            found.append(open_bundle(path))
+        except GitpeftError:
+            continue
+    return sorted(found, key=lambda bundle: (bundle.manifest.created, bundle.id), reverse=True)
+
+
+def prune(state_dir: Path, keep: int = 3) -> list[str]:
+    """Delete all but the `keep` newest bundles, and what killed runs left; returns the ids that went.
+
+    The active bundle and its predecessor stay always, also when that makes more than `keep`.
+    """
+    with _locked(state_dir):
+        newest = [bundle.id for bundle in versions(state_dir)][:keep]
+        stay = {*newest, *pointer(state_dir)}
+        gone = [path for path in _folders(state_dir) if path.name not in stay]
+        for path in gone:
+            discard(path)
+        for path in (state_dir / "models").glob(".*-*"):
+            if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
+                _remove(path)
+    return [path.name for path in gone]
+
+
+def discard(path: Path) -> None:
+    """Out of sight in one rename, then deleted: a kill in between leaves no half bundle under its id."""
+    hidden = path.with_name(f".old-{path.name}")
+    path.rename(hidden)
+    _remove(hidden)
+
+
+def _remove(folder: Path) -> None:
+    import shutil  # writing only: the hook does not pay for its import
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders(state_dir: Path) -> list[Path]:
+    models = state_dir / "models"
+    return sorted(path for path in models.iterdir() if _ID.fullmatch(path.name)) if models.is_dir() else []
+
+
+@contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    """One activation or pruning at a time; the lock goes with its process."""
+    models = state_dir / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    handle = os.open(models / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

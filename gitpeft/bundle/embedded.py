@@ -1,0 +1,25 @@
+"""The base model that the package carries: hides where it lies and what fixes its identity."""
+
+import hashlib
+from pathlib import Path
+
+EMBEDDED = "mini"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+GRAPHS = "onnx"
+"""The folder of a base's own ONNX files."""
+
+
+def embedded_folder() -> Path:
+    """Where `models/mini` is: at the top of a checkout, or inside an installed package."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "_models" / EMBEDDED
+    return packaged if packaged.is_dir() else package.parent / "models" / EMBEDDED
+
+
+def digest(folder: Path) -> str:
+    """sha256 over the weights, configuration and tokenizer of a base."""
+    total = hashlib.sha256()
+    for name in (WEIGHTS, CONFIG, TOKENIZER):
+        with (folder / name).open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

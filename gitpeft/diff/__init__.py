@@ -1,0 +1,1 @@
+"""What changed: patches parsed, shortened and rendered as the models read them."""

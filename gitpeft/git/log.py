@@ -1,0 +1,158 @@
+"""Commits out of a stream: hides the format in which git is asked to print them.
+
+A record is a mark, the fields of the commit, and its patch. The mark is random and new for every process, so
+that nothing in a message or a file can be taken for one.
+"""
+
+import os
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from gitpeft.diff.patch import FILES_SHOWN, FileChange, parse, weight
+from gitpeft.lazy import record
+
+_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
+_SPILL = 1 << 23
+_FILE_START = b"\ndiff --git "
+
+
+@record(frozen=True, slots=True)
+class Commit:
+    """A commit and its change; a merge has no `files`. Times are Unix seconds, `author` is `Name <mail>`."""
+
+    sha: str
+    parents: tuple[str, ...]
+    time: int
+    commit_time: int
+    author: str
+    subject: str
+    body: str
+    files: list[FileChange]
+
+
+@record(frozen=True, slots=True)
+class Skipped:
+    """A commit whose change cannot be known: `shallow`, `missing` (objects not here) or `unreadable`."""
+
+    sha: str
+    reason: str
+
+
+class Named(Protocol):
+    """Anything made of one commit."""
+
+    @property
+    def sha(self) -> str:
+        """The id of the commit."""
+        ...
+
+
+Item = TypeVar("Item", bound=Named)
+
+
+def new_mark() -> bytes:
+    """What starts a record."""
+    return b"\0" + os.urandom(16).hex().encode() + b"\0"
+
+
+def format_of(mark: bytes, fields: str = _FIELDS) -> str:
+    """The `--format` that prints records with this mark."""
+    return "--format=" + mark.decode().replace("\0", "%x00") + fields
+
+
+class Cutter(Generic[Item]):
+    """Cuts git's output into records, holding one at most, and of an enormous one a part at a time.
+
+    A subclass names the fields that it wants printed (`FIELDS`, each ended by NUL) and makes an item of them
+    and of the text behind them, which `add` is given in one part or, of an enormous record, in several.
+    """
+
+    FIELDS: ClassVar[str] = "%H%x00"
+
+    def __init__(self, mark: bytes) -> None:
+        self.mark = mark
+        self.rest = b""
+        self.fields: list[bytes] = []
+
+    def add(self, patch: bytes, whole: bool) -> None:
+        """Take the next part of a record's patch; `whole` when there was and will be no other."""
+        raise NotImplementedError
+
+    def make(self, fields: list[bytes]) -> Item:
+        """The item of the record whose parts were given, and room for the next one."""
+        raise NotImplementedError
+
+    def feed(self, chunk: bytes) -> list[Item]:
+        """The items that are complete with this chunk."""
+        *records, self.rest = (self.rest + chunk).split(self.mark)
+        items = [self._item(record) for record in records if record]
+        if len(self.rest) > _SPILL:
+            self._spill()
+        return items
+
+    def end(self) -> list[Item]:
+        """The last item."""
+        return [self._item(self.rest)] if self.rest or self.fields else []
+
+    def _item(self, record: bytes) -> Item:
+        whole = not self.fields
+        self.add(self._open(record) if whole else record, whole)
+        fields, self.fields = self.fields, []
+        return self.make(fields)
+
+    def _open(self, record: bytes) -> bytes:
+        *self.fields, patch = record.split(b"\0", self.FIELDS.count("%x00"))
+        return patch
+
+    def _spill(self) -> None:
+        """Hand over the files that are complete."""
+        if cut := _last_start(self.rest):
+            self.add(self.rest[:cut] if self.fields else self._open(self.rest[:cut]), whole=False)
+            self.rest = self.rest[cut:]
+
+
+class Parser(Cutter[Commit]):
+    """Commits with their changes; of an enormous one the content of the largest files only."""
+
+    FIELDS = _FIELDS
+
+    def __init__(self, mark: bytes) -> None:
+        super().__init__(mark)
+        self.files: list[FileChange] = []
+
+    def add(self, patch: bytes, whole: bool) -> None:
+        """Parse a part of the patch; what is shown of a large commit needs no more than a few files."""
+        self.files += parse(patch) if len(patch) > 1 else []
+        if not whole:
+            for change in sorted(self.files, key=weight, reverse=True)[FILES_SHOWN:]:
+                change.hunks = []
+
+    def make(self, fields: list[bytes]) -> Commit:
+        """The commit."""
+        files, self.files = self.files, []
+        sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
+        author, subject, body = map(text_of, fields[4:])
+        return Commit(
+            sha, tuple(parents.split()), int(time or 0), int(commit_time or 0), author, subject, body, files
+        )
+
+
+def _last_start(patch: bytes) -> int:
+    """Where the last file of a patch starts that can be cut off; 0 if none can.
+
+    A deletion and a creation of one path are one change of type, and stay together.
+    """
+    last = patch.rfind(_FILE_START)
+    while (before := patch.rfind(_FILE_START, 0, max(last, 0))) >= 0:
+        name = patch[last : patch.find(b"\n", last + 1)]
+        if b"\n" in patch[last + 1 :] and not patch.startswith(name + b"\n", before):
+            return last
+        last = before
+    return 0
+
+
+def text_of(field: bytes) -> str:
+    """Text of a commit; old ones often hold Latin-1 without saying so."""
+    try:
+        return field.decode()
+    except UnicodeDecodeError:
+        return field.decode("cp1252", "replace")

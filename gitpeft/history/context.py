@@ -1,0 +1,380 @@
+"""What happened before a change: hides the tables that answer it at one point of history, and their upkeep.
+
+The tables lie in the history's database: a row for each commit that is no merge, and one for each file that
+it touched. `reached` marks the ancestors of one commit, the *place*; `move` takes it elsewhere by asking git
+for the difference alone, so that a commit on top of the last one costs a row.
+"""
+
+import hashlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from gitpeft.diff.patch import FileChange
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.lazy import record
+
+TABLES = """
+CREATE TABLE change (
+    id INTEGER PRIMARY KEY, sha TEXT NOT NULL UNIQUE, author TEXT, time INTEGER, fix INTEGER, subsystems TEXT,
+    reached INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX change_author ON change (author);
+CREATE TABLE touch (
+    change INTEGER NOT NULL, path TEXT NOT NULL, origin TEXT, status TEXT, kind TEXT, added INTEGER,
+    removed INTEGER, lines INTEGER, functions TEXT, old TEXT, new TEXT
+);
+CREATE INDEX touch_path ON touch (path);
+CREATE INDEX touch_change ON touch (change);
+CREATE INDEX touch_open ON touch (change) WHERE lines IS NULL;
+"""
+
+YEAR = 365 * 86400
+NOT_COUNTED = ("generated", "submodule")
+LINEAGE = 16
+"""Names that a file's history is followed through."""
+
+LINED = ("text", "generated", "symlink", "mode")
+"""Kinds of files that have lines."""
+
+_COMPANIONS_OF = 8
+_COMPANION_CHANGES = 200
+_COMPANION_FILES = 20
+
+
+Row = tuple[tuple[str, str, int, bool], list[tuple[object, ...]]]
+"""A commit to be stored: (id, author's hash, commit time, fix or not), and the rows that `touches` made."""
+
+
+@record(frozen=True, slots=True)
+class Touch:
+    """What a change does to one file. `lines` is its length before; `functions` are keys (`function_key`)."""
+
+    path: str
+    status: str
+    kind: str
+    added: int
+    removed: int
+    lines: int
+    functions: frozenset[str] = frozenset()
+    origin: str | None = None
+
+
+@record(frozen=True, slots=True)
+class Change:
+    """A change as it is about to be made: its files, who makes it (a hash), when (unix seconds).
+
+    `fix` is what its message says, False while it has none.
+    """
+
+    files: tuple[Touch, ...]
+    author: str
+    time: int
+    fix: bool = False
+
+    @property
+    def counted(self) -> list[Touch]:
+        """The files that count."""
+        return [file for file in self.files if file.kind not in NOT_COUNTED]
+
+
+@record(frozen=True, slots=True)
+class Seen:
+    """One earlier change of a file: its number, who (a hash), when, whether it was a fix, and where in it."""
+
+    change: int
+    author: str
+    time: int
+    fix: bool
+    functions: frozenset[str]
+
+
+@record(frozen=True, slots=True)
+class Companion:
+    """A file that usually changes with another one: in `together` of the last `of` changes."""
+
+    path: str
+    beside: str
+    together: int
+    of: int
+
+
+class Past(Protocol):
+    """What the metrics ask of history before a change. `names` are paths as the change finds them."""
+
+    def changes(self, names: Sequence[str], since: int | None = None) -> int:
+        """Different earlier changes of these files, from `since` (unix seconds) on."""
+        ...
+
+    def fixes(self, names: Sequence[str], since: int) -> int:
+        """Those of them that were fixes."""
+        ...
+
+    def developers(self, names: Sequence[str]) -> int:
+        """Different authors of earlier changes of these files."""
+        ...
+
+    def last(self, name: str) -> int | None:
+        """When a file was last changed; None when it never was."""
+        ...
+
+    def experience(self, author: str, now: int) -> tuple[int, float]:
+        """The author's earlier changes: how many, and the sum of 1 / (1 + full years ago)."""
+        ...
+
+    def within(self, author: str, subsystems: frozenset[str]) -> int:
+        """The author's earlier changes in any of the subsystems."""
+        ...
+
+
+def subsystem(path: str) -> str:
+    """The first directory of a path, "." at the top (Kamei et al. 2013)."""
+    return path.partition("/")[0] if "/" in path else "."
+
+
+def function_key(heading: str) -> str:
+    """What is stored of a function's heading: enough to know it again, nothing that could be a secret."""
+    return hashlib.blake2b(heading.encode(), digest_size=6).hexdigest()
+
+
+def weighted_years(times: Iterable[int], now: int) -> float:
+    """The sum of 1 / (1 + n), n the full years since each moment (rexp of Kamei et al.)."""
+    ages = Counter(max(0, now - time) // YEAR for time in times)
+    return sum(ages[age] / (1 + age) for age in sorted(ages))
+
+
+# --- storing ------------------------------------------------------------------------------------------------
+
+
+def touches(files: Sequence[FileChange], names: Sequence[tuple[str, str | None]]) -> list[tuple[object, ...]]:
+    """Rows for the files of a commit; `names` are their masked paths, each with where it came from."""
+    return [_row(file, *name) for file, name in zip(files, names, strict=True)]
+
+
+def _row(file: FileChange, path: str, origin: str | None) -> tuple[object, ...]:
+    functions = " ".join(map(function_key, file.functions))
+    origin = origin if file.status == "R" else None  # a copy begins a history of its own
+    lines = None if file.kind in LINED else 0
+    counts = (file.status, file.kind, file.added, file.removed)
+    return (path, origin, *counts, lines, functions, *(file.blobs if lines is None else (None, None)))
+
+
+def store(db: sqlite3.Connection, changes: Iterable[Row]) -> None:
+    """Add commits that are no merges."""
+    command = "INSERT OR IGNORE INTO change (sha, author, time, fix, subsystems) VALUES (?, ?, ?, ?, ?)"
+    for head, rows in changes:
+        subsystems = "\t".join(sorted({subsystem(str(row[0])) for row in rows}))
+        made = db.execute(command, (*head, subsystems))
+        if made.rowcount:
+            numbered = [(made.lastrowid, *row) for row in rows]
+            db.executemany("INSERT INTO touch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", numbered)
+
+
+def drop(db: sqlite3.Connection, shas: Iterable[str]) -> None:
+    """Forget commits."""
+    for sha in shas:
+        db.execute("DELETE FROM touch WHERE change = (SELECT id FROM change WHERE sha = ?)", (sha,))
+        db.execute("DELETE FROM change WHERE sha = ?", (sha,))
+
+
+def count_lines(db: sqlite3.Connection, repository: Repository, order: Sequence[str]) -> None:
+    """Fill in the length that each newly stored file had before its change; `order` is oldest first.
+
+    A content is as long as the one that it was made from, plus what was added, minus what was removed: from
+    one to the next that gives every length, exactly. Git is asked only where such a chain begins.
+    """
+    rows = db.execute(
+        "SELECT touch.rowid, sha, coalesce(origin, path), old, new, added - removed, status FROM touch"
+        " JOIN change ON change.id = change WHERE lines IS NULL"
+    ).fetchall()
+    place = {sha: number for number, sha in enumerate(order)}
+    rows.sort(key=lambda row: place.get(row[1], -1))
+    steps: dict[str, tuple[str, int]] = {}
+    for _, _, _, old, new, grown, _ in rows:
+        steps.setdefault(new, (old, grown))
+    named = {number: _content(sha, path, old, status) for number, sha, path, old, _, _, status in rows}
+    starts: dict[str, tuple[str, int]] = {}
+    found = {number: _start(name, steps, starts) for number, name in named.items()}
+    known = repository.line_counts(sorted({root for root, _ in found.values()} - {""}))
+    lengths = [(max(0, known.get(root, 0) + grown), number) for number, (root, grown) in found.items()]
+    with db:
+        db.executemany("UPDATE touch SET lines = ?, old = NULL, new = NULL WHERE rowid = ?", lengths)
+
+
+def _content(sha: str, path: str, old: str, status: str) -> str:
+    """What git calls the content before a change; "" where there was none."""
+    return "" if status == "A" else old or f"{sha}^:{path}"
+
+
+def _start(
+    name: str, steps: dict[str, tuple[str, int]], starts: dict[str, tuple[str, int]]
+) -> tuple[str, int]:
+    """Where a chain of contents begins ("" in nothing), and how many lines it grew since.
+
+    `starts` keeps what was found for every content on the way.
+    """
+    way: dict[str, int] = {}
+    at = name
+    while at in steps and at not in starts and at not in way:
+        before, way[at] = steps[at]
+        at = before
+    root, grown = starts.get(at, ("" if not at.strip("0") else at, 0))
+    for content in reversed(way):
+        grown += way[content]
+        starts[content] = root, grown
+    return root, grown
+
+
+# --- the place ----------------------------------------------------------------------------------------------
+
+
+def difference(
+    db: sqlite3.Connection, repository: Repository, head: str | None
+) -> tuple[list[str], list[str]]:
+    """The commits that are below `head` (None: nothing is) but not below the place, and the other way round.
+
+    Newest first, without merges. Where the place is unknown to git by now, everything below `head`.
+    """
+    ordinary = ("rev-list", "--no-merges", "--date-order")
+    place = where(db)
+    if place == (head or ""):
+        return [], []
+    if place and head:
+        try:
+            lines = repository.run(*ordinary, "--left-right", f"{head}...{place}", "--").decode().split()
+            return [line[1:] for line in lines if line[0] == "<"], [
+                line[1:] for line in lines if line[0] == ">"
+            ]
+        except GitpeftError:
+            pass
+    away = [sha for (sha,) in db.execute("SELECT sha FROM change WHERE reached")]
+    return (repository.run(*ordinary, head, "--").decode().split() if head else []), away
+
+
+def unread(db: sqlite3.Connection, shas: Sequence[str]) -> list[str]:
+    """Those of the commits that are neither stored nor known to be unreadable."""
+    query = "SELECT 1 FROM change WHERE sha = ? UNION ALL SELECT 1 FROM skipped WHERE sha = ?"
+    return [sha for sha in shas if not db.execute(query, (sha, sha)).fetchone()]
+
+
+def move(db: sqlite3.Connection, head: str | None, left: Sequence[str], right: Sequence[str]) -> None:
+    """Take the place to a commit, by the `difference` between the two; the caller ends the transaction."""
+    command = "UPDATE change SET reached = ? WHERE sha = ?"
+    db.executemany(command, [(0, sha) for sha in right])
+    db.executemany(command, [(1, sha) for sha in left])
+    db.execute("INSERT OR REPLACE INTO setting VALUES ('place', ?)", (head or "",))
+
+
+def where(db: sqlite3.Connection) -> str:
+    """The commit of the place, "" before the first one."""
+    row = db.execute("SELECT value FROM setting WHERE name = 'place'").fetchone()
+    return str(row[0]) if row else ""
+
+
+def load(db: sqlite3.Connection, shas: set[str]) -> dict[str, Change]:
+    """Those of the commits that are stored, by id."""
+    files: dict[int, list[Touch]] = {}
+    columns = "change, path, status, kind, added, removed, lines, functions, origin"
+    query = f"SELECT {columns} FROM touch ORDER BY rowid"
+    for number, path, status, kind, added, removed, lines, functions, origin in db.execute(query):
+        touch = Touch(path, status, kind, added, removed, lines or 0, frozenset(functions.split()), origin)
+        files.setdefault(number, []).append(touch)
+    rows = db.execute("SELECT id, sha, author, time, fix FROM change")
+    return {
+        sha: Change(tuple(files.get(number, ())), author, time, bool(fix))
+        for number, sha, author, time, fix in rows
+        if sha in shas
+    }
+
+
+class Stored:
+    """The past of the place, asked of the tables file by file."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._seen: dict[str, list[Seen]] = {}
+        self._names: dict[str, set[str]] = {}
+        self._own: dict[str, list[tuple[int, str]]] = {}
+
+    def seen(self, path: str) -> list[Seen]:
+        """Every earlier change of a file, under the names that it had before too."""
+        if path not in self._seen:
+            names, at = [path], 0
+            rows: dict[int, Seen] = {}
+            while at < min(len(names), LINEAGE):
+                found = self._rows(names[at]).fetchall()
+                for _, change, author, time, fix, functions in found:
+                    rows[change] = Seen(change, author, time, bool(fix), frozenset(functions.split()))
+                names += sorted({row[0] for row in found} - {None, *names})
+                at += 1
+            self._seen[path] = list(rows.values())
+            self._names[path] = set(names)
+        return self._seen[path]
+
+    def _rows(self, path: str) -> sqlite3.Cursor:
+        return self._db.execute(
+            "SELECT origin, id, author, time, fix, functions FROM touch JOIN change ON id = touch.change"
+            " WHERE path = ? AND reached ORDER BY id",
+            (path,),
+        )
+
+    def _of(self, names: Sequence[str]) -> dict[int, Seen]:
+        return {one.change: one for name in names for one in self.seen(name)}
+
+    def changes(self, names: Sequence[str], since: int | None = None) -> int:
+        """See `Past`."""
+        return sum(since is None or one.time >= since for one in self._of(names).values())
+
+    def fixes(self, names: Sequence[str], since: int) -> int:
+        """See `Past`."""
+        return sum(one.fix and one.time >= since for one in self._of(names).values())
+
+    def developers(self, names: Sequence[str]) -> int:
+        """See `Past`."""
+        return len({one.author for one in self._of(names).values()})
+
+    def last(self, name: str) -> int | None:
+        """See `Past`."""
+        return max((one.time for one in self.seen(name)), default=None)
+
+    def experience(self, author: str, now: int) -> tuple[int, float]:
+        """See `Past`."""
+        times = [time for time, _ in self._by(author)]
+        return len(times), weighted_years(times, now)
+
+    def within(self, author: str, subsystems: frozenset[str]) -> int:
+        """See `Past`."""
+        return sum(not subsystems.isdisjoint(names.split("\t")) for _, names in self._by(author))
+
+    def _by(self, author: str) -> list[tuple[int, str]]:
+        if author not in self._own:
+            query = "SELECT time, subsystems FROM change WHERE author = ? AND reached"
+            self._own[author] = self._db.execute(query, (author,)).fetchall()
+        return self._own[author]
+
+    def companions(self, paths: Sequence[str], support: int, confidence: float) -> list[Companion]:
+        """Files that usually change with one of these and are not among them, surest first.
+
+        Counted over the last 200 changes of a file that touched at most 20 files: at least `support` of them
+        together, and at least the share `confidence`.
+        """
+        found = [one for path in paths[:_COMPANIONS_OF] for one in self._beside(path, set(paths))]
+        sure = [one for one in found if one.together >= support and one.together >= confidence * one.of]
+        best: dict[str, Companion] = {}
+        for one in sorted(sure, key=lambda one: (-one.together / one.of, -one.together, one.path)):
+            best.setdefault(one.path, one)
+        return list(best.values())
+
+    def _beside(self, path: str, known: set[str]) -> list[Companion]:
+        newest = sorted(self.seen(path), key=lambda one: (-one.time, one.change))[:_COMPANION_CHANGES]
+        counts: Counter[str] = Counter()
+        of = 0
+        for one in newest:
+            rows = self._db.execute("SELECT path FROM touch WHERE change = ?", (one.change,)).fetchall()
+            if len(rows) <= _COMPANION_FILES:
+                of += 1
+                counts.update(name for (name,) in rows)
+        known = known | self._names[path]
+        return [Companion(name, path, n, of) for name, n in counts.most_common(8) if name not in known]

@@ -1,0 +1,45 @@
+"""Which commits have something to teach: the rule that training and the hook share."""
+
+import re
+
+from gitpeft.diff.patch import is_generated, split
+from gitpeft.pattern import pattern
+
+_BOT = pattern(
+    r"\[bot\]|(?:^|[\s<._+-])bots?(?:$|[\s>@._-])|dependabot|renovate|greenkeeper|github-actions|pre-commit-ci"
+    r"|snyk|pyup|imgbot|allcontributors|mergify|weblate|transifex|semantic-release|codecov|copybara|crowdin"
+    r"|release-please|readthedocs-assistant|jenkins|travis(?:-ci)?@|zuul|automation@|noreply@anthropic|copilot@",
+    re.I,
+)
+_REVERT = pattern(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
+_REWORK = pattern(r"^(?:fixup|squash|amend)! ")
+_ASSISTANT = pattern(
+    r"^(?:co-authored-by|assisted-by|generated-by):.*(?:claude|copilot|chatgpt|openai|codex|cursor|aider|gemini|devin)"
+    r"|generated with \[?(?:claude|cursor|copilot|chatgpt|gemini)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def is_bot(identity: str) -> bool:
+    """Whether an author (`Name <mail>`) is a program, by its name or address."""
+    return _BOT.search(identity) is not None
+
+
+def why_not(subject: str, body: str, change: str) -> str:
+    """Why a commit that is no merge and not a bot's teaches nothing, "" when it does.
+
+    `subject` is cleaned (`diff.clean_subject`), `change` compact.
+    """
+    if _REVERT.match(subject):
+        return "revert"
+    if _REWORK.match(subject):
+        return "fixup"
+    if _ASSISTANT.search(body):
+        return "written by an assistant"
+    if not subject:
+        return "no message"
+    if not change:
+        return "no change"
+    if all(is_generated(path) for _, path in split(change)[0]):
+        return "generated files only"
+    return ""

@@ -1,0 +1,435 @@
+"""The mined past: hides an incremental sqlite cache of parsed commits, keyed by their ids.
+
+The database holds what a commit contains; which commits there are, and in which order, is asked of git each
+time. So rewritten history needs no special case: rows that nothing reaches any more are dropped. Secrets are
+masked, and authors hashed with a salt that never leaves the database, before anything is stored.
+"""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from gitpeft.diff.patch import RENDERER, FileChange, compact
+from gitpeft.errors import GitpeftError
+from gitpeft.git.log import Commit, Skipped
+from gitpeft.git.repository import Repository
+from gitpeft.history import context
+from gitpeft.history.filters import is_bot
+from gitpeft.lazy import field, record
+from gitpeft.redaction import mask
+
+SCHEMA = 4
+"""Version of the tables and what they hold; a database of another, or of another renderer, is built anew."""
+
+_VERSION = SCHEMA * 1000 + RENDERER
+_BATCH = 256
+_CROWD = 1000
+"""Commits from which on several processes read; with 300 two were slower than one, with 700 hardly faster."""
+
+FEW = 300
+"""Commits that are read on the way, where the past of a commit is asked for."""
+
+_BODY = 4000  # characters of a message's body that are kept
+_TABLES = (
+    """
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE skipped (sha TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE record (
+    sha TEXT PRIMARY KEY, parents INTEGER, time INTEGER, commit_time INTEGER, author TEXT, bot INTEGER,
+    subject TEXT, body TEXT, change TEXT, files INTEGER, added INTEGER, removed INTEGER, paths TEXT
+);
+"""
+    + context.TABLES
+)
+_Batch = tuple[list[tuple[object, ...]], list[context.Row], list[tuple[str, str]]]
+"""Rows of `record`, what `past` stores beside them, and (id, reason) of what was left out."""
+
+_COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
+
+
+@record(frozen=True, slots=True)
+class PathChange:
+    """The change of one file: path, git's status letter, where it came from, lines, and kind (see `diff`)."""
+
+    path: str
+    status: str
+    old_path: str | None
+    added: int
+    removed: int
+    kind: str
+
+
+@record(frozen=True, slots=True)
+class Record:
+    """One mined commit. Times are Unix seconds; `author` is a salted hash; `change` is compact, masked text.
+
+    A merge has no change of its own: `merge` is set, and counts and texts of the change are empty.
+    """
+
+    sha: str
+    parents: int
+    time: int
+    commit_time: int
+    author: str
+    bot: bool
+    subject: str
+    body: str
+    change: str
+    files: int
+    added: int
+    removed: int
+    _paths: str = field(repr=False)
+
+    @property
+    def merge(self) -> bool:
+        """Whether the commit has several parents."""
+        return self.parents > 1
+
+    @property
+    def paths(self) -> tuple[PathChange, ...]:
+        """What happened to each file, in git's order."""
+        return tuple(map(_unpack, self._paths.split("\n"))) if self._paths else ()
+
+
+@record(frozen=True, slots=True)
+class MineReport:
+    """What a run of `History.mine` did: `new` commits of `total`, those left out by reason, rows dropped."""
+
+    new: int
+    total: int
+    skipped: dict[str, int]
+    pruned: int
+    seconds: float
+
+
+class History:
+    """The cache of one repository; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db = _connect(path)
+
+    @classmethod
+    def open(cls, state_dir: Path, wait_ms: int | None = None) -> Self:
+        """The cache in a state directory, made where it is missing, built anew where it is unusable.
+
+        `wait_ms` is how long to wait for another writer, ten seconds unless given.
+        """
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            history = cls(state_dir / "history.db")
+            if wait_ms is not None:
+                history._db.execute(f"PRAGMA busy_timeout = {int(wait_ms)}")
+            return history
+        except (OSError, sqlite3.OperationalError) as error:
+            raise GitpeftError(
+                f"cannot open {state_dir / 'history.db'}: {error}", "see who may write in that folder"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the database back."""
+        self._db.close()
+
+    def mine(
+        self,
+        repository: Repository,
+        tip: str = "HEAD",
+        jobs: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> MineReport:
+        """Read the commits that `tip` reaches and the cache does not hold yet, with `jobs` processes.
+
+        Everything read is kept even when this is killed. `progress` gets the commits done and those to do.
+        Raises GitpeftError while another process mines, and when `tip` names no commit.
+        """
+        start = time.monotonic()
+        tip = repository.resolve(tip)
+        with _lock(self.path.with_name("history.lock")):
+            reachable = [sha for sha, _ in repository.rev_list(tip)]
+            known = self._known()
+            wanted = [sha for sha in reversed(reachable) if sha not in known]
+            self._write("DELETE FROM skipped", [()])  # what was left out the last time is tried again
+            skipped = self._read(repository, wanted, jobs or _cores(), progress)
+            context.count_lines(self._db, repository, reachable)
+            with self._db:
+                context.move(self._db, tip, *context.difference(self._db, repository, tip))
+            pruned = self._prune(repository, known.difference(reachable))
+        seconds = time.monotonic() - start
+        return MineReport(len(wanted) - sum(skipped.values()), len(reachable), skipped, pruned, seconds)
+
+    def records(self, repository: Repository, tip: str = "HEAD", newest: int | None = None) -> list[Record]:
+        """The mined commits that `tip` reaches (it included), oldest first; at most the `newest` so many."""
+        reachable = [sha for sha, _ in repository.rev_list(repository.resolve(tip))]
+        wanted = reachable if newest is None else reachable[-newest:]
+        keep = set(wanted)
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM record")
+        found = {row[0]: _record(row) for row in rows if row[0] in keep}
+        return [found[sha] for sha in wanted if sha in found]
+
+    def changes(
+        self, repository: Repository, tip: str = "HEAD"
+    ) -> Iterator[tuple[str, str, int, tuple[PathChange, ...]]]:
+        """Of each mined commit that is no merge, oldest first: id, author, commit time, and its files."""
+        for one in self.records(repository, tip):
+            if not one.merge:
+                yield one.sha, one.author, one.commit_time, one.paths
+
+    def measurable(self, shas: set[str]) -> dict[str, context.Change]:
+        """Those of the commits that are stored and no merges, as the metrics see them, by id."""
+        return context.load(self._db, shas)
+
+    @contextmanager
+    def before(
+        self, repository: Repository, head: str | None, *, keep: bool = False
+    ) -> Iterator[context.Stored]:
+        """The past as a change on top of `head` finds it (None: as the first change does).
+
+        Commits that were never read are read if they are few, else this raises GitpeftError, as it does while
+        another process mines. With `keep` the next call starts from here, which is the cheaper the nearer.
+        """
+        left, right = context.difference(self._db, repository, head)
+        if new := context.unread(self._db, left):
+            self._catch_up(repository, new)
+        try:
+            if head != (context.where(self._db) or None):
+                context.move(self._db, head, left, right)
+            yield context.Stored(self._db)
+            if keep:
+                self._db.commit()
+        finally:
+            self._db.rollback()
+
+    def _catch_up(self, repository: Repository, new: Sequence[str]) -> None:
+        if len(new) > FEW:
+            raise GitpeftError(f"{len(new):,} commits are not read yet", "Run `gitpeft mine`.")
+        with _lock(self.path.with_name("history.lock")):
+            self._read(repository, new, 1, None)
+            context.count_lines(self._db, repository, new[::-1])
+
+    def skipped(self) -> dict[str, int]:
+        """How many commits the last mining left out, by reason."""
+        return dict(self._db.execute("SELECT reason, count(*) FROM skipped GROUP BY reason"))
+
+    def author(self, identity: str) -> str:
+        """The hash under which an author (`Name <mail>`, or a mail address) is stored here."""
+        return _hashed(self._salt(), identity)
+
+    def _salt(self) -> str:
+        return str(self._db.execute("SELECT value FROM setting WHERE name = 'salt'").fetchone()[0])
+
+    def _known(self) -> set[str]:
+        return {sha for (sha,) in self._db.execute("SELECT sha FROM record")}
+
+    def _read(
+        self,
+        repository: Repository,
+        shas: Sequence[str],
+        jobs: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, int]:
+        """Store the commits, a batch in a transaction."""
+        skipped: Counter[str] = Counter()
+        done = 0
+        for rows, changes, left_out in self._batches(repository, shas, jobs):
+            with self._db:
+                self._db.executemany(f"INSERT OR REPLACE INTO record ({_COLUMNS}) VALUES ({_PLACES})", rows)
+                self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
+                context.store(self._db, changes)
+            skipped.update(reason for _, reason in left_out)
+            done += len(rows) + len(left_out)
+            if progress:
+                progress(done, len(shas))
+        return dict(skipped)
+
+    def _batches(self, repository: Repository, shas: Sequence[str], jobs: int) -> Iterator[_Batch]:
+        """The commits ready to be stored; many of them are read and packed by as many processes as `jobs`."""
+        pack = _Packer(self._salt())
+        if jobs == 1 or len(shas) < _CROWD:
+            return pack.batches(repository.log(shas, jobs))
+        import gitpeft.history.fix_detection  # noqa: F401 - once, here, and not in every process
+        from gitpeft.history import pool  # not on the way of the hook, which reads a few commits
+
+        if not pool.possible():
+            return pack.batches(repository.log(shas, jobs))
+        blocks = [shas[at : at + _BATCH] for at in range(0, len(shas), _BATCH)]
+        shares = [list(chain(*blocks[first::jobs])) for first in range(min(jobs, len(blocks)))]
+        return pool.results(shares, lambda share: pack.batches(repository.log(share, 1)))
+
+    def _prune(self, repository: Repository, beyond: set[str]) -> int:
+        """Drop, of the rows that the tip does not reach, those that no branch, tag or other ref reaches."""
+        if not beyond:
+            return 0
+        gone = beyond.difference(sha for sha, _ in repository.rev_list("--all", "HEAD"))
+        self._write("DELETE FROM record WHERE sha = ?", [(sha,) for sha in sorted(gone)])
+        with self._db:
+            context.drop(self._db, gone)
+        return len(gone)
+
+    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        with self._db:
+            self._db.executemany(statement, rows)
+
+
+_PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
+_SEPARATOR = "\n\0\n"
+
+
+class _Packer:
+    """Turns commits into rows: compact, masked, hashed."""
+
+    def __init__(self, salt: str) -> None:
+        self.salt = salt
+        self.authors: dict[str, tuple[str, bool]] = {}
+
+    def batches(self, items: Iterable[Commit | Skipped]) -> Iterator[_Batch]:
+        """The commits a batch at a time."""
+        items = iter(items)
+        while taken := list(islice(items, _BATCH)):
+            commits = [item for item in taken if isinstance(item, Commit)]
+            rows = [self.row(commit) for commit in commits]
+            changes = [
+                one for commit, row in zip(commits, rows, strict=True) for one in self.change(commit, row)
+            ]
+            yield rows, changes, [(item.sha, item.reason) for item in taken if isinstance(item, Skipped)]
+
+    def row(self, commit: Commit) -> tuple[object, ...]:
+        """The columns of a commit, in the order of `_COLUMNS`."""
+        author, bot = self._author(commit.author)
+        files = commit.files
+        texts = (
+            compact(files) if files else "",
+            "\n".join(map(_pack, files)),
+            commit.subject,
+            commit.body.strip("\n")[: 2 * _BODY],
+        )
+        change, paths, subject, body = mask(_SEPARATOR.join(texts)).split(_SEPARATOR)
+        body = body[:_BODY]  # cut when it is masked: half a secret would not be known as one
+        added, removed = sum([change.added for change in files]), sum([change.removed for change in files])
+        head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
+        return (*head, subject, body, change, len(files), added, removed, paths)
+
+    def change(self, commit: Commit, row: tuple[object, ...]) -> list[context.Row]:
+        """What the metrics need of a commit whose `row` is known; nothing of a merge."""
+        from gitpeft.history.fix_detection import is_fix  # where nothing is new, its patterns are not needed
+
+        if len(commit.parents) > 1:
+            return []
+        names = [_names(line) for line in str(row[-1]).split("\n")] if commit.files else []
+        fix = is_fix(f"{commit.subject}\n\n{commit.body}") is not None
+        head = (commit.sha, self._author(commit.author)[0], commit.commit_time, fix)
+        return [(head, context.touches(commit.files, names))]
+
+    def _author(self, identity: str) -> tuple[str, bool]:
+        found = self.authors.get(identity)
+        if found is None:
+            found = _hashed(self.salt, identity), is_bot(identity)
+            self.authors[identity] = found
+        return found
+
+
+def _hashed(salt: str, identity: str) -> str:
+    """A person's name varies more than the address, so the address decides where there is one."""
+    mail = identity.rpartition("<")[2].rstrip(">").strip().lower() or identity
+    return hashlib.blake2b(mail.encode(), key=bytes.fromhex(salt), digest_size=8).hexdigest()
+
+
+def _pack(change: FileChange) -> str:
+    fields = [change.status, str(change.added), str(change.removed), change.kind, change.path]
+    return "\t".join(fields if change.old_path is None else [*fields, change.old_path])
+
+
+def _names(line: str) -> tuple[str, str | None]:
+    path, *origin = line.split("\t")[4:]
+    return path, origin[0] if origin else None
+
+
+def _unpack(line: str) -> PathChange:
+    status, added, removed, kind, path, *origin = line.split("\t")
+    return PathChange(path, status, origin[0] if origin else None, int(added), int(removed), kind)
+
+
+def _record(row: tuple[str, int, int, int, str, int, str, str, str, int, int, int, str]) -> Record:
+    sha, parents, time_, commit_time, author, bot = row[:6]
+    subject, body, change, files, added, removed, paths = row[6:]
+    head = (sha, parents, time_, commit_time, author, bool(bot))
+    return Record(*head, subject, body, change, files, added, removed, paths)
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A usable database at `path`; one that is broken, or has other tables than these, is replaced."""
+    db = _usable(path)
+    if db is None:
+        with _lock(path.with_name("history.lock"), patience=10):
+            db = _usable(path) or _create(path)
+    return db
+
+
+def _usable(path: Path) -> sqlite3.Connection | None:
+    db = sqlite3.connect(path, timeout=10)
+    try:
+        if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("SELECT max(rowid), (SELECT value FROM setting) FROM record").fetchone()
+            return db
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:  # not a database, or a damaged one: it can be mined again
+        pass
+    db.close()
+    return None
+
+
+def _create(path: Path) -> sqlite3.Connection:
+    """An empty database. It writes ahead: readers never wait, and a killed writer loses one batch at most."""
+    for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        leftover.unlink(missing_ok=True)
+    db = sqlite3.connect(path, timeout=10)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    salt = f"INSERT INTO setting VALUES ('salt', '{os.urandom(16).hex()}');"
+    db.executescript(f"BEGIN; {_TABLES} {salt} PRAGMA user_version = {_VERSION}; COMMIT;")
+    return db
+
+
+@contextmanager
+def _lock(path: Path, patience: float = 0) -> Iterator[None]:
+    """Keep a second writer out; a database's lock, because that ends with its process on every system."""
+    db = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    try:
+        _lock_now(db)
+        yield
+    finally:
+        db.close()
+
+
+def _lock_now(db: sqlite3.Connection) -> None:
+    try:
+        db.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        raise GitpeftError("another process is reading this history", "Wait until it is done.") from error

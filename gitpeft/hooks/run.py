@@ -1,0 +1,359 @@
+"""What git runs: decides cheaply whether to offer a message, gets it in time, and never breaks a commit.
+
+Stage one is the standard library and git's plumbing; whatever is heavy happens in a confined child. The exit
+code is 0 whatever happens; a failure is one line in `<common-dir>/gitpeft/hook.log` and one on the terminal.
+"""
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from gitpeft.config import Config, entries, load
+from gitpeft.errors import GitpeftError, NothingStagedError
+from gitpeft.git.repository import NO_EDITORS, Repository
+from gitpeft.runtime.sandbox import limit_memory
+from gitpeft.trace import Trace
+
+if TYPE_CHECKING:  # each stage imports what it needs: the flag needs nothing that messages need
+    pass
+
+LOG_LIMIT = 64 << 10
+FIRST_SECONDS = 2.0
+"""Time for the first steps, until the settings are known."""
+
+MEMORY_MB = 2048
+"""What reading the change may take; the model has a limit of its own."""
+
+STOP = 77
+"""The exit code by which the stub knows that a commit is to be stopped, and not that something broke."""
+
+PROGRESS_SECONDS = 0.3
+_SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
+_OPT_IN = frozenset({"commit", "template", "squash"})
+
+
+class _Late(Exception):
+    """The time budget is spent."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one hook: `prepare-commit-msg FILE [SOURCE [OBJECT]]`, `pre-commit` or `risk`.
+
+    Returns 0 whatever happens, but `STOP` where `gitpeft.risk` is `block` and a change was flagged.
+    """
+    _start_clean()
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, FIRST_SECONDS)
+            return _dispatch(list(argv))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # what is said below may not be cut short
+    except NothingStagedError:
+        pass
+    except _Late:
+        what = "no risk looked at" if list(argv[:1]) == ["risk"] else "no suggestion"
+        _tell(f"{what} within the time allowed (gitpeft.timeoutMs)")
+    except GitpeftError as error:
+        _tell(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
+    except KeyboardInterrupt:
+        _die_of_interrupt()
+    except MemoryError:
+        _tell("not enough memory, nothing suggested")
+    except Exception as error:
+        _tell(f"nothing suggested: {_where(error)}")
+    return 0
+
+
+def _start_clean() -> None:
+    """Undo what a program may hand down to all that it starts, and what is relied on here.
+
+    Blocked or ignored signals would take the clock and the ends of children away; a pipe that got the number
+    of a closed standard stream would be lost when the child silences itself.
+    """
+    signal.signal(signal.SIGALRM, _ring)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, signal.SIGCHLD, signal.SIGINT))
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+
+
+def _ring(_: int, __: FrameType | None) -> None:
+    raise _Late
+
+
+def _die_of_interrupt() -> None:
+    """End as Ctrl-C ends every program, so that git sees what happened."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if os.environ.get("GITPEFT") == "0" or os.environ.get("CI", "") not in ("", "0", "false"):
+        return 0
+    if argv[:1] == ["risk"]:
+        return risk()
+    if argv[:1] == ["pre-commit"]:
+        prefetch()
+    elif argv[:1] == ["prepare-commit-msg"]:
+        prepare(argv[1:])
+    else:
+        raise GitpeftError("the hook was called without its name")
+    return 0
+
+
+def _where(error: Exception) -> str:
+    """The kind and place of a failure, without its text, which could hold parts of the change."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__}{place}"
+
+
+# --- prepare-commit-msg -----------------------------------------------------------------------------------
+
+
+def prepare(args: Sequence[str]) -> None:
+    """Offer a message in the file that git names, if this is a commit whose message a person will edit."""
+    from gitpeft.hooks import message_file
+
+    trace = Trace()
+    path, source, about = _arguments(args)
+    if source in ("message", "merge") or path.name == "PREPARE_COMMIT_MSG":
+        return
+    repo = Repository.open()
+    _Voice.log = repo.state_dir / "hook.log"
+    listing = entries(repo.run("config", "--list", "-z"))
+    config = load(repo, listing)
+    _Voice.quiet = config.quiet
+    _start_clock(config, trace)
+    if not config.enabled or not _opted_in(config, source, about) or repo.editor() in NO_EDITORS:
+        return
+    content = message_file.read(path)
+    rules = message_file.rules(repo, listing, content)
+    occupied = message_file.has_text(content, rules.comment)
+    if occupied and (source not in _OPT_IN or not rules.strips or rules.auto):
+        return
+    if config.problems:
+        _tell(config.problems[0])
+    notes = _notes(repo) if config.risk_comments and source == "" else []
+    messages = _messages(repo, config, source, trace)
+    head = repo.head() if config.stats else None
+    signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
+    changed = message_file.insert(content, messages, rules, only_comments=occupied)
+    changed = message_file.annotate(changed, notes, rules)
+    if changed != content:
+        message_file.write(path, changed)
+        if config.stats and source == "":
+            from gitpeft.monitor import acceptance
+
+            acceptance.note(repo.state_dir, head, messages)
+    trace.end()
+
+
+def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> list[str]:
+    """Messages for the staged change that may be offered, best first."""
+    from gitpeft.suggest import service
+
+    wanted = 1 + config.alternatives
+    progress = _Progress(trace.started)
+    limits = service.Limits(time.monotonic() + _left(config, trace), config.memory_mb, progress.show)
+    base = _base_of_amend(repo) if source == "commit" else ""
+    chooser: list[Callable[[list[str]], list[str]]] = []
+
+    def put_together() -> "service.Question":
+        from gitpeft.suggest import (
+            postprocess,
+        )  # here, while the model loads, its import and the reading of rules are free
+
+        question = service.question(repo, config, wanted + service.SPARE, base)
+        facts = postprocess.gather(repo, config, question.change)
+        chooser.append(lambda found: postprocess.choose(found, facts, wanted))
+        return question
+
+    try:
+        found = service.answer(repo, put_together, limits, trace)
+    finally:
+        progress.clear()
+    return chooser[0](found.messages)
+
+
+def _notes(repo: Repository) -> list[str]:
+    """What the pre-commit stage said of this very change, where that is wanted in the file."""
+    from gitpeft.diff.patch import parse
+    from gitpeft.risk import precommit
+
+    return precommit.remembered(repo, parse(repo.staged_patch()))
+
+
+def _base_of_amend(repo: Repository) -> str:
+    """What an amended commit is compared with; git names the commit by the word HEAD."""
+    return repo.ask("rev-parse", "--verify", "--quiet", "HEAD^^{commit}") or repo.empty_tree
+
+
+def _arguments(args: Sequence[str]) -> tuple[Path, str, str]:
+    """The message file, where the message comes from, and the commit that is meant."""
+    if not 1 <= len(args) <= 3:
+        raise GitpeftError("prepare-commit-msg takes one to three arguments, nothing suggested")
+    source, about = [*args[1:], "", ""][:2]
+    if len(args) == 1 and os.environ.get("PRE_COMMIT") == "1":
+        source = os.environ.get("PRE_COMMIT_COMMIT_MSG_SOURCE", "")
+        about = os.environ.get("PRE_COMMIT_COMMIT_OBJECT_NAME", "")
+    if source not in _SOURCES:
+        raise GitpeftError("unknown commit source, nothing suggested")
+    if not Path(args[0]).is_file():
+        raise GitpeftError("the message file does not exist, nothing suggested")
+    return Path(args[0]), source, about
+
+
+def _start_clock(config: Config, trace: Trace) -> None:
+    """The whole budget counts from the start of this process."""
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, _left(config, trace)))
+
+
+def _left(config: Config, trace: Trace) -> float:
+    """Seconds until the time is up, also where somebody sets the clock back meanwhile."""
+    allowed = config.timeout_ms / 1000
+    return min(allowed, allowed - (time.time() - trace.started))
+
+
+def _opted_in(config: Config, source: str, about: str) -> bool:
+    if source == "commit":  # an amended commit is called HEAD; with -c or -C another one lends its message
+        return config.amend and about == "HEAD"
+    return source not in ("template", "squash") or bool(getattr(config, source))
+
+
+# --- pre-commit -------------------------------------------------------------------------------------------
+
+
+def prefetch() -> None:
+    """Work out a message while the other checks of this commit run. The stub put this in the background."""
+    from gitpeft.suggest import service
+
+    trace = Trace()
+    try:
+        os.setsid()
+    except OSError:
+        pass
+    repo = Repository.open()
+    _Voice.log = repo.state_dir / "hook.log"
+    config = load(repo)
+    _start_clock(config, trace)
+    if not config.enabled or repo.editor() in NO_EDITORS:
+        return
+    limits = service.Limits(time.monotonic() + config.timeout_ms / 1000, config.memory_mb)
+    service.prefetch(repo, config, limits, 1 + config.alternatives + service.SPARE)
+
+
+def risk() -> int:
+    """Say what makes the staged change risky, if it is among the riskiest; `STOP` where that is asked for."""
+    trace = Trace()
+    repo = Repository.open()
+    _Voice.log = repo.state_dir / "hook.log"
+    config = load(repo)
+    _Voice.quiet = config.quiet
+    _start_clock(config, trace)
+    if not config.enabled or config.risk == "off":
+        return 0
+    from gitpeft.risk import precommit
+
+    found = precommit.verdict(repo, config)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if found.lines and (found.stops or not config.quiet):
+        _print("".join(f"gitpeft: {line}\n" for line in found.lines))
+    trace.end()
+    return STOP if found.stops else 0
+
+
+# --- what is said -----------------------------------------------------------------------------------------
+
+
+class _Voice:
+    """Where the hook speaks: its log, and the descriptor of the terminal that the stub handed over."""
+
+    log: Path | None = None
+    quiet = False
+    said = False
+
+    @staticmethod
+    def terminal() -> int:
+        word = os.environ.get("GITPEFT_STDERR", "2")
+        return int(word) if word in ("2", "3") else 2
+
+
+def _tell(text: str) -> None:
+    """One line in the log, and the first one on the terminal too."""
+    from gitpeft.suggest.postprocess import shown
+
+    line = shown(text)
+    _log(line)
+    if _Voice.quiet or _Voice.said:
+        return
+    _Voice.said = True
+    _print(f"gitpeft: {line}\n")
+
+
+def _print(text: str) -> None:
+    try:
+        os.write(_Voice.terminal(), text.encode(errors="replace"))
+    except OSError:
+        pass  # nobody listens
+
+
+def _log(line: str) -> None:
+    """Append to the log; when it is full its older half goes."""
+    if _Voice.log is None:
+        return
+    try:
+        _Voice.log.parent.mkdir(parents=True, exist_ok=True)
+        if _Voice.log.exists() and _Voice.log.stat().st_size > LOG_LIMIT:
+            kept = _Voice.log.read_bytes()[-LOG_LIMIT // 2 :].partition(b"\n")[2]
+            spare = _Voice.log.with_name(f".hook.log.{os.getpid()}")
+            spare.write_bytes(kept)
+            spare.replace(_Voice.log)
+        # A log that is a pipe or a link must neither hold the commit up nor lead anywhere.
+        options = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
+        with open(os.open(_Voice.log, options, 0o644), "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
+    except OSError:
+        pass
+
+
+class _Progress:
+    """A line on a terminal while the model works, once that takes noticeably long."""
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.shown = False
+
+    def show(self) -> None:
+        """Say it, once, when it is time and somebody can see it."""
+        if self.shown or _Voice.quiet or time.time() - self.started < PROGRESS_SECONDS:
+            return
+        self.shown = True
+        if os.isatty(_Voice.terminal()):
+            _print("gitpeft: reading the change …")
+
+    def clear(self) -> None:
+        """Take the line away again."""
+        if self.shown and os.isatty(_Voice.terminal()):
+            _print("\r\033[K")
+
+
+def run() -> None:
+    """Run the hook that this process was started for, and end it."""
+    gc.disable()  # nothing lives long enough here to be collected, in the child that runs the model neither
+    limit_memory(MEMORY_MB)
+    code = main(sys.argv[1:])
+    os._exit(code)  # nothing is left to clean up, and taking an interpreter down costs milliseconds
+
+
+if __name__ == "__main__":
+    run()

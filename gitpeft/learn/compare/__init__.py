@@ -1,0 +1,1 @@
+"""Tuning methods side by side on one history, within a time budget."""

@@ -1,0 +1,273 @@
+"""What an encoder knows about changes, read off its frozen states by a linear probe.
+
+The study's probing tasks (arXiv 2402.06247): line type (LTP: was this line added or removed, its sign
+hidden?), change matching (CCM: does this message belong to this change?), and identifier type (TYP: is this
+name a function's?), which asks about code that stands still. A probe is a logistic regression; it is fitted
+on older commits and scored on newer ones.
+"""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gitpeft.diff.patch import Budget, render, split
+from gitpeft.learn.data.dataset import Example
+from gitpeft.learn.evaluation.text_metrics import bootstrap
+from gitpeft.runtime.tokenizer import TokenCodec
+
+LINES_EACH = 4
+"""Lines taken from one commit at most, so that large commits do not decide."""
+
+NAMES_EACH = 2
+"""Names taken from one commit at most."""
+
+_CALLED = re.compile(r"[^\W\d]\w*(?=\()")
+_NAME = re.compile(r"[^\W\d]\w*")
+_WORDS = frozenset(
+    [
+        "and",
+        "as",
+        "assert",
+        "async",
+        "await",
+        "break",
+        "case",
+        "catch",
+        "class",
+        "const",
+        "continue",
+        "def",
+        "defer",
+        "del",
+        "do",
+        "elif",
+        "else",
+        "enum",
+        "except",
+        "export",
+        "extends",
+        "false",
+        "finally",
+        "for",
+        "from",
+        "func",
+        "function",
+        "go",
+        "if",
+        "impl",
+        "import",
+        "in",
+        "interface",
+        "is",
+        "lambda",
+        "let",
+        "match",
+        "new",
+        "nil",
+        "none",
+        "not",
+        "null",
+        "or",
+        "package",
+        "pass",
+        "private",
+        "protected",
+        "public",
+        "raise",
+        "range",
+        "return",
+        "select",
+        "static",
+        "struct",
+        "super",
+        "switch",
+        "this",
+        "throw",
+        "true",
+        "try",
+        "type",
+        "typeof",
+        "use",
+        "var",
+        "void",
+        "while",
+        "with",
+        "yield",
+    ]
+)
+"""Words that are no names in common languages."""
+
+_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+Read = Callable[[list[int]], Any]
+"""From token ids (n) to a state for each of them (n, width)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question to a probe: the ids that are read, the span of them whose states are pooled, the answer.
+
+    `commit` is the one that is asked about: questions about the same one are not independent.
+    """
+
+    ids: list[int]
+    span: tuple[int, int]
+    answer: bool
+    commit: str = ""
+
+
+def line_types(examples: Sequence[Example], budget: Budget, codec: TokenCodec, seed: int = 0) -> list[Item]:
+    """Lines of the changes with every sign hidden behind one mark; `answer`: it was added."""
+    dice = random.Random(seed)
+    signs = {codec.marks["add"][0]: True, codec.marks["delete"][0]: False}
+    ends = {marks[0] for marks in codec.marks.values()}
+    items = []
+    for example in examples:
+        ids = render(example.change, (), "", budget, codec)
+        hidden = [codec.marks["keep"][0] if one in signs else one for one in ids]
+        starts = [i for i, one in enumerate(ids) if one in signs]
+        for start in dice.sample(starts, min(LINES_EACH, len(starts))):
+            end = next((i for i in range(start + 1, len(ids)) if ids[i] in ends), len(ids))
+            if end - start > 1:
+                items.append(Item(hidden, (start + 1, end), signs[ids[start]], example.sha))
+    return items
+
+
+def matches(examples: Sequence[Example], budget: Budget, codec: TokenCodec, seed: int = 0) -> list[Item]:
+    """Each change with its own message or, as often, with another commit's; `answer`: it is its own."""
+    dice = random.Random(seed)
+    items = []
+    for example in examples:
+        own = dice.random() < 0.5
+        message = example.message if own else dice.choice(examples).message
+        ids = render(example.change, (message,), "", budget, codec)
+        items.append(Item(ids, (0, len(ids)), message == example.message, example.sha))
+    return items
+
+
+def identifier_types(examples: Sequence[Example], codec: TokenCodec, seed: int = 0) -> list[Item]:
+    """Names in single added lines, without anything of the change around them; `answer`: it is a function's.
+
+    A function is what is called or defined with a parenthesis behind it, which is hidden. As many names of
+    functions are taken as others.
+    """
+    dice = random.Random(seed)
+    items = []
+    for example in examples:
+        lines = {
+            line[1:].strip()
+            for block in split(example.change)[1].values()
+            for line in block
+            if line[0] == "+"
+        }
+        found = [(line, *one) for line in sorted(lines) for one in _names(line)]
+        for wanted in (True, False):
+            of_kind = [one for one in found if one[2] is wanted]
+            for line, (start, end), answer in dice.sample(of_kind, min(NAMES_EACH // 2, len(of_kind))):
+                rest = line[end + 1 :] if answer else line[end:]
+                before, name, after = map(codec.encode, (line[:start], line[start:end], rest))
+                span = (len(before), len(before) + len(name))
+                items.append(Item([*before, *name, *after], span, answer, example.sha))
+    return items
+
+
+def _names(line: str) -> list[tuple[tuple[int, int], bool]]:
+    """Where the names of a line of code are, and whether a parenthesis follows."""
+    called = {match.start() for match in _CALLED.finditer(line)}
+    return [
+        (match.span(), match.start() in called)
+        for match in _NAME.finditer(line)
+        if match[0].lower() not in _WORDS and len(match[0]) > 1
+    ]
+
+
+def encoder_states(model: Any) -> Read:
+    """The states of a model's encoder, frozen."""
+    encoder = model.get_encoder().eval()
+
+    @torch.no_grad()
+    def read(ids: list[int]) -> Any:
+        row = torch.tensor([ids], device=model.device)
+        return encoder(input_ids=row, attention_mask=torch.ones_like(row))[0][0].float().cpu().numpy()
+
+    return read
+
+
+def one_hot(vocabulary: int, width: int = 2048) -> Read:
+    """No encoder at all: tokens by hash, so that a pooled span is its bag of tokens."""
+    places = np.random.default_rng(0).integers(width, size=vocabulary)
+
+    def read(ids: list[int]) -> Any:
+        states = np.zeros((len(ids), width), dtype=np.float32)
+        states[np.arange(len(ids)), places[ids]] = 1
+        return states
+
+    return read
+
+
+def accuracy(read: Read, older: Sequence[Item], newer: Sequence[Item]) -> tuple[float, float, float]:
+    """Share of right answers of a probe on `newer`, with its 95 % bootstrap interval.
+
+    The ridge is chosen on the last fifth of `older`. ValueError when one answer is all there is.
+    """
+    right = right_answers(*_pooled(read, older), *_pooled(read, newer))
+    found = bootstrap(right.tolist(), 0)
+    return found.mean, found.low, found.high
+
+
+def right_answers(x: Any, y: Any, x_new: Any, y_new: Any) -> Any:
+    """Which of `y_new` a probe fitted on features `x` (n, width) and answers `y` (n) gets right: 1 or 0 each.
+
+    The ridge is chosen on the last fifth of `x`. ValueError when one answer is all there is.
+    """
+    if y.min() == y.max():
+        raise ValueError("a probe needs examples of both answers")
+    cut = len(y) * 4 // 5
+    scored = [(float((_said(_fit(x[:cut], y[:cut], r), x[cut:]) == y[cut:]).mean()), r) for r in _RIDGES]
+    best = max(scored)[1]
+    return (_said(_fit(x, y, best), x_new) == y_new).astype(float)
+
+
+def _pooled(read: Read, items: Sequence[Item]) -> tuple[Any, Any]:
+    rows = []
+    ids: list[int] | None = None
+    states: Any = None
+    for item in items:
+        if item.ids is not ids:  # the lines of a commit follow each other and share their ids
+            ids, states = item.ids, read(item.ids)
+        rows.append(states[slice(*item.span)].mean(0))
+    return np.stack(rows), np.array([item.answer for item in items])
+
+
+def _fit(x: Any, y: Any, ridge: float) -> tuple[Any, Any, Any]:
+    """Mean and spread of the features, and the weights of a logistic regression on what they standardise."""
+    mean, spread = x.mean(0), x.std(0) + 1e-6
+    features = torch.from_numpy(_standard(x, mean, spread))
+    goal = torch.from_numpy(y.astype(np.float32))
+    weights = torch.zeros(features.shape[1], requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Any:
+        optimiser.zero_grad()
+        value = torch.nn.functional.binary_cross_entropy_with_logits(features @ weights, goal)
+        value = value + ridge * (weights[:-1] ** 2).sum() / 2
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return mean, spread, weights.detach().numpy()
+
+
+def _said(fitted: tuple[Any, Any, Any], x: Any) -> Any:
+    mean, spread, weights = fitted
+    return _standard(x, mean, spread) @ weights > 0
+
+
+def _standard(x: Any, mean: Any, spread: Any) -> Any:
+    scaled = (x - mean) / spread
+    return np.hstack([scaled, np.ones((len(scaled), 1))]).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Commits as training examples: what is left out, how they are split, batched and cut."""

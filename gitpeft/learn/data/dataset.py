@@ -1,0 +1,167 @@
+"""A repository's history as examples: hides what is left out and why, and the split by time.
+
+The protocol: merges, bots, reverts, commits written by an assistant, repeated messages and commits that touch
+only lock or generated files are out, and counted. The oldest 80 % teach, the next 10 % choose between
+settings, the newest 10 % measure; an example's exemplars are always earlier than itself.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from gitpeft.diff.patch import Budget, clean_subject, render
+from gitpeft.history.filters import why_not
+from gitpeft.history.store import Record
+from gitpeft.runtime.tokenizer import TokenCodec
+from gitpeft.suggest.retrieval import Index
+
+PREVIOUS_WINDOW = 200
+"""How many commits back the author's previous subject is looked for, as the hook does."""
+
+MESSAGE_TOKENS = 40
+"""A message is learnt up to this many tokens."""
+
+ENOUGH = 50
+"""Usable examples below which nothing is trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One commit as a model sees it: the change and its surroundings, and the message to write.
+
+    `like` are the subjects of the nearest earlier commits, nearest first; `group` names the repository where
+    examples of several come together.
+    """
+
+    change: str
+    message: str
+    previous: str
+    like: tuple[str, ...]
+    sha: str
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Usable examples of one history, oldest first, cut into three by time.
+
+    `train`, `valid`, `test` are consecutive; `first_valid` and `first_test` are places in `examples` (and in
+    `index`, which holds the same commits in the same order). `left_out` counts commits by reason. With
+    `taught`, that part of the oldest is what teaches (see `learn.retrain`).
+    """
+
+    examples: tuple[Example, ...]
+    index: Index
+    first_valid: int
+    first_test: int
+    left_out: dict[str, int]
+    taught: tuple[Example, ...] = ()
+
+    @property
+    def train(self) -> tuple[Example, ...]:
+        """The oldest part, or what was chosen of it."""
+        return self.taught or self.examples[: self.first_valid]
+
+    @property
+    def valid(self) -> tuple[Example, ...]:
+        """The part that chooses between settings."""
+        return self.examples[self.first_valid : self.first_test]
+
+    @property
+    def test(self) -> tuple[Example, ...]:
+        """The newest part."""
+        return self.examples[self.first_test :]
+
+    def index_before(self, place: int) -> Index:
+        """An index of the first `place` examples only, built from nothing later."""
+        return index_of(self.examples[:place])
+
+
+def index_of(examples: Sequence[Example]) -> Index:
+    """A retrieval index over examples, oldest first."""
+    return Index.build([e.change for e in examples], [e.message for e in examples], [e.sha for e in examples])
+
+
+def pair(example: Example, budget: Budget, codec: TokenCodec) -> tuple[list[int], list[int]]:
+    """Source and target ids of an example: what a model reads and what it is to write, ended."""
+    source = render(example.change, example.like, example.previous, budget, codec)
+    return source, [*codec.encode(example.message)[:MESSAGE_TOKENS], codec.end]
+
+
+def make(records: Sequence[Record], neighbours: int, valid: float = 0.1, test: float = 0.1) -> Dataset:
+    """The examples of a history, oldest record first.
+
+    Exemplars of the training part are found in an index of that part only; those of the later parts in
+    everything before the part, as if the model had been made on that day.
+    """
+    bare, left_out = _select(records)
+    first_valid, first_test = int(len(bare) * (1 - valid - test)), int(len(bare) * (1 - test))
+    examples: list[Example] = []
+    for start, end in ((0, first_valid), (first_valid, first_test), (first_test, len(bare))):
+        known = index_of(bare[: start or end])
+        examples += (_with_neighbours(bare, i, known, start or i, neighbours) for i in range(start, end))
+    return Dataset(tuple(examples), index_of(examples), first_valid, first_test, left_out)
+
+
+def share(count: int, total: int) -> float:
+    """The share that `make` rounds to `count` of `total`."""
+    return (count - 0.25) / total
+
+
+def of_parts(train: Sequence[Example], valid: Sequence[Example], neighbours: int) -> Dataset:
+    """Examples chosen of a history: the exemplars of both parts come from `train` alone.
+
+    Nothing is left to measure on.
+    """
+    bare, known = [*train, *valid], index_of(train)
+    examples = [_with_neighbours(bare, i, known, min(i, len(train)), neighbours) for i in range(len(bare))]
+    return Dataset(tuple(examples), index_of(examples), len(train), len(bare), {})
+
+
+def usable(records: Sequence[Record]) -> list[Example]:
+    """The examples of a history without exemplars, oldest first."""
+    return _select(records)[0]
+
+
+def _with_neighbours(bare: Sequence[Example], i: int, known: Index, before: int, n: int) -> Example:
+    near = known.nearest(bare[i].change, n, before=before) if before else []
+    return replace(bare[i], like=tuple(neighbour.subject for neighbour in near))
+
+
+def _select(records: Sequence[Record]) -> tuple[list[Example], dict[str, int]]:
+    """Usable examples without exemplars, and how many records were left out for which reason."""
+    seen: set[str] = set()
+    left_out: Counter[str] = Counter()
+    kept = []
+    for record, previous in zip(records, previous_subjects(records), strict=True):
+        subject = clean_subject(record.subject)
+        reason = unusable(record, subject) or ("repeated message" if subject.lower() in seen else "")
+        if reason:
+            left_out[reason] += 1
+            continue
+        seen.add(subject.lower())
+        kept.append(Example(record.change, subject, clean_subject(previous), (), record.sha))
+    return kept, dict(left_out)
+
+
+def unusable(record: Record, subject: str) -> str:
+    """Why a commit teaches nothing, "" when it does."""
+    if record.merge:
+        return "merge"
+    if record.bot:
+        return "bot"
+    return why_not(subject, record.body, record.change)
+
+
+def previous_subjects(records: Iterable[Record]) -> list[str]:
+    """For each record its author's subject before it, merges aside, within the last `PREVIOUS_WINDOW`."""
+    last: dict[str, tuple[int, str]] = {}
+    found = []
+    place = 0
+    for record in records:
+        at, subject = last.get(record.author, (-PREVIOUS_WINDOW, ""))
+        found.append(subject if place - at <= PREVIOUS_WINDOW else "")
+        if not record.merge:
+            last[record.author] = (place, record.subject)
+            place += 1
+    return found

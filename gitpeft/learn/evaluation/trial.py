@@ -1,0 +1,106 @@
+"""What a model would have suggested for unseen commits: hides trial bundles and what is known at each."""
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.bundle import Manifest
+from gitpeft.learn.data.dataset import Example
+from gitpeft.learn.evaluation.text_metrics import b_norm
+from gitpeft.suggest import recent_exemplars
+from gitpeft.suggest.reranker import Candidate, Chooser
+from gitpeft.suggest.retrieval import Entry, Index, pack, terms
+from gitpeft.suggest.suggester import Suggester
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An example and all that a model could have offered for it."""
+
+    example: Example
+    found: tuple[Candidate, ...]
+
+    def offered(self, chooser: Chooser) -> str:
+        """The message that this chooser would have put first, "" if none."""
+        best = chooser.order(self.found)
+        return best[0][1].message if best else ""
+
+
+@contextmanager
+def trial(manifest: Manifest, files: Path, index: Index, style: dict[str, Any]) -> Iterator[Suggester]:
+    """A suggester from exported files and an index (none if empty), in a bundle that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="gitpeft-trial-") as scratch:
+        state = Path(scratch)
+        with bundles.staging(state) as folder:
+            copy_model(files, folder)
+            if len(index):
+                (folder / bundles.INDEX).mkdir()
+                index.save(folder / bundles.INDEX)
+            (folder / bundles.STYLE).write_text(json.dumps(style))
+            id_ = bundles.write(folder, manifest)
+        yield Suggester(bundles.activate(state, id_))
+
+
+def copy_model(files: Path, folder: Path) -> None:
+    """The ONNX files and the tokenizer of an exported model, into a bundle's folder."""
+    for name in (bundles.ENCODER, bundles.DECODER, bundles.TOKENIZER):
+        shutil.copyfile(files / name, folder / name)
+
+
+def ask(
+    suggester: Suggester,
+    examples: Sequence[Example],
+    on_step: Callable[[int, int], None] | None = None,
+    since: Sequence[Example] = (),
+) -> list[Asked]:
+    """Every candidate for every example.
+
+    `since` are all examples that the suggester's index has not, oldest first: each question then sees those
+    before it, as many as the hook looks back.
+    """
+    asked = []
+    for number, (example, before) in enumerate(zip(examples, known_before(examples, since), strict=True), 1):
+        if since:
+            suggester.keep_up(before)
+        asked.append(Asked(example, tuple(suggester.candidates(example.change, example.previous))))
+        if on_step:
+            on_step(number, len(examples))
+    return asked
+
+
+def sample(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+    """At most `most` examples, drawn at random, in their order."""
+    if len(examples) <= most:
+        return list(examples)
+    return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), most))]
+
+
+def score(asked: Sequence[Asked], chooser: Chooser) -> list[float]:
+    """B-Norm of what the chooser puts first, a number per example; 0 where nothing is offered."""
+    return b_norm([one.offered(chooser) for one in asked], [one.example.message for one in asked])
+
+
+def neighbours(index: Index, examples: Sequence[Example], since: Sequence[Example] = ()) -> list[str]:
+    """The baseline: the message of the most similar commit of the index, "" when none is similar at all.
+
+    `since` as in `ask`.
+    """
+    known = (index.extended(before) if since else index for before in known_before(examples, since))
+    near = [one.nearest(example.change, 1, fresh=0) for one, example in zip(known, examples, strict=True)]
+    return [found[0].subject if found else "" for found in near]
+
+
+def known_before(examples: Sequence[Example], since: Sequence[Example]) -> Iterator[list[Entry]]:
+    """For each example those of `since` that came before it, at most as many as the hook looks back."""
+    entries = [Entry(one.sha, one.message, pack(terms(one.change))) for one in since]
+    place = {one.sha: i for i, one in enumerate(since)}
+    for example in examples:
+        at = place.get(example.sha, 0)
+        yield entries[max(0, at - recent_exemplars.LOOKED_AT) : at]

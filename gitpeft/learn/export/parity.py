@@ -1,0 +1,256 @@
+"""From a trained model to the files that run without torch: hides graphs, int8, and the proof of both.
+
+The gate compares three forms of one model on held-out examples: torch, ONNX in float32, ONNX in int8. The
+first two must agree to the last digits, the last two in what they choose and in how likely they find the
+real message.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gitpeft.bundle.bundle import DECODER, ENCODER, TOKENIZER
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.export import bart, t5
+from gitpeft.learn.models import architectures
+from gitpeft.runtime.beam_search import Memory, Network, Vocabulary, logarithm
+
+GRAPHS = {
+    "t5": t5,
+    "pointer-t5": t5,
+    "bart": bart,
+    "plbart": bart,
+    "encoder-decoder": bart,
+}
+"""The module that writes the graphs of a model type, by its functions `encoder` and `decoder`."""
+
+RARE = 1e-6
+"""A token less likely than this is as good as impossible: differences below it do not count."""
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Source and message of an example, in token ids; the message without start and end."""
+
+
+TIE = 0.1
+"""Nats. Tokens closer than this are as good as each other: which of them comes first says nothing of int8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the gate lets through.
+
+    `exact`: largest difference of a log-probability between torch and ONNX in float32. `agreement`: smallest
+    share of positions where int8 chooses float32's token, or one that float32 finds less likely by no more
+    than `TIE`. `nats`: largest change, by int8, of the mean log-probability of a real message's token;
+    `drop`: largest share by which int8 makes float32's loss on real messages worse.
+    """
+
+    exact: float = 1e-3
+    agreement: float = 0.97
+    nats: float = 0.02
+    drop: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What the gate measured (see `Bounds`) over `examples` messages of `tokens` tokens.
+
+    `same` is the agreement without near ties counted in, `loss` float32's on real messages, nats a token.
+    """
+
+    examples: int
+    tokens: int
+    exact: float
+    same: float
+    agreement: float
+    nats: float
+    loss: float
+    bounds: Bounds
+
+    @property
+    def drop(self) -> float:
+        """The share by which int8 makes the loss on real messages worse; below 0 where it is better."""
+        return -self.nats / self.loss
+
+    def said(self) -> str:
+        """What int8 costs, in a line."""
+        share, bound = f"{self.drop:+.2%}", f"{self.bounds.drop:.0%}"
+        return (
+            f"int8 costs {share} of quality (loss {self.loss:.3f} on {self.examples} messages; bound {bound})"
+        )
+
+    def failures(self) -> list[str]:
+        """A sentence for each bound that does not hold, with the bound in it."""
+        found = []
+        if not self.exact <= self.bounds.exact:
+            found.append(f"torch and ONNX differ by {self.exact:.2g} (bound {self.bounds.exact:g})")
+        if not self.agreement >= self.bounds.agreement:
+            found.append(f"int8 agrees on {self.agreement:.1%} of tokens (bound {self.bounds.agreement:.0%})")
+        if not abs(self.nats) <= self.bounds.nats:
+            found.append(
+                f"int8 moves a message by {self.nats:+.3f} nats a token (bound {self.bounds.nats:g})"
+            )
+        if not self.drop <= self.bounds.drop:
+            found.append(self.said())
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export` wrote: the gate's result, sizes in bytes, and the manifest's `settings` for decoding."""
+
+    parity: Parity
+    settings: dict[str, Any]
+    sizes: dict[str, int]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest's metrics and for `--json`."""
+        return asdict(self) | {"said": self.parity.said()}
+
+
+def export(
+    model: Any,
+    tokenizer_json: Path,
+    out_dir: Path,
+    examples: Sequence[Pair],
+    bounds: Bounds | None = None,
+    wrapping: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> Exported:
+    """Write encoder.onnx, decoder.onnx and tokenizer.json into `out_dir`, once the gate has let them through.
+
+    `model` is an encoder-decoder of `GRAPHS`, LoRA merged, on the CPU; `examples` are held-out ones, some
+    dozens, their sources with the ids of `wrapping` before and after what the hook renders. Raises
+    GitpeftError, and writes nothing, when a bound does not hold or the model is of another type.
+    """
+    start = time.perf_counter()
+    if not examples:
+        raise GitpeftError("no held-out example to check the export with", "mine more history")
+    model.eval()
+    settings = decoding_settings(model, tokenizer_json)
+    settings |= {name: list(ids) for name, ids in zip(("before", "after"), wrapping, strict=True) if ids}
+    plain, small = graphs(model, quantise=False), graphs(model, quantise=True)
+    words = Vocabulary(settings["start"], settings["end"], tuple(settings["banned"]))
+    parity = compare(model, _network(plain), _network(small), examples, words, bounds or Bounds())
+    if failures := parity.failures():
+        raise GitpeftError(
+            f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
+        )
+    files = {ENCODER: small[0], DECODER: small[1], TOKENIZER: _compact_tokenizer(tokenizer_json)}
+    for name, raw in files.items():
+        (out_dir / name).write_bytes(raw)
+    sizes = {name: len(raw) for name, raw in files.items()}
+    return Exported(parity, settings, sizes, round(time.perf_counter() - start, 2))
+
+
+def _network(files: tuple[bytes, bytes]) -> Network:
+    return Network(lambda: files[0], lambda: files[1])
+
+
+def graphs(model: Any, quantise: bool) -> tuple[bytes, bytes]:
+    """The encoder's and the decoder's ONNX file."""
+    kind = model.config.model_type
+    if kind not in GRAPHS:
+        raise GitpeftError(
+            f"models of type {kind} cannot be exported", f"known are {', '.join(sorted(GRAPHS))}"
+        )
+    with torch.no_grad():
+        return GRAPHS[kind].encoder(model, quantise), GRAPHS[kind].decoder(model, quantise)
+
+
+def decoding_settings(model: Any, tokenizer_json: Path) -> dict[str, Any]:
+    """`start`, `end` and `banned` ids: special tokens, and what the model has and the tokenizer has not."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    end, size = int(model.config.eos_token_id), tokenizer.get_vocab_size()
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    banned = (special | set(range(size, int(model.config.vocab_size)))) - {end}
+    begins_with_end = architectures.of(model.config.model_type).begins_with_end
+    start = end if begins_with_end else int(model.config.decoder_start_token_id)
+    return {"start": start, "end": end, "banned": sorted(banned)}
+
+
+def _compact_tokenizer(path: Path) -> bytes:
+    """tokenizer.json without white space, and without truncation and padding, a trainer's settings."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data |= {"truncation": None, "padding": None}
+    merges = data["model"].get("merges", [])
+    if all(isinstance(merge, list) and not any(" " in part for part in merge) for merge in merges):
+        # The older of the two spellings of a merge, which is read in half the time.
+        data["model"]["merges"] = [" ".join(merge) for merge in merges]
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# --- the gate -----------------------------------------------------------------------------------------------
+
+
+def compare(
+    model: Any, plain: Network, small: Network, examples: Sequence[Pair], words: Vocabulary, bounds: Bounds
+) -> Parity:
+    """Run all three forms over the examples, teacher-forced; the first two token by token as well."""
+    worst, same, alike, moved, loss, tokens = 0.0, 0, 0, 0.0, 0.0, 0
+    for number, (source, message) in enumerate(examples):
+        targets = [*message, words.end]
+        inputs = [words.start, *message]
+        exact = _torch_scores(model, source, inputs)
+        memory = plain.encode(source)
+        whole = _scores(plain, memory, inputs)
+        worst = max(worst, _gap(exact, whole))
+        if number < 2:
+            worst = max(worst, _gap(exact, _stepwise(plain, memory, inputs)))
+        rough = _scores(small, small.encode(source), inputs)
+        rows = range(len(targets))
+        lost = whole.max(-1) - whole[rows, rough.argmax(-1)]
+        same, alike = same + int((lost == 0).sum()), alike + int((lost <= TIE).sum())
+        moved += float((rough[rows, targets] - whole[rows, targets]).sum())
+        loss -= float(whole[rows, targets].sum())
+        tokens += len(targets)
+    shares = (same / tokens, alike / tokens, moved / tokens, loss / tokens)
+    return Parity(len(examples), tokens, worst, *shares, bounds)
+
+
+def _gap(a: Any, b: Any) -> float:
+    """Largest difference; infinite when a value is no number, which a plain maximum could hide."""
+    gap = float(np.abs(np.log(np.exp(a) + RARE) - np.log(np.exp(b) + RARE)).max())
+    return gap if np.isfinite(gap) else float("inf")
+
+
+def _torch_scores(model: Any, source: Sequence[int], inputs: Sequence[int]) -> Any:
+    ids = torch.tensor([list(source)])
+    with torch.inference_mode(), _one_thread():
+        output = model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=torch.tensor([list(inputs)])
+        )
+        return logarithm(torch.softmax(output.logits[0].float(), dim=-1).numpy())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One source is small work: on a busy machine torch's threads would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _scores(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
+    tokens = np.array([inputs], dtype=np.int64)
+    return logarithm(network.step(memory, tokens, network.no_past(1))[0][0])
+
+
+def _stepwise(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
+    past, rows = network.no_past(1), []
+    for token in inputs:
+        found, past = network.step(memory, np.array([[token]], dtype=np.int64), past)
+        rows.append(logarithm(found[0, 0]))
+    return np.stack(rows)

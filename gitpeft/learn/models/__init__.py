@@ -1,0 +1,1 @@
+"""Base models, architectures, and the methods that tune them."""

@@ -1,0 +1,179 @@
+"""Base models: hides where they are, how they are checked, and what each architecture calls its parts."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gitpeft.bundle.bundle import CHOOSER
+from gitpeft.bundle.embedded import CONFIG, EMBEDDED, GRAPHS, TOKENIZER, WEIGHTS, digest, embedded_folder
+from gitpeft.diff.patch import Budget
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.models import architectures, hub
+from gitpeft.runtime.tokenizer import TokenCodec
+from gitpeft.suggest import reranker
+from gitpeft.suggest.reranker import Chooser
+
+__all__ = ["EMBEDDED", "Base", "digest", "embedded_folder", "find"]
+
+DECODER_LAYERS = 6
+_UNIXCODER = "<encoder-decoder>"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model on this machine: its name, folder, sha256 over weights, configuration and tokenizer.
+
+    `kind` is the architecture, as `model_type` of its configuration has it.
+    """
+
+    name: str
+    folder: Path
+    digest: str
+    budget: Budget
+    kind: str = "pointer-t5"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The `tokenizers` file."""
+        return self.folder / TOKENIZER
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """sha256 of the tokenizer file."""
+        return hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
+
+    def ready(self) -> Path | None:
+        """The folder of the base's own ONNX files, for use without tuning; None where it has none."""
+        folder = self.folder / GRAPHS
+        return folder if (folder / "settings.json").is_file() else None
+
+    def chooser(self) -> Chooser:
+        """Its default chooser; the embedded base's where it has none, since all weigh the same features.
+
+        GitpeftError when its file is damaged.
+        """
+        path = self.folder / GRAPHS / CHOOSER
+        if not path.is_file():
+            return reranker.embedded()
+        try:
+            return Chooser.of(json.loads(path.read_bytes()), "model")
+        except (OSError, ValueError, RecursionError, GitpeftError):
+            raise GitpeftError(f"{path} is damaged", "make the base again, or remove that file") from None
+
+    @property
+    def family(self) -> architectures.Family:
+        """How the architecture calls its parts."""
+        return architectures.of(self.kind)
+
+    def codec(self) -> TokenCodec:
+        """Text to this base's token ids and back."""
+        return _codec(self.tokenizer)
+
+    def wrapping(self) -> tuple[list[int], list[int]]:
+        """Ids that the architecture expects before and after a source; none where it is read as it is."""
+        tokenizer = _raw_tokenizer(self.tokenizer)
+        before, after = self.family.wrapped
+        if before and tokenizer.token_to_id(_UNIXCODER) is not None:
+            before = (*before, _UNIXCODER, "</s>")  # its encoder is told what it is wanted for
+        found = [[tokenizer.token_to_id(token) for token in tokens] for tokens in (before, after)]
+        return [i for i in found[0] if i is not None], [i for i in found[1] if i is not None]
+
+    def load(self) -> Any:
+        """The model in float32. Safetensors only; no code of the base is ever run.
+
+        An encoder alone gets a decoder with random layers (see `_with_decoder`).
+        """
+        import torch
+        from transformers import AutoModel, AutoModelForSeq2SeqLM
+        from transformers.utils import logging
+
+        import gitpeft.learn.models.pointer_t5  # noqa: F401 - registers the embedded base's class
+
+        logging.disable_progress_bar()
+        safely = {
+            "use_safetensors": True,
+            "trust_remote_code": False,
+            "local_files_only": True,
+            "dtype": torch.float32,
+        }
+        attention = "sdpa" if torch.cuda.is_available() else "eager"
+        if self.family.makes_decoder:
+            encoder = AutoModel.from_pretrained(self.folder, add_pooling_layer=False, **safely)
+            return _with_decoder(encoder, attention)
+        model = AutoModelForSeq2SeqLM.from_pretrained(self.folder, **safely)
+        model.set_attn_implementation(attention)
+        return model
+
+
+def _with_decoder(encoder: Any, attention: str) -> Any:
+    """An encoder-decoder: six layers with random weights over the encoder's own embeddings.
+
+    As in the study of Liu et al. (arXiv 2402.06247), so that an encoder can write messages. The new modules
+    are named in `gitpeft_fresh`: every method trains them in full; the embeddings, which are the output's
+    weights as well, stay as the encoder has them.
+    """
+    import torch
+    from transformers import AutoConfig, EncoderDecoderModel, RobertaForCausalLM
+
+    settings = encoder.config.to_dict() | {
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "num_hidden_layers": min(DECODER_LAYERS, encoder.config.num_hidden_layers),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        decoder = RobertaForCausalLM(AutoConfig.for_model(**settings))
+    decoder.roberta.embeddings.load_state_dict(encoder.embeddings.state_dict())
+    for one in (encoder, decoder):
+        one.set_attn_implementation(attention)
+    model = EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    config = encoder.config
+    model.config.decoder_start_token_id = config.bos_token_id
+    model.config.pad_token_id, model.config.eos_token_id = config.pad_token_id, config.eos_token_id
+    model.config.vocab_size = config.vocab_size
+    model.gitpeft_fresh = ("decoder.roberta.encoder", "decoder.lm_head.dense", "decoder.lm_head.layer_norm")
+    return model.eval()
+
+
+@cache
+def _raw_tokenizer(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path))
+
+
+@cache
+def _codec(path: Path) -> TokenCodec:
+    return TokenCodec.load(path)
+
+
+def find(name: str) -> Base:
+    """The base with this name: `mini`, a folder of `transformers` files, a preset, or `owner/name@commit`.
+
+    A preset or a hub id is looked for among what was downloaded; see `hub.folder`. GitpeftError when there is
+    none, when it holds no safetensors or no `tokenizer.json`, or when its configuration is damaged or that of
+    a model that cannot be tuned here.
+    """
+    folder = embedded_folder() if name == EMBEDDED else Path(name).expanduser()
+    if not folder.exists() and (name in hub.PRESETS or hub.is_id(name)):
+        folder, name = hub.folder(name)
+    missing = [part for part in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / part).is_file()]
+    if missing:
+        raise GitpeftError(
+            f"the base {name} has no {missing[0]} ({folder})",
+            "name a folder with config.json, model.safetensors and tokenizer.json, or leave --base out",
+        )
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind, budget = config.get("model_type"), Budget(**config.get("gitpeft_budget", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        hint = "get the base again, or leave --base out"
+        raise GitpeftError(f"the {CONFIG} of the base {name} cannot be used: {error}", hint) from None
+    if kind not in architectures.FAMILIES:
+        raise GitpeftError(
+            f"the base {name} is a {kind}", f"known are {', '.join(sorted(architectures.FAMILIES))}"
+        )
+    return Base(name, folder.resolve(), digest(folder), budget, kind)

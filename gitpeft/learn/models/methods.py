@@ -1,0 +1,349 @@
+"""Tuning methods: hides how each is attached to a base, kept and folded in. A method is a row of a table."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.models import architectures
+from gitpeft.learn.models.architectures import SIDES, Region
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+PLACEMENTS = {
+    "all-linear": "attention+feed_forward",
+    "attention": "attention",
+    "query-value": "query_value",
+    "feed-forward": "feed_forward",
+}
+"""Where LoRA goes, and the parts of a family that it means."""
+
+BOTTLENECKS = {"houlsby": "after_attention+after_feed_forward", "pfeiffer": "after_feed_forward"}
+"""Where a bottleneck goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method and its settings, the same for every base and task.
+
+    `rank`, `alpha`, `dropout`: LoRA's; its update is scaled by alpha / rank. `width`, `activation`: the
+    adapter's bottleneck. `placement`: one of `PLACEMENTS` for LoRA, of `BOTTLENECKS` for adapters. `side` and
+    `layers` (such as `encoder.0`) bound both; no layers means all. `lr`: peak rate of AdamW.
+
+    `hybrid` tunes the layers `full` completely and the others as `rest` (lora or adapter) says; where `full`
+    is empty, the `probe` layers that a gradient pass ranks highest (see `rank_layers`).
+    """
+
+    name: str = "lora"
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    width: int = 64
+    activation: str = "relu"
+    placement: str = "all-linear"
+    side: str = "both"
+    layers: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
+    probe: int = 1
+    rest: str = "lora"
+    lr: float = 2e-3
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest: the settings that this method reads."""
+        read = _ROWS[self.name].settings
+        if self.name == "hybrid":
+            read = (*read, *(name for name in _ROWS[self.rest].settings if name not in read))
+        return {name: value for name, value in asdict(self).items() if name in ("name", "lr", *read)}
+
+    def in_encoder(self) -> bool:
+        """Whether all that it names is in the encoder, which is all that a judge of changes has."""
+        return self.side != "decoder" and all(
+            name.startswith("encoder") for name in (*self.layers, *self.full)
+        )
+
+    @property
+    def bottlenecks(self) -> bool:
+        """Whether bottlenecks stay in the model when the rest is folded in."""
+        return "adapter" in (self.name, self.rest if self.name == "hybrid" else "")
+
+
+_LORA = ("rank", "alpha", "dropout", "placement", "side", "layers")
+_ADAPTER = ("width", "activation", "placement", "side", "layers")
+
+DEFAULTS = {
+    "lora": Method(),
+    "adapter": Method(name="adapter", placement="houlsby", lr=5e-3),
+    "full": Method(name="full", lr=5e-4),
+    "hybrid": Method(name="hybrid", lr=1e-3),
+}
+"""The methods by name, each with the settings that `gitpeft train` uses when it is told nothing else."""
+
+
+# --- by name ------------------------------------------------------------------------------------------------
+
+
+def of(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method of this name with its default settings, or those given; GitpeftError when it cannot be."""
+    if name not in DEFAULTS:
+        raise GitpeftError(f"there is no method {name}", f"known are {', '.join(DEFAULTS)}")
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (settings or {}).items()}
+    default = DEFAULTS[name]
+    rest = given.get("rest", default.rest) if name == "hybrid" else name
+    known = {"lr", *_ROWS[name].settings, *(_ROWS[rest].settings if rest in _ROWS else ())}
+    if unknown := given.keys() - known:
+        raise GitpeftError(
+            f"the method {name} has no setting {min(unknown)}", f"it has {', '.join(sorted(known))}"
+        )
+    if rest == "adapter" and "placement" not in given:
+        default = replace(default, placement=DEFAULTS["adapter"].placement)
+    if "rank" in given and "alpha" not in given:
+        given["alpha"] = 2 * given["rank"]
+    method = replace(default, **given)
+    _check(method)
+    return method
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and settings out of `lora:rank=8,placement=query-value`; a `+` joins several layers.
+
+    GitpeftError when it is not written so, or names what is not there.
+    """
+    name, _, rest = text.partition(":")
+    settings: dict[str, Any] = {}
+    types: dict[str, Any] = {name: type(value) for name, value in asdict(Method()).items()}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if key not in types or not equals:
+            known = ", ".join(types)
+            raise GitpeftError(f"{item} is no setting of a method", f"write KEY=VALUE; keys are {known}")
+        try:
+            settings[key] = tuple(value.split("+")) if types[key] is tuple else types[key](value)
+        except ValueError:
+            raise GitpeftError(f"{key} cannot be {value}", f"it is a number, such as {key}=8") from None
+    of(name, settings)
+    return name, settings
+
+
+def spell(method: Method) -> str:
+    """The short form that `parse` reads, without what is a default."""
+    given = {}
+    default = of(method.name, {"rest": method.rest} if method.name == "hybrid" else {})
+    for key, value in method.as_dict().items():
+        implied = 2 * method.rank if key == "alpha" else getattr(default, key)
+        if key != "name" and (value != implied or (key == "rest" and value != DEFAULTS["hybrid"].rest)):
+            given[key] = "+".join(value) if isinstance(value, tuple) else value
+    listed = ",".join(f"{key}={value}" for key, value in given.items())
+    return f"{method.name}:{listed}" if listed else method.name
+
+
+def _check(method: Method) -> None:
+    """Values that no base could make right; GitpeftError."""
+    allowed = BOTTLENECKS if method.bottlenecks else PLACEMENTS
+    choices: dict[str, Iterable[str]] = {"side": SIDES}
+    if method.name != "full":
+        choices["placement"] = allowed
+    if method.name == "hybrid":
+        choices["rest"] = ("lora", "adapter")
+    if method.bottlenecks:
+        choices["activation"] = ("relu", "gelu", "swish", "tanh")
+    for key, known in choices.items():
+        if (value := getattr(method, key)) not in known:
+            raise GitpeftError(f"there is no {key} {value}", f"known are {', '.join(known)}")
+    for key in ("rank", "width", "alpha", "probe"):
+        if getattr(method, key) < 1:
+            raise GitpeftError(f"{key} must be at least 1", f"such as {key}=8")
+    if not 0 <= method.dropout < 1 or not 0 < method.lr < 1:
+        raise GitpeftError("dropout lies in [0, 1) and lr in (0, 1)", "such as dropout=0.1,lr=0.001")
+
+
+# --- attaching ----------------------------------------------------------------------------------------------
+
+
+def attach(model: Any, method: Method) -> Any:
+    """The model, ready to be tuned: what the method trains requires gradients, and nothing else does.
+
+    GitpeftError when the base has no module where the method goes, or is narrower than rank or width. A
+    hybrid by probing needs its layers chosen first (`rank_layers`).
+    """
+    return _ROWS[method.name].attach(model, method)
+
+
+def _attach_lora(model: Any, method: Method) -> Any:
+    config = _lora_config(model, method, Region(method.side, method.layers))
+    config.modules_to_save = _fresh(model) or None
+    return _peft(model, config)
+
+
+def _attach_adapter(model: Any, method: Method) -> Any:
+    config = _adapter_config(model, method, Region(method.side, method.layers))
+    config.modules_to_save = _fresh(model) or None
+    return _peft(model, config)
+
+
+def _attach_full(model: Any, method: Method) -> Any:
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model
+
+
+def _attach_hybrid(model: Any, method: Method) -> Any:
+    """The chosen layers as PEFT's `modules_to_save`, the rest as their method attaches them."""
+    if not method.full:
+        raise GitpeftError(
+            "hybrid: the layers for full tuning are not chosen", "name them, as in full=encoder.3"
+        )
+    region = Region(method.side, method.layers, without=method.full)
+    build = _adapter_config if method.rest == "adapter" else _lora_config
+    config, known = build(model, method, region), architectures.layers(model)
+    fresh = _fresh(model)
+    chosen = [known[layer] for layer in method.full]
+    inside = tuple(f"{name}." for name in fresh)
+    config.modules_to_save = [*fresh, *(place for place in chosen if not place.startswith(inside))]
+    return _peft(model, config)
+
+
+def _lora_config(model: Any, method: Method, region: Region) -> Any:
+    from peft import LoraConfig
+
+    region = _within_what_is_learnt(model, region)
+    targets = architectures.places(model, PLACEMENTS[method.placement], region)
+    if method.placement == "all-linear" and region == Region(without=region.without):
+        targets += architectures.outside(model)
+    narrowest = min((min(model.get_submodule(name).weight.shape), name) for name in targets)
+    if method.rank > narrowest[0]:
+        raise GitpeftError(
+            f"rank {method.rank} is above the width {narrowest[0]} of {narrowest[1]}",
+            "choose a smaller rank, as in --method lora:rank=8",
+        )
+    return LoraConfig(
+        task_type=_task(model),
+        r=method.rank,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        target_modules=targets,
+    )
+
+
+def _adapter_config(model: Any, method: Method, region: Region) -> Any:
+    from gitpeft.learn.models.bottleneck import BottleneckConfig
+
+    region = _within_what_is_learnt(model, region)
+    targets = architectures.places(model, BOTTLENECKS[method.placement], region)
+    narrowest = min((model.get_submodule(name).out_features, name) for name in targets)
+    if method.width >= narrowest[0]:
+        raise GitpeftError(
+            f"width {method.width} is no bottleneck after {narrowest[1]}, which has {narrowest[0]}",
+            "choose a smaller width, as in --method adapter:width=32",
+        )
+    return BottleneckConfig(
+        task_type=_task(model),
+        width=method.width,
+        activation=method.activation,
+        placement=method.placement,
+        target_modules=targets,
+        norm_modules=architectures.places(model, "norm", region),
+    )
+
+
+def _task(model: Any) -> Any:
+    """PEFT's name for what the model does: to write, unless it says otherwise (None: nothing PEFT knows)."""
+    return getattr(model, "gitpeft_task", "SEQ_2_SEQ_LM")
+
+
+def _fresh(model: Any) -> list[str]:
+    """Modules with random weights, which every method trains in full: a decoder or a verdict made for an
+    encoder."""
+    return list(getattr(model, "gitpeft_fresh", ()))
+
+
+def _within_what_is_learnt(model: Any, region: Region) -> Region:
+    """Low-rank updates of random weights are pointless: such layers are left to full tuning."""
+    inside = tuple(f"{name}." for name in _fresh(model))
+    fresh = tuple(
+        layer for layer, place in architectures.layers(model).items() if place.startswith(inside or "\0")
+    )
+    return replace(region, without=(*region.without, *fresh))
+
+
+def _peft(model: Any, config: "PeftConfig") -> Any:
+    from peft import get_peft_model
+
+    return get_peft_model(model, config)
+
+
+class _Row(NamedTuple):
+    """A method: how it is attached, and the settings that it reads."""
+
+    attach: Callable[[Any, Method], Any]
+    settings: tuple[str, ...]
+
+
+_ROWS = {
+    "lora": _Row(_attach_lora, _LORA),
+    "adapter": _Row(_attach_adapter, _ADAPTER),
+    "full": _Row(_attach_full, ()),
+    "hybrid": _Row(_attach_hybrid, ("full", "probe", "rest")),
+}
+
+
+# --- probing ------------------------------------------------------------------------------------------------
+
+
+def rank_layers(model: Any, losses: Iterable[Callable[[Any], Any]]) -> list[tuple[str, float]]:
+    """The layers of a base, the one that the task would change most first, with their scores.
+
+    The score is the relative gradient norm ‖g‖ / ‖w‖ of a layer, averaged over the losses, each of which is
+    called with the model (Lee et al. 2023, "Surgical Fine-Tuning", arXiv 2210.11466, Auto-RGN). The model is
+    left as it was; layers with random weights are not ranked.
+    """
+    import torch
+
+    wanted = [(p, p.requires_grad) for p in model.parameters()]
+    model.requires_grad_(True)
+    inside = tuple(f"{name}." for name in _fresh(model)) or ("\0",)
+    places = {layer: at for layer, at in architectures.layers(model).items() if not at.startswith(inside)}
+    parts = {layer: list(model.get_submodule(at).parameters()) for layer, at in places.items()}
+    scores, count = dict.fromkeys(parts, 0.0), 0
+    for loss in losses:
+        model.zero_grad(set_to_none=True)
+        loss(model).backward()
+        count += 1
+        for layer, weights in parts.items():
+            grads = [p.grad.float().norm() for p in weights if p.grad is not None]
+            sizes = [p.detach().float().norm() for p in weights]
+            if grads:
+                scores[layer] += float(torch.stack(grads).norm() / torch.stack(sizes).norm().clamp(min=1e-12))
+    model.zero_grad(set_to_none=True)
+    for parameter, before in wanted:
+        parameter.requires_grad_(before)
+    averaged = ((layer, score / max(count, 1)) for layer, score in scores.items())
+    return sorted(averaged, key=lambda item: (-item[1], item[0]))
+
+
+# --- keeping ------------------------------------------------------------------------------------------------
+
+
+def save(model: Any, folder: Path) -> None:
+    """What was trained: PEFT's adapter files, or a full model's; safetensors either way."""
+    model.save_pretrained(folder)
+
+
+def load_merged(base_model: Any, method: Method, folder: Path) -> Any:
+    """The base with what `save` wrote folded in, ready for export.
+
+    A plain model; bottlenecks, which cannot be merged, stay in it as `bottleneck.Bottleneck`.
+    """
+    if method.name == "full":
+        from safetensors.torch import load_file
+
+        base_model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        return base_model
+    from peft import PeftModel
+
+    if not method.bottlenecks:
+        return PeftModel.from_pretrained(base_model, folder).merge_and_unload()
+    from gitpeft.learn.models import bottleneck
+
+    return bottleneck.fold(PeftModel.from_pretrained(base_model, folder))

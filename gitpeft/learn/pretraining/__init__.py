@@ -1,0 +1,1 @@
+"""Building a base model from a corpus of many histories."""

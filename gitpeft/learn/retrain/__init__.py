@@ -1,0 +1,1 @@
+"""Retraining on new history: champion against challenger, one repository or several."""

@@ -1,0 +1,106 @@
+"""One adapter over several repositories: hides how their examples come together, and what each gets of it.
+
+The shared adapter is only a start: each repository then trains its own from it, on its own commits, and
+ships that by its own rules (a duel where a model is installed). What one repository holds out for its duel
+is held out here too.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle import registry
+from gitpeft.diff.patch import Budget
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.learn import pipeline
+from gitpeft.learn.data import dataset
+from gitpeft.learn.data.dataset import ENOUGH, Dataset, Example
+from gitpeft.learn.pipeline import Mined, Plan
+from gitpeft.learn.retrain import run as retrain_run
+from gitpeft.learn.training import finetune
+from gitpeft.learn.training.finetune import Listener
+
+FOLDER = "org"
+"""Below the first repository's state: where shared adapters lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a repository got: activated, aside or none, why, and its model's id."""
+
+    repository: str
+    action: str
+    reason: str
+    bundle: str
+
+
+def run(
+    repos: Sequence[Repository], plan: Plan, listen: Listener, agreed: Callable[[str], bool] = lambda _: True
+) -> list[Share]:
+    """Train the shared adapter, then each repository's own; half of the time goes to the first.
+
+    GitpeftError when there are fewer than two repositories, too few usable commits in all, or no training
+    is possible here.
+    """
+    if len({repo.common_dir for repo in repos}) < max(2, len(repos)):
+        raise GitpeftError("an adapter is shared by two repositories or more", "give --org several times")
+    if not pipeline.can_train():
+        raise GitpeftError(
+            "nothing was trained: gitpeft[train] is not installed", "pip install 'gitpeft[train]'"
+        )
+    with ExitStack() as locks:
+        for repo in repos:
+            locks.enter_context(registry.training(repo.state_dir))
+        mined = [pipeline.mine(repo, plan.until, listen) for repo in repos]
+        start = _shared(repos, mined, replace(plan, minutes=plan.minutes / 2), listen)
+        own = replace(plan, minutes=plan.minutes / 2 / len(repos))
+        return [_own(repo, own, start, listen, agreed) for repo in repos]
+
+
+def _shared(repos: Sequence[Repository], mined: Sequence[Mined], plan: Plan, listen: Listener) -> Path:
+    """The folder of the adapter that all repositories taught."""
+    data = together([part(repo, one, plan.seed) for repo, one in zip(repos, mined, strict=True)])
+    if len(data.examples) < ENOUGH:
+        raise GitpeftError(
+            f"only {len(data.examples)} usable commits in all, training needs {ENOUGH}",
+            "`gitpeft init` in each",
+        )
+    job = pipeline.job_of(plan)
+    decided: list[Any] = [asdict(plan), job.base.digest, sorted(one.tip for one in mined)]
+    key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+    folder = repos[0].state_dir / FOLDER / key
+    finetune.train(job, data, folder, listen)
+    return folder / bundles.ADAPTER
+
+
+def part(repo: Repository, mined: Mined, seed: int) -> Dataset:
+    """A repository's examples, split as its own training will split them."""
+    champion = retrain_run.champion_of(repo)
+    found = retrain_run.split(mined.records, champion, seed)[0] if champion else None
+    return found or dataset.make(mined.records, Budget().exemplars)
+
+
+def together(parts: Sequence[Dataset]) -> Dataset:
+    """What all of them teach, then what all of them validate on; nothing that one of them is tested on."""
+    train: list[Example] = []
+    valid: list[Example] = []
+    for number, one in enumerate(parts):
+        train += (replace(example, group=str(number)) for example in one.examples[: one.first_valid])
+        valid += (replace(example, group=str(number)) for example in one.valid)
+    everything = (*train, *valid)
+    return Dataset(everything, dataset.index_of(()), len(train), len(everything), {})
+
+
+def _own(repo: Repository, plan: Plan, start: Path, listen: Listener, agreed: Callable[[str], bool]) -> Share:
+    name = (repo.work_tree or repo.common_dir).name
+    if retrain_run.champion_of(repo) is None:
+        outcome = pipeline.run(repo, replace(plan, warm=str(start)), listen)
+        return Share(name, "activated", outcome.why or "the first model here", outcome.bundle)
+    done = retrain_run.run(repo, plan, listen, start=start, agreed=agreed)
+    return Share(name, done.action, done.reason, done.bundle)

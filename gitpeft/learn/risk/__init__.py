@@ -1,0 +1,1 @@
+"""Fitting, calibrating, comparing and choosing risk models."""

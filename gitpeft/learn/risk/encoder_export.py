@@ -1,0 +1,188 @@
+"""From a tuned judge to the graph that the hook runs: hides int8, its proof, and when there is time for it.
+
+A teacher is what `defects.train` asks for an encoder: it tunes the base within its minutes, exports the
+judge, and reads commits through the very graph that would ship.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.evaluation import ranking_metrics
+from gitpeft.learn.export import t5
+from gitpeft.learn.risk import classifiers, encoder
+from gitpeft.learn.risk.classifiers import Array, Labelled
+from gitpeft.learn.risk.encoder import Judge, Lesson, Text
+from gitpeft.risk.encoder import Reader
+from gitpeft.risk.model import FEATURES
+
+if TYPE_CHECKING:
+    from gitpeft.learn.models.bases import Base
+    from gitpeft.learn.models.methods import Method
+
+CHECKED = 60
+"""Changes that the gate compares."""
+
+KINDS = ("pointer-t5", "t5")
+"""Model types whose judge can be exported: where the pooled state is a mean, every token has its share."""
+
+NEWEST = 4000
+"""Commits that are learnt from, the newest ones; more would not be read within the time anyway."""
+
+Asked = tuple[Sequence[int], Sequence[float]]
+"""Token ids of a change, and its features."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the gate lets through.
+
+    `exact`: largest difference of a logit between torch and ONNX in float32. `moved`: mean change of a logit
+    by int8, in standard deviations of the logits.
+    """
+
+    exact: float = 1e-3
+    moved: float = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What the gate measured over `examples` changes; `rank` is the rank correlation of int8 with float32."""
+
+    examples: int
+    exact: float
+    moved: float
+    rank: float
+
+
+def export(model: Judge, asked: Sequence[Asked], bounds: Bounds | None = None) -> tuple[bytes, Parity]:
+    """The int8 graph of a judge on the CPU, once the gate has let it through.
+
+    `asked` are some dozens of changes that it was not taught. GitpeftError when a bound does not hold, and
+    for an architecture whose graphs cannot be written.
+    """
+    kind = model.config.model_type
+    if kind not in KINDS:
+        raise GitpeftError(f"models of type {kind} cannot be exported", f"known are {', '.join(KINDS)}")
+    model.eval()
+    with torch.no_grad():
+        plain, small = (t5.judge(model, quantise) for quantise in (False, True))
+        exact = np.array([_by_torch(model, *one) for one in asked])
+    whole, rough = (_by_graph(graph, asked) for graph in (plain, small))
+    found = Parity(
+        len(asked),
+        float(np.abs(exact - whole).max()),
+        float(np.abs(rough - whole).mean() / (whole.std() + 1e-9)),
+        ranking_metrics.spearman(whole, rough),
+    )
+    bounds = bounds or Bounds()
+    if not (found.exact <= bounds.exact and found.moved <= bounds.moved):
+        raise GitpeftError(
+            f"the exported judge is not the trained one: torch and ONNX differ by {found.exact:.2g} (bound "
+            f"{bounds.exact:g}), int8 moves a logit by {found.moved:.1%} of their spread (bound "
+            f"{bounds.moved:.0%})",
+            "the risk model goes without",
+        )
+    return small, found
+
+
+def _by_torch(model: Judge, ids: Sequence[int], features: Sequence[float]) -> float:
+    row = torch.tensor([list(ids)])
+    beside = torch.tensor([list(features)], dtype=torch.float32)
+    return float(model(row, torch.ones_like(row), beside).logits[0])
+
+
+def _by_graph(graph: bytes, asked: Sequence[Asked]) -> Array:
+    from gitpeft.runtime.beam_search import session
+
+    run = session(graph, 1).run
+    feeds = [
+        {"source": np.array([ids], np.int64), "features": np.array([features], np.float32)}
+        for ids, features in asked
+    ]
+    return np.array([float(run(["logit"], one)[0][0]) for one in feeds])
+
+
+# --- teaching -----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Teacher:
+    """Tunes a base with a method on whatever commits it is given, each time within `minutes`.
+
+    `graph` is the last one that passed the gate, `notes` what there is to tell of each time: what it cost,
+    or why there is none.
+    """
+
+    base: "Base"
+    method: "Method"
+    minutes: float
+    seed: int = 0
+    lesson: Lesson | None = None
+    graph: bytes | None = None
+    notes: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, data: Labelled) -> "Reads | None":
+        """See `defects.Teach`."""
+        older = frozenset(data.shas[:-NEWEST])
+        data = data.take(slice(-NEWEST, None))
+        cut = len(data) - max(1, len(data) // 8)
+        train, valid = data.take(slice(0, cut)), data.take(slice(cut, None))
+        if not 0 < train.truth.sum() < cut:
+            self.notes.append({"why": "all commits that it would learn from are buggy, or none is"})
+            return None
+        texts = {sha: Text(change, "") for sha, change in zip(data.shas, data.changes, strict=True)}
+        lesson = self.lesson or Lesson(minutes=self.minutes, seed=self.seed)
+        try:
+            model, method, scaling, cost = encoder.learn(self.base, self.method, train, valid, texts, lesson)
+            self.graph, parity = export(self._folded(model, method, scaling), self._asked(valid, texts))
+        except GitpeftError as error:
+            self.graph = None
+            self.notes.append({"why": error.message})
+            return None
+        self.notes.append(
+            {"steps": cost.steps, "seconds": round(cost.seconds, 1), "parity": asdict(parity),
+             "valid": cost.valid_curve, "trainable": cost.trainable}
+        )  # fmt: skip
+        return Reads(Reader(_keep(self.graph), self.base.codec, self.base.budget), older.union(train.shas))
+
+    def _folded(self, model: Any, method: "Method", scaling: encoder.Scaling) -> Judge:
+        with tempfile.TemporaryDirectory(prefix="gitpeft-judge-") as scratch:
+            encoder.save(model.cpu(), scaling, Path(scratch))
+            return encoder.load(self.base, method, Path(scratch))
+
+    def _asked(self, valid: Labelled, texts: Mapping[str, Text]) -> list[Asked]:
+        some = valid.take(slice(-CHECKED, None))
+        rows = classifiers.design(some, FEATURES)
+        sources = [encoder.source(texts[sha], self.base, message=False) for sha in some.shas]
+        return list(zip(sources, rows.tolist(), strict=True))
+
+
+def _keep(graph: bytes) -> Callable[[], bytes]:
+    return lambda: graph
+
+
+class Reads:
+    """Reads commits through a graph, each once; NaN for those that it was taught."""
+
+    def __init__(self, reader: Reader, taught: frozenset[str]) -> None:
+        self.reader, self.taught = reader, taught
+        self._known: dict[str, float] = {}
+
+    def __call__(self, data: Labelled) -> Array:
+        """See `defects.Read`."""
+        rows = zip(data.shas, data.changes, data.metrics, strict=True)
+        return np.array([self._one(*row) for row in rows], dtype=float)
+
+    def _one(self, sha: str, change: str, metrics: Any) -> float:
+        if sha in self.taught:
+            return float("nan")
+        if sha not in self._known:
+            self._known[sha] = self.reader.read(change, metrics).logit
+        return self._known[sha]

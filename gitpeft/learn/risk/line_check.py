@@ -1,0 +1,63 @@
+"""Whether the lines that weigh most are the ones that fixes changed: hides the labels of lines, and chance.
+
+A verdict of `learn.labels` names lines of the buggy commit that a later fix removed or changed. The heaviest
+added line hits when it is one of them; a line drawn at random hits as often as their share among all added
+lines that are shown.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gitpeft.diff.patch import fold
+from gitpeft.git.repository import Repository
+from gitpeft.learn.evaluation.text_metrics import bootstrap
+from gitpeft.learn.szz.szz import Verdict
+from gitpeft.risk.line_attribution import Line
+
+MOST = 200
+"""Commits that are looked at, the newest ones: each costs a question to git for every file."""
+
+Guilt = Callable[[Sequence[str]], Mapping[str, frozenset[Line]]]
+"""The lines of commits that fixes changed, as the compact text shows them."""
+
+
+def guilt(repository: Repository, verdicts: Mapping[str, Verdict]) -> Guilt:
+    """Looks the lines up in the commits themselves."""
+
+    def found(shas: Sequence[str]) -> dict[str, frozenset[Line]]:
+        known = [sha for sha in shas if sha in verdicts][-MOST:]
+        return {sha: frozenset(_lines(repository, verdicts[sha])) for sha in known}
+
+    return found
+
+
+def _lines(repository: Repository, verdict: Verdict) -> list[Line]:
+    texts: dict[str, list[str]] = {}
+    for path in dict.fromkeys(path for path, _ in verdict.lines):
+        texts[path] = repository.file(verdict.sha, path).decode("utf-8", "replace").split("\n")
+    return [
+        (path, f"+{fold(texts[path][number - 1])}")
+        for path, number in verdict.lines
+        if 0 < number <= len(texts[path]) and texts[path][number - 1].strip()
+    ]
+
+
+def check(rows: Sequence[tuple[Sequence[Line], frozenset[Line]]], seed: int = 0) -> dict[str, Any]:
+    """How often the first line of a commit is guilty, against chance; rows are (its lines, the guilty ones).
+
+    `n` commits of which some shown lines are guilty and some are not; `hits` and `chance` are shares of them,
+    `gain` the difference with its 95 % bootstrap interval. No gain where there is no such commit.
+    """
+    hits, chances = [], []
+    for lines, guilty in rows:
+        right = [line in guilty for line in lines]
+        if any(right) and not all(right):
+            hits.append(float(right[0]))
+            chances.append(sum(right) / len(right))
+    if not hits:
+        return {"n": 0, "hits": 0.0, "chance": 0.0, "gain": [0.0, 0.0, 0.0]}
+    gain = bootstrap((np.array(hits) - np.array(chances)).tolist(), seed)
+    means = {"hits": round(float(np.mean(hits)), 4), "chance": round(float(np.mean(chances)), 4)}
+    return {"n": len(hits)} | means | {"gain": [round(float(x), 4) for x in (gain.mean, gain.low, gain.high)]}

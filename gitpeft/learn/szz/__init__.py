@@ -1,0 +1,1 @@
+"""Tracing fixes to the commits that introduced the bugs (SZZ)."""

@@ -1,0 +1,199 @@
+"""What each commit of a history does to lines, kept: hides the cache, and the reading of what is not in it.
+
+A commit never changes, so what was read of it stays true; which commits there are, and in which order, is
+asked of git each time. A grown history costs the reading of what is new and the replay of the whole, which is
+cheap.
+"""
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gitpeft.errors import GitpeftError
+from gitpeft.git.log import Commit, Skipped
+from gitpeft.git.repository import Repository
+from gitpeft.learn.szz import candidate_lines, edits, moved_lines
+from gitpeft.learn.szz.edits import ONWARD, PRINTS, SUSPECTS, Edit, FileEdit, Mixed
+
+VERSION = 1
+"""Version of what is kept; a cache of another one is emptied."""
+
+_BATCH = 500
+_PENDING = 32 << 20  # characters of patches that wait for the content of their files
+_TABLE = "CREATE TABLE edit (sha TEXT PRIMARY KEY, detail TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID"
+
+
+class Ledger:
+    """The edits of one repository; a context manager."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._db = _connect(path)
+        self._rows: list[tuple[str, str, str]] = []
+
+    @classmethod
+    def open(cls, state_dir: Path) -> Self:
+        """The cache in a state directory; in memory only where nothing can be written.
+
+        Raises GitpeftError while another process keeps it locked.
+        """
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            return cls(state_dir / "lines.db")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise GitpeftError(
+                    "another process is reading this history", "Wait until it is done."
+                ) from error
+            return cls(None)
+        except OSError:
+            return cls(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def get(self, sha: str) -> Edit | None:
+        """What a commit does; None where it could not be read."""
+        row = self._db.execute("SELECT data FROM edit WHERE sha = ?", (sha,)).fetchone()
+        return _unpack(sha, json.loads(row[0])) if row else None
+
+    def read(
+        self,
+        repository: Repository,
+        commits: Sequence[Commit],
+        details: Mapping[str, str],
+        progress: Callable[[int, int], None],
+    ) -> tuple[int, Counter[str]]:
+        """Read the commits that are not kept with what `details` asks for; `commits` are oldest first.
+
+        Returns how many were read, and how many could not be, by reason. `progress` gets what is done and to
+        do.
+        """
+        kept = dict(self._db.execute("SELECT sha, detail FROM edit"))
+        todo = [c for c in reversed(commits) if kept.get(c.sha) != details.get(c.sha, "")]
+        skipped: Counter[str] = Counter()
+        done = 0
+
+        def heard(item: Any) -> bool:
+            nonlocal done
+            done += 1
+            if done % _BATCH == 0 or done == len(todo):
+                progress(done, len(todo))
+            if isinstance(item, Skipped):
+                skipped[item.reason] += 1
+            return not isinstance(item, Skipped)
+
+        merges = [commit.sha for commit in todo if len(commit.parents) > 1]
+        ordinary = [commit.sha for commit in todo if len(commit.parents) < 2]
+        self._ordinary(
+            repository, filter(heard, repository.read(ordinary, edits.ORDINARY, edits.Patches)), details
+        )
+        for edit in filter(heard, _merges(repository, merges)):
+            self._put(edit, "")
+        self._flush()
+        return len(todo) - skipped.total(), skipped
+
+    def _ordinary(self, repository: Repository, found: Iterable[Any], details: Mapping[str, str]) -> None:
+        pending: list[Edit] = []
+        size = 0
+        for edit in found:
+            detail = details.get(edit.sha, "")
+            edit.moves = moved_lines.find(edit)
+            if ONWARD in detail:
+                edits.pass_on(edit)
+            if PRINTS in detail:
+                edits.fingerprint(edit)
+            if SUSPECTS not in detail:
+                self._put(edit, detail)
+                continue
+            pending.append(edit)
+            size += sum(len(body) for file in edit.files for body in file.bodies)
+            if len(pending) == _BATCH or size > _PENDING:
+                self._judge(repository, pending, details)
+                pending, size = [], 0
+        self._judge(repository, pending, details)
+
+    def _judge(self, repository: Repository, pending: Sequence[Edit], details: Mapping[str, str]) -> None:
+        """Find the suspects of fixes, whose files have to be read as they were before."""
+        wanted = sorted({file.blob for edit in pending for file in candidate_lines.candidates(edit)[0]})
+        pairs = zip(wanted, repository.blobs(wanted), strict=True)
+        before = {blob: content for blob, content in pairs if content is not None}
+        for edit in pending:
+            candidate_lines.judge(edit, before)
+            self._put(edit, details[edit.sha])
+
+    def _put(self, edit: Edit, detail: str) -> None:
+        self._rows.append((edit.sha, detail, json.dumps(_pack(edit), separators=(",", ":"))))
+        if len(self._rows) >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO edit VALUES (?, ?, ?)", self._rows)
+        self._rows = []
+
+
+def _merges(repository: Repository, shas: Sequence[str]) -> Iterable[Any]:
+    """What each merge brings into its first parent, with the files in which it mixes its parents."""
+    mixed = {edit.sha: edit for edit in repository.read(shas, edits.COMBINED, edits.Combined)}
+    for edit in repository.read(shas, edits.FIRST_PARENT, edits.Lists):
+        other = mixed.get(edit.sha)
+        if isinstance(edit, Skipped) or isinstance(other, Skipped) or other is None:
+            yield edit if isinstance(edit, Skipped) else Skipped(edit.sha, "unreadable")
+        else:
+            edit.mixed = other.mixed
+            yield edit
+
+
+def _pack(edit: Edit) -> list[Any]:
+    files = [
+        [f.status, f.path, f.old_path, f.old, f.new, f.places, [[k, v] for k, v in f.went_on.items()]]
+        for f in edit.files
+    ]
+    mixed = [[one.path, one.new, one.parents] for one in edit.mixed.values()]
+    return [files, mixed, edit.suspects, edit.passed, edit.prints, edit.size, edit.moves]
+
+
+def _unpack(sha: str, packed: Sequence[Any]) -> Edit:
+    listed, mixed, found, passed, prints, size, moved = packed
+    files = [
+        FileEdit(status, path, old_path, old, new, places, dict(onward))
+        for status, path, old_path, old, new, places, onward in listed
+    ]
+    both = {path: Mixed(path, new, parents) for path, new, parents in mixed}
+    return Edit(sha, files, both, found, passed, prints, (size[0], size[1]), moved)
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    """A usable database; one that is broken or of another version is replaced."""
+    if path is None:
+        return _prepared(sqlite3.connect(":memory:"))
+    db = sqlite3.connect(path, timeout=10)
+    try:
+        if db.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("SELECT sha, detail, data FROM edit LIMIT 1").fetchone()
+            return db
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:  # not a database, or a damaged one: it can be read again
+        pass
+    db.close()
+    for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        leftover.unlink(missing_ok=True)
+    return _prepared(sqlite3.connect(path, timeout=10))
+
+
+def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.executescript(f"BEGIN; {_TABLE}; PRAGMA user_version = {VERSION}; COMMIT;")
+    return db

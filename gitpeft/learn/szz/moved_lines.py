@@ -1,0 +1,79 @@
+"""Blocks of lines that a commit takes out in one place and puts in at another: hides the search.
+
+A block counts from `SUBSTANCE` letters and digits on, as in `git diff --color-moved` and `git blame -M`; what
+formatting changes is not compared. Lines that only change their order within one hunk are not moved: their
+order may be what was wrong.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from gitpeft.learn.szz.edits import Edit, FileEdit, sides, stream
+
+SUBSTANCE = 20
+"""Letters and digits that a block must have."""
+
+MOST = 20_000
+"""Changed lines of a commit above which nobody looks for blocks."""
+
+_PLACES = 20
+_ALNUM = re.compile(rb"[^A-Za-z0-9]")
+
+
+@dataclass(slots=True)
+class _Hunk:
+    """One hunk: its file, where it begins on both sides, and its lines without their formatting."""
+
+    file: FileEdit
+    old: int
+    new: int
+    removed: list[bytes]
+    added: list[bytes]
+
+
+def find(edit: Edit) -> list[tuple[str, int, str, int, int]]:
+    """The blocks: old path and line, new path and line (from 1, paths as git quotes them), and length."""
+    places = [place for file in edit.files for place in file.places or ()]
+    removed, added = (sum(place[side] for place in places) for side in (1, 3))
+    if not removed or not added or removed + added > MOST:
+        return []
+    hunks = list(_hunks(edit))
+    index: dict[bytes, list[tuple[int, int]]] = {}
+    for number, hunk in enumerate(hunks):
+        for i, key in enumerate(hunk.removed):
+            if key:
+                index.setdefault(key, []).append((number, i))
+    return [
+        (hunks[at].file.old_path, hunks[at].old + i, hunk.file.path, hunk.new + j, size)
+        for number, hunk in enumerate(hunks)
+        for at, i, j, size in _blocks(hunk.added, number, hunks, index)
+    ]
+
+
+def _hunks(edit: Edit) -> Iterator[_Hunk]:
+    for file in edit.files:
+        for place, body in zip(file.places or (), file.bodies, strict=bool(file.places)):
+            old, new = ([stream([line]) for line in lines] for lines in sides(body))
+            yield _Hunk(file, place[0], place[2], old, new)
+
+
+def _blocks(
+    added: Sequence[bytes], number: int, hunks: Sequence[_Hunk], index: Mapping[bytes, list[tuple[int, int]]]
+) -> Iterator[tuple[int, int, int, int]]:
+    """The blocks that one hunk puts in: the hunk that takes each out, the places in both, and the length."""
+    j = 0
+    while j < len(added):
+        places = [(at, i) for at, i in index.get(added[j], ())[:_PLACES] if at != number]
+        runs = [(_run(hunks[at].removed, i, added, j), at, i) for at, i in places]
+        size, at, i = max(runs, default=(0, 0, 0), key=lambda run: run[0])
+        if size and sum(len(_ALNUM.sub(b"", line)) for line in added[j : j + size]) >= SUBSTANCE:
+            yield at, i, j, size
+        j += max(size, 1)
+
+
+def _run(removed: Sequence[bytes], i: int, added: Sequence[bytes], j: int) -> int:
+    size = 0
+    while i + size < len(removed) and j + size < len(added) and removed[i + size] == added[j + size]:
+        size += 1
+    return size

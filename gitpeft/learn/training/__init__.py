@@ -1,0 +1,1 @@
+"""One training run: loop, optimisers, checkpoints, memory and cost."""

@@ -1,0 +1,1 @@
+"""How an installed model is doing: acceptance, validation loss, calibration, and whether to retrain."""

@@ -1,0 +1,186 @@
+"""When a model has fallen behind: hides how acceptance is counted, and what makes retraining due.
+
+An offer is noted with the commit that it was made on; later it is held against the commit that came of it.
+What stays is three numbers for each model: kept, edited, discarded. The wording of an offer is forgotten as
+soon as it is counted, and nothing ever leaves `<state_dir>`. `gitpeft.stats=false` turns all of it off.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gitpeft.git.repository import Repository
+from gitpeft.lazy import record
+from gitpeft.suggest import cache
+
+NOTED, COUNTED, TRIED = "offers.jsonl", "acceptance.json", "tried.json"
+PENDING_MOST = 200
+"""Offers that wait for their commit; the oldest are forgotten."""
+
+ALIKE = 0.5
+"""A message that shares this much with an offer (`difflib`'s ratio over words) is an edited one."""
+
+NEW_LEAST, NEW_SHARE = 50, 0.1
+"""Retraining is due after this many new commits, or this share of those the model knows if that is more."""
+
+DECIDED_LEAST, DISCARDED_MOST = 20, 2 / 3
+"""… or when of this many decided offers more than this share was discarded."""
+
+_SIZE_MOST = 256 << 10
+_COMMITS = 3000
+
+
+@record(frozen=True, slots=True)
+class Acceptance:
+    """What became of the offers of one model."""
+
+    kept: int = 0
+    edited: int = 0
+    discarded: int = 0
+
+    @property
+    def decided(self) -> int:
+        """All of them."""
+        return self.kept + self.edited + self.discarded
+
+
+def note(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
+    """Remember what was offered on top of `head`; a disk that is full costs the count, nothing more."""
+    path = state_dir / NOTED
+    line = json.dumps({"model": cache.active_model(state_dir), "head": head or "", "offered": [*messages]})
+    try:
+        if path.exists() and path.stat().st_size > _SIZE_MOST:
+            path.unlink()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(handle, f"{line}\n".encode())
+        finally:
+            os.close(handle)
+    except OSError:
+        pass
+
+
+def count(repo: Repository) -> dict[str, Acceptance]:
+    """What became of all offers so far, by model; counts those whose commit is there, and forgets them."""
+    from dataclasses import asdict
+
+    state = repo.state_dir
+    counts = _load(state / COUNTED)
+    taken = state / f"{NOTED}.{os.getpid()}"
+    try:
+        (state / NOTED).rename(taken)
+    except OSError:
+        return counts
+    offers, made = list(_offers(taken)), _made(repo)
+    waiting = []
+    for (model, head), offered in _together(offers).items():
+        if head not in made:
+            waiting.append({"model": model, "head": head, "offered": sorted(offered)})
+            continue
+        verdict = _verdict(offered, made[head])
+        before = asdict(counts.get(model, Acceptance()))
+        counts[model] = Acceptance(**{**before, verdict: before[verdict] + 1})
+    _store(state / COUNTED, json.dumps({model: asdict(one) for model, one in counts.items()}))
+    for one in waiting[-PENDING_MOST:]:
+        with open(state / NOTED, "a", encoding="utf-8") as file:
+            file.write(json.dumps(one) + "\n")
+    taken.unlink()
+    return counts
+
+
+def _load(path: Path) -> dict[str, Acceptance]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(model): Acceptance(**{k: int(v) for k, v in one.items()}) for model, one in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _store(path: Path, text: str) -> None:
+    spare = path.with_name(f".{path.name}.{os.getpid()}")
+    spare.write_text(text, encoding="utf-8")
+    spare.replace(path)
+
+
+def _offers(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            one = json.loads(line)
+            if isinstance(one["model"], str) and isinstance(one["head"], str) and one["offered"]:
+                yield one
+        except (ValueError, TypeError, KeyError):
+            continue
+
+
+def _together(offers: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[str]]:
+    """All that was offered on one commit: a commit that was given up and tried again is one decision."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for one in offers:
+        found.setdefault((one["model"], one["head"]), set()).update(map(str, one["offered"]))
+    return found
+
+
+def _made(repo: Repository) -> dict[str, list[str]]:
+    """The subjects of the newest commits by parent; "" is the parent of a first one."""
+    shape = ["--no-show-signature", "--no-merges", "--format=%P%x00%s"]
+    tips = ["--branches", *(["HEAD"] if repo.head() else [])]
+    found: dict[str, list[str]] = {}
+    for line in repo.ask("log", f"-{_COMMITS}", *shape, *tips, "--").splitlines():
+        parent, _, subject = line.partition("\0")
+        found.setdefault(parent, []).append(subject)
+    return found
+
+
+def _verdict(offered: set[str], subjects: Sequence[str]) -> str:
+    """How the commit that came next is worded; of several, the one that is closest to an offer."""
+    from difflib import SequenceMatcher
+
+    firsts = {text.split("\n", 1)[0].strip() for text in offered}
+    if firsts & set(subjects):
+        return "kept"
+    pairs = ((a.lower().split(), b.lower().split()) for a in firsts for b in subjects)
+    best = max((SequenceMatcher(None, a, b).ratio() for a, b in pairs), default=0.0)
+    return "edited" if best >= ALIKE else "discarded"
+
+
+def tried(state_dir: Path, model: str, tip: str) -> None:
+    """Remember that a retraining up to the commit `tip` brought nothing better than `model` (an id)."""
+    _store(state_dir / TRIED, json.dumps({"model": model, "tip": tip}))
+
+
+def looked_at(state_dir: Path, model: str) -> str:
+    """The commit up to which a retraining found nothing better than `model`, "" for none."""
+    try:
+        found = json.loads((state_dir / TRIED).read_text(encoding="utf-8"))
+        return str(found["tip"]) if found["model"] == model else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def due(
+    commits: Mapping[str, Any],
+    since: int | None,
+    accepted: Acceptance,
+    complaints: Sequence[str] = (),
+    tried: bool = False,
+) -> str:
+    """A sentence when retraining is due, "" when it is not.
+
+    `commits` is the manifest's, `since` how many commits HEAD has beyond it (None: not comparable), or beyond
+    the last retraining that was `tried` and found nothing better: until as many have come again, none is due.
+    """
+    if since is None:
+        return _due("the history that the model was made from is no longer here")
+    if since >= max(NEW_LEAST, NEW_SHARE * int(commits.get("count", 0))):
+        return _due(f"{since:,} commits since {'it was last tried' if tried else 'the model was made'}")
+    if tried:
+        return ""
+    if accepted.decided >= DECIDED_LEAST and accepted.discarded > DISCARDED_MOST * accepted.decided:
+        return _due(f"{accepted.discarded} of {accepted.decided} suggestions were discarded")
+    return _due(complaints[0]) if complaints else ""
+
+
+def _due(why: str) -> str:
+    return f"Retraining is due: {why}. Run `gitpeft train`."

@@ -1,0 +1,133 @@
+"""How well a model still foretells what the team writes: hides which commits are asked about, and the cache.
+
+The measure is validation loss: nats a token of the team's own subject, given the change and the exemplars of
+that day. It is taken on the newest commits that the model knew but was neither taught nor chosen by (the old
+level), and on the newest ones since. No commit is asked about twice: losses lie in `<state_dir>/level.json`,
+a cache that may be deleted at any time. Nothing is learnt, and no torch is needed.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, variance
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.bundle import Bundle
+from gitpeft.config import Config
+from gitpeft.errors import GitpeftError
+from gitpeft.files import keep
+from gitpeft.git.repository import Repository
+from gitpeft.suggest import recent_exemplars, service
+from gitpeft.suggest.retrieval import Entry, Index
+from gitpeft.suggest.suggester import Suggester
+
+LEAST, MOST = 20, 40
+"""Commits of each kind that are needed, and that are asked about at most."""
+
+SECONDS = 8.0
+"""How long one look may take; what is left over is asked in the next one."""
+
+SIGMAS = 2.58
+"""Beyond this many standard errors a rise is no chance (99 %): `status` is asked again and again."""
+
+RISE_LEAST = 0.05
+"""A rise by less than this share of the old level is not worth a training, however certain it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Mean loss (nats a token) on commits before and since the model was made, how many of each, and the
+    standard error of the difference."""
+
+    old: float
+    new: float
+    n_old: int
+    n_new: int
+    error: float
+
+    @property
+    def risen(self) -> bool:
+        """Whether the model has fallen behind, beyond chance."""
+        rise = self.new - self.old
+        return rise > SIGMAS * self.error and rise > RISE_LEAST * self.old
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A commit to ask about: its id, its subject, and those since the model that came before it."""
+
+    sha: str
+    subject: str
+    since: Sequence[Entry]
+
+
+def measure(repo: Repository, bundle: Bundle, config: Config) -> Level | None:
+    """The old level and the new one; None with too few commits, or a bundle without a model."""
+    if bundle.manifest.kind != "model":
+        return None
+    groups = [[*_held(bundle)], [*_since(repo, bundle)]]
+    if min(map(len, groups)) < LEAST:
+        return None
+    known = _load(repo.state_dir, bundle.id)
+    unasked = [one for group in groups for one in group if one.sha not in known]
+    if unasked:
+        known |= _losses(repo, bundle, config, unasked)
+        wanted = {one.sha for group in groups for one in group}
+        kept = {sha: loss for sha, loss in known.items() if sha in wanted}
+        keep(repo.state_dir / "level.json", {"model": bundle.id, "losses": kept})
+    old, new = ([loss for one in group if (loss := known.get(one.sha)) is not None] for group in groups)
+    if min(len(old), len(new)) < LEAST:
+        return None
+    error = math.sqrt(variance(old) / len(old) + variance(new) / len(new))
+    return Level(fmean(old), fmean(new), len(old), len(new), error)
+
+
+def _held(bundle: Bundle) -> Iterator[_Asked]:
+    """The newest commits of the index that the model was neither taught nor chosen by, newest first."""
+    index = Index.load(lambda name: bundle.read(f"{bundles.INDEX}/{name}"))
+    held = min(MOST, int(bundle.manifest.commits.get("held", len(index) // 10)))
+    for place in reversed(range(len(index) - held, len(index))):
+        yield _Asked(*index.commit(place), ())
+
+
+def _since(repo: Repository, bundle: Bundle) -> Iterator[_Asked]:
+    """The newest usable commits since the model, newest first."""
+    shas: list[str] = []
+    while len(more := recent_exemplars.refresh(repo, bundle.made_at)) > len(shas):  # it reads a few at a time
+        shas = more
+    entries = recent_exemplars.entries(repo.state_dir, shas)
+    for place in reversed(range(max(0, len(entries) - MOST), len(entries))):
+        yield _Asked(entries[place].sha, entries[place].subject, entries[:place])
+
+
+def _losses(
+    repo: Repository, bundle: Bundle, config: Config, asked: Sequence[_Asked]
+) -> dict[str, float | None]:
+    """Nats a token by commit; None for one that cannot be asked about (it is no longer here, say)."""
+    until = time.monotonic() + SECONDS
+    suggester = Suggester(bundle)
+    found: dict[str, float | None] = {}
+    for one in asked:
+        if time.monotonic() > until:
+            break
+        try:
+            question = service.question_of(repo, config, 1, one.sha)
+        except GitpeftError:
+            found[one.sha] = None
+            continue
+        suggester.keep_up(one.since)
+        loss = suggester.loss(question.change, question.previous, one.subject, before=one.sha)
+        found[one.sha] = round(loss, 4)
+    return found
+
+
+def _load(state_dir: Path, model: str) -> dict[str, float | None]:
+    try:
+        data = json.loads((state_dir / "level.json").read_text(encoding="utf-8"))
+        losses = data["losses"] if data["model"] == model else {}
+        return {str(sha): None if loss is None else float(loss) for sha, loss in losses.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,129 @@
+"""The numbers that describe a change: hides their definitions, the same for replay and for the hook.
+
+The fourteen of Kamei et al., "A Large-Scale Empirical Study of Just-in-Time Quality Assurance" (TSE 2013),
+and a few more. A lock file, minified, vendored or otherwise generated file, and a submodule, counts in none
+of them; a binary file has no lines. Times are those of the commit, not of the author: what counts is when a
+change came into this history. Merges are no changes. A file's history is followed through its renames (not
+copies), and reaches back along all parents.
+
+=======  ===============================================  ===============================================
+name     here                                             in the data of Zeng et al. (ISSTA 2021)
+=======  ===============================================  ===============================================
+ns       first directories of the files                   the same
+nd       directories                                      the same
+nf       files                                            different file *names*: two `__init__.py` are one
+entropy  of the changed lines' distribution over files,   the same
+         in bits, not divided by log2(nf)
+la, ld   lines added, removed                             the same, but lines of new files do not count
+lt       lines before the change, of all files            the same
+fix      the message says so (`history.fix_detection`)    an issue's type, or words in the message
+ndev     authors (mail address) of earlier changes        by name, this change's own too; lines' authors
+                                                          (blame) stand for what came before 2011
+age      days since each file was last changed, mean;     since its youngest line was written (blame): a
+         0 for a new file                                 deletion does not count; 0 for a new file
+nuc      different earlier changes of the files           changes of each file, this one too, summed
+exp      the author's earlier changes                     file changes by the author's name, this one too
+rexp     sum of 1/(1+n), n full years since each          sum of 1/(1+d), d days (with fractions)
+sexp     of them, those in the same first directories     different files touched there, ever
+=======  ===============================================  ===============================================
+"""
+
+import math
+from collections.abc import Sequence
+
+from gitpeft.history.context import YEAR, Change, Past, subsystem
+from gitpeft.lazy import names, record
+
+DAY = 86400
+RECENT = 90 * DAY
+
+
+@record(frozen=True, slots=True)
+class Metrics:
+    """See the table above; and of the files together: `fixes` in the last year, `recent` changes in the last
+    90 days, `functions` touched, `new` files, and `tests`, the share of changed lines that is in tests.
+    """
+
+    ns: int = 0
+    nd: int = 0
+    nf: int = 0
+    entropy: float = 0.0
+    la: int = 0
+    ld: int = 0
+    lt: int = 0
+    fix: int = 0
+    ndev: int = 0
+    age: float = 0.0
+    nuc: int = 0
+    exp: int = 0
+    rexp: float = 0.0
+    sexp: int = 0
+    fixes: int = 0
+    recent: int = 0
+    functions: int = 0
+    new: int = 0
+    tests: float = 0.0
+
+
+NAMES = names(Metrics)
+KAMEI = NAMES[:14]
+
+
+def measure(past: Past, change: Change) -> Metrics:
+    """The metrics of a change, given what happened before it."""
+    files = change.counted
+    paths = [file.origin or file.path for file in files]
+    areas = frozenset(subsystem(file.path) for file in files)
+    sizes = [file.added + file.removed for file in files]
+    tested = sum(size for file, size in zip(files, sizes, strict=True) if is_test(file.path))
+    exp, rexp = past.experience(change.author, change.time)
+    return Metrics(
+        ns=len(areas),
+        nd=len({file.path.rpartition("/")[0] for file in files}),
+        nf=len(files),
+        entropy=entropy(sizes),
+        la=sum(file.added for file in files),
+        ld=sum(file.removed for file in files),
+        lt=sum(file.lines for file in files),
+        fix=int(change.fix),
+        ndev=past.developers(paths),
+        age=_age(past, paths, change.time),
+        nuc=past.changes(paths),
+        exp=exp,
+        rexp=rexp,
+        sexp=past.within(change.author, areas),
+        fixes=past.fixes(paths, change.time - YEAR),
+        recent=past.changes(paths, change.time - RECENT),
+        functions=sum(len(file.functions) for file in files),
+        new=sum(file.status == "A" for file in files),
+        tests=tested / max(1, sum(sizes)),
+    )
+
+
+def entropy(sizes: Sequence[int]) -> float:
+    """Shannon entropy of a distribution given by counts, in bits."""
+    total = sum(sizes)
+    shares = [size / total for size in sizes if size]
+    return max(0.0, -sum(share * math.log2(share) for share in shares))
+
+
+def is_test(path: str) -> bool:
+    """Whether a file holds tests, by its path."""
+    *folders, name = path.lower().split("/")
+    stem = name.partition(".")[0]
+    return (
+        any(
+            folder in ("test", "tests", "spec", "specs", "__tests__", "testing", "testdata")
+            for folder in folders
+        )
+        or stem.startswith("test_")
+        or stem.endswith(("_test", "_spec", "test"))
+        or ".test." in name
+        or ".spec." in name
+    )
+
+
+def _age(past: Past, names: Sequence[str], now: int) -> float:
+    """Mean days since the last change of each file; 0 for new files, and where clocks disagree."""
+    last = [past.last(name) for name in names]
+    return sum(max(0, now - time) / DAY for time in last if time is not None) / max(1, len(names))

@@ -1,0 +1,1 @@
+"""Running a model without torch: the confined child process, the tokenizer and the beam search."""

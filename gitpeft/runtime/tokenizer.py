@@ -1,0 +1,64 @@
+"""Text to token ids and back: hides the tokenizer file and how section marks are spelt in it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gitpeft.diff.patch import MARKS
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+SPECIAL = (PAD, END, UNKNOWN, *(f"<{mark}>" for mark in MARKS))
+"""Special tokens of the embedded tokenizer, in the order of their ids."""
+
+_SPELT = {"like": "\n* ", "previous": "\n< ", "file": "\n# ", "hunk": "\n@ ", "add": "\n+", "delete": "\n-"}
+
+
+def wrapped(ids: Sequence[int], around: tuple[Sequence[int], Sequence[int]], total: int) -> list[int]:
+    """A rendered source between the ids that an architecture expects around it, `total` ids at most."""
+    before, after = around
+    return [*before, *ids[: total - len(before) - len(after)], *after]
+
+
+class TokenCodec:
+    """A `tokenizers` file as the renderer's `Codec`. Marks that it does not know are spelt as text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        tokenizer.encode_special_tokens = True  # `</s>` in a diff is text, and so is `<file>`
+        self._tokenizer = tokenizer
+        self.marks = {mark: self._mark(mark) for mark in MARKS}
+        self.end: int = next(i for t in (END, "<|endoftext|>") if (i := tokenizer.token_to_id(t)) is not None)
+
+    @classmethod
+    def load(cls, path: Path) -> "TokenCodec":
+        """Read a `tokenizer.json`."""
+        from tokenizers import Tokenizer
+
+        return cls(Tokenizer.from_file(str(path)))
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "TokenCodec":
+        """The same from the content of the file."""
+        from tokenizers import Tokenizer
+
+        return cls(Tokenizer.from_buffer(raw))
+
+    def _mark(self, mark: str) -> list[int]:
+        known = self._tokenizer.token_to_id(f"<{mark}>")
+        if known is not None:
+            return [known]
+        return list(self._tokenizer.encode(_SPELT.get(mark, "\n "), add_special_tokens=False).ids)
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens."""
+        return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text, without special tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special tokens are left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size())

@@ -1,0 +1,1 @@
+"""Publishing a model to the team and pulling it, through git, a folder or a file."""

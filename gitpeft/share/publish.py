@@ -1,0 +1,303 @@
+"""Publish and pull: hides how a model becomes a commit, a folder or a git bundle, and whose word is taken.
+
+publish   bundle -> parcel -> parentless commit -> a channel of a remote (see `channel`)
+pull      the same, the other way, and only when asked to
+"""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.share import package, signing
+from gitpeft.share import remote as channels
+from gitpeft.share.package import Entry, Parcel
+from gitpeft.share.signing import Signer
+
+KEEP = 5
+"""Dated versions that stay on the remote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was published where; `size` in bytes as sent, before git packs it."""
+
+    bundle: str
+    commit: str
+    place: str
+    size: int
+    signed: bool
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What was pulled, and whose word it rests on."""
+
+    bundle: str
+    commit: str
+    signer: Signer
+    active: bool
+
+
+# --- publish ------------------------------------------------------------------------------------------------
+
+
+def publish(
+    repo: Repository,
+    remote: str = "origin",
+    channel: str = "main",
+    *,
+    sign: bool | None = None,
+    keep: int = KEEP,
+) -> Published:
+    """Put the active model on a remote.
+
+    GitpeftError when somebody has published since this repository last looked: they and you are to compare.
+    """
+    channels.check(repo, remote, channel)
+    bundle = _active(repo)
+    place = channels.look(repo, remote, channel)
+    seen = channels.seen_there(repo, remote, channel, place)
+    files = package.pack(bundle)
+    tree = _tree(repo, files)
+    if place.at and repo.ask("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}") == tree:
+        return Published(
+            bundle.id, place.at, place.ref, 0, _is_signed(repo, place.at), ["it was there already"]
+        )
+    parent = seen if place.is_branch else ""
+    commit, signed = _commit(repo, tree, bundle.id, channel, sign, parent)
+    repo.run("update-ref", channels.own(channel), commit)
+    channels.push(repo, remote, place, seen, commit, bundle.id)
+    repo.run("update-ref", channels.tracking(remote, channel), commit)
+    notes = [*place.notes, *_unreachable(repo, bundle), *channels.forget(repo, remote, place, keep - 1)]
+    return Published(bundle.id, commit, place.ref, sum(map(len, files.values())), signed, notes)
+
+
+def publish_to(repo: Repository, path: Path, channel: str = "main", *, sign: bool | None = None) -> Published:
+    """Put the active model into a new folder or, where the name ends in `.bundle`, into a git bundle."""
+    channels.check_name(channel)
+    bundle = _active(repo)
+    files = package.pack(bundle)
+    size = sum(map(len, files.values()))
+    notes = _unreachable(repo, bundle)
+    if path.suffix != ".bundle":
+        if sign:
+            raise GitpeftError(
+                "a folder carries no signature", "name a file *.bundle, or publish to a remote"
+            )
+        _write_folder(path, files)
+        return Published(bundle.id, "", str(path), size, False, notes)
+    commit, signed = _commit(repo, _tree(repo, files), bundle.id, channel, sign, "")
+    repo.run("update-ref", channels.own(channel), commit)
+    spare = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        repo.run("bundle", "create", "--quiet", str(spare), channels.own(channel))
+        spare.replace(path.absolute())
+    finally:
+        spare.unlink(missing_ok=True)
+    return Published(bundle.id, commit, str(path), size, signed, notes)
+
+
+def _active(repo: Repository) -> bundles.Bundle:
+    bundle = bundles.active(repo.state_dir)
+    if bundle is None:
+        raise GitpeftError("there is no model yet", "run `gitpeft init`")
+    return bundle
+
+
+def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    import shutil
+    import tempfile
+
+    if path.exists():
+        raise GitpeftError(f"{path} exists already", "name a folder that does not, or a file *.bundle")
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        spare = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
+    except OSError as error:
+        raise GitpeftError(
+            f"cannot write {path}: {error.strerror}", "choose another place with --to"
+        ) from None
+    try:
+        for name, raw in files.items():
+            (spare / name).parent.mkdir(parents=True, exist_ok=True)
+            (spare / name).write_bytes(raw)
+        spare.chmod(0o755)
+        spare.rename(path)
+    finally:
+        shutil.rmtree(spare, ignore_errors=True)
+
+
+def _commit(
+    repo: Repository, tree: str, id_: str, channel: str, sign: bool | None, parent: str
+) -> tuple[str, bool]:
+    """A commit of these files, and whether it is signed."""
+    signed = signing.wanted(repo) if sign is None else sign
+    subject = f"chore: publish gitpeft model {id_[:12]}"
+    parents = ("-p", parent) if parent else ()
+    body = f"{_CHANNEL}{channel}\nModel: {id_}"
+    try:
+        said = repo.run(
+            "commit-tree", tree, *parents, *(("-S",) if signed else ()), "-m", subject, "-m", body
+        )
+    except GitpeftError as error:
+        hint = "set user.name and user.email, and see that git can sign; --no-sign publishes without"
+        raise GitpeftError(f"the model could not be committed: {error.message}", hint) from None
+    return said.decode().strip(), signed
+
+
+def _tree(repo: Repository, files: Mapping[str, bytes]) -> str:
+    """Write files and folders into the object database; the id of the top folder."""
+    lines, folders = [], dict[str, dict[str, bytes]]()
+    for name, raw in files.items():
+        folder, slash, rest = name.partition("/")
+        if slash:
+            folders.setdefault(folder, {})[rest] = raw
+        else:
+            sha = repo.run("hash-object", "-w", "--no-filters", "--stdin", input=raw).decode().strip()
+            lines.append(f"100644 blob {sha}\t{name}")
+    lines += (f"040000 tree {_tree(repo, inner)}\t{name}" for name, inner in folders.items())
+    return repo.run("mktree", input="".join(f"{line}\n" for line in lines).encode()).decode().strip()
+
+
+def _unreachable(repo: Repository, bundle: bundles.Bundle) -> list[str]:
+    """A warning where the model learnt from commits that no branch holds any more."""
+    tip = str(bundle.manifest.commits.get("to", ""))
+    places = ("refs/heads", "refs/remotes", "refs/tags")
+    if not tip or repo.ask("for-each-ref", "--count=1", "--contains", tip, "--format=%(refname)", *places):
+        return []
+    return [
+        f"the model learnt from {tip[:12]}, which no branch holds any more: it may remember what was purged"
+    ]
+
+
+# --- pull ---------------------------------------------------------------------------------------------------
+
+OLDER = "older"
+"""With this in place of a key a model is taken that is older than the one before it."""
+
+_CHANNEL = "Channel: "
+_LISTING = 64 << 10  # bytes; that of an honest model has about 2,000
+
+Asking = Callable[[str], bool]
+"""Puts a yes-or-no question to a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On whose word a model is taken: the key (or `unsigned`) accepted beforehand, and whom to ask else."""
+
+    accept: str = ""
+    ask: Asking | None = None
+
+
+def pull(
+    repo: Repository,
+    remote: str = "origin",
+    channel: str = "main",
+    terms: Terms = Terms(),
+    *,
+    aside: bool = False,
+) -> Pulled:
+    """Fetch a channel's newest model, check it in every way, and make it active (not so with `aside`)."""
+    channels.check(repo, remote, channel)
+    place = channels.look(repo, remote, channel, probe=False)
+    if not place.at:
+        raise GitpeftError(f"nothing is published on {remote} in the channel {channel}", "`gitpeft publish`")
+    commit = channels.fetch(repo, remote, place.ref, channels.tracking(remote, channel))
+    _check_moment(repo, commit, remote, channel, terms)
+    done = _take(repo, commit_parcel(repo, commit), commit, signing.signer(repo, commit), terms, aside)
+    repo.run("update-ref", channels.taken(remote, channel), commit)
+    return done
+
+
+def _check_moment(repo: Repository, commit: str, remote: str, channel: str, terms: Terms) -> None:
+    """Refuse a commit that belongs elsewhere, and ask about one older than what was taken from there before.
+
+    A signature stays good for ever: without this, whoever may push could put any signed model back.
+    """
+    body = repo.run("cat-file", "commit", commit).partition(b"\n\n")[2].decode("utf-8", "replace")
+    named = next((line for line in body.splitlines() if line.startswith(_CHANNEL)), None)
+    if named is not None and named != f"{_CHANNEL}{channel}":
+        raise GitpeftError(
+            f"the model was published for another channel ({ascii(named)[1:60]})",
+            f"somebody moved it to {channel}: tell whoever published it; the active model stays",
+        )
+    before = repo.ask("log", "-1", "--format=%ct", channels.taken(remote, channel), "--")
+    if not before or int(repo.ask("log", "-1", "--format=%ct", commit, "--") or 0) >= int(before):
+        return
+    what = "The model is older than the one that was taken from there before"
+    if terms.accept != OLDER and not (terms.ask is not None and terms.ask(f"{what}. Use it all the same?")):
+        raise GitpeftError(
+            f"{what.lower()}: it was not taken",
+            f"ask whoever published it, or pull with --accept {OLDER}",
+        )
+
+
+def pull_from(repo: Repository, path: Path, terms: Terms = Terms(), *, aside: bool = False) -> Pulled:
+    """The same from a folder or a git bundle that `publish_to` wrote."""
+    if path.is_dir():
+        return _take(repo, package.of_folder(path), "", Signer(signing.UNSIGNED), terms, aside)
+    if not path.is_file():
+        raise GitpeftError(
+            f"there is no {path}", "name a folder, or a file *.bundle, of `gitpeft publish --to`"
+        )
+    said = repo.reach("bundle", "list-heads", str(path.absolute()))
+    refs = [line.split(" ", 1)[1] for line in said.out.splitlines() if f" {channels.OWN}/" in line]
+    if said.code or len(refs) != 1:
+        raise GitpeftError(
+            f"{path} holds no published model", "`gitpeft publish --to FILE.bundle` writes one"
+        )
+    commit = channels.fetch(repo, str(path.absolute()), refs[0], "refs/gitpeft/file/latest")
+    return _take(repo, commit_parcel(repo, commit), commit, signing.signer(repo, commit), terms, aside)
+
+
+def commit_parcel(repo: Repository, commit: str) -> Parcel:
+    """What a commit holds, as git lists it; contents are read only on demand, each by its own id."""
+    blobs: dict[str, str] = {}
+    entries = []
+    # not all of it: a few objects can stand for millions of names
+    listing = repo.beginning(_LISTING, "ls-tree", "-r", "-z", "-l", "--full-tree", commit)
+    for line in listing.split(b"\0")[:-1][: package.FILES_MOST + 1]:  # the last one is empty, or cut off
+        facts, _, raw = line.partition(b"\t")
+        mode, kind, sha, size = facts.decode().split()
+        name = raw.decode("utf-8", "replace")
+        blobs[name] = sha
+        regular = mode == "100644" and kind == "blob"
+        entries.append(Entry(name, int(size) if size.isdigit() else 0, regular))
+    return Parcel(tuple(entries), lambda name: repo.run("cat-file", "blob", blobs[name]))
+
+
+def _take(repo: Repository, found: Parcel, commit: str, signer: Signer, terms: Terms, aside: bool) -> Pulled:
+    """Judge, ask, put together, prove, and only then activate."""
+    package.listed(found)
+    _believe(signer, terms)
+    id_ = package.receive(found, repo.state_dir)
+    if not aside:
+        bundles.activate(repo.state_dir, id_)
+        bundles.prune(repo.state_dir)
+    return Pulled(id_, commit, signer, not aside)
+
+
+def _believe(signer: Signer, terms: Terms) -> None:
+    """Return when somebody vouches for the signer; GitpeftError when nobody does or can be asked."""
+    if signer.known or (terms.accept and terms.accept == signer.key):
+        return
+    unsigned = signer.key == signing.UNSIGNED
+    what = "is not signed" if unsigned else f"is signed by {signer.key}, whom nobody here vouches for"
+    if terms.ask is not None and terms.ask(f"The model {what}. Use it all the same?"):
+        return
+    remedy = (
+        "publish it signed, to a remote or a *.bundle"
+        if unsigned
+        else f"add the key to {signing.FILE} on the default branch"
+    )
+    raise GitpeftError(f"the model {what}: it was not taken", f"{remedy}, or pull with --accept {signer.key}")
+
+
+def _is_signed(repo: Repository, commit: str) -> bool:
+    return b"\ngpgsig" in repo.run("cat-file", "commit", commit).partition(b"\n\n")[0]

@@ -1,0 +1,132 @@
+"""Who vouches for a published model: hides signature formats, and where a team says whom it believes.
+
+The team's list is the file `.gitpeft-signers` of the default branch, in the format of ssh's allowed signers:
+whoever may change that branch decides who may publish. The user's own `gpg.ssh.allowedSignersFile` counts
+too. An OpenPGP signature is believed as far as the user's own keyring trusts its key. There is one list,
+whatever remote a model comes from: that of `origin`, or of the only remote, or of `checkout.defaultRemote`.
+"""
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+
+FILE = ".gitpeft-signers"
+UNSIGNED = "unsigned"
+_FILE_LIMIT = 1 << 20
+_SSH_KNOWN = re.compile(r'^Good "git" signature for (.+) with \S+ key (SHA256:\S+)', re.MULTILINE)
+_SSH_GOOD = re.compile(r'^Good "git" signature with \S+ key (SHA256:\S+)', re.MULTILINE)
+_PGP_KEY = re.compile(r"^\[GNUPG:\] VALIDSIG (\S+)", re.MULTILINE)
+_PGP_ABSENT = re.compile(r"^\[GNUPG:\] ERRSIG (\S+)", re.MULTILINE)
+_PGP_NAME = re.compile(r"^\[GNUPG:\] GOODSIG \S+ (.+)$", re.MULTILINE)
+_PGP_TRUST = re.compile(r"^\[GNUPG:\] TRUST_(?:FULLY|ULTIMATE)\b", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signed: `key` is a fingerprint or `UNSIGNED`, `name` who that is, "" when nobody here knows."""
+
+    key: str
+    name: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether the team or the user's keyring vouches for the key."""
+        return bool(self.name)
+
+
+def wanted(repo: Repository) -> bool:
+    """Whether the user's git is set up to sign."""
+    return repo.ask("config", "--type=bool", "commit.gpgSign") == "true" or bool(
+        repo.config("user.signingkey")
+    )
+
+
+def signer(repo: Repository, commit: str) -> Signer:
+    """Who signed a commit. GitpeftError when its signature is not its own, or cannot be checked here."""
+    head = repo.run("cat-file", "commit", commit).partition(b"\n\n")[0]
+    if b"\ngpgsig" not in head:
+        return Signer(UNSIGNED)
+    if b"BEGIN SSH SIGNATURE" in head:
+        return _ssh(repo, commit)
+    found = _by_gpg(repo, commit)
+    # whoever has any certificate below a trusted root is trusted by gpgsm: that is nobody's word for a model
+    return found if b"BEGIN PGP SIGNATURE" in head else Signer(found.key)
+
+
+def _ssh(repo: Repository, commit: str) -> Signer:
+    with tempfile.TemporaryDirectory(prefix="gitpeft-signers-") as folder:
+        path = Path(folder, "allowed")
+        path.write_bytes(_own_list(repo) + b"\n" + allowed(repo))
+        setting = f"gpg.ssh.allowedSignersFile={path}"
+        said = repo.reach("-c", setting, "verify-commit", "--raw", commit)
+    text = said.err + said.out
+    if said.code == 0 and (known := _SSH_KNOWN.search(text)):
+        return Signer(known[2], known[1])
+    if good := _SSH_GOOD.search(text):
+        return Signer(good[1])
+    raise _forged(text)
+
+
+def _by_gpg(repo: Repository, commit: str) -> Signer:
+    said = repo.reach("verify-commit", "--raw", commit)
+    key, name = _PGP_KEY.search(said.err), _PGP_NAME.search(said.err)
+    if absent := _PGP_ABSENT.search(said.err):  # anybody can write this key's number into a signature
+        raise GitpeftError(
+            f"the model claims to be signed with the key {absent[1][:40]}, which is not in your keyring",
+            "import the key from whoever published the model, or take no model from there",
+        )
+    if key is None or said.code:
+        raise _forged(said.err)
+    return Signer(key[1], name[1] if name and _PGP_TRUST.search(said.err) else "")
+
+
+def _forged(text: str) -> GitpeftError:
+    line = next((line for line in reversed(text.splitlines()) if line and "[GNUPG:]" not in line), "")
+    return GitpeftError(
+        f"the signature of the published model is not valid{f' ({line[:120]})' if line else ''}",
+        "it was changed after it was signed, or signed by somebody else: the active model stays",
+    )
+
+
+def _own_list(repo: Repository) -> bytes:
+    path = repo.ask("config", "--type=path", "gpg.ssh.allowedSignersFile")
+    try:
+        return (repo.cwd / path).read_bytes()[:_FILE_LIMIT] if path else b""
+    except OSError:
+        return b""
+
+
+def allowed(repo: Repository) -> bytes:
+    """The team's list as the default branch was last fetched; b"" where there is none."""
+    branch = default_branch(repo)
+    if not branch or repo.ask("cat-file", "-t", f"{branch}:{FILE}") != "blob":
+        return b""
+    return repo.run("cat-file", "blob", f"{branch}:{FILE}")[:_FILE_LIMIT]
+
+
+def _anchor(repo: Repository) -> str:
+    """The one remote whose default branch holds the list; "" where it is not plain which."""
+    remotes = repo.remotes()
+    if (chosen := repo.config("checkout.defaultRemote")) in remotes:
+        return str(chosen)
+    return "origin" if "origin" in remotes else remotes[0] if len(remotes) == 1 else ""
+
+
+def default_branch(repo: Repository) -> str:
+    """The local name of the default branch that counts, "" if it is not here; without remotes, HEAD."""
+    remote = _anchor(repo)
+    if not remote:
+        return "" if repo.remotes() else "HEAD"
+    noted = repo.ask("symbolic-ref", "--quiet", f"refs/remotes/{remote}/HEAD")
+    if noted:
+        return noted
+    said = repo.reach("ls-remote", "--symref", remote, "HEAD")
+    found = re.match(r"ref: refs/heads/(\S+)\tHEAD", said.out)
+    places = [f"refs/remotes/{remote}/{found[1]}"] if found else []
+    if found and repo.work_tree is None:  # there the branches are the remote's, and nobody's work
+        places.append(f"refs/heads/{found[1]}")
+    return next((place for place in places if repo.ask("rev-parse", "--verify", "--quiet", place)), "")

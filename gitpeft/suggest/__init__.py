@@ -1,0 +1,1 @@
+"""From a staged change to suggested messages: retrieval, generation, reranking, and checks."""

@@ -1,0 +1,387 @@
+"""Bundles on disk: whole or absent, never changed, one rename to another one."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.bundle import Manifest
+from gitpeft.diff.patch import RENDERER
+from gitpeft.errors import GitpeftError
+from tests.support.killing import killed_at
+
+FILES = {
+    "encoder.onnx": b"\x08\x09" + b"e" * 5000,
+    "decoder.onnx": b"\x08\x09" + b"d" * 3000,
+    "tokenizer.json": b"{}",
+    "style.json": b'{"subject_length": 72}',
+    "index/rows.npy": b"r" * 100,
+}
+
+
+def manifest(**changes: object) -> Manifest:
+    """A manifest of a model, with every kind of value in it."""
+    given = {
+        "kind": "model", "created": "2024-05-01T10:00:00Z", "base": "mini", "base_digest": "ab" * 32,
+        "method": {"name": "lora", "rank": 8}, "commits": {"from": "a" * 40, "to": "b" * 40, "count": 500},
+        "budget": {"total": 176}, "seeds": {"train": 1}, "versions": {"torch": "2.13"},
+        "metrics": {"b_norm": 12.5},
+    }  # fmt: skip
+    return Manifest(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def put(state_dir: Path, files: dict[str, bytes] = FILES, **changes: object) -> str:
+    """Write a bundle of these files; returns its id."""
+    with bundles.staging(state_dir) as folder:
+        for name, raw in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(raw)
+        return bundles.write(folder, manifest(**changes))
+
+
+def place(state_dir: Path, id_: str) -> Path:
+    return state_dir / "models" / id_
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    id_ = put(tmp_path)
+    bundles.activate(tmp_path, id_)
+    bundle = bundles.active(tmp_path)
+    assert bundle is not None
+    assert (
+        bundle.id == id_ == hashlib.sha256((place(tmp_path, id_) / "manifest.json").read_bytes()).hexdigest()
+    )
+    assert {name: bundle.read(name) for name in bundle.manifest.files} == FILES
+    assert dataclasses.replace(bundle.manifest, files={}) == manifest()
+    assert bundle.json("style.json") == {"subject_length": 72}
+    assert bundle.json("chooser.json") == {}
+    assert "chooser.json" not in bundle
+    assert sorted(p.name for p in (tmp_path / "models").iterdir() if p.is_dir()) == [id_]
+
+
+def test_the_same_bundle_twice_is_one(tmp_path: Path) -> None:
+    assert put(tmp_path) == put(tmp_path)
+
+
+def test_nothing_is_active_before_an_activation(tmp_path: Path) -> None:
+    assert bundles.active(tmp_path) is None
+    put(tmp_path)
+    assert bundles.active(tmp_path) is None
+    assert bundles.versions(tmp_path / "elsewhere") == []
+
+
+def test_retrieval_needs_no_model(tmp_path: Path) -> None:
+    id_ = put(tmp_path, {"index/rows.npy": b"r"}, kind="retrieval")
+    assert bundles.activate(tmp_path, id_).manifest.kind == "retrieval"
+    with pytest.raises(
+        GitpeftError, match=r"a model bundle needs decoder.onnx, encoder.onnx, tokenizer.json"
+    ):
+        put(tmp_path, {"index/rows.npy": b"r"})
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def link(path: Path) -> None:
+    target = path.with_name("target")
+    path.rename(target)
+    path.symlink_to(target)
+
+
+def bloat(path: Path) -> None:
+    path.write_bytes(b"x" * (2 << 20))
+
+
+def to_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+CHEAPLY_SEEN: list[tuple[str, Callable[[Path], None], str]] = [
+    ("encoder.onnx", truncate, "encoder.onnx of the model is damaged: 5001 bytes of 5002"),
+    ("decoder.onnx", Path.unlink, "decoder.onnx of the model is missing"),
+    ("tokenizer.json", link, "tokenizer.json of the model is no regular file"),
+    ("index/rows.npy", to_folder, "rows.npy of the model is no regular file"),
+    ("manifest.json", truncate, "the model's manifest is damaged"),
+    ("manifest.json", flip, "the model's manifest is damaged"),
+    ("manifest.json", Path.unlink, "manifest.json of the model is missing"),
+    ("manifest.json", bloat, "manifest.json of the model is too large"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "harm", "sentence"), CHEAPLY_SEEN)
+def test_damage_that_opening_sees(
+    tmp_path: Path, name: str, harm: Callable[[Path], None], sentence: str
+) -> None:
+    id_ = put(tmp_path)
+    bundles.activate(tmp_path, id_)
+    harm(place(tmp_path, id_) / name)
+    with pytest.raises(GitpeftError) as found:
+        bundles.active(tmp_path)
+    assert str(found.value) == sentence
+    assert found.value.hint
+    with pytest.raises(GitpeftError):
+        bundles.activate(tmp_path, id_)
+    assert bundles.versions(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_flipped_bit_is_seen_by_whoever_reads_the_file(tmp_path: Path, name: str) -> None:
+    id_ = put(tmp_path)
+    bundle = bundles.activate(tmp_path, id_)
+    flip(place(tmp_path, id_) / name)
+    for check in (lambda: bundle.read(name), lambda: bundles.verify(bundle)):
+        with pytest.raises(GitpeftError, match=f"{name} of the model is damaged"):
+            check()
+    with pytest.raises(GitpeftError, match="damaged"):
+        bundles.activate(tmp_path, id_)
+
+
+def test_a_file_too_many_is_seen(tmp_path: Path) -> None:
+    id_ = put(tmp_path)
+    bundle = bundles.open_bundle(place(tmp_path, id_))
+    (bundle.path / "index" / ".DS_Store").write_bytes(b"")
+    with pytest.raises(GitpeftError, match=r"folder holds index/.DS_Store, which its manifest does not list"):
+        bundles.verify(bundle)
+
+
+@pytest.mark.parametrize("text", ["", "x", "../../etc\n", "a" * 64 + "\n../..\n", "\x00" * 64 + "\n"])
+def test_a_damaged_note_of_the_active_model(tmp_path: Path, text: str) -> None:
+    id_ = put(tmp_path)
+    bundles.activate(tmp_path, id_)
+    (tmp_path / "current").write_text(text)
+    with pytest.raises(GitpeftError, match="the note of the active model is damaged"):
+        bundles.active(tmp_path)
+    bundles.activate(tmp_path, id_)
+    assert bundles.pointer(tmp_path) == (id_, "")
+
+
+def test_an_active_model_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "current").write_text("a" * 64 + "\n\n")
+    with pytest.raises(GitpeftError, match=r"manifest.json of the model is missing"):
+        bundles.active(tmp_path)
+
+
+# --- what a manifest may say --------------------------------------------------------------------------------
+
+
+def rewritten(state_dir: Path, change: Callable[[dict[str, object]], object]) -> Path:
+    """A bundle whose manifest was changed, under the id that its new manifest has."""
+    path = place(state_dir, put(state_dir))
+    data = json.loads((path / "manifest.json").read_bytes())
+    change(data)
+    raw = json.dumps(data).encode()
+    (path / "manifest.json").write_bytes(raw)
+    return path.rename(path.with_name(hashlib.sha256(raw).hexdigest()))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"renderer": RENDERER + 1}, "was trained on rendering"),
+        ({"format": 99}, "has bundle format 99, this gitpeft reads 1"),
+        ({"format": "1"}, "has bundle format '1', this"),
+        ({"format": "\x1b[2J"}, "has bundle format '\\x1b[2J', this"),
+        ({"kind": "other"}, "manifest cannot be read"),
+        ({"budget": 3}, "manifest cannot be read: budget is no dict"),
+        ({"files": []}, "manifest cannot be read"),
+        ({"files": {}}, "a model bundle needs"),
+        ({"files": {"style.json": {"size": "1", "sha256": ""}}}, "manifest cannot be read"),
+        ({"files": {"style.json": 1}}, "manifest cannot be read"),
+    ],
+)
+def test_a_manifest_that_is_refused(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
+    path = rewritten(tmp_path, lambda data: data.update(change))
+    with pytest.raises(GitpeftError) as found:
+        bundles.open_bundle(path)
+    assert sentence in str(found.value)
+    assert found.value.hint
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"format": 1}'])
+def test_a_manifest_that_is_none(raw: bytes) -> None:
+    with pytest.raises(GitpeftError):
+        Manifest.from_json(raw)
+
+
+BAD_NAMES = [
+    "../x",
+    "/etc/passwd",
+    ".hidden",
+    "a/../b",
+    "a//b",
+    "a/",
+    "a\\b",
+    "a b",
+    "",
+    "é",
+    "a\n",
+    "a/b/c/d/e",
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_leads_out_of_the_bundle(tmp_path: Path, name: str) -> None:
+    def add(data: dict[str, object]) -> None:
+        files = data["files"]
+        assert isinstance(files, dict)
+        files[name] = {"size": 1, "sha256": "0" * 64}
+
+    with pytest.raises(GitpeftError, match=r"the file name .* is not allowed"):
+        bundles.open_bundle(rewritten(tmp_path, add))
+
+
+def test_unknown_entries_of_a_manifest_are_ignored(tmp_path: Path) -> None:
+    path = rewritten(tmp_path, lambda data: data.update(new="entry"))
+    assert bundles.open_bundle(path).manifest.base == "mini"
+
+
+def test_weights_outside_the_file_are_refused(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="../../../etc/passwd")
+    graph = onnx.GraphProto(name="g", initializer=[tensor])
+    model = onnx.ModelProto(ir_version=9, graph=graph)
+    with pytest.raises(GitpeftError, match=r"encoder.onnx keeps data outside its own file"):
+        put(tmp_path, {**FILES, "encoder.onnx": model.SerializeToString()})
+    assert not any((tmp_path / "models").iterdir())
+
+
+# --- versions -----------------------------------------------------------------------------------------------
+
+
+def several(state_dir: Path, count: int) -> list[str]:
+    """Bundles, oldest first, each activated once."""
+    ids = [put(state_dir, created=f"2024-05-{day:02}T00:00:00Z") for day in range(1, count + 1)]
+    for id_ in ids:
+        bundles.activate(state_dir, id_)
+    return ids
+
+
+def test_versions_are_listed_newest_first(tmp_path: Path) -> None:
+    ids = several(tmp_path, 3)
+    assert [bundle.id for bundle in bundles.versions(tmp_path)] == ids[::-1]
+    assert bundles.pointer(tmp_path) == (ids[2], ids[1])
+
+
+def test_activating_the_active_one_keeps_its_predecessor(tmp_path: Path) -> None:
+    ids = several(tmp_path, 2)
+    bundles.activate(tmp_path, ids[1])
+    assert bundles.pointer(tmp_path) == (ids[1], ids[0])
+
+
+def test_pruning_keeps_the_newest_the_active_and_the_one_before_it(tmp_path: Path) -> None:
+    ids = several(tmp_path, 5)
+    bundles.activate(tmp_path, ids[1])
+    bundles.activate(tmp_path, ids[0])
+    assert sorted(bundles.prune(tmp_path, keep=1)) == sorted([ids[2], ids[3]])
+    assert {bundle.id for bundle in bundles.versions(tmp_path)} == {ids[0], ids[1], ids[4]}
+    assert bundles.prune(tmp_path, keep=0) == [ids[4]]
+    active = bundles.active(tmp_path)
+    assert active is not None
+    bundles.verify(active)
+
+
+def test_pruning_removes_damaged_bundles_and_old_leftovers(tmp_path: Path) -> None:
+    ids = several(tmp_path, 3)
+    truncate(place(tmp_path, ids[0]) / "encoder.onnx")
+    models = tmp_path / "models"
+    for name, age in ((".new-old", 2 * 86400), (".new-young", 60), (".old-old", 2 * 86400)):
+        (models / name).mkdir()
+        (models / name / "part").write_bytes(b"x")
+        os.utime(models / name, (time.time() - age,) * 2)
+    assert bundles.prune(tmp_path, keep=9) == [ids[0]]
+    assert sorted(p.name for p in models.iterdir()) == sorted([".lock", ".new-young", ids[1], ids[2]])
+
+
+def test_an_unknown_id_cannot_be_activated(tmp_path: Path) -> None:
+    ids = several(tmp_path, 1)
+    for id_ in ("f" * 64, "../models/" + ids[0], ids[0][:12], ""):
+        with pytest.raises(GitpeftError):
+            bundles.activate(tmp_path, id_)
+    assert bundles.pointer(tmp_path) == (ids[0], "")
+
+
+def test_activations_at_the_same_time_leave_one_whole_note(tmp_path: Path) -> None:
+    ids = several(tmp_path, 3)
+    stop = threading.Event()
+    seen: set[str] = set()
+    problems: list[BaseException] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                bundle = bundles.active(tmp_path)
+                assert bundle is not None
+                seen.add(bundle.id)
+            except BaseException as error:
+                problems.append(error)
+
+    def write(id_: str) -> None:
+        for _ in range(15):
+            bundles.activate(tmp_path, id_)
+
+    reader = threading.Thread(target=read)
+    writers = [threading.Thread(target=write, args=(id_,)) for id_ in ids]
+    for thread in (reader, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    reader.join()
+    assert not problems
+    assert seen <= set(ids)
+    now, before = bundles.pointer(tmp_path)
+    assert now in ids and before in ids and now != before
+
+
+# --- killed -------------------------------------------------------------------------------------------------
+
+
+def test_killed_anywhere_while_a_second_model_is_put_in_place(tmp_path: Path) -> None:
+    old = several(tmp_path, 1)[0]
+
+    def renew() -> None:
+        id_ = put(tmp_path, created="2024-06-01T00:00:00Z")
+        bundles.activate(tmp_path, id_)
+        bundles.prune(tmp_path, keep=1)
+
+    step = 1
+    while killed_at(step, renew):
+        active = bundles.active(tmp_path)
+        assert active is not None
+        bundles.verify(active)
+        for path in (tmp_path / "models").iterdir():
+            if not path.name.startswith("."):
+                bundles.verify(bundles.open_bundle(path))
+        assert bundles.pointer(tmp_path)[0] == old or bundles.pointer(tmp_path)[1] == old
+        step += 1
+    assert step > 20
+    assert bundles.pointer(tmp_path)[1] == old
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        put(tmp_path)
+    assert not list((tmp_path / "models").iterdir())

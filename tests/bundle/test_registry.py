@@ -1,0 +1,178 @@
+"""Models one by one: listed, gone back to, pruned, and answering whatever is killed meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle import registry
+from gitpeft.cli import views
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.suggest.suggester import open_active
+from tests.cli.test_app import Call, gitpeft
+from tests.support import tinymodel
+from tests.support.gitrepo import Repo
+from tests.support.hooking import CHECKOUT
+from tests.support.killing import asked_meanwhile, every_kill
+
+__all__ = ["gitpeft"]  # a fixture
+
+METRICS = {"test": {"gitpeft": {"n": 20, "b_norm": {"mean": 12.5, "low": 10.0, "high": 15.0}}}}
+
+
+def several(state_dir: Path, count: int) -> list[str]:
+    """Models that answer, oldest first, the last one active."""
+    return [tinymodel.bundle(state_dir, created=f"2024-05-{day:02}T00:00:00Z") for day in range(1, count + 1)]
+
+
+def answers(state_dir: Path) -> bool:
+    """Whether the active model says something, each of its bytes checked."""
+    active = bundles.active(state_dir)
+    assert active is not None
+    bundles.verify(active)
+    return bool(open_active(state_dir).suggest(tinymodel.CHANGES[0], ""))
+
+
+def test_a_version_tells_what_its_manifest_says(tmp_path: Path) -> None:
+    ids = several(tmp_path, 2)
+    commits = {"from": "a" * 40, "to": "b" * 40, "count": 500}
+    ids.append(
+        tinymodel.bundle(
+            tmp_path, created="2024-06-01T00:00:00Z", base="mini", commits=commits,
+            method={"name": "lora"}, metrics=METRICS,
+        )
+    )  # fmt: skip
+    newest, middle, oldest = registry.listing(tmp_path)
+    assert [newest.id, middle.id, oldest.id] == ids[::-1]
+    assert (newest.state, middle.state, oldest.state) == ("active", "previous", "")
+    assert (newest.base, newest.method, newest.commits) == ("mini", "lora", commits)
+    assert newest.metrics == {"b_norm": 12.5} and middle.metrics == {} and middle.method == "retrieval"
+    folder = tmp_path / "models" / newest.id
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != bundles.MANIFEST]
+    assert newest.size == sum(path.stat().st_size for path in files)
+
+
+def test_a_loser_says_why_and_a_winner_does_not(tmp_path: Path) -> None:
+    several(tmp_path, 2)
+    lost = {"duel": {"won": False, "verdict": "B-Norm fell by 2"}}
+    with bundles.staging(tmp_path) as folder:
+        tinymodel.fill(folder)
+        made = bundles.Manifest(kind="retrieval", created="2024-07-01T00:00:00Z", metrics=lost)
+        bundles.write(folder, made)
+    assert [one.aside for one in registry.listing(tmp_path)] == ["B-Norm fell by 2", "", ""]
+    registry.rollback(tmp_path, registry.listing(tmp_path)[0].id)
+    assert registry.listing(tmp_path)[0].aside == "", "whoever chose it by hand knows"
+
+
+def test_going_back_and_forth(tmp_path: Path) -> None:
+    ids = several(tmp_path, 3)
+    assert registry.rollback(tmp_path).id == ids[1] and answers(tmp_path)
+    assert bundles.pointer(tmp_path) == (ids[1], ids[2])
+    assert registry.rollback(tmp_path).id == ids[2]
+    assert registry.rollback(tmp_path, ids[0][:9].upper()).id == ids[0] and answers(tmp_path)
+    assert bundles.pointer(tmp_path) == (ids[0], ids[2])
+
+
+def test_names_that_name_no_model(tmp_path: Path) -> None:
+    with pytest.raises(GitpeftError, match="no earlier model"):
+        registry.rollback(tmp_path)
+    ids = several(tmp_path, 1)
+    with pytest.raises(GitpeftError, match="no earlier model"):
+        registry.rollback(tmp_path)
+    for name, why in (
+        (ids[0][:3], "does not name one"),
+        ("zzzz", "no model here"),
+        ("../x", "no model here"),
+    ):
+        with pytest.raises(GitpeftError, match=why):
+            registry.rollback(tmp_path, name)
+    assert bundles.pointer(tmp_path) == (ids[0], "")
+
+
+def test_a_damaged_model_is_not_gone_back_to(tmp_path: Path) -> None:
+    ids = several(tmp_path, 2)
+    path = tmp_path / "models" / ids[0] / "index" / "rows.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(GitpeftError, match="damaged"):
+        registry.rollback(tmp_path)
+    assert bundles.pointer(tmp_path) == (ids[1], ids[0]) and answers(tmp_path)
+
+
+def test_killed_anywhere_while_going_back_and_pruning(tmp_path: Path) -> None:
+    ids = several(tmp_path, 5)
+    number = 0
+    with asked_meanwhile(tmp_path, tmp_path, tinymodel.CHANGES[0]):
+        for step in every_kill(lambda: (registry.rollback(tmp_path), bundles.prune(tmp_path, keep=0))):
+            number = step
+            assert answers(tmp_path)
+            now, before = bundles.pointer(tmp_path)
+            assert {now, before} == set(ids[3:]), "the active one and the one before it are never pruned"
+            for one in (now, before):
+                bundles.verify(bundles.open_bundle(tmp_path / "models" / one))
+    assert number > 30, "the kills reached no effect"
+    assert answers(tmp_path) and {one.id for one in registry.listing(tmp_path)} == set(ids[3:])
+
+
+# --- one training at a time ---------------------------------------------------------------------------------
+
+
+def test_a_second_training_is_told_to_wait(repo: Repo, gitpeft: Call) -> None:
+    repo.commit("start", **{"a.py": "x = 1\n"})
+    state = Repository.open(repo.path).state_dir
+    with registry.training(state):
+        for command in (["train"], ["init", "--no-hooks"]):
+            done = gitpeft(*command, "--repo", repo.path)
+            assert done.code == 1 and "another training is under way" in done.err
+    assert not state.exists(), "who only waited leaves nothing"
+
+
+def test_the_lock_ends_with_its_process(repo: Repo) -> None:
+    state = Repository.open(repo.path).state_dir
+    program = (
+        "import sys, time; from pathlib import Path; from gitpeft import versions\n"
+        f"with versions.training(Path({str(state)!r})):\n    print('held', flush=True); time.sleep(60)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=env) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(GitpeftError, match="under way"), registry.training(state):
+            pass
+        holder.kill()
+    with registry.training(state):
+        assert (state / registry.LOCK).exists()
+    assert not state.exists()
+
+
+def test_a_lock_leaves_what_is_kept_alone(tmp_path: Path) -> None:
+    ids = several(tmp_path, 1)
+    with registry.training(tmp_path), registry.training(tmp_path / "other"):
+        pass
+    assert bundles.pointer(tmp_path)[0] == ids[0] and not (tmp_path / "other").exists()
+    assert not registry.untouched(tmp_path)
+
+
+# --- the commands -------------------------------------------------------------------------------------------
+
+
+def test_models_and_rollback(repo: Repo, gitpeft: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ("--repo", repo.path)
+    assert "gitpeft init" in gitpeft("models", *here).out
+    assert json.loads(gitpeft("models", *here, "--json").out) == []
+    ids = several(Repository.open(repo.path).state_dir, 2)
+    with monkeypatch.context() as narrow:
+        narrow.setattr(views.out, "width", 40)
+        assert all(one[:12] in gitpeft("models", *here).out for one in ids)
+    shown = gitpeft("models", *here)
+    assert shown.code == 0 and shown.said.index(ids[1][:12]) < shown.said.index(ids[0][:12])
+    listed = json.loads(gitpeft("models", *here, "--json").out)
+    assert [(one["id"], one["state"]) for one in listed] == [(ids[1], "active"), (ids[0], "previous")]
+    done = gitpeft("rollback", *here)
+    assert done.code == 0 and ids[0][:12] in done.out
+    assert gitpeft("rollback", ids[1][:8], *here).code == 0
+    assert gitpeft("rollback", "beef", *here).code == 1
+    assert bundles.pointer(Repository.open(repo.path).state_dir) == (ids[1], ids[0])

@@ -1,0 +1,559 @@
+"""`gitpeft.git.repository` against real git: every number is compared with what git itself says."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gitpeft.diff.patch import compact, parse
+from gitpeft.errors import GitpeftError
+from gitpeft.git.log import Commit, Skipped
+from gitpeft.git.repository import Repository
+from tests.support.gitrepo import EPOCH, Repo
+from tests.support.hooking import script
+
+MIB = 1 << 20
+
+
+def log(repo: Repo, jobs: int = 2) -> dict[str, Commit | Skipped]:
+    """Every commit of HEAD as `Repository.log` gives it."""
+    opened = Repository.open(repo.path)
+    shas = [sha for sha, _ in opened.rev_list("HEAD")]
+    items = list(opened.log(shas[::-1], jobs))
+    assert sorted(item.sha for item in items) == sorted(shas)
+    return {item.sha: item for item in items}
+
+
+def commit_of(repo: Repo, sha: str) -> Commit:
+    item = log(repo)[sha]
+    assert isinstance(item, Commit)
+    return item
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+def test_a_path_without_a_repository_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GitpeftError, match="not in a git repository"):
+        Repository.open(tmp_path)
+    with pytest.raises(GitpeftError, match="not a directory"):
+        Repository.open(tmp_path / "nowhere")
+
+
+def test_a_missing_git_is_named(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(GitpeftError, match="git was not found"):
+        Repository.open(repo.path)
+
+
+def test_subdirectory_worktree_and_bare_share_one_state(repo: Repo, tmp_path: Path) -> None:
+    repo.commit("init: start", **{"a/b.txt": "x\n"})
+    repo.git("worktree", "add", "-q", str(tmp_path / "tree"))
+    inside, other = Repository.open(repo.path / "a"), Repository.open(tmp_path / "tree")
+    assert inside.work_tree == repo.path
+    assert other.work_tree == tmp_path / "tree"
+    assert inside.state_dir == other.state_dir == repo.path / ".git" / "gitpeft"
+    bare = Repository.open(Repo.create(tmp_path / "bare.git", bare=True).path)
+    assert bare.work_tree is None
+    assert bare.head() is None
+
+
+def test_a_named_repository_ignores_what_a_hook_inherits(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha = repo.commit("init: start", a="1\n")
+    other = Repo.create(tmp_path / "other")
+    monkeypatch.setenv("GIT_DIR", str(other.path / ".git"))
+    assert Repository.open(repo.path).head() == sha
+    assert Repository.open().head() is None
+
+
+def test_with_the_terminal_git_is_in_the_named_repository_too(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Repo.create(tmp_path / "other")
+    monkeypatch.setenv("GIT_DIR", str(other.path / ".git"))
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "Grace")
+    assert Repository.open(repo.path).run_with_terminal(["commit", "-q", "--allow-empty", "-m", "here"]) == 0
+    monkeypatch.delenv("GIT_DIR")
+    assert repo.git("log", "-1", "--format=%s %an") == "here Grace" and other.run("log").returncode
+    assert Repository.open(repo.path).run_with_terminal(["rev-parse", "--verify", "-q", "nothing"]) == 1
+
+
+CTRL_C = """
+import signal, sys
+from pathlib import Path
+from gitpeft.git import Repository
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+sys.exit(Repository.open(Path(sys.argv[1])).run_with_terminal(["commit", "-q", "--allow-empty"]))
+"""
+
+
+def test_ctrl_c_in_the_editor_is_the_editors(repo: Repo, tmp_path: Path) -> None:
+    """Git itself ignores it while an editor is open; so must who waits for git."""
+    seen = tmp_path / "seen"
+    editor = script(tmp_path / "editor", f"#!/bin/sh\ntrap 'echo kept >>\"$1\"; exit 0' INT\n"
+                    f"echo open >{seen}\nwhile :; do sleep 0.05; done\n")  # fmt: skip
+    env = {**os.environ, "GIT_EDITOR": str(editor), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", CTRL_C, str(repo.path)]
+    with subprocess.Popen(command, env=env, start_new_session=True) as process:
+        until = time.monotonic() + 20
+        while not seen.exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+        assert process.wait(20) == 0
+    assert repo.git("log", "-1", "--format=%s") == "kept"
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("vi", "vi"), ("/usr/bin/code --wait", "code"), ("'/a b/vim' -f", "vim"), ("env A=1 B=2 true", "true"),
+     ("'unclosed", "'unclosed"), ("'' ", ""), (r"C:\\bin\\ed", r"C:\bin\ed")],
+)  # fmt: skip
+def test_the_name_of_the_editor(repo: Repo, monkeypatch: pytest.MonkeyPatch, said: str, name: str) -> None:
+    monkeypatch.setenv("GIT_EDITOR", said)
+    assert Repository.open(repo.path).editor() == name
+
+
+def test_an_unknown_revision_is_refused(repo: Repo) -> None:
+    repo.commit("init: start")
+    for rev in ("nope", "--all", "HEAD~5"):
+        with pytest.raises(GitpeftError, match="names no commit"):
+            Repository.open(repo.path).resolve(rev)
+
+
+# --- patches --------------------------------------------------------------------------------------
+
+CHANGES: dict[str, Callable[[Repo], None]] = {}
+
+
+def change(function: Callable[[Repo], None]) -> Callable[[Repo], None]:
+    """Register one kind of change for the tests that go over all of them."""
+    CHANGES[function.__name__] = function
+    return function
+
+
+BASE: dict[str, str | bytes] = {
+    "plain.txt": "".join(f"line {i}\n" for i in range(60)),
+    "code.py": "def one():\n    return 1\n\n\ndef two():\n    return 2\n",
+    "binary.dat": bytes(range(256)),
+    "gone.txt": "going\n",
+    "moved.txt": "".join(f"content {i}\n" for i in range(30)),
+    "with space.txt": "space\n",
+}
+
+
+@change
+def edit(repo: Repo) -> None:
+    repo.stage(
+        **{"code.py": "def one():\n    return 11\n\n\ndef two():\n    return 22\n", "with space.txt": "s\n"}
+    )
+
+
+@change
+def lines_that_look_like_headers(repo: Repo) -> None:
+    repo.stage(
+        **{"plain.txt": "-- x\n++ x\n--- a/plain.txt\n+++ b/plain.txt\n@@ -1 +1 @@\ndiff --git a/x b/x\n"}
+    )
+
+
+@change
+def add_and_delete(repo: Repo) -> None:
+    repo.stage(**{"new.txt": "a\nb\n", "gone.txt": None, "empty": "", "no newline": "x"})
+
+
+@change
+def rename_with_edit(repo: Repo) -> None:
+    repo.git("mv", "moved.txt", "to.txt")
+    repo.stage(**{"to.txt": "".join(f"content {i}\n" for i in range(31))})
+
+
+@change
+def binary(repo: Repo) -> None:
+    repo.stage(**{"binary.dat": bytes(reversed(range(256))), "new.bin": b"\0\1\2"})
+
+
+@change
+def mode(repo: Repo) -> None:
+    repo.git("update-index", "--chmod=+x", "code.py")
+
+
+@change
+def symlink(repo: Repo) -> None:
+    (repo.path / "link").symlink_to("plain.txt")
+    (repo.path / "gone.txt").unlink()
+    (repo.path / "gone.txt").symlink_to("code.py")
+    repo.git("add", "link", "gone.txt")
+
+
+@change
+def submodule(repo: Repo) -> None:
+    repo.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},vendored")
+
+
+@change
+def odd_names(repo: Repo) -> None:
+    repo.stage(**{'quo"te\n\tline.txt': "x\n", "ünïcode.txt": "y\n", "-dash": "z\n", "a b/c d.txt": "w\n"})
+
+
+@change
+def bytes_that_are_no_utf8(repo: Repo) -> None:
+    repo.stage(**{"latin.txt": "caf\xe9\n".encode("latin-1"), "late nul.txt": b"x" * 9000 + b"\n\0y\n"})
+    name = os.fsencode(repo.path) + b"/n\xe9.txt"
+    Path(os.fsdecode(name)).write_bytes(b"n\n")
+    repo.git("add", "-A")
+
+
+@change
+def over_a_megabyte(repo: Repo) -> None:
+    repo.stage(**{"big.txt": "0123456789abcde\n" * (MIB // 16 + 1), "long.txt": "x" * 500_000 + "\n"})
+
+
+@change
+def carriage_returns(repo: Repo) -> None:
+    repo.stage(**{"crlf.txt": b"a\r\nb\rc\r\n\x0c\x1c\xc2\x85d\n"})
+
+
+@pytest.fixture(params=list(CHANGES.values()), ids=list(CHANGES))
+def staged(repo: Repo, request: pytest.FixtureRequest) -> Repo:
+    """A repository with one kind of change in its index."""
+    repo.commit("init: start", **BASE)
+    request.param(repo)
+    return repo
+
+
+def test_a_staged_change_reads_like_the_commit_it_becomes(staged: Repo) -> None:
+    repository = Repository.open(staged.path)
+    before = repository.staged_patch()
+    sha = staged.commit("change: something")
+    assert before
+    assert repository.patch("HEAD") == before
+    assert compact(parse(before)) == compact(commit_of(staged, sha).files)
+    assert parse(before) == commit_of(staged, sha).files
+
+
+def test_counts_are_those_of_numstat(staged: Repo) -> None:
+    sha = staged.commit("change: something")
+    found = {
+        f.path: ("-", "-") if f.kind == "binary" else (str(f.added), str(f.removed))
+        for f in commit_of(staged, sha).files
+    }
+    git = ["-c", "core.bigFileThreshold=1m", "-c", "core.quotePath=false", "show"]
+    raw = staged.run(*git, "--numstat", "-M", "-z", "--format=", sha).stdout
+    expected = _numstat(raw.lstrip(b"\n").split(b"\0"))
+    assert found == expected
+
+
+def _numstat(items: list[bytes]) -> dict[str, tuple[str, str]]:
+    """`-z --numstat` as {path: (added, removed)}, the paths as `diff` prints them."""
+    counts: dict[str, tuple[str, str]] = {}
+    rest = iter(items)
+    for item in rest:
+        if not item:
+            continue
+        added, removed, path = item.decode("utf-8", "replace").split("\t", 2)
+        if not path:
+            next(rest)
+            path = next(rest).decode()
+        name = "".join(c if c.isprintable() else "?" for c in path)
+        counts[name] = (added, removed)
+    return counts
+
+
+def test_user_settings_and_programs_change_nothing(repo: Repo, tmp_path: Path) -> None:
+    repo.commit("init: start", **BASE, **{".gitattributes": "*.txt diff=own\n"})
+    edit(repo)
+    plain = Repository.open(repo.path).staged_patch()
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
+    program.chmod(0o755)
+    settings = {
+        "diff.external": str(program),
+        "diff.own.textconv": str(program),
+        "diff.own.command": str(program),
+        "diff.noprefix": "true",
+        "diff.mnemonicPrefix": "true",
+        "color.ui": "always",
+        "diff.context": "9",
+        "diff.algorithm": "histogram",
+        "diff.renames": "false",
+        "diff.suppressBlankEmpty": "true",
+        "core.quotePath": "false",
+        "log.showSignature": "true",
+        "format.pretty": "oneline",
+    }
+    for key, value in settings.items():
+        repo.git("config", key, value)
+    repository = Repository.open(repo.path)
+    assert repository.staged_patch() == plain
+    sha = repo.commit("change: something")
+    assert repository.patch(sha) == plain
+    assert commit_of(repo, sha).files == parse(plain)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_environment_that_bends_diffs_is_dropped(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo.commit("init: start", **BASE)
+    edit(repo)
+    plain = Repository.open(repo.path).staged_patch()
+    monkeypatch.setenv("GIT_DIFF_OPTS", "-u9")
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "false")
+    assert Repository.open(repo.path).staged_patch() == plain
+
+
+def test_the_index_of_the_environment_is_read(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C1: `git commit -a` and pathspecs name another index in GIT_INDEX_FILE."""
+    repo.commit("init: start", a="1\n", b="1\n")
+    repo.stage(a="2\n")
+    other = repo.path / ".git" / "next-index"
+    repo.git("read-tree", "HEAD", env={"GIT_INDEX_FILE": str(other)})
+    repo.write("b", "2\n")
+    repo.git("add", "b", env={"GIT_INDEX_FILE": str(other)})
+    monkeypatch.chdir(repo.path)
+    assert [f.path for f in parse(Repository.open().staged_patch())] == ["a"]
+    monkeypatch.setenv("GIT_INDEX_FILE", ".git/next-index")
+    assert [f.path for f in parse(Repository.open().staged_patch())] == ["b"]
+
+
+def test_the_first_commit_and_intent_to_add(repo: Repo) -> None:
+    repo.stage(a="1\n")
+    repo.write("later", "x\n")
+    repo.git("add", "-N", "later")
+    repository = Repository.open(repo.path)
+    assert [(f.path, f.status) for f in parse(repository.staged_patch())] == [("a", "A")]
+    before = repository.staged_patch()
+    repo.commit("init: start")
+    assert repository.patch("HEAD") == before
+    assert repository.staged_patch() == b""
+
+
+def test_the_patch_of_a_merge_is_against_its_first_parent(repo: Repo) -> None:
+    repo.commit("init: start", a="1\n")
+    merge_side(repo)
+    assert [f.path for f in parse(Repository.open(repo.path).patch("HEAD"))] == ["side"]
+
+
+def merge_side(repo: Repo) -> str:
+    """Make one commit on each of two branches and merge them."""
+    repo.git("checkout", "-q", "-b", "side")
+    repo.commit("side: add a file", side="s\n")
+    repo.git("checkout", "-q", "main")
+    repo.commit("main: add a file", main="m\n")
+    repo.git("merge", "-q", "--no-ff", "-m", "Merge branch 'side'", "side")
+    repo.tick()
+    return repo.git("rev-parse", "HEAD")
+
+
+# --- histories ------------------------------------------------------------------------------------
+
+
+def test_fields_of_commits(repo: Repo) -> None:
+    first = repo.commit("feat: start\n\nA body.\n\n- with a list\n", a="1\n")
+    merge = merge_side(repo)
+    items = log(repo)
+    commit = items[first]
+    assert isinstance(commit, Commit)
+    assert (commit.subject, commit.body) == ("feat: start", "A body.\n\n- with a list\n")
+    assert (commit.time, commit.commit_time, commit.parents) == (EPOCH, EPOCH, ())
+    assert commit.author == "Ada Author <ada@example.org>"
+    merged = items[merge]
+    assert isinstance(merged, Commit)
+    assert len(merged.parents) == 2
+    assert merged.files == []
+    assert len(items) == 4
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_many_commits_over_many_processes(repo: Repo, jobs: int) -> None:
+    stream = "".join(
+        f"commit refs/heads/main\ncommitter C <c@x> {EPOCH + i} +0000\ndata <<E\nadd: file {i}\nE\n"
+        f"M 644 inline f{i}\ndata <<E\n{i}\nE\n\n"
+        for i in range(300)
+    )
+    repo.git("fast-import", "--quiet", input=stream)
+    items = log(repo, jobs)
+    subjects = sorted((c.subject, c.files[0].path) for c in items.values() if isinstance(c, Commit))
+    assert subjects == sorted((f"add: file {i}", f"f{i}") for i in range(300))
+
+
+def test_messages_in_other_encodings(repo: Repo) -> None:
+    repo.git("config", "i18n.commitEncoding", "ISO-8859-1")
+    declared = repo.commit("café: öffnen".encode("latin-1"), a="1\n")
+    repo.git("config", "--unset", "i18n.commitEncoding")
+    undeclared = repo.commit("naïve: größer".encode("latin-1"), a="2\n")
+    plain = repo.commit("日本語: 変更\x1b[31m", a="3\n")
+    items = {sha: item.subject for sha, item in log(repo).items() if isinstance(item, Commit)}
+    assert items[declared] == "café: öffnen"
+    assert items[undeclared] == "naïve: größer"
+    assert items[plain].startswith("日本語: 変更")
+
+
+def test_a_message_cannot_pretend_to_be_a_record(repo: Repo) -> None:
+    message = "x: y\n\n\x01diff --git a/x b/x\n@@ -1 +1 @@\n+fake\ncommit " + "a" * 40
+    sha = repo.commit(message, a="1\n")
+    commit = commit_of(repo, sha)
+    assert [f.path for f in commit.files] == ["a"]
+    assert commit.body.startswith("\x01diff --git")
+
+
+def test_a_shallow_boundary_is_skipped(repo: Repo, tmp_path: Path) -> None:
+    for i in range(5):
+        repo.commit(f"edit: number {i}", a=f"{i}\n")
+    clone = repo.clone(tmp_path / "clone", "--depth", "2")
+    items = sorted(log(clone).values(), key=lambda item: isinstance(item, Commit))
+    assert [type(item) for item in items] == [Skipped, Commit]
+    assert isinstance(items[0], Skipped)
+    assert items[0].reason == "shallow"
+
+
+def partial_clone(repo: Repo, path: Path, filter: str) -> Repo:
+    """A clone without most objects, whose remote is gone."""
+    repo.git("config", "uploadpack.allowFilter", "true")
+    clone = repo.clone(path, f"--filter={filter}", "--no-checkout")
+    clone.git("remote", "set-url", "origin", (path.parent / "nowhere").as_uri())
+    return clone
+
+
+def test_commits_with_missing_blobs_are_skipped(repo: Repo, tmp_path: Path) -> None:
+    small = repo.commit("add: small", small="s\n")
+    large = repo.commit("add: large", large="l" * 5000)
+    after = repo.commit("edit: small", small="t\n")
+    dropped = repo.commit("drop: large", large=None)
+    clone = partial_clone(repo, tmp_path / "clone", "blob:limit=1k")
+    items = log(clone)
+    assert {sha for sha, item in items.items() if isinstance(item, Commit)} == {small, after}
+    assert items[large] == Skipped(large, "missing")
+    assert items[dropped] == Skipped(dropped, "missing")
+
+
+@pytest.mark.parametrize("filter", ["blob:none", "tree:0"])
+def test_without_any_content_all_is_skipped_and_nothing_fetched(
+    repo: Repo, tmp_path: Path, filter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(30):
+        repo.commit(f"edit: number {i}", **{"a/b": f"{i}\n"})
+    clone = partial_clone(repo, tmp_path / "clone", filter)
+    clone.git("remote", "set-url", "origin", repo.path.as_uri())  # a fetch would even succeed
+    trace = tmp_path / "trace"
+    monkeypatch.setenv("GIT_TRACE2_EVENT", str(trace))
+    before = fingerprint(clone.path / ".git")
+    assert {item.reason for item in log(clone).values() if isinstance(item, Skipped)} == {"missing"}
+    assert fingerprint(clone.path / ".git") == before
+    assert "upload-pack" not in trace.read_text()
+
+
+def test_a_damaged_object_costs_its_commits_only(repo: Repo) -> None:
+    shas = [repo.commit(f"edit: number {i}", **{f"f{i}": f"{i}\n" * 50}) for i in range(8)]
+    for i in (2, 5):
+        blob = repo.git("rev-parse", f"{shas[i]}:f{i}")
+        path = repo.path / ".git" / "objects" / blob[:2] / blob[2:]
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:10] + b"broken")
+    (repo.path / ".git" / "index").unlink()  # or git takes the content from the work tree
+    items = log(repo)
+    skipped = {shas.index(sha): item.reason for sha, item in items.items() if isinstance(item, Skipped)}
+    assert skipped == {2: "unreadable", 5: "unreadable"}
+
+
+def test_an_enormous_commit_is_read_in_parts(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"f{i:03}": f"{i}\n" * (i + 1) for i in range(200)}
+    sha = repo.commit("add: everything", **files)
+    whole = commit_of(repo, sha).files
+    monkeypatch.setattr("gitpeft.git.log._SPILL", 2000)
+    monkeypatch.setattr("gitpeft.git.repository._CHUNK", 700)
+    parts = commit_of(repo, sha).files
+    assert compact(parts) == compact(whole)
+    assert [(f.path, f.added) for f in parts] == [(f.path, f.added) for f in whole]
+    assert sum(bool(f.hunks) for f in parts) < 30
+
+
+def test_a_type_change_is_not_torn_apart(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo.commit("init: start", **{f"f{i}": f"{i}\n" * 9 for i in range(20)})
+    for i in range(20):
+        (repo.path / f"f{i}").unlink()
+        (repo.path / f"f{i}").symlink_to("x")
+    repo.git("add", "-A")
+    sha = repo.commit("link: everything")
+    monkeypatch.setattr("gitpeft.git.log._SPILL", 300)
+    monkeypatch.setattr("gitpeft.git.repository._CHUNK", 100)
+    assert {f.status for f in commit_of(repo, sha).files} == {"T"}
+
+
+@pytest.mark.slow
+def test_a_hundred_megabytes_stay_out_of_memory(repo: Repo) -> None:
+    import tracemalloc
+
+    sha = repo.commit("add: data", data="0123456789abcde\n" * (100 * MIB // 16), blob=os.urandom(MIB) * 20)
+    tracemalloc.start()
+    files = commit_of(repo, sha).files
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {f.kind for f in files} == {"binary"}
+    assert peak < 10 * MIB
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """Every file below a directory with a hash of its content, without our own state."""
+    files = (p for p in sorted(path.rglob("*")) if p.is_file() and "gitpeft" not in p.relative_to(path).parts)
+    return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_nothing_is_written(repo: Repo) -> None:
+    """C13, C14: neither index, references, objects, settings nor work tree."""
+    repo.commit("init: start", **BASE)
+    edit(repo)
+    (repo.path / "plain.txt").touch()  # an index with stale times, that `git status` would refresh
+    before = fingerprint(repo.path)
+    repository = Repository.open(repo.path)
+    repository.staged_patch()
+    repository.patch("HEAD")
+    repository.previous_subject()
+    repository.config_all("core")
+    log(repo)
+    assert fingerprint(repo.path) == before
+
+
+# --- small questions ------------------------------------------------------------------------------
+
+
+def test_previous_subject(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Repository.open(repo.path).previous_subject() == ""
+    first = repo.commit("feat: ada's first", a="1\n")
+    monkeypatch.setenv("GIT_AUTHOR_EMAIL", "bob@example.org")
+    repo.commit("fix: bob's\nsubject goes on", a="2\n")
+    repository = Repository.open(repo.path)
+    assert repository.previous_subject() == "fix: bob's subject goes on"
+    assert repository.previous_subject("ada@example.org") == "feat: ada's first"
+    assert repository.previous_subject("ADA@example.org", rev=first) == "feat: ada's first"
+    assert repository.previous_subject("bob@example.org", rev=first) == ""
+    monkeypatch.delenv("GIT_AUTHOR_EMAIL")
+    repo.git("config", "user.email", "ada@example.org")
+    merge_side(repo)
+    repo.commit("docs: ada again", a="3\n")
+    assert Repository.open(repo.path).previous_subject() == "docs: ada again"
+
+
+def test_settings(repo: Repo) -> None:
+    repo.git("config", "here.enabled", "false")
+    repo.git("config", "here.ticket", "two\nlines")
+    repo.git("config", "--add", "here.enabled", "true")
+    repository = Repository.open(repo.path)
+    assert repository.config("here.enabled") == "true"
+    assert repository.config("here.nothing") is None
+    assert repository.config("here.nothing", "x") == "x"
+    assert repository.config_all("here.") == {"here.enabled": "true", "here.ticket": "two\nlines"}
+    assert repository.config_all("nothing.") == {}
+
+
+def test_hooks_dir(repo: Repo) -> None:
+    assert Repository.open(repo.path).hooks_dir() == repo.path / ".git" / "hooks"
+    repo.git("config", "core.hooksPath", "own")
+    assert Repository.open(repo.path).hooks_dir() == repo.path / "own"
+    assert Repository.open(repo.path).version >= (2, 31)

@@ -1,0 +1,266 @@
+"""The message file, on its own: git's `stripspace` is the oracle of what would be committed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gitpeft.errors import GitpeftError
+from gitpeft.hooks import message_file
+from gitpeft.hooks.message_file import Rules, insert
+
+BEST, OTHER = "Teach the parser about tabs", "Accept tabs\n\nThey were refused so far."
+STATUS = (
+    b"\n# Please enter the commit message for your changes. Lines starting\n# with '#' will be ignored\n#\n"
+)
+CUT = b"# ------------------------ >8 ------------------------\n# Do not modify\ndiff --git a/x b/x\n+# y\n"
+SIGNED = b"\nSigned-off-by: Ada Author <ada@example.org>\n"
+
+
+def git(*args: str, input: bytes, cwd: Path | None = None) -> bytes:
+    return subprocess.run(["git", *args], input=input, capture_output=True, check=True, cwd=cwd).stdout
+
+
+def stripped(content: bytes, comment: bytes = b"#") -> bytes:
+    """What git would commit of this content with the cleanup mode `strip`."""
+    return git("-c", f"core.commentChar={comment.decode()}", "stripspace", "-s", input=content)
+
+
+def test_b9_the_untouched_file_commits_the_best_message_alone() -> None:
+    assert stripped(insert(STATUS, [BEST, OTHER], Rules())) == f"{BEST}\n".encode()
+
+
+def test_everything_that_was_in_the_file_stays_behind_the_offer() -> None:
+    for content in (b"", STATUS, b"\n" + SIGNED + STATUS, STATUS + CUT):
+        assert insert(content, [BEST, OTHER], Rules()).endswith(content)
+
+
+def test_b1_the_offer_is_above_the_scissors() -> None:
+    changed = insert(STATUS + CUT, [BEST, OTHER], Rules())
+    assert changed.index(b"They were") < changed.index(b">8") and changed.endswith(CUT)
+
+
+def test_b7_trailers_stay_last_and_git_still_parses_them() -> None:
+    changed = insert(b"\n" + SIGNED + STATUS, [OTHER, BEST], Rules())
+    committed = stripped(changed)
+    assert committed == f"{OTHER}\n\n".encode() + SIGNED.strip() + b"\n"
+    assert git("interpret-trailers", "--parse", input=committed) == SIGNED.strip() + b"\n"
+
+
+def test_b8_what_is_offered_behind_is_announced_by_its_number() -> None:
+    one, two = insert(STATUS, [BEST, OTHER], Rules()), insert(STATUS, [BEST, OTHER, "x"], Rules())
+    assert b"# gitpeft: or this one, with all its lines" in one
+    assert b"# gitpeft: or one of these, with all its lines" in two
+
+
+def test_b8_uncommenting_all_lines_of_an_alternative_gives_that_message() -> None:
+    changed = insert(STATUS, [BEST, OTHER], Rules()).decode()
+    start = changed.index("# Accept tabs")
+    block = changed[start : changed.index("\n\n", start)]
+    assert all(line.startswith("#") for line in block.split("\n"))
+    assert "\n".join(line[2:] if line[1:2] == " " else line[1:] for line in block.split("\n")) == OTHER
+
+
+@pytest.mark.parametrize("comment", [b"#", b";", b"%"])
+def test_b4_comments_are_written_as_git_stripspace_writes_them(comment: bytes) -> None:
+    text = b"one\n\n\ttwo\nthree #\n"
+    theirs = git("-c", f"core.commentChar={comment.decode()}", "stripspace", "-c", input=text)
+    assert message_file.comment_out(text.rstrip(b"\n"), comment) + b"\n" == theirs
+
+
+def test_b4_a_comment_string_of_several_characters() -> None:
+    changed = insert(b"\n// Please\n", [BEST, "// no"], Rules(comment=b"//"))
+    assert b"\n// no\n" in changed.replace(b"// //", b"//") and changed.startswith(BEST.encode())
+
+
+def test_b5_an_automatic_comment_character_gets_no_comments() -> None:
+    changed = insert(STATUS, ["; start", "@ other"], Rules(auto=True))
+    assert changed == b"start\n" + STATUS
+
+
+@pytest.mark.parametrize(
+    ("given_", "shown"),
+    [
+        ("#123 fix the tabs", "fix the tabs (#123)"),
+        ("#12: fix", "fix (#12)"),
+        ("# Heading", "Heading"),
+        ("###", ""),
+        ("Fix\n\n# Why\nso", "Fix\n\n # Why\nso"),
+    ],
+)
+def test_b6_no_line_starts_like_a_comment(given_: str, shown: str) -> None:
+    assert message_file.fit(given_, Rules()) == shown
+    assert stripped(shown.encode()) == (shown.encode() + b"\n" if shown else b"")
+
+
+@pytest.mark.parametrize("mode", ["scissors", "whitespace", "verbatim"])
+def test_b2_b3_modes_that_keep_comments_get_none(mode: str) -> None:
+    files = {
+        "scissors": b"\n" + CUT,
+        "whitespace": b"\n# Please enter the message. Lines starting\n# with '#' will be kept; you may\n",
+        "verbatim": b"",
+    }
+    strips = message_file.strips_comments(files[mode], b"#", mode, [])
+    assert not strips
+    assert insert(files[mode], [BEST, OTHER], Rules(strips=strips)).count(b"#") == files[mode].count(b"#")
+
+
+@pytest.mark.parametrize(
+    ("content", "cleanup", "command", "expected"),
+    [
+        (STATUS, "", None, True),
+        (STATUS, "whitespace", None, True),  # git's own words in the file count more than the setting
+        (b"", "", ["git", "commit", "--no-status"], True),
+        (b"", "strip", ["git", "commit"], True),
+        (b"", "", ["git", "commit", "--cleanup=verbatim"], False),
+        (b"", "", ["git", "commit", "--clean", "whitespace"], False),
+        (b"", "", None, False),  # nobody knows
+        (b"", "verbatim", ["git", "commit"], False),
+        (b"\n# Bitte geben Sie eine Beschreibung ein.\n", "", None, False),
+        (b"\n# Bitte geben Sie eine Beschreibung ein.\n", "", ["git", "commit"], True),
+    ],
+)
+def test_comments_are_only_written_where_they_certainly_go_away(
+    content: bytes, cleanup: str, command: list[str] | None, expected: bool
+) -> None:
+    assert message_file.strips_comments(content, b"#", cleanup, command) is expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", False),
+        (STATUS, False),
+        (b"\n" + SIGNED + STATUS, False),
+        (b"\nReviewed-by: x\n# Please\n", False),
+        (STATUS + CUT, False),
+        (b"text\n" + STATUS, True),
+        (b"fix: a subject like a trailer\n" + STATUS, True),
+        (b"\n\nWhy?\n", True),
+        (b"\n# gitpeft: or one of these\n", True),
+    ],
+)
+def test_what_counts_as_text_that_somebody_wrote(content: bytes, expected: bool) -> None:
+    assert message_file.has_text(content, b"#") is expected
+
+
+def test_a18_a_file_with_an_offer_counts_as_written() -> None:
+    for rules in (Rules(), Rules(strips=False)):
+        assert message_file.has_text(insert(STATUS, [BEST, OTHER], rules), b"#")
+    assert message_file.has_text(insert(b"text\n" + STATUS, [BEST], Rules(), only_comments=True), b"#")
+
+
+def test_b11_an_encoding_is_used_or_the_file_is_left() -> None:
+    latin = Rules(encoding=message_file.encoding_of("ISO-8859-1"))
+    assert insert(b"", ["Grüße"], latin) == "Grüße\n".encode("latin-1")
+    with pytest.raises(GitpeftError, match="cannot be written"):
+        insert(b"", ["Tabs → spaces"], latin)
+    offered = insert(b"", ["Grüße", "Tabs → spaces", "Größe"], latin)
+    assert offered.startswith("Grüße\n".encode("latin-1")) and "# Größe\n".encode("latin-1") in offered
+    assert insert(b"", ["Tabs → spaces", "Plain"], latin) == b"Plain\n"
+
+
+@pytest.mark.parametrize("name", ["klingon", "utf-16", "rot13", "hex", "idna\0"])
+def test_b11_an_encoding_in_which_ascii_is_something_else_is_refused(name: str) -> None:
+    with pytest.raises(GitpeftError):
+        message_file.encoding_of(name)
+
+
+def test_b12_line_ends_are_kept() -> None:
+    content = STATUS.replace(b"\n", b"\r\n")
+    changed = insert(content, [OTHER, BEST], Rules())
+    assert changed.count(b"\n") == changed.count(b"\r\n") and changed.endswith(content)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
+def test_b13_the_mode_is_kept(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "COMMIT_EDITMSG"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    message_file.write(path, b"new")
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == mode
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["open", "chmod", "replace"])
+def test_b13_a_directory_that_allows_nothing_leaves_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "COMMIT_EDITMSG"
+    path.write_bytes(b"old")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os if step == "open" else Path, step, refuse)
+    with pytest.raises(GitpeftError, match="Permission denied"):
+        message_file.write(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_b13_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"")
+    (tmp_path / "COMMIT_EDITMSG").symlink_to(tmp_path / "victim")
+    with pytest.raises(GitpeftError, match="ordinary"):
+        message_file.read(tmp_path / "COMMIT_EDITMSG")
+
+
+@pytest.mark.parametrize("step", ["chmod", "replace"])
+def test_b14_killed_while_writing_the_original_file_is_intact(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "COMMIT_EDITMSG"
+    path.write_bytes(b"old")
+    pid = os.fork()
+    if pid == 0:
+        setattr(Path, step, lambda *_: os.kill(os.getpid(), 9))
+        message_file.write(path, b"new" * 9999)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == 9
+    assert path.read_bytes() == b"old"
+
+
+# --- for every file that git may write --------------------------------------------------------------------
+
+COMMENTS = st.sampled_from([b"#", b";", b"%", b"@"])
+WORDS = st.text(
+    st.characters(
+        codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp", "Zs"], exclude_characters="\ufeff"
+    ),
+    min_size=1,
+    max_size=12,
+)
+LINES = st.lists(WORDS, min_size=1, max_size=6).map(" ".join)
+MESSAGES = st.builds(lambda subject, body: "\n\n".join([subject, *body]), LINES, st.lists(LINES, max_size=2))
+TRAILERS = st.lists(
+    st.sampled_from(["Signed-off-by: A <a@b>", "Reviewed-by: B", "Fixes: x"]), max_size=3, unique=True
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    messages=st.lists(MESSAGES, min_size=1, max_size=3),
+    trailers=TRAILERS,
+    comment=COMMENTS,
+    scissors=st.booleans(),
+    status=st.booleans(),
+)
+def test_properties_of_the_editor(
+    messages: list[str], trailers: list[str], comment: bytes, scissors: bool, status: bool
+) -> None:
+    """B1, B4, B6, B7, B9: git strips to the fitted message and the trailers; the rest is as it was."""
+    rules = Rules(comment=comment)
+    lines = b"\n\n" + b"".join(trailer.encode() + b"\n" for trailer in trailers) if trailers else b""
+    content = lines + (STATUS if status else b"").replace(b"#", comment)
+    below = CUT.replace(b"# -", comment + b" -", 1) if scissors else b""
+    changed = insert(content + below, messages, rules)
+    fitting = [fitted for fitted in (message_file.fit(text, rules) for text in messages) if fitted]
+    assert changed.endswith(content + below)
+    if not fitting:
+        assert changed == content + below
+        return
+    assert message_file.has_text(changed, comment), "a second run must leave it alone"
+    above = changed[: message_file.cut(changed, comment)]
+    expected = fitting[0].encode() + b"\n" + b"\n" + "\n".join(trailers).encode()
+    assert stripped(above, comment) == stripped(expected, comment)

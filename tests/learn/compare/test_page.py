@@ -1,0 +1,196 @@
+"""The page of a comparison: whole, self-contained, told apart without colour, and readable in any window."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gitpeft.learn.compare import advice, findings, layer_probes, page
+from gitpeft.learn.compare.scoring import Ranking, Wording
+from gitpeft.learn.data.subsets import LOW, TRANSFER, Cut
+from tests.learn.compare.test_run import FACTS, REFERENCES, reported, run_of
+
+LABELS = ("lora", "adapter:placement=pfeiffer", "full", "hybrid:rank=8,rest=adapter")
+
+
+def messages() -> dict[str, Any]:
+    """A report with everything in it, from made-up answers."""
+    known = {name: said(5) for name in ("nearest neighbour", "mini, untuned")}
+    long = [run_of(label, 20 + 3 * n, 1000 * (n + 1)) for n, label in enumerate(LABELS)]
+    for number, run in enumerate(long):
+        run["cost"] |= {"share": 0.02 * 4**number, "seconds": 60.0 + 9 * number, "trainable": 1e4 * 4**number}
+        run["probes"] = probed(number + 1)
+    whole = SimpleNamespace(yardstick=Wording([message for _, message in REFERENCES]))
+    cuts = [Cut(LOW, "50", "", 50), Cut(LOW, "200", "", 200)]
+    cuts += [Cut(TRANSFER, "python", "go", 90), Cut(TRANSFER, "go", "go", 90)]
+    runs = [
+        {"cut": cut, "ground": whole, "baselines": known, "answers": said(8 + 4 * n + m), "label": label}
+        for n, cut in enumerate(cuts)
+        for m, label in enumerate(LABELS)
+    ]
+    beyond: Any = findings.beyond(runs, long, known, whole, 1200)
+    probes = {"mini": layer_probes.summary(probed(0), {run["label"]: run["probes"] for run in long})}
+    return reported(*long, **beyond, probes=probes)
+
+
+def said(right: int) -> list[str]:
+    return [message if i < right else "nothing alike" for i, (_, message) in enumerate(REFERENCES)]
+
+
+def probed(strength: int) -> dict[str, Any]:
+    """What `layers.probe` gives, better with strength and depth."""
+    dice = np.random.default_rng(strength)
+    return {
+        task: [
+            {f"{i:040x}": float(dice.random() < 0.5 + 0.04 * layer + 0.03 * strength) for i in range(90)}
+            for layer in range(7)
+        ]
+        for task in layer_probes.TASKS
+    }
+
+
+def risk() -> dict[str, Any]:
+    """A report on risk, of random verdicts."""
+    dice = np.random.default_rng(0)
+    truth = (dice.random(200) < 0.2).astype(float)
+    runs = [run_of(label, 0, 1000 * (n + 1)) for n, label in enumerate(LABELS[:3])]
+    for number, run in enumerate(runs):
+        run["answers"] = np.clip(truth * 0.1 * (number + 1) + dice.random(200) * 0.6, 0, 1).tolist()
+    known = {"lines added": dice.random(200).tolist()}
+    asked = [(f"{i:010x}", f"change {i} · {'fixed later' if bad else 'no fix known'}")
+             for i, bad in enumerate(truth)]  # fmt: skip
+    facts = FACTS | {"task": "risk", "left_out": []}
+    return advice.report(facts, runs, known, asked, Ranking(truth.tolist()))
+
+
+def drawn(*tasks: dict[str, Any]) -> str:
+    return page.html({**FACTS, "left_out": [], "tasks": list(tasks)})
+
+
+class Seen(HTMLParser):
+    """Tags in balance, and what is asked of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "br", "wbr"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_asks_nobody() -> None:
+    runs = [run_of("lora", 12), run_of("full", 36, 10**6)]
+    runs[0]["answers"][0] = "<script>alert(1)</script>"
+    text = drawn(reported(*runs))
+    seen = Seen()
+    seen.feed(text)
+    assert seen.open == [] and seen.fetched == [] and "script" not in seen.tags
+    assert seen.tags.count("svg") == 3 and seen.tags.count("circle") == 6
+    assert "url(" not in text and "http" not in text
+    assert "&lt;script&gt;" in text and "a&lt;b&gt;&amp;" in text
+    assert "width=device-width" in text and "@media print" in text
+    for told in ("Adopt full", "gitpeft init --method full", "hybrid:rest=adapter", "nearest neighbour"):
+        assert told in text, told
+
+
+def test_a_page_of_one_method_has_its_plots() -> None:
+    text = drawn(reported(run_of("lora", 12)))
+    assert text.count("<circle") == 3 and "nan" not in text.lower().replace("finance", "")
+
+
+def test_a_page_of_both_tasks_with_everything_that_was_tried() -> None:
+    text = drawn(messages(), risk())
+    seen = Seen()
+    seen.feed(text)
+    assert seen.open == [] and seen.fetched == []
+    for told in (
+        "Commit messages", "Risky changes", "With fewer commits", "1,200 commits", "python → go",
+        "What each layer knows", "TYP: identifier type", "For a decision", "operating cost", "time to verify",
+        "skill needed", "ROC AUC", "bugs in the riskiest 20 %", "lines added", "fixed later", "no fix known",
+    ):  # fmt: skip
+        assert told in text, told
+    assert text.count("<figure>") == 3 + 1 + 3 + 3
+    words = " ".join(messages()["advice"]["words"])
+    assert "Few commits:" in words and "From python to go (90 commits teach, 40 are asked about)" in words
+    assert "What the last layer of the encoder knows" in words
+    assert "Adopt" in " ".join(risk()["advice"]["words"])
+
+
+def test_systems_are_told_apart_without_colour() -> None:
+    text = drawn(messages())
+    for number in range(1, len(LABELS) + 1):
+        assert text.count(f">{number}</text>") >= 3 and text.count(f">{number}</span>") >= 3
+
+
+def test_what_was_left_out_is_on_the_page() -> None:
+    text = page.html({**FACTS, "left_out": ["not enough history to learn risk from"], "tasks": [messages()]})
+    assert "Left out: not enough history to learn risk from." in text
+
+
+# --- in a browser -------------------------------------------------------------------------------------------
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+_MEASURE = """
+f.onload = () => {
+  const page = f.contentDocument, root = page.documentElement
+  const outside = [...page.querySelectorAll("svg text")].filter(text => {
+    const box = text.getBBox()
+    return box.x < 0 || box.y < 0 || box.x + box.width > 360 || box.y + box.height > 260
+  })
+  document.title = JSON.stringify({
+    over: root.scrollWidth - root.clientWidth, texts: outside.length,
+    dots: page.querySelectorAll("circle").length,
+  })
+}
+"""
+
+
+def browse(*options: str) -> str:
+    done = subprocess.run(
+        [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *options],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_wide_and_in_a_narrow_window(width: int, tmp_path: Path) -> None:
+    """It is drawn, nothing sticks out of the window sideways, and all text is inside its drawing."""
+    text = drawn(messages(), risk())
+    path, picture = tmp_path / "page.html", tmp_path / "page.png"
+    path.write_text(text)
+    size = f"--window-size={width},1600"
+    browse(size, f"--screenshot={picture}", path.as_uri())
+    head = picture.read_bytes()[:24]
+    assert head[:4] == b"\x89PNG" and int.from_bytes(head[16:20], "big") == width
+    assert picture.stat().st_size > 20_000, "a blank page is smaller"
+    inside = text.replace("&", "&amp;").replace("'", "&#39;")
+    (tmp_path / "asked.html").write_text(
+        f"<iframe id=f width={width} height=1600 srcdoc='{inside}'></iframe><script>{_MEASURE}</script>"
+    )
+    dom = browse(size, "--virtual-time-budget=3000", "--dump-dom", (tmp_path / "asked.html").as_uri())
+    found = re.search(r"<title>(\{.*?\})</title>", dom)
+    assert found is not None
+    assert json.loads(found[1]) == {"over": 0, "texts": 0, "dots": text.count("<circle")}

@@ -1,0 +1,134 @@
+"""Risk as a task that methods are compared on: what is learnt, asked and said, and what is refused."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.learn.compare import run
+from gitpeft.learn.compare.halving import Wish
+from gitpeft.learn.compare.risk_task import BASELINES, RiskField
+from gitpeft.learn.compare.scoring import Ranking, Wording
+from gitpeft.learn.data.subsets import LOW, Cut
+from gitpeft.learn.evaluation import ranking_metrics
+from gitpeft.learn.evaluation.text_metrics import paired_bootstrap
+from gitpeft.learn.risk import encoder
+from gitpeft.risk.model import LINES_ADDED
+from tests.learn.compare.test_run import hurry
+from tests.learn.conftest import Built, loosen
+from tests.learn.risk.test_encoder import data
+from tests.support import generated
+from tests.support.gitrepo import Repo
+
+
+@pytest.fixture
+def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
+    """A history whose labels are those of `test_judge.data`: only the text of a change tells."""
+    monkeypatch.setattr(encoder, "risk_data", lambda *_: data(240))
+    repo = Repo.create(tmp_path / "team")
+    generated.put(repo, generated.team(80))
+    return repo
+
+
+def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
+    given = {"methods": ("lora:rank=4,lr=0.01", "full"), "bases": (str(built.out),), "minutes": 60.0}
+    with pytest.MonkeyPatch.context() as patch:
+        loosen(patch)
+        hurry(patch)
+        return run.compare(Repository.open(repo.path), Wish(**{**given, **wish}), lambda _rows, _now: None)
+
+
+def test_methods_are_compared_on_risk(team: Repo, built: Built) -> None:
+    whole = compared(team, built, task="risk", low=(60,))
+    [report] = whole["tasks"]
+    assert report["task"] == "risk" and report["metric"]["name"] == "ROC AUC" and report["asked"] == 40
+    assert {row["label"] for row in report["baselines"]} == set(BASELINES)
+    for row in report["finalists"]:
+        score = row["scores"]["auc"]
+        assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1 and row["cost"]["answer_ms"] > 0
+    assert report["low"]["sizes"] == [60, 160] and "for risk" in report["advice"]["words"][0]
+    assert run.advised(Repository.open(team.path), "risk") == report["advice"]
+    with pytest.raises(GitpeftError, match="nothing was compared here yet"):
+        run.advised(Repository.open(team.path))
+    assert "Risky changes" in Path(whole["page"]).read_text()
+    assert not list(Path(whole["page"]).parent.rglob("*.safetensors"))
+
+
+def test_of_two_tasks_each_has_its_own_time(team: Repo, built: Built) -> None:
+    before = time.monotonic()
+    whole = compared(team, built, task="both", methods=("lora:rank=4",))
+    assert [task["task"] for task in whole["tasks"]] == ["messages", "risk"]
+    each = [task["seconds"] for task in whole["tasks"]]
+    assert min(each) > 0 and sum(each) == whole["seconds"] <= time.monotonic() - before
+
+
+def test_a_task_that_a_history_has_nothing_for_is_left_out(
+    team: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: Any) -> Any:
+        raise GitpeftError("not enough history to learn risk from", "a longer one")
+
+    monkeypatch.setattr(encoder, "risk_data", nothing)
+    whole = compared(team, built, task="both", methods=("lora:rank=4",))
+    assert [task["task"] for task in whole["tasks"]] == ["messages"]
+    assert whole["left_out"] == ["not enough history to learn risk from"]
+    assert "Left out: not enough history" in Path(whole["page"]).read_text()
+    with pytest.raises(GitpeftError, match="not enough history"):
+        compared(team, built, task="risk")
+    with pytest.raises(GitpeftError, match="there is no task prose"):
+        compared(team, built, task="prose")
+
+
+def test_parts_without_bugs_are_refused(team: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "risk_data", lambda *_: clean_lately())
+    field = RiskField(Repository.open(team.path), _Mined(), lambda *_: None)  # type: ignore[arg-type]
+    assert field.commits == 240
+    with pytest.raises(GitpeftError, match="newest 20: there are no buggy"):
+        field.part(Cut(LOW, "20", "", 20))
+    assert len(field.part(Cut(LOW, "100", "", 100)).data.train) == 100
+    said = field.whole.baselines({})
+    assert all(0 < chance < 1 for chance in said[LINES_ADDED])
+
+
+class _Mined:
+    tip = "HEAD"
+
+
+def clean_lately() -> encoder.RiskData:
+    found = data(240)
+    found.train.truth[-30:] = 0
+    return found
+
+
+# --- yardsticks ---------------------------------------------------------------------------------------------
+
+
+def test_an_auc_and_its_paired_interval() -> None:
+    dice = np.random.default_rng(0)
+    truth = (dice.random(300) < 0.3).astype(float)
+    good, bad = (truth * weight + dice.random(300) for weight in (0.8, 0.1))
+    yardstick = Ranking(truth.tolist())
+    score = yardstick.score([good.tolist()])
+    assert (
+        score.mean == pytest.approx(ranking_metrics.roc_auc(truth, good))
+        and score.low < score.mean < score.high
+    )
+    gap = yardstick.difference([good.tolist()], [bad.tolist()])
+    assert gap.excludes_zero and gap.mean == pytest.approx(score.mean - ranking_metrics.roc_auc(truth, bad))
+    none = yardstick.difference([bad.tolist()], [bad.tolist()])
+    assert none == (0, 0, 0) and not none.excludes_zero
+    both = yardstick.score([good.tolist(), bad.tolist()]).mean
+    assert both == pytest.approx((score.mean + ranking_metrics.roc_auc(truth, bad)) / 2)
+    assert yardstick.all_scores([good.tolist()]).keys() == {"n", *yardstick.metrics}
+
+
+def test_messages_are_scored_as_they_always_were() -> None:
+    yardstick = Wording(["add a parser", "fix the cache"])
+    said, other = ["add a parser", "drop it"], ["nothing", "fix the cache"]
+    gap = yardstick.difference([said], [other])
+    a, b = (yardstick._each([one]) for one in (said, other))
+    assert gap == paired_bootstrap(a, b, seed=0) and yardstick.score([said, other]).mean > 0

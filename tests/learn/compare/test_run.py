@@ -1,0 +1,397 @@
+"""Comparing methods: a plan that fits its time, runs that are never repeated, advice that follows."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.learn.compare import advice, findings, halving, layer_probes
+from gitpeft.learn.compare import run as compare_run
+from gitpeft.learn.compare.halving import Candidate, Pace, Wish, candidates, promoted, short_plan
+from gitpeft.learn.compare.scoring import Wording
+from gitpeft.learn.training import finetune
+from tests.learn.conftest import Built, loosen
+from tests.support import generated
+from tests.support.gitrepo import Repo
+from tests.support.hooking import CHECKOUT
+
+# --- what is tried ------------------------------------------------------------------------------------------
+
+
+def spelt(**wish: Any) -> list[str]:
+    return [one.method for one in candidates(Wish(**wish))]
+
+
+def test_every_method_by_its_default_first_and_then_others() -> None:
+    found = spelt()
+    assert found[:4] == ["lora", "adapter", "full", "hybrid"] and len(set(found)) == len(found) == 7
+
+
+def test_what_is_asked_for_and_no_more() -> None:
+    assert spelt(methods=("adapter", "lora:rank=4")) == ["adapter", "lora:rank=4"]
+    assert spelt(methods=("lora", "full"), ranks=(4, 16)) == ["lora", "full", "lora:rank=4"]
+    assert spelt(methods=("lora", "adapter"), placements=("query-value", "pfeiffer")) == [
+        "lora", "adapter", "lora:placement=query-value", "adapter:placement=pfeiffer",
+    ]  # fmt: skip
+    assert len(candidates(Wish(methods=("lora",), bases=("mini", "other")))) == 2
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ({"methods": ("magic",)}, "no method magic"),
+        ({"methods": ("lora:rank=x",)}, "rank cannot be x"),
+        ({"methods": ("lora",), "placements": ("everywhere",)}, "no placement everywhere"),
+    ],
+)
+def test_wrong_names_are_said_before_any_work(wish: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(GitpeftError, match=sentence):
+        candidates(Wish(**wish))
+
+
+# --- successive halving -------------------------------------------------------------------------------------
+
+
+PACE = Pace(step=1.0, around=8.0, finish=8.0)
+
+
+def test_a_plan_fits_its_time_and_says_what_it_leaves_out() -> None:
+    found = candidates(Wish())
+    rich, poor = short_plan(found, 7200, PACE, 3), short_plan(found, 200, PACE, 3)
+    assert len(rich["candidates"]) == 7 and rich["seeds"] == 3 and rich["left_out"] == []
+    assert [one["method"] for one in poor["candidates"]][:4] == ["lora", "adapter", "full", "hybrid"]
+    assert poor["seeds"] == 1 and "only 1 seed of those asked for" in poor["left_out"]
+    assert len(poor["left_out"]) == 1 + 7 - len(poor["candidates"]) > 1
+    for plan, seconds in ((rich, 7200), (poor, 200)):
+        chosen = len(plan["candidates"])
+        finals = halving.finalists_of(chosen, 4) * plan["seeds"]
+        around = 8.0 * (chosen + 2 * finals)
+        fits = plan["steps"] * (chosen + halving.LONG * finals) + around <= seconds
+        assert fits and (plan["steps"] >= halving.LEAST_STEPS or chosen == 4)
+    assert rich["steps"] > poor["steps"]
+
+
+def test_where_all_would_go_on_there_are_no_short_runs() -> None:
+    found = candidates(Wish(methods=("lora", "full")))
+    assert short_plan(found, 7200, PACE, 1)["steps"] == 0
+    assert short_plan(found[:1], 1, PACE, 1)["steps"] == 0
+    steps = halving.long_steps([2.0, 2.0], 400, 1, 0, PACE)
+    assert 2 * (steps * 2.0 + 16.0) <= 400 and steps > 60
+    assert halving.long_steps([2.0], 0, 1, 9, PACE) == 9
+
+
+def test_a_machine_that_becomes_slower_ends_runs_by_the_clock() -> None:
+    assert halving.minutes_for(400, [1, 1], PACE) == pytest.approx((200 - 16) / 60)
+    assert halving.minutes_for(400, [3, 1], PACE) == pytest.approx((400 - 32) * 3 / 4 / 60)
+    assert halving.minutes_for(-5, [1, 1], PACE) == pytest.approx(1 / 60)
+    planned = halving.long_steps([2.0, 2.0], 400, 1, 0, PACE) * 2.0 / 60
+    assert planned < halving.minutes_for(400, [2, 2], PACE), "at the planned pace the clock ends nothing"
+    costs = [8.0, 1.0]
+    steps = halving.long_steps(costs, 4000, 1, 0, PACE)
+    assert steps * 8.0 / 60 < halving.minutes_for(4000, costs, PACE), (
+        "nor the dear one, whose turn comes first"
+    )
+
+
+def result(label: str, loss: float, **more: Any) -> dict[str, Any]:
+    name = label.partition(":")[0]
+    return {
+        "label": label, "name": name, "base": "mini", "valid_loss": loss,
+        "candidate": {"method": label, "base": "mini", "seed": 0, "task": "messages"}, **more,
+    }  # fmt: skip
+
+
+def test_the_better_half_goes_on_and_the_best_of_each_method() -> None:
+    short = [
+        result("lora", 3.0), result("lora:rank=8", 2.9), result("adapter", 5.0), result("full", 4.0),
+        result("adapter:width=8", 6.0), result("lora:rank=4", 3.1),
+    ]  # fmt: skip
+    assert [one["label"] for one in promoted(short, 3)] == ["lora:rank=8", "full", "adapter"]
+    more = [*short, result("lora:rank=2", 2.95), result("full:lr=0.001", 4.1)]
+    assert [one["label"] for one in promoted(more, 3)] == ["lora:rank=8", "lora:rank=2", "full", "adapter"]
+    assert [one["label"] for one in promoted(short[:1], 1)] == ["lora"]
+
+
+# --- advice -------------------------------------------------------------------------------------------------
+
+REFERENCES = [(f"{i:010x}", f"parser: add read_{i} to the module") for i in range(40)]
+
+
+def run_of(label: str, right: int, trainable: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """A long run whose first `right` offers are what the team wrote."""
+    offers = [message if i < right else "nothing alike" for i, (_, message) in enumerate(REFERENCES)]
+    cost = dict.fromkeys(advice.COSTS, 1.0) | {
+        "trainable": trainable, "share": trainable / 1e6, "peak_memory": 2**30, "reserved": 0,
+        "seconds": 60.0,
+    }  # fmt: skip
+    run = result(label, 3.0, answers=offers, cost=cost, steps=9, method={"name": label}, parity={})
+    run["candidate"]["seed"] = seed
+    return run
+
+
+FACTS = {
+    "task": "messages", "tip": "0" * 40, "repository": "a<b>&'\"", "commits": 400, "budget_minutes": 10,
+    "device": "cpu", "steps": {"short": 6, "long": 9}, "seeds": 1, "left_out": ["hybrid:rest=adapter"],
+    "short": [{"label": "lora", "valid_loss": 3.0, "steps": 6, "promoted": True}], "seconds": 66.0,
+    "low": None, "transfer": [], "probes": {},
+}  # fmt: skip
+
+
+def reported(*runs: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    return advised(runs, {"nearest neighbour": ["nothing"] * 40}, **facts)
+
+
+def advised(runs: Any, baselines: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    yardstick = Wording([message for _, message in REFERENCES])
+    return advice.report(FACTS | facts, runs, baselines, REFERENCES, yardstick)
+
+
+def test_a_winner_is_named_where_it_is_clear_of_all_others() -> None:
+    found = reported(run_of("lora", 12), run_of("full", 36, 10**6), run_of("adapter", 10))
+    assert found["advice"]["winner"] == "full" == found["advice"]["method"]
+    assert "Adopt full" in found["advice"]["words"][0]
+    assert [row["label"] for row in found["finalists"]] == ["full", "lora", "adapter"]
+    assert [row["against_best"]["clear"] for row in found["finalists"]] == [False, True, True]
+
+
+def test_inside_the_noise_no_winner_is_named_and_the_cheapest_is_advised() -> None:
+    found = reported(run_of("full", 30, 10**6), run_of("lora", 29, 9000), run_of("adapter", 3, 10))
+    assert found["advice"]["winner"] is None and found["advice"]["method"] == "lora"
+    words = " ".join(found["advice"]["words"])
+    assert "No winner for messages: full" in words and "Adopt lora" in words and "inside the noise" in words
+    assert "Against full tuning" in words and "Over nearest neighbour" in words
+    assert "What would change this advice" in words and "40 validation commits" in words
+
+
+def test_tuning_that_does_not_pay_is_said_to() -> None:
+    runs, same = (
+        [run_of("lora", 12)],
+        [m if i < 12 else "nothing alike" for i, (_, m) in enumerate(REFERENCES)],
+    )
+    words = [
+        " ".join(advised(runs, {"mini, untuned": offers})["advice"]["words"])
+        for offers in (same, ["nothing"] * 40)
+    ]
+    assert "not shown to pay" in words[0] and "not shown to pay" not in words[1]
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ([(50, 0.1), (200, 0.2), (1000, 0.1)], "from 50 of them on"),
+        ([(50, -0.1), (200, 0.2), (1000, 0.1)], "from 200 of them on"),
+        ([(50, 0.1), (200, -0.2), (1000, -2.0)], "with 50 of them, but not with every larger number"),
+        ([(50, 0.1), (200, -0.2), (1000, 0.3)], "with 50 and 1,000 of them, but not"),
+        ([(50, -0.1), (200, -0.2)], "no method is shown"),
+    ],
+)
+def test_what_pays_with_few_commits_need_not_pay_with_more(gains: list[tuple[int, float]], said: str) -> None:
+    found = [
+        {
+            "size": size,
+            "best": "lora",
+            "over": "mini",
+            "mean": low + 1,
+            "low": low,
+            "high": low + 2,
+            "clear": low > 0,
+        }
+        for size, low in gains
+    ]
+    low = {"gains": found, "sizes": [size for size, _ in gains]}
+    assert said in findings._low_words(low, 1)
+
+
+def test_what_one_task_cannot_do_the_other_need_not_lose(repo: Repo) -> None:
+    class Work:
+        def __init__(self, task: str, why: str = "") -> None:
+            self.task, self.why = task, why
+
+        def run(self) -> dict[str, Any]:
+            if self.why:
+                raise GitpeftError(self.why)
+            return {"task": self.task}
+
+    reports, failed = compare_run._reports([Work("messages"), Work("risk", "no layer decoder.0")])  # type: ignore[list-item]
+    assert (reports, failed) == ([{"task": "messages"}], ["no layer decoder.0"])
+    with pytest.raises(GitpeftError, match="first"):
+        compare_run._reports([Work("messages", "first"), Work("risk", "second")])  # type: ignore[list-item]
+
+
+def test_advice_for_one_task_stays_when_another_is_compared(repo: Repo) -> None:
+    repository = Repository.open(repo.path)
+    (repository.state_dir / "compare").mkdir(parents=True)
+    compare_run._keep_advice(repository, {"messages": {"method": "lora"}})
+    compare_run._keep_advice(repository, {"risk": {"method": "full"}})
+    assert compare_run.advised(repository, "messages") == {"method": "lora"}
+    assert compare_run.advised(repository, "risk") == {"method": "full"}
+
+
+def test_seeds_are_averaged_commit_by_commit() -> None:
+    found = reported(run_of("lora", 40), run_of("lora", 0, seed=1), run_of("full", 30, 10**6))
+    lora = next(row for row in found["finalists"] if row["label"] == "lora")
+    assert lora["seeds"] == [0, 1] and lora["by_seed"][0] == pytest.approx(100)
+    assert lora["scores"]["b_norm"]["mean"] == pytest.approx(sum(lora["by_seed"]) / 2)
+
+
+def test_the_pareto_front_by_its_definition() -> None:
+    points = [(1.0, 5.0), (2.0, 9.0), (2.0, 8.0), (3.0, 9.0), (0.5, 1.0), (1.0, 5.0)]
+    assert advice.front(points) == [True, True, False, False, True, True]
+
+
+# --- the whole ----------------------------------------------------------------------------------------------
+
+WISH = {"methods": ("lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4"), "minutes": 60.0}
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Few steps a run whatever the budget: a busy machine must not decide what is seen here."""
+    plan = halving.short_plan
+
+    def planned(*given: Any) -> dict[str, Any]:
+        found = plan(*given)
+        return found | {"steps": min(found["steps"], 6)}
+
+    patch.setattr(compare_run, "short_plan", planned)
+    patch.setattr(compare_run, "long_steps", lambda *_: 12)
+    patch.setattr(layer_probes, "MOST", layer_probes.LEAST)
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Repo:
+    repo = Repo.create(tmp_path / "team")
+    generated.put(repo, generated.team(120))
+    return repo
+
+
+def compared(repo: Repo, built: Built, watch: Any = lambda _rows, _now: None, **wish: Any) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        loosen(patch)
+        hurry(patch)
+        asked = Wish(**{**WISH, "bases": (str(built.out),), **wish})
+        return compare_run.compare(Repository.open(repo.path), asked, watch)
+
+
+def test_all_methods_on_one_history_and_then_from_what_is_there(team: Repo, built: Built) -> None:
+    states: list[set[str]] = []
+    whole = compared(team, built, lambda rows, _now: states.append({row.state for row in rows}))
+    [report] = whole["tasks"]
+    assert {row["name"] for row in report["finalists"]} == {"lora", "adapter", "full", "hybrid"}
+    assert len({row["steps"] for row in report["finalists"]}) == 1, "equal steps"
+    assert report["steps"]["long"] >= halving.LEAST_STEPS and report["steps"]["short"] == 0
+    for row in report["finalists"]:
+        cost = row["cost"]
+        assert row["parity"]["exact"] < 1e-3 and 0 < cost["share"] <= 1
+        assert min(cost[name] for name in ("seconds", "memory", "adapter_bytes", "answer_ms")) > 0
+    assert {row["label"] for row in report["baselines"]} >= {"nearest neighbour"}
+    assert {"waiting", "running", "done"} <= set().union(*states)
+    folder = Path(whole["page"]).parent
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert json.loads((folder / "report.json").read_text())["tasks"] == [report]
+    assert not list(folder.rglob("*.onnx")) and not list(folder.rglob("*.safetensors"))
+    assert compare_run.advised(Repository.open(team.path)) == report["advice"]
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+    again = compared(team, built)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
+    assert timeless(again) == timeless(whole) and again["seconds"] >= whole["seconds"]
+
+
+def timeless(report: dict[str, Any]) -> dict[str, Any]:
+    return {**report, "seconds": 0, "tasks": [{**task, "seconds": 0} for task in report["tasks"]]}
+
+
+METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
+_KILLED = """\
+import os, signal, sys
+from functools import partial
+from pathlib import Path
+from gitpeft.git import Repository
+import pytest
+from gitpeft.learn import compare, export
+from gitpeft.learn.halving import Wish
+from tests.learn.compare.test_run import hurry
+METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
+export.Bounds = partial(export.Bounds, agreement=0.5, nats=0.5, drop=9.0)
+hurry(pytest.MonkeyPatch())
+def watch(rows, now):
+    running = [row for row in rows if row.rung == "long" and row.state == "running" and row.done > 0.4]
+    if running and any(row.rung == "long" and row.state == "done" for row in rows):
+        os.kill(os.getpid(), signal.SIGKILL)
+wish = Wish(methods=METHODS, bases=(sys.argv[2],), minutes=60.0)
+compare.compare(Repository.open(Path(sys.argv[1])), wish, watch)
+"""
+
+
+def test_killed_in_the_middle_finished_runs_are_kept_and_nothing_changes(team: Repo, built: Built) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(team.path), str(built.out)],
+        cwd=CHECKOUT, capture_output=True, timeout=200, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    [folder] = (Repository.open(team.path).state_dir / "compare").iterdir()
+    before = {path: path.read_bytes() for path in folder.rglob("result.json")}
+    plans = {name: (folder / name).read_bytes() for name in ("plan.json", "final.json")}
+    assert len(before) == 4 and not (folder / "report.json").exists()
+    states: list[list[str]] = []
+
+    def watch(rows: Any, _now: str) -> None:
+        states.append([row.state for row in rows])
+
+    report = compared(team, built, watch, methods=METHODS)
+    assert Path(report["page"]).parent == folder and len(report["tasks"][0]["finalists"]) == 2
+    assert {path: path.read_bytes() for path in before} == before
+    assert {name: (folder / name).read_bytes() for name in plans} == plans
+    assert states[-1].count("kept") == 4
+
+
+def test_what_cannot_be_compared(team: Repo, built: Built, tmp_path: Path) -> None:
+    repository = Repository.open(team.path)
+    with pytest.raises(GitpeftError, match="nothing was compared here yet"):
+        compare_run.advised(repository)
+    short = Repo.create(tmp_path / "short")
+    generated.put(short, generated.team(20))
+    with pytest.raises(GitpeftError, match="only 20 usable commits") as error:
+        compared(short, built)
+    assert "gitpeft init" in error.value.hint
+
+
+def test_a_budget_that_ends_leaves_runs_out_and_says_which(
+    team: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_run.Comparison, "remaining", lambda _self: 0.0)
+
+    def plan(found: Any, *_: Any) -> dict[str, Any]:
+        chosen = [{"method": one.method, "base": one.base} for one in found]
+        return {
+            "candidates": chosen,
+            "steps": 2,
+            "pace": asdict(PACE),
+            "seeds": 2,
+            "least": 2,
+            "loads": [],
+            "probed": 0,
+            "left_out": [],
+        }
+
+    monkeypatch.setattr(halving, "short_plan", plan)
+    [report] = compared(team, built, methods=("lora:rank=4", "full"), seeds=2)["tasks"]
+    probes, *late = report["left_out"]
+    assert probes == "what each layer knows"
+    assert len(late) == 2 and all(re.search(r"seed 1$", one) for one in late)
+    assert report["seeds"] == 1 and all(row["seeds"] == [0] for row in report["finalists"])
+
+
+def test_a_run_is_task_method_base_and_seed() -> None:
+    assert Candidate("lora", "mini", 1).task == finetune.MESSAGES
+    assert Candidate("lora", "/a/b").label == "lora on b" and Candidate("lora:rank=8", "mini").name == "lora"

@@ -1,0 +1,71 @@
+"""The backtest: what is asked of a model, and with what in its index."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.bundle import Manifest
+from gitpeft.learn.data import dataset
+from gitpeft.learn.data.dataset import Example
+from gitpeft.learn.evaluation import trial
+from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED
+from gitpeft.suggest.retrieval import Index
+from gitpeft.suggest.suggester import open_active
+from tests.support import tinymodel
+
+WORDS = ("parser", "cache", "router", "config", "logger")
+
+
+def example(number: int, message: str = "") -> Example:
+    change = tinymodel.CHANGES[number % 4]
+    return Example(change, message or f"fix {WORDS[number % 5]} {number}", "", (), f"{number:040x}")
+
+
+def test_a_sample_keeps_its_order_and_its_seed() -> None:
+    examples = [example(i) for i in range(50)]
+    few = trial.sample(examples, 7, seed=1)
+    assert len(few) == 7 and few == sorted(few, key=lambda e: e.sha)
+    assert few == trial.sample(examples, 7, seed=1) != trial.sample(examples, 7, seed=2)
+    assert trial.sample(examples, 50, seed=1) == examples
+
+
+def test_the_baseline_is_the_nearest_earlier_message() -> None:
+    index = Index.build(tinymodel.CHANGES, tinymodel.SUBJECTS, tinymodel.SHAS)
+    other = Example("", "x", "", (), "f" * 40)
+    assert trial.neighbours(index, [example(2), other]) == ["add test for parser", ""]
+
+
+def test_kept_up_each_question_sees_what_came_before_it(tmp_path: Path) -> None:
+    older, newer = [example(0, "old")], [example(i, f"new {i}") for i in (1, 1, 2, 1)]
+    newer = [replace(one, sha=f"{i:040x}") for i, one in enumerate(newer, 100)]
+    index = dataset.index_of(older)
+    assert trial.neighbours(index, newer) == ["old"] * 4
+    assert trial.neighbours(index, newer, newer) == ["old", "new 1", "new 1", "new 1"]
+    tinymodel.bundle(tmp_path)
+    asked_about = trial.ask(open_active(tmp_path), newer[1:], since=newer)
+    seen = [{sha for found in one.found for sha in found.like} - set(tinymodel.SHAS) for one in asked_about]
+    assert seen == [{newer[0].sha}, {newer[1].sha}, {newer[1].sha, newer[2].sha}]
+
+
+def test_a_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    files, scratch = tmp_path / "model", tmp_path / "scratch"
+    files.mkdir()
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    settings: dict[str, Any] = tinymodel.fill(files, tinymodel.pointer_t5())
+    index = dataset.index_of([example(i, tinymodel.SUBJECTS[i]) for i in range(4)])
+    heard: list[tuple[int, int]] = []
+    with trial.trial(Manifest("model", "", settings=settings), files, index, {}) as suggester:
+        assert (next(scratch.iterdir()) / "models").is_dir()
+        found = trial.ask(suggester, [example(i) for i in range(2)], lambda a, b: heard.append((a, b)))
+    assert list(scratch.iterdir()) == [] and heard == [(1, 2), (2, 2)]
+    assert {c.origin for one in found for c in one.found} == {GENERATED, RETRIEVED}
+    assert found[0].offered(Chooser(mode=RETRIEVED)) == tinymodel.SUBJECTS[0]
+    assert trial.score(found, Chooser(mode=RETRIEVED))[0] < 100
+    assert bundles.active(tmp_path) is None

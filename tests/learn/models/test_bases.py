@@ -1,0 +1,119 @@
+"""Bases: a folder of transformers files, checked before anything is loaded from it."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gitpeft.diff.patch import Budget
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.models import bases
+from gitpeft.suggest import reranker
+from tests.learn.models.test_pointer_t5 import batch
+from tests.support import tinymodel
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    model = tinymodel.pointer_t5()
+    model.config.gitpeft_budget = {"total": 96, "exemplars": 2}
+    model.save_pretrained(folder)
+    tinymodel.write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(made, tmp_path / "base"))
+
+
+def test_a_folder_is_a_base(made: Path) -> None:
+    base = bases.find(str(made))
+    assert base.folder == made.resolve() and base.tokenizer == made / "tokenizer.json"
+    assert base.budget == Budget(total=96, exemplars=2)
+    assert base.tokenizer_digest == hashlib.sha256(base.tokenizer.read_bytes()).hexdigest()
+    assert base.ready() is None
+    model = base.load()
+    assert model.dtype == torch.float32 and not model.training
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch()).logits, tinymodel.pointer_t5()(**batch()).logits)
+
+
+def test_the_digest_follows_every_file(folder: Path) -> None:
+    before = bases.find(str(folder)).digest
+    assert bases.find(str(folder)).digest == before
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        path = folder / name
+        path.write_bytes(path.read_bytes() + b" ")
+        assert bases.digest(folder) != before
+        before = bases.digest(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_what_is_missing_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(GitpeftError, match=f"has no {name}") as error:
+        bases.find(str(folder))
+    assert "--base" in error.value.hint
+
+
+def test_a_pickle_is_no_base(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(GitpeftError, match=r"has no model\.safetensors"):
+        bases.find(str(folder))
+
+
+def test_an_unknown_architecture_is_named(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(GitpeftError, match="is a gpt2") as error:
+        bases.find(str(folder))
+    assert "pointer-t5" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "config", ["", "[]", "{", '{"model_type": "t5", "gitpeft_budget": {"tokens": 3}}', "\ufffd{"]
+)
+def test_a_damaged_configuration_is_a_sentence(folder: Path, config: str) -> None:
+    (folder / "config.json").write_text(config)
+    with pytest.raises(GitpeftError):
+        bases.find(str(folder))
+
+
+def test_code_in_a_base_is_never_run(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForSeq2SeqLM": "evil.Model", "AutoConfig": "evil.Config"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('the code of a base was run')\n")
+    assert type(bases.find(str(folder)).load()).__name__ == "PointerT5ForConditionalGeneration"
+
+
+def test_ready_bases_are_known_by_their_settings(folder: Path) -> None:
+    (folder / "onnx").mkdir()
+    assert bases.find(str(folder)).ready() is None
+    (folder / "onnx" / "settings.json").write_text("{}")
+    assert bases.find(str(folder)).ready() == folder / "onnx"
+
+
+def test_a_base_without_a_way_of_choosing_has_the_embedded_one(folder: Path) -> None:
+    """So has one whose chooser another version fitted; a damaged one is a sentence."""
+    base, path = bases.find(str(folder)), folder / "onnx" / "chooser.json"
+    assert base.chooser() == reranker.embedded()
+    path.parent.mkdir()
+    path.write_text('{"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]}')
+    assert base.chooser() == reranker.embedded()
+    path.write_text('{"mode": "chooser", "features": ["words"], "weights": [1.0]}')
+    assert base.chooser().weights == (1.0,)
+    for damage in ("{", "[]", "3"):
+        path.write_text(damage)
+        with pytest.raises(GitpeftError, match=r"chooser\.json is damaged"):
+            base.chooser()
+
+
+def test_the_embedded_base_has_its_recipe() -> None:
+    assert (bases.embedded_folder() / "recipe.toml").is_file()

@@ -1,0 +1,48 @@
+"""The README's script: checkpoints of every method but full load with plain `peft`, in another process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gitpeft.learn.models import bases, methods
+from tests.learn.conftest import Built
+from tests.learn.models.test_methods import disturb
+
+README = Path(__file__).resolve().parents[3] / "README.md"
+
+
+def script() -> str:
+    text = README.read_text(encoding="utf-8")
+    block = text.split("<!-- peft:begin -->")[1].split("<!-- peft:end -->")[0]
+    return block.split("```python\n")[1].split("```")[0]
+
+
+def test_it_is_ten_lines_at_most() -> None:
+    assert len([line for line in script().splitlines() if line.strip()]) <= 10
+
+
+@pytest.mark.parametrize("text", ["lora:rank=4", "adapter:width=8", "hybrid:rank=4,full=encoder.0"])
+def test_a_checkpoint_loads_with_plain_peft(text: str, built: Built, tmp_path: Path) -> None:
+    """What is said is what the tuned model says here, which is not what the base says."""
+    base = bases.find(str(built.out))
+    model = methods.attach(base.load(), methods.of(*methods.parse(text)))
+    disturb(model)
+    methods.save(model, tmp_path / "adapter")
+    change = "<file>src/parser.py +1 -1<delete>old<add>new"
+    done = subprocess.run(
+        [sys.executable, "-c", script(), str(built.out), str(tmp_path / "adapter"), change],
+        cwd=README.parent, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == _said(model.half().float(), base, change)
+
+
+def _said(model: object, base: bases.Base, change: str) -> str:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    ids = tokenizer(change, return_tensors="pt").input_ids
+    written = model.eval().generate(input_ids=ids, max_new_tokens=20)  # type: ignore[attr-defined]
+    return str(tokenizer.decode(written[0], skip_special_tokens=True)).strip()

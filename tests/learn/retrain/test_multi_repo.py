@@ -1,0 +1,106 @@
+"""An adapter of several repositories, as the start of each one's own."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle import registry
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.learn import pipeline
+from gitpeft.learn.retrain import multi_repo, run
+from gitpeft.suggest.suggester import open_active
+from tests.cli.test_app import Call, gitpeft
+from tests.learn.conftest import Built, loosen
+from tests.learn.retrain.test_run import copied, grown, plan, state
+from tests.learn.test_pipeline import CHANGE, nobody
+from tests.support import generated
+from tests.support.gitrepo import Repo
+
+__all__ = ["copied", "gitpeft", "grown"]  # fixtures
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Repo:
+    """A second repository, without a model."""
+    repo = Repo.create(tmp_path / "fresh")
+    generated.put(repo, generated.team(80, seed=5))
+    return repo
+
+
+def test_nobodys_held_out_commits_are_taught(copied: Repo, fresh: Repo) -> None:
+    repos = [Repository.open(one.path) for one in (copied, fresh)]
+    mined = [pipeline.mine(repo, "HEAD", nobody) for repo in repos]
+    parts = [multi_repo.part(repo, one, 0) for repo, one in zip(repos, mined, strict=True)]
+    champion = run.champion_of(repos[0])
+    assert champion is not None
+    own = run.split(mined[0].records, champion, 0)[0]
+    assert own is not None and parts[0].test == own.test
+    whole = multi_repo.together(parts)
+    seen = {example.sha for example in whole.examples}
+    assert not seen & {example.sha for one in parts for example in one.test}
+    assert len(whole.train) == sum(one.first_valid for one in parts) and whole.test == ()
+    assert len(whole.valid) == sum(len(one.valid) for one in parts)
+    assert {example.group for example in whole.train} == {"0", "1"}
+
+
+def test_each_repository_starts_from_what_all_have_taught(
+    copied: Repo, fresh: Repo, built: Built, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loosen(monkeypatch)
+    before = bundles.pointer(state(copied))[0]
+    done = gitpeft(
+        "train", "--org", copied.path, "--org", fresh.path, "--base", built.out, "--budget", "0.1", "--json"
+    )
+    assert done.code == 0, done
+    first, second = json.loads(done.out)
+    assert first["repository"] == "repo" and first["action"] in ("activated", "aside")
+    assert second["action"] == "activated" and second["bundle"] == bundles.pointer(state(fresh))[0]
+    assert before in bundles.pointer(state(copied))
+    [shared] = (state(copied) / multi_repo.FOLDER).iterdir()
+    for one in (copied, fresh):
+        plans = [json.loads(path.read_text()) for path in (state(one) / "runs").glob("*/plan.json")]
+        assert str(shared / bundles.ADAPTER) in {found["warm"] for found in plans}
+        assert open_active(state(one)).suggest(CHANGE, "")
+
+
+def test_nothing_behind_the_cut_is_taught(
+    copied: Repo, fresh: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[str] = []
+
+    class Enough(Exception):
+        pass
+
+    def shared(repos: object, mined: Sequence[pipeline.Mined], *_: object) -> Path:
+        taught.extend(one.tip for one in mined)
+        raise Enough
+
+    monkeypatch.setattr(multi_repo, "_shared", shared)
+    with pytest.raises(Enough):
+        multi_repo.run(
+            [Repository.open(one.path) for one in (copied, fresh)],
+            replace(plan(built), until="HEAD~5"),
+            nobody,
+        )
+    assert taught == [one.git("rev-parse", "HEAD~5") for one in (copied, fresh)]
+
+
+def test_an_adapter_is_shared_by_two_or_more(copied: Repo, fresh: Repo, built: Built, tmp_path: Path) -> None:
+    one, other = Repository.open(copied.path), Repository.open(fresh.path)
+    for repos in ([one], [one, one], []):
+        with pytest.raises(GitpeftError, match="two repositories or more"):
+            multi_repo.run(repos, plan(built), nobody)
+    with registry.training(other.state_dir), pytest.raises(GitpeftError, match="under way"):
+        multi_repo.run([one, other], plan(built), nobody)
+    shutil.rmtree(fresh.path / ".git/gitpeft", ignore_errors=True)
+    small = [Repo.create(tmp_path / name) for name in ("a", "b")]
+    for repo in small:
+        generated.put(repo, generated.team(9))
+    with pytest.raises(GitpeftError, match="usable commits in all"):
+        multi_repo.run([Repository.open(repo.path) for repo in small], plan(built), nobody)

@@ -1,0 +1,37 @@
+"""The operations of a training step against those that torch counts while it runs one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gitpeft.learn.training.flops import Work, matrix_rate
+from tests.support import tinymodel
+
+
+@pytest.mark.parametrize("build", [tinymodel.pointer_t5, tinymodel.plain_t5, tinymodel.bart])
+@pytest.mark.parametrize(("source", "target"), [(7, 5), (96, 12)])
+def test_what_a_step_needs(build: Callable[[], Any], source: int, target: int) -> None:
+    model = build().train()
+    model.set_attn_implementation("eager")  # torch does not count inside a fused attention
+    ids = torch.randint(9, 400, (3, source))
+    labels = torch.randint(9, 400, (3, target))
+    with FlopCounterMode(display=False) as counted:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
+    assert Work.of(model).step([source] * 3, [target] * 3) == pytest.approx(
+        counted.get_total_flops(), rel=0.04
+    )
+
+
+def test_frozen_weights_need_no_gradient_of_their_own() -> None:
+    model = tinymodel.plain_t5()
+    whole = Work.of(model)
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    assert Work.of(model).source == pytest.approx(whole.source * 4 / 6)
+
+
+def test_a_matrix_product_takes_time() -> None:
+    assert 1e8 < matrix_rate(torch.device("cpu"), size=256, rounds=3) < 1e15

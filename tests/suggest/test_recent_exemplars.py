@@ -1,0 +1,178 @@
+"""Commits made since the model: read once, as training would read them, and looked at before all others."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gitpeft.config import Config
+from gitpeft.git.log import Commit
+from gitpeft.git.repository import Repository
+from gitpeft.history.store import History
+from gitpeft.learn.data import dataset
+from gitpeft.suggest import recent_exemplars, retrieval, service
+from gitpeft.suggest.recent_exemplars import entries, refresh
+from gitpeft.suggest.suggester import open_active
+from tests.support import tinymodel
+from tests.support.gitrepo import Repo
+
+
+@pytest.fixture
+def grown(repo: Repo) -> tuple[Repo, str, list[str]]:
+    """A repository, the commit at which its model was made, and what came after."""
+    repo.commit("first", **{"a.py": "one = 1\n"})
+    made_at = repo.commit("second", **{"a.py": "one = 1\ntwo = 2\n"})
+    return (
+        repo,
+        made_at,
+        [repo.commit(f"add file {i}", **{f"f{i}.py": f"value_{i} = {i}\n"}) for i in range(4)],
+    )
+
+
+def state(repo: Repo) -> Path:
+    folder = repo.path / ".git/gitpeft"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def opened(repo: Repo) -> Repository:
+    state(repo)
+    return Repository.open(repo.path)
+
+
+def test_what_came_after_the_model_oldest_first(grown: tuple[Repo, str, list[str]]) -> None:
+    repo, made_at, later = grown
+    assert refresh(opened(repo), made_at) == later
+    assert refresh(opened(repo), later[1]) == later[2:]
+    assert refresh(opened(repo), made_at, f"{later[2]}^") == later[:2]
+    assert refresh(opened(repo), later[-1]) == refresh(opened(repo), made_at, made_at) == []
+    assert refresh(opened(repo), "") == [*repo.git("rev-list", "--reverse", made_at).split(), *later]
+
+
+def test_a_commit_is_read_once(grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, made_at, later = grown
+    refresh(opened(repo), made_at)
+    newest = repo.commit("fix", **{"a.py": "three = 3\n"})
+    read: list[str] = []
+    real = Repository.read_some
+
+    def counted(self: Repository, shas: Sequence[str], seconds: float) -> list[Commit]:
+        read.extend(shas)
+        return real(self, shas, seconds)
+
+    monkeypatch.setattr(Repository, "read_some", counted)
+    assert refresh(opened(repo), made_at) == [*later, newest]
+    assert refresh(opened(repo), made_at) == [*later, newest]
+    assert read == [newest]
+
+
+def test_a_long_pause_is_caught_up_with_newest_first(
+    grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, made_at, later = grown
+    monkeypatch.setattr(recent_exemplars, "AT_ONCE", 3)
+    assert refresh(opened(repo), made_at) == later[1:]
+    assert refresh(opened(repo), made_at) == later
+
+
+def test_the_terms_are_those_of_training(grown: tuple[Repo, str, list[str]]) -> None:
+    repo, made_at, later = grown
+    secret = repo.commit("add key AKIAIOSFODNN7EXAMPLE", **{"k.py": 'key = "AKIAIOSFODNN7EXAMPLE"\n'})
+    found = entries(state(repo), refresh(opened(repo), made_at))
+    with History.open(state(repo)) as history:
+        history.mine(opened(repo), "HEAD")
+        examples = {e.sha: e for e in dataset.make(history.records(opened(repo)), 3).examples}
+    assert [entry.sha for entry in found] == [*later, secret]
+    for entry in found:
+        example = examples[entry.sha]
+        assert entry.subject == example.message
+        assert entry.terms == retrieval.pack(retrieval.terms(example.change))
+    assert "AKIA" not in (state(repo) / "recent.json").read_text()
+
+
+def test_what_teaches_nothing_is_passed_over_and_not_read_again(grown: tuple[Repo, str, list[str]]) -> None:
+    repo, made_at, later = grown
+    repo.commit('Revert "add file 3"', **{"f3.py": None})
+    repo.commit("fixup! add file 1", **{"f1.py": "x = 1\n"})
+    repo.commit("update lock", **{"package-lock.json": "{}\n"})
+    repo.commit("nothing")
+    repo.git("checkout", "-q", "-b", "side", later[0])
+    side = repo.commit("on the side", **{"side.py": "y = 2\n"})
+    repo.git("checkout", "-q", "main")
+    repo.git("merge", "-q", "--no-ff", "-m", "merge side", "side")
+    found = refresh(opened(repo), made_at)
+    assert set(found) == {*later, side} and len(found) == 5
+    stored = json.loads((state(repo) / "recent.json").read_text())["commits"]
+    assert sum(one is None for one in stored.values()) == 4
+
+
+def test_a_repeated_subject_counts_where_it_is_newest(grown: tuple[Repo, str, list[str]]) -> None:
+    repo, made_at, later = grown
+    again = repo.commit("add file 1", **{"f1.py": "value_1 = 11\n"})
+    found = entries(state(repo), refresh(opened(repo), made_at))
+    assert [entry.sha for entry in found] == [later[0], *later[2:], again]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b'{"version": 1, "commits": {"a": ["s", "!"]}}', b'{"version": 0}', b"\xff"]
+)
+def test_a_damaged_cache_is_made_again(grown: tuple[Repo, str, list[str]], content: bytes) -> None:
+    repo, made_at, later = grown
+    (state(repo) / "recent.json").write_bytes(content)
+    assert refresh(opened(repo), made_at) == later
+    assert len(entries(state(repo), later)) == 4
+
+
+def test_where_nothing_can_be_written_nothing_fails(grown: tuple[Repo, str, list[str]]) -> None:
+    repo, made_at, later = grown
+    (state(repo) / "recent.json").mkdir()
+    assert refresh(opened(repo), made_at) == later
+    assert entries(state(repo), later) == []
+    assert [path.name for path in state(repo).iterdir()] == ["recent.json"]
+
+
+def test_a_model_of_another_history_and_no_commit_at_all(
+    repo: Repo, grown: tuple[Repo, str, list[str]]
+) -> None:
+    assert refresh(opened(repo), "0" * 40) == []
+    assert refresh(opened(repo), "HEAD", "no-such-branch") == []
+
+
+def test_an_object_that_is_not_here_is_given_up_and_not_fetched(
+    grown: tuple[Repo, str, list[str]], tmp_path: Path
+) -> None:
+    repo, made_at, later = grown
+    repo.git("config", "uploadpack.allowFilter", "true")
+    clone = repo.clone(tmp_path / "clone", "--filter=blob:none", "--no-checkout")
+    clone.git("read-tree", "HEAD")
+    blob = clone.git("hash-object", "-w", "--stdin", input="z = 3\n")
+    clone.git("update-index", "--add", "--cacheinfo", f"100644,{blob},mine.py")
+    tree = clone.git("write-tree", "--missing-ok")
+    mine = clone.git("commit-tree", "-m", "made here", "-p", "HEAD", tree)
+    clone.git("update-ref", "HEAD", mine)
+    found = [refresh(opened(clone), made_at) for _ in later]
+    assert found == [[mine]] * len(later)
+    assert len(clone.git("rev-list", "--objects", "--all", "--missing=print").split("?")) > 4
+
+
+def test_time_runs_out(grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, made_at, later = grown
+    monkeypatch.setattr(recent_exemplars, "SECONDS", 0.0)
+    assert refresh(opened(repo), made_at) == []
+    monkeypatch.setattr(recent_exemplars, "SECONDS", 30.0)
+    assert refresh(opened(repo), made_at) == later[:3]  # the newest was given up
+
+
+def test_the_newest_commit_is_an_exemplar(grown: tuple[Repo, str, list[str]]) -> None:
+    repo, made_at, later = grown
+    tinymodel.bundle(state(repo))
+    suggester = open_active(state(repo))
+    repo.stage(**{"f9.py": "value_3 = 4\n", "f3.py": "value_3 = 5\n"})
+    question = service.question(opened(repo), Config(), 1)
+    assert all("add file" not in one.message for one in suggester.suggest(question.change, "", 3))
+    suggester.keep_up(entries(state(repo), refresh(opened(repo), made_at, question.after)))
+    best = suggester.suggest(question.change, "")[0]
+    assert (best.message, best.like) == ("add file 3", (later[3],))
+    suggester.keep_up([])
+    assert all("add file" not in one.message for one in suggester.suggest(question.change, "", 3))

@@ -1,0 +1,192 @@
+"""What is offered: features, flaws, and the chooser that weighs them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gitpeft.errors import GitpeftError
+from gitpeft.suggest import reranker
+from gitpeft.suggest.reranker import Candidate, Chooser
+from gitpeft.suggest.reranker_features import FEATURES, GENERATED, RETRIEVED, Context, Draft
+
+CONTEXT = " src/cache.py +3 -1\n+ timeout = 30\n+ dropStaleEntries(max_age)\nfix #12"
+
+
+def draft(message: str, **changes: object) -> Draft:
+    return Draft(**{"message": message, "origin": GENERATED, "like": ("a",), **changes})  # type: ignore[arg-type]
+
+
+def candidates(*drafts: Draft) -> list[Candidate]:
+    return reranker.candidates(drafts, Context(CONTEXT), 72)
+
+
+# --- features -----------------------------------------------------------------------------------------------
+
+
+def test_features_of_both_kinds() -> None:
+    made, found = candidates(
+        draft("cache: wait 30 s", mean=-0.5),
+        draft("cache: wait 99 s", origin=RETRIEVED, like=("b",), similarity=0.7, age=2),
+    )
+    assert (made.mean, found.mean) == (-0.5, 0)
+    assert len(made.features) == len(FEATURES) and made.feature("agreement") == 0.75
+    assert found.feature("similarity") == 0.7 and found.feature("is_retrieved") == 1
+    assert found.feature("is_exemplar") == 1 and found.feature("invents_number") == 1
+    assert (made.like, found.like) == (("a",), ("b",))
+
+
+def test_a_message_generated_word_for_word_is_listed_once_with_its_commit() -> None:
+    [one] = candidates(
+        draft("drop cache"), draft("drop cache", origin=RETRIEVED, like=("b",), similarity=0.6)
+    )
+    assert one.origin == GENERATED and one.like == ("b",)
+    assert one.feature("is_exemplar") == 1 and one.feature("similarity") == 0.6
+    assert one.feature("agreement") == 0
+
+
+def test_order_is_kept_and_nothing_gives_nothing() -> None:
+    assert [c.message for c in candidates(draft("a b"), draft("c d"), draft("a b"))] == ["a b", "c d"]
+    assert candidates() == []
+
+
+# --- flaws --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "flaw"),
+    [
+        ("fix the cache (see #12)", ""),
+        ("fix it, really", ""),
+        ("", "empty"),
+        ("… – !", "empty"),
+        ("fix \x1b[31m cache", "unprintable"),
+        ("fix\ncache", "unprintable"),
+        ("fix caf\ufffd", "unprintable"),
+        ("x" * 73, "too long"),
+        ("fix #13", "invented issue number"),
+        ("fix the the cache", "repeats itself"),
+        ("fix cache fix cache", "repeats itself"),
+        ("add a test to add a test to it", "repeats itself"),
+        ("that that is", "repeats itself"),
+        ("fix (the cache", "unbalanced"),
+        ("use `cache", "unbalanced"),
+        ("test the tests", ""),
+        ("call dropStale", "half a name"),
+        ("set max_a", "half a name"),
+        ("call dropStaleEntries", ""),
+        ("call someOther_name", ""),
+        ("drop", ""),
+        ("cache:", "unfinished"),
+        ("drop the", "unfinished"),
+        ("add foo, bar and", "unfinished"),
+    ],
+)
+def test_flaws_of_generated_messages(message: str, flaw: str) -> None:
+    assert candidates(draft(message))[0].flaw == flaw
+
+
+def test_people_may_stammer_but_their_issue_numbers_are_others() -> None:
+    def flaw(message: str) -> str:
+        return candidates(draft(message, origin=RETRIEVED))[0].flaw
+
+    assert flaw("bump bump (again") == ""
+    assert flaw("fix #13") == "invented issue number"
+    assert candidates(draft("fix cache", finished=False))[0].flaw == "unfinished"
+
+
+# --- the chooser --------------------------------------------------------------------------------------------
+
+LIKELY = draft("drop cache", mean=-0.1)
+UNLIKELY = draft("add test", mean=-3.0)
+NEAR = draft("old words", origin=RETRIEVED, like=("b",), similarity=0.9)
+FLAWED = draft("fix #99", mean=-0.01)
+
+
+def order(chooser: Chooser) -> list[str]:
+    return [one.message for _, one in chooser.order(candidates(FLAWED, LIKELY, UNLIKELY, NEAR))]
+
+
+def test_without_a_chooser_the_kind_of_the_bundle_decides() -> None:
+    assert order(Chooser.of({}, "model")) == ["drop cache", "add test", "old words"]
+    assert order(Chooser.of({}, "retrieval")) == ["old words", "drop cache", "add test"]
+    scores = [Chooser.of({}, "model").score(one) for one in candidates(LIKELY, NEAR)]
+    assert scores == pytest.approx([math.exp(-0.1), 0.9])
+
+
+def test_weights_order_and_score() -> None:
+    data = {"mode": "chooser", "features": ["is_retrieved", "words"], "weights": [2, -0.5], "bias": 1}
+    chooser = Chooser.of(data, "model")
+    assert order(chooser) == ["old words", "drop cache", "add test"]
+    score, best = chooser.order(candidates(LIKELY, NEAR))[0]
+    assert score == pytest.approx(1 / (1 + math.exp(-2))) and best.origin == RETRIEVED
+
+
+def test_below_the_threshold_nothing_is_offered() -> None:
+    data = {"mode": "chooser", "features": ["words"], "weights": [0], "bias": 0, "threshold": 0.5}
+    assert order(Chooser.of(data, "model"))
+    assert not order(Chooser.of({**data, "threshold": 0.51}, "model"))
+    assert not Chooser.of(data, "model").order([])
+
+
+def test_enormous_weights_do_not_overflow() -> None:
+    for weight in (1e308, -1e308):
+        chooser = Chooser.of({"mode": "chooser", "features": ["words"], "weights": [weight]}, "model")
+        assert 0 <= chooser.score(candidates(LIKELY)[0]) <= 1
+
+
+def test_a_chooser_of_another_version_gives_way() -> None:
+    """It weighs what this one does not: the default one stands in, and `gitpeft doctor` can tell."""
+    data = {"mode": "chooser", "features": ["unheard_of", "words"], "weights": [1.0, 2.0], "threshold": 0.9}
+    assert Chooser.of(data, "model") == reranker.embedded() != Chooser.of({}, "model")
+    assert (
+        reranker.outdated(data)
+        and not reranker.outdated({})
+        and not reranker.outdated({"features": ["words"], "weights": [1]})
+    )
+    assert reranker.embedded().features == FEATURES, "fitted by this version, on all that it weighs"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"features": ["words"], "weights": []}',
+        '{"features": ["x"], "weights": [1]}',
+    ],
+)
+def test_an_embedded_chooser_that_is_damaged_is_a_sentence(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reranker, "embedded_folder", lambda: tmp_path)
+    (tmp_path / "onnx").mkdir()
+    for _ in range(2):
+        with pytest.raises(GitpeftError, match=r"chooser\.json is damaged or missing"):
+            reranker.embedded()
+        (tmp_path / "onnx" / "chooser.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        3,
+        {"features": {"words": 1}, "weights": [1.0]},
+        {"features": "abc", "weights": [1.0, 1.0, 1.0]},
+        {"features": ["words"], "weights": []},
+        {"features": ["unheard_of"], "weights": []},
+        {"mode": "other"},
+        {"weights": ["x"], "features": ["words"]},
+        {"weights": 3},
+        {"threshold": "high"},
+        {"bias": None},
+    ],
+)
+def test_a_chooser_that_makes_no_sense(data: Any) -> None:
+    with pytest.raises(GitpeftError, match="the model's chooser"):
+        Chooser.of(data, "model")

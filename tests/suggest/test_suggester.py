@@ -1,0 +1,270 @@
+"""A tiny model, exported and bundled, answers; so does a bundle without a model."""
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.hooks.doctor import doctor
+from gitpeft.runtime import beam_search
+from gitpeft.suggest.retrieval import Entry, pack, terms
+from gitpeft.suggest.suggester import Suggester, Suggestion, open_active
+from tests.support import tinymodel
+from tests.support.gitrepo import Repo
+
+CHANGE, PREVIOUS = tinymodel.CHANGES[1], "fix typo in readme"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tinymodel.taught(tinymodel.pointer_t5(), tinymodel.pairs(8))
+
+
+@pytest.fixture(scope="module")
+def ready(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with an active model, for tests that change nothing in it."""
+    state = tmp_path_factory.mktemp("state")
+    tinymodel.bundle(state, model)
+    return state
+
+
+@pytest.fixture
+def state(ready: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(ready, tmp_path / "state"))
+
+
+def test_from_model_to_suggestion(ready: Path) -> None:
+    suggester = open_active(ready)
+    found = suggester.candidates(CHANGE, PREVIOUS)
+    assert {one.origin for one in found} == {"generated", "retrieved"}
+    assert next(one.message for one in found if one.origin == "retrieved") == "cache: drop stale entries"
+    assert all((one.mean < 0) == (one.origin == "generated") for one in found)
+    offered = suggester.suggest(CHANGE, PREVIOUS, 3)
+    assert 1 <= len(offered) <= 3 and all(isinstance(one, Suggestion) for one in offered)
+    assert all(
+        0 <= one.score <= 1 and one.message and set(one.like) <= set(tinymodel.SHAS) for one in offered
+    )
+    stages = {"imports", "index", "retrieve", "tokenizer", "render", "encode", "decode", "choose"}
+    assert stages <= suggester.timings.keys() and min(suggester.timings.values()) >= 0
+
+
+def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Path) -> None:
+    suggester = open_active(ready)
+    suggester.prepare()
+    suggester.timings["imports"] = 99.0
+    suggester.suggest(CHANGE, PREVIOUS)
+    assert suggester.timings["imports"] == 99.0
+
+
+def test_a_message_costs_what_its_candidate_scores(ready: Path) -> None:
+    suggester = open_active(ready)
+    change = tinymodel.CHANGES[0]
+    found = suggester.candidates(change, "cho")
+    earlier = [one.message for one in found if one.origin == "retrieved"]
+    assert earlier
+    model = suggester._model
+    assert model is not None
+    codec, memory = suggester._read(model, change, "cho", suggester._nearest(change, None)[:3])
+    together = beam_search.score(model.network, memory, codec.encode_many(earlier), model.words)
+    for message, scored in zip(earlier, together, strict=True):
+        loss = suggester.loss(change, "cho", message)
+        assert loss == pytest.approx(-scored.mean, rel=0.01), "int8 sees the batch"
+    other = suggester.loss(change, "cho", earlier[0], before=tinymodel.SHAS[1])
+    assert other > 0 and other != pytest.approx(suggester.loss(change, "cho", earlier[0]))
+    whole = [one for one in found if one.origin == "generated" and one.flaw != "unfinished"]
+    losses = [suggester.loss(change, "cho", one.message) for one in whole]
+    near = [loss == pytest.approx(-one.mean, rel=0.02) for loss, one in zip(losses, whole, strict=True)]
+    assert any(near), "a text can be cut into other tokens than it was written in, but not always"
+
+
+def test_the_newest_subjects_say_how_the_team_begins(ready: Path) -> None:
+    """Of the index, the commits made since it was, and only those before a given one."""
+    suggester = open_active(ready)
+
+    def opening(**how: Any) -> set[float]:
+        found = suggester.candidates(CHANGE, "", **how)
+        return {one.feature("opening") for one in found if one.message == "cache: drop stale entries"}
+
+    assert opening() == {math.log1p(1)}
+    suggester.keep_up([Entry("f" * 40, "cache: wait", pack(terms(CHANGE)))])
+    assert opening() == {math.log1p(2)}
+    ages = [one.feature("age") for one in suggester.candidates(CHANGE, "") if one.message == "cache: wait"]
+    assert ages == [math.log1p(1)]
+    assert opening(before=tinymodel.SHAS[2]) == {math.log1p(1)}
+
+
+def test_the_same_question_has_the_same_answer(ready: Path) -> None:
+    first = open_active(ready)
+    assert first.candidates(CHANGE, PREVIOUS) == first.candidates(CHANGE, PREVIOUS)
+    assert open_active(ready).suggest(CHANGE, PREVIOUS, 5) == first.suggest(CHANGE, PREVIOUS, 5)
+
+
+def test_a_seed_asks_for_other_wordings(ready: Path) -> None:
+    suggester = open_active(ready)
+
+    def generated(seed: int | None) -> list[str]:
+        found = suggester.candidates(CHANGE, PREVIOUS, seed=seed)
+        assert all((one.mean < 0) == (one.origin == "generated") for one in found)
+        return [one.message for one in found if one.origin == "generated"]
+
+    assert generated(3) == generated(3)
+    assert len({tuple(generated(seed)) for seed in (None, 1, 2, 3)}) > 2
+
+
+def test_only_commits_before_a_given_one_are_looked_at(ready: Path) -> None:
+    found = open_active(ready).candidates(CHANGE, "", before=tinymodel.SHAS[1])
+    assert [one.like for one in found if one.origin == "retrieved"] == [(tinymodel.SHAS[0],)]
+
+
+def test_a_change_like_no_other_and_no_change_at_all(ready: Path) -> None:
+    suggester = open_active(ready)
+    assert any(one.origin == "generated" for one in suggester.candidates("Anew/x.bin +0 -0 (binary)", ""))
+    assert isinstance(suggester.suggest("", "", 1), list)
+
+
+def test_more_beams_find_more(ready: Path) -> None:
+    bundle = bundles.active(ready)
+    assert bundle is not None
+    few, many = (
+        [one for one in Suggester(bundle, beams).candidates(CHANGE, "") if one.origin == "generated"]
+        for beams in (1, 4)
+    )
+    assert len(few) == 1 < len(many)
+
+
+def test_a_chooser_may_do_without_the_model(tmp_path: Path, model: Any) -> None:
+    tinymodel.bundle(tmp_path, model, {"mode": "retrieved"})
+    suggester = open_active(tmp_path)
+    [best] = suggester.suggest(CHANGE, PREVIOUS)
+    assert (best.message, best.origin) == ("cache: drop stale entries", "retrieved")
+    assert "encode" not in suggester.timings
+    assert any(one.origin == "generated" for one in suggester.candidates(CHANGE, PREVIOUS))
+
+
+def test_each_message_needs_the_least_score(ready: Path) -> None:
+    suggester = open_active(ready)
+    every = suggester.suggest(CHANGE, PREVIOUS, 9)
+    middle = sorted(one.score for one in every)[len(every) // 2]
+    some = suggester.suggest(CHANGE, PREVIOUS, 9, least=middle)
+    assert some == [one for one in every if one.score >= middle] != every
+    assert suggester.suggest(CHANGE, PREVIOUS, 9, least=1.01) == []
+
+
+def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any, repo: Repo) -> None:
+    """An upgrade of gitpeft leaves no dead hook; `gitpeft doctor` says what to do."""
+    state = Repository.open(repo.path).state_dir
+    tinymodel.bundle(state, model, {"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]})
+    assert open_active(state).suggest(CHANGE, PREVIOUS)
+    assert [one.remedy for one in doctor(Repository.open(repo.path)) if one.code == "chooser"] == [
+        "run `gitpeft init` to fit it again"
+    ]
+
+
+def test_nothing_is_offered_below_the_threshold(tmp_path: Path, model: Any) -> None:
+    chooser = {"mode": "chooser", "features": ["words"], "weights": [0.0], "bias": -1.0, "threshold": 0.5}
+    tinymodel.bundle(tmp_path, model, chooser)
+    assert open_active(tmp_path).suggest(CHANGE, PREVIOUS, 3) == []
+
+
+# --- retrieval only -----------------------------------------------------------------------------------------
+
+
+def test_retrieval_only(tmp_path: Path) -> None:
+    tinymodel.bundle(tmp_path)
+    best, *_ = open_active(tmp_path).suggest(CHANGE, PREVIOUS, 3)
+    assert best.message == "cache: drop stale entries"
+    assert best.origin == "retrieved" and best.like == (tinymodel.SHAS[1],) and best.score > 0.9
+    assert open_active(tmp_path).suggest("", "") == []
+
+
+def test_retrieval_may_be_chosen_from_too(tmp_path: Path) -> None:
+    """A chooser weighs without a model as well: here by age, the newest first."""
+    chooser = {"mode": "chooser", "features": ["age"], "weights": [-1.0]}
+    tinymodel.bundle(tmp_path, None, chooser)
+    found = open_active(tmp_path).suggest(tinymodel.CHANGES[0], PREVIOUS, 9)
+    ages = [tinymodel.SHAS[::-1].index(one.like[0]) for one in found]
+    assert len(found) > 1 and ages == sorted(ages)
+
+
+def test_the_previous_subject_is_taken_as_it_was_learnt(ready: Path) -> None:
+    """Without the number that a forge appends: nobody can know the next one."""
+    suggester = open_active(ready)
+    texts = ("cache: drop", "cache: drop (#1234)")
+    plain, numbered = (suggester.candidates(CHANGE, text) for text in texts)
+    assert plain == numbered and max(one.feature("previous") for one in plain) > 0.5
+
+
+def test_retrieval_imports_neither_onnxruntime_nor_tokenizers(tmp_path: Path) -> None:
+    tinymodel.bundle(tmp_path)
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path; from gitpeft.suggest.suggester import open_active\n"
+        f"found = open_active(Path({str(tmp_path)!r})).suggest({CHANGE!r}, '', 2)\n"
+        "assert found\n"
+        "print(*sorted({'onnxruntime', 'tokenizers', 'torch', 'tempfile', 'shutil'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+# --- what can be wrong --------------------------------------------------------------------------------------
+
+
+def test_no_model_yet(tmp_path: Path) -> None:
+    with pytest.raises(GitpeftError, match="there is no model yet") as found:
+        open_active(tmp_path)
+    assert found.value.hint == "run `gitpeft init`"
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "tokenizer.json"])
+def test_a_flipped_bit_in_what_is_loaded(state: Path, name: str) -> None:
+    path = state / "models" / bundles.pointer(state)[0] / name
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(GitpeftError, match=f"{name} of the model is damaged"):
+        open_active(state).suggest(CHANGE, PREVIOUS)
+
+
+def forged(state: Path, name: str, raw: bytes) -> None:
+    """Replace a file of the active bundle, with a manifest that agrees."""
+    old = state / "models" / bundles.pointer(state)[0]
+    (old / name).write_bytes(raw)
+    data = json.loads((old / "manifest.json").read_bytes())
+    data["files"][name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    text = json.dumps(data).encode()
+    (old / "manifest.json").write_bytes(text)
+    new = old.rename(old.with_name(hashlib.sha256(text).hexdigest()))
+    (state / "current").write_text(f"{new.name}\n\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("encoder.onnx", b"no model"),
+        ("decoder.onnx", b""),
+        ("tokenizer.json", b"{}"),
+        ("index/rows.npy", b""),
+        ("index/vocabulary.npy", b"\x93NUMPY"),
+        ("chooser.json", b'{"mode": 3}'),
+        ("chooser.json", b"[]"),
+        ("chooser.json", b"{"),
+        ("style.json", b'{"subject_length": "long"}'),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be(state: Path, name: str, raw: bytes) -> None:
+    forged(state, name, raw)
+    with pytest.raises(GitpeftError) as found:
+        open_active(state).suggest(CHANGE, PREVIOUS)
+    assert found.value.hint and "\n" not in found.value.message

@@ -1,0 +1,128 @@
+"""Stands in for `gitpeft.suggest.suggester` in the interpreters that `support.hooking.make_python` makes.
+
+The environment variable STANDIN says what the model does; the default is to answer at once. Only an
+interpreter that a test made imports this: nothing in the package knows of it.
+"""
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gitpeft.lazy import record
+
+MESSAGES = ("Teach the parser about tabs", "Accept tabs\n\nThey were refused so far.", "Allow tabs")
+
+
+@record(frozen=True, slots=True)
+class Suggestion:
+    message: str
+    score: float = 0.0
+    origin: str = "generated"
+    like: tuple[str, ...] = ()
+
+
+class Model:
+    """Gives the same messages to every change."""
+
+    def keep_up(self, since: object) -> None:
+        pass
+
+    def suggest(self, change: str, previous: str, n: int, *, least: float) -> list[Suggestion]:
+        behaviour, _, detail = os.environ.get("STANDIN", "answer").partition(":")
+        found = _BEHAVIOURS[behaviour](detail)
+        if os.environ.get("STANDIN_SAW"):
+            Path(os.environ["STANDIN_SAW"]).write_text(f"{change}\n---\n{previous}\n---\n{n}")
+        scored = [Suggestion(message, 0.5 / number) for number, message in enumerate(found, 1)]
+        return [one for one in scored if one.score >= least][:n]
+
+
+def open_active(_: Path) -> Model:
+    if os.environ.get("STANDIN", "").startswith("unopened"):
+        raise ValueError("corrupt")
+    return Model()
+
+
+def _loop(_: str) -> list[str]:
+    while True:
+        pass
+
+
+def _sleep(seconds: str) -> list[str]:
+    time.sleep(float(seconds))
+    return list(MESSAGES)
+
+
+def _memory(_: str) -> list[str]:
+    hoard = []
+    while True:
+        hoard.append(bytearray(64 << 20))
+
+
+def _segfault(_: str) -> list[str]:
+    ctypes.string_at(0)
+    return []
+
+
+def _noise(_: str) -> list[str]:
+    os.write(1, b"\x1b[31mnoise on stdout\n")
+    os.write(2, b"\x1b[31mnoise on stderr\n")
+    return list(MESSAGES)
+
+
+def _socket(_: str) -> list[str]:
+    descriptor = ctypes.CDLL(None, use_errno=True).socket(2, 1, 0)
+    return [f"socket gave {descriptor}"]
+
+
+def _python_socket(_: str) -> list[str]:
+    import socket  # noqa: TID251
+
+    socket.create_connection(("127.0.0.1", 9), timeout=1)
+    return ["connected"]
+
+
+def _native_program(_: str) -> list[str]:
+    code = ctypes.CDLL(None).system(b"touch /tmp/gitpeft-ran-a-program")
+    return [f"a program gave {code != 0}"]
+
+
+def _program(_: str) -> list[str]:
+    os.system("touch ran")
+    return ["ran a program"]
+
+
+def _huge(_: str) -> list[str]:
+    return ["x" * (1 << 20)] * 2
+
+
+def _say(messages: str) -> list[str]:
+    return messages.split("|")
+
+
+def _fill(path: str) -> list[str]:
+    Path(path).write_bytes(b"x" * (64 << 20))
+    return list(MESSAGES)
+
+
+def _exit(code: str) -> list[str]:
+    os._exit(int(code))
+
+
+_BEHAVIOURS: dict[str, Callable[[str], list[str]]] = {
+    "answer": lambda _: list(MESSAGES),
+    "loop": _loop,
+    "sleep": _sleep,
+    "memory": _memory,
+    "segfault": _segfault,
+    "noise": _noise,
+    "socket": _socket,
+    "python-socket": _python_socket,
+    "program": _program,
+    "native-program": _native_program,
+    "huge": _huge,
+    "say": _say,
+    "fill": _fill,
+    "exit": _exit,
+}

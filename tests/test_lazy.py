@@ -1,0 +1,93 @@
+"""Records against the dataclasses that they stand for."""
+
+import copy
+import dataclasses
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from gitpeft import lazy as records
+from gitpeft.config import Config
+from gitpeft.diff.patch import FileChange, Hunk
+from gitpeft.git.log import Commit, Skipped
+from gitpeft.history.context import Touch
+from gitpeft.risk.change_metrics import Metrics
+
+SAMPLES: list[tuple[type, dict[str, Any]]] = [
+    (Skipped, {"sha": "a", "reason": "b"}),
+    (Hunk, {"heading": "f()", "lines": ["+x"]}),
+    (FileChange, {"path": "a", "status": "M", "blobs": ("1", "2")}),
+    (
+        Commit,
+        {name: name for name in ("sha", "subject", "body", "author")}
+        | {"parents": (), "time": 1, "commit_time": 2, "files": []},
+    ),
+    (Touch, {"path": "a", "status": "M", "kind": "text", "added": 1, "removed": 2, "lines": 3}),
+    (Metrics, {}),
+    (Config, {"exclude": ("x",), "problems": ("p",)}),
+]
+
+
+def twin(cls: type) -> Any:
+    """The same class as a dataclass."""
+    fields = [(f.name, f.type, _field(f)) for f in dataclasses.fields(cls)]
+    frozen = "__setattr__" in vars(cls)
+    return dataclasses.make_dataclass(cls.__name__, fields, frozen=frozen, slots=True)
+
+
+def _field(one: dataclasses.Field[Any]) -> Any:
+    given = {name: getattr(one, name) for name in ("default", "default_factory", "repr", "compare")}
+    return dataclasses.field(
+        **{name: value for name, value in given.items() if value is not dataclasses.MISSING}
+    )
+
+
+@pytest.mark.parametrize(("cls", "given"), SAMPLES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_record_is_what_a_dataclass_is(cls: Any, given: dict[str, Any]) -> None:
+    other = twin(cls)
+    mine, theirs = cls(**given), other(**given)
+    assert repr(mine) == repr(theirs) and dataclasses.asdict(mine) == dataclasses.asdict(theirs)
+    assert [*inspect.signature(cls.__init__).parameters] == [*inspect.signature(other.__init__).parameters]
+    assert mine == cls(**given) and mine != theirs and cls.__match_args__ == other.__match_args__
+    assert (cls.__hash__ is None) == (other.__hash__ is None)
+    for one in dataclasses.fields(cls):
+        changed, expected = (
+            dataclasses.replace(mine, **{one.name: 9}),
+            dataclasses.replace(theirs, **{one.name: 9}),
+        )
+        assert (changed == mine) == (expected == theirs)
+        assert records.changed(mine, **{one.name: 9}) == changed and getattr(changed, one.name) == 9
+    assert copy.deepcopy(mine) == copy.copy(mine) == mine
+    assert cls.__slots__ == records.names(cls) == tuple(f.name for f in dataclasses.fields(other))
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        cls(**given, nothing=1)
+
+
+@pytest.mark.parametrize("values", [(), ("a",), ("a", "b", "c")])
+def test_arguments_are_counted_and_named(values: tuple[str, ...]) -> None:
+    with pytest.raises(TypeError, match=r"Skipped.__init__\(\)"):
+        Skipped(*values)
+
+
+def test_a_frozen_record_stays_as_it_is_and_can_be_a_key() -> None:
+    one = Skipped("a", "b")
+    with pytest.raises(dataclasses.FrozenInstanceError, match="assign to field 'sha'"):
+        one.sha = "c"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError, match="delete field 'sha'"):
+        del one.sha
+    assert {one: 1}[Skipped("a", "b")] == 1
+
+
+def test_each_instance_has_a_default_of_its_own() -> None:
+    one, other = FileChange("a", "M"), FileChange("a", "M")
+    one.hunks.append(Hunk("", []))
+    assert other.hunks == [] and one != other
+
+
+def test_neither_definition_nor_use_imports_what_it_saves() -> None:
+    program = "import sys; from gitpeft import config; config.Config(quiet=True); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert not {"dataclasses", "inspect", "ast"} & set(done.stdout.split())
