@@ -24,7 +24,7 @@ def rows() -> dict[str, str]:
 def suite_of() -> dict[str, str]:
     """Every test function of the suite, `file::name`, with its docstring."""
     found = {}
-    for path in sorted((CHECKOUT / "tests").glob("test_*.py")):
+    for path in sorted((CHECKOUT / "tests").rglob("test_*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 found[f"{path.name}::{node.name}"] = ast.get_docstring(node) or ""

@@ -1,7 +1,8 @@
 """A repository with the hook installed, a scripted editor, and something that answers for a model.
 
 Real commits are driven without a model in two ways. `make_python` makes an interpreter in which
-`support.standin` takes the place of `suggest.suggester`; and `Hooked.answer` puts messages into the cache, which is how a real pre-commit stage hands its answer over.
+`support.standin` takes the place of `suggest.suggester`; and `Hooked.answer` puts messages into the cache,
+as a real pre-commit stage does.
 """
 
 import os

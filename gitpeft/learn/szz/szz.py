@@ -56,8 +56,8 @@ class Report:
 
     `commits` were looked at, `read` of them now (the rest was kept); `fixes` counts fixes by kind of evidence
     (see `history.fix_detection`), `unused` messages that have evidence of a kind that says nothing here;
-    `traced` lines lead to a verdict. `lines`, `files` and `skipped` count what led to none, by reason: lines that
-    fixes removed, files of fixes, and commits.
+    `traced` lines lead to a verdict. `lines`, `files` and `skipped` count what led to none, by reason: lines
+    that fixes removed, files of fixes, and commits.
     """
 
     commits: int
