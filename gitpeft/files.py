@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def keep(path: Path, data: Any) -> None:
+def write_json_cache(path: Path, data: Any) -> None:
     """Replace a cache by `data` (JSON) in one rename; a failure costs the next look its cache, no more."""
     spare = path.with_name(f".{path.stem}.{os.getpid()}")
     try:

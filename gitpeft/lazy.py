@@ -9,10 +9,10 @@ knows (a test holds the two against each other). Type checkers see the original;
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["changed", "field", "names", "record"]
+__all__ = ["replace_fields", "field", "field_names", "record"]
 
 _Record = TypeVar("_Record")
-_NOTHING: Any = object()
+_MISSING: Any = object()
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as record
@@ -21,22 +21,22 @@ else:
 
     def record(*, frozen: bool = False, slots: bool = False):
         """A class decorator: `@record(frozen=…, slots=…)` in place of `@dataclass(frozen=…, slots=…)`."""
-        return lambda cls: _made(cls, frozen, slots)
+        return lambda cls: _build_class(cls, frozen, slots)
 
-    def field(*, default=_NOTHING, default_factory=_NOTHING, repr=True, compare=True):
+    def field(*, default=_MISSING, default_factory=_MISSING, repr=True, compare=True):
         """As `dataclasses.field`."""
         return _Field(default, default_factory, repr, compare)
 
 
-def names(cls: type) -> tuple[str, ...]:
+def field_names(cls: type) -> tuple[str, ...]:
     """The names of a record's fields, in order."""
-    return tuple(_fields(cls))
+    return tuple(_get_fields(cls))
 
 
-def changed(instance: _Record, **values: Any) -> _Record:
+def replace_fields(instance: _Record, **values: Any) -> _Record:
     """A copy with other values for some fields, as `dataclasses.replace` makes it."""
     kind = type(instance)
-    return kind(**{name: getattr(instance, name) for name in _fields(kind)} | values)
+    return kind(**{name: getattr(instance, name) for name in _get_fields(kind)} | values)
 
 
 class _Field:
@@ -45,45 +45,45 @@ class _Field:
     def __init__(self, default: Any, factory: Any, repr: bool, compare: bool) -> None:
         self.default, self.factory, self.repr, self.compare = default, factory, repr, compare
 
-    def original(self) -> Any:
+    def to_dataclass_field(self) -> Any:
         """The same for `dataclasses`."""
         import dataclasses
 
         given = {"default": self.default, "default_factory": self.factory}
-        given = {name: value for name, value in given.items() if value is not _NOTHING}
+        given = {name: value for name, value in given.items() if value is not _MISSING}
         return dataclasses.field(**given, repr=self.repr, compare=self.compare)
 
 
-class _Original:
+class _LazyDataclassFields:
     """The fields as `dataclasses` wants them, made when it asks."""
 
     def __get__(self, _: object, owner: type) -> Any:
         import dataclasses
 
-        given = {name: one.original() for name, one in _fields(owner).items()}
+        given = {name: one.to_dataclass_field() for name, one in _get_fields(owner).items()}
         twin = type(owner.__name__, (), {"__annotations__": owner.__annotations__, **given})
         return vars(dataclasses.dataclass(twin))["__dataclass_fields__"]
 
 
-def _fields(cls: type) -> dict[str, _Field]:
+def _get_fields(cls: type) -> dict[str, _Field]:
     found: dict[str, _Field] = vars(cls)["__record__"]
     return found
 
 
-def _made(cls: type, frozen: bool, slots: bool) -> type:
+def _build_class(cls: type, frozen: bool, slots: bool) -> type:
     """The class again, with what a dataclass has and it does not define itself."""
     body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    given = {name: _as_field(body.pop(name, _NOTHING)) for name in cls.__annotations__}
+    given = {name: _as_field(body.pop(name, _MISSING)) for name in cls.__annotations__}
     compared = tuple(name for name, one in given.items() if one.compare)
     shown = tuple(name for name, one in given.items() if one.repr)
-    own = {"__record__": given, "__dataclass_fields__": _Original(), "__match_args__": tuple(given)}
+    own = {"__record__": given, "__dataclass_fields__": _LazyDataclassFields(), "__match_args__": tuple(given)}
     own |= {
-        "__repr__": _repr(shown),
-        "__eq__": _eq(compared),
-        "__hash__": _hash(compared) if frozen else None,
+        "__repr__": _make_repr(shown),
+        "__eq__": _make_eq(compared),
+        "__hash__": _make_hash(compared) if frozen else None,
     }
     if frozen:
-        own |= {"__setattr__": _refuse, "__delattr__": _refuse, "__reduce__": _reduce}
+        own |= {"__setattr__": _raise_frozen, "__delattr__": _raise_frozen, "__reduce__": _reduce_instance}
     if slots:
         own["__slots__"] = tuple(given)
     made = type(cls)(cls.__name__, cls.__bases__, own | body)
@@ -94,30 +94,30 @@ def _made(cls: type, frozen: bool, slots: bool) -> type:
 
 
 def _as_field(value: Any) -> _Field:
-    return value if isinstance(value, _Field) else _Field(value, _NOTHING, repr=True, compare=True)
+    return value if isinstance(value, _Field) else _Field(value, _MISSING, repr=True, compare=True)
 
 
 def _set_init(cls: Any, frozen: bool) -> None:
     """Give a class an `__init__` that compiles the real one, which takes its place, when first called."""
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        cls.__init__ = _init(cls, frozen)
+        cls.__init__ = _compile_init(cls, frozen)
         cls.__init__(self, *args, **kwargs)
 
     cls.__init__ = __init__
 
 
-def _init(cls: type, frozen: bool) -> Callable[..., None]:
+def _compile_init(cls: type, frozen: bool) -> Callable[..., None]:
     """As fast as one by hand: histories of many thousand commits are made of records."""
-    scope: dict[str, Any] = {"nothing": _NOTHING, "put": object.__setattr__}
+    scope: dict[str, Any] = {"nothing": _MISSING, "put": object.__setattr__}
     taken, lines = ["self"], ["pass"]
-    for name, one in _fields(cls).items():
+    for name, one in _get_fields(cls).items():
         value = name
-        if one.factory is not _NOTHING:
+        if one.factory is not _MISSING:
             scope[f"make_{name}"] = one.factory
             value = f"make_{name}() if {name} is nothing else {name}"
         scope[f"default_{name}"] = one.default
-        optional = one.default is not _NOTHING or one.factory is not _NOTHING
+        optional = one.default is not _MISSING or one.factory is not _MISSING
         taken.append(f"{name}=default_{name}" if optional else name)
         lines.append(f"put(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
     text = f"def __init__({', '.join(taken)}):\n " + "\n ".join(lines)
@@ -127,7 +127,7 @@ def _init(cls: type, frozen: bool) -> Callable[..., None]:
     return made
 
 
-def _repr(shown: tuple[str, ...]) -> Callable[[Any], str]:
+def _make_repr(shown: tuple[str, ...]) -> Callable[[Any], str]:
     def __repr__(self: Any) -> str:
         values = (f"{name}={getattr(self, name)!r}" for name in shown)
         return f"{type(self).__qualname__}({', '.join(values)})"
@@ -135,7 +135,7 @@ def _repr(shown: tuple[str, ...]) -> Callable[[Any], str]:
     return __repr__
 
 
-def _eq(compared: tuple[str, ...]) -> Callable[[Any, object], Any]:
+def _make_eq(compared: tuple[str, ...]) -> Callable[[Any, object], Any]:
     def __eq__(self: Any, other: object) -> Any:
         if type(other) is not type(self):
             return NotImplemented
@@ -144,15 +144,15 @@ def _eq(compared: tuple[str, ...]) -> Callable[[Any, object], Any]:
     return __eq__
 
 
-def _hash(compared: tuple[str, ...]) -> Callable[[Any], int]:
+def _make_hash(compared: tuple[str, ...]) -> Callable[[Any], int]:
     return lambda self: hash(tuple(getattr(self, name) for name in compared))
 
 
-def _refuse(_: Any, name: str, *value: Any) -> None:
+def _raise_frozen(_: Any, name: str, *value: Any) -> None:
     from dataclasses import FrozenInstanceError
 
     raise FrozenInstanceError(f"cannot {'assign to' if value else 'delete'} field {name!r}")
 
 
-def _reduce(self: Any) -> tuple[Any, ...]:
-    return type(self), tuple(getattr(self, name) for name in _fields(type(self)))
+def _reduce_instance(self: Any) -> tuple[Any, ...]:
+    return type(self), tuple(getattr(self, name) for name in _get_fields(type(self)))

@@ -18,11 +18,11 @@ from gitpeft.pattern import pattern
 
 PLACEHOLDER = "<secret>"
 
-_MARKS = (
+_FORMAT_MARKERS = (
     *("hooks.slack.com", "sq0csp-", "pypi-Ag", "api.softlayer.com", "sk-", "-us", "xox", "xapp-", "hvs."),
     *("shpat_", "dop_v1_", "AGE-SECRET-KEY-1", "GOCSPX-", "ya29.", "glsa_", "lin_api_", "sk_test_"),
 )
-_ANCHORED = (
+_ANCHORED_FORMATS = (
     pattern(r"A(?:[KSB]IA[0-9A-Z]{16}|CCA[0-9A-Z]{16}|3T[0-9A-Z]{17}|KC\w{10}|Iza[\w-]{35}|C[a-z0-9]{32})"),
     pattern(r"A(?:ccountKey=[\w+/=]{88}|A(?<=[0-9]:AA)[\w-]{33})"),
     pattern(r"S(?:G\.[\w-]{22}\.|K[a-z0-9]{32})"),
@@ -35,7 +35,7 @@ _ANCHORED = (
 
 They begin with a single letter, a rare one where there is a choice, because `re` jumps to it by `memchr`.
 """
-_FORMATS = pattern(
+_KNOWN_FORMATS = pattern(
     r"xox[abposr]-\d|hooks\.slack\.com/services/T|(?<![a-zA-Z])sk-[\w-]{20}|sq0csp-[\w\\-]{43}|pypi-Ag\w{10}"
     r"|api\.softlayer\.com/soap/|-us(?<=[0-9a-z]{32}-us)[0-9]"
 )
@@ -49,59 +49,59 @@ _OTHER_FORMATS = pattern(
 )
 """Formats that detect-secrets 1.5 does not know yet."""
 
-_WORDS = (
+_SECRET_NAME_PARTS = (
     *("passw", "passphrase", "_pass", "pwd", "contrase", "secret", "token", "credential", "_key", "apikey"),
     *("api-key", "access-key", "accesskey", "privatekey", "authkey", "authorization", "curl"),
 )
 """Substrings (in lower case) of which every name of a secret holds one."""
 
-_STEMS = ("pass", "key", "token", "secret", "pwd", "credential", "contrase", "authoriz", "curl")
+_SECRET_NAME_STEMS = ("pass", "key", "token", "secret", "pwd", "credential", "contrase", "authoriz", "curl")
 """Fewer ones, of which every word above holds one."""
 
-_NAME = (
+_SECRET_NAME = (
     r"(?:passw(?:or)?d|passphrase|pwd|_pass|contrase[nñ]a|secret|token|credential"
     r"|(?:auth|api|access|priv|private|client|account|service|db|database|softlayer|cloudant)[_-]?(?:key|pass))"
 )
-_STRONG = pattern(
+_STRONG_SECRET_NAME = pattern(
     r"passw|passphrase|pwd|contrase|secret|(?:api|auth|service|account|db|database|priv|private|client)[_-]?key"
     r"|(?:db|database|key)[_-]?pass",
     re.I,
 )
 """Names that make a secret of every value, those of the keyword rule of detect-secrets."""
 _UUID = pattern(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
-_QUOTED = pattern(
-    rf"(?P<name>(?<![\w-])[\w-]*{_NAME}[\w-]*)[\]\)\"'`]*\s*(?::=|=>|[!=]==?|=|:|\()\s*[@bruf]?([\"'`])"
+_QUOTED_ASSIGNMENT = pattern(
+    rf"(?P<name>(?<![\w-])[\w-]*{_SECRET_NAME}[\w-]*)[\]\)\"'`]*\s*(?::=|=>|[!=]==?|=|:|\()\s*[@bruf]?([\"'`])"
     r"(?P<value>[^\s\"'`]{4,})\2",
     re.I,
 )
-_COMPARED = pattern(rf"([\"'`])(?P<value>[^\s\"'`]{{4,}})\1\s*[!=]==?\s*(?P<name>[\w.]*{_NAME}[\w-]*)", re.I)
-_SETTING = pattern(
-    rf"^[-+ ]?\s*(?:export |set |ENV |- )?(?P<name>[\w.-]*{_NAME}[\w.-]*)\s*[:=]\s*"
+_QUOTED_COMPARISON = pattern(rf"([\"'`])(?P<value>[^\s\"'`]{{4,}})\1\s*[!=]==?\s*(?P<name>[\w.]*{_SECRET_NAME}[\w-]*)", re.I)
+_UNQUOTED_SETTING = pattern(
+    rf"^[-+ ]?\s*(?:export |set |ENV |- )?(?P<name>[\w.-]*{_SECRET_NAME}[\w.-]*)\s*[:=]\s*"
     r"(?P<value>[^\s\"'`]{8,})$",
     re.I,
 )
-_CAPITAL = (
+_UPPERCASE_SECRET_NAME = (
     r"(?:PASSWORD|PASSWD|PASSPHRASE|PWD|SECRET|TOKEN|(?:API|ACCESS|AUTH|PRIVATE|ENCRYPTION|SIGNING)_?KEY)"
 )
-_TELLING = (
+_SECRET_CONTEXTS = (
     pattern(
         r"authorization[\"']?\s*[:=,]\s*[\"'`]?(?:bearer|basic|token)\s+(?P<value>[^\s\"'`,;]{8,})", re.I
     ),
     pattern(r"\bcurl\b.*?\s(?:-u|--user)[ =]?[\"']?[^\s:\"']+:(?P<value>[^\s\"']+)"),
     pattern(r"(?:password|passwd|pwd)=(?P<value>[^\s;&\"'<>()]{4,})(?=[;&\"'])", re.I),
     pattern(
-        rf"(?<![\w.$-])[A-Z0-9_]*{_CAPITAL}(?:_[A-Z0-9_]+)?=[\"']?(?P<value>[^\s\"'`=][^\s\"'`]{{3,}})"
+        rf"(?<![\w.$-])[A-Z0-9_]*{_UPPERCASE_SECRET_NAME}(?:_[A-Z0-9_]+)?=[\"']?(?P<value>[^\s\"'`=][^\s\"'`]{{3,}})"
         r"(?=[\"']?(?:\s|$))"
     ),
     pattern(r"--[\w-]*(?:password|passwd|token|secret|api-?key)=[\"']?(?P<value>[^\s\"'`]{4,})", re.I),
     pattern(r"[?&](?:access_token|token|api_?key)=(?P<value>[\w%.~+/-]{16,})", re.I),
     pattern(r"<(?:[\w.:-]*[.:_-])?pass(?:word|wd)>(?P<value>[^<>\s]{4,})</", re.I),
-    pattern(rf"define\(\s*[\"']\w*{_CAPITAL}\w*[\"']\s*,\s*([\"'])(?P<value>[^\"']{{4,}})\1"),
+    pattern(rf"define\(\s*[\"']\w*{_UPPERCASE_SECRET_NAME}\w*[\"']\s*,\s*([\"'])(?P<value>[^\"']{{4,}})\1"),
 )
 """Places that tell by themselves what stands in them: headers, options, connection strings, environments."""
 
 _URL_PASSWORD = pattern(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
-_ORDINARY = pattern(
+_ORDINARY_VALUE = pattern(
     r"[$<{%/.(\[]|https?:|[\w-]+\.(?:key|pem|crt|txt|json|ya?ml)$"
     r"|.*(?:\$\{|\{\{|<[\w -]*>|\*\*\*|\.\.\.|%\(|%s)|(?:true|false|none|null|undefined|nil|string"
     r"|password|passwd|secret|token|required|optional|example)s?$",
@@ -109,24 +109,24 @@ _ORDINARY = pattern(
 )
 """Values that hold the place of a secret, or are no value at all."""
 
-_OPENSSH = "b3BlbnNzaC1rZXktdjE"
+_OPENSSH_KEY_START = "b3BlbnNzaC1rZXktdjE"
 """How each private key of OpenSSH begins: where one is changed, no other sign may be in sight."""
 
-_KEY_BEGIN = pattern(rf"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-|{_OPENSSH}")
+_KEY_BEGIN = pattern(rf"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-|{_OPENSSH_KEY_START}")
 _KEY_LINES = pattern(r"\n[-+ ][A-Za-z0-9+/]{60,76}={0,2}(?:\n[-+ ][A-Za-z0-9+/]{60,76}={0,2})+(?=\n|$)")
 _KEY_INLINE = pattern(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)[A-Za-z0-9+/=\\]{20}.*")
 _KEY_BODY = pattern(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
 _KEY_END = pattern(r"-----END |Private-MAC|^[@#\0]")
 
-_LONG = pattern(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
-_TAIL = pattern(r"[\w./=+-]*[\w/=]")
-_PIECE = pattern(r".{1,998}[^\s:=!(\[,]\s(?![\s:=!])|.{1,1000}", re.DOTALL)
+_LONG_TOKEN = pattern(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
+_TOKEN_TAIL = pattern(r"[\w./=+-]*[\w/=]")
+_LINE_PIECE = pattern(r".{1,998}[^\s:=!(\[,]\s(?![\s:=!])|.{1,1000}", re.DOTALL)
 """Some rules take time quadratic in the length of a line: one of more than 1,000 characters is cut up.
 
 Where it can be between words, not between a name and its value.
 """
 
-_PLUGINS = (
+_DETECTOR_PLUGINS = (
     *("artifactory", "aws", "azure_storage_key", "cloudant", "discord", "github_token", "gitlab_token"),
     *(
         "ibm_cloud_iam",
@@ -143,39 +143,39 @@ _PLUGINS = (
 )
 
 
-def mask(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """The text with each secret replaced by `<secret>`; masking twice changes nothing more."""
     for _ in range(8):
-        if not _suspect(text):
+        if not _may_hold_secret(text):
             break
-        masked = "\n".join(_mask_lines(_mask_keys(text.split("\n"))))
+        masked = "\n".join(_mask_lines(_mask_private_keys(text.split("\n"))))
         if masked == text:
             break
         text = masked
-    return _KEY_LINES.sub(_hide_lines, text)
+    return _KEY_LINES.sub(_mask_base64_lines, text)
 
 
-def _suspect(text: str) -> bool:
+def _may_hold_secret(text: str) -> bool:
     """Whether a closer look is worth it."""
-    if "PRIVATE KEY" in text or "PuTTY-User-Key" in text or _OPENSSH in text:
+    if "PRIVATE KEY" in text or "PuTTY-User-Key" in text or _OPENSSH_KEY_START in text:
         return True
     if "://" in text and "@" in text and _URL_PASSWORD.search(text):
         return True
-    return _has_name(text) or _has_format(text)
+    return _has_secret_name(text) or _has_secret_format(text)
 
 
-def _has_format(text: str) -> bool:
-    if any(map(text.__contains__, _MARKS)) and (_FORMATS.search(text) or _OTHER_FORMATS.search(text)):
+def _has_secret_format(text: str) -> bool:
+    if any(map(text.__contains__, _FORMAT_MARKERS)) and (_KNOWN_FORMATS.search(text) or _OTHER_FORMATS.search(text)):
         return True
-    return any(rule.search(text) for rule in _ANCHORED)
+    return any(rule.search(text) for rule in _ANCHORED_FORMATS)
 
 
-def _has_name(text: str) -> bool:
+def _has_secret_name(text: str) -> bool:
     lower = text.lower()
-    return any(map(lower.__contains__, _STEMS)) and any(map(lower.__contains__, _WORDS))
+    return any(map(lower.__contains__, _SECRET_NAME_STEMS)) and any(map(lower.__contains__, _SECRET_NAME_PARTS))
 
 
-def _mask_keys(lines: Iterable[str]) -> Iterator[str]:
+def _mask_private_keys(lines: Iterable[str]) -> Iterator[str]:
     """The lines with the body of each private key masked, on one line or on many."""
     inside = False
     for line in lines:
@@ -192,63 +192,63 @@ def _mask_keys(lines: Iterable[str]) -> Iterator[str]:
 
 def _mask_lines(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
-        yield "".join(map(_mask_line, _PIECE.findall(line))) if len(line) > 1000 else _mask_line(line)
+        yield "".join(map(_mask_line, _LINE_PIECE.findall(line))) if len(line) > 1000 else _mask_line(line)
 
 
 def _mask_line(line: str) -> str:
     """The line with secrets masked that are in a URL, named, or of a known format."""
     if "://" in line:
-        line = _URL_PASSWORD.sub(_hide_value, line)
-    if _has_name(line):
-        for rule in (_QUOTED, _COMPARED):
-            line = rule.sub(_hide_named, line)
-        line = _SETTING.sub(_hide_setting, line)
-        for rule in _TELLING:
-            line = rule.sub(_hide_value, line)
-        return _hide_formats(line) if _LONG.search(line) or _has_format(line) else line
-    return _hide_formats(line) if _has_format(line) else line
+        line = _URL_PASSWORD.sub(_mask_value, line)
+    if _has_secret_name(line):
+        for rule in (_QUOTED_ASSIGNMENT, _QUOTED_COMPARISON):
+            line = rule.sub(_mask_named_value, line)
+        line = _UNQUOTED_SETTING.sub(_mask_setting, line)
+        for rule in _SECRET_CONTEXTS:
+            line = rule.sub(_mask_value, line)
+        return _mask_formats(line) if _LONG_TOKEN.search(line) or _has_secret_format(line) else line
+    return _mask_formats(line) if _has_secret_format(line) else line
 
 
-def _hide_lines(match: re.Match[str]) -> str:
+def _mask_base64_lines(match: re.Match[str]) -> str:
     """A run of lines that are nothing but base64, as in a key or a certificate, each masked."""
     return "".join(f"\n{line[:1]}{PLACEHOLDER}" for line in match[0].split("\n")[1:])
 
 
-def _hide_value(match: re.Match[str]) -> str:
+def _mask_value(match: re.Match[str]) -> str:
     """What was matched, its value masked unless it stands for one."""
     value = match["value"]
-    if _ORDINARY.match(value):
+    if _ORDINARY_VALUE.match(value):
         return match[0]
     start, end = (at - match.start() for at in match.span("value"))
     return match[0][:start] + PLACEHOLDER + match[0][end:]
 
 
-def _hide_named(match: re.Match[str]) -> str:
+def _mask_named_value(match: re.Match[str]) -> str:
     """The same, when the name or the value looks like that of a secret to the detector."""
-    if _ORDINARY.match(match["value"]) or not _is_secret(match["name"], match["value"]):
+    if _ORDINARY_VALUE.match(match["value"]) or not _is_secret(match["name"], match["value"]):
         return match[0]
-    return _hide_value(match)
+    return _mask_value(match)
 
 
-def _hide_setting(match: re.Match[str]) -> str:
+def _mask_setting(match: re.Match[str]) -> str:
     """The same without quotes, where a value may just as well be another name."""
     name, value = match["name"], match["value"]
     code = re.search(r"[(){}\[\],;]", value) or re.fullmatch(r"[A-Za-z_.]+\d?", value)
-    return match[0] if code and not (name.isupper() and value.isalnum()) else _hide_named(match)
+    return match[0] if code and not (name.isupper() and value.isalnum()) else _mask_named_value(match)
 
 
 def _is_secret(name: str, value: str) -> bool:
     """Whether a value is one: any value of a telling name; of another a long, random one that is no UUID."""
-    if _STRONG.search(name):
+    if _STRONG_SECRET_NAME.search(name):
         return True
     if len(value) < 16 or _UUID.fullmatch(value):
         return False
-    return any(judge.calculate_shannon_entropy(value) > judge.entropy_limit for judge in _judges())
+    return any(judge.calculate_shannon_entropy(value) > judge.entropy_limit for judge in _load_entropy_detectors())
 
 
-def _hide_formats(line: str) -> str:
+def _mask_formats(line: str) -> str:
     """The line without what matches a rule of the detector, or of the formats that it does not know."""
-    spans = sorted(span for span in _format_spans(line) if PLACEHOLDER not in line[slice(*span)])
+    spans = sorted(span for span in _find_format_spans(line) if PLACEHOLDER not in line[slice(*span)])
     at = 0
     parts = []
     for start, end in spans:
@@ -258,28 +258,28 @@ def _hide_formats(line: str) -> str:
     return "".join(parts) + line[at:]
 
 
-def _format_spans(line: str) -> Iterator[tuple[int, int]]:
+def _find_format_spans(line: str) -> Iterator[tuple[int, int]]:
     for match in _OTHER_FORMATS.finditer(line):
         yield match.span()
-    for plugin in _detectors():
+    for plugin in _load_format_detectors():
         for rule in plugin.denylist:
             for match in rule.finditer(line):
                 if getattr(plugin, "is_formally_valid", bool)(match[0]):
-                    yield _span(match)
+                    yield _find_secret_span(match)
 
 
-def _span(match: re.Match[str]) -> tuple[int, int]:
+def _find_secret_span(match: re.Match[str]) -> tuple[int, int]:
     """The secret in a match: its longest group, unless that is a mere prefix; then all to its end."""
     group = max(
         range(match.re.groups + 1), key=lambda i: (i > 0 and len(match[i] or "") >= 16, len(match[i] or ""))
     )
     start, end = match.span(group)
-    rest = _TAIL.match(match.string, end)
+    rest = _TOKEN_TAIL.match(match.string, end)
     return start, rest.end() if rest and not match.re.groups else end
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
+def _stub_requests() -> Iterator[None]:
     """Let detect-secrets import without `requests`: it only serves to try keys out, which must not happen.
 
     Without it no connection can be made, and loading takes a third of the time.
@@ -298,18 +298,18 @@ def _offline() -> Iterator[None]:
 
 
 @cache
-def _detectors() -> list[Any]:
+def _load_format_detectors() -> list[Any]:
     """The detectors of detect-secrets that know a format by its shape."""
-    with _offline():
-        modules = [import_module(f"detect_secrets.plugins.{name}") for name in _PLUGINS]
+    with _stub_requests():
+        modules = [import_module(f"detect_secrets.plugins.{name}") for name in _DETECTOR_PLUGINS]
         regex_based = import_module("detect_secrets.plugins.base").RegexBasedDetector
     found = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
     return [kind() for kind in found if issubclass(kind, regex_based) and kind is not regex_based]
 
 
 @cache
-def _judges() -> list[Any]:
+def _load_entropy_detectors() -> list[Any]:
     """The detectors that go by how random a value looks."""
-    with _offline():
+    with _stub_requests():
         entropy = import_module("detect_secrets.plugins.high_entropy_strings")
     return [entropy.Base64HighEntropyString(), entropy.HexHighEntropyString()]

@@ -5,20 +5,20 @@ import os
 import time
 
 
-class Trace:
+class HookTrace:
     """Moments as Unix seconds, by the name of the step."""
 
     def __init__(self) -> None:
         self.started = time.time()
         self.moments: dict[str, object] = {"hook": self.started}
 
-    def note(self, step: str, moment: object = None) -> None:
+    def mark_step(self, step: str, moment: object = None) -> None:
         """Remember that a step was reached, now or at `moment`."""
         self.moments[step] = time.time() if moment is None else moment
 
-    def end(self) -> None:
+    def write_trace(self) -> None:
         """Append one JSON line, where a file was asked for; a file that cannot be written is no matter."""
-        self.note("done")
+        self.mark_step("done")
         path = os.environ.get("GITPEFT_TRACE")
         if not path:
             return

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gitpeft import config
-from gitpeft.config import Config, check, load
+from gitpeft.config import Config, load_valid_config, load_config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from tests.support.gitrepo import Repo
@@ -28,11 +28,11 @@ def test_every_setting_is_explained() -> None:
     text = (CHECKOUT / "hooks/README.md").read_text()
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]*\| (shared )?\|", text, re.MULTILINE)
     listed = {key.strip("`").lower(): mark for keys, mark in rows for key in keys.split(", ")}
-    assert listed == {name: "shared " if key.shared else "" for name, key in config.KEYS.items()}
+    assert listed == {name: "shared " if key.shared else "" for name, key in config.SETTING_SPECS.items()}
 
 
 def loaded(repo: Repo) -> Config:
-    return load(Repository.open(repo.path))
+    return load_config(Repository.open(repo.path))
 
 
 def test_without_settings_the_defaults_count(repo: Repo) -> None:
@@ -61,7 +61,7 @@ def test_git_config_counts_more_than_the_committed_file(repo: Repo) -> None:
 )
 def test_each_setting(repo: Repo, key: str, value: str, field: str, expected: object) -> None:
     repo.git("config", f"gitpeft.{key}", value)
-    assert getattr(loaded(repo), field) == expected and check(Repository.open(repo.path)) == loaded(repo)
+    assert getattr(loaded(repo), field) == expected and load_valid_config(Repository.open(repo.path)) == loaded(repo)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_bad_value_is_a_problem_and_the_default_counts(repo: Repo, key: str, v
     repo.git("config", f"gitpeft.{key}", value)
     assert loaded(repo) == Config() and len(loaded(repo).problems) == 1
     with pytest.raises(GitpeftError, match=key.lower()):
-        check(Repository.open(repo.path))
+        load_valid_config(Repository.open(repo.path))
 
 
 def test_f5_what_is_said_of_a_bad_value_cannot_command_the_terminal(repo: Repo) -> None:
@@ -109,7 +109,7 @@ def test_a_committed_file_cannot_set_what_is_not_harmless(repo: Repo, key: str) 
 
 def test_no_setting_is_a_command_path_or_address() -> None:
     """F7, E17: whatever `.gitpeft` may set is a flag, a number, or a text that is only matched or written."""
-    shared = {name for name, key in config.KEYS.items() if key.shared}
+    shared = {name for name, key in config.SETTING_SPECS.items() if key.shared}
     assert shared == {
         *("enabled", "alternatives", "exclude", "leastscore", "subjectlength", "ticketpattern"),
         "ticketformat",
@@ -138,13 +138,13 @@ def test_a_committed_file_that_is_a_link_or_enormous_is_not_read(repo: Repo, tmp
 
 
 def test_a_bare_repository_has_no_committed_file(tmp_path: Path) -> None:
-    assert load(Repository.open(Repo.create(tmp_path / "bare", bare=True).path)) == Config()
+    assert load_config(Repository.open(Repo.create(tmp_path / "bare", bare=True).path)) == Config()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pairs=st.dictionaries(st.sampled_from(sorted(config.KEYS)), st.text(max_size=150), max_size=6))
+@given(pairs=st.dictionaries(st.sampled_from(sorted(config.SETTING_SPECS)), st.text(max_size=150), max_size=6))
 def test_any_value_is_used_or_named_and_never_raises(repo: Repo, pairs: dict[str, str]) -> None:
     started = time.monotonic()
-    found = load(Repository.open(repo.path), {f"gitpeft.{key}": [value] for key, value in pairs.items()})
+    found = load_config(Repository.open(repo.path), {f"gitpeft.{key}": [value] for key, value in pairs.items()})
     assert len(found.problems) <= len(pairs) and time.monotonic() - started < 1
     assert 0 <= found.alternatives <= 9 and 100 <= found.timeout_ms <= 30_000

@@ -12,12 +12,12 @@ import pytest
 from gitpeft import lazy as records
 from gitpeft.config import Config
 from gitpeft.diff.patch import FileChange, Hunk
-from gitpeft.git.log import Commit, Skipped
-from gitpeft.history.context import Touch
-from gitpeft.risk.change_metrics import Metrics
+from gitpeft.git.log import Commit, SkippedCommit
+from gitpeft.history.context import TouchedFile
+from gitpeft.risk.change_metrics import ChangeMetrics
 
 SAMPLES: list[tuple[type, dict[str, Any]]] = [
-    (Skipped, {"sha": "a", "reason": "b"}),
+    (SkippedCommit, {"sha": "a", "reason": "b"}),
     (Hunk, {"heading": "f()", "lines": ["+x"]}),
     (FileChange, {"path": "a", "status": "M", "blobs": ("1", "2")}),
     (
@@ -25,8 +25,8 @@ SAMPLES: list[tuple[type, dict[str, Any]]] = [
         {name: name for name in ("sha", "subject", "body", "author")}
         | {"parents": (), "time": 1, "commit_time": 2, "files": []},
     ),
-    (Touch, {"path": "a", "status": "M", "kind": "text", "added": 1, "removed": 2, "lines": 3}),
-    (Metrics, {}),
+    (TouchedFile, {"path": "a", "status": "M", "kind": "text", "added": 1, "removed": 2, "lines": 3}),
+    (ChangeMetrics, {}),
     (Config, {"exclude": ("x",), "problems": ("p",)}),
 ]
 
@@ -59,9 +59,9 @@ def test_a_record_is_what_a_dataclass_is(cls: Any, given: dict[str, Any]) -> Non
             dataclasses.replace(theirs, **{one.name: 9}),
         )
         assert (changed == mine) == (expected == theirs)
-        assert records.changed(mine, **{one.name: 9}) == changed and getattr(changed, one.name) == 9
+        assert records.replace_fields(mine, **{one.name: 9}) == changed and getattr(changed, one.name) == 9
     assert copy.deepcopy(mine) == copy.copy(mine) == mine
-    assert cls.__slots__ == records.names(cls) == tuple(f.name for f in dataclasses.fields(other))
+    assert cls.__slots__ == records.field_names(cls) == tuple(f.name for f in dataclasses.fields(other))
     with pytest.raises(TypeError, match="unexpected keyword"):
         cls(**given, nothing=1)
 
@@ -69,16 +69,16 @@ def test_a_record_is_what_a_dataclass_is(cls: Any, given: dict[str, Any]) -> Non
 @pytest.mark.parametrize("values", [(), ("a",), ("a", "b", "c")])
 def test_arguments_are_counted_and_named(values: tuple[str, ...]) -> None:
     with pytest.raises(TypeError, match=r"Skipped.__init__\(\)"):
-        Skipped(*values)
+        SkippedCommit(*values)
 
 
 def test_a_frozen_record_stays_as_it_is_and_can_be_a_key() -> None:
-    one = Skipped("a", "b")
+    one = SkippedCommit("a", "b")
     with pytest.raises(dataclasses.FrozenInstanceError, match="assign to field 'sha'"):
         one.sha = "c"  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError, match="delete field 'sha'"):
         del one.sha
-    assert {one: 1}[Skipped("a", "b")] == 1
+    assert {one: 1}[SkippedCommit("a", "b")] == 1
 
 
 def test_each_instance_has_a_default_of_its_own() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gitpeft.redaction import PLACEHOLDER, mask
+from gitpeft.redaction import PLACEHOLDER, mask_secrets
 
 MIXED = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA" * 4
 LOWER = "a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6"
@@ -58,7 +58,7 @@ FORMATS = {
 @pytest.mark.parametrize("secret", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("line", ["+KEY = '{}'", "+  value: {}", '-f("{}", 1)', "see {} for more"])
 def test_known_formats(secret: str, line: str) -> None:
-    masked = mask(f"before\n{line.format(secret)}\nafter")
+    masked = mask_secrets(f"before\n{line.format(secret)}\nafter")
     assert masked == f"before\n{line.format(PLACEHOLDER)}\nafter"
 
 
@@ -98,7 +98,7 @@ NAMED = [
 
 @pytest.mark.parametrize(("line", "secret"), NAMED)
 def test_named_secrets(line: str, secret: str) -> None:
-    assert mask(line.format(secret)) == line.format(PLACEHOLDER)
+    assert mask_secrets(line.format(secret)) == line.format(PLACEHOLDER)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_named_secrets(line: str, secret: str) -> None:
 def test_a_private_key_is_known_in_the_middle_of_its_lines(sign: str) -> None:
     """Where one takes the place of another, what begins and ends them is not in the hunk."""
     lines = [*([sign] if sign else []), MIXED[:70], MIXED[5:75], MIXED[9:33]]
-    masked = mask("\n".join([" key +3 -3", "#key", *(f"{mark}{line}" for mark in "-+" for line in lines)]))
+    masked = mask_secrets("\n".join([" key +3 -3", "#key", *(f"{mark}{line}" for mark in "-+" for line in lines)]))
     assert MIXED[:70] not in masked and MIXED[5:75] not in masked and masked.count(PLACEHOLDER) >= 4
     assert not sign or (sign not in masked and MIXED[9:33] not in masked)
-    assert mask(masked) == masked
+    assert mask_secrets(masked) == masked
 
 
 def test_private_keys() -> None:
@@ -123,9 +123,9 @@ def test_private_keys() -> None:
     ]
     text = "\n".join(f"+{line}" for line in ["x = 1", *key, MIXED[:64]])
     hidden = "\n".join(["+x = 1", f"+{key[0]}", *[f"+{PLACEHOLDER}"] * 3, f"+{key[-1]}", f"+{MIXED[:64]}"])
-    assert mask(text) == hidden
+    assert mask_secrets(text) == hidden
     inline = f'+KEY = "{key[0]}' + "\\n".join(["", *body]) + '"'
-    masked = mask(inline)
+    masked = mask_secrets(inline)
     assert PLACEHOLDER in masked
     assert MIXED[:30] not in masked
 
@@ -173,12 +173,12 @@ def test_a_secret_where_a_long_line_is_cut_up(secret: str, words: int) -> None:
     """Anywhere around the 1,000th character, whatever stands before it."""
     for shift in range(0, 60, 7):
         line = "word- " * words + "x" * shift + f" password = '{secret}' and more"
-        assert mask(line) == line.replace(secret, PLACEHOLDER)
+        assert mask_secrets(line) == line.replace(secret, PLACEHOLDER)
 
 
 @pytest.mark.parametrize("line", ORDINARY)
 def test_ordinary_lines_stay(line: str) -> None:
-    assert mask(line) == line
+    assert mask_secrets(line) == line
 
 
 PIECES = [
@@ -197,14 +197,14 @@ PIECES = [
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=12)), max_size=8).map("".join))
 def test_masking_twice_changes_nothing_more(text: str) -> None:
-    once = mask(text)
-    assert mask(once) == once
+    once = mask_secrets(text)
+    assert mask_secrets(once) == once
     assert once.count("\n") == text.count("\n")
 
 
 def test_a_long_line_takes_no_time() -> None:
     start = time.monotonic()
-    assert mask("secret" + "_x" * 500_000) == "secret" + "_x" * 500_000
+    assert mask_secrets("secret" + "_x" * 500_000) == "secret" + "_x" * 500_000
     assert time.monotonic() - start < 5
 
 
@@ -232,6 +232,6 @@ def test_the_detector_cannot_reach_a_network() -> None:
 
 
 def test_every_word_holds_a_stem() -> None:
-    from gitpeft.redaction import _STEMS, _WORDS
+    from gitpeft.redaction import _SECRET_NAME_STEMS, _SECRET_NAME_PARTS
 
-    assert [word for word in _WORDS if not any(stem in word for stem in _STEMS)] == []
+    assert [word for word in _SECRET_NAME_PARTS if not any(stem in word for stem in _SECRET_NAME_STEMS)] == []

@@ -26,35 +26,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gitpeft.diff.patch import RENDERER
+from gitpeft.diff.patch import RENDERER_VERSION
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import changed, field, names, record
+from gitpeft.lazy import replace_fields, field, field_names, record
 
-FORMAT = 1
+BUNDLE_FORMAT = 1
 """Version of the layout and of the manifest."""
 
-MANIFEST, ENCODER, DECODER, TOKENIZER = "manifest.json", "encoder.onnx", "decoder.onnx", "tokenizer.json"
-STYLE, CHOOSER, INDEX, ADAPTER, RISK = "style.json", "chooser.json", "index", "adapter", "risk.json"
-JUDGE = "risk.onnx"
-KINDS = {"model": {ENCODER, DECODER, TOKENIZER}, "retrieval": set[str]()}
+MANIFEST_FILE, ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE = "manifest.json", "encoder.onnx", "decoder.onnx", "tokenizer.json"
+STYLE_FILE, RERANKER_FILE, INDEX_FOLDER, ADAPTER_FOLDER, RISK_MODEL_FILE = "style.json", "chooser.json", "index", "adapter", "risk.json"
+RISK_ENCODER_FILE = "risk.onnx"
+BUNDLE_KINDS = {"model": {ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE}, "retrieval": set[str]()}
 """The kinds of bundle and the files that each must have."""
 
-_MANIFEST_LIMIT = 1 << 20
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,3}")
-_ID = re.compile(r"[0-9a-f]{64}")
+_MAX_MANIFEST_BYTES = 1 << 20
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,3}")
+_BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 _STALE_SECONDS = 24 * 3600
-_AGAIN = "run `gitpeft init` to build the model again"
+_REBUILD_HINT = "run `gitpeft init` to build the model again"
 
 
 @record(frozen=True, slots=True)
-class File:
+class FileEntry:
     """What the manifest says of one file: size in bytes and SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
 
     @classmethod
-    def of(cls, data: dict[str, Any]) -> "File":
+    def from_dict(cls, data: dict[str, Any]) -> "FileEntry":
         """Read an entry of the manifest; TypeError or KeyError when it is none."""
         size, sha256 = data["size"], data["sha256"]
         if type(size) is not int or type(sha256) is not str or not 0 <= size < 1 << 62:
@@ -83,9 +83,9 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
-    renderer: int = RENDERER
-    files: dict[str, File] = field(default_factory=dict)
+    format: int = BUNDLE_FORMAT
+    renderer: int = RENDERER_VERSION
+    files: dict[str, FileEntry] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`; equal manifests give equal bytes."""
@@ -100,12 +100,12 @@ class Manifest:
         try:
             data = json.loads(raw)
             _check_versions(data.get("format"), data.get("renderer"))
-            known = {name: data[name] for name in names(cls) if name in data}
-            files = {confined(name): File.of(entry) for name, entry in data["files"].items()}
+            known = {name: data[name] for name in field_names(cls) if name in data}
+            files = {validate_file_name(name): FileEntry.from_dict(entry) for name, entry in data["files"].items()}
             manifest = cls(**{**known, "files": files})
             manifest._check_types()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise GitpeftError(f"the model's manifest cannot be read: {error}", _AGAIN) from None
+            raise GitpeftError(f"the model's manifest cannot be read: {error}", _REBUILD_HINT) from None
         return manifest
 
     def _check_types(self) -> None:
@@ -113,7 +113,7 @@ class Manifest:
             expected: Any = getattr(kind, "__origin__", kind)
             if not isinstance(getattr(self, name), expected):
                 raise TypeError(f"{name} is no {expected.__name__}")
-        if missing := KINDS[self.kind] - self.files.keys():
+        if missing := BUNDLE_KINDS[self.kind] - self.files.keys():
             raise ValueError(f"a {self.kind} bundle needs {', '.join(sorted(missing))}")
 
 
@@ -130,7 +130,7 @@ class Bundle:
         return self.path.name
 
     @property
-    def made_at(self) -> str:
+    def newest_commit(self) -> str:
         """The newest commit that it knows, "" if it knows none."""
         return str(self.manifest.commits.get("to", ""))
 
@@ -141,13 +141,13 @@ class Bundle:
         """The bytes of a file, checked against the manifest; GitpeftError when it is another or missing."""
         entry = self.manifest.files.get(name)
         if entry is None:
-            raise GitpeftError(f"the model has no {name}", _AGAIN)
-        raw = _read(self.path / name)
+            raise GitpeftError(f"the model has no {name}", _REBUILD_HINT)
+        raw = _read_regular_file(self.path / name)
         if len(raw) != entry.size or hashlib.sha256(raw).hexdigest() != entry.sha256:
-            raise GitpeftError(f"{name} of the model is damaged", _AGAIN)
+            raise GitpeftError(f"{name} of the model is damaged", _REBUILD_HINT)
         return raw
 
-    def json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object of the bundle; {} when it has no such file."""
         if name not in self:
             return {}
@@ -156,7 +156,7 @@ class Bundle:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise GitpeftError(f"{name} of the model is no JSON object", _AGAIN)
+            raise GitpeftError(f"{name} of the model is no JSON object", _REBUILD_HINT)
         return value
 
 
@@ -164,7 +164,7 @@ class Bundle:
 
 
 @contextmanager
-def staging(state_dir: Path) -> Iterator[Path]:
+def staging_folder(state_dir: Path) -> Iterator[Path]:
     """An empty folder for a bundle's files, on the same file system; gone afterwards, whatever happens."""
     import tempfile
 
@@ -174,54 +174,54 @@ def staging(state_dir: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        _remove(folder)
+        _remove_folder(folder)
 
 
-def write(folder: Path, manifest: Manifest) -> str:
+def write_bundle(folder: Path, manifest: Manifest) -> str:
     """Turn a `staging` folder into a bundle and return its id; it is not active yet.
 
     `manifest.files` is filled in. Every file is flushed before the one rename, and so is the rename. A bundle
     that exists already under this id is left as it is.
     """
-    files = {name: _entry(folder / name) for name in sorted(_names(folder)) if name != MANIFEST}
-    return adopt(folder, changed(manifest, files=files).to_json())
+    files = {name: _build_file_entry(folder / name) for name in sorted(_list_files(folder)) if name != MANIFEST_FILE}
+    return add_bundle(folder, replace_fields(manifest, files=files).to_json())
 
 
-def adopt(folder: Path, raw: bytes) -> str:
+def add_bundle(folder: Path, raw: bytes) -> str:
     """As `write`, with the bytes of a manifest that came from elsewhere; returns its id.
 
     GitpeftError when the folder does not hold exactly the files that it lists, byte for byte.
     """
     bundle = Bundle(folder.with_name(hashlib.sha256(raw).hexdigest()), Manifest.from_json(raw))
-    verify(Bundle(folder, bundle.manifest))
-    (folder / MANIFEST).write_bytes(raw)
+    verify_bundle(Bundle(folder, bundle.manifest))
+    (folder / MANIFEST_FILE).write_bytes(raw)
     files = bundle.manifest.files
-    for name in (*files, MANIFEST):
-        _flush(folder / name)
+    for name in (*files, MANIFEST_FILE):
+        _flush_to_disk(folder / name)
     for place in sorted({(folder / name).parent for name in files} | {folder}, reverse=True):
-        _flush(place)
+        _flush_to_disk(place)
     try:
         folder.rename(bundle.path)
     except OSError:
         if not bundle.path.is_dir():
             raise
-    _flush(bundle.path.parent)
+    _flush_to_disk(bundle.path.parent)
     return bundle.id
 
 
-def _names(folder: Path) -> Iterator[str]:
+def _list_files(folder: Path) -> Iterator[str]:
     """The files below a folder, as a manifest names them."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not path.is_dir():
             yield path.relative_to(folder).as_posix()
 
 
-def _entry(path: Path) -> File:
-    raw = _read(path)
-    return File(len(raw), hashlib.sha256(raw).hexdigest())
+def _build_file_entry(path: Path) -> FileEntry:
+    raw = _read_regular_file(path)
+    return FileEntry(len(raw), hashlib.sha256(raw).hexdigest())
 
 
-def _flush(path: Path) -> None:
+def _flush_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -234,21 +234,21 @@ def _flush(path: Path) -> None:
 
 def open_bundle(path: Path) -> Bundle:
     """The bundle in a folder, checked as far as that costs next to nothing (see above)."""
-    raw = _read(path / MANIFEST, _MANIFEST_LIMIT)
+    raw = _read_regular_file(path / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
     if hashlib.sha256(raw).hexdigest() != path.name:
-        raise GitpeftError("the model's manifest is damaged", _AGAIN)
+        raise GitpeftError("the model's manifest is damaged", _REBUILD_HINT)
     bundle = Bundle(path, Manifest.from_json(raw))
     for name, entry in bundle.manifest.files.items():
         _check_file(path / name, entry.size)
     return bundle
 
 
-def verify(bundle: Bundle) -> None:
+def verify_bundle(bundle: Bundle) -> None:
     """Check every byte: each file against its SHA-256, no file beside them, no weights kept elsewhere."""
     for name in bundle.manifest.files:
         bundle.read(name)
-    if extra := set(_names(bundle.path)) - {MANIFEST, *bundle.manifest.files}:
-        raise GitpeftError(f"the model's folder holds {min(extra)}, which its manifest does not list", _AGAIN)
+    if extra := set(_list_files(bundle.path)) - {MANIFEST_FILE, *bundle.manifest.files}:
+        raise GitpeftError(f"the model's folder holds {min(extra)}, which its manifest does not list", _REBUILD_HINT)
     _refuse_external_data(bundle)
 
 
@@ -262,14 +262,14 @@ def _refuse_external_data(bundle: Bundle) -> None:
             raise GitpeftError(f"{name} keeps data outside its own file", "export the model into one file")
 
 
-def _read(path: Path, limit: int = 1 << 31) -> bytes:
+def _read_regular_file(path: Path, limit: int = 1 << 31) -> bytes:
     """A regular file's bytes; a link, a device or an enormous file is refused."""
     _check_file(path)
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
-                raise GitpeftError(f"{path.name} of the model is too large", _AGAIN)
+                raise GitpeftError(f"{path.name} of the model is too large", _REBUILD_HINT)
             return file.read(size)  # a read reserves all that it is asked for
     except OSError as error:
         raise GitpeftError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
@@ -279,29 +279,29 @@ def _check_file(path: Path, size: int | None = None) -> None:
     try:
         state = path.lstat()
     except OSError:
-        raise GitpeftError(f"{path.name} of the model is missing", _AGAIN) from None
+        raise GitpeftError(f"{path.name} of the model is missing", _REBUILD_HINT) from None
     if not stat.S_ISREG(state.st_mode):
-        raise GitpeftError(f"{path.name} of the model is no regular file", _AGAIN)
+        raise GitpeftError(f"{path.name} of the model is no regular file", _REBUILD_HINT)
     if size is not None and state.st_size != size:
-        raise GitpeftError(f"{path.name} of the model is damaged: {state.st_size} bytes of {size}", _AGAIN)
+        raise GitpeftError(f"{path.name} of the model is damaged: {state.st_size} bytes of {size}", _REBUILD_HINT)
 
 
 def _check_versions(format_: Any, renderer: Any) -> None:
-    if format_ != FORMAT:
+    if format_ != BUNDLE_FORMAT:
         raise GitpeftError(
-            f"the model has bundle format {ascii(format_)[:20]}, this gitpeft reads {FORMAT}",
+            f"the model has bundle format {ascii(format_)[:20]}, this gitpeft reads {BUNDLE_FORMAT}",
             "install the gitpeft version that wrote it, or run `gitpeft init`",
         )
-    if renderer != RENDERER:
+    if renderer != RENDERER_VERSION:
         raise GitpeftError(
-            f"the model was trained on rendering {ascii(renderer)[:20]}, this gitpeft renders {RENDERER}",
-            _AGAIN,
+            f"the model was trained on rendering {ascii(renderer)[:20]}, this gitpeft renders {RENDERER_VERSION}",
+            _REBUILD_HINT,
         )
 
 
-def confined(name: str) -> str:
+def validate_file_name(name: str) -> str:
     """A file name that stays in the bundle: plain ASCII, at most three folders deep, no dot in front."""
-    if not _NAME.fullmatch(name):
+    if not _FILE_NAME.fullmatch(name):
         raise ValueError(f"the file name {name!r} is not allowed")
     return name
 
@@ -309,41 +309,41 @@ def confined(name: str) -> str:
 # --- versions -----------------------------------------------------------------------------------------------
 
 
-def pointer(state_dir: Path) -> tuple[str, str]:
+def read_active_ids(state_dir: Path) -> tuple[str, str]:
     """The active id and the one before it; "" for either that does not exist."""
     try:
         lines = (state_dir / "current").read_text(encoding="ascii", errors="replace").split("\n")
     except FileNotFoundError:
         return "", ""
     active_, before = (*lines, "", "")[:2]
-    if not _ID.fullmatch(active_) or not (before == "" or _ID.fullmatch(before)):
+    if not _BUNDLE_ID.fullmatch(active_) or not (before == "" or _BUNDLE_ID.fullmatch(before)):
         raise GitpeftError("the note of the active model is damaged", "run `gitpeft init`")
     return active_, before
 
 
-def active(state_dir: Path) -> Bundle | None:
+def open_active_bundle(state_dir: Path) -> Bundle | None:
     """The active bundle, checked cheaply; None when none was ever activated."""
-    id_ = pointer(state_dir)[0]
+    id_ = read_active_ids(state_dir)[0]
     return open_bundle(state_dir / "models" / id_) if id_ else None
 
 
-def activate(state_dir: Path, id_: str) -> Bundle:
+def activate_bundle(state_dir: Path, id_: str) -> Bundle:
     """Check a bundle thoroughly and make it the active one; the one before it is remembered."""
-    if not _ID.fullmatch(id_):
+    if not _BUNDLE_ID.fullmatch(id_):
         raise GitpeftError(f"{id_} is no model id", "`gitpeft models` lists them")
-    with _locked(state_dir):
+    with _lock_models(state_dir):
         bundle = open_bundle(state_dir / "models" / id_)
-        verify(bundle)
+        verify_bundle(bundle)
         try:
-            before = pointer(state_dir)
+            before = read_active_ids(state_dir)
         except GitpeftError:
             before = ("", "")
         if before[0] != id_:
-            _replace(state_dir / "current", f"{id_}\n{before[0]}\n")
+            _replace_file(state_dir / "current", f"{id_}\n{before[0]}\n")
     return bundle
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace_file(path: Path, text: str) -> None:
     import tempfile
 
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
@@ -356,13 +356,13 @@ def _replace(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    _flush(path.parent)
+    _flush_to_disk(path.parent)
 
 
-def versions(state_dir: Path) -> list[Bundle]:
+def list_bundles(state_dir: Path) -> list[Bundle]:
     """All bundles that can be opened, newest first."""
     found = []
-    for path in _folders(state_dir):
+    for path in _list_bundle_folders(state_dir):
         try:
             found.append(open_bundle(path))
         except GitpeftError:
@@ -370,43 +370,43 @@ def versions(state_dir: Path) -> list[Bundle]:
     return sorted(found, key=lambda bundle: (bundle.manifest.created, bundle.id), reverse=True)
 
 
-def prune(state_dir: Path, keep: int = 3) -> list[str]:
+def prune_bundles(state_dir: Path, keep: int = 3) -> list[str]:
     """Delete all but the `keep` newest bundles, and what killed runs left; returns the ids that went.
 
     The active bundle and its predecessor stay always, also when that makes more than `keep`.
     """
-    with _locked(state_dir):
-        newest = [bundle.id for bundle in versions(state_dir)][:keep]
-        stay = {*newest, *pointer(state_dir)}
-        gone = [path for path in _folders(state_dir) if path.name not in stay]
+    with _lock_models(state_dir):
+        newest = [bundle.id for bundle in list_bundles(state_dir)][:keep]
+        stay = {*newest, *read_active_ids(state_dir)}
+        gone = [path for path in _list_bundle_folders(state_dir) if path.name not in stay]
         for path in gone:
-            discard(path)
+            delete_bundle(path)
         for path in (state_dir / "models").glob(".*-*"):
             if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
-                _remove(path)
+                _remove_folder(path)
     return [path.name for path in gone]
 
 
-def discard(path: Path) -> None:
+def delete_bundle(path: Path) -> None:
     """Out of sight in one rename, then deleted: a kill in between leaves no half bundle under its id."""
     hidden = path.with_name(f".old-{path.name}")
     path.rename(hidden)
-    _remove(hidden)
+    _remove_folder(hidden)
 
 
-def _remove(folder: Path) -> None:
+def _remove_folder(folder: Path) -> None:
     import shutil  # writing only: the hook does not pay for its import
 
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folders(state_dir: Path) -> list[Path]:
+def _list_bundle_folders(state_dir: Path) -> list[Path]:
     models = state_dir / "models"
-    return sorted(path for path in models.iterdir() if _ID.fullmatch(path.name)) if models.is_dir() else []
+    return sorted(path for path in models.iterdir() if _BUNDLE_ID.fullmatch(path.name)) if models.is_dir() else []
 
 
 @contextmanager
-def _locked(state_dir: Path) -> Iterator[None]:
+def _lock_models(state_dir: Path) -> Iterator[None]:
     """One activation or pruning at a time; the lock goes with its process."""
     models = state_dir / "models"
     models.mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,13 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.errors import GitpeftError
 
-LOCK = "train.lock"
-SHORT = 12
+TRAINING_LOCK_FILE = "train.lock"
+SHORT_ID_LENGTH = 12
 """Characters of an id that are shown; any part of at least four from its start names a model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class ModelVersion:
     """A model at a glance: `size` in bytes, `commits` as in the manifest, `state` active, previous or "".
 
     `metrics` maps a task's metric to its mean on held-out commits; `aside` is why a challenger was not made
@@ -40,45 +40,45 @@ class Version:
     aside: str
 
 
-def listing(state_dir: Path) -> list[Version]:
+def list_model_versions(state_dir: Path) -> list[ModelVersion]:
     """Every model that can be opened, newest first."""
-    active, previous = bundles.pointer(state_dir)
+    active, previous = bundles.read_active_ids(state_dir)
     states = {previous: "previous", active: "active"}
-    return [_version(bundle, states.get(bundle.id, "")) for bundle in bundles.versions(state_dir)]
+    return [_describe_version(bundle, states.get(bundle.id, "")) for bundle in bundles.list_bundles(state_dir)]
 
 
-def _version(bundle: Bundle, state: str) -> Version:
+def _describe_version(bundle: Bundle, state: str) -> ModelVersion:
     manifest = bundle.manifest
-    return Version(
+    return ModelVersion(
         id=bundle.id,
         created=manifest.created,
         commits=manifest.commits,
         base=manifest.base,
         method=str(manifest.method.get("name", "")) or manifest.kind,
-        metrics=_means(manifest.metrics.get("test")),
+        metrics=_extract_mean_scores(manifest.metrics.get("test")),
         size=sum(entry.size for entry in manifest.files.values()),
         state=state,
-        aside="" if state else aside(manifest.metrics),
+        aside="" if state else explain_rejection(manifest.metrics),
     )
 
 
-def _means(test: Any) -> dict[str, float]:
+def _extract_mean_scores(test: Any) -> dict[str, float]:
     """The means of what is shipped, out of the scores by system."""
     row = test.get("gitpeft", {}) if isinstance(test, dict) else {}
     found = row.items() if isinstance(row, dict) else ()
     return {name: float(one["mean"]) for name, one in found if isinstance(one, dict) and "mean" in one}
 
 
-def aside(metrics: dict[str, Any]) -> str:
+def explain_rejection(metrics: dict[str, Any]) -> str:
     """Why a model lost against the one that was active when it was made, "" if it did not."""
     duel = metrics.get("duel")
     lost = isinstance(duel, dict) and duel.get("won") is False
     return str(duel.get("verdict", "")) if lost and isinstance(duel, dict) else ""
 
 
-def find(state_dir: Path, name: str) -> str:
+def resolve_model_id(state_dir: Path, name: str) -> str:
     """The id that `name` is the beginning of; GitpeftError when it is that of none or of several."""
-    ids = [bundle.id for bundle in bundles.versions(state_dir) if bundle.id.startswith(name.lower())]
+    ids = [bundle.id for bundle in bundles.list_bundles(state_dir) if bundle.id.startswith(name.lower())]
     if len(name) < 4 or len(ids) != 1:
         several = len(name) < 4 or len(ids) > 1
         why = "does not name one model" if several else "names no model here"
@@ -86,43 +86,43 @@ def find(state_dir: Path, name: str) -> str:
     return ids[0]
 
 
-def rollback(state_dir: Path, name: str = "") -> Bundle:
+def roll_back_model(state_dir: Path, name: str = "") -> Bundle:
     """Make a model active again: the one named, or the one before the active one.
 
     The model that was active becomes the previous one, so that going back twice changes nothing.
     """
-    previous = bundles.pointer(state_dir)[1]
+    previous = bundles.read_active_ids(state_dir)[1]
     if not name and not previous:
         raise GitpeftError("there is no earlier model to go back to", "`gitpeft models` lists them")
-    return bundles.activate(state_dir, find(state_dir, name) if name else previous)
+    return bundles.activate_bundle(state_dir, resolve_model_id(state_dir, name) if name else previous)
 
 
 # --- one training at a time ---------------------------------------------------------------------------------
 
 
 @contextmanager
-def training(state_dir: Path) -> Iterator[None]:
+def hold_training_lock(state_dir: Path) -> Iterator[None]:
     """Hold the lock of whoever makes a model here; GitpeftError when another process does.
 
     The lock ends with its process, however that ends.
     """
     state_dir.mkdir(parents=True, exist_ok=True)
-    path = state_dir / LOCK
+    path = state_dir / TRAINING_LOCK_FILE
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if not _take(handle, path):
+        if not _acquire_lock(handle, path):
             raise GitpeftError(
                 "another training is under way in this repository", "wait for it to end, then try again"
             )
         try:
             yield
         finally:
-            _leave(state_dir)
+            _remove_unused_state(state_dir)
     finally:
         os.close(handle)
 
 
-def _take(handle: int, path: Path) -> bool:
+def _acquire_lock(handle: int, path: Path) -> bool:
     """Whether the lock is ours; not so when its last holder took the file away before we locked it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,15 +131,15 @@ def _take(handle: int, path: Path) -> bool:
         return False
 
 
-def untouched(state_dir: Path) -> bool:
+def is_untouched(state_dir: Path) -> bool:
     """Whether nothing was ever kept here, a lock aside."""
-    return not state_dir.is_dir() or {path.name for path in state_dir.iterdir()} <= {LOCK}
+    return not state_dir.is_dir() or {path.name for path in state_dir.iterdir()} <= {TRAINING_LOCK_FILE}
 
 
-def _leave(state_dir: Path) -> None:
+def _remove_unused_state(state_dir: Path) -> None:
     """Take away a folder that holds nothing but the lock: whoever fails before any work leaves no trace."""
-    if untouched(state_dir):
-        (state_dir / LOCK).unlink(missing_ok=True)
+    if is_untouched(state_dir):
+        (state_dir / TRAINING_LOCK_FILE).unlink(missing_ok=True)
         try:
             state_dir.rmdir()
         except OSError:

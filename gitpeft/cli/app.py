@@ -25,11 +25,11 @@ from gitpeft.git.repository import Repository
 
 if TYPE_CHECKING:
     from gitpeft.bundle.bundle import Bundle
-    from gitpeft.learn.pipeline import Plan
-    from gitpeft.learn.retrain.run import Retrained
-    from gitpeft.learn.risk.encoder_export import Teacher
-    from gitpeft.learn.training.finetune import Listener
-    from gitpeft.risk.assessor import Assessor, RiskReport
+    from gitpeft.learn.pipeline import ModelPlan
+    from gitpeft.learn.retrain.run import RetrainingResult
+    from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer
+    from gitpeft.learn.training.finetune import ProgressListener
+    from gitpeft.risk.assessor import RiskAssessor, RiskReport
     from gitpeft.suggest.suggester import Suggester, Suggestion
 
 app = typer.Typer(
@@ -43,8 +43,8 @@ app = typer.Typer(
 base_app = typer.Typer(no_args_is_help=True, help="Base models: what everything is tuned from.")
 app.add_typer(base_app, name="base")
 
-Repo = Annotated[Path | None, typer.Option("--repo", help="The repository; default: the one you are in.")]
-Base = Annotated[
+RepoOption = Annotated[Path | None, typer.Option("--repo", help="The repository; default: the one you are in.")]
+BaseOption = Annotated[
     str,
     typer.Option(
         "--base",
@@ -53,7 +53,7 @@ Base = Annotated[
         "unixcoder-base, codebert-base, graphcodebert-base.",
     ),
 ]
-Method = Annotated[
+MethodOption = Annotated[
     str,
     typer.Option(
         "--method",
@@ -66,15 +66,15 @@ Method = Annotated[
         "`auto`: what the last `gitpeft compare` advised.",
     ),
 ]
-Until = Annotated[str, typer.Option("--until", metavar="REV", help="Learn from nothing after REV.")]
-Budget = Annotated[
+UntilOption = Annotated[str, typer.Option("--until", metavar="REV", help="Learn from nothing after REV.")]
+BudgetOption = Annotated[
     float, typer.Option("--budget", metavar="MINUTES", min=0.05, help="Most time for training.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.callback(invoke_without_command=True)
-def _root(
+def _print_version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
@@ -84,13 +84,13 @@ def _root(
 
 @app.command()
 def init(
-    repo: Repo = None,
-    base: Base = "mini",
-    method: Method = "lora",
-    until: Until = "HEAD",
-    budget: Budget = 5.0,
+    repo: RepoOption = None,
+    base: BaseOption = "mini",
+    method: MethodOption = "lora",
+    until: UntilOption = "HEAD",
+    budget: BudgetOption = 5.0,
     no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Make the model, install no hook.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Everything: read the history, tune a model on it, export it, fit the risk model, install the hooks.
 
@@ -99,13 +99,13 @@ def init(
     """
     from gitpeft.cli import views
 
-    repository = _to_learn_from(repo, until)
+    repository = _open_learnable_repository(repo, until)
     if repository.work_tree is None and not no_hooks:
         raise GitpeftError(
             "this repository is bare: nobody commits in it", "run this in a clone, or use --no-hooks"
         )
-    plan = _plan(repository, base, method, until, budget)
-    with _listening(as_json) as listen, _training(repository):
+    plan = _make_plan(repository, base, method, until, budget)
+    with _show_progress(as_json) as listen, _lock_training(repository):
         from gitpeft.learn import pipeline
 
         outcome = pipeline.run(repository, plan, listen)
@@ -113,7 +113,7 @@ def init(
     if as_json:
         _print_json(asdict(outcome) | {"hooks": hooks})
     else:
-        views.card(outcome, hooks)
+        views.print_outcome(outcome, hooks)
 
 
 def _install_hooks(repository: Repository, risk: dict[str, Any]) -> str:
@@ -122,11 +122,11 @@ def _install_hooks(repository: Repository, risk: dict[str, Any]) -> str:
     The pre-commit hook comes with it where there is a risk model that has something to flag.
     """
     from gitpeft.hooks import stubs
-    from gitpeft.hooks.install import install as put
-    from gitpeft.risk.model import KINDS
+    from gitpeft.hooks.install import install_hooks as put
+    from gitpeft.risk.model import RISK_MODEL_KINDS
 
     said = []
-    for name in stubs.NAMES if risk.get("kind") in KINDS[1:] else stubs.NAMES[:1]:
+    for name in stubs.HOOK_NAMES if risk.get("kind") in RISK_MODEL_KINDS[1:] else stubs.HOOK_NAMES[:1]:
         try:
             [done] = put(repository, hooks=[name])
             said.append(" ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes)))
@@ -136,14 +136,14 @@ def _install_hooks(repository: Repository, risk: dict[str, Any]) -> str:
 
 
 @app.command()
-def mine(repo: Repo = None, until: Until = "HEAD", as_json: Json = False) -> None:
+def mine(repo: RepoOption = None, until: UntilOption = "HEAD", as_json: JsonOption = False) -> None:
     """Read new history into the cache below `.git/gitpeft`; nothing else in the repository is written."""
     from gitpeft.history.store import History
 
-    repository = _to_learn_from(repo, until)
-    tip = repository.resolve(until)
-    with _listening(as_json) as listen, History.open(repository.state_dir) as history:
-        report = history.mine(
+    repository = _open_learnable_repository(repo, until)
+    tip = repository.resolve_commit(until)
+    with _show_progress(as_json) as listen, History.open(repository.state_dir) as history:
+        report = history.mine_commits(
             repository, tip, progress=lambda done, total: listen("mine", done / max(1, total), f"{done:,}")
         )
     rate = report.new / report.seconds if report.seconds else 0.0
@@ -159,11 +159,11 @@ def mine(repo: Repo = None, until: Until = "HEAD", as_json: Json = False) -> Non
 
 @app.command()
 def train(
-    repo: Repo = None,
-    base: Base = "mini",
-    method: Method = "lora",
-    until: Until = "HEAD",
-    budget: Budget = 5.0,
+    repo: RepoOption = None,
+    base: BaseOption = "mini",
+    method: MethodOption = "lora",
+    until: UntilOption = "HEAD",
+    budget: BudgetOption = 5.0,
     cold: Annotated[
         bool, typer.Option("--cold", help="Start from the base, not the installed model.")
     ] = False,
@@ -172,7 +172,7 @@ def train(
         list[Path] | None,
         typer.Option("--org", help="Several repositories (once for each) that share a first adapter."),
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tune a model on this history; where one is installed, replace it only by one at least as good.
 
@@ -184,31 +184,31 @@ def train(
     if org:
         if cold or repo:
             raise typer.BadParameter("--org goes with neither --cold nor --repo")
-        each = [_to_learn_from(one, until) for one in org]
-        _train_together(each, _plan(each[0], base, method, until, budget), asked, as_json)
+        each = [_open_learnable_repository(one, until) for one in org]
+        _train_together(each, _make_plan(each[0], base, method, until, budget), asked, as_json)
         return
-    repository = _to_learn_from(repo, until)
-    plan = _plan(repository, base, method, until, budget)
-    with _listening(as_json) as listen, _training(repository):
+    repository = _open_learnable_repository(repo, until)
+    plan = _make_plan(repository, base, method, until, budget)
+    with _show_progress(as_json) as listen, _lock_training(repository):
         from gitpeft.learn import pipeline
         from gitpeft.learn.retrain import run
 
-        if run.champion_of(repository) is None:
+        if run.find_champion(repository) is None:
             cost = pipeline.train_only(repository, plan, listen)
-            _tell_trained(cost, as_json)
+            _print_training_cost(cost, as_json)
             return
-        done = run.run(repository, plan, listen, cold=cold, agreed=_agreed(asked))
+        done = run.run_retraining(repository, plan, listen, cold=cold, agreed=_make_confirmation(asked))
     if as_json:
         _print_json(asdict(done))
     else:
-        _tell_retrained(done)
+        _print_retraining(done)
 
 
-def _train_together(repos: list[Repository], plan: "Plan", asked: bool, as_json: bool) -> None:
-    with _listening(as_json) as listen:
+def _train_together(repos: list[Repository], plan: "ModelPlan", asked: bool, as_json: bool) -> None:
+    with _show_progress(as_json) as listen:
         from gitpeft.learn.retrain import multi_repo
 
-        done = multi_repo.run(repos, plan, listen, _agreed(asked))
+        done = multi_repo.train_across_repositories(repos, plan, listen, _make_confirmation(asked))
     if as_json:
         _print_json([asdict(one) for one in done])
     else:
@@ -216,14 +216,14 @@ def _train_together(repos: list[Repository], plan: "Plan", asked: bool, as_json:
             print(f"{one.repository}: {one.action}, {one.reason}")
 
 
-def _agreed(asked: bool) -> "Callable[[str], bool]":
+def _make_confirmation(asked: bool) -> "Callable[[str], bool]":
     """Whether a verdict is followed: as a person says who is asked, else always."""
     from gitpeft.cli import views
 
-    return lambda verdict: not asked or views.agreed(f"{verdict}. Make it active?")
+    return lambda verdict: not asked or views.ask_confirmation(f"{verdict}. Make it active?")
 
 
-def _tell_retrained(done: "Retrained") -> None:
+def _print_retraining(done: "RetrainingResult") -> None:
     if done.taught:
         start = "the installed model" if done.warm else "the base"
         print(
@@ -245,7 +245,7 @@ def _tell_retrained(done: "Retrained") -> None:
         print(f"kept aside: {done.aside[:12]}, whose messages lost")
 
 
-def _tell_trained(cost: dict[str, Any], as_json: bool) -> None:
+def _print_training_cost(cost: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(cost)
         return
@@ -264,7 +264,7 @@ def _tell_trained(cost: dict[str, Any], as_json: bool) -> None:
 
 @app.command()
 def compare(
-    repo: Repo = None,
+    repo: RepoOption = None,
     methods: Annotated[
         list[str] | None,
         typer.Option("--methods", metavar="NAME[:KEY=VALUE,…]", help="As --method of train; default: all."),
@@ -293,9 +293,9 @@ def compare(
             help="Try also: commits in one language teach, commits in another ask.",
         ),
     ] = "",
-    until: Until = "HEAD",
+    until: UntilOption = "HEAD",
     out: Annotated[Path | None, typer.Option("--out", help="Copy the page here.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Which method for this repository, at what cost: short runs, the better half longer, then advice.
 
@@ -304,62 +304,62 @@ def compare(
     """
     from gitpeft.cli import views
 
-    repository = _to_learn_from(repo, until)
-    _check_place(out)
-    with _training(repository), _listening(True), views.comparing(as_json) as watch:
+    repository = _open_learnable_repository(repo, until)
+    _check_output_path(out)
+    with _lock_training(repository), _show_progress(True), views.watch_comparison(as_json) as watch:
         from gitpeft.learn.compare import run as comparison
-        from gitpeft.learn.compare.halving import Wish
+        from gitpeft.learn.compare.halving import ComparisonRequest
         from gitpeft.learn.data import subsets
 
-        wish = Wish(
+        wish = ComparisonRequest(
             tuple(methods or ()), tuple(ranks or ()), tuple(placements or ()), tuple(bases or ("mini",)),
             budget, seeds, until, task,
-            low=tuple(subsets.sizes(low)), transfer=tuple(subsets.pairs(transfer)),
+            low=tuple(subsets.parse_sizes(low)), transfer=tuple(subsets.parse_language_pairs(transfer)),
         )  # fmt: skip
-        report = comparison.compare(repository, wish, watch)
+        report = comparison.compare_methods(repository, wish, watch)
     if out is not None:
         out.write_bytes(Path(report["page"]).read_bytes())
     if as_json:
         _print_json(report)
     else:
-        views.comparison(report)
+        views.print_comparison(report)
 
 
 @app.command()
-def export(repo: Repo = None, as_json: Json = False) -> None:
+def export(repo: RepoOption = None, as_json: JsonOption = False) -> None:
     """Turn the newest trained run into the active model: ONNX, parity gate, chooser, bundle."""
     from gitpeft.cli import views
 
     repository = Repository.open(repo)
-    with _listening(as_json) as listen, _training(repository):
+    with _show_progress(as_json) as listen, _lock_training(repository):
         from gitpeft.learn import pipeline
 
-        outcome = pipeline.run(repository, pipeline.last_trained(repository), listen)
+        outcome = pipeline.run(repository, pipeline.find_last_trained_plan(repository), listen)
     if as_json:
         _print_json(asdict(outcome))
     else:
-        views.card(outcome, "unchanged")
+        views.print_outcome(outcome, "unchanged")
 
 
 @app.command("eval")
 def evaluate(
-    repo: Repo = None,
+    repo: RepoOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Commits to measure on, drawn at random.")] = 1000,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the active model on the newest tenth of its history, which it has not learnt from."""
     from gitpeft.cli import views
 
     repository = Repository.open(repo)
-    with _listening(as_json) as listen:
+    with _show_progress(as_json) as listen:
         from gitpeft.learn import pipeline
 
-        outcome = pipeline.evaluate(repository, limit, listen)
+        outcome = pipeline.evaluate_active_model(repository, limit, listen)
     if as_json:
         _print_json({"bundle": outcome.bundle, "used": outcome.used, "test": outcome.test})
     else:
-        views.out.print(views.scores(outcome.test))
-        views.out.print(views.samples(outcome.samples))
+        views.stdout_console.print(views.build_scores_table(outcome.test))
+        views.stdout_console.print(views.build_samples_table(outcome.samples))
 
 
 @app.command()
@@ -370,8 +370,8 @@ def suggest(
         bool, typer.Option("--stdin", help="Read revisions, a line each; answer in JSON.")
     ] = False,
     number: Annotated[int, typer.Option("-n", min=1, max=20, help="How many messages at most.")] = 1,
-    repo: Repo = None,
-    as_json: Json = False,
+    repo: RepoOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Messages for a commit's change, for the index, or for many revisions; never looks at their messages.
 
@@ -379,14 +379,14 @@ def suggest(
     """
     if (rev is not None) + staged + stdin > 1:
         raise typer.BadParameter("give a revision, --staged or --stdin, not several")
-    from gitpeft.suggest.suggester import open_active
+    from gitpeft.suggest.suggester import open_active_suggester
 
     repository = Repository.open(repo)
-    suggester = open_active(repository.state_dir)
+    suggester = open_active_suggester(repository.state_dir)
     if stdin:
-        _answer_lines(repository, suggester, number)
+        _suggest_from_stdin(repository, suggester, number)
         return
-    answer = _answer(repository, suggester, rev, number)
+    answer = _suggest_for_change(repository, suggester, rev, number)
     if as_json:
         _print_json(answer, indent=None)
     else:
@@ -399,13 +399,13 @@ def suggest(
             )
 
 
-def _answer_lines(repository: Repository, suggester: "Suggester", number: int) -> None:
+def _suggest_from_stdin(repository: Repository, suggester: "Suggester", number: int) -> None:
     bad = 0
     for line in sys.stdin.buffer:
         if not (rev := line.decode("utf-8", "replace").replace("\0", "�").strip()):
             continue
         try:
-            answer = _answer(repository, suggester, rev, number)
+            answer = _suggest_for_change(repository, suggester, rev, number)
         except GitpeftError as error:
             answer, bad = {"rev": rev, "error": error.message}, bad + 1
         _print_json(answer, indent=None)
@@ -413,7 +413,7 @@ def _answer_lines(repository: Repository, suggester: "Suggester", number: int) -
         raise GitpeftError(f"{bad} revisions had no answer", "their lines say why")
 
 
-def _answer(repository: Repository, suggester: "Suggester", rev: str | None, number: int) -> dict[str, Any]:
+def _suggest_for_change(repository: Repository, suggester: "Suggester", rev: str | None, number: int) -> dict[str, Any]:
     """What would be offered, checked as in the hook; the branch's ticket belongs to what is staged only.
 
     So does `gitpeft.leastScore`: who names a commit is answered, whatever the score.
@@ -422,23 +422,23 @@ def _answer(repository: Repository, suggester: "Suggester", rev: str | None, num
     from gitpeft.suggest import postprocess, recent_exemplars, service
 
     start = time.perf_counter()
-    settings = config.load(repository)
-    before = repository.resolve(rev) if rev is not None else None
+    settings = config.load_config(repository)
+    before = repository.resolve_commit(rev) if rev is not None else None
     if before is None:
-        asked = service.question(repository, settings, number)
+        asked = service.build_staged_request(repository, settings, number)
     else:
-        asked = service.question_of(repository, settings, number, before)
-    facts = postprocess.gather(repository, settings, asked.change)
+        asked = service.build_commit_request(repository, settings, number, before)
+    facts = postprocess.gather_facts(repository, settings, asked.change)
     facts = facts if before is None else replace(facts, branch="")
-    wanted = number + service.SPARE
-    since = recent_exemplars.refresh(repository, suggester.bundle.made_at, asked.after)
-    suggester.keep_up(recent_exemplars.entries(repository.state_dir, since))
+    wanted = number + service.SPARE_MESSAGES
+    since = recent_exemplars.refresh_recent_commits(repository, suggester.bundle.newest_commit, asked.after)
+    suggester.index_recent_commits(recent_exemplars.load_recent_entries(repository.state_dir, since))
     found: list[Suggestion] = []
     if asked.change:
         least = asked.least / 100
         found = suggester.suggest(asked.change, asked.previous, wanted, least=least, before=before)
     fitted = {
-        text: replace(one, message=text) for one in found if (text := postprocess.fit(one.message, facts))
+        text: replace(one, message=text) for one in found if (text := postprocess.prepare_message(one.message, facts))
     }
     spent = round(1000 * (time.perf_counter() - start), 1)
     offers = [asdict(one) for one in list(fitted.values())[:number]]
@@ -459,7 +459,7 @@ def risk(
         float | None,
         typer.Option(min=0, max=100, metavar="P", help="Exit with 1 if a percentile is above P."),
     ] = None,
-    repo: Repo = None,
+    repo: RepoOption = None,
 ) -> None:
     """Whether changes deserve a second look, and the counted facts that say so.
 
@@ -470,9 +470,9 @@ def risk(
         raise typer.BadParameter("give a revision, --staged or --stdin, not several")
     from gitpeft.risk import formats
 
-    if format_ not in formats.FORMATS:
-        raise typer.BadParameter(f"--format is one of {', '.join(formats.FORMATS)}")
-    reports = _assess(Repository.open(repo), rev, stdin, until)
+    if format_ not in formats.REPORT_FORMATS:
+        raise typer.BadParameter(f"--format is one of {', '.join(formats.REPORT_FORMATS)}")
+    reports = _assess_changes(Repository.open(repo), rev, stdin, until)
     above = 0
     shown = []
     for report in reports:
@@ -480,13 +480,13 @@ def risk(
         if format_ == "sarif":
             shown.append(report)
         elif format_ == "json":
-            print(formats.json_line(report, explain), flush=True)
+            print(formats.format_json_line(report, explain), flush=True)
         elif format_ == "github":
-            print(formats.github(report), end="\n" if report.flagged else "", flush=True)
+            print(formats.format_github_warning(report), end="\n" if report.flagged else "", flush=True)
         else:
-            print("\n".join(formats.text(report, explain)), flush=True)
+            print("\n".join(formats.format_report_lines(report, explain)), flush=True)
     if format_ == "sarif":
-        print(formats.sarif(shown, sorted({one.why for one in shown if one.why})))
+        print(formats.format_sarif(shown, sorted({one.why for one in shown if one.why})))
     if above:
         raise GitpeftError(
             f"{above} change{'s are' if above > 1 else ' is'} above the {fail_above:g}th percentile",
@@ -494,7 +494,7 @@ def risk(
         )
 
 
-def _assess(
+def _assess_changes(
     repository: Repository, rev: str | None, stdin: bool, until: str | None
 ) -> "Iterator[RiskReport]":
     """Reports for what was asked; the history is read as far as that needs."""
@@ -503,38 +503,38 @@ def _assess(
     from gitpeft.history.store import History
     from gitpeft.risk import assessor as risk_assessor
     from gitpeft.risk import precommit
-    from gitpeft.risk.model import model_of
+    from gitpeft.risk.model import load_risk_model
 
-    settings = config.load(repository)
+    settings = config.load_config(repository)
     between = rev is not None and ".." in rev
     if between and rev is not None:
-        risk_assessor.check_range(rev)
+        risk_assessor.check_commit_range(rev)
     tip = rev.rpartition("..")[2] if between and rev is not None else rev
-    tips = [repository.resolve(tip)] if tip is not None else []
-    tips += [head] if (head := repository.head()) is not None else []
+    tips = [repository.resolve_commit(tip)] if tip is not None else []
+    tips += [head] if (head := repository.resolve_head()) is not None else []
     with History.open(repository.state_dir) as history:
         for one in tips:
-            history.mine(repository, one)
+            history.mine_commits(repository, one)
         reader = None
         if until is None:
-            active = bundle.active(repository.state_dir)
-            model = model_of(active)
-            reader = precommit.reader_of(model, active)
+            active = bundle.open_active_bundle(repository.state_dir)
+            model = load_risk_model(active)
+            reader = precommit.load_risk_encoder(model, active)
         else:
             from gitpeft.learn.risk import selection
 
-            history.mine(repository, until)
-            model = selection.of_history(history, repository, repository.resolve(until))
-        assessor = risk_assessor.Assessor(history, repository, model, settings.risk_budget, reader=reader)
+            history.mine_commits(repository, until)
+            model = selection.train_from_history(history, repository, repository.resolve_commit(until))
+        assessor = risk_assessor.RiskAssessor(history, repository, model, settings.risk_budget, reader=reader)
         if stdin:
-            yield from _assess_lines(assessor)
+            yield from _assess_from_stdin(assessor)
         elif between and rev is not None:
-            yield from assessor.commits(rev)
+            yield from assessor.assess_range(rev)
         else:
-            yield assessor.staged() if rev is None else assessor.commit(rev)
+            yield assessor.assess_staged() if rev is None else assessor.assess_commit(rev)
 
 
-def _assess_lines(assessor: "Assessor") -> "Iterator[RiskReport]":
+def _assess_from_stdin(assessor: "RiskAssessor") -> "Iterator[RiskReport]":
     from gitpeft.risk.assessor import RiskReport
 
     bad = 0
@@ -542,7 +542,7 @@ def _assess_lines(assessor: "Assessor") -> "Iterator[RiskReport]":
         if not (rev := line.decode("utf-8", "replace").replace("\0", "\ufffd").strip()):
             continue
         try:
-            yield assessor.commit(rev)
+            yield assessor.assess_commit(rev)
         except GitpeftError as error:
             bad += 1
             yield RiskReport(rev, why=error.message)
@@ -553,7 +553,7 @@ def _assess_lines(assessor: "Assessor") -> "Iterator[RiskReport]":
 @app.command()
 def backtest(
     months: Annotated[int, typer.Option(min=1, max=240, help="How far to look back.")] = 12,
-    until: Until = "HEAD",
+    until: UntilOption = "HEAD",
     out: Annotated[
         Path | None, typer.Option("--out", help="Where the page goes; default: below .git.")
     ] = None,
@@ -563,8 +563,8 @@ def backtest(
             "--tune", metavar="MINUTES", min=0.05, help="Tune the encoder too, at most so long: see init."
         ),
     ] = None,
-    repo: Repo = None,
-    as_json: Json = False,
+    repo: RepoOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """The last months as if the risk flag had been there: what it would have said, and what came of it.
 
@@ -573,16 +573,16 @@ def backtest(
     """
     from gitpeft import config
 
-    repository = _to_learn_from(repo, until)
-    _check_place(out)
-    budget = config.load(repository).risk_budget
-    tip = repository.resolve(until)
-    with _listening(as_json) as listen, _training(repository) if tune else nullcontext():
+    repository = _open_learnable_repository(repo, until)
+    _check_output_path(out)
+    budget = config.load_config(repository).risk_budget
+    tip = repository.resolve_commit(until)
+    with _show_progress(as_json) as listen, _lock_training(repository) if tune else nullcontext():
         from gitpeft.learn.risk import backtest as risk_backtest
 
-        teacher = _teacher(repository, until, tune) if tune else None
-        period = risk_backtest.Period(tip, months, budget)
-        found = risk_backtest.look_back(repository, period, listen, teacher)
+        teacher = _make_risk_teacher(repository, until, tune) if tune else None
+        period = risk_backtest.BacktestPeriod(tip, months, budget)
+        found = risk_backtest.run_risk_backtest(repository, period, listen, teacher)
     place = out or repository.state_dir / "backtest.html"
     try:
         place.write_text(found.page, encoding="utf-8")
@@ -594,26 +594,26 @@ def backtest(
         _print_json(found.data | {"page": str(place)} | ({"taught": teacher.notes} if teacher else {}))
     else:
         without = [f"no encoder: {note['why']}" for note in teacher.notes if "why" in note] if teacher else []
-        print("\n".join([*risk_backtest.summary(found.data), *without, f"the page is in {place}"]))
+        print("\n".join([*risk_backtest.format_backtest_summary(found.data), *without, f"the page is in {place}"]))
 
 
 @app.command()
-def commit(repo: Repo = None) -> None:
+def commit(repo: RepoOption = None) -> None:
     """Choose a message for what is staged, edit it or ask for others, and commit."""
     from gitpeft import config
     from gitpeft.cli import interactive
 
     repository = Repository.open(repo)
     terminal = interactive.Terminal(say=print, ask=input)
-    settings = config.load(repository)
-    done = interactive.commit(repository, settings, terminal, repository.run_with_terminal)
+    settings = config.load_config(repository)
+    done = interactive.commit_interactively(repository, settings, terminal, repository.run_with_terminal)
     if done.action != "committed":  # a script that goes on must not take a cancelled one for a commit
         raise typer.Exit(done.code or 1)
 
 
 @app.command()
 def install(
-    repo: Repo = None,
+    repo: RepoOption = None,
     strategy: Annotated[
         str, typer.Option(help="auto, stub, config (git 2.54), line, husky, pre-commit, lefthook.")
     ] = "auto",
@@ -626,9 +626,9 @@ def install(
 ) -> None:
     """Put the prepare-commit-msg hook in. A hook that is there already is kept and runs first."""
     from gitpeft.hooks import stubs
-    from gitpeft.hooks.install import install as put
+    from gitpeft.hooks.install import install_hooks as put
 
-    names = stubs.NAMES if prefetch or risk else stubs.NAMES[:1]
+    names = stubs.HOOK_NAMES if prefetch or risk else stubs.HOOK_NAMES[:1]
     for done in put(Repository.open(repo), strategy=strategy, hooks=names):
         print(f"{done.where}: {done.action} ({done.strategy})")
         for note in done.notes:
@@ -636,9 +636,9 @@ def install(
 
 
 @app.command()
-def uninstall(repo: Repo = None) -> None:
+def uninstall(repo: RepoOption = None) -> None:
     """Take the hooks out; what was there before comes back byte for byte. The model stays."""
-    from gitpeft.hooks.install import uninstall as take_out
+    from gitpeft.hooks.install import uninstall_hooks as take_out
 
     removed = take_out(Repository.open(repo))
     for done in removed:
@@ -648,42 +648,42 @@ def uninstall(repo: Repo = None) -> None:
 
 
 @app.command()
-def status(repo: Repo = None, as_json: Json = False) -> None:
+def status(repo: RepoOption = None, as_json: JsonOption = False) -> None:
     """What is installed here, which model is active, and what the hook last had to say."""
     from gitpeft import config
     from gitpeft.bundle import bundle
     from gitpeft.cli import views
     from gitpeft.hooks import doctor
     from gitpeft.monitor import health
-    from gitpeft.risk.model import model_of
+    from gitpeft.risk.model import load_risk_model
 
     repository = Repository.open(repo)
-    state = doctor.status(repository)
-    active = bundle.active(repository.state_dir)
+    state = doctor.read_status(repository)
+    active = bundle.open_active_bundle(repository.state_dir)
     model = None
     if active:
-        found = health.of(repository, active, config.load(repository), _judge if _can_label() else None)
+        found = health.measure_model_health(repository, active, config.load_config(repository), _judge_commits if _can_label() else None)
         model = asdict(active.manifest) | {"id": active.id} | found.as_dict()
     if as_json:
         _print_json(
-            asdict(state) | {"works": state.works, "manifest": model, "risk": asdict(model_of(active))}
+            asdict(state) | {"works": state.is_working, "manifest": model, "risk": asdict(load_risk_model(active))}
         )
     else:
-        views.status(state, model, model_of(active))
+        views.print_status(state, model, load_risk_model(active))
 
 
 def _can_label() -> bool:
     return find_spec("pygments") is not None
 
 
-def _judge(repository: Repository, active: "Bundle") -> list[tuple[float, bool]]:
+def _judge_commits(repository: Repository, active: "Bundle") -> list[tuple[float, bool]]:
     from gitpeft.learn.risk import relabel
 
-    return relabel.against_promises(repository, active)
+    return relabel.collect_calibration_pairs(repository, active)
 
 
 @app.command()
-def models(repo: Repo = None, as_json: Json = False) -> None:
+def models(repo: RepoOption = None, as_json: JsonOption = False) -> None:
     """The models kept here, newest first: the active one, the one before it, and what training left aside.
 
     The three newest are kept; the active one and the one before it stay whatever their age.
@@ -691,11 +691,11 @@ def models(repo: Repo = None, as_json: Json = False) -> None:
     from gitpeft.bundle import registry
     from gitpeft.cli import views
 
-    found = registry.listing(Repository.open(repo).state_dir)
+    found = registry.list_model_versions(Repository.open(repo).state_dir)
     if as_json:
         _print_json([asdict(one) for one in found])
     elif found:
-        views.models(found)
+        views.print_models(found)
     else:
         print("no model here yet; `gitpeft init` makes one")
 
@@ -705,25 +705,25 @@ def rollback(
     model: Annotated[
         str, typer.Argument(metavar="[ID]", help="The beginning of an id; default: the previous model.")
     ] = "",
-    repo: Repo = None,
+    repo: RepoOption = None,
 ) -> None:
     """Make an earlier model active again, in one rename; twice in a row is where you started."""
     from gitpeft.bundle import registry
-    from gitpeft.risk.formats import printable
+    from gitpeft.risk.formats import replace_unprintable
 
-    bundle = registry.rollback(Repository.open(repo).state_dir, model)
-    print(f"active: {bundle.id[: registry.SHORT]}, made {printable(bundle.manifest.created)}")
+    bundle = registry.roll_back_model(Repository.open(repo).state_dir, model)
+    print(f"active: {bundle.id[: registry.SHORT_ID_LENGTH]}, made {replace_unprintable(bundle.manifest.created)}")
 
 
-Remote = Annotated[str, typer.Option("--remote", help="The remote that the team shares.")]
-Channel = Annotated[str, typer.Option("--channel", help="One of several models side by side.")]
+RemoteOption = Annotated[str, typer.Option("--remote", help="The remote that the team shares.")]
+ChannelOption = Annotated[str, typer.Option("--channel", help="One of several models side by side.")]
 
 
 @app.command()
 def publish(
-    repo: Repo = None,
-    remote: Remote = "origin",
-    channel: Channel = "main",
+    repo: RepoOption = None,
+    remote: RemoteOption = "origin",
+    channel: ChannelOption = "main",
     to: Annotated[
         Path | None, typer.Option("--to", help="A new folder, or a file *.bundle, instead of a remote.")
     ] = None,
@@ -731,7 +731,7 @@ def publish(
         bool | None, typer.Option("--sign/--no-sign", help="Default: as your git is set up.")
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="Dated versions that stay on the remote.")] = 5,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Share the active model through git itself: a ref of the team's remote, a folder or a file.
 
@@ -741,9 +741,9 @@ def publish(
 
     repository = Repository.open(repo)
     if to is not None:
-        done = share_publish.publish_to(repository, to, channel, sign=sign)
+        done = share_publish.publish_model_to_path(repository, to, channel, sign=sign)
     else:
-        done = share_publish.publish(repository, remote, channel, sign=sign, keep=keep)
+        done = share_publish.publish_model(repository, remote, channel, sign=sign, keep=keep)
     if as_json:
         _print_json(asdict(done))
         return
@@ -756,9 +756,9 @@ def publish(
 
 @app.command()
 def pull(
-    repo: Repo = None,
-    remote: Remote = "origin",
-    channel: Channel = "main",
+    repo: RepoOption = None,
+    remote: RemoteOption = "origin",
+    channel: ChannelOption = "main",
     source: Annotated[
         Path | None, typer.Option("--from", help="A folder or a file *.bundle, instead of a remote.")
     ] = None,
@@ -766,7 +766,7 @@ def pull(
         str, typer.Option(metavar="KEY", help="Take a model of this unknown signer, or `unsigned`.")
     ] = "",
     aside: Annotated[bool, typer.Option("--aside", help="Keep it beside the active model.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch the team's model, check signature, hashes and shapes, let it answer once, and activate it.
 
@@ -776,35 +776,35 @@ def pull(
 
     repository = Repository.open(repo)
     asking = typer.confirm if sys.stdin.isatty() and not as_json else None
-    terms = publish.Terms(accept, asking)
+    terms = publish.TrustTerms(accept, asking)
     if source is not None:
-        done = publish.pull_from(repository, source, terms, aside=aside)
+        done = publish.pull_model_from_path(repository, source, terms, aside=aside)
     else:
-        done = publish.pull(repository, remote, channel, terms, aside=aside)
+        done = publish.pull_model(repository, remote, channel, terms, aside=aside)
     if as_json:
         _print_json(asdict(done))
         return
     state = "active" if done.active else "kept aside; `gitpeft rollback` with its id makes it active"
-    print(f"{done.bundle[:12]} ({_whose(done.signer.name, done.signer.key)}): {state}")
+    print(f"{done.bundle[:12]} ({_format_signer(done.signer.name, done.signer.key)}): {state}")
 
 
-def _whose(name: str, key: str) -> str:
-    from gitpeft.risk.formats import printable
+def _format_signer(name: str, key: str) -> str:
+    from gitpeft.risk.formats import replace_unprintable
 
-    return key if key == "unsigned" else f"signed by {printable(name or key)}"
+    return key if key == "unsigned" else f"signed by {replace_unprintable(name or key)}"
 
 
 @app.command()
 def doctor(
-    repo: Repo = None,
+    repo: RepoOption = None,
     mend: Annotated[bool, typer.Option("--mend", help="Put gitpeft's own files right.")] = False,
 ) -> None:
     """Find what keeps suggestions away, and say what to do about it."""
     from gitpeft.cli import views
-    from gitpeft.hooks.doctor import doctor as examine
+    from gitpeft.hooks.doctor import examine_repository as examine
 
     found = examine(Repository.open(repo), mend=mend)
-    views.findings(found)
+    views.print_findings(found)
     if any(not one.mended for one in found):
         raise typer.Exit(1)
 
@@ -820,23 +820,23 @@ def base_build(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one.")] = None,
 ) -> None:
     """Train a base model from random weights as a recipe says; continues where it was interrupted."""
-    with _listening(False) as listen:
+    with _show_progress(False) as listen:
         from gitpeft.learn.pretraining import build
 
-        made = build.Recipe.load(recipe)
-        build.build(made, corpus, work or out / "work", out, listen, device)
+        made = build.PretrainingRecipe.load(recipe)
+        build.pretrain_base(made, corpus, work or out / "work", out, listen, device)
     print(f"the base is in {out}")
 
 
 # --- around the commands ------------------------------------------------------------------------------------
 
 
-def _to_learn_from(path: Path | None, until: str) -> Repository:
+def _open_learnable_repository(path: Path | None, until: str) -> Repository:
     """A repository whose history is plain to see; checked before anything is written."""
     repository = Repository.open(path)
-    if until == "HEAD" and repository.head() is None:
+    if until == "HEAD" and repository.resolve_head() is None:
         raise GitpeftError("there is no commit here yet", "commit some work first, then run this again")
-    if until == "HEAD" and not repository.ask("symbolic-ref", "--quiet", "HEAD"):
+    if until == "HEAD" and not repository.query_text("symbolic-ref", "--quiet", "HEAD"):
         raise GitpeftError(
             "HEAD is detached, so it is not plain which history to learn from",
             "check out a branch, or name one with --until (--until HEAD~0 takes what is checked out)",
@@ -844,20 +844,20 @@ def _to_learn_from(path: Path | None, until: str) -> Repository:
     return repository
 
 
-def _plan(repository: Repository, base: str, method: str, until: str, minutes: float) -> "Plan":
+def _make_plan(repository: Repository, base: str, method: str, until: str, minutes: float) -> "ModelPlan":
     from gitpeft.learn.models import methods
-    from gitpeft.learn.pipeline import Plan
+    from gitpeft.learn.pipeline import ModelPlan
 
     if method == "auto":
-        from gitpeft.learn.compare.run import advised
+        from gitpeft.learn.compare.run import load_advice
 
-        advice = advised(repository)
+        advice = load_advice(repository)
         method, base = advice["method"], advice["base"]
-    name, settings = methods.parse(method)
-    return Plan(base=base, method=name, until=until, minutes=minutes, settings=settings)
+    name, settings = methods.parse_method(method)
+    return ModelPlan(base=base, method=name, until=until, minutes=minutes, settings=settings)
 
 
-def _teacher(repository: Repository, until: str, minutes: float) -> "Teacher | None":
+def _make_risk_teacher(repository: Repository, until: str, minutes: float) -> "RiskEncoderTrainer | None":
     """What tunes the embedded base to judge changes, as `init` does."""
     from gitpeft.learn import pipeline
 
@@ -865,10 +865,10 @@ def _teacher(repository: Repository, until: str, minutes: float) -> "Teacher | N
         raise GitpeftError(
             "gitpeft[train] is not installed", "pip install 'gitpeft[train]', or leave out --tune"
         )
-    return pipeline.teacher(_plan(repository, "mini", "lora", until, minutes), minutes)
+    return pipeline.make_risk_encoder_trainer(_make_plan(repository, "mini", "lora", until, minutes), minutes)
 
 
-def _check_place(out: Path | None) -> None:
+def _check_output_path(out: Path | None) -> None:
     """Refuse a page that could not be written before the work that it takes, not after it."""
     if out is None:
         return
@@ -877,16 +877,16 @@ def _check_place(out: Path | None) -> None:
 
 
 @contextmanager
-def _training(repository: Repository) -> Iterator[None]:
+def _lock_training(repository: Repository) -> Iterator[None]:
     """No second training in this repository meanwhile."""
     from gitpeft.bundle import registry
 
-    with registry.training(repository.state_dir):
+    with registry.hold_training_lock(repository.state_dir):
         yield
 
 
 @contextmanager
-def _listening(quiet: bool) -> Iterator["Listener"]:
+def _show_progress(quiet: bool) -> Iterator["ProgressListener"]:
     """Progress on stderr, or silence. Set before torch is imported: threads that wait must not spin.
 
     With spinning threads, training beside any other busy process is several times slower.
@@ -900,7 +900,7 @@ def _listening(quiet: bool) -> Iterator["Listener"]:
         return
     from gitpeft.cli import views
 
-    with views.progress() as listen:
+    with views.show_progress() as listen:
         yield listen
 
 
@@ -908,8 +908,8 @@ def _print_json(value: Any, indent: int | None = 1) -> None:
     print(json.dumps(value, indent=indent, ensure_ascii=False, default=str), flush=True)
 
 
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-_SEE = "see who may write there, and whether the disk has room"
+_UNWRITABLE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE_HINT = "see who may write there, and whether the disk has room"
 
 
 def main() -> None:
@@ -919,7 +919,7 @@ def main() -> None:
     except GitpeftError as error:
         from gitpeft.cli import views
 
-        views.error(error.message, error.hint)
+        views.print_error(error.message, error.hint)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -927,16 +927,16 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _REFUSED:
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE_ERRORS:
             from gitpeft.cli import views
 
-            views.error(f"cannot write {error.filename or 'a file'}: {error.strerror}", _SEE)
+            views.print_error(f"cannot write {error.filename or 'a file'}: {error.strerror}", _UNWRITABLE_HINT)
             sys.exit(1)
-        print(f"gitpeft has a bug: {type(error).__name__}: {error}\n{_log_bug()}", file=sys.stderr)
+        print(f"gitpeft has a bug: {type(error).__name__}: {error}\n{_write_bug_log()}", file=sys.stderr)
         sys.exit(3)
 
 
-def _log_bug() -> str:
+def _write_bug_log() -> str:
     """Keep the traceback; where it is."""
     import tempfile
 

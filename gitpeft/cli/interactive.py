@@ -10,24 +10,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gitpeft.config import Config, entries
+from gitpeft.config import Config, parse_config_listing
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks import message_file
 from gitpeft.monitor import acceptance
 from gitpeft.risk import precommit
 from gitpeft.suggest import postprocess, service
-from gitpeft.trace import Trace
+from gitpeft.trace import HookTrace
 
-SECONDS = 20.0
+ANSWER_SECONDS = 20.0
 """Time for an answer: somebody is waiting, but nobody is held up who did not ask."""
 
-MOST = 30
+MAX_MESSAGES = 30
 """Messages that are asked for at most, however often somebody wants others."""
 
 PROMPT = "number to commit, e and number to edit, r for others, q to leave [1]: "
 
-_PREPARED = ("MERGE_MSG", "SQUASH_MSG")
+_PREPARED_MESSAGE_FILES = ("MERGE_MSG", "SQUASH_MSG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Terminal:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommitOutcome:
     """How it ended: `committed` with the new commit's id, `cancelled`, or `failed` with git's exit code."""
 
     action: str
@@ -49,7 +49,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Offers:
+class _OfferedMessages:
     """The messages offered so far, and how more are found."""
 
     repo: Repository
@@ -57,16 +57,16 @@ class _Offers:
     shown: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
-    def more(self) -> bool:
+    def find_more_messages(self) -> bool:
         """Show the next messages; False, with the old ones still there, when there are no others."""
         wanted = 1 + self.config.alternatives
-        n = min(len(self.seen) + wanted + service.SPARE, MOST)
-        limits = service.Limits(time.monotonic() + SECONDS, self.config.memory_mb)
-        found = service.answer(
-            self.repo, lambda: service.question(self.repo, self.config, n), limits, Trace()
+        n = min(len(self.seen) + wanted + service.SPARE_MESSAGES, MAX_MESSAGES)
+        limits = service.SuggestionLimits(time.monotonic() + ANSWER_SECONDS, self.config.memory_mb)
+        found = service.get_suggestions(
+            self.repo, lambda: service.build_staged_request(self.repo, self.config, n), limits, HookTrace()
         )
-        facts = postprocess.gather(self.repo, self.config, found.question.change)
-        new = [text for text in postprocess.choose(found.messages, facts, n) if text not in self.seen][
+        facts = postprocess.gather_facts(self.repo, self.config, found.question.change)
+        new = [text for text in postprocess.select_messages(found.messages, facts, n) if text not in self.seen][
             :wanted
         ]
         if not new:
@@ -76,59 +76,59 @@ class _Offers:
         return True
 
 
-def commit(
+def commit_interactively(
     repo: Repository,
     config: Config,
     terminal: Terminal,
     run: Callable[[Sequence[str]], int],
-) -> Outcome:
+) -> CommitOutcome:
     """Offer messages for the staged change, and commit with the one that is chosen.
 
     `run` runs `git` with the arguments it is given, terminal and environment as they are, and returns its
     exit code. HEAD and the staged change are looked at again before that: GitpeftError when either moved,
     when nothing is staged, when git has a message already, or when there is no model.
     """
-    if precommit.under_way(repo) or any((repo.git_dir / name).exists() for name in _PREPARED):
+    if precommit.is_operation_in_progress(repo) or any((repo.git_dir / name).exists() for name in _PREPARED_MESSAGE_FILES):
         raise GitpeftError(
             "something else is under way here, for which git may have a message already", "use `git commit`"
         )
-    before = _state(repo)
-    offers = _Offers(repo, config)
-    if not offers.more():
+    before = _read_staged_state(repo)
+    offers = _OfferedMessages(repo, config)
+    if not offers.find_more_messages():
         raise GitpeftError("no message could be suggested for this change", "use `git commit`")
-    _show(terminal, offers.shown)
+    _show_messages(terminal, offers.shown)
     while True:
         try:
             word = terminal.ask(PROMPT).strip().lower()
         except (EOFError, KeyboardInterrupt):
-            return Outcome("cancelled")
+            return CommitOutcome("cancelled")
         if word in ("q", "quit", "n"):
-            return Outcome("cancelled")
+            return CommitOutcome("cancelled")
         if word == "r":
-            if not offers.more():
+            if not offers.find_more_messages():
                 terminal.say("There are no others.")
-            _show(terminal, offers.shown)
+            _show_messages(terminal, offers.shown)
             continue
-        choice = _choice(word, offers.shown)
+        choice = _parse_choice(word, offers.shown)
         if choice is None:
             terminal.say(f"Please say 1 to {len(offers.shown)}, e1 to e{len(offers.shown)}, r or q.")
             continue
         if config.stats:
-            acceptance.note(repo.state_dir, before[0], sorted(offers.seen))
-        return _commit(repo, before, *choice, run)
+            acceptance.record_offer(repo.state_dir, before[0], sorted(offers.seen))
+        return _commit_with_message(repo, before, *choice, run)
 
 
-def _show(terminal: Terminal, messages: Sequence[str]) -> None:
+def _show_messages(terminal: Terminal, messages: Sequence[str]) -> None:
     for number, text in enumerate(messages, 1):
         first, *rest = text.split("\n")
         terminal.say(
             "\n".join(
-                [f"{number}  {postprocess.shown(first)}", *(f"   {postprocess.shown(line)}" for line in rest)]
+                [f"{number}  {postprocess.sanitise_for_terminal(first)}", *(f"   {postprocess.sanitise_for_terminal(line)}" for line in rest)]
             )
         )
 
 
-def _choice(word: str, messages: Sequence[str]) -> tuple[str, bool] | None:
+def _parse_choice(word: str, messages: Sequence[str]) -> tuple[str, bool] | None:
     """The chosen message and whether it is to be edited; Return alone takes the first."""
     edit = word.startswith("e")
     number = word.removeprefix("e").strip() or "1"
@@ -137,22 +137,22 @@ def _choice(word: str, messages: Sequence[str]) -> tuple[str, bool] | None:
     return None
 
 
-def _state(repo: Repository) -> tuple[str | None, str]:
+def _read_staged_state(repo: Repository) -> tuple[str | None, str]:
     """HEAD, and a hash of what is staged."""
-    return repo.head(), hashlib.sha256(repo.staged_patch()).hexdigest()
+    return repo.resolve_head(), hashlib.sha256(repo.read_staged_patch()).hexdigest()
 
 
-def _commit(
+def _commit_with_message(
     repo: Repository,
     before: tuple[str | None, str],
     text: str,
     edit: bool,
     run: Callable[[Sequence[str]], int],
-) -> Outcome:
-    if _state(repo) != before:
+) -> CommitOutcome:
+    if _read_staged_state(repo) != before:
         raise GitpeftError("HEAD or the staged change moved while you chose", "run `gitpeft commit` again")
-    rules = message_file.rules(repo, entries(repo.run("config", "--list", "-z")), b"")
-    content = message_file.insert(b"", [text], rules)
+    rules = message_file.read_message_file_rules(repo, parse_config_listing(repo.run("config", "--list", "-z")), b"")
+    content = message_file.insert_messages(b"", [text], rules)
     file = repo.state_dir / f"message-{os.getpid()}"
     try:
         file.write_bytes(content)
@@ -162,5 +162,5 @@ def _commit(
     finally:
         file.unlink(missing_ok=True)
     if code:
-        return Outcome("failed", text, code=code)
-    return Outcome("committed", text, sha=repo.head() or "")
+        return CommitOutcome("failed", text, code=code)
+    return CommitOutcome("committed", text, sha=repo.resolve_head() or "")

@@ -17,28 +17,28 @@ from typing import Protocol
 from gitpeft.lazy import field, record
 from gitpeft.pattern import pattern
 
-RENDERER = 1
+RENDERER_VERSION = 1
 """Version of `compact` and `render`; a bundle made with another one is refused."""
 
-COMPACT_LIMIT = 2400
-LINE_LIMIT = 160
-FILES_LISTED = 24
-FILES_SHOWN = 8
-LINES_KEPT = 120
-_PATH_LIMIT = 300
-_READ = 4 * LINE_LIMIT
-_MORE = 10
+MAX_COMPACT_LENGTH = 2400
+MAX_LINE_LENGTH = 160
+MAX_FILES_LISTED = 24
+MAX_FILES_SHOWN = 8
+MAX_LINES_KEPT = 120
+_MAX_PATH_LENGTH = 300
+_MAX_LENGTH_READ = 4 * MAX_LINE_LENGTH
+_UNLISTED_COUNT_ROOM = 10
 """Characters that are kept free for the number of the files that are not listed."""
 
-_GENERATED = pattern(
+_GENERATED_PATH = pattern(
     r"(?:^|/)(?:package-lock\.json|npm-shrinkwrap\.json|[^/]*\.lock|pnpm-lock\.yaml|go\.sum|gradle\.lockfile"
     r"|node_modules/.*|vendor/.*|third_party/.*|dist/.*\.(?:js|css|map)|[^/]*\.min\.(?:js|css|mjs|cjs)"
     r"|[^/]*\.(?:map|snap|pb\.go|svg)|[^/]*_pb2(?:_grpc)?\.pyi?|[^/]*\.generated\.[^/]*)$"
 )
-_ESCAPE = pattern(rb'\\([abtnvfr"\\]|[0-7]{3})')
-_ESCAPES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
-_WORD = pattern(r"\w")
-_PLAIN = pattern(
+_ESCAPE_SEQUENCE = pattern(rb'\\([abtnvfr"\\]|[0-7]{3})')
+_ESCAPE_CODES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
+_WORD_CHARACTER = pattern(r"\w")
+_PLAIN_HEADER = pattern(
     rb'a/([^\x00-\x1f"\\\x7f-\xff]+) b/\1\nindex ([0-9a-f]+)\.\.([0-9a-f]+) 100(?:644|755)\n'
     rb"--- a/\1\t?\n\+\+\+ b/\1\t?"
 )
@@ -75,10 +75,10 @@ class FileChange:
 @lru_cache(4096)
 def is_generated(path: str) -> bool:
     """Whether a path is a lock file, minified, vendored or otherwise not written by hand."""
-    return _GENERATED.search(path) is not None
+    return _GENERATED_PATH.search(path) is not None
 
 
-def parse(patch: bytes) -> list[FileChange]:
+def parse_patch(patch: bytes) -> list[FileChange]:
     """The file changes of a patch printed by `git diff-tree -p` or `git diff-index -p`.
 
     Content lines always start with a sign, so that a line start followed by `diff --git` or `@@` can only be
@@ -90,50 +90,50 @@ def parse(patch: bytes) -> list[FileChange]:
 
 def _parse_file(part: bytes) -> FileChange:
     head, *hunks = part.split(b"\n@@ ")
-    change = _plain_head(head) or _parse_head(head)
+    change = _parse_plain_header(head) or _parse_file_header(head)
     if hunks:
         change.added = part.count(b"\n+") - head.count(b"\n+++ ")
         change.removed = part.count(b"\n-") - head.count(b"\n--- ")
-        change.functions = tuple(dict.fromkeys(filter(None, map(_function, hunks))))
+        change.functions = tuple(dict.fromkeys(filter(None, map(_find_changed_function, hunks))))
     kept = 0
     for body in hunks if change.kind in ("text", "symlink") else ():
-        hunk = _parse_hunk(body, LINES_KEPT - kept)
+        hunk = _parse_hunk(body, MAX_LINES_KEPT - kept)
         change.hunks.append(hunk)
         kept += len(hunk.lines)
-        if kept >= LINES_KEPT:
+        if kept >= MAX_LINES_KEPT:
             break
     return change
 
 
-def _function(hunk: bytes) -> str:
+def _find_changed_function(hunk: bytes) -> str:
     """The function that a hunk changes; "" at the top of a file.
 
     Git names the one before the hunk's first line. Where that line, or the first one removed, begins a
     function itself (as git sees it: a letter at the margin), it is meant.
     """
-    head, _, rest = hunk[: 4 * LINE_LIMIT].partition(b"\n")
+    head, _, rest = hunk[: 4 * MAX_LINE_LENGTH].partition(b"\n")
     name = head.partition(b" @@")[2]
     for line in rest.split(b"\n", 2)[:2]:
         if line[:1] in (b" ", b"-") and (line[1:2].isalpha() or line[1:2] in (b"_", b"$")):
             name = line[1:81]
         if line[:1] != b" ":
             break
-    return fold(name.decode("utf-8", "replace")) if name else ""
+    return normalize_line(name.decode("utf-8", "replace")) if name else ""
 
 
 def _parse_hunk(body: bytes, room: int) -> Hunk:
-    if len(body) <= 4 * LINE_LIMIT:
+    if len(body) <= 4 * MAX_LINE_LENGTH:
         first, *lines = body.decode("utf-8", "replace").split("\n")
         del lines[room:]
     else:
-        first, *lines = [_text(line[: 4 * LINE_LIMIT]) for line in body.split(b"\n", room + 1)[: room + 1]]
+        first, *lines = [_decode_line(line[: 4 * MAX_LINE_LENGTH]) for line in body.split(b"\n", room + 1)[: room + 1]]
     heading = first.partition(" @@")[2].strip()
     return Hunk(heading, [line for line in lines if line and line[0] in "+- "])
 
 
-def _plain_head(head: bytes) -> FileChange | None:
+def _parse_plain_header(head: bytes) -> FileChange | None:
     """The commonest head, a plain file modified in place; None when it is any other."""
-    match = _PLAIN.fullmatch(head)
+    match = _PLAIN_HEADER.fullmatch(head)
     if not match:
         return None
     path = match[1].decode("ascii")
@@ -141,14 +141,14 @@ def _plain_head(head: bytes) -> FileChange | None:
     return FileChange(path, "M", kind=kind, blobs=(match[2].decode(), match[3].decode()))
 
 
-def _parse_head(head: bytes) -> FileChange:
+def _parse_file_header(head: bytes) -> FileChange:
     names, *lines = head.split(b"\n")
     change = FileChange(path="", status="M")
     modes: list[bytes] = []
     for line in lines:
-        _read_header(line, change, modes)
+        _parse_header_line(line, change, modes)
     if not change.path:
-        change.path = _same_name(names)
+        change.path = _parse_common_path(names)
     if b"160000" in modes:
         change.kind = "submodule"
     elif b"120000" in modes:
@@ -160,9 +160,9 @@ def _parse_head(head: bytes) -> FileChange:
     return change
 
 
-def _read_header(line: bytes, change: FileChange, modes: list[bytes]) -> None:
+def _parse_header_line(line: bytes, change: FileChange, modes: list[bytes]) -> None:
     if line.startswith((b"+++ ", b"--- ")):
-        name = _name(line[4:].rstrip(b"\t"))
+        name = _parse_header_path(line[4:].rstrip(b"\t"))
         if name is not None:
             change.path = name
     elif line.startswith(b"index "):
@@ -174,49 +174,49 @@ def _read_header(line: bytes, change: FileChange, modes: list[bytes]) -> None:
         modes.append(line[-6:])
     elif line.startswith((b"rename from ", b"copy from ")):
         change.status = "R" if line.startswith(b"r") else "C"
-        change.old_path = _printable(_unquote(line.split(b" from ", 1)[1]))
+        change.old_path = _decode_path(_unquote_bytes(line.split(b" from ", 1)[1]))
     elif line.startswith((b"rename to ", b"copy to ")):
-        change.path = _printable(_unquote(line.split(b" to ", 1)[1]))
+        change.path = _decode_path(_unquote_bytes(line.split(b" to ", 1)[1]))
     elif line.startswith(b"old mode "):
         modes.append(b"old")
     elif line.startswith((b"Binary files ", b"GIT binary patch")):
         change.kind = "binary"
 
 
-def path_text(quoted: str) -> str:
+def unquote_path(quoted: str) -> str:
     """A path that git may have quoted, as text on one line, the way `FileChange` has it."""
-    return _printable(_unquote(quoted.encode())) if quoted.startswith('"') else quoted
+    return _decode_path(_unquote_bytes(quoted.encode())) if quoted.startswith('"') else quoted
 
 
-def _name(quoted: bytes) -> str | None:
-    name = _unquote(quoted)
-    return None if name == b"/dev/null" else _printable(name[2:])
+def _parse_header_path(quoted: bytes) -> str | None:
+    name = _unquote_bytes(quoted)
+    return None if name == b"/dev/null" else _decode_path(name[2:])
 
 
-def _same_name(names: bytes) -> str:
+def _parse_common_path(names: bytes) -> str:
     """The path in `a/PATH b/PATH`, where both sides are the same file (mode changes, binary, empty files)."""
     half = names[: len(names) // 2]
-    return _printable(_unquote(half)[2:])
+    return _decode_path(_unquote_bytes(half)[2:])
 
 
-def _unquote(name: bytes) -> bytes:
+def _unquote_bytes(name: bytes) -> bytes:
     if not name.startswith(b'"'):
         return name
 
-    def character(match: re.Match[bytes]) -> bytes:
+    def decode_escape(match: re.Match[bytes]) -> bytes:
         code = match.group(1)
-        return bytes([_ESCAPES[code] if code in _ESCAPES else int(code, 8) & 255])
+        return bytes([_ESCAPE_CODES[code] if code in _ESCAPE_CODES else int(code, 8) & 255])
 
-    return _ESCAPE.sub(character, name[1:-1])
+    return _ESCAPE_SEQUENCE.sub(decode_escape, name[1:-1])
 
 
-def _printable(name: bytes) -> str:
+def _decode_path(name: bytes) -> str:
     """A path as text on one line; what is not printable becomes `?`, so that no control byte travels on."""
     text = name.decode("utf-8", "replace")
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _text(line: bytes) -> str:
+def _decode_line(line: bytes) -> str:
     return line.decode("utf-8", "replace")
 
 
@@ -237,97 +237,97 @@ def _join_type_changes(files: list[FileChange]) -> list[FileChange]:
 # --- compact: what is stored ----------------------------------------------------------------------------
 
 
-def compact(files: Sequence[FileChange]) -> str:
+def compact_change(files: Sequence[FileChange]) -> str:
     """A change as bounded text: one line a file, then the hunks of the largest files.
 
     A file line is its status (` ` when modified), path and counts; `~N` counts the files that are not listed.
     `#path` opens a file's hunks: `@heading`, then lines with `+`, `-`, or a space for the one before.
     White space is folded, and lines are cut at `LINE_LIMIT` characters.
     """
-    ordered = sorted(files, key=weight, reverse=True)
-    lines = _file_lines(ordered)
-    room = COMPACT_LIMIT - _length(lines)
-    blocks = [_block(change) for change in ordered[:FILES_SHOWN] if change.hunks]
-    for block, share in zip(blocks, shares([_length(block) for block in blocks], room), strict=True):
-        lines += _take(block, share)
+    ordered = sorted(files, key=file_priority, reverse=True)
+    lines = _format_file_lines(ordered)
+    room = MAX_COMPACT_LENGTH - _text_length(lines)
+    blocks = [_format_hunk_block(change) for change in ordered[:MAX_FILES_SHOWN] if change.hunks]
+    for block, share in zip(blocks, divide_fairly([_text_length(block) for block in blocks], room), strict=True):
+        lines += _take_lines(block, share)
     return "\n".join(lines)
 
 
-def weight(change: FileChange) -> tuple[int, int]:
+def file_priority(change: FileChange) -> tuple[int, int]:
     """The order in which files are shown: hand-written text before the rest, then the larger change."""
     return (1 if change.kind in ("text", "symlink") else 0, change.added + change.removed)
 
 
-def _file_lines(ordered: Sequence[FileChange]) -> list[str]:
-    lines = [_file_line(change) for change in ordered[:FILES_LISTED]]
-    while _length(lines) > COMPACT_LIMIT - _MORE:
+def _format_file_lines(ordered: Sequence[FileChange]) -> list[str]:
+    lines = [_format_file_line(change) for change in ordered[:MAX_FILES_LISTED]]
+    while _text_length(lines) > MAX_COMPACT_LENGTH - _UNLISTED_COUNT_ROOM:
         lines.pop()
     return lines if len(lines) == len(ordered) else [*lines, f"~{len(ordered) - len(lines)}"]
 
 
-def _file_line(change: FileChange) -> str:
+def _format_file_line(change: FileChange) -> str:
     status = " " if change.status == "M" else change.status
     note = f" ({change.kind})" if change.kind not in ("text", "generated") else ""
     origin = f" <{change.old_path}" if change.old_path else ""
-    path = change.path[:_PATH_LIMIT]
-    return f"{status}{path} +{change.added} -{change.removed}{note}{origin[:_PATH_LIMIT]}"
+    path = change.path[:_MAX_PATH_LENGTH]
+    return f"{status}{path} +{change.added} -{change.removed}{note}{origin[:_MAX_PATH_LENGTH]}"
 
 
-def _block(change: FileChange) -> list[str]:
+def _format_hunk_block(change: FileChange) -> list[str]:
     """A file's hunks as lines, no more than could ever be shown."""
-    lines = [f"#{change.path[:_PATH_LIMIT]}"]
+    lines = [f"#{change.path[:_MAX_PATH_LENGTH]}"]
     heading = None
-    room = COMPACT_LIMIT
+    room = MAX_COMPACT_LENGTH
     for hunk in change.hunks:
-        if (folded := fold(hunk.heading)) != heading:
+        if (folded := normalize_line(hunk.heading)) != heading:
             heading = folded
             lines.append(f"@{heading}")
-        changed = _changed_lines(hunk)
+        changed = _format_changed_lines(hunk)
         lines += changed
-        room -= _length(changed)
+        room -= _text_length(changed)
         if room < 0:
             break
     return lines
 
 
-def _changed_lines(hunk: Hunk) -> list[str]:
+def _format_changed_lines(hunk: Hunk) -> list[str]:
     """The changed lines, each run preceded by the line before it; lines that are empty once folded go."""
     lines = []
     context = ""
     for line in hunk.lines:
         if line[0] == " ":
             context = line
-        elif text := fold(line[1:]):
-            if context and (before := fold(context[1:])):
+        elif text := normalize_line(line[1:]):
+            if context and (before := normalize_line(context[1:])):
                 lines.append(f" {before}")
             context = ""
             lines.append(line[0] + text)
     return lines
 
 
-def fold(text: str) -> str:
+def normalize_line(text: str) -> str:
     """White space folded to single spaces, unprintable characters dropped, cut at `LINE_LIMIT`."""
-    folded = " ".join(text[:_READ].split())
+    folded = " ".join(text[:_MAX_LENGTH_READ].split())
     if not folded.isprintable():
         folded = "".join(c for c in folded if c.isprintable())
-    if len(folded) > LINE_LIMIT or len(text) > _READ:
-        return _shortened(folded, whole=len(text) <= _READ)
+    if len(folded) > MAX_LINE_LENGTH or len(text) > _MAX_LENGTH_READ:
+        return _mask_and_truncate(folded, whole=len(text) <= _MAX_LENGTH_READ)
     return folded
 
 
-def _shortened(text: str, whole: bool) -> str:
+def _mask_and_truncate(text: str, whole: bool) -> str:
     """A long line cut at `LINE_LIMIT`, its secrets masked first: half of one would not be known as one."""
-    from gitpeft.redaction import mask  # few lines are long
+    from gitpeft.redaction import mask_secrets  # few lines are long
 
-    return mask(text if whole else text.rpartition(" ")[0] or text)[:LINE_LIMIT]
+    return mask_secrets(text if whole else text.rpartition(" ")[0] or text)[:MAX_LINE_LENGTH]
 
 
-def _length(lines: Sequence[str]) -> int:
+def _text_length(lines: Sequence[str]) -> int:
     return sum(map(len, lines)) + len(lines)
 
 
-def _take(lines: list[str], room: int) -> list[str]:
-    if _length(lines) <= room:
+def _take_lines(lines: list[str], room: int) -> list[str]:
+    if _text_length(lines) <= room:
         return lines if len(lines) > 1 else []
     taken = []
     for line in lines:
@@ -338,7 +338,7 @@ def _take(lines: list[str], room: int) -> list[str]:
     return taken if len(taken) > 1 else []
 
 
-def shares(wanted: Sequence[int], room: int) -> list[int]:
+def divide_fairly(wanted: Sequence[int], room: int) -> list[int]:
     """Divide `room` fairly: nobody gets more than wanted, and what one leaves is divided among the others."""
     given = [0] * len(wanted)
     open_ = [i for i, most in enumerate(wanted) if most > 0]
@@ -358,7 +358,7 @@ def shares(wanted: Sequence[int], room: int) -> list[int]:
 # --- render: what a model reads -------------------------------------------------------------------------
 
 
-class Codec(Protocol):
+class RendererTokenizer(Protocol):
     """A tokenizer as the renderer needs it: ids of many texts at once, and the ids of each section mark."""
 
     marks: dict[str, list[int]]
@@ -368,18 +368,18 @@ class Codec(Protocol):
         ...
 
 
-MARKS = ("like", "previous", "file", "hunk", "add", "delete", "keep")
+SECTION_MARKS = ("like", "previous", "file", "hunk", "add", "delete", "keep")
 """Section marks, in the order of their ids in the embedded tokenizer."""
 
-_SIGNS = {"@": "hunk", "+": "add", "-": "delete", " ": "keep"}
-_CODE_TOKENS = 32
-_HEADING_TOKENS = 12
-_PATH_TOKENS = 20
-_SMALLEST_BLOCK = 16
+_MARK_BY_SIGN = {"@": "hunk", "+": "add", "-": "delete", " ": "keep"}
+_MAX_CODE_TOKENS = 32
+_MAX_HEADING_TOKENS = 12
+_MAX_PATH_TOKENS = 20
+_MIN_BLOCK_TOKENS = 16
 
 
 @record(frozen=True, slots=True)
-class Budget:
+class TokenBudget:
     """How many tokens each part of a model's input may take; what one part leaves, the diff gets."""
 
     total: int = 192
@@ -389,17 +389,17 @@ class Budget:
     file_tokens: int = 48
 
 
-def render(change: str, like: Sequence[str], previous: str, budget: Budget, codec: Codec) -> list[int]:
+def render_change(change: str, like: Sequence[str], previous: str, budget: TokenBudget, codec: RendererTokenizer) -> list[int]:
     """Ids of a model's input: nearest earlier subjects, the author's previous one, files, then the diff.
 
     `change` is a text of `compact`. Every listed file gets its line as long as `file_tokens` lasts, and the
     rest is shared fairly between the files whose hunks are shown.
     """
-    return [i for piece in pieces(change, like, previous, budget, codec) for i in piece.ids]
+    return [i for piece in render_pieces(change, like, previous, budget, codec) for i in piece.ids]
 
 
 @record(frozen=True, slots=True)
-class Piece:
+class RenderedPiece:
     """A part of a model's input: its ids, and the file and the line of the compact text that they stand for.
 
     `path` is "" for messages, `line` for what is no line of a hunk.
@@ -410,34 +410,34 @@ class Piece:
     line: str = ""
 
 
-def pieces(change: str, like: Sequence[str], previous: str, budget: Budget, codec: Codec) -> list[Piece]:
+def render_pieces(change: str, like: Sequence[str], previous: str, budget: TokenBudget, codec: RendererTokenizer) -> list[RenderedPiece]:
     """What `render` gives, part by part."""
-    files, blocks = split(change)
+    files, blocks = split_compact(change)
     like = list(like[: budget.exemplars])
     previous = clean_subject(previous)
     texts = [*like, previous, *(name for name, _ in files)]
     texts += [line[1:] for block in blocks.values() for line in block]
     encoded = iter(codec.encode_many(texts))
-    found = [Piece(codec.marks["like"] + next(encoded)[: budget.exemplar_tokens]) for _ in like]
+    found = [RenderedPiece(codec.marks["like"] + next(encoded)[: budget.exemplar_tokens]) for _ in like]
     before = next(encoded)[: budget.previous_tokens]
-    found += [Piece(codec.marks["previous"] + before)] if previous else []
-    names = _file_ids(files, encoded, budget.file_tokens, codec)
+    found += [RenderedPiece(codec.marks["previous"] + before)] if previous else []
+    names = _collect_file_ids(files, encoded, budget.file_tokens, codec)
     room = budget.total - sum(len(one.ids) for one in found) - sum(len(name) for name in names.values())
-    parts = {path: _block_ids(path, block, encoded, codec) for path, block in blocks.items()}
-    return _cut([*found, *_interleave(names, parts, room)], budget.total)
+    parts = {path: _render_block(path, block, encoded, codec) for path, block in blocks.items()}
+    return _truncate_pieces([*found, *_interleave_files(names, parts, room)], budget.total)
 
 
-def _cut(found: Iterable[Piece], room: int) -> list[Piece]:
+def _truncate_pieces(found: Iterable[RenderedPiece], room: int) -> list[RenderedPiece]:
     """Pieces of at most `room` tokens together; the one at the edge is cut, and what follows is left out."""
     kept = []
     for piece in found:
         if room > 0:
-            kept.append(piece if len(piece.ids) <= room else Piece(piece.ids[:room], piece.path, piece.line))
+            kept.append(piece if len(piece.ids) <= room else RenderedPiece(piece.ids[:room], piece.path, piece.line))
         room -= len(piece.ids)
     return kept
 
 
-_SERIAL = pattern(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
+_FORGE_NUMBER = pattern(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
 
 
 def clean_subject(subject: str) -> str:
@@ -445,10 +445,10 @@ def clean_subject(subject: str) -> str:
 
     Cleaning what is clean changes nothing, so that it does not matter who does it.
     """
-    return _SERIAL.sub("", " ".join(subject.split()))
+    return _FORGE_NUMBER.sub("", " ".join(subject.split()))
 
 
-def split(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+def split_compact(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     """A compact text as its files, (label, path) each, and the hunk lines of the shown ones."""
     files: list[tuple[str, str]] = []
     blocks: dict[str, list[str]] = {}
@@ -459,57 +459,57 @@ def split(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
         elif block is not None:
             block.append(line)
         elif line and line[0] != "~":
-            files.append((_label(line), path_of(line)))
+            files.append((_format_file_label(line), extract_path(line)))
     return files, blocks
 
 
-_LISTED = pattern(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
+_FILE_LINE = pattern(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
 
 
-def path_of(line: str) -> str:
+def extract_path(line: str) -> str:
     """The path in a file line of a compact text."""
-    found = _LISTED.fullmatch(line, 1)
+    found = _FILE_LINE.fullmatch(line, 1)
     return found[2] if found else line[1:].partition(" <")[0].rpartition(" +")[0]
 
 
-_STATUS = {"A": " new", "D": " deleted", "R": " renamed", "C": " copied", "T": " retyped"}
+_STATUS_LABELS = {"A": " new", "D": " deleted", "R": " renamed", "C": " copied", "T": " retyped"}
 
 
-def _label(line: str) -> str:
+def _format_file_label(line: str) -> str:
     """A file line for the model: the status last, so that a long path loses its first directories only."""
-    found = _LISTED.fullmatch(line, 1)
-    return (found[1] if found else line[1:].partition(" <")[0]) + _STATUS.get(line[0], "")
+    found = _FILE_LINE.fullmatch(line, 1)
+    return (found[1] if found else line[1:].partition(" <")[0]) + _STATUS_LABELS.get(line[0], "")
 
 
-def _file_ids(
-    files: Sequence[tuple[str, str]], encoded: Iterable[list[int]], room: int, codec: Codec
+def _collect_file_ids(
+    files: Sequence[tuple[str, str]], encoded: Iterable[list[int]], room: int, codec: RendererTokenizer
 ) -> dict[str, list[int]]:
     names: dict[str, list[int]] = {}
     for (_, path), ids in zip(files, encoded, strict=False):
-        name = codec.marks["file"] + ids[-_PATH_TOKENS:]
+        name = codec.marks["file"] + ids[-_MAX_PATH_TOKENS:]
         room -= len(name)
         if room >= 0 or not names:
             names[path] = name
     return names
 
 
-def _block_ids(path: str, block: Sequence[str], encoded: Iterable[list[int]], codec: Codec) -> list[Piece]:
+def _render_block(path: str, block: Sequence[str], encoded: Iterable[list[int]], codec: RendererTokenizer) -> list[RenderedPiece]:
     lines = []
     for line, ids in zip(block, encoded, strict=False):
-        if _WORD.search(line):
-            mark = _SIGNS.get(line[:1], "keep")
-            shown = ids[: _HEADING_TOKENS if mark == "hunk" else _CODE_TOKENS]
-            lines.append(Piece(codec.marks[mark] + shown, path, line))
+        if _WORD_CHARACTER.search(line):
+            mark = _MARK_BY_SIGN.get(line[:1], "keep")
+            shown = ids[: _MAX_HEADING_TOKENS if mark == "hunk" else _MAX_CODE_TOKENS]
+            lines.append(RenderedPiece(codec.marks[mark] + shown, path, line))
     return lines
 
 
-def _interleave(names: dict[str, list[int]], parts: dict[str, list[Piece]], room: int) -> list[Piece]:
+def _interleave_files(names: dict[str, list[int]], parts: dict[str, list[RenderedPiece]], room: int) -> list[RenderedPiece]:
     """Each file's line followed by its share of the diff."""
-    shown = [path for path in parts if path in names][: max(1, room // _SMALLEST_BLOCK)]
+    shown = [path for path in parts if path in names][: max(1, room // _MIN_BLOCK_TOKENS)]
     wanted = [sum(len(piece.ids) for piece in parts[path]) for path in shown]
-    given = dict(zip(shown, shares(wanted, max(room, 0)), strict=True))
-    found: list[Piece] = []
+    given = dict(zip(shown, divide_fairly(wanted, max(room, 0)), strict=True))
+    found: list[RenderedPiece] = []
     for path, name in names.items():
-        found.append(Piece(name, path))
-        found += _cut(parts.get(path, ()), given.get(path, 0))
+        found.append(RenderedPiece(name, path))
+        found += _truncate_pieces(parts.get(path, ()), given.get(path, 0))
     return found

@@ -7,11 +7,11 @@ that nothing in a message or a file can be taken for one.
 import os
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from gitpeft.diff.patch import FILES_SHOWN, FileChange, parse, weight
+from gitpeft.diff.patch import MAX_FILES_SHOWN, FileChange, parse_patch, file_priority
 from gitpeft.lazy import record
 
-_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
-_SPILL = 1 << 23
+_COMMIT_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
+_SPILL_BYTES = 1 << 23
 _FILE_START = b"\ndiff --git "
 
 
@@ -30,14 +30,14 @@ class Commit:
 
 
 @record(frozen=True, slots=True)
-class Skipped:
+class SkippedCommit:
     """A commit whose change cannot be known: `shallow`, `missing` (objects not here) or `unreadable`."""
 
     sha: str
     reason: str
 
 
-class Named(Protocol):
+class HasSha(Protocol):
     """Anything made of one commit."""
 
     @property
@@ -46,20 +46,20 @@ class Named(Protocol):
         ...
 
 
-Item = TypeVar("Item", bound=Named)
+ParsedItem = TypeVar("Item", bound=HasSha)
 
 
-def new_mark() -> bytes:
+def new_record_mark() -> bytes:
     """What starts a record."""
     return b"\0" + os.urandom(16).hex().encode() + b"\0"
 
 
-def format_of(mark: bytes, fields: str = _FIELDS) -> str:
+def build_format_option(mark: bytes, fields: str = _COMMIT_FIELDS) -> str:
     """The `--format` that prints records with this mark."""
     return "--format=" + mark.decode().replace("\0", "%x00") + fields
 
 
-class Cutter(Generic[Item]):
+class RecordParser(Generic[ParsedItem]):
     """Cuts git's output into records, holding one at most, and of an enormous one a part at a time.
 
     A subclass names the fields that it wants printed (`FIELDS`, each ended by NUL) and makes an item of them
@@ -73,70 +73,70 @@ class Cutter(Generic[Item]):
         self.rest = b""
         self.fields: list[bytes] = []
 
-    def add(self, patch: bytes, whole: bool) -> None:
+    def add_patch(self, patch: bytes, whole: bool) -> None:
         """Take the next part of a record's patch; `whole` when there was and will be no other."""
         raise NotImplementedError
 
-    def make(self, fields: list[bytes]) -> Item:
+    def build_item(self, fields: list[bytes]) -> ParsedItem:
         """The item of the record whose parts were given, and room for the next one."""
         raise NotImplementedError
 
-    def feed(self, chunk: bytes) -> list[Item]:
+    def feed(self, chunk: bytes) -> list[ParsedItem]:
         """The items that are complete with this chunk."""
         *records, self.rest = (self.rest + chunk).split(self.mark)
-        items = [self._item(record) for record in records if record]
-        if len(self.rest) > _SPILL:
-            self._spill()
+        items = [self._complete_item(record) for record in records if record]
+        if len(self.rest) > _SPILL_BYTES:
+            self._spill_complete_files()
         return items
 
-    def end(self) -> list[Item]:
+    def close(self) -> list[ParsedItem]:
         """The last item."""
-        return [self._item(self.rest)] if self.rest or self.fields else []
+        return [self._complete_item(self.rest)] if self.rest or self.fields else []
 
-    def _item(self, record: bytes) -> Item:
+    def _complete_item(self, record: bytes) -> ParsedItem:
         whole = not self.fields
-        self.add(self._open(record) if whole else record, whole)
+        self.add_patch(self._split_fields(record) if whole else record, whole)
         fields, self.fields = self.fields, []
-        return self.make(fields)
+        return self.build_item(fields)
 
-    def _open(self, record: bytes) -> bytes:
+    def _split_fields(self, record: bytes) -> bytes:
         *self.fields, patch = record.split(b"\0", self.FIELDS.count("%x00"))
         return patch
 
-    def _spill(self) -> None:
+    def _spill_complete_files(self) -> None:
         """Hand over the files that are complete."""
-        if cut := _last_start(self.rest):
-            self.add(self.rest[:cut] if self.fields else self._open(self.rest[:cut]), whole=False)
+        if cut := _find_last_file_start(self.rest):
+            self.add_patch(self.rest[:cut] if self.fields else self._split_fields(self.rest[:cut]), whole=False)
             self.rest = self.rest[cut:]
 
 
-class Parser(Cutter[Commit]):
+class CommitParser(RecordParser[Commit]):
     """Commits with their changes; of an enormous one the content of the largest files only."""
 
-    FIELDS = _FIELDS
+    FIELDS = _COMMIT_FIELDS
 
     def __init__(self, mark: bytes) -> None:
         super().__init__(mark)
         self.files: list[FileChange] = []
 
-    def add(self, patch: bytes, whole: bool) -> None:
+    def add_patch(self, patch: bytes, whole: bool) -> None:
         """Parse a part of the patch; what is shown of a large commit needs no more than a few files."""
-        self.files += parse(patch) if len(patch) > 1 else []
+        self.files += parse_patch(patch) if len(patch) > 1 else []
         if not whole:
-            for change in sorted(self.files, key=weight, reverse=True)[FILES_SHOWN:]:
+            for change in sorted(self.files, key=file_priority, reverse=True)[MAX_FILES_SHOWN:]:
                 change.hunks = []
 
-    def make(self, fields: list[bytes]) -> Commit:
+    def build_item(self, fields: list[bytes]) -> Commit:
         """The commit."""
         files, self.files = self.files, []
         sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
-        author, subject, body = map(text_of, fields[4:])
+        author, subject, body = map(decode_text, fields[4:])
         return Commit(
             sha, tuple(parents.split()), int(time or 0), int(commit_time or 0), author, subject, body, files
         )
 
 
-def _last_start(patch: bytes) -> int:
+def _find_last_file_start(patch: bytes) -> int:
     """Where the last file of a patch starts that can be cut off; 0 if none can.
 
     A deletion and a creation of one path are one change of type, and stay together.
@@ -150,7 +150,7 @@ def _last_start(patch: bytes) -> int:
     return 0
 
 
-def text_of(field: bytes) -> str:
+def decode_text(field: bytes) -> str:
     """Text of a commit; old ones often hold Latin-1 without saying so."""
     try:
         return field.decode()

@@ -19,16 +19,16 @@ from typing import IO, Generic
 
 from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
-from gitpeft.git.log import Commit, Cutter, Item, Parser, Skipped, format_of, new_mark, text_of
-from gitpeft.lazy import changed, record
+from gitpeft.git.log import Commit, RecordParser, ParsedItem, CommitParser, SkippedCommit, build_format_option, new_record_mark, decode_text
+from gitpeft.lazy import replace_fields, record
 
-OLDEST = (2, 31)
+OLDEST_GIT = (2, 31)
 """The oldest git that is understood: the first with `--path-format=absolute` and `--diff-merges`."""
 
-NO_EDITORS = frozenset({"", ":", "true", "cat"})
+NON_EDITORS = frozenset({"", ":", "true", "cat"})
 """Programs that git may call for a message, and that show it to nobody."""
 
-LOCAL_VARIABLES = (
+REPOSITORY_VARIABLES = (
     *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT"),
     *("GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE"),
     *("GIT_INTERNAL_SUPER_PREFIX", "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"),
@@ -36,7 +36,7 @@ LOCAL_VARIABLES = (
 )
 """What `git rev-parse --local-env-vars` names: inherited in a hook, wrong for any other repository."""
 
-_ENVIRONMENT = {
+_BASE_ENVIRONMENT = {
     "GIT_ALLOW_PROTOCOL": "none",  # before 2.45 this is what keeps a partial clone from fetching
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
@@ -44,23 +44,23 @@ _ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "LC_ALL": "C",
 }
-_STREAMING = {
+_STREAM_ENVIRONMENT = {
     "GIT_FLUSH": "0",  # or git flushes, and so wakes this process, after every single commit
     # glibc would hand back and fetch anew the memory of each larger file: up to half of git's system time
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
-_UNWANTED = ("GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS", "GIT_PAGER", "GIT_TRACE", "GIT_TRACE2")
+_UNWANTED_VARIABLES = ("GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS", "GIT_PAGER", "GIT_TRACE", "GIT_TRACE2")
 
-_SETTINGS = (
+_GIT_SETTINGS = (
     "core.bigFileThreshold=1m",  # larger files are binary to git: their content is never held in memory
     "core.quotePath=true",
     "diff.suppressBlankEmpty=false",
     "i18n.logOutputEncoding=UTF-8",
 )
-_PREFIX = ["git", "--no-pager", *(part for setting in _SETTINGS for part in ("-c", setting))]
+_GIT_COMMAND = ["git", "--no-pager", *(part for setting in _GIT_SETTINGS for part in ("-c", setting))]
 
-DIFF = (
+DIFF_OPTIONS = (
     *("-p", "-U1", "-M50%", "-l400", "--full-index", "--diff-algorithm=myers", "--indent-heuristic"),
     *("--inter-hunk-context=0", "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short"),
     *("--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=none"),
@@ -68,17 +68,17 @@ DIFF = (
 )
 """The options of every patch, so that a staged change reads like the commit that it becomes."""
 
-_DIFF_TREE = ("diff-tree", "--stdin", "--always", "--root", "-r")
-_CHUNK = 1 << 18
-_PIPE = 1 << 20
-_BLOCK = 64
-_CONTENTS = 256
-_BINARY_SIZE = 1 << 20  # core.bigFileThreshold, above
-_PREVIOUS = 200
+_DIFF_TREE_COMMAND = ("diff-tree", "--stdin", "--always", "--root", "-r")
+_CHUNK_BYTES = 1 << 18
+_PIPE_BYTES = 1 << 20
+_COMMITS_PER_BLOCK = 64
+_OBJECTS_PER_CALL = 256
+_MIN_BINARY_BYTES = 1 << 20  # core.bigFileThreshold, above
+_MAX_PREVIOUS_COMMITS = 200
 
 
 @record(frozen=True, slots=True)
-class Said:
+class GitResult:
     """What a run of git printed, and its exit code."""
 
     code: int
@@ -106,13 +106,13 @@ class Repository:
         cwd = Path.cwd() if path is None else Path(path).absolute()
         if not cwd.is_dir():
             raise GitpeftError(f"{cwd} is not a directory", "Give the path of a git repository.")
-        environment = _environment(foreign=path is not None)
+        environment = _build_environment(foreign=path is not None)
         places = ["--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel"]
-        asked = _start([*_PREFIX, "rev-parse", "--path-format=absolute", *places], cwd, environment)
-        output, errors = _finish(asked)
+        asked = _start_process([*_GIT_COMMAND, "rev-parse", "--path-format=absolute", *places], cwd, environment)
+        output, errors = _wait_for_output(asked)
         lines = os.fsdecode(output).splitlines()
         if len(lines) < 3:
-            raise _no_repository(cwd, errors)
+            raise _no_repository_error(cwd, errors)
         empty = _EMPTY_TREES.get(lines[2], _EMPTY_TREES["sha1"])
         top = Path(lines[3]) if len(lines) > 3 else None
         return cls(cwd, Path(lines[0]), Path(lines[1]), top, empty, environment)
@@ -124,23 +124,23 @@ class Repository:
 
     def run(self, *args: str, input: bytes | None = None) -> bytes:
         """What `git ARGS` prints. Raises GitpeftError, with git's own words, when it fails."""
-        process = _start([*_PREFIX, *args], self.cwd, self.environment, piped=input is not None)
-        output, errors = _finish(process, input)
+        process = _start_process([*_GIT_COMMAND, *args], self.cwd, self.environment, piped=input is not None)
+        output, errors = _wait_for_output(process, input)
         if process.returncode:
             said = errors.decode("utf-8", "replace").strip() or f"exit status {process.returncode}"
             raise GitpeftError(f"git {args[0]}: {said.splitlines()[0]}")
         return output
 
-    def beginning(self, limit: int, *args: str) -> bytes:
+    def run_limited(self, limit: int, *args: str) -> bytes:
         """At most the first `limit` bytes of what `git ARGS` prints; it is ended then."""
-        with _start([*_PREFIX, *args], self.cwd, self.environment) as process:
+        with _start_process([*_GIT_COMMAND, *args], self.cwd, self.environment) as process:
             assert process.stdout is not None
             try:
                 return process.stdout.read(limit)
             finally:
                 process.kill()
 
-    def reach(self, *args: str) -> Said:
+    def run_with_network(self, *args: str) -> GitResult:
         """Run git as its user would, who wants another repository reached: their protocols, helpers, prompts.
 
         What it said and how it ended; a failure is the caller's to judge.
@@ -148,11 +148,11 @@ class Repository:
         asked = ("GIT_ALLOW_PROTOCOL", "GIT_TERMINAL_PROMPT")
         own = {key: os.environ[key] for key in asked if key in os.environ}
         kept = {key: value for key, value in self.environment.items() if key not in asked}
-        process = _start([*_PREFIX, *args], self.cwd, {**kept, **own})
+        process = _start_process([*_GIT_COMMAND, *args], self.cwd, {**kept, **own})
         output, errors = process.communicate()
-        return Said(process.returncode, _text(output), _text(errors))
+        return GitResult(process.returncode, _decode_output(output), _decode_output(errors))
 
-    def remotes(self) -> list[str]:
+    def list_remotes(self) -> list[str]:
         """The names of the remotes."""
         from git import Repo
 
@@ -164,7 +164,7 @@ class Repository:
 
         Its exit code, as a shell gives it. Ctrl-C is for git, which goes on where an editor is open.
         """
-        kept = {*self.environment, *_UNWANTED}  # what another repository must not inherit is not there
+        kept = {*self.environment, *_UNWANTED_VARIABLES}  # what another repository must not inherit is not there
         environment = {key: value for key, value in os.environ.items() if key in kept}
         before = signal.signal(signal.SIGINT, lambda *_: None)  # a handler, unlike SIG_IGN, is not inherited
         try:
@@ -173,78 +173,78 @@ class Repository:
             signal.signal(signal.SIGINT, before)
         return code if code >= 0 else 128 - code
 
-    def editor(self) -> str:
+    def find_editor(self) -> str:
         """The name of the program in which git opens a message, without its folder; "" for none."""
-        said = os.environ.get("GIT_EDITOR") or self.ask("var", "GIT_EDITOR")
-        words = said.split() if set(said).isdisjoint("'\"\\") else _shell_words(said)
+        said = os.environ.get("GIT_EDITOR") or self.query_text("var", "GIT_EDITOR")
+        words = said.split() if set(said).isdisjoint("'\"\\") else _split_shell_words(said)
         names = [word.rpartition("/")[2] for word in words if "=" not in word]
         return next((name for name in names if name != "env"), "")
 
-    def ask(self, *args: str) -> str:
+    def query_text(self, *args: str) -> str:
         """What `git ARGS` prints as text without the last line end, or `""` when it fails."""
         try:
-            return _text(self.run(*args)).rstrip("\n")
+            return _decode_output(self.run(*args)).rstrip("\n")
         except GitpeftError:
             return ""
 
     @cached_property
-    def version(self) -> tuple[int, ...]:
+    def git_version(self) -> tuple[int, ...]:
         """The version of git as numbers, `(2, 39, 5)`."""
-        found = re.search(r"\d+(?:\.\d+)+", self.ask("version"))
+        found = re.search(r"\d+(?:\.\d+)+", self.query_text("version"))
         return tuple(int(part) for part in found[0].split(".")) if found else ()
 
-    def resolve(self, rev: str) -> str:
+    def resolve_commit(self, rev: str) -> str:
         """The id of the commit that `rev` names. Raises GitpeftError when it names none."""
-        sha = self.ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+        sha = self.query_text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
         if not sha:
             raise GitpeftError(f"{rev!r} names no commit here", "See `git log --oneline`.")
         return sha
 
-    def head(self) -> str | None:
+    def resolve_head(self) -> str | None:
         """The id of the current commit; None before the first one."""
-        return self.ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
+        return self.query_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
 
-    def branches(self) -> list[str]:
+    def list_branches(self) -> list[str]:
         """The names of all branches, the remotes' as well."""
-        return self.ask(
+        return self.query_text(
             "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes"
         ).splitlines()
 
-    def config(self, key: str, default: str | None = None) -> str | None:
+    def get_config(self, key: str, default: str | None = None) -> str | None:
         """The value of a setting, the last one where several are given."""
         try:
-            return _text(self.run("config", "-z", "--get", key)).removesuffix("\0")
+            return _decode_output(self.run("config", "-z", "--get", key)).removesuffix("\0")
         except GitpeftError:
             return default
 
-    def config_all(self, prefix: str) -> dict[str, str]:
+    def get_config_by_prefix(self, prefix: str) -> dict[str, str]:
         """Every setting whose (lower-case) name starts with `prefix`, by name, in one process."""
         try:
             output = self.run("config", "-z", "--get-regexp", "^" + re.escape(prefix))
         except GitpeftError:
             return {}
-        pairs = (_text(item).partition("\n") for item in output.split(b"\0") if item)
+        pairs = (_decode_output(item).partition("\n") for item in output.split(b"\0") if item)
         return {key: value if mark else "true" for key, mark, value in pairs}
 
-    def hooks_dir(self) -> Path:
+    def find_hooks_dir(self) -> Path:
         """Where git looks for hooks now (`core.hooksPath` and worktrees included); it may not exist."""
         return self.cwd / os.fsdecode(self.run("rev-parse", "--git-path", "hooks").rstrip(b"\n"))
 
-    def staged_patch(self) -> bytes:
+    def read_staged_patch(self) -> bytes:
         """The change in the index (that of `GIT_INDEX_FILE` in a hook) as a patch for `diff.parse`."""
         try:
-            return self.run("diff-index", "--cached", *DIFF, "HEAD", "--")
+            return self.run("diff-index", "--cached", *DIFF_OPTIONS, "HEAD", "--")
         except GitpeftError:
-            if self.head() is not None:
+            if self.resolve_head() is not None:
                 raise
-        return self.run("diff-index", "--cached", *DIFF, self.empty_tree, "--")
+        return self.run("diff-index", "--cached", *DIFF_OPTIONS, self.empty_tree, "--")
 
-    def patch(self, rev: str) -> bytes:
+    def read_commit_patch(self, rev: str) -> bytes:
         """The change of a commit against its first parent, as a patch for `diff.parse`."""
         options = ["--root", "--no-commit-id", "--diff-merges=first-parent"]
-        return self.run("diff-tree", *options, *DIFF, self.resolve(rev), "--")
+        return self.run("diff-tree", *options, *DIFF_OPTIONS, self.resolve_commit(rev), "--")
 
-    def mark_generated(self, files: Sequence[FileChange], known: dict[str, bool] | None = None) -> None:
+    def mark_generated_files(self, files: Sequence[FileChange], known: dict[str, bool] | None = None) -> None:
         """Make those files generated ones, named and not shown, that are marked `linguist-generated`.
 
         It is `.gitattributes` of now that counts, for old commits as well. Git looks the attribute up, which
@@ -253,55 +253,55 @@ class Repository:
         known = {} if known is None else known
         texts = [file for file in files if file.kind == "text"]
         if unknown := list(dict.fromkeys(file.path for file in texts if file.path not in known)):
-            known |= self._generated(unknown)
+            known |= self._look_up_generated(unknown)
         for file in texts:
             if known[file.path]:
                 file.kind, file.hunks = "generated", []
 
     def _has_attributes(self) -> bool:
         """Whether any path can have one; a history is read a tenth faster where none can."""
-        if (self.common_dir / "info" / "attributes").exists() or self.config("core.attributesFile"):
+        if (self.common_dir / "info" / "attributes").exists() or self.get_config("core.attributesFile"):
             return True
         if self.work_tree is None:
             return False
-        top = changed(self, cwd=self.work_tree)
-        return bool(top.ask("ls-files", "--", ".gitattributes", "**/.gitattributes"))
+        top = replace_fields(self, cwd=self.work_tree)
+        return bool(top.query_text("ls-files", "--", ".gitattributes", "**/.gitattributes"))
 
-    def _generated(self, paths: Sequence[str]) -> dict[str, bool]:
+    def _look_up_generated(self, paths: Sequence[str]) -> dict[str, bool]:
         """Whether each path, from the top of the work tree, has the attribute; without a tree none has."""
         if self.work_tree is None:
             return dict.fromkeys(paths, False)
-        top = changed(self, cwd=self.work_tree)
+        top = replace_fields(self, cwd=self.work_tree)
         asked = "\0".join(paths).encode("utf-8", "replace")
         values = top.run("check-attr", "-z", "--stdin", "linguist-generated", input=asked).split(b"\0")[2::3]
         return {path: value in (b"set", b"true") for path, value in zip(paths, values, strict=True)}
 
-    def previous_subject(self, author: str | None = None, rev: str = "HEAD") -> str:
+    def find_previous_subject(self, author: str | None = None, rev: str = "HEAD") -> str:
         """The newest subject by the author with this mail address (default: who commits now), `""` if none.
 
         Looks at the newest 200 commits that are no merges, up to and including `rev`.
         """
-        mail = author or self.environment.get("GIT_AUTHOR_EMAIL") or self._own_mail()
+        mail = author or self.environment.get("GIT_AUTHOR_EMAIL") or self._find_own_email()
         shape = ["--no-show-signature", "--format=%ae%x00%s"]
         try:
-            log = self.run("log", f"-{_PREVIOUS}", "--no-merges", *shape, "--end-of-options", rev, "--")
+            log = self.run("log", f"-{_MAX_PREVIOUS_COMMITS}", "--no-merges", *shape, "--end-of-options", rev, "--")
         except GitpeftError:
             return ""
-        for line in map(text_of, log.split(b"\n")):
+        for line in map(decode_text, log.split(b"\n")):
             mail_of, _, subject = line.partition("\0")
             if mail_of.lower() == mail.lower():
                 return subject
         return ""
 
-    def previous_subject_of(self, rev: str) -> str:
+    def find_subject_before(self, rev: str) -> str:
         """As `previous_subject`, for the author of a commit, looking at what came before it."""
-        sha = self.resolve(rev)
+        sha = self.resolve_commit(rev)
         shape = ["--no-show-signature", "--format=%ae%x00%P"]
-        mail, _, parents = self.ask("log", "-1", *shape, sha, "--").partition("\0")
-        return self.previous_subject(mail.strip(), f"{sha}^") if parents.strip() else ""
+        mail, _, parents = self.query_text("log", "-1", *shape, sha, "--").partition("\0")
+        return self.find_previous_subject(mail.strip(), f"{sha}^") if parents.strip() else ""
 
-    def _own_mail(self) -> str:
-        found = re.search(r"<([^<>]*)>[^<>]*$", self.ask("var", "GIT_AUTHOR_IDENT"))
+    def _find_own_email(self) -> str:
+        found = re.search(r"<([^<>]*)>[^<>]*$", self.query_text("var", "GIT_AUTHOR_IDENT"))
         return found[1] if found else ""
 
     def rev_list(self, *tips: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -310,7 +310,7 @@ class Repository:
         lines = self.run("rev-list", *order, *tips, "--").decode().splitlines()
         return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines)]
 
-    def commits_of(self, between: str) -> list[str]:
+    def list_range_commits(self, between: str) -> list[str]:
         """The commits of a range `A..B` that are no merges, oldest first. GitpeftError when it names none."""
         order = ["--no-merges", "--date-order", "--reverse", "--end-of-options"]
         try:
@@ -318,7 +318,7 @@ class Repository:
         except GitpeftError:
             raise GitpeftError(f"{between!r} names no commits here", "See `git log --oneline`.") from None
 
-    def since(self, rev: str) -> int | None:
+    def count_commits_since(self, rev: str) -> int | None:
         """How many commits HEAD has that `rev` has not; None where one of them is unknown here."""
         from git import GitCommandError, Repo
 
@@ -328,47 +328,47 @@ class Repository:
         except (GitCommandError, ValueError):
             return None
 
-    def shallow(self) -> frozenset[str]:
+    def list_shallow_commits(self) -> frozenset[str]:
         """The commits at which a shallow clone was cut: their parents, so their changes, are not here."""
         try:
             return frozenset((self.common_dir / "shallow").read_text("ascii").split())
         except FileNotFoundError:
             return frozenset()
 
-    def log(self, shas: Sequence[str], jobs: int = 2) -> Iterator[Commit | Skipped]:
+    def stream_commits(self, shas: Sequence[str], jobs: int = 2) -> Iterator[Commit | SkippedCommit]:
         """Each of the commits with its change, in no promised order, streamed from `jobs` git processes.
 
         Give the newest first: deltas in a pack lead from newer to older content.
         """
-        yield from self.read(shas, DIFF, Parser, jobs)
+        yield from self.stream_diff_tree(shas, DIFF_OPTIONS, CommitParser, jobs)
 
-    def read(
-        self, shas: Sequence[str], options: Sequence[str], cutter: type[Cutter[Item]], jobs: int = 2
-    ) -> Iterator[Item | Skipped]:
+    def stream_diff_tree(
+        self, shas: Sequence[str], options: Sequence[str], cutter: type[RecordParser[ParsedItem]], jobs: int = 2
+    ) -> Iterator[ParsedItem | SkippedCommit]:
         """What `cutter` makes of the output of `git diff-tree OPTIONS` on each commit; else as `log`."""
-        cut = self.shallow()
-        yield from (Skipped(sha, "shallow") for sha in shas if sha in cut)
+        cut = self.list_shallow_commits()
+        yield from (SkippedCommit(sha, "shallow") for sha in shas if sha in cut)
         shas = [sha for sha in shas if sha not in cut]
-        blocks = [shas[i : i + _BLOCK] for i in range(0, len(shas), _BLOCK)]
+        blocks = [shas[i : i + _COMMITS_PER_BLOCK] for i in range(0, len(shas), _COMMITS_PER_BLOCK)]
         shares = [list(chain(*blocks[i::jobs])) for i in range(min(jobs, len(blocks)))]
-        streams = [_Stream(self, share, options, cutter) for share in shares]
+        streams = [_CommitStream(self, share, options, cutter) for share in shares]
         known: dict[str, bool] = {}
         attributes = self._has_attributes()
         try:
             while streams:
                 for stream in streams[:]:
-                    batch = stream.read()
+                    batch = stream.read_chunk()
                     if batch is None:
                         streams.remove(stream)
                     if attributes:
                         changes = (item.files for item in batch or () if isinstance(item, Commit))
-                        self.mark_generated(list(chain.from_iterable(changes)), known)
+                        self.mark_generated_files(list(chain.from_iterable(changes)), known)
                     yield from batch or ()
         finally:
             for stream in streams:
                 stream.close()
 
-    def newer(self, tip: str, than: str, most: int) -> list[str]:
+    def list_newer_commits(self, tip: str, than: str, most: int) -> list[str]:
         """The newest commits that `tip` has and `than` has not, newest first; merges aside.
 
         GitpeftError when one of the two names no commit here; an empty `than` excludes nothing.
@@ -377,52 +377,52 @@ class Repository:
         options = ["--no-merges", "--date-order", f"-{most}"]
         return self.run("rev-list", *options, "--end-of-options", tip, *excluded, "--").decode().split()
 
-    def read_some(self, shas: Sequence[str], seconds: float) -> list[Commit]:
+    def read_commits_within(self, shas: Sequence[str], seconds: float) -> list[Commit]:
         """As many of the commits, in their order, as git prints in this time and without a missing object.
 
         For a few commits (their ids must fit into a pipe) and a caller that cannot wait.
         """
         until = time.monotonic() + seconds
-        mark = new_mark()
-        parser = Parser(mark)
+        mark = new_record_mark()
+        parser = CommitParser(mark)
         listed, into = os.pipe()
         with os.fdopen(into, "wb") as pipe:
             pipe.write("".join(f"{sha}\n" for sha in shas).encode())
         with os.fdopen(listed, "rb") as pipe:
-            process = self._reading(pipe, [*_DIFF_TREE, *DIFF, format_of(mark)])
+            process = self._start_with_input(pipe, [*_DIFF_TREE_COMMAND, *DIFF_OPTIONS, build_format_option(mark)])
         assert process.stdout
         found: list[Commit] = []
         try:
             while (left := until - time.monotonic()) > 0 and select.select([process.stdout], [], [], left)[0]:
-                if chunk := os.read(process.stdout.fileno(), _CHUNK):
+                if chunk := os.read(process.stdout.fileno(), _CHUNK_BYTES):
                     found += parser.feed(chunk)
                     continue
                 if process.wait() == 0:
-                    return found + parser.end()
+                    return found + parser.close()
                 # git may have died of this commit or of the next one, so it is asked for alone
                 alone = shas[len(found) : len(found) + 1] if len(shas) > 1 else []
-                return found + (self.read_some(alone, left) if alone else [])
+                return found + (self.read_commits_within(alone, left) if alone else [])
         finally:
             process.kill()
             process.stdout.close()
             process.wait()
         return found
 
-    def messages(self, tip: str) -> list[Commit]:
+    def read_commit_messages(self, tip: str) -> list[Commit]:
         """The commits that `tip` reaches, with messages but no files, every parent before its children."""
-        mark = new_mark()
-        parser = Parser(mark)
-        order = ["--topo-order", "--reverse", "--no-show-signature", format_of(mark, Parser.FIELDS)]
-        return [*parser.feed(self.run("log", *order, tip, "--")), *parser.end()]
+        mark = new_record_mark()
+        parser = CommitParser(mark)
+        order = ["--topo-order", "--reverse", "--no-show-signature", build_format_option(mark, CommitParser.FIELDS)]
+        return [*parser.feed(self.run("log", *order, tip, "--")), *parser.close()]
 
-    def blobs(self, ids: Sequence[str]) -> Iterator[bytes | None]:
+    def read_blobs(self, ids: Sequence[str]) -> Iterator[bytes | None]:
         """The content of each blob, in the order given; None for one that is not here.
 
         Ask a partial clone for blobs only that a diff has read: others it would try to fetch, and die.
         """
-        process = self._fed(["cat-file", "--batch", "--buffer"], ids)
+        process = self._start_with_lines(["cat-file", "--batch", "--buffer"], ids)
         assert process.stdout
-        _widen(process)
+        _widen_pipe(process)
         try:
             for _ in ids:
                 head = process.stdout.readline().split()
@@ -432,90 +432,90 @@ class Repository:
             process.stdout.close()
             process.wait()
 
-    def file(self, rev: str, path: str) -> bytes:
+    def read_file(self, rev: str, path: str) -> bytes:
         """The content of a file as committed; empty where there is none."""
         try:
             return self.run("cat-file", "blob", f"{rev}:{path}")
         except GitpeftError:
             return b""
 
-    def missing(self, shas: Sequence[str]) -> set[str]:
+    def find_incomplete_commits(self, shas: Sequence[str]) -> set[str]:
         """Those of the commits whose change needs an object that is not here (a partial clone).
 
         Asks for what exists and compares, because asking for a missing object would try to fetch it. Where
         even a directory is missing, git stops, and every commit from there on counts.
         """
         needed: dict[str, set[bytes]] = {}
-        mark = new_mark()
-        raw = ["--raw", "--no-renames", "--no-abbrev", "-z", format_of(mark, "%H%x00")]
-        process = self._diff_tree(shas, raw)
+        mark = new_record_mark()
+        raw = ["--raw", "--no-renames", "--no-abbrev", "-z", build_format_option(mark, "%H%x00")]
+        process = self._start_diff_tree(shas, raw)
         output = process.communicate()[0]
         for printed in output.split(mark)[1:]:
             sha, _, *items = printed.split(b"\0")
-            needed[sha.decode()] = {blob for item in items[::2] for blob in _blobs(item)}
+            needed[sha.decode()] = {blob for item in items[::2] for blob in _parse_raw_blobs(item)}
         if process.returncode and needed:
             needed.popitem()
-        absent = set().union(*needed.values()) - self._present()
+        absent = set().union(*needed.values()) - self._list_present_objects()
         return {sha for sha in shas if sha not in needed or needed[sha] & absent}
 
-    def _present(self) -> set[bytes]:
+    def _list_present_objects(self) -> set[bytes]:
         """Every object that is here."""
         options = ["--batch-all-objects", "--unordered", "--batch-check=%(objectname)"]
         return set(self.run("cat-file", *options).split())
 
-    def head_and_line_counts(self, names: Sequence[str]) -> tuple[str | None, dict[str, int]]:
+    def read_head_and_line_counts(self, names: Sequence[str]) -> tuple[str | None, dict[str, int]]:
         """`head` and `line_counts` in one process, as far as one is enough."""
-        asked = names[:_CONTENTS]
+        asked = names[:_OBJECTS_PER_CALL]
         lines = "".join(f"{name}\n" for name in ("HEAD^{commit}", *asked)).encode("utf-8", "replace")
         first, _, output = self.run("cat-file", "--batch", input=lines).partition(b"\n")
         sha, kind, *size = first.split(b" ")
         if kind == b"commit":
             output = output[int(size[0]) + 1 :]
-        found = _lines_of(asked, output) | self.line_counts(names[_CONTENTS:])
+        found = _count_batch_lines(asked, output) | self.read_line_counts(names[_OBJECTS_PER_CALL:])
         return (sha.decode() if kind == b"commit" else None), found
 
-    def line_counts(self, names: Sequence[str]) -> dict[str, int]:
+    def read_line_counts(self, names: Sequence[str]) -> dict[str, int]:
         """The number of lines of each content that git knows by such a name (an id, `REV:PATH`) and has here.
 
         A last line without an end counts; what git would take for binary has none.
         """
         found: dict[str, int] = {}
-        for start in range(0, len(names), _CONTENTS):
-            asked = names[start : start + _CONTENTS]
+        for start in range(0, len(names), _OBJECTS_PER_CALL):
+            asked = names[start : start + _OBJECTS_PER_CALL]
             lines = "".join(f"{name}\n" for name in asked).encode("utf-8", "replace")
-            found |= _lines_of(asked, self.run("cat-file", "--batch", input=lines))
+            found |= _count_batch_lines(asked, self.run("cat-file", "--batch", input=lines))
         return found
 
-    def _diff_tree(self, shas: Sequence[str], options: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start_diff_tree(self, shas: Sequence[str], options: Sequence[str]) -> subprocess.Popen[bytes]:
         """`git diff-tree` over the commits."""
-        return self._fed([*_DIFF_TREE, *options], shas)
+        return self._start_with_lines([*_DIFF_TREE_COMMAND, *options], shas)
 
-    def _fed(self, arguments: Sequence[str], lines: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start_with_lines(self, arguments: Sequence[str], lines: Sequence[str]) -> subprocess.Popen[bytes]:
         """Git reading lines, which wait in a file, so that no pipe can fill up both ways."""
         import tempfile  # not on the way of the hook, which never gets here
 
         with tempfile.TemporaryFile() as listed:
             listed.write("".join(f"{line}\n" for line in lines).encode())
             listed.seek(0)
-            return self._reading(listed, arguments)
+            return self._start_with_input(listed, arguments)
 
-    def _reading(self, listed: IO[bytes], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start_with_input(self, listed: IO[bytes], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         """Git with a file on its standard input."""
         return subprocess.Popen(
-            [*_PREFIX, *arguments],
+            [*_GIT_COMMAND, *arguments],
             cwd=self.cwd,
-            env={**self.environment, **_STREAMING},
+            env={**self.environment, **_STREAM_ENVIRONMENT},
             stdin=listed,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
 
 
-class _Stream(Generic[Item]):
+class _CommitStream(Generic[ParsedItem]):
     """One git process reading commits, started again behind each commit that it dies of."""
 
     def __init__(
-        self, repository: Repository, shas: list[str], options: Sequence[str], cutter: type[Cutter[Item]]
+        self, repository: Repository, shas: list[str], options: Sequence[str], cutter: type[RecordParser[ParsedItem]]
     ) -> None:
         self.repository = repository
         self.shas = shas
@@ -523,32 +523,32 @@ class _Stream(Generic[Item]):
         self.cutter = cutter
         self.at = 0
         self.checked = False
-        self._begin(len(shas))
+        self._start_git(len(shas))
 
-    def _begin(self, until: int) -> None:
+    def _start_git(self, until: int) -> None:
         """Start git on the commits from `at` to `until`."""
-        mark = new_mark()
+        mark = new_record_mark()
         self.until = until
         self.parser = self.cutter(mark)
-        options = [*self.options, format_of(mark, self.cutter.FIELDS)]
-        self.process = self.repository._diff_tree(self.shas[self.at : until], options)
-        _widen(self.process)
+        options = [*self.options, build_format_option(mark, self.cutter.FIELDS)]
+        self.process = self.repository._start_diff_tree(self.shas[self.at : until], options)
+        _widen_pipe(self.process)
 
-    def read(self) -> list[Item | Skipped] | None:
+    def read_chunk(self) -> list[ParsedItem | SkippedCommit] | None:
         """The commits of the next chunk; None at the end."""
         if self.at == len(self.shas):
             self.close()
             return None
         assert self.process.stdout
-        if chunk := self.process.stdout.read(_CHUNK):
-            return self._account(self.parser.feed(chunk))
+        if chunk := self.process.stdout.read(_CHUNK_BYTES):
+            return self._insert_skipped(self.parser.feed(chunk))
         self.close()
         if self.process.returncode:
-            return self._died()
-        found = self._account(self.parser.end())
-        found += self._skip(self.until, "unreadable")
+            return self._recover_from_crash()
+        found = self._insert_skipped(self.parser.close())
+        found += self._skip_until(self.until, "unreadable")
         if self.at < len(self.shas):
-            self._begin(len(self.shas))
+            self._start_git(len(self.shas))
         return found
 
     def close(self) -> None:
@@ -557,21 +557,21 @@ class _Stream(Generic[Item]):
         self.process.stdout.close()
         self.process.wait()
 
-    def _account(self, commits: list[Item]) -> list[Item | Skipped]:
+    def _insert_skipped(self, commits: list[ParsedItem]) -> list[ParsedItem | SkippedCommit]:
         """The same commits, and those between them of which git said nothing."""
-        out: list[Item | Skipped] = []
+        out: list[ParsedItem | SkippedCommit] = []
         for commit in commits:
-            out += self._skip(self.shas.index(commit.sha, self.at), "unreadable")
+            out += self._skip_until(self.shas.index(commit.sha, self.at), "unreadable")
             out.append(commit)
             self.at += 1
         return out
 
-    def _skip(self, until: int, reason: str) -> list[Item | Skipped]:
+    def _skip_until(self, until: int, reason: str) -> list[ParsedItem | SkippedCommit]:
         skipped = self.shas[self.at : until]
         self.at = until
-        return [Skipped(sha, reason) for sha in skipped]
+        return [SkippedCommit(sha, reason) for sha in skipped]
 
-    def _died(self) -> list[Item | Skipped]:
+    def _recover_from_crash(self) -> list[ParsedItem | SkippedCommit]:
         """Git met an object that it cannot read: leave out the commits that need one, and go on.
 
         Git may die before or while it prints a commit, so the first one that is left is then asked for alone.
@@ -579,16 +579,16 @@ class _Stream(Generic[Item]):
         if not self.checked:
             self.checked = True
             self.shas, self.at = self.shas[self.at :], 0
-            gone = self.repository.missing(self.shas)
-            out: list[Item | Skipped] = [Skipped(sha, "missing") for sha in self.shas if sha in gone]
+            gone = self.repository.find_incomplete_commits(self.shas)
+            out: list[ParsedItem | SkippedCommit] = [SkippedCommit(sha, "missing") for sha in self.shas if sha in gone]
             self.shas = [sha for sha in self.shas if sha not in gone]
-            self._begin(len(self.shas))
+            self._start_git(len(self.shas))
             return out
         if self.until - self.at > 1:
-            self._begin(self.at + 1)
+            self._start_git(self.at + 1)
             return []
-        out = self._skip(self.at + 1, "unreadable")
-        self._begin(len(self.shas))
+        out = self._skip_until(self.at + 1, "unreadable")
+        self._start_git(len(self.shas))
         return out
 
 
@@ -598,7 +598,7 @@ _EMPTY_TREES = {
 }
 
 
-def _shell_words(text: str) -> list[str]:
+def _split_shell_words(text: str) -> list[str]:
     import shlex  # hardly ever needed
 
     try:
@@ -607,13 +607,13 @@ def _shell_words(text: str) -> list[str]:
         return text.split()
 
 
-def _environment(foreign: bool) -> dict[str, str]:
+def _build_environment(foreign: bool) -> dict[str, str]:
     """The environment for git; without what a hook inherits when the repository may be another one."""
-    dropped = {*_UNWANTED, *(LOCAL_VARIABLES if foreign else ())}
-    return {key: value for key, value in os.environ.items() if key not in dropped} | _ENVIRONMENT
+    dropped = {*_UNWANTED_VARIABLES, *(REPOSITORY_VARIABLES if foreign else ())}
+    return {key: value for key, value in os.environ.items() if key not in dropped} | _BASE_ENVIRONMENT
 
 
-def _start(
+def _start_process(
     command: Sequence[str], cwd: Path, environment: Mapping[str, str], piped: bool = False
 ) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
@@ -630,7 +630,7 @@ def _start(
         raise GitpeftError("git was not found", "Install git, or put it on the PATH.") from error
 
 
-def _finish(process: subprocess.Popen[bytes], input: bytes | None = None) -> tuple[bytes, bytes]:
+def _wait_for_output(process: subprocess.Popen[bytes], input: bytes | None = None) -> tuple[bytes, bytes]:
     """All that a process says; it is ended when nobody waits for it any more (time is up, or Ctrl-C)."""
     with process:
         try:
@@ -640,33 +640,33 @@ def _finish(process: subprocess.Popen[bytes], input: bytes | None = None) -> tup
             raise
 
 
-def _no_repository(cwd: Path, errors: bytes) -> GitpeftError:
+def _no_repository_error(cwd: Path, errors: bytes) -> GitpeftError:
     said = errors.decode("utf-8", "replace").strip()
     if "dubious ownership" in said:
         return GitpeftError(f"git does not trust {cwd}: another user owns it", said.splitlines()[-1].strip())
     if "not a git repository" in said:
         return GitpeftError(f"{cwd} is not in a git repository", "Run this inside a clone, or give its path.")
-    oldest = ".".join(map(str, OLDEST))
+    oldest = ".".join(map(str, OLDEST_GIT))
     first = said.splitlines()[0] if said else "git gave no answer"
     return GitpeftError(first, f"gitpeft needs git {oldest} or newer.")
 
 
-def _widen(process: subprocess.Popen[bytes]) -> None:
+def _widen_pipe(process: subprocess.Popen[bytes]) -> None:
     """A wide pipe lets git run ahead while this process parses; where it cannot be had, things still work."""
     with suppress(ImportError, AttributeError, OSError):
         import fcntl
 
         assert process.stdout
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _blobs(item: bytes) -> list[bytes]:
+def _parse_raw_blobs(item: bytes) -> list[bytes]:
     """The blobs in a line of `--raw` output; neither absent sides nor submodules."""
     old_mode, new_mode, old, new, *_ = item.lstrip(b"\n:").split(b" ") if b" " in item else [b"000000"] * 4
     return [blob for mode, blob in ((old_mode, old), (new_mode, new)) if mode not in (b"000000", b"160000")]
 
 
-def _lines_of(names: Sequence[str], output: bytes) -> dict[str, int]:
+def _count_batch_lines(names: Sequence[str], output: bytes) -> dict[str, int]:
     """Lines by name from the output of `cat-file --batch`; names without a content are left out."""
     found = {}
     at = 0
@@ -677,10 +677,10 @@ def _lines_of(names: Sequence[str], output: bytes) -> dict[str, int]:
         if size.isdigit():
             content = output[at : at + int(size)]
             at += int(size) + 1
-            binary = len(content) > _BINARY_SIZE or b"\0" in content[:8000]
+            binary = len(content) > _MIN_BINARY_BYTES or b"\0" in content[:8000]
             found[name] = 0 if binary else content.count(b"\n") + (content[-1:] not in (b"", b"\n"))
     return found
 
 
-def _text(output: bytes) -> str:
+def _decode_output(output: bytes) -> str:
     return output.decode("utf-8", "replace")

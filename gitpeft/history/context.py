@@ -16,7 +16,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.lazy import record
 
-TABLES = """
+CREATE_CONTEXT_TABLES = """
 CREATE TABLE change (
     id INTEGER PRIMARY KEY, sha TEXT NOT NULL UNIQUE, author TEXT, time INTEGER, fix INTEGER, subsystems TEXT,
     reached INTEGER NOT NULL DEFAULT 0
@@ -31,25 +31,25 @@ CREATE INDEX touch_change ON touch (change);
 CREATE INDEX touch_open ON touch (change) WHERE lines IS NULL;
 """
 
-YEAR = 365 * 86400
-NOT_COUNTED = ("generated", "submodule")
-LINEAGE = 16
+YEAR_SECONDS = 365 * 86400
+UNCOUNTED_KINDS = ("generated", "submodule")
+MAX_LINEAGE_NAMES = 16
 """Names that a file's history is followed through."""
 
-LINED = ("text", "generated", "symlink", "mode")
+KINDS_WITH_LINES = ("text", "generated", "symlink", "mode")
 """Kinds of files that have lines."""
 
-_COMPANIONS_OF = 8
-_COMPANION_CHANGES = 200
-_COMPANION_FILES = 20
+_MAX_COMPANION_PATHS = 8
+_MAX_COMPANION_CHANGES = 200
+_MAX_COMPANION_FILES = 20
 
 
-Row = tuple[tuple[str, str, int, bool], list[tuple[object, ...]]]
+ChangeRows = tuple[tuple[str, str, int, bool], list[tuple[object, ...]]]
 """A commit to be stored: (id, author's hash, commit time, fix or not), and the rows that `touches` made."""
 
 
 @record(frozen=True, slots=True)
-class Touch:
+class TouchedFile:
     """What a change does to one file. `lines` is its length before; `functions` are keys (`function_key`)."""
 
     path: str
@@ -63,25 +63,25 @@ class Touch:
 
 
 @record(frozen=True, slots=True)
-class Change:
+class MeasuredChange:
     """A change as it is about to be made: its files, who makes it (a hash), when (unix seconds).
 
     `fix` is what its message says, False while it has none.
     """
 
-    files: tuple[Touch, ...]
+    files: tuple[TouchedFile, ...]
     author: str
     time: int
     fix: bool = False
 
     @property
-    def counted(self) -> list[Touch]:
+    def counted_files(self) -> list[TouchedFile]:
         """The files that count."""
-        return [file for file in self.files if file.kind not in NOT_COUNTED]
+        return [file for file in self.files if file.kind not in UNCOUNTED_KINDS]
 
 
 @record(frozen=True, slots=True)
-class Seen:
+class EarlierChange:
     """One earlier change of a file: its number, who (a hash), when, whether it was a fix, and where in it."""
 
     change: int
@@ -92,7 +92,7 @@ class Seen:
 
 
 @record(frozen=True, slots=True)
-class Companion:
+class CompanionFile:
     """A file that usually changes with another one: in `together` of the last `of` changes."""
 
     path: str
@@ -101,85 +101,85 @@ class Companion:
     of: int
 
 
-class Past(Protocol):
+class HistoryContext(Protocol):
     """What the metrics ask of history before a change. `names` are paths as the change finds them."""
 
-    def changes(self, names: Sequence[str], since: int | None = None) -> int:
+    def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
         """Different earlier changes of these files, from `since` (unix seconds) on."""
         ...
 
-    def fixes(self, names: Sequence[str], since: int) -> int:
+    def count_fixes(self, names: Sequence[str], since: int) -> int:
         """Those of them that were fixes."""
         ...
 
-    def developers(self, names: Sequence[str]) -> int:
+    def count_developers(self, names: Sequence[str]) -> int:
         """Different authors of earlier changes of these files."""
         ...
 
-    def last(self, name: str) -> int | None:
+    def find_last_change_time(self, name: str) -> int | None:
         """When a file was last changed; None when it never was."""
         ...
 
-    def experience(self, author: str, now: int) -> tuple[int, float]:
+    def measure_experience(self, author: str, now: int) -> tuple[int, float]:
         """The author's earlier changes: how many, and the sum of 1 / (1 + full years ago)."""
         ...
 
-    def within(self, author: str, subsystems: frozenset[str]) -> int:
+    def count_subsystem_changes(self, author: str, subsystems: frozenset[str]) -> int:
         """The author's earlier changes in any of the subsystems."""
         ...
 
 
-def subsystem(path: str) -> str:
+def find_subsystem(path: str) -> str:
     """The first directory of a path, "." at the top (Kamei et al. 2013)."""
     return path.partition("/")[0] if "/" in path else "."
 
 
-def function_key(heading: str) -> str:
+def hash_function_heading(heading: str) -> str:
     """What is stored of a function's heading: enough to know it again, nothing that could be a secret."""
     return hashlib.blake2b(heading.encode(), digest_size=6).hexdigest()
 
 
-def weighted_years(times: Iterable[int], now: int) -> float:
+def compute_recent_experience(times: Iterable[int], now: int) -> float:
     """The sum of 1 / (1 + n), n the full years since each moment (rexp of Kamei et al.)."""
-    ages = Counter(max(0, now - time) // YEAR for time in times)
+    ages = Counter(max(0, now - time) // YEAR_SECONDS for time in times)
     return sum(ages[age] / (1 + age) for age in sorted(ages))
 
 
 # --- storing ------------------------------------------------------------------------------------------------
 
 
-def touches(files: Sequence[FileChange], names: Sequence[tuple[str, str | None]]) -> list[tuple[object, ...]]:
+def build_touch_rows(files: Sequence[FileChange], names: Sequence[tuple[str, str | None]]) -> list[tuple[object, ...]]:
     """Rows for the files of a commit; `names` are their masked paths, each with where it came from."""
-    return [_row(file, *name) for file, name in zip(files, names, strict=True)]
+    return [_build_touch_row(file, *name) for file, name in zip(files, names, strict=True)]
 
 
-def _row(file: FileChange, path: str, origin: str | None) -> tuple[object, ...]:
-    functions = " ".join(map(function_key, file.functions))
+def _build_touch_row(file: FileChange, path: str, origin: str | None) -> tuple[object, ...]:
+    functions = " ".join(map(hash_function_heading, file.functions))
     origin = origin if file.status == "R" else None  # a copy begins a history of its own
-    lines = None if file.kind in LINED else 0
+    lines = None if file.kind in KINDS_WITH_LINES else 0
     counts = (file.status, file.kind, file.added, file.removed)
     return (path, origin, *counts, lines, functions, *(file.blobs if lines is None else (None, None)))
 
 
-def store(db: sqlite3.Connection, changes: Iterable[Row]) -> None:
+def store_changes(db: sqlite3.Connection, changes: Iterable[ChangeRows]) -> None:
     """Add commits that are no merges."""
     command = "INSERT OR IGNORE INTO change (sha, author, time, fix, subsystems) VALUES (?, ?, ?, ?, ?)"
     for head, rows in changes:
-        subsystems = "\t".join(sorted({subsystem(str(row[0])) for row in rows}))
+        subsystems = "\t".join(sorted({find_subsystem(str(row[0])) for row in rows}))
         made = db.execute(command, (*head, subsystems))
         if made.rowcount:
             numbered = [(made.lastrowid, *row) for row in rows]
             db.executemany("INSERT INTO touch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", numbered)
 
 
-def drop(db: sqlite3.Connection, shas: Iterable[str]) -> None:
+def delete_changes(db: sqlite3.Connection, shas: Iterable[str]) -> None:
     """Forget commits."""
     for sha in shas:
         db.execute("DELETE FROM touch WHERE change = (SELECT id FROM change WHERE sha = ?)", (sha,))
         db.execute("DELETE FROM change WHERE sha = ?", (sha,))
 
 
-def count_lines(db: sqlite3.Connection, repository: Repository, order: Sequence[str]) -> None:
+def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequence[str]) -> None:
     """Fill in the length that each newly stored file had before its change; `order` is oldest first.
 
     A content is as long as the one that it was made from, plus what was added, minus what was removed: from
@@ -194,21 +194,21 @@ def count_lines(db: sqlite3.Connection, repository: Repository, order: Sequence[
     steps: dict[str, tuple[str, int]] = {}
     for _, _, _, old, new, grown, _ in rows:
         steps.setdefault(new, (old, grown))
-    named = {number: _content(sha, path, old, status) for number, sha, path, old, _, _, status in rows}
+    named = {number: _name_old_content(sha, path, old, status) for number, sha, path, old, _, _, status in rows}
     starts: dict[str, tuple[str, int]] = {}
-    found = {number: _start(name, steps, starts) for number, name in named.items()}
-    known = repository.line_counts(sorted({root for root, _ in found.values()} - {""}))
+    found = {number: _find_chain_start(name, steps, starts) for number, name in named.items()}
+    known = repository.read_line_counts(sorted({root for root, _ in found.values()} - {""}))
     lengths = [(max(0, known.get(root, 0) + grown), number) for number, (root, grown) in found.items()]
     with db:
         db.executemany("UPDATE touch SET lines = ?, old = NULL, new = NULL WHERE rowid = ?", lengths)
 
 
-def _content(sha: str, path: str, old: str, status: str) -> str:
+def _name_old_content(sha: str, path: str, old: str, status: str) -> str:
     """What git calls the content before a change; "" where there was none."""
     return "" if status == "A" else old or f"{sha}^:{path}"
 
 
-def _start(
+def _find_chain_start(
     name: str, steps: dict[str, tuple[str, int]], starts: dict[str, tuple[str, int]]
 ) -> tuple[str, int]:
     """Where a chain of contents begins ("" in nothing), and how many lines it grew since.
@@ -230,7 +230,7 @@ def _start(
 # --- the place ----------------------------------------------------------------------------------------------
 
 
-def difference(
+def find_place_difference(
     db: sqlite3.Connection, repository: Repository, head: str | None
 ) -> tuple[list[str], list[str]]:
     """The commits that are below `head` (None: nothing is) but not below the place, and the other way round.
@@ -238,7 +238,7 @@ def difference(
     Newest first, without merges. Where the place is unknown to git by now, everything below `head`.
     """
     ordinary = ("rev-list", "--no-merges", "--date-order")
-    place = where(db)
+    place = read_place(db)
     if place == (head or ""):
         return [], []
     if place and head:
@@ -253,13 +253,13 @@ def difference(
     return (repository.run(*ordinary, head, "--").decode().split() if head else []), away
 
 
-def unread(db: sqlite3.Connection, shas: Sequence[str]) -> list[str]:
+def list_unread_commits(db: sqlite3.Connection, shas: Sequence[str]) -> list[str]:
     """Those of the commits that are neither stored nor known to be unreadable."""
     query = "SELECT 1 FROM change WHERE sha = ? UNION ALL SELECT 1 FROM skipped WHERE sha = ?"
     return [sha for sha in shas if not db.execute(query, (sha, sha)).fetchone()]
 
 
-def move(db: sqlite3.Connection, head: str | None, left: Sequence[str], right: Sequence[str]) -> None:
+def move_place(db: sqlite3.Connection, head: str | None, left: Sequence[str], right: Sequence[str]) -> None:
     """Take the place to a commit, by the `difference` between the two; the caller ends the transaction."""
     command = "UPDATE change SET reached = ? WHERE sha = ?"
     db.executemany(command, [(0, sha) for sha in right])
@@ -267,114 +267,114 @@ def move(db: sqlite3.Connection, head: str | None, left: Sequence[str], right: S
     db.execute("INSERT OR REPLACE INTO setting VALUES ('place', ?)", (head or "",))
 
 
-def where(db: sqlite3.Connection) -> str:
+def read_place(db: sqlite3.Connection) -> str:
     """The commit of the place, "" before the first one."""
     row = db.execute("SELECT value FROM setting WHERE name = 'place'").fetchone()
     return str(row[0]) if row else ""
 
 
-def load(db: sqlite3.Connection, shas: set[str]) -> dict[str, Change]:
+def load_stored_changes(db: sqlite3.Connection, shas: set[str]) -> dict[str, MeasuredChange]:
     """Those of the commits that are stored, by id."""
-    files: dict[int, list[Touch]] = {}
+    files: dict[int, list[TouchedFile]] = {}
     columns = "change, path, status, kind, added, removed, lines, functions, origin"
     query = f"SELECT {columns} FROM touch ORDER BY rowid"
     for number, path, status, kind, added, removed, lines, functions, origin in db.execute(query):
-        touch = Touch(path, status, kind, added, removed, lines or 0, frozenset(functions.split()), origin)
+        touch = TouchedFile(path, status, kind, added, removed, lines or 0, frozenset(functions.split()), origin)
         files.setdefault(number, []).append(touch)
     rows = db.execute("SELECT id, sha, author, time, fix FROM change")
     return {
-        sha: Change(tuple(files.get(number, ())), author, time, bool(fix))
+        sha: MeasuredChange(tuple(files.get(number, ())), author, time, bool(fix))
         for number, sha, author, time, fix in rows
         if sha in shas
     }
 
 
-class Stored:
+class StoredContext:
     """The past of the place, asked of the tables file by file."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._seen: dict[str, list[Seen]] = {}
+        self._seen: dict[str, list[EarlierChange]] = {}
         self._names: dict[str, set[str]] = {}
         self._own: dict[str, list[tuple[int, str]]] = {}
 
-    def seen(self, path: str) -> list[Seen]:
+    def load_earlier_changes(self, path: str) -> list[EarlierChange]:
         """Every earlier change of a file, under the names that it had before too."""
         if path not in self._seen:
             names, at = [path], 0
-            rows: dict[int, Seen] = {}
-            while at < min(len(names), LINEAGE):
-                found = self._rows(names[at]).fetchall()
+            rows: dict[int, EarlierChange] = {}
+            while at < min(len(names), MAX_LINEAGE_NAMES):
+                found = self._query_touches(names[at]).fetchall()
                 for _, change, author, time, fix, functions in found:
-                    rows[change] = Seen(change, author, time, bool(fix), frozenset(functions.split()))
+                    rows[change] = EarlierChange(change, author, time, bool(fix), frozenset(functions.split()))
                 names += sorted({row[0] for row in found} - {None, *names})
                 at += 1
             self._seen[path] = list(rows.values())
             self._names[path] = set(names)
         return self._seen[path]
 
-    def _rows(self, path: str) -> sqlite3.Cursor:
+    def _query_touches(self, path: str) -> sqlite3.Cursor:
         return self._db.execute(
             "SELECT origin, id, author, time, fix, functions FROM touch JOIN change ON id = touch.change"
             " WHERE path = ? AND reached ORDER BY id",
             (path,),
         )
 
-    def _of(self, names: Sequence[str]) -> dict[int, Seen]:
-        return {one.change: one for name in names for one in self.seen(name)}
+    def _collect_earlier_changes(self, names: Sequence[str]) -> dict[int, EarlierChange]:
+        return {one.change: one for name in names for one in self.load_earlier_changes(name)}
 
-    def changes(self, names: Sequence[str], since: int | None = None) -> int:
+    def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
         """See `Past`."""
-        return sum(since is None or one.time >= since for one in self._of(names).values())
+        return sum(since is None or one.time >= since for one in self._collect_earlier_changes(names).values())
 
-    def fixes(self, names: Sequence[str], since: int) -> int:
+    def count_fixes(self, names: Sequence[str], since: int) -> int:
         """See `Past`."""
-        return sum(one.fix and one.time >= since for one in self._of(names).values())
+        return sum(one.fix and one.time >= since for one in self._collect_earlier_changes(names).values())
 
-    def developers(self, names: Sequence[str]) -> int:
+    def count_developers(self, names: Sequence[str]) -> int:
         """See `Past`."""
-        return len({one.author for one in self._of(names).values()})
+        return len({one.author for one in self._collect_earlier_changes(names).values()})
 
-    def last(self, name: str) -> int | None:
+    def find_last_change_time(self, name: str) -> int | None:
         """See `Past`."""
-        return max((one.time for one in self.seen(name)), default=None)
+        return max((one.time for one in self.load_earlier_changes(name)), default=None)
 
-    def experience(self, author: str, now: int) -> tuple[int, float]:
+    def measure_experience(self, author: str, now: int) -> tuple[int, float]:
         """See `Past`."""
-        times = [time for time, _ in self._by(author)]
-        return len(times), weighted_years(times, now)
+        times = [time for time, _ in self._load_author_changes(author)]
+        return len(times), compute_recent_experience(times, now)
 
-    def within(self, author: str, subsystems: frozenset[str]) -> int:
+    def count_subsystem_changes(self, author: str, subsystems: frozenset[str]) -> int:
         """See `Past`."""
-        return sum(not subsystems.isdisjoint(names.split("\t")) for _, names in self._by(author))
+        return sum(not subsystems.isdisjoint(names.split("\t")) for _, names in self._load_author_changes(author))
 
-    def _by(self, author: str) -> list[tuple[int, str]]:
+    def _load_author_changes(self, author: str) -> list[tuple[int, str]]:
         if author not in self._own:
             query = "SELECT time, subsystems FROM change WHERE author = ? AND reached"
             self._own[author] = self._db.execute(query, (author,)).fetchall()
         return self._own[author]
 
-    def companions(self, paths: Sequence[str], support: int, confidence: float) -> list[Companion]:
+    def find_companions(self, paths: Sequence[str], support: int, confidence: float) -> list[CompanionFile]:
         """Files that usually change with one of these and are not among them, surest first.
 
         Counted over the last 200 changes of a file that touched at most 20 files: at least `support` of them
         together, and at least the share `confidence`.
         """
-        found = [one for path in paths[:_COMPANIONS_OF] for one in self._beside(path, set(paths))]
+        found = [one for path in paths[:_MAX_COMPANION_PATHS] for one in self._count_companions(path, set(paths))]
         sure = [one for one in found if one.together >= support and one.together >= confidence * one.of]
-        best: dict[str, Companion] = {}
+        best: dict[str, CompanionFile] = {}
         for one in sorted(sure, key=lambda one: (-one.together / one.of, -one.together, one.path)):
             best.setdefault(one.path, one)
         return list(best.values())
 
-    def _beside(self, path: str, known: set[str]) -> list[Companion]:
-        newest = sorted(self.seen(path), key=lambda one: (-one.time, one.change))[:_COMPANION_CHANGES]
+    def _count_companions(self, path: str, known: set[str]) -> list[CompanionFile]:
+        newest = sorted(self.load_earlier_changes(path), key=lambda one: (-one.time, one.change))[:_MAX_COMPANION_CHANGES]
         counts: Counter[str] = Counter()
         of = 0
         for one in newest:
             rows = self._db.execute("SELECT path FROM touch WHERE change = ?", (one.change,)).fetchall()
-            if len(rows) <= _COMPANION_FILES:
+            if len(rows) <= _MAX_COMPANION_FILES:
                 of += 1
                 counts.update(name for (name,) in rows)
         known = known | self._names[path]
-        return [Companion(name, path, n, of) for name, n in counts.most_common(8) if name not in known]
+        return [CompanionFile(name, path, n, of) for name, n in counts.most_common(8) if name not in known]

@@ -2,18 +2,18 @@
 
 import re
 
-from gitpeft.diff.patch import is_generated, split
+from gitpeft.diff.patch import is_generated, split_compact
 from gitpeft.pattern import pattern
 
-_BOT = pattern(
+_BOT_IDENTITY = pattern(
     r"\[bot\]|(?:^|[\s<._+-])bots?(?:$|[\s>@._-])|dependabot|renovate|greenkeeper|github-actions|pre-commit-ci"
     r"|snyk|pyup|imgbot|allcontributors|mergify|weblate|transifex|semantic-release|codecov|copybara|crowdin"
     r"|release-please|readthedocs-assistant|jenkins|travis(?:-ci)?@|zuul|automation@|noreply@anthropic|copilot@",
     re.I,
 )
-_REVERT = pattern(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
-_REWORK = pattern(r"^(?:fixup|squash|amend)! ")
-_ASSISTANT = pattern(
+_REVERT_SUBJECT = pattern(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
+_FIXUP_SUBJECT = pattern(r"^(?:fixup|squash|amend)! ")
+_ASSISTANT_TRAILER = pattern(
     r"^(?:co-authored-by|assisted-by|generated-by):.*(?:claude|copilot|chatgpt|openai|codex|cursor|aider|gemini|devin)"
     r"|generated with \[?(?:claude|cursor|copilot|chatgpt|gemini)",
     re.IGNORECASE | re.MULTILINE,
@@ -22,24 +22,24 @@ _ASSISTANT = pattern(
 
 def is_bot(identity: str) -> bool:
     """Whether an author (`Name <mail>`) is a program, by its name or address."""
-    return _BOT.search(identity) is not None
+    return _BOT_IDENTITY.search(identity) is not None
 
 
-def why_not(subject: str, body: str, change: str) -> str:
+def find_exclusion_reason(subject: str, body: str, change: str) -> str:
     """Why a commit that is no merge and not a bot's teaches nothing, "" when it does.
 
     `subject` is cleaned (`diff.clean_subject`), `change` compact.
     """
-    if _REVERT.match(subject):
+    if _REVERT_SUBJECT.match(subject):
         return "revert"
-    if _REWORK.match(subject):
+    if _FIXUP_SUBJECT.match(subject):
         return "fixup"
-    if _ASSISTANT.search(body):
+    if _ASSISTANT_TRAILER.search(body):
         return "written by an assistant"
     if not subject:
         return "no message"
     if not change:
         return "no change"
-    if all(is_generated(path) for _, path in split(change)[0]):
+    if all(is_generated(path) for _, path in split_compact(change)[0]):
         return "generated files only"
     return ""

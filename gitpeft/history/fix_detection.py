@@ -15,42 +15,42 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-KINDS = ("revert", "trailer", "pattern", "type", "issue", "word")
+EVIDENCE_KINDS = ("revert", "trailer", "pattern", "type", "issue", "word")
 """The kinds of evidence, the strongest first."""
 
-COMMON = 0.5
+COMMON_SHARE = 0.5
 """A weak kind that holds for more than this share of all messages tells nothing about any of them."""
 
-CONVENTIONAL = 0.6
+CONVENTIONAL_SHARE = 0.6
 """Where this share of subjects has a conventional type, what has none is not searched for words."""
 
-ENOUGH = 50
+MIN_MESSAGES = 50
 """Messages below which nothing is learnt about habits."""
 
-_CONVENTIONAL = re.compile(
+_CONVENTIONAL_TYPE = re.compile(
     r"(?P<type>feat|feature|fix|bugfix|hotfix|docs?|style|refactor|perf|tests?|build|ci|chore|revert|deps"
     r"|release"
     r"|wip|types|i18n|security)(?:\((?P<scope>[^()\n]*)\))?!?: ",
     re.I,
 )
-_REPAIRS = frozenset({"fix", "bugfix", "hotfix"})
+_FIX_TYPES = frozenset({"fix", "bugfix", "hotfix"})
 
-_REVERT = re.compile(r'(?:revert|reapply)\b[: ]|revert(?:ed|s|ing)? (?:"|commit\b)', re.I)
-_REVERTED = re.compile(r"\bthis (?:partially |partly )?reverts? (?:commit )?([0-9a-f]{7,64})\b", re.I)
+_REVERT_START = re.compile(r'(?:revert|reapply)\b[: ]|revert(?:ed|s|ing)? (?:"|commit\b)', re.I)
+_REVERTED_COMMIT = re.compile(r"\bthis (?:partially |partly )?reverts? (?:commit )?([0-9a-f]{7,64})\b", re.I)
 _REVERTED_SUBJECT = re.compile(r'revert(?:ed|s)?:? "(.+)"', re.I)
 _REAPPLIED_SUBJECT = re.compile(r'reapply "(.+)"', re.I)
-_CHAIN = re.compile(r'(?:(?:revert|reapply) "?)+(?=["\S])', re.I)
-_NAMED = re.compile(r"^fixes: *(?:commit +)?([0-9a-f]{7,64})\b", re.I | re.M)
+_REVERT_CHAIN = re.compile(r'(?:(?:revert|reapply) "?)+(?=["\S])', re.I)
+_FIXES_TRAILER = re.compile(r"^fixes: *(?:commit +)?([0-9a-f]{7,64})\b", re.I | re.M)
 
-_ISSUE = (
+_ISSUE_REFERENCE = (
     r"(?:(?:[\w.-]+/[\w.-]+)?#\d+|gh-?\d+|[A-Z][A-Z0-9]{1,9}-\d+|<?https?://\S+/(?:issues?|bugs?|pull|ticket"
     r"|browse)/"
     r"[\w-]+)"
 )
-_OBJECT = rf"(?:the |this )?(?:issues?|bugs?|tickets?|regression)?:? *(?:\()?{_ISSUE}"
-_FIXES = re.compile(rf"\bfix(?:e[sd]|ing)?:? +{_OBJECT}", re.I)
-_CLOSES = re.compile(rf"\b(?:close[sd]?|resolve[sd]?):? +{_OBJECT}", re.I)
-_NEW = re.compile(
+_ISSUE_OBJECT = rf"(?:the |this )?(?:issues?|bugs?|tickets?|regression)?:? *(?:\()?{_ISSUE_REFERENCE}"
+_FIXES_ISSUE = re.compile(rf"\bfix(?:e[sd]|ing)?:? +{_ISSUE_OBJECT}", re.I)
+_CLOSES_ISSUE = re.compile(rf"\b(?:close[sd]?|resolve[sd]?):? +{_ISSUE_OBJECT}", re.I)
+_NEW_WORK = re.compile(
     r"(?:\S+: )?(?:add|better|allow|implement|introduc|support|enhanc|improv|featur|new\b|creat|enabl"
     r"|document"
     r"|docs?\b|refactor"
@@ -60,7 +60,7 @@ _NEW = re.compile(
     re.I,
 )
 
-_WORD = re.compile(
+_FAULT_WORD = re.compile(
     r"\b(?:bug ?fix(?:e[sd])?|hot ?fix(?:e[sd])?|fix(?:e[sd]|ing|up)?|bugs?|defects?|regressions?|segfaults?"
     r"|crash(?:e[sd]|ing)?|deadlocks?|race conditions?|data races?|(?:memory )?leak(?:s|ed|ing|age)?"
     r"|(?:integer |buffer |stack )?overflows?|use[- ]after[- ]free|double[- ]free|off[- ]by[- ]one"
@@ -74,7 +74,7 @@ _WORD = re.compile(
     r"|panic(?:king)?))\b",
     re.I,
 )
-_TRIFLE = (
+_TRIVIAL_THING = (
     r"(?:typos?|mistypes?|misspell\w*|spelling\w*|grammar|wording|punctuation|capitali[sz]ation|lint\w*"
     r"|flake8?|pyflakes"
     r"|pycodestyle|pylint|pep ?8|mypy|ruff|isort|black|eslint|tslint|jshint|jscs|gofmt|golint|go ?vet"
@@ -95,16 +95,16 @@ _TRIFLE = (
     r"|warnings?|build"
     r"|makefiles?|dockerfiles?|packaging|requirements|dependenc(?:y|ies)|versions?|names?|naming|benchmarks?)"
 )
-_GAP = r"(?:[ \-:]+(?!(?:in|for|when|with|of|if|on|by|to|from|after|where|that)\b)[\w'`\"./_*]+){0,2}?"
-_TRIVIAL = re.compile(
-    rf"\b(?:fix(?:e[sd]|ing|up)?|correct(?:s|ed)?|repair(?:s|ed)?)\b{_GAP}[ \-:]+[`'\"]*{_TRIFLE}\b(?!-)"
-    rf"|\b{_TRIFLE}[ -]+(?:fix(?:e[sd])?|fixup)\b"
+_WORD_GAP = r"(?:[ \-:]+(?!(?:in|for|when|with|of|if|on|by|to|from|after|where|that)\b)[\w'`\"./_*]+){0,2}?"
+_TRIVIAL_FIX = re.compile(
+    rf"\b(?:fix(?:e[sd]|ing|up)?|correct(?:s|ed)?|repair(?:s|ed)?)\b{_WORD_GAP}[ \-:]+[`'\"]*{_TRIVIAL_THING}\b(?!-)"
+    rf"|\b{_TRIVIAL_THING}[ -]+(?:fix(?:e[sd])?|fixup)\b"
     r"|\b(?:wrong|broken|incorrect) (?:\w+ )?(?:links?|urls?|comments?|docs?|docstrings?|indentation"
     r"|spelling|tests?|typos?)\b",
     re.I,
 )
-_ABOUT = re.compile(rf"(?:deps|{_TRIFLE}): ", re.I)
-_ELSEWHERE = re.compile(
+_TRIVIAL_SCOPE = re.compile(rf"(?:deps|{_TRIVIAL_THING}): ", re.I)
+_FIX_OUTSIDE_CODE = re.compile(
     r"\b(?:in|for|to|of|on|with) (?:the |a |an |some |our )?(?:\w+[ -])?(?:docs?|docstrings?|documentation"
     r"|readme(?:\.\w+)?"
     r"|changelog|changes|comments?|(?:unit ?)?tests?(?: suite| cases?)?|testcases?|examples?|tutorials?"
@@ -123,7 +123,7 @@ _OTHER_SENSE = re.compile(
     r"|\btests? (?:for|that) .*\b(?:bugs?|regressions?|crash\w*|leaks?)",
     re.I,
 )
-_NOT_ONE = re.compile(
+_NOT_A_FIX = re.compile(
     r"(?:fixup|squash|amend)! |\[pre-commit|automated |merge (?:branch|pull request|remote|tag|commit"
     r"|\w+ into)"
     r"|merged? |release\b|bump\b"
@@ -133,7 +133,7 @@ _NOT_ONE = re.compile(
 )
 
 
-_HINTS = (
+_FIX_HINTS = (
     *("fix", "revert", "reapply", "close", "resolve", "bug", "defect", "regression", "segfault", "crash"),
     *("deadlock", "race c", "ta race", "leak", "overflow", "free", "off by", "off-by", "pointer"),
     *("undefined", "infinite", "vulnerab", "cve-", "repair", "around", "correct", "broken", "wrong"),
@@ -143,97 +143,97 @@ _HINTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
+class FixConventions:
     """How a repository marks its fixes: the kinds that count there, and its own pattern if it names one."""
 
-    kinds: frozenset[str] = frozenset(KINDS)
+    kinds: frozenset[str] = frozenset(EVIDENCE_KINDS)
     pattern: str = ""
     typed: bool = False
 
 
-USUAL = Habits()
+DEFAULT_CONVENTIONS = FixConventions()
 """What counts where nothing is known of the repository."""
 
 
-def is_fix(message: str, habits: Habits = USUAL) -> str | None:
+def find_fix_evidence(message: str, habits: FixConventions = DEFAULT_CONVENTIONS) -> str | None:
     """The strongest kind of evidence that a commit repairs something; None if its message gives none.
 
     A revert counts by its message alone here; one that takes back a revert repairs nothing.
     """
-    if not habits.pattern and message.isascii() and not any(map(message.lower().__contains__, _HINTS)):
+    if not habits.pattern and message.isascii() and not any(map(message.lower().__contains__, _FIX_HINTS)):
         return None  # most messages end here, for a fraction of the work that follows
     subject, _, body = message.lstrip("\n").partition("\n")
-    kind = _kind(subject.strip(), body, habits)
+    kind = _classify_message(subject.strip(), body, habits)
     return kind if kind in habits.kinds else None
 
 
-def _kind(subject: str, body: str, habits: Habits) -> str | None:
-    typed = _CONVENTIONAL.match(subject)
-    if takes_back_a_revert(subject):
+def _classify_message(subject: str, body: str, habits: FixConventions) -> str | None:
+    typed = _CONVENTIONAL_TYPE.match(subject)
+    if is_revert_of_revert(subject):
         return None
-    if _REVERT.match(subject) or (typed and typed["type"].lower() == "revert") or _reverts(body):
+    if _REVERT_START.match(subject) or (typed and typed["type"].lower() == "revert") or _is_revert_body(body):
         return "revert"
-    if _NAMED.search(body):
+    if _FIXES_TRAILER.search(body):
         return "trailer"
     if habits.pattern:
         return "pattern" if re.search(habits.pattern, f"{subject}\n{body}", re.M) else None
     if typed:
         about = subject[typed.end() :]
-        return _typed(typed["type"].lower(), f"{typed['scope']}: {about}" if typed["scope"] else about)
-    if _NOT_ONE.match(subject) or _ELSEWHERE.search(subject):
+        return _classify_typed_subject(typed["type"].lower(), f"{typed['scope']}: {about}" if typed["scope"] else about)
+    if _NOT_A_FIX.match(subject) or _FIX_OUTSIDE_CODE.search(subject):
         return None
-    if "issue" in habits.kinds and _has_issue(subject, body):
+    if "issue" in habits.kinds and _has_issue_reference(subject, body):
         return "issue"
-    return "word" if not habits.typed and _has_word(_CLOSES.sub("", _FIXES.sub("", subject))) else None
+    return "word" if not habits.typed and _has_fault_word(_CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject))) else None
 
 
-def _reverts(body: str) -> bool:
+def _is_revert_body(body: str) -> bool:
     """Whether a body begins with what it takes back; that of a squashed branch may only tell of a revert."""
-    return _REVERTED.match(body.lstrip()) is not None
+    return _REVERTED_COMMIT.match(body.lstrip()) is not None
 
 
-def _typed(kind: str, rest: str) -> str | None:
+def _classify_typed_subject(kind: str, rest: str) -> str | None:
     """Whether a conventional commit is a fix: by its type, and not if it says that a trifle was fixed."""
-    if kind not in _REPAIRS or _ABOUT.match(rest) or _ELSEWHERE.search(rest):
+    if kind not in _FIX_TYPES or _TRIVIAL_SCOPE.match(rest) or _FIX_OUTSIDE_CODE.search(rest):
         return None
-    return None if _TRIVIAL.search(f"fix {rest.rpartition(': ')[2]}") else "type"
+    return None if _TRIVIAL_FIX.search(f"fix {rest.rpartition(': ')[2]}") else "type"
 
 
-def _has_issue(subject: str, body: str) -> bool:
+def _has_issue_reference(subject: str, body: str) -> bool:
     whole = f"{subject}\n{body}"
-    if not (_FIXES.search(whole) or _CLOSES.search(whole)) or _NEW.match(subject):
+    if not (_FIXES_ISSUE.search(whole) or _CLOSES_ISSUE.search(whole)) or _NEW_WORK.match(subject):
         return False
-    return not _TRIVIAL.search(subject) or _has_word(_CLOSES.sub("", _FIXES.sub("", subject)))
+    return not _TRIVIAL_FIX.search(subject) or _has_fault_word(_CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject)))
 
 
-def _has_word(subject: str) -> bool:
+def _has_fault_word(subject: str) -> bool:
     """Whether the subject names a fault or its repair once trifles and other senses are taken away."""
-    return _WORD.search(_OTHER_SENSE.sub("", _TRIVIAL.sub("", subject))) is not None
+    return _FAULT_WORD.search(_OTHER_SENSE.sub("", _TRIVIAL_FIX.sub("", subject))) is not None
 
 
-def learn(messages: Iterable[str], pattern: str = "") -> tuple[Habits, dict[str, int]]:
+def learn_fix_conventions(messages: Iterable[str], pattern: str = "") -> tuple[FixConventions, dict[str, int]]:
     """The habits of a repository from all its messages, and how many of them each kind of evidence matched.
 
     Words count for nothing where nearly every subject has a conventional type; a weak kind of evidence that
     most messages carry (issue references where each change needs one) counts for nothing either.
     """
     texts = list(messages)
-    typed = sum(_CONVENTIONAL.match(text.lstrip("\n")) is not None for text in texts)
-    habits = Habits(pattern=pattern, typed=len(texts) >= ENOUGH and typed > CONVENTIONAL * len(texts))
-    counts = Counter(kind for text in texts if (kind := is_fix(text, habits)))
-    weak = {kind for kind in ("issue", "word") if len(texts) >= ENOUGH and counts[kind] > COMMON * len(texts)}
-    return Habits(habits.kinds - weak, pattern, habits.typed), dict(counts)
+    typed = sum(_CONVENTIONAL_TYPE.match(text.lstrip("\n")) is not None for text in texts)
+    habits = FixConventions(pattern=pattern, typed=len(texts) >= MIN_MESSAGES and typed > CONVENTIONAL_SHARE * len(texts))
+    counts = Counter(kind for text in texts if (kind := find_fix_evidence(text, habits)))
+    weak = {kind for kind in ("issue", "word") if len(texts) >= MIN_MESSAGES and counts[kind] > COMMON_SHARE * len(texts)}
+    return FixConventions(habits.kinds - weak, pattern, habits.typed), dict(counts)
 
 
-def reverted(message: str) -> tuple[str, ...]:
+def find_reverted_commits(message: str) -> tuple[str, ...]:
     """The ids (some may be short) of the commits that a message says it reverts, as a whole."""
     subject, _, body = message.lstrip("\n").partition("\n")
-    if not (_REVERT.match(subject.strip()) or _reverts(body)):
+    if not (_REVERT_START.match(subject.strip()) or _is_revert_body(body)):
         return ()
-    return tuple(found.lower() for found in _REVERTED.findall(message))
+    return tuple(found.lower() for found in _REVERTED_COMMIT.findall(message))
 
 
-def reverted_subject(message: str) -> str:
+def find_reverted_subject(message: str) -> str:
     """The subject of the commit that a message says it reverts, where it gives one; else empty.
 
     `Reapply "x"` reverts the revert of x, whose own subject is `Revert "x"`.
@@ -245,13 +245,13 @@ def reverted_subject(message: str) -> str:
     return found[1] if found else ""
 
 
-def takes_back_a_revert(subject: str) -> bool:
+def is_revert_of_revert(subject: str) -> bool:
     """Whether a subject brings back what was reverted: `Reapply "x"`, or `Revert` an even number of times."""
-    chain = _CHAIN.match(subject)
+    chain = _REVERT_CHAIN.match(subject)
     words = re.findall("revert|reapply", chain[0].lower()) if chain else []
     return bool(words) and (words.count("revert") + 2 * words.count("reapply")) % 2 == 0
 
 
-def named(message: str) -> tuple[str, ...]:
+def parse_fixes_trailers(message: str) -> tuple[str, ...]:
     """The ids in the `Fixes: <id>` trailers of a message."""
-    return tuple(found.lower() for found in _NAMED.findall(message))
+    return tuple(found.lower() for found in _FIXES_TRAILER.findall(message))

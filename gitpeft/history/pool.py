@@ -17,13 +17,13 @@ from typing import IO, Any, NoReturn, TypeVar
 
 from gitpeft.errors import GitpeftError
 
-Share = TypeVar("Share")
+WorkShare = TypeVar("Share")
 
-_HEAD = struct.Struct(">cI")  # what a part is, and its size in bytes
+_PART_HEADER = struct.Struct(">cI")  # what a part is, and its size in bytes
 _FOUND, _DONE, _REFUSED, _FAILED = b"+", b".", b"!", b"?"
 
 
-def possible() -> bool:
+def can_fork() -> bool:
     """Whether this process can be copied: on Linux, and while no other thread of Python runs.
 
     macOS has libraries that do not survive a fork, Windows has none.
@@ -31,32 +31,32 @@ def possible() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-def results(shares: Sequence[Share], work: Callable[[Share], Iterable[Any]]) -> Iterator[Any]:
+def map_in_processes(shares: Sequence[WorkShare], work: Callable[[WorkShare], Iterable[Any]]) -> Iterator[Any]:
     """What `work` finds in each share (JSON types), a worker for each, taken in turn: always in one order.
 
     What a worker raises is raised here; GitpeftError when one was killed. No worker is left afterwards.
     """
-    workers: list[_Worker] = []
+    workers: list[_ForkedWorker] = []
     try:
         for share in shares:
-            workers.append(_Worker(share, work, [other.pipe for other in workers]))
+            workers.append(_ForkedWorker(share, work, [other.pipe for other in workers]))
         turns = workers[:]
         while turns:
             for worker in turns[:]:
-                kind, found = worker.next()
+                kind, found = worker.receive_part()
                 if kind == _DONE:
                     turns.remove(worker)
                 else:
                     yield found
     finally:
         for worker in workers:
-            worker.end()
+            worker.kill_and_wait()
 
 
-class _Worker:
+class _ForkedWorker:
     """One copy of this process, seen from here."""
 
-    def __init__(self, share: Share, work: Callable[[Share], Iterable[Any]], others: list[IO[bytes]]) -> None:
+    def __init__(self, share: WorkShare, work: Callable[[WorkShare], Iterable[Any]], others: list[IO[bytes]]) -> None:
         read, write = os.pipe()
         with warnings.catch_warnings():
             # other threads are those of libraries for arithmetic, which a worker does not call
@@ -65,21 +65,21 @@ class _Worker:
         if not self.pid:
             for other in (*others, os.fdopen(read, "rb")):
                 other.close()
-            _serve(share, work, write)
+            _run_worker(share, work, write)
         os.close(write)
         self.pipe = os.fdopen(read, "rb")
 
-    def next(self) -> tuple[bytes, Any]:
+    def receive_part(self) -> tuple[bytes, Any]:
         """The next part of what it found, or that there is no more."""
-        kind, size = _HEAD.unpack(self._read(_HEAD.size))
-        content = json.loads(self._read(size))
+        kind, size = _PART_HEADER.unpack(self._read_pipe(_PART_HEADER.size))
+        content = json.loads(self._read_pipe(size))
         if kind == _REFUSED:
             raise GitpeftError(*content)
         if kind == _FAILED:
             raise RuntimeError(f"in a worker process:\n{content}")
         return kind, content
 
-    def _read(self, size: int) -> bytes:
+    def _read_pipe(self, size: int) -> bytes:
         found = self.pipe.read(size)
         if len(found) < size:
             raise GitpeftError(
@@ -87,32 +87,32 @@ class _Worker:
             )
         return found
 
-    def end(self) -> None:
+    def kill_and_wait(self) -> None:
         """Stop it if it still runs, and collect it."""
         self.pipe.close()
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
 
-def _serve(share: Share, work: Callable[[Share], Iterable[Any]], pipe: int) -> NoReturn:
+def _run_worker(share: WorkShare, work: Callable[[WorkShare], Iterable[Any]], pipe: int) -> NoReturn:
     """The life of a worker; nothing of the parent's is run or written on the way out."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for found in work(share):
-            _send(pipe, _FOUND, found)
-        _send(pipe, _DONE, None)
+            _send_part(pipe, _FOUND, found)
+        _send_part(pipe, _DONE, None)
     except BrokenPipeError:
         pass
     except GitpeftError as error:
-        _send(pipe, _REFUSED, [error.message, error.hint])
+        _send_part(pipe, _REFUSED, [error.message, error.hint])
     except BaseException:
-        _send(pipe, _FAILED, traceback.format_exc())
+        _send_part(pipe, _FAILED, traceback.format_exc())
     finally:
         os._exit(0)
 
 
-def _send(pipe: int, kind: bytes, content: Any) -> None:
+def _send_part(pipe: int, kind: bytes, content: Any) -> None:
     raw = json.dumps(content).encode()
-    view = memoryview(_HEAD.pack(kind, len(raw)) + raw)
+    view = memoryview(_PART_HEADER.pack(kind, len(raw)) + raw)
     while view:
         view = view[os.write(pipe, view) :]

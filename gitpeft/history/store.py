@@ -17,28 +17,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gitpeft.diff.patch import RENDERER, FileChange, compact
+from gitpeft.diff.patch import RENDERER_VERSION, FileChange, compact_change
 from gitpeft.errors import GitpeftError
-from gitpeft.git.log import Commit, Skipped
+from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.history import context
 from gitpeft.history.filters import is_bot
 from gitpeft.lazy import field, record
-from gitpeft.redaction import mask
+from gitpeft.redaction import mask_secrets
 
-SCHEMA = 4
+SCHEMA_VERSION = 4
 """Version of the tables and what they hold; a database of another, or of another renderer, is built anew."""
 
-_VERSION = SCHEMA * 1000 + RENDERER
-_BATCH = 256
-_CROWD = 1000
+_DATABASE_VERSION = SCHEMA_VERSION * 1000 + RENDERER_VERSION
+_BATCH_SIZE = 256
+_PARALLEL_THRESHOLD = 1000
 """Commits from which on several processes read; with 300 two were slower than one, with 700 hardly faster."""
 
-FEW = 300
+MAX_CATCH_UP_COMMITS = 300
 """Commits that are read on the way, where the past of a commit is asked for."""
 
-_BODY = 4000  # characters of a message's body that are kept
-_TABLES = (
+_MAX_BODY_LENGTH = 4000  # characters of a message's body that are kept
+_CREATE_TABLES = (
     """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE skipped (sha TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
@@ -47,12 +47,12 @@ CREATE TABLE record (
     subject TEXT, body TEXT, change TEXT, files INTEGER, added INTEGER, removed INTEGER, paths TEXT
 );
 """
-    + context.TABLES
+    + context.CREATE_CONTEXT_TABLES
 )
-_Batch = tuple[list[tuple[object, ...]], list[context.Row], list[tuple[str, str]]]
+_PackedBatch = tuple[list[tuple[object, ...]], list[context.ChangeRows], list[tuple[str, str]]]
 """Rows of `record`, what `past` stores beside them, and (id, reason) of what was left out."""
 
-_COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
+_RECORD_COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
 
 
 @record(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class PathChange:
 
 
 @record(frozen=True, slots=True)
-class Record:
+class CommitRecord:
     """One mined commit. Times are Unix seconds; `author` is a salted hash; `change` is compact, masked text.
 
     A merge has no change of its own: `merge` is set, and counts and texts of the change are empty.
@@ -89,18 +89,18 @@ class Record:
     _paths: str = field(repr=False)
 
     @property
-    def merge(self) -> bool:
+    def is_merge(self) -> bool:
         """Whether the commit has several parents."""
         return self.parents > 1
 
     @property
     def paths(self) -> tuple[PathChange, ...]:
         """What happened to each file, in git's order."""
-        return tuple(map(_unpack, self._paths.split("\n"))) if self._paths else ()
+        return tuple(map(_unpack_path_change, self._paths.split("\n"))) if self._paths else ()
 
 
 @record(frozen=True, slots=True)
-class MineReport:
+class MiningReport:
     """What a run of `History.mine` did: `new` commits of `total`, those left out by reason, rows dropped."""
 
     new: int
@@ -115,7 +115,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._db = _connect(path)
+        self._db = _connect_database(path)
 
     @classmethod
     def open(cls, state_dir: Path, wait_ms: int | None = None) -> Self:
@@ -146,97 +146,97 @@ class History:
         """Give the database back."""
         self._db.close()
 
-    def mine(
+    def mine_commits(
         self,
         repository: Repository,
         tip: str = "HEAD",
         jobs: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> MineReport:
+    ) -> MiningReport:
         """Read the commits that `tip` reaches and the cache does not hold yet, with `jobs` processes.
 
         Everything read is kept even when this is killed. `progress` gets the commits done and those to do.
         Raises GitpeftError while another process mines, and when `tip` names no commit.
         """
         start = time.monotonic()
-        tip = repository.resolve(tip)
-        with _lock(self.path.with_name("history.lock")):
+        tip = repository.resolve_commit(tip)
+        with _lock_history(self.path.with_name("history.lock")):
             reachable = [sha for sha, _ in repository.rev_list(tip)]
-            known = self._known()
+            known = self._load_known_shas()
             wanted = [sha for sha in reversed(reachable) if sha not in known]
-            self._write("DELETE FROM skipped", [()])  # what was left out the last time is tried again
-            skipped = self._read(repository, wanted, jobs or _cores(), progress)
-            context.count_lines(self._db, repository, reachable)
+            self._execute_many("DELETE FROM skipped", [()])  # what was left out the last time is tried again
+            skipped = self._store_commits(repository, wanted, jobs or _count_cores(), progress)
+            context.fill_line_counts(self._db, repository, reachable)
             with self._db:
-                context.move(self._db, tip, *context.difference(self._db, repository, tip))
-            pruned = self._prune(repository, known.difference(reachable))
+                context.move_place(self._db, tip, *context.find_place_difference(self._db, repository, tip))
+            pruned = self._prune_unreachable(repository, known.difference(reachable))
         seconds = time.monotonic() - start
-        return MineReport(len(wanted) - sum(skipped.values()), len(reachable), skipped, pruned, seconds)
+        return MiningReport(len(wanted) - sum(skipped.values()), len(reachable), skipped, pruned, seconds)
 
-    def records(self, repository: Repository, tip: str = "HEAD", newest: int | None = None) -> list[Record]:
+    def load_records(self, repository: Repository, tip: str = "HEAD", newest: int | None = None) -> list[CommitRecord]:
         """The mined commits that `tip` reaches (it included), oldest first; at most the `newest` so many."""
-        reachable = [sha for sha, _ in repository.rev_list(repository.resolve(tip))]
+        reachable = [sha for sha, _ in repository.rev_list(repository.resolve_commit(tip))]
         wanted = reachable if newest is None else reachable[-newest:]
         keep = set(wanted)
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM record")
-        found = {row[0]: _record(row) for row in rows if row[0] in keep}
+        rows = self._db.execute(f"SELECT {_RECORD_COLUMNS} FROM record")
+        found = {row[0]: _record_from_row(row) for row in rows if row[0] in keep}
         return [found[sha] for sha in wanted if sha in found]
 
-    def changes(
+    def iterate_changes(
         self, repository: Repository, tip: str = "HEAD"
     ) -> Iterator[tuple[str, str, int, tuple[PathChange, ...]]]:
         """Of each mined commit that is no merge, oldest first: id, author, commit time, and its files."""
-        for one in self.records(repository, tip):
-            if not one.merge:
+        for one in self.load_records(repository, tip):
+            if not one.is_merge:
                 yield one.sha, one.author, one.commit_time, one.paths
 
-    def measurable(self, shas: set[str]) -> dict[str, context.Change]:
+    def load_measured_changes(self, shas: set[str]) -> dict[str, context.MeasuredChange]:
         """Those of the commits that are stored and no merges, as the metrics see them, by id."""
-        return context.load(self._db, shas)
+        return context.load_stored_changes(self._db, shas)
 
     @contextmanager
-    def before(
+    def context_before(
         self, repository: Repository, head: str | None, *, keep: bool = False
-    ) -> Iterator[context.Stored]:
+    ) -> Iterator[context.StoredContext]:
         """The past as a change on top of `head` finds it (None: as the first change does).
 
         Commits that were never read are read if they are few, else this raises GitpeftError, as it does while
         another process mines. With `keep` the next call starts from here, which is the cheaper the nearer.
         """
-        left, right = context.difference(self._db, repository, head)
-        if new := context.unread(self._db, left):
-            self._catch_up(repository, new)
+        left, right = context.find_place_difference(self._db, repository, head)
+        if new := context.list_unread_commits(self._db, left):
+            self._read_new_commits(repository, new)
         try:
-            if head != (context.where(self._db) or None):
-                context.move(self._db, head, left, right)
-            yield context.Stored(self._db)
+            if head != (context.read_place(self._db) or None):
+                context.move_place(self._db, head, left, right)
+            yield context.StoredContext(self._db)
             if keep:
                 self._db.commit()
         finally:
             self._db.rollback()
 
-    def _catch_up(self, repository: Repository, new: Sequence[str]) -> None:
-        if len(new) > FEW:
+    def _read_new_commits(self, repository: Repository, new: Sequence[str]) -> None:
+        if len(new) > MAX_CATCH_UP_COMMITS:
             raise GitpeftError(f"{len(new):,} commits are not read yet", "Run `gitpeft mine`.")
-        with _lock(self.path.with_name("history.lock")):
-            self._read(repository, new, 1, None)
-            context.count_lines(self._db, repository, new[::-1])
+        with _lock_history(self.path.with_name("history.lock")):
+            self._store_commits(repository, new, 1, None)
+            context.fill_line_counts(self._db, repository, new[::-1])
 
-    def skipped(self) -> dict[str, int]:
+    def count_skipped(self) -> dict[str, int]:
         """How many commits the last mining left out, by reason."""
         return dict(self._db.execute("SELECT reason, count(*) FROM skipped GROUP BY reason"))
 
-    def author(self, identity: str) -> str:
+    def hash_author(self, identity: str) -> str:
         """The hash under which an author (`Name <mail>`, or a mail address) is stored here."""
-        return _hashed(self._salt(), identity)
+        return _hash_identity(self._load_salt(), identity)
 
-    def _salt(self) -> str:
+    def _load_salt(self) -> str:
         return str(self._db.execute("SELECT value FROM setting WHERE name = 'salt'").fetchone()[0])
 
-    def _known(self) -> set[str]:
+    def _load_known_shas(self) -> set[str]:
         return {sha for (sha,) in self._db.execute("SELECT sha FROM record")}
 
-    def _read(
+    def _store_commits(
         self,
         repository: Repository,
         shas: Sequence[str],
@@ -246,132 +246,132 @@ class History:
         """Store the commits, a batch in a transaction."""
         skipped: Counter[str] = Counter()
         done = 0
-        for rows, changes, left_out in self._batches(repository, shas, jobs):
+        for rows, changes, left_out in self._pack_in_batches(repository, shas, jobs):
             with self._db:
-                self._db.executemany(f"INSERT OR REPLACE INTO record ({_COLUMNS}) VALUES ({_PLACES})", rows)
+                self._db.executemany(f"INSERT OR REPLACE INTO record ({_RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})", rows)
                 self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
-                context.store(self._db, changes)
+                context.store_changes(self._db, changes)
             skipped.update(reason for _, reason in left_out)
             done += len(rows) + len(left_out)
             if progress:
                 progress(done, len(shas))
         return dict(skipped)
 
-    def _batches(self, repository: Repository, shas: Sequence[str], jobs: int) -> Iterator[_Batch]:
+    def _pack_in_batches(self, repository: Repository, shas: Sequence[str], jobs: int) -> Iterator[_PackedBatch]:
         """The commits ready to be stored; many of them are read and packed by as many processes as `jobs`."""
-        pack = _Packer(self._salt())
-        if jobs == 1 or len(shas) < _CROWD:
-            return pack.batches(repository.log(shas, jobs))
+        pack = _CommitPacker(self._load_salt())
+        if jobs == 1 or len(shas) < _PARALLEL_THRESHOLD:
+            return pack.pack_batches(repository.stream_commits(shas, jobs))
         import gitpeft.history.fix_detection  # noqa: F401 - once, here, and not in every process
         from gitpeft.history import pool  # not on the way of the hook, which reads a few commits
 
-        if not pool.possible():
-            return pack.batches(repository.log(shas, jobs))
-        blocks = [shas[at : at + _BATCH] for at in range(0, len(shas), _BATCH)]
+        if not pool.can_fork():
+            return pack.pack_batches(repository.stream_commits(shas, jobs))
+        blocks = [shas[at : at + _BATCH_SIZE] for at in range(0, len(shas), _BATCH_SIZE)]
         shares = [list(chain(*blocks[first::jobs])) for first in range(min(jobs, len(blocks)))]
-        return pool.results(shares, lambda share: pack.batches(repository.log(share, 1)))
+        return pool.map_in_processes(shares, lambda share: pack.pack_batches(repository.stream_commits(share, 1)))
 
-    def _prune(self, repository: Repository, beyond: set[str]) -> int:
+    def _prune_unreachable(self, repository: Repository, beyond: set[str]) -> int:
         """Drop, of the rows that the tip does not reach, those that no branch, tag or other ref reaches."""
         if not beyond:
             return 0
         gone = beyond.difference(sha for sha, _ in repository.rev_list("--all", "HEAD"))
-        self._write("DELETE FROM record WHERE sha = ?", [(sha,) for sha in sorted(gone)])
+        self._execute_many("DELETE FROM record WHERE sha = ?", [(sha,) for sha in sorted(gone)])
         with self._db:
-            context.drop(self._db, gone)
+            context.delete_changes(self._db, gone)
         return len(gone)
 
-    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    def _execute_many(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         with self._db:
             self._db.executemany(statement, rows)
 
 
-_PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
-_SEPARATOR = "\n\0\n"
+_PLACEHOLDERS = ", ".join("?" * len(_RECORD_COLUMNS.split(",")))
+_TEXT_SEPARATOR = "\n\0\n"
 
 
-class _Packer:
+class _CommitPacker:
     """Turns commits into rows: compact, masked, hashed."""
 
     def __init__(self, salt: str) -> None:
         self.salt = salt
         self.authors: dict[str, tuple[str, bool]] = {}
 
-    def batches(self, items: Iterable[Commit | Skipped]) -> Iterator[_Batch]:
+    def pack_batches(self, items: Iterable[Commit | SkippedCommit]) -> Iterator[_PackedBatch]:
         """The commits a batch at a time."""
         items = iter(items)
-        while taken := list(islice(items, _BATCH)):
+        while taken := list(islice(items, _BATCH_SIZE)):
             commits = [item for item in taken if isinstance(item, Commit)]
-            rows = [self.row(commit) for commit in commits]
+            rows = [self.pack_record(commit) for commit in commits]
             changes = [
-                one for commit, row in zip(commits, rows, strict=True) for one in self.change(commit, row)
+                one for commit, row in zip(commits, rows, strict=True) for one in self.pack_change(commit, row)
             ]
-            yield rows, changes, [(item.sha, item.reason) for item in taken if isinstance(item, Skipped)]
+            yield rows, changes, [(item.sha, item.reason) for item in taken if isinstance(item, SkippedCommit)]
 
-    def row(self, commit: Commit) -> tuple[object, ...]:
+    def pack_record(self, commit: Commit) -> tuple[object, ...]:
         """The columns of a commit, in the order of `_COLUMNS`."""
-        author, bot = self._author(commit.author)
+        author, bot = self._identify_author(commit.author)
         files = commit.files
         texts = (
-            compact(files) if files else "",
-            "\n".join(map(_pack, files)),
+            compact_change(files) if files else "",
+            "\n".join(map(_pack_path_change, files)),
             commit.subject,
-            commit.body.strip("\n")[: 2 * _BODY],
+            commit.body.strip("\n")[: 2 * _MAX_BODY_LENGTH],
         )
-        change, paths, subject, body = mask(_SEPARATOR.join(texts)).split(_SEPARATOR)
-        body = body[:_BODY]  # cut when it is masked: half a secret would not be known as one
+        change, paths, subject, body = mask_secrets(_TEXT_SEPARATOR.join(texts)).split(_TEXT_SEPARATOR)
+        body = body[:_MAX_BODY_LENGTH]  # cut when it is masked: half a secret would not be known as one
         added, removed = sum([change.added for change in files]), sum([change.removed for change in files])
         head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
         return (*head, subject, body, change, len(files), added, removed, paths)
 
-    def change(self, commit: Commit, row: tuple[object, ...]) -> list[context.Row]:
+    def pack_change(self, commit: Commit, row: tuple[object, ...]) -> list[context.ChangeRows]:
         """What the metrics need of a commit whose `row` is known; nothing of a merge."""
-        from gitpeft.history.fix_detection import is_fix  # where nothing is new, its patterns are not needed
+        from gitpeft.history.fix_detection import find_fix_evidence  # where nothing is new, its patterns are not needed
 
         if len(commit.parents) > 1:
             return []
-        names = [_names(line) for line in str(row[-1]).split("\n")] if commit.files else []
-        fix = is_fix(f"{commit.subject}\n\n{commit.body}") is not None
-        head = (commit.sha, self._author(commit.author)[0], commit.commit_time, fix)
-        return [(head, context.touches(commit.files, names))]
+        names = [_unpack_names(line) for line in str(row[-1]).split("\n")] if commit.files else []
+        fix = find_fix_evidence(f"{commit.subject}\n\n{commit.body}") is not None
+        head = (commit.sha, self._identify_author(commit.author)[0], commit.commit_time, fix)
+        return [(head, context.build_touch_rows(commit.files, names))]
 
-    def _author(self, identity: str) -> tuple[str, bool]:
+    def _identify_author(self, identity: str) -> tuple[str, bool]:
         found = self.authors.get(identity)
         if found is None:
-            found = _hashed(self.salt, identity), is_bot(identity)
+            found = _hash_identity(self.salt, identity), is_bot(identity)
             self.authors[identity] = found
         return found
 
 
-def _hashed(salt: str, identity: str) -> str:
+def _hash_identity(salt: str, identity: str) -> str:
     """A person's name varies more than the address, so the address decides where there is one."""
     mail = identity.rpartition("<")[2].rstrip(">").strip().lower() or identity
     return hashlib.blake2b(mail.encode(), key=bytes.fromhex(salt), digest_size=8).hexdigest()
 
 
-def _pack(change: FileChange) -> str:
+def _pack_path_change(change: FileChange) -> str:
     fields = [change.status, str(change.added), str(change.removed), change.kind, change.path]
     return "\t".join(fields if change.old_path is None else [*fields, change.old_path])
 
 
-def _names(line: str) -> tuple[str, str | None]:
+def _unpack_names(line: str) -> tuple[str, str | None]:
     path, *origin = line.split("\t")[4:]
     return path, origin[0] if origin else None
 
 
-def _unpack(line: str) -> PathChange:
+def _unpack_path_change(line: str) -> PathChange:
     status, added, removed, kind, path, *origin = line.split("\t")
     return PathChange(path, status, origin[0] if origin else None, int(added), int(removed), kind)
 
 
-def _record(row: tuple[str, int, int, int, str, int, str, str, str, int, int, int, str]) -> Record:
+def _record_from_row(row: tuple[str, int, int, int, str, int, str, str, str, int, int, int, str]) -> CommitRecord:
     sha, parents, time_, commit_time, author, bot = row[:6]
     subject, body, change, files, added, removed, paths = row[6:]
     head = (sha, parents, time_, commit_time, author, bool(bot))
-    return Record(*head, subject, body, change, files, added, removed, paths)
+    return CommitRecord(*head, subject, body, change, files, added, removed, paths)
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     """The processor cores that this process may use."""
     try:
         return max(1, len(os.sched_getaffinity(0)))
@@ -379,19 +379,19 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect_database(path: Path) -> sqlite3.Connection:
     """A usable database at `path`; one that is broken, or has other tables than these, is replaced."""
-    db = _usable(path)
+    db = _open_usable_database(path)
     if db is None:
-        with _lock(path.with_name("history.lock"), patience=10):
-            db = _usable(path) or _create(path)
+        with _lock_history(path.with_name("history.lock"), patience=10):
+            db = _open_usable_database(path) or _create_database(path)
     return db
 
 
-def _usable(path: Path) -> sqlite3.Connection | None:
+def _open_usable_database(path: Path) -> sqlite3.Connection | None:
     db = sqlite3.connect(path, timeout=10)
     try:
-        if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+        if db.execute("PRAGMA user_version").fetchone()[0] == _DATABASE_VERSION:
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("SELECT max(rowid), (SELECT value FROM setting) FROM record").fetchone()
             return db
@@ -403,7 +403,7 @@ def _usable(path: Path) -> sqlite3.Connection | None:
     return None
 
 
-def _create(path: Path) -> sqlite3.Connection:
+def _create_database(path: Path) -> sqlite3.Connection:
     """An empty database. It writes ahead: readers never wait, and a killed writer loses one batch at most."""
     for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         leftover.unlink(missing_ok=True)
@@ -411,22 +411,22 @@ def _create(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     salt = f"INSERT INTO setting VALUES ('salt', '{os.urandom(16).hex()}');"
-    db.executescript(f"BEGIN; {_TABLES} {salt} PRAGMA user_version = {_VERSION}; COMMIT;")
+    db.executescript(f"BEGIN; {_CREATE_TABLES} {salt} PRAGMA user_version = {_DATABASE_VERSION}; COMMIT;")
     return db
 
 
 @contextmanager
-def _lock(path: Path, patience: float = 0) -> Iterator[None]:
+def _lock_history(path: Path, patience: float = 0) -> Iterator[None]:
     """Keep a second writer out; a database's lock, because that ends with its process on every system."""
     db = sqlite3.connect(path, timeout=patience, isolation_level=None)
     try:
-        _lock_now(db)
+        _begin_exclusive(db)
         yield
     finally:
         db.close()
 
 
-def _lock_now(db: sqlite3.Connection) -> None:
+def _begin_exclusive(db: sqlite3.Connection) -> None:
     try:
         db.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:

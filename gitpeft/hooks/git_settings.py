@@ -16,40 +16,40 @@ from gitpeft.git.repository import Repository
 from gitpeft.hooks import hook_file
 
 
-def change(repo: Repository, *edits: Sequence[str]) -> None:
+def edit_git_settings(repo: Repository, *edits: Sequence[str]) -> None:
     """Apply `edits`, each the arguments of a `git config`, to the repository's own settings: all or none.
 
     GitpeftError, with nothing changed, while somebody else writes them, or when the disk does not allow it.
     """
-    settings = _file(repo)
+    settings = _find_settings_file(repo)
     try:
-        with _locked(settings) as spare:
-            content = _edited(repo, settings.read_bytes(), edits)
+        with _lock_settings(settings) as spare:
+            content = _apply_edits(repo, settings.read_bytes(), edits)
             with open(spare, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fchmod(file.fileno(), stat.S_IMODE(settings.stat().st_mode))
                 os.fsync(file.fileno())
-            hook_file.lock_of(settings).replace(settings)
+            hook_file.get_lock_path(settings).replace(settings)
     except OSError as error:
-        raise hook_file.unwritable(settings.parent, error) from None
+        raise hook_file.make_unwritable_error(settings.parent, error) from None
 
 
-def sweep(repo: Repository) -> None:
+def remove_settings_leftovers(repo: Repository) -> None:
     """Remove what a killed `change` left, the lock included."""
-    hook_file.sweep(_file(repo).parent)
-    hook_file.sweep(repo.state_dir)
+    hook_file.remove_temporary_files(_find_settings_file(repo).parent)
+    hook_file.remove_temporary_files(repo.state_dir)
 
 
-def _file(repo: Repository) -> Path:
+def _find_settings_file(repo: Repository) -> Path:
     """Where git would write; it follows links, too."""
     return Path(os.path.realpath(repo.common_dir / "config"))
 
 
 @contextmanager
-def _locked(settings: Path) -> Iterator[Path]:
+def _lock_settings(settings: Path) -> Iterator[Path]:
     """Hold git's lock on the settings; gives the temporary file that is the lock under its other name."""
-    spare, lock = hook_file.spare_of(settings), hook_file.lock_of(settings)
+    spare, lock = hook_file.get_temporary_path(settings), hook_file.get_lock_path(settings)
     os.close(os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
     try:
         try:
@@ -60,17 +60,17 @@ def _locked(settings: Path) -> Iterator[Path]:
             ) from None
         yield spare
     finally:
-        hook_file.sweep(settings.parent)
+        hook_file.remove_temporary_files(settings.parent)
 
 
-def _edited(repo: Repository, content: bytes, edits: Sequence[Sequence[str]]) -> bytes:
+def _apply_edits(repo: Repository, content: bytes, edits: Sequence[Sequence[str]]) -> bytes:
     """The settings after all edits, which git makes in a copy."""
     repo.state_dir.mkdir(parents=True, exist_ok=True)
-    copy = hook_file.spare_of(repo.state_dir / "settings")
+    copy = hook_file.get_temporary_path(repo.state_dir / "settings")
     try:
         copy.write_bytes(content)
         for edit in edits:
             repo.run("config", "--file", str(copy), *edit)
         return copy.read_bytes()
     finally:
-        hook_file.sweep(repo.state_dir)
+        hook_file.remove_temporary_files(repo.state_dir)

@@ -9,15 +9,15 @@ from pathlib import Path
 from gitpeft.errors import GitpeftError
 from gitpeft.hooks import stubs
 
-MOVED = ("", ".legacy", ".old")
+MOVED_SUFFIXES = ("", ".legacy", ".old")
 """Where a hook of ours may lie: in its place, or moved aside there by pre-commit or lefthook."""
 
-_SPARE = ".gitpeft-new."
-_TEXT = 1 << 20
+_TEMPORARY_PREFIX = ".gitpeft-new."
+_MAX_TEXT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class HookFile:
     """What lies at a hook's place: `kind` is missing, ours, changed (ours, edited since) or foreign."""
 
     path: Path
@@ -26,49 +26,49 @@ class Found:
     content: bytes = b""
 
 
-def look(path: Path) -> Found:
+def inspect_hook(path: Path) -> HookFile:
     """What lies at `path`. A symlink is somebody else's, wherever it leads."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return Found(path, "missing")
+        return HookFile(path, "missing")
     if not stat.S_ISREG(mode):
-        return Found(path, "foreign")
+        return HookFile(path, "foreign")
     content = path.read_bytes()
-    stub = stubs.recognise(content)
+    stub = stubs.recognise_stub(content)
     if stub is None:
-        return Found(path, "foreign", None, content)
-    return Found(path, "ours" if stub.intact else "changed", stub, content)
+        return HookFile(path, "foreign", None, content)
+    return HookFile(path, "ours" if stub.intact else "changed", stub, content)
 
 
-def text(path: Path) -> bytes:
+def read_hook_text(path: Path) -> bytes:
     """The beginning of what a hook says, links followed; b"" where there is no file."""
     try:
         with open(path if path.is_file() else os.devnull, "rb") as file:
-            return file.read(_TEXT)
+            return file.read(_MAX_TEXT_BYTES)
     except OSError:
         return b""
 
 
-def put(path: Path, content: bytes, mode: int) -> None:
+def write_hook(path: Path, content: bytes, mode: int) -> None:
     """Put a hook in its place in one step, executable from its first moment. GitpeftError when it cannot be.
 
     The directory is tried first: one on a file system mounted `noexec` would give a hook that git ignores.
     """
 
-    def try_it(spare: Path) -> None:
+    def check_executable(spare: Path) -> None:
         if not os.access(spare, os.X_OK):
             raise GitpeftError(f"no program can run in {path.parent}", "is it mounted with noexec?")
 
-    replace(path, content, mode, try_it)
+    replace_file(path, content, mode, check_executable)
 
 
-def replace(path: Path, content: bytes, mode: int, check: Callable[[Path], None] = lambda _: None) -> None:
+def replace_file(path: Path, content: bytes, mode: int, check: Callable[[Path], None] = lambda _: None) -> None:
     """Replace a file, or make it, in one step, unless `check` refuses what was written.
 
     GitpeftError, with the file as it was, when the directory does not allow it.
     """
-    spare = spare_of(path)
+    spare = get_temporary_path(path)
     try:
         handle = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(handle, "wb") as file:
@@ -79,40 +79,40 @@ def replace(path: Path, content: bytes, mode: int, check: Callable[[Path], None]
         check(spare)
         spare.replace(path)
     except OSError as error:
-        raise unwritable(path.parent, error) from None
+        raise make_unwritable_error(path.parent, error) from None
     finally:
-        _drop(spare)
+        _remove_file(spare)
 
 
-def spare_of(path: Path) -> Path:
+def get_temporary_path(path: Path) -> Path:
     """The temporary name beside `path`, which `sweep` removes when this process was killed."""
-    return path.with_name(f"{_SPARE}{path.name}.{os.getpid()}")
+    return path.with_name(f"{_TEMPORARY_PREFIX}{path.name}.{os.getpid()}")
 
 
-def lock_of(path: Path) -> Path:
+def get_lock_path(path: Path) -> Path:
     """What git makes beside a file of settings while it writes them."""
     return path.with_name(f"{path.name}.lock")
 
 
-def unwritable(folder: Path, error: OSError) -> GitpeftError:
+def make_unwritable_error(folder: Path, error: OSError) -> GitpeftError:
     """The error for a directory in which nothing could be changed."""
     return GitpeftError(f"cannot write in {folder}: {error.strerror}", "nothing was changed")
 
 
-def _drop(path: Path) -> None:
+def _remove_file(path: Path) -> None:
     try:
         path.unlink()
     except OSError:
         pass
 
 
-def keep(found: Found, kept: Path) -> None:
+def keep_foreign_hook(found: HookFile, kept: Path) -> None:
     """Keep a foreign hook under a second name, with its mode; its own place is not touched yet."""
     try:
         try:
             os.link(found.path, kept, follow_symlinks=False)
         except FileExistsError:
-            if not same(found.path, kept):
+            if not is_same_hook(found.path, kept):
                 raise GitpeftError(
                     f"another earlier hook is still kept in {kept}",
                     "merge the two by hand, or delete the one that is no longer needed",
@@ -120,21 +120,21 @@ def keep(found: Found, kept: Path) -> None:
         except (PermissionError, NotImplementedError, OSError) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            _copy(found.path, kept)
+            _copy_hook(found.path, kept)
     except OSError as error:
-        raise unwritable(kept.parent, error) from None
+        raise make_unwritable_error(kept.parent, error) from None
 
 
-def same(one: Path, other: Path) -> bool:
+def is_same_hook(one: Path, other: Path) -> bool:
     """Whether two hooks are the same file, link or bytes."""
     if one.is_symlink() or other.is_symlink():
         return one.is_symlink() and other.is_symlink() and one.readlink() == other.readlink()
     return one.read_bytes() == other.read_bytes()
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy_hook(source: Path, target: Path) -> None:
     """For file systems without hard links: a copy under a temporary name, then a rename."""
-    spare = spare_of(target)
+    spare = get_temporary_path(target)
     try:
         if source.is_symlink():
             spare.symlink_to(source.readlink())
@@ -143,40 +143,40 @@ def _copy(source: Path, target: Path) -> None:
             spare.chmod(stat.S_IMODE(source.stat().st_mode))
         spare.replace(target)
     finally:
-        _drop(spare)
+        _remove_file(spare)
 
 
-def take_out(found: Found, name: str) -> str:
+def remove_hook(found: HookFile, name: str) -> str:
     """Undo an installation at one place: what was kept comes back byte for byte, else the hook goes.
 
     Returns what was done: `restored` or `removed`.
     """
-    kept = found.path.with_name(name + stubs.CHAINED)
+    kept = found.path.with_name(name + stubs.CHAINED_SUFFIX)
     try:
         if os.path.lexists(kept):
             kept.replace(found.path)
             return "restored"
         found.path.unlink()
     except OSError as error:
-        raise unwritable(found.path.parent, error) from None
+        raise make_unwritable_error(found.path.parent, error) from None
     return "removed"
 
 
-def sweep(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Remove what interrupted installations left behind, a lock on the settings of git included.
 
     Such a lock is a second name of a temporary file of ours, so that nobody else's is ever taken away.
     """
     if not folder.is_dir():
         return
-    for spare in [entry for entry in folder.iterdir() if entry.name.startswith(_SPARE)]:
-        lock = lock_of(folder / spare.name.removeprefix(_SPARE).rpartition(".")[0])
+    for spare in [entry for entry in folder.iterdir() if entry.name.startswith(_TEMPORARY_PREFIX)]:
+        lock = get_lock_path(folder / spare.name.removeprefix(_TEMPORARY_PREFIX).rpartition(".")[0])
         if lock.exists() and spare.exists() and lock.samefile(spare):
-            _drop(lock)
-        _drop(spare)
+            _remove_file(lock)
+        _remove_file(spare)
 
 
-def mode_for(shared: str, umask: int) -> int:
+def compute_hook_mode(shared: str, umask: int) -> int:
     """The mode of a hook, from `core.sharedRepository` as git reads it."""
     word = shared.lower()
     if word.startswith("0") and len(word) == 4 and all(c in "01234567" for c in word):

@@ -13,12 +13,12 @@ from gitpeft.git.repository import Repository
 from gitpeft.hooks import git_settings, hook_file, hooks_path, managers, stubs
 
 STRATEGIES = ("auto", "stub", "config", "line", "husky", "pre-commit", "lefthook")
-CONFIG_HOOKS = (2, 54)
+CONFIG_HOOKS_VERSION = (2, 54)
 """The first git that runs hooks named in its configuration; older ones ignore the section without a word."""
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class InstalledHook:
     """What `install` did: `action` is created, unchanged, updated or chained; git runs `where`."""
 
     strategy: str
@@ -28,345 +28,345 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class RemovedHook:
     """What `uninstall` did at a place: removed, restored (an earlier hook is back), left (edited since)."""
 
     where: Path
     action: str
 
 
-def install(
+def install_hooks(
     repo: Repository,
     *,
     strategy: str = "auto",
-    hooks: Sequence[str] = stubs.NAMES[:1],
+    hooks: Sequence[str] = stubs.HOOK_NAMES[:1],
     python: str = sys.executable,
-) -> list[Installed]:
+) -> list[InstalledHook]:
     """Install hooks for this interpreter, one result each; a second call changes nothing.
 
     GitpeftError, with nothing changed, where a hook may not be put, or a strategy does not fit.
     """
     if strategy not in STRATEGIES:
         raise GitpeftError(f"unknown strategy {strategy!r}", f"one of {', '.join(STRATEGIES)}")
-    with _lock(repo):
-        done: dict[str, Installed] = {}
+    with _lock_installation(repo):
+        done: dict[str, InstalledHook] = {}
         try:
             for name in hooks:
-                done[name] = _install_one(repo, strategy, name, python)
+                done[name] = _install_hook(repo, strategy, name, python)
         except GitpeftError:
-            _undo(repo, done)
+            _undo_installation(repo, done)
             raise
         return list(done.values())
 
 
-def _undo(repo: Repository, done: Mapping[str, Installed]) -> None:
+def _undo_installation(repo: Repository, done: Mapping[str, InstalledHook]) -> None:
     """Take out what this call put in, before a later hook of it failed."""
     for name, one in done.items():
         if one.action in ("created", "chained"):
-            for _ in _uninstall_one(repo, name):
+            for _ in _uninstall_hook(repo, name):
                 pass
     if done:
-        _remove_folders(repo)
-    _drop_empty([repo.state_dir / "hooks", repo.state_dir])
+        _remove_made_folders(repo)
+    _remove_empty_folders([repo.state_dir / "hooks", repo.state_dir])
 
 
-def _install_one(repo: Repository, strategy: str, name: str, python: str) -> Installed:
-    chosen = _choose(repo, name) if strategy == "auto" else strategy
+def _install_hook(repo: Repository, strategy: str, name: str, python: str) -> InstalledHook:
+    chosen = _choose_strategy(repo, name) if strategy == "auto" else strategy
     if chosen == "config":
-        return _in_config(repo, name, python)
+        return _install_in_config(repo, name, python)
     if chosen == "line":
-        return _for_line(repo, name, python)
+        return _install_for_line(repo, name, python)
     if chosen == "stub":
-        return _as_stub(repo, name, python)
-    return _native(repo, chosen, name, python)
+        return _install_as_stub(repo, name, python)
+    return _install_in_manager(repo, chosen, name, python)
 
 
-def _choose(repo: Repository, name: str) -> str:
+def _choose_strategy(repo: Repository, name: str) -> str:
     """The strategy that leaves every other hook manager's own files to it."""
-    folder = hooks_path.usable(repo).folder
-    if hooks_path.husky_root(folder):
+    folder = hooks_path.require_usable_folder(repo).folder
+    if hooks_path.find_husky_root(folder):
         return "husky"
-    text = hook_file.text(folder / name)
-    if hooks_path.manager(text) == "lefthook":
+    text = hook_file.read_hook_text(folder / name)
+    if hooks_path.detect_manager(text) == "lefthook":
         return "lefthook"
-    return "line" if managers.has_line(text, name) else "stub"
+    return "line" if managers.has_hook_line(text, name) else "stub"
 
 
 # --- a stub in the hooks directory ------------------------------------------------------------------------
 
 
-def _as_stub(repo: Repository, name: str, python: str) -> Installed:
-    folder = hooks_path.usable(repo).folder
-    if hooks_path.husky_root(folder):
+def _install_as_stub(repo: Repository, name: str, python: str) -> InstalledHook:
+    folder = hooks_path.require_usable_folder(repo).folder
+    if hooks_path.find_husky_root(folder):
         raise GitpeftError("husky writes this hooks directory anew", "use `gitpeft install --strategy husky`")
-    if configured(repo, name):
+    if is_configured(repo, name):
         raise GitpeftError("the hook is installed through git config", "run `gitpeft uninstall` first")
-    found = hook_file.look(folder / name)
-    if hooks_path.manager(found.content) == "overcommit":
+    found = hook_file.inspect_hook(folder / name)
+    if hooks_path.detect_manager(found.content) == "overcommit":
         raise GitpeftError(
             "overcommit manages this hook",
-            f"run `gitpeft install --strategy line`, and add to .overcommit.yml:\n{_OVERCOMMIT}",
+            f"run `gitpeft install --strategy line`, and add to .overcommit.yml:\n{_OVERCOMMIT_SETTINGS}",
         )
     if (
-        hooks_path.manager(found.content) == "pre-commit"
+        hooks_path.detect_manager(found.content) == "pre-commit"
     ):  # it runs what it finds under this name, and restores it
-        found = hook_file.look(folder / f"{name}.legacy")
-    text = stubs.render(name, python)
-    _make_folder(repo, folder)
-    return _put_stub(repo, name, found, text)
+        found = hook_file.inspect_hook(folder / f"{name}.legacy")
+    text = stubs.render_stub(name, python)
+    _make_hooks_folder(repo, folder)
+    return _write_stub(repo, name, found, text)
 
 
-_OVERCOMMIT = f"""\
+_OVERCOMMIT_SETTINGS = f"""\
 PrepareCommitMsg:
   Gitpeft:
     enabled: true
-    command: ['sh', '-c', '{managers.call(stubs.NAMES[0])} "$@"', 'gitpeft']
+    command: ['sh', '-c', '{managers.format_hook_command(stubs.HOOK_NAMES[0])} "$@"', 'gitpeft']
     description: 'Suggest a commit message'
 """
 
-_OWN_NAME = re.compile(rb"""basename (?:-- )?["']?\$\{?0|\$\{0##|argv\[0\]|husky\.sh""")
+_OWN_NAME_PATTERN = re.compile(rb"""basename (?:-- )?["']?\$\{?0|\$\{0##|argv\[0\]|husky\.sh""")
 """How a hook asks under which name it was called. Kept under another name, it would not do its work."""
 
 
-def _put_stub(repo: Repository, name: str, found: hook_file.Found, text: bytes) -> Installed:
-    mode = _mode(repo)
+def _write_stub(repo: Repository, name: str, found: hook_file.HookFile, text: bytes) -> InstalledHook:
+    mode = _read_hook_mode(repo)
     action = {"missing": "created", "ours": "updated", "foreign": "chained"}.get(found.kind, "")
     if found.kind == "changed":
         raise GitpeftError(f"{found.path} was edited since it was installed", "move it away, then try again")
     if found.content == text and os.access(found.path, os.X_OK):
-        return Installed("stub", "unchanged", found.path)
+        return InstalledHook("stub", "unchanged", found.path)
     if found.kind == "foreign":
-        way_out = f"run `gitpeft install --strategy line`, and add this line to it:\n{managers.line(name)}"
-        if hooks_path.tracked(repo, found.path):
+        way_out = f"run `gitpeft install --strategy line`, and add this line to it:\n{managers.format_hook_line(name)}"
+        if hooks_path.is_tracked(repo, found.path):
             raise GitpeftError(f"{found.path} is under version control", way_out)
-        if _OWN_NAME.search(hook_file.text(found.path)):
+        if _OWN_NAME_PATTERN.search(hook_file.read_hook_text(found.path)):
             raise GitpeftError(f"{found.path} goes by its own name, so it cannot be moved aside", way_out)
     try:
-        hooks_path.remember(repo, found.path.parent)
+        hooks_path.remember_folder(repo, found.path.parent)
     except OSError as error:
-        raise hook_file.unwritable(repo.state_dir, error) from None
+        raise hook_file.make_unwritable_error(repo.state_dir, error) from None
     if found.kind == "foreign":
-        hook_file.keep(found, found.path.with_name(name + stubs.CHAINED))
-    hook_file.put(found.path, text, mode)
-    return Installed("stub", action, found.path)
+        hook_file.keep_foreign_hook(found, found.path.with_name(name + stubs.CHAINED_SUFFIX))
+    hook_file.write_hook(found.path, text, mode)
+    return InstalledHook("stub", action, found.path)
 
 
-def _mode(repo: Repository) -> int:
+def _read_hook_mode(repo: Repository) -> int:
     umask = os.umask(0o077)
     os.umask(umask)
-    return hook_file.mode_for(repo.config("core.sharedRepository") or "", umask)
+    return hook_file.compute_hook_mode(repo.get_config("core.sharedRepository") or "", umask)
 
 
-def _make_folder(repo: Repository, folder: Path) -> None:
+def _make_hooks_folder(repo: Repository, folder: Path) -> None:
     """Make the hooks directory; a sign is left, so that `uninstall` can take it away again."""
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     try:
         if missing:
             repo.state_dir.mkdir(parents=True, exist_ok=True)
-            made = dict.fromkeys([*_signed(repo), *missing])  # the innermost first
-            hook_file.replace(_sign(repo), os.fsencode("\0".join(map(str, made))), 0o644)
+            made = dict.fromkeys([*_read_made_folders(repo), *missing])  # the innermost first
+            hook_file.replace_file(_get_made_folders_path(repo), os.fsencode("\0".join(map(str, made))), 0o644)
         for path in reversed(missing):
             path.mkdir()
-        if folder in _signed(repo):
-            folder.chmod(_mode(repo))
+        if folder in _read_made_folders(repo):
+            folder.chmod(_read_hook_mode(repo))
     except OSError as error:
-        raise hook_file.unwritable(folder, error) from None
+        raise hook_file.make_unwritable_error(folder, error) from None
 
 
-def _sign(repo: Repository) -> Path:
+def _get_made_folders_path(repo: Repository) -> Path:
     return repo.state_dir / "made-hooks-directory"
 
 
-def _signed(repo: Repository) -> list[Path]:
+def _read_made_folders(repo: Repository) -> list[Path]:
     """The directories that an installation made here, the innermost first."""
     try:
-        return [Path(name) for name in os.fsdecode(_sign(repo).read_bytes()).split("\0") if name]
+        return [Path(name) for name in os.fsdecode(_get_made_folders_path(repo).read_bytes()).split("\0") if name]
     except OSError:
         return []
 
 
-def _for_line(repo: Repository, name: str, python: str) -> Installed:
+def _install_for_line(repo: Repository, name: str, python: str) -> InstalledHook:
     """The stub alone; the line that calls it is for a person to add, where it is not there yet."""
-    existed = hook_file.look(repo.state_dir / "hooks" / name).content
-    path = _own_stub(repo, name, python)
+    existed = hook_file.inspect_hook(repo.state_dir / "hooks" / name).content
+    path = _write_own_stub(repo, name, python)
     action = "created" if not existed else "unchanged" if existed == path.read_bytes() else "updated"
-    if managers.has_line(hook_file.text(hooks_path.place(repo).folder / name), name):
-        return Installed("line", action, path)
-    return Installed(
-        "line", action, path, (f"add this line to the hook that git runs:\n{managers.line(name)}",)
+    if managers.has_hook_line(hook_file.read_hook_text(hooks_path.find_hooks_folder(repo).folder / name), name):
+        return InstalledHook("line", action, path)
+    return InstalledHook(
+        "line", action, path, (f"add this line to the hook that git runs:\n{managers.format_hook_line(name)}",)
     )
 
 
 # --- git's own configuration ------------------------------------------------------------------------------
 
 
-def _own_stub(repo: Repository, name: str, python: str) -> Path:
+def _write_own_stub(repo: Repository, name: str, python: str) -> Path:
     """The stub in the state directory, for what calls it by its path."""
     path = repo.state_dir / "hooks" / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise hook_file.unwritable(path.parent, error) from None
-    text = stubs.render(name, python)
-    if hook_file.look(path).content != text or not os.access(path, os.X_OK):
-        hook_file.put(path, text, _mode(repo))
+        raise hook_file.make_unwritable_error(path.parent, error) from None
+    text = stubs.render_stub(name, python)
+    if hook_file.inspect_hook(path).content != text or not os.access(path, os.X_OK):
+        hook_file.write_hook(path, text, _read_hook_mode(repo))
     return path
 
 
-def section(name: str) -> str:
+def get_config_section(name: str) -> str:
     """Where git's configuration holds our hook for the event `name`."""
     return f"hook.gitpeft-{name}"  # must not be the name of an event: git refuses that
 
 
-def configured(repo: Repository, name: str) -> bool:
+def is_configured(repo: Repository, name: str) -> bool:
     """Whether git's configuration names our hook for the event `name`."""
-    return bool(repo.config_all(section(name) + "."))
+    return bool(repo.get_config_by_prefix(get_config_section(name) + "."))
 
 
-def _own_settings(repo: Repository, name: str) -> bool:
+def _has_local_section(repo: Repository, name: str) -> bool:
     """Whether the section is in the repository's own settings, where `uninstall` may change it."""
-    return bool(repo.ask("config", "--local", "--get-regexp", "^" + re.escape(section(name) + ".")))
+    return bool(repo.query_text("config", "--local", "--get-regexp", "^" + re.escape(get_config_section(name) + ".")))
 
 
-def _in_config(repo: Repository, name: str, python: str) -> Installed:
-    if repo.version < CONFIG_HOOKS:
+def _install_in_config(repo: Repository, name: str, python: str) -> InstalledHook:
+    if repo.git_version < CONFIG_HOOKS_VERSION:
         raise GitpeftError(
-            f"git {'.'.join(map(str, repo.version))} does not run hooks from its configuration",
-            f"git {'.'.join(map(str, CONFIG_HOOKS))} or newer does; or leave --strategy away",
+            f"git {'.'.join(map(str, repo.git_version))} does not run hooks from its configuration",
+            f"git {'.'.join(map(str, CONFIG_HOOKS_VERSION))} or newer does; or leave --strategy away",
         )
-    if hooks_path.place(repo).disabled:
-        hooks_path.usable(repo)  # says why, and the way out
-    for _, found in hooks_path.stubs_in(repo, [name]):
+    if hooks_path.find_hooks_folder(repo).disabled:
+        hooks_path.require_usable_folder(repo)  # says why, and the way out
+    for _, found in hooks_path.find_stubs(repo, [name]):
         raise GitpeftError(f"the hook is installed in {found.path} too", "run `gitpeft uninstall` first")
-    path = _own_stub(repo, name, python)
-    command, here = managers.call(name), section(name)
-    if repo.config(f"{here}.command") == command and repo.config(f"{here}.event") == name:
-        return Installed("config", "unchanged", path)
-    existed = configured(repo, name)
+    path = _write_own_stub(repo, name, python)
+    command, here = managers.format_hook_command(name), get_config_section(name)
+    if repo.get_config(f"{here}.command") == command and repo.get_config(f"{here}.event") == name:
+        return InstalledHook("config", "unchanged", path)
+    existed = is_configured(repo, name)
     # An event without a command is fatal to every git command that meets it: both come at once.
-    git_settings.change(repo, [f"{here}.command", command], [f"{here}.event", name])
-    return Installed("config", "updated" if existed else "created", path)
+    git_settings.edit_git_settings(repo, [f"{here}.command", command], [f"{here}.event", name])
+    return InstalledHook("config", "updated" if existed else "created", path)
 
 
-def _out_of_config(repo: Repository, name: str) -> bool:
+def _remove_from_config(repo: Repository, name: str) -> bool:
     """Remove the whole section in one write."""
-    if not _own_settings(repo, name):
+    if not _has_local_section(repo, name):
         return False
-    git_settings.change(repo, ["--remove-section", section(name)])
+    git_settings.edit_git_settings(repo, ["--remove-section", get_config_section(name)])
     return True
 
 
 # --- the files of other hook managers ---------------------------------------------------------------------
 
 
-def _native(repo: Repository, manager: str, name: str, python: str) -> Installed:
+def _install_in_manager(repo: Repository, manager: str, name: str, python: str) -> InstalledHook:
     if repo.work_tree is None:
         raise GitpeftError(f"{manager} runs hooks only in a work tree", "run this in a clone with files")
-    if name != stubs.NAMES[0]:
+    if name != stubs.HOOK_NAMES[0]:
         raise GitpeftError(
-            f"gitpeft's line for {manager} covers only {stubs.NAMES[0]}, not the risk flag",
+            f"gitpeft's line for {manager} covers only {stubs.HOOK_NAMES[0]}, not the risk flag",
             f"run `gitpeft install` alone; for the flag, `gitpeft install --strategy line --risk` gives a"
             f" line for {manager}'s own {name}",
         )
-    line = managers.LINES[manager]
-    before = _own_stub_text(repo, name)
-    _own_stub(repo, name, python)
+    line = managers.MANAGER_LINES[manager]
+    before = _read_own_stub(repo, name)
+    _write_own_stub(repo, name, python)
     try:
-        added = managers.add(repo.work_tree, line)
+        added = managers.add_line(repo.work_tree, line)
     except GitpeftError:
         if before is None:
-            _drop_own_stub(repo, name)
+            _remove_own_stub(repo, name)
         raise
-    for _, found in hooks_path.stubs_in(repo, [name]):  # one that the manager shadows or moved aside
+    for _, found in hooks_path.find_stubs(repo, [name]):  # one that the manager shadows or moved aside
         if found.kind == "ours":
-            hook_file.take_out(found, name)
+            hook_file.remove_hook(found, name)
     notes = {
         "husky": (),
         "lefthook": ("run `lefthook install` once, so that git calls lefthook for this hook",),
         "pre-commit": ("run `pre-commit install -t prepare-commit-msg` once",),
     }[manager]
-    return Installed(manager, "created" if added else "unchanged", repo.work_tree / line.file, notes)
+    return InstalledHook(manager, "created" if added else "unchanged", repo.work_tree / line.file, notes)
 
 
-def _own_stub_text(repo: Repository, name: str) -> bytes | None:
-    found = hook_file.look(repo.state_dir / "hooks" / name)
+def _read_own_stub(repo: Repository, name: str) -> bytes | None:
+    found = hook_file.inspect_hook(repo.state_dir / "hooks" / name)
     return None if found.kind == "missing" else found.content
 
 
-def _drop_own_stub(repo: Repository, name: str) -> bool:
+def _remove_own_stub(repo: Repository, name: str) -> bool:
     path = repo.state_dir / "hooks" / name
-    if hook_file.look(path).kind != "ours":
+    if hook_file.inspect_hook(path).kind != "ours":
         return False
     try:
         path.unlink()
     except OSError as error:
-        raise hook_file.unwritable(path.parent, error) from None
+        raise hook_file.make_unwritable_error(path.parent, error) from None
     return True
 
 
 # --- and out again ----------------------------------------------------------------------------------------
 
 
-def uninstall(repo: Repository, *, hooks: Sequence[str] = stubs.NAMES) -> list[Removed]:
+def uninstall_hooks(repo: Repository, *, hooks: Sequence[str] = stubs.HOOK_NAMES) -> list[RemovedHook]:
     """Take out every hook of ours, however it came in; what was there before comes back byte for byte.
 
     A hook that somebody edited since is left, and reported. GitpeftError when a directory does not allow it.
     """
-    with _lock(repo):
-        removed = [done for name in hooks for done in _uninstall_one(repo, name)]
-        _remove_folders(repo)
+    with _lock_installation(repo):
+        removed = [done for name in hooks for done in _uninstall_hook(repo, name)]
+        _remove_made_folders(repo)
         return removed
 
 
-def _uninstall_one(repo: Repository, name: str) -> Iterator[Removed]:
-    if _out_of_config(repo, name):
-        yield Removed(repo.common_dir / "config", "removed")
-    for _, found in hooks_path.stubs_in(repo, [name]):
+def _uninstall_hook(repo: Repository, name: str) -> Iterator[RemovedHook]:
+    if _remove_from_config(repo, name):
+        yield RemovedHook(repo.common_dir / "config", "removed")
+    for _, found in hooks_path.find_stubs(repo, [name]):
         if found.kind == "changed":
-            yield Removed(found.path, "left")
+            yield RemovedHook(found.path, "left")
         else:
-            yield Removed(found.path, hook_file.take_out(found, name))
-    for folder in hooks_path.folders(repo):
-        if _forget_half(folder, name):
-            yield Removed(folder / name, "restored")
-    if repo.work_tree is not None and name == stubs.NAMES[0]:
-        for line in managers.LINES.values():
-            if managers.remove(repo.work_tree, line):
-                yield Removed(repo.work_tree / line.file, "removed")
-    if _drop_own_stub(repo, name):
-        yield Removed(repo.state_dir / "hooks" / name, "removed")
+            yield RemovedHook(found.path, hook_file.remove_hook(found, name))
+    for folder in hooks_path.list_hook_folders(repo):
+        if _restore_chained_hook(folder, name):
+            yield RemovedHook(folder / name, "restored")
+    if repo.work_tree is not None and name == stubs.HOOK_NAMES[0]:
+        for line in managers.MANAGER_LINES.values():
+            if managers.remove_line(repo.work_tree, line):
+                yield RemovedHook(repo.work_tree / line.file, "removed")
+    if _remove_own_stub(repo, name):
+        yield RemovedHook(repo.state_dir / "hooks" / name, "removed")
 
 
-def _forget_half(folder: Path, name: str) -> bool:
+def _restore_chained_hook(folder: Path, name: str) -> bool:
     """Put the foreign hook in order where ours is not in front of it.
 
     An installation that was killed between its two steps leaves a second name of it; and who deletes our hook
     by hand leaves only that: then it comes back, and the answer is True.
     """
-    hook, kept = folder / name, folder / (name + stubs.CHAINED)
+    hook, kept = folder / name, folder / (name + stubs.CHAINED_SUFFIX)
     if not os.path.lexists(kept):
         return False
-    if not any(os.path.lexists(folder / (name + ending)) for ending in hook_file.MOVED):
+    if not any(os.path.lexists(folder / (name + ending)) for ending in hook_file.MOVED_SUFFIXES):
         kept.replace(hook)
         return True
-    if os.path.lexists(hook) and hook_file.same(hook, kept):
+    if os.path.lexists(hook) and hook_file.is_same_hook(hook, kept):
         kept.unlink()
     return False
 
 
-def _remove_folders(repo: Repository) -> None:
+def _remove_made_folders(repo: Repository) -> None:
     """Take away the directories that an installation made, as far as nothing else lies in them."""
-    _drop_empty([*_signed(repo), repo.state_dir / "hooks"])
+    _remove_empty_folders([*_read_made_folders(repo), repo.state_dir / "hooks"])
     try:
-        _sign(repo).unlink(missing_ok=True)
-        if not hooks_path.stubs_in(repo, stubs.NAMES):
-            (repo.state_dir / hooks_path.REMEMBERED).unlink(missing_ok=True)
+        _get_made_folders_path(repo).unlink(missing_ok=True)
+        if not hooks_path.find_stubs(repo, stubs.HOOK_NAMES):
+            (repo.state_dir / hooks_path.REMEMBERED_FOLDERS_FILE).unlink(missing_ok=True)
     except OSError as error:
-        raise hook_file.unwritable(repo.state_dir, error) from None
-    _drop_empty([repo.state_dir])  # a model and what was learnt stay
+        raise hook_file.make_unwritable_error(repo.state_dir, error) from None
+    _remove_empty_folders([repo.state_dir])  # a model and what was learnt stay
 
 
-def _drop_empty(folders: Sequence[Path]) -> None:
+def _remove_empty_folders(folders: Sequence[Path]) -> None:
     for folder in folders:
         try:
             folder.rmdir()
@@ -374,18 +374,18 @@ def _drop_empty(folders: Sequence[Path]) -> None:
             pass  # gone already, or something lies there
 
 
-def _sweep(repo: Repository) -> None:
+def _remove_leftovers(repo: Repository) -> None:
     """Clear away what a killed installation left half done."""
-    for folder in (*hooks_path.folders(repo), repo.state_dir / "hooks"):
-        hook_file.sweep(folder)
-    git_settings.sweep(repo)
+    for folder in (*hooks_path.list_hook_folders(repo), repo.state_dir / "hooks"):
+        hook_file.remove_temporary_files(folder)
+    git_settings.remove_settings_leftovers(repo)
     if repo.work_tree is not None:
-        for line in managers.LINES.values():
-            managers.sweep(repo.work_tree, line)
+        for line in managers.MANAGER_LINES.values():
+            managers.remove_line_leftovers(repo.work_tree, line)
 
 
 @contextmanager
-def _lock(repo: Repository) -> Iterator[None]:
+def _lock_installation(repo: Repository) -> Iterator[None]:
     """One installation at a time; a file system without locks does without.
 
     The directory of the repository is locked itself, so that no file is left behind.
@@ -395,13 +395,13 @@ def _lock(repo: Repository) -> Iterator[None]:
     try:
         handle = os.open(repo.common_dir, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise hook_file.unwritable(repo.common_dir, error) from None
+        raise hook_file.make_unwritable_error(repo.common_dir, error) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             pass
-        _sweep(repo)
+        _remove_leftovers(repo)
         yield
     finally:
         os.close(handle)

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 COMMENT_CHARACTERS = "#;@!$%^&|:"
 """What `core.commentChar=auto` may choose from (git's own list)."""
 
-SIZE_LIMIT = 64 << 20
+MAX_MESSAGE_FILE_BYTES = 64 << 20
 """A larger file (`commit -v` of an enormous change) is left alone."""
 
-_CUT = b" ------------------------ >8 ------------------------"
-_TRAILER = pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
-_REFERENCE = pattern(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
-_OFFERED = b"gitpeft: "
-_SPARE = ".gitpeft-"
+_SCISSORS_LINE = b" ------------------------ >8 ------------------------"
+_TRAILER_START = pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
+_LEADING_REFERENCE = pattern(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
+_OFFER_PREFIX = b"gitpeft: "
+_TEMPORARY_INFIX = ".gitpeft-"
 
 
 @record(frozen=True, slots=True)
-class Rules:
+class MessageFileRules:
     """How git will read the file once the editor is closed.
 
     `comment` is the comment string, `auto` whether git chose it by itself (`core.commentChar=auto`),
@@ -47,7 +47,7 @@ class Rules:
     strips: bool = True
 
 
-def rules(repo: "Repository", settings: Mapping[str, Sequence[str]], content: bytes) -> Rules:
+def read_message_file_rules(repo: "Repository", settings: Mapping[str, Sequence[str]], content: bytes) -> MessageFileRules:
     """How git will read the message file that holds `content`, by the repository's settings.
 
     GitpeftError where its encoding is unknown.
@@ -58,15 +58,15 @@ def rules(repo: "Repository", settings: Mapping[str, Sequence[str]], content: by
         auto = settings.get("core.commentchar", [""])[-1] == "auto" or character[-1] == "auto"
         comment = repo.run("stripspace", "-c", input=b"x\n").removesuffix(b" x\n") or b"#"
     cleanup = settings.get("commit.cleanup", [""])[-1]
-    return Rules(
+    return MessageFileRules(
         comment=comment,
         auto=auto,
-        encoding=encoding_of(settings.get("i18n.commitencoding", [""])[-1]),
-        strips=strips_comments(content, comment, cleanup, _calling_git()),
+        encoding=find_codec(settings.get("i18n.commitencoding", [""])[-1]),
+        strips=strips_comments(content, comment, cleanup, _find_calling_git()),
     )
 
 
-def _calling_git() -> list[str] | None:
+def _find_calling_git() -> list[str] | None:
     """The command line of the git that called this hook, where the system shows it."""
     pid = os.getppid()
     for _ in range(8):
@@ -80,7 +80,7 @@ def _calling_git() -> list[str] | None:
     return None
 
 
-def encoding_of(name: str) -> str:
+def find_codec(name: str) -> str:
     """The Python codec for a value of `i18n.commitEncoding`.
 
     GitpeftError when it is unknown or does not contain ASCII as it is: then nothing can be written safely.
@@ -95,9 +95,9 @@ def encoding_of(name: str) -> str:
     return codec
 
 
-def cut(content: bytes, comment: bytes) -> int:
+def find_scissors(content: bytes, comment: bytes) -> int:
     """Where git's scissors line starts; the length of the content when there is none."""
-    line = comment + _CUT
+    line = comment + _SCISSORS_LINE
     if content.startswith(line):
         return 0
     found = content.find(b"\n" + line)
@@ -110,8 +110,8 @@ def has_text(content: bytes, comment: bytes) -> bool:
     `commit -s` and `--trailer` put their lines behind an empty one; a first line that looks like a trailer
     is a subject (`fix: …`).
     """
-    lines = content[: cut(content, comment)].splitlines()
-    if any(line.startswith(comment + b" " + _OFFERED) for line in lines):
+    lines = content[: find_scissors(content, comment)].splitlines()
+    if any(line.startswith(comment + b" " + _OFFER_PREFIX) for line in lines):
         return True
     text = [line for line in lines if line.strip() and not line.startswith(comment)]
     if not text:
@@ -120,7 +120,7 @@ def has_text(content: bytes, comment: bytes) -> bool:
 
 
 def _is_trailer(line: bytes) -> bool:
-    return line[:1] in b" \t" or _TRAILER.match(line) is not None
+    return line[:1] in b" \t" or _TRAILER_START.match(line) is not None
 
 
 def strips_comments(content: bytes, comment: bytes, cleanup: str, command: Sequence[str] | None) -> bool:
@@ -129,7 +129,7 @@ def strips_comments(content: bytes, comment: bytes, cleanup: str, command: Seque
     `--cleanup` on the command line reaches no hook, so git's own instructions in the file are read first,
     then the command line of the calling git where the system shows it (`command`), then `commit.cleanup`.
     """
-    above = content[: cut(content, comment)]
+    above = content[: find_scissors(content, comment)]
     scissors = len(above) < len(content)
     if b"will be kept" in above or (scissors and not _has_comment(above, comment)):
         return False
@@ -144,27 +144,27 @@ def _has_comment(above: bytes, comment: bytes) -> bool:
     return any(line.startswith(comment) for line in above.splitlines())
 
 
-def insert(content: bytes, messages: Sequence[str], rules: Rules, *, only_comments: bool = False) -> bytes:
+def insert_messages(content: bytes, messages: Sequence[str], rules: MessageFileRules, *, only_comments: bool = False) -> bytes:
     """The file with the best message in front and the others as comments behind it, where these are allowed.
 
     With `only_comments` the text of the file keeps its place and all messages become comments: for a file in
     which somebody wrote. What the encoding cannot express is left out; GitpeftError when that is all.
     """
     eol = b"\r\n" if content.partition(b"\n")[0].endswith(b"\r") else b"\n"
-    fitting = [fitted for fitted in (fit(message, rules) for message in messages) if fitted]
-    fitting = [text for text in fitting if _writable(text, rules)] or fitting[:1]  # which says what is wrong
+    fitting = [fitted for fitted in (escape_comment_lines(message, rules) for message in messages) if fitted]
+    fitting = [text for text in fitting if _is_encodable(text, rules)] or fitting[:1]  # which says what is wrong
     head, others = ([], fitting) if only_comments else (fitting[:1], fitting[1:])
-    blocks = [_encoded(message, rules) for message in head]
+    blocks = [_encode_text(message, rules) for message in head]
     if others and rules.strips and not rules.auto:
-        blocks.append(_alternatives(others, rules))
+        blocks.append(_format_alternatives(others, rules))
     if not blocks:
         return content
     if only_comments:
-        return _before_comments(content, blocks[0], rules.comment, eol)
-    return _joined(blocks, content, eol)
+        return _insert_before_comments(content, blocks[0], rules.comment, eol)
+    return _prepend_blocks(blocks, content, eol)
 
 
-def annotate(content: bytes, notes: Sequence[str], rules: Rules) -> bytes:
+def insert_notes(content: bytes, notes: Sequence[str], rules: MessageFileRules) -> bytes:
     """The file with notes as comment lines in front of git's own; unchanged where git would keep comments."""
     if not notes or not rules.strips or rules.auto:
         return content
@@ -174,18 +174,18 @@ def annotate(content: bytes, notes: Sequence[str], rules: Rules) -> bytes:
         block = "\n".join(lines).encode(rules.encoding)
     except UnicodeEncodeError:
         return content
-    return _before_comments(content, comment_out(block, rules.comment) + b"\n", rules.comment, eol)
+    return _insert_before_comments(content, comment_out_lines(block, rules.comment) + b"\n", rules.comment, eol)
 
 
-def _joined(blocks: Sequence[bytes], content: bytes, eol: bytes) -> bytes:
+def _prepend_blocks(blocks: Sequence[bytes], content: bytes, eol: bytes) -> bytes:
     offer = b"\n".join(block + b"\n" for block in blocks).replace(b"\n", eol)
     gap = eol if content and content[:1] not in b"\r\n" else b""
     return offer + gap + content
 
 
-def _before_comments(content: bytes, block: bytes, comment: bytes, eol: bytes) -> bytes:
+def _insert_before_comments(content: bytes, block: bytes, comment: bytes, eol: bytes) -> bytes:
     """Put a block of comments behind the text, in front of git's first comment line."""
-    place, limit = 0, cut(content, comment)
+    place, limit = 0, find_scissors(content, comment)
     for line in content[:limit].splitlines(keepends=True):
         if line.startswith(comment):
             break
@@ -194,31 +194,31 @@ def _before_comments(content: bytes, block: bytes, comment: bytes, eol: bytes) -
     return content[:place] + ending + block.replace(b"\n", eol) + eol + content[place:]
 
 
-def _alternatives(messages: Sequence[str], rules: Rules) -> bytes:
+def _format_alternatives(messages: Sequence[str], rules: MessageFileRules) -> bytes:
     """Whole messages as comments: uncomment all lines of one and it is a valid message."""
     which = "one of these" if len(messages) > 1 else "this one"
     title = f"gitpeft: or {which}, with all its lines uncommented"
-    parts = [comment_out(_encoded(text, rules), rules.comment) for text in (title, *messages)]
+    parts = [comment_out_lines(_encode_text(text, rules), rules.comment) for text in (title, *messages)]
     return b"\n\n".join(parts)
 
 
-def comment_out(text: bytes, comment: bytes) -> bytes:
+def comment_out_lines(text: bytes, comment: bytes) -> bytes:
     """Every line behind the comment string, as `git stripspace -c` writes it."""
-    return b"\n".join(_commented(line, comment) for line in text.split(b"\n"))
+    return b"\n".join(_comment_out_line(line, comment) for line in text.split(b"\n"))
 
 
-def _commented(line: bytes, comment: bytes) -> bytes:
+def _comment_out_line(line: bytes, comment: bytes) -> bytes:
     return comment + (b"" if not line or line.startswith(b"\t") else b" ") + line
 
 
-def _writable(text: str, rules: Rules) -> bool:
+def _is_encodable(text: str, rules: MessageFileRules) -> bool:
     try:
-        return bool(_encoded(text, rules))
+        return bool(_encode_text(text, rules))
     except GitpeftError:
         return False
 
 
-def _encoded(text: str, rules: Rules) -> bytes:
+def _encode_text(text: str, rules: MessageFileRules) -> bytes:
     try:
         return text.encode(rules.encoding)
     except UnicodeEncodeError:
@@ -227,7 +227,7 @@ def _encoded(text: str, rules: Rules) -> bytes:
         ) from None
 
 
-def fit(message: str, rules: Rules) -> str:
+def escape_comment_lines(message: str, rules: MessageFileRules) -> str:
     """The message with no line that git would take for a comment; empty when nothing of it is left.
 
     A reference at the start of the subject moves to its end (`#12 fix x` becomes `fix x (#12)`), other lines
@@ -236,13 +236,13 @@ def fit(message: str, rules: Rules) -> str:
     starts = tuple(COMMENT_CHARACTERS) if rules.auto else (rules.comment.decode(errors="replace"),)
     subject, *body = message.strip().split("\n")
     if subject.startswith(starts):
-        subject = _without_start(subject, starts)
+        subject = _strip_comment_start(subject, starts)
     lines = [f" {line}" if line.startswith(starts) else line.rstrip() for line in body]
     return "\n".join([subject, *lines]) if subject else ""
 
 
-def _without_start(subject: str, starts: tuple[str, ...]) -> str:
-    moved = _REFERENCE.fullmatch(subject)
+def _strip_comment_start(subject: str, starts: tuple[str, ...]) -> str:
+    moved = _LEADING_REFERENCE.fullmatch(subject)
     if moved and not moved[2].startswith(starts):
         return f"{moved[2].rstrip()} ({moved[1]})"
     while subject.startswith(starts):
@@ -251,24 +251,24 @@ def _without_start(subject: str, starts: tuple[str, ...]) -> str:
     return subject
 
 
-def read(path: Path) -> bytes:
+def read_message_file(path: Path) -> bytes:
     """The bytes of the message file. GitpeftError when it is no ordinary file, or too large to touch."""
     try:
         state = path.lstat()
     except OSError as error:
         raise GitpeftError(f"cannot read the message file: {error.strerror}") from None
-    if not stat.S_ISREG(state.st_mode) or state.st_size > SIZE_LIMIT:
+    if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_MESSAGE_FILE_BYTES:
         raise GitpeftError("the message file is no ordinary file, or a very large one; it is left alone")
     return path.read_bytes()
 
 
-def write(path: Path, content: bytes) -> None:
+def write_message_file(path: Path, content: bytes) -> None:
     """Replace the file in one step: a temporary file beside it, then a rename. The mode is kept.
 
     GitpeftError, with the file as it was, when the directory or the disk does not allow it.
     """
-    _sweep(path)
-    spare = path.with_name(f"{path.name}{_SPARE}{os.getpid()}")
+    _remove_leftovers(path)
+    spare = path.with_name(f"{path.name}{_TEMPORARY_INFIX}{os.getpid()}")
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         handle = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -277,25 +277,25 @@ def write(path: Path, content: bytes) -> None:
         spare.chmod(mode)
         spare.replace(path)
     except OSError as error:
-        _remove(spare)
+        _remove_file(spare)
         raise GitpeftError(f"cannot write the message file: {error.strerror}") from None
     except BaseException:  # an alarm or Ctrl-C must leave no second file behind
-        _remove(spare)
+        _remove_file(spare)
         raise
 
 
-def _sweep(path: Path) -> None:
+def _remove_leftovers(path: Path) -> None:
     """Remove what a killed hook left beside the file: the process whose number it has is gone."""
-    for entry in path.parent.glob(f"{glob.escape(path.name)}{_SPARE}*"):
+    for entry in path.parent.glob(f"{glob.escape(path.name)}{_TEMPORARY_INFIX}*"):
         try:
             os.kill(int(entry.name.rpartition("-")[2]), 0)
         except ProcessLookupError:
-            _remove(entry)
+            _remove_file(entry)
         except (OSError, ValueError, OverflowError):
             pass  # somebody else's, or not ours
 
 
-def _remove(spare: Path) -> None:
+def _remove_file(spare: Path) -> None:
     try:
         spare.unlink()
     except OSError:

@@ -14,31 +14,31 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from gitpeft.config import Config, entries, load
+from gitpeft.config import Config, parse_config_listing, load_config
 from gitpeft.errors import GitpeftError, NothingStagedError
-from gitpeft.git.repository import NO_EDITORS, Repository
+from gitpeft.git.repository import NON_EDITORS, Repository
 from gitpeft.runtime.sandbox import limit_memory
-from gitpeft.trace import Trace
+from gitpeft.trace import HookTrace
 
 if TYPE_CHECKING:  # each stage imports what it needs: the flag needs nothing that messages need
     pass
 
-LOG_LIMIT = 64 << 10
-FIRST_SECONDS = 2.0
+MAX_LOG_BYTES = 64 << 10
+STARTUP_SECONDS = 2.0
 """Time for the first steps, until the settings are known."""
 
 MEMORY_MB = 2048
 """What reading the change may take; the model has a limit of its own."""
 
-STOP = 77
+STOP_EXIT_CODE = 77
 """The exit code by which the stub knows that a commit is to be stopped, and not that something broke."""
 
 PROGRESS_SECONDS = 0.3
-_SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
-_OPT_IN = frozenset({"commit", "template", "squash"})
+_COMMIT_SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
+_OPT_IN_SOURCES = frozenset({"commit", "template", "squash"})
 
 
-class _Late(Exception):
+class _TimeBudgetExceeded(Exception):
     """The time budget is spent."""
 
 
@@ -47,36 +47,36 @@ def main(argv: Sequence[str]) -> int:
 
     Returns 0 whatever happens, but `STOP` where `gitpeft.risk` is `block` and a change was flagged.
     """
-    _start_clean()
+    _reset_process_state()
     try:
         try:
-            signal.setitimer(signal.ITIMER_REAL, FIRST_SECONDS)
-            return _dispatch(list(argv))
+            signal.setitimer(signal.ITIMER_REAL, STARTUP_SECONDS)
+            return _dispatch_hook(list(argv))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)  # what is said below may not be cut short
     except NothingStagedError:
         pass
-    except _Late:
+    except _TimeBudgetExceeded:
         what = "no risk looked at" if list(argv[:1]) == ["risk"] else "no suggestion"
-        _tell(f"{what} within the time allowed (gitpeft.timeoutMs)")
+        _report_problem(f"{what} within the time allowed (gitpeft.timeoutMs)")
     except GitpeftError as error:
-        _tell(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
+        _report_problem(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
     except KeyboardInterrupt:
-        _die_of_interrupt()
+        _exit_by_interrupt()
     except MemoryError:
-        _tell("not enough memory, nothing suggested")
+        _report_problem("not enough memory, nothing suggested")
     except Exception as error:
-        _tell(f"nothing suggested: {_where(error)}")
+        _report_problem(f"nothing suggested: {_locate_error(error)}")
     return 0
 
 
-def _start_clean() -> None:
+def _reset_process_state() -> None:
     """Undo what a program may hand down to all that it starts, and what is relied on here.
 
     Blocked or ignored signals would take the clock and the ends of children away; a pipe that got the number
     of a closed standard stream would be lost when the child silences itself.
     """
-    signal.signal(signal.SIGALRM, _ring)
+    signal.signal(signal.SIGALRM, _raise_on_alarm)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, signal.SIGCHLD, signal.SIGINT))
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
@@ -84,31 +84,31 @@ def _start_clean() -> None:
     os.close(descriptor)
 
 
-def _ring(_: int, __: FrameType | None) -> None:
-    raise _Late
+def _raise_on_alarm(_: int, __: FrameType | None) -> None:
+    raise _TimeBudgetExceeded
 
 
-def _die_of_interrupt() -> None:
+def _exit_by_interrupt() -> None:
     """End as Ctrl-C ends every program, so that git sees what happened."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch_hook(argv: list[str]) -> int:
     if os.environ.get("GITPEFT") == "0" or os.environ.get("CI", "") not in ("", "0", "false"):
         return 0
     if argv[:1] == ["risk"]:
-        return risk()
+        return run_risk_check()
     if argv[:1] == ["pre-commit"]:
-        prefetch()
+        run_prefetch()
     elif argv[:1] == ["prepare-commit-msg"]:
-        prepare(argv[1:])
+        run_prepare_commit_msg(argv[1:])
     else:
         raise GitpeftError("the hook was called without its name")
     return 0
 
 
-def _where(error: Exception) -> str:
+def _locate_error(error: Exception) -> str:
     """The kind and place of a failure, without its text, which could hold parts of the change."""
     trace = error.__traceback__
     while trace and trace.tb_next:
@@ -120,85 +120,85 @@ def _where(error: Exception) -> str:
 # --- prepare-commit-msg -----------------------------------------------------------------------------------
 
 
-def prepare(args: Sequence[str]) -> None:
+def run_prepare_commit_msg(args: Sequence[str]) -> None:
     """Offer a message in the file that git names, if this is a commit whose message a person will edit."""
     from gitpeft.hooks import message_file
 
-    trace = Trace()
-    path, source, about = _arguments(args)
+    trace = HookTrace()
+    path, source, about = _parse_arguments(args)
     if source in ("message", "merge") or path.name == "PREPARE_COMMIT_MSG":
         return
     repo = Repository.open()
-    _Voice.log = repo.state_dir / "hook.log"
-    listing = entries(repo.run("config", "--list", "-z"))
-    config = load(repo, listing)
-    _Voice.quiet = config.quiet
-    _start_clock(config, trace)
-    if not config.enabled or not _opted_in(config, source, about) or repo.editor() in NO_EDITORS:
+    _HookOutput.log = repo.state_dir / "hook.log"
+    listing = parse_config_listing(repo.run("config", "--list", "-z"))
+    config = load_config(repo, listing)
+    _HookOutput.quiet = config.quiet
+    _start_timer(config, trace)
+    if not config.enabled or not _is_opted_in(config, source, about) or repo.find_editor() in NON_EDITORS:
         return
-    content = message_file.read(path)
-    rules = message_file.rules(repo, listing, content)
+    content = message_file.read_message_file(path)
+    rules = message_file.read_message_file_rules(repo, listing, content)
     occupied = message_file.has_text(content, rules.comment)
-    if occupied and (source not in _OPT_IN or not rules.strips or rules.auto):
+    if occupied and (source not in _OPT_IN_SOURCES or not rules.strips or rules.auto):
         return
     if config.problems:
-        _tell(config.problems[0])
-    notes = _notes(repo) if config.risk_comments and source == "" else []
-    messages = _messages(repo, config, source, trace)
-    head = repo.head() if config.stats else None
+        _report_problem(config.problems[0])
+    notes = _load_risk_notes(repo) if config.risk_comments and source == "" else []
+    messages = _suggest_messages(repo, config, source, trace)
+    head = repo.resolve_head() if config.stats else None
     signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
-    changed = message_file.insert(content, messages, rules, only_comments=occupied)
-    changed = message_file.annotate(changed, notes, rules)
+    changed = message_file.insert_messages(content, messages, rules, only_comments=occupied)
+    changed = message_file.insert_notes(changed, notes, rules)
     if changed != content:
-        message_file.write(path, changed)
+        message_file.write_message_file(path, changed)
         if config.stats and source == "":
             from gitpeft.monitor import acceptance
 
-            acceptance.note(repo.state_dir, head, messages)
-    trace.end()
+            acceptance.record_offer(repo.state_dir, head, messages)
+    trace.write_trace()
 
 
-def _messages(repo: Repository, config: Config, source: str, trace: Trace) -> list[str]:
+def _suggest_messages(repo: Repository, config: Config, source: str, trace: HookTrace) -> list[str]:
     """Messages for the staged change that may be offered, best first."""
     from gitpeft.suggest import service
 
     wanted = 1 + config.alternatives
-    progress = _Progress(trace.started)
-    limits = service.Limits(time.monotonic() + _left(config, trace), config.memory_mb, progress.show)
-    base = _base_of_amend(repo) if source == "commit" else ""
+    progress = _ProgressLine(trace.started)
+    limits = service.SuggestionLimits(time.monotonic() + _seconds_left(config, trace), config.memory_mb, progress.show_once)
+    base = _find_amend_base(repo) if source == "commit" else ""
     chooser: list[Callable[[list[str]], list[str]]] = []
 
-    def put_together() -> "service.Question":
+    def build_request() -> "service.SuggestionRequest":
         from gitpeft.suggest import (
             postprocess,
         )  # here, while the model loads, its import and the reading of rules are free
 
-        question = service.question(repo, config, wanted + service.SPARE, base)
-        facts = postprocess.gather(repo, config, question.change)
-        chooser.append(lambda found: postprocess.choose(found, facts, wanted))
+        question = service.build_staged_request(repo, config, wanted + service.SPARE_MESSAGES, base)
+        facts = postprocess.gather_facts(repo, config, question.change)
+        chooser.append(lambda found: postprocess.select_messages(found, facts, wanted))
         return question
 
     try:
-        found = service.answer(repo, put_together, limits, trace)
+        found = service.get_suggestions(repo, build_request, limits, trace)
     finally:
-        progress.clear()
+        progress.clear_line()
     return chooser[0](found.messages)
 
 
-def _notes(repo: Repository) -> list[str]:
+def _load_risk_notes(repo: Repository) -> list[str]:
     """What the pre-commit stage said of this very change, where that is wanted in the file."""
-    from gitpeft.diff.patch import parse
+    from gitpeft.diff.patch import parse_patch
     from gitpeft.risk import precommit
 
-    return precommit.remembered(repo, parse(repo.staged_patch()))
+    return precommit.load_risk_lines(repo, parse_patch(repo.read_staged_patch()))
 
 
-def _base_of_amend(repo: Repository) -> str:
+def _find_amend_base(repo: Repository) -> str:
     """What an amended commit is compared with; git names the commit by the word HEAD."""
-    return repo.ask("rev-parse", "--verify", "--quiet", "HEAD^^{commit}") or repo.empty_tree
+    return repo.query_text("rev-parse", "--verify", "--quiet", "HEAD^^{commit}") or repo.empty_tree
 
 
-def _arguments(args: Sequence[str]) -> tuple[Path, str, str]:
+def _parse_arguments(args: Sequence[str]) -> tuple[Path, str, str]:
     """The message file, where the message comes from, and the commit that is meant."""
     if not 1 <= len(args) <= 3:
         raise GitpeftError("prepare-commit-msg takes one to three arguments, nothing suggested")
@@ -206,25 +206,25 @@ def _arguments(args: Sequence[str]) -> tuple[Path, str, str]:
     if len(args) == 1 and os.environ.get("PRE_COMMIT") == "1":
         source = os.environ.get("PRE_COMMIT_COMMIT_MSG_SOURCE", "")
         about = os.environ.get("PRE_COMMIT_COMMIT_OBJECT_NAME", "")
-    if source not in _SOURCES:
+    if source not in _COMMIT_SOURCES:
         raise GitpeftError("unknown commit source, nothing suggested")
     if not Path(args[0]).is_file():
         raise GitpeftError("the message file does not exist, nothing suggested")
     return Path(args[0]), source, about
 
 
-def _start_clock(config: Config, trace: Trace) -> None:
+def _start_timer(config: Config, trace: HookTrace) -> None:
     """The whole budget counts from the start of this process."""
-    signal.setitimer(signal.ITIMER_REAL, max(0.01, _left(config, trace)))
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, _seconds_left(config, trace)))
 
 
-def _left(config: Config, trace: Trace) -> float:
+def _seconds_left(config: Config, trace: HookTrace) -> float:
     """Seconds until the time is up, also where somebody sets the clock back meanwhile."""
     allowed = config.timeout_ms / 1000
     return min(allowed, allowed - (time.time() - trace.started))
 
 
-def _opted_in(config: Config, source: str, about: str) -> bool:
+def _is_opted_in(config: Config, source: str, about: str) -> bool:
     if source == "commit":  # an amended commit is called HEAD; with -c or -C another one lends its message
         return config.amend and about == "HEAD"
     return source not in ("template", "squash") or bool(getattr(config, source))
@@ -233,49 +233,49 @@ def _opted_in(config: Config, source: str, about: str) -> bool:
 # --- pre-commit -------------------------------------------------------------------------------------------
 
 
-def prefetch() -> None:
+def run_prefetch() -> None:
     """Work out a message while the other checks of this commit run. The stub put this in the background."""
     from gitpeft.suggest import service
 
-    trace = Trace()
+    trace = HookTrace()
     try:
         os.setsid()
     except OSError:
         pass
     repo = Repository.open()
-    _Voice.log = repo.state_dir / "hook.log"
-    config = load(repo)
-    _start_clock(config, trace)
-    if not config.enabled or repo.editor() in NO_EDITORS:
+    _HookOutput.log = repo.state_dir / "hook.log"
+    config = load_config(repo)
+    _start_timer(config, trace)
+    if not config.enabled or repo.find_editor() in NON_EDITORS:
         return
-    limits = service.Limits(time.monotonic() + config.timeout_ms / 1000, config.memory_mb)
-    service.prefetch(repo, config, limits, 1 + config.alternatives + service.SPARE)
+    limits = service.SuggestionLimits(time.monotonic() + config.timeout_ms / 1000, config.memory_mb)
+    service.prefetch_suggestions(repo, config, limits, 1 + config.alternatives + service.SPARE_MESSAGES)
 
 
-def risk() -> int:
+def run_risk_check() -> int:
     """Say what makes the staged change risky, if it is among the riskiest; `STOP` where that is asked for."""
-    trace = Trace()
+    trace = HookTrace()
     repo = Repository.open()
-    _Voice.log = repo.state_dir / "hook.log"
-    config = load(repo)
-    _Voice.quiet = config.quiet
-    _start_clock(config, trace)
+    _HookOutput.log = repo.state_dir / "hook.log"
+    config = load_config(repo)
+    _HookOutput.quiet = config.quiet
+    _start_timer(config, trace)
     if not config.enabled or config.risk == "off":
         return 0
     from gitpeft.risk import precommit
 
-    found = precommit.verdict(repo, config)
+    found = precommit.check_staged_risk(repo, config)
     signal.setitimer(signal.ITIMER_REAL, 0)
     if found.lines and (found.stops or not config.quiet):
-        _print("".join(f"gitpeft: {line}\n" for line in found.lines))
-    trace.end()
-    return STOP if found.stops else 0
+        _print_to_terminal("".join(f"gitpeft: {line}\n" for line in found.lines))
+    trace.write_trace()
+    return STOP_EXIT_CODE if found.stops else 0
 
 
 # --- what is said -----------------------------------------------------------------------------------------
 
 
-class _Voice:
+class _HookOutput:
     """Where the hook speaks: its log, and the descriptor of the terminal that the stub handed over."""
 
     log: Path | None = None
@@ -283,68 +283,68 @@ class _Voice:
     said = False
 
     @staticmethod
-    def terminal() -> int:
+    def get_terminal_fd() -> int:
         word = os.environ.get("GITPEFT_STDERR", "2")
         return int(word) if word in ("2", "3") else 2
 
 
-def _tell(text: str) -> None:
+def _report_problem(text: str) -> None:
     """One line in the log, and the first one on the terminal too."""
-    from gitpeft.suggest.postprocess import shown
+    from gitpeft.suggest.postprocess import sanitise_for_terminal
 
-    line = shown(text)
-    _log(line)
-    if _Voice.quiet or _Voice.said:
+    line = sanitise_for_terminal(text)
+    _append_to_log(line)
+    if _HookOutput.quiet or _HookOutput.said:
         return
-    _Voice.said = True
-    _print(f"gitpeft: {line}\n")
+    _HookOutput.said = True
+    _print_to_terminal(f"gitpeft: {line}\n")
 
 
-def _print(text: str) -> None:
+def _print_to_terminal(text: str) -> None:
     try:
-        os.write(_Voice.terminal(), text.encode(errors="replace"))
+        os.write(_HookOutput.get_terminal_fd(), text.encode(errors="replace"))
     except OSError:
         pass  # nobody listens
 
 
-def _log(line: str) -> None:
+def _append_to_log(line: str) -> None:
     """Append to the log; when it is full its older half goes."""
-    if _Voice.log is None:
+    if _HookOutput.log is None:
         return
     try:
-        _Voice.log.parent.mkdir(parents=True, exist_ok=True)
-        if _Voice.log.exists() and _Voice.log.stat().st_size > LOG_LIMIT:
-            kept = _Voice.log.read_bytes()[-LOG_LIMIT // 2 :].partition(b"\n")[2]
-            spare = _Voice.log.with_name(f".hook.log.{os.getpid()}")
+        _HookOutput.log.parent.mkdir(parents=True, exist_ok=True)
+        if _HookOutput.log.exists() and _HookOutput.log.stat().st_size > MAX_LOG_BYTES:
+            kept = _HookOutput.log.read_bytes()[-MAX_LOG_BYTES // 2 :].partition(b"\n")[2]
+            spare = _HookOutput.log.with_name(f".hook.log.{os.getpid()}")
             spare.write_bytes(kept)
-            spare.replace(_Voice.log)
+            spare.replace(_HookOutput.log)
         # A log that is a pipe or a link must neither hold the commit up nor lead anywhere.
         options = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
-        with open(os.open(_Voice.log, options, 0o644), "a", encoding="utf-8") as file:
+        with open(os.open(_HookOutput.log, options, 0o644), "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
     except OSError:
         pass
 
 
-class _Progress:
+class _ProgressLine:
     """A line on a terminal while the model works, once that takes noticeably long."""
 
     def __init__(self, started: float) -> None:
         self.started = started
         self.shown = False
 
-    def show(self) -> None:
+    def show_once(self) -> None:
         """Say it, once, when it is time and somebody can see it."""
-        if self.shown or _Voice.quiet or time.time() - self.started < PROGRESS_SECONDS:
+        if self.shown or _HookOutput.quiet or time.time() - self.started < PROGRESS_SECONDS:
             return
         self.shown = True
-        if os.isatty(_Voice.terminal()):
-            _print("gitpeft: reading the change …")
+        if os.isatty(_HookOutput.get_terminal_fd()):
+            _print_to_terminal("gitpeft: reading the change …")
 
-    def clear(self) -> None:
+    def clear_line(self) -> None:
         """Take the line away again."""
-        if self.shown and os.isatty(_Voice.terminal()):
-            _print("\r\033[K")
+        if self.shown and os.isatty(_HookOutput.get_terminal_fd()):
+            _print_to_terminal("\r\033[K")
 
 
 def run() -> None:

@@ -12,14 +12,14 @@ from html import escape
 
 Point = tuple[float, float]
 Points = Sequence[Point]
-Spell = Callable[[float], str]
+NumberFormat = Callable[[float], str]
 
 WIDTH, HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 26, 40
-_ROW = 15  # a name in a legend
+_LEGEND_ROW = 15  # a name in a legend
 _COLOURS = ("#0b63c5", "#c2410c", "#15803d", "#a21caf", "#8a6100", "#0e7490", "#be123c", "#4d7c0f")
 
-_STYLE = """
+_PAGE_STYLE = """
 :root{--ink:#1c2330;--soft:#566070;--line:#d9dee6;--ground:#fff;--tint:#f4f6f9;--accent:#0b63c5;
 --bad:#c42b2b}
 @media screen and (prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#343b47;
@@ -84,16 +84,16 @@ class Markup(str):
     __slots__ = ()
 
 
-def text(value: str) -> Markup:
+def escape_text(value: str) -> Markup:
     """A text as markup."""
     return value if isinstance(value, Markup) else Markup(escape(value, quote=True))
 
 
-def document(title: str, body: str) -> str:
+def render_page(title: str, body: str) -> str:
     """A whole page; `body` is markup."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+        f"<title>{escape(title)}</title><style>{_PAGE_STYLE}</style>"
     )
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><h1>{escape(title)}</h1>\n{body}</body>'
@@ -101,48 +101,48 @@ def document(title: str, body: str) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
+def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
     """A table; with the kind "text" its cells are sentences and not numbers."""
-    top = "".join(f"<th scope='col'>{text(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{_cells(head, row)}</tr>\n" for row in rows)
+    top = "".join(f"<th scope='col'>{escape_text(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{_render_cells(head, row)}</tr>\n" for row in rows)
     return Markup(
         f"<div class='wide'><table class='{kind}'><thead><tr>{top}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n"
     )
 
 
-def _cells(head: Sequence[str], row: Sequence[str]) -> str:
+def _render_cells(head: Sequence[str], row: Sequence[str]) -> str:
     """Each cell knows its column: on a phone a sentence stands below the other, with that in front."""
     pairs = zip(head, row, strict=True)
-    return "".join(f"<td data-head='{escape(name, quote=True)}'>{text(cell)}</td>" for name, cell in pairs)
+    return "".join(f"<td data-head='{escape(name, quote=True)}'>{escape_text(cell)}</td>" for name, cell in pairs)
 
 
-def colour(number: int) -> str:
+def pick_colour(number: int) -> str:
     """The colour of the system with this number, from 0."""
     return _COLOURS[number % len(_COLOURS)]
 
 
-def badge(number: int) -> Markup:
+def render_badge(number: int) -> Markup:
     """The mark that a system has in every plot and table of a page."""
-    return Markup(f"<span class='mark' style='background:{colour(number)}'>{number + 1}</span>")
+    return Markup(f"<span class='mark' style='background:{pick_colour(number)}'>{number + 1}</span>")
 
 
-def named(number: int, name: str) -> Markup:
+def render_system_name(number: int, name: str) -> Markup:
     """A system's mark and name, which may break between its settings only."""
-    broken = text(name).replace(":", ":<wbr>").replace(",", ",<wbr>")
-    return Markup(f"<span class='name'>{badge(number)}<span>{broken}</span></span>")
+    broken = escape_text(name).replace(":", ":<wbr>").replace(",", ",<wbr>")
+    return Markup(f"<span class='name'>{render_badge(number)}<span>{broken}</span></span>")
 
 
-def legend(names: Sequence[str]) -> Markup:
+def render_legend(names: Sequence[str]) -> Markup:
     """The marks and names of several."""
-    keys = (f"<span class='key'>{named(number, name)}</span>" for number, name in enumerate(names))
+    keys = (f"<span class='key'>{render_system_name(number, name)}</span>" for number, name in enumerate(names))
     return Markup(f"<p>{' '.join(keys)}</p>")
 
 
 # --- plots --------------------------------------------------------------------------------------------------
 
 
-def plain(value: float) -> str:
+def format_short_number(value: float) -> str:
     """A number with as few digits as tell it."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
@@ -158,18 +158,18 @@ class Axis:
     low: float
     high: float
     log: bool = False
-    spell: Spell = plain
+    spell: NumberFormat = format_short_number
     ticks: tuple[float, ...] = ()
 
-    def share(self, value: float) -> float:
+    def scale_value(self, value: float) -> float:
         """Where a value lies between the ends, 0 to 1; the middle where the ends are one."""
-        low, high, at = map(self._bent, (self.low, self.high, value))
+        low, high, at = map(self._transform_value, (self.low, self.high, value))
         return (at - low) / (high - low) if high - low > 1e-12 else 0.5
 
-    def _bent(self, value: float) -> float:
+    def _transform_value(self, value: float) -> float:
         return math.log(max(value, 1e-12)) if self.log else value
 
-    def written(self) -> list[float]:
+    def list_ticks(self) -> list[float]:
         """The values that are written."""
         if self.ticks:
             return list(self.ticks)
@@ -182,7 +182,7 @@ class Axis:
         return [round(step * i, 10) for i in range(first, last + 1)]
 
 
-def around(name: str, values: Sequence[float], log: bool = False, spell: Spell = plain) -> Axis:
+def fit_axis(name: str, values: Sequence[float], log: bool = False, spell: NumberFormat = format_short_number) -> Axis:
     """An axis from the smallest to the largest of some values."""
     return Axis(name, min(values, default=0.0), max(values, default=1.0), log, spell)
 
@@ -195,80 +195,80 @@ class Plot:
         self._parts: list[str] = []
         self._height = HEIGHT
 
-    def place(self, point: Point) -> Point:
+    def locate_point(self, point: Point) -> Point:
         """Where a point lies on the drawing."""
-        across, up = self._x.share(point[0]), self._y.share(point[1])
+        across, up = self._x.scale_value(point[0]), self._y.scale_value(point[1])
         x = _LEFT + 10 + across * (WIDTH - _LEFT - _RIGHT - 20)
         y = HEIGHT - _BOTTOM - 8 - up * (HEIGHT - _BOTTOM - _TOP - 16)
         return round(x, 1), round(y, 1)
 
-    def line(self, points: Points, stroke: str, dashes: str = "") -> None:
+    def draw_line(self, points: Points, stroke: str, dashes: str = "") -> None:
         """A line through points."""
-        through = " ".join(f"{x},{y}" for x, y in map(self.place, points))
+        through = " ".join(f"{x},{y}" for x, y in map(self.locate_point, points))
         dashed = f" stroke-dasharray='{dashes}'" if dashes else ""
         self._parts.append(
             f"<polyline points='{through}' fill='none' stroke='{stroke}' stroke-width='2'{dashed}/>"
         )
 
-    def bar(self, x: float, low: float, high: float, stroke: str) -> None:
+    def draw_interval(self, x: float, low: float, high: float, stroke: str) -> None:
         """An interval."""
-        (at, bottom), (_, top) = self.place((x, low)), self.place((x, high))
+        (at, bottom), (_, top) = self.locate_point((x, low)), self.locate_point((x, high))
         self._parts.append(
             f"<path d='M{at} {bottom}V{top}' stroke='{stroke}' stroke-width='2' opacity='.5'/>"
         )
 
-    def dot(self, point: Point, fill: str, radius: float = 3.0) -> None:
+    def draw_dot(self, point: Point, fill: str, radius: float = 3.0) -> None:
         """A point."""
-        x, y = self.place(point)
+        x, y = self.locate_point(point)
         self._parts.append(f"<circle cx='{x}' cy='{y}' r='{radius}' fill='{fill}'/>")
 
-    def badge(self, point: Point, number: int) -> None:
+    def draw_badge(self, point: Point, number: int) -> None:
         """A point of the system with this number."""
-        x, y = self.place(point)
-        self.dot(point, colour(number), 8)
+        x, y = self.locate_point(point)
+        self.draw_dot(point, pick_colour(number), 8)
         self._parts.append(
             f"<text class='mark' x='{x}' y='{y + 3.5:.1f}' text-anchor='middle'>{number + 1}</text>"
         )
 
-    def legend(self, names: Sequence[str]) -> None:
+    def draw_legend(self, names: Sequence[str]) -> None:
         """The names in their colours, below the drawing."""
         for number, name in enumerate(names):
-            at = f"x='{_LEFT}' y='{self._height + 10 + _ROW * number}'"
-            self._parts.append(f"<text {at} style='fill:{colour(number)}'>{escape(name)}</text>")
-        self._height += _ROW * len(names) + 4
+            at = f"x='{_LEFT}' y='{self._height + 10 + _LEGEND_ROW * number}'"
+            self._parts.append(f"<text {at} style='fill:{pick_colour(number)}'>{escape(name)}</text>")
+        self._height += _LEGEND_ROW * len(names) + 4
 
-    def figure(self, title: str, told: str = "") -> Markup:
+    def render_figure(self, title: str, told: str = "") -> Markup:
         """The drawing with its title; `told` is what it shows, for those who do not see it."""
         said = escape(told or title, quote=True)
         return Markup(
             f"<figure><figcaption>{escape(title)}</figcaption><svg role='img' aria-label='{said}' "
-            f"viewBox='0 0 {WIDTH} {self._height}'>{self._axes()}{''.join(self._parts)}</svg></figure>\n"
+            f"viewBox='0 0 {WIDTH} {self._height}'>{self._render_axes()}{''.join(self._parts)}</svg></figure>\n"
         )
 
-    def _axes(self) -> str:
+    def _render_axes(self) -> str:
         floor, end = HEIGHT - _BOTTOM, WIDTH - _RIGHT
         parts = [f"<path d='M{_LEFT} {floor}H{end}' stroke='var(--soft)' fill='none'/>"]
-        for value in self._y.written():
-            _, y = self.place((self._x.low, value))
+        for value in self._y.list_ticks():
+            _, y = self.locate_point((self._x.low, value))
             parts.append(f"<path d='M{_LEFT} {y}H{end}' stroke='var(--line)' fill='none'/>")
-            parts.append(_tick(_LEFT - 6, y + 4, "end", self._y.spell(value)))
-        written = self._x.written()
+            parts.append(_render_tick(_LEFT - 6, y + 4, "end", self._y.spell(value)))
+        written = self._x.list_ticks()
         for number, value in enumerate(written):
-            x, _ = self.place((value, self._y.low))
+            x, _ = self.locate_point((value, self._y.low))
             outer = {0: "start", len(written) - 1: "end"} if len(written) > 1 else {}
             near = {"start": x - 10, "end": x + 10}
             anchor = outer.get(number, "middle")
-            parts.append(_tick(near.get(anchor, x), floor + 15, anchor, self._x.spell(value)))
-        parts.append(_tick((_LEFT + end) / 2, HEIGHT - 8, "middle", self._x.name))
-        parts.append(_tick(4, 14, "start", self._y.name))
+            parts.append(_render_tick(near.get(anchor, x), floor + 15, anchor, self._x.spell(value)))
+        parts.append(_render_tick((_LEFT + end) / 2, HEIGHT - 8, "middle", self._x.name))
+        parts.append(_render_tick(4, 14, "start", self._y.name))
         return "".join(parts)
 
 
-def _tick(x: float, y: float, anchor: str, said: str) -> str:
+def _render_tick(x: float, y: float, anchor: str, said: str) -> str:
     return f"<text class='tick' x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(said)}</text>"
 
 
-def chart(
+def render_line_chart(
     title: str,
     x: str,
     y: str,
@@ -283,16 +283,16 @@ def chart(
     high = top or max((py for _, py in every), default=1.0) or 1.0
     plot = Plot(Axis(x, 0.0, right), Axis(y, 0.0, high))
     if diagonal:
-        plot.line([(0, 0), (min(right, high), min(right, high))], "var(--soft)", "4 4")
+        plot.draw_line([(0, 0), (min(right, high), min(right, high))], "var(--soft)", "4 4")
     for number, points in enumerate(lines.values()):
-        plot.line(points, colour(number))
+        plot.draw_line(points, pick_colour(number))
         for point in points if len(points) < 30 else ():
-            plot.dot(point, colour(number))
-    plot.legend(list(lines))
-    return plot.figure(title)
+            plot.draw_dot(point, pick_colour(number))
+    plot.draw_legend(list(lines))
+    return plot.render_figure(title)
 
 
-def drawing(figure: Markup) -> str:
+def extract_svg(figure: Markup) -> str:
     """The drawing of a figure as an SVG file of its own, on white."""
     found = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
     style = (
@@ -303,12 +303,12 @@ def drawing(figure: Markup) -> str:
     return found.replace("<svg", head, 1).replace(">", f"><style>{style}</style>", 1) + "\n"
 
 
-def scatter(title: str, x: str, y: str, points: Points, marked: Sequence[bool]) -> Markup:
+def render_scatter_plot(title: str, x: str, y: str, points: Points, marked: Sequence[bool]) -> Markup:
     """Points, the marked ones in red on top."""
-    plot = Plot(around(x, [px for px, _ in points]), around(y, [py for _, py in points]))
+    plot = Plot(fit_axis(x, [px for px, _ in points]), fit_axis(y, [py for _, py in points]))
     pairs = list(zip(points, marked, strict=True))
     for point in (point for point, mark in pairs if not mark):
-        plot.dot(point, "var(--soft)", 1.5)
+        plot.draw_dot(point, "var(--soft)", 1.5)
     for point in (point for point, mark in pairs if mark):
-        plot.dot(point, "var(--bad)", 2.5)
-    return plot.figure(title)
+        plot.draw_dot(point, "var(--bad)", 2.5)
+    return plot.render_figure(title)

@@ -15,21 +15,21 @@ from gitpeft.git.repository import Repository
 from gitpeft.lazy import record
 from gitpeft.suggest import cache
 
-NOTED, COUNTED, TRIED = "offers.jsonl", "acceptance.json", "tried.json"
-PENDING_MOST = 200
+OFFERS_FILE, ACCEPTANCE_FILE, FAILED_RETRAINING_FILE = "offers.jsonl", "acceptance.json", "tried.json"
+MAX_PENDING_OFFERS = 200
 """Offers that wait for their commit; the oldest are forgotten."""
 
-ALIKE = 0.5
+MIN_EDITED_SIMILARITY = 0.5
 """A message that shares this much with an offer (`difflib`'s ratio over words) is an edited one."""
 
-NEW_LEAST, NEW_SHARE = 50, 0.1
+MIN_NEW_COMMITS, MIN_NEW_SHARE = 50, 0.1
 """Retraining is due after this many new commits, or this share of those the model knows if that is more."""
 
-DECIDED_LEAST, DISCARDED_MOST = 20, 2 / 3
+MIN_DECIDED_OFFERS, MAX_DISCARDED_SHARE = 20, 2 / 3
 """… or when of this many decided offers more than this share was discarded."""
 
-_SIZE_MOST = 256 << 10
-_COMMITS = 3000
+_MAX_OFFERS_BYTES = 256 << 10
+_MAX_LOG_COMMITS = 3000
 
 
 @record(frozen=True, slots=True)
@@ -41,17 +41,17 @@ class Acceptance:
     discarded: int = 0
 
     @property
-    def decided(self) -> int:
+    def decided_count(self) -> int:
         """All of them."""
         return self.kept + self.edited + self.discarded
 
 
-def note(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
+def record_offer(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
     """Remember what was offered on top of `head`; a disk that is full costs the count, nothing more."""
-    path = state_dir / NOTED
-    line = json.dumps({"model": cache.active_model(state_dir), "head": head or "", "offered": [*messages]})
+    path = state_dir / OFFERS_FILE
+    line = json.dumps({"model": cache.read_active_model_id(state_dir), "head": head or "", "offered": [*messages]})
     try:
-        if path.exists() and path.stat().st_size > _SIZE_MOST:
+        if path.exists() and path.stat().st_size > _MAX_OFFERS_BYTES:
             path.unlink()
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -62,35 +62,35 @@ def note(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
         pass
 
 
-def count(repo: Repository) -> dict[str, Acceptance]:
+def count_acceptance(repo: Repository) -> dict[str, Acceptance]:
     """What became of all offers so far, by model; counts those whose commit is there, and forgets them."""
     from dataclasses import asdict
 
     state = repo.state_dir
-    counts = _load(state / COUNTED)
-    taken = state / f"{NOTED}.{os.getpid()}"
+    counts = _load_acceptance(state / ACCEPTANCE_FILE)
+    taken = state / f"{OFFERS_FILE}.{os.getpid()}"
     try:
-        (state / NOTED).rename(taken)
+        (state / OFFERS_FILE).rename(taken)
     except OSError:
         return counts
-    offers, made = list(_offers(taken)), _made(repo)
+    offers, made = list(_read_offers(taken)), _list_subjects_by_parent(repo)
     waiting = []
-    for (model, head), offered in _together(offers).items():
+    for (model, head), offered in _group_offers(offers).items():
         if head not in made:
             waiting.append({"model": model, "head": head, "offered": sorted(offered)})
             continue
-        verdict = _verdict(offered, made[head])
+        verdict = _classify_outcome(offered, made[head])
         before = asdict(counts.get(model, Acceptance()))
         counts[model] = Acceptance(**{**before, verdict: before[verdict] + 1})
-    _store(state / COUNTED, json.dumps({model: asdict(one) for model, one in counts.items()}))
-    for one in waiting[-PENDING_MOST:]:
-        with open(state / NOTED, "a", encoding="utf-8") as file:
+    _replace_file(state / ACCEPTANCE_FILE, json.dumps({model: asdict(one) for model, one in counts.items()}))
+    for one in waiting[-MAX_PENDING_OFFERS:]:
+        with open(state / OFFERS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(one) + "\n")
     taken.unlink()
     return counts
 
 
-def _load(path: Path) -> dict[str, Acceptance]:
+def _load_acceptance(path: Path) -> dict[str, Acceptance]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {str(model): Acceptance(**{k: int(v) for k, v in one.items()}) for model, one in found.items()}
@@ -98,13 +98,13 @@ def _load(path: Path) -> dict[str, Acceptance]:
         return {}
 
 
-def _store(path: Path, text: str) -> None:
+def _replace_file(path: Path, text: str) -> None:
     spare = path.with_name(f".{path.name}.{os.getpid()}")
     spare.write_text(text, encoding="utf-8")
     spare.replace(path)
 
 
-def _offers(path: Path) -> Iterator[dict[str, Any]]:
+def _read_offers(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             one = json.loads(line)
@@ -114,7 +114,7 @@ def _offers(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _together(offers: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[str]]:
+def _group_offers(offers: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[str]]:
     """All that was offered on one commit: a commit that was given up and tried again is one decision."""
     found: dict[tuple[str, str], set[str]] = {}
     for one in offers:
@@ -122,18 +122,18 @@ def _together(offers: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[
     return found
 
 
-def _made(repo: Repository) -> dict[str, list[str]]:
+def _list_subjects_by_parent(repo: Repository) -> dict[str, list[str]]:
     """The subjects of the newest commits by parent; "" is the parent of a first one."""
     shape = ["--no-show-signature", "--no-merges", "--format=%P%x00%s"]
-    tips = ["--branches", *(["HEAD"] if repo.head() else [])]
+    tips = ["--branches", *(["HEAD"] if repo.resolve_head() else [])]
     found: dict[str, list[str]] = {}
-    for line in repo.ask("log", f"-{_COMMITS}", *shape, *tips, "--").splitlines():
+    for line in repo.query_text("log", f"-{_MAX_LOG_COMMITS}", *shape, *tips, "--").splitlines():
         parent, _, subject = line.partition("\0")
         found.setdefault(parent, []).append(subject)
     return found
 
 
-def _verdict(offered: set[str], subjects: Sequence[str]) -> str:
+def _classify_outcome(offered: set[str], subjects: Sequence[str]) -> str:
     """How the commit that came next is worded; of several, the one that is closest to an offer."""
     from difflib import SequenceMatcher
 
@@ -142,24 +142,24 @@ def _verdict(offered: set[str], subjects: Sequence[str]) -> str:
         return "kept"
     pairs = ((a.lower().split(), b.lower().split()) for a in firsts for b in subjects)
     best = max((SequenceMatcher(None, a, b).ratio() for a, b in pairs), default=0.0)
-    return "edited" if best >= ALIKE else "discarded"
+    return "edited" if best >= MIN_EDITED_SIMILARITY else "discarded"
 
 
-def tried(state_dir: Path, model: str, tip: str) -> None:
+def record_failed_retraining(state_dir: Path, model: str, tip: str) -> None:
     """Remember that a retraining up to the commit `tip` brought nothing better than `model` (an id)."""
-    _store(state_dir / TRIED, json.dumps({"model": model, "tip": tip}))
+    _replace_file(state_dir / FAILED_RETRAINING_FILE, json.dumps({"model": model, "tip": tip}))
 
 
-def looked_at(state_dir: Path, model: str) -> str:
+def load_failed_retraining_tip(state_dir: Path, model: str) -> str:
     """The commit up to which a retraining found nothing better than `model`, "" for none."""
     try:
-        found = json.loads((state_dir / TRIED).read_text(encoding="utf-8"))
+        found = json.loads((state_dir / FAILED_RETRAINING_FILE).read_text(encoding="utf-8"))
         return str(found["tip"]) if found["model"] == model else ""
     except (OSError, ValueError, TypeError, KeyError):
         return ""
 
 
-def due(
+def describe_due_retraining(
     commits: Mapping[str, Any],
     since: int | None,
     accepted: Acceptance,
@@ -172,15 +172,15 @@ def due(
     the last retraining that was `tried` and found nothing better: until as many have come again, none is due.
     """
     if since is None:
-        return _due("the history that the model was made from is no longer here")
-    if since >= max(NEW_LEAST, NEW_SHARE * int(commits.get("count", 0))):
-        return _due(f"{since:,} commits since {'it was last tried' if tried else 'the model was made'}")
+        return _format_due_message("the history that the model was made from is no longer here")
+    if since >= max(MIN_NEW_COMMITS, MIN_NEW_SHARE * int(commits.get("count", 0))):
+        return _format_due_message(f"{since:,} commits since {'it was last tried' if tried else 'the model was made'}")
     if tried:
         return ""
-    if accepted.decided >= DECIDED_LEAST and accepted.discarded > DISCARDED_MOST * accepted.decided:
-        return _due(f"{accepted.discarded} of {accepted.decided} suggestions were discarded")
-    return _due(complaints[0]) if complaints else ""
+    if accepted.decided_count >= MIN_DECIDED_OFFERS and accepted.discarded > MAX_DISCARDED_SHARE * accepted.decided_count:
+        return _format_due_message(f"{accepted.discarded} of {accepted.decided_count} suggestions were discarded")
+    return _format_due_message(complaints[0]) if complaints else ""
 
 
-def _due(why: str) -> str:
+def _format_due_message(why: str) -> str:
     return f"Retraining is due: {why}. Run `gitpeft train`."

@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.files import keep
+from gitpeft.files import write_json_cache
 from gitpeft.git.repository import Repository
 
-AGAIN = 20
+RECHECK_COMMITS = 20
 """After this many new commits the promises are looked at again."""
 
-CHANCE = 0.002
+MAX_P_VALUE = 0.002
 """A number of bugs less likely than this breaks the promise; small, because one looks again and again."""
 
-CALIBRATION = 8
+CALIBRATION_DIVISOR = 8
 """One in so many of the labelled commits, the newest, calibrates a score (see `learn.defects`)."""
 
-LEAST = 5
+MIN_BUGS = 5
 """Neither fewer bugs promised nor fewer found than this say anything."""
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class CalibrationCheck:
     """Of `n` commits judged since: bugs promised, bugs found, and how likely as odd a number is."""
 
     n: int
@@ -38,14 +38,14 @@ class Promise:
     chance: float
 
     @classmethod
-    def of(cls, judged: Sequence[tuple[float, bool]], calibrated: int) -> "Promise":
+    def from_outcomes(cls, judged: Sequence[tuple[float, bool]], calibrated: int) -> "CalibrationCheck":
         """From each commit's probability and fate; `calibrated` bugs have calibrated the score.
 
         The chance is that of Poisson's binomial or, where that is larger, of a normal distribution with the
         variance of the estimate added: promised² / calibrated, as of a rate from so many events.
         """
         found, promised = sum(truth for _, truth in judged), sum(chance for chance, _ in judged)
-        shares = distribution([chance for chance, _ in judged])
+        shares = compute_poisson_binomial([chance for chance, _ in judged])
         exact = 2 * min(sum(shares[: found + 1]), sum(shares[found:]))
         variance = sum(p * (1 - p) for p, _ in judged) + promised**2 / max(1, calibrated)
         off = max(0.0, abs(found - promised) - 0.5)
@@ -53,12 +53,12 @@ class Promise:
         return cls(len(judged), promised, found, min(1.0, max(exact, wide)))
 
     @property
-    def broken(self) -> bool:
+    def is_miscalibrated(self) -> bool:
         """Whether the score promises too much or too little, beyond chance."""
-        return self.chance < CHANCE and max(self.promised, self.found) >= LEAST
+        return self.chance < MAX_P_VALUE and max(self.promised, self.found) >= MIN_BUGS
 
 
-def distribution(chances: Sequence[float]) -> list[float]:
+def compute_poisson_binomial(chances: Sequence[float]) -> list[float]:
     """The probability of 0, 1, … n successes of independent trials (Poisson's binomial), by convolution."""
     shares = [1.0]
     for p in chances:
@@ -66,23 +66,23 @@ def distribution(chances: Sequence[float]) -> list[float]:
     return shares
 
 
-def load(repo: Repository, bundle: Bundle) -> tuple[Promise | None, bool]:
+def load_calibration_check(repo: Repository, bundle: Bundle) -> tuple[CalibrationCheck | None, bool]:
     """What was last worked out for a bundle, and whether it is time to do so again."""
     try:
         data = json.loads((repo.state_dir / "promise.json").read_text(encoding="utf-8"))
         if data["model"] == bundle.id:
-            kept = Promise(**data["promise"])
-            return kept, _came(repo, str(data["head"])) >= AGAIN
+            kept = CalibrationCheck(**data["promise"])
+            return kept, _count_commits_since(repo, str(data["head"])) >= RECHECK_COMMITS
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return None, _came(repo, bundle.made_at) >= AGAIN
+    return None, _count_commits_since(repo, bundle.newest_commit) >= RECHECK_COMMITS
 
 
-def store(repo: Repository, bundle: Bundle, promise: Promise) -> None:
+def save_calibration_check(repo: Repository, bundle: Bundle, promise: CalibrationCheck) -> None:
     """Keep it for the next look."""
-    told = {"model": bundle.id, "head": repo.head(), "promise": asdict(promise)}
-    keep(repo.state_dir / "promise.json", told)
+    told = {"model": bundle.id, "head": repo.resolve_head(), "promise": asdict(promise)}
+    write_json_cache(repo.state_dir / "promise.json", told)
 
 
-def _came(repo: Repository, since: str) -> int:
-    return (repo.since(since) or 0) if since else 0
+def _count_commits_since(repo: Repository, since: str) -> int:
+    return (repo.count_commits_since(since) or 0) if since else 0

@@ -14,23 +14,23 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.monitor import acceptance, calibration, loss
 from gitpeft.monitor.acceptance import Acceptance
-from gitpeft.monitor.calibration import Promise
-from gitpeft.monitor.loss import Level
-from gitpeft.risk.model import model_of
+from gitpeft.monitor.calibration import CalibrationCheck
+from gitpeft.monitor.loss import LossShift
+from gitpeft.risk.model import load_risk_model
 
-Judge = Callable[[Repository, Bundle], Sequence[tuple[float, bool]]]
+OutcomeProvider = Callable[[Repository, Bundle], Sequence[tuple[float, bool]]]
 """What the bundle's score gave each commit that was judged since it was fitted, and what came of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ModelHealth:
     """`ahead` commits since the model was made (None: not comparable), what became of its offers, its loss,
     its promises, and the sentence that says when retraining is due, "" when it is not."""
 
     ahead: int | None
     accepted: Acceptance
-    level: Level | None
-    promise: Promise | None
+    level: LossShift | None
+    promise: CalibrationCheck | None
     due: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,44 +44,44 @@ class Standing:
         }
 
 
-def of(repo: Repository, bundle: Bundle, config: Config, judge: Judge | None) -> Standing:
+def measure_model_health(repo: Repository, bundle: Bundle, config: Config, judge: OutcomeProvider | None) -> ModelHealth:
     """Measure what is new; `judge` is None where labels cannot be had."""
-    ahead = repo.since(bundle.made_at)
-    accepted = acceptance.count(repo).get(bundle.id, Acceptance())
-    if not bundle.made_at or repo.head() is None:
-        return Standing(ahead, accepted, None, None, "")
-    now = _level(repo, bundle, config) if ahead else None
-    kept = _promise(repo, bundle, judge) if ahead else None
-    tried = acceptance.looked_at(repo.state_dir, bundle.id)
-    since = repo.since(tried) if tried and ahead is not None else ahead
-    due = acceptance.due(bundle.manifest.commits, since, accepted, [*_complaints(now, kept)], bool(tried))
-    return Standing(ahead, accepted, now, kept, due)
+    ahead = repo.count_commits_since(bundle.newest_commit)
+    accepted = acceptance.count_acceptance(repo).get(bundle.id, Acceptance())
+    if not bundle.newest_commit or repo.resolve_head() is None:
+        return ModelHealth(ahead, accepted, None, None, "")
+    now = _measure_loss(repo, bundle, config) if ahead else None
+    kept = _check_calibration(repo, bundle, judge) if ahead else None
+    tried = acceptance.load_failed_retraining_tip(repo.state_dir, bundle.id)
+    since = repo.count_commits_since(tried) if tried and ahead is not None else ahead
+    due = acceptance.describe_due_retraining(bundle.manifest.commits, since, accepted, [*_describe_problems(now, kept)], bool(tried))
+    return ModelHealth(ahead, accepted, now, kept, due)
 
 
-def _level(repo: Repository, bundle: Bundle, config: Config) -> Level | None:
+def _measure_loss(repo: Repository, bundle: Bundle, config: Config) -> LossShift | None:
     try:
-        return loss.measure(repo, bundle, config)
+        return loss.measure_loss_shift(repo, bundle, config)
     except GitpeftError:
         return None  # a damaged model is `gitpeft doctor`'s to tell
 
 
-def _promise(repo: Repository, bundle: Bundle, judge: Judge | None) -> Promise | None:
-    kept, again = calibration.load(repo, bundle)
+def _check_calibration(repo: Repository, bundle: Bundle, judge: OutcomeProvider | None) -> CalibrationCheck | None:
+    kept, again = calibration.load_calibration_check(repo, bundle)
     if again and judge is not None and (judged := judge(repo, bundle)):
-        kept = Promise.of(judged, model_of(bundle).known // calibration.CALIBRATION)
-        calibration.store(repo, bundle, kept)
+        kept = CalibrationCheck.from_outcomes(judged, load_risk_model(bundle).known // calibration.CALIBRATION_DIVISOR)
+        calibration.save_calibration_check(repo, bundle, kept)
     return kept
 
 
-def _complaints(now: Level | None, kept: Promise | None) -> list[str]:
+def _describe_problems(now: LossShift | None, kept: CalibrationCheck | None) -> list[str]:
     """What the measures say against the model, in words."""
     found = []
-    if now is not None and now.risen:
+    if now is not None and now.has_risen:
         found.append(
             f"what the team writes costs the model {now.new:.2f} nats a token on the newest {now.n_new} "
             f"commits, against {now.old:.2f} before"
         )
-    if kept is not None and kept.broken:
+    if kept is not None and kept.is_miscalibrated:
         found.append(
             f"the risk score promised {kept.promised:.0f} bugs in the {kept.n:,} commits judged since, "
             f"{kept.found:,} became known"

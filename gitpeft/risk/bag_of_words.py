@@ -8,13 +8,13 @@ import re
 import zlib
 from collections.abc import Sequence
 
-BUCKETS = 2048
+BUCKET_COUNT = 2048
 """Words are told apart by hash only: there are this many weights, whatever a history holds."""
 
-_WORD = re.compile(r"[A-Za-z_]\w*|\d+|[^\w\s]")
+_WORD_PATTERN = re.compile(r"[A-Za-z_]\w*|\d+|[^\w\s]")
 
 
-def buckets(change: str) -> set[int]:
+def hash_words(change: str) -> set[int]:
     """Numbers 0..BUCKETS-1 of the words of a compact change: added, removed, in headings, and in its paths.
 
     The same word counts as another one where it is added, removed, or names a file.
@@ -22,11 +22,11 @@ def buckets(change: str) -> set[int]:
     found: set[str] = set()
     for line in change.split("\n"):
         if line[:1] in ("+", "-", "@", "#"):
-            found.update(line[0] + word.lower() for word in _WORD.findall(line, 1))
-    return {zlib.crc32(word.encode()) % BUCKETS for word in found}
+            found.update(line[0] + word.lower() for word in _WORD_PATTERN.findall(line, 1))
+    return {zlib.crc32(word.encode()) % BUCKET_COUNT for word in found}
 
 
-def score(change: str, weights: Sequence[float]) -> float:
+def score_words(change: str, weights: Sequence[float]) -> float:
     """The weights of the words, summed and divided by the root of their number: size alone says nothing."""
-    found = buckets(change)
+    found = hash_words(change)
     return sum(weights[i] for i in found) / math.sqrt(len(found)) if found else 0.0

@@ -31,15 +31,15 @@ sexp     of them, those in the same first directories     different files touche
 import math
 from collections.abc import Sequence
 
-from gitpeft.history.context import YEAR, Change, Past, subsystem
-from gitpeft.lazy import names, record
+from gitpeft.history.context import YEAR_SECONDS, MeasuredChange, HistoryContext, find_subsystem
+from gitpeft.lazy import field_names, record
 
-DAY = 86400
-RECENT = 90 * DAY
+DAY_SECONDS = 86400
+RECENT_SECONDS = 90 * DAY_SECONDS
 
 
 @record(frozen=True, slots=True)
-class Metrics:
+class ChangeMetrics:
     """See the table above; and of the files together: `fixes` in the last year, `recent` changes in the last
     90 days, `functions` touched, `new` files, and `tests`, the share of changed lines that is in tests.
     """
@@ -65,49 +65,49 @@ class Metrics:
     tests: float = 0.0
 
 
-NAMES = names(Metrics)
-KAMEI = NAMES[:14]
+METRIC_NAMES = field_names(ChangeMetrics)
+KAMEI_METRICS = METRIC_NAMES[:14]
 
 
-def measure(past: Past, change: Change) -> Metrics:
+def compute_change_metrics(past: HistoryContext, change: MeasuredChange) -> ChangeMetrics:
     """The metrics of a change, given what happened before it."""
-    files = change.counted
+    files = change.counted_files
     paths = [file.origin or file.path for file in files]
-    areas = frozenset(subsystem(file.path) for file in files)
+    areas = frozenset(find_subsystem(file.path) for file in files)
     sizes = [file.added + file.removed for file in files]
-    tested = sum(size for file, size in zip(files, sizes, strict=True) if is_test(file.path))
-    exp, rexp = past.experience(change.author, change.time)
-    return Metrics(
+    tested = sum(size for file, size in zip(files, sizes, strict=True) if is_test_file(file.path))
+    exp, rexp = past.measure_experience(change.author, change.time)
+    return ChangeMetrics(
         ns=len(areas),
         nd=len({file.path.rpartition("/")[0] for file in files}),
         nf=len(files),
-        entropy=entropy(sizes),
+        entropy=compute_entropy(sizes),
         la=sum(file.added for file in files),
         ld=sum(file.removed for file in files),
         lt=sum(file.lines for file in files),
         fix=int(change.fix),
-        ndev=past.developers(paths),
-        age=_age(past, paths, change.time),
-        nuc=past.changes(paths),
+        ndev=past.count_developers(paths),
+        age=_mean_file_age(past, paths, change.time),
+        nuc=past.count_changes(paths),
         exp=exp,
         rexp=rexp,
-        sexp=past.within(change.author, areas),
-        fixes=past.fixes(paths, change.time - YEAR),
-        recent=past.changes(paths, change.time - RECENT),
+        sexp=past.count_subsystem_changes(change.author, areas),
+        fixes=past.count_fixes(paths, change.time - YEAR_SECONDS),
+        recent=past.count_changes(paths, change.time - RECENT_SECONDS),
         functions=sum(len(file.functions) for file in files),
         new=sum(file.status == "A" for file in files),
         tests=tested / max(1, sum(sizes)),
     )
 
 
-def entropy(sizes: Sequence[int]) -> float:
+def compute_entropy(sizes: Sequence[int]) -> float:
     """Shannon entropy of a distribution given by counts, in bits."""
     total = sum(sizes)
     shares = [size / total for size in sizes if size]
     return max(0.0, -sum(share * math.log2(share) for share in shares))
 
 
-def is_test(path: str) -> bool:
+def is_test_file(path: str) -> bool:
     """Whether a file holds tests, by its path."""
     *folders, name = path.lower().split("/")
     stem = name.partition(".")[0]
@@ -123,7 +123,7 @@ def is_test(path: str) -> bool:
     )
 
 
-def _age(past: Past, names: Sequence[str], now: int) -> float:
+def _mean_file_age(past: HistoryContext, names: Sequence[str], now: int) -> float:
     """Mean days since the last change of each file; 0 for new files, and where clocks disagree."""
-    last = [past.last(name) for name in names]
-    return sum(max(0, now - time) / DAY for time in last if time is not None) / max(1, len(names))
+    last = [past.find_last_change_time(name) for name in names]
+    return sum(max(0, now - time) / DAY_SECONDS for time in last if time is not None) / max(1, len(names))

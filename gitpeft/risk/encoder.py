@@ -8,90 +8,90 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gitpeft.bundle.bundle import JUDGE, TOKENIZER, Bundle, active
-from gitpeft.diff.patch import Budget, Piece, pieces
+from gitpeft.bundle.bundle import RISK_ENCODER_FILE, TOKENIZER_FILE, Bundle, open_active_bundle
+from gitpeft.diff.patch import TokenBudget, RenderedPiece, render_pieces
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import changed, names, record
-from gitpeft.risk.change_metrics import Metrics
-from gitpeft.risk.model import FEATURES, scaled
-from gitpeft.runtime.beam_search import Later, session
-from gitpeft.runtime.worker import Answer, Worker
+from gitpeft.lazy import replace_fields, field_names, record
+from gitpeft.risk.change_metrics import ChangeMetrics
+from gitpeft.risk.model import RISK_FEATURES, scale_features
+from gitpeft.runtime.beam_search import BackgroundTask, open_session
+from gitpeft.runtime.worker import RequestHandler, Worker
 
 if TYPE_CHECKING:
     from gitpeft.runtime.tokenizer import TokenCodec
 
-MESSAGE_TOKENS = 40
+ENCODER_MESSAGE_TOKENS = 40
 
 
 @record(frozen=True, slots=True)
-class Reading:
+class EncoderScore:
     """The logit, and what each line that was read (path, the line with its sign) adds to it."""
 
     logit: float
     lines: tuple[tuple[str, str, float], ...]
 
 
-def source(change: str, message: str, budget: Budget, codec: "TokenCodec") -> list[Piece]:
+def build_encoder_input(change: str, message: str, budget: TokenBudget, codec: "TokenCodec") -> list[RenderedPiece]:
     """What an encoder is given of a compact change; its message comes first, "" where there is none yet."""
     like = (message,) if message else ()
-    found = pieces(change, like, "", changed(budget, exemplar_tokens=MESSAGE_TOKENS), codec)
-    return found or [Piece([codec.end])]
+    found = render_pieces(change, like, "", replace_fields(budget, exemplar_tokens=ENCODER_MESSAGE_TOKENS), codec)
+    return found or [RenderedPiece([codec.end])]
 
 
-class Reads(Protocol):
+class RiskEncoder(Protocol):
     """What reads changes, here or in a process of its own."""
 
-    def read(self, change: str, metrics: Metrics) -> Reading:
+    def score_change(self, change: str, metrics: ChangeMetrics) -> EncoderScore:
         """The verdict about a compact change."""
         ...
 
 
-class Reader:
+class OnnxRiskEncoder:
     """An exported judge. The graph is loaded in the background, and waited for when first asked.
 
     GitpeftError, on asking, where it is none.
     """
 
-    def __init__(self, graph: Callable[[], bytes], codec: Callable[[], "TokenCodec"], budget: Budget) -> None:
-        self._session = Later(lambda: session(graph(), 1))
-        self._codec = Later(codec)
+    def __init__(self, graph: Callable[[], bytes], codec: Callable[[], "TokenCodec"], budget: TokenBudget) -> None:
+        self._session = BackgroundTask(lambda: open_session(graph(), 1))
+        self._codec = BackgroundTask(codec)
         self._budget = budget
 
     @classmethod
-    def of(cls, bundle: Bundle) -> "Reader | None":
+    def from_bundle(cls, bundle: Bundle) -> "OnnxRiskEncoder | None":
         """That of a bundle; None where it has none."""
-        if JUDGE not in bundle:
+        if RISK_ENCODER_FILE not in bundle:
             return None
 
-        def codec() -> "TokenCodec":
+        def load_codec() -> "TokenCodec":
             from gitpeft.runtime.tokenizer import TokenCodec
 
-            return TokenCodec.parse(bundle.read(TOKENIZER))
+            return TokenCodec.from_bytes(bundle.read(TOKENIZER_FILE))
 
-        return cls(lambda: bundle.read(JUDGE), codec, Budget(**bundle.manifest.budget))
+        return cls(lambda: bundle.read(RISK_ENCODER_FILE), load_codec, TokenBudget(**bundle.manifest.budget))
 
-    def prepare(self) -> None:
+    def wait_until_loaded(self) -> None:
         """Wait until all is loaded."""
-        self._session.get(), self._codec.get()
+        self._session.get_result(), self._codec.get_result()
 
-    def read(self, change: str, metrics: Metrics) -> Reading:
+    def score_change(self, change: str, metrics: ChangeMetrics) -> EncoderScore:
         """The verdict about a compact change."""
-        found = source(change, "", self._budget, self._codec.get())
-        logit, tokens = self._run([i for piece in found for i in piece.ids], scaled(metrics, FEATURES))
+        found = build_encoder_input(change, "", self._budget, self._codec.get_result())
+        logit, tokens = self._run_graph([i for piece in found for i in piece.ids], scale_features(metrics, RISK_FEATURES))
         lines, at = [], 0
         for piece in found:
             end = at + len(piece.ids)
             if piece.line:
                 lines.append((piece.path, piece.line, sum(tokens[at:end])))
             at = end
-        return Reading(logit, tuple(lines))
+        return EncoderScore(logit, tuple(lines))
 
-    def _run(self, ids: Sequence[int], features: Sequence[float]) -> tuple[float, list[float]]:
+    def _run_graph(self, ids: Sequence[int], features: Sequence[float]) -> tuple[float, list[float]]:
         import numpy as np
 
         feeds = {"source": np.array([ids], np.int64), "features": np.array([features], np.float32)}
         try:
-            logit, tokens = self._session.get().run(["logit", "tokens"], feeds)
+            logit, tokens = self._session.get_result().run(["logit", "tokens"], feeds)
         except GitpeftError:
             raise
         except Exception as error:  # the library has no common base of its errors
@@ -100,7 +100,7 @@ class Reader:
         return float(logit[0]), [float(x) for x in tokens[0]]
 
 
-class ConfinedReader:
+class SandboxedRiskEncoder:
     """The reader of the active model in a confined child, as the hook runs everything that is heavy.
 
     The child loads while its parent still measures. A context manager: the child never outlives the block.
@@ -108,35 +108,35 @@ class ConfinedReader:
 
     def __init__(self, state_dir: Path, deadline: float, memory_mb: int) -> None:
         """Start the child; `deadline` is a moment of `time.monotonic`."""
-        self._worker = Worker(state_dir, judgements, deadline, memory_mb, "no risk looked at")
+        self._worker = Worker(state_dir, load_encoder_handler, deadline, memory_mb, "no risk looked at")
 
-    def __enter__(self) -> "ConfinedReader":
+    def __enter__(self) -> "SandboxedRiskEncoder":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._worker.kill()
 
-    def read(self, change: str, metrics: Metrics) -> Reading:
+    def score_change(self, change: str, metrics: ChangeMetrics) -> EncoderScore:
         """As `Reader.read`, once; GitpeftError when the child is late, dies, or fails."""
-        asked = {name: getattr(metrics, name) for name in names(Metrics)}
-        said = self._worker.ask({"change": change, "metrics": asked})
+        asked = {name: getattr(metrics, name) for name in field_names(ChangeMetrics)}
+        said = self._worker.get_answer({"change": change, "metrics": asked})
         try:
             lines = tuple((str(path), str(line), float(share)) for path, line, share in said["lines"])
-            return Reading(float(said["logit"]), lines)
+            return EncoderScore(float(said["logit"]), lines)
         except (KeyError, TypeError, ValueError):
             raise GitpeftError("the risk model gave no answer") from None
 
 
-def judgements(state_dir: Path) -> Answer:
+def load_encoder_handler(state_dir: Path) -> RequestHandler:
     """What reads changes with the active model, in a `Worker`."""
-    bundle = active(state_dir)
-    reader = Reader.of(bundle) if bundle else None
+    bundle = open_active_bundle(state_dir)
+    reader = OnnxRiskEncoder.from_bundle(bundle) if bundle else None
     if reader is None:
         raise GitpeftError("the risk model's encoder is missing", "run `gitpeft init` to build it again")
-    reader.prepare()
+    reader.wait_until_loaded()
 
-    def answer(request: dict[str, Any]) -> dict[str, Any]:
-        found = reader.read(request["change"], Metrics(**request["metrics"]))
+    def handle_request(request: dict[str, Any]) -> dict[str, Any]:
+        found = reader.score_change(request["change"], ChangeMetrics(**request["metrics"]))
         return {"logit": found.logit, "lines": found.lines}
 
-    return answer
+    return handle_request

@@ -9,32 +9,32 @@ from gitpeft.pattern import pattern
 from gitpeft.risk.assessor import STAGED, RiskReport
 from gitpeft.risk.model import LINES_ADDED
 
-FORMATS = ("text", "json", "sarif", "github")
-RULE = "risky-change"
-_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+REPORT_FORMATS = ("text", "json", "sarif", "github")
+SARIF_RULE_ID = "risky-change"
+_SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
-_LINK = pattern(r"[\\\[\]]")
+_SARIF_LINK_CHARS = pattern(r"[\\\[\]]")
 
 
-def printable(text: str) -> str:
+def replace_unprintable(text: str) -> str:
     """Text in which nothing is left that a terminal could obey."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def headline(report: RiskReport) -> str:
+def format_headline(report: RiskReport) -> str:
     """One line: where this change stands in this repository."""
     name = "this change" if report.rev == STAGED else report.rev[:12]
     if report.percentile is None:
-        return printable(f"{name}: {report.why}")
+        return replace_unprintable(f"{name}: {report.why}")
     by = "larger" if report.model == LINES_ADDED else "riskier"
-    return printable(f"{name}: {by} than {min(99, int(report.percentile))} % of the recent commits here")
+    return replace_unprintable(f"{name}: {by} than {min(99, int(report.percentile))} % of the recent commits here")
 
 
-def text(report: RiskReport, explain: bool = False) -> list[str]:
+def format_report_lines(report: RiskReport, explain: bool = False) -> list[str]:
     """Lines for a terminal."""
-    lines = [headline(report) + ("  [flagged]" if report.flagged else "")]
-    lines += [f"  {printable(one.text)}" for one in report.evidence]
+    lines = [format_headline(report) + ("  [flagged]" if report.flagged else "")]
+    lines += [f"  {replace_unprintable(one.text)}" for one in report.evidence]
     if explain and report.metrics:
         chance = f"{report.probability:.0%}" if report.probability is not None else "unknown"
         lines.append(f"  chance that a later fix corrects it, as calibrated here: {chance}")
@@ -44,19 +44,19 @@ def text(report: RiskReport, explain: bool = False) -> list[str]:
     return lines
 
 
-def json_line(report: RiskReport, explain: bool = False) -> str:
+def format_json_line(report: RiskReport, explain: bool = False) -> str:
     """One line of JSON."""
-    return json.dumps(report.explained() if explain else report.as_dict(), ensure_ascii=False)
+    return json.dumps(report.as_explained_dict() if explain else report.as_dict(), ensure_ascii=False)
 
 
-def sarif(reports: Iterable[RiskReport], lasting: Sequence[str] = ()) -> str:
+def format_sarif(reports: Iterable[RiskReport], lasting: Sequence[str] = ()) -> str:
     """A SARIF 2.1.0 log: a result for each flagged change, `warning`; `lasting` are notes about the run."""
     driver = {
         "name": "gitpeft",
         "version": __version__,
         "rules": [
             {
-                "id": RULE,
+                "id": SARIF_RULE_ID,
                 "name": "RiskyChange",
                 "shortDescription": {
                     "text": "A change like those that needed a fix later in this repository"
@@ -68,24 +68,24 @@ def sarif(reports: Iterable[RiskReport], lasting: Sequence[str] = ()) -> str:
     notes = [{"level": "note", "message": {"text": note}} for note in lasting]
     run: dict[str, Any] = {
         "tool": {"driver": driver},
-        "results": [_result(report) for report in reports if report.flagged],
+        "results": [_build_sarif_result(report) for report in reports if report.flagged],
         "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notes}],
         "columnKind": "unicodeCodePoints",
     }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1, ensure_ascii=False)
+    return json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1, ensure_ascii=False)
 
 
-def _result(report: RiskReport) -> dict[str, Any]:
+def _build_sarif_result(report: RiskReport) -> dict[str, Any]:
     from urllib.parse import quote  # not on the way of the hook
 
-    words = [headline(report), *(printable(one.text) for one in report.evidence)]
+    words = [format_headline(report), *(replace_unprintable(one.text) for one in report.evidence)]
     return {
-        "ruleId": RULE,
+        "ruleId": SARIF_RULE_ID,
         "ruleIndex": 0,
         "level": "warning",
-        "message": {"text": _LINK.sub(r"\\\g<0>", "\n".join(words))},  # else a change could name links
+        "message": {"text": _SARIF_LINK_CHARS.sub(r"\\\g<0>", "\n".join(words))},  # else a change could name links
         "locations": [
-            {"physicalLocation": {"artifactLocation": {"uri": quote(path)}}} for path in _places(report)
+            {"physicalLocation": {"artifactLocation": {"uri": quote(path)}}} for path in _list_reported_paths(report)
         ],
         "partialFingerprints": {"commit/v1": report.rev},
         "rank": round(report.percentile or 0.0, 1),
@@ -93,26 +93,26 @@ def _result(report: RiskReport) -> dict[str, Any]:
     }
 
 
-def _places(report: RiskReport) -> list[str]:
+def _list_reported_paths(report: RiskReport) -> list[str]:
     """The files that the evidence speaks of; the first changed file where it speaks of none."""
     named = [one.path for one in report.evidence if one.path in report.files]
     return list(dict.fromkeys(named or report.files[:1]))[:10]
 
 
-def github(report: RiskReport) -> str:
+def format_github_warning(report: RiskReport) -> str:
     """A workflow command that GitHub shows as a warning at the file; "" for a change that is not flagged."""
     if not report.flagged:
         return ""
-    words = [headline(report), *(printable(one.text) for one in report.evidence)]
-    place = "".join(f"file={_property(path)}," for path in _places(report)[:1])
-    return f"::warning {place}title={_property('gitpeft: a risky change')}::{_data(chr(10).join(words))}"
+    words = [format_headline(report), *(replace_unprintable(one.text) for one in report.evidence)]
+    place = "".join(f"file={_escape_github_property(path)}," for path in _list_reported_paths(report)[:1])
+    return f"::warning {place}title={_escape_github_property('gitpeft: a risky change')}::{_escape_github_message(chr(10).join(words))}"
 
 
-def _data(text: str) -> str:
+def _escape_github_message(text: str) -> str:
     """As GitHub's toolkit escapes a message."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(text: str) -> str:
+def _escape_github_property(text: str) -> str:
     """As it escapes the value of a property."""
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    return _escape_github_message(text).replace(":", "%3A").replace(",", "%2C")

@@ -8,65 +8,65 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gitpeft.diff.patch import FileChange, compact, split
+from gitpeft.diff.patch import FileChange, compact_change, split_compact
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import field, record
-from gitpeft.redaction import mask
+from gitpeft.redaction import mask_secrets
 from gitpeft.risk import bag_of_words
-from gitpeft.risk.change_metrics import Metrics
-from gitpeft.risk.model import READING, WORDS, Model
+from gitpeft.risk.change_metrics import ChangeMetrics
+from gitpeft.risk.model import ENCODER_FEATURE, WORDS_FEATURE, RiskModel
 
 if TYPE_CHECKING:
-    from gitpeft.risk.encoder import Reads
+    from gitpeft.risk.encoder import RiskEncoder
 
-Line = tuple[str, str]
+ChangedLine = tuple[str, str]
 """A path, and a line of its hunks as the compact text has it, with its sign."""
 
 
 @record(frozen=True, slots=True)
-class Read:
+class TextFeatures:
     """What a model reads in a change: features that are no metrics, and lines with their shares of the score.
 
     Lines are those that were added, the heaviest first.
     """
 
     beside: dict[str, float] = field(default_factory=dict)
-    lines: tuple[tuple[Line, float], ...] = ()
+    lines: tuple[tuple[ChangedLine, float], ...] = ()
 
 
-def read(model: Model, files: Sequence[FileChange], metrics: Metrics, reader: "Reads | None") -> Read:
+def extract_text_features(model: RiskModel, files: Sequence[FileChange], metrics: ChangeMetrics, reader: "RiskEncoder | None") -> TextFeatures:
     """Read a change, if the model reads at all; GitpeftError where it needs a reader and there is none."""
-    if not {WORDS, READING}.intersection(model.features):
-        return Read()
-    return read_text(model, mask(compact(files)), metrics, reader)
+    if not {WORDS_FEATURE, ENCODER_FEATURE}.intersection(model.features):
+        return TextFeatures()
+    return extract_features_from_text(model, mask_secrets(compact_change(files)), metrics, reader)
 
 
-def read_text(model: Model, change: str, metrics: Metrics, reader: "Reads | None") -> Read:
+def extract_features_from_text(model: RiskModel, change: str, metrics: ChangeMetrics, reader: "RiskEncoder | None") -> TextFeatures:
     """The same for a compact text."""
     beside: dict[str, float] = {}
     weights = dict(zip(model.features, model.weights, strict=True))
-    shares: dict[Line, float] = defaultdict(float)
-    if WORDS in weights:
-        beside[WORDS] = bag_of_words.score(change, model.words)
-        for line, share in of_words(change, model.words).items():
-            shares[line] += weights[WORDS] * share
-    if READING in weights:
+    shares: dict[ChangedLine, float] = defaultdict(float)
+    if WORDS_FEATURE in weights:
+        beside[WORDS_FEATURE] = bag_of_words.score_words(change, model.words)
+        for line, share in attribute_words_to_lines(change, model.words).items():
+            shares[line] += weights[WORDS_FEATURE] * share
+    if ENCODER_FEATURE in weights:
         if reader is None:
             raise GitpeftError("the risk model's encoder is missing", "run `gitpeft init` to build it again")
-        found = reader.read(change, metrics)
-        beside[READING] = found.logit
+        found = reader.score_change(change, metrics)
+        beside[ENCODER_FEATURE] = found.logit
         for path, text, share in found.lines:
-            shares[path, text] += weights[READING] * share
+            shares[path, text] += weights[ENCODER_FEATURE] * share
     added = [one for one in shares.items() if one[0][1].startswith("+")]
-    return Read(beside, tuple(sorted(added, key=lambda one: (-one[1], one[0]))))
+    return TextFeatures(beside, tuple(sorted(added, key=lambda one: (-one[1], one[0]))))
 
 
-def of_words(change: str, weights: Sequence[float]) -> Mapping[Line, float]:
+def attribute_words_to_lines(change: str, weights: Sequence[float]) -> Mapping[ChangedLine, float]:
     """What the words of each line of the hunks add, were they the only ones of their kind in the change."""
-    size = max(1, len(bag_of_words.buckets(change))) ** 0.5
-    blocks = split(change)[1].items()
+    size = max(1, len(bag_of_words.hash_words(change))) ** 0.5
+    blocks = split_compact(change)[1].items()
     return {
-        (path, line): sum(weights[i] for i in bag_of_words.buckets(line)) / size
+        (path, line): sum(weights[i] for i in bag_of_words.hash_words(line)) / size
         for path, block in blocks
         for line in block
         if line[:1] in ("+", "-")

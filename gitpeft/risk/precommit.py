@@ -14,96 +14,96 @@ from typing import TYPE_CHECKING
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
-from gitpeft.diff.patch import FileChange, compact
+from gitpeft.diff.patch import FileChange, compact_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.lazy import record
-from gitpeft.redaction import mask
-from gitpeft.risk.assessor import Assessor, RiskReport
-from gitpeft.risk.model import LINES_ADDED, Model, model_of
+from gitpeft.redaction import mask_secrets
+from gitpeft.risk.assessor import RiskAssessor, RiskReport
+from gitpeft.risk.model import LINES_ADDED, RiskModel, load_risk_model
 
 if TYPE_CHECKING:
-    from gitpeft.risk.encoder import Reader, Reads
+    from gitpeft.risk.encoder import OnnxRiskEncoder, RiskEncoder
 
-_UNDER_WAY = (
+_OPERATION_FILES = (
     *("rebase-merge", "rebase-apply", "sequencer", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD"),
     *("BISECT_LOG",),
 )
 """Files of git by which something else than a plain commit is going on."""
 
-WAY_THROUGH = "to commit it as it is: git commit --no-verify (gitpeft.risk=warn lets all commits through)"
-_WAIT_MS = 200
+BYPASS_HINT = "to commit it as it is: git commit --no-verify (gitpeft.risk=warn lets all commits through)"
+_HISTORY_WAIT_MS = 200
 
 
 @record(frozen=True, slots=True)
-class Verdict:
+class PrecommitVerdict:
     """What is said before a commit, line by line, and whether it is stopped."""
 
     lines: tuple[str, ...] = ()
     stops: bool = False
 
 
-def verdict(repository: Repository, config: Config) -> Verdict:
+def check_staged_risk(repository: Repository, config: Config) -> PrecommitVerdict:
     """Look at what is staged. Nothing is said where nothing is unusual, or nothing is known.
 
     GitpeftError where the history is not read far enough, and for a damaged model.
     """
-    _forget(repository)
-    if config.risk == "off" or under_way(repository):
-        return Verdict()
-    bundle = bundles.active(repository.state_dir)
-    model = model_of(bundle)
-    if not model.usable or model.kind == LINES_ADDED:
-        return Verdict()
-    with _reading(repository, config, model) as reader:
-        report = look(repository, config, model, reader)
+    _delete_risk_lines(repository)
+    if config.risk == "off" or is_operation_in_progress(repository):
+        return PrecommitVerdict()
+    bundle = bundles.open_active_bundle(repository.state_dir)
+    model = load_risk_model(bundle)
+    if not model.is_usable or model.kind == LINES_ADDED:
+        return PrecommitVerdict()
+    with _open_sandboxed_encoder(repository, config, model) as reader:
+        report = assess_staged_change(repository, config, model, reader)
     if not report.flagged:
-        return Verdict()
-    from gitpeft.risk.formats import headline, printable  # most commits get no further
+        return PrecommitVerdict()
+    from gitpeft.risk.formats import format_headline, replace_unprintable  # most commits get no further
 
-    lines = [f"{headline(report)}, and what is known of it:", *(f"  {one.text}" for one in report.evidence)]
+    lines = [f"{format_headline(report)}, and what is known of it:", *(f"  {one.text}" for one in report.evidence)]
     stops = config.risk == "block"
     if config.risk_comments and not stops:
-        _remember(repository, lines)
-    return Verdict(tuple(map(printable, [*lines, WAY_THROUGH] if stops else lines)), stops)
+        _save_risk_lines(repository, lines)
+    return PrecommitVerdict(tuple(map(replace_unprintable, [*lines, BYPASS_HINT] if stops else lines)), stops)
 
 
-def under_way(repository: Repository) -> bool:
+def is_operation_in_progress(repository: Repository) -> bool:
     """Whether this commit is part of a rebase, a merge, or another operation over several commits."""
-    return any((repository.git_dir / name).exists() for name in _UNDER_WAY)
+    return any((repository.git_dir / name).exists() for name in _OPERATION_FILES)
 
 
-def reader_of(model: Model, bundle: bundles.Bundle | None) -> "Reader | None":
+def load_risk_encoder(model: RiskModel, bundle: bundles.Bundle | None) -> "OnnxRiskEncoder | None":
     """What reads changes for a model; None for one that does not read."""
-    if bundle is None or not model.reads:
+    if bundle is None or not model.needs_encoder:
         return None
-    from gitpeft.risk.encoder import Reader
+    from gitpeft.risk.encoder import OnnxRiskEncoder
 
-    return Reader.of(bundle)
+    return OnnxRiskEncoder.from_bundle(bundle)
 
 
 @contextmanager
-def _reading(repository: Repository, config: Config, model: Model) -> "Iterator[Reads | None]":
+def _open_sandboxed_encoder(repository: Repository, config: Config, model: RiskModel) -> "Iterator[RiskEncoder | None]":
     """What reads the staged change for the hook: a confined child, which begins to load at once."""
-    if not model.reads:
+    if not model.needs_encoder:
         yield None
         return
-    from gitpeft.risk.encoder import ConfinedReader
+    from gitpeft.risk.encoder import SandboxedRiskEncoder
 
     deadline = time.monotonic() + config.timeout_ms / 1000
-    with ConfinedReader(repository.state_dir, deadline, config.memory_mb) as reader:
+    with SandboxedRiskEncoder(repository.state_dir, deadline, config.memory_mb) as reader:
         yield reader
 
 
-def look(repository: Repository, config: Config, model: Model, reader: "Reads | None" = None) -> RiskReport:
+def assess_staged_change(repository: Repository, config: Config, model: RiskModel, reader: "RiskEncoder | None" = None) -> RiskReport:
     """The report about what is staged."""
     if not (repository.state_dir / "history.db").exists():
         raise GitpeftError("the history is not read yet, no risk looked at", "run `gitpeft mine`")
     try:
-        with History.open(repository.state_dir, wait_ms=_WAIT_MS) as history:
+        with History.open(repository.state_dir, wait_ms=_HISTORY_WAIT_MS) as history:
             budget = config.risk_budget
-            return Assessor(history, repository, model, budget, brief=True, reader=reader).staged()
+            return RiskAssessor(history, repository, model, budget, brief=True, reader=reader).assess_staged()
     except sqlite3.Error as error:
         raise GitpeftError(f"the history cannot be read, no risk looked at: {error}") from None
 
@@ -111,11 +111,11 @@ def look(repository: Repository, config: Config, model: Model, reader: "Reads | 
 # --- for the message file -----------------------------------------------------------------------------------
 
 
-def _remember(repository: Repository, lines: Sequence[str]) -> None:
+def _save_risk_lines(repository: Repository, lines: Sequence[str]) -> None:
     """Keep the lines for the message file of this very change."""
-    from gitpeft.diff.patch import parse
+    from gitpeft.diff.patch import parse_patch
 
-    key = key_of(parse(repository.staged_patch()))
+    key = compute_change_key(parse_patch(repository.read_staged_patch()))
     try:
         path = repository.state_dir / "answers" / "risk"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,25 +124,25 @@ def _remember(repository: Repository, lines: Sequence[str]) -> None:
         pass  # then the message file does without
 
 
-def _forget(repository: Repository) -> None:
+def _delete_risk_lines(repository: Repository) -> None:
     try:
         (repository.state_dir / "answers" / "risk").unlink(missing_ok=True)
     except OSError:
         pass
 
 
-def remembered(repository: Repository, files: Sequence[FileChange]) -> list[str]:
+def load_risk_lines(repository: Repository, files: Sequence[FileChange]) -> list[str]:
     """The lines that were said about this change before; none when it is another."""
-    from gitpeft.risk.formats import printable
+    from gitpeft.risk.formats import replace_unprintable
 
     try:
         kept = json.loads((repository.state_dir / "answers" / "risk").read_text(encoding="utf-8"))
-        fits = kept["key"] == key_of(files)
-        return [printable(str(line)) for line in kept["lines"]][:8] if fits else []
+        fits = kept["key"] == compute_change_key(files)
+        return [replace_unprintable(str(line)) for line in kept["lines"]][:8] if fits else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def key_of(files: Sequence[FileChange]) -> str:
+def compute_change_key(files: Sequence[FileChange]) -> str:
     """By what a change is known again."""
-    return hashlib.sha256(mask(compact(files)).encode()).hexdigest()
+    return hashlib.sha256(mask_secrets(compact_change(files)).encode()).hexdigest()

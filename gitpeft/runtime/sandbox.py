@@ -9,7 +9,7 @@ import sys
 FILE_LIMIT = 8 << 20
 """Bytes that the child may write into any one file; its answer goes through a pipe."""
 
-OFFLINE = {
+OFFLINE_ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -20,15 +20,15 @@ OFFLINE = {
 }
 """Set before any library loads; the bans below hold without them."""
 
-_PROGRAMS = frozenset({"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"})
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 1, 38, 22, 2
-_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
+_PROGRAM_EVENTS = frozenset({"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"})
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 1, 38, 22, 2
+_SECCOMP_ALLOW, _SECCOMP_REFUSE = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
 # Architecture in the kernel's audit numbers, and the numbers of socket, execve and execveat there.
-_SYSTEMS = {"x86_64": (0xC000003E, (41, 59, 322)), "aarch64": (0xC00000B7, (198, 221, 281))}
+_SYSCALL_NUMBERS = {"x86_64": (0xC000003E, (41, 59, 322)), "aarch64": (0xC00000B7, (198, 221, 281))}
 _IO_URING_SETUP = 425
 
 
-def enter(seconds: float, memory_mb: int, parent: int) -> None:
+def restrict_process(seconds: float, memory_mb: int, parent: int) -> None:
     """Limit this process for good: time, memory, file size, no core dump, no socket, no program, death with
     its parent (the process id, which it knows from before it was forked).
 
@@ -36,24 +36,24 @@ def enter(seconds: float, memory_mb: int, parent: int) -> None:
     holds gigabytes. Each limit is set where the system knows it, and skipped where not: the parent's clock
     holds anyway.
     """
-    os.environ.update(OFFLINE)
-    sys.addaudithook(_refuse)
+    os.environ.update(OFFLINE_ENVIRONMENT)
+    sys.addaudithook(_refuse_audit_event)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, FILE_LIMIT)
-    _limit(resource.RLIMIT_DATA, _held() + (memory_mb << 20))
-    _limit(resource.RLIMIT_CPU, int(seconds * (os.cpu_count() or 1)) + 1)
+    _set_resource_limit(resource.RLIMIT_CORE, 0)
+    _set_resource_limit(resource.RLIMIT_FSIZE, FILE_LIMIT)
+    _set_resource_limit(resource.RLIMIT_DATA, _measure_data_size() + (memory_mb << 20))
+    _set_resource_limit(resource.RLIMIT_CPU, int(seconds * (os.cpu_count() or 1)) + 1)
     if sys.platform == "linux":
         _restrict_kernel(parent)
 
 
 def limit_memory(megabytes: int) -> None:
     """Bound what this process may allocate, so that an enormous change ends in a MemoryError."""
-    _limit(resource.RLIMIT_DATA, megabytes << 20)
+    _set_resource_limit(resource.RLIMIT_DATA, megabytes << 20)
 
 
-def _held() -> int:
+def _measure_data_size() -> int:
     """Bytes of data and stack of this process; 0 where the system does not tell."""
     try:
         with open("/proc/self/statm", encoding="ascii") as status:
@@ -62,7 +62,7 @@ def _held() -> int:
         return 0
 
 
-def _limit(kind: int, value: int) -> None:
+def _set_resource_limit(kind: int, value: int) -> None:
     try:
         hard = resource.getrlimit(kind)[1]
         if hard == resource.RLIM_INFINITY or hard >= value:
@@ -71,10 +71,10 @@ def _limit(kind: int, value: int) -> None:
         pass
 
 
-def _refuse(event: str, _: tuple[object, ...]) -> None:
+def _refuse_audit_event(event: str, _: tuple[object, ...]) -> None:
     if event.startswith("socket."):
         raise PermissionError("gitpeft opens no connection")
-    if event in _PROGRAMS:
+    if event in _PROGRAM_EVENTS:
         raise PermissionError("gitpeft runs nothing here")
 
 
@@ -87,16 +87,16 @@ def _restrict_kernel(parent: int) -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)
-        program = _program(*_SYSTEMS[os.uname().machine])
+        program = _build_seccomp_filter(*_SYSCALL_NUMBERS[os.uname().machine])
         code = ctypes.create_string_buffer(program, len(program))
         head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
         if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
-            libc.prctl(_PR_SET_SECCOMP, _FILTER, ctypes.c_char_p(head), 0, 0)
+            libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(head), 0, 0)
     except (ImportError, OSError, KeyError, AttributeError):
         pass
 
 
-def _program(architecture: int, calls: tuple[int, ...]) -> bytes:
+def _build_seccomp_filter(architecture: int, calls: tuple[int, ...]) -> bytes:
     """The filter, as struct sock_filter: refuse the calls, io_uring_setup, and any foreign architecture."""
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
     refused = (*calls, _IO_URING_SETUP)
@@ -107,7 +107,7 @@ def _program(architecture: int, calls: tuple[int, ...]) -> bytes:
         (at_least, len(refused), 0, 0x40000000),  # the second set of numbers that x86 has
         *((equal, left, 0, number) for left, number in zip(range(len(calls), 0, -1), calls, strict=True)),
         (equal, 0, 1, _IO_URING_SETUP),
-        (give, 0, 0, _REFUSE),
-        (give, 0, 0, _ALLOW),
+        (give, 0, 0, _SECCOMP_REFUSE),
+        (give, 0, 0, _SECCOMP_ALLOW),
     ]
     return b"".join(struct.pack("HBBI", *line) for line in lines)

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gitpeft.diff.patch import MARKS
+from gitpeft.diff.patch import SECTION_MARKS
 
-PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-SPECIAL = (PAD, END, UNKNOWN, *(f"<{mark}>" for mark in MARKS))
+PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<pad>", "</s>", "<unk>"
+SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN, *(f"<{mark}>" for mark in SECTION_MARKS))
 """Special tokens of the embedded tokenizer, in the order of their ids."""
 
-_SPELT = {"like": "\n* ", "previous": "\n< ", "file": "\n# ", "hunk": "\n@ ", "add": "\n+", "delete": "\n-"}
+_MARK_SPELLINGS = {"like": "\n* ", "previous": "\n< ", "file": "\n# ", "hunk": "\n@ ", "add": "\n+", "delete": "\n-"}
 
 
-def wrapped(ids: Sequence[int], around: tuple[Sequence[int], Sequence[int]], total: int) -> list[int]:
+def wrap_source(ids: Sequence[int], around: tuple[Sequence[int], Sequence[int]], total: int) -> list[int]:
     """A rendered source between the ids that an architecture expects around it, `total` ids at most."""
     before, after = around
     return [*before, *ids[: total - len(before) - len(after)], *after]
@@ -25,8 +25,8 @@ class TokenCodec:
     def __init__(self, tokenizer: Any) -> None:
         tokenizer.encode_special_tokens = True  # `</s>` in a diff is text, and so is `<file>`
         self._tokenizer = tokenizer
-        self.marks = {mark: self._mark(mark) for mark in MARKS}
-        self.end: int = next(i for t in (END, "<|endoftext|>") if (i := tokenizer.token_to_id(t)) is not None)
+        self.marks = {mark: self._encode_mark(mark) for mark in SECTION_MARKS}
+        self.end: int = next(i for t in (END_TOKEN, "<|endoftext|>") if (i := tokenizer.token_to_id(t)) is not None)
 
     @classmethod
     def load(cls, path: Path) -> "TokenCodec":
@@ -36,17 +36,17 @@ class TokenCodec:
         return cls(Tokenizer.from_file(str(path)))
 
     @classmethod
-    def parse(cls, raw: bytes) -> "TokenCodec":
+    def from_bytes(cls, raw: bytes) -> "TokenCodec":
         """The same from the content of the file."""
         from tokenizers import Tokenizer
 
         return cls(Tokenizer.from_buffer(raw))
 
-    def _mark(self, mark: str) -> list[int]:
+    def _encode_mark(self, mark: str) -> list[int]:
         known = self._tokenizer.token_to_id(f"<{mark}>")
         if known is not None:
             return [known]
-        return list(self._tokenizer.encode(_SPELT.get(mark, "\n "), add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(_MARK_SPELLINGS.get(mark, "\n "), add_special_tokens=False).ids)
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens."""

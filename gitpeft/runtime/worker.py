@@ -22,10 +22,10 @@ ANSWER_LIMIT = 256 << 10
 """Bytes of an answer; a child that says more is killed."""
 
 
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
+RequestHandler = Callable[[dict[str, Any]], dict[str, Any]]
 """From a request to what is said of it, plain values both."""
 
-Prepare = Callable[[Path], Answer]
+HandlerFactory = Callable[[Path], RequestHandler]
 """Loads from a state directory, in the child, what will answer."""
 
 
@@ -35,7 +35,7 @@ class Worker:
     def __init__(
         self,
         state_dir: Path,
-        prepare: Prepare,
+        prepare: HandlerFactory,
         deadline: float,
         memory_mb: int,
         missing: str = "no suggestion",
@@ -55,7 +55,7 @@ class Worker:
         if self.pid == 0:
             os.close(self._ask)
             os.close(self._hear)
-            _live(partial(prepare, state_dir), (question, answer), (seconds, memory_mb, parent))
+            _run_child(partial(prepare, state_dir), (question, answer), (seconds, memory_mb, parent))
         os.close(question)
         os.close(answer)
 
@@ -85,23 +85,23 @@ class Worker:
         done, status = os.waitpid(pid, os.WNOHANG if self._answered else 0)
         return status if done else None
 
-    def ask(self, request: dict[str, Any], waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def get_answer(self, request: dict[str, Any], waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Put the question and wait for the answer; `waiting` is called about every 50 ms meanwhile.
 
         GitpeftError when the child is late, says too much, dies, or reports a failure of its own.
         """
-        self._send(json.dumps(request).encode())
-        said = self._receive(waiting)
+        self._send_request(json.dumps(request).encode())
+        said = self._receive_answer(waiting)
         try:
             answer = json.loads(said)
         except ValueError:
-            raise GitpeftError(self._cause()) from None
+            raise GitpeftError(self._explain_failure()) from None
         if not isinstance(answer, dict) or "error" in answer:
             problem = answer.get("error") if isinstance(answer, dict) else None
             raise GitpeftError(str(problem or "the model gave no answer")[:300])
         return answer
 
-    def _send(self, request: bytes) -> None:
+    def _send_request(self, request: bytes) -> None:
         try:
             os.write(self._ask, request)  # far below the size of a pipe
         except OSError:
@@ -109,7 +109,7 @@ class Worker:
         os.close(self._ask)
         self._ask = -1
 
-    def _receive(self, waiting: Callable[[], None]) -> bytes:
+    def _receive_answer(self, waiting: Callable[[], None]) -> bytes:
         said = b""
         while True:
             left = self.deadline - time.monotonic()
@@ -130,7 +130,7 @@ class Worker:
                 self._answered = bool(part)
                 return said
 
-    def _cause(self) -> str:
+    def _explain_failure(self) -> str:
         """Why there is no answer, from how the child ended."""
         if not self.pid:
             return "the model gave no answer"
@@ -144,17 +144,17 @@ class Worker:
         return f"the model crashed ({signal.Signals(number).name})"
 
 
-def _live(prepare: Callable[[], Answer], pipes: tuple[int, int], limits: tuple[float, int, int]) -> None:
+def _run_child(prepare: Callable[[], RequestHandler], pipes: tuple[int, int], limits: tuple[float, int, int]) -> None:
     """The life of the child; it ends here, and never returns into the parent's code."""
     code, (question, answer), (seconds, memory_mb, parent) = 1, pipes, limits
     try:
         os.setpgid(0, 0)
-        _silence({question, answer})
+        _detach_descriptors({question, answer})
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.chdir("/")
-        sandbox.enter(seconds + 0.5, memory_mb, parent)
-        said = json.dumps(_serve(prepare, question)).encode() + b"\n"
+        sandbox.restrict_process(seconds + 0.5, memory_mb, parent)
+        said = json.dumps(_serve_request(prepare, question)).encode() + b"\n"
         while said:
             said = said[os.write(answer, said) :]
         code = 0
@@ -162,7 +162,7 @@ def _live(prepare: Callable[[], Answer], pipes: tuple[int, int], limits: tuple[f
         os._exit(code)
 
 
-def _silence(kept: set[int]) -> None:
+def _detach_descriptors(kept: set[int]) -> None:
     """No terminal and no descriptor of the parent: what native libraries print goes nowhere."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
@@ -175,7 +175,7 @@ def _silence(kept: set[int]) -> None:
                 pass
 
 
-def _serve(prepare: Callable[[], Answer], question: int) -> dict[str, Any]:
+def _serve_request(prepare: Callable[[], RequestHandler], question: int) -> dict[str, Any]:
     started = time.time()
     try:
         answer = prepare()  # loads now: the question is still being put together

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gitpeft.bundle.bundle import DECODER, ENCODER
-from gitpeft.bundle.embedded import GRAPHS, WEIGHTS
+from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE
+from gitpeft.bundle.embedded import ONNX_FOLDER, BASE_WEIGHTS_FILE
 from gitpeft.errors import GitpeftError
 
 INT8_LEVELS = 63
 """As in `learn.graph`, where the reason is; a test holds the two together."""
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-_KEY = 4  # scales that are compared to find a weight, before all of them are
-_PREFIX = "base_model.model."
-_INT8, _FLOAT = 3, 1  # ONNX's numbers of these types
-_PLAIN = {
+ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
+_KEY_SCALES = 4  # scales that are compared to find a weight, before all of them are
+_PEFT_PREFIX = "base_model.model."
+_ONNX_INT8, _ONNX_FLOAT = 3, 1  # ONNX's numbers of these types
+_PLAIN_LORA_CONFIG = {
     "peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "use_dora": False,
     "use_rslora": False, "lora_bias": False, "rank_pattern": {}, "alpha_pattern": {},
     "layer_replication": None, "trainable_token_indices": None, "target_parameters": None,
@@ -35,26 +35,26 @@ _PLAIN = {
 """What `adapter_config.json` says of a LoRA that is nothing but W + alpha / r · B · A."""
 
 
-class NotFoldableError(GitpeftError):
+class NotMergeableError(GitpeftError):
     """The adapter, the base or its graphs are of another kind: the tuned graphs themselves are needed."""
 
 
-def fold(base: Path, read: Callable[[str], bytes]) -> dict[str, bytes]:
+def merge_lora_into_graphs(base: Path, read: Callable[[str], bytes]) -> dict[str, bytes]:
     """The encoder's and the decoder's ONNX file of `base` with an adapter folded in.
 
     `read` gives a file of the adapter by its name. NotFoldableError when the method or the base does not
     allow it, GitpeftError when the adapter's shapes are not the base's.
     """
-    weights = tensors((base / WEIGHTS).read_bytes())
-    updates = _updates(read, weights)
-    found = {name: _folded(base / GRAPHS / name, weights, updates) for name in (ENCODER, DECODER)}
+    weights = read_safetensors((base / BASE_WEIGHTS_FILE).read_bytes())
+    updates = _read_lora_updates(read, weights)
+    found = {name: _merge_into_graph(base / ONNX_FOLDER / name, weights, updates) for name in (ENCODER_FILE, DECODER_FILE)}
     used = set().union(*(names for _, names in found.values()))
     if missing := updates.keys() - used:
-        raise NotFoldableError(f"the base's graphs do not show {min(missing)}")
+        raise NotMergeableError(f"the base's graphs do not show {min(missing)}")
     return {name: raw for name, (raw, _) in found.items()}
 
 
-def tensors(raw: bytes) -> dict[str, Any]:
+def read_safetensors(raw: bytes) -> dict[str, Any]:
     """The arrays of a safetensors file, float32, by name; GitpeftError when it is none."""
     import numpy as np
 
@@ -79,22 +79,22 @@ def tensors(raw: bytes) -> dict[str, Any]:
 # --- the adapter --------------------------------------------------------------------------------------------
 
 
-def _updates(read: Callable[[str], bytes], weights: Mapping[str, Any]) -> dict[str, tuple[Any, Any, float]]:
+def _read_lora_updates(read: Callable[[str], bytes], weights: Mapping[str, Any]) -> dict[str, tuple[Any, Any, float]]:
     """(A, B, alpha / r) by the name of the weight that they change."""
     import numpy as np
 
-    config = _config(read(CONFIG))
+    config = _parse_lora_config(read(ADAPTER_CONFIG_FILE))
     scale = float(config["lora_alpha"]) / int(config["r"])
-    halves = tensors(read(TENSORS))
+    halves = read_safetensors(read(ADAPTER_TENSORS_FILE))
     found = {}
     for name, down in halves.items():
         if name.endswith(".lora_B.weight") and name.replace("lora_B", "lora_A") in halves:
             continue
-        module = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+        module = name.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
         up = halves.get(name.replace("lora_A", "lora_B"))
         target = f"{module}.weight"
         if module == name or not name.endswith(".lora_A.weight") or up is None or target not in weights:
-            raise NotFoldableError(f"the adapter holds {name}, which is no LoRA of this base")
+            raise NotMergeableError(f"the adapter holds {name}, which is no LoRA of this base")
         if down.ndim != 2 or up.ndim != 2 or weights[target].shape != (len(up), down.shape[1]):
             raise GitpeftError(f"the adapter's {name} does not have the shape of the base's {target}")
         if up.shape[1] != len(down) or not (np.isfinite(up).all() and np.isfinite(down).all()):
@@ -103,19 +103,19 @@ def _updates(read: Callable[[str], bytes], weights: Mapping[str, Any]) -> dict[s
     return found
 
 
-def _config(raw: bytes) -> dict[str, Any]:
+def _parse_lora_config(raw: bytes) -> dict[str, Any]:
     try:
         config = json.loads(raw)
-        plain = all(config.get(key, value) == value for key, value in _PLAIN.items())
+        plain = all(config.get(key, value) == value for key, value in _PLAIN_LORA_CONFIG.items())
         sane = type(config["r"]) is int and config["r"] > 0 and float(config["lora_alpha"]) > 0
     except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise GitpeftError(f"the adapter's configuration cannot be read: {error}") from None
     if not plain or not sane:
-        raise NotFoldableError("the adapter is no plain LoRA")
+        raise NotMergeableError("the adapter is no plain LoRA")
     return dict(config)
 
 
-def merged(weight: Any, update: tuple[Any, Any, float] | None) -> Any:
+def merge_lora_update(weight: Any, update: tuple[Any, Any, float] | None) -> Any:
     """W + scale · B · A, float32, summed rank by rank in float64."""
     import numpy as np
 
@@ -134,7 +134,7 @@ def merged(weight: Any, update: tuple[Any, Any, float] | None) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _StoredArray:
     """A stored array of a graph: type, shape, and where its bytes are."""
 
     kind: int
@@ -143,34 +143,34 @@ class _Place:
     end: int
 
 
-def _folded(path: Path, weights: Mapping[str, Any], updates: Mapping[str, Any]) -> tuple[bytes, set[str]]:
+def _merge_into_graph(path: Path, weights: Mapping[str, Any], updates: Mapping[str, Any]) -> tuple[bytes, set[str]]:
     """A graph with the updates in it, and the names of the weights that were found there."""
     import numpy as np
 
     raw = bytearray(path.read_bytes())
-    places = list(_arrays(bytes(raw)))
-    known = _Known(weights)
+    places = list(_read_stored_arrays(bytes(raw)))
+    known = _WeightFinder(weights)
     seen: set[str] = set()
     for place, after in zip(places, [*places[1:], None], strict=True):
-        if place.kind == _INT8 and after is not None and after.shape == place.shape[1:]:
-            names = known.by_scales(np.frombuffer(raw, np.float32, after.shape[0], after.start))
+        if place.kind == _ONNX_INT8 and after is not None and after.shape == place.shape[1:]:
+            names = known.find_by_scales(np.frombuffer(raw, np.float32, after.shape[0], after.start))
             if updates.keys() & set(names):
-                whole = np.concatenate([merged(weights[name], updates.get(name)) for name in names])
-                levels, scale = _int8(whole.T)
+                whole = np.concatenate([merge_lora_update(weights[name], updates.get(name)) for name in names])
+                levels, scale = _quantize_int8(whole.T)
                 raw[place.start : place.end] = np.ascontiguousarray(levels).tobytes()
                 raw[after.start : after.end] = scale.tobytes()
             seen.update(names)
-        elif place.kind == _FLOAT and len(place.shape) == 2:
-            name = known.by_value(raw[place.start : place.end], place.shape)
+        elif place.kind == _ONNX_FLOAT and len(place.shape) == 2:
+            name = known.find_by_values(raw[place.start : place.end], place.shape)
             if name in updates:
                 raw[place.start : place.end] = np.ascontiguousarray(
-                    merged(weights[name], updates[name]).T
+                    merge_lora_update(weights[name], updates[name]).T
                 ).tobytes()
             seen.add(name)
     return bytes(raw), seen
 
 
-class _Known:
+class _WeightFinder:
     """The base's matrices, findable by what a graph shows of them."""
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
@@ -181,15 +181,15 @@ class _Known:
         for name, weight in self._weights.items():
             largest = np.abs(weight).max(axis=1)
             scale = (np.where(largest > 0, largest, np.float32(1.0)) / INT8_LEVELS).astype(np.float32)
-            self._scales.setdefault(scale[:_KEY].tobytes(), []).append((name, scale))
+            self._scales.setdefault(scale[:_KEY_SCALES].tobytes(), []).append((name, scale))
 
-    def by_scales(self, scales: Any) -> list[str]:
+    def find_by_scales(self, scales: Any) -> list[str]:
         """The weights that lie side by side in an int8 matrix; [] when one of them is not known."""
         import numpy as np
 
         names, at = [], 0
         while at < len(scales):
-            alike = self._scales.get(scales[at : at + _KEY].tobytes(), [])
+            alike = self._scales.get(scales[at : at + _KEY_SCALES].tobytes(), [])
             fit = [(name, own) for name, own in alike if np.array_equal(own, scales[at : at + len(own)])]
             if len(fit) != 1:
                 return []
@@ -197,7 +197,7 @@ class _Known:
             at += len(fit[0][1])
         return names
 
-    def by_value(self, raw: bytes | bytearray, shape: tuple[int, ...]) -> str:
+    def find_by_values(self, raw: bytes | bytearray, shape: tuple[int, ...]) -> str:
         """The weight that was stored as it is, columns for rows; "" when it is none."""
         import numpy as np
 
@@ -208,7 +208,7 @@ class _Known:
         return ""
 
 
-def _int8(columns: Any) -> tuple[Any, Any]:
+def _quantize_int8(columns: Any) -> tuple[Any, Any]:
     """Levels and a scale for each column, exactly as `learn.graph.int8` makes them."""
     import numpy as np
 
@@ -220,53 +220,53 @@ def _int8(columns: Any) -> tuple[Any, Any]:
 
 # --- just enough of ONNX's protobuf -------------------------------------------------------------------------
 
-_GRAPH, _INITIALIZER, _DIMS, _TYPE, _RAW = 7, 5, 1, 2, 9  # field numbers of onnx.proto
+_GRAPH_FIELD, _INITIALIZER_FIELD, _DIMS_FIELD, _TYPE_FIELD, _RAW_FIELD = 7, 5, 1, 2, 9  # field numbers of onnx.proto
 
 
-def _arrays(raw: bytes) -> Iterator[_Place]:
+def _read_stored_arrays(raw: bytes) -> Iterator[_StoredArray]:
     """The arrays stored in a model, in its order; GitpeftError when it is none."""
     try:
-        for number, graph in _fields(raw, 0, len(raw)):
-            if number == _GRAPH and isinstance(graph, tuple):
-                for inner, tensor in _fields(raw, *graph):
-                    if inner == _INITIALIZER and isinstance(tensor, tuple):
-                        yield from _array(raw, tensor)
+        for number, graph in _read_fields(raw, 0, len(raw)):
+            if number == _GRAPH_FIELD and isinstance(graph, tuple):
+                for inner, tensor in _read_fields(raw, *graph):
+                    if inner == _INITIALIZER_FIELD and isinstance(tensor, tuple):
+                        yield from _read_stored_array(raw, tensor)
     except (IndexError, ValueError) as error:
         raise GitpeftError(f"the base's graph cannot be read: {error}") from None
 
 
-def _array(raw: bytes, tensor: tuple[int, int]) -> Iterator[_Place]:
+def _read_stored_array(raw: bytes, tensor: tuple[int, int]) -> Iterator[_StoredArray]:
     shape: list[int] = []
     kind, data = 0, None
-    for number, value in _fields(raw, *tensor):
-        if number == _DIMS and isinstance(value, int):
+    for number, value in _read_fields(raw, *tensor):
+        if number == _DIMS_FIELD and isinstance(value, int):
             shape.append(value)
-        elif number == _DIMS and isinstance(value, tuple):
-            shape += _packed(raw, *value)
-        elif number == _TYPE and isinstance(value, int):
+        elif number == _DIMS_FIELD and isinstance(value, tuple):
+            shape += _read_packed_ints(raw, *value)
+        elif number == _TYPE_FIELD and isinstance(value, int):
             kind = value
-        elif number == _RAW and isinstance(value, tuple):
+        elif number == _RAW_FIELD and isinstance(value, tuple):
             data = value
     if data is not None:
-        yield _Place(kind, tuple(shape), *data)
+        yield _StoredArray(kind, tuple(shape), *data)
 
 
-def _packed(raw: bytes, at: int, end: int) -> Iterator[int]:
+def _read_packed_ints(raw: bytes, at: int, end: int) -> Iterator[int]:
     while at < end:
-        value, at = _varint(raw, at)
+        value, at = _read_varint(raw, at)
         yield value
 
 
-def _fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
+def _read_fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
     """(field number, value) of a message: a number, or where the bytes of anything longer are."""
     while at < end:
-        key, at = _varint(raw, at)
+        key, at = _read_varint(raw, at)
         if key & 7 == 0:
-            value, at = _varint(raw, at)
+            value, at = _read_varint(raw, at)
             yield key >> 3, value
             continue
         if key & 7 == 2:
-            size, at = _varint(raw, at)
+            size, at = _read_varint(raw, at)
         elif key & 7 in (1, 5):
             size = 8 if key & 7 == 1 else 4
         else:
@@ -277,7 +277,7 @@ def _fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int | tuple[in
         raise ValueError("a field ends outside its message")
 
 
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
+def _read_varint(raw: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = raw[at]

@@ -22,67 +22,67 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.bundle import bundle as bundles
-from gitpeft.bundle.bundle import MANIFEST, Bundle, File, Manifest, confined
+from gitpeft.bundle.bundle import MANIFEST_FILE, Bundle, FileEntry, Manifest, validate_file_name
 from gitpeft.errors import GitpeftError
 from gitpeft.runtime.worker import Worker
 from gitpeft.share import delta
-from gitpeft.share.delta import Made
+from gitpeft.share.delta import DeltaRecipe
 from gitpeft.suggest import service
 
-FORMAT = 1
-LIST, CARD = "share.json", "card.md"
-FILES_MOST, FILE_MOST, TOTAL_MOST, TEXT_MOST = 100, 512 << 20, 1 << 30, 1 << 20
+PACKAGE_FORMAT = 1
+LISTING_FILE, CARD_FILE = "share.json", "card.md"
+MAX_PACKAGE_FILES, MAX_PACKAGE_FILE_BYTES, MAX_PACKAGE_BYTES, MAX_LISTING_BYTES = 100, 512 << 20, 1 << 30, 1 << 20
 """A published model has at most this many files, bytes in one, bytes in all; and in a text of ours."""
 
 TRIAL_SECONDS, TRIAL_MB = 120.0, 4096
-_TRIAL = {"change": " src/parser.py +1 -1\n#src/parser.py\n-x = 1\n+x = 2", "previous": "", "n": 1}
-_AGAIN = "the model that was active stays so; tell whoever published this one"
-_PATH = re.compile(r'"(?:/|[A-Za-z]:\\\\|~/)')
+_TRIAL_REQUEST = {"change": " src/parser.py +1 -1\n#src/parser.py\n-x = 1\n+x = 2", "previous": "", "n": 1}
+_REJECTED_HINT = "the model that was active stays so; tell whoever published this one"
+_LOCAL_PATH_PATTERN = re.compile(r'"(?:/|[A-Za-z]:\\\\|~/)')
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class PackageListing:
     """`share.json`: the model's id, what travels, and what its receiver makes."""
 
     bundle: str
     base: str
     base_digest: str
-    files: dict[str, File]
-    made: dict[str, Made]
+    files: dict[str, FileEntry]
+    made: dict[str, DeltaRecipe]
 
     def to_json(self) -> bytes:
         """The bytes of `share.json`."""
         value = {
-            "format": FORMAT,
+            "format": PACKAGE_FORMAT,
             "bundle": self.bundle,
             "base": self.base,
             "base_digest": self.base_digest,
             "files": {name: {"size": one.size, "sha256": one.sha256} for name, one in self.files.items()},
-            "made": {name: one.to_json() for name, one in self.made.items()},
+            "made": {name: one.as_dict() for name, one in self.made.items()},
         }
         return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, raw: bytes) -> "Listed":
+    def from_json(cls, raw: bytes) -> "PackageListing":
         """Read `share.json`; GitpeftError when it is none or of another version."""
         try:
             data = json.loads(raw)
-            if data["format"] != FORMAT:
+            if data["format"] != PACKAGE_FORMAT:
                 hint = "install the gitpeft version of whoever published it"
                 raise GitpeftError(f"the model was published in format {data['format']!r:.20}", hint)
             return cls(
                 str(data["bundle"]),
                 str(data["base"]),
                 str(data["base_digest"]),
-                {confined(name): File.of(one) for name, one in data["files"].items()},
-                {confined(name): Made.of(one) for name, one in data["made"].items()},
+                {validate_file_name(name): FileEntry.from_dict(one) for name, one in data["files"].items()},
+                {validate_file_name(name): DeltaRecipe.from_dict(one) for name, one in data["made"].items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise GitpeftError(f"the published model's list cannot be read: {error}", _AGAIN) from None
+            raise GitpeftError(f"the published model's list cannot be read: {error}", _REJECTED_HINT) from None
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PackageEntry:
     """A file as its carrier describes it; `regular` is False for links, programs and whatever else."""
 
     name: str
@@ -91,39 +91,39 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class ModelPackage:
     """What arrived: its entries, and what reads one by its name."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[PackageEntry, ...]
     read: Callable[[str], bytes]
 
 
 # --- sending ------------------------------------------------------------------------------------------------
 
 
-def pack(bundle: Bundle) -> dict[str, bytes]:
+def pack_bundle(bundle: Bundle) -> dict[str, bytes]:
     """All files to publish, by name. GitpeftError when one tells about folders of this machine."""
-    bundles.verify(bundle)
-    files, made = delta.pack(bundle)
-    files[MANIFEST] = (bundle.path / MANIFEST).read_bytes()
+    bundles.verify_bundle(bundle)
+    files, made = delta.encode_deltas(bundle)
+    files[MANIFEST_FILE] = (bundle.path / MANIFEST_FILE).read_bytes()
     _refuse_local_paths(files)
-    files[CARD] = card(bundle).encode()
-    entries = {name: File(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in files.items()}
+    files[CARD_FILE] = render_model_card(bundle).encode()
+    entries = {name: FileEntry(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in files.items()}
     manifest = bundle.manifest
-    files[LIST] = Listed(bundle.id, manifest.base, manifest.base_digest, entries, made).to_json()
-    judge(entry_list(files))
+    files[LISTING_FILE] = PackageListing(bundle.id, manifest.base, manifest.base_digest, entries, made).to_json()
+    check_entries(list_entries(files))
     return files
 
 
-def entry_list(files: Mapping[str, bytes]) -> tuple[Entry, ...]:
+def list_entries(files: Mapping[str, bytes]) -> tuple[PackageEntry, ...]:
     """The entries of files in memory."""
-    return tuple(Entry(name, len(raw), True) for name, raw in files.items())
+    return tuple(PackageEntry(name, len(raw), True) for name, raw in files.items())
 
 
 def _refuse_local_paths(files: Mapping[str, bytes]) -> None:
     """Where somebody's base lies is nobody else's business, and of no use to them."""
     for name, raw in files.items():
-        if name in (MANIFEST, f"{bundles.ADAPTER}/adapter_config.json") and _PATH.search(
+        if name in (MANIFEST_FILE, f"{bundles.ADAPTER_FOLDER}/adapter_config.json") and _LOCAL_PATH_PATTERN.search(
             raw.decode("utf-8", "replace")
         ):
             raise GitpeftError(
@@ -131,7 +131,7 @@ def _refuse_local_paths(files: Mapping[str, bytes]) -> None:
             )
 
 
-def card(bundle: Bundle) -> str:
+def render_model_card(bundle: Bundle) -> str:
     """What a person wants to know of a model, in Markdown."""
     manifest = bundle.manifest
     commits, test = manifest.commits, manifest.metrics.get("test", {})
@@ -157,128 +157,128 @@ def card(bundle: Bundle) -> str:
 # --- receiving ----------------------------------------------------------------------------------------------
 
 
-def of_folder(folder: Path) -> Parcel:
+def read_folder_package(folder: Path) -> ModelPackage:
     """A published model in a folder; no link is followed."""
     entries = []
     for path in sorted(folder.rglob("*")):
         state = path.lstat()
         if not stat.S_ISDIR(state.st_mode):
             name = path.relative_to(folder).as_posix()
-            entries.append(Entry(name, state.st_size, stat.S_ISREG(state.st_mode)))
-        if len(entries) > FILES_MOST:
+            entries.append(PackageEntry(name, state.st_size, stat.S_ISREG(state.st_mode)))
+        if len(entries) > MAX_PACKAGE_FILES:
             break
-    return Parcel(tuple(entries), lambda name: (folder / name).read_bytes())
+    return ModelPackage(tuple(entries), lambda name: (folder / name).read_bytes())
 
 
-def judge(entries: tuple[Entry, ...]) -> None:
+def check_entries(entries: tuple[PackageEntry, ...]) -> None:
     """Refuse what no honest publisher sends, from names and declared sizes alone."""
-    if len(entries) > FILES_MOST:
-        raise GitpeftError(f"the published model has more than {FILES_MOST} files", _AGAIN)
+    if len(entries) > MAX_PACKAGE_FILES:
+        raise GitpeftError(f"the published model has more than {MAX_PACKAGE_FILES} files", _REJECTED_HINT)
     names = {one.name for one in entries}
     if len(names) < len(entries) or any(str(up) in names for name in names for up in Path(name).parents):
-        raise GitpeftError("the published model has two files of one name", _AGAIN)
+        raise GitpeftError("the published model has two files of one name", _REJECTED_HINT)
     for one in entries:
         try:
-            confined(one.name)
+            validate_file_name(one.name)
         except ValueError:
             shown = ascii(one.name)[:80]
-            raise GitpeftError(f"the published model holds {shown}, a name that is refused", _AGAIN) from None
+            raise GitpeftError(f"the published model holds {shown}, a name that is refused", _REJECTED_HINT) from None
         if not one.regular:
-            raise GitpeftError(f"{one.name} of the published model is no plain file", _AGAIN)
-        if one.size > FILE_MOST:
+            raise GitpeftError(f"{one.name} of the published model is no plain file", _REJECTED_HINT)
+        if one.size > MAX_PACKAGE_FILE_BYTES:
             raise GitpeftError(
                 f"{one.name} of the published model has {one.size / 1e6:,.0f} MB, "
-                f"more than the {FILE_MOST / 1e6:,.0f} MB that are taken",
-                _AGAIN,
+                f"more than the {MAX_PACKAGE_FILE_BYTES / 1e6:,.0f} MB that are taken",
+                _REJECTED_HINT,
             )
-    if sum(one.size for one in entries) > TOTAL_MOST:
-        raise GitpeftError(f"the published model has more than {TOTAL_MOST / 1e6:,.0f} MB", _AGAIN)
+    if sum(one.size for one in entries) > MAX_PACKAGE_BYTES:
+        raise GitpeftError(f"the published model has more than {MAX_PACKAGE_BYTES / 1e6:,.0f} MB", _REJECTED_HINT)
 
 
-def listed(parcel: Parcel) -> tuple[Listed, Manifest]:
+def verify_listing(parcel: ModelPackage) -> tuple[PackageListing, Manifest]:
     """The two lists of a parcel, held against each other and against what is there."""
-    judge(parcel.entries)
+    check_entries(parcel.entries)
     sizes = {one.name: one.size for one in parcel.entries}
-    for name in (LIST, MANIFEST):
-        if name not in sizes or sizes[name] > TEXT_MOST:
-            raise GitpeftError(f"this is no published model: it has no {name}", _AGAIN)
-    found = Listed.from_json(parcel.read(LIST))
-    if {name: one.size for name, one in found.files.items()} != {n: s for n, s in sizes.items() if n != LIST}:
-        raise GitpeftError("the published model is not what its list says", _AGAIN)
-    raw = _checked(parcel, found, MANIFEST)
+    for name in (LISTING_FILE, MANIFEST_FILE):
+        if name not in sizes or sizes[name] > MAX_LISTING_BYTES:
+            raise GitpeftError(f"this is no published model: it has no {name}", _REJECTED_HINT)
+    found = PackageListing.from_json(parcel.read(LISTING_FILE))
+    if {name: one.size for name, one in found.files.items()} != {n: s for n, s in sizes.items() if n != LISTING_FILE}:
+        raise GitpeftError("the published model is not what its list says", _REJECTED_HINT)
+    raw = _read_verified_file(parcel, found, MANIFEST_FILE)
     if hashlib.sha256(raw).hexdigest() != found.bundle:
-        raise GitpeftError("the published model's manifest is not the one its list names", _AGAIN)
+        raise GitpeftError("the published model's manifest is not the one its list names", _REJECTED_HINT)
     manifest = Manifest.from_json(raw)
-    extra = {MANIFEST, CARD, *(one.difference for one in found.made.values() if one.difference)}
+    extra = {MANIFEST_FILE, CARD_FILE, *(one.difference for one in found.made.values() if one.difference)}
     here = (found.files.keys() - extra) | found.made.keys()
     if here != manifest.files.keys() or found.made.keys() & found.files.keys():
-        raise GitpeftError("the published model's two lists contradict each other", _AGAIN)
-    judge(tuple(Entry(name, one.size, True) for name, one in manifest.files.items()))
+        raise GitpeftError("the published model's two lists contradict each other", _REJECTED_HINT)
+    check_entries(tuple(PackageEntry(name, one.size, True) for name, one in manifest.files.items()))
     return found, manifest
 
 
-def _checked(parcel: Parcel, found: Listed, name: str) -> bytes:
+def _read_verified_file(parcel: ModelPackage, found: PackageListing, name: str) -> bytes:
     raw = parcel.read(name)
     one = found.files[name]
     if len(raw) != one.size or hashlib.sha256(raw).hexdigest() != one.sha256:
-        raise GitpeftError(f"{name} of the published model is damaged", _AGAIN)
+        raise GitpeftError(f"{name} of the published model is damaged", _REJECTED_HINT)
     return raw
 
 
-def receive(parcel: Parcel, state_dir: Path) -> str:
+def receive_package(parcel: ModelPackage, state_dir: Path) -> str:
     """Put a parcel's model among the others, proved but not active; its id.
 
     GitpeftError, and nothing kept, when anything about it is wrong.
     """
-    found, manifest = listed(parcel)
-    with _scratch(state_dir) as scratch:
-        with bundles.staging(scratch) as folder:
-            files = {name: _checked(parcel, found, name) for name in found.files}
-            files |= delta.unpack(_given(files), found.made, manifest)
+    found, manifest = verify_listing(parcel)
+    with _open_scratch_folder(state_dir) as scratch:
+        with bundles.staging_folder(scratch) as folder:
+            files = {name: _read_verified_file(parcel, found, name) for name in found.files}
+            files |= delta.reconstruct_files(_make_file_reader(files), found.made, manifest)
             for name in manifest.files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(files[name])
-            id_ = bundles.adopt(folder, files[MANIFEST])
-        bundles.activate(scratch, id_)
-        _try(scratch)
-        _move(scratch / "models" / id_, state_dir / "models" / id_)
+            id_ = bundles.add_bundle(folder, files[MANIFEST_FILE])
+        bundles.activate_bundle(scratch, id_)
+        _run_trial(scratch)
+        _move_into_models(scratch / "models" / id_, state_dir / "models" / id_)
     return id_
 
 
-def _given(files: Mapping[str, bytes]) -> Callable[[str], bytes]:
-    def read(name: str) -> bytes:
+def _make_file_reader(files: Mapping[str, bytes]) -> Callable[[str], bytes]:
+    def read_file(name: str) -> bytes:
         if name not in files:
             raise GitpeftError(
-                f"the published model does not hold {ascii(name)[1:80]}, of which it is made", _AGAIN
+                f"the published model does not hold {ascii(name)[1:80]}, of which it is made", _REJECTED_HINT
             )
         return files[name]
 
-    return read
+    return read_file
 
 
-def _try(scratch: Path) -> None:
+def _run_trial(scratch: Path) -> None:
     """Let the model answer a question where it can do no harm: that proves its graphs and their shapes."""
-    with Worker(scratch, service.messages, time.monotonic() + TRIAL_SECONDS, TRIAL_MB) as worker:
+    with Worker(scratch, service.load_message_handler, time.monotonic() + TRIAL_SECONDS, TRIAL_MB) as worker:
         try:
-            worker.ask(_TRIAL)
+            worker.get_answer(_TRIAL_REQUEST)
         except GitpeftError as error:
-            raise GitpeftError(f"the published model does not run here: {error.message}", _AGAIN) from None
+            raise GitpeftError(f"the published model does not run here: {error.message}", _REJECTED_HINT) from None
 
 
-def _move(source: Path, target: Path) -> None:
+def _move_into_models(source: Path, target: Path) -> None:
     """One rename; a model that is whole and here already is left as it is, a damaged one replaced."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         try:
-            bundles.verify(bundles.open_bundle(target))
+            bundles.verify_bundle(bundles.open_bundle(target))
             return
         except GitpeftError:
-            bundles.discard(target)
+            bundles.delete_bundle(target)
     source.rename(target)
 
 
 @contextmanager
-def _scratch(state_dir: Path) -> Iterator[Path]:
+def _open_scratch_folder(state_dir: Path) -> Iterator[Path]:
     """A state folder of its own beside the models, gone afterwards; what killed runs left goes too."""
     import shutil
 

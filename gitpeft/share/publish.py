@@ -14,15 +14,15 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.share import package, signing
 from gitpeft.share import remote as channels
-from gitpeft.share.package import Entry, Parcel
+from gitpeft.share.package import PackageEntry, ModelPackage
 from gitpeft.share.signing import Signer
 
-KEEP = 5
+KEPT_VERSIONS = 5
 """Dated versions that stay on the remote."""
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedModel:
     """What was published where; `size` in bytes as sent, before git packs it."""
 
     bundle: str
@@ -34,7 +34,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulled:
+class PulledModel:
     """What was pulled, and whose word it rests on."""
 
     bundle: str
@@ -46,64 +46,64 @@ class Pulled:
 # --- publish ------------------------------------------------------------------------------------------------
 
 
-def publish(
+def publish_model(
     repo: Repository,
     remote: str = "origin",
     channel: str = "main",
     *,
     sign: bool | None = None,
-    keep: int = KEEP,
-) -> Published:
+    keep: int = KEPT_VERSIONS,
+) -> PublishedModel:
     """Put the active model on a remote.
 
     GitpeftError when somebody has published since this repository last looked: they and you are to compare.
     """
-    channels.check(repo, remote, channel)
-    bundle = _active(repo)
-    place = channels.look(repo, remote, channel)
-    seen = channels.seen_there(repo, remote, channel, place)
-    files = package.pack(bundle)
-    tree = _tree(repo, files)
-    if place.at and repo.ask("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}") == tree:
-        return Published(
+    channels.check_remote_and_channel(repo, remote, channel)
+    bundle = _require_active_bundle(repo)
+    place = channels.locate_channel(repo, remote, channel)
+    seen = channels.check_seen_commit(repo, remote, channel, place)
+    files = package.pack_bundle(bundle)
+    tree = _write_tree(repo, files)
+    if place.at and repo.query_text("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}") == tree:
+        return PublishedModel(
             bundle.id, place.at, place.ref, 0, _is_signed(repo, place.at), ["it was there already"]
         )
     parent = seen if place.is_branch else ""
-    commit, signed = _commit(repo, tree, bundle.id, channel, sign, parent)
-    repo.run("update-ref", channels.own(channel), commit)
-    channels.push(repo, remote, place, seen, commit, bundle.id)
-    repo.run("update-ref", channels.tracking(remote, channel), commit)
-    notes = [*place.notes, *_unreachable(repo, bundle), *channels.forget(repo, remote, place, keep - 1)]
-    return Published(bundle.id, commit, place.ref, sum(map(len, files.values())), signed, notes)
+    commit, signed = _commit_tree(repo, tree, bundle.id, channel, sign, parent)
+    repo.run("update-ref", channels.build_published_ref(channel), commit)
+    channels.push_model(repo, remote, place, seen, commit, bundle.id)
+    repo.run("update-ref", channels.build_tracking_ref(remote, channel), commit)
+    notes = [*place.notes, *_warn_if_unreachable(repo, bundle), *channels.prune_dated_refs(repo, remote, place, keep - 1)]
+    return PublishedModel(bundle.id, commit, place.ref, sum(map(len, files.values())), signed, notes)
 
 
-def publish_to(repo: Repository, path: Path, channel: str = "main", *, sign: bool | None = None) -> Published:
+def publish_model_to_path(repo: Repository, path: Path, channel: str = "main", *, sign: bool | None = None) -> PublishedModel:
     """Put the active model into a new folder or, where the name ends in `.bundle`, into a git bundle."""
-    channels.check_name(channel)
-    bundle = _active(repo)
-    files = package.pack(bundle)
+    channels.check_channel_name(channel)
+    bundle = _require_active_bundle(repo)
+    files = package.pack_bundle(bundle)
     size = sum(map(len, files.values()))
-    notes = _unreachable(repo, bundle)
+    notes = _warn_if_unreachable(repo, bundle)
     if path.suffix != ".bundle":
         if sign:
             raise GitpeftError(
                 "a folder carries no signature", "name a file *.bundle, or publish to a remote"
             )
         _write_folder(path, files)
-        return Published(bundle.id, "", str(path), size, False, notes)
-    commit, signed = _commit(repo, _tree(repo, files), bundle.id, channel, sign, "")
-    repo.run("update-ref", channels.own(channel), commit)
+        return PublishedModel(bundle.id, "", str(path), size, False, notes)
+    commit, signed = _commit_tree(repo, _write_tree(repo, files), bundle.id, channel, sign, "")
+    repo.run("update-ref", channels.build_published_ref(channel), commit)
     spare = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        repo.run("bundle", "create", "--quiet", str(spare), channels.own(channel))
+        repo.run("bundle", "create", "--quiet", str(spare), channels.build_published_ref(channel))
         spare.replace(path.absolute())
     finally:
         spare.unlink(missing_ok=True)
-    return Published(bundle.id, commit, str(path), size, signed, notes)
+    return PublishedModel(bundle.id, commit, str(path), size, signed, notes)
 
 
-def _active(repo: Repository) -> bundles.Bundle:
-    bundle = bundles.active(repo.state_dir)
+def _require_active_bundle(repo: Repository) -> bundles.Bundle:
+    bundle = bundles.open_active_bundle(repo.state_dir)
     if bundle is None:
         raise GitpeftError("there is no model yet", "run `gitpeft init`")
     return bundle
@@ -132,14 +132,14 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(spare, ignore_errors=True)
 
 
-def _commit(
+def _commit_tree(
     repo: Repository, tree: str, id_: str, channel: str, sign: bool | None, parent: str
 ) -> tuple[str, bool]:
     """A commit of these files, and whether it is signed."""
-    signed = signing.wanted(repo) if sign is None else sign
+    signed = signing.is_signing_enabled(repo) if sign is None else sign
     subject = f"chore: publish gitpeft model {id_[:12]}"
     parents = ("-p", parent) if parent else ()
-    body = f"{_CHANNEL}{channel}\nModel: {id_}"
+    body = f"{_CHANNEL_TRAILER}{channel}\nModel: {id_}"
     try:
         said = repo.run(
             "commit-tree", tree, *parents, *(("-S",) if signed else ()), "-m", subject, "-m", body
@@ -150,7 +150,7 @@ def _commit(
     return said.decode().strip(), signed
 
 
-def _tree(repo: Repository, files: Mapping[str, bytes]) -> str:
+def _write_tree(repo: Repository, files: Mapping[str, bytes]) -> str:
     """Write files and folders into the object database; the id of the top folder."""
     lines, folders = [], dict[str, dict[str, bytes]]()
     for name, raw in files.items():
@@ -160,15 +160,15 @@ def _tree(repo: Repository, files: Mapping[str, bytes]) -> str:
         else:
             sha = repo.run("hash-object", "-w", "--no-filters", "--stdin", input=raw).decode().strip()
             lines.append(f"100644 blob {sha}\t{name}")
-    lines += (f"040000 tree {_tree(repo, inner)}\t{name}" for name, inner in folders.items())
+    lines += (f"040000 tree {_write_tree(repo, inner)}\t{name}" for name, inner in folders.items())
     return repo.run("mktree", input="".join(f"{line}\n" for line in lines).encode()).decode().strip()
 
 
-def _unreachable(repo: Repository, bundle: bundles.Bundle) -> list[str]:
+def _warn_if_unreachable(repo: Repository, bundle: bundles.Bundle) -> list[str]:
     """A warning where the model learnt from commits that no branch holds any more."""
     tip = str(bundle.manifest.commits.get("to", ""))
     places = ("refs/heads", "refs/remotes", "refs/tags")
-    if not tip or repo.ask("for-each-ref", "--count=1", "--contains", tip, "--format=%(refname)", *places):
+    if not tip or repo.query_text("for-each-ref", "--count=1", "--contains", tip, "--format=%(refname)", *places):
         return []
     return [
         f"the model learnt from {tip[:12]}, which no branch holds any more: it may remember what was purged"
@@ -177,115 +177,115 @@ def _unreachable(repo: Repository, bundle: bundles.Bundle) -> list[str]:
 
 # --- pull ---------------------------------------------------------------------------------------------------
 
-OLDER = "older"
+ACCEPT_OLDER = "older"
 """With this in place of a key a model is taken that is older than the one before it."""
 
-_CHANNEL = "Channel: "
-_LISTING = 64 << 10  # bytes; that of an honest model has about 2,000
+_CHANNEL_TRAILER = "Channel: "
+_MAX_LISTING_BYTES = 64 << 10  # bytes; that of an honest model has about 2,000
 
-Asking = Callable[[str], bool]
+ConfirmFunction = Callable[[str], bool]
 """Puts a yes-or-no question to a person."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class TrustTerms:
     """On whose word a model is taken: the key (or `unsigned`) accepted beforehand, and whom to ask else."""
 
     accept: str = ""
-    ask: Asking | None = None
+    ask: ConfirmFunction | None = None
 
 
-def pull(
+def pull_model(
     repo: Repository,
     remote: str = "origin",
     channel: str = "main",
-    terms: Terms = Terms(),
+    terms: TrustTerms = TrustTerms(),
     *,
     aside: bool = False,
-) -> Pulled:
+) -> PulledModel:
     """Fetch a channel's newest model, check it in every way, and make it active (not so with `aside`)."""
-    channels.check(repo, remote, channel)
-    place = channels.look(repo, remote, channel, probe=False)
+    channels.check_remote_and_channel(repo, remote, channel)
+    place = channels.locate_channel(repo, remote, channel, probe=False)
     if not place.at:
         raise GitpeftError(f"nothing is published on {remote} in the channel {channel}", "`gitpeft publish`")
-    commit = channels.fetch(repo, remote, place.ref, channels.tracking(remote, channel))
-    _check_moment(repo, commit, remote, channel, terms)
-    done = _take(repo, commit_parcel(repo, commit), commit, signing.signer(repo, commit), terms, aside)
-    repo.run("update-ref", channels.taken(remote, channel), commit)
+    commit = channels.fetch_ref(repo, remote, place.ref, channels.build_tracking_ref(remote, channel))
+    _check_channel_and_age(repo, commit, remote, channel, terms)
+    done = _accept_package(repo, read_commit_package(repo, commit), commit, signing.verify_commit_signature(repo, commit), terms, aside)
+    repo.run("update-ref", channels.build_pulled_ref(remote, channel), commit)
     return done
 
 
-def _check_moment(repo: Repository, commit: str, remote: str, channel: str, terms: Terms) -> None:
+def _check_channel_and_age(repo: Repository, commit: str, remote: str, channel: str, terms: TrustTerms) -> None:
     """Refuse a commit that belongs elsewhere, and ask about one older than what was taken from there before.
 
     A signature stays good for ever: without this, whoever may push could put any signed model back.
     """
     body = repo.run("cat-file", "commit", commit).partition(b"\n\n")[2].decode("utf-8", "replace")
-    named = next((line for line in body.splitlines() if line.startswith(_CHANNEL)), None)
-    if named is not None and named != f"{_CHANNEL}{channel}":
+    named = next((line for line in body.splitlines() if line.startswith(_CHANNEL_TRAILER)), None)
+    if named is not None and named != f"{_CHANNEL_TRAILER}{channel}":
         raise GitpeftError(
             f"the model was published for another channel ({ascii(named)[1:60]})",
             f"somebody moved it to {channel}: tell whoever published it; the active model stays",
         )
-    before = repo.ask("log", "-1", "--format=%ct", channels.taken(remote, channel), "--")
-    if not before or int(repo.ask("log", "-1", "--format=%ct", commit, "--") or 0) >= int(before):
+    before = repo.query_text("log", "-1", "--format=%ct", channels.build_pulled_ref(remote, channel), "--")
+    if not before or int(repo.query_text("log", "-1", "--format=%ct", commit, "--") or 0) >= int(before):
         return
     what = "The model is older than the one that was taken from there before"
-    if terms.accept != OLDER and not (terms.ask is not None and terms.ask(f"{what}. Use it all the same?")):
+    if terms.accept != ACCEPT_OLDER and not (terms.ask is not None and terms.ask(f"{what}. Use it all the same?")):
         raise GitpeftError(
             f"{what.lower()}: it was not taken",
-            f"ask whoever published it, or pull with --accept {OLDER}",
+            f"ask whoever published it, or pull with --accept {ACCEPT_OLDER}",
         )
 
 
-def pull_from(repo: Repository, path: Path, terms: Terms = Terms(), *, aside: bool = False) -> Pulled:
+def pull_model_from_path(repo: Repository, path: Path, terms: TrustTerms = TrustTerms(), *, aside: bool = False) -> PulledModel:
     """The same from a folder or a git bundle that `publish_to` wrote."""
     if path.is_dir():
-        return _take(repo, package.of_folder(path), "", Signer(signing.UNSIGNED), terms, aside)
+        return _accept_package(repo, package.read_folder_package(path), "", Signer(signing.UNSIGNED), terms, aside)
     if not path.is_file():
         raise GitpeftError(
             f"there is no {path}", "name a folder, or a file *.bundle, of `gitpeft publish --to`"
         )
-    said = repo.reach("bundle", "list-heads", str(path.absolute()))
-    refs = [line.split(" ", 1)[1] for line in said.out.splitlines() if f" {channels.OWN}/" in line]
+    said = repo.run_with_network("bundle", "list-heads", str(path.absolute()))
+    refs = [line.split(" ", 1)[1] for line in said.out.splitlines() if f" {channels.MODELS_REF}/" in line]
     if said.code or len(refs) != 1:
         raise GitpeftError(
             f"{path} holds no published model", "`gitpeft publish --to FILE.bundle` writes one"
         )
-    commit = channels.fetch(repo, str(path.absolute()), refs[0], "refs/gitpeft/file/latest")
-    return _take(repo, commit_parcel(repo, commit), commit, signing.signer(repo, commit), terms, aside)
+    commit = channels.fetch_ref(repo, str(path.absolute()), refs[0], "refs/gitpeft/file/latest")
+    return _accept_package(repo, read_commit_package(repo, commit), commit, signing.verify_commit_signature(repo, commit), terms, aside)
 
 
-def commit_parcel(repo: Repository, commit: str) -> Parcel:
+def read_commit_package(repo: Repository, commit: str) -> ModelPackage:
     """What a commit holds, as git lists it; contents are read only on demand, each by its own id."""
     blobs: dict[str, str] = {}
     entries = []
     # not all of it: a few objects can stand for millions of names
-    listing = repo.beginning(_LISTING, "ls-tree", "-r", "-z", "-l", "--full-tree", commit)
-    for line in listing.split(b"\0")[:-1][: package.FILES_MOST + 1]:  # the last one is empty, or cut off
+    listing = repo.run_limited(_MAX_LISTING_BYTES, "ls-tree", "-r", "-z", "-l", "--full-tree", commit)
+    for line in listing.split(b"\0")[:-1][: package.MAX_PACKAGE_FILES + 1]:  # the last one is empty, or cut off
         facts, _, raw = line.partition(b"\t")
         mode, kind, sha, size = facts.decode().split()
         name = raw.decode("utf-8", "replace")
         blobs[name] = sha
         regular = mode == "100644" and kind == "blob"
-        entries.append(Entry(name, int(size) if size.isdigit() else 0, regular))
-    return Parcel(tuple(entries), lambda name: repo.run("cat-file", "blob", blobs[name]))
+        entries.append(PackageEntry(name, int(size) if size.isdigit() else 0, regular))
+    return ModelPackage(tuple(entries), lambda name: repo.run("cat-file", "blob", blobs[name]))
 
 
-def _take(repo: Repository, found: Parcel, commit: str, signer: Signer, terms: Terms, aside: bool) -> Pulled:
+def _accept_package(repo: Repository, found: ModelPackage, commit: str, signer: Signer, terms: TrustTerms, aside: bool) -> PulledModel:
     """Judge, ask, put together, prove, and only then activate."""
-    package.listed(found)
-    _believe(signer, terms)
-    id_ = package.receive(found, repo.state_dir)
+    package.verify_listing(found)
+    _check_trust(signer, terms)
+    id_ = package.receive_package(found, repo.state_dir)
     if not aside:
-        bundles.activate(repo.state_dir, id_)
-        bundles.prune(repo.state_dir)
-    return Pulled(id_, commit, signer, not aside)
+        bundles.activate_bundle(repo.state_dir, id_)
+        bundles.prune_bundles(repo.state_dir)
+    return PulledModel(id_, commit, signer, not aside)
 
 
-def _believe(signer: Signer, terms: Terms) -> None:
+def _check_trust(signer: Signer, terms: TrustTerms) -> None:
     """Return when somebody vouches for the signer; GitpeftError when nobody does or can be asked."""
-    if signer.known or (terms.accept and terms.accept == signer.key):
+    if signer.is_trusted or (terms.accept and terms.accept == signer.key):
         return
     unsigned = signer.key == signing.UNSIGNED
     what = "is not signed" if unsigned else f"is signed by {signer.key}, whom nobody here vouches for"
@@ -294,7 +294,7 @@ def _believe(signer: Signer, terms: Terms) -> None:
     remedy = (
         "publish it signed, to a remote or a *.bundle"
         if unsigned
-        else f"add the key to {signing.FILE} on the default branch"
+        else f"add the key to {signing.SIGNERS_FILE} on the default branch"
     )
     raise GitpeftError(f"the model {what}: it was not taken", f"{remedy}, or pull with --accept {signer.key}")
 

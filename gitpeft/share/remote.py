@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 
-OWN, PROBE = "refs/gitpeft/models", "refs/gitpeft/probe"
-_CHANNEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,39}")
-_QUIET_PUSH = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
+MODELS_REF, PROBE_REF = "refs/gitpeft/models", "refs/gitpeft/probe"
+_CHANNEL_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,39}")
+_PUSH_OPTIONS = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
 """Of `git push`: client hooks check code, and none travels here."""
 
-_QUIET_FETCH = (
+_FETCH_OPTIONS = (
     *("--no-tags", "--no-prune", "--no-write-fetch-head", "--no-auto-maintenance", "--refmap="),
     *("--recurse-submodules=no", "--no-filter", "--quiet"),
 )
 
 
 @dataclass(slots=True)
-class Place:
+class ChannelLocation:
     """Where a channel lies on a remote: `latest` and its dated refs, each with the commit it names now."""
 
     ref: str
@@ -42,55 +42,55 @@ class Place:
         return self.ref.startswith("refs/heads/")
 
 
-def check(repo: Repository, remote: str, channel: str) -> None:
+def check_remote_and_channel(repo: Repository, remote: str, channel: str) -> None:
     """GitpeftError unless there is such a remote, and may be such a channel."""
-    check_name(channel)
-    if remote not in (known := repo.remotes()):
+    check_channel_name(channel)
+    if remote not in (known := repo.list_remotes()):
         names = f"known are {', '.join(known)}" if known else "`git remote add` adds one"
         raise GitpeftError(f"there is no remote {remote}", f"{names}; --to and --from take a path instead")
 
 
-def check_name(channel: str) -> None:
+def check_channel_name(channel: str) -> None:
     """GitpeftError unless a channel may be called so."""
-    if not _CHANNEL.fullmatch(channel) or channel == "latest":
+    if not _CHANNEL_PATTERN.fullmatch(channel) or channel == "latest":
         raise GitpeftError(f"{channel!r} cannot be a channel's name", "use letters, digits, - and _")
 
 
 # --- where it is --------------------------------------------------------------------------------------------
 
 
-def own(channel: str) -> str:
+def build_published_ref(channel: str) -> str:
     """The ref of what this repository published, or tried to, in itself."""
-    return f"{OWN}/{channel}/latest"
+    return f"{MODELS_REF}/{channel}/latest"
 
 
-def tracking(remote: str, channel: str) -> str:
+def build_tracking_ref(remote: str, channel: str) -> str:
     """The ref of what a remote was last seen to have, in this repository."""
     return f"refs/gitpeft/remotes/{remote}/models/{channel}/latest"
 
 
-def taken(remote: str, channel: str) -> str:
+def build_pulled_ref(remote: str, channel: str) -> str:
     """The ref of what was last taken from a remote, in this repository."""
     return f"refs/gitpeft/taken/{remote}/{channel}"
 
 
-def _names(channel: str) -> tuple[str, str]:
+def _build_ref_names(channel: str) -> tuple[str, str]:
     """The prefix of a channel in the namespace, and its branch where that is refused."""
-    return f"{OWN}/{channel}/", f"refs/heads/gitpeft/models/{channel}"
+    return f"{MODELS_REF}/{channel}/", f"refs/heads/gitpeft/models/{channel}"
 
 
-def _list(repo: Repository, remote: str, *patterns: str) -> dict[str, str]:
+def _list_remote_refs(repo: Repository, remote: str, *patterns: str) -> dict[str, str]:
     """The remote's refs that match, with their commits. GitpeftError when it cannot be reached."""
-    said = repo.reach("ls-remote", "--refs", remote, *patterns)
+    said = repo.run_with_network("ls-remote", "--refs", remote, *patterns)
     if said.code:
         raise GitpeftError(
-            f"{remote} cannot be reached: {_reason(said.err)}", "check it with `git ls-remote`"
+            f"{remote} cannot be reached: {_extract_git_error(said.err)}", "check it with `git ls-remote`"
         )
     pairs = (line.split("\t", 1) for line in said.out.splitlines() if "\t" in line)
     return {ref: sha for sha, ref in pairs}
 
 
-def _reason(text: str) -> str:
+def _extract_git_error(text: str) -> str:
     """git's own reason, without what is only politeness."""
     lines = [
         line.removeprefix("fatal: ").removeprefix("error: ") for line in text.splitlines() if line.strip()
@@ -98,101 +98,101 @@ def _reason(text: str) -> str:
     told = [
         line for line in lines if not line.startswith(("Please make sure", "and the repository", "hint:"))
     ]
-    return _plain((told or lines or ["git gave no reason"])[0])
+    return _clean_server_text((told or lines or ["git gave no reason"])[0])
 
 
-def _plain(text: str) -> str:
+def _clean_server_text(text: str) -> str:
     """A server's words, without what would steer a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
-def look(repo: Repository, remote: str, channel: str, *, probe: bool = True) -> Place:
+def locate_channel(repo: Repository, remote: str, channel: str, *, probe: bool = True) -> ChannelLocation:
     """Where the channel is; for a new one, where it can be."""
-    prefix, branch = _names(channel)
-    found = _list(repo, remote, f"{prefix}*", branch)
+    prefix, branch = _build_ref_names(channel)
+    found = _list_remote_refs(repo, remote, f"{prefix}*", branch)
     dated = {ref: sha for ref, sha in found.items() if ref.startswith(prefix) and ref != f"{prefix}latest"}
     if f"{prefix}latest" in found:
-        return Place(f"{prefix}latest", found[f"{prefix}latest"], dated, [])
+        return ChannelLocation(f"{prefix}latest", found[f"{prefix}latest"], dated, [])
     if branch in found:
-        return Place(branch, found[branch], {}, [])
-    reason = _refusal(repo, remote) if probe and not dated else ""
+        return ChannelLocation(branch, found[branch], {}, [])
+    reason = _probe_refusal(repo, remote) if probe and not dated else ""
     if not reason:
-        return Place(f"{prefix}latest", "", dated, [])
+        return ChannelLocation(f"{prefix}latest", "", dated, [])
     note = f"{remote} does not take refs/gitpeft ({reason}): the branch {branch[11:]} serves instead"
-    return Place(branch, "", {}, [note])
+    return ChannelLocation(branch, "", {}, [note])
 
 
-def _refusal(repo: Repository, remote: str) -> str:
+def _probe_refusal(repo: Repository, remote: str) -> str:
     """Why refs/gitpeft cannot be used on a remote, "" when it can: tried with an empty commit."""
     tree = repo.run("mktree", input=b"").decode().strip()
     commit = repo.run("commit-tree", tree, "-m", "chore: see if refs/gitpeft can be used").decode().strip()
-    ref = f"{PROBE}/{secrets.token_hex(8)}"
-    said = repo.reach(*_pushing(remote), remote, f"{commit}:{ref}")
+    ref = f"{PROBE_REF}/{secrets.token_hex(8)}"
+    said = repo.run_with_network(*_build_push_command(remote), remote, f"{commit}:{ref}")
     if said.code:
-        return _rejection(said.out) or _reason(said.err)
-    visible = ref in _list(repo, remote, ref)
-    repo.reach(*_pushing(remote), remote, f":{ref}")
+        return _parse_rejection(said.out) or _extract_git_error(said.err)
+    visible = ref in _list_remote_refs(repo, remote, ref)
+    repo.run_with_network(*_build_push_command(remote), remote, f":{ref}")
     return "" if visible else "it hides them"
 
 
-def _pushing(remote: str) -> tuple[str, ...]:
-    return ("-c", f"remote.{remote}.mirror=false", "push", *_QUIET_PUSH)
+def _build_push_command(remote: str) -> tuple[str, ...]:
+    return ("-c", f"remote.{remote}.mirror=false", "push", *_PUSH_OPTIONS)
 
 
-def _rejection(output: str) -> str:
+def _parse_rejection(output: str) -> str:
     found = re.search(r"^!\t\S*\t\[[a-z ]+\] \((.+)\)$", output, re.MULTILINE)
-    return _plain(found[1]) if found else ""
+    return _clean_server_text(found[1]) if found else ""
 
 
 # --- what moves it ------------------------------------------------------------------------------------------
 
 
-def seen_there(repo: Repository, remote: str, channel: str, place: Place) -> str:
+def check_seen_commit(repo: Repository, remote: str, channel: str, place: ChannelLocation) -> str:
     """What the remote has, if it was seen here: pulled, or put there by this repository; "" for nothing."""
-    known = (tracking(remote, channel), own(channel))
-    if place.at and place.at not in {repo.ask("rev-parse", "--verify", "--quiet", ref) for ref in known}:
-        raise _overtaken(remote, place.at)
+    known = (build_tracking_ref(remote, channel), build_published_ref(channel))
+    if place.at and place.at not in {repo.query_text("rev-parse", "--verify", "--quiet", ref) for ref in known}:
+        raise _make_overtaken_error(remote, place.at)
     return place.at
 
 
-def _overtaken(remote: str, commit: str) -> GitpeftError:
+def _make_overtaken_error(remote: str, commit: str) -> GitpeftError:
     return GitpeftError(
         f"somebody else published a model to {remote} meanwhile ({commit[:12]}); yours was not",
         "compare before you replace it: `gitpeft pull --aside`, `gitpeft models`; then publish again",
     )
 
 
-def push(repo: Repository, remote: str, place: Place, seen: str, commit: str, id_: str) -> None:
+def push_model(repo: Repository, remote: str, place: ChannelLocation, seen: str, commit: str, id_: str) -> None:
     """Replace `seen` by `commit` on the remote, or nothing at all."""
     lease = (f"--force-with-lease={place.ref}:{seen}",)
     refs = [f"{commit}:{place.ref}"]
     if not place.is_branch:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         refs.append(f"{commit}:{place.ref.removesuffix('latest')}{stamp}-{id_[:12]}")
-    said = repo.reach(*_pushing(remote), "--atomic", *lease, remote, *refs)
+    said = repo.run_with_network(*_build_push_command(remote), "--atomic", *lease, remote, *refs)
     if said.code and "does not support --atomic" in said.err:
-        said = repo.reach(*_pushing(remote), *lease, remote, *refs)
+        said = repo.run_with_network(*_build_push_command(remote), *lease, remote, *refs)
     if said.code == 0:
         return
-    now = _list(repo, remote, place.ref).get(place.ref, "")
+    now = _list_remote_refs(repo, remote, place.ref).get(place.ref, "")
     if now not in (seen, commit):
-        raise _overtaken(remote, now or "taken away again")
+        raise _make_overtaken_error(remote, now or "taken away again")
     if now != commit:
-        reason = _rejection(said.out) or _reason(said.err)
+        reason = _parse_rejection(said.out) or _extract_git_error(said.err)
         raise GitpeftError(f"{remote} refused the model: {reason}", "you need the right to push there")
 
 
-def forget(repo: Repository, remote: str, place: Place, keep: int) -> list[str]:
+def prune_dated_refs(repo: Repository, remote: str, place: ChannelLocation, keep: int) -> list[str]:
     """Take the oldest dated versions away; a remote that forbids it keeps them."""
     old = sorted(place.dated, reverse=True)[max(0, keep) :]
-    if not old or repo.reach(*_pushing(remote), remote, *(f":{ref}" for ref in old)).code == 0:
+    if not old or repo.run_with_network(*_build_push_command(remote), remote, *(f":{ref}" for ref in old)).code == 0:
         return []
     return [f"{len(old)} old versions could not be taken from {remote}"]
 
 
-def fetch(repo: Repository, source: str, ref: str, target: str) -> str:
+def fetch_ref(repo: Repository, source: str, ref: str, target: str) -> str:
     """Bring a ref of a remote, or of a file, into this repository as `target`; the commit that it names."""
-    said = repo.reach("fetch", *_QUIET_FETCH, source, f"+{ref}:{target}")
+    said = repo.run_with_network("fetch", *_FETCH_OPTIONS, source, f"+{ref}:{target}")
     if said.code:
-        raise GitpeftError(f"the model could not be fetched: {_reason(said.err)}", "the active model stays")
-    return repo.resolve(target)
+        raise GitpeftError(f"the model could not be fetched: {_extract_git_error(said.err)}", "the active model stays")
+    return repo.resolve_commit(target)

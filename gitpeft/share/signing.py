@@ -14,9 +14,9 @@ from pathlib import Path
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 
-FILE = ".gitpeft-signers"
+SIGNERS_FILE = ".gitpeft-signers"
 UNSIGNED = "unsigned"
-_FILE_LIMIT = 1 << 20
+_MAX_SIGNERS_BYTES = 1 << 20
 _SSH_KNOWN = re.compile(r'^Good "git" signature for (.+) with \S+ key (SHA256:\S+)', re.MULTILINE)
 _SSH_GOOD = re.compile(r'^Good "git" signature with \S+ key (SHA256:\S+)', re.MULTILINE)
 _PGP_KEY = re.compile(r"^\[GNUPG:\] VALIDSIG (\S+)", re.MULTILINE)
@@ -33,46 +33,46 @@ class Signer:
     name: str = ""
 
     @property
-    def known(self) -> bool:
+    def is_trusted(self) -> bool:
         """Whether the team or the user's keyring vouches for the key."""
         return bool(self.name)
 
 
-def wanted(repo: Repository) -> bool:
+def is_signing_enabled(repo: Repository) -> bool:
     """Whether the user's git is set up to sign."""
-    return repo.ask("config", "--type=bool", "commit.gpgSign") == "true" or bool(
-        repo.config("user.signingkey")
+    return repo.query_text("config", "--type=bool", "commit.gpgSign") == "true" or bool(
+        repo.get_config("user.signingkey")
     )
 
 
-def signer(repo: Repository, commit: str) -> Signer:
+def verify_commit_signature(repo: Repository, commit: str) -> Signer:
     """Who signed a commit. GitpeftError when its signature is not its own, or cannot be checked here."""
     head = repo.run("cat-file", "commit", commit).partition(b"\n\n")[0]
     if b"\ngpgsig" not in head:
         return Signer(UNSIGNED)
     if b"BEGIN SSH SIGNATURE" in head:
-        return _ssh(repo, commit)
-    found = _by_gpg(repo, commit)
+        return _verify_ssh_signature(repo, commit)
+    found = _verify_gpg_signature(repo, commit)
     # whoever has any certificate below a trusted root is trusted by gpgsm: that is nobody's word for a model
     return found if b"BEGIN PGP SIGNATURE" in head else Signer(found.key)
 
 
-def _ssh(repo: Repository, commit: str) -> Signer:
+def _verify_ssh_signature(repo: Repository, commit: str) -> Signer:
     with tempfile.TemporaryDirectory(prefix="gitpeft-signers-") as folder:
         path = Path(folder, "allowed")
-        path.write_bytes(_own_list(repo) + b"\n" + allowed(repo))
+        path.write_bytes(_read_user_signers(repo) + b"\n" + read_team_signers(repo))
         setting = f"gpg.ssh.allowedSignersFile={path}"
-        said = repo.reach("-c", setting, "verify-commit", "--raw", commit)
+        said = repo.run_with_network("-c", setting, "verify-commit", "--raw", commit)
     text = said.err + said.out
     if said.code == 0 and (known := _SSH_KNOWN.search(text)):
         return Signer(known[2], known[1])
     if good := _SSH_GOOD.search(text):
         return Signer(good[1])
-    raise _forged(text)
+    raise _make_invalid_signature_error(text)
 
 
-def _by_gpg(repo: Repository, commit: str) -> Signer:
-    said = repo.reach("verify-commit", "--raw", commit)
+def _verify_gpg_signature(repo: Repository, commit: str) -> Signer:
+    said = repo.run_with_network("verify-commit", "--raw", commit)
     key, name = _PGP_KEY.search(said.err), _PGP_NAME.search(said.err)
     if absent := _PGP_ABSENT.search(said.err):  # anybody can write this key's number into a signature
         raise GitpeftError(
@@ -80,11 +80,11 @@ def _by_gpg(repo: Repository, commit: str) -> Signer:
             "import the key from whoever published the model, or take no model from there",
         )
     if key is None or said.code:
-        raise _forged(said.err)
+        raise _make_invalid_signature_error(said.err)
     return Signer(key[1], name[1] if name and _PGP_TRUST.search(said.err) else "")
 
 
-def _forged(text: str) -> GitpeftError:
+def _make_invalid_signature_error(text: str) -> GitpeftError:
     line = next((line for line in reversed(text.splitlines()) if line and "[GNUPG:]" not in line), "")
     return GitpeftError(
         f"the signature of the published model is not valid{f' ({line[:120]})' if line else ''}",
@@ -92,41 +92,41 @@ def _forged(text: str) -> GitpeftError:
     )
 
 
-def _own_list(repo: Repository) -> bytes:
-    path = repo.ask("config", "--type=path", "gpg.ssh.allowedSignersFile")
+def _read_user_signers(repo: Repository) -> bytes:
+    path = repo.query_text("config", "--type=path", "gpg.ssh.allowedSignersFile")
     try:
-        return (repo.cwd / path).read_bytes()[:_FILE_LIMIT] if path else b""
+        return (repo.cwd / path).read_bytes()[:_MAX_SIGNERS_BYTES] if path else b""
     except OSError:
         return b""
 
 
-def allowed(repo: Repository) -> bytes:
+def read_team_signers(repo: Repository) -> bytes:
     """The team's list as the default branch was last fetched; b"" where there is none."""
-    branch = default_branch(repo)
-    if not branch or repo.ask("cat-file", "-t", f"{branch}:{FILE}") != "blob":
+    branch = find_default_branch(repo)
+    if not branch or repo.query_text("cat-file", "-t", f"{branch}:{SIGNERS_FILE}") != "blob":
         return b""
-    return repo.run("cat-file", "blob", f"{branch}:{FILE}")[:_FILE_LIMIT]
+    return repo.run("cat-file", "blob", f"{branch}:{SIGNERS_FILE}")[:_MAX_SIGNERS_BYTES]
 
 
-def _anchor(repo: Repository) -> str:
+def _choose_trusted_remote(repo: Repository) -> str:
     """The one remote whose default branch holds the list; "" where it is not plain which."""
-    remotes = repo.remotes()
-    if (chosen := repo.config("checkout.defaultRemote")) in remotes:
+    remotes = repo.list_remotes()
+    if (chosen := repo.get_config("checkout.defaultRemote")) in remotes:
         return str(chosen)
     return "origin" if "origin" in remotes else remotes[0] if len(remotes) == 1 else ""
 
 
-def default_branch(repo: Repository) -> str:
+def find_default_branch(repo: Repository) -> str:
     """The local name of the default branch that counts, "" if it is not here; without remotes, HEAD."""
-    remote = _anchor(repo)
+    remote = _choose_trusted_remote(repo)
     if not remote:
-        return "" if repo.remotes() else "HEAD"
-    noted = repo.ask("symbolic-ref", "--quiet", f"refs/remotes/{remote}/HEAD")
+        return "" if repo.list_remotes() else "HEAD"
+    noted = repo.query_text("symbolic-ref", "--quiet", f"refs/remotes/{remote}/HEAD")
     if noted:
         return noted
-    said = repo.reach("ls-remote", "--symref", remote, "HEAD")
+    said = repo.run_with_network("ls-remote", "--symref", remote, "HEAD")
     found = re.match(r"ref: refs/heads/(\S+)\tHEAD", said.out)
     places = [f"refs/remotes/{remote}/{found[1]}"] if found else []
     if found and repo.work_tree is None:  # there the branches are the remote's, and nobody's work
         places.append(f"refs/heads/{found[1]}")
-    return next((place for place in places if repo.ask("rev-parse", "--verify", "--quiet", place)), "")
+    return next((place for place in places if repo.query_text("rev-parse", "--verify", "--quiet", place)), "")

@@ -12,18 +12,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-KEPT = 32
+MAX_ANSWERS = 32
 """Answers kept; the oldest go first."""
 
-LONGEST = 60.0
+CLAIM_SECONDS = 60.0
 """Seconds after which nobody can still be working on an answer."""
 
-SIZE_LIMIT = 256 << 10
-VERSION = 2
-_KEY = re.compile(r"[0-9a-f]{64}")
+MAX_ANSWER_BYTES = 256 << 10
+ANSWER_CACHE_VERSION = 2
+_KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
-def active_model(state_dir: Path) -> str:
+def read_active_model_id(state_dir: Path) -> str:
     """The id of the active model as `bundle` notes it, `""` when there is none. Nothing is checked here."""
     try:
         return (state_dir / "current").read_text("ascii", errors="replace").partition("\n")[0].strip()[:64]
@@ -31,17 +31,17 @@ def active_model(state_dir: Path) -> str:
         return ""
 
 
-def key(change: str, previous: str, n: int, model: str, least: int = 0) -> str:
+def compute_cache_key(change: str, previous: str, n: int, model: str, least: int = 0) -> str:
     """The name of one question."""
-    asked = json.dumps([VERSION, change, previous, n, model, least])
+    asked = json.dumps([ANSWER_CACHE_VERSION, change, previous, n, model, least])
     return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def load(state_dir: Path, name: str) -> list[str] | None:
+def load_cached_messages(state_dir: Path, name: str) -> list[str] | None:
     """The messages stored under a key; None when there are none, or the file is damaged."""
     path = state_dir / "answers" / name
     try:
-        if path.stat().st_size > SIZE_LIMIT:
+        if path.stat().st_size > MAX_ANSWER_BYTES:
             return None
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -54,7 +54,7 @@ def load(state_dir: Path, name: str) -> list[str] | None:
     return messages
 
 
-def store(state_dir: Path, name: str, messages: Sequence[str]) -> None:
+def store_cached_messages(state_dir: Path, name: str, messages: Sequence[str]) -> None:
     """Keep an answer: a temporary file and a rename. OSError when the disk does not allow it."""
     folder = state_dir / "answers"
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,16 +64,16 @@ def store(state_dir: Path, name: str, messages: Sequence[str]) -> None:
         spare.replace(folder / name)
     finally:
         spare.unlink(missing_ok=True)
-    _prune(folder)
+    _prune_cache(folder)
 
 
-def _prune(folder: Path) -> None:
+def _prune_cache(folder: Path) -> None:
     files = [(entry.stat().st_mtime, entry.path) for entry in os.scandir(folder) if entry.is_file()]
-    for _, path in sorted(files, reverse=True)[KEPT:]:
+    for _, path in sorted(files, reverse=True)[MAX_ANSWERS:]:
         Path(path).unlink(missing_ok=True)
 
 
-def claim(state_dir: Path, name: str) -> Path | None:
+def claim_key(state_dir: Path, name: str) -> Path | None:
     """Say that this process works on a key; None when it cannot be said."""
     mark = state_dir / "answers" / f"{name}.busy"
     try:
@@ -84,11 +84,11 @@ def claim(state_dir: Path, name: str) -> Path | None:
     return mark
 
 
-def claimed(state_dir: Path, name: str) -> bool:
+def is_claimed(state_dir: Path, name: str) -> bool:
     """Whether another living process works on a key at this moment."""
     mark = state_dir / "answers" / f"{name}.busy"
     try:
-        if abs(time.time() - mark.stat().st_mtime) > LONGEST:
+        if abs(time.time() - mark.stat().st_mtime) > CLAIM_SECONDS:
             return False  # killed long ago, and its number may be another's by now
         pid = int(mark.read_text()[:12])
         os.kill(pid, 0)

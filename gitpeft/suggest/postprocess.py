@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gitpeft.bundle import bundle
-from gitpeft.config import Config, valid
-from gitpeft.diff.patch import split
+from gitpeft.config import Config, sanitize_setting
+from gitpeft.diff.patch import split_compact
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.lazy import field, record
@@ -18,26 +18,26 @@ LENGTH_LIMIT = 4000
 LINES_LIMIT = 60
 SUBJECT_LIMIT = 200
 TICKET_FORMAT = "{ticket}: {subject}"
-BODY_SHARE = 0.05
+MIN_BODY_SHARE = 0.05
 """Where fewer messages than this have a body, none is offered with one."""
 
-_KINDS = (
+_TYPE_PATHS = (
     ("docs", r"(?:^|/)docs?/|\.(?:md|rst|adoc|txt)$"),
     ("test", r"(?:^|/)(?:tests?|spec|__tests__)/|(?:^|/)test_[^/]*$|[._-](?:test|spec)\.[^/]*$"),
     ("ci", r"(?:^|/)\.(?:github/workflows|circleci|gitlab-ci)|(?:^|/)(?:Jenkinsfile|\.travis\.yml)$"),
 )
 
-_ENDLESS = pattern(r"\S{400}")
+_ENDLESS_WORD = pattern(r"\S{400}")
 """No word of a message is as long, and on one the patterns below would take their time."""
 
-_DIFF = pattern(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
-_MARKS = pattern(r"<(?:secret|pad|unk|/?s|mask|extra_id_\d+|\|[a-z_]+\|)>|-{8,} >8 -{8,}", re.IGNORECASE)
-_TRAILER = pattern(
+_DIFF_LINE = pattern(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
+_SPECIAL_MARKS = pattern(r"<(?:secret|pad|unk|/?s|mask|extra_id_\d+|\|[a-z_]+\|)>|-{8,} >8 -{8,}", re.IGNORECASE)
+_TRAILER_LINE = pattern(
     r"^(?:[a-z-]+-by|cc|change-id|git-svn-id|bug|fixes|closes|refs?|see-also|cherry[- ]picked from"
     r"|\(cherry picked from)\b[^\n]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_REFERENCE = pattern(
+_REFERENCE_PATTERN = pattern(
     r"(?<![\w&])(?!(?:UTF|SHA|ISO|RFC|PEP|AES|RSA|MD|ES|HTTP|IPV|X)-\d)(?:gh-\d+|[\w.-]*(?:/[\w.-]+)?[#!]\d+|[A-Z][A-Z0-9]{1,9}-\d+)\b|(?<![\w.])@[A-Za-z0-9][\w-]*"
     r"|https?://[^\s)>\]]+",
 )
@@ -47,7 +47,7 @@ _BEFORE_REFERENCE = (
 
 
 @record(frozen=True, slots=True)
-class Facts:
+class MessageFacts:
     """What a message may speak of, and how it should look.
 
     `style` is the bundle's style.json: `subject_length_p95`, `types`, `scopes`, `ticket_pattern`,
@@ -59,51 +59,51 @@ class Facts:
     change: str = ""
     branch: str = ""
     style: Mapping[str, Any] = field(default_factory=dict)
-    rules: commit_lint.Rules = field(default_factory=commit_lint.Rules)
+    rules: commit_lint.LintRules = field(default_factory=commit_lint.LintRules)
     subject_max: int = 0
     ticket_pattern: str = ""
     ticket_format: str = ""
     any_case: bool = False
 
 
-def gather(repo: Repository, config: Config, change: str) -> Facts:
+def gather_facts(repo: Repository, config: Config, change: str) -> MessageFacts:
     """The facts for a change (compact text) in a repository. What cannot be read is left out."""
     try:
-        active = bundle.active(repo.state_dir)
-        style = active.json(bundle.STYLE) if active else {}
+        active = bundle.open_active_bundle(repo.state_dir)
+        style = active.read_json(bundle.STYLE_FILE) if active else {}
     except GitpeftError:
         style = {}
-    pattern = config.ticket_pattern or valid("ticketpattern", _text(style, "ticket_pattern"))
-    return Facts(
+    pattern = config.ticket_pattern or sanitize_setting("ticketpattern", _get_style_text(style, "ticket_pattern"))
+    return MessageFacts(
         change=change,
-        branch=repo.ask("symbolic-ref", "--quiet", "--short", "HEAD") if pattern else "",
+        branch=repo.query_text("symbolic-ref", "--quiet", "--short", "HEAD") if pattern else "",
         style=style,
-        rules=commit_lint.load(repo.work_tree) if config.lint and repo.work_tree else commit_lint.Rules(),
+        rules=commit_lint.load_lint_rules(repo.work_tree) if config.lint and repo.work_tree else commit_lint.LintRules(),
         subject_max=config.subject_length,
         ticket_pattern=pattern,
         ticket_format=config.ticket_format
-        or valid("ticketformat", _text(style, "ticket_format"))
+        or sanitize_setting("ticketformat", _get_style_text(style, "ticket_format"))
         or TICKET_FORMAT,
         any_case=not config.ticket_pattern,
     )
 
 
-def _text(style: Mapping[str, Any], key: str) -> str:
+def _get_style_text(style: Mapping[str, Any], key: str) -> str:
     value = style.get(key)
     return value if isinstance(value, str) and len(value) <= 200 else ""
 
 
-def _words(style: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def _get_style_words(style: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = style.get(key)
     return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
 
 
-def _number(style: Mapping[str, Any], key: str) -> float:
+def _get_style_number(style: Mapping[str, Any], key: str) -> float:
     value = style.get(key)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
-def clean(message: str, known: str) -> str | None:
+def clean_message(message: str, known: str) -> str | None:
     """A message fit to be shown and committed; None when it is not one.
 
     Control characters, diff lines, special tokens and excessive length reject it. Trailers are dropped, and
@@ -111,12 +111,12 @@ def clean(message: str, known: str) -> str | None:
     know them.
     """
     text = unicodedata.normalize("NFC", message.replace("\r\n", "\n")).strip()
-    if not text or len(text) > LENGTH_LIMIT or text.count("\n") > LINES_LIMIT or not _printable(text):
+    if not text or len(text) > LENGTH_LIMIT or text.count("\n") > LINES_LIMIT or not _is_printable(text):
         return None
-    if _DIFF.search(text) or _MARKS.search(text) or _ENDLESS.search(text):
+    if _DIFF_LINE.search(text) or _SPECIAL_MARKS.search(text) or _ENDLESS_WORD.search(text):
         return None
-    text = _without_inventions(text, known)
-    text = _TRAILER.sub("", text) if "\n" in text else text
+    text = _remove_unknown_references(text, known)
+    text = _TRAILER_LINE.sub("", text) if "\n" in text else text
     subject, _, body = text.partition("\n")
     subject = " ".join(subject.split()).rstrip(" ,;:-")
     if not re.search(r"\w", subject) or len(subject) > SUBJECT_LIMIT:
@@ -125,15 +125,15 @@ def clean(message: str, known: str) -> str | None:
     return f"{subject}\n\n{body}" if body else subject
 
 
-def _printable(text: str) -> bool:
+def _is_printable(text: str) -> bool:
     """No control, format (bidirectional, zero width), private or unassigned character but newline and tab."""
     return all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn") for c in text)
 
 
-def _without_inventions(text: str, known: str) -> str:
+def _remove_unknown_references(text: str, known: str) -> str:
     """Take out each reference that is not in `known`, with the brackets and the word that lead up to it."""
-    for reference in {match[0] for match in _REFERENCE.finditer(text)}:
-        if not _holds(known, reference):
+    for reference in {match[0] for match in _REFERENCE_PATTERN.finditer(text)}:
+        if not _contains_reference(known, reference):
             name = re.escape(reference)
             text = re.sub(rf"^[(\[]?{name}[)\]]?\s*(?:[:|-]\s+)?", "", text)
             text = re.sub(rf"[ \t]*[(\[]\s*{_BEFORE_REFERENCE}{name}\s*[)\]]", "", text, flags=re.IGNORECASE)
@@ -141,44 +141,44 @@ def _without_inventions(text: str, known: str) -> str:
     return text.strip()
 
 
-def _holds(known: str, reference: str) -> bool:
+def _contains_reference(known: str, reference: str) -> bool:
     return re.search(rf"(?<![\w]){re.escape(reference)}(?!\w)", known) is not None
 
 
-def choose(messages: Iterable[str], facts: Facts, wanted: int) -> list[str]:
+def select_messages(messages: Iterable[str], facts: MessageFacts, wanted: int) -> list[str]:
     """The best `wanted` messages that may be offered, no two alike but for case and the full stop.
 
     What breaks a linter's rule, and cannot be put right by little things, is left out: the commit would be
     refused. What only departs from the learnt style goes behind what does not; else the order stays.
     """
-    fitting = [text for message in messages if (text := fit(message, facts))]
+    fitting = [text for message in messages if (text := prepare_message(message, facts))]
     found: dict[str, str] = {}
-    for text in sorted(fitting, key=lambda text: departures(text, facts)):
+    for text in sorted(fitting, key=lambda text: count_style_departures(text, facts)):
         found.setdefault(text.casefold().rstrip("."), text)
     return list(found.values())[:wanted]
 
 
-def fit(message: str, facts: Facts) -> str | None:
+def prepare_message(message: str, facts: MessageFacts) -> str | None:
     """One message as it may be offered; None when it may not."""
-    text = clean(message, f"{facts.change}\n{facts.branch}")
-    shaped = shape(text, facts) if text else None
-    return shaped if shaped and _printable(shaped) else None
+    text = clean_message(message, f"{facts.change}\n{facts.branch}")
+    shaped = apply_conventions(text, facts) if text else None
+    return shaped if shaped and _is_printable(shaped) else None
 
 
-def shape(message: str, facts: Facts) -> str | None:
+def apply_conventions(message: str, facts: MessageFacts) -> str | None:
     """The message with its ticket, and with what a linter minds put right; None when that is not enough."""
-    if 0 < _number(facts.style, "body_share") < BODY_SHARE:
+    if 0 < _get_style_number(facts.style, "body_share") < MIN_BODY_SHARE:
         message = message.partition("\n")[0]
-    for ticketed in _with_ticket(mend(message, facts), facts):
-        mended = mend(ticketed, facts)
-        if not commit_lint.violations(mended, facts.rules):
+    for ticketed in _add_ticket(autofix_message(message, facts), facts):
+        mended = autofix_message(ticketed, facts)
+        if not commit_lint.find_violations(mended, facts.rules):
             return mended
     return None
 
 
-def _with_ticket(message: str, facts: Facts) -> list[str]:
+def _add_ticket(message: str, facts: MessageFacts) -> list[str]:
     """The message in the forms that name the branch's ticket, the preferred one first."""
-    ticket = ticket_of(facts.branch, facts.ticket_pattern, any_case=facts.any_case)
+    ticket = extract_ticket(facts.branch, facts.ticket_pattern, any_case=facts.any_case)
     if not ticket or ticket.lower() in message.lower():
         return [message]
     subject, newline, body = message.partition("\n")
@@ -187,7 +187,7 @@ def _with_ticket(message: str, facts: Facts) -> list[str]:
     return [form + newline + body for form in forms]
 
 
-def ticket_of(branch: str, pattern: str, *, any_case: bool = False) -> str:
+def extract_ticket(branch: str, pattern: str, *, any_case: bool = False) -> str:
     """The ticket that a branch names: the pattern's first group, or all of it. `""` when there is none.
 
     With `any_case` small letters count as the capitals that the pattern is in.
@@ -205,61 +205,61 @@ def ticket_of(branch: str, pattern: str, *, any_case: bool = False) -> str:
     return ticket if ticket and len(ticket) <= 40 and re.fullmatch(r"[\w#.-]+", ticket) else ""
 
 
-def mend(message: str, facts: Facts) -> str:
+def autofix_message(message: str, facts: MessageFacts) -> str:
     """Put right what changes no meaning: full stop, first letter, an obvious type, a body and its width."""
     rules = facts.rules
     subject, _, body = message.partition("\n")
     if rules.full_stops:
         subject = subject.rstrip(rules.full_stops + " ")
-    parts = commit_lint.header(subject)
-    if rules.type_required and not parts.type and (kind := _obvious_type(facts.change, rules.types)):
+    parts = commit_lint.parse_header(subject)
+    if rules.type_required and not parts.type and (kind := _infer_type(facts.change, rules.types)):
         subject = f"{kind}: {subject}"
-    subject = _in_case(subject, rules)
+    subject = _fix_subject_case(subject, rules)
     body = body.strip()
     if rules.body_required and not body:
-        body = _listing(facts.change)
+        body = _describe_files(facts.change)
     if rules.body_line_max:
-        body = _wrapped(body, rules.body_line_max)
+        body = _wrap_body(body, rules.body_line_max)
     return f"{subject}\n\n{body}" if body else subject
 
 
-def _in_case(subject: str, rules: commit_lint.Rules) -> str:
+def _fix_subject_case(subject: str, rules: commit_lint.LintRules) -> str:
     """The subject with its first letter large or small, if that is what its case asks for."""
-    text = commit_lint.header(subject).subject
-    if not text or not commit_lint.wrong_case(subject, rules):
+    text = commit_lint.parse_header(subject).subject
+    if not text or not commit_lint.has_wrong_case(subject, rules):
         return subject
     head = subject[: len(subject) - len(text)]
     for first in (text[0].lower(), text[0].upper()):
-        if not commit_lint.wrong_case(head + first + text[1:], rules):
+        if not commit_lint.has_wrong_case(head + first + text[1:], rules):
             return head + first + text[1:]
     return subject
 
 
-def _obvious_type(change: str, types: Sequence[str]) -> str:
+def _infer_type(change: str, types: Sequence[str]) -> str:
     """The type of a change whose files are all of one kind; `""` for any other."""
-    paths = _paths(change)
-    for kind, place in _KINDS:
+    paths = _list_changed_paths(change)
+    for kind, place in _TYPE_PATHS:
         if (
             paths
-            and kind in (types or commit_lint.CONVENTIONAL)
+            and kind in (types or commit_lint.CONVENTIONAL_TYPES)
             and all(re.search(place, path) for path in paths)
         ):
             return kind
     return ""
 
 
-def _paths(change: str) -> list[str]:
-    return [path for _, path in split(change)[0]]
+def _list_changed_paths(change: str) -> list[str]:
+    return [path for _, path in split_compact(change)[0]]
 
 
-def _listing(change: str) -> str:
+def _describe_files(change: str) -> str:
     """A body that says only what is certain: which files change."""
-    paths = [path for path in _paths(change) if path.isprintable()]
+    paths = [path for path in _list_changed_paths(change) if path.isprintable()]
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return f"Files changed: {', '.join(paths[:3])}{more}." if paths else ""
 
 
-def _wrapped(body: str, width: int) -> str:
+def _wrap_body(body: str, width: int) -> str:
     import textwrap
 
     lines = body.split("\n")
@@ -268,11 +268,11 @@ def _wrapped(body: str, width: int) -> str:
     )
 
 
-def departures(message: str, facts: Facts) -> int:
+def count_style_departures(message: str, facts: MessageFacts) -> int:
     """In how many ways a message departs from the learnt style."""
-    parts, style = commit_lint.header(message), facts.style
-    length = facts.subject_max or int(_number(style, "subject_length_p95"))
-    types, scopes = _words(style, "types"), _words(style, "scopes")
+    parts, style = commit_lint.parse_header(message), facts.style
+    length = facts.subject_max or int(_get_style_number(style, "subject_length_p95"))
+    types, scopes = _get_style_words(style, "types"), _get_style_words(style, "scopes")
     first = re.match(r"\W*([A-Za-z]+)", parts.subject)
     past = bool(first and re.fullmatch(r"(?!embed|shed|bed|red)\w*[^e]ed", first[1].lower()))
     return sum(
@@ -280,12 +280,12 @@ def departures(message: str, facts: Facts) -> int:
             0 < length < len(message.partition("\n")[0]),
             bool(types) and parts.type not in types,
             bool(scopes) and bool(parts.scope) and parts.scope not in scopes,
-            _text(style, "tense") == "imperative" and past,
-            _text(style, "tense") == "past" and not past,
+            _get_style_text(style, "tense") == "imperative" and past,
+            _get_style_text(style, "tense") == "past" and not past,
         )
     )
 
 
-def shown(text: str, limit: int = 300) -> str:
+def sanitise_for_terminal(text: str, limit: int = 300) -> str:
     """Text for a terminal or a log: one line, nothing in it that a terminal could obey."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:limit]

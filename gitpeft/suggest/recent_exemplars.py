@@ -9,96 +9,96 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gitpeft.diff.patch import clean_subject, compact
+from gitpeft.diff.patch import clean_subject, compact_change
 from gitpeft.errors import GitpeftError
-from gitpeft.files import keep
+from gitpeft.files import write_json_cache
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
-from gitpeft.history.filters import is_bot, why_not
+from gitpeft.history.filters import is_bot, find_exclusion_reason
 from gitpeft.suggest import retrieval
-from gitpeft.suggest.retrieval import Entry
+from gitpeft.suggest.retrieval import IndexEntry
 
-LOOKED_AT = 300
+MAX_RECENT_COMMITS = 300
 """How many commits back is looked."""
 
-AT_ONCE = 16
+READ_BATCH_SIZE = 16
 """Commits read in one go, newest first: after a long pause the rest follow in the next ones."""
 
-SECONDS = 0.2
+READ_SECONDS = 0.2
 """How long one go may take; the commit that git was at by then is given up."""
 
-_KEPT = 4 * LOOKED_AT
-_VERSION = 1
+_CACHE_SIZE = 4 * MAX_RECENT_COMMITS
+_CACHE_VERSION = 1
 _SEPARATOR = "\n\0\n"
 
 
-def refresh(repo: Repository, made_at: str, tip: str = "HEAD") -> list[str]:
+def refresh_recent_commits(repo: Repository, made_at: str, tip: str = "HEAD") -> list[str]:
     """Read what is new up to `tip`; the ids of usable commits that `made_at` has not, oldest first.
 
     `made_at` is the newest commit that the model knows. [] where the two cannot be compared.
     """
     try:
-        wanted = repo.newer(tip, made_at, LOOKED_AT)
+        wanted = repo.list_newer_commits(tip, made_at, MAX_RECENT_COMMITS)
     except GitpeftError:
         return []
     if not wanted:
         return []
-    known = _load(repo.state_dir)
-    unread = [sha for sha in wanted if sha not in known][:AT_ONCE]
+    known = _load_cache(repo.state_dir)
+    unread = [sha for sha in wanted if sha not in known][:READ_BATCH_SIZE]
     if unread:
-        commits = repo.read_some(unread, SECONDS)
-        repo.mark_generated([change for commit in commits for change in commit.files])
+        commits = repo.read_commits_within(unread, READ_SECONDS)
+        repo.mark_generated_files([change for commit in commits for change in commit.files])
         known |= dict.fromkeys(unread[: len(commits) + 1])  # whatever git stopped at would stop it again
-        known |= {commit.sha: _entry(commit) for commit in commits}
-        _store(repo.state_dir, known)
+        known |= {commit.sha: _build_index_entry(commit) for commit in commits}
+        _save_cache(repo.state_dir, known)
     return [sha for sha in reversed(wanted) if known.get(sha)]
 
 
-def entries(state_dir: Path, shas: Iterable[str]) -> list[Entry]:
+def load_recent_entries(state_dir: Path, shas: Iterable[str]) -> list[IndexEntry]:
     """What `refresh` read of these commits, a repeated subject only where it is newest."""
-    known = _load(state_dir)
+    known = _load_cache(state_dir)
     found = [entry for sha in shas if (entry := known.get(sha))]
     newest = {entry.subject: entry.sha for entry in found}
     return [entry for entry in found if newest[entry.subject] == entry.sha]
 
 
-def _entry(commit: Commit) -> Entry | None:
+def _build_index_entry(commit: Commit) -> IndexEntry | None:
     """What retrieval needs of a commit, as training would see it; None when it has nothing to teach."""
-    from gitpeft.redaction import mask
+    from gitpeft.redaction import mask_secrets
 
     if is_bot(commit.author):
         return None
-    texts = (compact(commit.files) if commit.files else "", commit.subject, commit.body)
-    change, subject, body = mask(_SEPARATOR.join(texts)).split(_SEPARATOR)
+    texts = (compact_change(commit.files) if commit.files else "", commit.subject, commit.body)
+    change, subject, body = mask_secrets(_SEPARATOR.join(texts)).split(_SEPARATOR)
     subject = clean_subject(subject)
-    if why_not(subject, body, change):
+    if find_exclusion_reason(subject, body, change):
         return None
-    return Entry(commit.sha, subject, retrieval.pack(retrieval.terms(change)))
+    return IndexEntry(commit.sha, subject, retrieval.pack_terms(retrieval.extract_terms(change)))
 
 
-def _load(state_dir: Path) -> dict[str, Entry | None]:
+def _load_cache(state_dir: Path) -> dict[str, IndexEntry | None]:
     """The cache; empty when there is none, or it is damaged or of another version."""
     try:
         data = json.loads((state_dir / "recent.json").read_bytes())
-        if data["version"] != _VERSION:
+        if data["version"] != _CACHE_VERSION:
             return {}
         return {
-            sha: Entry(sha, str(found[0]), _terms(found[1])) if found else None
+            sha: IndexEntry(sha, str(found[0]), _decode_terms(found[1])) if found else None
             for sha, found in data["commits"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return {}
 
 
-def _terms(text: str) -> bytes:
+def _decode_terms(text: str) -> bytes:
     raw = b64decode(text, validate=True)
     if len(raw) % 8:
         raise ValueError("terms come in pairs of 32 bits")
     return raw
 
 
-def _store(state_dir: Path, known: dict[str, Entry | None]) -> None:
+def _save_cache(state_dir: Path, known: dict[str, IndexEntry | None]) -> None:
     """Write the newest entries, those read last."""
-    kept: Sequence[tuple[str, Entry | None]] = list(known.items())[-_KEPT:]
+    kept: Sequence[tuple[str, IndexEntry | None]] = list(known.items())[-_CACHE_SIZE:]
     commits = {sha: [one.subject, b64encode(one.terms).decode()] if one else None for sha, one in kept}
-    keep(state_dir / "recent.json", {"version": _VERSION, "commits": commits})
+    write_json_cache(state_dir / "recent.json", {"version": _CACHE_VERSION, "commits": commits})

@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.config import Config
-from gitpeft.diff.patch import FileChange, compact, parse
+from gitpeft.diff.patch import FileChange, compact_change, parse_patch
 from gitpeft.errors import GitpeftError
 from gitpeft.errors import NothingStagedError as NothingStagedError
-from gitpeft.git.repository import DIFF, Repository
+from gitpeft.git.repository import DIFF_OPTIONS, Repository
 from gitpeft.lazy import record
 from gitpeft.runtime import worker as workers
 from gitpeft.runtime.worker import Worker
 from gitpeft.suggest import cache, recent_exemplars
-from gitpeft.trace import Trace
+from gitpeft.trace import HookTrace
 
-SPARE = 1
+SPARE_MESSAGES = 1
 """Messages asked for beyond those shown, because some may not be fit to be offered."""
 
-_PREFETCH_FRESH = 600.0  # seconds
+_PREFETCH_MAX_AGE = 600.0  # seconds
 
 
 @record(frozen=True, slots=True)
-class Question:
+class SuggestionRequest:
     """What the model is asked: the change (masked), the author's previous subject, how many messages.
 
     `after` is the revision that the change comes after, `least` the score in percent that a message needs.
@@ -36,21 +36,21 @@ class Question:
     after: str = "HEAD"
     least: int = 0
 
-    def key(self, model: str) -> str:
+    def cache_key(self, model: str) -> str:
         """Its name in the cache of a model's answers."""
-        return cache.key(self.change, self.previous, self.n, model, self.least)
+        return cache.compute_cache_key(self.change, self.previous, self.n, model, self.least)
 
 
 @record(frozen=True, slots=True)
-class Answer:
+class SuggestionResponse:
     """The model's messages as they came, best first, and the change that they are about."""
 
     messages: list[str]
-    question: Question
+    question: SuggestionRequest
 
 
 @record(slots=True)
-class Limits:
+class SuggestionLimits:
     """What an answer may cost: `deadline` is a moment of `time.monotonic`."""
 
     deadline: float
@@ -58,36 +58,36 @@ class Limits:
     waiting: Callable[[], None] = lambda: None
 
 
-def question(repo: Repository, config: Config, n: int, base: str = "") -> Question:
+def build_staged_request(repo: Repository, config: Config, n: int, base: str = "") -> SuggestionRequest:
     """What the staged change asks, against `base` (default: HEAD). NothingStagedError when nothing is."""
-    from gitpeft.redaction import mask
+    from gitpeft.redaction import mask_secrets
 
-    patch = repo.run("diff-index", "--cached", *DIFF, base, "--") if base else repo.staged_patch()
-    files = _described(repo, patch, config)
+    patch = repo.run("diff-index", "--cached", *DIFF_OPTIONS, base, "--") if base else repo.read_staged_patch()
+    files = _select_described_files(repo, patch, config)
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
-    previous = mask(repo.previous_subject())
-    return Question(mask(compact(files)), previous, n, base or "HEAD", config.least_score)
+    previous = mask_secrets(repo.find_previous_subject())
+    return SuggestionRequest(mask_secrets(compact_change(files)), previous, n, base or "HEAD", config.least_score)
 
 
-def question_of(repo: Repository, config: Config, n: int, rev: str) -> Question:
+def build_commit_request(repo: Repository, config: Config, n: int, rev: str) -> SuggestionRequest:
     """What the change of a commit asks, as if it were staged on its parent; its message is not looked at."""
-    from gitpeft.redaction import mask
+    from gitpeft.redaction import mask_secrets
 
-    files = _described(repo, repo.patch(rev), config)
-    return Question(mask(compact(files)), mask(repo.previous_subject_of(rev)), n, f"{rev}^")
+    files = _select_described_files(repo, repo.read_commit_patch(rev), config)
+    return SuggestionRequest(mask_secrets(compact_change(files)), mask_secrets(repo.find_subject_before(rev)), n, f"{rev}^")
 
 
-def _described(repo: Repository, patch: bytes, config: Config) -> list[FileChange]:
+def _select_described_files(repo: Repository, patch: bytes, config: Config) -> list[FileChange]:
     """The files of a patch that a message may speak of, as mining sees them."""
-    files = [file for file in parse(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)]
-    repo.mark_generated(files)
+    files = [file for file in parse_patch(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)]
+    repo.mark_generated_files(files)
     return files
 
 
-def answer(
-    repo: Repository, ask: Callable[[], Question], limits: Limits, trace: Trace, *, fresh: bool = False
-) -> Answer:
+def get_suggestions(
+    repo: Repository, ask: Callable[[], SuggestionRequest], limits: SuggestionLimits, trace: HookTrace, *, fresh: bool = False
+) -> SuggestionResponse:
     """Answer the question that `ask` puts together: from the cache, or from the model in a confined child.
 
     The child starts before `ask` is called, because loading the model takes longer than asking git; not so
@@ -95,46 +95,46 @@ def answer(
     GitpeftError when there is no model, or it fails, or is late.
     """
     state = repo.state_dir
-    model = cache.active_model(state)
+    model = cache.read_active_model_id(state)
     if not model:
         raise GitpeftError("no model here yet, nothing suggested", "run `gitpeft init`")
     worker = (
         None
-        if _prefetched(state) and not fresh
-        else Worker(state, messages, limits.deadline, limits.memory_mb)
+        if _consume_prefetch_mark(state) and not fresh
+        else Worker(state, load_message_handler, limits.deadline, limits.memory_mb)
     )
     try:
         asked = ask()
-        trace.note("change")
-        name = asked.key(model)
-        found = None if fresh else _known(state, name, limits)
+        trace.mark_step("change")
+        name = asked.cache_key(model)
+        found = None if fresh else _wait_for_cached(state, name, limits)
         if found is not None:
-            trace.note("cached")
-            return Answer(found, asked)
-        worker = worker or Worker(state, messages, limits.deadline, limits.memory_mb)
-        found = _from_model(repo, worker, asked, limits, trace)
+            trace.mark_step("cached")
+            return SuggestionResponse(found, asked)
+        worker = worker or Worker(state, load_message_handler, limits.deadline, limits.memory_mb)
+        found = _ask_model(repo, worker, asked, limits, trace)
     finally:
         if worker is not None:
             worker.kill()
-    _keep(state, name, found)
-    return Answer(found, asked)
+    _cache_messages(state, name, found)
+    return SuggestionResponse(found, asked)
 
 
-def _known(state: Path, name: str, limits: Limits) -> list[str] | None:
+def _wait_for_cached(state: Path, name: str, limits: SuggestionLimits) -> list[str] | None:
     """The answer in the cache, waiting for it while the pre-commit stage still works on it."""
-    found = cache.load(state, name)
-    while found is None and cache.claimed(state, name) and time.monotonic() < limits.deadline:
+    found = cache.load_cached_messages(state, name)
+    while found is None and cache.is_claimed(state, name) and time.monotonic() < limits.deadline:
         limits.waiting()
         time.sleep(0.01)
-        found = cache.load(state, name)
+        found = cache.load_cached_messages(state, name)
     return found
 
 
-def _from_model(repo: Repository, worker: Worker, asked: Question, limits: Limits, trace: Trace) -> list[str]:
-    since = recent_exemplars.refresh(
-        repo, _made_at(repo.state_dir), asked.after
+def _ask_model(repo: Repository, worker: Worker, asked: SuggestionRequest, limits: SuggestionLimits, trace: HookTrace) -> list[str]:
+    since = recent_exemplars.refresh_recent_commits(
+        repo, _find_newest_known_commit(repo.state_dir), asked.after
     )  # while the worker still loads
-    trace.note("recent")
+    trace.mark_step("recent")
     request = {
         "change": asked.change,
         "previous": asked.previous,
@@ -142,75 +142,75 @@ def _from_model(repo: Repository, worker: Worker, asked: Question, limits: Limit
         "least": asked.least,
         "since": since,
     }
-    said = worker.ask(request, limits.waiting)
-    trace.note("answer")
+    said = worker.get_answer(request, limits.waiting)
+    trace.mark_step("answer")
     for step in ("started", "opened", "asked", "told", "timings"):
-        trace.note(step, said.get(step))
+        trace.mark_step(step, said.get(step))
     messages = said.get("messages")
     return [text for text in messages if isinstance(text, str)] if isinstance(messages, list) else []
 
 
-def _made_at(state: Path) -> str:
+def _find_newest_known_commit(state: Path) -> str:
     """The newest commit that the active model knows."""
     from gitpeft.bundle import bundle as bundles
 
     try:
-        bundle = bundles.active(state)
+        bundle = bundles.open_active_bundle(state)
     except GitpeftError:
         return ""  # the worker finds the same, and says it
-    return bundle.made_at if bundle else ""
+    return bundle.newest_commit if bundle else ""
 
 
-def _keep(state: Path, name: str, messages: Sequence[str]) -> None:
+def _cache_messages(state: Path, name: str, messages: Sequence[str]) -> None:
     try:
-        cache.store(state, name, messages)
+        cache.store_cached_messages(state, name, messages)
     except OSError:
         pass  # a full disk costs the next run its cache, nothing more
 
 
-def _prefetched(state: Path) -> bool:
+def _consume_prefetch_mark(state: Path) -> bool:
     """Whether a pre-commit stage started on this commit; the sign is used up by looking."""
     sign = state / "answers" / "prefetched"
     try:
-        fresh = time.time() - sign.stat().st_mtime < _PREFETCH_FRESH
+        fresh = time.time() - sign.stat().st_mtime < _PREFETCH_MAX_AGE
         sign.unlink()
     except OSError:
         return False
     return fresh
 
 
-def prefetch(repo: Repository, config: Config, limits: Limits, n: int) -> None:
+def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLimits, n: int) -> None:
     """Work out the answer for what is staged now and leave it in the cache."""
-    state, model = repo.state_dir, cache.active_model(repo.state_dir)
+    state, model = repo.state_dir, cache.read_active_model_id(repo.state_dir)
     if not model:
         return
     (state / "answers").mkdir(parents=True, exist_ok=True)
     (state / "answers" / "prefetched").touch()
-    asked = question(repo, config, n)
-    name = asked.key(model)
-    if cache.load(state, name) is not None:
+    asked = build_staged_request(repo, config, n)
+    name = asked.cache_key(model)
+    if cache.load_cached_messages(state, name) is not None:
         return
-    mark = cache.claim(state, name)
+    mark = cache.claim_key(state, name)
     try:
-        with Worker(state, messages, limits.deadline, limits.memory_mb) as worker:
-            cache.store(state, name, _from_model(repo, worker, asked, limits, Trace()))
+        with Worker(state, load_message_handler, limits.deadline, limits.memory_mb) as worker:
+            cache.store_cached_messages(state, name, _ask_model(repo, worker, asked, limits, HookTrace()))
     finally:
         if mark:
             mark.unlink(missing_ok=True)
 
 
-def messages(state_dir: Path) -> workers.Answer:
+def load_message_handler(state_dir: Path) -> workers.RequestHandler:
     """What suggests messages with the active model."""
-    from gitpeft.suggest.suggester import open_active
+    from gitpeft.suggest.suggester import open_active_suggester
 
-    model = open_active(state_dir)
+    model = open_active_suggester(state_dir)
     load = getattr(model, "prepare", None)
     if load is not None:
         load()
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         if since := request.get("since"):
-            model.keep_up(recent_exemplars.entries(state_dir, since))
+            model.index_recent_commits(recent_exemplars.load_recent_entries(state_dir, since))
         least = request.get("least", 0) / 100
         found = model.suggest(request["change"], request["previous"], request["n"], least=least)
         told = [suggestion.message for suggestion in found]

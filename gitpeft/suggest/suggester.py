@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.diff.patch import Budget, clean_subject, render
+from gitpeft.diff.patch import TokenBudget, clean_subject, render_change
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import record
 from gitpeft.suggest import reranker
-from gitpeft.suggest.reranker import Candidate, Chooser
-from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED, Context, Draft
+from gitpeft.suggest.reranker import MessageCandidate, Reranker
+from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED, RerankingContext, DraftMessage
 
 if TYPE_CHECKING:
-    from gitpeft.runtime.beam_search import Hypothesis, Later, Memory, Network, Vocabulary
+    from gitpeft.runtime.beam_search import Hypothesis, BackgroundTask, EncodedSource, EncoderDecoder, GenerationTokens
     from gitpeft.runtime.tokenizer import TokenCodec
-    from gitpeft.suggest.retrieval import Entry, Index, Neighbour
+    from gitpeft.suggest.retrieval import IndexEntry, CommitIndex, Neighbour
 
-BEAMS = 4
-NEIGHBOURS = 10
+BEAM_WIDTH = 4
+NEIGHBOUR_COUNT = 10
 """How many earlier messages are considered."""
 
-RECENT = 100
+RECENT_SUBJECT_COUNT = 100
 """How many of the newest subjects say what is usual."""
 
-TOKENS = 40
+MAX_TOKENS = 40
 """A message has at most this many tokens."""
 
-SUBJECT_LENGTH = 100
+DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
 
@@ -55,18 +55,18 @@ class Suggestion:
 
 
 @record(slots=True)
-class _Model:
+class _LoadedModel:
     """What generation needs, loaded."""
 
-    network: "Network"
-    codec: "Later[TokenCodec]"
-    words: "Vocabulary"
+    network: "EncoderDecoder"
+    codec: "BackgroundTask[TokenCodec]"
+    words: "GenerationTokens"
     around: tuple[list[int], list[int]]
 
 
-def open_active(state_dir: Path) -> "Suggester":
+def open_active_suggester(state_dir: Path) -> "Suggester":
     """The active bundle, ready to be asked; GitpeftError when there is none or it is damaged."""
-    bundle = bundles.active(state_dir)
+    bundle = bundles.open_active_bundle(state_dir)
     if bundle is None:
         raise GitpeftError("there is no model yet", "run `gitpeft init`")
     return Suggester(bundle)
@@ -79,17 +79,17 @@ class Suggester:
     and choose (of the last one).
     """
 
-    def __init__(self, bundle: Bundle, beams: int = BEAMS) -> None:
+    def __init__(self, bundle: Bundle, beams: int = BEAM_WIDTH) -> None:
         self.bundle = bundle
         self.timings: dict[str, float] = {}
         self._beams = beams
-        self._chooser = Chooser.of(bundle.json(bundles.CHOOSER), bundle.manifest.kind)
-        with _readable("the manifest"):
-            self._budget = Budget(**bundle.manifest.budget)
-        with _readable(bundles.STYLE):
-            self._longest = int(bundle.json(bundles.STYLE).get("subject_length", SUBJECT_LENGTH))
-        self._index: Index | None = None
-        self._model: _Model | None = None
+        self._chooser = Reranker.from_data(bundle.read_json(bundles.RERANKER_FILE), bundle.manifest.kind)
+        with _explain_read_errors("the manifest"):
+            self._budget = TokenBudget(**bundle.manifest.budget)
+        with _explain_read_errors(bundles.STYLE_FILE):
+            self._longest = int(bundle.read_json(bundles.STYLE_FILE).get("subject_length", DEFAULT_SUBJECT_LENGTH))
+        self._index: CommitIndex | None = None
+        self._model: _LoadedModel | None = None
 
     def suggest(
         self,
@@ -108,22 +108,22 @@ class Suggester:
         other wordings, each seed for its own.
         """
         generate = self._chooser.mode != RETRIEVED
-        found = self.candidates(change, previous, generate=generate, before=before, seed=seed)
-        best = [(score, one) for score, one in self._chooser.order(found) if score >= least][:n]
+        found = self.collect_candidates(change, previous, generate=generate, before=before, seed=seed)
+        best = [(score, one) for score, one in self._chooser.rank_candidates(found) if score >= least][:n]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in best]
 
-    def keep_up(self, since: "Sequence[Entry]") -> None:
+    def index_recent_commits(self, since: "Sequence[IndexEntry]") -> None:
         """From now on look also at these commits, made since the model was, oldest first; at no others."""
-        from gitpeft.suggest.retrieval import Index
+        from gitpeft.suggest.retrieval import CommitIndex
 
-        self._load(False)
-        self._index = (self._index or Index.build([], [], [])).extended(since)
+        self._load_missing(False)
+        self._index = (self._index or CommitIndex.build([], [], [])).with_later_commits(since)
 
     def prepare(self) -> None:
         """Load now what the first question would load."""
-        self._load(self._chooser.mode != RETRIEVED and self.bundle.manifest.kind == "model")
+        self._load_missing(self._chooser.mode != RETRIEVED and self.bundle.manifest.kind == "model")
 
-    def candidates(
+    def collect_candidates(
         self,
         change: str,
         previous: str,
@@ -131,77 +131,77 @@ class Suggester:
         generate: bool = True,
         before: str | None = None,
         seed: int | None = None,
-    ) -> list[Candidate]:
+    ) -> list[MessageCandidate]:
         """Every message considered, generated ones first, each kind best first; none appears twice."""
         generate = generate and self.bundle.manifest.kind == "model"
-        self._load(generate)
-        with self._timed("retrieve"):
-            end = self._end(before)
-            near = self._nearest(change, end)
-            recent = [] if self._index is None else self._index.newest(RECENT, end)
-        written: list[Draft] = []
+        self._load_missing(generate)
+        with self._time_stage("retrieve"):
+            end = self._count_commits_before(before)
+            near = self._find_nearest(change, end)
+            recent = [] if self._index is None else self._index.list_newest_subjects(RECENT_SUBJECT_COUNT, end)
+        written: list[DraftMessage] = []
         if generate and self._model is not None:
-            written = self._write(self._model, change, previous, near[: self._budget.exemplars], seed)
-        drafts = [*written, *map(_earlier, near)]
-        with self._timed("choose"):
-            return reranker.candidates(
-                drafts, Context(change, clean_subject(previous), recent), self._longest
+            written = self._generate_drafts(self._model, change, previous, near[: self._budget.exemplars], seed)
+        drafts = [*written, *map(_draft_from_neighbour, near)]
+        with self._time_stage("choose"):
+            return reranker.build_candidates(
+                drafts, RerankingContext(change, clean_subject(previous), recent), self._longest
             )
 
-    def loss(self, change: str, previous: str, message: str, *, before: str | None = None) -> float:
+    def compute_loss(self, change: str, previous: str, message: str, *, before: str | None = None) -> float:
         """What a given message costs this bundle's model: nats a token, the end counted as one.
 
         Asked as in `candidates`; for bundles with a model only.
         """
         from gitpeft.runtime import beam_search
 
-        self._load(True)
+        self._load_missing(True)
         assert self._model is not None, "this bundle only retrieves"
-        shown = self._nearest(change, self._end(before))[: self._budget.exemplars]
-        codec, memory = self._read(self._model, change, previous, shown)
-        ids = codec.encode_many([message])[0][:TOKENS]
-        return -beam_search.score(self._model.network, memory, [ids], self._model.words)[0].mean
+        shown = self._find_nearest(change, self._count_commits_before(before))[: self._budget.exemplars]
+        codec, memory = self._encode_source(self._model, change, previous, shown)
+        ids = codec.encode_many([message])[0][:MAX_TOKENS]
+        return -beam_search.score_messages(self._model.network, memory, [ids], self._model.words)[0].mean
 
-    def _end(self, before: str | None) -> int | None:
+    def _count_commits_before(self, before: str | None) -> int | None:
         """How many commits of the index come before one; None where all do."""
-        return self._index.place(before) if before and self._index is not None else None
+        return self._index.find_position(before) if before and self._index is not None else None
 
-    def _nearest(self, change: str, end: int | None) -> "list[Neighbour]":
+    def _find_nearest(self, change: str, end: int | None) -> "list[Neighbour]":
         if self._index is None:
             return []
-        return self._index.nearest(change, max(self._budget.exemplars, NEIGHBOURS), end)
+        return self._index.find_nearest(change, max(self._budget.exemplars, NEIGHBOUR_COUNT), end)
 
-    def _write(
-        self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]", seed: int | None
-    ) -> list[Draft]:
+    def _generate_drafts(
+        self, model: _LoadedModel, change: str, previous: str, shown: "Sequence[Neighbour]", seed: int | None
+    ) -> list[DraftMessage]:
         """Drafts of the model, the best first."""
         from gitpeft.runtime import beam_search
 
-        codec, memory = self._read(model, change, previous, shown)
-        with self._timed("decode"):
-            found = beam_search.Search(self._beams, TOKENS, seed=seed).run(model.network, memory, model.words)
+        codec, memory = self._encode_source(model, change, previous, shown)
+        with self._time_stage("decode"):
+            found = beam_search.BeamSearch(self._beams, MAX_TOKENS, seed=seed).run(model.network, memory, model.words)
             if seed is not None:
-                found = _sober(model, memory, found)
+                found = _rescore_without_noise(model, memory, found)
         like = tuple(n.sha for n in shown)
-        return [Draft(codec.decode(h.ids), GENERATED, like, h.mean, finished=h.finished) for h in found]
+        return [DraftMessage(codec.decode(h.ids), GENERATED, like, h.mean, finished=h.finished) for h in found]
 
-    def _read(
-        self, model: _Model, change: str, previous: str, shown: "Sequence[Neighbour]"
-    ) -> "tuple[TokenCodec, Memory]":
+    def _encode_source(
+        self, model: _LoadedModel, change: str, previous: str, shown: "Sequence[Neighbour]"
+    ) -> "tuple[TokenCodec, EncodedSource]":
         """A question after encoding."""
-        from gitpeft.runtime.tokenizer import wrapped
+        from gitpeft.runtime.tokenizer import wrap_source
 
-        with self._timed("tokenizer"):
-            codec = model.codec.get()
-        with self._timed("render"):
-            source = render(change, [n.subject for n in shown], previous, self._budget, codec)
-            source = wrapped(source or codec.marks["file"], model.around, self._budget.total)
-        with self._timed("encode"):
+        with self._time_stage("tokenizer"):
+            codec = model.codec.get_result()
+        with self._time_stage("render"):
+            source = render_change(change, [n.subject for n in shown], previous, self._budget, codec)
+            source = wrap_source(source or codec.marks["file"], model.around, self._budget.total)
+        with self._time_stage("encode"):
             return codec, model.network.encode(source)
 
     # --- loading --------------------------------------------------------------------------------------------
 
-    def _load(self, generate: bool) -> None:
+    def _load_missing(self, generate: bool) -> None:
         """Import and load what is missing.
 
         Files are read and hashed in the background of the imports. Nothing else is, since imports on two
@@ -210,58 +210,58 @@ class Suggester:
         """
         generate = generate and self._model is None
         _set_environment()
-        files = self._start_reading() if generate else None
+        files = self._start_reading_files() if generate else None
         if generate or "imports" not in self.timings:
-            with self._timed("imports"):
+            with self._time_stage("imports"):
                 import numpy  # noqa: F401
 
                 if generate:
                     _import_runtime()
         if files is not None:
-            self._model = self._start_model(files)
+            self._model = self._start_loading_model(files)
         if self._index is None and any(name.startswith("index/") for name in self.bundle.manifest.files):
-            with self._timed("index"), _readable(bundles.INDEX):
-                from gitpeft.suggest.retrieval import Index
+            with self._time_stage("index"), _explain_read_errors(bundles.INDEX_FOLDER):
+                from gitpeft.suggest.retrieval import CommitIndex
 
-                self._index = Index.load(lambda name: self.bundle.read(f"{bundles.INDEX}/{name}"))
+                self._index = CommitIndex.load(lambda name: self.bundle.read(f"{bundles.INDEX_FOLDER}/{name}"))
 
-    def _start_reading(self) -> "Later[dict[str, bytes]]":
-        from gitpeft.runtime.beam_search import Later
+    def _start_reading_files(self) -> "BackgroundTask[dict[str, bytes]]":
+        from gitpeft.runtime.beam_search import BackgroundTask
 
-        wanted = (bundles.ENCODER, bundles.DECODER, bundles.TOKENIZER)
-        return Later(lambda: {name: self.bundle.read(name) for name in wanted})
+        wanted = (bundles.ENCODER_FILE, bundles.DECODER_FILE, bundles.TOKENIZER_FILE)
+        return BackgroundTask(lambda: {name: self.bundle.read(name) for name in wanted})
 
-    def _start_model(self, files: "Later[dict[str, bytes]]") -> _Model:
-        from gitpeft.runtime.beam_search import Later, Network, Vocabulary
+    def _start_loading_model(self, files: "BackgroundTask[dict[str, bytes]]") -> _LoadedModel:
+        from gitpeft.runtime.beam_search import BackgroundTask, EncoderDecoder, GenerationTokens
 
         given = self.bundle.manifest.settings
-        with _readable("the manifest"):
-            words = Vocabulary(given["start"], given["end"], tuple(given["banned"]))
+        with _explain_read_errors("the manifest"):
+            words = GenerationTokens(given["start"], given["end"], tuple(given["banned"]))
             around = list(given.get("before", ())), list(given.get("after", ()))
-        return _Model(
-            Network(lambda: files.get()[bundles.ENCODER], lambda: files.get()[bundles.DECODER]),
-            Later(lambda: _codec(files.get()[bundles.TOKENIZER])),
+        return _LoadedModel(
+            EncoderDecoder(lambda: files.get_result()[bundles.ENCODER_FILE], lambda: files.get_result()[bundles.DECODER_FILE]),
+            BackgroundTask(lambda: _parse_tokenizer(files.get_result()[bundles.TOKENIZER_FILE])),
             words,
             around,
         )
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _time_stage(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.timings[stage] = round(1000 * (time.perf_counter() - start), 2)
 
 
-def _earlier(one: "Neighbour") -> Draft:
-    return Draft(one.subject, RETRIEVED, (one.sha,), similarity=one.score, age=one.age)
+def _draft_from_neighbour(one: "Neighbour") -> DraftMessage:
+    return DraftMessage(one.subject, RETRIEVED, (one.sha,), similarity=one.score, age=one.age)
 
 
-def _sober(model: _Model, memory: "Memory", found: "list[Hypothesis]") -> "list[Hypothesis]":
+def _rescore_without_noise(model: _LoadedModel, memory: "EncodedSource", found: "list[Hypothesis]") -> "list[Hypothesis]":
     """The same messages with the model's own scores, without the chance that found them."""
     from gitpeft.runtime import beam_search
 
     ended = [one.ids for one in found if one.finished]
-    return sorted(beam_search.score(model.network, memory, ended, model.words), key=lambda one: -one.mean)
+    return sorted(beam_search.score_messages(model.network, memory, ended, model.words), key=lambda one: -one.mean)
 
 
 def _set_environment() -> None:
@@ -281,15 +281,15 @@ def _import_runtime() -> None:
     import tokenizers  # noqa: F401
 
 
-def _codec(tokenizer_json: bytes) -> "TokenCodec":
+def _parse_tokenizer(tokenizer_json: bytes) -> "TokenCodec":
     from gitpeft.runtime.tokenizer import TokenCodec
 
-    with _readable(bundles.TOKENIZER):
-        return TokenCodec.parse(tokenizer_json)
+    with _explain_read_errors(bundles.TOKENIZER_FILE):
+        return TokenCodec.from_bytes(tokenizer_json)
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
+def _explain_read_errors(name: str) -> Iterator[None]:
     """Whatever a library says about a file that it cannot use becomes one sentence about that file."""
     try:
         yield

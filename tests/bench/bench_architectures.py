@@ -21,8 +21,8 @@ import torch
 
 from gitpeft.learn.export import parity
 from gitpeft.learn.pretraining import build
-from gitpeft.learn.training.loop import Settings, fit, loss_on
-from gitpeft.runtime.beam_search import Network
+from gitpeft.learn.training.loop import TrainingSettings, train_model, measure_loss
+from gitpeft.runtime.beam_search import EncoderDecoder
 
 SHAPES: dict[str, dict[str, Any]] = {
     "4+2, width 256": {},
@@ -45,26 +45,26 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=6000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = build.Recipe.load(arguments.recipe)
-    train, valid = build.make_arrays(recipe, Path(), arguments.work)
-    train = train.take(np.random.default_rng(0).choice(len(train), arguments.examples, replace=False))
+    recipe = build.PretrainingRecipe.load(arguments.recipe)
+    train, valid = build.render_corpus(recipe, Path(), arguments.work)
+    train = train.select_examples(np.random.default_rng(0).choice(len(train), arguments.examples, replace=False))
     rows: dict[str, tuple[int, float, float]] = {}
-    networks: dict[str, Network] = {}
+    networks: dict[str, EncoderDecoder] = {}
     for name, shape in [*SHAPES.items(), (NO_POINTER, {})]:
         model = made(replace(recipe, model=recipe.model | shape), name != NO_POINTER)
-        how = Settings(
+        how = TrainingSettings(
             steps=passes(train), batch_tokens=6000, lr=2e-3, matrix_lr=5e-3, source_limit=SOURCE, decay=0.7
         )
-        cost = fit(model, train, how)
-        rows[name] = (cost.parameters, loss_on(model, valid, how), cost.examples / cost.seconds)
+        cost = train_model(model, train, how)
+        rows[name] = (cost.parameters, measure_loss(model, valid, how), cost.examples / cost.seconds)
         networks[name] = exported(model)
         print(name, rows[name], flush=True)
     print(table(rows, latencies(networks), recipe.vocabulary))
 
 
-def made(recipe: build.Recipe, pointer: bool) -> Any:
+def made(recipe: build.PretrainingRecipe, pointer: bool) -> Any:
     if pointer:
-        return build.new_model(recipe)
+        return build.make_random_model(recipe)
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(recipe.seed)
@@ -74,9 +74,9 @@ def made(recipe: build.Recipe, pointer: bool) -> Any:
     return model
 
 
-def exported(model: Any) -> Network:
-    encoder, decoder = parity.graphs(model.eval(), quantise=True)
-    return Network(lambda: encoder, lambda: decoder)
+def exported(model: Any) -> EncoderDecoder:
+    encoder, decoder = parity.build_graphs(model.eval(), quantise=True)
+    return EncoderDecoder(lambda: encoder, lambda: decoder)
 
 
 def passes(train: Any) -> int:
@@ -84,16 +84,16 @@ def passes(train: Any) -> int:
     return sum(1 for _ in train.batches(6000, SOURCE, 0))
 
 
-def latencies(networks: dict[str, Network]) -> dict[str, float]:
+def latencies(networks: dict[str, EncoderDecoder]) -> dict[str, float]:
     """Median processor milliseconds of each, measured in turns."""
     found: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(ROUNDS):
         for name, network in networks.items():
             start = time.process_time()
             memory = network.encode(list(range(100, 100 + SOURCE)))
-            past = network.no_past(BEAMS)
+            past = network.make_empty_past(BEAMS)
             for i in range(WRITTEN):
-                _, past = network.step(memory, np.full((BEAMS, 1), 200 + i, dtype=np.int64), past)
+                _, past = network.run_decoder(memory, np.full((BEAMS, 1), 200 + i, dtype=np.int64), past)
             found[name].append(1e3 * (time.process_time() - start))
     return {name: statistics.median(times[3:]) for name, times in found.items()}
 

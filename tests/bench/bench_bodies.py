@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import text_metrics, trial
-from gitpeft.suggest.retrieval import Index
+from gitpeft.suggest.retrieval import CommitIndex
 from tests.bench import histories
 
 TRAILER = re.compile(r"[A-Z][\w-]*: \S|\(cherry picked from|\* ")
@@ -33,7 +33,7 @@ def main() -> None:
         name, _, path = item.partition("=")
         records = histories.read(path)
         bodies = {one.sha: prose(one.body) for one in records}
-        print(row(name, dataset.make(records, 0), bodies), flush=True)
+        print(row(name, dataset.build_dataset(records, 0), bodies), flush=True)
 
 
 def prose(body: str) -> str:
@@ -46,8 +46,8 @@ def prose(body: str) -> str:
 def row(name: str, data: dataset.Dataset, bodies: dict[str, str]) -> str:
     index = data.index_before(data.first_test)
     nearest, any_body, subjects, references, wrong = [], [], [], [], 0
-    for one, since in zip(data.test, trial.known_before(data.test, data.test), strict=True):
-        first, some = found(index.extended(since), one.change, bodies)
+    for one, since in zip(data.test, trial.entries_known_before(data.test, data.test), strict=True):
+        first, some = found(index.with_later_commits(since), one.change, bodies)
         if not bodies[one.sha]:
             wrong += bool(bodies.get(first[0], ""))
             continue
@@ -65,9 +65,9 @@ def row(name: str, data: dataset.Dataset, bodies: dict[str, str]) -> str:
     )
 
 
-def found(index: Index, change: str, bodies: dict[str, str]) -> tuple[tuple[str, str], str]:
+def found(index: CommitIndex, change: str, bodies: dict[str, str]) -> tuple[tuple[str, str], str]:
     """The most similar commit (id, subject), and the body of the most similar one that has one."""
-    near = index.nearest(change, LOOKED_AT, fresh=0)
+    near = index.find_nearest(change, LOOKED_AT, fresh=0)
     some = next((bodies[one.sha] for one in near if bodies.get(one.sha)), "")
     return ((near[0].sha, near[0].subject) if near else ("", "")), some
 

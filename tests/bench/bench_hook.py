@@ -23,9 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gitpeft.config import load
+from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
-from gitpeft.hooks.install import install
+from gitpeft.hooks.install import install_hooks
 from gitpeft.suggest import cache, service
 from tests.support.hooking import make_python
 
@@ -60,7 +60,7 @@ class Bench:
         self.stage()
         self.git("commit", "-q", "-m", "Start")
         self.repo = Repository.open(self.path)
-        install(self.repo, python=make_python(folder / "python", fake=False))
+        install_hooks(self.repo, python=make_python(folder / "python", fake=False))
         self.give_model(source)
         self.git("config", "gitpeft.timeoutMs", "20000")
 
@@ -110,17 +110,17 @@ class Bench:
 
     def fast(self) -> float:
         """The whole of the hook for a commit that needs no message."""
-        hook = str(self.repo.hooks_dir() / "prepare-commit-msg")
+        hook = str(self.repo.find_hooks_dir() / "prepare-commit-msg")
         started = time.perf_counter()
         subprocess.run([hook, ".git/COMMIT_EDITMSG", "message"], cwd=self.path, env=self.env, check=True)
         return (time.perf_counter() - started) * 1e3
 
     def cached(self) -> float:
-        n = 1 + load(self.repo).alternatives + service.SPARE
-        asked = service.question(self.repo, load(self.repo), n)
+        n = 1 + load_config(self.repo).alternatives + service.SPARE_MESSAGES
+        asked = service.build_staged_request(self.repo, load_config(self.repo), n)
         state = self.repo.state_dir
-        name = asked.key(cache.active_model(state))
-        cache.store(state, name, ["Teach the parser about tabs", "Accept tabs", "Allow tabs"])
+        name = asked.cache_key(cache.read_active_model_id(state))
+        cache.store_cached_messages(state, name, ["Teach the parser about tabs", "Accept tabs", "Allow tabs"])
         return self.to_editor()
 
     def cold(self) -> float:

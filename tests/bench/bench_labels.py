@@ -56,11 +56,11 @@ def label(path: Path, tip: str) -> list[str]:
 
 def repaired(path: Path, tip: str) -> list[Pair]:
     """Every fix with each file in which it takes out lines that may have been wrong."""
-    from gitpeft.learn.szz.edit_cache import Ledger
+    from gitpeft.learn.szz.edit_cache import EditCache
 
     repository = Repository.open(path)
-    with Ledger.open(repository.state_dir) as ledger:
-        edits = (ledger.get(commit.sha) for commit in repository.messages(repository.resolve(tip)))
+    with EditCache.open(repository.state_dir) as ledger:
+        edits = (ledger.get_edit(commit.sha) for commit in repository.read_commit_messages(repository.resolve_commit(tip)))
         return [(edit.sha, name) for edit in edits if edit for name in edit.suspects if name[0] != '"']
 
 
@@ -73,22 +73,22 @@ def blame(path: Path, pair: Pair) -> list[tuple[str, int]]:
 
 def disagreements(path: Path, tip: str, count: int) -> tuple[int, list[str]]:
     """How many lines were compared, and those where the replay and git do not agree."""
-    from gitpeft.learn.szz.blame import Replay
-    from gitpeft.learn.szz.edit_cache import Ledger
+    from gitpeft.learn.szz.blame import BlameReplay
+    from gitpeft.learn.szz.edit_cache import EditCache
 
     repository = Repository.open(path)
-    commits = repository.messages(repository.resolve(tip))
+    commits = repository.read_commit_messages(repository.resolve_commit(tip))
     total, found = 0, []
-    with Ledger.open(repository.state_dir) as ledger:
+    with EditCache.open(repository.state_dir) as ledger:
         chosen = random.Random(0).sample(commits, min(count, len(commits)))
-        wanted = {one.sha: _any_file(ledger.get(one.sha), one.parents) for one in chosen}
-        replay = Replay(commits, ledger.get)
+        wanted = {one.sha: _any_file(ledger.get_edit(one.sha), one.parents) for one in chosen}
+        replay = BlameReplay(commits, ledger.get_edit)
         for step in replay:
             name = wanted.get(step.commit.sha, "")
-            version = step.before.get(name)
+            version = step.before.get_file(name)
             if version is None or version.lines is None:
                 continue
-            own = [replay.owner(one) if one >= 0 else ("?", "", 0) for one in version.lines.tolist()]
+            own = [replay.locate_origin(one) if one >= 0 else ("?", "", 0) for one in version.lines.tolist()]
             said = blame(path, (step.commit.sha, name))
             total += len(said)
             pairs = zip(own, said, strict=True)
@@ -97,9 +97,9 @@ def disagreements(path: Path, tip: str, count: int) -> tuple[int, list[str]]:
 
 
 def _any_file(edit: object, parents: Sequence[str]) -> str:
-    from gitpeft.learn.szz.edits import Edit
+    from gitpeft.learn.szz.edits import CommitEdit
 
-    if not isinstance(edit, Edit) or not parents:
+    if not isinstance(edit, CommitEdit) or not parents:
         return ""
     files = [
         f.old_path for f in edit.files if f.status in "MR" and f.places is not None and f.old_path[0] != '"'

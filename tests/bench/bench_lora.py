@@ -21,7 +21,7 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.training import finetune
-from gitpeft.learn.training.finetune import Job
+from gitpeft.learn.training.finetune import TrainingJob
 from tests.bench import histories
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -41,13 +41,13 @@ VALID = 200
 def main() -> None:
     parser = histories.options(__doc__)
     parser.add_argument("--base", default="mini")
-    parser.add_argument("--minutes", type=float, default=pipeline.Plan().minutes)
+    parser.add_argument("--minutes", type=float, default=pipeline.ModelPlan().minutes)
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=SETTINGS, metavar="SETTING")
     arguments = parser.parse_args()
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in arguments.only}
     for item in arguments.histories:
         history, _, path = item.partition("=")
-        data = dataset.make(histories.read(path), bases.find("mini").budget.exemplars)
+        data = dataset.build_dataset(histories.read(path), bases.find_base("mini").budget.exemplars)
         for name in arguments.only:
             scores[name][history] = tuned(data, arguments.base, arguments.minutes, SETTINGS[name])
             print(f"{history}, {name}: {histories.cell(scores[name][history])}", flush=True)
@@ -56,20 +56,20 @@ def main() -> None:
 
 def tuned(data: dataset.Dataset, base: str, minutes: float, settings: dict[str, Any]) -> list[float]:
     """B-Norm of each validation commit."""
-    given, found = dict(settings), bases.find(base)
+    given, found = dict(settings), bases.find_base(base)
     found = replace(
         found, budget=replace(found.budget, exemplars=given.pop("exemplars", found.budget.exemplars))
     )
-    job = Job(found, methods.of("lora", given), minutes=minutes)
+    job = TrainingJob(found, methods.make_method("lora", given), minutes=minutes)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        method, _ = finetune.train(job, data, folder, lambda *_: None)
-        exported = finetune.export(found, method, data, folder)
-        manifest = Manifest(created="", settings=exported["settings"], **pipeline.of_base(found))
-        asked_about = trial.sample(data.valid, VALID, seed=1)
-        with trial.trial(manifest, folder, data.index_before(data.first_valid), {}) as suggester:
-            asked = trial.ask(suggester, asked_about, since=data.valid)
-    return trial.score(asked, found.chooser())
+        method, _ = finetune.tune_base(job, data, folder, lambda *_: None)
+        exported = finetune.export_run(found, method, data, folder)
+        manifest = Manifest(created="", settings=exported["settings"], **pipeline.describe_base(found))
+        asked_about = trial.sample_examples(data.valid, VALID, seed=1)
+        with trial.open_trial_suggester(manifest, folder, data.index_before(data.first_valid), {}) as suggester:
+            asked = trial.collect_candidates(suggester, asked_about, since=data.valid)
+    return trial.score_reranker(asked, found.load_reranker())
 
 
 def table(scores: dict[str, dict[str, list[float]]]) -> str:
@@ -80,7 +80,7 @@ def table(scores: dict[str, dict[str, list[float]]]) -> str:
         "|---|" + "---|" * (len(known) + 1),
     ]
     for name, found in scores.items():
-        cells = [f"{text_metrics.bootstrap(found[history], 0).mean:.1f}" for history in known]
+        cells = [f"{text_metrics.bootstrap_mean(found[history], 0).mean:.1f}" for history in known]
         every = [one for history in known for one in found[history]]
         gain = text_metrics.paired_bootstrap(every, first, 0)
         cells.append(f"{gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})")

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gitpeft.learn.compare import probes
 from gitpeft.learn.data import dataset
-from gitpeft.learn.evaluation.trial import sample
+from gitpeft.learn.evaluation.trial import sample_examples
 from gitpeft.learn.models import bases
 from tests.bench import histories
 
@@ -29,33 +29,33 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", default=["mini"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    base = bases.find(arguments.bases[-1])
-    codec = base.codec()
+    base = bases.find_base(arguments.bases[-1])
+    codec = base.load_codec()
     readers = reading(arguments.bases, len(codec))
     print("| history | task | n | " + " | ".join(readers) + " |\n|---|---|---" + "|---" * len(readers) + "|")
     for item in arguments.histories:
         name, _, path = item.partition("=")
-        data = dataset.make(histories.read(path), 0)
-        older = sample(data.train[-2 * OLDER :], OLDER, seed=1)
-        newer = sample(data.valid, NEWER, seed=1)
-        for task, ask in (("line type", probes.line_types), ("matching", probes.matches)):
+        data = dataset.build_dataset(histories.read(path), 0)
+        older = sample_examples(data.train[-2 * OLDER :], OLDER, seed=1)
+        newer = sample_examples(data.valid, NEWER, seed=1)
+        for task, ask in (("line type", probes.make_line_type_items), ("matching", probes.make_change_match_items)):
             questions = ask(older, base.budget, codec), ask(newer, base.budget, codec)
             cells = [
-                "{:.1%} ({:.1%}–{:.1%})".format(*probes.accuracy(r, *questions)) for r in readers.values()
+                "{:.1%} ({:.1%}–{:.1%})".format(*probes.measure_probe_accuracy(r, *questions)) for r in readers.values()
             ]
             print(f"| {name} | {task} | {len(questions[1])} | " + " | ".join(cells) + " |", flush=True)
 
 
 def reading(names: list[str], vocabulary: int) -> dict[str, Any]:
     """What is probed, by name."""
-    models = {name: bases.find(name).load() for name in names}
+    models = {name: bases.find_base(name).load() for name in names}
     last = models[names[-1]]
     torch.manual_seed(0)
     blank = type(last)(last.config)
-    found = {name: probes.encoder_states(model) for name, model in models.items()}
+    found = {name: probes.make_encoder_reader(model) for name, model in models.items()}
     return found | {
-        "random encoder": probes.encoder_states(blank),
-        "bag of tokens": probes.one_hot(vocabulary),
+        "random encoder": probes.make_encoder_reader(blank),
+        "bag of tokens": probes.make_one_hot_reader(vocabulary),
     }
 
 

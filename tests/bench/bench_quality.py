@@ -32,15 +32,15 @@ from git import Repo
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.diff.patch import Budget, split
+from gitpeft.diff.patch import TokenBudget, split_compact
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.models import bases
-from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.reranker_features import GENERATED
-from gitpeft.suggest.retrieval import Index
+from gitpeft.suggest.retrieval import CommitIndex
 
 NEAREST = "nearest neighbour"
 SHIPPED = "gitpeft"
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("histories", nargs="*", metavar="NAME=PATH")
     parser.add_argument("--base", default="mini")
-    parser.add_argument("--minutes", type=float, default=pipeline.Plan().minutes)
+    parser.add_argument("--minutes", type=float, default=pipeline.ModelPlan().minutes)
     parser.add_argument("--limit", type=int, default=10_000, help="test commits at most")
     parser.add_argument("--json", type=Path, help="also write every number here")
     parser.add_argument("--print", nargs="+", type=Path, metavar="JSON", help="print tables of earlier runs")
@@ -82,14 +82,14 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         Repo.clone_from(str(source), scratch, no_checkout=True)
         repo = Repository.open(Path(scratch))
         start = time.monotonic()
-        plan = pipeline.Plan(base=arguments.base, minutes=arguments.minutes)
+        plan = pipeline.ModelPlan(base=arguments.base, minutes=arguments.minutes)
         outcome = pipeline.run(repo, plan, say)
         seconds = time.monotonic() - start
-        active = bundles.active(repo.state_dir)
+        active = bundles.open_active_bundle(repo.state_dir)
         assert active is not None
         offers, examples = ask_all(repo, active, arguments)
     references = [example.message for example in examples]
-    by_system = {name: text_metrics.per_sentence(messages, references) for name, messages in offers.items()}
+    by_system = {name: text_metrics.score_sentences(messages, references) for name, messages in offers.items()}
     return {
         "used": outcome.used,
         "left_out": outcome.left_out,
@@ -101,13 +101,13 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "tuning": outcome.tuning,
         "choice": outcome.choice,
         "n": len(examples),
-        "systems": {name: text_metrics.Scores.of(scores).to_json() for name, scores in by_system.items()},
+        "systems": {name: text_metrics.MetricScores.from_metrics(scores).to_json() for name, scores in by_system.items()},
         "gain": gain(by_system, ""),
         "gain_kept_up": gain(by_system, KEPT_UP),
         "samples": [
             {
                 "sha": e.sha,
-                "change": [label for label, _ in split(e.change)[0]],
+                "change": [label for label, _ in split_compact(e.change)[0]],
                 "team": e.message,
                 **{name: messages[i] for name, messages in offers.items()},
             }
@@ -120,19 +120,19 @@ def ask_all(
     repo: Repository, active: Bundle, arguments: argparse.Namespace
 ) -> tuple[dict[str, list[str]], list[dataset.Example]]:
     """What each system would have offered for each test commit."""
-    mined = pipeline.mine(repo, active.manifest.commits["to"], say)
-    data = dataset.make(mined.records, Budget().exemplars)
-    examples = trial.sample(data.test, arguments.limit, seed=2)
-    habits = pipeline.learn_style(mined.records, data, repo.branches())
-    index, nothing = data.index_before(data.first_test), dataset.index_of([])
-    base = bases.find(arguments.base)
-    ready = base.ready()
+    mined = pipeline.mine_history(repo, active.manifest.commits["to"], say)
+    data = dataset.build_dataset(mined.records, TokenBudget().exemplars)
+    examples = trial.sample_examples(data.test, arguments.limit, seed=2)
+    habits = pipeline.learn_team_style(mined.records, data, repo.list_branches())
+    index, nothing = data.index_before(data.first_test), dataset.build_example_index([])
+    base = bases.find_base(arguments.base)
+    ready = base.find_onnx_folder()
     assert ready is not None, "the base has no ONNX files"
     untuned = Bundle(
         ready, replace(active.manifest, settings=json.loads((ready / "settings.json").read_text()))
     )
-    chooser = Chooser.of(active.json(bundles.CHOOSER), "model")
-    generated = Chooser(mode=GENERATED)
+    chooser = Reranker.from_data(active.read_json(bundles.RERANKER_FILE), "model")
+    generated = Reranker(mode=GENERATED)
     systems = {
         "base": (untuned, nothing, generated, ()),
         "base + exemplars": (untuned, index, generated, ()),
@@ -140,11 +140,11 @@ def ask_all(
         SHIPPED: (active, index, chooser, ()),
         SHIPPED + KEPT_UP: (active, index, chooser, data.test),
     }
-    offers = {NEAREST: trial.neighbours(index, examples)}
+    offers = {NEAREST: trial.nearest_messages(index, examples)}
     for name, (bundle, known, how, since) in systems.items():
         with asked(bundle, known, habits, examples, since) as found:
-            offers[name] = [one.offered(how) for one in found]
-    offers[NEAREST + KEPT_UP] = trial.neighbours(index, examples, data.test)
+            offers[name] = [one.offered_message(how) for one in found]
+    offers[NEAREST + KEPT_UP] = trial.nearest_messages(index, examples, data.test)
     return offers, examples
 
 
@@ -158,13 +158,13 @@ def tuned(repo: Repository, active: Bundle) -> Bundle:
 @contextmanager
 def asked(
     bundle: Bundle,
-    index: Index,
+    index: CommitIndex,
     habits: dict[str, Any],
     examples: list[dataset.Example],
     since: Sequence[dataset.Example],
-) -> Iterator[list[trial.Asked]]:
-    with trial.trial(bundle.manifest, bundle.path, index, habits) as suggester:
-        yield trial.ask(suggester, examples, since=since)
+) -> Iterator[list[trial.ExampleCandidates]]:
+    with trial.open_trial_suggester(bundle.manifest, bundle.path, index, habits) as suggester:
+        yield trial.collect_candidates(suggester, examples, since=since)
 
 
 def gain(by_system: dict[str, Any], how: str) -> dict[str, float]:
@@ -181,7 +181,7 @@ def table(results: dict[str, Any]) -> str:
     lines = ["| history | system | B-Norm | ROUGE-L | edit similarity | EM@1 |", "|---|---|---|---|---|---|"]
     for name, result in results.items():
         for system, scores in result["systems"].items():
-            cells = [cell(scores[metric]) for metric in text_metrics.METRICS]
+            cells = [cell(scores[metric]) for metric in text_metrics.TEXT_METRICS]
             lines.append(f"| {name} (n = {result['n']}) | {system} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -35,19 +35,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gitpeft.config import load
+from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.risk import backtest, encoder, line_check, selection
-from gitpeft.learn.risk.classifiers import Labelled
-from gitpeft.learn.risk.encoder_export import Teacher
-from gitpeft.learn.risk.metric_replay import Measured, replay
-from gitpeft.learn.risk.selection import Trial
+from gitpeft.learn.risk.classifiers import LabelledCommits
+from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer
+from gitpeft.learn.risk.metric_replay import MeasuredCommit, measure_history
+from gitpeft.learn.risk.selection import RiskTrial
 from gitpeft.learn.szz import szz
-from gitpeft.risk.change_metrics import KAMEI, Metrics
-from gitpeft.risk.model import FEATURES, LINES_ADDED
+from gitpeft.risk.change_metrics import KAMEI_METRICS, ChangeMetrics
+from gitpeft.risk.model import RISK_FEATURES, LINES_ADDED
 
 _WHO = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
 IDENTITY = dict.fromkeys(_WHO, "bench@example.org")
@@ -80,16 +80,16 @@ def joined(repository: Repository) -> str:
     commits = dict.fromkeys(
         words[-1] for words in map(str.split, heads.splitlines()) if words[0] == "commit" or len(words) == 3
     )
-    real = [sha for sha in commits if repository.ask("cat-file", "-t", sha) == "commit"]
+    real = [sha for sha in commits if repository.query_text("cat-file", "-t", sha) == "commit"]
     tree = repository.run("rev-parse", "HEAD^{tree}").decode().strip()
     parents = [word for sha in real for word in ("-p", sha)]
     return repository.run("commit-tree", tree, *parents, "-m", "all").decode().strip()
 
 
-def measured(repository: Repository, tip: str) -> list[Measured]:
+def measured(repository: Repository, tip: str) -> list[MeasuredCommit]:
     with History.open(repository.state_dir) as history:
-        history.mine(repository, tip)
-        return replay(history, repository, tip)
+        history.mine_commits(repository, tip)
+        return measure_history(history, repository, tip)
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class Source:
     """Labelled commits with the metrics of the csv and with ours, as far as the clone has them."""
 
     name: str
-    theirs: Labelled
-    ours: Labelled
-    texts: dict[str, encoder.Text]
+    theirs: LabelledCommits
+    ours: LabelledCommits
+    texts: dict[str, encoder.CommitText]
     absent: int
 
 
@@ -110,20 +110,20 @@ def read(table: Path, history: Path) -> Source:
         tip = joined(repository)
         found = {one.sha: one.metrics for one in measured(repository, tip)}
         with History.open(repository.state_dir) as history_:
-            texts = encoder.texts_of(history_, repository, tip)
+            texts = encoder.load_commit_texts(history_, repository, tip)
     here = [row for row in rows if row["commit"] in found]
     theirs = [_metrics(row) for row in here]
     truth = np.array([float(row["buggy"]) for row in here])
     times = np.array([float(row["author_ts"]) for row in here])
     shas = tuple(row["commit"] for row in here)
     changes = tuple(texts[sha].change for sha in shas)
-    ours = Labelled(tuple(found[sha] for sha in shas), truth, times, shas, changes)
+    ours = LabelledCommits(tuple(found[sha] for sha in shas), truth, times, shas, changes)
     plain = replace(ours, metrics=tuple(theirs), changes=())
     return Source(table.stem, plain, ours, {sha: texts[sha] for sha in shas}, len(rows) - len(here))
 
 
-def _metrics(row: dict[str, Any]) -> Metrics:
-    return Metrics(**{name: type(getattr(Metrics(), name))(float(row[name])) for name in KAMEI})
+def _metrics(row: dict[str, Any]) -> ChangeMetrics:
+    return ChangeMetrics(**{name: type(getattr(ChangeMetrics(), name))(float(row[name])) for name in KAMEI_METRICS})
 
 
 @dataclass(frozen=True)
@@ -134,19 +134,19 @@ class Tuning:
     method: str
     epochs: float
 
-    def teacher(self) -> Teacher:
-        found = methods.of(*methods.parse(self.method))
-        return Teacher(bases.find(self.base), found, 30.0, lesson=self.lesson(0.0))
+    def teacher(self) -> RiskEncoderTrainer:
+        found = methods.make_method(*methods.parse_method(self.method))
+        return RiskEncoderTrainer(bases.find_base(self.base), found, 30.0, lesson=self.lesson(0.0))
 
-    def lesson(self, shown: float) -> encoder.Lesson:
-        return encoder.Lesson(epochs=self.epochs, minutes=30.0, shown=shown)
+    def lesson(self, shown: float) -> encoder.RiskTuningSettings:
+        return encoder.RiskTuningSettings(epochs=self.epochs, minutes=30.0, shown=shown)
 
 
 def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
     header()
     for source in sources:
-        show(f"{source.name}, metrics of the csv", selection.split(source.theirs))
-        trial = selection.split(source.ours, teach=how.teacher() if how else None)
+        show(f"{source.name}, metrics of the csv", selection.evaluate_time_split(source.theirs))
+        trial = selection.evaluate_time_split(source.ours, teach=how.teacher() if how else None)
         if how:
             trial.ranked.update(with_messages(source, how))
         show(f"{source.name}, metrics of ours", trial)
@@ -156,24 +156,24 @@ def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
         )
 
 
-def with_messages(source: Source, how: Tuning) -> dict[str, ranking_metrics.Ranked]:
+def with_messages(source: Source, how: Tuning) -> dict[str, ranking_metrics.RankedCommits]:
     """The newest fifth as an encoder ranks it that learnt with messages and `fix`: with them, and without."""
     data = source.ours
-    cut = len(data) - round(selection.TEST * len(data))
+    cut = len(data) - round(selection.TEST_SHARE * len(data))
     hold = cut - cut // 8
     parts = (slice(0, hold), slice(hold, cut), slice(cut, None))
     train, valid, test = map(data.take, parts)
     told = encoder.RiskData(train, valid, test, source.texts)
-    base, method = bases.find(how.base), methods.of(*methods.parse(how.method))
-    tuned = encoder.tune(base, method, told, how.lesson(1.0))
+    base, method = bases.find_base(how.base), methods.make_method(*methods.parse_method(how.method))
+    tuned = encoder.tune_and_score(base, method, told, how.lesson(1.0))
     bare = replace(told.test, metrics=tuple(replace(one, fix=0) for one in told.test.metrics))
-    asked = encoder.judged(bare, source.texts, base, tuned.scaling.features, 0.0)
-    removed = replace(tuned.test, scores=encoder.scores(tuned.model, asked, base))
+    asked = encoder.encode_commits(bare, source.texts, base, tuned.scaling.features, 0.0)
+    removed = replace(tuned.test, scores=encoder.predict_logits(tuned.model, asked, base))
     return {"tuned encoder, message seen": tuned.test, "the same, message removed": removed}
 
 
-def told_differently(name: str, trial: Trial) -> None:
-    for model, found in backtest.counterfactuals(trial).items():
+def told_differently(name: str, trial: RiskTrial) -> None:
+    for model, found in backtest.measure_counterfactuals(trial).items():
         print(
             f"| {name} | {model}: AUC in blocks | "
             + ", ".join(f"{k} {x:.3f}" for k, x in found.items())
@@ -182,19 +182,19 @@ def told_differently(name: str, trial: Trial) -> None:
 
 
 def header() -> None:
-    print("| data | model | n (buggy) | " + " | ".join(backtest.NAMES[name] for name in SHOWN) + " |")
+    print("| data | model | n (buggy) | " + " | ".join(backtest.BACKTEST_METRICS[name] for name in SHOWN) + " |")
     print("|---" * (len(SHOWN) + 3) + "|")
 
 
-def show(name: str, trial: Trial) -> None:
+def show(name: str, trial: RiskTrial) -> None:
     n = f"{len(trial.data)} ({int(trial.data.truth.sum())})"
     for model in trial.ranked:
-        found = ranking_metrics.summary(trial.ranked[model], n=1000)
+        found = ranking_metrics.summarise_ranking(trial.ranked[model], n=1000)
         cells = (f"{x.mean:.3f} ({x.low:.3f}–{x.high:.3f})" for x in (found[key] for key in SHOWN))
         print(f"| {name} | {model} | {n} | " + " | ".join(cells) + " |", flush=True)
     for model in list(trial.ranked)[1:]:
         for key in ("auc", "capture_20"):
-            gap = ranking_metrics.difference(trial.ranked[model], trial.ranked[LINES_ADDED], key)
+            gap = ranking_metrics.bootstrap_difference(trial.ranked[model], trial.ranked[LINES_ADDED], key)
             print(
                 f"| {name} | {model} minus lines added, {key} | {n} | "
                 f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) |"
@@ -206,16 +206,16 @@ def own(histories: Sequence[Path], how: Tuning | None) -> None:
     header()
     for path in histories:
         with copy(path) as repository:
-            tip = repository.resolve("HEAD")
+            tip = repository.resolve_commit("HEAD")
             found = measured(repository, tip)
-            verdicts = szz.find(repository, tip, load(repository), lambda *_: None)
+            verdicts = szz.trace_bug_introducing_commits(repository, tip, load_config(repository), lambda *_: None)
             with History.open(repository.state_dir) as history:
-                texts = {sha: one.change for sha, one in encoder.texts_of(history, repository, tip).items()}
+                texts = {sha: one.change for sha, one in encoder.load_commit_texts(history, repository, tip).items()}
             now, teach = max(one.change.time for one in found), how.teacher() if how else None
-            trial = selection.prequential(found, verdicts, now, texts=texts, teach=teach)
-            guilty = line_check.guilt(repository, verdicts.verdicts)
+            trial = selection.evaluate_prequential(found, verdicts, now, texts=texts, teach=teach)
+            guilty = line_check.make_fixed_line_lookup(repository, verdicts.verdicts)
             checks = (
-                {name: selection.line_check(name, trial, guilty) for name in list(trial.parts[0].models)[2:]}
+                {name: selection.evaluate_line_attribution(name, trial, guilty) for name in list(trial.parts[0].models)[2:]}
                 if trial
                 else {}
             )
@@ -234,12 +234,12 @@ def definitions(sources: Sequence[Source]) -> None:
         "|---|---|---|---|---|---|---|"
     )
     for source in sources:
-        for name in KAMEI:
+        for name in KAMEI_METRICS:
             a, b = (
                 np.array([float(getattr(m, name)) for m in d.metrics]) for d in (source.theirs, source.ours)
             )
             equal, near = np.isclose(a, b, rtol=1e-6).mean(), (np.abs(a - b) <= 0.1 * np.abs(a) + 1e-9).mean()
-            rho = ranking_metrics.spearman(a, b)
+            rho = ranking_metrics.spearman_correlation(a, b)
             medians = f"{np.median(a):.4g} | {np.median(b):.4g}"
             print(f"| {source.name} | {name} | {equal:.1%} | {near:.1%} | {rho:.3f} | {medians} |")
 
@@ -255,7 +255,7 @@ def cost(path: Path, rounds: int) -> None:
         os.environ.update(IDENTITY)
         give(
             Repo(place),
-            replace(MODEL, features=FEATURES, weights=(0.1,) * 13, means=(0.0,) * 13, scores=(9.0,) * 201),
+            replace(MODEL, features=RISK_FEATURES, weights=(0.1,) * 13, means=(0.0,) * 13, scores=(9.0,) * 201),
         )
         repo = Repo(place)
         shas = repo.git("rev-list", "--no-merges", f"-{rounds + 1}", "HEAD").split()
@@ -313,7 +313,7 @@ def main() -> None:
     for kind in ("labels", "own"):
         one = kinds.choices[kind]
         one.add_argument("--tune", action="store_true")
-        one.add_argument("--base", default=bases.EMBEDDED)
+        one.add_argument("--base", default=bases.EMBEDDED_BASE)
         one.add_argument("--method", default="lora")
         one.add_argument("--epochs", type=float, default=4.0)
     one = kinds.add_parser("cost")

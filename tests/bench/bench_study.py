@@ -64,7 +64,7 @@ def study(arguments: argparse.Namespace) -> None:
     from gitpeft.errors import GitpeftError
     from gitpeft.git.repository import Repository
     from gitpeft.learn.compare import run
-    from gitpeft.learn.compare.halving import Wish
+    from gitpeft.learn.compare.halving import ComparisonRequest
 
     for item in arguments.histories:
         name, _, path = item.partition("=")
@@ -72,9 +72,9 @@ def study(arguments: argparse.Namespace) -> None:
         if not clone.exists():
             Repo.clone_from(str(Path(path).resolve()), clone, no_checkout=True)
         for task in arguments.tasks:
-            wish = Wish(METHODS, minutes=arguments.minutes, seeds=arguments.seeds, task=task)
+            wish = ComparisonRequest(METHODS, minutes=arguments.minutes, seeds=arguments.seeds, task=task)
             try:
-                found = run.compare(Repository.open(clone), wish, told)
+                found = run.compare_methods(Repository.open(clone), wish, told)
             except GitpeftError as error:
                 print(f"{name}, {task}: {error.message}", file=sys.stderr)
                 continue
@@ -101,7 +101,7 @@ def results(folder: Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
 
 
 def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
-    from gitpeft.learn.compare.findings import interval
+    from gitpeft.learn.compare.findings import format_interval_cell
 
     lines = [
         "| history | task | n | system | quality | against full tuning | trained | memory | training |",
@@ -114,12 +114,12 @@ def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
             spent = row["cost"]
             gap = "" if row["name"] == "full" else told_gap(row["against_full"], metric)
             lines.append(
-                f"{head}| {row['label']} | {metric['name']} {interval(row['scores'][metric['key']], metric)} "
+                f"{head}| {row['label']} | {metric['name']} {format_interval_cell(row['scores'][metric['key']], metric)} "
                 f"| {gap} | {spent['share']:.1%} | {spent['memory'] / 2**30:.1f} GiB "
                 f"| {spent['seconds']:.0f} s, {row['steps']} steps |"
             )
         for row in report["baselines"]:
-            score = interval(row["scores"][metric["key"]], metric)
+            score = format_interval_cell(row["scores"][metric["key"]], metric)
             lines.append(f"{head}| {row['label']} | {metric['name']} {score} | | | | |")
     return "\n".join(lines)
 
@@ -215,27 +215,27 @@ def alone(arguments: argparse.Namespace) -> None:
     """Trains one method on random ids and prints its cost as JSON."""
     import random
 
-    from gitpeft.learn.data.batches import Rendered
+    from gitpeft.learn.data.batches import RenderedExamples
     from gitpeft.learn.models import bases, methods
-    from gitpeft.learn.training.loop import Settings, fit, losses, pick_device
+    from gitpeft.learn.training.loop import TrainingSettings, train_model, iterate_batch_losses, pick_device
 
     given, dice = arguments.given, random.Random(0)
     small = {"lora": {"rank": 8}, "adapter": {"width": 8}, "hybrid": {"rank": 8}} if given["toy"] else {}
-    method = methods.of(given["method"], small.get(given["method"]))
-    model = bases.find(given["folder"]).load().to(pick_device())
+    method = methods.make_method(given["method"], small.get(given["method"]))
+    model = bases.find_base(given["folder"]).load().to(pick_device())
     size = min(model.config.vocab_size, 400)
     pairs = [
         ([dice.randrange(5, size) for _ in range(given["source"])],
          [dice.randrange(5, size) for _ in range(given["target"])])
         for _ in range(4 * given["batch"])
     ]  # fmt: skip
-    data = Rendered.of(pairs)
+    data = RenderedExamples.from_pairs(pairs)
     room = given["batch"] * (given["source"] + 4 * given["target"])
-    how = Settings(steps=given["steps"], batch_tokens=room, lr=method.lr, source_limit=given["source"])
+    how = TrainingSettings(steps=given["steps"], batch_tokens=room, lr=method.lr, source_limit=given["source"])
     if method.name == "hybrid":
-        ranked = methods.rank_layers(model, losses(model, data, how, 1))
+        ranked = methods.rank_layers(model, iterate_batch_losses(model, data, how, 1))
         method = replace(method, full=(ranked[0][0],))
-    spent = fit(methods.attach(model, method), data, how)
+    spent = train_model(methods.attach_method(model, method), data, how)
     print(json.dumps(spent.as_dict()))
 
 

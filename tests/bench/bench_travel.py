@@ -23,14 +23,14 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from gitpeft.bundle import bundle as bundles
-from gitpeft.diff.patch import Budget
+from gitpeft.diff.patch import TokenBudget
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import trial
 from gitpeft.learn.export import parity as export_parity
 from gitpeft.learn.models import bases, methods
-from gitpeft.runtime.beam_search import Memory, Network, Search, Vocabulary, logarithm, score
+from gitpeft.runtime.beam_search import EncodedSource, EncoderDecoder, BeamSearch, GenerationTokens, compute_floored_log, score_messages
 from gitpeft.runtime.tokenizer import TokenCodec
 from gitpeft.share import delta, lora_merge
 
@@ -44,34 +44,34 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=30)
     given = options.parse_args()
     repo = Repository.open(given.repo)
-    bundle = bundles.active(repo.state_dir)
+    bundle = bundles.open_active_bundle(repo.state_dir)
     assert bundle is not None and bundle.manifest.method.get("name") == "lora"
-    base = bases.find(bundle.manifest.base)
+    base = bases.find_base(bundle.manifest.base)
     sources = held_out(repo, bundle, base, given.rounds)
-    model = methods.load_merged(base.load(), methods.of("lora"), bundle.path / bundles.ADAPTER).eval()
-    plain = export_parity.graphs(model, quantise=False)
+    model = methods.load_merged_model(base.load(), methods.make_method("lora"), bundle.path / bundles.ADAPTER_FOLDER).eval()
+    plain = export_parity.build_graphs(model, quantise=False)
     ways = {
         "whole int8 graphs": whole(bundle),
         "folded by numpy": folded(bundle, base),
         "LoraAdapter over the base": adapted(bundle, base),
     }
-    words = Vocabulary(
+    words = GenerationTokens(
         **{k: v for k, v in bundle.manifest.settings.items() if k in ("start", "end", "banned")}
     )
-    report(ways, sources, Network(lambda: plain[0], lambda: plain[1]), words)
+    report(ways, sources, EncoderDecoder(lambda: plain[0], lambda: plain[1]), words)
 
 
-def held_out(repo: Repository, bundle: bundles.Bundle, base: bases.Base, most: int) -> list[Source]:
+def held_out(repo: Repository, bundle: bundles.Bundle, base: bases.BaseModel, most: int) -> list[Source]:
     """Rendered validation commits: sources and messages."""
     with History.open(repo.state_dir) as history:
-        records = history.records(repo, bundle.manifest.commits["to"])
-    data = dataset.make(records, Budget().exemplars)
-    codec = TokenCodec.load(base.tokenizer)
-    picked = trial.sample(data.valid, most, seed=3)
-    return [dataset.pair(example, base.budget, codec) for example in picked]
+        records = history.load_records(repo, bundle.manifest.commits["to"])
+    data = dataset.build_dataset(records, TokenBudget().exemplars)
+    codec = TokenCodec.load(base.tokenizer_path)
+    picked = trial.sample_examples(data.valid, most, seed=3)
+    return [dataset.encode_example(example, base.budget, codec) for example in picked]
 
 
-Way = tuple[int, Callable[[], Network]]
+Way = tuple[int, Callable[[], EncoderDecoder]]
 """Bytes on the wire for the model alone (the adapter included, zlib as git packs it), and what opens it."""
 
 
@@ -80,18 +80,18 @@ def packed(*parts: bytes) -> int:
 
 
 def whole(bundle: bundles.Bundle) -> Way:
-    files = [bundle.read(name) for name in (bundles.ENCODER, bundles.DECODER, bundles.TOKENIZER)]
-    return packed(*files), lambda: Network(lambda: files[0], lambda: files[1])
+    files = [bundle.read(name) for name in (bundles.ENCODER_FILE, bundles.DECODER_FILE, bundles.TOKENIZER_FILE)]
+    return packed(*files), lambda: EncoderDecoder(lambda: files[0], lambda: files[1])
 
 
-def folded(bundle: bundles.Bundle, base: bases.Base) -> Way:
-    files, made = delta.pack(bundle)
+def folded(bundle: bundles.Bundle, base: bases.BaseModel) -> Way:
+    files, made = delta.encode_deltas(bundle)
     sent = [raw for name, raw in files.items() if name.endswith(".difference") or name.startswith("adapter/")]
 
-    def make() -> Network:
-        found = delta.unpack(files.__getitem__, made, bundle.manifest)
-        assert found[bundles.ENCODER] == bundle.read(bundles.ENCODER), "not the exported graph"
-        return Network(lambda: found[bundles.ENCODER], lambda: found[bundles.DECODER])
+    def make() -> EncoderDecoder:
+        found = delta.reconstruct_files(files.__getitem__, made, bundle.manifest)
+        assert found[bundles.ENCODER_FILE] == bundle.read(bundles.ENCODER_FILE), "not the exported graph"
+        return EncoderDecoder(lambda: found[bundles.ENCODER_FILE], lambda: found[bundles.DECODER_FILE])
 
     return packed(*sent), make
 
@@ -99,15 +99,15 @@ def folded(bundle: bundles.Bundle, base: bases.Base) -> Way:
 # --- ONNX Runtime's LoraAdapter -----------------------------------------------------------------------------
 
 
-def adapted(bundle: bundles.Bundle, base: bases.Base) -> Way:
+def adapted(bundle: bundles.Bundle, base: bases.BaseModel) -> Way:
     """LoRA matrices as inputs of the base's graphs; without an adapter they are empty and change nothing."""
-    updates = lora_merge._updates(
+    updates = lora_merge._read_lora_updates(
         lambda name: bundle.read(f"adapter/{name}"),
-        weights := lora_merge.tensors((base.folder / "model.safetensors").read_bytes()),
+        weights := lora_merge.read_safetensors((base.folder / "model.safetensors").read_bytes()),
     )
     graphs, adapters = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in (bundles.ENCODER, bundles.DECODER):
+        for name in (bundles.ENCODER_FILE, bundles.DECODER_FILE):
             raw, parameters = opened(base.folder / "onnx" / name, weights, updates)
             path = Path(scratch) / f"{name}.adapter"
             write_adapter(path, parameters)
@@ -122,7 +122,7 @@ def opened(path: Path, weights: dict[str, Any], updates: dict[str, Any]) -> tupl
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(path)
-    graph, known = model.graph, lora_merge._Known(weights)
+    graph, known = model.graph, lora_merge._WeightFinder(weights)
     stored = {one.name: one for one in graph.initializer}
     nodes: list[Any] = []
     parameters: dict[str, Any] = {}
@@ -181,7 +181,7 @@ def write_adapter(path: Path, parameters: dict[str, Any]) -> None:
     file.export_adapter(str(path))
 
 
-class Adapted(Network):
+class Adapted(EncoderDecoder):
     """A network whose sessions run with an adapter."""
 
     def __init__(self, graphs: Sequence[bytes], adapters: Sequence[bytes]) -> None:
@@ -200,25 +200,25 @@ class Adapted(Network):
             self._options.append(options)
             self._adapters.append(adapter)
 
-    def encode(self, source: Sequence[int]) -> Memory:
-        session, ids = self._encoder.get(), np.array([source], dtype=np.int64)
+    def encode(self, source: Sequence[int]) -> EncodedSource:
+        session, ids = self._encoder.get_result(), np.array([source], dtype=np.int64)
         names = [one.name for one in session.get_outputs()]
         feeds = dict(zip(names, session.run(names, {"source": ids}, self._options[0]), strict=True))
-        if "source" in self._inputs():
+        if "source" in self._read_decoder_inputs():
             feeds["source"] = ids
-        return Memory(feeds, list(source))
+        return EncodedSource(feeds, list(source))
 
-    def step(self, memory: Memory, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def step(self, memory: EncodedSource, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         names = ["probabilities", *(name.replace("past.", "present.") for name in self._past)]
         feeds = {**memory.feeds, **past, "tokens": tokens}
-        found, *present = self._decoder.get().run(names, feeds, self._options[1])
+        found, *present = self._decoder.get_result().run(names, feeds, self._options[1])
         return found, dict(zip(self._past, present, strict=True))
 
 
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
-def report(ways: dict[str, Way], sources: Sequence[Source], exact: Network, words: Vocabulary) -> None:
+def report(ways: dict[str, Way], sources: Sequence[Source], exact: EncoderDecoder, words: GenerationTokens) -> None:
     networks, opening = {}, {}
     for name, (_, make) in ways.items():
         start = time.perf_counter()
@@ -237,7 +237,7 @@ def report(ways: dict[str, Way], sources: Sequence[Source], exact: Network, word
 
 
 def latencies(
-    networks: dict[str, Network], sources: Sequence[Source], words: Vocabulary
+    networks: dict[str, EncoderDecoder], sources: Sequence[Source], words: GenerationTokens
 ) -> dict[str, list[float]]:
     """Milliseconds of each question, one way after the other; the first round warms up."""
     spent: dict[str, list[float]] = {name: [] for name in networks}
@@ -245,15 +245,15 @@ def latencies(
         for name, network in networks.items():
             start = time.perf_counter()
             memory = network.encode(source)
-            Search(4, 40).run(network, memory, words)
-            score(network, memory, [message[:-1]] * 4, words)
+            BeamSearch(4, 40).run(network, memory, words)
+            score_messages(network, memory, [message[:-1]] * 4, words)
             if turn:
                 spent[name].append(1000 * (time.perf_counter() - start))
     return spent
 
 
 def parity(
-    network: Network, exact: Network, sources: Sequence[Source], words: Vocabulary
+    network: EncoderDecoder, exact: EncoderDecoder, sources: Sequence[Source], words: GenerationTokens
 ) -> tuple[float, float]:
     """Share of positions with torch's token, and how far the real message's log-probability moves a token."""
     same = total = 0
@@ -263,7 +263,7 @@ def parity(
         both = []
         for one in (network, exact):
             memory = one.encode(source)
-            both.append(logarithm(one.step(memory, tokens, one.no_past(1))[0][0]))
+            both.append(compute_floored_log(one.run_decoder(memory, tokens, one.make_empty_past(1))[0][0]))
         rows = range(len(message))
         same += int((both[0].argmax(-1) == both[1].argmax(-1)).sum())
         moved += float((both[0][rows, message] - both[1][rows, message]).sum())

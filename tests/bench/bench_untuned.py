@@ -23,7 +23,7 @@ from gitpeft.learn import pipeline
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.models import bases
-from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.reranker_features import GENERATED
 from tests.bench import histories
 
@@ -38,16 +38,16 @@ def main() -> None:
     arguments = parser.parse_args()
     head = "| history | base | generated | over the first | default chooser | over the first |"
     print(head, "|---|---|---|---|---|---|", sep="\n")
-    chooser = bases.find(bases.EMBEDDED).chooser()
-    last: dict[str, list[trial.Asked]] = {}
+    chooser = bases.find_base(bases.EMBEDDED_BASE).load_reranker()
+    last: dict[str, list[trial.ExampleCandidates]] = {}
     every: dict[str, list[Scores]] = {name: [] for name in arguments.bases}
     for item in arguments.histories:
         history, _, path = item.partition("=")
-        data = dataset.make(histories.read(path), bases.find("mini").budget.exemplars)
+        data = dataset.build_dataset(histories.read(path), bases.find_base("mini").budget.exemplars)
         for name in arguments.bases:
             asked = ask(name, data, arguments.limit)
             last[history] = asked
-            scores = [trial.score(asked, how) for how in (Chooser(mode=GENERATED), chooser)]
+            scores = [trial.score_reranker(asked, how) for how in (Reranker(mode=GENERATED), chooser)]
             every[name].append(scores)
             row(f"{history} (n = {len(asked)})", name, scores, every[arguments.bases[0]][-1])
     joined = {
@@ -72,23 +72,23 @@ def row(history: str, name: str, scores: Scores, first: Scores) -> None:
     print(f"| {history} | {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def fifths(asked: list[trial.Asked], chooser: Chooser) -> list[str]:
+def fifths(asked: list[trial.ExampleCandidates], chooser: Reranker) -> list[str]:
     """Mean score (in percent) and mean B-Norm of the messages that are put first, by score."""
-    best = [chooser.order(one.found) for one in asked]
+    best = [chooser.rank_candidates(one.found) for one in asked]
     said = np.array([found[0][0] if found else 0.0 for found in best])
-    came = np.array(trial.score(asked, chooser))
+    came = np.array(trial.score_reranker(asked, chooser))
     parts = np.array_split(np.argsort(said, kind="stable"), FIFTHS)
     return [f"{100 * said[part].mean():.0f} → {came[part].mean():.0f}" for part in parts]
 
 
-def ask(name: str, data: dataset.Dataset, limit: int) -> list[trial.Asked]:
-    base = bases.find(name)
-    ready = base.ready()
+def ask(name: str, data: dataset.Dataset, limit: int) -> list[trial.ExampleCandidates]:
+    base = bases.find_base(name)
+    ready = base.find_onnx_folder()
     assert ready is not None, f"{name} has no ONNX files"
     settings = json.loads((ready / "settings.json").read_text())
-    manifest = Manifest(created="", settings=settings, **pipeline.of_base(base))
-    with trial.trial(manifest, ready, data.index_before(data.first_valid), {}) as suggester:
-        return trial.ask(suggester, trial.sample(data.valid, limit, seed=1), since=data.valid)
+    manifest = Manifest(created="", settings=settings, **pipeline.describe_base(base))
+    with trial.open_trial_suggester(manifest, ready, data.index_before(data.first_valid), {}) as suggester:
+        return trial.collect_candidates(suggester, trial.sample_examples(data.valid, limit, seed=1), since=data.valid)
 
 
 def over(scores: list[float], first: list[float]) -> str:

@@ -24,16 +24,16 @@ from typing import Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.diff.patch import Budget
+from gitpeft.diff.patch import TokenBudget
 from gitpeft.git.repository import Repository
 from gitpeft.learn import charts, pipeline
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
-from gitpeft.learn.evaluation.text_metrics import b_norm, bootstrap, paired_bootstrap
-from gitpeft.learn.pipeline import Plan
+from gitpeft.learn.evaluation.text_metrics import b_norm, bootstrap_mean, paired_bootstrap
+from gitpeft.learn.pipeline import ModelPlan
 from gitpeft.learn.retrain import run
-from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker import Reranker
 
 NEVER, CHAMPION, KEPT_UP = "never retrained", "champion", ", kept up"
 SYSTEMS = (NEVER, CHAMPION, NEVER + KEPT_UP, CHAMPION + KEPT_UP)
@@ -81,7 +81,7 @@ def main() -> None:
 def live(repo: Repository, start: date, count: int, budgets: tuple[float, float], out: Path) -> None:
     """Every month from `start` on, each written when it is over; `budgets` of the first and the others."""
     firsts = [later(start, number) for number in range(count + 1)]
-    pipeline.run(repo, Plan(until=tip_before(repo, firsts[0]), minutes=budgets[0]), quiet)
+    pipeline.run(repo, ModelPlan(until=tip_before(repo, firsts[0]), minutes=budgets[0]), quiet)
     first = active(repo)
     months: list[Month] = []
     with tempfile.TemporaryDirectory(prefix="gitpeft-never-") as kept:
@@ -96,7 +96,7 @@ def month(repo: Repository, never: Bundle, begin: date, end: date, budget: float
     before, after = tip_before(repo, begin), tip_before(repo, end)
     scores = asked_in(repo, never, before, after)
     started, spent = time.monotonic(), time.process_time()
-    done = run.run(repo, Plan(until=after, minutes=budget), quiet)
+    done = run.run_retraining(repo, ModelPlan(until=after, minutes=budget), quiet)
     seconds, cpu = time.monotonic() - started, time.process_time() - spent
     asked = len(scores[NEVER])
     print(f"{begin:%Y-%m}: {asked} commits; {done.action}: {done.reason} ({seconds:.0f} s)", flush=True)
@@ -106,12 +106,12 @@ def month(repo: Repository, never: Bundle, begin: date, end: date, budget: float
 def asked_in(repo: Repository, never: Bundle, before: str, after: str) -> dict[str, list[float]]:
     """B-Norm of each system on the usable commits of `after` that `before` has not."""
     known = {sha for sha, _ in repo.rev_list(before)}
-    records = pipeline.mine(repo, after, quiet).records
-    usable = dataset.usable(records)
+    records = pipeline.mine_history(repo, after, quiet).records
+    usable = dataset.select_usable_examples(records)
     fresh = sum(one.sha not in known for one in usable)
     if not fresh:
         return {name: [] for name in SYSTEMS}
-    data = dataset.make(records, Budget().exemplars, 0.1, (fresh - 0.25) / len(usable))
+    data = dataset.build_dataset(records, TokenBudget().exemplars, 0.1, (fresh - 0.25) / len(usable))
     asked = [one for one in data.test if one.sha not in known]
     models = {NEVER: never, CHAMPION: active(repo)}
     return {
@@ -123,16 +123,16 @@ def asked_in(repo: Repository, never: Bundle, before: str, after: str) -> dict[s
 
 def score(model: Bundle, data: Dataset, asked: list[Example], since: Sequence[Example]) -> list[float]:
     """B-Norm of what a model would have put first; with `since` among the exemplars as they come."""
-    chooser = Chooser.of(model.json(bundles.CHOOSER), model.manifest.kind)
+    chooser = Reranker.from_data(model.read_json(bundles.RERANKER_FILE), model.manifest.kind)
     index = data.index_before(data.first_test)
-    with trial.trial(model.manifest, model.path, index, model.json(bundles.STYLE)) as suggester:
-        offered = [one.offered(chooser) for one in trial.ask(suggester, asked, since=since)]
+    with trial.open_trial_suggester(model.manifest, model.path, index, model.read_json(bundles.STYLE_FILE)) as suggester:
+        offered = [one.offered_message(chooser) for one in trial.collect_candidates(suggester, asked, since=since)]
     return b_norm(offered, [one.message for one in asked])
 
 
 def active(repo: Repository) -> Bundle:
     """The champion."""
-    found = bundles.active(repo.state_dir)
+    found = bundles.open_active_bundle(repo.state_dir)
     assert found is not None
     return found
 
@@ -217,7 +217,7 @@ def mean(values: list[float], *, interval: bool = False) -> str:
     """The mean; with its 95 % interval where asked for."""
     if not values:
         return "-"
-    one = bootstrap(values, seed=0)
+    one = bootstrap_mean(values, seed=0)
     return f"{one.mean:.1f} ({one.low:.1f}–{one.high:.1f})" if interval else f"{one.mean:.1f}"
 
 
@@ -229,7 +229,7 @@ def plot(months: list[Month]) -> str:
         running = [total / place for place, total in enumerate(accumulate(values), 1)]
         lines[name] = [(float(place), value) for place, value in enumerate(running, 1)][FIRST_SHOWN:]
     title = f"Retrained every month, {months[0].name} to {months[-1].name}"
-    return charts.drawing(charts.chart(title, "commits of the year", "B-Norm, running mean", lines))
+    return charts.extract_svg(charts.render_line_chart(title, "commits of the year", "B-Norm, running mean", lines))
 
 
 FIRST_SHOWN = 10

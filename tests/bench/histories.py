@@ -8,7 +8,7 @@ from pathlib import Path
 from git import Repo
 
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import Record
+from gitpeft.history.store import CommitRecord
 from gitpeft.learn import pipeline
 from gitpeft.learn.evaluation import text_metrics
 
@@ -20,13 +20,13 @@ def options(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def read(path: str) -> list[Record]:
+def read(path: str) -> list[CommitRecord]:
     """The records of a history, oldest first; the clone at `path` is not written to."""
     with tempfile.TemporaryDirectory() as scratch:
         Repo.clone_from(path, scratch, no_checkout=True)
-        return pipeline.mine(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
+        return pipeline.mine_history(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
 
 
 def cell(scores: Sequence[float]) -> str:
     """The mean with its interval."""
-    return "{:.1f} ({:.1f}–{:.1f})".format(*text_metrics.bootstrap(scores, 0))
+    return "{:.1f} ({:.1f}–{:.1f})".format(*text_metrics.bootstrap_mean(scores, 0))

@@ -13,7 +13,7 @@ import pytest
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
-from gitpeft.diff.patch import RENDERER
+from gitpeft.diff.patch import RENDERER_VERSION
 from gitpeft.errors import GitpeftError
 from tests.support.killing import killed_at
 
@@ -39,11 +39,11 @@ def manifest(**changes: object) -> Manifest:
 
 def put(state_dir: Path, files: dict[str, bytes] = FILES, **changes: object) -> str:
     """Write a bundle of these files; returns its id."""
-    with bundles.staging(state_dir) as folder:
+    with bundles.staging_folder(state_dir) as folder:
         for name, raw in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(raw)
-        return bundles.write(folder, manifest(**changes))
+        return bundles.write_bundle(folder, manifest(**changes))
 
 
 def place(state_dir: Path, id_: str) -> Path:
@@ -52,16 +52,16 @@ def place(state_dir: Path, id_: str) -> Path:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     id_ = put(tmp_path)
-    bundles.activate(tmp_path, id_)
-    bundle = bundles.active(tmp_path)
+    bundles.activate_bundle(tmp_path, id_)
+    bundle = bundles.open_active_bundle(tmp_path)
     assert bundle is not None
     assert (
         bundle.id == id_ == hashlib.sha256((place(tmp_path, id_) / "manifest.json").read_bytes()).hexdigest()
     )
     assert {name: bundle.read(name) for name in bundle.manifest.files} == FILES
     assert dataclasses.replace(bundle.manifest, files={}) == manifest()
-    assert bundle.json("style.json") == {"subject_length": 72}
-    assert bundle.json("chooser.json") == {}
+    assert bundle.read_json("style.json") == {"subject_length": 72}
+    assert bundle.read_json("chooser.json") == {}
     assert "chooser.json" not in bundle
     assert sorted(p.name for p in (tmp_path / "models").iterdir() if p.is_dir()) == [id_]
 
@@ -71,15 +71,15 @@ def test_the_same_bundle_twice_is_one(tmp_path: Path) -> None:
 
 
 def test_nothing_is_active_before_an_activation(tmp_path: Path) -> None:
-    assert bundles.active(tmp_path) is None
+    assert bundles.open_active_bundle(tmp_path) is None
     put(tmp_path)
-    assert bundles.active(tmp_path) is None
-    assert bundles.versions(tmp_path / "elsewhere") == []
+    assert bundles.open_active_bundle(tmp_path) is None
+    assert bundles.list_bundles(tmp_path / "elsewhere") == []
 
 
 def test_retrieval_needs_no_model(tmp_path: Path) -> None:
     id_ = put(tmp_path, {"index/rows.npy": b"r"}, kind="retrieval")
-    assert bundles.activate(tmp_path, id_).manifest.kind == "retrieval"
+    assert bundles.activate_bundle(tmp_path, id_).manifest.kind == "retrieval"
     with pytest.raises(
         GitpeftError, match=r"a model bundle needs decoder.onnx, encoder.onnx, tokenizer.json"
     ):
@@ -131,27 +131,27 @@ def test_damage_that_opening_sees(
     tmp_path: Path, name: str, harm: Callable[[Path], None], sentence: str
 ) -> None:
     id_ = put(tmp_path)
-    bundles.activate(tmp_path, id_)
+    bundles.activate_bundle(tmp_path, id_)
     harm(place(tmp_path, id_) / name)
     with pytest.raises(GitpeftError) as found:
-        bundles.active(tmp_path)
+        bundles.open_active_bundle(tmp_path)
     assert str(found.value) == sentence
     assert found.value.hint
     with pytest.raises(GitpeftError):
-        bundles.activate(tmp_path, id_)
-    assert bundles.versions(tmp_path) == []
+        bundles.activate_bundle(tmp_path, id_)
+    assert bundles.list_bundles(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_flipped_bit_is_seen_by_whoever_reads_the_file(tmp_path: Path, name: str) -> None:
     id_ = put(tmp_path)
-    bundle = bundles.activate(tmp_path, id_)
+    bundle = bundles.activate_bundle(tmp_path, id_)
     flip(place(tmp_path, id_) / name)
-    for check in (lambda: bundle.read(name), lambda: bundles.verify(bundle)):
+    for check in (lambda: bundle.read(name), lambda: bundles.verify_bundle(bundle)):
         with pytest.raises(GitpeftError, match=f"{name} of the model is damaged"):
             check()
     with pytest.raises(GitpeftError, match="damaged"):
-        bundles.activate(tmp_path, id_)
+        bundles.activate_bundle(tmp_path, id_)
 
 
 def test_a_file_too_many_is_seen(tmp_path: Path) -> None:
@@ -159,24 +159,24 @@ def test_a_file_too_many_is_seen(tmp_path: Path) -> None:
     bundle = bundles.open_bundle(place(tmp_path, id_))
     (bundle.path / "index" / ".DS_Store").write_bytes(b"")
     with pytest.raises(GitpeftError, match=r"folder holds index/.DS_Store, which its manifest does not list"):
-        bundles.verify(bundle)
+        bundles.verify_bundle(bundle)
 
 
 @pytest.mark.parametrize("text", ["", "x", "../../etc\n", "a" * 64 + "\n../..\n", "\x00" * 64 + "\n"])
 def test_a_damaged_note_of_the_active_model(tmp_path: Path, text: str) -> None:
     id_ = put(tmp_path)
-    bundles.activate(tmp_path, id_)
+    bundles.activate_bundle(tmp_path, id_)
     (tmp_path / "current").write_text(text)
     with pytest.raises(GitpeftError, match="the note of the active model is damaged"):
-        bundles.active(tmp_path)
-    bundles.activate(tmp_path, id_)
-    assert bundles.pointer(tmp_path) == (id_, "")
+        bundles.open_active_bundle(tmp_path)
+    bundles.activate_bundle(tmp_path, id_)
+    assert bundles.read_active_ids(tmp_path) == (id_, "")
 
 
 def test_an_active_model_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "current").write_text("a" * 64 + "\n\n")
     with pytest.raises(GitpeftError, match=r"manifest.json of the model is missing"):
-        bundles.active(tmp_path)
+        bundles.open_active_bundle(tmp_path)
 
 
 # --- what a manifest may say --------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def rewritten(state_dir: Path, change: Callable[[dict[str, object]], object]) ->
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"renderer": RENDERER + 1}, "was trained on rendering"),
+        ({"renderer": RENDERER_VERSION + 1}, "was trained on rendering"),
         ({"format": 99}, "has bundle format 99, this gitpeft reads 1"),
         ({"format": "1"}, "has bundle format '1', this"),
         ({"format": "\x1b[2J"}, "has bundle format '\\x1b[2J', this"),
@@ -271,32 +271,32 @@ def several(state_dir: Path, count: int) -> list[str]:
     """Bundles, oldest first, each activated once."""
     ids = [put(state_dir, created=f"2024-05-{day:02}T00:00:00Z") for day in range(1, count + 1)]
     for id_ in ids:
-        bundles.activate(state_dir, id_)
+        bundles.activate_bundle(state_dir, id_)
     return ids
 
 
 def test_versions_are_listed_newest_first(tmp_path: Path) -> None:
     ids = several(tmp_path, 3)
-    assert [bundle.id for bundle in bundles.versions(tmp_path)] == ids[::-1]
-    assert bundles.pointer(tmp_path) == (ids[2], ids[1])
+    assert [bundle.id for bundle in bundles.list_bundles(tmp_path)] == ids[::-1]
+    assert bundles.read_active_ids(tmp_path) == (ids[2], ids[1])
 
 
 def test_activating_the_active_one_keeps_its_predecessor(tmp_path: Path) -> None:
     ids = several(tmp_path, 2)
-    bundles.activate(tmp_path, ids[1])
-    assert bundles.pointer(tmp_path) == (ids[1], ids[0])
+    bundles.activate_bundle(tmp_path, ids[1])
+    assert bundles.read_active_ids(tmp_path) == (ids[1], ids[0])
 
 
 def test_pruning_keeps_the_newest_the_active_and_the_one_before_it(tmp_path: Path) -> None:
     ids = several(tmp_path, 5)
-    bundles.activate(tmp_path, ids[1])
-    bundles.activate(tmp_path, ids[0])
-    assert sorted(bundles.prune(tmp_path, keep=1)) == sorted([ids[2], ids[3]])
-    assert {bundle.id for bundle in bundles.versions(tmp_path)} == {ids[0], ids[1], ids[4]}
-    assert bundles.prune(tmp_path, keep=0) == [ids[4]]
-    active = bundles.active(tmp_path)
+    bundles.activate_bundle(tmp_path, ids[1])
+    bundles.activate_bundle(tmp_path, ids[0])
+    assert sorted(bundles.prune_bundles(tmp_path, keep=1)) == sorted([ids[2], ids[3]])
+    assert {bundle.id for bundle in bundles.list_bundles(tmp_path)} == {ids[0], ids[1], ids[4]}
+    assert bundles.prune_bundles(tmp_path, keep=0) == [ids[4]]
+    active = bundles.open_active_bundle(tmp_path)
     assert active is not None
-    bundles.verify(active)
+    bundles.verify_bundle(active)
 
 
 def test_pruning_removes_damaged_bundles_and_old_leftovers(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_pruning_removes_damaged_bundles_and_old_leftovers(tmp_path: Path) -> No
         (models / name).mkdir()
         (models / name / "part").write_bytes(b"x")
         os.utime(models / name, (time.time() - age,) * 2)
-    assert bundles.prune(tmp_path, keep=9) == [ids[0]]
+    assert bundles.prune_bundles(tmp_path, keep=9) == [ids[0]]
     assert sorted(p.name for p in models.iterdir()) == sorted([".lock", ".new-young", ids[1], ids[2]])
 
 
@@ -315,8 +315,8 @@ def test_an_unknown_id_cannot_be_activated(tmp_path: Path) -> None:
     ids = several(tmp_path, 1)
     for id_ in ("f" * 64, "../models/" + ids[0], ids[0][:12], ""):
         with pytest.raises(GitpeftError):
-            bundles.activate(tmp_path, id_)
-    assert bundles.pointer(tmp_path) == (ids[0], "")
+            bundles.activate_bundle(tmp_path, id_)
+    assert bundles.read_active_ids(tmp_path) == (ids[0], "")
 
 
 def test_activations_at_the_same_time_leave_one_whole_note(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_activations_at_the_same_time_leave_one_whole_note(tmp_path: Path) -> No
     def read() -> None:
         while not stop.is_set():
             try:
-                bundle = bundles.active(tmp_path)
+                bundle = bundles.open_active_bundle(tmp_path)
                 assert bundle is not None
                 seen.add(bundle.id)
             except BaseException as error:
@@ -336,7 +336,7 @@ def test_activations_at_the_same_time_leave_one_whole_note(tmp_path: Path) -> No
 
     def write(id_: str) -> None:
         for _ in range(15):
-            bundles.activate(tmp_path, id_)
+            bundles.activate_bundle(tmp_path, id_)
 
     reader = threading.Thread(target=read)
     writers = [threading.Thread(target=write, args=(id_,)) for id_ in ids]
@@ -348,7 +348,7 @@ def test_activations_at_the_same_time_leave_one_whole_note(tmp_path: Path) -> No
     reader.join()
     assert not problems
     assert seen <= set(ids)
-    now, before = bundles.pointer(tmp_path)
+    now, before = bundles.read_active_ids(tmp_path)
     assert now in ids and before in ids and now != before
 
 
@@ -360,21 +360,21 @@ def test_killed_anywhere_while_a_second_model_is_put_in_place(tmp_path: Path) ->
 
     def renew() -> None:
         id_ = put(tmp_path, created="2024-06-01T00:00:00Z")
-        bundles.activate(tmp_path, id_)
-        bundles.prune(tmp_path, keep=1)
+        bundles.activate_bundle(tmp_path, id_)
+        bundles.prune_bundles(tmp_path, keep=1)
 
     step = 1
     while killed_at(step, renew):
-        active = bundles.active(tmp_path)
+        active = bundles.open_active_bundle(tmp_path)
         assert active is not None
-        bundles.verify(active)
+        bundles.verify_bundle(active)
         for path in (tmp_path / "models").iterdir():
             if not path.name.startswith("."):
-                bundles.verify(bundles.open_bundle(path))
-        assert bundles.pointer(tmp_path)[0] == old or bundles.pointer(tmp_path)[1] == old
+                bundles.verify_bundle(bundles.open_bundle(path))
+        assert bundles.read_active_ids(tmp_path)[0] == old or bundles.read_active_ids(tmp_path)[1] == old
         step += 1
     assert step > 20
-    assert bundles.pointer(tmp_path)[1] == old
+    assert bundles.read_active_ids(tmp_path)[1] == old
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

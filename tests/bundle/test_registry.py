@@ -13,7 +13,7 @@ from gitpeft.bundle import registry
 from gitpeft.cli import views
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.suggest.suggester import open_active
+from gitpeft.suggest.suggester import open_active_suggester
 from tests.cli.test_app import Call, gitpeft
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
@@ -32,10 +32,10 @@ def several(state_dir: Path, count: int) -> list[str]:
 
 def answers(state_dir: Path) -> bool:
     """Whether the active model says something, each of its bytes checked."""
-    active = bundles.active(state_dir)
+    active = bundles.open_active_bundle(state_dir)
     assert active is not None
-    bundles.verify(active)
-    return bool(open_active(state_dir).suggest(tinymodel.CHANGES[0], ""))
+    bundles.verify_bundle(active)
+    return bool(open_active_suggester(state_dir).suggest(tinymodel.CHANGES[0], ""))
 
 
 def test_a_version_tells_what_its_manifest_says(tmp_path: Path) -> None:
@@ -47,51 +47,51 @@ def test_a_version_tells_what_its_manifest_says(tmp_path: Path) -> None:
             method={"name": "lora"}, metrics=METRICS,
         )
     )  # fmt: skip
-    newest, middle, oldest = registry.listing(tmp_path)
+    newest, middle, oldest = registry.list_model_versions(tmp_path)
     assert [newest.id, middle.id, oldest.id] == ids[::-1]
     assert (newest.state, middle.state, oldest.state) == ("active", "previous", "")
     assert (newest.base, newest.method, newest.commits) == ("mini", "lora", commits)
     assert newest.metrics == {"b_norm": 12.5} and middle.metrics == {} and middle.method == "retrieval"
     folder = tmp_path / "models" / newest.id
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != bundles.MANIFEST]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != bundles.MANIFEST_FILE]
     assert newest.size == sum(path.stat().st_size for path in files)
 
 
 def test_a_loser_says_why_and_a_winner_does_not(tmp_path: Path) -> None:
     several(tmp_path, 2)
     lost = {"duel": {"won": False, "verdict": "B-Norm fell by 2"}}
-    with bundles.staging(tmp_path) as folder:
+    with bundles.staging_folder(tmp_path) as folder:
         tinymodel.fill(folder)
         made = bundles.Manifest(kind="retrieval", created="2024-07-01T00:00:00Z", metrics=lost)
-        bundles.write(folder, made)
-    assert [one.aside for one in registry.listing(tmp_path)] == ["B-Norm fell by 2", "", ""]
-    registry.rollback(tmp_path, registry.listing(tmp_path)[0].id)
-    assert registry.listing(tmp_path)[0].aside == "", "whoever chose it by hand knows"
+        bundles.write_bundle(folder, made)
+    assert [one.aside for one in registry.list_model_versions(tmp_path)] == ["B-Norm fell by 2", "", ""]
+    registry.roll_back_model(tmp_path, registry.list_model_versions(tmp_path)[0].id)
+    assert registry.list_model_versions(tmp_path)[0].aside == "", "whoever chose it by hand knows"
 
 
 def test_going_back_and_forth(tmp_path: Path) -> None:
     ids = several(tmp_path, 3)
-    assert registry.rollback(tmp_path).id == ids[1] and answers(tmp_path)
-    assert bundles.pointer(tmp_path) == (ids[1], ids[2])
-    assert registry.rollback(tmp_path).id == ids[2]
-    assert registry.rollback(tmp_path, ids[0][:9].upper()).id == ids[0] and answers(tmp_path)
-    assert bundles.pointer(tmp_path) == (ids[0], ids[2])
+    assert registry.roll_back_model(tmp_path).id == ids[1] and answers(tmp_path)
+    assert bundles.read_active_ids(tmp_path) == (ids[1], ids[2])
+    assert registry.roll_back_model(tmp_path).id == ids[2]
+    assert registry.roll_back_model(tmp_path, ids[0][:9].upper()).id == ids[0] and answers(tmp_path)
+    assert bundles.read_active_ids(tmp_path) == (ids[0], ids[2])
 
 
 def test_names_that_name_no_model(tmp_path: Path) -> None:
     with pytest.raises(GitpeftError, match="no earlier model"):
-        registry.rollback(tmp_path)
+        registry.roll_back_model(tmp_path)
     ids = several(tmp_path, 1)
     with pytest.raises(GitpeftError, match="no earlier model"):
-        registry.rollback(tmp_path)
+        registry.roll_back_model(tmp_path)
     for name, why in (
         (ids[0][:3], "does not name one"),
         ("zzzz", "no model here"),
         ("../x", "no model here"),
     ):
         with pytest.raises(GitpeftError, match=why):
-            registry.rollback(tmp_path, name)
-    assert bundles.pointer(tmp_path) == (ids[0], "")
+            registry.roll_back_model(tmp_path, name)
+    assert bundles.read_active_ids(tmp_path) == (ids[0], "")
 
 
 def test_a_damaged_model_is_not_gone_back_to(tmp_path: Path) -> None:
@@ -99,23 +99,23 @@ def test_a_damaged_model_is_not_gone_back_to(tmp_path: Path) -> None:
     path = tmp_path / "models" / ids[0] / "index" / "rows.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(GitpeftError, match="damaged"):
-        registry.rollback(tmp_path)
-    assert bundles.pointer(tmp_path) == (ids[1], ids[0]) and answers(tmp_path)
+        registry.roll_back_model(tmp_path)
+    assert bundles.read_active_ids(tmp_path) == (ids[1], ids[0]) and answers(tmp_path)
 
 
 def test_killed_anywhere_while_going_back_and_pruning(tmp_path: Path) -> None:
     ids = several(tmp_path, 5)
     number = 0
     with asked_meanwhile(tmp_path, tmp_path, tinymodel.CHANGES[0]):
-        for step in every_kill(lambda: (registry.rollback(tmp_path), bundles.prune(tmp_path, keep=0))):
+        for step in every_kill(lambda: (registry.roll_back_model(tmp_path), bundles.prune_bundles(tmp_path, keep=0))):
             number = step
             assert answers(tmp_path)
-            now, before = bundles.pointer(tmp_path)
+            now, before = bundles.read_active_ids(tmp_path)
             assert {now, before} == set(ids[3:]), "the active one and the one before it are never pruned"
             for one in (now, before):
-                bundles.verify(bundles.open_bundle(tmp_path / "models" / one))
+                bundles.verify_bundle(bundles.open_bundle(tmp_path / "models" / one))
     assert number > 30, "the kills reached no effect"
-    assert answers(tmp_path) and {one.id for one in registry.listing(tmp_path)} == set(ids[3:])
+    assert answers(tmp_path) and {one.id for one in registry.list_model_versions(tmp_path)} == set(ids[3:])
 
 
 # --- one training at a time ---------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_killed_anywhere_while_going_back_and_pruning(tmp_path: Path) -> None:
 def test_a_second_training_is_told_to_wait(repo: Repo, gitpeft: Call) -> None:
     repo.commit("start", **{"a.py": "x = 1\n"})
     state = Repository.open(repo.path).state_dir
-    with registry.training(state):
+    with registry.hold_training_lock(state):
         for command in (["train"], ["init", "--no-hooks"]):
             done = gitpeft(*command, "--repo", repo.path)
             assert done.code == 1 and "another training is under way" in done.err
@@ -140,20 +140,20 @@ def test_the_lock_ends_with_its_process(repo: Repo) -> None:
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=env) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        with pytest.raises(GitpeftError, match="under way"), registry.training(state):
+        with pytest.raises(GitpeftError, match="under way"), registry.hold_training_lock(state):
             pass
         holder.kill()
-    with registry.training(state):
-        assert (state / registry.LOCK).exists()
+    with registry.hold_training_lock(state):
+        assert (state / registry.TRAINING_LOCK_FILE).exists()
     assert not state.exists()
 
 
 def test_a_lock_leaves_what_is_kept_alone(tmp_path: Path) -> None:
     ids = several(tmp_path, 1)
-    with registry.training(tmp_path), registry.training(tmp_path / "other"):
+    with registry.hold_training_lock(tmp_path), registry.hold_training_lock(tmp_path / "other"):
         pass
-    assert bundles.pointer(tmp_path)[0] == ids[0] and not (tmp_path / "other").exists()
-    assert not registry.untouched(tmp_path)
+    assert bundles.read_active_ids(tmp_path)[0] == ids[0] and not (tmp_path / "other").exists()
+    assert not registry.is_untouched(tmp_path)
 
 
 # --- the commands -------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_models_and_rollback(repo: Repo, gitpeft: Call, monkeypatch: pytest.Monk
     assert json.loads(gitpeft("models", *here, "--json").out) == []
     ids = several(Repository.open(repo.path).state_dir, 2)
     with monkeypatch.context() as narrow:
-        narrow.setattr(views.out, "width", 40)
+        narrow.setattr(views.stdout_console, "width", 40)
         assert all(one[:12] in gitpeft("models", *here).out for one in ids)
     shown = gitpeft("models", *here)
     assert shown.code == 0 and shown.said.index(ids[1][:12]) < shown.said.index(ids[0][:12])
@@ -175,4 +175,4 @@ def test_models_and_rollback(repo: Repo, gitpeft: Call, monkeypatch: pytest.Monk
     assert done.code == 0 and ids[0][:12] in done.out
     assert gitpeft("rollback", ids[1][:8], *here).code == 0
     assert gitpeft("rollback", "beef", *here).code == 1
-    assert bundles.pointer(Repository.open(repo.path).state_dir) == (ids[1], ids[0])
+    assert bundles.read_active_ids(Repository.open(repo.path).state_dir) == (ids[1], ids[0])

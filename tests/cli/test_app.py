@@ -210,7 +210,7 @@ def test_a_question_stands_where_progress_was() -> None:
 def test_foreign_text_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     from gitpeft.cli import views
 
-    views.error("the model says \x1b]52;c;AAAA\x07", "line one\nline [two] \x9b2J")
+    views.print_error("the model says \x1b]52;c;AAAA\x07", "line one\nline [two] \x9b2J")
     said = capsys.readouterr().err
     assert "\x1b]" not in said and "\x9b" not in said and "line one\nline [two]" in said
 

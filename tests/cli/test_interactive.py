@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gitpeft.cli.interactive import Outcome, Terminal, commit
-from gitpeft.config import Config, load
+from gitpeft.cli.interactive import CommitOutcome, Terminal, commit_interactively
+from gitpeft.config import Config, load_config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from tests.support import standin
@@ -38,13 +38,13 @@ class Person:
         return word
 
 
-def talk(hooked: Hooked, person: Person, config: Config | None = None) -> Outcome:
+def talk(hooked: Hooked, person: Person, config: Config | None = None) -> CommitOutcome:
     repo = Repository.open(hooked.repo.path)
 
     def run(args: Sequence[str]) -> int:
         return hooked.repo.run(*args, env=hooked.env).returncode
 
-    return commit(repo, config or load(repo), Terminal(person.heard.append, person.ask), run)
+    return commit_interactively(repo, config or load_config(repo), Terminal(person.heard.append, person.ask), run)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from gitpeft.diff import patch as diff_patch
-from gitpeft.diff.patch import Budget, FileChange, Hunk, clean_subject, compact, parse, render, shares, split
+from gitpeft.diff.patch import TokenBudget, FileChange, Hunk, clean_subject, compact_change, parse_patch, render_change, divide_fairly, split_compact
 from gitpeft.git.repository import Repository
-from gitpeft.redaction import mask
+from gitpeft.redaction import mask_secrets
 from tests.support.gitrepo import EPOCH, Repo
 
 NUMSTAT = ("diff-tree", "-r", "--root", "--no-commit-id", "-M50%", "-l400", "--numstat", "-z")
@@ -44,7 +44,7 @@ def shown(path: bytes) -> str:
 
 def parsed(repo: Repo, rev: str = "HEAD") -> dict[str, FileChange]:
     """The file changes of a commit by path; the counts are those of git."""
-    files = parse(Repository.open(repo.path).patch(rev))
+    files = parse_patch(Repository.open(repo.path).read_commit_patch(rev))
     assert {f.path: (f.added, f.removed) for f in files} == counted(repo, rev)
     return {f.path: f for f in files}
 
@@ -91,7 +91,7 @@ def test_copies(repo: Repo) -> None:
     repo.commit("copy", **{"b.py": text + "more\n"})
     options = ["-C", "--find-copies-harder"]
     patch = repo.run("diff-tree", "-p", "--no-commit-id", *options, "HEAD").stdout
-    (found,) = parse(patch)
+    (found,) = parse_patch(patch)
     assert (found.path, found.status, found.old_path) == ("b.py", "C", "a.py")
     assert {"b.py": (found.added, found.removed)} == counted(repo, "HEAD", *options)
 
@@ -169,7 +169,7 @@ def test_submodules(repo: Repo, tmp_path: Path) -> None:
     repo.commit("move it")
     found = parsed(repo)["sub"]
     assert (found.kind, found.status, found.added, found.removed) == ("submodule", "M", 1, 1)
-    assert compact([found]) == " sub +1 -1 (submodule)"
+    assert compact_change([found]) == " sub +1 -1 (submodule)"
 
 
 def test_generated_files_are_known_by_their_path(repo: Repo) -> None:
@@ -181,7 +181,7 @@ def test_generated_files_are_known_by_their_path(repo: Repo) -> None:
     assert all(diff_patch.is_generated(p) for p in generated) and not any(
         map(diff_patch.is_generated, written)
     )
-    assert "#yarn.lock" not in compact(list(parsed(repo).values()))
+    assert "#yarn.lock" not in compact_change(list(parsed(repo).values()))
 
 
 def test_headings_and_lines(repo: Repo) -> None:
@@ -194,20 +194,20 @@ def test_headings_and_lines(repo: Repo) -> None:
 
 
 def test_no_patch_and_no_git_at_all() -> None:
-    assert parse(b"") == [] and compact([]) == ""
-    assert parse(b"* Unmerged path x\nnothing of use") == []
+    assert parse_patch(b"") == [] and compact_change([]) == ""
+    assert parse_patch(b"* Unmerged path x\nnothing of use") == []
 
 
 def test_a_blob_whose_name_ends_like_a_mode_is_no_link() -> None:
     sha = "f" * 34 + "120000"
     head = f"diff --git a/x b/x\nnew file mode 100644\nindex {'0' * 40}..{sha}\n"
-    assert [f.kind for f in parse(f"{head}--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n".encode())] == ["text"]
+    assert [f.kind for f in parse_patch(f"{head}--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n".encode())] == ["text"]
 
 
 def test_an_enormous_change_is_counted_in_full_and_kept_in_part(repo: Repo) -> None:
     repo.commit("start", **{"big.py": "".join(f"x{i}\n" for i in range(50_000))})
     found = parsed(repo)["big.py"]
-    assert found.added == 50_000 and sum(len(h.lines) for h in found.hunks) <= diff_patch.LINES_KEPT
+    assert found.added == 50_000 and sum(len(h.lines) for h in found.hunks) <= diff_patch.MAX_LINES_KEPT
 
 
 _LINES = st.lists(
@@ -273,17 +273,17 @@ _FILES = st.lists(
 @profile(max_examples=60)
 @given(_FILES)
 def test_compact_is_bounded_and_printable(files: list[FileChange]) -> None:
-    text = compact(files)
-    assert len(text) <= diff_patch.COMPACT_LIMIT
+    text = compact_change(files)
+    assert len(text) <= diff_patch.MAX_COMPACT_LENGTH
     assert all(line.isprintable() for line in text.split("\n"))
-    assert text == compact(files)
+    assert text == compact_change(files)
 
 
 @profile(max_examples=60)
 @given(_FILES)
 def test_compact_can_be_split_again(files: list[FileChange]) -> None:
-    text = compact(files)
-    listed, blocks = split(text)
+    text = compact_change(files)
+    listed, blocks = split_compact(text)
     count = sum(1 for line in text.split("\n") if line.startswith("~"))
     assert len(listed) == len(files) if not count else len(listed) < len(files)
     known = {change.path for change in files}
@@ -305,7 +305,7 @@ def test_a_compact_text_in_full() -> None:
         ],
     )  # fmt: skip
     image = FileChange("c.png", "D", kind="binary")
-    assert compact([image, small, large]).split("\n") == [
+    assert compact_change([image, small, large]).split("\n") == [
         "Rb.py +4 -1 <old/b.py", "Aa.py +3 -0", "Dc.png +0 -0 (binary)",
         "#b.py", "@def f():", " x = 1", "-y = 2", "+z = 3", " x = 4", "+y",
         "#a.py", "@", "+line 0", "+line 1", "+line 2",
@@ -320,18 +320,18 @@ def test_a_secret_at_the_cut_does_not_come_through_in_half(secret: str, at: int)
     """Half of one is not known as one: lines are masked before they are cut."""
     hunk = Hunk(heading="f", lines=["+" + "word " * (at // 5) + secret + " end"])
     change = FileChange("a.py", status="M", added=1, hunks=[hunk])
-    shown = mask(compact([change]))
+    shown = mask_secrets(compact_change([change]))
     assert secret[:15] not in shown and secret[10:25] not in shown
-    folded = diff_patch.fold(" " * 500 + "word " * 9 + secret)  # cut before it is folded
-    assert secret[:15] not in mask(folded) and folded.startswith("word ")
+    folded = diff_patch.normalize_line(" " * 500 + "word " * 9 + secret)  # cut before it is folded
+    assert secret[:15] not in mask_secrets(folded) and folded.startswith("word ")
 
 
 def test_files_beyond_the_list_are_counted() -> None:
-    files = [FileChange(f"f{i}.py", "M", added=i) for i in range(diff_patch.FILES_LISTED + 7)]
-    text = compact(files)
+    files = [FileChange(f"f{i}.py", "M", added=i) for i in range(diff_patch.MAX_FILES_LISTED + 7)]
+    text = compact_change(files)
     assert text.split("\n")[-1] == "~7"
-    assert len(split(text)[0]) == diff_patch.FILES_LISTED
-    assert compact(files[: diff_patch.FILES_LISTED]).count("~") == 0
+    assert len(split_compact(text)[0]) == diff_patch.MAX_FILES_LISTED
+    assert compact_change(files[: diff_patch.MAX_FILES_LISTED]).count("~") == 0
 
 
 def test_long_paths_leave_room_for_what_changed() -> None:
@@ -340,19 +340,19 @@ def test_long_paths_leave_room_for_what_changed() -> None:
         FileChange(f"{'deep/' * 24}f{i}.py", "M", added=9, hunks=[Hunk("def f():", ["+x = 1"])])
         for i in range(24)
     ]
-    text = compact(files)
-    assert len(text) <= diff_patch.COMPACT_LIMIT
-    listed, _ = split(text)
+    text = compact_change(files)
+    assert len(text) <= diff_patch.MAX_COMPACT_LENGTH
+    listed, _ = split_compact(text)
     assert f"~{24 - len(listed)}" in text.split("\n")
 
 
 @pytest.mark.parametrize("name", ["x <y.txt", "x +1 -2.txt", "a (binary)", "#x", "~x", " x", "x <y +1 -0"])
 def test_a_path_is_read_back_whatever_it_looks_like(name: str) -> None:
     change = FileChange(name, "M", added=1, hunks=[Hunk("", ["+x = 1"])])
-    listed, blocks = split(compact([change]))
+    listed, blocks = split_compact(compact_change([change]))
     assert [path for _, path in listed] == [name] == list(blocks)
     renamed = FileChange("new.txt", "R", name, 1, 0, hunks=[Hunk("", ["+x = 1"])])
-    assert [path for _, path in split(compact([renamed]))[0]] == ["new.txt"]
+    assert [path for _, path in split_compact(compact_change([renamed]))[0]] == ["new.txt"]
 
 
 # --- shares -------------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def test_a_path_is_read_back_whatever_it_looks_like(name: str) -> None:
 @example([0, 3, 0, 300], 3)
 @given(st.lists(st.integers(0, 400), max_size=12), st.integers(-5, 2000))
 def test_shares_are_fair(wanted: list[int], room: int) -> None:
-    given_ = shares(wanted, room)
+    given_ = divide_fairly(wanted, room)
     assert len(given_) == len(wanted)
     assert all(0 <= g <= w for g, w in zip(given_, wanted, strict=True))
     assert sum(given_) <= max(room, 0)
@@ -382,7 +382,7 @@ class Characters:
     """A codec whose tokens are characters; marks are negative, so that they are told apart."""
 
     def __init__(self) -> None:
-        self.marks = {mark: [-1 - number] for number, mark in enumerate(diff_patch.MARKS)}
+        self.marks = {mark: [-1 - number] for number, mark in enumerate(diff_patch.SECTION_MARKS)}
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         return [[ord(c) for c in text] for text in texts]
@@ -401,7 +401,7 @@ class Characters:
 
 CODEC = Characters()
 _BUDGETS = st.builds(
-    Budget,
+    TokenBudget,
     total=st.integers(0, 700),
     exemplars=st.integers(0, 4),
     exemplar_tokens=st.integers(0, 40),
@@ -414,27 +414,27 @@ _SUBJECTS = st.lists(st.text(st.characters(codec="ascii"), max_size=60), max_siz
 @profile(max_examples=60)
 @given(_FILES, _SUBJECTS, _TEXT, _BUDGETS)
 def test_rendering_never_exceeds_its_budget(
-    files: list[FileChange], like: list[str], previous: str, budget: Budget
+    files: list[FileChange], like: list[str], previous: str, budget: TokenBudget
 ) -> None:
-    change = compact(files)
-    ids = render(change, like, previous, budget, CODEC)
+    change = compact_change(files)
+    ids = render_change(change, like, previous, budget, CODEC)
     assert len(ids) <= budget.total
-    assert ids == render(change, like, previous, budget, CODEC)
+    assert ids == render_change(change, like, previous, budget, CODEC)
 
 
 def many(count: int, lines: int = 20) -> str:
     hunk = Hunk("def f():", [f"+value{i} = {i}" for i in range(lines)])
-    return compact([FileChange(f"f{i}.py", "M", added=lines, hunks=[hunk]) for i in range(count)])
+    return compact_change([FileChange(f"f{i}.py", "M", added=lines, hunks=[hunk]) for i in range(count)])
 
 
 def test_sections_in_their_order() -> None:
-    change = compact(
+    change = compact_change(
         [
             FileChange("a.py", "A", added=2, hunks=[Hunk("def f():", [" x", "+y = 1", "-z = 2", "+)"])]),
             FileChange("b.py", "R", "c.py"),
         ]
     )
-    sections = CODEC.read(render(change, ["one", "two"], "before (#12)", Budget(total=300), CODEC))
+    sections = CODEC.read(render_change(change, ["one", "two"], "before (#12)", TokenBudget(total=300), CODEC))
     assert sections == [
         ("like", "one"), ("like", "two"), ("previous", "before"),
         ("file", "a.py +2 -0 new"),
@@ -447,16 +447,16 @@ def test_every_listed_file_has_its_line_while_the_tokens_last() -> None:
     change = many(24)
     name = 1 + len("f10.py +20 -0")
     for count in (1, 5, 24):
-        budget = Budget(total=2000, file_tokens=count * name, exemplars=0)
-        sections = CODEC.read(render(change, (), "", budget, CODEC))
+        budget = TokenBudget(total=2000, file_tokens=count * name, exemplars=0)
+        sections = CODEC.read(render_change(change, (), "", budget, CODEC))
         assert count <= sum(mark == "file" for mark, _ in sections) <= count + 1
-    tight = Budget(total=2000, file_tokens=0, exemplars=0)
-    assert [mark for mark, _ in CODEC.read(render(change, (), "", tight, CODEC))].count("file") == 1
+    tight = TokenBudget(total=2000, file_tokens=0, exemplars=0)
+    assert [mark for mark, _ in CODEC.read(render_change(change, (), "", tight, CODEC))].count("file") == 1
 
 
 def test_every_shown_file_has_its_share_of_the_diff() -> None:
-    budget = Budget(total=500, file_tokens=200, exemplars=0)
-    sections = CODEC.read(render(many(8), (), "", budget, CODEC))
+    budget = TokenBudget(total=500, file_tokens=200, exemplars=0)
+    sections = CODEC.read(render_change(many(8), (), "", budget, CODEC))
     spent: list[int] = []
     for mark, text in sections:
         if mark == "file":
@@ -469,31 +469,31 @@ def test_every_shown_file_has_its_share_of_the_diff() -> None:
 def test_a_small_file_leaves_its_share_to_the_large_one() -> None:
     small = FileChange("s.py", "M", added=1, hunks=[Hunk("", ["+one = 1"])])
     large = FileChange("l.py", "M", added=40, hunks=[Hunk("", [f"+value{i} = {i}" for i in range(40)])])
-    budget = Budget(total=300, exemplars=0)
-    ids = render(compact([small, large]), (), "", budget, CODEC)
+    budget = TokenBudget(total=300, exemplars=0)
+    ids = render_change(compact_change([small, large]), (), "", budget, CODEC)
     assert len(ids) == 300
     assert ("add", "one = 1") in CODEC.read(ids)
 
 
 def test_few_tokens_go_to_few_files() -> None:
     """Less than sixteen tokens of a file say nothing."""
-    budget = Budget(total=150, file_tokens=100, exemplars=0)
-    sections = CODEC.read(render(many(8), (), "", budget, CODEC))
+    budget = TokenBudget(total=150, file_tokens=100, exemplars=0)
+    sections = CODEC.read(render_change(many(8), (), "", budget, CODEC))
     followed = [a for (a, _), (b, _) in pairwise(sections) if b in ("hunk", "add")]
     assert 1 <= followed.count("file") <= 4
 
 
 def test_what_is_missing_is_left_out() -> None:
-    change = compact([FileChange("a.py", "M", kind="binary")])
-    assert CODEC.read(render(change, (), "", Budget(), CODEC)) == [("file", "a.py +0 -0 (binary)")]
-    assert render("", (), "", Budget(), CODEC) == []
-    assert CODEC.read(render("", ["x"], " (#3) ", Budget(), CODEC)) == [("like", "x")]
-    assert CODEC.read(render("", ["x"] * 9, "", Budget(exemplars=2), CODEC)) == [("like", "x")] * 2
+    change = compact_change([FileChange("a.py", "M", kind="binary")])
+    assert CODEC.read(render_change(change, (), "", TokenBudget(), CODEC)) == [("file", "a.py +0 -0 (binary)")]
+    assert render_change("", (), "", TokenBudget(), CODEC) == []
+    assert CODEC.read(render_change("", ["x"], " (#3) ", TokenBudget(), CODEC)) == [("like", "x")]
+    assert CODEC.read(render_change("", ["x"] * 9, "", TokenBudget(exemplars=2), CODEC)) == [("like", "x")] * 2
 
 
 def test_a_long_path_keeps_its_end() -> None:
-    change = compact([FileChange("very/" * 20 + "deep/file.py", "D", removed=3)])
-    ((_, text),) = CODEC.read(render(change, (), "", Budget(), CODEC))
+    change = compact_change([FileChange("very/" * 20 + "deep/file.py", "D", removed=3)])
+    ((_, text),) = CODEC.read(render_change(change, (), "", TokenBudget(), CODEC))
     assert "very/very/deep/file.py +0 -3 deleted".endswith(text) and len(text) >= 20
 
 

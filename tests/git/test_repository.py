@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gitpeft.diff.patch import compact, parse
+from gitpeft.diff.patch import compact_change, parse_patch
 from gitpeft.errors import GitpeftError
-from gitpeft.git.log import Commit, Skipped
+from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
 from tests.support.gitrepo import EPOCH, Repo
 from tests.support.hooking import script
@@ -21,11 +21,11 @@ from tests.support.hooking import script
 MIB = 1 << 20
 
 
-def log(repo: Repo, jobs: int = 2) -> dict[str, Commit | Skipped]:
+def log(repo: Repo, jobs: int = 2) -> dict[str, Commit | SkippedCommit]:
     """Every commit of HEAD as `Repository.log` gives it."""
     opened = Repository.open(repo.path)
     shas = [sha for sha, _ in opened.rev_list("HEAD")]
-    items = list(opened.log(shas[::-1], jobs))
+    items = list(opened.stream_commits(shas[::-1], jobs))
     assert sorted(item.sha for item in items) == sorted(shas)
     return {item.sha: item for item in items}
 
@@ -61,7 +61,7 @@ def test_subdirectory_worktree_and_bare_share_one_state(repo: Repo, tmp_path: Pa
     assert inside.state_dir == other.state_dir == repo.path / ".git" / "gitpeft"
     bare = Repository.open(Repo.create(tmp_path / "bare.git", bare=True).path)
     assert bare.work_tree is None
-    assert bare.head() is None
+    assert bare.resolve_head() is None
 
 
 def test_a_named_repository_ignores_what_a_hook_inherits(
@@ -70,8 +70,8 @@ def test_a_named_repository_ignores_what_a_hook_inherits(
     sha = repo.commit("init: start", a="1\n")
     other = Repo.create(tmp_path / "other")
     monkeypatch.setenv("GIT_DIR", str(other.path / ".git"))
-    assert Repository.open(repo.path).head() == sha
-    assert Repository.open().head() is None
+    assert Repository.open(repo.path).resolve_head() == sha
+    assert Repository.open().resolve_head() is None
 
 
 def test_with_the_terminal_git_is_in_the_named_repository_too(
@@ -119,14 +119,14 @@ def test_ctrl_c_in_the_editor_is_the_editors(repo: Repo, tmp_path: Path) -> None
 )  # fmt: skip
 def test_the_name_of_the_editor(repo: Repo, monkeypatch: pytest.MonkeyPatch, said: str, name: str) -> None:
     monkeypatch.setenv("GIT_EDITOR", said)
-    assert Repository.open(repo.path).editor() == name
+    assert Repository.open(repo.path).find_editor() == name
 
 
 def test_an_unknown_revision_is_refused(repo: Repo) -> None:
     repo.commit("init: start")
     for rev in ("nope", "--all", "HEAD~5"):
         with pytest.raises(GitpeftError, match="names no commit"):
-            Repository.open(repo.path).resolve(rev)
+            Repository.open(repo.path).resolve_commit(rev)
 
 
 # --- patches --------------------------------------------------------------------------------------
@@ -231,12 +231,12 @@ def staged(repo: Repo, request: pytest.FixtureRequest) -> Repo:
 
 def test_a_staged_change_reads_like_the_commit_it_becomes(staged: Repo) -> None:
     repository = Repository.open(staged.path)
-    before = repository.staged_patch()
+    before = repository.read_staged_patch()
     sha = staged.commit("change: something")
     assert before
-    assert repository.patch("HEAD") == before
-    assert compact(parse(before)) == compact(commit_of(staged, sha).files)
-    assert parse(before) == commit_of(staged, sha).files
+    assert repository.read_commit_patch("HEAD") == before
+    assert compact_change(parse_patch(before)) == compact_change(commit_of(staged, sha).files)
+    assert parse_patch(before) == commit_of(staged, sha).files
 
 
 def test_counts_are_those_of_numstat(staged: Repo) -> None:
@@ -270,7 +270,7 @@ def _numstat(items: list[bytes]) -> dict[str, tuple[str, str]]:
 def test_user_settings_and_programs_change_nothing(repo: Repo, tmp_path: Path) -> None:
     repo.commit("init: start", **BASE, **{".gitattributes": "*.txt diff=own\n"})
     edit(repo)
-    plain = Repository.open(repo.path).staged_patch()
+    plain = Repository.open(repo.path).read_staged_patch()
     program = tmp_path / "program"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
     program.chmod(0o755)
@@ -292,20 +292,20 @@ def test_user_settings_and_programs_change_nothing(repo: Repo, tmp_path: Path) -
     for key, value in settings.items():
         repo.git("config", key, value)
     repository = Repository.open(repo.path)
-    assert repository.staged_patch() == plain
+    assert repository.read_staged_patch() == plain
     sha = repo.commit("change: something")
-    assert repository.patch(sha) == plain
-    assert commit_of(repo, sha).files == parse(plain)
+    assert repository.read_commit_patch(sha) == plain
+    assert commit_of(repo, sha).files == parse_patch(plain)
     assert not (tmp_path / "was-run").exists()
 
 
 def test_environment_that_bends_diffs_is_dropped(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     repo.commit("init: start", **BASE)
     edit(repo)
-    plain = Repository.open(repo.path).staged_patch()
+    plain = Repository.open(repo.path).read_staged_patch()
     monkeypatch.setenv("GIT_DIFF_OPTS", "-u9")
     monkeypatch.setenv("GIT_EXTERNAL_DIFF", "false")
-    assert Repository.open(repo.path).staged_patch() == plain
+    assert Repository.open(repo.path).read_staged_patch() == plain
 
 
 def test_the_index_of_the_environment_is_read(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,9 +317,9 @@ def test_the_index_of_the_environment_is_read(repo: Repo, monkeypatch: pytest.Mo
     repo.write("b", "2\n")
     repo.git("add", "b", env={"GIT_INDEX_FILE": str(other)})
     monkeypatch.chdir(repo.path)
-    assert [f.path for f in parse(Repository.open().staged_patch())] == ["a"]
+    assert [f.path for f in parse_patch(Repository.open().read_staged_patch())] == ["a"]
     monkeypatch.setenv("GIT_INDEX_FILE", ".git/next-index")
-    assert [f.path for f in parse(Repository.open().staged_patch())] == ["b"]
+    assert [f.path for f in parse_patch(Repository.open().read_staged_patch())] == ["b"]
 
 
 def test_the_first_commit_and_intent_to_add(repo: Repo) -> None:
@@ -327,17 +327,17 @@ def test_the_first_commit_and_intent_to_add(repo: Repo) -> None:
     repo.write("later", "x\n")
     repo.git("add", "-N", "later")
     repository = Repository.open(repo.path)
-    assert [(f.path, f.status) for f in parse(repository.staged_patch())] == [("a", "A")]
-    before = repository.staged_patch()
+    assert [(f.path, f.status) for f in parse_patch(repository.read_staged_patch())] == [("a", "A")]
+    before = repository.read_staged_patch()
     repo.commit("init: start")
-    assert repository.patch("HEAD") == before
-    assert repository.staged_patch() == b""
+    assert repository.read_commit_patch("HEAD") == before
+    assert repository.read_staged_patch() == b""
 
 
 def test_the_patch_of_a_merge_is_against_its_first_parent(repo: Repo) -> None:
     repo.commit("init: start", a="1\n")
     merge_side(repo)
-    assert [f.path for f in parse(Repository.open(repo.path).patch("HEAD"))] == ["side"]
+    assert [f.path for f in parse_patch(Repository.open(repo.path).read_commit_patch("HEAD"))] == ["side"]
 
 
 def merge_side(repo: Repo) -> str:
@@ -408,8 +408,8 @@ def test_a_shallow_boundary_is_skipped(repo: Repo, tmp_path: Path) -> None:
         repo.commit(f"edit: number {i}", a=f"{i}\n")
     clone = repo.clone(tmp_path / "clone", "--depth", "2")
     items = sorted(log(clone).values(), key=lambda item: isinstance(item, Commit))
-    assert [type(item) for item in items] == [Skipped, Commit]
-    assert isinstance(items[0], Skipped)
+    assert [type(item) for item in items] == [SkippedCommit, Commit]
+    assert isinstance(items[0], SkippedCommit)
     assert items[0].reason == "shallow"
 
 
@@ -429,8 +429,8 @@ def test_commits_with_missing_blobs_are_skipped(repo: Repo, tmp_path: Path) -> N
     clone = partial_clone(repo, tmp_path / "clone", "blob:limit=1k")
     items = log(clone)
     assert {sha for sha, item in items.items() if isinstance(item, Commit)} == {small, after}
-    assert items[large] == Skipped(large, "missing")
-    assert items[dropped] == Skipped(dropped, "missing")
+    assert items[large] == SkippedCommit(large, "missing")
+    assert items[dropped] == SkippedCommit(dropped, "missing")
 
 
 @pytest.mark.parametrize("filter", ["blob:none", "tree:0"])
@@ -444,7 +444,7 @@ def test_without_any_content_all_is_skipped_and_nothing_fetched(
     trace = tmp_path / "trace"
     monkeypatch.setenv("GIT_TRACE2_EVENT", str(trace))
     before = fingerprint(clone.path / ".git")
-    assert {item.reason for item in log(clone).values() if isinstance(item, Skipped)} == {"missing"}
+    assert {item.reason for item in log(clone).values() if isinstance(item, SkippedCommit)} == {"missing"}
     assert fingerprint(clone.path / ".git") == before
     assert "upload-pack" not in trace.read_text()
 
@@ -458,7 +458,7 @@ def test_a_damaged_object_costs_its_commits_only(repo: Repo) -> None:
         path.write_bytes(path.read_bytes()[:10] + b"broken")
     (repo.path / ".git" / "index").unlink()  # or git takes the content from the work tree
     items = log(repo)
-    skipped = {shas.index(sha): item.reason for sha, item in items.items() if isinstance(item, Skipped)}
+    skipped = {shas.index(sha): item.reason for sha, item in items.items() if isinstance(item, SkippedCommit)}
     assert skipped == {2: "unreadable", 5: "unreadable"}
 
 
@@ -469,7 +469,7 @@ def test_an_enormous_commit_is_read_in_parts(repo: Repo, monkeypatch: pytest.Mon
     monkeypatch.setattr("gitpeft.git.log._SPILL", 2000)
     monkeypatch.setattr("gitpeft.git.repository._CHUNK", 700)
     parts = commit_of(repo, sha).files
-    assert compact(parts) == compact(whole)
+    assert compact_change(parts) == compact_change(whole)
     assert [(f.path, f.added) for f in parts] == [(f.path, f.added) for f in whole]
     assert sum(bool(f.hunks) for f in parts) < 30
 
@@ -512,10 +512,10 @@ def test_nothing_is_written(repo: Repo) -> None:
     (repo.path / "plain.txt").touch()  # an index with stale times, that `git status` would refresh
     before = fingerprint(repo.path)
     repository = Repository.open(repo.path)
-    repository.staged_patch()
-    repository.patch("HEAD")
-    repository.previous_subject()
-    repository.config_all("core")
+    repository.read_staged_patch()
+    repository.read_commit_patch("HEAD")
+    repository.find_previous_subject()
+    repository.get_config_by_prefix("core")
     log(repo)
     assert fingerprint(repo.path) == before
 
@@ -524,20 +524,20 @@ def test_nothing_is_written(repo: Repo) -> None:
 
 
 def test_previous_subject(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Repository.open(repo.path).previous_subject() == ""
+    assert Repository.open(repo.path).find_previous_subject() == ""
     first = repo.commit("feat: ada's first", a="1\n")
     monkeypatch.setenv("GIT_AUTHOR_EMAIL", "bob@example.org")
     repo.commit("fix: bob's\nsubject goes on", a="2\n")
     repository = Repository.open(repo.path)
-    assert repository.previous_subject() == "fix: bob's subject goes on"
-    assert repository.previous_subject("ada@example.org") == "feat: ada's first"
-    assert repository.previous_subject("ADA@example.org", rev=first) == "feat: ada's first"
-    assert repository.previous_subject("bob@example.org", rev=first) == ""
+    assert repository.find_previous_subject() == "fix: bob's subject goes on"
+    assert repository.find_previous_subject("ada@example.org") == "feat: ada's first"
+    assert repository.find_previous_subject("ADA@example.org", rev=first) == "feat: ada's first"
+    assert repository.find_previous_subject("bob@example.org", rev=first) == ""
     monkeypatch.delenv("GIT_AUTHOR_EMAIL")
     repo.git("config", "user.email", "ada@example.org")
     merge_side(repo)
     repo.commit("docs: ada again", a="3\n")
-    assert Repository.open(repo.path).previous_subject() == "docs: ada again"
+    assert Repository.open(repo.path).find_previous_subject() == "docs: ada again"
 
 
 def test_settings(repo: Repo) -> None:
@@ -545,15 +545,15 @@ def test_settings(repo: Repo) -> None:
     repo.git("config", "here.ticket", "two\nlines")
     repo.git("config", "--add", "here.enabled", "true")
     repository = Repository.open(repo.path)
-    assert repository.config("here.enabled") == "true"
-    assert repository.config("here.nothing") is None
-    assert repository.config("here.nothing", "x") == "x"
-    assert repository.config_all("here.") == {"here.enabled": "true", "here.ticket": "two\nlines"}
-    assert repository.config_all("nothing.") == {}
+    assert repository.get_config("here.enabled") == "true"
+    assert repository.get_config("here.nothing") is None
+    assert repository.get_config("here.nothing", "x") == "x"
+    assert repository.get_config_by_prefix("here.") == {"here.enabled": "true", "here.ticket": "two\nlines"}
+    assert repository.get_config_by_prefix("nothing.") == {}
 
 
 def test_hooks_dir(repo: Repo) -> None:
-    assert Repository.open(repo.path).hooks_dir() == repo.path / ".git" / "hooks"
+    assert Repository.open(repo.path).find_hooks_dir() == repo.path / ".git" / "hooks"
     repo.git("config", "core.hooksPath", "own")
-    assert Repository.open(repo.path).hooks_dir() == repo.path / "own"
-    assert Repository.open(repo.path).version >= (2, 31)
+    assert Repository.open(repo.path).find_hooks_dir() == repo.path / "own"
+    assert Repository.open(repo.path).git_version >= (2, 31)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gitpeft.history.fix_detection import ENOUGH, Habits, is_fix, learn, named, reverted, reverted_subject
+from gitpeft.history.fix_detection import MIN_MESSAGES, FixConventions, find_fix_evidence, learn_fix_conventions, parse_fixes_trailers, find_reverted_commits, find_reverted_subject
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -35,7 +35,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
     ],
 )
 def test_a_repair_is_told_by_its_message(message: str, kind: str) -> None:
-    assert is_fix(message) == kind
+    assert find_fix_evidence(message) == kind
 
 
 @pytest.mark.parametrize(
@@ -79,48 +79,48 @@ def test_a_repair_is_told_by_its_message(message: str, kind: str) -> None:
     ],
 )
 def test_what_repairs_no_code_is_none(message: str) -> None:
-    assert is_fix(message) is None
+    assert find_fix_evidence(message) is None
 
 
 def test_a_team_may_say_what_a_fix_is() -> None:
-    habits = Habits(pattern=r"^BUG-\d+")
-    assert is_fix("BUG-12 accept empty lists", habits) == "pattern"
-    assert is_fix("Something\n\nBUG-12", habits) == "pattern"
-    assert is_fix("Fix crash", habits) is None
-    assert is_fix("fix: crash", habits) is None
-    assert is_fix('Revert "x"', habits) == "revert"
+    habits = FixConventions(pattern=r"^BUG-\d+")
+    assert find_fix_evidence("BUG-12 accept empty lists", habits) == "pattern"
+    assert find_fix_evidence("Something\n\nBUG-12", habits) == "pattern"
+    assert find_fix_evidence("Fix crash", habits) is None
+    assert find_fix_evidence("fix: crash", habits) is None
+    assert find_fix_evidence('Revert "x"', habits) == "revert"
 
 
 def test_words_do_not_count_where_types_are_the_habit() -> None:
-    typed = [f"feat: thing {i}" for i in range(ENOUGH)] + ["fix: a", "Fix crash", 'Revert "x"']
-    habits, counts = learn(typed)
+    typed = [f"feat: thing {i}" for i in range(MIN_MESSAGES)] + ["fix: a", "Fix crash", 'Revert "x"']
+    habits, counts = learn_fix_conventions(typed)
     assert counts == {"type": 1, "revert": 1}
-    assert is_fix("Fix crash", habits) is None
-    plain, counts = learn(["fix: a", *(f"Thing {i}" for i in range(ENOUGH)), "Fix crash"])
+    assert find_fix_evidence("Fix crash", habits) is None
+    plain, counts = learn_fix_conventions(["fix: a", *(f"Thing {i}" for i in range(MIN_MESSAGES)), "Fix crash"])
     assert counts == {"type": 1, "word": 1}
-    assert is_fix("Fix crash", plain) == "word"
+    assert find_fix_evidence("Fix crash", plain) == "word"
 
 
 def test_a_reference_that_every_change_needs_says_nothing() -> None:
-    messages = [f"Thing {i}\n\nCloses #{i}" for i in range(ENOUGH)] + ["Fix crash"]
-    habits, counts = learn(messages)
-    assert counts == {"issue": ENOUGH, "word": 1}
-    assert is_fix("Thing\n\nCloses #1", habits) is None
-    assert is_fix("Fix crash", habits) == "word"
+    messages = [f"Thing {i}\n\nCloses #{i}" for i in range(MIN_MESSAGES)] + ["Fix crash"]
+    habits, counts = learn_fix_conventions(messages)
+    assert counts == {"issue": MIN_MESSAGES, "word": 1}
+    assert find_fix_evidence("Thing\n\nCloses #1", habits) is None
+    assert find_fix_evidence("Fix crash", habits) == "word"
 
 
 def test_little_history_teaches_no_habits() -> None:
-    assert learn(["Thing\n\nCloses #1"] * (ENOUGH - 1))[0].kinds == Habits().kinds
-    assert learn([]) == (Habits(), {})
+    assert learn_fix_conventions(["Thing\n\nCloses #1"] * (MIN_MESSAGES - 1))[0].kinds == FixConventions().kinds
+    assert learn_fix_conventions([]) == (FixConventions(), {})
 
 
 def test_what_a_message_takes_back_or_names() -> None:
     message = f'Revert "Add a "cache" (#3)"\n\nThis reverts commit {SHA}.'
-    assert reverted(message) == (SHA,)
-    assert reverted_subject(message) == 'Add a "cache" (#3)'
-    assert reverted_subject('Reapply "Add a cache"') == 'Revert "Add a cache"'
-    assert reverted("Squashed\n\n* one\n* This reverts commit " + SHA) == ()
-    assert named(f"x\n\nFixes: {SHA[:12]} (mm: cache)\nFixes: #12\nFixes: abc") == (SHA[:12],)
+    assert find_reverted_commits(message) == (SHA,)
+    assert find_reverted_subject(message) == 'Add a "cache" (#3)'
+    assert find_reverted_subject('Reapply "Add a cache"') == 'Revert "Add a cache"'
+    assert find_reverted_commits("Squashed\n\n* one\n* This reverts commit " + SHA) == ()
+    assert parse_fixes_trailers(f"x\n\nFixes: {SHA[:12]} (mm: cache)\nFixes: #12\nFixes: abc") == (SHA[:12],)
 
 
 def test_a_cheap_look_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_a_cheap_look_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         "erroneous", "faulty", "don't crash", "do not fail", "doesn't hang", "no longer panic",
         "prevent hanging", "avoid failing", "f\u0131x it",
     ]  # fmt: skip
-    seen = [is_fix(text) for text in texts]
+    seen = [find_fix_evidence(text) for text in texts]
     monkeypatch.setattr("gitpeft.history.fix_detection._HINTS", ("",))  # no look at all
-    assert seen == [is_fix(text) for text in texts]
+    assert seen == [find_fix_evidence(text) for text in texts]
     assert seen.count(None) < 5

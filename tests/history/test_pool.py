@@ -14,7 +14,7 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.history import pool
 
-pytestmark = pytest.mark.skipif(not pool.possible(), reason="no copies of a process here")
+pytestmark = pytest.mark.skipif(not pool.can_fork(), reason="no copies of a process here")
 
 
 def count(share: range) -> Iterator[list[object]]:
@@ -42,13 +42,13 @@ def no_child_is_left() -> Iterator[None]:
 
 
 def test_results_come_in_turn() -> None:
-    found = list(pool.results([range(3), range(10, 15), range(0)], count))
+    found = list(pool.map_in_processes([range(3), range(10, 15), range(0)], count))
     assert [one[0] for one in found] == [0, 10, 1, 11, 2, 12, 13, 14]
     assert found[4] == [2, "é\0\né\0\n", None]
 
 
 def test_parts_larger_than_a_pipe_pass() -> None:
-    [one, other] = pool.results(["a", "b"], lambda share: [share * 3_000_000])
+    [one, other] = pool.map_in_processes(["a", "b"], lambda share: [share * 3_000_000])
     assert (one, other) == ("a" * 3_000_000, "b" * 3_000_000)
 
 
@@ -58,13 +58,13 @@ def test_what_a_worker_refuses_is_refused_here() -> None:
         raise GitpeftError("no such thing", "Try another.")
 
     with pytest.raises(GitpeftError, match="no such thing") as caught:
-        list(pool.results([1, 2], work))
+        list(pool.map_in_processes([1, 2], work))
     assert caught.value.hint == "Try another."
 
 
 def test_a_mistake_in_a_worker_is_told_with_its_place() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)in a worker.*test_crew.py.*ZeroDivisionError"):
-        list(pool.results([0], lambda share: [1 // share]))
+        list(pool.map_in_processes([0], lambda share: [1 // share]))
 
 
 def test_a_killed_worker_is_told_and_takes_the_others_along() -> None:
@@ -76,13 +76,13 @@ def test_a_killed_worker_is_told_and_takes_the_others_along() -> None:
 
     start = time.monotonic()
     with pytest.raises(GitpeftError, match="was killed") as caught:
-        list(pool.results([1, 0], work))
+        list(pool.map_in_processes([1, 0], work))
     assert "again" in caught.value.hint
     assert time.monotonic() - start < 30
 
 
 def test_a_reader_that_stops_leaves_no_worker() -> None:
-    results = pool.results([range(10**6), range(10**6)], count)
+    results = pool.map_in_processes([range(10**6), range(10**6)], count)
     assert next(results)[0] == 0
     del results
 
@@ -92,7 +92,7 @@ def test_other_threads_forbid_it() -> None:
     thread = threading.Thread(target=leave.wait)
     thread.start()
     try:
-        assert not pool.possible()
+        assert not pool.can_fork()
     finally:
         leave.set()
         thread.join()

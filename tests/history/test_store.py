@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from gitpeft.diff.patch import compact, parse
+from gitpeft.diff.patch import compact_change, parse_patch
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.history import pool
 from gitpeft.history.filters import is_bot
-from gitpeft.history.store import History, MineReport, PathChange, _Packer
+from gitpeft.history.store import History, MiningReport, PathChange, _CommitPacker
 from tests.git.test_repository import fingerprint, merge_side, partial_clone
 from tests.support.gitrepo import EPOCH, HOUR, Repo
 
 
-def mine(repo: Repo, tip: str = "HEAD") -> MineReport:
+def mine(repo: Repo, tip: str = "HEAD") -> MiningReport:
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        return history.mine(repository, tip, jobs=2)
+        return history.mine_commits(repository, tip, jobs=2)
 
 
 @pytest.fixture
@@ -45,30 +45,30 @@ def mined(repo: Repo) -> tuple[Repo, Repository]:
 def test_records_are_what_git_says(mined: tuple[Repo, Repository]) -> None:
     _, repository = mined
     with History.open(repository.state_dir) as history:
-        report = history.mine(repository)
-        records = history.records(repository)
-        ada = history.author("Someone Else <ADA@example.org>")
+        report = history.mine_commits(repository)
+        records = history.load_records(repository)
+        ada = history.hash_author("Someone Else <ADA@example.org>")
     assert (report.new, report.total, report.skipped, report.pruned) == (5, 5, {}, 0)
     assert [r.sha for r in records] == [sha for sha, _ in repository.rev_list("HEAD")]
     first, last = records[0], records[-1]
     assert (first.subject, first.body) == ("feat: start", "With a body.")
-    assert (first.time, first.commit_time, first.parents, first.merge) == (EPOCH, EPOCH, 0, False)
+    assert (first.time, first.commit_time, first.parents, first.is_merge) == (EPOCH, EPOCH, 0, False)
     assert (last.files, last.added, last.removed) == (2, 2, 1)
     assert last.paths == (
         PathChange("a.py", "M", None, 2, 1, "text"),
         PathChange("c.txt", "R", "b.txt", 0, 0, "text"),
     )
-    assert last.change == compact(parse(repository.patch("HEAD")))
+    assert last.change == compact_change(parse_patch(repository.read_commit_patch("HEAD")))
     assert {r.author for r in records} == {ada}
-    assert sorted(r.merge for r in records) == [False] * 4 + [True]
-    assert [r.change for r in records if r.merge] == [""]
+    assert sorted(r.is_merge for r in records) == [False] * 4 + [True]
+    assert [r.change for r in records if r.is_merge] == [""]
 
 
 def test_changes_are_of_ordinary_commits_oldest_first(mined: tuple[Repo, Repository]) -> None:
     _, repository = mined
     with History.open(repository.state_dir) as history:
-        history.mine(repository)
-        changes = list(history.changes(repository))
+        history.mine_commits(repository)
+        changes = list(history.iterate_changes(repository))
     assert [[path.path for path in paths] for *_, paths in changes] == [
         ["a.py", "b.txt"],
         ["side"],
@@ -92,10 +92,10 @@ def test_an_earlier_tip_hides_what_came_after(mined: tuple[Repo, Repository]) ->
     assert mine(repo).new == 5
     assert mine(repo, "HEAD^").pruned == 0
     with History.open(repository.state_dir) as history:
-        subjects = [r.subject for r in history.records(repository, "HEAD^")]
+        subjects = [r.subject for r in history.load_records(repository, "HEAD^")]
         assert "refactor: rename b" not in subjects
         assert len(subjects) == 4
-        assert [r.subject for r in history.records(repository, newest=1)] == ["refactor: rename b"]
+        assert [r.subject for r in history.load_records(repository, newest=1)] == ["refactor: rename b"]
 
 
 def test_rewritten_history_is_followed(mined: tuple[Repo, Repository]) -> None:
@@ -105,7 +105,7 @@ def test_rewritten_history_is_followed(mined: tuple[Repo, Repository]) -> None:
     report = mine(repo)
     assert (report.new, report.pruned) == (1, 1)
     with History.open(repository.state_dir) as history:
-        subjects = [r.subject for r in history.records(repository)]
+        subjects = [r.subject for r in history.load_records(repository)]
     assert "refactor: rename b" not in subjects
     assert subjects[-1] == "refactor: say it better"
 
@@ -126,8 +126,8 @@ def test_authors_have_another_hash_in_every_repository(tmp_path: Path) -> None:
     hashes = set()
     for name in ("one", "two"):
         with History.open(tmp_path / name) as history:
-            hashes.add(history.author("ada@example.org"))
-            assert history.author("Ada <ada@example.org>") == history.author("ada@example.org")
+            hashes.add(history.hash_author("ada@example.org"))
+            assert history.hash_author("Ada <ada@example.org>") == history.hash_author("ada@example.org")
     assert len(hashes) == 2
 
 
@@ -160,7 +160,7 @@ def test_bots_are_flagged(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     mine(repo)
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        assert [r.bot for r in history.records(repository)] == [True]
+        assert [r.bot for r in history.load_records(repository)] == [True]
 
 
 def test_what_was_left_out_is_counted_and_tried_again(repo: Repo, tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_what_was_left_out_is_counted_and_tried_again(repo: Repo, tmp_path: Path
     assert (report.new, report.total, report.skipped) == (3, 4, {})
     repository = Repository.open(clone.path)
     with History.open(repository.state_dir) as history:
-        assert history.skipped() == {}
-        assert len(history.records(repository)) == 4
+        assert history.count_skipped() == {}
+        assert len(history.load_records(repository)) == 4
 
 
 def test_missing_blobs_are_counted(repo: Repo, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_missing_blobs_are_counted(repo: Repo, tmp_path: Path) -> None:
     assert mine(clone).skipped == {"missing": 4}
     repository = Repository.open(clone.path)
     with History.open(repository.state_dir) as history:
-        assert history.skipped() == {"missing": 4}
+        assert history.count_skipped() == {"missing": 4}
 
 
 def test_only_the_state_directory_is_written(mined: tuple[Repo, Repository]) -> None:
@@ -233,7 +233,7 @@ def test_a_second_miner_is_refused(mined: tuple[Repo, Repository]) -> None:
 
     def first() -> None:
         with History.open(repository.state_dir) as history:
-            history.mine(repository, progress=progress)
+            history.mine_commits(repository, progress=progress)
 
     thread = threading.Thread(target=first)
     thread.start()
@@ -241,8 +241,8 @@ def test_a_second_miner_is_refused(mined: tuple[Repo, Repository]) -> None:
         assert entered.wait(30)
         with History.open(repository.state_dir) as history:
             with pytest.raises(GitpeftError, match="another process"):
-                history.mine(repository)
-            assert len(history.records(repository)) == 5  # readers are never kept out
+                history.mine_commits(repository)
+            assert len(history.load_records(repository)) == 5  # readers are never kept out
     finally:
         leave.set()
         thread.join()
@@ -285,7 +285,7 @@ def test_a_killed_miner_loses_nothing_that_it_reported(repo: Repo, monkeypatch: 
     assert report.new == 1500 - done
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        assert [r.subject for r in history.records(repository)] == [f"add: file {i}" for i in range(1500)]
+        assert [r.subject for r in history.load_records(repository)] == [f"add: file {i}" for i in range(1500)]
 
 
 def test_progress_ends_with_everything(repo: Repo) -> None:
@@ -293,7 +293,7 @@ def test_progress_ends_with_everything(repo: Repo) -> None:
     seen: list[tuple[int, int]] = []
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        history.mine(repository, progress=lambda done, total: seen.append((done, total)))
+        history.mine_commits(repository, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(256, 700), (512, 700), (700, 700)]
 
 
@@ -319,7 +319,7 @@ def crowd(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return started
 
 
-def stored(repo: Repo, jobs: int) -> tuple[MineReport, str]:
+def stored(repo: Repo, jobs: int) -> tuple[MiningReport, str]:
     """Mine into an empty database with a salt of zeros, and all that is then in it."""
     repository = Repository.open(repo.path)
     for path in repository.state_dir.glob("history.*"):
@@ -327,7 +327,7 @@ def stored(repo: Repo, jobs: int) -> tuple[MineReport, str]:
     with History.open(repository.state_dir) as history:
         history._db.execute(f"UPDATE setting SET value = '{'0' * 32}'")
         history._db.commit()
-        report = history.mine(repository, jobs=jobs)
+        report = history.mine_commits(repository, jobs=jobs)
         return replace(report, seconds=0), "\n".join(history._db.iterdump())
 
 
@@ -389,15 +389,15 @@ def test_a_killed_process_costs_a_batch(
     repo: Repo, crowd: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     various(repo)
-    row = _Packer.row
+    row = _CommitPacker.pack_record
 
-    def killed(self: _Packer, commit: Commit) -> tuple[object, ...]:
+    def killed(self: _CommitPacker, commit: Commit) -> tuple[object, ...]:
         if commit.subject == "fix: number 0" and parent != os.getpid():
             os.kill(os.getpid(), signal.SIGKILL)
         return row(self, commit)
 
     parent = os.getpid()
-    monkeypatch.setattr(_Packer, "row", killed)
+    monkeypatch.setattr(_CommitPacker, "row", killed)
     with pytest.raises(GitpeftError, match="killed") as caught:
         mine(repo)
     assert "what was read is kept" in caught.value.hint
@@ -405,7 +405,7 @@ def test_a_killed_process_costs_a_batch(
     for pid in crowd:
         with pytest.raises(ChildProcessError):  # none is left; other tests may have left theirs
             os.waitpid(pid, os.WNOHANG)
-    monkeypatch.setattr(_Packer, "row", row)
+    monkeypatch.setattr(_CommitPacker, "row", row)
     report = mine(repo)
     assert (report.total, report.skipped) == (19, {})
     assert 0 < report.new < 19

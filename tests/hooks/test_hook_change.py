@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from gitpeft.config import Config
-from gitpeft.diff.patch import COMPACT_LIMIT, compact, parse
+from gitpeft.diff.patch import MAX_COMPACT_LENGTH, compact_change, parse_patch
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.suggest.service import NothingStagedError, question, question_of
+from gitpeft.suggest.service import NothingStagedError, build_staged_request, build_commit_request
 from tests.support import standin
 from tests.support.gitrepo import Repo
 from tests.support.hooking import SUGGESTION, Hooked, listing, script
@@ -33,7 +33,7 @@ def saw(hooked: Hooked) -> str:
 
 def committed(hooked: Hooked) -> str:
     """What the newest commit changed, by way of the commit itself."""
-    return compact(parse(Repository.open(hooked.repo.path).patch("HEAD")))
+    return compact_change(parse_patch(Repository.open(hooked.repo.path).read_commit_patch("HEAD")))
 
 
 @pytest.mark.parametrize("options", [["-a"], ["-i", "a.py"], ["--only", "a.py"], ["a.py"], ["-p"], []])
@@ -73,7 +73,7 @@ def test_c4_the_first_commit(python: str, tmp_path: Path) -> None:
 
 def test_c5_settings_of_diff_change_nothing_and_no_program_runs(hooked: Hooked, tmp_path: Path) -> None:
     hooked.stage(**{"a.py": "a = 2\n", ".gitattributes": "*.py diff=mine\n"})
-    plain = question(Repository.open(hooked.repo.path), Config(), 3).change
+    plain = build_staged_request(Repository.open(hooked.repo.path), Config(), 3).change
     program = script(tmp_path / "program", f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     for key, value in {
         "diff.noprefix": "true",
@@ -150,7 +150,7 @@ def test_c8_an_enormous_change_is_cut_short_in_bounded_time(hooked: Hooked, kind
     hooked.git("commit")
     assert time.monotonic() - started < 10
     assert hooked.message() == SUGGESTION
-    assert len(saw(hooked)) <= COMPACT_LIMIT + 200 and "big.txt" in saw(hooked)
+    assert len(saw(hooked)) <= MAX_COMPACT_LENGTH + 200 and "big.txt" in saw(hooked)
 
 
 def test_c9_generated_files_are_named_and_not_shown(hooked: Hooked) -> None:
@@ -185,15 +185,15 @@ def test_c9_what_gitattributes_call_generated_is_named_and_not_shown(hooked: Hoo
     hooked.git("commit", "-m", "Generate")
     repo = Repository.open(hooked.repo.path / "gen")
     with History.open(tmp_path / "state") as history:
-        history.mine(repo)
-        record = history.records(repo)[-1]
-    assert record.change == saw(hooked) == question_of(repo, Config(), 1, "HEAD").change
+        history.mine_commits(repo)
+        record = history.load_records(repo)[-1]
+    assert record.change == saw(hooked) == build_commit_request(repo, Config(), 1, "HEAD").change
     assert {path.path: path.kind for path in record.paths}["gen/a b.py"] == "generated"
     for place in (
         ".git",
         hooked.repo.clone(tmp_path / "bare.git", "--bare").path,
     ):  # there is no tree to look in
-        [commit] = Repository.open(hooked.repo.path / place).log([record.sha])
+        [commit] = Repository.open(hooked.repo.path / place).stream_commits([record.sha])
         assert isinstance(commit, Commit) and {file.kind for file in commit.files} == {"text"}
 
 
@@ -304,6 +304,6 @@ def test_what_scores_too_low_is_not_offered(hooked: Hooked) -> None:
 def test_excluded_files_are_not_read(hooked: Hooked) -> None:
     hooked.stage(**{"a.py": "a = 2\n", "data/x.csv": "1,2\n"})
     repo = Repository.open(hooked.repo.path)
-    assert "x.csv" not in question(repo, Config(exclude=("data/*",)), 1).change
+    assert "x.csv" not in build_staged_request(repo, Config(exclude=("data/*",)), 1).change
     with pytest.raises(NothingStagedError):
-        question(repo, Config(exclude=("*",)), 1)
+        build_staged_request(repo, Config(exclude=("*",)), 1)

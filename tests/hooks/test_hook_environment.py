@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft.config import Config
-from gitpeft.git.repository import LOCAL_VARIABLES, Repository
+from gitpeft.git.repository import REPOSITORY_VARIABLES, Repository
 from gitpeft.suggest import cache, service
 from tests.support.hooking import SUGGESTION, Hooked, script
 
@@ -63,17 +63,17 @@ def test_f2_any_environment(hooked: Hooked, tmp_path: Path, env: dict[str, str])
 def test_f3_another_repository_is_never_seen_through_this_ones_variables(
     hooked: Hooked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in LOCAL_VARIABLES:
+    for name in REPOSITORY_VARIABLES:
         monkeypatch.setenv(name, str(hooked.repo.path / ".git"))
     other = tmp_path / "other"
     other.mkdir()
-    clean = {key: value for key, value in os.environ.items() if key not in LOCAL_VARIABLES}
+    clean = {key: value for key, value in os.environ.items() if key not in REPOSITORY_VARIABLES}
     subprocess.run(["git", "init", "-q", str(other)], env=clean, check=True)
     repo = Repository.open(other)
-    inherited = set(LOCAL_VARIABLES) & set(repo.environment)
+    inherited = set(REPOSITORY_VARIABLES) & set(repo.environment)
     assert repo.git_dir == other / ".git" and inherited == {"GIT_NO_REPLACE_OBJECTS"}  # set to 1 by git.py
     with pytest.raises(service.NothingStagedError):
-        service.question(repo, Config(), 1)
+        service.build_staged_request(repo, Config(), 1)
 
 
 def test_f4_standard_input_is_left_to_others(hooked: Hooked) -> None:
@@ -269,6 +269,6 @@ def test_a_check_that_fails_stops_the_commit_as_ever(hooked: Hooked) -> None:
 
 
 def test_the_cache_keeps_a_bounded_number_of_answers(tmp_path: Path) -> None:
-    for n in range(cache.KEPT + 8):
-        cache.store(tmp_path, cache.key(str(n), "", 1, "m"), [str(n)])
-    assert len(list((tmp_path / "answers").iterdir())) == cache.KEPT
+    for n in range(cache.MAX_ANSWERS + 8):
+        cache.store_cached_messages(tmp_path, cache.compute_cache_key(str(n), "", 1, "m"), [str(n)])
+    assert len(list((tmp_path / "answers").iterdir())) == cache.MAX_ANSWERS

@@ -16,8 +16,8 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.hooks import run
-from gitpeft.hooks.stubs import render
-from gitpeft.runtime.worker import Answer, Worker
+from gitpeft.hooks.stubs import render_stub
+from gitpeft.runtime.worker import RequestHandler, Worker
 from gitpeft.suggest import cache, service
 from tests.support.gitrepo import Repo
 from tests.support.hooking import SUGGESTION, Hooked, make_python, script
@@ -75,7 +75,7 @@ def test_d1_no_model_at_all(hooked: Hooked) -> None:
 def test_d1_a_note_that_leads_nowhere(hooked: Hooked, tmp_path: Path, content: str) -> None:
     real = make_python(tmp_path / "real", fake=False)
     (hooked.state / "current").write_text(content, encoding="latin-1")
-    hooked.hook.write_bytes(render("prepare-commit-msg", real))
+    hooked.hook.write_bytes(render_stub("prepare-commit-msg", real))
     nothing_offered(hooked, hooked.git("commit", edit=MINE))
 
 
@@ -89,7 +89,7 @@ def test_d1_a_model_that_cannot_be_opened(hooked: Hooked) -> None:
 def test_d2_the_interpreter_was_deleted(hooked: Hooked, tmp_path: Path) -> None:
     hooked.install()
     gone = str(tmp_path / "venv/bin/python")
-    hooked.hook.write_bytes(render("prepare-commit-msg", gone))
+    hooked.hook.write_bytes(render_stub("prepare-commit-msg", gone))
     nothing_offered(hooked, hooked.git("commit", edit=MINE), "gitpeft install")
 
 
@@ -105,14 +105,14 @@ def test_d2_the_interpreter_was_deleted(hooked: Hooked, tmp_path: Path) -> None:
     ids=["shebang", "fatal", "crash", "text", "empty"],
 )
 def test_d2_the_interpreter_is_broken(hooked: Hooked, tmp_path: Path, program: str) -> None:
-    hooked.hook.write_bytes(render("prepare-commit-msg", str(script(tmp_path / "python", program))))
+    hooked.hook.write_bytes(render_stub("prepare-commit-msg", str(script(tmp_path / "python", program))))
     done = hooked.git("commit", edit=MINE)
     assert done.returncode == 0 and hooked.message() == "mine"
     assert len([line for line in done.stderr.splitlines() if b"gitpeft" in line]) <= 1
 
 
 def test_d2_an_upgrade_took_the_package_away(hooked: Hooked) -> None:
-    hooked.hook.write_bytes(render("prepare-commit-msg", sys.base_prefix + "/bin/python3"))
+    hooked.hook.write_bytes(render_stub("prepare-commit-msg", sys.base_prefix + "/bin/python3"))
     done = hooked.git("commit", edit=MINE)
     nothing_offered(hooked, done, "gitpeft doctor")
 
@@ -240,7 +240,7 @@ def in_process(hooked: Hooked, monkeypatch: pytest.MonkeyPatch) -> bytes:
     for name, value in hooked.env.items():
         monkeypatch.setenv(name, value)
     file = hooked.repo.write(".git/COMMIT_EDITMSG", "")
-    monkeypatch.setattr(run._Voice, "said", False)
+    monkeypatch.setattr(run._HookOutput, "said", False)
     assert run.main(["prepare-commit-msg", ".git/COMMIT_EDITMSG"]) == 0
     return file.read_bytes()
 
@@ -421,7 +421,7 @@ def test_the_log_stays_small(hooked: Hooked) -> None:
     log.write_text("an old line\n" * 20_000)
     (hooked.state / "current").unlink()
     hooked.git("commit", edit=MINE)
-    assert log.stat().st_size <= run.LOG_LIMIT and "gitpeft init" in log.read_text()
+    assert log.stat().st_size <= run.MAX_LOG_BYTES and "gitpeft init" in log.read_text()
 
 
 def test_quiet_means_the_log_only(hooked: Hooked) -> None:
@@ -437,22 +437,22 @@ def test_a_damaged_cache_is_no_cache(hooked: Hooked, damage: str) -> None:
     [entry] = [path for path in (hooked.state / "answers").iterdir() if len(path.name) == 64]
     entry.write_text(damage)
     hooked.git("commit")
-    assert hooked.message() == SUGGESTION and cache.load(hooked.state, entry.name)
+    assert hooked.message() == SUGGESTION and cache.load_cached_messages(hooked.state, entry.name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process holds")
 def test_d3_a_child_is_not_charged_with_what_its_parent_holds(tmp_path: Path) -> None:
     """The memory of a training that the parent still holds leaves the child all that it may take."""
 
-    def takes(megabytes: int) -> Callable[[Path], Answer]:
+    def takes(megabytes: int) -> Callable[[Path], RequestHandler]:
         return lambda _: lambda _: {"taken": len(mmap.mmap(-1, megabytes << 20, mmap.MAP_PRIVATE))}
 
     with mmap.mmap(-1, 600 << 20, mmap.MAP_PRIVATE):
         with Worker(tmp_path, takes(200), time.monotonic() + 20, 256) as worker:
-            assert worker.ask({})["taken"] == 200 << 20
+            assert worker.get_answer({})["taken"] == 200 << 20
         more = Worker(tmp_path, takes(300), time.monotonic() + 20, 256)
         with more, pytest.raises(GitpeftError):
-            more.ask({})
+            more.get_answer({})
 
 
 # --- D1 with a real bundle: damage anywhere ---------------------------------------------------------------
@@ -485,9 +485,9 @@ def damage_model(state: Path, count: int) -> None:
         shutil.rmtree(model)
         shutil.copytree(whole, model)
         what = damaged(model, dice)
-        with Worker(state, service.messages, time.monotonic() + 20, 2048) as worker:
+        with Worker(state, service.load_message_handler, time.monotonic() + 20, 2048) as worker:
             try:
-                answer = worker.ask(request)
+                answer = worker.get_answer(request)
             except GitpeftError as error:
                 assert str(error), what
             else:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from gitpeft.git.repository import Repository
-from gitpeft.hooks.doctor import doctor, status
-from gitpeft.hooks.install import CONFIG_HOOKS, install, uninstall
+from gitpeft.hooks.doctor import examine_repository, read_status
+from gitpeft.hooks.install import CONFIG_HOOKS_VERSION, install_hooks, uninstall_hooks
 from tests.support.gitrepo import Repo
 from tests.support.hooking import SUGGESTION, THIRD, Hooked
 
@@ -42,7 +42,7 @@ def hooked(_git: None, request: pytest.FixtureRequest, python: str, tmp_path: Pa
 
 
 def version(hooked: Hooked) -> tuple[int, ...]:
-    return Repository.open(hooked.repo.path).version
+    return Repository.open(hooked.repo.path).git_version
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_b4_a_comment_string_of_several_characters_in_a_commit(hooked: Hooked) -
 def test_e12_hooks_from_the_configuration(hooked: Hooked) -> None:
     """Run by git itself, where it is new enough."""
     repo = Repository.open(hooked.repo.path)
-    if version(hooked) < CONFIG_HOOKS:
+    if version(hooked) < CONFIG_HOOKS_VERSION:
         pytest.skip("git 2.54 or newer runs hooks from its configuration")
-    uninstall(repo)
+    uninstall_hooks(repo)
     hooked.git("commit", "--amend", "-m", "No hook is installed")
     hooked.stage(again="a\n")
-    install(repo, strategy="config", python=hooked.python)
-    assert [(hook.how, hook.runs) for hook in status(repo).hooks] == [("config", True)]
+    install_hooks(repo, strategy="config", python=hooked.python)
+    assert [(hook.how, hook.runs) for hook in read_status(repo).hooks] == [("config", True)]
     hooked.git("commit")
     assert hooked.seen().count(SUGGESTION) == 1 and hooked.message() == SUGGESTION
     hooked.stage(more="m\n")
@@ -94,17 +94,17 @@ def test_e12_hooks_from_the_configuration(hooked: Hooked) -> None:
     hooked.stage(third="t\n")
     hooked.git("commit")
     assert hooked.message() == SUGGESTION and (hooked.repo.path / "ran").read_text() == "theirs\n"
-    assert [finding.code for finding in doctor(repo) if finding.code != "model"] == []
-    uninstall(repo)
+    assert [finding.code for finding in examine_repository(repo) if finding.code != "model"] == []
+    uninstall_hooks(repo)
     assert "gitpeft" not in hooked.repo.git("config", "--local", "--list")
 
 
 def test_e12_d10_a_moved_repository_and_a_lost_folder_stop_no_commit(hooked: Hooked, tmp_path: Path) -> None:
     repo = Repository.open(hooked.repo.path)
-    if version(hooked) < CONFIG_HOOKS:
+    if version(hooked) < CONFIG_HOOKS_VERSION:
         pytest.skip("git 2.54 or newer runs hooks from its configuration")
-    uninstall(repo)
-    install(repo, strategy="config", python=hooked.python)
+    uninstall_hooks(repo)
+    install_hooks(repo, strategy="config", python=hooked.python)
     moved = Hooked(Repo(hooked.repo.path.rename(tmp_path / "moved")), hooked.python, hooked.tools, hooked.env)
     assert moved.git("commit").returncode == 0 and moved.message() == SUGGESTION
     shutil.rmtree(moved.repo.path / ".git/gitpeft")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gitpeft.git.repository import Repository
-from gitpeft.hooks.doctor import doctor
-from gitpeft.hooks.install import install, uninstall
+from gitpeft.hooks.doctor import examine_repository
+from gitpeft.hooks.install import install_hooks, uninstall_hooks
 from tests.support.gitrepo import Repo
 from tests.support.hooking import SUGGESTION, Hooked, copy_repo, listing
 
@@ -82,21 +82,21 @@ def test_e7_a_real_manager_installed_and_removed_in_every_order(
     before = hooks(repo)
     opened = Repository.open(repo.path)
     if first == "ours":
-        install(opened, python=python)
+        install_hooks(opened, python=python)
     call(repo, *INSTALL[manager])
-    install(opened, python=python)
+    install_hooks(opened, python=python)
     _both_run(repo, python, tmp_path, manager)
     if leaves_first == "ours":
-        uninstall(opened)
+        uninstall_hooks(opened)
     for command in REMOVE[manager]:
         call(repo, *command)
-    uninstall(opened)
+    uninstall_hooks(opened)
     after = hooks(repo)
     assert {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)} == set()
 
 
 def _both_run(repo: Repo, python: str, tmp_path: Path, manager: str) -> None:
-    assert [finding.code for finding in doctor(Repository.open(repo.path))] == ["no-model"]
+    assert [finding.code for finding in examine_repository(Repository.open(repo.path))] == ["no-model"]
     hooked = Hooked.create(repo, python, tmp_path / "tools")
     hooked.stage(probe="p\n")
     done = hooked.git("commit")
@@ -150,14 +150,14 @@ class Crowd:
 
     def install(self, order: Order) -> dict[str, bool]:
         """Install one after the other; which of them did not refuse."""
-        return {who: self._do(install, [INSTALL[who]] if who in INSTALL else []) for who in order}
+        return {who: self._do(install_hooks, [INSTALL[who]] if who in INSTALL else []) for who in order}
 
     def remove(self, who: str) -> bool:
-        return self._do(uninstall, REMOVE.get(who, []))
+        return self._do(uninstall_hooks, REMOVE.get(who, []))
 
     def _do(self, ours: Callable[..., object], theirs: Sequence[Sequence[str]]) -> bool:
         if not theirs:
-            ours(Repository.open(self.repo.path), **({"python": self.python} if ours is install else {}))
+            ours(Repository.open(self.repo.path), **({"python": self.python} if ours is install_hooks else {}))
         codes = [
             subprocess.run(command, cwd=self.repo.path, capture_output=True, timeout=60).returncode
             for command in theirs
@@ -228,7 +228,7 @@ def test_e7_all_of_them_installed_and_removed_in_every_order(
     crowd = Crowd(tmp_path, python)
     assert crowd.install(order) == took | {"ours": True}, "our hook makes another one refuse"
     if not crowd.commit()[1]:
-        found = [finding.code for finding in doctor(Repository.open(crowd.repo.path))]
+        found = [finding.code for finding in examine_repository(Repository.open(crowd.repo.path))]
         assert set(found) & {"shadowed", "displaced"}, found
         crowd.install(("ours",))
     assert crowd.commit() == (seen[()][1], True)

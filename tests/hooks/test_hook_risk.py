@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft.git.repository import Repository
-from gitpeft.risk.model import LINES_ADDED, Model
+from gitpeft.risk.model import LINES_ADDED, RiskModel
 from tests.support.gitrepo import Repo
 from tests.support.hooking import CHECKOUT, SUGGESTION, Hooked, listing, make_python, script
 from tests.support.risky import MODEL, NOTHING, change_core, fixed_often, give
@@ -64,9 +64,9 @@ def test_h2_h3_a_flag_names_its_evidence_and_its_place(hooked: Hooked) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [replace(MODEL, kind=LINES_ADDED), Model(why="no score beats chance on later commits")]
+    "model", [replace(MODEL, kind=LINES_ADDED), RiskModel(why="no score beats chance on later commits")]
 )
-def test_h4_no_flag_where_nothing_beats_lines_added(hooked: Hooked, model: Model) -> None:
+def test_h4_no_flag_where_nothing_beats_lines_added(hooked: Hooked, model: RiskModel) -> None:
     give(hooked.repo, model)
     done = hooked.git("commit", "-m", "large")
     assert done.returncode == 0 and b"gitpeft" not in done.stderr
@@ -287,7 +287,7 @@ def test_the_flag_costs_little_over_bare_python(hooked: Hooked) -> None:
 
 
 def test_the_hook_is_part_of_both_installations(repo: Repo, python: str) -> None:
-    from gitpeft.hooks.install import install
+    from gitpeft.hooks.install import install_hooks
 
-    done = install(Repository.open(repo.path), hooks=BOTH, python=python)
+    done = install_hooks(Repository.open(repo.path), hooks=BOTH, python=python)
     assert [one.where.name for one in done] == list(BOTH)

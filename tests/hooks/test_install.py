@@ -17,7 +17,7 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks import hook_file, hooks_path, install, managers, stubs
-from gitpeft.hooks.doctor import doctor, status
+from gitpeft.hooks.doctor import examine_repository, read_status
 from tests.support.gitrepo import Repo
 from tests.support.hooking import listing, needs_git, script
 
@@ -29,12 +29,12 @@ def opened(repo: Repo) -> Repository:
     return Repository.open(repo.path)
 
 
-def put_in(repo: Repo, **options: str) -> install.Installed:
-    return install.install(opened(repo), **options)[0]
+def put_in(repo: Repo, **options: str) -> install.InstalledHook:
+    return install.install_hooks(opened(repo), **options)[0]
 
 
-def take_out(repo: Repo) -> list[install.Removed]:
-    return install.uninstall(opened(repo))
+def take_out(repo: Repo) -> list[install.RemovedHook]:
+    return install.uninstall_hooks(opened(repo))
 
 
 def hook_of(repo: Repo, folder: str = ".git/hooks") -> Path:
@@ -93,7 +93,7 @@ def test_e2_a_hook_under_version_control_is_refused_with_the_line_to_add(repo: R
     before = snapshot(repo)
     with pytest.raises(GitpeftError, match="version control") as caught:
         put_in(repo)
-    assert managers.HUSKY in caught.value.hint and snapshot(repo) == before
+    assert managers.HUSKY_LINE in caught.value.hint and snapshot(repo) == before
 
 
 def test_e2_e6_a_line_for_hooks_that_others_own(repo: Repo) -> None:
@@ -117,28 +117,28 @@ def test_e2_a_hook_that_goes_by_its_name_is_not_moved(repo: Repo, asks: str, lin
     before = snapshot(repo)
     with pytest.raises(GitpeftError, match="by its own name") as caught:
         put_in(repo)
-    assert managers.line(NAME) in caught.value.hint and snapshot(repo) == before
+    assert managers.format_hook_line(NAME) in caught.value.hint and snapshot(repo) == before
 
 
 def test_e2_a_line_that_a_person_added_is_an_installation(repo: Repo) -> None:
     put_in(repo, strategy="line")
-    repo.commit("hooks", **{f".githooks/{NAME}": f"#!/bin/sh\n{managers.line(NAME)}"})
+    repo.commit("hooks", **{f".githooks/{NAME}": f"#!/bin/sh\n{managers.format_hook_line(NAME)}"})
     repo.git("config", "core.hooksPath", ".githooks")
     (repo.path / ".githooks" / NAME).chmod(0o755)
     again = put_in(repo)
     assert (again.strategy, again.action, again.notes) == ("line", "unchanged", ())
-    assert [(hook.how, hook.runs) for hook in status(opened(repo)).hooks] == [("line", True)]
-    assert [finding.code for finding in doctor(opened(repo))] == ["no-model"]
+    assert [(hook.how, hook.runs) for hook in read_status(opened(repo)).hooks] == [("line", True)]
+    assert [finding.code for finding in examine_repository(opened(repo))] == ["no-model"]
     again.where.chmod(0o644)
-    assert [finding.code for finding in doctor(opened(repo), mend=True) if finding.mended] == [
+    assert [finding.code for finding in examine_repository(opened(repo), mend=True) if finding.mended] == [
         "not-executable"
     ]
-    assert [hook.runs for hook in status(opened(repo)).hooks] == [True]
+    assert [hook.runs for hook in read_status(opened(repo)).hooks] == [True]
 
 
 @pytest.mark.parametrize(("code", "passed"), [(0, 0), (1, 1), (None, 0)])
 def test_e2_the_line_before_a_commit_may_stop_it(repo: Repo, code: int | None, passed: int) -> None:
-    [done] = install.install(opened(repo), strategy="line", hooks=["pre-commit"])
+    [done] = install.install_hooks(opened(repo), strategy="line", hooks=["pre-commit"])
     program = script(repo.path / "shared", "#!/bin/sh\n" + done.notes[0].partition("\n")[2] + "echo on\n")
     done.where.write_text(f"#!/bin/sh\nexit {code}\n")
     if code is None:
@@ -181,7 +181,7 @@ def test_e4_a_folder_that_the_settings_no_longer_name_is_remembered(repo: Repo) 
         repo.git("config", "core.hooksPath", folder)
         put_in(repo)
     repo.git("config", "--unset", "core.hooksPath")
-    assert "shadowed" in [finding.code for finding in doctor(opened(repo))]
+    assert "shadowed" in [finding.code for finding in examine_repository(opened(repo))]
     put_in(repo)
     assert sorted(removed.action for removed in take_out(repo)) == ["removed", "removed", "restored"]
     after = snapshot(repo)
@@ -198,7 +198,7 @@ def test_e4_an_edited_hook_is_left_alone(repo: Repo) -> None:
     with pytest.raises(GitpeftError, match="edited"):
         put_in(repo)
     assert snapshot(repo) == edited
-    assert [finding.code for finding in doctor(opened(repo), mend=True)][:1] == ["edited"]
+    assert [finding.code for finding in examine_repository(opened(repo), mend=True)][:1] == ["edited"]
 
 
 # --- E6: core.hooksPath -----------------------------------------------------------------------------------
@@ -209,8 +209,8 @@ def test_e6_disabled_hooks_are_reported(repo: Repo, value: str) -> None:
     repo.git("config", "core.hooksPath", value)
     with pytest.raises(GitpeftError, match="disabled"):
         put_in(repo)
-    assert status(opened(repo)).disabled
-    assert "hooks-disabled" in [finding.code for finding in doctor(opened(repo))]
+    assert read_status(opened(repo)).disabled
+    assert "hooks-disabled" in [finding.code for finding in examine_repository(opened(repo))]
 
 
 def test_e6_a_path_of_the_repository_is_honoured(repo: Repo) -> None:
@@ -313,7 +313,7 @@ def test_e7_pre_commit_keeps_its_hook_and_runs_ours_beside_it(repo: Repo) -> Non
     before = snapshot(repo)
     assert put_in(repo).where.name == f"{NAME}.legacy"
     assert hook_of(repo).read_text() == PRE_COMMIT_HOOK
-    assert [hook.runs for hook in status(opened(repo)).hooks] == [True]
+    assert [hook.runs for hook in read_status(opened(repo)).hooks] == [True]
     take_out(repo)
     assert snapshot(repo) == before
 
@@ -352,7 +352,7 @@ def test_e7_a_configuration_of_another_form_is_left_with_the_lines_to_add(repo: 
     repo.commit("Start", **{".pre-commit-config.yaml": text})
     with pytest.raises(GitpeftError) as caught:
         put_in(repo, strategy="pre-commit")
-    assert managers.PRE_COMMIT in caught.value.hint
+    assert managers.PRE_COMMIT_LINES in caught.value.hint
     assert (repo.path / ".pre-commit-config.yaml").read_text() == text
     assert not (repo.path / ".git/gitpeft/hooks" / NAME).exists()
 
@@ -381,7 +381,7 @@ def test_e7_lefthook_with_other_local_settings_is_left_alone(repo: Repo, name: s
     before = snapshot(repo)
     with pytest.raises(GitpeftError, match=re.escape(name)) as caught:
         put_in(repo)
-    assert managers.LEFTHOOK in caught.value.hint and snapshot(repo) == before
+    assert managers.LEFTHOOK_LINES in caught.value.hint and snapshot(repo) == before
 
 
 @pytest.mark.parametrize("key", [NAME, f'"{NAME}"', f"'{NAME}' "])
@@ -401,14 +401,14 @@ def test_what_fails_at_the_second_hook_leaves_no_first_one(repo: Repo, manager: 
     if manager == "husky":
         husky(repo)
     elif manager == "lefthook":
-        for name in stubs.NAMES:
+        for name in stubs.HOOK_NAMES:
             script(hook_of(repo).with_name(name), LEFTHOOK_HOOK)
     else:
         repo.commit("hooks", **{".githooks/pre-commit": FOREIGN})
         repo.git("config", "core.hooksPath", ".githooks")
     before = snapshot(repo)
     with pytest.raises(GitpeftError, match=manager):
-        install.install(opened(repo), hooks=stubs.NAMES)
+        install.install_hooks(opened(repo), hooks=stubs.HOOK_NAMES)
     assert snapshot(repo) == before
 
 
@@ -439,7 +439,7 @@ def test_e7_husky_installed_later_shadows_and_the_doctor_says_so(repo: Repo) -> 
     before = snapshot(repo)
     put_in(repo)
     husky(repo)
-    assert "shadowed" in [finding.code for finding in doctor(opened(repo))]
+    assert "shadowed" in [finding.code for finding in examine_repository(opened(repo))]
     assert put_in(repo).strategy == "husky"
     take_out(repo)
     repo.git("config", "--unset", "core.hooksPath")
@@ -557,7 +557,7 @@ def newer(repo: Repo) -> Newer:
 def test_e12_an_older_git_is_refused(repo: Repo) -> None:
     before = snapshot(repo)
     with pytest.raises(GitpeftError, match="does not run hooks from its configuration"):
-        install.install(Older.open(repo.path), strategy="config")
+        install.install_hooks(Older.open(repo.path), strategy="config")
     assert snapshot(repo) == before
 
 
@@ -577,14 +577,14 @@ def test_e12_command_and_event_come_and_go_at_once(
     settings = repo.path / ".git/config"
     settings.chmod(0o640)
     before, bytes_before = repo.git("config", "--local", "--list"), settings.read_bytes()
-    [done] = install.install(newer, strategy="config")
+    [done] = install.install_hooks(newer, strategy="config")
     section = f"hook.gitpeft-{NAME}"
     assert len(seen) == 1 and f"\n{section}.command=" in seen[0] and f"\n{section}.event=" in seen[0]
-    assert repo.git("config", f"{section}.command") == managers.call(NAME)
+    assert repo.git("config", f"{section}.command") == managers.format_hook_command(NAME)
     assert repo.git("config", f"{section}.event") == NAME and os.access(done.where, os.X_OK)
-    assert [(hook.how, hook.runs) for hook in status(newer).hooks] == [("config", True)]
-    assert install.install(newer, strategy="config")[0].action == "unchanged" and len(seen) == 1
-    install.uninstall(newer)
+    assert [(hook.how, hook.runs) for hook in read_status(newer).hooks] == [("config", True)]
+    assert install.install_hooks(newer, strategy="config")[0].action == "unchanged" and len(seen) == 1
+    install.uninstall_hooks(newer)
     assert len(seen) == 2 and seen[1] == before and settings.read_bytes() == bytes_before
     assert stat.S_IMODE(settings.stat().st_mode) == 0o640
 
@@ -593,7 +593,7 @@ def test_e12_d10_a_configured_hook_that_is_gone_stops_nothing(
     repo: Repo, newer: Newer, tmp_path: Path
 ) -> None:
     """Also when the repository was moved: git runs the command as `sh -c 'COMMAND "$@"'`."""
-    [done] = install.install(newer, strategy="config")
+    [done] = install.install_hooks(newer, strategy="config")
     command = repo.git("config", f"hook.gitpeft-{NAME}.command")
     done.where.write_text('#!/bin/sh\necho "$@" >>ran\n')
     moved = repo.path.rename(tmp_path / "moved")
@@ -609,33 +609,33 @@ def test_e12_d10_a_configured_hook_that_is_gone_stops_nothing(
 
 
 def test_e12_a_command_of_another_version_is_mended(repo: Repo, newer: Newer) -> None:
-    install.install(newer, strategy="config")
+    install.install_hooks(newer, strategy="config")
     repo.git("config", f"hook.gitpeft-{NAME}.command", "'/was/here/once'")
-    assert [finding.code for finding in doctor(newer)] == ["outdated", "no-model"]
-    assert [finding.mended for finding in doctor(newer, mend=True)] == [True, False]
-    assert repo.git("config", f"hook.gitpeft-{NAME}.command") == managers.call(NAME)
+    assert [finding.code for finding in examine_repository(newer)] == ["outdated", "no-model"]
+    assert [finding.mended for finding in examine_repository(newer, mend=True)] == [True, False]
+    assert repo.git("config", f"hook.gitpeft-{NAME}.command") == managers.format_hook_command(NAME)
 
 
 def test_e12_a_configured_hook_that_is_switched_off(repo: Repo, newer: Newer) -> None:
-    install.install(newer, strategy="config")
+    install.install_hooks(newer, strategy="config")
     repo.git("config", f"hook.gitpeft-{NAME}.enabled", "no")
-    assert [hook.runs for hook in status(newer).hooks] == [False]
-    assert [finding.code for finding in doctor(newer)] == ["config-disabled", "no-model"]
+    assert [hook.runs for hook in read_status(newer).hooks] == [False]
+    assert [finding.code for finding in examine_repository(newer)] == ["config-disabled", "no-model"]
 
 
 def test_e12_settings_that_somebody_else_writes_are_left_alone(repo: Repo, newer: Newer) -> None:
     lock = repo.write(".git/config.lock", "half a fi")
     with pytest.raises(GitpeftError, match="another program") as caught:
-        install.install(newer, strategy="config")
+        install.install_hooks(newer, strategy="config")
     assert str(lock) in caught.value.hint and lock.read_text() == "half a fi"
     lock.unlink()
-    install.install(newer, strategy="config")
+    install.install_hooks(newer, strategy="config")
     lock.write_text("")
     with pytest.raises(GitpeftError, match="another program"):
-        install.uninstall(newer)
+        install.uninstall_hooks(newer)
     assert lock.read_text() == "" and repo.git("config", f"hook.gitpeft-{NAME}.event") == NAME
     lock.unlink()
-    install.uninstall(newer)
+    install.uninstall_hooks(newer)
     assert not list((repo.path / ".git").glob("*.lock")) and not (repo.path / ".git/gitpeft").exists()
 
 
@@ -645,9 +645,9 @@ def test_e12_settings_behind_a_link(repo: Repo, newer: Newer, tmp_path: Path) ->
     settings.rename(tmp_path / "mine.conf")
     settings.symlink_to(tmp_path / "mine.conf")
     before = (tmp_path / "mine.conf").read_bytes()
-    install.install(newer, strategy="config")
+    install.install_hooks(newer, strategy="config")
     assert settings.is_symlink() and repo.git("config", f"hook.gitpeft-{NAME}.event") == NAME
-    install.uninstall(newer)
+    install.uninstall_hooks(newer)
     assert settings.is_symlink() and (tmp_path / "mine.conf").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if "conf" in path.name] == ["mine.conf"]
 
@@ -655,32 +655,32 @@ def test_e12_settings_behind_a_link(repo: Repo, newer: Newer, tmp_path: Path) ->
 def test_e12_not_both_ways_at_once(repo: Repo, newer: Newer) -> None:
     put_in(repo)
     with pytest.raises(GitpeftError, match="is installed"):
-        install.install(newer, strategy="config")
+        install.install_hooks(newer, strategy="config")
     take_out(repo)
-    install.install(newer, strategy="config")
+    install.install_hooks(newer, strategy="config")
     with pytest.raises(GitpeftError, match="is installed"):
         put_in(repo)
 
 
 def test_e12_a_configured_hook_on_an_older_git_is_found_by_the_doctor(repo: Repo, newer: Newer) -> None:
-    install.install(newer, strategy="config")
-    assert "config-ignored" in [finding.code for finding in doctor(Older.open(repo.path))]
+    install.install_hooks(newer, strategy="config")
+    assert "config-ignored" in [finding.code for finding in examine_repository(Older.open(repo.path))]
 
 
 def test_e12_an_event_without_a_command_is_mended(repo: Repo, newer: Newer) -> None:
-    install.install(newer, strategy="config")
+    install.install_hooks(newer, strategy="config")
     repo.git("config", "--unset", f"hook.gitpeft-{NAME}.command")
-    assert "config-broken" in [finding.code for finding in doctor(newer)]
-    assert [finding.mended for finding in doctor(newer, mend=True) if finding.code == "config-broken"] == [
+    assert "config-broken" in [finding.code for finding in examine_repository(newer)]
+    assert [finding.mended for finding in examine_repository(newer, mend=True) if finding.code == "config-broken"] == [
         True
     ]
-    assert [hook.runs for hook in status(newer).hooks] == [True]
+    assert [hook.runs for hook in read_status(newer).hooks] == [True]
 
 
-@pytest.mark.parametrize("name", stubs.NAMES)
+@pytest.mark.parametrize("name", stubs.HOOK_NAMES)
 @pytest.mark.parametrize("shell", ["dash", "bash --posix"])
 def test_e13_the_text_is_posix_with_plain_line_ends(name: str, shell: str, tmp_path: Path) -> None:
-    text = stubs.render(name, "/opt/python")
+    text = stubs.render_stub(name, "/opt/python")
     assert text.startswith(b"#!/bin/sh\n") and b"\r" not in text and b"@" not in text.replace(b'"$@"', b"")
     (tmp_path / "stub").write_bytes(text)
     subprocess.run([*shell.split(), "-n", str(tmp_path / "stub")], check=True)
@@ -698,18 +698,18 @@ def test_e13_any_path_of_an_interpreter_is_quoted(repo: Repo, tmp_path: Path, od
         tmp_path / "args"
     ).read_text() == "-I|-c|from gitpeft.hook import run; run()|prepare-commit-msg|F|"
     if "\n" not in odd:
-        assert status(opened(repo)).hooks[0].python == str(python)
+        assert read_status(opened(repo)).hooks[0].python == str(python)
 
 
 def test_e14_each_released_version_is_known_and_upgraded(repo: Repo) -> None:
     """Version 1 is the only one yet; its text is pinned here, so that a change must raise the number."""
-    old = stubs.render(NAME, "/old/python")
-    assert stubs.recognise(old) == stubs.Stub(1, "/old/python", True)
+    old = stubs.render_stub(NAME, "/old/python")
+    assert stubs.recognise_stub(old) == stubs.Stub(1, "/old/python", True)
     script(hook_of(repo), old.decode())
-    assert [finding.code for finding in doctor(opened(repo))][:1] == ["stale-python"]
+    assert [finding.code for finding in examine_repository(opened(repo))][:1] == ["stale-python"]
     assert put_in(repo).action == "updated"
-    assert stubs.recognise(hook_of(repo).read_bytes()) == stubs.Stub(1, sys.executable, True)
-    assert not hook_of(repo).with_name(NAME + stubs.CHAINED).exists()
+    assert stubs.recognise_stub(hook_of(repo).read_bytes()) == stubs.Stub(1, sys.executable, True)
+    assert not hook_of(repo).with_name(NAME + stubs.CHAINED_SUFFIX).exists()
 
 
 def test_e15_a_link_is_chained_as_a_link_and_never_followed(repo: Repo) -> None:
@@ -740,9 +740,9 @@ def test_e15_a_hooks_folder_that_is_a_link_out_of_the_repository_is_refused(
 
 
 def test_e16_status_tells_what_is_there(repo: Repo) -> None:
-    assert status(opened(repo)).hooks == () and not status(opened(repo)).works
+    assert read_status(opened(repo)).hooks == () and not read_status(opened(repo)).is_working
     put_in(repo)
-    [hook] = status(opened(repo)).hooks
+    [hook] = read_status(opened(repo)).hooks
     assert (hook.name, hook.how, hook.runs, hook.python, hook.intact) == (
         NAME,
         "stub",
@@ -750,7 +750,7 @@ def test_e16_status_tells_what_is_there(repo: Repo) -> None:
         sys.executable,
         True,
     )
-    assert status(opened(repo)).model == ""
+    assert read_status(opened(repo)).model == ""
 
 
 @pytest.mark.parametrize("damage", ["stale-python", "not-executable", "outdated"])
@@ -759,21 +759,21 @@ def test_e16_the_doctor_finds_and_mends(repo: Repo, tmp_path: Path, damage: str)
     if damage == "not-executable":
         hook_of(repo).chmod(0o644)
     if damage == "outdated":
-        text = stubs.render(NAME, sys.executable).replace(b"It never stops", b"This never stops")
+        text = stubs.render_stub(NAME, sys.executable).replace(b"It never stops", b"This never stops")
         mark = text.index(b"seal ") + 5
         unsealed = text[:mark] + b"@SEAL@" + text[mark + 64 :]
-        hook_of(repo).write_bytes(unsealed.replace(b"@SEAL@", stubs._seal(unsealed)))
-    assert [finding.code for finding in doctor(opened(repo))] == [damage, "no-model"]
-    assert [finding.mended for finding in doctor(opened(repo), mend=True)] == [True, False]
-    assert [finding.code for finding in doctor(opened(repo))] == ["no-model"]
+        hook_of(repo).write_bytes(unsealed.replace(b"@SEAL@", stubs._compute_seal(unsealed)))
+    assert [finding.code for finding in examine_repository(opened(repo))] == [damage, "no-model"]
+    assert [finding.mended for finding in examine_repository(opened(repo), mend=True)] == [True, False]
+    assert [finding.code for finding in examine_repository(opened(repo))] == ["no-model"]
 
 
 def test_e16_the_doctor_finds_what_an_interrupted_installation_left(repo: Repo) -> None:
     foreign(repo)
     before = snapshot(repo)
-    hook_file.keep(hook_file.look(hook_of(repo)), hook_of(repo).with_name(NAME + stubs.CHAINED))
-    assert "leftover" in [finding.code for finding in doctor(opened(repo))]
-    doctor(opened(repo), mend=True)
+    hook_file.keep_foreign_hook(hook_file.inspect_hook(hook_of(repo)), hook_of(repo).with_name(NAME + stubs.CHAINED_SUFFIX))
+    assert "leftover" in [finding.code for finding in examine_repository(opened(repo))]
+    examine_repository(opened(repo), mend=True)
     assert snapshot(repo) == before
 
 
@@ -781,22 +781,22 @@ def test_e16_the_doctor_finds_a_hook_that_lefthook_moved_aside(repo: Repo) -> No
     put_in(repo)
     hook_of(repo).rename(hook_of(repo).with_name(f"{NAME}.old"))
     script(hook_of(repo), LEFTHOOK_HOOK)
-    assert "displaced" in [finding.code for finding in doctor(opened(repo))]
+    assert "displaced" in [finding.code for finding in examine_repository(opened(repo))]
     take_out(repo)
     assert not hook_of(repo).with_name(f"{NAME}.old").exists() and hook_of(repo).read_text() == LEFTHOOK_HOOK
 
 
 def test_e16_the_doctor_names_a_missing_and_a_damaged_model(repo: Repo) -> None:
     put_in(repo)
-    assert [finding.code for finding in doctor(opened(repo))] == ["no-model"]
+    assert [finding.code for finding in examine_repository(opened(repo))] == ["no-model"]
     repo.write(".git/gitpeft/current", "0" * 64 + "\n\n")
-    assert [finding.code for finding in doctor(opened(repo))] == ["model"]
+    assert [finding.code for finding in examine_repository(opened(repo))] == ["model"]
 
 
 def test_e16_the_doctor_names_a_bad_setting(repo: Repo) -> None:
     put_in(repo)
     repo.git("config", "gitpeft.alternatives", "many")
-    assert "setting" in [finding.code for finding in doctor(opened(repo))]
+    assert "setting" in [finding.code for finding in examine_repository(opened(repo))]
 
 
 @pytest.mark.parametrize(
@@ -815,8 +815,8 @@ def test_e16_the_doctor_says_why_nothing_is_offered(
     repo: Repo, monkeypatch: pytest.MonkeyPatch, what: tuple[str, str] | dict[str, str] | str, code: str
 ) -> None:
     monkeypatch.setenv("GIT_EDITOR", "vi")
-    install.install(opened(repo), hooks=stubs.NAMES)
-    assert [finding.code for finding in doctor(opened(repo))] == ["no-model"]
+    install.install_hooks(opened(repo), hooks=stubs.HOOK_NAMES)
+    assert [finding.code for finding in examine_repository(opened(repo))] == ["no-model"]
     if isinstance(what, dict):
         [(name, value)] = what.items()
         monkeypatch.setenv(name, value)
@@ -824,21 +824,21 @@ def test_e16_the_doctor_says_why_nothing_is_offered(
         repo.git("config", *what)
     else:
         hook_of(repo).unlink()
-    assert code in [finding.code for finding in doctor(opened(repo))]
+    assert code in [finding.code for finding in examine_repository(opened(repo))]
 
 
 def test_e16_the_hook_before_a_commit_offers_no_message(repo: Repo) -> None:
-    install.install(opened(repo), hooks=stubs.NAMES)
-    state = replace(status(opened(repo)), model="a model")
-    assert state.works
-    assert not replace(state, hooks=state.hooks[1:]).works
+    install.install_hooks(opened(repo), hooks=stubs.HOOK_NAMES)
+    state = replace(read_status(opened(repo)), model="a model")
+    assert state.is_working
+    assert not replace(state, hooks=state.hooks[1:]).is_working
 
 
 def test_e17_a_clone_runs_nothing_before_its_owner_installs(repo: Repo, tmp_path: Path) -> None:
     put_in(repo)
     repo.commit("Start", **{".gitpeft": "[gitpeft]\n\talternatives = 1\n"})
     clone = repo.clone(tmp_path / "clone")
-    assert status(opened(clone)).hooks == ()
+    assert read_status(opened(clone)).hooks == ()
     assert not hook_of(clone).exists()
 
 
@@ -849,7 +849,7 @@ def whole(repo: Repo, original: bytes | None, ours: bytes) -> None:
     if content is not None:
         assert os.access(hook, os.X_OK)
     if content == ours and original is not None:
-        assert hook.with_name(NAME + stubs.CHAINED).read_bytes() == original
+        assert hook.with_name(NAME + stubs.CHAINED_SUFFIX).read_bytes() == original
 
 
 def test_installers_and_uninstallers_beside_each_other(repo: Repo) -> None:
@@ -860,14 +860,14 @@ def test_installers_and_uninstallers_beside_each_other(repo: Repo) -> None:
         thread.start()
     for thread in work:
         thread.join()
-    whole(repo, FOREIGN.encode(), stubs.render(NAME, sys.executable))
+    whole(repo, FOREIGN.encode(), stubs.render_stub(NAME, sys.executable))
     take_out(repo)
     assert snapshot(repo) == before
 
 
 def test_another_hook_already_kept_is_a_reason_to_stop(repo: Repo) -> None:
     foreign(repo)
-    script(hook_of(repo).with_name(NAME + stubs.CHAINED), "#!/bin/sh\nexit 1\n")
+    script(hook_of(repo).with_name(NAME + stubs.CHAINED_SUFFIX), "#!/bin/sh\nexit 1\n")
     before = snapshot(repo)
     with pytest.raises(GitpeftError, match="still kept"):
         put_in(repo)
@@ -876,5 +876,5 @@ def test_another_hook_already_kept_is_a_reason_to_stop(repo: Repo) -> None:
 
 def test_the_place_of_hooks_names_its_setting(repo: Repo) -> None:
     repo.git("config", "core.hooksPath", ".x")
-    found = hooks_path.place(opened(repo))
+    found = hooks_path.find_hooks_folder(opened(repo))
     assert found.setting is not None and found.setting.scope == "local" and found.owned

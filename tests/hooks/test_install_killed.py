@@ -99,12 +99,12 @@ QUICK = ("deep folder", "chained", "config", "husky with a line")
 def perform(what: str, path: Path, strategy: str) -> None:
     """One installation or removal; with a git that is older than configured hooks it takes it for a newer."""
     repo = Repository.open(path)
-    if repo.version < install.CONFIG_HOOKS:
-        vars(repo)["version"] = install.CONFIG_HOOKS
+    if repo.git_version < install.CONFIG_HOOKS_VERSION:
+        vars(repo)["version"] = install.CONFIG_HOOKS_VERSION
     if what == "install":
-        install.install(repo, strategy=strategy)
+        install.install_hooks(repo, strategy=strategy)
     else:
-        install.uninstall(repo)
+        install.uninstall_hooks(repo)
 
 
 class Trial:
@@ -326,6 +326,6 @@ def test_e5_e12_killed_while_git_reads_hooks_from_its_settings(
     if folder:
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     repo = Repo.create(tmp_path / "repo")
-    if Repository.open(repo.path).version < install.CONFIG_HOOKS:
+    if Repository.open(repo.path).git_version < install.CONFIG_HOOKS_VERSION:
         pytest.skip("git 2.54 or newer runs hooks from its configuration")
     check_every_event(what, Trial(repo, CASES["config"], tmp_path / "states"))

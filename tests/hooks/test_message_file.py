@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gitpeft.errors import GitpeftError
 from gitpeft.hooks import message_file
-from gitpeft.hooks.message_file import Rules, insert
+from gitpeft.hooks.message_file import MessageFileRules, insert_messages
 
 BEST, OTHER = "Teach the parser about tabs", "Accept tabs\n\nThey were refused so far."
 STATUS = (
@@ -30,34 +30,34 @@ def stripped(content: bytes, comment: bytes = b"#") -> bytes:
 
 
 def test_b9_the_untouched_file_commits_the_best_message_alone() -> None:
-    assert stripped(insert(STATUS, [BEST, OTHER], Rules())) == f"{BEST}\n".encode()
+    assert stripped(insert_messages(STATUS, [BEST, OTHER], MessageFileRules())) == f"{BEST}\n".encode()
 
 
 def test_everything_that_was_in_the_file_stays_behind_the_offer() -> None:
     for content in (b"", STATUS, b"\n" + SIGNED + STATUS, STATUS + CUT):
-        assert insert(content, [BEST, OTHER], Rules()).endswith(content)
+        assert insert_messages(content, [BEST, OTHER], MessageFileRules()).endswith(content)
 
 
 def test_b1_the_offer_is_above_the_scissors() -> None:
-    changed = insert(STATUS + CUT, [BEST, OTHER], Rules())
+    changed = insert_messages(STATUS + CUT, [BEST, OTHER], MessageFileRules())
     assert changed.index(b"They were") < changed.index(b">8") and changed.endswith(CUT)
 
 
 def test_b7_trailers_stay_last_and_git_still_parses_them() -> None:
-    changed = insert(b"\n" + SIGNED + STATUS, [OTHER, BEST], Rules())
+    changed = insert_messages(b"\n" + SIGNED + STATUS, [OTHER, BEST], MessageFileRules())
     committed = stripped(changed)
     assert committed == f"{OTHER}\n\n".encode() + SIGNED.strip() + b"\n"
     assert git("interpret-trailers", "--parse", input=committed) == SIGNED.strip() + b"\n"
 
 
 def test_b8_what_is_offered_behind_is_announced_by_its_number() -> None:
-    one, two = insert(STATUS, [BEST, OTHER], Rules()), insert(STATUS, [BEST, OTHER, "x"], Rules())
+    one, two = insert_messages(STATUS, [BEST, OTHER], MessageFileRules()), insert_messages(STATUS, [BEST, OTHER, "x"], MessageFileRules())
     assert b"# gitpeft: or this one, with all its lines" in one
     assert b"# gitpeft: or one of these, with all its lines" in two
 
 
 def test_b8_uncommenting_all_lines_of_an_alternative_gives_that_message() -> None:
-    changed = insert(STATUS, [BEST, OTHER], Rules()).decode()
+    changed = insert_messages(STATUS, [BEST, OTHER], MessageFileRules()).decode()
     start = changed.index("# Accept tabs")
     block = changed[start : changed.index("\n\n", start)]
     assert all(line.startswith("#") for line in block.split("\n"))
@@ -68,16 +68,16 @@ def test_b8_uncommenting_all_lines_of_an_alternative_gives_that_message() -> Non
 def test_b4_comments_are_written_as_git_stripspace_writes_them(comment: bytes) -> None:
     text = b"one\n\n\ttwo\nthree #\n"
     theirs = git("-c", f"core.commentChar={comment.decode()}", "stripspace", "-c", input=text)
-    assert message_file.comment_out(text.rstrip(b"\n"), comment) + b"\n" == theirs
+    assert message_file.comment_out_lines(text.rstrip(b"\n"), comment) + b"\n" == theirs
 
 
 def test_b4_a_comment_string_of_several_characters() -> None:
-    changed = insert(b"\n// Please\n", [BEST, "// no"], Rules(comment=b"//"))
+    changed = insert_messages(b"\n// Please\n", [BEST, "// no"], MessageFileRules(comment=b"//"))
     assert b"\n// no\n" in changed.replace(b"// //", b"//") and changed.startswith(BEST.encode())
 
 
 def test_b5_an_automatic_comment_character_gets_no_comments() -> None:
-    changed = insert(STATUS, ["; start", "@ other"], Rules(auto=True))
+    changed = insert_messages(STATUS, ["; start", "@ other"], MessageFileRules(auto=True))
     assert changed == b"start\n" + STATUS
 
 
@@ -92,7 +92,7 @@ def test_b5_an_automatic_comment_character_gets_no_comments() -> None:
     ],
 )
 def test_b6_no_line_starts_like_a_comment(given_: str, shown: str) -> None:
-    assert message_file.fit(given_, Rules()) == shown
+    assert message_file.escape_comment_lines(given_, MessageFileRules()) == shown
     assert stripped(shown.encode()) == (shown.encode() + b"\n" if shown else b"")
 
 
@@ -105,7 +105,7 @@ def test_b2_b3_modes_that_keep_comments_get_none(mode: str) -> None:
     }
     strips = message_file.strips_comments(files[mode], b"#", mode, [])
     assert not strips
-    assert insert(files[mode], [BEST, OTHER], Rules(strips=strips)).count(b"#") == files[mode].count(b"#")
+    assert insert_messages(files[mode], [BEST, OTHER], MessageFileRules(strips=strips)).count(b"#") == files[mode].count(b"#")
 
 
 @pytest.mark.parametrize(
@@ -148,30 +148,30 @@ def test_what_counts_as_text_that_somebody_wrote(content: bytes, expected: bool)
 
 
 def test_a18_a_file_with_an_offer_counts_as_written() -> None:
-    for rules in (Rules(), Rules(strips=False)):
-        assert message_file.has_text(insert(STATUS, [BEST, OTHER], rules), b"#")
-    assert message_file.has_text(insert(b"text\n" + STATUS, [BEST], Rules(), only_comments=True), b"#")
+    for rules in (MessageFileRules(), MessageFileRules(strips=False)):
+        assert message_file.has_text(insert_messages(STATUS, [BEST, OTHER], rules), b"#")
+    assert message_file.has_text(insert_messages(b"text\n" + STATUS, [BEST], MessageFileRules(), only_comments=True), b"#")
 
 
 def test_b11_an_encoding_is_used_or_the_file_is_left() -> None:
-    latin = Rules(encoding=message_file.encoding_of("ISO-8859-1"))
-    assert insert(b"", ["Grüße"], latin) == "Grüße\n".encode("latin-1")
+    latin = MessageFileRules(encoding=message_file.find_codec("ISO-8859-1"))
+    assert insert_messages(b"", ["Grüße"], latin) == "Grüße\n".encode("latin-1")
     with pytest.raises(GitpeftError, match="cannot be written"):
-        insert(b"", ["Tabs → spaces"], latin)
-    offered = insert(b"", ["Grüße", "Tabs → spaces", "Größe"], latin)
+        insert_messages(b"", ["Tabs → spaces"], latin)
+    offered = insert_messages(b"", ["Grüße", "Tabs → spaces", "Größe"], latin)
     assert offered.startswith("Grüße\n".encode("latin-1")) and "# Größe\n".encode("latin-1") in offered
-    assert insert(b"", ["Tabs → spaces", "Plain"], latin) == b"Plain\n"
+    assert insert_messages(b"", ["Tabs → spaces", "Plain"], latin) == b"Plain\n"
 
 
 @pytest.mark.parametrize("name", ["klingon", "utf-16", "rot13", "hex", "idna\0"])
 def test_b11_an_encoding_in_which_ascii_is_something_else_is_refused(name: str) -> None:
     with pytest.raises(GitpeftError):
-        message_file.encoding_of(name)
+        message_file.find_codec(name)
 
 
 def test_b12_line_ends_are_kept() -> None:
     content = STATUS.replace(b"\n", b"\r\n")
-    changed = insert(content, [OTHER, BEST], Rules())
+    changed = insert_messages(content, [OTHER, BEST], MessageFileRules())
     assert changed.count(b"\n") == changed.count(b"\r\n") and changed.endswith(content)
 
 
@@ -180,7 +180,7 @@ def test_b13_the_mode_is_kept(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "COMMIT_EDITMSG"
     path.write_bytes(b"old")
     path.chmod(mode)
-    message_file.write(path, b"new")
+    message_file.write_message_file(path, b"new")
     assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == mode
     assert list(tmp_path.iterdir()) == [path]
 
@@ -197,7 +197,7 @@ def test_b13_a_directory_that_allows_nothing_leaves_the_file(
 
     monkeypatch.setattr(os if step == "open" else Path, step, refuse)
     with pytest.raises(GitpeftError, match="Permission denied"):
-        message_file.write(path, b"new")
+        message_file.write_message_file(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
@@ -206,7 +206,7 @@ def test_b13_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None
     (tmp_path / "victim").write_bytes(b"")
     (tmp_path / "COMMIT_EDITMSG").symlink_to(tmp_path / "victim")
     with pytest.raises(GitpeftError, match="ordinary"):
-        message_file.read(tmp_path / "COMMIT_EDITMSG")
+        message_file.read_message_file(tmp_path / "COMMIT_EDITMSG")
 
 
 @pytest.mark.parametrize("step", ["chmod", "replace"])
@@ -216,7 +216,7 @@ def test_b14_killed_while_writing_the_original_file_is_intact(tmp_path: Path, st
     pid = os.fork()
     if pid == 0:
         setattr(Path, step, lambda *_: os.kill(os.getpid(), 9))
-        message_file.write(path, b"new" * 9999)
+        message_file.write_message_file(path, b"new" * 9999)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == 9
     assert path.read_bytes() == b"old"
 
@@ -250,17 +250,17 @@ def test_properties_of_the_editor(
     messages: list[str], trailers: list[str], comment: bytes, scissors: bool, status: bool
 ) -> None:
     """B1, B4, B6, B7, B9: git strips to the fitted message and the trailers; the rest is as it was."""
-    rules = Rules(comment=comment)
+    rules = MessageFileRules(comment=comment)
     lines = b"\n\n" + b"".join(trailer.encode() + b"\n" for trailer in trailers) if trailers else b""
     content = lines + (STATUS if status else b"").replace(b"#", comment)
     below = CUT.replace(b"# -", comment + b" -", 1) if scissors else b""
-    changed = insert(content + below, messages, rules)
-    fitting = [fitted for fitted in (message_file.fit(text, rules) for text in messages) if fitted]
+    changed = insert_messages(content + below, messages, rules)
+    fitting = [fitted for fitted in (message_file.escape_comment_lines(text, rules) for text in messages) if fitted]
     assert changed.endswith(content + below)
     if not fitting:
         assert changed == content + below
         return
     assert message_file.has_text(changed, comment), "a second run must leave it alone"
-    above = changed[: message_file.cut(changed, comment)]
+    above = changed[: message_file.find_scissors(changed, comment)]
     expected = fitting[0].encode() + b"\n" + b"\n" + "\n".join(trailers).encode()
     assert stripped(above, comment) == stripped(expected, comment)

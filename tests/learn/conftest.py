@@ -8,7 +8,7 @@ import pytest
 
 from gitpeft.learn.export import parity as exporting
 from gitpeft.learn.pretraining import build
-from gitpeft.learn.training.loop import Cost
+from gitpeft.learn.training.loop import TrainingCost
 from tests.learn.pretraining.test_corpus import record, subject, write
 
 RECIPE = """\
@@ -58,7 +58,7 @@ beside = { line_type = 0.1, matching = 0.1, denoise = 0.1 }
 
 def loosen(patch: pytest.MonkeyPatch) -> None:
     """Let models of a few thousand weights through the export's gate, which is made for millions."""
-    patch.setattr(exporting, "Bounds", partial(exporting.Bounds, agreement=0.5, nats=0.5, drop=9.0))
+    patch.setattr(exporting, "Bounds", partial(exporting.MessageParityBounds, agreement=0.5, nats=0.5, drop=9.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Built:
     work: Path
     corpus: Path
     recipe: Path
-    costs: list[Cost]
+    costs: list[TrainingCost]
     heard: list[tuple[str, float, str]]
 
 
@@ -89,8 +89,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     heard: list[tuple[str, float, str]] = []
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
-        costs = build.build(
-            build.Recipe.load(recipe), top / "corpus", top / "work", top / "out",
+        costs = build.pretrain_base(
+            build.PretrainingRecipe.load(recipe), top / "corpus", top / "work", top / "out",
             lambda *one: heard.append(one), "cpu",
         )  # fmt: skip
     return Built(top / "out", top / "work", top / "corpus", recipe, costs, heard)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gitpeft.learn.compare import run as comparison
-from gitpeft.learn.compare.runs import Row
+from gitpeft.learn.compare.runs import RunStatus
 from tests.cli.test_app import Call, gitpeft
 from tests.learn.compare.test_page import messages
 from tests.learn.conftest import RECIPE, Built, loosen
@@ -140,7 +140,7 @@ def test_a_comparison_on_the_terminal(
 
     def compare(_repo: Any, wish: Any, watch: Any) -> Any:
         asked.append(wish)
-        watch([Row("long", "lora", 0, "running", 0.5, "loss 3.1"), Row("long", "full", 0)], "long run: lora")
+        watch([RunStatus("long", "lora", 0, "running", 0.5, "loss 3.1"), RunStatus("long", "full", 0)], "long run: lora")
         return report
 
     monkeypatch.setattr(comparison, "compare", compare)

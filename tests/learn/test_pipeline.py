@@ -19,19 +19,19 @@ from safetensors.torch import load_file
 from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.hooks.install import install
+from gitpeft.hooks.install import install_hooks
 from gitpeft.learn import pipeline
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import messages
-from gitpeft.learn.evaluation.messages import Made
-from gitpeft.learn.evaluation.reranker import Choice
-from gitpeft.learn.pipeline import Outcome, Plan
-from gitpeft.learn.risk.selection import NEEDED
+from gitpeft.learn.evaluation.messages import BundleDraft
+from gitpeft.learn.evaluation.reranker import RerankerChoice
+from gitpeft.learn.pipeline import PipelineResult, ModelPlan
+from gitpeft.learn.risk.selection import MIN_KNOWN_BUGS
 from gitpeft.learn.training import finetune
-from gitpeft.risk.model import model_of
-from gitpeft.suggest.reranker import Chooser
-from gitpeft.suggest.retrieval import Index
-from gitpeft.suggest.suggester import Suggestion, open_active
+from gitpeft.risk.model import load_risk_model
+from gitpeft.suggest.reranker import Reranker
+from gitpeft.suggest.retrieval import CommitIndex
+from gitpeft.suggest.suggester import Suggestion, open_active_suggester
 from tests.learn.conftest import Built, loosen
 from tests.support import generated
 from tests.support.generated import AUTHORS, Step
@@ -44,18 +44,18 @@ CHANGE = (
 
 
 COUNT = 200
-STEPS = finetune.EPOCHS * 160 // finetune.BATCH
+STEPS = finetune.MAX_EPOCHS * 160 // finetune.BATCH_EXAMPLES
 
 
-def plan(built: Built, **changes: Any) -> Plan:
-    return Plan(**{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, **changes})
+def plan(built: Built, **changes: Any) -> ModelPlan:
+    return ModelPlan(**{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, **changes})
 
 
 def nobody(_step: str, _done: float, _detail: str) -> None:
     """Hears nothing."""
 
 
-def run(repo: Repo, what: Plan, listen: Callable[[str, float, str], None] = nobody) -> Outcome:
+def run(repo: Repo, what: ModelPlan, listen: Callable[[str, float, str], None] = nobody) -> PipelineResult:
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
         return pipeline.run(Repository.open(repo.path), what, listen)
@@ -66,17 +66,17 @@ def state_of(repo: Repo) -> Path:
 
 
 def active(repo: Repo) -> bundles.Bundle:
-    found = bundles.active(state_of(repo))
+    found = bundles.open_active_bundle(state_of(repo))
     assert found is not None
     return found
 
 
 def suggested(repo: Repo, n: int = 3) -> list[Suggestion]:
-    return open_active(state_of(repo)).suggest(CHANGE, "parser: add read_3", n)
+    return open_active_suggester(state_of(repo)).suggest(CHANGE, "parser: add read_3", n)
 
 
 @pytest.fixture(scope="module")
-def served(built: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, Outcome]:
+def served(built: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, PipelineResult]:
     """A repository with its model; not to be changed."""
     repo = Repo.create(tmp_path_factory.mktemp("served") / "repo")
     generated.put(repo, generated.team(COUNT))
@@ -84,7 +84,7 @@ def served(built: Built, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo
 
 
 @pytest.fixture
-def copied(served: tuple[Repo, Outcome], tmp_path: Path) -> Repo:
+def copied(served: tuple[Repo, PipelineResult], tmp_path: Path) -> Repo:
     """The same, to be changed."""
     shutil.copytree(served[0].path, tmp_path / "repo", symlinks=True)
     return Repo(tmp_path / "repo", served[0].clock)
@@ -93,7 +93,7 @@ def copied(served: tuple[Repo, Outcome], tmp_path: Path) -> Repo:
 # --- from a history to a suggestion -------------------------------------------------------------------------
 
 
-def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -> None:
+def test_a_history_becomes_a_model(served: tuple[Repo, PipelineResult], built: Built) -> None:
     repo, outcome = served
     assert (outcome.kind, outcome.why, outcome.used, outcome.left_out) == ("model", "", COUNT, {})
     assert 0 < outcome.trainable < outcome.parameters and outcome.method["rank"] == 4
@@ -103,7 +103,7 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
     assert len(outcome.samples) >= 3 and outcome.peak_memory > 1 << 26
     assert set(outcome.seconds) == {"mine", "examples", "train", "export", "choose", "measure", "risk"}
     bundle = active(repo)
-    bundles.verify(bundle)
+    bundles.verify_bundle(bundle)
     manifest = bundle.manifest
     assert bundle.id == outcome.bundle and manifest.base_digest and manifest.tokenizer_digest
     assert manifest.commits == {
@@ -120,26 +120,26 @@ def test_a_history_becomes_a_model(served: tuple[Repo, Outcome], built: Built) -
     assert outcome.choice["n"] == 20 and {"generated", "retrieved", "default", "chooser"} == set(
         outcome.choice["scores"]
     )
-    name, mode = outcome.choice["mode"], bundle.json(bundles.CHOOSER)["mode"]
+    name, mode = outcome.choice["mode"], bundle.read_json(bundles.RERANKER_FILE)["mode"]
     assert mode == ("chooser" if name == "default" else name)
 
 
-def test_the_bundle_holds_the_risk_model_too(served: tuple[Repo, Outcome]) -> None:
+def test_the_bundle_holds_the_risk_model_too(served: tuple[Repo, PipelineResult]) -> None:
     """This history is too short or too even for one, and bundle and outcome say so alike."""
     repo, outcome = served
-    model = model_of(active(repo))
-    assert outcome.risk == json.loads(model.to_json()) and model.needed == NEEDED
-    assert not model.usable and re.search(r"not enough history \(\d+ known|no score beats chance", model.why)
+    model = load_risk_model(active(repo))
+    assert outcome.risk == json.loads(model.to_json()) and model.needed == MIN_KNOWN_BUGS
+    assert not model.is_usable and re.search(r"not enough history \(\d+ known|no score beats chance", model.why)
 
 
-def test_the_model_suggests(served: tuple[Repo, Outcome]) -> None:
+def test_the_model_suggests(served: tuple[Repo, PipelineResult]) -> None:
     found = suggested(served[0])
     assert found and all(one.message and one.like for one in found)
     known = set(served[0].git("rev-list", "HEAD").split())
     assert {sha for one in found for sha in one.like} <= known
 
 
-def test_nothing_but_the_state_is_written(served: tuple[Repo, Outcome]) -> None:
+def test_nothing_but_the_state_is_written(served: tuple[Repo, PipelineResult]) -> None:
     repo, _ = served
     assert repo.git("status", "--porcelain") == ""
     state = state_of(repo)
@@ -153,7 +153,7 @@ def test_nothing_but_the_state_is_written(served: tuple[Repo, Outcome]) -> None:
 
 def test_a_commit_opens_with_a_suggestion(copied: Repo, tmp_path: Path) -> None:
     """Real git, the real hook, a real interpreter, the real model."""
-    install(Repository.open(copied.path), python=make_python(tmp_path / "python", fake=False))
+    install_hooks(Repository.open(copied.path), python=make_python(tmp_path / "python", fake=False))
     copied.git("config", "gitpeft.timeoutMs", "30000")
     editor = script(tmp_path / "editor", f'#!/bin/sh\ncp "$1" {tmp_path}/seen\n')
     text = (copied.path / "src/parser.py").read_text()
@@ -205,16 +205,16 @@ def test_what_validation_likes_best_serves(
     """Tuned, half of it, or the base as it is; its files, its chooser, its adapter or none."""
     left = iter(scores)
 
-    def choose(made: Made, *_: Any) -> Choice:
+    def choose(made: BundleDraft, *_: Any) -> RerankerChoice:
         score = float(next(left))
-        return Choice("generated", Chooser(mode="generated", threshold=score), 20, {"generated": score})
+        return RerankerChoice("generated", Reranker(mode="generated", threshold=score), 20, {"generated": score})
 
     monkeypatch.setattr(messages, "choose", choose)
     copied.commit("one more", **{"extra.py": "EXTRA = 1\n"})  # so that it is a run of its own
     outcome = run(copied, plan(built))
     bundle = active(copied)
     assert outcome.tuning == dict(zip(("tuned", "tuned half way", "untuned"), scores, strict=True))
-    assert bundle.json(bundles.CHOOSER)["threshold"] == max(scores) and bundle.manifest.metrics["tuning"]
+    assert bundle.read_json(bundles.RERANKER_FILE)["threshold"] == max(scores) and bundle.manifest.metrics["tuning"]
     trained = max((state_of(copied) / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     whole, name = (
         load_file(trained / "adapter/adapter_model.safetensors"),
@@ -222,14 +222,14 @@ def test_what_validation_likes_best_serves(
     )
     if best == "untuned":
         assert name not in bundle and outcome.trainable == 0 and outcome.method == {"name": "none"}
-        assert bundle.read(bundles.ENCODER) == (built.out / "onnx" / bundles.ENCODER).read_bytes()
+        assert bundle.read(bundles.ENCODER_FILE) == (built.out / "onnx" / bundles.ENCODER_FILE).read_bytes()
         return
     weights = load_file(bundle.path / name)
     for key, weight in weights.items():
         strength = 0.5 if "lora_B" in key and best == "tuned half way" else 1.0
         assert torch.equal(weight, strength * whole[key])
     files = trained if best == "tuned" else trained / "strength-0.5"
-    assert bundle.read(bundles.ENCODER) == (files / bundles.ENCODER).read_bytes()
+    assert bundle.read(bundles.ENCODER_FILE) == (files / bundles.ENCODER_FILE).read_bytes()
 
 
 def test_training_alone_and_the_rest_later(copied: Repo, built: Built) -> None:
@@ -237,19 +237,19 @@ def test_training_alone_and_the_rest_later(copied: Repo, built: Built) -> None:
     before = listing(state_of(copied) / "models")
     cost = pipeline.train_only(repository, what, nobody)
     assert cost["steps"] == STEPS and listing(state_of(copied) / "models") == before
-    last = pipeline.last_trained(repository)
+    last = pipeline.find_last_trained_plan(repository)
     assert last == replace(what, until=copied.git("rev-parse", "HEAD"))
     found = run(copied, last).cost
     assert found.pop("exported_bytes") > 0 and found == json.loads(json.dumps(cost))
     assert active(copied).manifest.seeds == {"train": 5}
 
 
-def test_measuring_the_active_model(served: tuple[Repo, Outcome]) -> None:
+def test_measuring_the_active_model(served: tuple[Repo, PipelineResult]) -> None:
     repo, outcome = served
-    again = pipeline.evaluate(Repository.open(repo.path), 200, nobody)
+    again = pipeline.evaluate_active_model(Repository.open(repo.path), 200, nobody)
     assert again.bundle == outcome.bundle and again.used == COUNT
     assert json.dumps(again.test) == json.dumps(outcome.test)
-    few = pipeline.evaluate(Repository.open(repo.path), 4, nobody)
+    few = pipeline.evaluate_active_model(Repository.open(repo.path), 4, nobody)
     assert few.test["gitpeft"]["n"] == 4
 
 
@@ -257,18 +257,18 @@ def test_measuring_the_active_model(served: tuple[Repo, Outcome]) -> None:
 def test_only_what_the_model_has_not_learnt_from_is_asked(copied: Repo, held: int) -> None:
     """A retrained model has learnt from more than the oldest nine tenths."""
     bundle = active(copied)
-    with bundles.staging(state_of(copied)) as folder:
+    with bundles.staging_folder(state_of(copied)) as folder:
         for name in bundle.manifest.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(bundle.read(name))
         commits = bundle.manifest.commits | {"held": held}
-        id_ = bundles.write(folder, replace(bundle.manifest, commits=commits))
-    bundles.activate(state_of(copied), id_)
+        id_ = bundles.write_bundle(folder, replace(bundle.manifest, commits=commits))
+    bundles.activate_bundle(state_of(copied), id_)
     if held:
-        assert pipeline.evaluate(Repository.open(copied.path), 200, nobody).test["gitpeft"]["n"] == held
+        assert pipeline.evaluate_active_model(Repository.open(copied.path), 200, nobody).test["gitpeft"]["n"] == held
     else:
         with pytest.raises(GitpeftError, match="no commit is left"):
-            pipeline.evaluate(Repository.open(copied.path), 200, nobody)
+            pipeline.evaluate_active_model(Repository.open(copied.path), 200, nobody)
 
 
 # --- until --------------------------------------------------------------------------------------------------
@@ -284,15 +284,15 @@ def test_nothing_after_until_reaches_the_model(copied: Repo, built: Built) -> No
         for i in range(200)
     ]  # fmt: skip
     generated.put(copied, steps)
-    whole = pipeline.mine(Repository.open(copied.path), "HEAD", nobody)
+    whole = pipeline.mine_history(Repository.open(copied.path), "HEAD", nobody)
     assert len(whole.records) == COUNT + 200 and word in whole.records[-1].change
     outcome = run(copied, plan(built, until=cut, seed=7))
     assert outcome.used == COUNT and active(copied).manifest.commits["to"] == cut
     for name, (_, raw) in listing(active(copied).path).items():
         assert word.encode() not in raw.lower() and shout.encode() not in raw, name
     found = active(copied)
-    index = Index.load(lambda name: found.read(f"index/{name}"))
-    assert len(index) == COUNT and index.place(copied.git("rev-parse", "HEAD")) is None
+    index = CommitIndex.load(lambda name: found.read(f"index/{name}"))
+    assert len(index) == COUNT and index.find_position(copied.git("rev-parse", "HEAD")) is None
     [folder] = [p for p in state_of(copied).glob("runs/*") if cut in (p / "plan.json").read_text()
                 and '"seed": 7' in (p / "plan.json").read_text()]  # fmt: skip
     for name, (_, raw) in listing(folder).items():
@@ -321,16 +321,16 @@ def test_a_short_history_is_served_untuned(count: int, repo: Repo, built: Built)
     manifest = active(repo).manifest
     assert manifest.method == {"name": "none"} and manifest.base == built.out.name
     assert not any(name.startswith("adapter") for name in manifest.files)
-    assert active(repo).json(bundles.CHOOSER)["mode"] in ("generated", "retrieved", "chooser")
+    assert active(repo).read_json(bundles.RERANKER_FILE)["mode"] in ("generated", "retrieved", "chooser")
     assert count < 7 or suggested(repo)
 
 
 def test_fifty_are_enough() -> None:
-    data = dataset.make([], 3)
-    assert pipeline.why_not(Plan(), data) == "only 0 usable commits, training needs 50"
-    assert pipeline.why_not(Plan(train=False), data) == "training was not asked for"
+    data = dataset.build_dataset([], 3)
+    assert pipeline.explain_skipped_training(ModelPlan(), data) == "only 0 usable commits, training needs 50"
+    assert pipeline.explain_skipped_training(ModelPlan(train=False), data) == "training was not asked for"
     fifty = replace(data, examples=tuple(dataset.Example("", str(i), "", (), "") for i in range(50)))
-    assert pipeline.why_not(Plan(), fifty) == ""
+    assert pipeline.explain_skipped_training(ModelPlan(), fifty) == ""
 
 
 def test_a_base_without_its_onnx_files_leaves_retrieval(repo: Repo, built: Built, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_base_that_is_not_there_changes_nothing(count: int, repo: Repo, built:
     generated.put(repo, generated.team(count))
     with pytest.raises(GitpeftError, match=r"the base /nowhere has no config\.json"):
         run(repo, plan(built, base="/nowhere"))
-    assert bundles.active(state_of(repo)) is None
+    assert bundles.open_active_bundle(state_of(repo)) is None
 
 
 def test_nothing_was_trained_and_nothing_is_active(repo: Repo, built: Built) -> None:
@@ -369,9 +369,9 @@ def test_nothing_was_trained_and_nothing_is_active(repo: Repo, built: Built) -> 
         pipeline.train_only(repository, plan(built), nobody)
     assert "gitpeft init" in error.value.hint
     with pytest.raises(GitpeftError, match="no trained run"):
-        pipeline.last_trained(repository)
+        pipeline.find_last_trained_plan(repository)
     with pytest.raises(GitpeftError, match="no model yet"):
-        pipeline.evaluate(repository, 10, nobody)
+        pipeline.evaluate_active_model(repository, 10, nobody)
 
 
 # --- killed -------------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_killed_while_training_it_goes_on_and_the_old_model_stays(copied: Repo, 
         if step == "train":
             heard.append(share)
 
-    outcome = run(copied, Plan(base=str(built.out), seed=3), listen)
+    outcome = run(copied, ModelPlan(base=str(built.out), seed=3), listen)
     assert heard[0] > 0.05, "it began anew"
     assert outcome.cost["steps"] == STEPS and len(heard) < STEPS
     assert active(copied).id == outcome.bundle != pointer.decode().split("\n")[0]

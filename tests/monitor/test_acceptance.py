@@ -23,7 +23,7 @@ def hooked(repo: Repo, tmp_path: Path) -> Hooked:
 
 
 def counted(repo: Repo) -> Acceptance:
-    return acceptance.count(Repository.open(repo.path)).get(MODEL, Acceptance())
+    return acceptance.count_acceptance(Repository.open(repo.path)).get(MODEL, Acceptance())
 
 
 def commit(hooked: Hooked, edit: str = ":") -> str:
@@ -43,14 +43,14 @@ def test_kept_edited_and_discarded_are_told_apart(hooked: Hooked) -> None:
     assert counted(hooked.repo) == Acceptance(1, 1, 1), "once is enough"
     kept = (
         "".join(path.read_text() for path in hooked.state.glob("*offer*"))
-        + (hooked.state / acceptance.COUNTED).read_text()
+        + (hooked.state / acceptance.ACCEPTANCE_FILE).read_text()
     )
     assert SUGGESTION not in kept, "only numbers stay"
 
 
 def test_a_commit_that_is_given_up_and_tried_again_is_one(hooked: Hooked) -> None:
     commit(hooked, "exit 1")
-    assert counted(hooked.repo) == Acceptance() and (hooked.state / acceptance.NOTED).exists()
+    assert counted(hooked.repo) == Acceptance() and (hooked.state / acceptance.OFFERS_FILE).exists()
     commit(hooked)
     assert counted(hooked.repo) == Acceptance(kept=1)
 
@@ -60,20 +60,20 @@ def test_what_was_not_offered_is_not_counted(hooked: Hooked) -> None:
         hooked.stage()
         hooked.git("commit", *args)
         hooked.repo.tick()
-    assert not (hooked.state / acceptance.NOTED).exists() and counted(hooked.repo) == Acceptance()
+    assert not (hooked.state / acceptance.OFFERS_FILE).exists() and counted(hooked.repo) == Acceptance()
 
 
 def test_who_does_not_want_to_be_counted_is_not(hooked: Hooked) -> None:
     hooked.repo.git("config", "gitpeft.stats", "false")
     assert commit(hooked) == SUGGESTION
-    assert not (hooked.state / acceptance.NOTED).exists() and counted(hooked.repo) == Acceptance()
+    assert not (hooked.state / acceptance.OFFERS_FILE).exists() and counted(hooked.repo) == Acceptance()
 
 
 def test_the_first_commit_of_all(repo: Repo) -> None:
     state = Repository.open(repo.path).state_dir
     state.mkdir()
     (state / "current").write_text(MODEL)
-    acceptance.note(state, None, ["Start here"])
+    acceptance.record_offer(state, None, ["Start here"])
     repo.commit("Start here", **{"a": "1"})
     assert counted(repo) == Acceptance(kept=1)
 
@@ -82,26 +82,26 @@ def test_damage_costs_the_count_only(repo: Repo) -> None:
     repo.commit("Start", **{"a": "1"})
     state = Repository.open(repo.path).state_dir
     state.mkdir()
-    (state / acceptance.NOTED).write_text(
+    (state / acceptance.OFFERS_FILE).write_text(
         '{"model": 1}\nno json\n[]\n{"model": "x", "head": "y", "offered": []}\n'
     )
-    (state / acceptance.COUNTED).write_text('{"a": {"kept": "many"}}')
-    assert acceptance.count(Repository.open(repo.path)) == {}
-    acceptance.note(repo.path / "no such folder", "a" * 40, ["x"])
+    (state / acceptance.ACCEPTANCE_FILE).write_text('{"a": {"kept": "many"}}')
+    assert acceptance.count_acceptance(Repository.open(repo.path)) == {}
+    acceptance.record_offer(repo.path / "no such folder", "a" * 40, ["x"])
 
 
 def test_what_waits_is_bounded(repo: Repo) -> None:
     repo.commit("Start", **{"a": "1"})
     state = Repository.open(repo.path).state_dir
     state.mkdir()
-    for number in range(acceptance.PENDING_MOST + 30):
-        acceptance.note(state, f"{number:040x}", ["x"])
+    for number in range(acceptance.MAX_PENDING_OFFERS + 30):
+        acceptance.record_offer(state, f"{number:040x}", ["x"])
     counted(repo)
-    lines = (state / acceptance.NOTED).read_text().splitlines()
-    assert len(lines) == acceptance.PENDING_MOST and json.loads(lines[-1])["head"].endswith("e5")
-    (state / acceptance.NOTED).write_text("x" * (1 << 19))
-    acceptance.note(state, "a" * 40, ["x"])
-    assert (state / acceptance.NOTED).stat().st_size < 1000
+    lines = (state / acceptance.OFFERS_FILE).read_text().splitlines()
+    assert len(lines) == acceptance.MAX_PENDING_OFFERS and json.loads(lines[-1])["head"].endswith("e5")
+    (state / acceptance.OFFERS_FILE).write_text("x" * (1 << 19))
+    acceptance.record_offer(state, "a" * 40, ["x"])
+    assert (state / acceptance.OFFERS_FILE).stat().st_size < 1000
 
 
 @pytest.mark.parametrize(
@@ -118,35 +118,35 @@ def test_what_waits_is_bounded(repo: Repo) -> None:
     ],
 )
 def test_one_sentence_says_when(count: int, since: int | None, accepted: Acceptance, sentence: str) -> None:
-    said = acceptance.due({"count": count}, since, accepted)
+    said = acceptance.describe_due_retraining({"count": count}, since, accepted)
     assert bool(said) == bool(sentence) and sentence in said
     assert not said or said.endswith("Run `gitpeft train`.")
 
 
 def test_a_retraining_that_found_nothing_better_is_not_asked_for_again(tmp_path: Path) -> None:
     discarded = Acceptance(0, 0, 30)
-    assert "30 of 30" in acceptance.due({"count": 100}, 0, discarded)
-    assert acceptance.due({"count": 100}, 0, discarded, ["it is worse"], tried=True) == ""
-    assert "50 commits since it was last tried" in acceptance.due(
+    assert "30 of 30" in acceptance.describe_due_retraining({"count": 100}, 0, discarded)
+    assert acceptance.describe_due_retraining({"count": 100}, 0, discarded, ["it is worse"], tried=True) == ""
+    assert "50 commits since it was last tried" in acceptance.describe_due_retraining(
         {"count": 100}, 50, discarded, (), tried=True
     )
-    assert acceptance.looked_at(tmp_path, "a" * 64) == ""
-    acceptance.tried(tmp_path, "a" * 64, "c" * 40)
+    assert acceptance.load_failed_retraining_tip(tmp_path, "a" * 64) == ""
+    acceptance.record_failed_retraining(tmp_path, "a" * 64, "c" * 40)
     assert (
-        acceptance.looked_at(tmp_path, "a" * 64) == "c" * 40
-        and acceptance.looked_at(tmp_path, "b" * 64) == ""
+        acceptance.load_failed_retraining_tip(tmp_path, "a" * 64) == "c" * 40
+        and acceptance.load_failed_retraining_tip(tmp_path, "b" * 64) == ""
     )
     for text in ("", "[]", '{"model": 1}', "{"):
-        (tmp_path / acceptance.TRIED).write_text(text)
-        assert acceptance.looked_at(tmp_path, "a" * 64) == ""
+        (tmp_path / acceptance.FAILED_RETRAINING_FILE).write_text(text)
+        assert acceptance.load_failed_retraining_tip(tmp_path, "a" * 64) == ""
 
 
 def test_what_is_measured_is_said_after_what_is_counted() -> None:
     complaints = ["the loss rose", "the score is wrong"]
-    assert acceptance.due({}, 3, Acceptance(), complaints) == (
+    assert acceptance.describe_due_retraining({}, 3, Acceptance(), complaints) == (
         "Retraining is due: the loss rose. Run `gitpeft train`."
     )
-    assert "60 commits" in acceptance.due({}, 60, Acceptance(), complaints)
+    assert "60 commits" in acceptance.describe_due_retraining({}, 60, Acceptance(), complaints)
 
 
 def test_status_says_it(repo: Repo, gitpeft: Call) -> None:
@@ -154,7 +154,7 @@ def test_status_says_it(repo: Repo, gitpeft: Call) -> None:
     state = Repository.open(repo.path).state_dir
     tinymodel.bundle(state, commits={"to": tip, "count": 3})
     assert "due" not in gitpeft("status", "--repo", repo.path).out
-    acceptance.note(state, tip, ["Number 0"])
+    acceptance.record_offer(state, tip, ["Number 0"])
     for number in range(50):
         repo.commit(f"Number {number}")
     shown = gitpeft("status", "--repo", repo.path).said

@@ -11,7 +11,7 @@ from gitpeft import config
 from gitpeft.bundle import bundle as bundles
 from gitpeft.git.repository import Repository
 from gitpeft.monitor import calibration, health
-from gitpeft.monitor.calibration import Promise
+from gitpeft.monitor.calibration import CalibrationCheck
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 from tests.support.risky import MODEL
@@ -20,11 +20,11 @@ from tests.support.risky import MODEL
 def test_the_distribution_is_the_binomial_where_all_chances_are_one() -> None:
     for p, n in ((0.3, 10), (0.0, 4), (1.0, 4), (0.5, 1)):
         exact = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
-        assert calibration.distribution([p] * n) == pytest.approx(exact)
-    assert calibration.distribution([0.2, 0.7]) == pytest.approx(
+        assert calibration.compute_poisson_binomial([p] * n) == pytest.approx(exact)
+    assert calibration.compute_poisson_binomial([0.2, 0.7]) == pytest.approx(
         [0.8 * 0.3, 0.2 * 0.3 + 0.8 * 0.7, 0.2 * 0.7]
     )
-    assert calibration.distribution([]) == [1.0]
+    assert calibration.compute_poisson_binomial([]) == [1.0]
 
 
 def judged(n: int, chance: float, buggy: int) -> list[tuple[float, bool]]:
@@ -40,8 +40,8 @@ def judged(n: int, chance: float, buggy: int) -> list[tuple[float, bool]]:
 def test_a_promise_is_broken_beyond_chance(
     n: int, chance: float, buggy: int, calibrated: int, broken: bool
 ) -> None:
-    found = Promise.of(judged(n, chance, buggy), calibrated)
-    assert found.broken == broken and 0 <= found.chance <= 1
+    found = CalibrationCheck.from_outcomes(judged(n, chance, buggy), calibrated)
+    assert found.is_miscalibrated == broken and 0 <= found.chance <= 1
     assert (found.n, found.found) == (n, buggy) and found.promised == pytest.approx(n * chance)
 
 
@@ -50,7 +50,7 @@ def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo, monkeypatch:
     tip = repo.commit("Start", **{"a": "1"})
     repository = Repository.open(repo.path)
     tinymodel.bundle(repository.state_dir, commits={"to": tip, "count": 300})
-    active = bundles.active(repository.state_dir)
+    active = bundles.open_active_bundle(repository.state_dir)
     assert active is not None
     asked: list[str] = []
 
@@ -58,37 +58,37 @@ def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo, monkeypatch:
         asked.append(bundle.id)
         return judged(100, 0.3, 10)
 
-    def stand() -> health.Standing:
-        return health.of(repository, active, config.load(repository), judge)
+    def stand() -> health.ModelHealth:
+        return health.measure_model_health(repository, active, config.load_config(repository), judge)
 
-    for number in range(calibration.AGAIN - 1):
+    for number in range(calibration.RECHECK_COMMITS - 1):
         repo.commit(f"Number {number}")
     assert stand().promise is None and not asked
     repo.commit("One more")
     found = stand()
-    assert found.promise == Promise.of(judged(100, 0.3, 10), 500) and len(asked) == 1
+    assert found.promise == CalibrationCheck.from_outcomes(judged(100, 0.3, 10), 500) and len(asked) == 1
     assert found.due == (
         "Retraining is due: the risk score promised 30 bugs in the 100 commits judged since, "
         "10 became known. Run `gitpeft train`."
     )
     assert stand() == found and len(asked) == 1, "kept"
     assert json.loads(json.dumps(found.as_dict()))["promise"]["found"] == 10
-    assert health.of(repository, active, config.load(repository), None).promise == found.promise
+    assert health.measure_model_health(repository, active, config.load_config(repository), None).promise == found.promise
     for text in ("", "[]", '{"model": "x"}'):
         (repository.state_dir / "promise.json").write_text(text)
-        assert calibration.load(repository, active) == (None, True)
+        assert calibration.load_calibration_check(repository, active) == (None, True)
 
 
 def test_where_nothing_can_be_judged_nothing_is_said(repo: Repo) -> None:
     tip = repo.commit("Start", **{"a": "1"})
     repository = Repository.open(repo.path)
     tinymodel.bundle(repository.state_dir, commits={"to": tip, "count": 300})
-    active = bundles.active(repository.state_dir)
+    active = bundles.open_active_bundle(repository.state_dir)
     assert active is not None
     for number in range(30):
         repo.commit(f"Number {number}")
-    judges: tuple[health.Judge | None, ...] = (None, lambda *_: [])
+    judges: tuple[health.OutcomeProvider | None, ...] = (None, lambda *_: [])
     for judge in judges:
-        found = health.of(repository, active, config.load(repository), judge)
+        found = health.measure_model_health(repository, active, config.load_config(repository), judge)
         assert found.promise is None and found.due == "" and found.ahead == 30
     assert not Path(repository.state_dir / "promise.json").exists()

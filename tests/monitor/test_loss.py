@@ -10,7 +10,7 @@ from gitpeft import config
 from gitpeft.bundle import bundle as bundles
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
-from gitpeft.learn.pipeline import Plan
+from gitpeft.learn.pipeline import ModelPlan
 from gitpeft.monitor import health, loss
 from gitpeft.suggest.suggester import Suggester
 from tests.cli.test_app import Call, gitpeft
@@ -35,16 +35,16 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def served(repo: Repo, built: Built) -> Repo:
     """A team with a model that was made from its first 210 commits, 21 of them held out."""
     generated.put(repo, generated.team(COUNT))
-    plan = Plan(base=str(built.out), train=False)
+    plan = ModelPlan(base=str(built.out), train=False)
     pipeline.run(Repository.open(repo.path), plan, nobody)
     return repo
 
 
-def measured(repo: Repo) -> loss.Level | None:
+def measured(repo: Repo) -> loss.LossShift | None:
     repository = Repository.open(repo.path)
-    active = bundles.active(repository.state_dir)
+    active = bundles.open_active_bundle(repository.state_dir)
     assert active is not None
-    return loss.measure(repository, active, config.load(repository))
+    return loss.measure_loss_shift(repository, active, config.load_config(repository))
 
 
 def go_on(repo: Repo, count: int) -> None:
@@ -64,12 +64,12 @@ def another_tongue(repo: Repo, count: int) -> None:
 
 def test_a_team_that_stays_as_it_is(served: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert measured(served) is None, "nothing is new"
-    go_on(served, loss.LEAST - 1)
+    go_on(served, loss.MIN_COMMITS - 1)
     assert measured(served) is None
     go_on(served, 60)
     found = measured(served)
-    assert found is not None and (found.n_old, found.n_new) == (21, loss.MOST)
-    assert 0 < found.old < 9 and 0 < found.new < 9 and not found.risen
+    assert found is not None and (found.n_old, found.n_new) == (21, loss.MAX_COMMITS)
+    assert 0 < found.old < 9 and 0 < found.new < 9 and not found.has_risen
 
     def twice(*_: Any, **__: Any) -> float:
         raise AssertionError("no commit is asked about twice")
@@ -81,11 +81,11 @@ def test_a_team_that_stays_as_it_is(served: Repo, monkeypatch: pytest.MonkeyPatc
 def test_a_team_that_writes_otherwise(served: Repo, gitpeft: Call) -> None:
     another_tongue(served, 40)
     found = measured(served)
-    assert found is not None and found.risen and found.new > found.old + 1
+    assert found is not None and found.has_risen and found.new > found.old + 1
     repository = Repository.open(served.path)
-    active = bundles.active(repository.state_dir)
+    active = bundles.open_active_bundle(repository.state_dir)
     assert active is not None
-    said = health.of(repository, active, config.load(repository), None)
+    said = health.measure_model_health(repository, active, config.load_config(repository), None)
     assert said.due == (
         f"Retraining is due: what the team writes costs the model {found.new:.2f} nats a token on the newest "
         f"40 commits, against {found.old:.2f} before. Run `gitpeft train`."

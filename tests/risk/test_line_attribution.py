@@ -8,21 +8,21 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import History, Record
+from gitpeft.history.store import History, CommitRecord
 from gitpeft.learn.risk import bag_of_words as word_fitting
 from gitpeft.risk import bag_of_words, line_attribution
-from gitpeft.risk.assessor import Assessor
-from gitpeft.risk.change_metrics import Metrics
-from gitpeft.risk.model import COMBINED, READING, WORDS, Model
+from gitpeft.risk.assessor import RiskAssessor
+from gitpeft.risk.change_metrics import ChangeMetrics
+from gitpeft.risk.model import METRICS_AND_WORDS, ENCODER_FEATURE, WORDS_FEATURE, RiskModel
 from tests.support.gitrepo import Repo
 from tests.support.risky import MODEL, change_core, fixed_often, give
 
 CHANGE = " a.py +2 -1\n#a.py\n@def f(x)\n def f(x):\n-    return x\n+return crash(x)\n+import os"
-WEIGHTS = tuple(float(i) for i in np.random.default_rng(0).normal(size=bag_of_words.BUCKETS).round(3))
+WEIGHTS = tuple(float(i) for i in np.random.default_rng(0).normal(size=bag_of_words.BUCKET_COUNT).round(3))
 READS = replace(
     MODEL,
-    kind=COMBINED,
-    features=(*MODEL.features, WORDS),
+    kind=METRICS_AND_WORDS,
+    features=(*MODEL.features, WORDS_FEATURE),
     weights=(*MODEL.weights, 2.0),
     means=(*MODEL.means, 0.0),
     words=WEIGHTS,
@@ -30,63 +30,63 @@ READS = replace(
 
 
 def test_a_word_counts_by_where_it_stands() -> None:
-    sides = [bag_of_words.buckets(f"#a.py\n{sign}crash") - bag_of_words.buckets("#a.py") for sign in "+-@"]
+    sides = [bag_of_words.hash_words(f"#a.py\n{sign}crash") - bag_of_words.hash_words("#a.py") for sign in "+-@"]
     assert all(len(one) == 1 for one in sides) and len(set.union(*sides)) == 3
-    assert bag_of_words.buckets("#a.py\n+crash crash") == bag_of_words.buckets("#a.py\n+CRASH")
+    assert bag_of_words.hash_words("#a.py\n+crash crash") == bag_of_words.hash_words("#a.py\n+CRASH")
     assert (
-        bag_of_words.buckets(" a.py +1 -0") == set() and bag_of_words.score("", WEIGHTS) == 0.0
+        bag_of_words.hash_words(" a.py +1 -0") == set() and bag_of_words.score_words("", WEIGHTS) == 0.0
     )  # counts are metrics
 
 
 def test_replay_and_hook_score_words_alike() -> None:
     changes = [CHANGE, "#b.py\n+x = 1", " c.bin +0 -0"]
-    rows = word_fitting.matrix(changes).astype(float) @ np.array(WEIGHTS)
-    assert rows.tolist() == pytest.approx([bag_of_words.score(one, WEIGHTS) for one in changes], abs=1e-5)
+    rows = word_fitting.build_word_matrix(changes).astype(float) @ np.array(WEIGHTS)
+    assert rows.tolist() == pytest.approx([bag_of_words.score_words(one, WEIGHTS) for one in changes], abs=1e-5)
 
 
 def test_weights_of_words_minimise_the_penalised_loss() -> None:
     dice = np.random.default_rng(1)
     changes = [f"#a.py\n+{' '.join(dice.choice(list('abcdefgh'), 3))}" for _ in range(60)]
     truth = np.array([float("+" in one and " a" in one) for one in changes])
-    weights, unseen = word_fitting.learn(changes, truth)
-    rows = word_fitting.matrix(changes).astype(float)
+    weights, unseen = word_fitting.fit_word_weights(changes, truth)
+    rows = word_fitting.build_word_matrix(changes).astype(float)
     kernel = rows @ rows.T
-    dual, bias = word_fitting._fit(kernel, truth)
+    dual, bias = word_fitting._fit_dual_logistic(kernel, truth)
 
     def loss(alpha: np.ndarray, shift: float) -> float:
         score = kernel @ alpha + bias + shift
-        penalty = word_fitting.RIDGE / 2 * (alpha @ kernel @ alpha + (bias + shift) ** 2)
+        penalty = word_fitting.RIDGE_PENALTY / 2 * (alpha @ kernel @ alpha + (bias + shift) ** 2)
         return float((np.logaddexp(0, score) - truth * score).sum() + penalty)
 
     least = loss(dual, 0.0)
     for _ in range(20):
         assert loss(dual + 0.01 * dice.normal(size=60), 0.0) > least - 1e-6
     assert loss(dual, 0.05) > least and loss(dual, -0.05) > least
-    assert len(weights) == bag_of_words.BUCKETS and not np.isnan(unseen).any()
+    assert len(weights) == bag_of_words.BUCKET_COUNT and not np.isnan(unseen).any()
 
 
 def test_old_commits_are_not_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_fitting, "MOST", 10)
-    _, unseen = word_fitting.learn([f"#a\n+{i}" for i in range(30)], (np.arange(30) % 2).astype(float))
+    _, unseen = word_fitting.fit_word_weights([f"#a\n+{i}" for i in range(30)], (np.arange(30) % 2).astype(float))
     assert np.isnan(unseen[:20]).all() and not np.isnan(unseen[20:]).any()
 
 
 def test_lines_have_shares_and_the_heaviest_comes_first() -> None:
-    found = line_attribution.read_text(READS, CHANGE, Metrics(), None)
-    assert found == line_attribution.read_text(READS, CHANGE, Metrics(), None)
+    found = line_attribution.extract_features_from_text(READS, CHANGE, ChangeMetrics(), None)
+    assert found == line_attribution.extract_features_from_text(READS, CHANGE, ChangeMetrics(), None)
     assert {line for (_, line), _ in found.lines} == {"+return crash(x)", "+import os"}
     shares = [share for _, share in found.lines]
     assert shares == sorted(shares, reverse=True)
-    own = bag_of_words.buckets("+import os")
-    expected = 2.0 * sum(WEIGHTS[i] for i in own) / math.sqrt(len(bag_of_words.buckets(CHANGE)))
+    own = bag_of_words.hash_words("+import os")
+    expected = 2.0 * sum(WEIGHTS[i] for i in own) / math.sqrt(len(bag_of_words.hash_words(CHANGE)))
     assert dict(found.lines)["a.py", "+import os"] == pytest.approx(expected)
-    assert line_attribution.read_text(MODEL, CHANGE, Metrics(), None).lines == ()
+    assert line_attribution.extract_features_from_text(MODEL, CHANGE, ChangeMetrics(), None).lines == ()
 
 
 def test_a_model_without_its_encoder_says_so() -> None:
-    model = replace(MODEL, features=(READING,), weights=(1.0,), means=(0.0,))
+    model = replace(MODEL, features=(ENCODER_FEATURE,), weights=(1.0,), means=(0.0,))
     with pytest.raises(GitpeftError, match="the risk model's encoder is missing"):
-        line_attribution.read_text(model, CHANGE, Metrics(), None)
+        line_attribution.extract_features_from_text(model, CHANGE, ChangeMetrics(), None)
 
 
 @pytest.mark.parametrize("proved", [True, False])
@@ -98,11 +98,11 @@ def test_the_heaviest_line_is_shown_where_it_is_better_than_chance(repo: Repo, p
     change_core(repo)
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        report = Assessor(history, repository, model, 10).staged()
+        report = RiskAssessor(history, repository, model, 10).assess_staged()
     shown = [one for one in report.evidence if one.kind == "line"]
     assert len(shown) == proved and len(report.evidence) <= 5
     assert not proved or shown[0].text.startswith("src/core.py: the line that weighs most is “a ")
-    assert WORDS in report.beside and WORDS in report.explained()["metrics"]
+    assert WORDS_FEATURE in report.beside and WORDS_FEATURE in report.as_explained_dict()["metrics"]
 
 
 def test_what_is_staged_scores_as_the_commit_does(repo: Repo) -> None:
@@ -111,18 +111,18 @@ def test_what_is_staged_scores_as_the_commit_does(repo: Repo) -> None:
     change_core(repo)
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        assessor = Assessor(history, repository, READS, 10)
-        staged = assessor.staged()
+        assessor = RiskAssessor(history, repository, READS, 10)
+        staged = assessor.assess_staged()
         repo.git("commit", "-q", "-m", "core: more")
-        history.mine(repository)
-        after = assessor.commit("HEAD")
+        history.mine_commits(repository)
+        after = assessor.assess_commit("HEAD")
     change = next(r.change for r in _records(repository) if r.subject == "core: more")
-    assert staged.beside == after.beside == {WORDS: bag_of_words.score(change, WEIGHTS)}
+    assert staged.beside == after.beside == {WORDS_FEATURE: bag_of_words.score_words(change, WEIGHTS)}
 
 
-def _records(repository: Repository) -> list[Record]:
+def _records(repository: Repository) -> list[CommitRecord]:
     with History.open(repository.state_dir) as history:
-        return history.records(repository)
+        return history.load_records(repository)
 
 
 def test_a_file_of_an_older_gitpeft_is_still_read() -> None:
@@ -130,6 +130,6 @@ def test_a_file_of_an_older_gitpeft_is_still_read() -> None:
 
     data = json.loads(MODEL.to_json())
     del data["words"]
-    assert Model.of(data) == MODEL
+    assert RiskModel.from_dict(data) == MODEL
     with pytest.raises(GitpeftError, match="words have not as many weights"):
-        Model.of(data | {"features": [*MODEL.features, WORDS], "weights": [1, 1, 1], "means": [0, 0, 0]})
+        RiskModel.from_dict(data | {"features": [*MODEL.features, WORDS_FEATURE], "weights": [1, 1, 1], "means": [0, 0, 0]})

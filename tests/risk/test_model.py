@@ -60,7 +60,7 @@ def test_the_keys_are_those_that_were_promised(core: Repo, gitpeft: Call) -> Non
 def test_nobody_is_named(core: Repo, gitpeft: Call) -> None:
     """H8: neither a name nor an address, in any format, with everything explained."""
     change_core(core)
-    for format_ in formats.FORMATS:
+    for format_ in formats.REPORT_FORMATS:
         for what in ("--staged", "HEAD~5..HEAD"):
             done = gitpeft("risk", what, "--format", format_, "--explain", "--repo", core.path)
             assert not re.search(r"zoe|person\d|@example|\bada\b|\bcarl\b", done.out + done.err, re.I), done
@@ -125,7 +125,7 @@ def test_sarif_takes_no_link_from_a_change() -> None:
     """In SARIF a text in brackets with an address behind it is a link, which a viewer would show."""
     evidence = Evidence("size", "src/[Dismiss: verified](https://evil.example).py: 5 lines", "", {})
     report = RiskReport("a" * 40, flagged=True, percentile=99.0, evidence=(evidence,))
-    text = json.loads(formats.sarif([report]))["runs"][0]["results"][0]["message"]["text"]
+    text = json.loads(formats.format_sarif([report]))["runs"][0]["results"][0]["message"]["text"]
     assert r"\[Dismiss: verified\](https" in text and "[Dismiss" not in text.replace("\\[", "")
 
 
@@ -147,17 +147,17 @@ def odd(path: str, text: str = "100 % of it:\r\nall, of it") -> RiskReport:
 
 
 def test_github_annotations_are_escaped() -> None:
-    line = formats.github(odd("a,b:c%d\ne.py"))
+    line = formats.format_github_warning(odd("a,b:c%d\ne.py"))
     assert line.startswith("::warning file=a%2Cb%3Ac%25d%0Ae.py,title=gitpeft%3A a risky change::")
     assert "\n" not in line and "\r" not in line
     assert "100 %25 of it:??all, of it" in line  # what cannot be printed never gets that far
-    assert formats.github(RiskReport("x")) == ""
+    assert formats.format_github_warning(RiskReport("x")) == ""
 
 
 def test_any_name_makes_a_valid_log_and_a_harmless_line() -> None:
     for path in ("a b.py", "ü/测试.py", "x\x1b[31m.py", "%41.py", "-x", "a\\b"):
-        check_sarif(json.loads(formats.sarif([odd(path)])))
-        assert "\x1b" not in "".join(formats.text(odd(path, f"{path} is odd")))
+        check_sarif(json.loads(formats.format_sarif([odd(path)])))
+        assert "\x1b" not in "".join(formats.format_report_lines(odd(path, f"{path} is odd")))
 
 
 def test_the_exit_status_follows_the_limit(core: Repo, gitpeft: Call) -> None:
@@ -300,5 +300,5 @@ def test_the_first_commit_can_be_judged(repo: Repo, gitpeft: Call) -> None:
 
 
 def test_the_bundle_keeps_the_model(core: Repo) -> None:
-    bundle = bundles.active(Repository.open(core.path).state_dir)
-    assert bundle is not None and model.model_of(bundle) == MODEL
+    bundle = bundles.open_active_bundle(Repository.open(core.path).state_dir)
+    assert bundle is not None and model.load_risk_model(bundle) == MODEL

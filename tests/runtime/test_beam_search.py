@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gitpeft.runtime import beam_search
-from gitpeft.runtime.beam_search import Hypothesis, Memory, Search, Vocabulary
+from gitpeft.runtime.beam_search import Hypothesis, EncodedSource, BeamSearch, GenerationTokens
 
-WORDS = Vocabulary(start=0, end=1, banned=(0, 2))
+WORDS = GenerationTokens(start=0, end=1, banned=(0, 2))
 
 
 class Table:
@@ -23,7 +23,7 @@ class Table:
                 self.rows[last, token] = probability
         self.calls = 0
 
-    def step(self, _: Memory, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def step(self, _: EncodedSource, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self.calls += 1
         return self.rows[tokens], past
 
@@ -32,7 +32,7 @@ class Table:
 
 
 def search(table: Table, source: Sequence[int] = (), **settings: int) -> list[Hypothesis]:
-    return Search(**settings).run(table, Memory({}, list(source)), WORDS)  # type: ignore[arg-type]
+    return BeamSearch(**settings).run(table, EncodedSource({}, list(source)), WORDS)  # type: ignore[arg-type]
 
 
 def test_the_likelier_message_wins_although_its_first_token_is_less_likely() -> None:
@@ -68,7 +68,7 @@ def test_nothing_is_said_twice_in_a_row_unless_the_source_says_it() -> None:
 
 def test_repeats_can_be_allowed() -> None:
     table = Table(LOOP)
-    found = Search(1, 9, repeats=True).run(table, Memory({}), WORDS)  # type: ignore[arg-type]
+    found = BeamSearch(1, 9, repeats=True).run(table, EncodedSource({}), WORDS)  # type: ignore[arg-type]
     assert found[0].ids == [5, 6, 7] * 3
 
 
@@ -86,9 +86,9 @@ def test_the_search_stops_when_nothing_can_overtake() -> None:
 
 def test_scores_of_given_messages_count_the_end() -> None:
     table = Table({0: {5: 0.5, 1: 0.25}, 5: {6: 0.5}, 6: {1: 0.5}})
-    found = beam_search.score(table, Memory({}), [[5, 6], []], WORDS)  # type: ignore[arg-type]
+    found = beam_search.score_messages(table, EncodedSource({}), [[5, 6], []], WORDS)  # type: ignore[arg-type]
     assert np.allclose([one.total for one in found], [np.log(0.125), np.log(0.25)])
-    assert beam_search.score(table, Memory({}), [], WORDS) == []  # type: ignore[arg-type]
+    assert beam_search.score_messages(table, EncodedSource({}), [], WORDS) == []  # type: ignore[arg-type]
 
 
 @given(
@@ -101,8 +101,8 @@ def test_the_best_continuations_are_found_exactly(
 ) -> None:
     beams = [Hypothesis([], total, False) for total in totals]
     found = np.array([values] * len(beams), dtype=np.float32) / 64
-    best = beam_search._best(beams, found, count)
-    every = np.log(found + beam_search.FLOOR) + np.array(totals)[:, None]
+    best = beam_search._select_continuations(beams, found, count)
+    every = np.log(found + beam_search.PROBABILITY_FLOOR) + np.array(totals)[:, None]
     expected = np.sort(every[found > 0])[::-1][:count]
     assert np.allclose([total for total, _, _ in best], expected, atol=1e-5)
     assert len({(row, column) for _, row, column in best}) == len(best)
@@ -113,11 +113,11 @@ def test_what_a_thread_raises_is_raised_where_it_is_waited_for() -> None:
     def fail() -> int:
         raise ValueError("no")
 
-    later = beam_search.Later(fail)
+    later = beam_search.BackgroundTask(fail)
     for _ in range(2):
         try:
-            later.get()
+            later.get_result()
             raise AssertionError("nothing was raised")
         except ValueError as error:
             assert str(error) == "no"
-    assert beam_search.Later(lambda: 3).get() == 3
+    assert beam_search.BackgroundTask(lambda: 3).get_result() == 3

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitpeft.diff.patch import MARKS
-from gitpeft.runtime.tokenizer import END, PAD, SPECIAL, UNKNOWN, TokenCodec
+from gitpeft.diff.patch import SECTION_MARKS
+from gitpeft.runtime.tokenizer import END_TOKEN, PAD_TOKEN, SPECIAL_TOKENS, UNKNOWN_TOKEN, TokenCodec
 from tests.support import tinymodel
 
 
@@ -31,7 +31,7 @@ def plain(end: str) -> Any:
 
 @given(
     text=st.lists(
-        st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(SPECIAL), max_size=4
+        st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(SPECIAL_TOKENS), max_size=4
     ).map("".join)
 )
 def test_any_text_comes_back(codec: TokenCodec, text: str) -> None:
@@ -45,8 +45,8 @@ def test_many_at_once_is_each_alone(codec: TokenCodec) -> None:
 
 
 def test_the_marks_of_the_embedded_tokenizer_are_single_tokens(codec: TokenCodec) -> None:
-    assert [codec.marks[mark] for mark in MARKS] == [[3 + i] for i in range(len(MARKS))]
-    assert SPECIAL[:3] == (PAD, END, UNKNOWN) and codec.end == 1
+    assert [codec.marks[mark] for mark in SECTION_MARKS] == [[3 + i] for i in range(len(SECTION_MARKS))]
+    assert SPECIAL_TOKENS[:3] == (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN) and codec.end == 1
     assert codec.decode([0, 3, *codec.encode("fix typo"), 9, codec.end]) == "fix typo"
 
 
@@ -62,7 +62,7 @@ def test_a_foreign_tokenizer_spells_its_marks(end: str) -> None:
     assert spelt == {
         "like": "*", "previous": "<", "file": "#", "hunk": "@", "add": "+", "delete": "-", "keep": "",
     }  # fmt: skip
-    assert len({tuple(ids) for ids in codec.marks.values()}) == len(MARKS)
+    assert len({tuple(ids) for ids in codec.marks.values()}) == len(SECTION_MARKS)
     assert all(len(ids) <= 3 for ids in codec.marks.values())
 
 

@@ -18,11 +18,11 @@ from gitpeft.bundle import embedded
 from gitpeft.bundle.bundle import Bundle, Manifest
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export import graph
-from gitpeft.learn.export.parity import graphs
+from gitpeft.learn.export.parity import build_graphs
 from gitpeft.learn.models import methods
-from gitpeft.learn.models.bases import digest
+from gitpeft.learn.models.bases import compute_base_digest
 from gitpeft.share import delta, lora_merge
-from gitpeft.share.lora_merge import NotFoldableError
+from gitpeft.share.lora_merge import NotMergeableError
 from tests.support import tinymodel
 from tests.support.hooking import CHECKOUT
 
@@ -51,33 +51,33 @@ def write_base(folder: Path, model: Any) -> Path:
 
 
 def write_graphs(folder: Path, model: Any) -> dict[str, bytes]:
-    found = dict(zip(("encoder.onnx", "decoder.onnx"), graphs(model.eval(), quantise=True), strict=True))
+    found = dict(zip(("encoder.onnx", "decoder.onnx"), build_graphs(model.eval(), quantise=True), strict=True))
     for name, raw in found.items():
         (folder / name).write_bytes(raw)
     return found
 
 
-def tuned(folder: Path, method: methods.Method, model: Any) -> Tuned:
+def tuned(folder: Path, method: methods.TuningMethod, model: Any) -> Tuned:
     """As if trained: every trainable weight is a random one."""
     import torch
 
     base = write_base(folder / "base", model)
-    tuning = methods.attach(model, method)
+    tuning = methods.attach_method(model, method)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         for parameter in tuning.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
-    methods.save(tuning, folder / "adapter")
+    methods.save_trained_weights(tuning, folder / "adapter")
     (folder / "merged").mkdir()
     fresh = tinymodel.pointer_t5().half().float()
-    merged = methods.load_merged(fresh, method, folder / "adapter")
+    merged = methods.load_merged_model(fresh, method, folder / "adapter")
     return Tuned(base, folder / "adapter", write_graphs(folder / "merged", merged))
 
 
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    method = replace(methods.of("lora"), rank=4, alpha=8)
+    method = replace(methods.make_method("lora"), rank=4, alpha=8)
     return tuned(tmp_path_factory.mktemp("lora"), method, tinymodel.pointer_t5())
 
 
@@ -90,7 +90,7 @@ def mini(lora: Tuned, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def bundled(state: Path, one: Tuned, **changes: Any) -> Bundle:
     """The tuned model as a bundle."""
-    with bundles.staging(state) as folder:
+    with bundles.staging_folder(state) as folder:
         for name, raw in one.merged.items():
             (folder / name).write_bytes(raw)
         (folder / "tokenizer.json").write_bytes((one.base / "tokenizer.json").read_bytes())
@@ -99,12 +99,12 @@ def bundled(state: Path, one: Tuned, **changes: Any) -> Bundle:
             if path.suffix != ".md":
                 (folder / "adapter" / path.name).write_bytes(path.read_bytes())
         given = {"kind": "model", "created": "2024-01-01T00:00:00Z", "base": "mini", **changes}
-        id_ = bundles.write(folder, Manifest(**{"base_digest": digest(one.base), **given}))
+        id_ = bundles.write_bundle(folder, Manifest(**{"base_digest": compute_base_digest(one.base), **given}))
     return bundles.open_bundle(state / "models" / id_)
 
 
-def unpacked(files: dict[str, bytes], made: dict[str, delta.Made], bundle: Bundle) -> dict[str, bytes]:
-    return files | delta.unpack(files.__getitem__, made, bundle.manifest)
+def unpacked(files: dict[str, bytes], made: dict[str, delta.DeltaRecipe], bundle: Bundle) -> dict[str, bytes]:
+    return files | delta.reconstruct_files(files.__getitem__, made, bundle.manifest)
 
 
 # --- folding ------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def arrays(raw: bytes) -> list[Any]:
 
 
 def test_folding_is_merging(lora: Tuned) -> None:
-    found = lora_merge.fold(lora.base, lora.read)
+    found = lora_merge.merge_lora_into_graphs(lora.base, lora.read)
     for name, raw in found.items():
         base = arrays((lora.base / "onnx" / name).read_bytes())
         changed = 0
@@ -154,7 +154,7 @@ def test_levels_and_scales_are_the_exports() -> None:
     assert lora_merge.INT8_LEVELS == graph.INT8_LEVELS
     weights = np.random.default_rng(3).normal(size=(40, 60)).astype(np.float32)
     weights[:, 7] = 0
-    for ours, theirs in zip(lora_merge._int8(weights), graph.int8(weights, axis=0), strict=True):
+    for ours, theirs in zip(lora_merge._quantize_int8(weights), graph.quantise_int8(weights, axis=0), strict=True):
         assert np.array_equal(ours, theirs)
 
 
@@ -162,16 +162,16 @@ def test_tensors_are_read_as_their_library_reads_them(lora: Tuned) -> None:
     from safetensors.numpy import load
 
     raw = lora.read("adapter_model.safetensors")
-    ours, theirs = lora_merge.tensors(raw), load(raw)
+    ours, theirs = lora_merge.read_safetensors(raw), load(raw)
     assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
     for bad in (b"", raw[:7], raw[:40], raw[:-9], b"\xff" * 64, b"\x08" + b"\0" * 7 + b'{"a":[]}'):
         with pytest.raises(GitpeftError, match="cannot be read"):
-            lora_merge.tensors(bad)
+            lora_merge.read_safetensors(bad)
 
 
 def _read_with(lora: Tuned, tensors: bytes, name: str) -> bytes:
     """A file of the adapter, with other weights in it."""
-    return tensors if name == lora_merge.TENSORS else lora.read(name)
+    return tensors if name == lora_merge.ADAPTER_TENSORS_FILE else lora.read(name)
 
 
 def test_an_adapter_of_another_shape_is_refused(lora: Tuned, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_an_adapter_of_another_shape_is_refused(lora: Tuned, tmp_path: Path) -> 
     for broken in (halves[name][:, :-1], halves[name][:-1], halves[name] * np.float32(np.nan)):
         raw = save({**halves, name: np.ascontiguousarray(broken)})
         with pytest.raises(GitpeftError, match=r"does not have the shape|is damaged"):
-            lora_merge.fold(lora.base, partial(_read_with, lora, raw))
+            lora_merge.merge_lora_into_graphs(lora.base, partial(_read_with, lora, raw))
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_an_adapter_of_another_shape_is_refused(lora: Tuned, tmp_path: Path) -> 
     [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"peft_type": "IA3"}, {"rank_pattern": {"q": 2}}],
 )
 def test_what_is_no_plain_lora_is_not_folded(lora: Tuned, change: dict[str, Any]) -> None:
-    config = json.dumps(json.loads(lora.read(lora_merge.CONFIG)) | change).encode()
-    with pytest.raises(NotFoldableError):
-        lora_merge.fold(lora.base, lambda name: config if name == lora_merge.CONFIG else lora.read(name))
+    config = json.dumps(json.loads(lora.read(lora_merge.ADAPTER_CONFIG_FILE)) | change).encode()
+    with pytest.raises(NotMergeableError):
+        lora_merge.merge_lora_into_graphs(lora.base, lambda name: config if name == lora_merge.ADAPTER_CONFIG_FILE else lora.read(name))
 
 
 def test_a_tensor_that_is_no_lora_is_not_folded(lora: Tuned) -> None:
@@ -201,8 +201,8 @@ def test_a_tensor_that_is_no_lora_is_not_folded(lora: Tuned) -> None:
     halves = load(lora.read("adapter_model.safetensors"))
     for name in ("base_model.model.lm_head.weight", "base_model.model.nowhere.lora_A.weight"):
         raw = save({**halves, name: np.ones((4, 4), np.float32)})
-        with pytest.raises(NotFoldableError, match="no LoRA of this base"):
-            lora_merge.fold(lora.base, partial(_read_with, lora, raw))
+        with pytest.raises(NotMergeableError, match="no LoRA of this base"):
+            lora_merge.merge_lora_into_graphs(lora.base, partial(_read_with, lora, raw))
 
 
 def test_tensors_over_the_same_bytes_are_refused() -> None:
@@ -211,14 +211,14 @@ def test_tensors_over_the_same_bytes_are_refused() -> None:
     entry = {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}
     head = json.dumps({f"t{i}": entry for i in range(500)}).encode()
     with pytest.raises(GitpeftError, match="overlap"):
-        lora_merge.tensors(struct.pack("<Q", len(head)) + head + data)
+        lora_merge.read_safetensors(struct.pack("<Q", len(head)) + head + data)
 
 
 @pytest.mark.parametrize("rank", [0.5, True, "4", 0, -1])
 def test_a_rank_that_is_none_is_refused(lora: Tuned, rank: object) -> None:
-    config = json.dumps(json.loads(lora.read(lora_merge.CONFIG)) | {"r": rank}).encode()
+    config = json.dumps(json.loads(lora.read(lora_merge.ADAPTER_CONFIG_FILE)) | {"r": rank}).encode()
     with pytest.raises(GitpeftError):
-        lora_merge.fold(lora.base, lambda name: config if name == lora_merge.CONFIG else lora.read(name))
+        lora_merge.merge_lora_into_graphs(lora.base, lambda name: config if name == lora_merge.ADAPTER_CONFIG_FILE else lora.read(name))
 
 
 # --- travelling ---------------------------------------------------------------------------------------------
@@ -226,10 +226,10 @@ def test_a_rank_that_is_none_is_refused(lora: Tuned, rank: object) -> None:
 
 def test_a_lora_bundle_travels_without_its_graphs(lora: Tuned, mini: Path, tmp_path: Path) -> None:
     bundle = bundled(tmp_path, lora)
-    files, made = delta.pack(bundle)
+    files, made = delta.encode_deltas(bundle)
     assert not {"encoder.onnx", "decoder.onnx", "tokenizer.json"} & files.keys()
     assert made["encoder.onnx"].way == made["decoder.onnx"].way == "fold"
-    assert made["tokenizer.json"] == delta.Made("base")
+    assert made["tokenizer.json"] == delta.DeltaRecipe("base")
     whole = unpacked(files, made, bundle)
     assert all(whole[name] == bundle.read(name) for name in bundle.manifest.files)
     sent = sum(map(len, (files[name] for name in files if name.endswith(".difference"))))
@@ -237,10 +237,10 @@ def test_a_lora_bundle_travels_without_its_graphs(lora: Tuned, mini: Path, tmp_p
 
 
 def test_full_tuning_travels_as_whole_graphs_or_a_difference(tmp_path: Path, monkeypatch: Any) -> None:
-    full = tuned(tmp_path / "full", methods.of("full"), tinymodel.pointer_t5())
+    full = tuned(tmp_path / "full", methods.make_method("full"), tinymodel.pointer_t5())
     monkeypatch.setattr(delta, "embedded_folder", lambda: full.base)
     bundle = bundled(tmp_path / "state", full)
-    files, made = delta.pack(bundle)
+    files, made = delta.encode_deltas(bundle)
     assert all(one.way == "base" for one in made.values())
     whole = unpacked(files, made, bundle)
     assert all(whole[name] == bundle.read(name) for name in bundle.manifest.files)
@@ -248,21 +248,21 @@ def test_full_tuning_travels_as_whole_graphs_or_a_difference(tmp_path: Path, mon
 
 def test_graphs_of_another_structure_travel_whole(lora: Tuned, mini: Path, tmp_path: Path) -> None:
     longer = {name: raw + b"modules that stay" for name, raw in lora.merged.items()}
-    files, made = delta.pack(bundled(tmp_path, replace(lora, merged=longer)))
+    files, made = delta.encode_deltas(bundled(tmp_path, replace(lora, merged=longer)))
     assert made.keys() == {"tokenizer.json"} and all(files[name] == raw for name, raw in longer.items())
 
 
 def test_an_untuned_base_sends_nothing_of_itself(lora: Tuned, mini: Path, tmp_path: Path) -> None:
     plain = {name: (lora.base / "onnx" / name).read_bytes() for name in lora.merged}
-    files, made = delta.pack(bundled(tmp_path, replace(lora, merged=plain)))
-    assert made == {name: delta.Made("base") for name in (*plain, "tokenizer.json")}
+    files, made = delta.encode_deltas(bundled(tmp_path, replace(lora, merged=plain)))
+    assert made == {name: delta.DeltaRecipe("base") for name in (*plain, "tokenizer.json")}
     assert not any(name.endswith(".difference") for name in files)
 
 
 def test_another_base_makes_everything_travel(lora: Tuned, mini: Path, tmp_path: Path) -> None:
     for number, change in enumerate(({"base": "elsewhere"}, {"base_digest": "00" * 32})):
         bundle = bundled(tmp_path / str(number), lora, **change)
-        files, made = delta.pack(bundle)
+        files, made = delta.encode_deltas(bundle)
         assert made == {} and files.keys() == bundle.manifest.files.keys()
 
 
@@ -270,7 +270,7 @@ def test_a_receiver_with_another_base_refuses(
     lora: Tuned, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = bundled(tmp_path, lora)
-    files, made = delta.pack(bundle)
+    files, made = delta.encode_deltas(bundle)
     other = write_base(tmp_path / "other", tinymodel.pointer_t5(seed=9))
     monkeypatch.setattr(delta, "embedded_folder", lambda: other)
     with pytest.raises(GitpeftError, match="another base"):
@@ -280,7 +280,7 @@ def test_a_receiver_with_another_base_refuses(
 @pytest.mark.parametrize("raw", [b"", b"no zlib", __import__("zlib").compress(b"\0" * (1 << 22))])
 def test_a_damaged_difference_is_refused(lora: Tuned, mini: Path, tmp_path: Path, raw: bytes) -> None:
     bundle = bundled(tmp_path, lora)
-    files, made = delta.pack(bundle)
+    files, made = delta.encode_deltas(bundle)
     made["encoder.onnx"] = replace(made["encoder.onnx"], difference="encoder.onnx.difference")
     with pytest.raises(GitpeftError, match="damaged"):
         unpacked({**files, "encoder.onnx.difference": raw}, made, bundle)
@@ -290,8 +290,8 @@ def test_the_packages_own_base_can_be_folded(tmp_path: Path) -> None:
     """Every matrix of models/mini that a LoRA may change is found in its graphs."""
     from safetensors.numpy import save
 
-    base = embedded.embedded_folder()
-    weights = lora_merge.tensors((base / embedded.WEIGHTS).read_bytes())
+    base = embedded.find_embedded_base()
+    weights = lora_merge.read_safetensors((base / embedded.BASE_WEIGHTS_FILE).read_bytes())
     small = np.random.default_rng(1)
     halves, count = {}, 0
     for name, weight in weights.items():
@@ -311,5 +311,5 @@ def test_the_packages_own_base_can_be_folded(tmp_path: Path) -> None:
             count += 1
     raw = save({name: one.astype(np.float32) for name, one in halves.items()})
     config = json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}).encode()
-    found = lora_merge.fold(base, lambda name: raw if name == lora_merge.TENSORS else config)
+    found = lora_merge.merge_lora_into_graphs(base, lambda name: raw if name == lora_merge.ADAPTER_TENSORS_FILE else config)
     assert count > 20 and all(found[name] != (base / "onnx" / name).read_bytes() for name in found)

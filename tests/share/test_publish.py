@@ -18,7 +18,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.share import delta, package, publish
 from gitpeft.share import remote as share_remote
-from gitpeft.share.publish import Terms
+from gitpeft.share.publish import TrustTerms
 from tests.cli.test_app import Call, gitpeft
 from tests.support import tinymodel
 from tests.support.gitrepo import EPOCH, HOUR, Repo
@@ -70,7 +70,7 @@ def refs(repo: Repo) -> dict[str, str]:
 
 
 def test_a_model_reaches_another_clone(bare: Repo, ada: Repo, ben: Repo) -> None:
-    done = publish.publish(opened(ada))
+    done = publish.publish_model(opened(ada))
     assert done.bundle == active(ada) and done.place == LATEST and not done.signed and done.notes == []
     served = refs(bare)
     [dated] = [ref for ref in served if ref.startswith("refs/gitpeft/models/main/2")]
@@ -86,7 +86,7 @@ def test_a_model_reaches_another_clone(bare: Repo, ada: Repo, ben: Repo) -> None
         "refs/remotes/origin/HEAD",
         "refs/remotes/origin/main",
     }
-    pulled = publish.pull(opened(ben), terms=ANYONE)
+    pulled = publish.pull_model(opened(ben), terms=ANYONE)
     assert (pulled.bundle, pulled.active, pulled.signer.key) == (done.bundle, True, "unsigned")
     assert active(ben) == done.bundle
     assert "refs/gitpeft/remotes/origin/models/main/latest" in refs(ben) and LATEST not in refs(ben)
@@ -94,7 +94,7 @@ def test_a_model_reaches_another_clone(bare: Repo, ada: Repo, ben: Repo) -> None
 
 
 def test_what_is_published_says_what_it_is(bare: Repo, ada: Repo) -> None:
-    done = publish.publish(opened(ada))
+    done = publish.publish_model(opened(ada))
     names = bare.git("ls-tree", "-r", "--name-only", LATEST).split()
     assert {"share.json", "manifest.json", "card.md", "style.json", "index/rows.npy"} <= set(names)
     listed = json.loads(bare.git("show", f"{LATEST}:share.json"))
@@ -113,60 +113,60 @@ def test_a_model_with_graphs_travels_by_what_cannot_be_made(
     from gitpeft.learn.models import methods
     from tests.share.test_delta import bundled, tuned
 
-    method = replace(methods.of("lora"), rank=2, alpha=4)
+    method = replace(methods.make_method("lora"), rank=2, alpha=4)
     lora = tuned(tmp_path / "tuned", method, tinymodel.pointer_t5())
     settings = {"start": 0, "end": 1, "banned": [0]}
     made = bundled(state(ada), lora, settings=settings, created=DAY.format(5))
-    bundles.activate(state(ada), made.id)
+    bundles.activate_bundle(state(ada), made.id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delta, "embedded_folder", lambda: lora.base)
-        publish.publish(opened(ada))
+        publish.publish_model(opened(ada))
         names = bare.git("ls-tree", "-r", "--name-only", LATEST).split()
         assert "adapter/adapter_model.safetensors" in names and "encoder.onnx" not in names
-        assert publish.pull(opened(ben), terms=ANYONE).bundle == made.id
+        assert publish.pull_model(opened(ben), terms=ANYONE).bundle == made.id
     kept = bundles.open_bundle(state(ben) / "models" / made.id)
-    bundles.verify(kept)
+    bundles.verify_bundle(kept)
     other = tuned(tmp_path / "other", method, tinymodel.pointer_t5(seed=4))
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
     before = active(cho)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delta, "embedded_folder", lambda: other.base)
         with pytest.raises(GitpeftError, match="another base than the mini of this gitpeft"):
-            publish.pull(opened(cho), terms=ANYONE)
+            publish.pull_model(opened(cho), terms=ANYONE)
     assert active(cho) == before
 
 
 def test_publishing_twice_is_publishing_once(bare: Repo, ada: Repo) -> None:
-    first = publish.publish(opened(ada))
-    again = publish.publish(opened(ada))
+    first = publish.publish_model(opened(ada))
+    again = publish.publish_model(opened(ada))
     assert again.commit == first.commit and again.notes == ["it was there already"] and again.size == 0
 
 
 def test_only_the_newest_dated_versions_stay(bare: Repo, ada: Repo) -> None:
     for day in range(2, 7):
         tinymodel.bundle(state(ada), created=DAY.format(day))
-        publish.publish(opened(ada), keep=3)
+        publish.publish_model(opened(ada), keep=3)
     dated = [ref for ref in refs(bare) if "/latest" not in ref and ref.startswith("refs/gitpeft/models")]
     assert len(dated) == 3 and refs(bare)[LATEST] in {refs(bare)[ref] for ref in dated}
 
 
 def test_channels_do_not_meet(bare: Repo, ada: Repo, ben: Repo) -> None:
-    publish.publish(opened(ada), channel="try.1")
+    publish.publish_model(opened(ada), channel="try.1")
     with pytest.raises(GitpeftError, match="nothing is published on origin in the channel main"):
-        publish.pull(opened(ben), terms=ANYONE)
-    assert publish.pull(opened(ben), channel="try.1", terms=ANYONE).bundle == active(ada)
+        publish.pull_model(opened(ben), terms=ANYONE)
+    assert publish.pull_model(opened(ben), channel="try.1", terms=ANYONE).bundle == active(ada)
     for name in ("", "../x", "a b", "-x", "x.lock", "a..b", "x" * 60, "latest", "a/b"):
         with pytest.raises(GitpeftError, match="cannot be a channel"):
-            publish.publish(opened(ada), channel=name)
+            publish.publish_model(opened(ada), channel=name)
 
 
 def test_there_is_something_to_publish_and_somewhere(ada: Repo, ben: Repo, repo: Repo) -> None:
     with pytest.raises(GitpeftError, match="no model yet"):
-        publish.publish(opened(ben))
+        publish.publish_model(opened(ben))
     with pytest.raises(GitpeftError, match="no remote nowhere"):
-        publish.publish(opened(ada), "nowhere")
+        publish.publish_model(opened(ada), "nowhere")
     ada.git("remote", "set-url", "origin", "file:///nowhere/at/all")
-    for act in (publish.publish, publish.pull):
+    for act in (publish.publish_model, publish.pull_model):
         with pytest.raises(GitpeftError, match="origin cannot be reached"):
             act(opened(ada))
 
@@ -175,24 +175,24 @@ def test_a_folder_of_this_machine_does_not_travel(ada: Repo) -> None:
     before = active(ada)
     tinymodel.bundle(state(ada), created=DAY.format(3), base="/home/ada/bases/t5")
     with pytest.raises(GitpeftError, match="names a folder of this machine"):
-        publish.publish(opened(ada))
-    assert registry.rollback(state(ada)).id == before and publish.publish(opened(ada)).bundle == before
+        publish.publish_model(opened(ada))
+    assert registry.roll_back_model(state(ada)).id == before and publish.publish_model(opened(ada)).bundle == before
 
 
 # --- compare and swap ---------------------------------------------------------------------------------------
 
 
 def test_who_has_not_seen_the_latest_does_not_replace_it(bare: Repo, ada: Repo, tmp_path: Path) -> None:
-    publish.publish(opened(ada))
+    publish.publish_model(opened(ada))
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
     mine = active(cho)
     with pytest.raises(GitpeftError, match="somebody else published") as refused:
-        publish.publish(opened(cho))
+        publish.publish_model(opened(cho))
     assert "compare" in refused.value.hint and "force" not in refused.value.hint
-    pulled = publish.pull(opened(cho), terms=ANYONE, aside=True)
+    pulled = publish.pull_model(opened(cho), terms=ANYONE, aside=True)
     assert not pulled.active and active(cho) == mine
-    assert {one.id for one in registry.listing(state(cho))} == {mine, pulled.bundle}
-    assert publish.publish(opened(cho)).bundle == mine
+    assert {one.id for one in registry.list_model_versions(state(cho))} == {mine, pulled.bundle}
+    assert publish.publish_model(opened(cho)).bundle == mine
 
 
 def test_a_stale_push_is_refused_by_the_remote_itself(
@@ -200,16 +200,16 @@ def test_a_stale_push_is_refused_by_the_remote_itself(
 ) -> None:
     """The other one is faster between the look and the push: the remote's swap decides."""
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
-    push = share_remote.push
+    push = share_remote.push_model
 
     def late(*args: object) -> None:
         monkeypatch.setattr(share_remote, "push", push)
-        publish.publish(opened(ada))
+        publish.publish_model(opened(ada))
         push(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(share_remote, "push", late)
     with pytest.raises(GitpeftError, match="somebody else published"):
-        publish.publish(opened(cho))
+        publish.publish_model(opened(cho))
     assert json.loads(bare.git("cat-file", "blob", f"{LATEST}:share.json"))["bundle"] == active(ada)
     assert len(refs(bare)) == 3, "nothing of the loser is left"
 
@@ -256,13 +256,13 @@ ROADS: dict[str, Callable[[Repo, list[Repo], ExitStack], None]] = {
 def test_there_and_back_over(bare: Repo, ada: Repo, ben: Repo, over: str) -> None:
     with ExitStack() as stack:
         ROADS[over](bare, [ada, ben], stack)
-        done = publish.publish(opened(ada))
+        done = publish.publish_model(opened(ada))
         assert done.place == LATEST and done.notes == []
-        assert publish.pull(opened(ben), terms=ANYONE).bundle == active(ben) == active(ada)
-        assert publish.publish(opened(ben)).notes == ["it was there already"]
+        assert publish.pull_model(opened(ben), terms=ANYONE).bundle == active(ben) == active(ada)
+        assert publish.publish_model(opened(ben)).notes == ["it was there already"]
     if over != "file":
         with pytest.raises(GitpeftError, match="origin cannot be reached"):
-            publish.pull(opened(ben), terms=ANYONE)
+            publish.pull_model(opened(ben), terms=ANYONE)
         assert active(ben) == done.bundle, "the server is gone, the model is not"
 
 
@@ -286,8 +286,8 @@ def test_of_three_publishers_at_once_exactly_one_wins_each_round(
             assert len(won) == 1, said
             assert sum("somebody else published" in line for line in said) == 2, said
             for one, mine in zip(people, own, strict=True):
-                assert publish.pull(opened(one), terms=ANYONE).bundle == won[0] == active(one)
-                assert mine in {kept.id for kept in registry.listing(state(one))}, "losing loses no model"
+                assert publish.pull_model(opened(one), terms=ANYONE).bundle == won[0] == active(one)
+                assert mine in {kept.id for kept in registry.list_model_versions(state(one))}, "losing loses no model"
     dated = {ref for ref in refs(bare) if ref.startswith("refs/gitpeft/models/main/2")}
     assert len(dated) == 4 and len(everything) == 12
 
@@ -323,8 +323,8 @@ def test_a_known_signer_needs_no_question(bare: Repo, ada: Repo, ben: Repo, keys
     vouch(ada, ada=keys[0])
     signs(ada, keys[0])
     ben.git("fetch", "-q")
-    assert publish.publish(opened(ada)).signed
-    pulled = publish.pull(opened(ben))
+    assert publish.publish_model(opened(ada)).signed
+    pulled = publish.pull_model(opened(ben))
     assert pulled.signer.name == "ada@example.org" and active(ben) == pulled.bundle
 
 
@@ -334,9 +334,9 @@ def test_an_unknown_signer_is_asked_about_or_refused(
     vouch(ada, ada=keys[0])
     signs(ada, keys[1])
     ben.git("fetch", "-q")
-    publish.publish(opened(ada))
+    publish.publish_model(opened(ada))
     with pytest.raises(GitpeftError, match="whom nobody here vouches for") as refused:
-        publish.pull(opened(ben))
+        publish.pull_model(opened(ben))
     word = refused.value.hint.split()[-1]
     assert word.startswith("SHA256:") and active(ben) == ""
     asked: list[str] = []
@@ -346,13 +346,13 @@ def test_an_unknown_signer_is_asked_about_or_refused(
         return False
 
     with pytest.raises(GitpeftError, match="was not taken"):
-        publish.pull(opened(ben), terms=Terms(ask=no))
+        publish.pull_model(opened(ben), terms=TrustTerms(ask=no))
     assert word in asked[0]
     for accept in ("unsigned", word[:-1], word.upper()):
         with pytest.raises(GitpeftError, match="was not taken"):
-            publish.pull(opened(ben), terms=Terms(accept=accept))
-    assert publish.pull(opened(ben), terms=Terms(ask=lambda _: True)).signer.key == word
-    assert publish.pull(opened(ben), terms=Terms(accept=word)).active
+            publish.pull_model(opened(ben), terms=TrustTerms(accept=accept))
+    assert publish.pull_model(opened(ben), terms=TrustTerms(ask=lambda _: True)).signer.key == word
+    assert publish.pull_model(opened(ben), terms=TrustTerms(accept=word)).active
 
 
 def test_the_list_of_another_remote_does_not_count(
@@ -363,13 +363,13 @@ def test_the_list_of_another_remote_does_not_count(
     eve = member(fork, tmp_path / "eve", model=DAY.format(3))
     vouch(eve, lead=keys[1])
     signs(eve, keys[1])
-    publish.publish(opened(eve))
+    publish.publish_model(opened(eve))
     ben.git("remote", "add", "fork", str(fork.path))
     ben.git("fetch", "-q", "--all")
     with pytest.raises(GitpeftError, match="whom nobody here vouches for"):
-        publish.pull(opened(ben), "fork")
+        publish.pull_model(opened(ben), "fork")
     ben.git("config", "checkout.defaultRemote", "fork")  # the person's own decision
-    assert publish.pull(opened(ben), "fork").signer.name == "lead@example.org"
+    assert publish.pull_model(opened(ben), "fork").signer.name == "lead@example.org"
 
 
 def test_a_signed_model_cannot_be_put_elsewhere_or_back(
@@ -379,28 +379,28 @@ def test_a_signed_model_cannot_be_put_elsewhere_or_back(
     vouch(ada, ada=keys[0])
     signs(ada, keys[0])
     ben.git("fetch", "-q")
-    tried = publish.publish(opened(ada), channel="experiment").commit
-    first = publish.publish(opened(ada)).commit
+    tried = publish.publish_model(opened(ada), channel="experiment").commit
+    first = publish.publish_model(opened(ada)).commit
     tinymodel.bundle(state(ada), created=DAY.format(9))
     monkeypatch.setenv("GIT_COMMITTER_DATE", f"{EPOCH + HOUR} +0000")
-    publish.publish(opened(ada))
-    newest = publish.pull(opened(ben)).bundle
+    publish.publish_model(opened(ada))
+    newest = publish.pull_model(opened(ben)).bundle
     bare.git("update-ref", LATEST, tried)
     with pytest.raises(GitpeftError, match=r"for another channel .*experiment"):
-        publish.pull(opened(ben))
+        publish.pull_model(opened(ben))
     bare.git("update-ref", LATEST, first)
     with pytest.raises(GitpeftError, match="is older than") as refused:
-        publish.pull(opened(ben))
+        publish.pull_model(opened(ben))
     assert "--accept older" in refused.value.hint and active(ben) == newest
-    assert publish.pull(opened(ben), terms=Terms(accept=publish.OLDER)).bundle != newest
+    assert publish.pull_model(opened(ben), terms=TrustTerms(accept=publish.ACCEPT_OLDER)).bundle != newest
 
 
 def test_a_list_that_names_your_model_is_not_your_model(bare: Repo, ada: Repo) -> None:
-    publish.publish(opened(ada))
+    publish.publish_model(opened(ada))
     files = published(bare, ada)
     replace_with(bare, {"share.json": files["share.json"]})
-    ada.git("fetch", "-q", "origin", f"+{LATEST}:{share_remote.tracking('origin', 'main')}")  # seen
-    done = publish.publish(opened(ada))
+    ada.git("fetch", "-q", "origin", f"+{LATEST}:{share_remote.build_tracking_ref('origin', 'main')}")  # seen
+    done = publish.publish_model(opened(ada))
     assert "it was there already" not in done.notes
     assert json.loads(bare.git("cat-file", "blob", f"{LATEST}:manifest.json"))
 
@@ -414,20 +414,20 @@ def test_the_list_of_another_branch_does_not_count(
     ada.commit("Me too", **{".gitpeft-signers": f"eve@example.org {keys[1].with_suffix('.pub').read_text()}"})
     ada.git("push", "-q", "origin", "evil")
     signs(ada, keys[1])
-    publish.publish(opened(ada))
+    publish.publish_model(opened(ada))
     ben.git("fetch", "-q")
     ben.git("switch", "-q", "evil")
     with pytest.raises(GitpeftError, match="whom nobody here vouches for"):
-        publish.pull(opened(ben))
+        publish.pull_model(opened(ben))
 
 
 def test_the_users_own_list_counts_too(bare: Repo, ada: Repo, ben: Repo, keys: tuple[Path, Path]) -> None:
     signs(ada, keys[0])
-    publish.publish(opened(ada))
+    publish.publish_model(opened(ada))
     own = keys[0].with_name("allowed")
     own.write_text(f"ada {keys[0].with_suffix('.pub').read_text()}")
     ben.git("config", "gpg.ssh.allowedSignersFile", str(own))
-    assert publish.pull(opened(ben)).signer.name == "ada"
+    assert publish.pull_model(opened(ben)).signer.name == "ada"
 
 
 def test_a_forged_signature_is_refused_whatever_is_accepted(
@@ -437,18 +437,18 @@ def test_a_forged_signature_is_refused_whatever_is_accepted(
     vouch(ada, ada=keys[0])
     signs(ada, keys[0])
     ben.git("fetch", "-q")
-    honest = publish.publish(opened(ada))
-    assert publish.pull(opened(ben)).active
+    honest = publish.publish_model(opened(ada))
+    assert publish.pull_model(opened(ben)).active
     old = active(ben)
     tinymodel.bundle(state(ada), created=DAY.format(9))
-    evil = publish.publish(opened(ada), sign=False)
+    evil = publish.publish_model(opened(ada), sign=False)
     own, other = (bare.git("rev-parse", f"{one.commit}^{{tree}}").encode() for one in (honest, evil))
     forged = bare.run("cat-file", "commit", honest.commit).stdout.replace(own, other)
     sha = bare.git("hash-object", "-t", "commit", "-w", "--stdin", input=forged)
     bare.git("update-ref", LATEST, sha)
-    for terms in (Terms(), ANYONE, Terms(ask=lambda _: True)):
+    for terms in (TrustTerms(), ANYONE, TrustTerms(ask=lambda _: True)):
         with pytest.raises(GitpeftError, match="signature of the published model is not valid"):
-            publish.pull(opened(ben), terms=terms)
+            publish.pull_model(opened(ben), terms=terms)
     assert active(ben) == old
 
 
@@ -467,16 +467,16 @@ def test_openpgp_counts_as_far_as_the_keyring_trusts(
         pytest.skip(f"no gpg to make a key with: {done.stderr.decode()[-80:]}")
     ada.git("config", "user.signingkey", "ada@example.org")
     try:
-        assert publish.publish(opened(ada)).signed
-        assert publish.pull(opened(ben)).signer.name == "ada@example.org"
+        assert publish.publish_model(opened(ada)).signed
+        assert publish.pull_model(opened(ben)).signer.name == "ada@example.org"
         monkeypatch.setenv("GNUPGHOME", str(tmp_path / "empty"))
         (tmp_path / "empty").mkdir(mode=0o700)
         [key] = re.findall(r"(?m)^fpr:+([0-9A-F]+):", subprocess.run(
             ["gpg", "--homedir", str(home), "--list-keys", "--with-colons"], capture_output=True, text=True
         ).stdout)[:1]  # fmt: skip
-        for terms in (publish.Terms(), publish.Terms(key), publish.Terms(key[-16:]), ANYONE):
+        for terms in (publish.TrustTerms(), publish.TrustTerms(key), publish.TrustTerms(key[-16:]), ANYONE):
             with pytest.raises(GitpeftError, match="not in your keyring"):
-                publish.pull(opened(ben), terms=terms)  # whose number it is was only claimed
+                publish.pull_model(opened(ben), terms=terms)  # whose number it is was only claimed
     finally:
         for place in (home, tmp_path / "empty"):
             subprocess.run(
@@ -486,9 +486,9 @@ def test_openpgp_counts_as_far_as_the_keyring_trusts(
 
 def test_signing_can_be_asked_for_and_left_out(ada: Repo, keys: tuple[Path, Path]) -> None:
     with pytest.raises(GitpeftError, match="could not be committed"):
-        publish.publish(opened(ada), sign=True)
+        publish.publish_model(opened(ada), sign=True)
     signs(ada, keys[0])
-    assert not publish.publish(opened(ada), sign=False).signed
+    assert not publish.publish_model(opened(ada), sign=False).signed
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -499,7 +499,7 @@ Files = dict[str, tuple[str, bytes]]
 
 def published(bare: Repo, ada: Repo) -> Files:
     """The files of what Ada has published."""
-    done = publish.publish(opened(ada))
+    done = publish.publish_model(opened(ada))
     names = bare.git("ls-tree", "-r", "--name-only", done.commit).split()
     return {name: ("100644", bare.run("show", f"{done.commit}:{name}").stdout) for name in names}
 
@@ -611,7 +611,7 @@ def test_what_is_refused_leaves_the_active_model(
     replace_with(bare, change(published(bare, ada)))
     done = gitpeft("pull", "--repo", cho.path, "--accept", "unsigned")
     assert done.code == 1 and sentence in done.said and len(done.err.splitlines()) < 6, done
-    assert active(cho) == before and len(registry.listing(state(cho))) == 1
+    assert active(cho) == before and len(registry.list_model_versions(state(cho))) == 1
     assert not list(state(cho).glob(".pull-*")) and not list(state(cho).glob("models/.new-*"))
     assert not (tmp_path / "evil").exists() and not (state(cho) / "evil").exists()
 
@@ -627,7 +627,7 @@ def test_a_tree_of_millions_of_names_is_refused_unread(bare: Repo, ada: Repo, tm
     bare.git("update-ref", LATEST, bare.git("commit-tree", tree, "-m", "chore: publish"))
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), active(cho)
     with pytest.raises(GitpeftError, match="more than 100 files"):
-        publish.pull(opened(cho), terms=ANYONE)
+        publish.pull_model(opened(cho), terms=ANYONE)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < 5 and active(cho) == started  # a milliard names take an hour
 
@@ -649,27 +649,27 @@ def test_a_giant_is_refused_unread(bare: Repo, ada: Repo, tmp_path: Path, size: 
     bigger = bare.git("mktree", input=f"{listing}\n100644 blob {sha}\tchooser.json\n")
     bare.git("update-ref", LATEST, bare.git("commit-tree", bigger, "-m", "chore: publish"))
     with pytest.raises(GitpeftError, match=rf"chooser\.json of the published model has {said}"):
-        publish.pull(opened(cho), terms=ANYONE)
-    assert active(cho) == before and len(registry.listing(state(cho))) == 1
-    entries = (package.Entry("encoder.onnx", size, True),)
+        publish.pull_model(opened(cho), terms=ANYONE)
+    assert active(cho) == before and len(registry.list_model_versions(state(cho))) == 1
+    entries = (package.PackageEntry("encoder.onnx", size, True),)
     with pytest.raises(GitpeftError, match=f"has {said}"):
-        package.judge(entries)
+        package.check_entries(entries)
 
 
 @pytest.mark.parametrize("kind", ["tag", "blob", "tree"])
 def test_a_latest_that_is_no_commit_is_refused(bare: Repo, ada: Repo, tmp_path: Path, kind: str) -> None:
     """A tag of a published commit leads to it; a blob or a tree leads nowhere."""
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
-    before, done = active(cho), publish.publish(opened(ada))
+    before, done = active(cho), publish.publish_model(opened(ada))
     if kind == "tag":
         bare.git("tag", "-a", "v1", "-m", "v1", done.commit)
         bare.git("update-ref", LATEST, "refs/tags/v1")
-        assert publish.pull(opened(cho), terms=ANYONE).bundle == done.bundle
+        assert publish.pull_model(opened(cho), terms=ANYONE).bundle == done.bundle
         return
     inside = f"{done.commit}:share.json" if kind == "blob" else f"{done.commit}^{{tree}}"
     bare.git("update-ref", LATEST, bare.git("rev-parse", inside))
     with pytest.raises(GitpeftError):
-        publish.pull(opened(cho), terms=ANYONE)
+        publish.pull_model(opened(cho), terms=ANYONE)
     assert active(cho) == before
 
 
@@ -683,44 +683,44 @@ def test_a_model_that_does_not_run_is_refused(bare: Repo, ada: Repo, ben: Repo) 
     manifest["files"]["index/rows.npy"] = {"size": len(broken), "sha256": hashlib.sha256(broken).hexdigest()}
     replace_with(bare, remade(**manifest)({**files, "index/rows.npy": ("100644", broken)}))
     with pytest.raises(GitpeftError, match="does not run here: index of the model cannot be used"):
-        publish.pull(opened(ben), terms=ANYONE)
-    assert active(ben) == "" and registry.listing(state(ben)) == []
+        publish.pull_model(opened(ben), terms=ANYONE)
+    assert active(ben) == "" and registry.list_model_versions(state(ben)) == []
 
 
 # --- without a remote ---------------------------------------------------------------------------------------
 
 
 def test_through_a_folder(ada: Repo, ben: Repo, tmp_path: Path) -> None:
-    done = publish.publish_to(opened(ada), tmp_path / "out" / "model")
+    done = publish.publish_model_to_path(opened(ada), tmp_path / "out" / "model")
     assert (tmp_path / "out/model/share.json").is_file() and done.place.endswith("model")
     with pytest.raises(GitpeftError, match="carries no signature"):
-        publish.publish_to(opened(ada), tmp_path / "signed", sign=True)
+        publish.publish_model_to_path(opened(ada), tmp_path / "signed", sign=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(GitpeftError, match="cannot write"):
-        publish.publish_to(opened(ada), tmp_path / "file" / "model")
+        publish.publish_model_to_path(opened(ada), tmp_path / "file" / "model")
     with pytest.raises(GitpeftError, match="exists already"):
-        publish.publish_to(opened(ada), tmp_path / "out" / "model")
+        publish.publish_model_to_path(opened(ada), tmp_path / "out" / "model")
     with pytest.raises(GitpeftError, match="is not signed"):
-        publish.pull_from(opened(ben), tmp_path / "out" / "model")
-    assert publish.pull_from(opened(ben), tmp_path / "out" / "model", ANYONE).bundle == active(ben)
+        publish.pull_model_from_path(opened(ben), tmp_path / "out" / "model")
+    assert publish.pull_model_from_path(opened(ben), tmp_path / "out" / "model", ANYONE).bundle == active(ben)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
 
 
 def test_a_folder_with_a_link_or_a_sparse_giant(ada: Repo, ben: Repo, tmp_path: Path) -> None:
-    publish.publish_to(opened(ada), tmp_path / "model")
+    publish.publish_model_to_path(opened(ada), tmp_path / "model")
     style = tmp_path / "model" / "style.json"
     raw = style.read_bytes()
     style.unlink()
     style.symlink_to("/etc/passwd")
     with pytest.raises(GitpeftError, match=r"style.json .* is no plain file"):
-        publish.pull_from(opened(ben), tmp_path / "model", ANYONE)
+        publish.pull_model_from_path(opened(ben), tmp_path / "model", ANYONE)
     style.unlink()
     with open(style, "wb") as file:
         file.truncate(2 << 30)
     with pytest.raises(GitpeftError, match="has 2,147 MB"):
-        publish.pull_from(opened(ben), tmp_path / "model", ANYONE)
+        publish.pull_model_from_path(opened(ben), tmp_path / "model", ANYONE)
     style.write_bytes(raw)
-    assert publish.pull_from(opened(ben), tmp_path / "model", ANYONE).active
+    assert publish.pull_model_from_path(opened(ben), tmp_path / "model", ANYONE).active
 
 
 def test_through_a_git_bundle(
@@ -729,17 +729,17 @@ def test_through_a_git_bundle(
     vouch(ada, ada=keys[0])
     signs(ada, keys[0])
     ben.git("fetch", "-q")
-    done = publish.publish_to(opened(ada), tmp_path / "model.bundle")
+    done = publish.publish_model_to_path(opened(ada), tmp_path / "model.bundle")
     assert done.signed and [path.name for path in tmp_path.glob("*.bundle")] == ["model.bundle"]
-    pulled = publish.pull_from(opened(ben), tmp_path / "model.bundle")
+    pulled = publish.pull_model_from_path(opened(ben), tmp_path / "model.bundle")
     assert pulled.signer.name == "ada@example.org" and active(ben) == done.bundle
     raw, fresh = (tmp_path / "model.bundle").read_bytes(), member(bare, tmp_path / "fresh")
     for number, bad in enumerate((raw[: len(raw) // 2], b"nothing", raw[:-40] + b"\0" * 40)):
         (tmp_path / f"bad{number}.bundle").write_bytes(bad)
         with pytest.raises(GitpeftError):
-            publish.pull_from(opened(fresh), tmp_path / f"bad{number}.bundle")
+            publish.pull_model_from_path(opened(fresh), tmp_path / f"bad{number}.bundle")
     with pytest.raises(GitpeftError, match="there is no"):
-        publish.pull_from(opened(ben), tmp_path / "missing.bundle")
+        publish.pull_model_from_path(opened(ben), tmp_path / "missing.bundle")
     assert active(ben) == done.bundle and active(fresh) == ""
 
 
@@ -753,51 +753,51 @@ def test_through_a_git_bundle(
 def test_any_clone_pulls_and_publishes(bare: Repo, ada: Repo, tmp_path: Path, options: list[str]) -> None:
     bare.git("config", "uploadpack.allowFilter", "true")
     bare.git("config", "uploadpack.allowAnySHA1InWant", "true")
-    first = publish.publish(opened(ada))
+    first = publish.publish_model(opened(ada))
     odd = member(bare, tmp_path / "odd", *options)
     settings = odd.git("config", "--list", "--local")
-    assert publish.pull(opened(odd), terms=ANYONE).bundle == first.bundle == active(odd)
+    assert publish.pull_model(opened(odd), terms=ANYONE).bundle == first.bundle == active(odd)
     bare.path.rename(tmp_path / "away")
     assert active(odd) == first.bundle, "nothing is fetched later"
     (tmp_path / "away").rename(bare.path)
     second = tinymodel.bundle(state(odd), created=DAY.format(7))
-    assert publish.publish(opened(odd)).bundle == second
-    assert publish.pull(opened(ada), terms=ANYONE).bundle == second == active(ada)
+    assert publish.publish_model(opened(odd)).bundle == second
+    assert publish.pull_model(opened(ada), terms=ANYONE).bundle == second == active(ada)
     assert odd.git("config", "--list", "--local") == settings, "nobody's configuration changes"
 
 
 def test_pruning_fetches_cost_nothing(bare: Repo, ada: Repo, ben: Repo, tmp_path: Path) -> None:
     for one in (ada, ben):
         one.git("config", "fetch.prune", "true")
-    publish.publish(opened(ada))
-    publish.pull(opened(ben), terms=ANYONE)
+    publish.publish_model(opened(ada))
+    publish.pull_model(opened(ben), terms=ANYONE)
     for one in (ada, ben):
         before = active(one)
         kept = {ref for ref in refs(one) if ref.startswith("refs/gitpeft")}
         one.git("fetch", "-q")
         assert {ref for ref in refs(one) if ref.startswith("refs/gitpeft")} == kept and active(one) == before
     mirror = member(bare, tmp_path / "mirror", "--mirror")
-    publish.pull(opened(mirror), terms=ANYONE)
+    publish.pull_model(opened(mirror), terms=ANYONE)
     mirror.git("remote", "update", "--prune")
     assert active(mirror) == active(ada)
-    assert publish.pull(opened(mirror), terms=ANYONE).active
+    assert publish.pull_model(opened(mirror), terms=ANYONE).active
 
 
 def test_worktrees_share_what_is_pulled(bare: Repo, ada: Repo, ben: Repo, tmp_path: Path) -> None:
-    publish.publish(opened(ada))
+    publish.publish_model(opened(ada))
     ben.git("worktree", "add", "-q", str(tmp_path / "tree"), "-b", "work")
     tree = Repo(tmp_path / "tree")
-    assert publish.pull(opened(tree), terms=ANYONE).bundle == active(ben)
+    assert publish.pull_model(opened(tree), terms=ANYONE).bundle == active(ben)
     new = tinymodel.bundle(state(tree), created=DAY.format(8))
-    assert publish.publish(opened(tree)).bundle == new
+    assert publish.publish_model(opened(tree)).bundle == new
 
 
 def test_sha256_repositories(tmp_path: Path) -> None:
     bare = remote(tmp_path / "team.git", "--object-format=sha256")
     ada = member(bare, tmp_path / "ada", model=DAY.format(1))
     ben = member(bare, tmp_path / "ben")
-    done = publish.publish(opened(ada))
-    assert len(done.commit) == 64 and publish.pull(opened(ben), terms=ANYONE).bundle == active(ada)
+    done = publish.publish_model(opened(ada))
+    assert len(done.commit) == 64 and publish.pull_model(opened(ben), terms=ANYONE).bundle == active(ada)
 
 
 def deny(bare: Repo) -> None:
@@ -817,15 +817,15 @@ def test_a_remote_without_the_namespace(bare: Repo, ada: Repo, ben: Repo, how: s
     done = gitpeft("publish", "--repo", ada.path)
     assert done.code == 0 and "does not take refs/gitpeft" in done.said, done
     assert "the branch gitpeft/models/main serves instead" in done.said
-    assert publish.pull(opened(ben), terms=ANYONE).bundle == active(ada)
+    assert publish.pull_model(opened(ben), terms=ANYONE).bundle == active(ada)
     bare.git("config", "receive.denyNonFastForwards", "true")
     for one in (ben, ada):
         new = tinymodel.bundle(state(one), created=DAY.format(8 if one is ben else 9))
         if one is ada:
             with pytest.raises(GitpeftError, match="somebody else published"):
-                publish.publish(opened(one))
-            publish.pull(opened(one), terms=ANYONE, aside=True)
-        published = publish.publish(opened(one))
+                publish.publish_model(opened(one))
+            publish.pull_model(opened(one), terms=ANYONE, aside=True)
+        published = publish.publish_model(opened(one))
         assert published.bundle == new and published.place == "refs/heads/gitpeft/models/main"
     assert not [ref for ref in refs(bare) if ref.startswith("refs/gitpeft/models")]
 
@@ -836,7 +836,7 @@ def test_a_remote_that_takes_nothing_says_why(bare: Repo, ada: Repo) -> None:
     hook.chmod(0o755)
     before = active(ada)
     with pytest.raises(GitpeftError, match="origin refused the model: pre-receive hook declined"):
-        publish.publish(opened(ada))
+        publish.publish_model(opened(ada))
     assert active(ada) == before and refs(bare).keys() == {"refs/heads/main"}
 
 
@@ -844,7 +844,7 @@ def test_a_history_that_was_purged_is_warned_of(bare: Repo, ada: Repo) -> None:
     gone = ada.commit("Add a secret", **{"key": "hunter2"})
     ada.git("reset", "-q", "--hard", "HEAD^")
     tinymodel.bundle(state(ada), created=DAY.format(3), commits={"to": gone, "count": 2})
-    [note] = publish.publish(opened(ada)).notes
+    [note] = publish.publish_model(opened(ada)).notes
     assert gone[:12] in note and "no branch holds any more" in note
 
 
@@ -856,10 +856,10 @@ def test_the_users_hooks_and_settings_stay_out_of_it(
     hook.chmod(0o755)
     ada.git("tag", "-a", "v1", "-m", "v1")
     ada.git("config", "push.followTags", "true")
-    publish.publish(opened(ada))
+    publish.publish_model(opened(ada))
     assert not (tmp_path / "ran").exists() and not any(ref.startswith("refs/tags") for ref in refs(bare))
     bare.git("tag", "v2", "main")
-    publish.pull(opened(ben), terms=ANYONE)
+    publish.pull_model(opened(ben), terms=ANYONE)
     assert not any(ref.startswith("refs/tags") for ref in refs(ben))
     assert not (ben.path / ".git/FETCH_HEAD").exists()
 
@@ -872,40 +872,40 @@ def test_killed_anywhere_while_publishing(bare: Repo, ada: Repo, ben: Repo, tmp_
     before = active(ada)
     number = 0
     with asked_meanwhile(state(ada), tmp_path, tinymodel.CHANGES[0]):
-        for step in every_kill(lambda: publish.publish(opened(ada)), stride=2):
+        for step in every_kill(lambda: publish.publish_model(opened(ada)), stride=2):
             number = step
             assert active(ada) == before
             if refs(bare).get(LATEST):
-                assert publish.pull(opened(ben), terms=ANYONE).bundle == before, "whole or absent"
+                assert publish.pull_model(opened(ben), terms=ANYONE).bundle == before, "whole or absent"
     assert number > 20
-    assert publish.publish(opened(ada)).bundle == before, "and it can be done again"
-    assert publish.pull(opened(ben), terms=ANYONE).bundle == before
+    assert publish.publish_model(opened(ada)).bundle == before, "and it can be done again"
+    assert publish.pull_model(opened(ben), terms=ANYONE).bundle == before
 
 
 @pytest.mark.slow
 def test_killed_anywhere_while_pulling(bare: Repo, ada: Repo, tmp_path: Path) -> None:
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
-    old, new = active(cho), publish.publish(opened(ada)).bundle
+    old, new = active(cho), publish.publish_model(opened(ada)).bundle
     number = 0
     with asked_meanwhile(state(cho), tmp_path, tinymodel.CHANGES[0]):
-        for step in every_kill(lambda: publish.pull(opened(cho), terms=ANYONE), stride=3):
+        for step in every_kill(lambda: publish.pull_model(opened(cho), terms=ANYONE), stride=3):
             number = step
             assert active(cho) in (old, new)
-            for one in registry.listing(state(cho)):
-                bundles.verify(bundles.open_bundle(state(cho) / "models" / one.id))
+            for one in registry.list_model_versions(state(cho)):
+                bundles.verify_bundle(bundles.open_bundle(state(cho) / "models" / one.id))
     assert number > 30 and active(cho) == new
-    assert bundles.pointer(state(cho)) == (new, old)
+    assert bundles.read_active_ids(state(cho)) == (new, old)
 
 
 @pytest.mark.slow
 def test_people_commit_while_everything_is_killed(bare: Repo, ada: Repo, tmp_path: Path) -> None:
     """Real commits through the real hook, while publish, pull and rollback die at one step after another."""
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
-    old, new = active(cho), publish.publish(opened(ada)).bundle
+    old, new = active(cho), publish.publish_model(opened(ada)).bundle
     works: dict[str, Callable[[], object]] = {
-        "pull": lambda: publish.pull(opened(cho), terms=ANYONE),
-        "rollback": lambda: registry.rollback(state(cho)),
-        "publish": lambda: publish.publish(opened(cho), channel="mine"),
+        "pull": lambda: publish.pull_model(opened(cho), terms=ANYONE),
+        "rollback": lambda: registry.roll_back_model(state(cho)),
+        "publish": lambda: publish.publish_model(opened(cho), channel="mine"),
     }
     with committing_meanwhile(cho, tmp_path):
         for name, work in works.items():
@@ -914,7 +914,7 @@ def test_people_commit_while_everything_is_killed(bare: Repo, ada: Repo, tmp_pat
                 kills += 1
                 assert active(cho) in (old, new), name
             assert kills > 3, f"{name}: the kills reached no effect"
-    assert {one.id for one in registry.listing(state(cho))} == {old, new}
+    assert {one.id for one in registry.list_model_versions(state(cho))} == {old, new}
 
 
 # --- the commands -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
 from gitpeft.git.repository import Repository
 from gitpeft.suggest import commit_lint, postprocess
-from gitpeft.suggest.postprocess import TICKET_FORMAT, Facts, choose, clean, gather
+from gitpeft.suggest.postprocess import TICKET_FORMAT, MessageFacts, select_messages, clean_message, gather_facts
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 
@@ -42,24 +42,24 @@ CHANGE = "Mgitpeft/parser.py +1 -1\n#gitpeft/parser.py\n+see #7 and ABC-9\n"
     ],
 )
 def test_i4_nothing_that_the_change_does_not_name(said: str, offered: str) -> None:
-    assert clean(said, CHANGE) == offered
+    assert clean_message(said, CHANGE) == offered
 
 
 @pytest.mark.parametrize(
     "said", ["", " \n", "(#123)", "#123", "...", "a" * 201, "\x07bell", "a\u2066b", "\ue000"]
 )
 def test_d9_what_is_no_message(said: str) -> None:
-    assert clean(said, "") is None
+    assert clean_message(said, "") is None
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=300))
 def test_d9_whatever_is_offered_is_printable_and_stays_as_it_is(said: str) -> None:
-    found = clean(said, CHANGE)
+    found = clean_message(said, CHANGE)
     if found is not None:
         assert all(c.isprintable() or c in "\n\t" or c.isspace() for c in found)
         assert found.strip() == found and not found.split("\n")[0].isspace()
-        assert clean(found, CHANGE) == found
+        assert clean_message(found, CHANGE) == found
 
 
 # --- I1: the learnt style ---------------------------------------------------------------------------------
@@ -74,27 +74,27 @@ def test_i1_what_departs_from_the_style_goes_behind() -> None:
         "fix: added tabs",
         "fix(ui): add tabs",
     ]
-    assert choose(said, Facts(style=style), 5)[0] == "fix(ui): add tabs"
-    assert choose(said, Facts(), 5) == said
+    assert select_messages(said, MessageFacts(style=style), 5)[0] == "fix(ui): add tabs"
+    assert select_messages(said, MessageFacts(), 5) == said
 
 
 def test_i1_a_set_length_counts_more_than_the_learnt_one() -> None:
-    facts = Facts(style={"subject_length_p95": 10}, subject_max=30)
-    assert postprocess.departures("fix the tabs", facts) == 0
+    facts = MessageFacts(style={"subject_length_p95": 10}, subject_max=30)
+    assert postprocess.count_style_departures("fix the tabs", facts) == 0
 
 
 def test_i1_no_body_where_the_team_writes_none() -> None:
     said = ["Fix tabs\n\nThey were refused."]
-    assert choose(said, Facts(style={"body_share": 0.01}), 1) == ["Fix tabs"]
-    assert choose(said, Facts(style={"body_share": 0.4}), 1) == said
+    assert select_messages(said, MessageFacts(style={"body_share": 0.01}), 1) == ["Fix tabs"]
+    assert select_messages(said, MessageFacts(style={"body_share": 0.4}), 1) == said
 
 
 @pytest.mark.parametrize(
     "damage", [{"types": 3}, {"subject_length_p95": "x"}, {"ticket_pattern": "["}, {"tense": []}]
 )
 def test_i1_a_damaged_style_is_no_style(damage: dict[str, object]) -> None:
-    facts = Facts(style=damage, branch="main", ticket_pattern=str(damage.get("ticket_pattern", "")))
-    assert choose(["Fix tabs"], facts, 1) == ["Fix tabs"]
+    facts = MessageFacts(style=damage, branch="main", ticket_pattern=str(damage.get("ticket_pattern", "")))
+    assert select_messages(["Fix tabs"], facts, 1) == ["Fix tabs"]
 
 
 # --- I2: the repository's linters -------------------------------------------------------------------------
@@ -126,9 +126,9 @@ types=fix,docs
 """
 
 
-def rules_of(tmp_path: Path, name: str, text: str) -> commit_lint.Rules:
+def rules_of(tmp_path: Path, name: str, text: str) -> commit_lint.LintRules:
     (tmp_path / name).write_text(text)
-    return commit_lint.load(tmp_path)
+    return commit_lint.load_lint_rules(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def rules_of(tmp_path: Path, name: str, text: str) -> commit_lint.Rules:
     ],
 )
 def test_i2_commitlint(tmp_path: Path, message: str, broken: list[str]) -> None:
-    assert commit_lint.violations(message, rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)) == broken
+    assert commit_lint.find_violations(message, rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)) == broken
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_i2_every_file_that_commitlint_may_have(tmp_path: Path, name: str, text:
     ],
 )
 def test_i2_gitlint(tmp_path: Path, message: str, broken: list[str]) -> None:
-    assert commit_lint.violations(message, rules_of(tmp_path, ".gitlint", GITLINT)) == broken
+    assert commit_lint.find_violations(message, rules_of(tmp_path, ".gitlint", GITLINT)) == broken
 
 
 def test_i2_commitizen(tmp_path: Path) -> None:
@@ -181,16 +181,16 @@ def test_i2_commitizen(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         '[tool.commitizen.customize]\nschema_pattern = "^(fix|feat): "\n'
     )
-    assert commit_lint.violations("other", commit_lint.load(tmp_path)) == ["pattern"]
+    assert commit_lint.find_violations("other", commit_lint.load_lint_rules(tmp_path)) == ["pattern"]
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
-    assert commit_lint.load(tmp_path) == commit_lint.Rules()
+    assert commit_lint.load_lint_rules(tmp_path) == commit_lint.LintRules()
 
 
 @pytest.mark.parametrize("name", ["commitlint.config.js", ".commitlintrc.cjs", "commitlint.config.ts"])
 def test_i2_a_configuration_that_is_a_program_is_not_run(tmp_path: Path, name: str) -> None:
     rules = rules_of(tmp_path, name, f"require('fs').writeFileSync('{tmp_path}/ran', '')")
     assert rules.unread == (name,) and not (tmp_path / "ran").exists()
-    assert "not run" in next(commit_lint.unread(rules))
+    assert "not run" in next(commit_lint.explain_unread_files(rules))
 
 
 @pytest.mark.parametrize(
@@ -213,29 +213,29 @@ def test_i2_a_file_that_cannot_be_read_is_named_and_ignored(tmp_path: Path, name
     rules = rules_of(tmp_path, name, text if name != "package.json" else '"commitlint"' + text)
     assert rules.unread in ((name,), ())
     if rules.unread:
-        assert commit_lint.violations("Fix tabs", rules) == []
+        assert commit_lint.find_violations("Fix tabs", rules) == []
 
 
 def test_i2_little_things_are_put_right_and_the_rest_is_left_out(tmp_path: Path) -> None:
     rules = rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)
     docs = "Mdocs/a.md +1 -1\n"
-    assert choose(["Explain tabs."], Facts(docs, rules=rules), 1) == ["docs: explain tabs"]
-    assert choose(["Explain tabs.", "fix: Accept tabs."], Facts(CHANGE, rules=rules), 2) == [
+    assert select_messages(["Explain tabs."], MessageFacts(docs, rules=rules), 1) == ["docs: explain tabs"]
+    assert select_messages(["Explain tabs.", "fix: Accept tabs."], MessageFacts(CHANGE, rules=rules), 2) == [
         "fix: accept tabs"
     ]
 
 
 def test_i2_a_required_body_says_only_what_is_certain(tmp_path: Path) -> None:
     rules = rules_of(tmp_path, ".gitlint", "[title-max-length]\nline-length=50\n")
-    [message] = choose(["Accept tabs"], Facts(CHANGE, rules=rules), 1)
-    assert message == "Accept tabs\n\nFiles changed: gitpeft/parser.py." and not commit_lint.violations(
+    [message] = select_messages(["Accept tabs"], MessageFacts(CHANGE, rules=rules), 1)
+    assert message == "Accept tabs\n\nFiles changed: gitpeft/parser.py." and not commit_lint.find_violations(
         message, rules
     )
 
 
 def test_i2_long_lines_of_a_body_are_wrapped() -> None:
-    rules = commit_lint.Rules(body_line_max=40)
-    [message] = choose(["Fix tabs\n\n" + "word " * 30], Facts(rules=rules), 1)
+    rules = commit_lint.LintRules(body_line_max=40)
+    [message] = select_messages(["Fix tabs\n\n" + "word " * 30], MessageFacts(rules=rules), 1)
     assert max(map(len, message.split("\n"))) <= 40
 
 
@@ -255,8 +255,8 @@ def test_i2_long_lines_of_a_body_are_wrapped() -> None:
     ],
 )
 def test_i3_the_ticket_comes_from_the_branch(branch: str, pattern: str, form: str, expected: str) -> None:
-    facts = Facts(branch=branch, ticket_pattern=pattern, ticket_format=form)
-    assert choose(["Fix tabs"], facts, 1) == [expected]
+    facts = MessageFacts(branch=branch, ticket_pattern=pattern, ticket_format=form)
+    assert select_messages(["Fix tabs"], facts, 1) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -273,13 +273,13 @@ def test_i3_the_ticket_comes_from_the_branch(branch: str, pattern: str, form: st
 def test_i3_a_learnt_pattern_and_form(repo: Repo, branch: str, expected: str, said: str) -> None:
     """The ticket of an earlier commit, which a model may repeat, gives way to that of the branch."""
     style = {"ticket_pattern": r"(?:ABC|OPS)-\d+", "ticket_format": "[{ticket}] {subject}"}
-    facts = Facts(
+    facts = MessageFacts(
         branch=branch,
         ticket_pattern=style["ticket_pattern"],
         ticket_format=style["ticket_format"],
         any_case=True,
     )
-    assert choose([said], facts, 1) == [expected]
+    assert select_messages([said], facts, 1) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -296,27 +296,27 @@ def test_f5_the_style_of_a_model_is_held_to_what_a_setting_may_be(
     """A model may come from anybody; its style shapes what goes into the message."""
     repo.commit("Start", a="a\n")
     repository = Repository.open(repo.path)
-    with bundles.staging(repository.state_dir) as folder:
+    with bundles.staging_folder(repository.state_dir) as folder:
         made = bundles.Manifest(
             "model", "2024-01-01T00:00:00Z", settings=tinymodel.fill(folder, tinymodel.plain_t5())
         )
-        (folder / bundles.STYLE).write_text(json.dumps({"ticket_pattern": pattern, "ticket_format": form}))
-        id_ = bundles.write(folder, made)
-    bundles.activate(repository.state_dir, id_)
-    facts = gather(repository, Config(), "")
+        (folder / bundles.STYLE_FILE).write_text(json.dumps({"ticket_pattern": pattern, "ticket_format": form}))
+        id_ = bundles.write_bundle(folder, made)
+    bundles.activate_bundle(repository.state_dir, id_)
+    facts = gather_facts(repository, Config(), "")
     assert (facts.ticket_pattern, facts.ticket_format) in [(pattern, TICKET_FORMAT), ("", form)]
-    assert all(text.startswith(("Fix tabs", "main", "MAIN")) for text in choose(["Fix tabs"], facts, 1))
+    assert all(text.startswith(("Fix tabs", "main", "MAIN")) for text in select_messages(["Fix tabs"], facts, 1))
 
 
 def test_i3_a_ticket_that_is_named_already_is_not_named_twice() -> None:
-    facts = Facts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+")
-    assert choose(["Fix tabs for ABC-12"], facts, 1) == ["Fix tabs for ABC-12"]
+    facts = MessageFacts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+")
+    assert select_messages(["Fix tabs for ABC-12"], facts, 1) == ["Fix tabs for ABC-12"]
 
 
 def test_i3_the_ticket_goes_where_the_linter_lets_it(tmp_path: Path) -> None:
     rules = rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)
-    facts = Facts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+", rules=rules)
-    assert choose(["fix: accept tabs"], facts, 1) == ["fix: accept tabs (ABC-12)"]
+    facts = MessageFacts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+", rules=rules)
+    assert select_messages(["fix: accept tabs"], facts, 1) == ["fix: accept tabs (ABC-12)"]
 
 
 def test_i3_facts_of_a_repository_and_none_on_a_detached_head(repo: Repo) -> None:
@@ -324,18 +324,18 @@ def test_i3_facts_of_a_repository_and_none_on_a_detached_head(repo: Repo) -> Non
     repo.git("checkout", "-q", "-b", "ABC-7-x")
     repo.git("config", "gitpeft.ticketPattern", "[A-Z]+-[0-9]+")
     config = Config(ticket_pattern="[A-Z]+-[0-9]+")
-    assert postprocess.gather(Repository.open(repo.path), config, "").branch == "ABC-7-x"
+    assert postprocess.gather_facts(Repository.open(repo.path), config, "").branch == "ABC-7-x"
     repo.git("checkout", "-q", "--detach")
-    assert postprocess.gather(Repository.open(repo.path), config, "").branch == ""
+    assert postprocess.gather_facts(Repository.open(repo.path), config, "").branch == ""
 
 
 def test_alternatives_differ_in_more_than_case_and_a_full_stop() -> None:
     said = ["Accept tabs in names", "accept tabs in names", "Accept tabs in names.", "Accept tabs"]
-    assert choose(said, Facts(), 3) == ["Accept tabs in names", "Accept tabs"]
+    assert select_messages(said, MessageFacts(), 3) == ["Accept tabs in names", "Accept tabs"]
 
 
 def test_i5_the_same_input_gives_the_same_offer() -> None:
     said = ["Fix tabs (#1)", "fix: Tabs", "Fix tabs", "Other"]
-    facts = Facts(CHANGE, style={"types": ["fix"]})
-    assert len({tuple(choose(said, facts, 3)) for _ in range(5)}) == 1
-    assert choose(said, facts, 9).count("Fix tabs") == 1
+    facts = MessageFacts(CHANGE, style={"types": ["fix"]})
+    assert len({tuple(select_messages(said, facts, 3)) for _ in range(5)}) == 1
+    assert select_messages(said, facts, 9).count("Fix tabs") == 1

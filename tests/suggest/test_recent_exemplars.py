@@ -12,8 +12,8 @@ from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.data import dataset
 from gitpeft.suggest import recent_exemplars, retrieval, service
-from gitpeft.suggest.recent_exemplars import entries, refresh
-from gitpeft.suggest.suggester import open_active
+from gitpeft.suggest.recent_exemplars import load_recent_entries, refresh_recent_commits
+from gitpeft.suggest.suggester import open_active_suggester
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 
@@ -43,27 +43,27 @@ def opened(repo: Repo) -> Repository:
 
 def test_what_came_after_the_model_oldest_first(grown: tuple[Repo, str, list[str]]) -> None:
     repo, made_at, later = grown
-    assert refresh(opened(repo), made_at) == later
-    assert refresh(opened(repo), later[1]) == later[2:]
-    assert refresh(opened(repo), made_at, f"{later[2]}^") == later[:2]
-    assert refresh(opened(repo), later[-1]) == refresh(opened(repo), made_at, made_at) == []
-    assert refresh(opened(repo), "") == [*repo.git("rev-list", "--reverse", made_at).split(), *later]
+    assert refresh_recent_commits(opened(repo), made_at) == later
+    assert refresh_recent_commits(opened(repo), later[1]) == later[2:]
+    assert refresh_recent_commits(opened(repo), made_at, f"{later[2]}^") == later[:2]
+    assert refresh_recent_commits(opened(repo), later[-1]) == refresh_recent_commits(opened(repo), made_at, made_at) == []
+    assert refresh_recent_commits(opened(repo), "") == [*repo.git("rev-list", "--reverse", made_at).split(), *later]
 
 
 def test_a_commit_is_read_once(grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     repo, made_at, later = grown
-    refresh(opened(repo), made_at)
+    refresh_recent_commits(opened(repo), made_at)
     newest = repo.commit("fix", **{"a.py": "three = 3\n"})
     read: list[str] = []
-    real = Repository.read_some
+    real = Repository.read_commits_within
 
     def counted(self: Repository, shas: Sequence[str], seconds: float) -> list[Commit]:
         read.extend(shas)
         return real(self, shas, seconds)
 
     monkeypatch.setattr(Repository, "read_some", counted)
-    assert refresh(opened(repo), made_at) == [*later, newest]
-    assert refresh(opened(repo), made_at) == [*later, newest]
+    assert refresh_recent_commits(opened(repo), made_at) == [*later, newest]
+    assert refresh_recent_commits(opened(repo), made_at) == [*later, newest]
     assert read == [newest]
 
 
@@ -72,22 +72,22 @@ def test_a_long_pause_is_caught_up_with_newest_first(
 ) -> None:
     repo, made_at, later = grown
     monkeypatch.setattr(recent_exemplars, "AT_ONCE", 3)
-    assert refresh(opened(repo), made_at) == later[1:]
-    assert refresh(opened(repo), made_at) == later
+    assert refresh_recent_commits(opened(repo), made_at) == later[1:]
+    assert refresh_recent_commits(opened(repo), made_at) == later
 
 
 def test_the_terms_are_those_of_training(grown: tuple[Repo, str, list[str]]) -> None:
     repo, made_at, later = grown
     secret = repo.commit("add key AKIAIOSFODNN7EXAMPLE", **{"k.py": 'key = "AKIAIOSFODNN7EXAMPLE"\n'})
-    found = entries(state(repo), refresh(opened(repo), made_at))
+    found = load_recent_entries(state(repo), refresh_recent_commits(opened(repo), made_at))
     with History.open(state(repo)) as history:
-        history.mine(opened(repo), "HEAD")
-        examples = {e.sha: e for e in dataset.make(history.records(opened(repo)), 3).examples}
+        history.mine_commits(opened(repo), "HEAD")
+        examples = {e.sha: e for e in dataset.build_dataset(history.load_records(opened(repo)), 3).examples}
     assert [entry.sha for entry in found] == [*later, secret]
     for entry in found:
         example = examples[entry.sha]
         assert entry.subject == example.message
-        assert entry.terms == retrieval.pack(retrieval.terms(example.change))
+        assert entry.terms == retrieval.pack_terms(retrieval.extract_terms(example.change))
     assert "AKIA" not in (state(repo) / "recent.json").read_text()
 
 
@@ -101,7 +101,7 @@ def test_what_teaches_nothing_is_passed_over_and_not_read_again(grown: tuple[Rep
     side = repo.commit("on the side", **{"side.py": "y = 2\n"})
     repo.git("checkout", "-q", "main")
     repo.git("merge", "-q", "--no-ff", "-m", "merge side", "side")
-    found = refresh(opened(repo), made_at)
+    found = refresh_recent_commits(opened(repo), made_at)
     assert set(found) == {*later, side} and len(found) == 5
     stored = json.loads((state(repo) / "recent.json").read_text())["commits"]
     assert sum(one is None for one in stored.values()) == 4
@@ -110,7 +110,7 @@ def test_what_teaches_nothing_is_passed_over_and_not_read_again(grown: tuple[Rep
 def test_a_repeated_subject_counts_where_it_is_newest(grown: tuple[Repo, str, list[str]]) -> None:
     repo, made_at, later = grown
     again = repo.commit("add file 1", **{"f1.py": "value_1 = 11\n"})
-    found = entries(state(repo), refresh(opened(repo), made_at))
+    found = load_recent_entries(state(repo), refresh_recent_commits(opened(repo), made_at))
     assert [entry.sha for entry in found] == [later[0], *later[2:], again]
 
 
@@ -120,23 +120,23 @@ def test_a_repeated_subject_counts_where_it_is_newest(grown: tuple[Repo, str, li
 def test_a_damaged_cache_is_made_again(grown: tuple[Repo, str, list[str]], content: bytes) -> None:
     repo, made_at, later = grown
     (state(repo) / "recent.json").write_bytes(content)
-    assert refresh(opened(repo), made_at) == later
-    assert len(entries(state(repo), later)) == 4
+    assert refresh_recent_commits(opened(repo), made_at) == later
+    assert len(load_recent_entries(state(repo), later)) == 4
 
 
 def test_where_nothing_can_be_written_nothing_fails(grown: tuple[Repo, str, list[str]]) -> None:
     repo, made_at, later = grown
     (state(repo) / "recent.json").mkdir()
-    assert refresh(opened(repo), made_at) == later
-    assert entries(state(repo), later) == []
+    assert refresh_recent_commits(opened(repo), made_at) == later
+    assert load_recent_entries(state(repo), later) == []
     assert [path.name for path in state(repo).iterdir()] == ["recent.json"]
 
 
 def test_a_model_of_another_history_and_no_commit_at_all(
     repo: Repo, grown: tuple[Repo, str, list[str]]
 ) -> None:
-    assert refresh(opened(repo), "0" * 40) == []
-    assert refresh(opened(repo), "HEAD", "no-such-branch") == []
+    assert refresh_recent_commits(opened(repo), "0" * 40) == []
+    assert refresh_recent_commits(opened(repo), "HEAD", "no-such-branch") == []
 
 
 def test_an_object_that_is_not_here_is_given_up_and_not_fetched(
@@ -151,7 +151,7 @@ def test_an_object_that_is_not_here_is_given_up_and_not_fetched(
     tree = clone.git("write-tree", "--missing-ok")
     mine = clone.git("commit-tree", "-m", "made here", "-p", "HEAD", tree)
     clone.git("update-ref", "HEAD", mine)
-    found = [refresh(opened(clone), made_at) for _ in later]
+    found = [refresh_recent_commits(opened(clone), made_at) for _ in later]
     assert found == [[mine]] * len(later)
     assert len(clone.git("rev-list", "--objects", "--all", "--missing=print").split("?")) > 4
 
@@ -159,20 +159,20 @@ def test_an_object_that_is_not_here_is_given_up_and_not_fetched(
 def test_time_runs_out(grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     repo, made_at, later = grown
     monkeypatch.setattr(recent_exemplars, "SECONDS", 0.0)
-    assert refresh(opened(repo), made_at) == []
+    assert refresh_recent_commits(opened(repo), made_at) == []
     monkeypatch.setattr(recent_exemplars, "SECONDS", 30.0)
-    assert refresh(opened(repo), made_at) == later[:3]  # the newest was given up
+    assert refresh_recent_commits(opened(repo), made_at) == later[:3]  # the newest was given up
 
 
 def test_the_newest_commit_is_an_exemplar(grown: tuple[Repo, str, list[str]]) -> None:
     repo, made_at, later = grown
     tinymodel.bundle(state(repo))
-    suggester = open_active(state(repo))
+    suggester = open_active_suggester(state(repo))
     repo.stage(**{"f9.py": "value_3 = 4\n", "f3.py": "value_3 = 5\n"})
-    question = service.question(opened(repo), Config(), 1)
+    question = service.build_staged_request(opened(repo), Config(), 1)
     assert all("add file" not in one.message for one in suggester.suggest(question.change, "", 3))
-    suggester.keep_up(entries(state(repo), refresh(opened(repo), made_at, question.after)))
+    suggester.index_recent_commits(load_recent_entries(state(repo), refresh_recent_commits(opened(repo), made_at, question.after)))
     best = suggester.suggest(question.change, "")[0]
     assert (best.message, best.like) == ("add file 3", (later[3],))
-    suggester.keep_up([])
+    suggester.index_recent_commits([])
     assert all("add file" not in one.message for one in suggester.suggest(question.change, "", 3))

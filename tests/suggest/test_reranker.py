@@ -8,18 +8,18 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.suggest import reranker
-from gitpeft.suggest.reranker import Candidate, Chooser
-from gitpeft.suggest.reranker_features import FEATURES, GENERATED, RETRIEVED, Context, Draft
+from gitpeft.suggest.reranker import MessageCandidate, Reranker
+from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED, RerankingContext, DraftMessage
 
 CONTEXT = " src/cache.py +3 -1\n+ timeout = 30\n+ dropStaleEntries(max_age)\nfix #12"
 
 
-def draft(message: str, **changes: object) -> Draft:
-    return Draft(**{"message": message, "origin": GENERATED, "like": ("a",), **changes})  # type: ignore[arg-type]
+def draft(message: str, **changes: object) -> DraftMessage:
+    return DraftMessage(**{"message": message, "origin": GENERATED, "like": ("a",), **changes})  # type: ignore[arg-type]
 
 
-def candidates(*drafts: Draft) -> list[Candidate]:
-    return reranker.candidates(drafts, Context(CONTEXT), 72)
+def candidates(*drafts: DraftMessage) -> list[MessageCandidate]:
+    return reranker.build_candidates(drafts, RerankingContext(CONTEXT), 72)
 
 
 # --- features -----------------------------------------------------------------------------------------------
@@ -31,9 +31,9 @@ def test_features_of_both_kinds() -> None:
         draft("cache: wait 99 s", origin=RETRIEVED, like=("b",), similarity=0.7, age=2),
     )
     assert (made.mean, found.mean) == (-0.5, 0)
-    assert len(made.features) == len(FEATURES) and made.feature("agreement") == 0.75
-    assert found.feature("similarity") == 0.7 and found.feature("is_retrieved") == 1
-    assert found.feature("is_exemplar") == 1 and found.feature("invents_number") == 1
+    assert len(made.features) == len(RERANKER_FEATURES) and made.get_feature("agreement") == 0.75
+    assert found.get_feature("similarity") == 0.7 and found.get_feature("is_retrieved") == 1
+    assert found.get_feature("is_exemplar") == 1 and found.get_feature("invents_number") == 1
     assert (made.like, found.like) == (("a",), ("b",))
 
 
@@ -42,8 +42,8 @@ def test_a_message_generated_word_for_word_is_listed_once_with_its_commit() -> N
         draft("drop cache"), draft("drop cache", origin=RETRIEVED, like=("b",), similarity=0.6)
     )
     assert one.origin == GENERATED and one.like == ("b",)
-    assert one.feature("is_exemplar") == 1 and one.feature("similarity") == 0.6
-    assert one.feature("agreement") == 0
+    assert one.get_feature("is_exemplar") == 1 and one.get_feature("similarity") == 0.6
+    assert one.get_feature("agreement") == 0
 
 
 def test_order_is_kept_and_nothing_gives_nothing() -> None:
@@ -104,48 +104,48 @@ NEAR = draft("old words", origin=RETRIEVED, like=("b",), similarity=0.9)
 FLAWED = draft("fix #99", mean=-0.01)
 
 
-def order(chooser: Chooser) -> list[str]:
-    return [one.message for _, one in chooser.order(candidates(FLAWED, LIKELY, UNLIKELY, NEAR))]
+def order(chooser: Reranker) -> list[str]:
+    return [one.message for _, one in chooser.rank_candidates(candidates(FLAWED, LIKELY, UNLIKELY, NEAR))]
 
 
 def test_without_a_chooser_the_kind_of_the_bundle_decides() -> None:
-    assert order(Chooser.of({}, "model")) == ["drop cache", "add test", "old words"]
-    assert order(Chooser.of({}, "retrieval")) == ["old words", "drop cache", "add test"]
-    scores = [Chooser.of({}, "model").score(one) for one in candidates(LIKELY, NEAR)]
+    assert order(Reranker.from_data({}, "model")) == ["drop cache", "add test", "old words"]
+    assert order(Reranker.from_data({}, "retrieval")) == ["old words", "drop cache", "add test"]
+    scores = [Reranker.from_data({}, "model").score_candidate(one) for one in candidates(LIKELY, NEAR)]
     assert scores == pytest.approx([math.exp(-0.1), 0.9])
 
 
 def test_weights_order_and_score() -> None:
     data = {"mode": "chooser", "features": ["is_retrieved", "words"], "weights": [2, -0.5], "bias": 1}
-    chooser = Chooser.of(data, "model")
+    chooser = Reranker.from_data(data, "model")
     assert order(chooser) == ["old words", "drop cache", "add test"]
-    score, best = chooser.order(candidates(LIKELY, NEAR))[0]
+    score, best = chooser.rank_candidates(candidates(LIKELY, NEAR))[0]
     assert score == pytest.approx(1 / (1 + math.exp(-2))) and best.origin == RETRIEVED
 
 
 def test_below_the_threshold_nothing_is_offered() -> None:
     data = {"mode": "chooser", "features": ["words"], "weights": [0], "bias": 0, "threshold": 0.5}
-    assert order(Chooser.of(data, "model"))
-    assert not order(Chooser.of({**data, "threshold": 0.51}, "model"))
-    assert not Chooser.of(data, "model").order([])
+    assert order(Reranker.from_data(data, "model"))
+    assert not order(Reranker.from_data({**data, "threshold": 0.51}, "model"))
+    assert not Reranker.from_data(data, "model").rank_candidates([])
 
 
 def test_enormous_weights_do_not_overflow() -> None:
     for weight in (1e308, -1e308):
-        chooser = Chooser.of({"mode": "chooser", "features": ["words"], "weights": [weight]}, "model")
-        assert 0 <= chooser.score(candidates(LIKELY)[0]) <= 1
+        chooser = Reranker.from_data({"mode": "chooser", "features": ["words"], "weights": [weight]}, "model")
+        assert 0 <= chooser.score_candidate(candidates(LIKELY)[0]) <= 1
 
 
 def test_a_chooser_of_another_version_gives_way() -> None:
     """It weighs what this one does not: the default one stands in, and `gitpeft doctor` can tell."""
     data = {"mode": "chooser", "features": ["unheard_of", "words"], "weights": [1.0, 2.0], "threshold": 0.9}
-    assert Chooser.of(data, "model") == reranker.embedded() != Chooser.of({}, "model")
+    assert Reranker.from_data(data, "model") == reranker.load_embedded_reranker() != Reranker.from_data({}, "model")
     assert (
-        reranker.outdated(data)
-        and not reranker.outdated({})
-        and not reranker.outdated({"features": ["words"], "weights": [1]})
+        reranker.is_outdated_reranker(data)
+        and not reranker.is_outdated_reranker({})
+        and not reranker.is_outdated_reranker({"features": ["words"], "weights": [1]})
     )
-    assert reranker.embedded().features == FEATURES, "fitted by this version, on all that it weighs"
+    assert reranker.load_embedded_reranker().features == RERANKER_FEATURES, "fitted by this version, on all that it weighs"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_an_embedded_chooser_that_is_damaged_is_a_sentence(
     (tmp_path / "onnx").mkdir()
     for _ in range(2):
         with pytest.raises(GitpeftError, match=r"chooser\.json is damaged or missing"):
-            reranker.embedded()
+            reranker.load_embedded_reranker()
         (tmp_path / "onnx" / "chooser.json").write_text(text)
 
 
@@ -189,4 +189,4 @@ def test_an_embedded_chooser_that_is_damaged_is_a_sentence(
 )
 def test_a_chooser_that_makes_no_sense(data: Any) -> None:
     with pytest.raises(GitpeftError, match="the model's chooser"):
-        Chooser.of(data, "model")
+        Reranker.from_data(data, "model")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gitpeft.suggest.reranker_features import FEATURES, GENERATED, RETRIEVED, Context, Draft, weigh
+from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED, RerankingContext, DraftMessage, compute_features
 
 CHANGE = """ src/http_cache.py +3 -1
 Adocs/usage.md +9 -0
@@ -18,17 +18,17 @@ RECENT = ["Fix the parser", "fix router", "Add a test for the config of the app"
 
 
 def of(
-    message: str, *, among: Sequence[Draft] = (), origin: str = GENERATED, **context: object
+    message: str, *, among: Sequence[DraftMessage] = (), origin: str = GENERATED, **context: object
 ) -> dict[str, float]:
     """The features of one message that stands first among others."""
-    drafts = [Draft(message, origin, ()), *among]
+    drafts = [DraftMessage(message, origin, ()), *among]
     earlier = {one.message: one for one in drafts if one.origin == RETRIEVED}
-    given = Context(**{"change": CHANGE, **context})  # type: ignore[arg-type]
-    return dict(zip(FEATURES, weigh(drafts, earlier, given)[0], strict=True))
+    given = RerankingContext(**{"change": CHANGE, **context})  # type: ignore[arg-type]
+    return dict(zip(RERANKER_FEATURES, compute_features(drafts, earlier, given)[0], strict=True))
 
 
-def earlier(message: str, similarity: float = 0.5, age: int = 3) -> Draft:
-    return Draft(message, RETRIEVED, ("b",), similarity=similarity, age=age)
+def earlier(message: str, similarity: float = 0.5, age: int = 3) -> DraftMessage:
+    return DraftMessage(message, RETRIEVED, ("b",), similarity=similarity, age=age)
 
 
 def test_length_beside_the_usual() -> None:
@@ -41,22 +41,22 @@ def test_length_beside_the_usual() -> None:
 def test_where_it_comes_from() -> None:
     new = of("drop the cache", among=[earlier("add cache")])
     assert (new["is_retrieved"], new["is_exemplar"], new["similarity"], new["age"]) == (0, 0, 0, 0)
-    drafts = [Draft("add cache", GENERATED, ()), Draft("x", RETRIEVED, ())]
+    drafts = [DraftMessage("add cache", GENERATED, ()), DraftMessage("x", RETRIEVED, ())]
     known = {"add cache": earlier("add cache", 0.7, 9)}
-    same = dict(zip(FEATURES, weigh(drafts, known, Context(CHANGE))[0], strict=True))
+    same = dict(zip(RERANKER_FEATURES, compute_features(drafts, known, RerankingContext(CHANGE))[0], strict=True))
     assert (same["is_retrieved"], same["is_exemplar"]) == (0, 1)
     assert (same["similarity"], same["age"]) == (0.7, math.log1p(9))
 
 
 def test_how_others_agree() -> None:
-    others = [Draft("drop cache", GENERATED, ()), earlier("add cache", 0.95), earlier("x y", 0.0)]
+    others = [DraftMessage("drop cache", GENERATED, ()), earlier("add cache", 0.95), earlier("x y", 0.0)]
     found = of("Drop the cache", among=others)
     assert found["agreement"] == pytest.approx((0.8 + 0.4 + 0) / 3)
     assert found["echo"] == pytest.approx(1.0 * 0.4 / 1.05)
-    copied = [Draft("add cache", GENERATED, ()), Draft("x y", RETRIEVED, ())]
+    copied = [DraftMessage("add cache", GENERATED, ()), DraftMessage("x y", RETRIEVED, ())]
     known = {"add cache": earlier("add cache", 0.95), "x y": earlier("x y", 0.0)}
-    first = Draft("Drop the cache", GENERATED, ())
-    echo = dict(zip(FEATURES, weigh([first, *copied], known, Context(CHANGE))[0], strict=True))["echo"]
+    first = DraftMessage("Drop the cache", GENERATED, ())
+    echo = dict(zip(RERANKER_FEATURES, compute_features([first, *copied], known, RerankingContext(CHANGE))[0], strict=True))["echo"]
     assert echo == found["echo"], "a copy by the model speaks for its commit as well"
     assert of("drop the cache")["agreement"] == of("drop the cache")["echo"] == 0
 
@@ -120,6 +120,6 @@ def test_numbers_from_nowhere() -> None:
 
 
 def test_nothing_known_and_nothing_to_weigh() -> None:
-    assert weigh([], {}, Context("")) == []
+    assert compute_features([], {}, RerankingContext("")) == []
     assert all(math.isfinite(x) for x in of("", change="").values())
     assert all(math.isfinite(x) for x in of("…", change="~3 more files", recent=["", "…"]).values())

@@ -11,28 +11,28 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from gitpeft.diff.patch import FileChange, Hunk, compact
-from gitpeft.suggest.retrieval import FADES, FRESH, Entry, Index, Neighbour, pack, terms
+from gitpeft.diff.patch import FileChange, Hunk, compact_change
+from gitpeft.suggest.retrieval import RECENCY_DECAY, RECENCY_WEIGHT, IndexEntry, CommitIndex, Neighbour, pack_terms, extract_terms
 
 WORDS = ("parse", "cache", "token", "render", "index", "stream", "commit", "author", "budget", "prune")
 
 
 def change(path: str, *words: str, status: str = "M") -> str:
     hunk = Hunk("", [f"+{word}(value)" for word in words])
-    return compact([FileChange(path, status, added=len(words), hunks=[hunk] if words else [])])
+    return compact_change([FileChange(path, status, added=len(words), hunks=[hunk] if words else [])])
 
 
 def shas(count: int) -> list[str]:
     return [f"{i:040x}" for i in range(1, count + 1)]
 
 
-def build(changes: Sequence[str], subjects: Sequence[str] = ()) -> Index:
-    return Index.build(changes, subjects or [f"subject {i}" for i in range(len(changes))], shas(len(changes)))
+def build(changes: Sequence[str], subjects: Sequence[str] = ()) -> CommitIndex:
+    return CommitIndex.build(changes, subjects or [f"subject {i}" for i in range(len(changes))], shas(len(changes)))
 
 
 def cosines(changes: Sequence[str], asked: str) -> list[float]:
     """What `nearest` computes, over dictionaries."""
-    counted = [terms(one) for one in changes]
+    counted = [extract_terms(one) for one in changes]
     frequency = Counter(term for found in counted for term in found)
     limit = max(8, int(0.4 * len(changes)))
     idf = {t: math.log((len(changes) + 1) / (n + 0.5)) for t, n in frequency.items() if n <= limit}
@@ -42,7 +42,7 @@ def cosines(changes: Sequence[str], asked: str) -> list[float]:
         norm = math.sqrt(sum(w * w for w in weights.values())) or 1.0
         return {t: w / norm for t, w in weights.items()}
 
-    query = vector(terms(asked))
+    query = vector(extract_terms(asked))
     return [sum(w * query.get(t, 0.0) for t, w in vector(found).items()) for found in counted]
 
 
@@ -57,7 +57,7 @@ CHANGE = st.builds(
 @given(st.lists(CHANGE, min_size=1, max_size=40), CHANGE, st.integers(1, 5))
 def test_the_nearest_are_those_of_highest_cosine(changes: list[str], asked: str, n: int) -> None:
     expected = cosines(changes, asked)
-    found = build(changes).nearest(asked, n, fresh=0)
+    found = build(changes).find_nearest(asked, n, fresh=0)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     assert len(found) == min(n, sum(score > 1e-6 for score in expected))
     best = sorted(expected, reverse=True)[: len(found)]
@@ -71,12 +71,12 @@ def test_newer_commits_count_more() -> None:
     index, reordered = build(changes), 0
     for asked in changes[::6]:
         similar = cosines(changes, asked)
-        weighed = [score * (1 + FRESH * math.exp((i - 59) / FADES)) for i, score in enumerate(similar)]
-        found = index.nearest(asked, 3)
+        weighed = [score * (1 + RECENCY_WEIGHT * math.exp((i - 59) / RECENCY_DECAY)) for i, score in enumerate(similar)]
+        found = index.find_nearest(asked, 3)
         best = sorted(weighed, reverse=True)[: len(found)]
         assert [weighed[one.position] for one in found] == pytest.approx(best, abs=6e-3)
         assert all(one.score == pytest.approx(similar[one.position], abs=2e-3) for one in found)
-        reordered += found != index.nearest(asked, 3, fresh=0)
+        reordered += found != index.find_nearest(asked, 3, fresh=0)
     assert reordered
 
 
@@ -86,7 +86,7 @@ def test_of_equally_similar_commits_the_newest_come_first(count: int, n: int) ->
     """Releases: dozens of commits that change the same line of the same file."""
     release, others = change("version.py", "version"), [change(f"{word}.py", word) for word in WORDS]
     changes = [others[i % 9] if i % 4 else release for i in range(4 * count)]
-    found = build(changes).nearest(release, n)
+    found = build(changes).find_nearest(release, n)
     assert [one.position for one in found] == [4 * (count - i - 1) for i in range(min(n, count))]
 
 
@@ -96,18 +96,18 @@ def test_how_many_are_asked_for_changes_nothing_about_the_first() -> None:
     changes = [change(f"{WORDS[dice.integers(4)]}.py", WORDS[dice.integers(4)]) for _ in range(150)]
     index = build(changes)
     for asked in set(changes):
-        assert index.nearest(asked, 3) == index.nearest(asked, 4)[:3] == index.nearest(asked, 20)[:3]
+        assert index.find_nearest(asked, 3) == index.find_nearest(asked, 4)[:3] == index.find_nearest(asked, 20)[:3]
 
 
 def test_only_earlier_commits() -> None:
-    changes = [compact([FileChange(f"{WORDS[i % 5]}/f.c", "M", hunks=[])]) for i in range(30)]
+    changes = [compact_change([FileChange(f"{WORDS[i % 5]}/f.c", "M", hunks=[])]) for i in range(30)]
     changes = [one.replace("f.c", f"{WORDS[i % 5]}.x{i % 5}") for i, one in enumerate(changes)]
     index = build(changes)
     for before in (0, 1, 7, 30):
-        found = index.nearest(changes[4], 5, before=before)
+        found = index.find_nearest(changes[4], 5, before=before)
         assert all(one.position < before for one in found)
         assert bool(found) == (before > 4)
-    assert index.nearest(changes[4], 30, before=12)[0].position == max(
+    assert index.find_nearest(changes[4], 30, before=12)[0].position == max(
         i for i in range(12) if changes[i] == changes[4]
     )
 
@@ -115,26 +115,26 @@ def test_only_earlier_commits() -> None:
 def test_a_subject_is_given_once_by_its_nearest_commit() -> None:
     changes = [change("a.py", "parse"), change("a.py", "parse", "cache"), change("b.py", "cache")]
     index = build(changes, ["fix it", "fix it", "drop it"])
-    found = index.nearest(changes[0], 3)
+    found = index.find_nearest(changes[0], 3)
     assert found[0].subject == "fix it"
     assert len({one.subject for one in found}) == len(found)
 
 
 def test_nothing_similar_is_nothing_found() -> None:
     index = build([change("a.py", "parse")] * 2)
-    assert index.nearest(compact([FileChange("z/other.c", "M")]), 3) == []
-    assert index.nearest("", 3) == []
-    assert build([]).nearest(change("a.py", "parse"), 3) == []
+    assert index.find_nearest(compact_change([FileChange("z/other.c", "M")]), 3) == []
+    assert index.find_nearest("", 3) == []
+    assert build([]).find_nearest(change("a.py", "parse"), 3) == []
 
 
 def test_saved_and_loaded_it_answers_alike(tmp_path: Path) -> None:
     changes = [change(f"src/{WORDS[i % 7]}.py", *WORDS[i % 4 : i % 9]) for i in range(50)]
     index = build(changes, [f"naïve – {i} 测试" for i in range(50)])
     index.save(tmp_path)
-    again = Index.load(lambda name: (tmp_path / name).read_bytes())
-    assert len(again) == 50 and again.commit(49) == (shas(50)[49], "naïve – 49 测试")
+    again = CommitIndex.load(lambda name: (tmp_path / name).read_bytes())
+    assert len(again) == 50 and again.get_commit(49) == (shas(50)[49], "naïve – 49 测试")
     for asked in changes:
-        assert again.nearest(asked, 4) == index.nearest(asked, 4)
+        assert again.find_nearest(asked, 4) == index.find_nearest(asked, 4)
     assert {path.suffix for path in tmp_path.iterdir()} == {".npy"}
     first = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     build(changes, [f"naïve – {i} 测试" for i in range(50)]).save(tmp_path)
@@ -143,12 +143,12 @@ def test_saved_and_loaded_it_answers_alike(tmp_path: Path) -> None:
 
 def test_an_empty_index_survives_a_file(tmp_path: Path) -> None:
     build([]).save(tmp_path)
-    assert len(Index.load(lambda name: (tmp_path / name).read_bytes())) == 0
-    assert Index.load(lambda name: (tmp_path / name).read_bytes()).nearest(change("a.py", "parse"), 2) == []
+    assert len(CommitIndex.load(lambda name: (tmp_path / name).read_bytes())) == 0
+    assert CommitIndex.load(lambda name: (tmp_path / name).read_bytes()).find_nearest(change("a.py", "parse"), 2) == []
 
 
-def entries(changes: Sequence[str], first: int) -> list[Entry]:
-    return [Entry(f"{first + i:040x}", f"later {i}", pack(terms(one))) for i, one in enumerate(changes)]
+def entries(changes: Sequence[str], first: int) -> list[IndexEntry]:
+    return [IndexEntry(f"{first + i:040x}", f"later {i}", pack_terms(extract_terms(one))) for i, one in enumerate(changes)]
 
 
 @profile(max_examples=60)
@@ -163,13 +163,13 @@ def test_an_extended_index_computes_the_same_cosines(
 ) -> None:
     """Terms known before keep their weight; new ones are weighed among the later commits."""
     later = later + [change(f"new/{i}.py", f"fresh_{i}") for i, _ in enumerate(new)]
-    everything = build(changes).extended(entries(later, 1000))
+    everything = build(changes).with_later_commits(entries(later, 1000))
     assert len(everything) == len(changes) + len(later)
-    counted = [terms(one) for one in changes]
+    counted = [extract_terms(one) for one in changes]
     frequency = Counter(term for found in counted for term in found)
     limit = max(8, int(0.4 * len(changes)))
     idf = {t: math.log((len(changes) + 1) / (n + 0.5)) if n <= limit else 0.0 for t, n in frequency.items()}
-    fresh = Counter(t for one in later for t in terms(one) if t not in idf)
+    fresh = Counter(t for one in later for t in extract_terms(one) if t not in idf)
     idf |= {t: math.log((len(everything) + 1) / (n + 0.5)) for t, n in fresh.items()}
 
     def vector(found: Counter[int], known: dict[int, float]) -> dict[int, float]:
@@ -177,63 +177,63 @@ def test_an_extended_index_computes_the_same_cosines(
         norm = math.sqrt(sum(w * w for w in weights.values())) or 1.0
         return {t: w / norm for t, w in weights.items()}
 
-    query = vector(terms(asked), idf)
-    expected = [sum(w * query.get(t, 0.0) for t, w in vector(terms(e), idf).items()) for e in changes + later]
-    found = everything.nearest(asked, 100)
+    query = vector(extract_terms(asked), idf)
+    expected = [sum(w * query.get(t, 0.0) for t, w in vector(extract_terms(e), idf).items()) for e in changes + later]
+    found = everything.find_nearest(asked, 100)
     assert len({one.position for one in found}) == sum(score > 1e-6 for score in expected)
     assert all(one.score == pytest.approx(expected[one.position], abs=3e-3) for one in found)
-    assert all(everything.commit(one.position) == (one.sha, one.subject) for one in found)
+    assert all(everything.get_commit(one.position) == (one.sha, one.subject) for one in found)
 
 
 def test_extended_again_and_asked_about_the_past() -> None:
     changes = [change(f"src/{word}.py", word) for word in WORDS]
     index = build(changes)
-    once = index.extended(entries(changes[:2], 500))
-    assert once.nearest(changes[0], 1)[0].subject == "later 0"
-    assert len(once.extended(entries(changes[:1], 600))) == len(index) + 1
-    assert once.extended([]).nearest(changes[0], 3) == index.nearest(changes[0], 3)
-    assert once.nearest(changes[0], 3, before=len(changes)) != once.nearest(changes[0], 3)
-    assert all(one.position < 4 for one in once.nearest(changes[0], 5, before=4))
-    assert once.nearest(compact([FileChange("z/other.c", "M")]), 3) == []
+    once = index.with_later_commits(entries(changes[:2], 500))
+    assert once.find_nearest(changes[0], 1)[0].subject == "later 0"
+    assert len(once.with_later_commits(entries(changes[:1], 600))) == len(index) + 1
+    assert once.with_later_commits([]).find_nearest(changes[0], 3) == index.find_nearest(changes[0], 3)
+    assert once.find_nearest(changes[0], 3, before=len(changes)) != once.find_nearest(changes[0], 3)
+    assert all(one.position < 4 for one in once.find_nearest(changes[0], 5, before=4))
+    assert once.find_nearest(compact_change([FileChange("z/other.c", "M")]), 3) == []
 
 
 def test_what_is_common_stays_unimportant_in_later_commits() -> None:
     """A word in nearly every commit of the history is not a rare one because the newest commits are few."""
     changes = [change(f"{i}/only{i}.x{i}", "common") for i in range(40)]
     index = build(changes)
-    later = index.extended(entries([change("elsewhere/y.zz", "common")], 500))
-    assert later.nearest(change("another/q.qq", "common"), 5) == []
+    later = index.with_later_commits(entries([change("elsewhere/y.zz", "common")], 500))
+    assert later.find_nearest(change("another/q.qq", "common"), 5) == []
 
 
 def test_places() -> None:
     ids = shas(3)
-    index = Index.build(
+    index = CommitIndex.build(
         [change("a.py", "parse")] * 3, ["one", f"revert {ids[0]} again", f"{ids[1]} was wrong"], ids
     )
-    assert [index.place(sha) for sha in ids] == [0, 1, 2]
-    assert index.place("f" * 40) is None
-    assert index.commit(2) == (ids[2], f"{ids[1]} was wrong")
+    assert [index.find_position(sha) for sha in ids] == [0, 1, 2]
+    assert index.find_position("f" * 40) is None
+    assert index.get_commit(2) == (ids[2], f"{ids[1]} was wrong")
 
 
 def test_an_index_that_repeats_a_file_is_loaded_without_pickle(tmp_path: Path) -> None:
     build([change("a.py", "parse")]).save(tmp_path)
     np.save(tmp_path / "rows.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"object|pickle"):
-        Index.load(lambda name: (tmp_path / name).read_bytes())
+        CommitIndex.load(lambda name: (tmp_path / name).read_bytes())
 
 
 def test_terms_tell_what_matters_apart() -> None:
     modified, created = change("src/parse.py", "cache"), change("src/parse.py", "cache", status="A")
-    assert terms(modified) == terms(modified)
-    assert terms(modified) != terms(created)
-    removed = compact([FileChange("src/parse.py", "M", removed=1, hunks=[Hunk("", ["-cache(value)"])])])
-    shared, all_ = terms(modified) & terms(removed), terms(modified)
+    assert extract_terms(modified) == extract_terms(modified)
+    assert extract_terms(modified) != extract_terms(created)
+    removed = compact_change([FileChange("src/parse.py", "M", removed=1, hunks=[Hunk("", ["-cache(value)"])])])
+    shared, all_ = extract_terms(modified) & extract_terms(removed), extract_terms(modified)
     assert 0 < shared.total() < all_.total()
-    assert terms("") == Counter()
-    assert len(terms(change("a.py", *(f"word{i}" for i in range(100))))) <= 160
+    assert extract_terms("") == Counter()
+    assert len(extract_terms(change("a.py", *(f"word{i}" for i in range(100))))) <= 160
 
 
 def test_a_neighbour_is_a_plain_value() -> None:
-    one = build([change("a.py", "parse")], ["add a parser"]).nearest(change("a.py", "parse"), 1)[0]
+    one = build([change("a.py", "parse")], ["add a parser"]).find_nearest(change("a.py", "parse"), 1)[0]
     assert one == Neighbour(0, "add a parser", shas(1)[0], one.score, 1)
     assert one.score == pytest.approx(1, abs=2e-3)

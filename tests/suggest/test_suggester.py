@@ -14,10 +14,10 @@ import pytest
 from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.hooks.doctor import doctor
+from gitpeft.hooks.doctor import examine_repository
 from gitpeft.runtime import beam_search
-from gitpeft.suggest.retrieval import Entry, pack, terms
-from gitpeft.suggest.suggester import Suggester, Suggestion, open_active
+from gitpeft.suggest.retrieval import IndexEntry, pack_terms, extract_terms
+from gitpeft.suggest.suggester import Suggester, Suggestion, open_active_suggester
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 
@@ -45,8 +45,8 @@ def state(ready: Path, tmp_path: Path) -> Path:
 
 
 def test_from_model_to_suggestion(ready: Path) -> None:
-    suggester = open_active(ready)
-    found = suggester.candidates(CHANGE, PREVIOUS)
+    suggester = open_active_suggester(ready)
+    found = suggester.collect_candidates(CHANGE, PREVIOUS)
     assert {one.origin for one in found} == {"generated", "retrieved"}
     assert next(one.message for one in found if one.origin == "retrieved") == "cache: drop stale entries"
     assert all((one.mean < 0) == (one.origin == "generated") for one in found)
@@ -60,7 +60,7 @@ def test_from_model_to_suggestion(ready: Path) -> None:
 
 
 def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Path) -> None:
-    suggester = open_active(ready)
+    suggester = open_active_suggester(ready)
     suggester.prepare()
     suggester.timings["imports"] = 99.0
     suggester.suggest(CHANGE, PREVIOUS)
@@ -68,53 +68,53 @@ def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Pat
 
 
 def test_a_message_costs_what_its_candidate_scores(ready: Path) -> None:
-    suggester = open_active(ready)
+    suggester = open_active_suggester(ready)
     change = tinymodel.CHANGES[0]
-    found = suggester.candidates(change, "cho")
+    found = suggester.collect_candidates(change, "cho")
     earlier = [one.message for one in found if one.origin == "retrieved"]
     assert earlier
     model = suggester._model
     assert model is not None
-    codec, memory = suggester._read(model, change, "cho", suggester._nearest(change, None)[:3])
-    together = beam_search.score(model.network, memory, codec.encode_many(earlier), model.words)
+    codec, memory = suggester._encode_source(model, change, "cho", suggester._find_nearest(change, None)[:3])
+    together = beam_search.score_messages(model.network, memory, codec.encode_many(earlier), model.words)
     for message, scored in zip(earlier, together, strict=True):
-        loss = suggester.loss(change, "cho", message)
+        loss = suggester.compute_loss(change, "cho", message)
         assert loss == pytest.approx(-scored.mean, rel=0.01), "int8 sees the batch"
-    other = suggester.loss(change, "cho", earlier[0], before=tinymodel.SHAS[1])
-    assert other > 0 and other != pytest.approx(suggester.loss(change, "cho", earlier[0]))
+    other = suggester.compute_loss(change, "cho", earlier[0], before=tinymodel.SHAS[1])
+    assert other > 0 and other != pytest.approx(suggester.compute_loss(change, "cho", earlier[0]))
     whole = [one for one in found if one.origin == "generated" and one.flaw != "unfinished"]
-    losses = [suggester.loss(change, "cho", one.message) for one in whole]
+    losses = [suggester.compute_loss(change, "cho", one.message) for one in whole]
     near = [loss == pytest.approx(-one.mean, rel=0.02) for loss, one in zip(losses, whole, strict=True)]
     assert any(near), "a text can be cut into other tokens than it was written in, but not always"
 
 
 def test_the_newest_subjects_say_how_the_team_begins(ready: Path) -> None:
     """Of the index, the commits made since it was, and only those before a given one."""
-    suggester = open_active(ready)
+    suggester = open_active_suggester(ready)
 
     def opening(**how: Any) -> set[float]:
-        found = suggester.candidates(CHANGE, "", **how)
-        return {one.feature("opening") for one in found if one.message == "cache: drop stale entries"}
+        found = suggester.collect_candidates(CHANGE, "", **how)
+        return {one.get_feature("opening") for one in found if one.message == "cache: drop stale entries"}
 
     assert opening() == {math.log1p(1)}
-    suggester.keep_up([Entry("f" * 40, "cache: wait", pack(terms(CHANGE)))])
+    suggester.index_recent_commits([IndexEntry("f" * 40, "cache: wait", pack_terms(extract_terms(CHANGE)))])
     assert opening() == {math.log1p(2)}
-    ages = [one.feature("age") for one in suggester.candidates(CHANGE, "") if one.message == "cache: wait"]
+    ages = [one.get_feature("age") for one in suggester.collect_candidates(CHANGE, "") if one.message == "cache: wait"]
     assert ages == [math.log1p(1)]
     assert opening(before=tinymodel.SHAS[2]) == {math.log1p(1)}
 
 
 def test_the_same_question_has_the_same_answer(ready: Path) -> None:
-    first = open_active(ready)
-    assert first.candidates(CHANGE, PREVIOUS) == first.candidates(CHANGE, PREVIOUS)
-    assert open_active(ready).suggest(CHANGE, PREVIOUS, 5) == first.suggest(CHANGE, PREVIOUS, 5)
+    first = open_active_suggester(ready)
+    assert first.collect_candidates(CHANGE, PREVIOUS) == first.collect_candidates(CHANGE, PREVIOUS)
+    assert open_active_suggester(ready).suggest(CHANGE, PREVIOUS, 5) == first.suggest(CHANGE, PREVIOUS, 5)
 
 
 def test_a_seed_asks_for_other_wordings(ready: Path) -> None:
-    suggester = open_active(ready)
+    suggester = open_active_suggester(ready)
 
     def generated(seed: int | None) -> list[str]:
-        found = suggester.candidates(CHANGE, PREVIOUS, seed=seed)
+        found = suggester.collect_candidates(CHANGE, PREVIOUS, seed=seed)
         assert all((one.mean < 0) == (one.origin == "generated") for one in found)
         return [one.message for one in found if one.origin == "generated"]
 
@@ -123,21 +123,21 @@ def test_a_seed_asks_for_other_wordings(ready: Path) -> None:
 
 
 def test_only_commits_before_a_given_one_are_looked_at(ready: Path) -> None:
-    found = open_active(ready).candidates(CHANGE, "", before=tinymodel.SHAS[1])
+    found = open_active_suggester(ready).collect_candidates(CHANGE, "", before=tinymodel.SHAS[1])
     assert [one.like for one in found if one.origin == "retrieved"] == [(tinymodel.SHAS[0],)]
 
 
 def test_a_change_like_no_other_and_no_change_at_all(ready: Path) -> None:
-    suggester = open_active(ready)
-    assert any(one.origin == "generated" for one in suggester.candidates("Anew/x.bin +0 -0 (binary)", ""))
+    suggester = open_active_suggester(ready)
+    assert any(one.origin == "generated" for one in suggester.collect_candidates("Anew/x.bin +0 -0 (binary)", ""))
     assert isinstance(suggester.suggest("", "", 1), list)
 
 
 def test_more_beams_find_more(ready: Path) -> None:
-    bundle = bundles.active(ready)
+    bundle = bundles.open_active_bundle(ready)
     assert bundle is not None
     few, many = (
-        [one for one in Suggester(bundle, beams).candidates(CHANGE, "") if one.origin == "generated"]
+        [one for one in Suggester(bundle, beams).collect_candidates(CHANGE, "") if one.origin == "generated"]
         for beams in (1, 4)
     )
     assert len(few) == 1 < len(many)
@@ -145,15 +145,15 @@ def test_more_beams_find_more(ready: Path) -> None:
 
 def test_a_chooser_may_do_without_the_model(tmp_path: Path, model: Any) -> None:
     tinymodel.bundle(tmp_path, model, {"mode": "retrieved"})
-    suggester = open_active(tmp_path)
+    suggester = open_active_suggester(tmp_path)
     [best] = suggester.suggest(CHANGE, PREVIOUS)
     assert (best.message, best.origin) == ("cache: drop stale entries", "retrieved")
     assert "encode" not in suggester.timings
-    assert any(one.origin == "generated" for one in suggester.candidates(CHANGE, PREVIOUS))
+    assert any(one.origin == "generated" for one in suggester.collect_candidates(CHANGE, PREVIOUS))
 
 
 def test_each_message_needs_the_least_score(ready: Path) -> None:
-    suggester = open_active(ready)
+    suggester = open_active_suggester(ready)
     every = suggester.suggest(CHANGE, PREVIOUS, 9)
     middle = sorted(one.score for one in every)[len(every) // 2]
     some = suggester.suggest(CHANGE, PREVIOUS, 9, least=middle)
@@ -165,8 +165,8 @@ def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any
     """An upgrade of gitpeft leaves no dead hook; `gitpeft doctor` says what to do."""
     state = Repository.open(repo.path).state_dir
     tinymodel.bundle(state, model, {"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]})
-    assert open_active(state).suggest(CHANGE, PREVIOUS)
-    assert [one.remedy for one in doctor(Repository.open(repo.path)) if one.code == "chooser"] == [
+    assert open_active_suggester(state).suggest(CHANGE, PREVIOUS)
+    assert [one.remedy for one in examine_repository(Repository.open(repo.path)) if one.code == "chooser"] == [
         "run `gitpeft init` to fit it again"
     ]
 
@@ -174,7 +174,7 @@ def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any
 def test_nothing_is_offered_below_the_threshold(tmp_path: Path, model: Any) -> None:
     chooser = {"mode": "chooser", "features": ["words"], "weights": [0.0], "bias": -1.0, "threshold": 0.5}
     tinymodel.bundle(tmp_path, model, chooser)
-    assert open_active(tmp_path).suggest(CHANGE, PREVIOUS, 3) == []
+    assert open_active_suggester(tmp_path).suggest(CHANGE, PREVIOUS, 3) == []
 
 
 # --- retrieval only -----------------------------------------------------------------------------------------
@@ -182,27 +182,27 @@ def test_nothing_is_offered_below_the_threshold(tmp_path: Path, model: Any) -> N
 
 def test_retrieval_only(tmp_path: Path) -> None:
     tinymodel.bundle(tmp_path)
-    best, *_ = open_active(tmp_path).suggest(CHANGE, PREVIOUS, 3)
+    best, *_ = open_active_suggester(tmp_path).suggest(CHANGE, PREVIOUS, 3)
     assert best.message == "cache: drop stale entries"
     assert best.origin == "retrieved" and best.like == (tinymodel.SHAS[1],) and best.score > 0.9
-    assert open_active(tmp_path).suggest("", "") == []
+    assert open_active_suggester(tmp_path).suggest("", "") == []
 
 
 def test_retrieval_may_be_chosen_from_too(tmp_path: Path) -> None:
     """A chooser weighs without a model as well: here by age, the newest first."""
     chooser = {"mode": "chooser", "features": ["age"], "weights": [-1.0]}
     tinymodel.bundle(tmp_path, None, chooser)
-    found = open_active(tmp_path).suggest(tinymodel.CHANGES[0], PREVIOUS, 9)
+    found = open_active_suggester(tmp_path).suggest(tinymodel.CHANGES[0], PREVIOUS, 9)
     ages = [tinymodel.SHAS[::-1].index(one.like[0]) for one in found]
     assert len(found) > 1 and ages == sorted(ages)
 
 
 def test_the_previous_subject_is_taken_as_it_was_learnt(ready: Path) -> None:
     """Without the number that a forge appends: nobody can know the next one."""
-    suggester = open_active(ready)
+    suggester = open_active_suggester(ready)
     texts = ("cache: drop", "cache: drop (#1234)")
-    plain, numbered = (suggester.candidates(CHANGE, text) for text in texts)
-    assert plain == numbered and max(one.feature("previous") for one in plain) > 0.5
+    plain, numbered = (suggester.collect_candidates(CHANGE, text) for text in texts)
+    assert plain == numbered and max(one.get_feature("previous") for one in plain) > 0.5
 
 
 def test_retrieval_imports_neither_onnxruntime_nor_tokenizers(tmp_path: Path) -> None:
@@ -223,23 +223,23 @@ def test_retrieval_imports_neither_onnxruntime_nor_tokenizers(tmp_path: Path) ->
 
 def test_no_model_yet(tmp_path: Path) -> None:
     with pytest.raises(GitpeftError, match="there is no model yet") as found:
-        open_active(tmp_path)
+        open_active_suggester(tmp_path)
     assert found.value.hint == "run `gitpeft init`"
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "tokenizer.json"])
 def test_a_flipped_bit_in_what_is_loaded(state: Path, name: str) -> None:
-    path = state / "models" / bundles.pointer(state)[0] / name
+    path = state / "models" / bundles.read_active_ids(state)[0] / name
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
     with pytest.raises(GitpeftError, match=f"{name} of the model is damaged"):
-        open_active(state).suggest(CHANGE, PREVIOUS)
+        open_active_suggester(state).suggest(CHANGE, PREVIOUS)
 
 
 def forged(state: Path, name: str, raw: bytes) -> None:
     """Replace a file of the active bundle, with a manifest that agrees."""
-    old = state / "models" / bundles.pointer(state)[0]
+    old = state / "models" / bundles.read_active_ids(state)[0]
     (old / name).write_bytes(raw)
     data = json.loads((old / "manifest.json").read_bytes())
     data["files"][name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
@@ -266,5 +266,5 @@ def forged(state: Path, name: str, raw: bytes) -> None:
 def test_a_file_that_is_not_what_it_should_be(state: Path, name: str, raw: bytes) -> None:
     forged(state, name, raw)
     with pytest.raises(GitpeftError) as found:
-        open_active(state).suggest(CHANGE, PREVIOUS)
+        open_active_suggester(state).suggest(CHANGE, PREVIOUS)
     assert found.value.hint and "\n" not in found.value.message

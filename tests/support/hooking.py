@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from gitpeft.config import load
+from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
-from gitpeft.hooks.install import install
+from gitpeft.hooks.install import install_hooks
 from gitpeft.suggest import cache, service
 from tests.support import standin
 from tests.support.gitrepo import Repo
@@ -102,10 +102,10 @@ class Hooked:
 
     @property
     def hook(self) -> Path:
-        return Repository.open(self.repo.path).hooks_dir() / "prepare-commit-msg"
+        return Repository.open(self.repo.path).find_hooks_dir() / "prepare-commit-msg"
 
     def install(self, **options: Any) -> None:
-        install(Repository.open(self.repo.path), python=self.python, **options)
+        install_hooks(Repository.open(self.repo.path), python=self.python, **options)
 
     def claim_model(self) -> None:
         self.state.mkdir(exist_ok=True)
@@ -114,23 +114,23 @@ class Hooked:
     def answer(self, *messages: str, n: int | None = None, base: str = "") -> None:
         """Put messages into the cache for what is staged now."""
         repo = Repository.open(self.repo.path)
-        config = load(repo)
-        count = 1 + config.alternatives + service.SPARE if n is None else n
-        asked = service.question(repo, config, count, base)
-        cache.store(
+        config = load_config(repo)
+        count = 1 + config.alternatives + service.SPARE_MESSAGES if n is None else n
+        asked = service.build_staged_request(repo, config, count, base)
+        cache.store_cached_messages(
             repo.state_dir,
-            asked.key(MODEL),
+            asked.cache_key(MODEL),
             messages or standin.MESSAGES,
         )
 
     def answer_active(self) -> None:
         """Put messages into the cache for what is staged now, under the model that is really active."""
         repo = Repository.open(self.repo.path)
-        config = load(repo)
-        count = 1 + config.alternatives + service.SPARE
-        asked = service.question(repo, config, count)
-        name = asked.key(cache.active_model(repo.state_dir))
-        cache.store(repo.state_dir, name, standin.MESSAGES)
+        config = load_config(repo)
+        count = 1 + config.alternatives + service.SPARE_MESSAGES
+        asked = service.build_staged_request(repo, config, count)
+        name = asked.cache_key(cache.read_active_model_id(repo.state_dir))
+        cache.store_cached_messages(repo.state_dir, name, standin.MESSAGES)
 
     def full_env(self) -> dict[str, str]:
         """The environment in which git would run a hook here."""
@@ -248,7 +248,7 @@ def committing_meanwhile(repo: Repo, scratch: Path) -> Iterator[None]:
     """
     python = make_python(scratch / "venv", fake=False)
     tools = scratch / "tools"
-    install(Repository.open(repo.path), python=python)
+    install_hooks(Repository.open(repo.path), python=python)
     env = {
         "GIT_EDITOR": str(script(tools / "editor", _EDITOR)),
         "EDIT_SEEN": str(tools / "seen"),

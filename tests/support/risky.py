@@ -8,11 +8,11 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.risk.model import LOGISTIC, Model
+from gitpeft.risk.model import LOGISTIC_REGRESSION, RiskModel
 from tests.support.gitrepo import Repo
 
-MODEL = Model(
-    LOGISTIC,
+MODEL = RiskModel(
+    LOGISTIC_REGRESSION,
     features=("la", "nuc"),
     weights=(1.0, 0.5),
     bias=-5.0,
@@ -26,22 +26,22 @@ MODEL = Model(
 )
 """Scores -5 + log(1 + la) + log(1 + nuc) / 2; the recent commits had scores from -5 to 0."""
 
-NOTHING = Model(why="not enough history (3 known bugs, 40 needed)", known=3, needed=40)
+NOTHING = RiskModel(why="not enough history (3 known bugs, 40 needed)", known=3, needed=40)
 
 
-def give(repo: Repo, model: Model = MODEL) -> None:
+def give(repo: Repo, model: RiskModel = MODEL) -> None:
     """Make a bundle with this risk model the active one, and read the history."""
     repository = Repository.open(repo.path)
-    with bundles.staging(repository.state_dir) as folder:
-        (folder / bundles.RISK).write_text(model.to_json())
-        id_ = bundles.write(folder, Manifest("retrieval", "2024-01-01T00:00:00Z"))
-    bundles.activate(repository.state_dir, id_)
-    if repository.head():
+    with bundles.staging_folder(repository.state_dir) as folder:
+        (folder / bundles.RISK_MODEL_FILE).write_text(model.to_json())
+        id_ = bundles.write_bundle(folder, Manifest("retrieval", "2024-01-01T00:00:00Z"))
+    bundles.activate_bundle(repository.state_dir, id_)
+    if repository.resolve_head():
         with History.open(repository.state_dir) as history:
-            history.mine(repository)
+            history.mine_commits(repository)
 
 
-def damaged(model: Model = MODEL) -> Model:
+def damaged(model: RiskModel = MODEL) -> RiskModel:
     """One that cannot be used although its file is whole."""
     return replace(model, weights=model.weights[:1])
 

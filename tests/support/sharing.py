@@ -13,12 +13,12 @@ import pytest
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.git.repository import Repository
-from gitpeft.share.publish import Terms
-from gitpeft.suggest.suggester import open_active
+from gitpeft.share.publish import TrustTerms
+from gitpeft.suggest.suggester import open_active_suggester
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 
-ANYONE = Terms(accept="unsigned")
+ANYONE = TrustTerms(accept="unsigned")
 
 
 def remote(path: Path, *options: str) -> Repo:
@@ -49,11 +49,11 @@ def opened(repo: Repo) -> Repository:
 
 def active(repo: Repo) -> str:
     """The id of the active model, each of its bytes checked, after it has answered; "" for none."""
-    found = bundles.active(state(repo))
+    found = bundles.open_active_bundle(state(repo))
     if found is None:
         return ""
-    bundles.verify(found)
-    assert open_active(state(repo)).suggest(tinymodel.CHANGES[0], ""), "the model says nothing"
+    bundles.verify_bundle(found)
+    assert open_active_suggester(state(repo)).suggest(tinymodel.CHANGES[0], ""), "the model says nothing"
     return found.id
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gitpeft.runtime.tokenizer import SPECIAL
+from gitpeft.runtime.tokenizer import SPECIAL_TOKENS
 
 TEXTS = (
     "fix typo in readme", "add test for parser", "remove unused import", "parser: handle empty input",
@@ -27,7 +27,7 @@ def write_tokenizer(folder: Path, size: int = 400) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(TEXTS * 2, trainer)
     path = folder / "tokenizer.json"
@@ -46,7 +46,7 @@ def pointer_t5(seed: int = 0, **changes: Any) -> Any:
     """A random PointerT5."""
     from gitpeft.learn.models.pointer_t5 import PointerT5Config, PointerT5ForConditionalGeneration
 
-    config = PointerT5Config(**{**_SHAPE, "special_tokens": len(SPECIAL), **changes})
+    config = PointerT5Config(**{**_SHAPE, "special_tokens": len(SPECIAL_TOKENS), **changes})
     return _seeded(seed, lambda: PointerT5ForConditionalGeneration(config))
 
 
@@ -126,7 +126,7 @@ def pairs(count: int, seed: int = 0, size: int = 400) -> list[Pair]:
     import random
 
     dice = random.Random(seed)
-    low = len(SPECIAL)
+    low = len(SPECIAL_TOKENS)
 
     def some(least: int, most: int) -> list[int]:
         return [dice.randrange(low, size) for _ in range(dice.randint(least, most))]
@@ -148,19 +148,19 @@ def fill(folder: Path, model: Any = None, chooser: dict[str, Any] | None = None)
     """Put a bundle's files into `folder`; returns the manifest's `settings`. No model: retrieval only."""
     import json
 
-    from gitpeft.learn.export.parity import Bounds, export
-    from gitpeft.suggest.retrieval import Index
+    from gitpeft.learn.export.parity import MessageParityBounds, export_model
+    from gitpeft.suggest.retrieval import CommitIndex
 
     (folder / "index").mkdir()
-    Index.build(CHANGES, SUBJECTS, SHAS).save(folder / "index")
+    CommitIndex.build(CHANGES, SUBJECTS, SHAS).save(folder / "index")
     (folder / "style.json").write_text(json.dumps({"subject_length": 200}))
     if chooser is not None:
         (folder / "chooser.json").write_text(json.dumps(chooser))
     if model is None:
         return {}
     write_tokenizer(folder)
-    loose = Bounds(agreement=0.3, nats=1.0, drop=9.0)
-    return export(model, folder / "tokenizer.json", folder, pairs(3), loose).settings
+    loose = MessageParityBounds(agreement=0.3, nats=1.0, drop=9.0)
+    return export_model(model, folder / "tokenizer.json", folder, pairs(3), loose).settings
 
 
 def bundle(state_dir: Path, model: Any = None, chooser: dict[str, Any] | None = None, **manifest: Any) -> str:
@@ -168,9 +168,9 @@ def bundle(state_dir: Path, model: Any = None, chooser: dict[str, Any] | None = 
     from gitpeft.bundle import bundle as bundles
 
     kind = "retrieval" if model is None else "model"
-    with bundles.staging(state_dir) as folder:
+    with bundles.staging_folder(state_dir) as folder:
         settings = fill(folder, model, chooser)
         given = {"kind": kind, "created": "2024-01-01T00:00:00Z", "settings": settings, **manifest}
-        id_ = bundles.write(folder, bundles.Manifest(**given))
-    bundles.activate(state_dir, id_)
+        id_ = bundles.write_bundle(folder, bundles.Manifest(**given))
+    bundles.activate_bundle(state_dir, id_)
     return id_

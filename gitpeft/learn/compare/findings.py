@@ -8,51 +8,51 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gitpeft.learn.compare import layer_probes
-from gitpeft.learn.compare.scoring import Answers, Yardstick
-from gitpeft.learn.compare.tasks import Ground
-from gitpeft.learn.data.subsets import LOW, TRANSFER, Cut
-from gitpeft.learn.evaluation.text_metrics import Interval
+from gitpeft.learn.compare.scoring import Answers, AnswerScorer
+from gitpeft.learn.compare.tasks import TaskPart
+from gitpeft.learn.data.subsets import LOW_RESOURCE, LANGUAGE_TRANSFER, HistorySubset
+from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval
 
-Systems = dict[str, list[Answers]]
+SystemAnswers = dict[str, list[Answers]]
 """By name, the answers of each seed."""
 
 
-def probes(untuned: Mapping[str, Any], long: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise_probes(untuned: Mapping[str, Any], long: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By base, `layers.summary` of the long runs that were probed."""
     found = {}
     for base, known in untuned.items():
         tuned = {run["label"]: run["probes"] for run in long if run["base"] == base and "probes" in run}
-        found[base] = layer_probes.summary(known, tuned)
+        found[base] = layer_probes.summarise_layers(known, tuned)
     return found
 
 
-def beyond(
+def summarise_parts(
     runs: Sequence[dict[str, Any]],
     long: Sequence[dict[str, Any]],
     baselines: Mapping[str, Answers],
-    whole: Ground,
+    whole: TaskPart,
     taught: int,
 ) -> dict[str, Any]:
     """`low`: scores by system and number of commits; `transfer`: a table for each pair of languages.
 
     `runs` are those on parts of the history, each with its `cut`, `ground` and `baselines`.
     """
-    by_cut: dict[Cut, list[dict[str, Any]]] = defaultdict(list)
+    by_cut: dict[HistorySubset, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_cut[run["cut"]].append(run)
-    low = {cut: group for cut, group in by_cut.items() if cut.kind == LOW}
+    low = {cut: group for cut, group in by_cut.items() if cut.kind == LOW_RESOURCE}
     names = {run["label"] for group in low.values() for run in group}
-    everything = _systems([run for run in long if run["label"] in names], baselines)
+    everything = _collect_systems([run for run in long if run["label"] in names], baselines)
     known = frozenset(baselines)
-    crossing = [cut for cut in by_cut if cut.kind == TRANSFER and cut.taught != cut.asked]
+    crossing = [cut for cut in by_cut if cut.kind == LANGUAGE_TRANSFER and cut.taught != cut.asked]
     return {
-        "low": _low(low, everything, whole.yardstick, taught, known) if low else None,
-        "transfer": [_transfer(cut, by_cut, known) for cut in crossing],
+        "low": _summarise_low_resource(low, everything, whole.yardstick, taught, known) if low else None,
+        "transfer": [_summarise_transfer(cut, by_cut, known) for cut in crossing],
     }
 
 
-def _systems(runs: Sequence[dict[str, Any]], baselines: Mapping[str, Answers]) -> Systems:
-    found: Systems = defaultdict(list)
+def _collect_systems(runs: Sequence[dict[str, Any]], baselines: Mapping[str, Answers]) -> SystemAnswers:
+    found: SystemAnswers = defaultdict(list)
     for run in runs:
         found[run["label"]].append(run["answers"])
     return dict(found) | {name: [said] for name, said in baselines.items()}
@@ -61,60 +61,60 @@ def _systems(runs: Sequence[dict[str, Any]], baselines: Mapping[str, Answers]) -
 # --- low resource -------------------------------------------------------------------------------------------
 
 
-def _low(
-    groups: Mapping[Cut, Sequence[dict[str, Any]]],
-    everything: Systems,
-    yardstick: Yardstick,
+def _summarise_low_resource(
+    groups: Mapping[HistorySubset, Sequence[dict[str, Any]]],
+    everything: SystemAnswers,
+    yardstick: AnswerScorer,
     taught: int,
     baselines: frozenset[str],
 ) -> dict[str, Any]:
     """The same commits are asked about whatever teaches, so that all numbers are comparable."""
-    sizes = [(cut.examples, _systems(group, group[0]["baselines"])) for cut, group in groups.items()]
+    sizes = [(cut.examples, _collect_systems(group, group[0]["baselines"])) for cut, group in groups.items()]
     sizes = [*sorted(sizes, key=lambda one: one[0]), (taught, everything)]
     return {
         "sizes": [size for size, _ in sizes],
         "systems": {
-            name: [yardstick.score(known[name])._asdict() if name in known else None for _, known in sizes]
+            name: [yardstick.score_runs(known[name])._asdict() if name in known else None for _, known in sizes]
             for name in everything
         },
-        "gains": [_gain(size, known, yardstick, baselines) for size, known in sizes],
+        "gains": [_measure_gain(size, known, yardstick, baselines) for size, known in sizes],
     }
 
 
-def _gain(size: int, systems: Systems, yardstick: Yardstick, baselines: frozenset[str]) -> dict[str, Any]:
+def _measure_gain(size: int, systems: SystemAnswers, yardstick: AnswerScorer, baselines: frozenset[str]) -> dict[str, Any]:
     """The method that is ahead with so many commits, and what it gains over the best that is not trained."""
     tuned = [name for name in systems if name not in baselines]
     best, rival = (
-        max(names, key=lambda name: yardstick.score(systems[name]).mean)
+        max(names, key=lambda name: yardstick.score_runs(systems[name]).mean)
         for names in (tuned, baselines & systems.keys())
     )
-    gap = yardstick.difference(systems[best], systems[rival])
-    return {"size": size, "best": best, "over": rival} | _told(gap)
+    gap = yardstick.compare_runs(systems[best], systems[rival])
+    return {"size": size, "best": best, "over": rival} | _encode_gap(gap)
 
 
-def _told(gap: Interval) -> dict[str, Any]:
+def _encode_gap(gap: ConfidenceInterval) -> dict[str, Any]:
     return gap._asdict() | {"clear": gap.excludes_zero}
 
 
 # --- transfer -----------------------------------------------------------------------------------------------
 
 
-def _transfer(
-    cut: Cut, by_cut: Mapping[Cut, Sequence[dict[str, Any]]], baselines: frozenset[str]
+def _summarise_transfer(
+    cut: HistorySubset, by_cut: Mapping[HistorySubset, Sequence[dict[str, Any]]], baselines: frozenset[str]
 ) -> dict[str, Any]:
     """A table: taught by the other language, taught by its own, and the difference."""
-    within = next((one for one in by_cut if one.taught == one.asked == cut.asked and _same(one, cut)), None)
+    within = next((one for one in by_cut if one.taught == one.asked == cut.asked and _has_same_size(one, cut)), None)
     across, own = by_cut[cut], by_cut[within] if within else []
-    yardstick: Yardstick = across[0]["ground"].yardstick
-    far = _systems(across, across[0]["baselines"])
-    near = _systems(own, own[0]["baselines"]) if own else {}
+    yardstick: AnswerScorer = across[0]["ground"].yardstick
+    far = _collect_systems(across, across[0]["baselines"])
+    near = _collect_systems(own, own[0]["baselines"]) if own else {}
     rows = []
     for name, runs in far.items():
         row: dict[str, Any] = {"label": name, "baseline": name in baselines}
-        row["across"] = yardstick.score(runs)._asdict()
+        row["across"] = yardstick.score_runs(runs)._asdict()
         if name in near:
-            row["within"] = yardstick.score(near[name])._asdict()
-            row["gap"] = _told(yardstick.difference(runs, near[name]))
+            row["within"] = yardstick.score_runs(near[name])._asdict()
+            row["gap"] = _encode_gap(yardstick.compare_runs(runs, near[name]))
         rows.append(row)
     return {
         "taught": cut.taught, "asked": cut.asked, "examples": cut.examples,
@@ -122,23 +122,23 @@ def _transfer(
     }  # fmt: skip
 
 
-def _same(one: Cut, other: Cut) -> bool:
+def _has_same_size(one: HistorySubset, other: HistorySubset) -> bool:
     return one.examples == other.examples
 
 
 # --- words --------------------------------------------------------------------------------------------------
 
 
-def words(report: dict[str, Any]) -> list[str]:
+def describe_findings(report: dict[str, Any]) -> list[str]:
     """A sentence on each, for the advice."""
     digits, found = report["metric"]["digits"], []
     if report["low"]:
-        found.append(_low_words(report["low"], digits))
-    found += [_transfer_words(one, digits) for one in report["transfer"]]
-    return [*found, *_probe_words(report["probes"])]
+        found.append(_describe_low_resource(report["low"], digits))
+    found += [_describe_transfer(one, digits) for one in report["transfer"]]
+    return [*found, *_describe_probes(report["probes"])]
 
 
-def _low_words(low: dict[str, Any], digits: int) -> str:
+def _describe_low_resource(low: dict[str, Any], digits: int) -> str:
     paying = [gain for gain in low["gains"] if gain["low"] > 0]
     if not paying:
         ends = f"{low['sizes'][0]:,} to {low['sizes'][-1]:,}"
@@ -150,25 +150,25 @@ def _low_words(low: dict[str, Any], digits: int) -> str:
         where = f"with {sizes} of them, but not with every larger number"
     return (
         f"Few commits: tuning is shown to pay {where}, with {first['best']}: "
-        f"{spell(first, digits, '+')} over {first['over']}."
+        f"{format_interval_text(first, digits, '+')} over {first['over']}."
     )
 
 
-def _transfer_words(one: dict[str, Any], digits: int) -> str:
+def _describe_transfer(one: dict[str, Any], digits: int) -> str:
     counts = f"{one['examples']} commits teach, {one['n']} are asked about"
     head = f"From {one['taught']} to {one['asked']} ({counts})"
     rows = [row for row in one["rows"] if not row["baseline"] and "gap" in row]
     if not rows:
         return f"{head}: time did not allow for as much teaching in {one['asked']} itself."
-    parts = [f"{row['label']} {spell(row['gap'], digits, '+')}{_noise(row['gap'])}" for row in rows]
+    parts = [f"{row['label']} {format_interval_text(row['gap'], digits, '+')}{_format_noise(row['gap'])}" for row in rows]
     return f"{head}, against as much teaching in {one['asked']} itself: {'; '.join(parts)}."
 
 
-def _probe_words(probes: dict[str, Any]) -> list[str]:
+def _describe_probes(probes: dict[str, Any]) -> list[str]:
     found = []
     for tasks in probes.values():
         clear = [
-            f"{name} {spell(gap, 1, '+')} at {task}"
+            f"{name} {format_interval_text(gap, 1, '+')} at {task}"
             for task, known in tasks.items()
             for name, gap in known["change"].items()
             if gap["clear"]
@@ -178,24 +178,24 @@ def _probe_words(probes: dict[str, Any]) -> list[str]:
     return found
 
 
-def spell(score: Mapping[str, float], digits: int, sign: str = "") -> str:
+def format_interval_text(score: Mapping[str, float], digits: int, sign: str = "") -> str:
     """`9.4 (7.2 to 11.9)`."""
     return "{0:{3}} ({1:{3}} to {2:{3}})".format(
         score["mean"], score["low"], score["high"], f"{sign}.{digits}f"
     )
 
 
-def interval(score: Mapping[str, float], metric: Mapping[str, Any]) -> str:
+def format_interval_cell(score: Mapping[str, float], metric: Mapping[str, Any]) -> str:
     """`9.4 (7.2–11.9)`, for tables."""
     mean, low, high = (f"{score[name]:.{metric['digits']}f}" for name in ("mean", "low", "high"))
     return f"{mean} ({low}–{high})"
 
 
-def gap_told(gap: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
+def format_gap_cell(gap: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
     """A difference with its interval and whether it is noise, for tables."""
     mean, low, high = (f"{gap[name]:+.{metric['digits']}f}" for name in ("mean", "low", "high"))
     return f"{mean} ({low} to {high}), {'clear' if gap['clear'] else 'noise'}"
 
 
-def _noise(gap: Mapping[str, Any]) -> str:
+def _format_noise(gap: Mapping[str, Any]) -> str:
     return "" if gap["clear"] else ", noise"

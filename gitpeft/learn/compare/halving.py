@@ -12,17 +12,17 @@ from typing import Any
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import methods
-from gitpeft.learn.training.finetune import MESSAGES
+from gitpeft.learn.training.finetune import MESSAGE_TASK
 
-NAMES = ("lora", "adapter", "full", "hybrid")
-EXTRAS = {
+METHOD_NAMES = ("lora", "adapter", "full", "hybrid")
+EXTRA_SETTINGS = {
     "lora": ("lora:rank=8,placement=query-value",),
     "adapter": ("adapter:placement=pfeiffer",),
     "hybrid": ("hybrid:rest=adapter",),
 }
 """Other settings that are tried where nobody says which, after the defaults."""
 
-LEAST_STEPS, LONG = 6, 3
+MIN_RUN_STEPS, LONG_RUN_FACTOR = 6, 3
 """Steps below which a short run says nothing; how many times longer a long run is, at least."""
 
 TRAINING_SHARE = 0.75
@@ -34,7 +34,7 @@ PROBING_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RunTimings:
     """What was measured here, in seconds: a step; loading and validating; exporting and asking; probing a
     commit."""
 
@@ -45,7 +45,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class PartRuns:
     """Runs on a part of the history, after the long ones: what, how many, and the most steps each takes."""
 
     label: str
@@ -54,7 +54,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ComparisonRequest:
     """What a person asked for. `methods` may be names or spelt with settings; empty means all.
 
     `low` are numbers of commits, `transfer` pairs of languages, that methods are tried on as well (`cuts`).
@@ -67,19 +67,19 @@ class Wish:
     minutes: float = 30.0
     seeds: int = 1
     until: str = "HEAD"
-    task: str = MESSAGES
+    task: str = MESSAGE_TASK
     low: tuple[int, ...] = ()
     transfer: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RunCandidate:
     """One run's (task, method, base, seed); the method as `methods.spell` writes it."""
 
     method: str
     base: str
     seed: int = 0
-    task: str = MESSAGES
+    task: str = MESSAGE_TASK
 
     @property
     def name(self) -> str:
@@ -97,41 +97,41 @@ class Candidate:
         return self.method if self.base == "mini" else f"{self.method} on {Path(self.base).name}"
 
 
-def candidates(wish: Wish) -> list[Candidate]:
+def list_candidates(wish: ComparisonRequest) -> list[RunCandidate]:
     """The settings to try, the most important first: every method's default, then the others.
 
     GitpeftError where a name or a setting is wrong.
     """
-    spelt = [methods.spell(methods.of(*methods.parse(text))) for text in wish.methods or NAMES]
+    spelt = [methods.format_method(methods.make_method(*methods.parse_method(text))) for text in wish.methods or METHOD_NAMES]
     more: list[str] = []
     if wish.ranks or wish.placements:
-        more = [text for one in spelt for text in _varied(one, wish)]
+        more = [text for one in spelt for text in _vary_settings(one, wish)]
     elif not wish.methods:
-        more = [text for name in NAMES for text in EXTRAS.get(name, ())]
+        more = [text for name in METHOD_NAMES for text in EXTRA_SETTINGS.get(name, ())]
     unique = dict.fromkeys([*spelt, *more])
-    return [Candidate(text, base) for text in unique for base in wish.bases]
+    return [RunCandidate(text, base) for text in unique for base in wish.bases]
 
 
-def _varied(text: str, wish: Wish) -> Iterator[str]:
+def _vary_settings(text: str, wish: ComparisonRequest) -> Iterator[str]:
     """A method with every rank (an adapter's width) and every placement that it can have."""
-    name, settings = methods.parse(text)
+    name, settings = methods.parse_method(text)
     if name == "full":
         return
-    bottlenecks = methods.of(name, settings).bottlenecks
-    size, known = ("width", methods.BOTTLENECKS) if bottlenecks else ("rank", methods.PLACEMENTS)
-    wrong = set(wish.placements) - methods.PLACEMENTS.keys() - methods.BOTTLENECKS.keys()
+    bottlenecks = methods.make_method(name, settings).keeps_bottlenecks
+    size, known = ("width", methods.BOTTLENECK_PLACEMENTS) if bottlenecks else ("rank", methods.LORA_PLACEMENTS)
+    wrong = set(wish.placements) - methods.LORA_PLACEMENTS.keys() - methods.BOTTLENECK_PLACEMENTS.keys()
     if wrong:
-        known_names = ", ".join((*methods.PLACEMENTS, *methods.BOTTLENECKS))
+        known_names = ", ".join((*methods.LORA_PLACEMENTS, *methods.BOTTLENECK_PLACEMENTS))
         raise GitpeftError(f"there is no placement {min(wrong)}", f"known are {known_names}")
     sizes: Iterable[dict[str, Any]] = [{size: rank} for rank in wish.ranks] or [{}]
     spots = [{"placement": spot} for spot in wish.placements if spot in known] or [{}]
     for one in sizes:
         for spot in spots:
-            yield methods.spell(methods.of(name, {**settings, **one, **spot}))
+            yield methods.format_method(methods.make_method(name, {**settings, **one, **spot}))
 
 
-def short_plan(
-    found: Sequence[Candidate], seconds: float, pace: Pace, seeds: int, loads: Sequence[Load] = ()
+def plan_short_rung(
+    found: Sequence[RunCandidate], seconds: float, pace: RunTimings, seeds: int, loads: Sequence[PartRuns] = ()
 ) -> dict[str, Any]:
     """Who takes part in the short rung, with how many steps, so that all that follows fits as well.
 
@@ -142,13 +142,13 @@ def short_plan(
     chosen, parts, left_out = list(found), list(loads), list[str]()
     least = len({one.kind for one in found})
     while True:
-        finals_of_one = finalists_of(len(chosen), least)
+        finals_of_one = count_finalists(len(chosen), least)
         finals = finals_of_one * seeds
         shorts = len(chosen) if len(chosen) > finals_of_one else 0
-        fixed = pace.around * (shorts + finals) + pace.finish * finals + _fixed(parts, pace)
+        fixed = pace.around * (shorts + finals) + pace.finish * finals + _sum_fixed_seconds(parts, pace)
         spare = (seconds - fixed) * TRAINING_SHARE / pace.step
-        steps = _short_steps(shorts, finals, parts, spare)
-        if steps >= LEAST_STEPS or (len(chosen) <= least and seeds == 1 and not parts):
+        steps = _plan_short_steps(shorts, finals, parts, spare)
+        if steps >= MIN_RUN_STEPS or (len(chosen) <= least and seeds == 1 and not parts):
             break
         if seeds > 1:
             seeds -= 1
@@ -157,10 +157,10 @@ def short_plan(
             left_out.append(chosen.pop().label)
         else:
             left_out.append(parts.pop().label)
-    halves = finalists_of(len(chosen), least) < len(chosen)
+    halves = count_finalists(len(chosen), least) < len(chosen)
     return {
         "candidates": [asdict(one) for one in chosen],
-        "steps": max(LEAST_STEPS, steps) if halves else 0,
+        "steps": max(MIN_RUN_STEPS, steps) if halves else 0,
         "pace": asdict(pace),
         "seeds": seeds,
         "least": least,
@@ -169,71 +169,71 @@ def short_plan(
     }
 
 
-def _fixed(loads: Sequence[Load], pace: Pace) -> float:
+def _sum_fixed_seconds(loads: Sequence[PartRuns], pace: RunTimings) -> float:
     """Seconds around the steps of `loads`; the untuned base is asked once for each as well."""
     return sum(one.runs * (pace.around + pace.finish) + pace.finish for one in loads)
 
 
-def _steps(loads: Sequence[Load], most: int) -> int:
+def _sum_steps(loads: Sequence[PartRuns], most: int) -> int:
     return sum(one.runs * min(one.most, most) for one in loads)
 
 
-def _short_steps(shorts: int, finals: int, loads: Sequence[Load], spare: float) -> int:
+def _plan_short_steps(shorts: int, finals: int, loads: Sequence[PartRuns], spare: float) -> int:
     """Steps of a short run when all runs together may have `spare`."""
-    return _largest(lambda n: (shorts + finals * LONG) * n + _steps(loads, LONG * n), spare)
+    return _find_largest(lambda n: (shorts + finals * LONG_RUN_FACTOR) * n + _sum_steps(loads, LONG_RUN_FACTOR * n), spare)
 
 
-def _largest(cost: Callable[[int], float], spare: float) -> int:
+def _find_largest(cost: Callable[[int], float], spare: float) -> int:
     """The largest number (below a million) whose cost, which grows with it, is at most `spare`."""
     return bisect_right(range(1_000_000), spare, key=cost) - 1
 
 
-def probed_commits(seconds: float, pace: Pace, systems: int, least: int, most: int) -> int:
+def count_probed_commits(seconds: float, pace: RunTimings, systems: int, least: int, most: int) -> int:
     """How many commits all `systems` can be probed on within their share of the budget; 0 below `least`."""
     commits = int(PROBING_SHARE * seconds / max(pace.probe * systems, 1e-9))
     return min(commits, most) if commits >= least else 0
 
 
-def finalists_of(candidates: int, least: int) -> int:
+def count_finalists(candidates: int, least: int) -> int:
     """How many go on to the long rung: half, and no fewer than there are methods."""
     return max(least, -(-candidates // 2) if candidates > least else candidates)
 
 
-def promoted(results: Sequence[dict[str, Any]], least: int) -> list[dict[str, Any]]:
+def select_finalists(results: Sequence[dict[str, Any]], least: int) -> list[dict[str, Any]]:
     """The results that go on: the best of each method and base, then the best of the others."""
     ranked = sorted(results, key=lambda one: one["valid_loss"])
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for one in ranked:
         first.setdefault((one["name"], one["base"]), one)
     others = [one for one in ranked if one not in first.values()]
-    room = finalists_of(len(results), least) - len(first)
+    room = count_finalists(len(results), least) - len(first)
     return sorted([*first.values(), *others[: max(0, room)]], key=lambda one: one["valid_loss"])
 
 
-def long_steps(
+def plan_long_steps(
     step_seconds: Sequence[float],
     seconds: float,
     seeds: int,
     short: int,
-    pace: Pace,
-    loads: Sequence[Load] = (),
+    pace: RunTimings,
+    loads: Sequence[PartRuns] = (),
 ) -> int:
     """Steps of every long run that fit into `seconds`; at least as many as the short runs had.
 
     `step_seconds` is what a step of each finalist costs.
     """
-    fixed = (pace.around + pace.finish) * len(step_seconds) * seeds + _fixed(loads, pace)
+    fixed = (pace.around + pace.finish) * len(step_seconds) * seeds + _sum_fixed_seconds(loads, pace)
     spare = (seconds - fixed) * TRAINING_SHARE
     every, mean = sum(step_seconds) * seeds, sum(step_seconds) / len(step_seconds)
-    return max(short, LEAST_STEPS, _largest(lambda n: every * n + mean * _steps(loads, n), spare))
+    return max(short, MIN_RUN_STEPS, _find_largest(lambda n: every * n + mean * _sum_steps(loads, n), spare))
 
 
-def seconds_of(loads: Sequence[Load], steps: int, pace: Pace) -> float:
+def estimate_seconds(loads: Sequence[PartRuns], steps: int, pace: RunTimings) -> float:
     """What `loads` take at the pace that was measured, where the long runs have `steps`."""
-    return _fixed(loads, pace) + _steps(loads, steps) * pace.step
+    return _sum_fixed_seconds(loads, pace) + _sum_steps(loads, steps) * pace.step
 
 
-def minutes_for(seconds: float, costs: Sequence[float], pace: Pace) -> float:
+def allot_minutes(seconds: float, costs: Sequence[float], pace: RunTimings) -> float:
     """How long the next of several runs may train, so that all of them fit into `seconds`.
 
     `costs` are those of a step of each, the next run first: a dear one may take longer, to have as many. More

@@ -14,55 +14,55 @@ import numpy as np
 import torch
 
 from gitpeft.learn.compare import probes
-from gitpeft.learn.compare.probes import Item
+from gitpeft.learn.compare.probes import ProbeItem
 from gitpeft.learn.data.dataset import Example
-from gitpeft.learn.evaluation.text_metrics import bootstrap, paired_bootstrap
+from gitpeft.learn.evaluation.text_metrics import bootstrap_mean, paired_bootstrap
 
 if TYPE_CHECKING:
-    from gitpeft.learn.models.bases import Base
+    from gitpeft.learn.models.bases import BaseModel
 
-TASKS = {
+PROBING_TASKS = {
     "TYP": "identifier type (static)",
     "CCM": "message and change belong together (dynamic)",
     "LTP": "line added or removed (dynamic)",
 }
-LEAST, MOST = 60, 600
+MIN_PROBED_COMMITS, MAX_PROBED_COMMITS = 60, 600
 """Commits below which probes say nothing, and above which they cost more than they say."""
 
-_OLDER = 2 / 3
+_OLDER_SHARE = 2 / 3
 """Share of the commits that probes are fitted on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class ProbeQuestions:
     """For each task, what probes are fitted on and what they are asked."""
 
-    by_task: dict[str, tuple[list[Item], list[Item]]]
+    by_task: dict[str, tuple[list[ProbeItem], list[ProbeItem]]]
 
 
-def questions(train: Sequence[Example], valid: Sequence[Example], base: "Base", commits: int) -> Questions:
+def make_probe_questions(train: Sequence[Example], valid: Sequence[Example], base: "BaseModel", commits: int) -> ProbeQuestions:
     """About so many commits: the newest that taught, and validation commits."""
-    codec, budget = base.codec(), base.budget
-    older = train[-int(_OLDER * commits) :]
+    codec, budget = base.load_codec(), base.budget
+    older = train[-int(_OLDER_SHARE * commits) :]
     newer = valid[: commits - len(older)]
     both = (older, newer)
     typed, matched, lined = (
-        [probes.identifier_types(part, codec) for part in both],
-        [probes.matches(part, budget, codec) for part in both],
-        [probes.line_types(part, budget, codec) for part in both],
+        [probes.make_identifier_type_items(part, codec) for part in both],
+        [probes.make_change_match_items(part, budget, codec) for part in both],
+        [probes.make_line_type_items(part, budget, codec) for part in both],
     )
-    return Questions({task: (a, b) for task, (a, b) in zip(TASKS, (typed, matched, lined), strict=True)})
+    return ProbeQuestions({task: (a, b) for task, (a, b) in zip(PROBING_TASKS, (typed, matched, lined), strict=True)})
 
 
-def seconds_per_commit(encoder: Any, asked: Questions, commits: int) -> float:
+def measure_seconds_per_commit(encoder: Any, asked: ProbeQuestions, commits: int) -> float:
     """What probing one encoder costs here, measured on a few questions."""
     started = time.monotonic()
     for older, newer in asked.by_task.values():
-        _states(encoder, [*older, *newer])
+        _pool_layer_states(encoder, [*older, *newer])
     return (time.monotonic() - started) / max(1, commits)
 
 
-def probe(encoder: Any, asked: Questions) -> dict[str, list[dict[str, float]]]:
+def probe_layers(encoder: Any, asked: ProbeQuestions) -> dict[str, list[dict[str, float]]]:
     """By task and layer (0 is the embeddings), for each commit the share of its questions answered rightly.
 
     A task whose questions all have one answer is left out.
@@ -72,15 +72,15 @@ def probe(encoder: Any, asked: Questions) -> dict[str, list[dict[str, float]]]:
         answers = [np.array([item.answer for item in part]) for part in (older, newer)]
         if not older or not newer or answers[0].min() == answers[0].max():
             continue
-        x, x_new = _states(encoder, older), _states(encoder, newer)
+        x, x_new = _pool_layer_states(encoder, older), _pool_layer_states(encoder, newer)
         found[task] = [
-            _by_commit(newer, probes.right_answers(x[:, i], answers[0], x_new[:, i], answers[1]))
+            _average_by_commit(newer, probes.score_probe_answers(x[:, i], answers[0], x_new[:, i], answers[1]))
             for i in range(x.shape[1])
         ]
     return found
 
 
-def _by_commit(items: Sequence[Item], right: Any) -> dict[str, float]:
+def _average_by_commit(items: Sequence[ProbeItem], right: Any) -> dict[str, float]:
     """Questions about one commit are one observation."""
     grouped: dict[str, list[float]] = defaultdict(list)
     for item, one in zip(items, right, strict=True):
@@ -89,7 +89,7 @@ def _by_commit(items: Sequence[Item], right: Any) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _states(encoder: Any, items: Sequence[Item]) -> Any:
+def _pool_layer_states(encoder: Any, items: Sequence[ProbeItem]) -> Any:
     """The pooled span of each item at every layer: (items, layers + 1, width)."""
     device = next(encoder.eval().parameters()).device
     rows = []
@@ -106,7 +106,7 @@ def _states(encoder: Any, items: Sequence[Item]) -> Any:
     return np.stack(rows)
 
 
-def summary(untuned: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summarise_layers(untuned: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Accuracies (per cent) by task, system and layer, and what tuning did to the best layer of the base.
 
     `tuned` maps a method to what `probe` gave.
@@ -114,19 +114,19 @@ def summary(untuned: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> dict[s
     return {
         task: {
             "commits": len(layers[0]),
-            "untuned": [_accuracy(layer) for layer in layers],
-            "tuned": {name: [_accuracy(layer) for layer in said[task]] for name, said in tuned.items()},
-            "change": {name: _change(said[task], layers) for name, said in tuned.items()},
+            "untuned": [_bootstrap_accuracy(layer) for layer in layers],
+            "tuned": {name: [_bootstrap_accuracy(layer) for layer in said[task]] for name, said in tuned.items()},
+            "change": {name: _compare_last_layer(said[task], layers) for name, said in tuned.items()},
         }
         for task, layers in untuned.items()
     }
 
 
-def _accuracy(layer: dict[str, float]) -> dict[str, float]:
-    return bootstrap([100 * one for one in layer.values()], seed=0)._asdict()
+def _bootstrap_accuracy(layer: dict[str, float]) -> dict[str, float]:
+    return bootstrap_mean([100 * one for one in layer.values()], seed=0)._asdict()
 
 
-def _change(tuned: Sequence[dict[str, float]], untuned: Sequence[dict[str, float]]) -> dict[str, Any]:
+def _compare_last_layer(tuned: Sequence[dict[str, float]], untuned: Sequence[dict[str, float]]) -> dict[str, Any]:
     """The last layer, which all that follows reads: tuned minus untuned, paired by commit."""
     a, b = ([100 * one for one in layers[-1].values()] for layers in (tuned, untuned))
     gap = paired_bootstrap(a, b, seed=0)

@@ -5,12 +5,12 @@ from html import escape
 from typing import Any
 
 from gitpeft.learn import charts
-from gitpeft.learn.charts import Axis, Markup, Plot, table, text
+from gitpeft.learn.charts import Axis, Markup, Plot, render_table, escape_text
 from gitpeft.learn.compare import page_sections
-from gitpeft.learn.compare.advice import AXES, axis
-from gitpeft.learn.compare.findings import gap_told, interval
+from gitpeft.learn.compare.advice import COST_AXES, get_axis_cost
+from gitpeft.learn.compare.findings import format_gap_cell, format_interval_cell
 
-SKILL = {
+SKILL_NEEDED = {
     "lora": "low: one size and a place to choose; folded into the model, nothing else changes",
     "adapter": "low: one width to choose; stays in the model, a little slower to answer",
     "full": "middle: forgets more easily, the rate matters most; a whole model to keep for each version",
@@ -18,21 +18,21 @@ SKILL = {
 }
 """What a method asks of the people who keep it running."""
 
-_HEADINGS = {"messages": "Commit messages", "risk": "Risky changes"}
+_TASK_HEADINGS = {"messages": "Commit messages", "risk": "Risky changes"}
 
 
-def html(report: dict[str, Any]) -> str:
+def render_comparison_page(report: dict[str, Any]) -> str:
     """The page of a report of `compare`."""
-    parts = [f"<p class='soft'>{escape(_facts(report))}</p>"]
+    parts = [f"<p class='soft'>{escape(_describe_comparison(report))}</p>"]
     parts += [f"<p>Left out: {escape(why)}.</p>" for why in report["left_out"]]
-    parts += [_answer(task) for task in report["tasks"]]
+    parts += [_render_advice(task) for task in report["tasks"]]
     for task in report["tasks"]:
-        parts += [f"<h2>{_HEADINGS[task['task']]}</h2>", *_task(task)]
-    parts.append(_method(report))
-    return charts.document(f"{report['repository']}: which tuning method?", "".join(parts))
+        parts += [f"<h2>{_TASK_HEADINGS[task['task']]}</h2>", *_render_task(task)]
+    parts.append(_render_method(report))
+    return charts.render_page(f"{report['repository']}: which tuning method?", "".join(parts))
 
 
-def _facts(report: dict[str, Any]) -> str:
+def _describe_comparison(report: dict[str, Any]) -> str:
     used = f"{report['seconds'] / 60:.1f} of {report['budget_minutes']:g} minutes"
     return (
         f"{report['commits']:,} usable commits up to {report['tip'][:10]}; {used} used on "
@@ -40,32 +40,32 @@ def _facts(report: dict[str, Any]) -> str:
     )
 
 
-def _task(report: dict[str, Any]) -> list[str]:
+def _render_task(report: dict[str, Any]) -> list[str]:
     """All that was found out about one task."""
     return [
-        _decision(report), _plots(report), _quality(report), _cost(report["finalists"]),
-        *page_sections.sections(report), _samples(report["samples"]), _short(report),
+        _render_decision_table(report), _render_plots(report), _render_quality_table(report), _render_cost_table(report["finalists"]),
+        *page_sections.render_extra_sections(report), _render_samples(report["samples"]), _render_short_runs(report),
     ]  # fmt: skip
 
 
 # --- the answer ---------------------------------------------------------------------------------------------
 
 
-def _answer(report: dict[str, Any]) -> str:
+def _render_advice(report: dict[str, Any]) -> str:
     """What a manager reads: the advice, four numbers, the reasons, the command."""
     first, *words = report["advice"]["words"]
-    chosen = _chosen(report)
+    chosen = _find_chosen(report)
     tiles = "".join(
-        f"<div><b>{text(big)}</b><span>{text(small)}</span></div>" for big, small in _tiles(report)
+        f"<div><b>{escape_text(big)}</b><span>{escape_text(small)}</span></div>" for big, small in _make_tiles(report)
     )
     reasons = "".join(f"<li>{escape(sentence)}</li>" for sentence in words)
     return (
         f"<div class='advice'><p>{escape(first)}</p><div class='tiles'>{tiles}</div><ul>{reasons}</ul>"
-        f"{_command(report['task'], chosen)}</div>"
+        f"{_render_command(report['task'], chosen)}</div>"
     )
 
 
-def _command(task: str, chosen: dict[str, Any]) -> str:
+def _render_command(task: str, chosen: dict[str, Any]) -> str:
     if task != "messages":
         return ""
     base = f" --base {chosen['base']}" if chosen["base"] != "mini" else ""
@@ -73,15 +73,15 @@ def _command(task: str, chosen: dict[str, Any]) -> str:
     return f"<p class='soft'>To do so: <code>{escape(command)}</code></p>"
 
 
-def _chosen(report: dict[str, Any]) -> dict[str, Any]:
+def _find_chosen(report: dict[str, Any]) -> dict[str, Any]:
     """The finalist that the advice is for."""
     advice = report["advice"]
     rows = report["finalists"]
     return next(row for row in rows if (row["spelt"], row["base"]) == (advice["method"], advice["base"]))
 
 
-def _tiles(report: dict[str, Any]) -> list[tuple[str, str]]:
-    row, metric = _chosen(report), report["metric"]
+def _make_tiles(report: dict[str, Any]) -> list[tuple[str, str]]:
+    row, metric = _find_chosen(report), report["metric"]
     score, cost = row["scores"][metric["key"]], row["cost"]
     ends = f"{score['low']:.{metric['digits']}f} to {score['high']:.{metric['digits']}f}"
     return [
@@ -92,7 +92,7 @@ def _tiles(report: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _decision(report: dict[str, Any]) -> str:
+def _render_decision_table(report: dict[str, Any]) -> str:
     """What a decision maker asks: operating cost, time until it is known to work, skill needed."""
     heads = ["", "operating cost", "time to verify", "skill needed"]
     full = next((row for row in report["finalists"] if row["name"] == "full"), None)
@@ -101,13 +101,13 @@ def _decision(report: dict[str, Any]) -> str:
         cost = row["cost"]
         verify = cost["seconds_to_best"] + cost["answer_ms"] * report["asked"] / 1000
         each = f"{cost['seconds']:,.0f} s and {cost['memory'] / 2**30:.1f} GiB a retraining, "
-        each += f"{cost['adapter_bytes'] / 1e6:.1f} MB a version{_against(row, full)}"
-        found.append([charts.named(number, row["label"]), each, f"{verify:,.0f} s", SKILL[row["name"]]])
+        each += f"{cost['adapter_bytes'] / 1e6:.1f} MB a version{_format_saving(row, full)}"
+        found.append([charts.render_system_name(number, row["label"]), each, f"{verify:,.0f} s", SKILL_NEEDED[row["name"]]])
     note = "Time to verify: training until its best, and asking it about the validation commits."
-    return f"<h3>For a decision</h3>{table(heads, found, 'text')}<p class='soft'>{note}</p>"
+    return f"<h3>For a decision</h3>{render_table(heads, found, 'text')}<p class='soft'>{note}</p>"
 
 
-def _against(row: dict[str, Any], full: dict[str, Any] | None) -> str:
+def _format_saving(row: dict[str, Any], full: dict[str, Any] | None) -> str:
     if full is None or row is full:
         return ""
     saved = row["cost"]["adapter_bytes"] / full["cost"]["adapter_bytes"] - 1
@@ -116,17 +116,17 @@ def _against(row: dict[str, Any], full: dict[str, Any] | None) -> str:
 
 # --- quality against cost -----------------------------------------------------------------------------------
 
-_FORMATS: Mapping[str, Callable[[float], str]] = {
+_COST_FORMATS: Mapping[str, Callable[[float], str]] = {
     "share": lambda v: f"{v:.0%}" if v >= 0.1 else f"{v:.1%}",
     "memory": lambda v: f"{v / 2**30:.1f} GiB",
     "training": lambda v: f"{v:,.0f} s",
 }
 
 
-def _plots(report: dict[str, Any]) -> str:
+def _render_plots(report: dict[str, Any]) -> str:
     rows = report["finalists"]
-    legend = charts.legend([row["label"] for row in rows])
-    figures = "".join(_tradeoff(report, name) for name in AXES)
+    legend = charts.render_legend([row["label"] for row in rows])
+    figures = "".join(_plot_tradeoff(report, name) for name in COST_AXES)
     return (
         f"<h3>Quality against cost</h3>{legend}<div class='plots'>{figures}</div><p class='soft'>Bars are "
         "95 % intervals. The dashed line joins the Pareto front: nothing is both cheaper and better than "
@@ -134,31 +134,31 @@ def _plots(report: dict[str, Any]) -> str:
     )
 
 
-def _tradeoff(report: dict[str, Any], name: str) -> str:
-    rows, metric, spell = report["finalists"], report["metric"], _FORMATS[name]
+def _plot_tradeoff(report: dict[str, Any], name: str) -> str:
+    rows, metric, spell = report["finalists"], report["metric"], _COST_FORMATS[name]
     scores = [row["scores"][metric["key"]] for row in rows]
-    costs = [axis(row, name) for row in rows]
-    across = charts.around(AXES[name], costs, name == "share", spell)
-    plot = Plot(across, _heights(metric, scores))
+    costs = [get_axis_cost(row, name) for row in rows]
+    across = charts.fit_axis(COST_AXES[name], costs, name == "share", spell)
+    plot = Plot(across, _make_quality_axis(metric, scores))
     front = sorted(
         (cost, score["mean"])
         for cost, score, row in zip(costs, scores, rows, strict=True)
         if row["front"][name]
     )
-    plot.line(front, "var(--soft)", "4 3")
+    plot.draw_line(front, "var(--soft)", "4 3")
     for number, (cost, score) in enumerate(zip(costs, scores, strict=True)):
-        plot.bar(cost, score["low"], score["high"], charts.colour(number))
+        plot.draw_interval(cost, score["low"], score["high"], charts.pick_colour(number))
     for number, (cost, score) in enumerate(zip(costs, scores, strict=True)):
-        plot.badge((cost, score["mean"]), number)
+        plot.draw_badge((cost, score["mean"]), number)
     told = "; ".join(
         f"{row['label']} {score['mean']:.{metric['digits']}f} at {spell(cost)}"
         for row, score, cost in zip(rows, scores, costs, strict=True)
     )
-    title = f"{metric['name']} against {AXES[name]}"
-    return plot.figure(title, f"{title}: {told}")
+    title = f"{metric['name']} against {COST_AXES[name]}"
+    return plot.render_figure(title, f"{title}: {told}")
 
 
-def _heights(metric: Mapping[str, Any], scores: Sequence[Mapping[str, float]]) -> Axis:
+def _make_quality_axis(metric: Mapping[str, Any], scores: Sequence[Mapping[str, float]]) -> Axis:
     low, high = min(one["low"] for one in scores), max(one["high"] for one in scores)
     return Axis(metric["name"], low, high)
 
@@ -166,33 +166,33 @@ def _heights(metric: Mapping[str, Any], scores: Sequence[Mapping[str, float]]) -
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def _quality(report: dict[str, Any]) -> str:
+def _render_quality_table(report: dict[str, Any]) -> str:
     metric, first = report["metric"], report["finalists"][0]["scores"]
     names = [name for name in metric["all"] if name in first]
     heads = ["", *(metric["all"][name] for name in names), "by seed", "to the best", "validation loss"]
     rows = []
     for number, row in enumerate(report["finalists"]):
-        cells = [interval(row["scores"][name], metric) for name in names]
+        cells = [format_interval_cell(row["scores"][name], metric) for name in names]
         seeds = " ".join(f"{score:.{metric['digits']}f}" for score in row["by_seed"])
-        cells += [seeds, _to_best(row, number, metric), f"{row['valid_loss']:.3f}"]
-        rows.append([charts.named(number, row["label"]), *cells])
+        cells += [seeds, _format_gap_to_best(row, number, metric), f"{row['valid_loss']:.3f}"]
+        rows.append([charts.render_system_name(number, row["label"]), *cells])
     for row in report["baselines"]:
-        cells = [interval(row["scores"][name], metric) for name in names]
+        cells = [format_interval_cell(row["scores"][name], metric) for name in names]
         rows.append(
-            [Markup(f"{text(row['label'])} <span class='soft'>(baseline)</span>"), *cells, "", "", ""]
+            [Markup(f"{escape_text(row['label'])} <span class='soft'>(baseline)</span>"), *cells, "", "", ""]
         )
     note = (
         f"{report['asked']} commits of the validation tenth, mean and 95 % bootstrap interval. “To the best” "
         "is paired by commit; noise is a difference whose interval holds zero."
     )
-    return f"<h3>Quality</h3>{table(heads, rows)}<p class='soft'>{note}</p>"
+    return f"<h3>Quality</h3>{render_table(heads, rows)}<p class='soft'>{note}</p>"
 
 
-def _to_best(row: dict[str, Any], number: int, metric: Mapping[str, Any]) -> str:
-    return "best" if number == 0 else gap_told(row["against_best"], metric)
+def _format_gap_to_best(row: dict[str, Any], number: int, metric: Mapping[str, Any]) -> str:
+    return "best" if number == 0 else format_gap_cell(row["against_best"], metric)
 
 
-def _cost(rows: Sequence[dict[str, Any]]) -> str:
+def _render_cost_table(rows: Sequence[dict[str, Any]]) -> str:
     heads = ["", "trained weights", "share", "peak memory", "steps", "training", "to its best", "tokens/s",
              "checkpoint", "in the hook", "per answer, warm"]  # fmt: skip
     found = []
@@ -205,21 +205,21 @@ def _cost(rows: Sequence[dict[str, Any]]) -> str:
             f"{cost['exported_bytes'] / 1e6:.1f} MB" if cost["exported_bytes"] else "–",
             f"{cost['answer_ms']:,.0f} ms",
         )  # fmt: skip
-        found.append([charts.named(number, row["label"]), *cells])
+        found.append([charts.render_system_name(number, row["label"]), *cells])
     halved = [f"{row['label']} ran out of memory and went on with smaller batches" for row in rows
               if row["cost"]["halved"]]  # fmt: skip
     note = f"<p class='soft'>{escape('; '.join(halved))}.</p>" if halved else ""
-    return f"<h3>Cost</h3>{table(heads, found)}{note}"
+    return f"<h3>Cost</h3>{render_table(heads, found)}{note}"
 
 
 # --- the rest -----------------------------------------------------------------------------------------------
 
 
-def _samples(samples: Sequence[dict[str, Any]]) -> str:
+def _render_samples(samples: Sequence[dict[str, Any]]) -> str:
     parts = []
     for one in samples:
         offers = "".join(
-            f"<dt>{escape(name)}</dt><dd>{_said(said)}</dd>" for name, said in one["offers"].items()
+            f"<dt>{escape(name)}</dt><dd>{_format_answer(said)}</dd>" for name, said in one["offers"].items()
         )
         parts.append(
             f"<div class='sample'><code>{escape(one['sha'])}</code> {escape(one['team'])}"
@@ -228,24 +228,24 @@ def _samples(samples: Sequence[dict[str, Any]]) -> str:
     return "<h3>The same commits, side by side</h3>" + "".join(parts)
 
 
-def _said(answer: Any) -> str:
+def _format_answer(answer: Any) -> str:
     if isinstance(answer, float):
         return f"{answer:.0%}"
     return escape(answer) or "<i>nothing</i>"
 
 
-def _short(report: dict[str, Any]) -> str:
+def _render_short_runs(report: dict[str, Any]) -> str:
     rows = [
         [row["label"], str(row["steps"]), f"{row['valid_loss']:.3f}", "yes" if row["promoted"] else "no"]
         for row in report["short"]
     ]
     left = "".join(f"<li>{escape(one)}</li>" for one in report["left_out"])
     said = f"<h3>Left out for want of time</h3><ul>{left}</ul>" if left else ""
-    shown = "<h3>Short runs</h3>" + table(["", "steps", "validation loss", "went on"], rows) if rows else ""
+    shown = "<h3>Short runs</h3>" + render_table(["", "steps", "validation loss", "went on"], rows) if rows else ""
     return shown + said
 
 
-_HOW = """\
+_METHOD_TEXT = """\
 <h2>How this was measured</h2><p>Every run of a task had the same examples, batches and schedule: {steps}.
 Each method had its own learning rate. {rungs} The oldest 80 % of the history taught; commits of the next
 10 % were asked about and chose between methods; the newest 10 % were not looked at. “Clear” means that a
@@ -253,14 +253,14 @@ Each method had its own learning rate. {rungs} The oldest 80 % of the history ta
 done other work meanwhile.</p>"""
 
 
-def _method(report: dict[str, Any]) -> str:
+def _render_method(report: dict[str, Any]) -> str:
     rungs = "The best half of the short runs, and the best of each method, went on (successive halving)."
     halved = any(task["steps"]["short"] for task in report["tasks"])
-    steps = "; ".join(f"{_HEADINGS[task['task']].lower()}, {_steps(task)}" for task in report["tasks"])
-    return _HOW.format(steps=steps, rungs=rungs if halved else "")
+    steps = "; ".join(f"{_TASK_HEADINGS[task['task']].lower()}, {_describe_steps(task)}" for task in report["tasks"])
+    return _METHOD_TEXT.format(steps=steps, rungs=rungs if halved else "")
 
 
-def _steps(report: dict[str, Any]) -> str:
+def _describe_steps(report: dict[str, Any]) -> str:
     seeds = "one seed" if report["seeds"] == 1 else f"{report['seeds']} seeds"
     short, long = report["steps"]["short"], report["steps"]["long"]
     return (

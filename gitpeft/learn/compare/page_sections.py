@@ -5,77 +5,77 @@ from html import escape
 from typing import Any
 
 from gitpeft.learn import charts
-from gitpeft.learn.charts import Axis, Plot, table
+from gitpeft.learn.charts import Axis, Plot, render_table
 from gitpeft.learn.compare import layer_probes
-from gitpeft.learn.compare.findings import gap_told, interval
+from gitpeft.learn.compare.findings import format_gap_cell, format_interval_cell
 
 
-def sections(report: dict[str, Any]) -> list[str]:
+def render_extra_sections(report: dict[str, Any]) -> list[str]:
     """Markup; "" for what was not tried."""
-    return [_low(report), _transfer(report), _probes(report)]
+    return [_render_low_resource(report), _render_transfer(report), _render_probes(report)]
 
 
-_GAINS = ("tuning against doing without", "best tuned", "best without", "difference")
+_GAIN_HEADS = ("tuning against doing without", "best tuned", "best without", "difference")
 
 
 # --- fewer commits, another language ------------------------------------------------------------------------
 
 
-def _low(report: dict[str, Any]) -> str:
+def _render_low_resource(report: dict[str, Any]) -> str:
     """Curves over the number of commits that teach, and the table behind them."""
     low, metric = report["low"], report["metric"]
     if not low:
         return ""
-    sizes, names = low["sizes"], _order(report, low["systems"])
+    sizes, names = low["sizes"], _order_systems(report, low["systems"])
     scores = [one for known in low["systems"].values() for one in known if one]
-    heights = Axis(metric["name"], *_range(one["mean"] for one in scores))
-    across = Axis("commits that teach", sizes[0], sizes[-1], True, charts.plain, tuple(sizes))
+    heights = Axis(metric["name"], *_find_range(one["mean"] for one in scores))
+    across = Axis("commits that teach", sizes[0], sizes[-1], True, charts.format_short_number, tuple(sizes))
     plot = Plot(across, heights)
     for number, name in enumerate(names):
         points = [(size, one["mean"]) for size, one in zip(sizes, low["systems"][name], strict=True) if one]
-        plot.line(
-            points, charts.colour(number), "5 4" if number >= len(names) - _untrained(names, report) else ""
+        plot.draw_line(
+            points, charts.pick_colour(number), "5 4" if number >= len(names) - _count_untrained(names, report) else ""
         )
         for point in points[:-1]:
-            plot.dot(point, charts.colour(number))
-        plot.badge(points[-1], number)
+            plot.draw_dot(point, charts.pick_colour(number))
+        plot.draw_badge(points[-1], number)
     rows = [
-        [charts.named(number, name), *(interval(one, metric) if one else "" for one in low["systems"][name])]
+        [charts.render_system_name(number, name), *(format_interval_cell(one, metric) if one else "" for one in low["systems"][name])]
         for number, name in enumerate(names)
     ]
     gains = [
-        [f"{one['size']:,} commits", one["best"], one["over"], gap_told(one, metric)] for one in low["gains"]
+        [f"{one['size']:,} commits", one["best"], one["over"], format_gap_cell(one, metric)] for one in low["gains"]
     ]
     heads = ["", *(f"{size:,} commits" for size in sizes)]
-    figure = plot.figure(f"{metric['name']} by the number of commits that teach")
+    figure = plot.render_figure(f"{metric['name']} by the number of commits that teach")
     note = (
         "As if the repository had only its newest commits; exemplars come from them as well, and the same "
         "validation commits are asked about. Dashed: no training. At most eight passes over what there is."
     )
     return (
-        f"<h3>With fewer commits</h3><div class='plots'>{figure}</div>{table(heads, rows)}"
-        f"<p class='soft'>{note}</p>{table(_GAINS, gains)}"
+        f"<h3>With fewer commits</h3><div class='plots'>{figure}</div>{render_table(heads, rows)}"
+        f"<p class='soft'>{note}</p>{render_table(_GAIN_HEADS, gains)}"
     )
 
 
-def _range(values: Any) -> tuple[float, float]:
+def _find_range(values: Any) -> tuple[float, float]:
     found = sorted(values)
     return found[0], found[-1]
 
 
-def _order(report: dict[str, Any], systems: Mapping[str, Any]) -> list[str]:
+def _order_systems(report: dict[str, Any], systems: Mapping[str, Any]) -> list[str]:
     """Methods as in the other tables, then what is not trained."""
     labels = [row["label"] for row in report["finalists"]]
     tuned = [name for name in labels if name in systems]
     return tuned + [name for name in systems if name not in tuned]
 
 
-def _untrained(names: Sequence[str], report: dict[str, Any]) -> int:
+def _count_untrained(names: Sequence[str], report: dict[str, Any]) -> int:
     labels = {row["label"] for row in report["finalists"]}
     return sum(name not in labels for name in names)
 
 
-def _transfer(report: dict[str, Any]) -> str:
+def _render_transfer(report: dict[str, Any]) -> str:
     """For each pair of languages: taught by one, taught by the other, the difference."""
     parts = []
     metric = report["metric"]
@@ -84,16 +84,16 @@ def _transfer(report: dict[str, Any]) -> str:
         rows = [
             [
                 row["label"],
-                interval(row["across"], metric),
-                interval(row["within"], metric) if "within" in row else "",
-                gap_told(row["gap"], metric) if "gap" in row else "",
+                format_interval_cell(row["across"], metric),
+                format_interval_cell(row["within"], metric) if "within" in row else "",
+                format_gap_cell(row["gap"], metric) if "gap" in row else "",
             ]
             for row in one["rows"]
         ]
         pair = f"{one['taught']} → {one['asked']}"
         said = f"{one['examples']} commits teach either way, {one['n']} of {one['asked']} are asked about."
         head = f"<p><b>{escape(pair)}</b> <span class='soft'>{escape(said)}</span></p>"
-        parts.append(head + table(heads, rows))
+        parts.append(head + render_table(heads, rows))
     if not parts:
         return ""
     note = (
@@ -106,22 +106,22 @@ def _transfer(report: dict[str, Any]) -> str:
 # --- layers -------------------------------------------------------------------------------------------------
 
 
-def _probes(report: dict[str, Any]) -> str:
+def _render_probes(report: dict[str, Any]) -> str:
     """What each layer knows, untuned and tuned, and what that changed at the last one."""
     parts = []
     for base, tasks in report["probes"].items():
-        names = _order(report, next(iter(tasks.values()))["tuned"]) if tasks else []
-        legend = charts.legend([*names, f"{base}, untuned (dashed)"])
-        figures = "".join(_layered(task, known, names) for task, known in tasks.items())
+        names = _order_systems(report, next(iter(tasks.values()))["tuned"]) if tasks else []
+        legend = charts.render_legend([*names, f"{base}, untuned (dashed)"])
+        figures = "".join(_plot_layers(task, known, names) for task, known in tasks.items())
         rows = [
             [
-                charts.named(number, name),
-                *(gap_told(known["change"][name], {"digits": 1}) for known in tasks.values()),
+                charts.render_system_name(number, name),
+                *(format_gap_cell(known["change"][name], {"digits": 1}) for known in tasks.values()),
             ]
             for number, name in enumerate(names)
         ]
         heads = ["last layer, tuned minus untuned", *tasks]
-        parts.append(f"{legend}<div class='plots'>{figures}</div>{table(heads, rows) if rows else ''}")
+        parts.append(f"{legend}<div class='plots'>{figures}</div>{render_table(heads, rows) if rows else ''}")
     if not parts:
         return ""
     counts = [known["commits"] for tasks in report["probes"].values() for known in tasks.values()]
@@ -138,19 +138,19 @@ def _probes(report: dict[str, Any]) -> str:
     return f"<h3>What each layer knows</h3>{''.join(parts)}<p class='soft'>{note}</p>"
 
 
-def _layered(task: str, known: dict[str, Any], names: Sequence[str]) -> str:
+def _plot_layers(task: str, known: dict[str, Any], names: Sequence[str]) -> str:
     curves = [known["tuned"][name] for name in names]
     means = [one["mean"] for curve in (*curves, known["untuned"]) for one in curve]
     last = len(known["untuned"]) - 1
     across = Axis("layer", 0, last, ticks=tuple(range(0, last + 1, max(1, last // 6))))
     plot = Plot(across, Axis("accuracy, %", min(50.0, *means), max(means)))
-    plot.line(_over_layers(known["untuned"]), charts.colour(len(names)), "5 4")
+    plot.draw_line(_list_layer_points(known["untuned"]), charts.pick_colour(len(names)), "5 4")
     for number, curve in enumerate(curves):
-        plot.line(_over_layers(curve), charts.colour(number))
-        plot.badge(_over_layers(curve)[-1], number)
-    plot.badge(_over_layers(known["untuned"])[0], len(names))
-    return plot.figure(f"{task}: {layer_probes.TASKS[task]}")
+        plot.draw_line(_list_layer_points(curve), charts.pick_colour(number))
+        plot.draw_badge(_list_layer_points(curve)[-1], number)
+    plot.draw_badge(_list_layer_points(known["untuned"])[0], len(names))
+    return plot.render_figure(f"{task}: {layer_probes.PROBING_TASKS[task]}")
 
 
-def _over_layers(curve: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
+def _list_layer_points(curve: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
     return [(float(layer), one["mean"]) for layer, one in enumerate(curve)]

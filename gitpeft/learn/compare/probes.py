@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from gitpeft.diff.patch import Budget, render, split
+from gitpeft.diff.patch import TokenBudget, render_change, split_compact
 from gitpeft.learn.data.dataset import Example
-from gitpeft.learn.evaluation.text_metrics import bootstrap
+from gitpeft.learn.evaluation.text_metrics import bootstrap_mean
 from gitpeft.runtime.tokenizer import TokenCodec
 
-LINES_EACH = 4
+MAX_LINES_PER_COMMIT = 4
 """Lines taken from one commit at most, so that large commits do not decide."""
 
-NAMES_EACH = 2
+MAX_NAMES_PER_COMMIT = 2
 """Names taken from one commit at most."""
 
-_CALLED = re.compile(r"[^\W\d]\w*(?=\()")
-_NAME = re.compile(r"[^\W\d]\w*")
-_WORDS = frozenset(
+_CALLED_NAME = re.compile(r"[^\W\d]\w*(?=\()")
+_IDENTIFIER = re.compile(r"[^\W\d]\w*")
+_KEYWORDS = frozenset(
     [
         "and",
         "as",
@@ -102,14 +102,14 @@ _WORDS = frozenset(
 )
 """Words that are no names in common languages."""
 
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_RIDGE_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
-Read = Callable[[list[int]], Any]
+StateReader = Callable[[list[int]], Any]
 """From token ids (n) to a state for each of them (n, width)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ProbeItem:
     """A question to a probe: the ids that are read, the span of them whose states are pooled, the answer.
 
     `commit` is the one that is asked about: questions about the same one are not independent.
@@ -121,36 +121,36 @@ class Item:
     commit: str = ""
 
 
-def line_types(examples: Sequence[Example], budget: Budget, codec: TokenCodec, seed: int = 0) -> list[Item]:
+def make_line_type_items(examples: Sequence[Example], budget: TokenBudget, codec: TokenCodec, seed: int = 0) -> list[ProbeItem]:
     """Lines of the changes with every sign hidden behind one mark; `answer`: it was added."""
     dice = random.Random(seed)
     signs = {codec.marks["add"][0]: True, codec.marks["delete"][0]: False}
     ends = {marks[0] for marks in codec.marks.values()}
     items = []
     for example in examples:
-        ids = render(example.change, (), "", budget, codec)
+        ids = render_change(example.change, (), "", budget, codec)
         hidden = [codec.marks["keep"][0] if one in signs else one for one in ids]
         starts = [i for i, one in enumerate(ids) if one in signs]
-        for start in dice.sample(starts, min(LINES_EACH, len(starts))):
+        for start in dice.sample(starts, min(MAX_LINES_PER_COMMIT, len(starts))):
             end = next((i for i in range(start + 1, len(ids)) if ids[i] in ends), len(ids))
             if end - start > 1:
-                items.append(Item(hidden, (start + 1, end), signs[ids[start]], example.sha))
+                items.append(ProbeItem(hidden, (start + 1, end), signs[ids[start]], example.sha))
     return items
 
 
-def matches(examples: Sequence[Example], budget: Budget, codec: TokenCodec, seed: int = 0) -> list[Item]:
+def make_change_match_items(examples: Sequence[Example], budget: TokenBudget, codec: TokenCodec, seed: int = 0) -> list[ProbeItem]:
     """Each change with its own message or, as often, with another commit's; `answer`: it is its own."""
     dice = random.Random(seed)
     items = []
     for example in examples:
         own = dice.random() < 0.5
         message = example.message if own else dice.choice(examples).message
-        ids = render(example.change, (message,), "", budget, codec)
-        items.append(Item(ids, (0, len(ids)), message == example.message, example.sha))
+        ids = render_change(example.change, (message,), "", budget, codec)
+        items.append(ProbeItem(ids, (0, len(ids)), message == example.message, example.sha))
     return items
 
 
-def identifier_types(examples: Sequence[Example], codec: TokenCodec, seed: int = 0) -> list[Item]:
+def make_identifier_type_items(examples: Sequence[Example], codec: TokenCodec, seed: int = 0) -> list[ProbeItem]:
     """Names in single added lines, without anything of the change around them; `answer`: it is a function's.
 
     A function is what is called or defined with a parenthesis behind it, which is hidden. As many names of
@@ -161,66 +161,66 @@ def identifier_types(examples: Sequence[Example], codec: TokenCodec, seed: int =
     for example in examples:
         lines = {
             line[1:].strip()
-            for block in split(example.change)[1].values()
+            for block in split_compact(example.change)[1].values()
             for line in block
             if line[0] == "+"
         }
-        found = [(line, *one) for line in sorted(lines) for one in _names(line)]
+        found = [(line, *one) for line in sorted(lines) for one in _find_names(line)]
         for wanted in (True, False):
             of_kind = [one for one in found if one[2] is wanted]
-            for line, (start, end), answer in dice.sample(of_kind, min(NAMES_EACH // 2, len(of_kind))):
+            for line, (start, end), answer in dice.sample(of_kind, min(MAX_NAMES_PER_COMMIT // 2, len(of_kind))):
                 rest = line[end + 1 :] if answer else line[end:]
                 before, name, after = map(codec.encode, (line[:start], line[start:end], rest))
                 span = (len(before), len(before) + len(name))
-                items.append(Item([*before, *name, *after], span, answer, example.sha))
+                items.append(ProbeItem([*before, *name, *after], span, answer, example.sha))
     return items
 
 
-def _names(line: str) -> list[tuple[tuple[int, int], bool]]:
+def _find_names(line: str) -> list[tuple[tuple[int, int], bool]]:
     """Where the names of a line of code are, and whether a parenthesis follows."""
-    called = {match.start() for match in _CALLED.finditer(line)}
+    called = {match.start() for match in _CALLED_NAME.finditer(line)}
     return [
         (match.span(), match.start() in called)
-        for match in _NAME.finditer(line)
-        if match[0].lower() not in _WORDS and len(match[0]) > 1
+        for match in _IDENTIFIER.finditer(line)
+        if match[0].lower() not in _KEYWORDS and len(match[0]) > 1
     ]
 
 
-def encoder_states(model: Any) -> Read:
+def make_encoder_reader(model: Any) -> StateReader:
     """The states of a model's encoder, frozen."""
     encoder = model.get_encoder().eval()
 
     @torch.no_grad()
-    def read(ids: list[int]) -> Any:
+    def read_states(ids: list[int]) -> Any:
         row = torch.tensor([ids], device=model.device)
         return encoder(input_ids=row, attention_mask=torch.ones_like(row))[0][0].float().cpu().numpy()
 
-    return read
+    return read_states
 
 
-def one_hot(vocabulary: int, width: int = 2048) -> Read:
+def make_one_hot_reader(vocabulary: int, width: int = 2048) -> StateReader:
     """No encoder at all: tokens by hash, so that a pooled span is its bag of tokens."""
     places = np.random.default_rng(0).integers(width, size=vocabulary)
 
-    def read(ids: list[int]) -> Any:
+    def read_states(ids: list[int]) -> Any:
         states = np.zeros((len(ids), width), dtype=np.float32)
         states[np.arange(len(ids)), places[ids]] = 1
         return states
 
-    return read
+    return read_states
 
 
-def accuracy(read: Read, older: Sequence[Item], newer: Sequence[Item]) -> tuple[float, float, float]:
+def measure_probe_accuracy(read: StateReader, older: Sequence[ProbeItem], newer: Sequence[ProbeItem]) -> tuple[float, float, float]:
     """Share of right answers of a probe on `newer`, with its 95 % bootstrap interval.
 
     The ridge is chosen on the last fifth of `older`. ValueError when one answer is all there is.
     """
-    right = right_answers(*_pooled(read, older), *_pooled(read, newer))
-    found = bootstrap(right.tolist(), 0)
+    right = score_probe_answers(*_pool_spans(read, older), *_pool_spans(read, newer))
+    found = bootstrap_mean(right.tolist(), 0)
     return found.mean, found.low, found.high
 
 
-def right_answers(x: Any, y: Any, x_new: Any, y_new: Any) -> Any:
+def score_probe_answers(x: Any, y: Any, x_new: Any, y_new: Any) -> Any:
     """Which of `y_new` a probe fitted on features `x` (n, width) and answers `y` (n) gets right: 1 or 0 each.
 
     The ridge is chosen on the last fifth of `x`. ValueError when one answer is all there is.
@@ -228,12 +228,12 @@ def right_answers(x: Any, y: Any, x_new: Any, y_new: Any) -> Any:
     if y.min() == y.max():
         raise ValueError("a probe needs examples of both answers")
     cut = len(y) * 4 // 5
-    scored = [(float((_said(_fit(x[:cut], y[:cut], r), x[cut:]) == y[cut:]).mean()), r) for r in _RIDGES]
+    scored = [(float((_predict_answers(_fit_probe(x[:cut], y[:cut], r), x[cut:]) == y[cut:]).mean()), r) for r in _RIDGE_GRID]
     best = max(scored)[1]
-    return (_said(_fit(x, y, best), x_new) == y_new).astype(float)
+    return (_predict_answers(_fit_probe(x, y, best), x_new) == y_new).astype(float)
 
 
-def _pooled(read: Read, items: Sequence[Item]) -> tuple[Any, Any]:
+def _pool_spans(read: StateReader, items: Sequence[ProbeItem]) -> tuple[Any, Any]:
     rows = []
     ids: list[int] | None = None
     states: Any = None
@@ -244,30 +244,30 @@ def _pooled(read: Read, items: Sequence[Item]) -> tuple[Any, Any]:
     return np.stack(rows), np.array([item.answer for item in items])
 
 
-def _fit(x: Any, y: Any, ridge: float) -> tuple[Any, Any, Any]:
+def _fit_probe(x: Any, y: Any, ridge: float) -> tuple[Any, Any, Any]:
     """Mean and spread of the features, and the weights of a logistic regression on what they standardise."""
     mean, spread = x.mean(0), x.std(0) + 1e-6
-    features = torch.from_numpy(_standard(x, mean, spread))
+    features = torch.from_numpy(_standardise_features(x, mean, spread))
     goal = torch.from_numpy(y.astype(np.float32))
     weights = torch.zeros(features.shape[1], requires_grad=True)
     optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
-    def loss() -> Any:
+    def compute_loss() -> Any:
         optimiser.zero_grad()
         value = torch.nn.functional.binary_cross_entropy_with_logits(features @ weights, goal)
         value = value + ridge * (weights[:-1] ** 2).sum() / 2
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    optimiser.step(compute_loss)  # type: ignore[no-untyped-call]
     return mean, spread, weights.detach().numpy()
 
 
-def _said(fitted: tuple[Any, Any, Any], x: Any) -> Any:
+def _predict_answers(fitted: tuple[Any, Any, Any], x: Any) -> Any:
     mean, spread, weights = fitted
-    return _standard(x, mean, spread) @ weights > 0
+    return _standardise_features(x, mean, spread) @ weights > 0
 
 
-def _standard(x: Any, mean: Any, spread: Any) -> Any:
+def _standardise_features(x: Any, mean: Any, spread: Any) -> Any:
     scaled = (x - mean) / spread
     return np.hstack([scaled, np.ones((len(scaled), 1))]).astype(np.float32)

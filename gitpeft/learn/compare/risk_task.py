@@ -16,114 +16,114 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.learn.compare.scoring import Answers, Ranking
+from gitpeft.learn.compare.scoring import Answers, RiskScorer
 from gitpeft.learn.data import subsets
-from gitpeft.learn.data.subsets import Cut, Parts
+from gitpeft.learn.data.subsets import HistorySubset, LanguageSplit
 from gitpeft.learn.risk import classifiers
 from gitpeft.learn.risk import encoder as risk_encoder
-from gitpeft.learn.risk.classifiers import Labelled
-from gitpeft.learn.risk.encoder import Lesson, RiskData
-from gitpeft.learn.training.finetune import Job, Listener, write_json
+from gitpeft.learn.risk.classifiers import LabelledCommits
+from gitpeft.learn.risk.encoder import RiskTuningSettings, RiskData
+from gitpeft.learn.training.finetune import TrainingJob, ProgressListener, write_json
 from gitpeft.risk.model import LINES_ADDED
 
 if TYPE_CHECKING:
-    from gitpeft.learn.models.bases import Base
-    from gitpeft.learn.models.methods import Method
-    from gitpeft.learn.pipeline import Mined
+    from gitpeft.learn.models.bases import BaseModel
+    from gitpeft.learn.models.methods import TuningMethod
+    from gitpeft.learn.pipeline import MinedHistory
 
-REGRESSION = "logistic regression"
-BASELINES = (LINES_ADDED, REGRESSION)
+REGRESSION_BASELINE = "logistic regression"
+BASELINE_NAMES = (LINES_ADDED, REGRESSION_BASELINE)
 
 
-class RiskField:
+class RiskTask:
     """A labelled history; its newest tenth is not looked at. GitpeftError where too few bugs are known."""
 
-    def __init__(self, repo: Repository, mined: "Mined", listen: Listener) -> None:
+    def __init__(self, repo: Repository, mined: "MinedHistory", listen: ProgressListener) -> None:
         with History.open(repo.state_dir) as history:
-            self.data = risk_encoder.risk_data(history, repo, mined.tip, listen)
-        self.whole = Risk(self.data)
-        self.parts = Parts(self.data.train.shas, self.data.valid.shas, self._language)
+            self.data = risk_encoder.build_risk_data(history, repo, mined.tip, listen)
+        self.whole = RiskTaskPart(self.data)
+        self.parts = LanguageSplit(self.data.train.shas, self.data.valid.shas, self._detect_commit_language)
 
     @property
     def commits(self) -> int:
         """Commits whose fate is known."""
         return len(self.data.train) + len(self.data.valid) + len(self.data.test)
 
-    def part(self, cut: Cut) -> "Risk":
+    def make_part(self, cut: HistorySubset) -> "RiskTaskPart":
         """A part of the history; GitpeftError where it lacks buggy or clean commits."""
-        train, chooses, asked = self.parts.of(cut)
+        train, chooses, asked = self.parts.select_subset(cut)
         data = self.data
         found = [
-            _named(data.train, train), _named(data.valid, chooses), _named(data.valid, asked),
+            _select_commits(data.train, train), _select_commits(data.valid, chooses), _select_commits(data.valid, asked),
         ]  # fmt: skip
         if not all(0 < part.truth.sum() < len(part) for part in found):
             raise GitpeftError(
                 f"{cut.label}: there are no buggy or no clean commits in that part",
                 "choose a larger part, or leave it out",
             )
-        return Risk(RiskData(found[0], found[1], data.test, data.texts), found[2])
+        return RiskTaskPart(RiskData(found[0], found[1], data.test, data.texts), found[2])
 
-    def _language(self, sha: str) -> str:
-        return subsets.language_of(self.data.texts[sha].change) if sha in self.data.texts else ""
+    def _detect_commit_language(self, sha: str) -> str:
+        return subsets.detect_main_language(self.data.texts[sha].change) if sha in self.data.texts else ""
 
 
-def _named(data: Labelled, shas: Sequence[str]) -> Labelled:
+def _select_commits(data: LabelledCommits, shas: Sequence[str]) -> LabelledCommits:
     chosen = set(shas)
     return data.take([i for i, sha in enumerate(data.shas) if sha in chosen])
 
 
-class Risk:
+class RiskTaskPart:
     """Defect prediction on one part of a history; `asked` are the commits that are judged."""
 
-    def __init__(self, data: RiskData, asked: Labelled | None = None) -> None:
+    def __init__(self, data: RiskData, asked: LabelledCommits | None = None) -> None:
         self.data = data
         self.asked = data.valid if asked is None else asked
-        self.yardstick = Ranking(self.asked.truth.tolist())
+        self.yardstick = RiskScorer(self.asked.truth.tolist())
 
-    def train(self, job: Job, folder: Path, listen: Listener) -> tuple["Method", dict[str, Any]]:
+    def train_run(self, job: TrainingJob, folder: Path, listen: ProgressListener) -> tuple["TuningMethod", dict[str, Any]]:
         """See `grounds.Ground`. A killed run begins again: it takes a minute or two."""
-        data, lesson = self.data, Lesson()
-        lesson = Lesson(
+        data, lesson = self.data, RiskTuningSettings()
+        lesson = RiskTuningSettings(
             epochs=job.steps * lesson.batch / len(data.train),
             minutes=job.minutes,
             checks=job.checks,
             seed=job.seed,
         )
         listen("train", 0.0, "training")
-        tuned, method, scaling, cost = risk_encoder.learn(
+        tuned, method, scaling, cost = risk_encoder.train_risk_encoder(
             job.base, job.method, data.train, data.valid, data.texts, lesson
         )
-        kept = folder / bundles.ADAPTER
-        risk_encoder.save(tuned.cpu(), scaling, kept)
+        kept = folder / bundles.ADAPTER_FOLDER
+        risk_encoder.save_trained_encoder(tuned.cpu(), scaling, kept)
         size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
         found = json.loads(json.dumps(cost.as_dict() | {"adapter_bytes": size, "notes": []}))
         write_json(folder / "run.json", found)
         return method, found
 
-    def finish(self, job: Job, method: "Method", folder: Path) -> dict[str, Any]:
+    def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> dict[str, Any]:
         """See `grounds.Ground`: the probability of each asked commit."""
-        model = risk_encoder.load(job.base, method, folder / bundles.ADAPTER)
-        kept = json.loads((folder / bundles.ADAPTER / risk_encoder.KEPT).read_text(encoding="utf-8"))
-        asked = risk_encoder.judged(self.asked, self.data.texts, job.base, kept["features"], 0.0)
+        model = risk_encoder.load_trained_encoder(job.base, method, folder / bundles.ADAPTER_FOLDER)
+        kept = json.loads((folder / bundles.ADAPTER_FOLDER / risk_encoder.SCALING_FILE).read_text(encoding="utf-8"))
+        asked = risk_encoder.encode_commits(self.asked, self.data.texts, job.base, kept["features"], 0.0)
         before = time.monotonic()
-        logits = risk_encoder.scores(model, asked, job.base)
+        logits = risk_encoder.predict_logits(model, asked, job.base)
         spent = time.monotonic() - before
         cost = {"answer_ms": 1000 * spent / max(1, len(asked)), "exported_bytes": 0}
-        return {"answers": _chances(logits), "cost": cost}
+        return {"answers": _to_probabilities(logits), "cost": cost}
 
-    def encoder(self, job: Job, method: "Method", folder: Path) -> Any:
+    def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> Any:
         """See `grounds.Ground`."""
-        return risk_encoder.load(job.base, method, folder / bundles.ADAPTER).encoder
+        return risk_encoder.load_trained_encoder(job.base, method, folder / bundles.ADAPTER_FOLDER).encoder
 
-    def baselines(self, bases: Mapping[str, "Base"]) -> dict[str, Answers]:
+    def ask_baselines(self, bases: Mapping[str, "BaseModel"]) -> dict[str, Answers]:
         """Lines added, and a regression on the metrics, as probabilities fitted on the training part."""
         models = {
-            LINES_ADDED: classifiers.regression(self.data.train, ("la",)),
-            REGRESSION: classifiers.regression(self.data.train),
+            LINES_ADDED: classifiers.fit_logistic_regression(self.data.train, ("la",)),
+            REGRESSION_BASELINE: classifiers.fit_logistic_regression(self.data.train),
         }
-        return {name: _chances(classifiers.scores(model, self.asked)) for name, model in models.items()}
+        return {name: _to_probabilities(classifiers.score_commits(model, self.asked)) for name, model in models.items()}
 
-    def shown(self) -> list[tuple[str, str]]:
+    def list_references(self) -> list[tuple[str, str]]:
         """See `grounds.Ground`."""
         said = {0.0: "no fix known", 1.0: "fixed later"}
         return [
@@ -132,5 +132,5 @@ class Risk:
         ]
 
 
-def _chances(logits: Any) -> list[float]:
+def _to_probabilities(logits: Any) -> list[float]:
     return [round(float(one), 5) for one in 1 / (1 + np.exp(-np.clip(logits, -30, 30)))]

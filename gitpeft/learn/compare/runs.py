@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitpeft.learn.compare import layer_probes
-from gitpeft.learn.compare.halving import Candidate
-from gitpeft.learn.compare.tasks import Ground
+from gitpeft.learn.compare.halving import RunCandidate
+from gitpeft.learn.compare.tasks import TaskPart
 from gitpeft.learn.models import methods
-from gitpeft.learn.training.finetune import Job, write_json
+from gitpeft.learn.training.finetune import TrainingJob, write_json
 
 if TYPE_CHECKING:
-    from gitpeft.learn.models.bases import Base
+    from gitpeft.learn.models.bases import BaseModel
 
 
 @dataclass(slots=True)
-class Row:
+class RunStatus:
     """Where a run stands, for whoever watches: waiting, running, done, kept (from before) or left out."""
 
     rung: str
@@ -33,33 +33,33 @@ class Row:
     result: dict[str, Any] = field(default_factory=dict)
 
 
-Watcher = Callable[[Sequence[Row], str], None]
+RunWatcher = Callable[[Sequence[RunStatus], str], None]
 """Hears the rows of a comparison and what is happening now, whenever that changes."""
 
 
-Questions = Callable[["Base", int], layer_probes.Questions]
+QuestionSource = Callable[["BaseModel", int], layer_probes.ProbeQuestions]
 """What probes ask of a base on so many commits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RunRequest:
     """A run to make: who, in which rung, how many steps and minutes at most, on what, probed on how many
     commits; `finished` ones are exported and asked as well."""
 
-    who: Candidate
+    who: RunCandidate
     rung: str
     steps: int
     minutes: float
-    ground: Ground
+    ground: TaskPart
     finished: bool = True
     probed: int = 0
 
 
-class Runs:
+class ComparisonRuns:
     """The runs of one comparison, below `folder`; `rows` say where each stands."""
 
     def __init__(
-        self, folder: Path, bases: Mapping[str, "Base"], questions: Questions, watch: Watcher,
+        self, folder: Path, bases: Mapping[str, "BaseModel"], questions: QuestionSource, watch: RunWatcher,
         done: Callable[[], None],
     ) -> None:  # fmt: skip
         self.folder, self.bases, self.questions, self.watch, self._done = (
@@ -69,27 +69,27 @@ class Runs:
             watch,
             done,
         )
-        self.rows: list[Row] = []
+        self.rows: list[RunStatus] = []
 
-    def path(self, one: Candidate, rung: str) -> Path:
+    def result_path(self, one: RunCandidate, rung: str) -> Path:
         """The file of a finished run."""
         key = hashlib.sha256(json.dumps([rung, asdict(one)], sort_keys=True).encode()).hexdigest()[:12]
         return self.folder / "runs" / key / "result.json"
 
-    def row(self, rung: str, one: Candidate) -> Row:
+    def find_row(self, rung: str, one: RunCandidate) -> RunStatus:
         """The row of a run."""
         return next(r for r in self.rows if (r.rung, r.label, r.seed) == (rung, one.label, one.seed))
 
-    def result(self, order: Order) -> dict[str, Any]:
+    def load_or_run(self, order: RunRequest) -> dict[str, Any]:
         """A run's result, from its file where it is finished. Its weights are not kept."""
         one = order.who
-        path, row = self.path(one, order.rung), self.row(order.rung, one)
+        path, row = self.result_path(one, order.rung), self.find_row(order.rung, one)
         if path.exists():
             row.state, row.result = "kept", json.loads(path.read_text(encoding="utf-8"))
             return dict(row.result)
         row.state, before = "running", time.monotonic()
-        self.tell(row)
-        result = self.make(order, path.parent, row)
+        self.notify_watcher(row)
+        result = self.execute_run(order, path.parent, row)
         result |= {"candidate": asdict(one), "label": one.label, "name": one.name, "base": one.base}
         result["seconds"] = time.monotonic() - before
         write_json(path, result)
@@ -97,43 +97,43 @@ class Runs:
             shutil.rmtree(part) if part.is_dir() else part.unlink()
         self._done()
         row.state, row.result, row.done = "done", json.loads(path.read_text(encoding="utf-8")), 1.0
-        self.tell(row)
+        self.notify_watcher(row)
         return dict(row.result)
 
-    def tell(self, row: Row, detail: str = "") -> None:
+    def notify_watcher(self, row: RunStatus, detail: str = "") -> None:
         """Let whoever watches know."""
         row.detail = detail or row.detail
         self.watch(self.rows, f"{row.rung} run: {row.label}")
 
-    def make(self, order: Order, folder: Path, row: Row) -> dict[str, Any]:
+    def execute_run(self, order: RunRequest, folder: Path, row: RunStatus) -> dict[str, Any]:
         """Train; where it is to be finished, export through the gate, ask, and probe its layers."""
-        method, result = self._train(order, folder, row)
+        method, result = self._train_method(order, folder, row)
         if not order.finished:
             return result
-        self.tell(row, "exporting and asking")
-        job = self._job(order)
-        finished = order.ground.finish(job, method, folder)
+        self.notify_watcher(row, "exporting and asking")
+        job = self._make_job(order)
+        finished = order.ground.export_and_ask(job, method, folder)
         result["cost"] |= finished.pop("cost")
         if order.probed:
-            self.tell(row, "probing its layers")
-            encoder = order.ground.encoder(job, method, folder)
-            result["probes"] = layer_probes.probe(encoder, self.questions(job.base, order.probed))
+            self.notify_watcher(row, "probing its layers")
+            encoder = order.ground.load_encoder(job, method, folder)
+            result["probes"] = layer_probes.probe_layers(encoder, self.questions(job.base, order.probed))
         return result | finished
 
-    def _job(self, order: Order) -> Job:
-        method = methods.of(*methods.parse(order.who.method))
+    def _make_job(self, order: RunRequest) -> TrainingJob:
+        method = methods.make_method(*methods.parse_method(order.who.method))
         checks = min(4, max(1, order.steps // 10))
         base = self.bases[order.who.base]
-        return Job(base, method, order.who.seed, order.minutes, order.steps, checks=checks)
+        return TrainingJob(base, method, order.who.seed, order.minutes, order.steps, checks=checks)
 
-    def _train(self, order: Order, folder: Path, row: Row) -> tuple[methods.Method, dict[str, Any]]:
-        def listen(row: Row, step: str, done: float, detail: str) -> None:
+    def _train_method(self, order: RunRequest, folder: Path, row: RunStatus) -> tuple[methods.TuningMethod, dict[str, Any]]:
+        def note_progress(row: RunStatus, step: str, done: float, detail: str) -> None:
             row.done = done
-            self.tell(row, detail)
+            self.notify_watcher(row, detail)
 
         before = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        method, cost = order.ground.train(self._job(order), folder, partial(listen, row))
+        method, cost = order.ground.train_run(self._make_job(order), folder, partial(note_progress, row))
         return method, {
             "method": method.as_dict(),
             "steps": cost["steps"],

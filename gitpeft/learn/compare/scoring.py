@@ -12,15 +12,15 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from gitpeft.learn.evaluation import messages, ranking_metrics
-from gitpeft.learn.evaluation.text_metrics import Interval, b_norm, bootstrap, paired_bootstrap
+from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval, b_norm, bootstrap_mean, paired_bootstrap
 
 Answers = Sequence[Any]
 """What a run says of each commit: a message, or a probability."""
 
-RESAMPLES = 1000
+RESAMPLE_COUNT = 1000
 
 
-class Yardstick(Protocol):
+class AnswerScorer(Protocol):
     """`key` and `name` are the main metric's, `digits` its decimals, `metrics` the names of all by key."""
 
     key: ClassVar[str]
@@ -30,20 +30,20 @@ class Yardstick(Protocol):
 
     def __len__(self) -> int: ...
 
-    def score(self, runs: Sequence[Answers]) -> Interval:
+    def score_runs(self, runs: Sequence[Answers]) -> ConfidenceInterval:
         """The main metric of a system, its seeds averaged, with a 95 % interval over commits."""
 
-    def all_scores(self, runs: Sequence[Answers]) -> dict[str, Any]:
+    def score_all_metrics(self, runs: Sequence[Answers]) -> dict[str, Any]:
         """Every metric that can be computed here, of the first seed but for the main one; plain values."""
 
-    def difference(self, runs: Sequence[Answers], others: Sequence[Answers]) -> Interval:
+    def compare_runs(self, runs: Sequence[Answers], others: Sequence[Answers]) -> ConfidenceInterval:
         """The main metric of `runs` minus that of `others`, paired by commit."""
 
-    def samples(self, most: int) -> list[int]:
+    def pick_samples(self, most: int) -> list[int]:
         """The places of some commits that are worth showing, spread over all."""
 
 
-class Wording:
+class MessageScorer:
     """Messages against those that the team wrote, by B-Norm."""
 
     key: ClassVar[str] = "b_norm"
@@ -62,29 +62,29 @@ class Wording:
     def __len__(self) -> int:
         return len(self._references)
 
-    def score(self, runs: Sequence[Answers]) -> Interval:
+    def score_runs(self, runs: Sequence[Answers]) -> ConfidenceInterval:
         """See `Yardstick`."""
-        return bootstrap(self._each(runs), seed=0)
+        return bootstrap_mean(self._score_each_commit(runs), seed=0)
 
-    def all_scores(self, runs: Sequence[Answers]) -> dict[str, Any]:
+    def score_all_metrics(self, runs: Sequence[Answers]) -> dict[str, Any]:
         """See `Yardstick`."""
-        return messages.scores(runs[0], self._references) | {self.key: self.score(runs)._asdict()}
+        return messages.summarise_message_scores(runs[0], self._references) | {self.key: self.score_runs(runs)._asdict()}
 
-    def difference(self, runs: Sequence[Answers], others: Sequence[Answers]) -> Interval:
+    def compare_runs(self, runs: Sequence[Answers], others: Sequence[Answers]) -> ConfidenceInterval:
         """See `Yardstick`."""
-        return paired_bootstrap(self._each(runs), self._each(others), seed=0)
+        return paired_bootstrap(self._score_each_commit(runs), self._score_each_commit(others), seed=0)
 
-    def samples(self, most: int) -> list[int]:
+    def pick_samples(self, most: int) -> list[int]:
         """See `Yardstick`."""
-        return _spread(range(len(self)), most)
+        return _spread_evenly(range(len(self)), most)
 
-    def _each(self, runs: Sequence[Answers]) -> list[float]:
+    def _score_each_commit(self, runs: Sequence[Answers]) -> list[float]:
         """A score for each commit, averaged over seeds."""
         by_seed = [b_norm(run, self._references) for run in runs]
         return [sum(column) / len(column) for column in zip(*by_seed, strict=True)]
 
 
-class Ranking:
+class RiskScorer:
     """Probabilities that a commit needs a fix, against those that did, by ROC AUC."""
 
     key: ClassVar[str] = "auc"
@@ -103,55 +103,55 @@ class Ranking:
     def __len__(self) -> int:
         return len(self._truth)
 
-    def score(self, runs: Sequence[Answers]) -> Interval:
+    def score_runs(self, runs: Sequence[Answers]) -> ConfidenceInterval:
         """See `Yardstick`."""
-        return _interval(self._auc(runs, np.arange(len(self))), self._resampled(runs))
+        return _make_interval(self._compute_mean_auc(runs, np.arange(len(self))), self._resample_auc(runs))
 
-    def all_scores(self, runs: Sequence[Answers]) -> dict[str, Any]:
+    def score_all_metrics(self, runs: Sequence[Answers]) -> dict[str, Any]:
         """See `Yardstick`."""
         others: dict[str, Callable[[Any, Any], float]] = {
             "pr_auc": ranking_metrics.pr_auc,
-            "brier": ranking_metrics.brier,
-            "capture_20": partial(ranking_metrics.capture, share=0.2),
+            "brier": ranking_metrics.brier_score,
+            "capture_20": partial(ranking_metrics.capture_rate, share=0.2),
         }
         said = np.asarray(runs[0], dtype=np.float64)
-        draws = self._draws()
-        found = {self.key: self.score(runs)._asdict()}
+        draws = self._draw_resamples()
+        found = {self.key: self.score_runs(runs)._asdict()}
         for key, metric in others.items():
             values = np.array([metric(self._truth[draw], said[draw]) for draw in draws])
-            found[key] = _interval(metric(self._truth, said), values)._asdict()
+            found[key] = _make_interval(metric(self._truth, said), values)._asdict()
         return {"n": len(self), **found}
 
-    def difference(self, runs: Sequence[Answers], others: Sequence[Answers]) -> Interval:
+    def compare_runs(self, runs: Sequence[Answers], others: Sequence[Answers]) -> ConfidenceInterval:
         """See `Yardstick`."""
         everything = np.arange(len(self))
-        gap = self._auc(runs, everything) - self._auc(others, everything)
-        return _interval(gap, self._resampled(runs) - self._resampled(others))
+        gap = self._compute_mean_auc(runs, everything) - self._compute_mean_auc(others, everything)
+        return _make_interval(gap, self._resample_auc(runs) - self._resample_auc(others))
 
-    def samples(self, most: int) -> list[int]:
+    def pick_samples(self, most: int) -> list[int]:
         """See `Yardstick`: buggy ones, and clean ones."""
         bad, good = (np.flatnonzero(self._truth == kind).tolist() for kind in (1, 0))
-        return sorted([*_spread(bad, most - most // 2), *_spread(good, most // 2)])
+        return sorted([*_spread_evenly(bad, most - most // 2), *_spread_evenly(good, most // 2)])
 
-    def _auc(self, runs: Sequence[Answers], chosen: Any) -> float:
+    def _compute_mean_auc(self, runs: Sequence[Answers], chosen: Any) -> float:
         truth = self._truth[chosen]
         said = [np.asarray(run, dtype=np.float64)[chosen] for run in runs]
         return float(np.mean([ranking_metrics.roc_auc(truth, one) for one in said]))
 
-    def _resampled(self, runs: Sequence[Answers]) -> Any:
-        return np.array([self._auc(runs, draw) for draw in self._draws()])
+    def _resample_auc(self, runs: Sequence[Answers]) -> Any:
+        return np.array([self._compute_mean_auc(runs, draw) for draw in self._draw_resamples()])
 
-    def _draws(self) -> list[Any]:
+    def _draw_resamples(self) -> list[Any]:
         """The same resamples for every system, each of them with buggy and clean commits."""
         random = np.random.default_rng(0)
-        draws = [random.integers(0, len(self), len(self)) for _ in range(RESAMPLES)]
+        draws = [random.integers(0, len(self), len(self)) for _ in range(RESAMPLE_COUNT)]
         return [draw for draw in draws if 0 < self._truth[draw].sum() < len(self)]
 
 
-def _spread(places: Sequence[int], most: int) -> list[int]:
+def _spread_evenly(places: Sequence[int], most: int) -> list[int]:
     return list(places[:: max(1, len(places) // most)])[:most]
 
 
-def _interval(value: float, resampled: Any) -> Interval:
+def _make_interval(value: float, resampled: Any) -> ConfidenceInterval:
     low, high = np.percentile(resampled, (2.5, 97.5))
-    return Interval(value, float(low), float(high))
+    return ConfidenceInterval(value, float(low), float(high))

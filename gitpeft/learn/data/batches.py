@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(slots=True)
-class Rendered:
+class RenderedExamples:
     """Token ids of many examples: `source` and `target` flat, `source_at` and `target_at` (n + 1) offsets."""
 
     source: Any
@@ -19,15 +19,15 @@ class Rendered:
     target_at: Any
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "Rendered":
+    def from_pairs(cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "RenderedExamples":
         """Flatten (source ids, target ids) pairs."""
         sources, targets = [p[0] for p in pairs], [p[1] for p in pairs]
-        return cls(*_flatten(sources), *_flatten(targets))
+        return cls(*_flatten_rows(sources), *_flatten_rows(targets))
 
     @classmethod
-    def join(cls, parts: Sequence["Rendered"]) -> "Rendered":
+    def join_parts(cls, parts: Sequence["RenderedExamples"]) -> "RenderedExamples":
         """The examples of several collections, in order."""
-        source_at, target_at = _offsets(parts, "source_at"), _offsets(parts, "target_at")
+        source_at, target_at = _join_offsets(parts, "source_at"), _join_offsets(parts, "target_at")
         return cls(
             np.concatenate([p.source for p in parts]),
             source_at,
@@ -38,51 +38,51 @@ class Rendered:
     def __len__(self) -> int:
         return len(self.source_at) - 1
 
-    def pair(self, i: int, source_limit: int) -> tuple[Any, Any]:
+    def get_pair(self, i: int, source_limit: int) -> tuple[Any, Any]:
         """Source (cut at `source_limit`) and target ids of example `i`."""
         source = self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
         return source, self.target[self.target_at[i] : self.target_at[i + 1]]
 
-    def arrays(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
         """What a model is given: `input_ids` and `attention_mask` (n, S), `labels` (n, T), else -100.
 
         S is a multiple of `pad`; `padding` is the id that fills what is left.
         """
-        pairs = [self.pair(i, source_limit) for i in chosen]
-        labels = np.full((len(pairs), _rounded(max(len(t) for _, t in pairs), 4)), -100, dtype=np.int64)
+        pairs = [self.get_pair(i, source_limit) for i in chosen]
+        labels = np.full((len(pairs), _round_up(max(len(t) for _, t in pairs), 4)), -100, dtype=np.int64)
         for row, (_, target) in enumerate(pairs):
             labels[row, : len(target)] = target
-        return _padded([source for source, _ in pairs], pad, padding) | {"labels": labels}
+        return _pad_sources([source for source, _ in pairs], pad, padding) | {"labels": labels}
 
-    def lengths(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
+    def count_tokens(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
         """Tokens of the sources (at most `source_limit`) and of the targets of the chosen examples."""
         at = np.fromiter(chosen, dtype=np.int64)
         sources = np.minimum(self.source_at[at + 1] - self.source_at[at], source_limit)
         return sources.tolist(), (self.target_at[at + 1] - self.target_at[at]).tolist()
 
-    def take(self, chosen: Iterable[int]) -> "Rendered":
+    def select_examples(self, chosen: Iterable[int]) -> "RenderedExamples":
         """The chosen examples, in the given order."""
-        return Rendered.of([self.pair(i, 1 << 30) for i in chosen])
+        return RenderedExamples.from_pairs([self.get_pair(i, 1 << 30) for i in chosen])
 
     def save(self, path: Path) -> None:
         """Write one `.npz`, ids as 16 bits where they fit: large corpora are carried between machines."""
-        source, target = _narrow(self.source), _narrow(self.target)
+        source, target = _narrow_ids(self.source), _narrow_ids(self.target)
         np.savez(path, source=source, source_at=self.source_at, target=target, target_at=self.target_at)
 
     @classmethod
-    def load(cls, path: Path) -> "Rendered":
+    def load(cls, path: Path) -> "RenderedExamples":
         """Read what `save` wrote; pickled arrays are refused."""
         with np.load(path, allow_pickle=False) as stored:
             return cls(*(stored[name] for name in ("source", "source_at", "target", "target_at")))
 
-    def batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
+    def iterate_batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
         """One pass in random order: numbers of examples of alike length, about `tokens` tokens a batch."""
         lengths = np.minimum(np.diff(self.source_at), limit) + 4 * np.diff(self.target_at)
-        yield from _batches(lengths, tokens, seed)
+        yield from _shuffle_batches(lengths, tokens, seed)
 
 
 @dataclass(slots=True)
-class Judged:
+class EncodedCommits:
     """Changes that turned out buggy or clean: `source` are token ids, flat, `source_at` (n + 1) offsets.
 
     `features` (n, k) are numbers beside the text, `truth` (n) is 1 where a later fix corrected the change.
@@ -94,76 +94,76 @@ class Judged:
     truth: Any
 
     @classmethod
-    def of(cls, sources: Sequence[Sequence[int]], features: Any, truth: Any) -> "Judged":
+    def from_sources(cls, sources: Sequence[Sequence[int]], features: Any, truth: Any) -> "EncodedCommits":
         """Flatten sources, and keep features and truth beside them as float32."""
-        return cls(*_flatten(sources), np.asarray(features, np.float32), np.asarray(truth, np.float32))
+        return cls(*_flatten_rows(sources), np.asarray(features, np.float32), np.asarray(truth, np.float32))
 
     def __len__(self) -> int:
         return len(self.source_at) - 1
 
-    def ids(self, i: int, source_limit: int) -> Any:
+    def get_source(self, i: int, source_limit: int) -> Any:
         """Source of example `i`, cut at `source_limit`."""
         return self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
 
-    def arrays(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
         """What a model is given: `input_ids` and `attention_mask` (n, S), `features` (n, k), `labels` (n)."""
         at = np.asarray(chosen)
-        padded = _padded([self.ids(i, source_limit) for i in chosen], pad, padding)
+        padded = _pad_sources([self.get_source(i, source_limit) for i in chosen], pad, padding)
         return padded | {"features": self.features[at], "labels": self.truth[at]}
 
-    def lengths(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
+    def count_tokens(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
         """As for `Rendered`; nothing is written here, so that targets have no tokens."""
         at = np.fromiter(chosen, dtype=np.int64)
         sources = np.minimum(self.source_at[at + 1] - self.source_at[at], source_limit)
         return sources.tolist(), [0] * len(at)
 
-    def take(self, chosen: Iterable[int]) -> "Judged":
+    def select_examples(self, chosen: Iterable[int]) -> "EncodedCommits":
         """The chosen examples, in the given order."""
         at = list(chosen)
-        return Judged.of([self.ids(i, 1 << 30) for i in at], self.features[at], self.truth[at])
+        return EncodedCommits.from_sources([self.get_source(i, 1 << 30) for i in at], self.features[at], self.truth[at])
 
-    def batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
+    def iterate_batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
         """As for `Rendered`."""
-        yield from _batches(np.minimum(np.diff(self.source_at), limit), tokens, seed)
+        yield from _shuffle_batches(np.minimum(np.diff(self.source_at), limit), tokens, seed)
 
 
-def _batches(lengths: Any, tokens: int, seed: int) -> Iterator[list[int]]:
+def _shuffle_batches(lengths: Any, tokens: int, seed: int) -> Iterator[list[int]]:
     dice = random.Random(seed)
     order = list(range(len(lengths)))
     dice.shuffle(order)
     groups: list[list[int]] = []
     for start in range(0, len(order), 4096):
-        groups += _grouped(
+        groups += _group_by_tokens(
             sorted(order[start : start + 4096], key=lambda i: int(lengths[i])), lengths, tokens
         )
     dice.shuffle(groups)
     yield from groups
 
 
-def _padded(sources: Sequence[Any], pad: int, padding: int) -> dict[str, Any]:
-    ids = np.full((len(sources), _rounded(max(map(len, sources)), pad)), padding, dtype=np.int64)
+def _pad_sources(sources: Sequence[Any], pad: int, padding: int) -> dict[str, Any]:
+    ids = np.full((len(sources), _round_up(max(map(len, sources)), pad)), padding, dtype=np.int64)
     for row, source in enumerate(sources):
         ids[row, : len(source)] = source
     lengths = np.array([len(source) for source in sources])
     return {"input_ids": ids, "attention_mask": (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)}
 
 
-def _rounded(length: int, step: int) -> int:
+def _round_up(length: int, step: int) -> int:
     """The next multiple: with few different shapes the allocator finds its blocks again."""
     return -(-length // step) * step
 
 
-def _flatten(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+def _flatten_rows(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
     at = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int64)
     flat = np.fromiter((i for row in rows for i in row), dtype=np.int32, count=int(at[-1]))
     return flat, at
 
 
-def _narrow(ids: Any) -> Any:
+def _narrow_ids(ids: Any) -> Any:
     return ids.astype(np.uint16) if not len(ids) or 0 <= ids.min() <= ids.max() < 1 << 16 else ids
 
 
-def _offsets(parts: Sequence[Rendered], name: str) -> Any:
+def _join_offsets(parts: Sequence[RenderedExamples], name: str) -> Any:
     base, joined = 0, [np.zeros(1, dtype=np.int64)]
     for part in parts:
         at = getattr(part, name)
@@ -172,7 +172,7 @@ def _offsets(parts: Sequence[Rendered], name: str) -> Any:
     return np.concatenate(joined)
 
 
-def _grouped(order: Sequence[int], lengths: Any, tokens: int) -> list[list[int]]:
+def _group_by_tokens(order: Sequence[int], lengths: Any, tokens: int) -> list[list[int]]:
     groups: list[list[int]] = []
     group: list[int] = []
     longest = 0

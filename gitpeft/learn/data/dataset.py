@@ -9,19 +9,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from gitpeft.diff.patch import Budget, clean_subject, render
-from gitpeft.history.filters import why_not
-from gitpeft.history.store import Record
+from gitpeft.diff.patch import TokenBudget, clean_subject, render_change
+from gitpeft.history.filters import find_exclusion_reason
+from gitpeft.history.store import CommitRecord
 from gitpeft.runtime.tokenizer import TokenCodec
-from gitpeft.suggest.retrieval import Index
+from gitpeft.suggest.retrieval import CommitIndex
 
 PREVIOUS_WINDOW = 200
 """How many commits back the author's previous subject is looked for, as the hook does."""
 
-MESSAGE_TOKENS = 40
+MAX_MESSAGE_TOKENS = 40
 """A message is learnt up to this many tokens."""
 
-ENOUGH = 50
+MIN_TRAINING_EXAMPLES = 50
 """Usable examples below which nothing is trained."""
 
 
@@ -51,7 +51,7 @@ class Dataset:
     """
 
     examples: tuple[Example, ...]
-    index: Index
+    index: CommitIndex
     first_valid: int
     first_test: int
     left_out: dict[str, int]
@@ -72,70 +72,70 @@ class Dataset:
         """The newest part."""
         return self.examples[self.first_test :]
 
-    def index_before(self, place: int) -> Index:
+    def index_before(self, place: int) -> CommitIndex:
         """An index of the first `place` examples only, built from nothing later."""
-        return index_of(self.examples[:place])
+        return build_example_index(self.examples[:place])
 
 
-def index_of(examples: Sequence[Example]) -> Index:
+def build_example_index(examples: Sequence[Example]) -> CommitIndex:
     """A retrieval index over examples, oldest first."""
-    return Index.build([e.change for e in examples], [e.message for e in examples], [e.sha for e in examples])
+    return CommitIndex.build([e.change for e in examples], [e.message for e in examples], [e.sha for e in examples])
 
 
-def pair(example: Example, budget: Budget, codec: TokenCodec) -> tuple[list[int], list[int]]:
+def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> tuple[list[int], list[int]]:
     """Source and target ids of an example: what a model reads and what it is to write, ended."""
-    source = render(example.change, example.like, example.previous, budget, codec)
-    return source, [*codec.encode(example.message)[:MESSAGE_TOKENS], codec.end]
+    source = render_change(example.change, example.like, example.previous, budget, codec)
+    return source, [*codec.encode(example.message)[:MAX_MESSAGE_TOKENS], codec.end]
 
 
-def make(records: Sequence[Record], neighbours: int, valid: float = 0.1, test: float = 0.1) -> Dataset:
+def build_dataset(records: Sequence[CommitRecord], neighbours: int, valid: float = 0.1, test: float = 0.1) -> Dataset:
     """The examples of a history, oldest record first.
 
     Exemplars of the training part are found in an index of that part only; those of the later parts in
     everything before the part, as if the model had been made on that day.
     """
-    bare, left_out = _select(records)
+    bare, left_out = _filter_records(records)
     first_valid, first_test = int(len(bare) * (1 - valid - test)), int(len(bare) * (1 - test))
     examples: list[Example] = []
     for start, end in ((0, first_valid), (first_valid, first_test), (first_test, len(bare))):
-        known = index_of(bare[: start or end])
-        examples += (_with_neighbours(bare, i, known, start or i, neighbours) for i in range(start, end))
-    return Dataset(tuple(examples), index_of(examples), first_valid, first_test, left_out)
+        known = build_example_index(bare[: start or end])
+        examples += (_add_exemplars(bare, i, known, start or i, neighbours) for i in range(start, end))
+    return Dataset(tuple(examples), build_example_index(examples), first_valid, first_test, left_out)
 
 
-def share(count: int, total: int) -> float:
+def share_for_count(count: int, total: int) -> float:
     """The share that `make` rounds to `count` of `total`."""
     return (count - 0.25) / total
 
 
-def of_parts(train: Sequence[Example], valid: Sequence[Example], neighbours: int) -> Dataset:
+def build_dataset_from_parts(train: Sequence[Example], valid: Sequence[Example], neighbours: int) -> Dataset:
     """Examples chosen of a history: the exemplars of both parts come from `train` alone.
 
     Nothing is left to measure on.
     """
-    bare, known = [*train, *valid], index_of(train)
-    examples = [_with_neighbours(bare, i, known, min(i, len(train)), neighbours) for i in range(len(bare))]
-    return Dataset(tuple(examples), index_of(examples), len(train), len(bare), {})
+    bare, known = [*train, *valid], build_example_index(train)
+    examples = [_add_exemplars(bare, i, known, min(i, len(train)), neighbours) for i in range(len(bare))]
+    return Dataset(tuple(examples), build_example_index(examples), len(train), len(bare), {})
 
 
-def usable(records: Sequence[Record]) -> list[Example]:
+def select_usable_examples(records: Sequence[CommitRecord]) -> list[Example]:
     """The examples of a history without exemplars, oldest first."""
-    return _select(records)[0]
+    return _filter_records(records)[0]
 
 
-def _with_neighbours(bare: Sequence[Example], i: int, known: Index, before: int, n: int) -> Example:
-    near = known.nearest(bare[i].change, n, before=before) if before else []
+def _add_exemplars(bare: Sequence[Example], i: int, known: CommitIndex, before: int, n: int) -> Example:
+    near = known.find_nearest(bare[i].change, n, before=before) if before else []
     return replace(bare[i], like=tuple(neighbour.subject for neighbour in near))
 
 
-def _select(records: Sequence[Record]) -> tuple[list[Example], dict[str, int]]:
+def _filter_records(records: Sequence[CommitRecord]) -> tuple[list[Example], dict[str, int]]:
     """Usable examples without exemplars, and how many records were left out for which reason."""
     seen: set[str] = set()
     left_out: Counter[str] = Counter()
     kept = []
-    for record, previous in zip(records, previous_subjects(records), strict=True):
+    for record, previous in zip(records, find_previous_subjects(records), strict=True):
         subject = clean_subject(record.subject)
-        reason = unusable(record, subject) or ("repeated message" if subject.lower() in seen else "")
+        reason = find_record_exclusion(record, subject) or ("repeated message" if subject.lower() in seen else "")
         if reason:
             left_out[reason] += 1
             continue
@@ -144,16 +144,16 @@ def _select(records: Sequence[Record]) -> tuple[list[Example], dict[str, int]]:
     return kept, dict(left_out)
 
 
-def unusable(record: Record, subject: str) -> str:
+def find_record_exclusion(record: CommitRecord, subject: str) -> str:
     """Why a commit teaches nothing, "" when it does."""
-    if record.merge:
+    if record.is_merge:
         return "merge"
     if record.bot:
         return "bot"
-    return why_not(subject, record.body, record.change)
+    return find_exclusion_reason(subject, record.body, record.change)
 
 
-def previous_subjects(records: Iterable[Record]) -> list[str]:
+def find_previous_subjects(records: Iterable[CommitRecord]) -> list[str]:
     """For each record its author's subject before it, merges aside, within the last `PREVIOUS_WINDOW`."""
     last: dict[str, tuple[int, str]] = {}
     found = []
@@ -161,7 +161,7 @@ def previous_subjects(records: Iterable[Record]) -> list[str]:
     for record in records:
         at, subject = last.get(record.author, (-PREVIOUS_WINDOW, ""))
         found.append(subject if place - at <= PREVIOUS_WINDOW else "")
-        if not record.merge:
+        if not record.is_merge:
             last[record.author] = (place, record.subject)
             place += 1
     return found

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from gitpeft.diff.patch import split
+from gitpeft.diff.patch import split_compact
 from gitpeft.errors import GitpeftError
 
-LOW, TRANSFER = "low resource", "transfer"
-LEAST_TAUGHT, LEAST_ASKED = 20, 10
+LOW_RESOURCE, LANGUAGE_TRANSFER = "low resource", "transfer"
+MIN_SUBSET_TRAINING, MIN_SUBSET_VALIDATION = 20, 10
 """Commits below which a part teaches nothing, or tells nothing."""
 
-LANGUAGES = {
+LANGUAGE_BY_SUFFIX = {
     "c": "c", "h": "c", "cc": "c++", "cpp": "c++", "cxx": "c++", "hh": "c++", "hpp": "c++", "cs": "c#",
     "go": "go", "java": "java", "kt": "kotlin", "scala": "scala", "swift": "swift", "rs": "rust",
     "py": "python", "pyi": "python", "rb": "ruby", "php": "php", "pl": "perl", "sh": "shell",
@@ -29,11 +29,11 @@ LANGUAGES = {
 }  # fmt: skip
 """Languages by the ending of a file's name; another ending is a language of its own."""
 
-_COUNTS = re.compile(r" \+(\d+) -(\d+)")
+_CHANGE_COUNTS = re.compile(r" \+(\d+) -(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class HistorySubset:
     """A part: what kind, who teaches (a number of commits, or a language), who asks, how many teach."""
 
     kind: str
@@ -44,82 +44,82 @@ class Cut:
     @property
     def label(self) -> str:
         """For tables and for the name of a run's rung."""
-        return f"newest {self.taught}" if self.kind == LOW else f"{self.taught} → {self.asked}"
+        return f"newest {self.taught}" if self.kind == LOW_RESOURCE else f"{self.taught} → {self.asked}"
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class LanguageSplit:
     """A training part and a validation part, each with the language of every example."""
 
     train: Sequence[Any]
     valid: Sequence[Any]
     language: Callable[[Any], str]
 
-    def of(self, cut: Cut) -> tuple[list[Any], list[Any], list[Any]]:
+    def select_subset(self, cut: HistorySubset) -> tuple[list[Any], list[Any], list[Any]]:
         """What teaches, what chooses between a run's steps, and what is asked about."""
-        if cut.kind == LOW:
+        if cut.kind == LOW_RESOURCE:
             return list(self.train[-cut.examples :]), list(self.valid), list(self.valid)
-        chooses = self._in(self.valid, cut.taught)  # of the language to come nothing is known
-        asked = self._in(self.valid, cut.asked)
-        return self._in(self.train, cut.taught)[-cut.examples :], chooses, asked
+        chooses = self._filter_language(self.valid, cut.taught)  # of the language to come nothing is known
+        asked = self._filter_language(self.valid, cut.asked)
+        return self._filter_language(self.train, cut.taught)[-cut.examples :], chooses, asked
 
-    def _in(self, examples: Sequence[Any], language: str) -> list[Any]:
+    def _filter_language(self, examples: Sequence[Any], language: str) -> list[Any]:
         return [one for one in examples if self.language(one) == language]
 
 
-def planned(parts: Parts, sizes: Sequence[int], pairs: Sequence[tuple[str, str]]) -> list[Cut]:
+def plan_subsets(parts: LanguageSplit, sizes: Sequence[int], pairs: Sequence[tuple[str, str]]) -> list[HistorySubset]:
     """The cuts that were asked for; GitpeftError where a part is too small to say anything."""
-    found = [_low(parts, size) for size in dict.fromkeys(sorted(sizes))]
+    found = [_plan_low_resource(parts, size) for size in dict.fromkeys(sorted(sizes))]
     for taught, asked in dict.fromkeys(pairs):
-        found += _transfer(parts, taught, asked)
+        found += _plan_transfer(parts, taught, asked)
     return list(dict.fromkeys(found))
 
 
-def _low(parts: Parts, size: int) -> Cut:
-    if not LEAST_TAUGHT <= size < len(parts.train):
+def _plan_low_resource(parts: LanguageSplit, size: int) -> HistorySubset:
+    if not MIN_SUBSET_TRAINING <= size < len(parts.train):
         raise GitpeftError(
             f"{size} commits cannot be taken of the {len(parts.train)} that teach",
-            f"choose numbers from {LEAST_TAUGHT} to {len(parts.train) - 1}, as in --low-resource 50,200",
+            f"choose numbers from {MIN_SUBSET_TRAINING} to {len(parts.train) - 1}, as in --low-resource 50,200",
         )
-    return Cut(LOW, str(size), "", size)
+    return HistorySubset(LOW_RESOURCE, str(size), "", size)
 
 
-def _transfer(parts: Parts, taught: str, asked: str) -> list[Cut]:
+def _plan_transfer(parts: LanguageSplit, taught: str, asked: str) -> list[HistorySubset]:
     """From one language to the other, and, as many commits of it, within the other."""
     teach, ask = (Counter(map(parts.language, part)) for part in (parts.train, parts.valid))
     short = [
         f"{have} commits in {name} that {do}"
         for name, have, least, do in (
-            (taught, teach[taught], LEAST_TAUGHT, "teach"),
-            (taught, ask[taught], LEAST_ASKED, "choose"),
-            (asked, teach[asked], LEAST_TAUGHT, "teach"),
-            (asked, ask[asked], LEAST_ASKED, "are asked about"),
+            (taught, teach[taught], MIN_SUBSET_TRAINING, "teach"),
+            (taught, ask[taught], MIN_SUBSET_VALIDATION, "choose"),
+            (asked, teach[asked], MIN_SUBSET_TRAINING, "teach"),
+            (asked, ask[asked], MIN_SUBSET_VALIDATION, "are asked about"),
         )
         if have < least
     ]
     if short:
-        known = ", ".join(f"{name} ({n})" for name, n in teach.most_common() if n >= LEAST_TAUGHT)
+        known = ", ".join(f"{name} ({n})" for name, n in teach.most_common() if n >= MIN_SUBSET_TRAINING)
         raise GitpeftError(
             f"{taught}:{asked} cannot be tried: only {short[0]}",
             f"languages with enough commits: {known or 'none'}",
         )
     size = min(teach[taught], teach[asked])
-    return [Cut(TRANSFER, taught, asked, size), Cut(TRANSFER, asked, asked, size)]
+    return [HistorySubset(LANGUAGE_TRANSFER, taught, asked, size), HistorySubset(LANGUAGE_TRANSFER, asked, asked, size)]
 
 
-def pairs(text: str) -> list[tuple[str, str]]:
+def parse_language_pairs(text: str) -> list[tuple[str, str]]:
     """`python:go,go:python` as pairs of languages, which may be named by a file's ending as well."""
     found = []
     for one in filter(None, text.split(",")):
         taught, colon, asked = (part.strip().lower() for part in one.partition(":"))
-        names = tuple(LANGUAGES.get(name.lstrip("."), name) for name in (taught, asked))
+        names = tuple(LANGUAGE_BY_SUFFIX.get(name.lstrip("."), name) for name in (taught, asked))
         if not colon or not all(names) or names[0] == names[1]:
             raise GitpeftError(f"{one} names no two languages", "write FROM:TO, as in --transfer python:go")
         found.append((names[0], names[1]))
     return found
 
 
-def sizes(text: str) -> list[int]:
+def parse_sizes(text: str) -> list[int]:
     """`50,200,1000` as numbers."""
     try:
         return [int(one) for one in text.split(",") if one.strip()]
@@ -129,13 +129,13 @@ def sizes(text: str) -> list[int]:
         ) from None
 
 
-def language_of(change: str) -> str:
+def detect_main_language(change: str) -> str:
     """The language of most changed lines of a compact change; "" where no file has one."""
     lines: Counter[str] = Counter()
-    for label, path in split(change)[0]:
+    for label, path in split_compact(change)[0]:
         ending = PurePosixPath(path).suffix[1:].lower()
-        counts = _COUNTS.search(label, len(path) if label.startswith(path) else 0)
+        counts = _CHANGE_COUNTS.search(label, len(path) if label.startswith(path) else 0)
         if ending:
             changed = int(counts[1]) + int(counts[2]) if counts else 0
-            lines[LANGUAGES.get(ending, ending)] += changed or 1
+            lines[LANGUAGE_BY_SUFFIX.get(ending, ending)] += changed or 1
     return max(lines, key=lambda name: (lines[name], name)) if lines else ""

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gitpeft.learn.evaluation.text_metrics import Interval
+from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval
 
-Array = NDArray[np.float64]
-BINS = 10
+FloatArray = NDArray[np.float64]
+CALIBRATION_BINS = 10
 
 
-def roc_auc(truth: Array, scores: Array) -> float:
+def roc_auc(truth: FloatArray, scores: FloatArray) -> float:
     """The share of pairs, one buggy and one clean, in which the buggy one scores higher; ties count half.
 
     NaN where there is no such pair.
@@ -25,10 +25,10 @@ def roc_auc(truth: Array, scores: Array) -> float:
     bad, good = int(truth.sum()), int((1 - truth).sum())
     if not bad or not good:
         return float("nan")
-    return float((ranks(scores)[truth > 0].sum() - bad * (bad + 1) / 2) / (bad * good))
+    return float((rank_values(scores)[truth > 0].sum() - bad * (bad + 1) / 2) / (bad * good))
 
 
-def ranks(values: Array) -> Array:
+def rank_values(values: FloatArray) -> FloatArray:
     """The rank of each value from 1 on; equal values share their mean rank."""
     order = np.argsort(values, kind="stable")
     _, first, counts = np.unique(values[order], return_index=True, return_counts=True)
@@ -38,14 +38,14 @@ def ranks(values: Array) -> Array:
     return found
 
 
-def spearman(a: Array, b: Array) -> float:
+def spearman_correlation(a: FloatArray, b: FloatArray) -> float:
     """The rank correlation of two lists; NaN where one of them is constant."""
-    x, y = ranks(a) - (len(a) + 1) / 2, ranks(b) - (len(b) + 1) / 2
+    x, y = rank_values(a) - (len(a) + 1) / 2, rank_values(b) - (len(b) + 1) / 2
     spread = float(np.sqrt((x * x).sum() * (y * y).sum()))
     return float((x * y).sum() / spread) if spread else float("nan")
 
 
-def pr_auc(truth: Array, scores: Array) -> float:
+def pr_auc(truth: FloatArray, scores: FloatArray) -> float:
     """Average precision: precision at each threshold, weighted by the recall that it adds."""
     if not truth.sum():
         return float("nan")
@@ -56,31 +56,31 @@ def pr_auc(truth: Array, scores: Array) -> float:
     return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
-def f1(truth: Array, flagged: Array) -> float:
+def f1_score(truth: FloatArray, flagged: FloatArray) -> float:
     """The harmonic mean of precision and recall of a yes or no; 0 where nothing right is flagged."""
     hits = float((truth * flagged).sum())
     return 2 * hits / float(truth.sum() + flagged.sum()) if hits else 0.0
 
 
-def brier(truth: Array, chances: Array) -> float:
+def brier_score(truth: FloatArray, chances: FloatArray) -> float:
     """The mean squared distance of probabilities from what happened."""
     return float(((chances - truth) ** 2).mean())
 
 
-def ece(truth: Array, chances: Array, bins: int = BINS) -> float:
+def expected_calibration_error(truth: FloatArray, chances: FloatArray, bins: int = CALIBRATION_BINS) -> float:
     """Expected calibration error over bins of equal width (Naeini et al. 2015)."""
-    rows = reliability(truth, chances, bins)
+    rows = reliability_bins(truth, chances, bins)
     return sum(n * abs(said - seen) for said, seen, n in rows) / len(truth)
 
 
-def reliability(truth: Array, chances: Array, bins: int = BINS) -> list[tuple[float, float, int]]:
+def reliability_bins(truth: FloatArray, chances: FloatArray, bins: int = CALIBRATION_BINS) -> list[tuple[float, float, int]]:
     """For each bin that holds commits: mean probability, share that was buggy, how many."""
     place = np.minimum((chances * bins).astype(int), bins - 1)
     masks = [place == number for number in range(bins)]
     return [(float(chances[m].mean()), float(truth[m].mean()), int(m.sum())) for m in masks if m.any()]
 
 
-def capture(truth: Array, scores: Array, share: float) -> float:
+def capture_rate(truth: FloatArray, scores: FloatArray, share: float) -> float:
     """The share of buggy commits among the `share` (0..1) of all commits that score highest.
 
     The number of commits is rounded, at least one; equal scores at the edge share what is left.
@@ -94,12 +94,12 @@ def capture(truth: Array, scores: Array, share: float) -> float:
     return float((truth[above].sum() + rest) / truth.sum())
 
 
-def by_density(chances: Array, effort: Array) -> Array:
+def risk_density(chances: FloatArray, effort: FloatArray) -> FloatArray:
     """Probability per changed line, by which reviewers with little time would go."""
     return chances / np.maximum(effort, 1)
 
 
-def recall_at_effort(truth: Array, density: Array, effort: Array, share: float = 0.2) -> float:
+def recall_at_effort(truth: FloatArray, density: FloatArray, effort: FloatArray, share: float = 0.2) -> float:
     """Recall@20%Effort: buggy commits found by reading, densest first, until `share` of all lines is read.
 
     A commit counts when it is read to its end.
@@ -109,7 +109,7 @@ def recall_at_effort(truth: Array, density: Array, effort: Array, share: float =
     return float(truth[order][read].sum() / truth.sum()) if truth.sum() else float("nan")
 
 
-def effort_at_recall(truth: Array, density: Array, effort: Array, share: float = 0.2) -> float:
+def effort_at_recall(truth: FloatArray, density: FloatArray, effort: FloatArray, share: float = 0.2) -> float:
     """Effort@20%Recall: the share of all lines that is read when `share` of the buggy commits is found."""
     order = np.argsort(-density, kind="stable")
     found = np.cumsum(truth[order])
@@ -119,7 +119,7 @@ def effort_at_recall(truth: Array, density: Array, effort: Array, share: float =
     return float(effort[order][: last + 1].sum() / effort.sum())
 
 
-def popt(truth: Array, density: Array, effort: Array) -> float:
+def popt_score(truth: FloatArray, density: FloatArray, effort: FloatArray) -> float:
     """Popt = 1 - (area_optimal - area_model) / (area_optimal - area_worst) (Mende & Koschke 2010).
 
     Areas under the share of buggy commits found over the share of lines read; the optimal order takes the
@@ -127,12 +127,12 @@ def popt(truth: Array, density: Array, effort: Array) -> float:
     """
     if not truth.sum() or truth.all():
         return float("nan")
-    ideal = by_density(truth, effort) - 1e-12 * effort
-    best, worst = _area(truth, ideal, effort), _area(truth, -ideal, effort)
-    return 1 - (best - _area(truth, density, effort)) / (best - worst)
+    ideal = risk_density(truth, effort) - 1e-12 * effort
+    best, worst = _area_under_effort(truth, ideal, effort), _area_under_effort(truth, -ideal, effort)
+    return 1 - (best - _area_under_effort(truth, density, effort)) / (best - worst)
 
 
-def _area(truth: Array, density: Array, effort: Array) -> float:
+def _area_under_effort(truth: FloatArray, density: FloatArray, effort: FloatArray) -> float:
     order = np.argsort(-density, kind="stable")
     lines = np.concatenate([[0.0], np.cumsum(effort[order])]) / effort.sum()
     found = np.concatenate([[0.0], np.cumsum(truth[order])]) / truth.sum()
@@ -140,60 +140,60 @@ def _area(truth: Array, density: Array, effort: Array) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class RankedCommits:
     """What a model said of `n` later commits, and what became of them; the arrays are as above."""
 
-    truth: Array
-    scores: Array
-    chances: Array
-    effort: Array
+    truth: FloatArray
+    scores: FloatArray
+    chances: FloatArray
+    effort: FloatArray
 
     def __len__(self) -> int:
         return len(self.truth)
 
-    def take(self, rows: NDArray[Any]) -> "Ranked":
+    def select_rows(self, rows: NDArray[Any]) -> "RankedCommits":
         """Some of the commits."""
-        return Ranked(self.truth[rows], self.scores[rows], self.chances[rows], self.effort[rows])
+        return RankedCommits(self.truth[rows], self.scores[rows], self.chances[rows], self.effort[rows])
 
 
-METRICS: Mapping[str, Callable[[Ranked], float]] = {
+RANKING_METRICS: Mapping[str, Callable[[RankedCommits], float]] = {
     "auc": lambda r: roc_auc(r.truth, r.scores),
     "pr_auc": lambda r: pr_auc(r.truth, r.scores),
-    "brier": lambda r: brier(r.truth, r.chances),
-    "ece": lambda r: ece(r.truth, r.chances),
-    "capture_5": lambda r: capture(r.truth, r.scores, 0.05),
-    "capture_10": lambda r: capture(r.truth, r.scores, 0.10),
-    "capture_20": lambda r: capture(r.truth, r.scores, 0.20),
-    "recall_at_20_effort": lambda r: recall_at_effort(r.truth, by_density(r.chances, r.effort), r.effort),
-    "effort_at_20_recall": lambda r: effort_at_recall(r.truth, by_density(r.chances, r.effort), r.effort),
-    "popt": lambda r: popt(r.truth, by_density(r.chances, r.effort), r.effort),
+    "brier": lambda r: brier_score(r.truth, r.chances),
+    "ece": lambda r: expected_calibration_error(r.truth, r.chances),
+    "capture_5": lambda r: capture_rate(r.truth, r.scores, 0.05),
+    "capture_10": lambda r: capture_rate(r.truth, r.scores, 0.10),
+    "capture_20": lambda r: capture_rate(r.truth, r.scores, 0.20),
+    "recall_at_20_effort": lambda r: recall_at_effort(r.truth, risk_density(r.chances, r.effort), r.effort),
+    "effort_at_20_recall": lambda r: effort_at_recall(r.truth, risk_density(r.chances, r.effort), r.effort),
+    "popt": lambda r: popt_score(r.truth, risk_density(r.chances, r.effort), r.effort),
 }
 """Every metric by the name that reports give it, 0..1."""
 
 
-def summary(ranked: Ranked, seed: int = 0, n: int = 300) -> dict[str, Interval]:
+def summarise_ranking(ranked: RankedCommits, seed: int = 0, n: int = 300) -> dict[str, ConfidenceInterval]:
     """Every metric with its 95 % percentile interval over `n` resamples of the commits."""
-    draws = [ranked.take(rows) for rows in _draws(len(ranked), seed, n)]
+    draws = [ranked.select_rows(rows) for rows in _draw_resamples(len(ranked), seed, n)]
     return {
-        name: _interval(metric(ranked), [metric(one) for one in draws]) for name, metric in METRICS.items()
+        name: _percentile_interval(metric(ranked), [metric(one) for one in draws]) for name, metric in RANKING_METRICS.items()
     }
 
 
-def difference(a: Ranked, b: Ranked, metric: str, seed: int = 0, n: int = 1000) -> Interval:
+def bootstrap_difference(a: RankedCommits, b: RankedCommits, metric: str, seed: int = 0, n: int = 1000) -> ConfidenceInterval:
     """A metric of `a` minus that of `b` on the same commits, which are drawn together (paired bootstrap)."""
-    ask = METRICS[metric]
-    draws = [ask(a.take(rows)) - ask(b.take(rows)) for rows in _draws(len(a), seed, n)]
-    return _interval(ask(a) - ask(b), draws)
+    ask = RANKING_METRICS[metric]
+    draws = [ask(a.select_rows(rows)) - ask(b.select_rows(rows)) for rows in _draw_resamples(len(a), seed, n)]
+    return _percentile_interval(ask(a) - ask(b), draws)
 
 
-def _draws(size: int, seed: int, n: int) -> NDArray[np.int64]:
+def _draw_resamples(size: int, seed: int, n: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, size, size=(n, size))
 
 
-def _interval(value: float, drawn: list[float]) -> Interval:
+def _percentile_interval(value: float, drawn: list[float]) -> ConfidenceInterval:
     """Resamples in which a metric is undefined (no buggy commit) tell nothing, and are left out."""
     usable = [x for x in drawn if x == x]
     if not usable or value != value:
-        return Interval(value, float("nan"), float("nan"))
+        return ConfidenceInterval(value, float("nan"), float("nan"))
     low, high = np.percentile(usable, (2.5, 97.5))
-    return Interval(value, float(low), float(high))
+    return ConfidenceInterval(value, float(low), float(high))

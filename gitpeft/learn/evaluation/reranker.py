@@ -10,29 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from gitpeft.lazy import changed
+from gitpeft.lazy import replace_fields
 from gitpeft.learn import logistic
 from gitpeft.learn.evaluation.text_metrics import b_norm
-from gitpeft.learn.evaluation.trial import Asked, score
-from gitpeft.suggest.reranker import CHOOSER, Chooser
-from gitpeft.suggest.reranker_features import FEATURES, GENERATED, RETRIEVED
+from gitpeft.learn.evaluation.trial import ExampleCandidates, score_reranker
+from gitpeft.suggest.reranker import RERANKED, Reranker
+from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED
 
-DEFAULT = "default"
-FOLDS = 5
+DEFAULT_MODE = "default"
+CROSS_VALIDATION_FOLDS = 5
 
-TEMPERATURE = 0.2
+TARGET_TEMPERATURE = 0.2
 """B-Norm (0..1) over this is the logit of how a question's candidates should be preferred."""
 
-RIDGE = 6.0
+RIDGE_STRENGTH = 6.0
 """How strongly weights are held to the prior: as by so many questions. On the validation parts of flask, gin
 and axios (120 to 340 questions) 0.2 to 6 are alike, and 60 is worse."""
 
-_STEPS, _CLOSE, _CONSTANT = 50, 1e-7, 1e-6
-_HALVINGS = 30
+_MAX_STEPS, _TOLERANCE, _MIN_SPREAD = 50, 1e-7, 1e-6
+_MAX_HALVINGS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RerankerChoice:
     """The chooser that validation prefers, and what each way of choosing scored there (B-Norm, `n` examples).
 
     `name` is the way that won: generated, retrieved, default (the prior) or chooser (fitted). The fitted
@@ -40,38 +40,38 @@ class Choice:
     """
 
     name: str
-    chooser: Chooser
+    chooser: Reranker
     n: int
     scores: dict[str, float]
 
     @property
-    def best(self) -> float:
+    def best_score(self) -> float:
         """The score of the way that won."""
         return self.scores[self.name]
 
-    def report(self) -> dict[str, Any]:
+    def to_report(self) -> dict[str, Any]:
         """For the manifest and the card."""
         return {"mode": self.name, "n": self.n, "scores": self.scores}
 
 
-def choose_on(asked: Sequence[Asked], prior: Chooser | None = None) -> Choice:
+def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> RerankerChoice:
     """Fit a chooser on validation examples, from a prior if there is one; the best way of choosing stays."""
-    known = prior if prior is not None and prior.weights else Chooser()
-    ways = {mode: changed(known, mode=mode) for mode in (GENERATED, RETRIEVED)}  # their scores mean the same
+    known = prior if prior is not None and prior.weights else Reranker()
+    ways = {mode: replace_fields(known, mode=mode) for mode in (GENERATED, RETRIEVED)}  # their scores mean the same
     if known.weights:
-        ways[DEFAULT] = known
-    scores = {name: float(np.mean(score(asked, chooser))) for name, chooser in ways.items()}
-    if len(asked) >= 4 * FOLDS:
+        ways[DEFAULT_MODE] = known
+    scores = {name: float(np.mean(score_reranker(asked, chooser))) for name, chooser in ways.items()}
+    if len(asked) >= 4 * CROSS_VALIDATION_FOLDS:
         held_out: list[float] = []
-        for k in range(FOLDS):
-            rest = [one for i, one in enumerate(asked) if i % FOLDS != k]
-            held_out += score(asked[k::FOLDS], fit(rest, prior))
-        scores[CHOOSER] = float(np.mean(held_out))
+        for k in range(CROSS_VALIDATION_FOLDS):
+            rest = [one for i, one in enumerate(asked) if i % CROSS_VALIDATION_FOLDS != k]
+            held_out += score_reranker(asked[k::CROSS_VALIDATION_FOLDS], fit_reranker(rest, prior))
+        scores[RERANKED] = float(np.mean(held_out))
     best = max(scores, key=lambda name: scores[name])
-    return Choice(best, fit(asked, prior) if best == CHOOSER else ways[best], len(asked), scores)
+    return RerankerChoice(best, fit_reranker(asked, prior) if best == RERANKED else ways[best], len(asked), scores)
 
 
-def fit(asked: Sequence[Asked], prior: Chooser | None = None) -> Chooser:
+def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> Reranker:
     """Weights under which a question's best candidate, by B-Norm, gets the highest score.
 
     The softmax of the scores is brought near to that of the B-Norms over `TEMPERATURE`: ListNet's top-one
@@ -79,34 +79,34 @@ def fit(asked: Sequence[Asked], prior: Chooser | None = None) -> Chooser:
     units of each feature's spread, once these are at this loss's scale. The scale of the scores is then
     fitted so that a score, through the logistic function, is the B-Norm (0..1) to be expected.
     """
-    questions = [_question(one) for one in asked]
+    questions = [_read_question(one) for one in asked]
     questions = [(x, y) for x, y in questions if len(y) > 1]
     if not questions:
-        return prior if prior is not None and prior.weights else Chooser(mode=GENERATED)
+        return prior if prior is not None and prior.weights else Reranker(mode=GENERATED)
     rows, goals = (np.concatenate(parts) for parts in zip(*questions, strict=True))
     spread = rows.std(0)
-    spread[spread < _CONSTANT] = 1.0  # what never differs here keeps the prior's weight
-    asked_for = [(x / spread, _preferred(y)) for x, y in questions]
-    start = np.zeros(len(FEATURES))
+    spread[spread < _MIN_SPREAD] = 1.0  # what never differs here keeps the prior's weight
+    asked_for = [(x / spread, _target_distribution(y)) for x, y in questions]
+    start = np.zeros(len(RERANKER_FEATURES))
     if prior is not None and prior.weights:
         known = dict(zip(prior.features, prior.weights, strict=True))
-        given = np.array([known.get(name, 0.0) for name in FEATURES]) * spread
+        given = np.array([known.get(name, 0.0) for name in RERANKER_FEATURES]) * spread
         one = [((x @ given)[:, None], wanted) for x, wanted in asked_for]
-        start = given * max(0.0, float(_listwise(one, np.ones(1))[0]))
-    weights = _listwise(asked_for, start) / spread
-    scale, bias = _calibrated(rows @ weights, goals)
-    return Chooser(CHOOSER, FEATURES, tuple(map(float, scale * weights)), bias)
+        start = given * max(0.0, float(_fit_listwise(one, np.ones(1))[0]))
+    weights = _fit_listwise(asked_for, start) / spread
+    scale, bias = _calibrate_scores(rows @ weights, goals)
+    return Reranker(RERANKED, RERANKER_FEATURES, tuple(map(float, scale * weights)), bias)
 
 
-def _question(one: Asked) -> tuple[Any, Any]:
+def _read_question(one: ExampleCandidates) -> tuple[Any, Any]:
     """Features (k, len(FEATURES)) and B-Norm (k, 0..1) of the candidates that may be offered."""
     usable = [c for c in one.found if not c.flaw]
     goals = b_norm([c.message for c in usable], [one.example.message] * len(usable))
-    return np.array([c.features for c in usable]).reshape(-1, len(FEATURES)), np.array(goals) / 100
+    return np.array([c.features for c in usable]).reshape(-1, len(RERANKER_FEATURES)), np.array(goals) / 100
 
 
-def _preferred(goals: Any) -> Any:
-    return _softmax(goals / TEMPERATURE)
+def _target_distribution(goals: Any) -> Any:
+    return _softmax(goals / TARGET_TEMPERATURE)
 
 
 def _softmax(logits: Any) -> Any:
@@ -114,11 +114,11 @@ def _softmax(logits: Any) -> Any:
     return raised / raised.sum()
 
 
-def _listwise(questions: Sequence[tuple[Any, Any]], start: Any) -> Any:
+def _fit_listwise(questions: Sequence[tuple[Any, Any]], start: Any) -> Any:
     """The weights (d) that minimise the mean cross-entropy plus the ridge; the loss is convex."""
-    weights, loss = start, _loss(questions, start, start)
-    ridge = RIDGE / len(questions)
-    for _ in range(_STEPS):
+    weights, loss = start, _listwise_loss(questions, start, start)
+    ridge = RIDGE_STRENGTH / len(questions)
+    for _ in range(_MAX_STEPS):
         slope = 2 * ridge * (weights - start)
         curvature = 2 * ridge * np.eye(len(start))
         for x, wanted in questions:
@@ -127,25 +127,25 @@ def _listwise(questions: Sequence[tuple[Any, Any]], start: Any) -> Any:
             slope = slope + (x.T @ (given - wanted)) / len(questions)
             curvature += ((x.T * given) @ x - np.outer(centre, centre)) / len(questions)
         step = np.linalg.solve(curvature, slope)
-        for _ in range(_HALVINGS):
-            if _loss(questions, weights - step, start) <= loss + 1e-12:
+        for _ in range(_MAX_HALVINGS):
+            if _listwise_loss(questions, weights - step, start) <= loss + 1e-12:
                 break
             step = step / 2
         weights = weights - step
-        loss = _loss(questions, weights, start)
-        if float(np.abs(step).max()) < _CLOSE:
+        loss = _listwise_loss(questions, weights, start)
+        if float(np.abs(step).max()) < _TOLERANCE:
             break
     return weights
 
 
-def _loss(questions: Sequence[tuple[Any, Any]], weights: Any, start: Any) -> float:
+def _listwise_loss(questions: Sequence[tuple[Any, Any]], weights: Any, start: Any) -> float:
     costs = [-wanted @ np.log(_softmax(x @ weights) + 1e-30) for x, wanted in questions]
-    return float(np.mean(costs) + RIDGE / len(questions) * ((weights - start) ** 2).sum())
+    return float(np.mean(costs) + RIDGE_STRENGTH / len(questions) * ((weights - start) ** 2).sum())
 
 
-def _calibrated(scores: Any, goals: Any) -> tuple[float, float]:
+def _calibrate_scores(scores: Any, goals: Any) -> tuple[float, float]:
     """Scale and bias of a logistic regression from scores to goals; the scale stays above 0."""
     mean, spread = float(scores.mean()), float(scores.std()) + 1e-9
-    [slope], bias = logistic.newton(((scores - mean) / spread)[:, None], goals, np.ones(1))
+    [slope], bias = logistic.fit_logistic_newton(((scores - mean) / spread)[:, None], goals, np.ones(1))
     scale = max(float(slope), 1e-3) / spread
     return scale, bias - scale * mean

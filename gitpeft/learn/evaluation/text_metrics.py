@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_TOKEN = re.compile(r"[^\W_]+|_|[^\w\s]")
+_TOKEN_PATTERN = re.compile(r"[^\W_]+|_|[^\w\s]")
 _MAX_ORDER = 4
-_CELLS = 4_000_000  # resampled scores held at once: 32 MB
+_MAX_RESAMPLED_SCORES = 4_000_000  # resampled scores held at once: 32 MB
 
 
-class Interval(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """A mean and its 95 % percentile bootstrap interval."""
 
     mean: float
@@ -41,7 +41,7 @@ def b_norm(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
     scores 0, where the plain formula would leave exp(-ref).
     """
     pairs = zip(hypotheses, references, strict=True)
-    return [100 * _sentence_bleu(_tokens(hypothesis), _tokens(reference)) for hypothesis, reference in pairs]
+    return [100 * _sentence_bleu(_tokenise_text(hypothesis), _tokenise_text(reference)) for hypothesis, reference in pairs]
 
 
 def rouge_l(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -66,45 +66,45 @@ def edit_similarity(hypotheses: Sequence[str], references: Sequence[str]) -> lis
     return [100 * Levenshtein.normalized_similarity(hypothesis, reference) for hypothesis, reference in pairs]
 
 
-def first_word(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+def first_word_match(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
     """EM@1: 100 where the first words are equal, case aside; white space ends a word: `fix:` is not `fix`."""
     pairs = zip(hypotheses, references, strict=True)
-    return [100.0 * (_opening(hypothesis) == _opening(reference) != "") for hypothesis, reference in pairs]
+    return [100.0 * (_first_word(hypothesis) == _first_word(reference) != "") for hypothesis, reference in pairs]
 
 
-METRICS: Mapping[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
+TEXT_METRICS: Mapping[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {
     "b_norm": b_norm,
     "rouge_l": rouge_l,
     "edit_similarity": edit_similarity,
-    "first_word": first_word,
+    "first_word": first_word_match,
 }
 """Every metric by the name that reports give it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class MetricScores:
     """What `n` suggestions are worth, by metric name."""
 
     n: int
-    metrics: dict[str, Interval]
+    metrics: dict[str, ConfidenceInterval]
 
     @classmethod
-    def of(cls, by_metric: Mapping[str, Sequence[float]], seed: int = 0) -> "Scores":
+    def from_metrics(cls, by_metric: Mapping[str, Sequence[float]], seed: int = 0) -> "MetricScores":
         """Summary of per-sentence scores as `per_sentence` gives them."""
         [n] = {len(scores) for scores in by_metric.values()}
-        return cls(n, {name: bootstrap(scores, seed) for name, scores in by_metric.items()})
+        return cls(n, {name: bootstrap_mean(scores, seed) for name, scores in by_metric.items()})
 
     def to_json(self) -> dict[str, object]:
         """Plain values: `{"n": …, metric: {"mean", "low", "high"}}`."""
         return {"n": self.n, **{name: interval._asdict() for name, interval in self.metrics.items()}}
 
 
-def per_sentence(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+def score_sentences(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
     """Every metric over the same pairs."""
-    return {name: metric(hypotheses, references) for name, metric in METRICS.items()}
+    return {name: metric(hypotheses, references) for name, metric in TEXT_METRICS.items()}
 
 
-def bootstrap(scores: Sequence[float], seed: int, n: int = 1000) -> Interval:
+def bootstrap_mean(scores: Sequence[float], seed: int, n: int = 1000) -> ConfidenceInterval:
     """Mean of `scores` with its 95 % interval over `n` resamples; the same seed gives the same interval.
 
     Raises ValueError when there is nothing to resample.
@@ -112,40 +112,40 @@ def bootstrap(scores: Sequence[float], seed: int, n: int = 1000) -> Interval:
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0:
         raise ValueError("no scores to resample")
-    low, high = np.percentile(_resampled_means(values, np.random.default_rng(seed), n), (2.5, 97.5))
-    return Interval(float(values.mean()), float(low), float(high))
+    low, high = np.percentile(_resample_means(values, np.random.default_rng(seed), n), (2.5, 97.5))
+    return ConfidenceInterval(float(values.mean()), float(low), float(high))
 
 
-def paired_bootstrap(a: Sequence[float], b: Sequence[float], seed: int, n: int = 1000) -> Interval:
+def paired_bootstrap(a: Sequence[float], b: Sequence[float], seed: int, n: int = 1000) -> ConfidenceInterval:
     """Mean of a - b over the same examples, which are drawn together in each resample (Koehn 2004).
 
     Raises ValueError when the lists differ in length or are empty.
     """
-    return bootstrap([x - y for x, y in zip(a, b, strict=True)], seed, n)
+    return bootstrap_mean([x - y for x, y in zip(a, b, strict=True)], seed, n)
 
 
-def _resampled_means(values: NDArray[np.float64], random: np.random.Generator, n: int) -> NDArray[np.float64]:
+def _resample_means(values: NDArray[np.float64], random: np.random.Generator, n: int) -> NDArray[np.float64]:
     """Means of `n` samples of the size of `values`, drawn with replacement, in batches of bounded memory."""
-    batch = max(1, _CELLS // values.size)
+    batch = max(1, _MAX_RESAMPLED_SCORES // values.size)
     sizes = [min(batch, n - done) for done in range(0, n, batch)]
     draws = (random.integers(0, values.size, size=(size, values.size)) for size in sizes)
     return np.concatenate([values[draw].mean(axis=1) for draw in draws])
 
 
-def _tokens(text: str) -> list[str]:
+def _tokenise_text(text: str) -> list[str]:
     r"""Tokens of B-Norm: `\w+|[^\w\s]` on the lower-cased text, then the separation of NIST's mteval-v11a.
 
     After the first split every other rule of mteval finds its work done; all that is left of it is that an
     underscore stands alone.
     """
-    return _TOKEN.findall(text.lower())
+    return _TOKEN_PATTERN.findall(text.lower())
 
 
 def _sentence_bleu(hypothesis: list[str], reference: list[str]) -> float:
     logs = 0.0
     for order in range(1, _MAX_ORDER + 1):
         smooth = 1 if order > 1 else 0
-        matched = (_grams(hypothesis, order) & _grams(reference, order)).total() + smooth
+        matched = (_count_ngrams(hypothesis, order) & _count_ngrams(reference, order)).total() + smooth
         if matched == 0:
             return 0.0
         logs += math.log(matched / (max(0, len(hypothesis) - order + 1) + smooth))
@@ -153,9 +153,9 @@ def _sentence_bleu(hypothesis: list[str], reference: list[str]) -> float:
     return math.exp(logs / _MAX_ORDER + brevity)
 
 
-def _grams(tokens: list[str], order: int) -> Counter[tuple[str, ...]]:
+def _count_ngrams(tokens: list[str], order: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(tokens[start:] for start in range(order)), strict=False))
 
 
-def _opening(text: str) -> str:
+def _first_word(text: str) -> str:
     return next(iter(text.split(maxsplit=1)), "").casefold()

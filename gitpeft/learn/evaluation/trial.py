@@ -15,92 +15,92 @@ from gitpeft.bundle.bundle import Manifest
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.evaluation.text_metrics import b_norm
 from gitpeft.suggest import recent_exemplars
-from gitpeft.suggest.reranker import Candidate, Chooser
-from gitpeft.suggest.retrieval import Entry, Index, pack, terms
+from gitpeft.suggest.reranker import MessageCandidate, Reranker
+from gitpeft.suggest.retrieval import IndexEntry, CommitIndex, pack_terms, extract_terms
 from gitpeft.suggest.suggester import Suggester
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ExampleCandidates:
     """An example and all that a model could have offered for it."""
 
     example: Example
-    found: tuple[Candidate, ...]
+    found: tuple[MessageCandidate, ...]
 
-    def offered(self, chooser: Chooser) -> str:
+    def offered_message(self, chooser: Reranker) -> str:
         """The message that this chooser would have put first, "" if none."""
-        best = chooser.order(self.found)
+        best = chooser.rank_candidates(self.found)
         return best[0][1].message if best else ""
 
 
 @contextmanager
-def trial(manifest: Manifest, files: Path, index: Index, style: dict[str, Any]) -> Iterator[Suggester]:
+def open_trial_suggester(manifest: Manifest, files: Path, index: CommitIndex, style: dict[str, Any]) -> Iterator[Suggester]:
     """A suggester from exported files and an index (none if empty), in a bundle that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="gitpeft-trial-") as scratch:
         state = Path(scratch)
-        with bundles.staging(state) as folder:
-            copy_model(files, folder)
+        with bundles.staging_folder(state) as folder:
+            copy_model_files(files, folder)
             if len(index):
-                (folder / bundles.INDEX).mkdir()
-                index.save(folder / bundles.INDEX)
-            (folder / bundles.STYLE).write_text(json.dumps(style))
-            id_ = bundles.write(folder, manifest)
-        yield Suggester(bundles.activate(state, id_))
+                (folder / bundles.INDEX_FOLDER).mkdir()
+                index.save(folder / bundles.INDEX_FOLDER)
+            (folder / bundles.STYLE_FILE).write_text(json.dumps(style))
+            id_ = bundles.write_bundle(folder, manifest)
+        yield Suggester(bundles.activate_bundle(state, id_))
 
 
-def copy_model(files: Path, folder: Path) -> None:
+def copy_model_files(files: Path, folder: Path) -> None:
     """The ONNX files and the tokenizer of an exported model, into a bundle's folder."""
-    for name in (bundles.ENCODER, bundles.DECODER, bundles.TOKENIZER):
+    for name in (bundles.ENCODER_FILE, bundles.DECODER_FILE, bundles.TOKENIZER_FILE):
         shutil.copyfile(files / name, folder / name)
 
 
-def ask(
+def collect_candidates(
     suggester: Suggester,
     examples: Sequence[Example],
     on_step: Callable[[int, int], None] | None = None,
     since: Sequence[Example] = (),
-) -> list[Asked]:
+) -> list[ExampleCandidates]:
     """Every candidate for every example.
 
     `since` are all examples that the suggester's index has not, oldest first: each question then sees those
     before it, as many as the hook looks back.
     """
     asked = []
-    for number, (example, before) in enumerate(zip(examples, known_before(examples, since), strict=True), 1):
+    for number, (example, before) in enumerate(zip(examples, entries_known_before(examples, since), strict=True), 1):
         if since:
-            suggester.keep_up(before)
-        asked.append(Asked(example, tuple(suggester.candidates(example.change, example.previous))))
+            suggester.index_recent_commits(before)
+        asked.append(ExampleCandidates(example, tuple(suggester.collect_candidates(example.change, example.previous))))
         if on_step:
             on_step(number, len(examples))
     return asked
 
 
-def sample(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+def sample_examples(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
     """At most `most` examples, drawn at random, in their order."""
     if len(examples) <= most:
         return list(examples)
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), most))]
 
 
-def score(asked: Sequence[Asked], chooser: Chooser) -> list[float]:
+def score_reranker(asked: Sequence[ExampleCandidates], chooser: Reranker) -> list[float]:
     """B-Norm of what the chooser puts first, a number per example; 0 where nothing is offered."""
-    return b_norm([one.offered(chooser) for one in asked], [one.example.message for one in asked])
+    return b_norm([one.offered_message(chooser) for one in asked], [one.example.message for one in asked])
 
 
-def neighbours(index: Index, examples: Sequence[Example], since: Sequence[Example] = ()) -> list[str]:
+def nearest_messages(index: CommitIndex, examples: Sequence[Example], since: Sequence[Example] = ()) -> list[str]:
     """The baseline: the message of the most similar commit of the index, "" when none is similar at all.
 
     `since` as in `ask`.
     """
-    known = (index.extended(before) if since else index for before in known_before(examples, since))
-    near = [one.nearest(example.change, 1, fresh=0) for one, example in zip(known, examples, strict=True)]
+    known = (index.with_later_commits(before) if since else index for before in entries_known_before(examples, since))
+    near = [one.find_nearest(example.change, 1, fresh=0) for one, example in zip(known, examples, strict=True)]
     return [found[0].subject if found else "" for found in near]
 
 
-def known_before(examples: Sequence[Example], since: Sequence[Example]) -> Iterator[list[Entry]]:
+def entries_known_before(examples: Sequence[Example], since: Sequence[Example]) -> Iterator[list[IndexEntry]]:
     """For each example those of `since` that came before it, at most as many as the hook looks back."""
-    entries = [Entry(one.sha, one.message, pack(terms(one.change))) for one in since]
+    entries = [IndexEntry(one.sha, one.message, pack_terms(extract_terms(one.change))) for one in since]
     place = {one.sha: i for i, one in enumerate(since)}
     for example in examples:
         at = place.get(example.sha, 0)
-        yield entries[max(0, at - recent_exemplars.LOOKED_AT) : at]
+        yield entries[max(0, at - recent_exemplars.MAX_RECENT_COMMITS) : at]

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-OPSET = 18
+OPSET_VERSION = 18
 IR_VERSION = 9
-FUSED = "com.microsoft"
+FUSED_DOMAIN = "com.microsoft"
 INT8_LEVELS = 63
 """Weights keep 7 of 8 bits. CPUs without VNNI add two u8·s8 products in 16 bits: 2·255·63 fits, and 2·255·127
 does not: the sum would saturate on those CPUs and on no other."""
 
-_TYPES = {"float": 1, "int64": 7}
+_ELEMENT_TYPES = {"float": 1, "int64": 7}
 
 
-class Graph:
+class OnnxGraph:
     """Collects nodes; every method that computes something returns the name of its result.
 
     With `quantise`, `linear` and `table` store int8 with one scale a column (a row of a table).
@@ -35,121 +35,121 @@ class Graph:
         self._outputs: list[Any] = []
         self._count = 0
 
-    def input(self, name: str, kind: str, shape: Sequence[int | str]) -> str:
+    def add_input(self, name: str, kind: str, shape: Sequence[int | str]) -> str:
         """Declare an input; a dimension is a number or the name of a free one."""
         from onnx import helper
 
-        self._inputs.append(helper.make_tensor_value_info(name, _TYPES[kind], list(shape)))
+        self._inputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES[kind], list(shape)))
         return name
 
-    def output(self, value: str, name: str, shape: Sequence[int | str]) -> None:
+    def add_output(self, value: str, name: str, shape: Sequence[int | str]) -> None:
         """Declare `value` an output of floats, called `name`."""
         from onnx import helper
 
         self._nodes.append(helper.make_node("Identity", [value], [name]))
-        self._outputs.append(helper.make_tensor_value_info(name, _TYPES["float"], list(shape)))
+        self._outputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES["float"], list(shape)))
 
-    def constant(self, array: Any, name: str = "") -> str:
+    def add_constant(self, array: Any, name: str = "") -> str:
         """Store an array; a name that is stored already is taken for the same array."""
         from onnx import numpy_helper
 
-        name = name or self._name("constant")
+        name = name or self._make_name("constant")
         if name not in self._initializers:
             self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
-    def floats(self, *values: float) -> str:
+    def add_floats(self, *values: float) -> str:
         """A constant vector of float32, or a scalar when there is one value."""
-        return self.constant(np.array(values if len(values) > 1 else values[0], dtype=np.float32))
+        return self.add_constant(np.array(values if len(values) > 1 else values[0], dtype=np.float32))
 
-    def ints(self, *values: int) -> str:
+    def add_ints(self, *values: int) -> str:
         """A constant vector of int64."""
-        return self.constant(np.array(values, dtype=np.int64), "ints" + "_".join(map(str, values)))
+        return self.add_constant(np.array(values, dtype=np.int64), "ints" + "_".join(map(str, values)))
 
-    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+    def add_node(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Append a node with one result; an empty input name is an input left out."""
-        return self.ops("x", kind, *inputs, domain=domain, **attributes)[0]
+        return self.add_multi_node("x", kind, *inputs, domain=domain, **attributes)[0]
 
-    def ops(self, results: str, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> list[str]:
+    def add_multi_node(self, results: str, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> list[str]:
         """Append a node with one result for each letter of `results`; `-` is a result that is left out."""
         from onnx import helper
 
-        names = ["" if letter == "-" else self._name(kind.lower()) for letter in results]
+        names = ["" if letter == "-" else self._make_name(kind.lower()) for letter in results]
         self._nodes.append(helper.make_node(kind, list(inputs), names, domain=domain, **attributes))
         return [name for name in names if name]
 
-    def fused(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def add_fused_node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node of ONNX Runtime's own operators."""
-        return self.op(kind, *inputs, domain=FUSED, **attributes)
+        return self.add_node(kind, *inputs, domain=FUSED_DOMAIN, **attributes)
 
-    def linear(self, x: str, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> str:
+    def add_linear(self, x: str, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> str:
         """x · weightᵀ + bias, with `weight` (out, in) as torch stores it; `exact` keeps float32."""
-        columns = array(weight).T
+        columns = tensor_to_array(weight).T
         if not self.quantise or exact:
-            product = self.op("MatMul", x, self.constant(columns))
-            return product if bias is None else self.op("Add", product, self.constant(array(bias)))
-        levels, scale = int8(columns, axis=0)
-        extra = [] if bias is None else ["", self.constant(array(bias))]
-        return self.fused("DynamicQuantizeMatMul", x, self.constant(levels), self.constant(scale), *extra)
+            product = self.add_node("MatMul", x, self.add_constant(columns))
+            return product if bias is None else self.add_node("Add", product, self.add_constant(tensor_to_array(bias)))
+        levels, scale = quantise_int8(columns, axis=0)
+        extra = [] if bias is None else ["", self.add_constant(tensor_to_array(bias))]
+        return self.add_fused_node("DynamicQuantizeMatMul", x, self.add_constant(levels), self.add_constant(scale), *extra)
 
-    def embedding(self, table: Tensor, ids: str) -> str:
+    def add_embedding(self, table: Tensor, ids: str) -> str:
         """The rows of an embedding table (n, width) for `ids` (a, b): (a, b, width)."""
         if not self.quantise:
-            return self.op("Gather", self.constant(array(table)), ids)
-        levels, scale = int8(array(table), axis=1)
-        floats = self.op("Cast", self.op("Gather", self.constant(levels), ids), to=_TYPES["float"])
-        return self.op("Mul", floats, self.op("Gather", self.constant(scale[:, None]), ids))
+            return self.add_node("Gather", self.add_constant(tensor_to_array(table)), ids)
+        levels, scale = quantise_int8(tensor_to_array(table), axis=1)
+        floats = self.add_node("Cast", self.add_node("Gather", self.add_constant(levels), ids), to=_ELEMENT_TYPES["float"])
+        return self.add_node("Mul", floats, self.add_node("Gather", self.add_constant(scale[:, None]), ids))
 
-    def tied_rows(self, table: Tensor, ids: str, name: str) -> str:
+    def add_tied_embedding(self, table: Tensor, ids: str, name: str) -> str:
         """As `embedding`, out of the array that `tied_columns` stores, which lies the other way round."""
         if not self.quantise:
-            rows = self.op("Gather", self.constant(array(table).T, name), ids, axis=1)
+            rows = self.add_node("Gather", self.add_constant(tensor_to_array(table).T, name), ids, axis=1)
         else:
-            levels, scale = self._table(table, name)
-            floats = self.op("Cast", self.op("Gather", levels, ids, axis=1), to=_TYPES["float"])
-            rows = self.op("Mul", floats, self.op("Gather", scale, ids))
-        return self.op("Transpose", rows, perm=[1, 2, 0])
+            levels, scale = self._add_tied_table(table, name)
+            floats = self.add_node("Cast", self.add_node("Gather", levels, ids, axis=1), to=_ELEMENT_TYPES["float"])
+            rows = self.add_node("Mul", floats, self.add_node("Gather", scale, ids))
+        return self.add_node("Transpose", rows, perm=[1, 2, 0])
 
-    def tied_columns(self, x: str, table: Tensor, name: str) -> str:
+    def add_tied_projection(self, x: str, table: Tensor, name: str) -> str:
         """x · tableᵀ: a table that is both input and output of a network is stored once."""
         if not self.quantise:
-            return self.op("MatMul", x, self.constant(array(table).T, name))
-        return self.fused("DynamicQuantizeMatMul", x, *self._table(table, name))
+            return self.add_node("MatMul", x, self.add_constant(tensor_to_array(table).T, name))
+        return self.add_fused_node("DynamicQuantizeMatMul", x, *self._add_tied_table(table, name))
 
-    def _table(self, table: Tensor, name: str) -> tuple[str, str]:
-        levels, scale = int8(array(table).T, axis=0)
-        return self.constant(levels, name), self.constant(scale, f"{name}.scale")
+    def _add_tied_table(self, table: Tensor, name: str) -> tuple[str, str]:
+        levels, scale = quantise_int8(tensor_to_array(table).T, axis=0)
+        return self.add_constant(levels, name), self.add_constant(scale, f"{name}.scale")
 
-    def reshape(self, x: str, *shape: int) -> str:
+    def add_reshape(self, x: str, *shape: int) -> str:
         """Reshape; 0 keeps a dimension, -1 is what is left."""
-        return self.op("Reshape", x, self.ints(*shape))
+        return self.add_node("Reshape", x, self.add_ints(*shape))
 
-    def slice(self, x: str, axis: int, start: int, stop: int = 2**31 - 1) -> str:
+    def add_slice(self, x: str, axis: int, start: int, stop: int = 2**31 - 1) -> str:
         """A range of one axis."""
-        return self.op("Slice", x, self.ints(start), self.ints(stop), self.ints(axis))
+        return self.add_node("Slice", x, self.add_ints(start), self.add_ints(stop), self.add_ints(axis))
 
-    def build(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The serialised model."""
         from onnx import helper
 
         graph = helper.make_graph(
             self._nodes, "gitpeft", self._inputs, self._outputs, list(self._initializers.values())
         )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(FUSED, 1)]
+        opsets = [helper.make_opsetid("", OPSET_VERSION), helper.make_opsetid(FUSED_DOMAIN, 1)]
         model = helper.make_model(graph, producer_name="gitpeft", opset_imports=opsets, ir_version=IR_VERSION)
         return bytes(model.SerializeToString())
 
-    def _name(self, stem: str) -> str:
+    def _make_name(self, stem: str) -> str:
         self._count += 1
         return f"{stem}.{self._count}"
 
 
-def array(tensor: Tensor) -> Any:
+def tensor_to_array(tensor: Tensor) -> Any:
     """A tensor as a float32 array."""
     return tensor.detach().to(torch.float32).cpu().numpy()
 
 
-def int8(weights: Any, axis: int) -> tuple[Any, Any]:
+def quantise_int8(weights: Any, axis: int) -> tuple[Any, Any]:
     """Symmetric levels (int8) and scales (float32): one scale for each index of the axis that is kept.
 
     `axis` is the one that is reduced.

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from gitpeft.bundle.bundle import DECODER, ENCODER, TOKENIZER
+from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export import bart, t5
 from gitpeft.learn.models import architectures
-from gitpeft.runtime.beam_search import Memory, Network, Vocabulary, logarithm
+from gitpeft.runtime.beam_search import EncodedSource, EncoderDecoder, GenerationTokens, compute_floored_log
 
-GRAPHS = {
+GRAPH_WRITERS = {
     "t5": t5,
     "pointer-t5": t5,
     "bart": bart,
@@ -31,19 +31,19 @@ GRAPHS = {
 }
 """The module that writes the graphs of a model type, by its functions `encoder` and `decoder`."""
 
-RARE = 1e-6
+RARE_PROBABILITY = 1e-6
 """A token less likely than this is as good as impossible: differences below it do not count."""
 
-Pair = tuple[Sequence[int], Sequence[int]]
+TokenPair = tuple[Sequence[int], Sequence[int]]
 """Source and message of an example, in token ids; the message without start and end."""
 
 
-TIE = 0.1
+NEAR_TIE_NATS = 0.1
 """Nats. Tokens closer than this are as good as each other: which of them comes first says nothing of int8."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class MessageParityBounds:
     """What the gate lets through.
 
     `exact`: largest difference of a log-probability between torch and ONNX in float32. `agreement`: smallest
@@ -59,7 +59,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
+class MessageParity:
     """What the gate measured (see `Bounds`) over `examples` messages of `tokens` tokens.
 
     `same` is the agreement without near ties counted in, `loss` float32's on real messages, nats a token.
@@ -72,21 +72,21 @@ class Parity:
     agreement: float
     nats: float
     loss: float
-    bounds: Bounds
+    bounds: MessageParityBounds
 
     @property
-    def drop(self) -> float:
+    def quality_drop(self) -> float:
         """The share by which int8 makes the loss on real messages worse; below 0 where it is better."""
         return -self.nats / self.loss
 
-    def said(self) -> str:
+    def describe_drop(self) -> str:
         """What int8 costs, in a line."""
-        share, bound = f"{self.drop:+.2%}", f"{self.bounds.drop:.0%}"
+        share, bound = f"{self.quality_drop:+.2%}", f"{self.bounds.drop:.0%}"
         return (
             f"int8 costs {share} of quality (loss {self.loss:.3f} on {self.examples} messages; bound {bound})"
         )
 
-    def failures(self) -> list[str]:
+    def list_failures(self) -> list[str]:
         """A sentence for each bound that does not hold, with the bound in it."""
         found = []
         if not self.exact <= self.bounds.exact:
@@ -97,33 +97,33 @@ class Parity:
             found.append(
                 f"int8 moves a message by {self.nats:+.3f} nats a token (bound {self.bounds.nats:g})"
             )
-        if not self.drop <= self.bounds.drop:
-            found.append(self.said())
+        if not self.quality_drop <= self.bounds.drop:
+            found.append(self.describe_drop())
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """What `export` wrote: the gate's result, sizes in bytes, and the manifest's `settings` for decoding."""
 
-    parity: Parity
+    parity: MessageParity
     settings: dict[str, Any]
     sizes: dict[str, int]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """For the manifest's metrics and for `--json`."""
-        return asdict(self) | {"said": self.parity.said()}
+        return asdict(self) | {"said": self.parity.describe_drop()}
 
 
-def export(
+def export_model(
     model: Any,
     tokenizer_json: Path,
     out_dir: Path,
-    examples: Sequence[Pair],
-    bounds: Bounds | None = None,
+    examples: Sequence[TokenPair],
+    bounds: MessageParityBounds | None = None,
     wrapping: tuple[Sequence[int], Sequence[int]] = ((), ()),
-) -> Exported:
+) -> ExportResult:
     """Write encoder.onnx, decoder.onnx and tokenizer.json into `out_dir`, once the gate has let them through.
 
     `model` is an encoder-decoder of `GRAPHS`, LoRA merged, on the CPU; `examples` are held-out ones, some
@@ -134,38 +134,38 @@ def export(
     if not examples:
         raise GitpeftError("no held-out example to check the export with", "mine more history")
     model.eval()
-    settings = decoding_settings(model, tokenizer_json)
+    settings = make_decoding_settings(model, tokenizer_json)
     settings |= {name: list(ids) for name, ids in zip(("before", "after"), wrapping, strict=True) if ids}
-    plain, small = graphs(model, quantise=False), graphs(model, quantise=True)
-    words = Vocabulary(settings["start"], settings["end"], tuple(settings["banned"]))
-    parity = compare(model, _network(plain), _network(small), examples, words, bounds or Bounds())
-    if failures := parity.failures():
+    plain, small = build_graphs(model, quantise=False), build_graphs(model, quantise=True)
+    words = GenerationTokens(settings["start"], settings["end"], tuple(settings["banned"]))
+    parity = measure_parity(model, _make_network(plain), _make_network(small), examples, words, bounds or MessageParityBounds())
+    if failures := parity.list_failures():
         raise GitpeftError(
             f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
         )
-    files = {ENCODER: small[0], DECODER: small[1], TOKENIZER: _compact_tokenizer(tokenizer_json)}
+    files = {ENCODER_FILE: small[0], DECODER_FILE: small[1], TOKENIZER_FILE: _compact_tokenizer(tokenizer_json)}
     for name, raw in files.items():
         (out_dir / name).write_bytes(raw)
     sizes = {name: len(raw) for name, raw in files.items()}
-    return Exported(parity, settings, sizes, round(time.perf_counter() - start, 2))
+    return ExportResult(parity, settings, sizes, round(time.perf_counter() - start, 2))
 
 
-def _network(files: tuple[bytes, bytes]) -> Network:
-    return Network(lambda: files[0], lambda: files[1])
+def _make_network(files: tuple[bytes, bytes]) -> EncoderDecoder:
+    return EncoderDecoder(lambda: files[0], lambda: files[1])
 
 
-def graphs(model: Any, quantise: bool) -> tuple[bytes, bytes]:
+def build_graphs(model: Any, quantise: bool) -> tuple[bytes, bytes]:
     """The encoder's and the decoder's ONNX file."""
     kind = model.config.model_type
-    if kind not in GRAPHS:
+    if kind not in GRAPH_WRITERS:
         raise GitpeftError(
-            f"models of type {kind} cannot be exported", f"known are {', '.join(sorted(GRAPHS))}"
+            f"models of type {kind} cannot be exported", f"known are {', '.join(sorted(GRAPH_WRITERS))}"
         )
     with torch.no_grad():
-        return GRAPHS[kind].encoder(model, quantise), GRAPHS[kind].decoder(model, quantise)
+        return GRAPH_WRITERS[kind].encoder(model, quantise), GRAPH_WRITERS[kind].decoder(model, quantise)
 
 
-def decoding_settings(model: Any, tokenizer_json: Path) -> dict[str, Any]:
+def make_decoding_settings(model: Any, tokenizer_json: Path) -> dict[str, Any]:
     """`start`, `end` and `banned` ids: special tokens, and what the model has and the tokenizer has not."""
     from tokenizers import Tokenizer
 
@@ -173,7 +173,7 @@ def decoding_settings(model: Any, tokenizer_json: Path) -> dict[str, Any]:
     end, size = int(model.config.eos_token_id), tokenizer.get_vocab_size()
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     banned = (special | set(range(size, int(model.config.vocab_size)))) - {end}
-    begins_with_end = architectures.of(model.config.model_type).begins_with_end
+    begins_with_end = architectures.find_architecture(model.config.model_type).begins_with_end
     start = end if begins_with_end else int(model.config.decoder_start_token_id)
     return {"start": start, "end": end, "banned": sorted(banned)}
 
@@ -192,48 +192,48 @@ def _compact_tokenizer(path: Path) -> bytes:
 # --- the gate -----------------------------------------------------------------------------------------------
 
 
-def compare(
-    model: Any, plain: Network, small: Network, examples: Sequence[Pair], words: Vocabulary, bounds: Bounds
-) -> Parity:
+def measure_parity(
+    model: Any, plain: EncoderDecoder, small: EncoderDecoder, examples: Sequence[TokenPair], words: GenerationTokens, bounds: MessageParityBounds
+) -> MessageParity:
     """Run all three forms over the examples, teacher-forced; the first two token by token as well."""
     worst, same, alike, moved, loss, tokens = 0.0, 0, 0, 0.0, 0.0, 0
     for number, (source, message) in enumerate(examples):
         targets = [*message, words.end]
         inputs = [words.start, *message]
-        exact = _torch_scores(model, source, inputs)
+        exact = _score_with_torch(model, source, inputs)
         memory = plain.encode(source)
-        whole = _scores(plain, memory, inputs)
-        worst = max(worst, _gap(exact, whole))
+        whole = _score_at_once(plain, memory, inputs)
+        worst = max(worst, _largest_gap(exact, whole))
         if number < 2:
-            worst = max(worst, _gap(exact, _stepwise(plain, memory, inputs)))
-        rough = _scores(small, small.encode(source), inputs)
+            worst = max(worst, _largest_gap(exact, _score_stepwise(plain, memory, inputs)))
+        rough = _score_at_once(small, small.encode(source), inputs)
         rows = range(len(targets))
         lost = whole.max(-1) - whole[rows, rough.argmax(-1)]
-        same, alike = same + int((lost == 0).sum()), alike + int((lost <= TIE).sum())
+        same, alike = same + int((lost == 0).sum()), alike + int((lost <= NEAR_TIE_NATS).sum())
         moved += float((rough[rows, targets] - whole[rows, targets]).sum())
         loss -= float(whole[rows, targets].sum())
         tokens += len(targets)
     shares = (same / tokens, alike / tokens, moved / tokens, loss / tokens)
-    return Parity(len(examples), tokens, worst, *shares, bounds)
+    return MessageParity(len(examples), tokens, worst, *shares, bounds)
 
 
-def _gap(a: Any, b: Any) -> float:
+def _largest_gap(a: Any, b: Any) -> float:
     """Largest difference; infinite when a value is no number, which a plain maximum could hide."""
-    gap = float(np.abs(np.log(np.exp(a) + RARE) - np.log(np.exp(b) + RARE)).max())
+    gap = float(np.abs(np.log(np.exp(a) + RARE_PROBABILITY) - np.log(np.exp(b) + RARE_PROBABILITY)).max())
     return gap if np.isfinite(gap) else float("inf")
 
 
-def _torch_scores(model: Any, source: Sequence[int], inputs: Sequence[int]) -> Any:
+def _score_with_torch(model: Any, source: Sequence[int], inputs: Sequence[int]) -> Any:
     ids = torch.tensor([list(source)])
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), _use_one_thread():
         output = model(
             input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=torch.tensor([list(inputs)])
         )
-        return logarithm(torch.softmax(output.logits[0].float(), dim=-1).numpy())
+        return compute_floored_log(torch.softmax(output.logits[0].float(), dim=-1).numpy())
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _use_one_thread() -> Iterator[None]:
     """One source is small work: on a busy machine torch's threads would mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -243,14 +243,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _scores(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
+def _score_at_once(network: EncoderDecoder, memory: EncodedSource, inputs: Sequence[int]) -> Any:
     tokens = np.array([inputs], dtype=np.int64)
-    return logarithm(network.step(memory, tokens, network.no_past(1))[0][0])
+    return compute_floored_log(network.run_decoder(memory, tokens, network.make_empty_past(1))[0][0])
 
 
-def _stepwise(network: Network, memory: Memory, inputs: Sequence[int]) -> Any:
-    past, rows = network.no_past(1), []
+def _score_stepwise(network: EncoderDecoder, memory: EncodedSource, inputs: Sequence[int]) -> Any:
+    past, rows = network.make_empty_past(1), []
     for token in inputs:
-        found, past = network.step(memory, np.array([[token]], dtype=np.int64), past)
-        rows.append(logarithm(found[0, 0]))
+        found, past = network.run_decoder(memory, np.array([[token]], dtype=np.int64), past)
+        rows.append(compute_floored_log(found[0, 0]))
     return np.stack(rows)

@@ -15,7 +15,7 @@ SIDES = ("both", "encoder", "decoder")
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class Architecture:
     """Names of an architecture. All are regular expressions for whole names.
 
     `layer` finds a layer at the start of a module's name (groups `side`, missing for an encoder alone, and
@@ -39,7 +39,7 @@ class Family:
     makes_decoder: bool = False
 
 
-_T5 = Family(
+_T5 = Architecture(
     layer=r"(?P<side>encoder|decoder)\.block\.(?P<number>\d+)",
     query_value=r".*\.[qv]",
     attention=r".*\.[qkvo]",
@@ -49,7 +49,7 @@ _T5 = Family(
     norm=r".*\.layer_norm",
 )
 _POINTER_T5 = replace(_T5, outside=r"pointer\.(query|key|token)")
-_BART = Family(
+_BART = Architecture(
     layer=r"(?:model\.)?(?P<side>encoder|decoder)\.layers\.(?P<number>\d+)",
     query_value=r".*\.[qv]_proj",
     attention=r".*\.([qkv]_proj|out_proj)",
@@ -60,7 +60,7 @@ _BART = Family(
     pooling="last",
     wrapped=(("<s>",), ("</s>",)),
 )
-_ROBERTA = Family(
+_ROBERTA = Architecture(
     layer=r"(?:(?P<side>encoder|decoder)\.)?(?:roberta\.)?encoder\.layer\.(?P<number>\d+)",
     query_value=r".*\.(query|value)",
     attention=r".*attention\.(self\.(query|key|value)|output\.dense)",
@@ -72,7 +72,7 @@ _ROBERTA = Family(
     wrapped=(("<s>",), ("</s>",)),
     makes_decoder=True,
 )
-FAMILIES = {
+ARCHITECTURES = {
     "t5": _T5,
     "pointer-t5": _POINTER_T5,
     "bart": _BART,
@@ -83,72 +83,72 @@ FAMILIES = {
 """The architectures by `model_type`. `encoder-decoder` is a RoBERTa with a decoder made for it."""
 
 
-def of(model_type: str) -> Family:
+def find_architecture(model_type: str) -> Architecture:
     """The family of a model type; GitpeftError when there is none."""
-    if model_type not in FAMILIES:
+    if model_type not in ARCHITECTURES:
         raise GitpeftError(
-            f"models of type {model_type} cannot be tuned", f"known are {', '.join(sorted(FAMILIES))}"
+            f"models of type {model_type} cannot be tuned", f"known are {', '.join(sorted(ARCHITECTURES))}"
         )
-    return FAMILIES[model_type]
+    return ARCHITECTURES[model_type]
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class LayerRegion:
     """Which layers of a model a method reaches: a side, and there all layers or the named ones."""
 
     side: str = "both"
     layers: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
-    def holds(self, layer: str) -> bool:
+    def contains_layer(self, layer: str) -> bool:
         """Whether `encoder.3` is in it."""
         chosen = not self.layers or layer in self.layers
         return chosen and layer not in self.without and self.side in ("both", layer.partition(".")[0])
 
 
-def layers(model: Any) -> dict[str, str]:
+def map_layers(model: Any) -> dict[str, str]:
     """The layers of a model, in order, and the module that each of them is."""
-    return {layer: place[: len(place) - len(tail) - 1] for place, layer, tail in _inside(model)}
+    return {layer: place[: len(place) - len(tail) - 1] for place, layer, tail in _iterate_layer_modules(model)}
 
 
-def places(model: Any, part: str, region: Region) -> list[str]:
+def find_modules(model: Any, part: str, region: LayerRegion) -> list[str]:
     """The modules of a model that a family's pattern (`attention`, `norm`, …) names in a region.
 
     GitpeftError when none matches, or when the region names a layer that the model does not have.
     """
-    _check(model, region)
-    family = of(model.config.model_type)
+    _check_layer_names(model, region)
+    family = find_architecture(model.config.model_type)
     pattern = "|".join(getattr(family, name) for name in part.split("+"))
-    found = [p for p, layer, tail in _inside(model) if region.holds(layer) and re.fullmatch(pattern, tail)]
+    found = [p for p, layer, tail in _iterate_layer_modules(model) if region.contains_layer(layer) and re.fullmatch(pattern, tail)]
     if not found:
         raise GitpeftError(
             f"the base has no module for {part} in {region.side}, layers {', '.join(region.layers) or 'all'}",
-            f"it is a {model.config.model_type} with the layers {_listed(layers(model))}",
+            f"it is a {model.config.model_type} with the layers {_join_names(map_layers(model))}",
         )
     return found
 
 
-def outside(model: Any) -> list[str]:
+def find_outside_linears(model: Any) -> list[str]:
     """The linear layers that belong to no layer and are tuned with all of them."""
-    pattern = of(model.config.model_type).outside
+    pattern = find_architecture(model.config.model_type).outside
     return [name for name, _ in model.named_modules() if pattern and re.fullmatch(pattern, name)]
 
 
-def _inside(model: Any) -> Iterator[tuple[str, str, str]]:
+def _iterate_layer_modules(model: Any) -> Iterator[tuple[str, str, str]]:
     """Modules that lie in a layer: full name, layer, and the name inside of it."""
-    pattern = re.compile(of(model.config.model_type).layer + r"\.(?P<tail>.+)")
+    pattern = re.compile(find_architecture(model.config.model_type).layer + r"\.(?P<tail>.+)")
     for name, _ in model.named_modules():
         if found := pattern.fullmatch(name):
             side = found["side"] or "encoder"
             yield name, f"{side}.{found['number']}", found["tail"]
 
 
-def _check(model: Any, region: Region) -> None:
-    known = layers(model)
+def _check_layer_names(model: Any, region: LayerRegion) -> None:
+    known = map_layers(model)
     for name in (*region.layers, *region.without):
         if name not in known:
-            raise GitpeftError(f"the base has no layer {name}", f"its layers are {_listed(known)}")
+            raise GitpeftError(f"the base has no layer {name}", f"its layers are {_join_names(known)}")
 
 
-def _listed(names: Sequence[str] | dict[str, str]) -> str:
+def _join_names(names: Sequence[str] | dict[str, str]) -> str:
     return ", ".join(names) or "unknown to gitpeft"

@@ -7,23 +7,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gitpeft.bundle.bundle import CHOOSER
-from gitpeft.bundle.embedded import CONFIG, EMBEDDED, GRAPHS, TOKENIZER, WEIGHTS, digest, embedded_folder
-from gitpeft.diff.patch import Budget
+from gitpeft.bundle.bundle import RERANKER_FILE
+from gitpeft.bundle.embedded import BASE_CONFIG_FILE, EMBEDDED_BASE, ONNX_FOLDER, BASE_TOKENIZER_FILE, BASE_WEIGHTS_FILE, compute_base_digest, find_embedded_base
+from gitpeft.diff.patch import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures, hub
 from gitpeft.runtime.tokenizer import TokenCodec
 from gitpeft.suggest import reranker
-from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker import Reranker
 
-__all__ = ["EMBEDDED", "Base", "digest", "embedded_folder", "find"]
+__all__ = ["EMBEDDED_BASE", "BaseModel", "compute_base_digest", "find_embedded_base", "find_base"]
 
 DECODER_LAYERS = 6
-_UNIXCODER = "<encoder-decoder>"
+_UNIXCODER_MARK = "<encoder-decoder>"
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseModel:
     """A base model on this machine: its name, folder, sha256 over weights, configuration and tokenizer.
 
     `kind` is the architecture, as `model_type` of its configuration has it.
@@ -32,52 +32,52 @@ class Base:
     name: str
     folder: Path
     digest: str
-    budget: Budget
+    budget: TokenBudget
     kind: str = "pointer-t5"
 
     @property
-    def tokenizer(self) -> Path:
+    def tokenizer_path(self) -> Path:
         """The `tokenizers` file."""
-        return self.folder / TOKENIZER
+        return self.folder / BASE_TOKENIZER_FILE
 
     @property
     def tokenizer_digest(self) -> str:
         """sha256 of the tokenizer file."""
-        return hashlib.sha256(self.tokenizer.read_bytes()).hexdigest()
+        return hashlib.sha256(self.tokenizer_path.read_bytes()).hexdigest()
 
-    def ready(self) -> Path | None:
+    def find_onnx_folder(self) -> Path | None:
         """The folder of the base's own ONNX files, for use without tuning; None where it has none."""
-        folder = self.folder / GRAPHS
+        folder = self.folder / ONNX_FOLDER
         return folder if (folder / "settings.json").is_file() else None
 
-    def chooser(self) -> Chooser:
+    def load_reranker(self) -> Reranker:
         """Its default chooser; the embedded base's where it has none, since all weigh the same features.
 
         GitpeftError when its file is damaged.
         """
-        path = self.folder / GRAPHS / CHOOSER
+        path = self.folder / ONNX_FOLDER / RERANKER_FILE
         if not path.is_file():
-            return reranker.embedded()
+            return reranker.load_embedded_reranker()
         try:
-            return Chooser.of(json.loads(path.read_bytes()), "model")
+            return Reranker.from_data(json.loads(path.read_bytes()), "model")
         except (OSError, ValueError, RecursionError, GitpeftError):
             raise GitpeftError(f"{path} is damaged", "make the base again, or remove that file") from None
 
     @property
-    def family(self) -> architectures.Family:
+    def architecture(self) -> architectures.Architecture:
         """How the architecture calls its parts."""
-        return architectures.of(self.kind)
+        return architectures.find_architecture(self.kind)
 
-    def codec(self) -> TokenCodec:
+    def load_codec(self) -> TokenCodec:
         """Text to this base's token ids and back."""
-        return _codec(self.tokenizer)
+        return _load_codec(self.tokenizer_path)
 
-    def wrapping(self) -> tuple[list[int], list[int]]:
+    def find_wrapping_ids(self) -> tuple[list[int], list[int]]:
         """Ids that the architecture expects before and after a source; none where it is read as it is."""
-        tokenizer = _raw_tokenizer(self.tokenizer)
-        before, after = self.family.wrapped
-        if before and tokenizer.token_to_id(_UNIXCODER) is not None:
-            before = (*before, _UNIXCODER, "</s>")  # its encoder is told what it is wanted for
+        tokenizer = _load_tokenizer(self.tokenizer_path)
+        before, after = self.architecture.wrapped
+        if before and tokenizer.token_to_id(_UNIXCODER_MARK) is not None:
+            before = (*before, _UNIXCODER_MARK, "</s>")  # its encoder is told what it is wanted for
         found = [[tokenizer.token_to_id(token) for token in tokens] for tokens in (before, after)]
         return [i for i in found[0] if i is not None], [i for i in found[1] if i is not None]
 
@@ -100,15 +100,15 @@ class Base:
             "dtype": torch.float32,
         }
         attention = "sdpa" if torch.cuda.is_available() else "eager"
-        if self.family.makes_decoder:
+        if self.architecture.makes_decoder:
             encoder = AutoModel.from_pretrained(self.folder, add_pooling_layer=False, **safely)
-            return _with_decoder(encoder, attention)
+            return _add_decoder(encoder, attention)
         model = AutoModelForSeq2SeqLM.from_pretrained(self.folder, **safely)
         model.set_attn_implementation(attention)
         return model
 
 
-def _with_decoder(encoder: Any, attention: str) -> Any:
+def _add_decoder(encoder: Any, attention: str) -> Any:
     """An encoder-decoder: six layers with random weights over the encoder's own embeddings.
 
     As in the study of Liu et al. (arXiv 2402.06247), so that an encoder can write messages. The new modules
@@ -139,41 +139,41 @@ def _with_decoder(encoder: Any, attention: str) -> Any:
 
 
 @cache
-def _raw_tokenizer(path: Path) -> Any:
+def _load_tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(path))
 
 
 @cache
-def _codec(path: Path) -> TokenCodec:
+def _load_codec(path: Path) -> TokenCodec:
     return TokenCodec.load(path)
 
 
-def find(name: str) -> Base:
+def find_base(name: str) -> BaseModel:
     """The base with this name: `mini`, a folder of `transformers` files, a preset, or `owner/name@commit`.
 
     A preset or a hub id is looked for among what was downloaded; see `hub.folder`. GitpeftError when there is
     none, when it holds no safetensors or no `tokenizer.json`, or when its configuration is damaged or that of
     a model that cannot be tuned here.
     """
-    folder = embedded_folder() if name == EMBEDDED else Path(name).expanduser()
-    if not folder.exists() and (name in hub.PRESETS or hub.is_id(name)):
-        folder, name = hub.folder(name)
-    missing = [part for part in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / part).is_file()]
+    folder = find_embedded_base() if name == EMBEDDED_BASE else Path(name).expanduser()
+    if not folder.exists() and (name in hub.BASE_PRESETS or hub.is_hub_id(name)):
+        folder, name = hub.resolve_hub_base(name)
+    missing = [part for part in (BASE_CONFIG_FILE, BASE_WEIGHTS_FILE, BASE_TOKENIZER_FILE) if not (folder / part).is_file()]
     if missing:
         raise GitpeftError(
             f"the base {name} has no {missing[0]} ({folder})",
             "name a folder with config.json, model.safetensors and tokenizer.json, or leave --base out",
         )
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind, budget = config.get("model_type"), Budget(**config.get("gitpeft_budget", {}))
+        config = json.loads((folder / BASE_CONFIG_FILE).read_text(encoding="utf-8"))
+        kind, budget = config.get("model_type"), TokenBudget(**config.get("gitpeft_budget", {}))
     except (ValueError, TypeError, AttributeError) as error:
         hint = "get the base again, or leave --base out"
-        raise GitpeftError(f"the {CONFIG} of the base {name} cannot be used: {error}", hint) from None
-    if kind not in architectures.FAMILIES:
+        raise GitpeftError(f"the {BASE_CONFIG_FILE} of the base {name} cannot be used: {error}", hint) from None
+    if kind not in architectures.ARCHITECTURES:
         raise GitpeftError(
-            f"the base {name} is a {kind}", f"known are {', '.join(sorted(architectures.FAMILIES))}"
+            f"the base {name} is a {kind}", f"known are {', '.join(sorted(architectures.ARCHITECTURES))}"
         )
-    return Base(name, folder.resolve(), digest(folder), budget, kind)
+    return BaseModel(name, folder.resolve(), compute_base_digest(folder), budget, kind)

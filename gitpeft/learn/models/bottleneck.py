@@ -26,15 +26,15 @@ from torch import Tensor, nn
 
 from gitpeft.learn.models import architectures
 
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "swish": nn.SiLU, "tanh": nn.Tanh}
+ACTIVATION_MODULES = {"relu": nn.ReLU, "gelu": nn.GELU, "swish": nn.SiLU, "tanh": nn.Tanh}
 HOULSBY, PFEIFFER = "houlsby", "pfeiffer"
-PLACEMENTS = {HOULSBY: "after_attention+after_feed_forward", PFEIFFER: "after_feed_forward"}
-_NAME = "bottleneck"
+BOTTLENECK_PLACEMENTS = {HOULSBY: "after_attention+after_feed_forward", PFEIFFER: "after_feed_forward"}
+_PEFT_NAME = "bottleneck"
 
 
 def _extend_peft_types() -> None:
     """`register_peft_method` wants a member of the enumeration, which PEFT does not let others add to."""
-    name = _NAME.upper()
+    name = _PEFT_NAME.upper()
     if name in PeftType.__members__:
         return
     member = str.__new__(PeftType, name)
@@ -69,10 +69,10 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.BOTTLENECK
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation}")
-        if self.placement not in PLACEMENTS:
-            raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, not {self.placement}")
+        if self.activation not in ACTIVATION_MODULES:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATION_MODULES)}, not {self.activation}")
+        if self.placement not in BOTTLENECK_PLACEMENTS:
+            raise ValueError(f"placement must be one of {', '.join(BOTTLENECK_PLACEMENTS)}, not {self.placement}")
         if self.width < 1:
             raise ValueError("width must be at least 1")
 
@@ -91,7 +91,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.base_layer = base_layer
         self.merged_adapters: list[str] = []
 
-    def active(self, table: nn.ModuleDict) -> list[Any]:
+    def list_active_modules(self, table: nn.ModuleDict) -> list[Any]:
         """The modules of the active adapters, in their order; none where adapters are disabled."""
         names = [] if self.disable_adapters else self.active_adapters
         return [table[name] for name in names if name in table]
@@ -103,7 +103,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def unmerge(self) -> None:
         """Nothing is ever merged."""
 
-    def _ready(self, adapter_name: str, config: BottleneckConfig) -> None:
+    def _activate_adapter(self, adapter_name: str, config: BottleneckConfig) -> None:
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -125,16 +125,16 @@ class Bottleneck(BottleneckLayer):
         """Add an adapter that is the identity."""
         self.bottleneck_down[adapter_name] = down = nn.Linear(self.out_features, config.width)
         self.bottleneck_up[adapter_name] = up = nn.Linear(config.width, self.out_features)
-        self.bottleneck_activation[adapter_name] = ACTIVATIONS[config.activation]()
+        self.bottleneck_activation[adapter_name] = ACTIVATION_MODULES[config.activation]()
         nn.init.normal_(down.weight, std=self.out_features**-0.5)
         for parameter in (down.bias, up.weight, up.bias):
             nn.init.zeros_(parameter)
-        self._ready(adapter_name, config)
+        self._activate_adapter(adapter_name, config)
 
     def stages(self) -> list[tuple[Any, ...]]:
         """(down, activation, up) of the active adapters, in the order in which they act."""
         tables = (self.bottleneck_down, self.bottleneck_activation, self.bottleneck_up)
-        return list(zip(*(self.active(table) for table in tables), strict=True))
+        return list(zip(*(self.list_active_modules(table) for table in tables), strict=True))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the linear layer's, (…, in) to (…, out)."""
@@ -156,16 +156,16 @@ class OwnNorm(BottleneckLayer):
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add a copy for an adapter."""
         self.bottleneck_norm[adapter_name] = copy.deepcopy(self.base_layer)
-        self._ready(adapter_name, config)
+        self._activate_adapter(adapter_name, config)
 
     @property
-    def chosen(self) -> Any:
+    def active_norm(self) -> Any:
         """The norm that counts now."""
-        return [self.base_layer, *self.active(self.bottleneck_norm)][-1]
+        return [self.base_layer, *self.list_active_modules(self.bottleneck_norm)][-1]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the norm's. PEFT keeps copies in 32 bits, also where the base goes on in half precision."""
-        found: Tensor = self.chosen(x, *args, **kwargs)
+        found: Tensor = self.active_norm(x, *args, **kwargs)
         precision = self.base_layer.weight.dtype
         return found if precision == torch.float32 else found.to(precision)
 
@@ -173,20 +173,20 @@ class OwnNorm(BottleneckLayer):
 class BottleneckModel(BaseTuner):  # type: ignore[misc]
     """The tuner behind `BottleneckConfig`; ValueError where a target is no linear layer or too narrow."""
 
-    prefix = f"{_NAME}_"
+    prefix = f"{_PEFT_NAME}_"
     tuner_layer_cls = BottleneckLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's attribute; see the method below
 
     def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> Any:
         kind = model_config.get("model_type", "")
-        if peft_config.target_modules is None and kind not in architectures.FAMILIES:
+        if peft_config.target_modules is None and kind not in architectures.ARCHITECTURES:
             raise ValueError("Please specify `target_modules` in `peft_config`")
-        region = architectures.Region()
+        region = architectures.LayerRegion()
         if peft_config.target_modules is None:
-            part = PLACEMENTS[peft_config.placement]
-            peft_config.target_modules = architectures.places(self.model, part, region)
+            part = BOTTLENECK_PLACEMENTS[peft_config.placement]
+            peft_config.target_modules = architectures.find_modules(self.model, part, region)
             if peft_config.norm_modules is None:
-                peft_config.norm_modules = architectures.places(self.model, "norm", region)
+                peft_config.norm_modules = architectures.find_modules(self.model, "norm", region)
         return peft_config
 
     @staticmethod
@@ -205,7 +205,7 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         parameter_name: str | None = None,
     ) -> None:
         layer: Any = (
-            target if isinstance(target, BottleneckLayer) else _wrapped(target, peft_config, current_key)
+            target if isinstance(target, BottleneckLayer) else _wrap_module(target, peft_config, current_key)
         )
         if layer is not target:
             layer.set_adapter(self.active_adapters)
@@ -221,14 +221,14 @@ def _is_norm(config: BottleneckConfig, key: str) -> bool:
     names = config.norm_modules
     if not names:
         return False
-    return bool(match_target_against_key(names, key)) if isinstance(names, str) else _ends(names, key)
+    return bool(match_target_against_key(names, key)) if isinstance(names, str) else _matches_name(names, key)
 
 
-def _ends(names: Sequence[str], key: str) -> bool:
+def _matches_name(names: Sequence[str], key: str) -> bool:
     return key in names or any(key.endswith(f".{name}") for name in names)
 
 
-def _wrapped(target: nn.Module, config: BottleneckConfig, key: str) -> Any:
+def _wrap_module(target: nn.Module, config: BottleneckConfig, key: str) -> Any:
     if _is_norm(config, key):
         return OwnNorm(target)
     if not isinstance(target, nn.Linear):
@@ -240,11 +240,11 @@ def _wrapped(target: nn.Module, config: BottleneckConfig, key: str) -> Any:
     return Bottleneck(target)
 
 
-register_peft_method(name=_NAME, config_cls=BottleneckConfig, model_cls=BottleneckModel)
+register_peft_method(name=_PEFT_NAME, config_cls=BottleneckConfig, model_cls=BottleneckModel)
 
 
 @torch.no_grad()
-def fold(model: PeftModel) -> Any:
+def fold_adapter(model: PeftModel) -> Any:
     """The base model with the active adapter in place: norms and fully tuned modules are its own again.
 
     `Bottleneck` layers stay, which is what exporters look for.
@@ -252,7 +252,7 @@ def fold(model: PeftModel) -> Any:
     inner = model.get_base_model()
     for name, module in list(inner.named_modules()):
         if isinstance(module, OwnNorm):
-            inner.set_submodule(name, module.chosen)
+            inner.set_submodule(name, module.active_norm)
         elif isinstance(module, AuxiliaryTrainingWrapper):
             inner.set_submodule(name, module.unload_and_optionally_merge_module(True, False, None))
     return inner

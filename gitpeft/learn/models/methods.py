@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures
-from gitpeft.learn.models.architectures import SIDES, Region
+from gitpeft.learn.models.architectures import SIDES, LayerRegion
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-PLACEMENTS = {
+LORA_PLACEMENTS = {
     "all-linear": "attention+feed_forward",
     "attention": "attention",
     "query-value": "query_value",
@@ -20,12 +20,12 @@ PLACEMENTS = {
 }
 """Where LoRA goes, and the parts of a family that it means."""
 
-BOTTLENECKS = {"houlsby": "after_attention+after_feed_forward", "pfeiffer": "after_feed_forward"}
+BOTTLENECK_PLACEMENTS = {"houlsby": "after_attention+after_feed_forward", "pfeiffer": "after_feed_forward"}
 """Where a bottleneck goes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class TuningMethod:
     """A method and its settings, the same for every base and task.
 
     `rank`, `alpha`, `dropout`: LoRA's; its update is scaled by alpha / rank. `width`, `activation`: the
@@ -52,31 +52,31 @@ class Method:
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest: the settings that this method reads."""
-        read = _ROWS[self.name].settings
+        read = _METHOD_ROWS[self.name].settings
         if self.name == "hybrid":
-            read = (*read, *(name for name in _ROWS[self.rest].settings if name not in read))
+            read = (*read, *(name for name in _METHOD_ROWS[self.rest].settings if name not in read))
         return {name: value for name, value in asdict(self).items() if name in ("name", "lr", *read)}
 
-    def in_encoder(self) -> bool:
+    def is_encoder_only(self) -> bool:
         """Whether all that it names is in the encoder, which is all that a judge of changes has."""
         return self.side != "decoder" and all(
             name.startswith("encoder") for name in (*self.layers, *self.full)
         )
 
     @property
-    def bottlenecks(self) -> bool:
+    def keeps_bottlenecks(self) -> bool:
         """Whether bottlenecks stay in the model when the rest is folded in."""
         return "adapter" in (self.name, self.rest if self.name == "hybrid" else "")
 
 
-_LORA = ("rank", "alpha", "dropout", "placement", "side", "layers")
-_ADAPTER = ("width", "activation", "placement", "side", "layers")
+_LORA_SETTINGS = ("rank", "alpha", "dropout", "placement", "side", "layers")
+_ADAPTER_SETTINGS = ("width", "activation", "placement", "side", "layers")
 
-DEFAULTS = {
-    "lora": Method(),
-    "adapter": Method(name="adapter", placement="houlsby", lr=5e-3),
-    "full": Method(name="full", lr=5e-4),
-    "hybrid": Method(name="hybrid", lr=1e-3),
+DEFAULT_METHODS = {
+    "lora": TuningMethod(),
+    "adapter": TuningMethod(name="adapter", placement="houlsby", lr=5e-3),
+    "full": TuningMethod(name="full", lr=5e-4),
+    "hybrid": TuningMethod(name="hybrid", lr=1e-3),
 }
 """The methods by name, each with the settings that `gitpeft train` uses when it is told nothing else."""
 
@@ -84,35 +84,35 @@ DEFAULTS = {
 # --- by name ------------------------------------------------------------------------------------------------
 
 
-def of(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+def make_method(name: str, settings: Mapping[str, Any] | None = None) -> TuningMethod:
     """The method of this name with its default settings, or those given; GitpeftError when it cannot be."""
-    if name not in DEFAULTS:
-        raise GitpeftError(f"there is no method {name}", f"known are {', '.join(DEFAULTS)}")
+    if name not in DEFAULT_METHODS:
+        raise GitpeftError(f"there is no method {name}", f"known are {', '.join(DEFAULT_METHODS)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (settings or {}).items()}
-    default = DEFAULTS[name]
+    default = DEFAULT_METHODS[name]
     rest = given.get("rest", default.rest) if name == "hybrid" else name
-    known = {"lr", *_ROWS[name].settings, *(_ROWS[rest].settings if rest in _ROWS else ())}
+    known = {"lr", *_METHOD_ROWS[name].settings, *(_METHOD_ROWS[rest].settings if rest in _METHOD_ROWS else ())}
     if unknown := given.keys() - known:
         raise GitpeftError(
             f"the method {name} has no setting {min(unknown)}", f"it has {', '.join(sorted(known))}"
         )
     if rest == "adapter" and "placement" not in given:
-        default = replace(default, placement=DEFAULTS["adapter"].placement)
+        default = replace(default, placement=DEFAULT_METHODS["adapter"].placement)
     if "rank" in given and "alpha" not in given:
         given["alpha"] = 2 * given["rank"]
     method = replace(default, **given)
-    _check(method)
+    _check_values(method)
     return method
 
 
-def parse(text: str) -> tuple[str, dict[str, Any]]:
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     """Name and settings out of `lora:rank=8,placement=query-value`; a `+` joins several layers.
 
     GitpeftError when it is not written so, or names what is not there.
     """
     name, _, rest = text.partition(":")
     settings: dict[str, Any] = {}
-    types: dict[str, Any] = {name: type(value) for name, value in asdict(Method()).items()}
+    types: dict[str, Any] = {name: type(value) for name, value in asdict(TuningMethod()).items()}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if key not in types or not equals:
@@ -122,31 +122,31 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             settings[key] = tuple(value.split("+")) if types[key] is tuple else types[key](value)
         except ValueError:
             raise GitpeftError(f"{key} cannot be {value}", f"it is a number, such as {key}=8") from None
-    of(name, settings)
+    make_method(name, settings)
     return name, settings
 
 
-def spell(method: Method) -> str:
+def format_method(method: TuningMethod) -> str:
     """The short form that `parse` reads, without what is a default."""
     given = {}
-    default = of(method.name, {"rest": method.rest} if method.name == "hybrid" else {})
+    default = make_method(method.name, {"rest": method.rest} if method.name == "hybrid" else {})
     for key, value in method.as_dict().items():
         implied = 2 * method.rank if key == "alpha" else getattr(default, key)
-        if key != "name" and (value != implied or (key == "rest" and value != DEFAULTS["hybrid"].rest)):
+        if key != "name" and (value != implied or (key == "rest" and value != DEFAULT_METHODS["hybrid"].rest)):
             given[key] = "+".join(value) if isinstance(value, tuple) else value
     listed = ",".join(f"{key}={value}" for key, value in given.items())
     return f"{method.name}:{listed}" if listed else method.name
 
 
-def _check(method: Method) -> None:
+def _check_values(method: TuningMethod) -> None:
     """Values that no base could make right; GitpeftError."""
-    allowed = BOTTLENECKS if method.bottlenecks else PLACEMENTS
+    allowed = BOTTLENECK_PLACEMENTS if method.keeps_bottlenecks else LORA_PLACEMENTS
     choices: dict[str, Iterable[str]] = {"side": SIDES}
     if method.name != "full":
         choices["placement"] = allowed
     if method.name == "hybrid":
         choices["rest"] = ("lora", "adapter")
-    if method.bottlenecks:
+    if method.keeps_bottlenecks:
         choices["activation"] = ("relu", "gelu", "swish", "tanh")
     for key, known in choices.items():
         if (value := getattr(method, key)) not in known:
@@ -161,56 +161,56 @@ def _check(method: Method) -> None:
 # --- attaching ----------------------------------------------------------------------------------------------
 
 
-def attach(model: Any, method: Method) -> Any:
+def attach_method(model: Any, method: TuningMethod) -> Any:
     """The model, ready to be tuned: what the method trains requires gradients, and nothing else does.
 
     GitpeftError when the base has no module where the method goes, or is narrower than rank or width. A
     hybrid by probing needs its layers chosen first (`rank_layers`).
     """
-    return _ROWS[method.name].attach(model, method)
+    return _METHOD_ROWS[method.name].attach(model, method)
 
 
-def _attach_lora(model: Any, method: Method) -> Any:
-    config = _lora_config(model, method, Region(method.side, method.layers))
-    config.modules_to_save = _fresh(model) or None
-    return _peft(model, config)
+def _attach_lora(model: Any, method: TuningMethod) -> Any:
+    config = _lora_config(model, method, LayerRegion(method.side, method.layers))
+    config.modules_to_save = _list_fresh_modules(model) or None
+    return _wrap_with_peft(model, config)
 
 
-def _attach_adapter(model: Any, method: Method) -> Any:
-    config = _adapter_config(model, method, Region(method.side, method.layers))
-    config.modules_to_save = _fresh(model) or None
-    return _peft(model, config)
+def _attach_adapter(model: Any, method: TuningMethod) -> Any:
+    config = _adapter_config(model, method, LayerRegion(method.side, method.layers))
+    config.modules_to_save = _list_fresh_modules(model) or None
+    return _wrap_with_peft(model, config)
 
 
-def _attach_full(model: Any, method: Method) -> Any:
+def _attach_full(model: Any, method: TuningMethod) -> Any:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model
 
 
-def _attach_hybrid(model: Any, method: Method) -> Any:
+def _attach_hybrid(model: Any, method: TuningMethod) -> Any:
     """The chosen layers as PEFT's `modules_to_save`, the rest as their method attaches them."""
     if not method.full:
         raise GitpeftError(
             "hybrid: the layers for full tuning are not chosen", "name them, as in full=encoder.3"
         )
-    region = Region(method.side, method.layers, without=method.full)
+    region = LayerRegion(method.side, method.layers, without=method.full)
     build = _adapter_config if method.rest == "adapter" else _lora_config
-    config, known = build(model, method, region), architectures.layers(model)
-    fresh = _fresh(model)
+    config, known = build(model, method, region), architectures.map_layers(model)
+    fresh = _list_fresh_modules(model)
     chosen = [known[layer] for layer in method.full]
     inside = tuple(f"{name}." for name in fresh)
     config.modules_to_save = [*fresh, *(place for place in chosen if not place.startswith(inside))]
-    return _peft(model, config)
+    return _wrap_with_peft(model, config)
 
 
-def _lora_config(model: Any, method: Method, region: Region) -> Any:
+def _lora_config(model: Any, method: TuningMethod, region: LayerRegion) -> Any:
     from peft import LoraConfig
 
-    region = _within_what_is_learnt(model, region)
-    targets = architectures.places(model, PLACEMENTS[method.placement], region)
-    if method.placement == "all-linear" and region == Region(without=region.without):
-        targets += architectures.outside(model)
+    region = _exclude_fresh_layers(model, region)
+    targets = architectures.find_modules(model, LORA_PLACEMENTS[method.placement], region)
+    if method.placement == "all-linear" and region == LayerRegion(without=region.without):
+        targets += architectures.find_outside_linears(model)
     narrowest = min((min(model.get_submodule(name).weight.shape), name) for name in targets)
     if method.rank > narrowest[0]:
         raise GitpeftError(
@@ -218,7 +218,7 @@ def _lora_config(model: Any, method: Method, region: Region) -> Any:
             "choose a smaller rank, as in --method lora:rank=8",
         )
     return LoraConfig(
-        task_type=_task(model),
+        task_type=_peft_task_type(model),
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
@@ -226,11 +226,11 @@ def _lora_config(model: Any, method: Method, region: Region) -> Any:
     )
 
 
-def _adapter_config(model: Any, method: Method, region: Region) -> Any:
+def _adapter_config(model: Any, method: TuningMethod, region: LayerRegion) -> Any:
     from gitpeft.learn.models.bottleneck import BottleneckConfig
 
-    region = _within_what_is_learnt(model, region)
-    targets = architectures.places(model, BOTTLENECKS[method.placement], region)
+    region = _exclude_fresh_layers(model, region)
+    targets = architectures.find_modules(model, BOTTLENECK_PLACEMENTS[method.placement], region)
     narrowest = min((model.get_submodule(name).out_features, name) for name in targets)
     if method.width >= narrowest[0]:
         raise GitpeftError(
@@ -238,53 +238,53 @@ def _adapter_config(model: Any, method: Method, region: Region) -> Any:
             "choose a smaller width, as in --method adapter:width=32",
         )
     return BottleneckConfig(
-        task_type=_task(model),
+        task_type=_peft_task_type(model),
         width=method.width,
         activation=method.activation,
         placement=method.placement,
         target_modules=targets,
-        norm_modules=architectures.places(model, "norm", region),
+        norm_modules=architectures.find_modules(model, "norm", region),
     )
 
 
-def _task(model: Any) -> Any:
+def _peft_task_type(model: Any) -> Any:
     """PEFT's name for what the model does: to write, unless it says otherwise (None: nothing PEFT knows)."""
     return getattr(model, "gitpeft_task", "SEQ_2_SEQ_LM")
 
 
-def _fresh(model: Any) -> list[str]:
+def _list_fresh_modules(model: Any) -> list[str]:
     """Modules with random weights, which every method trains in full: a decoder or a verdict made for an
     encoder."""
     return list(getattr(model, "gitpeft_fresh", ()))
 
 
-def _within_what_is_learnt(model: Any, region: Region) -> Region:
+def _exclude_fresh_layers(model: Any, region: LayerRegion) -> LayerRegion:
     """Low-rank updates of random weights are pointless: such layers are left to full tuning."""
-    inside = tuple(f"{name}." for name in _fresh(model))
+    inside = tuple(f"{name}." for name in _list_fresh_modules(model))
     fresh = tuple(
-        layer for layer, place in architectures.layers(model).items() if place.startswith(inside or "\0")
+        layer for layer, place in architectures.map_layers(model).items() if place.startswith(inside or "\0")
     )
     return replace(region, without=(*region.without, *fresh))
 
 
-def _peft(model: Any, config: "PeftConfig") -> Any:
+def _wrap_with_peft(model: Any, config: "PeftConfig") -> Any:
     from peft import get_peft_model
 
     return get_peft_model(model, config)
 
 
-class _Row(NamedTuple):
+class _MethodRow(NamedTuple):
     """A method: how it is attached, and the settings that it reads."""
 
-    attach: Callable[[Any, Method], Any]
+    attach: Callable[[Any, TuningMethod], Any]
     settings: tuple[str, ...]
 
 
-_ROWS = {
-    "lora": _Row(_attach_lora, _LORA),
-    "adapter": _Row(_attach_adapter, _ADAPTER),
-    "full": _Row(_attach_full, ()),
-    "hybrid": _Row(_attach_hybrid, ("full", "probe", "rest")),
+_METHOD_ROWS = {
+    "lora": _MethodRow(_attach_lora, _LORA_SETTINGS),
+    "adapter": _MethodRow(_attach_adapter, _ADAPTER_SETTINGS),
+    "full": _MethodRow(_attach_full, ()),
+    "hybrid": _MethodRow(_attach_hybrid, ("full", "probe", "rest")),
 }
 
 
@@ -302,8 +302,8 @@ def rank_layers(model: Any, losses: Iterable[Callable[[Any], Any]]) -> list[tupl
 
     wanted = [(p, p.requires_grad) for p in model.parameters()]
     model.requires_grad_(True)
-    inside = tuple(f"{name}." for name in _fresh(model)) or ("\0",)
-    places = {layer: at for layer, at in architectures.layers(model).items() if not at.startswith(inside)}
+    inside = tuple(f"{name}." for name in _list_fresh_modules(model)) or ("\0",)
+    places = {layer: at for layer, at in architectures.map_layers(model).items() if not at.startswith(inside)}
     parts = {layer: list(model.get_submodule(at).parameters()) for layer, at in places.items()}
     scores, count = dict.fromkeys(parts, 0.0), 0
     for loss in losses:
@@ -325,12 +325,12 @@ def rank_layers(model: Any, losses: Iterable[Callable[[Any], Any]]) -> list[tupl
 # --- keeping ------------------------------------------------------------------------------------------------
 
 
-def save(model: Any, folder: Path) -> None:
+def save_trained_weights(model: Any, folder: Path) -> None:
     """What was trained: PEFT's adapter files, or a full model's; safetensors either way."""
     model.save_pretrained(folder)
 
 
-def load_merged(base_model: Any, method: Method, folder: Path) -> Any:
+def load_merged_model(base_model: Any, method: TuningMethod, folder: Path) -> Any:
     """The base with what `save` wrote folded in, ready for export.
 
     A plain model; bottlenecks, which cannot be merged, stay in it as `bottleneck.Bottleneck`.
@@ -342,8 +342,8 @@ def load_merged(base_model: Any, method: Method, folder: Path) -> Any:
         return base_model
     from peft import PeftModel
 
-    if not method.bottlenecks:
+    if not method.keeps_bottlenecks:
         return PeftModel.from_pretrained(base_model, folder).merge_and_unload()
     from gitpeft.learn.models import bottleneck
 
-    return bottleneck.fold(PeftModel.from_pretrained(base_model, folder))
+    return bottleneck.fold_adapter(PeftModel.from_pretrained(base_model, folder))

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForCondi
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-_CACHE = "cache" if "cache" in {one.name for one in fields(Seq2SeqLMOutput)} else "past_key_values"
+_CACHE_FIELD = "cache" if "cache" in {one.name for one in fields(Seq2SeqLMOutput)} else "past_key_values"
 """What the library calls the decoder's past, which newer releases renamed."""
 
 
@@ -50,18 +50,18 @@ class PointerHead(nn.Module):
         self.gate = PointerLinear(width, 1, 0.0, bias=True)
         self.scale = width**-0.5
 
-    def keys(self, states: Tensor, embedded: Tensor) -> Tensor:
+    def compute_keys(self, states: Tensor, embedded: Tensor) -> Tensor:
         """Keys of the source positions: their state and the token before them. (batch, source, d)"""
         before = nn.functional.pad(embedded[:, :-1], (0, 0, 1, 0))
-        return self.key(states) + self.token(_unit(before))  # type: ignore[no-any-return]
+        return self.key(states) + self.token(_normalise_rms(before))  # type: ignore[no-any-return]
 
-    def scores(self, keys: Tensor, outputs: Tensor, previous: Tensor) -> Tensor:
+    def score_copies(self, keys: Tensor, outputs: Tensor, previous: Tensor) -> Tensor:
         """Unmasked copy scores, (batch, target, source)."""
-        query = self.query(outputs) + self.token(_unit(previous))
+        query = self.query(outputs) + self.token(_normalise_rms(previous))
         return (query @ keys.transpose(1, 2)) * self.scale  # type: ignore[no-any-return]
 
 
-def _unit(embedded: Tensor) -> Tensor:
+def _normalise_rms(embedded: Tensor) -> Tensor:
     return embedded * torch.rsqrt(embedded.float().pow(2).mean(-1, keepdim=True) + 1e-6).to(embedded.dtype)
 
 
@@ -106,7 +106,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
     ) -> Seq2SeqLMOutput:
         """As T5's; `source_ids` repeats `input_ids` where only `encoder_outputs` are given (generation)."""
         source_ids = input_ids if source_ids is None else source_ids
-        past = kwargs.get(_CACHE, past_key_values)
+        past = kwargs.get(_CACHE_FIELD, past_key_values)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         elif not isinstance(encoder_outputs, BaseModelOutput):
@@ -120,46 +120,46 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
             encoder_hidden_states=states,
             encoder_attention_mask=attention_mask,
             use_cache=use_cache,
-            **{_CACHE: past},
+            **{_CACHE_FIELD: past},
         )
         outputs = decoded[0]
         if source_ids is None or decoder_input_ids is None:
             raise ValueError("the pointer head needs source_ids (or input_ids) and decoder_input_ids")
         copy = self._copy_log_probs(source_ids, states, outputs, decoder_input_ids)
-        loss = None if labels is None else self._loss(outputs, copy, source_ids, labels)
+        loss = None if labels is None else self._mixture_loss(outputs, copy, source_ids, labels)
         skip = self.training and labels is not None
         return Seq2SeqLMOutput(
             loss=loss,
-            logits=None if skip else self._mixture(outputs, copy, source_ids),
+            logits=None if skip else self._mixture_log_probs(outputs, copy, source_ids),
             encoder_last_hidden_state=states,
-            **{_CACHE: decoded.get(_CACHE)},
+            **{_CACHE_FIELD: decoded.get(_CACHE_FIELD)},
         )
 
     def _copy_log_probs(self, source: Tensor, states: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        keys = self.pointer.keys(states, self.shared(source))
-        scores = self.pointer.scores(keys, outputs, self.shared(targets)).float()
+        keys = self.pointer.compute_keys(states, self.shared(source))
+        scores = self.pointer.score_copies(keys, outputs, self.shared(targets)).float()
         blocked = (source < self.config.special_tokens)[:, None, :]
         return torch.log_softmax(scores.masked_fill(blocked, -1e4), dim=-1)
 
-    def vocabulary(self, outputs: Tensor) -> Tensor:
+    def vocabulary_log_probs(self, outputs: Tensor) -> Tensor:
         """Log-probabilities of generating each token, copies aside: (..., d) to (..., vocabulary)."""
         if self.config.scale_decoder_outputs:
             outputs = outputs * (self.model_dim**-0.5)
         return torch.log_softmax(self.lm_head(outputs).float(), dim=-1)
 
-    def _loss(self, outputs: Tensor, copy: Tensor, source: Tensor, labels: Tensor) -> Tensor:
+    def _mixture_loss(self, outputs: Tensor, copy: Tensor, source: Tensor, labels: Tensor) -> Tensor:
         """Mean negative log-likelihood of the labels; the vocabulary is computed at real labels only."""
         real = labels != -100
         gold, gate = labels[real], self.pointer.gate(outputs[real]).float().squeeze(-1)
-        generated = self.vocabulary(outputs[real]).gather(1, gold[:, None]).squeeze(1)
+        generated = self.vocabulary_log_probs(outputs[real]).gather(1, gold[:, None]).squeeze(1)
         same = source[:, None, :] == labels[:, :, None]
         copied = copy.masked_fill(~same, -1e4).logsumexp(-1)[real]
         logsigmoid = nn.functional.logsigmoid
         return -torch.logaddexp(logsigmoid(-gate) + generated, logsigmoid(gate) + copied).mean()
 
-    def _mixture(self, outputs: Tensor, copy: Tensor, source: Tensor) -> Tensor:
+    def _mixture_log_probs(self, outputs: Tensor, copy: Tensor, source: Tensor) -> Tensor:
         gate = self.pointer.gate(outputs).float()
-        generated = self.vocabulary(outputs).exp() * torch.sigmoid(-gate)
+        generated = self.vocabulary_log_probs(outputs).exp() * torch.sigmoid(-gate)
         index = source[:, None, :].expand(copy.shape)
         copied = torch.zeros_like(generated).scatter_add(2, index, copy.exp() * torch.sigmoid(gate))
         return (generated + copied + 1e-12).log()

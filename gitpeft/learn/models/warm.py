@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.models.methods import Method
+from gitpeft.learn.models.methods import TuningMethod
 
 
-def start(model: Any, method: Method, folder: str) -> Any:
+def warm_start_model(model: Any, method: TuningMethod, folder: str) -> Any:
     """The model with what `methods.save` wrote into `folder`; as it is when `folder` is "".
 
     GitpeftError when those are not the weights of this method on this base.
@@ -30,10 +30,10 @@ def start(model: Any, method: Method, folder: str) -> Any:
             unknown = set_peft_model_state_dict(model, tensors).unexpected_keys
     except (RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip()[:160]
-        raise GitpeftError(f"the installed model's weights do not fit: {reason}", _COLD) from None
+        raise GitpeftError(f"the installed model's weights do not fit: {reason}", _COLD_START_HINT) from None
     if unknown:
-        raise GitpeftError(f"the installed model has weights that do not fit: {unknown[0]}", _COLD)
+        raise GitpeftError(f"the installed model has weights that do not fit: {unknown[0]}", _COLD_START_HINT)
     return model
 
 
-_COLD = "`gitpeft train --cold` starts from the base"
+_COLD_START_HINT = "`gitpeft train --cold` starts from the base"

@@ -14,30 +14,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitpeft.diff.patch import Budget, clean_subject
+from gitpeft.diff.patch import TokenBudget, clean_subject
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.data.batches import Rendered
-from gitpeft.learn.data.dataset import Example, index_of, pair
+from gitpeft.learn.data.batches import RenderedExamples
+from gitpeft.learn.data.dataset import Example, build_example_index, encode_example
 from gitpeft.learn.pretraining import auxiliary_losses, corpus
-from gitpeft.learn.pretraining.auxiliary_losses import Weights
-from gitpeft.learn.pretraining.dedup import CopyFilter
-from gitpeft.learn.training.loop import Cost, Progress, Settings
-from gitpeft.runtime.tokenizer import SPECIAL, TokenCodec
+from gitpeft.learn.pretraining.auxiliary_losses import AuxiliaryWeights
+from gitpeft.learn.pretraining.dedup import NearDuplicateFilter
+from gitpeft.learn.training.loop import TrainingCost, TrainingProgress, TrainingSettings
+from gitpeft.runtime.tokenizer import SPECIAL_TOKENS, TokenCodec
 
 if TYPE_CHECKING:
     from gitpeft.bundle.bundle import Manifest
-    from gitpeft.learn.evaluation.trial import Asked
+    from gitpeft.learn.evaluation.trial import ExampleCandidates
 
-ASKED, TAUGHT = 60, 30
+COMMITS_PER_VALIDATION_REPOSITORY, COMMITS_PER_TRAINING_REPOSITORY = 60, 30
 """How many commits of each validation repository the default chooser is measured on, and how many of each
 other one it is fitted on."""
 
-Listener = Callable[[str, float, str], None]
+ProgressListener = Callable[[str, float, str], None]
 """Hears (step, share done 0..1, detail)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PretrainingRecipe:
     """A `recipe.toml`: data, tokenizer, input budget, model configuration and training stages.
 
     `beside` weighs what each stage learns beside messages.
@@ -49,13 +49,13 @@ class Recipe:
     seed: int
     vocabulary: int
     diff_share: float
-    budget: Budget
+    budget: TokenBudget
     model: dict[str, Any]
-    stages: tuple[Settings, ...]
-    beside: tuple[Weights, ...]
+    stages: tuple[TrainingSettings, ...]
+    beside: tuple[AuxiliaryWeights, ...]
 
     @classmethod
-    def load(cls, path: Path) -> "Recipe":
+    def load(cls, path: Path) -> "PretrainingRecipe":
         """Read a recipe; GitpeftError names the file and what is wrong in it."""
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -68,19 +68,19 @@ class Recipe:
                 seed=int(data.get("seed", 0)),
                 vocabulary=int(raw["tokenizer"]["size"]),
                 diff_share=float(raw["tokenizer"].get("diff_share", 0.2)),
-                budget=Budget(**raw["input"]),
+                budget=TokenBudget(**raw["input"]),
                 model=dict(raw["model"]),
-                stages=tuple(Settings(**stage) for stage in raw["stage"]),
-                beside=tuple(Weights(**one) for one in beside),
+                stages=tuple(TrainingSettings(**stage) for stage in raw["stage"]),
+                beside=tuple(AuxiliaryWeights(**one) for one in beside),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             hint = "compare it with models/mini/recipe.toml"
             raise GitpeftError(f"cannot use the recipe {path}: {error}", hint) from error
 
 
-def build(
-    recipe: Recipe, corpus_dir: Path, work: Path, out: Path, listen: Listener, device: str | None = None
-) -> list[Cost]:
+def pretrain_base(
+    recipe: PretrainingRecipe, corpus_dir: Path, work: Path, out: Path, listen: ProgressListener, device: str | None = None
+) -> list[TrainingCost]:
     """Make a base as the recipe says and save it in `out`, its ONNX files too; returns each stage's cost."""
     missing = [name for name in recipe.files if not (corpus_dir / name).is_file()]
     if missing:
@@ -90,37 +90,37 @@ def build(
     make_tokenizer(recipe, corpus_dir, work)
     listen("tokenizer", 1.0, "")
     listen("examples", 0.0, "")
-    train, valid = make_arrays(recipe, corpus_dir, work)
+    train, valid = render_corpus(recipe, corpus_dir, work)
     listen("examples", 1.0, f"{len(train):,} examples, {len(valid):,} for validation")
     costs = train_stages(recipe, train, valid, work, out, listen, device)
-    finish(recipe, corpus_dir, out, listen)
+    export_base(recipe, corpus_dir, out, listen)
     return costs
 
 
-def make_tokenizer(recipe: Recipe, corpus_dir: Path, work: Path) -> Path:
+def make_tokenizer(recipe: PretrainingRecipe, corpus_dir: Path, work: Path) -> Path:
     """Train `work/tokenizer.json` unless it is there."""
     path = work / "tokenizer.json"
     if not path.exists():
-        texts = _tokenizer_texts(recipe, corpus_dir)
+        texts = _iterate_tokenizer_texts(recipe, corpus_dir)
         corpus.train_tokenizer(texts, recipe.vocabulary).save(str(path.with_suffix(".new")))
         path.with_suffix(".new").replace(path)
     return path
 
 
-def _tokenizer_texts(recipe: Recipe, corpus_dir: Path) -> Iterator[str]:
+def _iterate_tokenizer_texts(recipe: PretrainingRecipe, corpus_dir: Path) -> Iterator[str]:
     """Every subject with and without its first word, and the diff lines of a sample of records."""
     dice = random.Random(1)
     for name in recipe.files:
-        for _, records in corpus.read(corpus_dir / name, recipe.validation):
+        for _, records in corpus.read_corpus_file(corpus_dir / name, recipe.validation):
             for record in records:
                 subject = clean_subject(record["subject"])
                 yield subject
                 yield subject.split(" ", 1)[-1]
                 if dice.random() < recipe.diff_share:
-                    yield from (line[1:] for line in corpus.normalise(record["diff"]).split("\n"))
+                    yield from (line[1:] for line in corpus.normalise_diff(record["diff"]).split("\n"))
 
 
-def make_arrays(recipe: Recipe, corpus_dir: Path, work: Path) -> tuple[Rendered, Rendered]:
+def render_corpus(recipe: PretrainingRecipe, corpus_dir: Path, work: Path) -> tuple[RenderedExamples, RenderedExamples]:
     """Render every corpus file (one process each, at most one per core) unless its arrays are there."""
     jobs = [
         (recipe, corpus_dir / name, work, number)
@@ -131,58 +131,58 @@ def make_arrays(recipe: Recipe, corpus_dir: Path, work: Path) -> tuple[Rendered,
         with multiprocessing.get_context("spawn").Pool(min(len(jobs), os.cpu_count() or 1)) as pool:
             pool.starmap(_render_file, jobs, chunksize=1)
     numbers = range(1, len(recipe.files) + 1)
-    train = [Rendered.load(work / f"train-{i}.npz") for i in numbers]
-    valid = [Rendered.load(path) for i in numbers if (path := work / f"val-{i}.npz").exists()]
-    return Rendered.join(train), Rendered.join(valid or [Rendered.of([])])
+    train = [RenderedExamples.load(work / f"train-{i}.npz") for i in numbers]
+    valid = [RenderedExamples.load(path) for i in numbers if (path := work / f"val-{i}.npz").exists()]
+    return RenderedExamples.join_parts(train), RenderedExamples.join_parts(valid or [RenderedExamples.from_pairs([])])
 
 
-def _render_file(recipe: Recipe, path: Path, work: Path, number: int) -> None:
+def _render_file(recipe: PretrainingRecipe, path: Path, work: Path, number: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     codec = TokenCodec.load(work / "tokenizer.json")
-    dice, let_through, new = random.Random(recipe.seed), corpus.RepeatFilter(), CopyFilter()
-    train: list[Rendered] = []
-    valid: list[Rendered] = []
-    for repo, records in corpus.read(path):
-        found = [e for e in corpus.examples(records, recipe.neighbours) if let_through(e.message)]
+    dice, let_through, new = random.Random(recipe.seed), corpus.RepeatFilter(), NearDuplicateFilter()
+    train: list[RenderedExamples] = []
+    valid: list[RenderedExamples] = []
+    for repo, records in corpus.read_corpus_file(path):
+        found = [e for e in corpus.build_examples(records, recipe.neighbours) if let_through(e.message)]
         held_out = repo in recipe.validation
         if not held_out:
             found = [corpus.drop_context(example, dice) for example in found if new(example.change)]
-        (valid if held_out else train).append(Rendered.of([pair(e, recipe.budget, codec) for e in found]))
+        (valid if held_out else train).append(RenderedExamples.from_pairs([encode_example(e, recipe.budget, codec) for e in found]))
     if valid:
-        Rendered.join(valid).save(work / f"val-{number}.npz")
-    Rendered.join(train).save(work / f"new-{number}.npz")
+        RenderedExamples.join_parts(valid).save(work / f"val-{number}.npz")
+    RenderedExamples.join_parts(train).save(work / f"new-{number}.npz")
     (work / f"new-{number}.npz").replace(work / f"train-{number}.npz")
 
 
 def train_stages(
-    recipe: Recipe,
-    train: Rendered,
-    valid: Rendered,
+    recipe: PretrainingRecipe,
+    train: RenderedExamples,
+    valid: RenderedExamples,
     work: Path,
     out: Path,
-    listen: Listener,
+    listen: ProgressListener,
     device: str | None = None,
-) -> list[Cost]:
+) -> list[TrainingCost]:
     """Train the stages in order; a finished one left its weights in `work`, an unfinished one resumes."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    from gitpeft.learn.training.flops import matrix_rate
-    from gitpeft.learn.training.loop import fit, pick_device
+    from gitpeft.learn.training.flops import measure_matrix_rate
+    from gitpeft.learn.training.loop import train_model, pick_device
 
-    model = new_model(recipe).to(pick_device(device))
-    reachable = matrix_rate(model.device)
+    model = make_random_model(recipe).to(pick_device(device))
+    reachable = measure_matrix_rate(model.device)
     costs = []
     for number, (settings, weights) in enumerate(zip(recipe.stages, recipe.beside, strict=True), 1):
         done, cost_file = work / f"stage-{number}.safetensors", work / f"stage-{number}.json"
         if done.exists():
             model.load_state_dict(load_file(done), strict=False)
-            costs.append(Cost.of(json.loads(cost_file.read_text())))
+            costs.append(TrainingCost.from_dict(json.loads(cost_file.read_text())))
             continue
-        if weights.any():
-            auxiliary_losses.attach(model)
-        show = _heard(listen, f"stage {number}", reachable)
-        cost = fit(
+        if weights.has_any():
+            auxiliary_losses.attach_heads(model)
+        show = _make_stage_listener(listen, f"stage {number}", reachable)
+        cost = train_model(
             model,
             train,
             settings,
@@ -190,9 +190,9 @@ def train_stages(
             evaluate_every=0.1,
             on_step=show,
             checkpoint=work / f"checkpoint-{number}",
-            objective=auxiliary_losses.joint(weights) if weights.any() else None,
+            objective=auxiliary_losses.make_joint_objective(weights) if weights.has_any() else None,
         )
-        auxiliary_losses.detach(model)
+        auxiliary_losses.detach_heads(model)
         cost_file.write_text(json.dumps(cost.as_dict() | {"matrix_rate": reachable}))
         learnt = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
         save_file(learnt, work / "new.safetensors")
@@ -202,78 +202,78 @@ def train_stages(
     return costs
 
 
-def _heard(listen: Listener, stage: str, matrix_rate: float) -> Callable[[Progress], None]:
-    def heard(progress: Progress) -> None:
+def _make_stage_listener(listen: ProgressListener, stage: str, matrix_rate: float) -> Callable[[TrainingProgress], None]:
+    def report_progress(progress: TrainingProgress) -> None:
         seconds = max(progress.seconds, 1e-9)
         rate = f"{progress.tokens / seconds:,.0f} tokens/s"
         used = f"{progress.flops / seconds / matrix_rate:.0%} of the device's bf16 matrix rate"
         listen(stage, progress.done, f"loss {progress.loss:.3f} · {rate} · {used}")
 
-    return heard
+    return report_progress
 
 
-def finish(recipe: Recipe, corpus_dir: Path, out: Path, listen: Listener) -> None:
+def export_base(recipe: PretrainingRecipe, corpus_dir: Path, out: Path, listen: ProgressListener) -> None:
     """The files that let the base be used untuned and without torch: `out/onnx/`, with a default chooser."""
     from gitpeft.bundle import bundle as bundles
     from gitpeft.learn.evaluation import reranker
-    from gitpeft.learn.export.parity import export
+    from gitpeft.learn.export.parity import export_model
     from gitpeft.learn.models import bases
 
-    base, folder = bases.find(str(out)), out / "onnx"
+    base, folder = bases.find_base(str(out)), out / "onnx"
     folder.mkdir(exist_ok=True)
     held_out = [
-        corpus.examples(records, recipe.neighbours)
+        corpus.build_examples(records, recipe.neighbours)
         for name in recipe.files
-        for repo, records in corpus.read(corpus_dir / name)
+        for repo, records in corpus.read_corpus_file(corpus_dir / name)
         if repo in recipe.validation
     ]
     if not held_out:
         raise GitpeftError("the recipe names no validation repository that the corpus holds", "add one to it")
-    codec = TokenCodec.load(base.tokenizer)
-    pairs = [pair(e, recipe.budget, codec) for every in held_out for e in every[-8:]]
+    codec = TokenCodec.load(base.tokenizer_path)
+    pairs = [encode_example(e, recipe.budget, codec) for every in held_out for e in every[-8:]]
     listen("export", 0.0, "")
-    result = export(base.load(), base.tokenizer, folder, [(s, t[:-1]) for s, t in pairs])
-    listen("export", 1.0, result.parity.said())
+    result = export_model(base.load(), base.tokenizer_path, folder, [(s, t[:-1]) for s, t in pairs])
+    listen("export", 1.0, result.parity.describe_drop())
     manifest = bundles.Manifest("model", "", budget=asdict(recipe.budget), settings=result.settings)
-    prior = reranker.fit(_asked_everywhere(recipe, corpus_dir, manifest, folder, listen))
-    asked = [one for every in held_out for one in _asked(manifest, folder, every, ASKED, recipe.seed)]
-    choice = reranker.choose_on(asked, prior)
+    prior = reranker.fit_reranker(_ask_training_repositories(recipe, corpus_dir, manifest, folder, listen))
+    asked = [one for every in held_out for one in _ask_newest(manifest, folder, every, COMMITS_PER_VALIDATION_REPOSITORY, recipe.seed)]
+    choice = reranker.choose_reranker(asked, prior)
     listen("choose", 1.0, f"measured on {choice.n:,} commits")
-    (folder / bundles.CHOOSER).write_text(json.dumps(asdict(prior)))
+    (folder / bundles.RERANKER_FILE).write_text(json.dumps(asdict(prior)))
     report = {"parity": asdict(result.parity), "sizes": result.sizes, "valid": choice.scores, "n": choice.n}
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     (folder / "settings.json").write_text(json.dumps(result.settings))
 
 
-def _asked_everywhere(
-    recipe: Recipe, corpus_dir: Path, manifest: "Manifest", folder: Path, listen: Listener
-) -> list["Asked"]:
+def _ask_training_repositories(
+    recipe: PretrainingRecipe, corpus_dir: Path, manifest: "Manifest", folder: Path, listen: ProgressListener
+) -> list["ExampleCandidates"]:
     """What the base offers in the repositories that taught it: from this the default chooser learns.
 
     The base saw some of these commits, once, so that what it writes there is a little better than elsewhere.
     How the chooser does where the base has seen nothing is what the validation repositories are asked for.
     """
-    asked: list[Asked] = []
+    asked: list[ExampleCandidates] = []
     for number, name in enumerate(recipe.files):
-        for repo, records in corpus.read(corpus_dir / name, recipe.validation):
-            asked += _asked(manifest, folder, corpus.examples(records, 0), TAUGHT, recipe.seed)
+        for repo, records in corpus.read_corpus_file(corpus_dir / name, recipe.validation):
+            asked += _ask_newest(manifest, folder, corpus.build_examples(records, 0), COMMITS_PER_TRAINING_REPOSITORY, recipe.seed)
             listen("choose", number / len(recipe.files), f"{len(asked):,} commits, {repo}")
     return asked
 
 
-def _asked(
+def _ask_newest(
     manifest: "Manifest", folder: Path, examples: Sequence[Example], most: int, seed: int
-) -> list["Asked"]:
+) -> list["ExampleCandidates"]:
     """Commits of the newest fifth, at most `most`, each asked about with all before it in the index."""
     from gitpeft.learn.evaluation import trial
 
     cut = len(examples) - len(examples) // 5
     newest = examples[cut:]
-    with trial.trial(manifest, folder, index_of(examples[:cut]), {}) as suggester:
-        return trial.ask(suggester, trial.sample(newest, most, seed), since=newest)
+    with trial.open_trial_suggester(manifest, folder, build_example_index(examples[:cut]), {}) as suggester:
+        return trial.collect_candidates(suggester, trial.sample_examples(newest, most, seed), since=newest)
 
 
-def new_model(recipe: Recipe) -> Any:
+def make_random_model(recipe: PretrainingRecipe) -> Any:
     """A pointer T5 with random weights."""
     import torch
 
@@ -281,14 +281,14 @@ def new_model(recipe: Recipe) -> Any:
 
     torch.manual_seed(recipe.seed)
     config = PointerT5Config(
-        vocab_size=recipe.vocabulary, special_tokens=len(SPECIAL), decoder_start_token_id=0, **recipe.model
+        vocab_size=recipe.vocabulary, special_tokens=len(SPECIAL_TOKENS), decoder_start_token_id=0, **recipe.model
     )
     model = PointerT5ForConditionalGeneration(config)
     model.set_attn_implementation("sdpa" if torch.cuda.is_available() else "eager")
     return model
 
 
-def save_base(model: Any, recipe: Recipe, work: Path, out: Path) -> None:
+def save_base(model: Any, recipe: PretrainingRecipe, work: Path, out: Path) -> None:
     """The transformers files of a base in `out`, weights in half precision, with its input budget."""
     import torch
     from transformers import PreTrainedTokenizerFast
@@ -300,9 +300,9 @@ def save_base(model: Any, recipe: Recipe, work: Path, out: Path) -> None:
     model.to(torch.float16).save_pretrained(out)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(work / "tokenizer.json"),
-        pad_token=SPECIAL[0],
-        eos_token=SPECIAL[1],
-        unk_token=SPECIAL[2],
-        additional_special_tokens=list(SPECIAL[3:]),
+        pad_token=SPECIAL_TOKENS[0],
+        eos_token=SPECIAL_TOKENS[1],
+        unk_token=SPECIAL_TOKENS[2],
+        additional_special_tokens=list(SPECIAL_TOKENS[3:]),
     )
     tokenizer.save_pretrained(out)

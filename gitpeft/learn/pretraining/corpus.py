@@ -10,18 +10,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gitpeft.diff.patch import clean_subject, fold
+from gitpeft.diff.patch import clean_subject, normalize_line
 from gitpeft.learn.data.dataset import Example
-from gitpeft.redaction import mask
-from gitpeft.runtime.tokenizer import END, PAD, SPECIAL, UNKNOWN
-from gitpeft.suggest.retrieval import Index
+from gitpeft.redaction import mask_secrets
+from gitpeft.runtime.tokenizer import END_TOKEN, PAD_TOKEN, SPECIAL_TOKENS, UNKNOWN_TOKEN
+from gitpeft.suggest.retrieval import CommitIndex
 
-_COUNTS = re.compile(r" \+(\d+) -(\d+)")
-_REPEATS = 15
+_CHANGE_COUNTS = re.compile(r" \+(\d+) -(\d+)")
+_MAX_REPEATS = 15
 """A message, digits aside, is learnt at most this often over all repositories."""
 
 
-def read(path: Path, leave_out: Iterable[str] = ()) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def read_corpus_file(path: Path, leave_out: Iterable[str] = ()) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The records of a corpus file by repository, oldest first; each must be sorted by repository."""
     out = set(leave_out)
     with lzma.open(path, "rt", encoding="utf-8") as lines:
@@ -30,18 +30,18 @@ def read(path: Path, leave_out: Iterable[str] = ()) -> Iterator[tuple[str, list[
                 yield repo, list(group)
 
 
-def examples(records: Sequence[dict[str, Any]], neighbours: int) -> list[Example]:
+def build_examples(records: Sequence[dict[str, Any]], neighbours: int) -> list[Example]:
     """The examples of one repository: cleaned, masked, each with its nearest *earlier* subjects (0: none)."""
-    kept = [record for record in records if _usable(record)]
-    changes = [mask(normalise(record["diff"])) for record in kept]
-    subjects = [mask(clean_subject(record["subject"])) for record in kept]
-    index = Index.build(changes, subjects, [record["sha"] for record in kept]) if neighbours else None
+    kept = [record for record in records if _is_usable(record)]
+    changes = [mask_secrets(normalise_diff(record["diff"])) for record in kept]
+    subjects = [mask_secrets(clean_subject(record["subject"])) for record in kept]
+    index = CommitIndex.build(changes, subjects, [record["sha"] for record in kept]) if neighbours else None
     return [
         Example(
             change=changes[i],
             message=subjects[i],
-            previous=mask(clean_subject(record["previous"])),
-            like=tuple(n.subject for n in index.nearest(changes[i], neighbours, before=i)) if index else (),
+            previous=mask_secrets(clean_subject(record["previous"])),
+            like=tuple(n.subject for n in index.find_nearest(changes[i], neighbours, before=i)) if index else (),
             sha=record["sha"],
             group=record["repo"],
         )
@@ -49,21 +49,21 @@ def examples(records: Sequence[dict[str, Any]], neighbours: int) -> list[Example
     ]
 
 
-def _usable(record: dict[str, Any]) -> bool:
+def _is_usable(record: dict[str, Any]) -> bool:
     return 2 <= len(clean_subject(record["subject"]).split()) <= 22 and bool(record["diff"].strip())
 
 
-def normalise(diff: str) -> str:
+def normalise_diff(diff: str) -> str:
     """A corpus diff as `diff.compact` would have written it: white space folded, largest files first."""
-    lines = [line[:1] + fold(line[1:]) for line in diff.split("\n") if line]
+    lines = [line[:1] + normalize_line(line[1:]) for line in diff.split("\n") if line]
     start = next((i for i, line in enumerate(lines) if line[0] in "#@+-"), len(lines))
-    listed = sorted((line for line in lines[:start] if line[0] != "~"), key=_churn, reverse=True)
+    listed = sorted((line for line in lines[:start] if line[0] != "~"), key=_count_changed_lines, reverse=True)
     more = [line for line in lines[:start] if line[0] == "~"]
     return "\n".join(listed + more + [line for line in lines[start:] if len(line) > 1 or line == "@"])
 
 
-def _churn(line: str) -> int:
-    counts = _COUNTS.search(line)
+def _count_changed_lines(line: str) -> int:
+    counts = _CHANGE_COUNTS.search(line)
     return int(counts.group(1)) + int(counts.group(2)) if counts else 0
 
 
@@ -77,7 +77,7 @@ class RepeatFilter:
         """Whether this message may still be learnt from."""
         key = re.sub(r"\d+", "0", message.lower())
         self._seen[key] += 1
-        return self._seen[key] <= _REPEATS
+        return self._seen[key] <= _MAX_REPEATS
 
 
 def drop_context(example: Example, dice: random.Random) -> Example:
@@ -101,7 +101,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         min_frequency=20,
         limit_alphabet=256,
@@ -109,5 +109,5 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    assert [tokenizer.token_to_id(t) for t in (PAD, END, UNKNOWN)] == [0, 1, 2]
+    assert [tokenizer.token_to_id(t) for t in (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN)] == [0, 1, 2]
     return tokenizer

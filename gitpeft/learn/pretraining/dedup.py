@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BANDS, _ROWS = 8, 4
-_ALIKE = 0.8
+_MIN_SIMILARITY = 0.8
 """Estimated Jaccard similarity from which two changes are copies."""
 
-_REPEATS = 3
+_MAX_COPIES = 3
 """A change and its copies are learnt at most this often over all repositories."""
 
-_PRIME = (1 << 31) - 1
-_MULTIPLY, _ADD = np.random.default_rng(5).integers(1, _PRIME, size=(2, _BANDS * _ROWS, 1), dtype=np.uint64)
+_HASH_PRIME = (1 << 31) - 1
+_HASH_FACTORS, _HASH_OFFSETS = np.random.default_rng(5).integers(1, _HASH_PRIME, size=(2, _BANDS * _ROWS, 1), dtype=np.uint64)
 
 
-class CopyFilter:
+class NearDuplicateFilter:
     """Lets a change and what is nearly the same through at most `_REPEATS` times."""
 
     def __init__(self) -> None:
@@ -32,25 +32,25 @@ class CopyFilter:
 
     def __call__(self, change: str) -> bool:
         """Whether this change, a text of `diff.compact`, may still be learnt from."""
-        sketch = _sketch(change)
+        sketch = _compute_minhash(change)
         keys = [(band, row.tobytes()) for band, row in enumerate(sketch.reshape(_BANDS, _ROWS))]
         near = {self._bands[key] for key in keys if key in self._bands}
-        first = max(near, key=lambda i: self._alike(i, sketch), default=-1)
-        if first < 0 or self._alike(first, sketch) < _ALIKE:
+        first = max(near, key=lambda i: self._estimate_similarity(i, sketch), default=-1)
+        if first < 0 or self._estimate_similarity(first, sketch) < _MIN_SIMILARITY:
             first = len(self._sketches)
             self._sketches.append(sketch)
             self._bands |= dict.fromkeys(keys, first)
         self._seen[first] += 1
-        return self._seen[first] <= _REPEATS
+        return self._seen[first] <= _MAX_COPIES
 
-    def _alike(self, i: int, sketch: NDArray[np.uint32]) -> float:
+    def _estimate_similarity(self, i: int, sketch: NDArray[np.uint32]) -> float:
         return float((self._sketches[i] == sketch).mean())
 
 
-def _sketch(change: str) -> NDArray[np.uint32]:
+def _compute_minhash(change: str) -> NDArray[np.uint32]:
     """The smallest value of each hash function over the set, (`_BANDS` x `_ROWS`)."""
     lines = {re.sub(r"\d+|\s+", "", line) for line in change.split("\n") if line[:1] in ("#", "+", "-")}
     lines = lines or {change}
     hashes = np.array([zlib.crc32(line.encode()) for line in lines], dtype=np.uint64)
-    smallest: NDArray[np.uint64] = ((hashes[None, :] * _MULTIPLY + _ADD) % _PRIME).min(1)
+    smallest: NDArray[np.uint64] = ((hashes[None, :] * _HASH_FACTORS + _HASH_OFFSETS) % _HASH_PRIME).min(1)
     return smallest.astype(np.uint32)

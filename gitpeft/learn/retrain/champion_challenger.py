@@ -20,38 +20,38 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import messages, ranking_metrics, trial
-from gitpeft.learn.evaluation.messages import Made
-from gitpeft.learn.evaluation.ranking_metrics import Ranked
-from gitpeft.learn.pipeline import Candidate
+from gitpeft.learn.evaluation.messages import BundleDraft
+from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
+from gitpeft.learn.pipeline import CandidateModel
 from gitpeft.learn.risk import relabel, selection
-from gitpeft.learn.risk.classifiers import Labelled, ranked, read_by
-from gitpeft.learn.risk.selection import Known
-from gitpeft.learn.training.finetune import Listener
-from gitpeft.risk.encoder import Reader
-from gitpeft.risk.model import Model
-from gitpeft.suggest.reranker import Chooser
+from gitpeft.learn.risk.classifiers import LabelledCommits, rank_commits, add_encoder_readings
+from gitpeft.learn.risk.selection import LabelledHistory
+from gitpeft.learn.training.finetune import ProgressListener
+from gitpeft.risk.encoder import OnnxRiskEncoder
+from gitpeft.risk.model import RiskModel
+from gitpeft.suggest.reranker import Reranker
 
-MOST = 200
+MAX_TEST_COMMITS = 200
 """How many commits are asked about at most."""
 
-LEAST = 20
+MIN_TEST_COMMITS = 20
 """A duel needs this many commits."""
 
-BUGS_LEAST = 10
+MIN_COMMITS_PER_CLASS = 10
 """Commits of each kind, buggy and clean, without which the AUC of risk scores says too little."""
 
-PROMISED_LEAST = 5
+MIN_EXPECTED_BUGS = 5
 """Where no commit is a bug, the score that says less always wins: no duel, unless so many were promised."""
 
-SHARE_HELD = 0.5
+HELD_OUT_SHARE = 0.5
 """Of what the installed model was not taught, the share (the newest) that is fought on."""
 
 B_NORM, AUC, BRIER = "B-Norm", "AUC", "Brier score"
-_DIGITS = {B_NORM: 1, AUC: 3, BRIER: 4}
+_METRIC_DIGITS = {B_NORM: 1, AUC: 3, BRIER: 4}
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
+class ChallengeResult:
     """Both models' values of a metric on `n` commits, and challenger minus champion with its interval."""
 
     metric: str
@@ -67,10 +67,10 @@ class Duel:
         """Whether the challenger is at least as good; of Brier scores the lower is better."""
         return self.difference <= 0 if self.metric == BRIER else self.difference >= 0
 
-    def sentence(self) -> str:
+    def as_sentence(self) -> str:
         """The verdict for people."""
         clear = "clear of" if self.low > 0 or self.high < 0 else "within"
-        digits = _DIGITS[self.metric]
+        digits = _METRIC_DIGITS[self.metric]
         return (
             f"{self.metric} {self.challenger:.{digits}f} against {self.champion:.{digits}f} "
             f"on {self.n} commits that neither has seen: {self.difference:+.{digits}f} "
@@ -79,67 +79,67 @@ class Duel:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ChallengeVerdict:
     """Whether a task's challenger may take the champion's place, why, and the duel if one was held."""
 
     won: bool
     reason: str
-    duel: Duel | None = None
+    duel: ChallengeResult | None = None
 
     @classmethod
-    def of(cls, duel: Duel) -> "Verdict":
+    def from_result(cls, duel: ChallengeResult) -> "ChallengeVerdict":
         """What a duel says."""
-        return cls(duel.won, duel.sentence(), duel)
+        return cls(duel.won, duel.as_sentence(), duel)
 
 
 # --- messages -----------------------------------------------------------------------------------------------
 
 
-def message(champion: Bundle, challenger: Candidate, data: Dataset, listen: Listener) -> Verdict:
+def compare_message_models(champion: Bundle, challenger: CandidateModel, data: Dataset, listen: ProgressListener) -> ChallengeVerdict:
     """Both on the newest commits, with the exemplars of that day; leaves the scores in the outcome."""
     from gitpeft.learn.evaluation.text_metrics import b_norm, paired_bootstrap
 
     manifest = champion.manifest
-    chooser = Chooser.of(champion.json(bundles.CHOOSER), manifest.kind)
-    theirs = Made(manifest, champion.path, None, chooser)
-    examples = trial.sample(data.test, MOST, seed=2)
+    chooser = Reranker.from_data(champion.read_json(bundles.RERANKER_FILE), manifest.kind)
+    theirs = BundleDraft(manifest, champion.path, None, chooser)
+    examples = trial.sample_examples(data.test, MAX_TEST_COMMITS, seed=2)
     references = [example.message for example in examples]
-    old = _offered(theirs, chooser, champion.json(bundles.STYLE), data, examples, listen)
-    new = _offered(challenger.made, challenger.chooser, challenger.habits, data, examples, listen)
+    old = _collect_offers(theirs, chooser, champion.read_json(bundles.STYLE_FILE), data, examples, listen)
+    new = _collect_offers(challenger.made, challenger.chooser, challenger.habits, data, examples, listen)
     challenger.outcome.test = {
-        "gitpeft": messages.scores(new, references),
-        "installed model": messages.scores(old, references),
+        "gitpeft": messages.summarise_message_scores(new, references),
+        "installed model": messages.summarise_message_scores(old, references),
     }
     scores = b_norm(new, references), b_norm(old, references)
     difference = paired_bootstrap(*scores, seed=0)
-    return Verdict.of(Duel(B_NORM, len(examples), mean(scores[1]), mean(scores[0]), *difference))
+    return ChallengeVerdict.from_result(ChallengeResult(B_NORM, len(examples), mean(scores[1]), mean(scores[0]), *difference))
 
 
-def _offered(
-    made: Made,
-    chooser: Chooser,
+def _collect_offers(
+    made: BundleDraft,
+    chooser: Reranker,
     habits: dict[str, Any],
     data: Dataset,
     examples: Sequence[Example],
-    listen: Listener,
+    listen: ProgressListener,
 ) -> list[str]:
     """What a model would have put first."""
 
-    def heard(done: int, total: int) -> None:
+    def report_progress(done: int, total: int) -> None:
         listen("measure", done / total, f"{done}/{total} commits")
 
     assert made.files is not None
     index = data.index_before(data.first_test)
-    with trial.trial(made.manifest, made.files, index, habits) as suggester:
-        return [one.offered(chooser) for one in trial.ask(suggester, examples, heard, since=data.test)]
+    with trial.open_trial_suggester(made.manifest, made.files, index, habits) as suggester:
+        return [one.offered_message(chooser) for one in trial.collect_candidates(suggester, examples, report_progress, since=data.test)]
 
 
 # --- risk ---------------------------------------------------------------------------------------------------
 
 
-def risk(
-    installed: Model, until: float, contender: Model, known: Known, reader: Reader | None = None
-) -> Verdict:
+def compare_risk_models(
+    installed: RiskModel, until: float, contender: RiskModel, known: LabelledHistory, reader: OnnxRiskEncoder | None = None
+) -> ChallengeVerdict:
     """Both scores on the newest half of the commits that were judged after the moment `until`.
 
     `until` (unix seconds) is when the installed score was fitted. The `contender` was fitted on everything
@@ -147,32 +147,32 @@ def risk(
     A score that is not usable gives every commit the same chance. `reader` is the installed score's, if it
     has one; for the twin no encoder is tuned.
     """
-    if not installed.usable:
-        return Verdict(True, "the first score that holds here")
-    judged = relabel.judged_since(known, until)
-    held = judged.take(slice(len(judged) - int(SHARE_HELD * len(judged)), None))
-    if len(held) < LEAST:
-        said = f"{len(held)} commits were judged since that it can be compared on, {LEAST} are needed"
-        return Verdict(False, f"the installed score stays: {said}")
-    held, bad = read_by(reader, held), int(held.truth.sum())
-    if not bad and (promised := float(_said(installed, held, 0.0).chances.sum())) < PROMISED_LEAST:
+    if not installed.is_usable:
+        return ChallengeVerdict(True, "the first score that holds here")
+    judged = relabel.select_newly_labelled(known, until)
+    held = judged.take(slice(len(judged) - int(HELD_OUT_SHARE * len(judged)), None))
+    if len(held) < MIN_TEST_COMMITS:
+        said = f"{len(held)} commits were judged since that it can be compared on, {MIN_TEST_COMMITS} are needed"
+        return ChallengeVerdict(False, f"the installed score stays: {said}")
+    held, bad = add_encoder_readings(reader, held), int(held.truth.sum())
+    if not bad and (promised := float(_rank_or_constant(installed, held, 0.0).chances.sum())) < MIN_EXPECTED_BUGS:
         said = (
             f"none of the {len(held)} commits judged since is a known bug, and {promised:.1f} were promised"
         )
-        return Verdict(False, f"the installed score stays: {said}")
+        return ChallengeVerdict(False, f"the installed score stays: {said}")
     unseen = set(held.shas)
     rest = [one for one in known.measured if one.sha not in unseen]
-    twin = selection.train(rest, known.found, known.now, known.texts) if contender.usable else contender
-    usual = float(selection.label(rest, known.found, known.now).truth.mean())
-    new, old = _said(twin, held, usual), _said(installed, held, usual)
-    name, metric = (AUC, "auc") if min(bad, len(held) - bad) >= BUGS_LEAST else (BRIER, "brier")
-    ask = ranking_metrics.METRICS[metric]
-    return Verdict.of(
-        Duel(name, len(held), ask(old), ask(new), *ranking_metrics.difference(new, old, metric))
+    twin = selection.train_risk_model(rest, known.found, known.now, known.texts) if contender.is_usable else contender
+    usual = float(selection.label_commits(rest, known.found, known.now).truth.mean())
+    new, old = _rank_or_constant(twin, held, usual), _rank_or_constant(installed, held, usual)
+    name, metric = (AUC, "auc") if min(bad, len(held) - bad) >= MIN_COMMITS_PER_CLASS else (BRIER, "brier")
+    ask = ranking_metrics.RANKING_METRICS[metric]
+    return ChallengeVerdict.from_result(
+        ChallengeResult(name, len(held), ask(old), ask(new), *ranking_metrics.bootstrap_difference(new, old, metric))
     )
 
 
-def _said(model: Model, data: Labelled, usual: float) -> Ranked:
-    if model.usable:
-        return ranked(model, data)
-    return Ranked(data.truth, np.zeros(len(data)), np.full(len(data), usual), data.effort)
+def _rank_or_constant(model: RiskModel, data: LabelledCommits, usual: float) -> RankedCommits:
+    if model.is_usable:
+        return rank_commits(model, data)
+    return RankedCommits(data.truth, np.zeros(len(data)), np.full(len(data), usual), data.effort)

@@ -15,23 +15,23 @@ from typing import Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
-from gitpeft.diff.patch import Budget
+from gitpeft.diff.patch import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.data import dataset
-from gitpeft.learn.data.dataset import ENOUGH, Dataset, Example
-from gitpeft.learn.pipeline import Mined, Plan
+from gitpeft.learn.data.dataset import MIN_TRAINING_EXAMPLES, Dataset, Example
+from gitpeft.learn.pipeline import MinedHistory, ModelPlan
 from gitpeft.learn.retrain import run as retrain_run
 from gitpeft.learn.training import finetune
-from gitpeft.learn.training.finetune import Listener
+from gitpeft.learn.training.finetune import ProgressListener
 
-FOLDER = "org"
+SHARED_FOLDER = "org"
 """Below the first repository's state: where shared adapters lie."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RepositoryResult:
     """What a repository got: activated, aside or none, why, and its model's id."""
 
     repository: str
@@ -40,9 +40,9 @@ class Share:
     bundle: str
 
 
-def run(
-    repos: Sequence[Repository], plan: Plan, listen: Listener, agreed: Callable[[str], bool] = lambda _: True
-) -> list[Share]:
+def train_across_repositories(
+    repos: Sequence[Repository], plan: ModelPlan, listen: ProgressListener, agreed: Callable[[str], bool] = lambda _: True
+) -> list[RepositoryResult]:
     """Train the shared adapter, then each repository's own; half of the time goes to the first.
 
     GitpeftError when there are fewer than two repositories, too few usable commits in all, or no training
@@ -56,37 +56,37 @@ def run(
         )
     with ExitStack() as locks:
         for repo in repos:
-            locks.enter_context(registry.training(repo.state_dir))
-        mined = [pipeline.mine(repo, plan.until, listen) for repo in repos]
-        start = _shared(repos, mined, replace(plan, minutes=plan.minutes / 2), listen)
+            locks.enter_context(registry.hold_training_lock(repo.state_dir))
+        mined = [pipeline.mine_history(repo, plan.until, listen) for repo in repos]
+        start = _train_shared_adapter(repos, mined, replace(plan, minutes=plan.minutes / 2), listen)
         own = replace(plan, minutes=plan.minutes / 2 / len(repos))
-        return [_own(repo, own, start, listen, agreed) for repo in repos]
+        return [_train_own_adapter(repo, own, start, listen, agreed) for repo in repos]
 
 
-def _shared(repos: Sequence[Repository], mined: Sequence[Mined], plan: Plan, listen: Listener) -> Path:
+def _train_shared_adapter(repos: Sequence[Repository], mined: Sequence[MinedHistory], plan: ModelPlan, listen: ProgressListener) -> Path:
     """The folder of the adapter that all repositories taught."""
-    data = together([part(repo, one, plan.seed) for repo, one in zip(repos, mined, strict=True)])
-    if len(data.examples) < ENOUGH:
+    data = merge_datasets([make_repository_dataset(repo, one, plan.seed) for repo, one in zip(repos, mined, strict=True)])
+    if len(data.examples) < MIN_TRAINING_EXAMPLES:
         raise GitpeftError(
-            f"only {len(data.examples)} usable commits in all, training needs {ENOUGH}",
+            f"only {len(data.examples)} usable commits in all, training needs {MIN_TRAINING_EXAMPLES}",
             "`gitpeft init` in each",
         )
-    job = pipeline.job_of(plan)
+    job = pipeline.make_training_job(plan)
     decided: list[Any] = [asdict(plan), job.base.digest, sorted(one.tip for one in mined)]
     key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
-    folder = repos[0].state_dir / FOLDER / key
-    finetune.train(job, data, folder, listen)
-    return folder / bundles.ADAPTER
+    folder = repos[0].state_dir / SHARED_FOLDER / key
+    finetune.tune_base(job, data, folder, listen)
+    return folder / bundles.ADAPTER_FOLDER
 
 
-def part(repo: Repository, mined: Mined, seed: int) -> Dataset:
+def make_repository_dataset(repo: Repository, mined: MinedHistory, seed: int) -> Dataset:
     """A repository's examples, split as its own training will split them."""
-    champion = retrain_run.champion_of(repo)
-    found = retrain_run.split(mined.records, champion, seed)[0] if champion else None
-    return found or dataset.make(mined.records, Budget().exemplars)
+    champion = retrain_run.find_champion(repo)
+    found = retrain_run.split_for_challenger(mined.records, champion, seed)[0] if champion else None
+    return found or dataset.build_dataset(mined.records, TokenBudget().exemplars)
 
 
-def together(parts: Sequence[Dataset]) -> Dataset:
+def merge_datasets(parts: Sequence[Dataset]) -> Dataset:
     """What all of them teach, then what all of them validate on; nothing that one of them is tested on."""
     train: list[Example] = []
     valid: list[Example] = []
@@ -94,13 +94,13 @@ def together(parts: Sequence[Dataset]) -> Dataset:
         train += (replace(example, group=str(number)) for example in one.examples[: one.first_valid])
         valid += (replace(example, group=str(number)) for example in one.valid)
     everything = (*train, *valid)
-    return Dataset(everything, dataset.index_of(()), len(train), len(everything), {})
+    return Dataset(everything, dataset.build_example_index(()), len(train), len(everything), {})
 
 
-def _own(repo: Repository, plan: Plan, start: Path, listen: Listener, agreed: Callable[[str], bool]) -> Share:
+def _train_own_adapter(repo: Repository, plan: ModelPlan, start: Path, listen: ProgressListener, agreed: Callable[[str], bool]) -> RepositoryResult:
     name = (repo.work_tree or repo.common_dir).name
-    if retrain_run.champion_of(repo) is None:
+    if retrain_run.find_champion(repo) is None:
         outcome = pipeline.run(repo, replace(plan, warm=str(start)), listen)
-        return Share(name, "activated", outcome.why or "the first model here", outcome.bundle)
-    done = retrain_run.run(repo, plan, listen, start=start, agreed=agreed)
-    return Share(name, done.action, done.reason, done.bundle)
+        return RepositoryResult(name, "activated", outcome.why or "the first model here", outcome.bundle)
+    done = retrain_run.run_retraining(repo, plan, listen, start=start, agreed=agreed)
+    return RepositoryResult(name, done.action, done.reason, done.bundle)

@@ -5,55 +5,55 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gitpeft.risk.bag_of_words import BUCKETS, buckets
+from gitpeft.risk.bag_of_words import BUCKET_COUNT, hash_words
 
 Array = NDArray[np.float64]
 
-MOST = 1500
+MAX_WORD_COMMITS = 1500
 """Commits that are learnt from, the newest ones: the work grows with the third power of their number."""
 
-RIDGE = 1.0
-FOLDS = 3
-_STEPS = 60
+RIDGE_PENALTY = 1.0
+FOLD_COUNT = 3
+_MAX_STEPS = 60
 
 
-def matrix(changes: Sequence[str]) -> NDArray[np.float32]:
+def build_word_matrix(changes: Sequence[str]) -> NDArray[np.float32]:
     """A row for each change, of length one or empty, so that a product with weights is `words.score`."""
-    rows = np.zeros((len(changes), BUCKETS), dtype=np.float32)
+    rows = np.zeros((len(changes), BUCKET_COUNT), dtype=np.float32)
     for row, change in zip(rows, changes, strict=True):
-        if found := list(buckets(change)):
+        if found := list(hash_words(change)):
             row[found] = len(found) ** -0.5
     return rows
 
 
-def learn(changes: Sequence[str], truth: Array) -> tuple[tuple[float, ...], Array]:
+def fit_word_weights(changes: Sequence[str], truth: Array) -> tuple[tuple[float, ...], Array]:
     """A weight for each bucket, and what models that had not seen them say of the changes, (n).
 
     Those are fitted without one of `FOLDS` consecutive stretches each; NaN for changes that are too old to be
     learnt from.
     """
-    first = max(0, len(changes) - MOST)
-    rows, y = matrix(changes[first:]), truth[first:]
+    first = max(0, len(changes) - MAX_WORD_COMMITS)
+    rows, y = build_word_matrix(changes[first:]), truth[first:]
     kernel = (rows @ rows.T).astype(np.float64)
-    weights = rows.T @ _fit(kernel, y)[0]
+    weights = rows.T @ _fit_dual_logistic(kernel, y)[0]
     unseen = np.full(len(changes), np.nan)
-    for fold in np.array_split(np.arange(len(y)), FOLDS):
+    for fold in np.array_split(np.arange(len(y)), FOLD_COUNT):
         rest = np.setdiff1d(np.arange(len(y)), fold)
-        alpha, _ = _fit(kernel[np.ix_(rest, rest)], y[rest])
+        alpha, _ = _fit_dual_logistic(kernel[np.ix_(rest, rest)], y[rest])
         unseen[first + fold] = kernel[np.ix_(fold, rest)] @ alpha
     return tuple(round(float(x), 4) for x in weights), unseen
 
 
-def _fit(kernel: Array, y: Array) -> tuple[Array, float]:
+def _fit_dual_logistic(kernel: Array, y: Array) -> tuple[Array, float]:
     """Dual weights (n) and bias that minimise the log loss plus RIDGE / 2 times the squared primal weights.
 
     The curvature of the loss is at most 1/4 (Böhning 1992): with that bound in its place one inversion
     serves all steps.
     """
     n = len(y)
-    inverse = np.linalg.inv(kernel + 1.0 + 4 * RIDGE * np.eye(n))  # the bias is a feature of ones
+    inverse = np.linalg.inv(kernel + 1.0 + 4 * RIDGE_PENALTY * np.eye(n))  # the bias is a feature of ones
     dual = np.zeros(n)
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         score = kernel @ dual + dual.sum()
         step = inverse @ (score + 4 * (y - 1 / (1 + np.exp(-score))))
         done = float(np.abs(step - dual).max()) < 1e-6

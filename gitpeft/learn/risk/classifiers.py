@@ -12,43 +12,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gitpeft.learn import logistic
-from gitpeft.learn.evaluation.ranking_metrics import Ranked
+from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
 from gitpeft.learn.risk import bag_of_words
-from gitpeft.risk.change_metrics import Metrics
-from gitpeft.risk.encoder import Reader
+from gitpeft.risk.change_metrics import ChangeMetrics
+from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import (
-    ALL,
-    COMBINED,
-    ENCODER,
-    FEATURES,
+    METRICS_WORDS_AND_ENCODER,
+    METRICS_AND_WORDS,
+    TUNED_ENCODER,
+    RISK_FEATURES,
     LINES_ADDED,
-    LOGISTIC,
-    READING,
-    WORDS,
-    Model,
-    interpolate,
-    scaled,
+    LOGISTIC_REGRESSION,
+    ENCODER_FEATURE,
+    WORDS_FEATURE,
+    RiskModel,
+    interpolate_linearly,
+    scale_features,
 )
 
 Array = NDArray[np.float64]
 
-Learnt = tuple[tuple[float, ...], Array]
+WordFit = tuple[tuple[float, ...], Array]
 """Weights of words, and what models that had not seen them say of commits (see `wording.learn`)."""
 
-_RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-_FREE = 0.1
+_RIDGE_GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+_LINES_ADDED_RIDGE = 0.1
 """The penalty on lines added: where the other features say nothing, what is left is the baseline."""
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledCommits:
     """Commits, oldest first: metrics, whether a fix came (1) or not (0), their times, and their ids.
 
     `changes` are their compact texts, none where nobody reads them; `readings` the logits of an encoder that
     was not taught these commits, NaN for those that it was.
     """
 
-    metrics: tuple[Metrics, ...]
+    metrics: tuple[ChangeMetrics, ...]
     truth: Array
     times: Array
     shas: tuple[str, ...]
@@ -58,14 +58,14 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.metrics)
 
-    def take(self, rows: Any) -> "Labelled":
+    def take(self, rows: Any) -> "LabelledCommits":
         """Some of the commits, in order."""
         chosen = np.arange(len(self))[rows]
         metrics, shas = [self.metrics[i] for i in chosen], [self.shas[i] for i in chosen]
         changes = tuple(self.changes[i] for i in chosen) if self.changes else ()
         readings = None if self.readings is None else self.readings[chosen]
         truth, times = self.truth[chosen], self.times[chosen]
-        return Labelled(tuple(metrics), truth, times, tuple(shas), changes, readings)
+        return LabelledCommits(tuple(metrics), truth, times, tuple(shas), changes, readings)
 
     @property
     def effort(self) -> Array:
@@ -73,12 +73,12 @@ class Labelled:
         return np.array([max(1, one.la + one.ld) for one in self.metrics], dtype=float)
 
 
-def lines_added() -> Model:
+def make_lines_added_model() -> RiskModel:
     """The baseline: log(1 + lines added), LApredict (Zeng et al. 2021)."""
-    return Model(LINES_ADDED, features=("la",), weights=(1.0,), means=(0.0,))
+    return RiskModel(LINES_ADDED, features=("la",), weights=(1.0,), means=(0.0,))
 
 
-def regression(data: Labelled, features: Sequence[str] = FEATURES, ridge: float | None = None) -> Model:
+def fit_logistic_regression(data: LabelledCommits, features: Sequence[str] = RISK_FEATURES, ridge: float | None = None) -> RiskModel:
     """A logistic regression on `features`; its L2 penalty is chosen on the newest quarter of `data`.
 
     Lines added are hardly penalised: the fewer bugs are known, the nearer this is to the baseline.
@@ -87,15 +87,15 @@ def regression(data: Labelled, features: Sequence[str] = FEATURES, ridge: float 
         cut = len(data) * 3 // 4
         old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
         if 0 < old.truth.sum() < len(old) and 0 < new.truth.sum() < len(new):
-            losses = {r: _loss(regression(old, features, r), new) for r in _RIDGES}
+            losses = {r: _compute_log_loss(fit_logistic_regression(old, features, r), new) for r in _RIDGE_GRID}
             ridge = min(losses, key=lambda r: losses[r])
-    x = design(data, features)
+    x = build_design_matrix(data, features)
     mean, spread = x.mean(0), x.std(0) + logistic.SPREAD
-    penalty = np.array([_FREE if name == "la" else ridge or _RIDGES[3] for name in features])
-    weights, bias = logistic.newton((x - mean) / spread, data.truth, penalty)
+    penalty = np.array([_LINES_ADDED_RIDGE if name == "la" else ridge or _RIDGE_GRID[3] for name in features])
+    weights, bias = logistic.fit_logistic_newton((x - mean) / spread, data.truth, penalty)
     weights = weights / spread
-    return Model(
-        LOGISTIC,
+    return RiskModel(
+        LOGISTIC_REGRESSION,
         features=tuple(features),
         weights=tuple(map(float, weights)),
         bias=float(bias - weights @ mean),
@@ -103,22 +103,22 @@ def regression(data: Labelled, features: Sequence[str] = FEATURES, ridge: float 
     )
 
 
-def combination(base: Model, data: Labelled, learnt: Learnt, readings: Array | None = None) -> Model:
+def combine_models(base: RiskModel, data: LabelledCommits, learnt: WordFit, readings: Array | None = None) -> RiskModel:
     """A regression, the words and, where there are any, the readings: added, each in its own spread.
 
     Equal shares need no fit: with few bugs fitted ones are not better. `base` and `learnt` are fitted on
     `data`; `readings` tell the spread, also by commits that are not in it.
     """
     weights, unseen = learnt
-    columns = {WORDS: unseen} | ({} if readings is None else {READING: readings})
-    spread = float(scores(base, data).std()) + logistic.SPREAD
+    columns = {WORDS_FEATURE: unseen} | ({} if readings is None else {ENCODER_FEATURE: readings})
+    spread = float(score_commits(base, data).std()) + logistic.SPREAD
     spreads = [float(np.nanstd(column)) for column in columns.values()]
     added = [
         1 / one if one > logistic.SPREAD else 0.0 for one in spreads
     ]  # what says nothing counts for nothing
     return replace(
         base,
-        kind=COMBINED if readings is None else ALL,
+        kind=METRICS_AND_WORDS if readings is None else METRICS_WORDS_AND_ENCODER,
         features=(*base.features, *columns),
         weights=(*(weight / spread for weight in base.weights), *added),
         bias=base.bias / spread,
@@ -127,75 +127,75 @@ def combination(base: Model, data: Labelled, learnt: Learnt, readings: Array | N
     )
 
 
-def encoder(readings: Array) -> Model:
+def make_encoder_model(readings: Array) -> RiskModel:
     """What the encoder reads, which knows the metrics as well."""
-    return Model(ENCODER, features=(READING,), weights=(1.0,), means=(float(np.nanmean(readings)),))
+    return RiskModel(TUNED_ENCODER, features=(ENCODER_FEATURE,), weights=(1.0,), means=(float(np.nanmean(readings)),))
 
 
-def candidates(data: Labelled, readings: Array | None = None) -> dict[str, Model]:
+def fit_candidate_models(data: LabelledCommits, readings: Array | None = None) -> dict[str, RiskModel]:
     """Every score that these commits allow, the simpler one first; without calibration.
 
     `readings` as in `combination`.
     """
-    base = regression(data)
-    found = {LINES_ADDED: lines_added(), LOGISTIC: base}
+    base = fit_logistic_regression(data)
+    found = {LINES_ADDED: make_lines_added_model(), LOGISTIC_REGRESSION: base}
     if not data.changes:
         return found
-    learnt = bag_of_words.learn(data.changes, data.truth)
-    found[COMBINED] = combination(base, data, learnt)
+    learnt = bag_of_words.fit_word_weights(data.changes, data.truth)
+    found[METRICS_AND_WORDS] = combine_models(base, data, learnt)
     if readings is not None:
-        found |= {ENCODER: encoder(readings), ALL: combination(base, data, learnt, readings)}
+        found |= {TUNED_ENCODER: make_encoder_model(readings), METRICS_WORDS_AND_ENCODER: combine_models(base, data, learnt, readings)}
     return found
 
 
-def design(data: Labelled, features: Sequence[str], words: Sequence[float] = ()) -> Array:
+def build_design_matrix(data: LabelledCommits, features: Sequence[str], words: Sequence[float] = ()) -> Array:
     """The features of the commits, (n, features); `words` are the weights behind that feature."""
     beside: dict[str, Array] = {}
-    if WORDS in features:
-        beside[WORDS] = bag_of_words.matrix(data.changes).astype(float) @ np.array(words)
-    if READING in features and data.readings is not None:
-        beside[READING] = data.readings
+    if WORDS_FEATURE in features:
+        beside[WORDS_FEATURE] = bag_of_words.build_word_matrix(data.changes).astype(float) @ np.array(words)
+    if ENCODER_FEATURE in features and data.readings is not None:
+        beside[ENCODER_FEATURE] = data.readings
     rows = [
-        scaled(one, features, {name: float(column[i]) for name, column in beside.items()})
+        scale_features(one, features, {name: float(column[i]) for name, column in beside.items()})
         for i, one in enumerate(data.metrics)
     ]
     return np.array(rows, dtype=float).reshape(len(data), len(features))
 
 
-def read_by(reader: Reader | None, data: Labelled) -> Labelled:
+def add_encoder_readings(reader: OnnxRiskEncoder | None, data: LabelledCommits) -> LabelledCommits:
     """The commits with what a reader reads in them; without one as they are."""
     if reader is None:
         return data
     rows = zip(data.changes, data.metrics, strict=True)
-    return replace(data, readings=np.array([reader.read(*row).logit for row in rows], dtype=float))
+    return replace(data, readings=np.array([reader.score_change(*row).logit for row in rows], dtype=float))
 
 
-def scores(model: Model, data: Labelled) -> Array:
+def score_commits(model: RiskModel, data: LabelledCommits) -> Array:
     """The score of each commit, (n,)."""
-    x = design(data, model.features, model.words)
+    x = build_design_matrix(data, model.features, model.words)
     return np.asarray(x @ np.array(model.weights) + model.bias, dtype=np.float64)
 
 
-def _loss(model: Model, data: Labelled) -> float:
+def _compute_log_loss(model: RiskModel, data: LabelledCommits) -> float:
     """Mean negative log likelihood."""
-    x = scores(model, data)
+    x = score_commits(model, data)
     return float((np.logaddexp(0.0, x) - data.truth * x).mean())
 
 
-def calibrate(model: Model, data: Labelled) -> Model:
+def calibrate_model(model: RiskModel, data: LabelledCommits) -> RiskModel:
     """The model with probabilities: Platt's sigmoid of the score, from commits that it was not fitted on."""
-    x = scores(model, data)
+    x = score_commits(model, data)
     known = ~np.isnan(x)
-    return replace(model, curve=logistic.sigmoid(x[known], data.truth[known]))
+    return replace(model, curve=logistic.fit_platt_sigmoid(x[known], data.truth[known]))
 
 
-def through(curve: logistic.Curve, x: Array) -> Array:
+def apply_curve(curve: logistic.CalibrationCurve, x: Array) -> Array:
     """The probabilities of scores (n)."""
-    return np.array([interpolate(curve, float(score)) for score in x])
+    return np.array([interpolate_linearly(curve, float(score)) for score in x])
 
 
-def ranked(model: Model, data: Labelled) -> Ranked:
+def rank_commits(model: RiskModel, data: LabelledCommits) -> RankedCommits:
     """What the model says of commits, beside what became of them."""
-    found = scores(model, data)
-    chances = np.array([model.probability(score) for score in found])
-    return Ranked(data.truth, found, chances, data.effort)
+    found = score_commits(model, data)
+    chances = np.array([model.predict_probability(score) for score in found])
+    return RankedCommits(data.truth, found, chances, data.effort)

@@ -17,30 +17,30 @@ from gitpeft.errors import GitpeftError
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.export import t5
 from gitpeft.learn.risk import classifiers, encoder
-from gitpeft.learn.risk.classifiers import Array, Labelled
-from gitpeft.learn.risk.encoder import Judge, Lesson, Text
-from gitpeft.risk.encoder import Reader
-from gitpeft.risk.model import FEATURES
+from gitpeft.learn.risk.classifiers import Array, LabelledCommits
+from gitpeft.learn.risk.encoder import RiskEncoderModel, RiskTuningSettings, CommitText
+from gitpeft.risk.encoder import OnnxRiskEncoder
+from gitpeft.risk.model import RISK_FEATURES
 
 if TYPE_CHECKING:
-    from gitpeft.learn.models.bases import Base
-    from gitpeft.learn.models.methods import Method
+    from gitpeft.learn.models.bases import BaseModel
+    from gitpeft.learn.models.methods import TuningMethod
 
-CHECKED = 60
+PARITY_SAMPLES = 60
 """Changes that the gate compares."""
 
-KINDS = ("pointer-t5", "t5")
+EXPORTABLE_TYPES = ("pointer-t5", "t5")
 """Model types whose judge can be exported: where the pooled state is a mean, every token has its share."""
 
-NEWEST = 4000
+MAX_TUNING_COMMITS = 4000
 """Commits that are learnt from, the newest ones; more would not be read within the time anyway."""
 
-Asked = tuple[Sequence[int], Sequence[float]]
+RiskInput = tuple[Sequence[int], Sequence[float]]
 """Token ids of a change, and its features."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class RiskParityBounds:
     """What the gate lets through.
 
     `exact`: largest difference of a logit between torch and ONNX in float32. `moved`: mean change of a logit
@@ -52,7 +52,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
+class RiskParity:
     """What the gate measured over `examples` changes; `rank` is the rank correlation of int8 with float32."""
 
     examples: int
@@ -61,27 +61,27 @@ class Parity:
     rank: float
 
 
-def export(model: Judge, asked: Sequence[Asked], bounds: Bounds | None = None) -> tuple[bytes, Parity]:
+def export_risk_encoder(model: RiskEncoderModel, asked: Sequence[RiskInput], bounds: RiskParityBounds | None = None) -> tuple[bytes, RiskParity]:
     """The int8 graph of a judge on the CPU, once the gate has let it through.
 
     `asked` are some dozens of changes that it was not taught. GitpeftError when a bound does not hold, and
     for an architecture whose graphs cannot be written.
     """
     kind = model.config.model_type
-    if kind not in KINDS:
-        raise GitpeftError(f"models of type {kind} cannot be exported", f"known are {', '.join(KINDS)}")
+    if kind not in EXPORTABLE_TYPES:
+        raise GitpeftError(f"models of type {kind} cannot be exported", f"known are {', '.join(EXPORTABLE_TYPES)}")
     model.eval()
     with torch.no_grad():
-        plain, small = (t5.judge(model, quantise) for quantise in (False, True))
-        exact = np.array([_by_torch(model, *one) for one in asked])
-    whole, rough = (_by_graph(graph, asked) for graph in (plain, small))
-    found = Parity(
+        plain, small = (t5.build_risk_encoder_graph(model, quantise) for quantise in (False, True))
+        exact = np.array([_run_torch(model, *one) for one in asked])
+    whole, rough = (_run_graph(graph, asked) for graph in (plain, small))
+    found = RiskParity(
         len(asked),
         float(np.abs(exact - whole).max()),
         float(np.abs(rough - whole).mean() / (whole.std() + 1e-9)),
-        ranking_metrics.spearman(whole, rough),
+        ranking_metrics.spearman_correlation(whole, rough),
     )
-    bounds = bounds or Bounds()
+    bounds = bounds or RiskParityBounds()
     if not (found.exact <= bounds.exact and found.moved <= bounds.moved):
         raise GitpeftError(
             f"the exported judge is not the trained one: torch and ONNX differ by {found.exact:.2g} (bound "
@@ -92,16 +92,16 @@ def export(model: Judge, asked: Sequence[Asked], bounds: Bounds | None = None) -
     return small, found
 
 
-def _by_torch(model: Judge, ids: Sequence[int], features: Sequence[float]) -> float:
+def _run_torch(model: RiskEncoderModel, ids: Sequence[int], features: Sequence[float]) -> float:
     row = torch.tensor([list(ids)])
     beside = torch.tensor([list(features)], dtype=torch.float32)
     return float(model(row, torch.ones_like(row), beside).logits[0])
 
 
-def _by_graph(graph: bytes, asked: Sequence[Asked]) -> Array:
-    from gitpeft.runtime.beam_search import session
+def _run_graph(graph: bytes, asked: Sequence[RiskInput]) -> Array:
+    from gitpeft.runtime.beam_search import open_session
 
-    run = session(graph, 1).run
+    run = open_session(graph, 1).run
     feeds = [
         {"source": np.array([ids], np.int64), "features": np.array([features], np.float32)}
         for ids, features in asked
@@ -113,35 +113,35 @@ def _by_graph(graph: bytes, asked: Sequence[Asked]) -> Array:
 
 
 @dataclass(slots=True)
-class Teacher:
+class RiskEncoderTrainer:
     """Tunes a base with a method on whatever commits it is given, each time within `minutes`.
 
     `graph` is the last one that passed the gate, `notes` what there is to tell of each time: what it cost,
     or why there is none.
     """
 
-    base: "Base"
-    method: "Method"
+    base: "BaseModel"
+    method: "TuningMethod"
     minutes: float
     seed: int = 0
-    lesson: Lesson | None = None
+    lesson: RiskTuningSettings | None = None
     graph: bytes | None = None
     notes: list[dict[str, Any]] = field(default_factory=list)
 
-    def __call__(self, data: Labelled) -> "Reads | None":
+    def __call__(self, data: LabelledCommits) -> "GraphScorer | None":
         """See `defects.Teach`."""
-        older = frozenset(data.shas[:-NEWEST])
-        data = data.take(slice(-NEWEST, None))
+        older = frozenset(data.shas[:-MAX_TUNING_COMMITS])
+        data = data.take(slice(-MAX_TUNING_COMMITS, None))
         cut = len(data) - max(1, len(data) // 8)
         train, valid = data.take(slice(0, cut)), data.take(slice(cut, None))
         if not 0 < train.truth.sum() < cut:
             self.notes.append({"why": "all commits that it would learn from are buggy, or none is"})
             return None
-        texts = {sha: Text(change, "") for sha, change in zip(data.shas, data.changes, strict=True)}
-        lesson = self.lesson or Lesson(minutes=self.minutes, seed=self.seed)
+        texts = {sha: CommitText(change, "") for sha, change in zip(data.shas, data.changes, strict=True)}
+        lesson = self.lesson or RiskTuningSettings(minutes=self.minutes, seed=self.seed)
         try:
-            model, method, scaling, cost = encoder.learn(self.base, self.method, train, valid, texts, lesson)
-            self.graph, parity = export(self._folded(model, method, scaling), self._asked(valid, texts))
+            model, method, scaling, cost = encoder.train_risk_encoder(self.base, self.method, train, valid, texts, lesson)
+            self.graph, parity = export_risk_encoder(self._fold_weights(model, method, scaling), self._make_parity_inputs(valid, texts))
         except GitpeftError as error:
             self.graph = None
             self.notes.append({"why": error.message})
@@ -150,39 +150,39 @@ class Teacher:
             {"steps": cost.steps, "seconds": round(cost.seconds, 1), "parity": asdict(parity),
              "valid": cost.valid_curve, "trainable": cost.trainable}
         )  # fmt: skip
-        return Reads(Reader(_keep(self.graph), self.base.codec, self.base.budget), older.union(train.shas))
+        return GraphScorer(OnnxRiskEncoder(_make_graph_loader(self.graph), self.base.load_codec, self.base.budget), older.union(train.shas))
 
-    def _folded(self, model: Any, method: "Method", scaling: encoder.Scaling) -> Judge:
+    def _fold_weights(self, model: Any, method: "TuningMethod", scaling: encoder.FeatureScaling) -> RiskEncoderModel:
         with tempfile.TemporaryDirectory(prefix="gitpeft-judge-") as scratch:
-            encoder.save(model.cpu(), scaling, Path(scratch))
-            return encoder.load(self.base, method, Path(scratch))
+            encoder.save_trained_encoder(model.cpu(), scaling, Path(scratch))
+            return encoder.load_trained_encoder(self.base, method, Path(scratch))
 
-    def _asked(self, valid: Labelled, texts: Mapping[str, Text]) -> list[Asked]:
-        some = valid.take(slice(-CHECKED, None))
-        rows = classifiers.design(some, FEATURES)
-        sources = [encoder.source(texts[sha], self.base, message=False) for sha in some.shas]
+    def _make_parity_inputs(self, valid: LabelledCommits, texts: Mapping[str, CommitText]) -> list[RiskInput]:
+        some = valid.take(slice(-PARITY_SAMPLES, None))
+        rows = classifiers.build_design_matrix(some, RISK_FEATURES)
+        sources = [encoder.encode_change(texts[sha], self.base, message=False) for sha in some.shas]
         return list(zip(sources, rows.tolist(), strict=True))
 
 
-def _keep(graph: bytes) -> Callable[[], bytes]:
+def _make_graph_loader(graph: bytes) -> Callable[[], bytes]:
     return lambda: graph
 
 
-class Reads:
+class GraphScorer:
     """Reads commits through a graph, each once; NaN for those that it was taught."""
 
-    def __init__(self, reader: Reader, taught: frozenset[str]) -> None:
+    def __init__(self, reader: OnnxRiskEncoder, taught: frozenset[str]) -> None:
         self.reader, self.taught = reader, taught
         self._known: dict[str, float] = {}
 
-    def __call__(self, data: Labelled) -> Array:
+    def __call__(self, data: LabelledCommits) -> Array:
         """See `defects.Read`."""
         rows = zip(data.shas, data.changes, data.metrics, strict=True)
-        return np.array([self._one(*row) for row in rows], dtype=float)
+        return np.array([self._score_commit(*row) for row in rows], dtype=float)
 
-    def _one(self, sha: str, change: str, metrics: Any) -> float:
+    def _score_commit(self, sha: str, change: str, metrics: Any) -> float:
         if sha in self.taught:
             return float("nan")
         if sha not in self._known:
-            self._known[sha] = self.reader.read(change, metrics).logit
+            self._known[sha] = self.reader.score_change(change, metrics).logit
         return self._known[sha]

@@ -10,41 +10,41 @@ from typing import Any
 
 import numpy as np
 
-from gitpeft.diff.patch import fold
+from gitpeft.diff.patch import normalize_line
 from gitpeft.git.repository import Repository
-from gitpeft.learn.evaluation.text_metrics import bootstrap
-from gitpeft.learn.szz.szz import Verdict
-from gitpeft.risk.line_attribution import Line
+from gitpeft.learn.evaluation.text_metrics import bootstrap_mean
+from gitpeft.learn.szz.szz import BugIntroducingCommit
+from gitpeft.risk.line_attribution import ChangedLine
 
-MOST = 200
+MAX_CHECKED_COMMITS = 200
 """Commits that are looked at, the newest ones: each costs a question to git for every file."""
 
-Guilt = Callable[[Sequence[str]], Mapping[str, frozenset[Line]]]
+FixedLineLookup = Callable[[Sequence[str]], Mapping[str, frozenset[ChangedLine]]]
 """The lines of commits that fixes changed, as the compact text shows them."""
 
 
-def guilt(repository: Repository, verdicts: Mapping[str, Verdict]) -> Guilt:
+def make_fixed_line_lookup(repository: Repository, verdicts: Mapping[str, BugIntroducingCommit]) -> FixedLineLookup:
     """Looks the lines up in the commits themselves."""
 
-    def found(shas: Sequence[str]) -> dict[str, frozenset[Line]]:
-        known = [sha for sha in shas if sha in verdicts][-MOST:]
-        return {sha: frozenset(_lines(repository, verdicts[sha])) for sha in known}
+    def look_up_lines(shas: Sequence[str]) -> dict[str, frozenset[ChangedLine]]:
+        known = [sha for sha in shas if sha in verdicts][-MAX_CHECKED_COMMITS:]
+        return {sha: frozenset(_read_fixed_lines(repository, verdicts[sha])) for sha in known}
 
-    return found
+    return look_up_lines
 
 
-def _lines(repository: Repository, verdict: Verdict) -> list[Line]:
+def _read_fixed_lines(repository: Repository, verdict: BugIntroducingCommit) -> list[ChangedLine]:
     texts: dict[str, list[str]] = {}
     for path in dict.fromkeys(path for path, _ in verdict.lines):
-        texts[path] = repository.file(verdict.sha, path).decode("utf-8", "replace").split("\n")
+        texts[path] = repository.read_file(verdict.sha, path).decode("utf-8", "replace").split("\n")
     return [
-        (path, f"+{fold(texts[path][number - 1])}")
+        (path, f"+{normalize_line(texts[path][number - 1])}")
         for path, number in verdict.lines
         if 0 < number <= len(texts[path]) and texts[path][number - 1].strip()
     ]
 
 
-def check(rows: Sequence[tuple[Sequence[Line], frozenset[Line]]], seed: int = 0) -> dict[str, Any]:
+def measure_line_hits(rows: Sequence[tuple[Sequence[ChangedLine], frozenset[ChangedLine]]], seed: int = 0) -> dict[str, Any]:
     """How often the first line of a commit is guilty, against chance; rows are (its lines, the guilty ones).
 
     `n` commits of which some shown lines are guilty and some are not; `hits` and `chance` are shares of them,
@@ -58,6 +58,6 @@ def check(rows: Sequence[tuple[Sequence[Line], frozenset[Line]]], seed: int = 0)
             chances.append(sum(right) / len(right))
     if not hits:
         return {"n": 0, "hits": 0.0, "chance": 0.0, "gain": [0.0, 0.0, 0.0]}
-    gain = bootstrap((np.array(hits) - np.array(chances)).tolist(), seed)
+    gain = bootstrap_mean((np.array(hits) - np.array(chances)).tolist(), seed)
     means = {"hits": round(float(np.mean(hits)), 4), "chance": round(float(np.mean(chances)), 4)}
     return {"n": len(hits)} | means | {"gain": [round(float(x), 4) for x in (gain.mean, gain.low, gain.high)]}

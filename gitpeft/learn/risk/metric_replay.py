@@ -11,40 +11,40 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gitpeft.git.repository import Repository
-from gitpeft.history.context import LINEAGE, YEAR, Change, subsystem
+from gitpeft.history.context import MAX_LINEAGE_NAMES, YEAR_SECONDS, MeasuredChange, find_subsystem
 from gitpeft.history.store import History
-from gitpeft.risk.change_metrics import DAY, Metrics, measure
+from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics, compute_change_metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredCommit:
     """A commit with its metrics and what they were made from."""
 
     sha: str
-    change: Change
-    metrics: Metrics
+    change: MeasuredChange
+    metrics: ChangeMetrics
 
 
-def replay(history: History, repository: Repository, tip: str = "HEAD") -> list[Measured]:
+def measure_history(history: History, repository: Repository, tip: str = "HEAD") -> list[MeasuredCommit]:
     """The stored commits that `tip` reaches and that are no merges, oldest first."""
-    listed = repository.rev_list(repository.resolve(tip))
-    changes = history.measurable({sha for sha, _ in listed})
-    past = _Replayed(changes)
+    listed = repository.rev_list(repository.resolve_commit(tip))
+    changes = history.load_measured_changes({sha for sha, _ in listed})
+    past = _ReplayedContext(changes)
     found = []
-    for sha, ancestors in _ancestors(listed, past.number):
+    for sha, ancestors in _iter_ancestor_sets(listed, past.number):
         if sha in changes:
             past.before = ancestors
-            found.append(Measured(sha, changes[sha], measure(past, changes[sha])))
+            found.append(MeasuredCommit(sha, changes[sha], compute_change_metrics(past, changes[sha])))
     return found
 
 
-def latest(measured: Sequence[Measured]) -> int:
+def find_latest_time(measured: Sequence[MeasuredCommit]) -> int:
     """The newest moment of a commit, 0 without any; one dated in the future tells nothing of today."""
     times = [one.change.time for one in measured]
-    return max((moment for moment in times if moment <= time.time() + DAY), default=max(times, default=0))
+    return max((moment for moment in times if moment <= time.time() + DAY_SECONDS), default=max(times, default=0))
 
 
-def _ancestors(
+def _iter_ancestor_sets(
     listed: Sequence[tuple[str, tuple[str, ...]]], number: dict[str, int]
 ) -> Iterator[tuple[str, int]]:
     """Each commit with the set of its stored ancestors, oldest first; a set goes when nobody needs it."""
@@ -65,10 +65,10 @@ def _ancestors(
             upto[sha] = before | (1 << number[sha] if sha in number else 0)
 
 
-class _Replayed:
+class _ReplayedContext:
     """The past of any commit of one history; `before` is the set of its ancestors."""
 
-    def __init__(self, changes: dict[str, Change]) -> None:
+    def __init__(self, changes: dict[str, MeasuredChange]) -> None:
         ordered = sorted(changes, key=lambda sha: (changes[sha].time, sha))
         self.number = {sha: i for i, sha in enumerate(ordered)}
         self.times = [changes[sha].time for sha in ordered]
@@ -80,70 +80,70 @@ class _Replayed:
         self.writers: dict[str, set[str]] = defaultdict(set)
         self.fixing = 0
         for i, sha in enumerate(ordered):
-            self._note(1 << i, i, changes[sha])
+            self._add_change(1 << i, i, changes[sha])
 
-    def _note(self, bit: int, i: int, change: Change) -> None:
+    def _add_change(self, bit: int, i: int, change: MeasuredChange) -> None:
         self.authors[change.author] |= bit
         self.fixing |= bit if change.fix else 0
         for file in change.files:
             self.touching[file.path] |= bit
-            self.areas[subsystem(file.path)] |= bit
+            self.areas[find_subsystem(file.path)] |= bit
             self.writers[file.path].add(change.author)
             if file.origin:
                 self.renames[file.path].append((i, file.origin))
 
-    def _names(self, path: str) -> list[str]:
+    def _follow_renames(self, path: str) -> list[str]:
         names, at = [path], 0
-        while at < min(len(names), LINEAGE):
+        while at < min(len(names), MAX_LINEAGE_NAMES):
             known = [(i, origin) for i, origin in self.renames.get(names[at], ()) if self.before >> i & 1]
             names += sorted({origin for _, origin in known}.difference(names))
             at += 1
-        return names[:LINEAGE]
+        return names[:MAX_LINEAGE_NAMES]
 
-    def _of(self, names: Sequence[str]) -> int:
+    def _find_changes(self, names: Sequence[str]) -> int:
         found = 0
         for name in names:
-            for one in self._names(name):
+            for one in self._follow_renames(name):
                 found |= self.touching.get(one, 0)
         return found & self.before
 
-    def _since(self, moment: int) -> int:
+    def _count_older(self, moment: int) -> int:
         """How many commits of this history are older than a moment."""
         return bisect_left(self.times, moment)
 
-    def changes(self, names: Sequence[str], since: int | None = None) -> int:
+    def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
         """See `Past`."""
-        return (self._of(names) >> (0 if since is None else self._since(since))).bit_count()
+        return (self._find_changes(names) >> (0 if since is None else self._count_older(since))).bit_count()
 
-    def fixes(self, names: Sequence[str], since: int) -> int:
+    def count_fixes(self, names: Sequence[str], since: int) -> int:
         """See `Past`."""
-        return ((self._of(names) & self.fixing) >> self._since(since)).bit_count()
+        return ((self._find_changes(names) & self.fixing) >> self._count_older(since)).bit_count()
 
-    def developers(self, names: Sequence[str]) -> int:
+    def count_developers(self, names: Sequence[str]) -> int:
         """See `Past`."""
-        found = self._of(names)
-        writers = {who for name in names for one in self._names(name) for who in self.writers.get(one, ())}
+        found = self._find_changes(names)
+        writers = {who for name in names for one in self._follow_renames(name) for who in self.writers.get(one, ())}
         return sum(found & self.authors[who] != 0 for who in writers)
 
-    def last(self, name: str) -> int | None:
+    def find_last_change_time(self, name: str) -> int | None:
         """See `Past`."""
-        found = self._of([name])
+        found = self._find_changes([name])
         return self.times[found.bit_length() - 1] if found else None
 
-    def experience(self, author: str, now: int) -> tuple[int, float]:
+    def measure_experience(self, author: str, now: int) -> tuple[int, float]:
         """See `Past`."""
         own = self.authors.get(author, 0) & self.before
         exp, rexp, years = own.bit_count(), 0.0, 0
         rest = own
         while rest:  # on to the next year that has any: a date may be absurd
-            years = max(years, (now - self.times[rest.bit_length() - 1]) // YEAR)
-            start = self._since(now - (years + 1) * YEAR + 1)
+            years = max(years, (now - self.times[rest.bit_length() - 1]) // YEAR_SECONDS)
+            start = self._count_older(now - (years + 1) * YEAR_SECONDS + 1)
             rexp += (rest >> start).bit_count() / (1 + years)
             rest &= (1 << start) - 1
             years += 1
         return exp, rexp
 
-    def within(self, author: str, subsystems: frozenset[str]) -> int:
+    def count_subsystem_changes(self, author: str, subsystems: frozenset[str]) -> int:
         """See `Past`."""
         found = 0
         for area in subsystems:

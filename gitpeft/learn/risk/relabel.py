@@ -13,14 +13,14 @@ from gitpeft.bundle.bundle import Bundle
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.risk import selection
-from gitpeft.learn.risk.classifiers import Labelled, ranked, read_by
-from gitpeft.learn.risk.selection import Known, Listener
-from gitpeft.risk.model import Model, model_of
-from gitpeft.risk.precommit import reader_of
+from gitpeft.learn.risk.classifiers import LabelledCommits, rank_commits, add_encoder_readings
+from gitpeft.learn.risk.selection import LabelledHistory, Listener
+from gitpeft.risk.model import RiskModel, load_risk_model
+from gitpeft.risk.precommit import load_risk_encoder
 
 
 @dataclass(frozen=True, slots=True)
-class Relabelled:
+class LabelChanges:
     """What became of the labels since a moment: bugs that became known, how many of those counted as clean
     until then, and how many commits have a label now that had none."""
 
@@ -29,48 +29,48 @@ class Relabelled:
     judged: int
 
 
-def known_now(repo: Repository, tip: str, listen: Listener = lambda *_: None) -> Known | None:
+def mine_labelled_history(repo: Repository, tip: str, listen: Listener = lambda *_: None) -> LabelledHistory | None:
     """What is known at the commit `tip`; None where it has no commits."""
     with History.open(repo.state_dir) as history:
-        history.mine(repo, tip)
-        return selection.read(history, repo, tip, listen)
+        history.mine_commits(repo, tip)
+        return selection.read_labelled_history(history, repo, tip, listen)
 
 
-def fitted_at(bundle: Bundle, model: Model) -> float:
+def get_fit_time(bundle: Bundle, model: RiskModel) -> float:
     """When a bundle's score was fitted, in unix seconds; of older scores, when their bundle was made."""
     made = datetime.fromisoformat(bundle.manifest.created).timestamp()
     return float(model.report.get("until", made))
 
 
-def relabelled(known: Known, until: float) -> Relabelled:
+def compare_labels(known: LabelledHistory, until: float) -> LabelChanges:
     """The labels of now against those of the moment `until` (unix seconds)."""
-    before = _labelled(known, until)
+    before = _label_at(known, until)
     then = dict(zip(before.shas, before.truth, strict=True))
-    found = known.found.known_at(known.now) - known.found.known_at(int(until))
+    found = known.found.bugs_known_at(known.now) - known.found.bugs_known_at(int(until))
     changed = sum(then.get(sha) == 0 for sha in found)
-    return Relabelled(len(found), changed, len(judged_since(known, until)))
+    return LabelChanges(len(found), changed, len(select_newly_labelled(known, until)))
 
 
-def judged_since(known: Known, until: float) -> Labelled:
+def select_newly_labelled(known: LabelledHistory, until: float) -> LabelledCommits:
     """The commits that have a label now and had none at `until`, oldest first."""
-    before, after = set(_labelled(known, until).shas), _labelled(known, known.now)
+    before, after = set(_label_at(known, until).shas), _label_at(known, known.now)
     return after.take(np.array([i for i, sha in enumerate(after.shas) if sha not in before], dtype=int))
 
 
-def _labelled(known: Known, moment: float) -> Labelled:
-    return selection.label(known.measured, known.found, int(moment), texts=known.texts)
+def _label_at(known: LabelledHistory, moment: float) -> LabelledCommits:
+    return selection.label_commits(known.measured, known.found, int(moment), texts=known.texts)
 
 
-def against_promises(repo: Repository, bundle: Bundle) -> list[tuple[float, bool]]:
+def collect_calibration_pairs(repo: Repository, bundle: Bundle) -> list[tuple[float, bool]]:
     """What a bundle's score gave each commit judged since it was fitted (a probability), and what came of it.
 
     [] where the bundle has no score, or HEAD no commits.
     """
-    model, head = model_of(bundle), repo.head()
-    known = known_now(repo, head) if model.usable and head else None
+    model, head = load_risk_model(bundle), repo.resolve_head()
+    known = mine_labelled_history(repo, head) if model.is_usable and head else None
     if known is None:
         return []
-    judged = judged_since(known, fitted_at(bundle, model))
-    judged = read_by(reader_of(model, bundle), judged)
-    said = ranked(model, judged) if len(judged) else None
+    judged = select_newly_labelled(known, get_fit_time(bundle, model))
+    judged = add_encoder_readings(load_risk_encoder(model, bundle), judged)
+    said = rank_commits(model, judged) if len(judged) else None
     return [(float(p), bool(t)) for p, t in zip(said.chances, said.truth, strict=True)] if said else []

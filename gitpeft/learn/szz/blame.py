@@ -15,59 +15,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gitpeft.git.log import Commit
-from gitpeft.learn.szz.edits import Edit, FileEdit, Places
+from gitpeft.learn.szz.edits import CommitEdit, FileEdit, HunkRanges
 
-Lines = NDArray[np.int64]
+LineOrigins = NDArray[np.int64]
 """Each line's origin: the number of a version, shifted by `SHIFT`, plus the line there from 0."""
 
-SHIFT = 24
-UNKNOWN = -1
+VERSION_SHIFT = 24
+UNKNOWN_ORIGIN = -1
 """Origin of a line whose past is not here: shallow clones, missing objects, versions that do not fit."""
 
-_OPEN = -2
-_MASK = (1 << SHIFT) - 1
-_NONE: Lines = np.empty(0, np.int64)
+_UNASSIGNED = -2
+_LINE_MASK = (1 << VERSION_SHIFT) - 1
+_NO_LINES: LineOrigins = np.empty(0, np.int64)
 
 
 @dataclass(slots=True)
-class Version:
+class FileVersion:
     """One file in one state; `lines` is None for what has no lines (binary, submodule, link)."""
 
     blob: str
-    lines: Lines | None
+    lines: LineOrigins | None
 
 
-class Tree:
+class FileTree:
     """The files of a commit; folders are shared between trees until one changes them."""
 
     __slots__ = ("_folders", "_own")
 
-    def __init__(self, folders: dict[str, dict[str, Version]] | None = None) -> None:
+    def __init__(self, folders: dict[str, dict[str, FileVersion]] | None = None) -> None:
         self._folders = {} if folders is None else folders
         self._own: set[str] = set()
 
-    def get(self, path: str) -> Version | None:
+    def get_file(self, path: str) -> FileVersion | None:
         """The version of a file, None where there is none."""
         folder, _, name = path.rpartition("/")
         files = self._folders.get(folder)
         return files.get(name) if files else None
 
-    def put(self, path: str, version: Version) -> None:
+    def set_file(self, path: str, version: FileVersion) -> None:
         """Set a file."""
         folder, _, name = path.rpartition("/")
-        self._mine(folder)[name] = version
+        self._writable_folder(folder)[name] = version
 
-    def drop(self, path: str) -> None:
+    def remove_file(self, path: str) -> None:
         """Forget a file."""
         folder, _, name = path.rpartition("/")
-        self._mine(folder).pop(name, None)
+        self._writable_folder(folder).pop(name, None)
 
-    def copy(self) -> "Tree":
+    def copy(self) -> "FileTree":
         """Another tree with the same files."""
         self._own.clear()
-        return Tree(dict(self._folders))
+        return FileTree(dict(self._folders))
 
-    def _mine(self, folder: str) -> dict[str, Version]:
+    def _writable_folder(self, folder: str) -> dict[str, FileVersion]:
         if folder not in self._own:
             self._folders[folder] = dict(self._folders.get(folder, ()))
             self._own.add(folder)
@@ -75,15 +75,15 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ReplayStep:
     """A commit about to be replayed, what it does (None: unknown) and the files of its first parent."""
 
     commit: Commit
-    edit: Edit | None
-    before: Tree
+    edit: CommitEdit | None
+    before: FileTree
 
 
-class Replay:
+class BlameReplay:
     """The walk through a history; iterate over it once.
 
     `edits` gives what a commit does, None where that is not known. With `through`, lines keep their origin
@@ -94,7 +94,7 @@ class Replay:
     def __init__(
         self,
         commits: Sequence[Commit],
-        edits: Callable[[str], Edit | None],
+        edits: Callable[[str], CommitEdit | None],
         through: bool = False,
         reverts: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
@@ -107,71 +107,71 @@ class Replay:
         self._reverted = {sha for shas in self.reverts.values() for sha in shas}
         self._taken: dict[str, dict[int, deque[int]]] = {}
 
-    def owner(self, origin: int) -> tuple[str, str, int]:
+    def locate_origin(self, origin: int) -> tuple[str, str, int]:
         """Of an origin that is known: the commit, the path there as git quotes it, and the line from 1."""
-        return (*self._owners[origin >> SHIFT], (origin & _MASK) + 1)
+        return (*self._owners[origin >> VERSION_SHIFT], (origin & _LINE_MASK) + 1)
 
-    def __iter__(self) -> Iterator[Step]:
-        trees: dict[str, Tree] = {}
+    def __iter__(self) -> Iterator[ReplayStep]:
+        trees: dict[str, FileTree] = {}
         children = Counter(parent for commit in self.commits for parent in commit.parents)
         for commit in self.commits:
             edit = self._edits(commit.sha)
-            before = trees.get(commit.parents[0], Tree()) if commit.parents else Tree()
-            yield Step(commit, edit, before)
-            others = [trees.get(parent, Tree()) for parent in commit.parents[1:]]
+            before = trees.get(commit.parents[0], FileTree()) if commit.parents else FileTree()
+            yield ReplayStep(commit, edit, before)
+            others = [trees.get(parent, FileTree()) for parent in commit.parents[1:]]
             last = not commit.parents or children[commit.parents[0]] == 1
             after = before if last and before not in others else before.copy()
             if edit is None:
                 self.misfits["commits"] += 1
             elif others:
-                self._merge(edit, after, [before, *others])
+                self._apply_merge(edit, after, [before, *others])
             else:
-                self._apply(edit, after)
-            self._leave(commit, children, trees)
+                self._apply_commit(edit, after)
+            self._release_parents(commit, children, trees)
             if children[commit.sha]:
                 trees[commit.sha] = after
 
-    def _leave(self, commit: Commit, children: Counter[str], trees: dict[str, Tree]) -> None:
+    def _release_parents(self, commit: Commit, children: Counter[str], trees: dict[str, FileTree]) -> None:
         for parent in commit.parents:
             children[parent] -= 1
             if not children[parent]:
                 trees.pop(parent, None)
 
-    def _apply(self, edit: Edit, tree: Tree) -> None:
+    def _apply_commit(self, edit: CommitEdit, tree: FileTree) -> None:
         """An ordinary commit. All versions are made before any is put: files may swap their names."""
         if self.through and edit.sha in self._reverted:
-            self._taken[edit.sha] = self._removed(edit, tree)
-        made = {file.path: self._version(edit, file, tree) for file in edit.files if file.status != "D"}
+            self._taken[edit.sha] = self._collect_removed_origins(edit, tree)
+        made = {file.path: self._build_version(edit, file, tree) for file in edit.files if file.status != "D"}
         if self.through:
-            _carry(edit, tree, made)
-        _put(edit, tree, made)
+            _carry_moved_lines(edit, tree, made)
+        _update_tree(edit, tree, made)
 
-    def _version(self, edit: Edit, file: FileEdit, tree: Tree) -> Version:
-        same = tree.get(file.old_path) if file.old == file.new else None
+    def _build_version(self, edit: CommitEdit, file: FileEdit, tree: FileTree) -> FileVersion:
+        same = tree.get_file(file.old_path) if file.old == file.new else None
         if same or file.places is None:
-            return same or Version(file.new, None)
-        old = self._old(file.old_path, file.old, tree) if file.status in "MRC" else _NONE
-        base = self._base(edit.sha, file.path) if any(place[3] for place in file.places) else 0
-        lines = splice(old, file.places, base)
+            return same or FileVersion(file.new, None)
+        old = self._get_old_lines(file.old_path, file.old, tree) if file.status in "MRC" else _NO_LINES
+        base = self._allocate_origins(edit.sha, file.path) if any(place[3] for place in file.places) else 0
+        lines = splice_lines(old, file.places, base)
         if self.through:
-            self._continue(file, old, lines)
+            self._continue_lines(file, old, lines)
             if edit.sha in self.reverts and file.path in edit.prints:
-                self._restore(edit, file, lines)
-        return Version(file.new, lines)
+                self._restore_origins(edit, file, lines)
+        return FileVersion(file.new, lines)
 
-    def _old(self, path: str, blob: str, tree: Tree) -> Lines:
+    def _get_old_lines(self, path: str, blob: str, tree: FileTree) -> LineOrigins:
         """The lines of an old version; none (all unknown, then) where the tree has another one."""
-        found = tree.get(path)
+        found = tree.get_file(path)
         if found is None or found.lines is None or found.blob != blob:
             self.misfits["files"] += 1
-            return _NONE
+            return _NO_LINES
         return found.lines
 
-    def _base(self, sha: str, path: str) -> int:
+    def _allocate_origins(self, sha: str, path: str) -> int:
         self._owners.append((sha, path))
-        return (len(self._owners) - 1) << SHIFT
+        return (len(self._owners) - 1) << VERSION_SHIFT
 
-    def _continue(self, file: FileEdit, old: Lines, lines: Lines) -> None:
+    def _continue_lines(self, file: FileEdit, old: LineOrigins, lines: LineOrigins) -> None:
         """Give the lines of hunks that only reformat the origins of those that they continue."""
         for number, sources in file.went_on.items():
             a, n, b, _ = (file.places or [])[number]
@@ -180,11 +180,11 @@ class Replay:
                     if source >= 0:
                         lines[b - 1 + i] = old[a - 1 + source]
 
-    def _removed(self, edit: Edit, tree: Tree) -> dict[int, deque[int]]:
+    def _collect_removed_origins(self, edit: CommitEdit, tree: FileTree) -> dict[int, deque[int]]:
         """By its checksum, the origins of each line that a commit takes away and a later one will restore."""
         found: dict[int, deque[int]] = {}
         for file in edit.files:
-            version = tree.get(file.old_path)
+            version = tree.get_file(file.old_path)
             if file.path not in edit.prints or version is None or version.lines is None:
                 continue
             for (a, n, _, _), (removed, _) in zip(file.places or (), edit.prints[file.path], strict=True):
@@ -192,7 +192,7 @@ class Replay:
                     found.setdefault(check, deque()).append(origin)
         return found
 
-    def _restore(self, edit: Edit, file: FileEdit, lines: Lines) -> None:
+    def _restore_origins(self, edit: CommitEdit, file: FileEdit, lines: LineOrigins) -> None:
         """Give the lines that a revert puts back the origins that they had when they were taken away."""
         for target in self.reverts[edit.sha]:
             taken = self._taken.get(target, {})
@@ -201,62 +201,62 @@ class Replay:
                     if taken.get(check):
                         lines[b - 1 + i] = taken[check].popleft()
 
-    def _merge(self, edit: Edit, tree: Tree, parents: Sequence[Tree]) -> None:
+    def _apply_merge(self, edit: CommitEdit, tree: FileTree, parents: Sequence[FileTree]) -> None:
         """A merge: what it changes in its first parent comes from another one, or from several."""
-        made = {file.path: self._merged(edit, file, parents) for file in edit.files if file.status != "D"}
-        _put(edit, tree, made)
+        made = {file.path: self._merge_file(edit, file, parents) for file in edit.files if file.status != "D"}
+        _update_tree(edit, tree, made)
 
-    def _merged(self, edit: Edit, file: FileEdit, parents: Sequence[Tree]) -> Version:
+    def _merge_file(self, edit: CommitEdit, file: FileEdit, parents: Sequence[FileTree]) -> FileVersion:
         for parent in parents[1:]:
-            found = parent.get(file.path)
+            found = parent.get_file(file.path)
             if found is not None and found.blob == file.new:
                 return found
         mixed = edit.mixed.get(file.path)
         if mixed is None:
             self.misfits["files"] += 1
-            return Version(file.new, _NONE)
-        lines: Lines | None = None
+            return FileVersion(file.new, _NO_LINES)
+        lines: LineOrigins | None = None
         for (path, blob, places), parent in zip(mixed.parents, parents, strict=False):
             if places is None:
-                return Version(file.new, None)
+                return FileVersion(file.new, None)
             known = set(blob) != {"0"}
-            one = splice(self._old(path, blob, parent) if known else _NONE, places, None)
-            lines = one if lines is None else _filled(lines, one)
+            one = splice_lines(self._get_old_lines(path, blob, parent) if known else _NO_LINES, places, None)
+            lines = one if lines is None else _fill_unassigned(lines, one)
         assert lines is not None
-        own = np.flatnonzero(lines == _OPEN)
+        own = np.flatnonzero(lines == _UNASSIGNED)
         if len(own):
-            lines[own] = own + self._base(edit.sha, file.path)
-        return Version(file.new, lines)
+            lines[own] = own + self._allocate_origins(edit.sha, file.path)
+        return FileVersion(file.new, lines)
 
 
-def _put(edit: Edit, tree: Tree, made: Mapping[str, Version]) -> None:
+def _update_tree(edit: CommitEdit, tree: FileTree, made: Mapping[str, FileVersion]) -> None:
     for file in edit.files:
         if file.status in "DR":
-            tree.drop(file.old_path)
+            tree.remove_file(file.old_path)
     for path, version in made.items():
-        tree.put(path, version)
+        tree.set_file(path, version)
 
 
-def _carry(edit: Edit, tree: Tree, made: Mapping[str, Version]) -> None:
+def _carry_moved_lines(edit: CommitEdit, tree: FileTree, made: Mapping[str, FileVersion]) -> None:
     """Give blocks that a commit moves the origins that they had in their old place."""
     for old_path, old, path, new, size in edit.moves:
-        source, target = tree.get(old_path), made.get(path)
+        source, target = tree.get_file(old_path), made.get(path)
         if source is None or source.lines is None or target is None or target.lines is None:
             continue
         if old - 1 + size <= len(source.lines) and new - 1 + size <= len(target.lines):
             target.lines[new - 1 : new - 1 + size] = source.lines[old - 1 : old - 1 + size]
 
 
-def _filled(lines: Lines, other: Lines) -> Lines:
+def _fill_unassigned(lines: LineOrigins, other: LineOrigins) -> LineOrigins:
     """Lines that are open in the one array taken from the other; both are of the same file."""
     if len(other) < len(lines):
-        other = np.concatenate([other, np.full(len(lines) - len(other), UNKNOWN)])
+        other = np.concatenate([other, np.full(len(lines) - len(other), UNKNOWN_ORIGIN)])
     if len(lines) < len(other):
-        lines = np.concatenate([lines, np.full(len(other) - len(lines), UNKNOWN)])
-    return np.where(lines == _OPEN, other, lines)
+        lines = np.concatenate([lines, np.full(len(other) - len(lines), UNKNOWN_ORIGIN)])
+    return np.where(lines == _UNASSIGNED, other, lines)
 
 
-def splice(old: Lines, places: Places, base: int | None) -> Lines:
+def splice_lines(old: LineOrigins, places: HunkRanges, base: int | None) -> LineOrigins:
     """The origins of a new version: the old ones, with `places` replaced by new lines counted on from `base`.
 
     Without a base the new lines stay open. Old lines that should be there and are not become unknown.
@@ -270,9 +270,9 @@ def splice(old: Lines, places: Places, base: int | None) -> Lines:
         short = begin - length - len(kept)
         parts.append(kept)
         if short > 0:
-            parts.append(np.full(short, UNKNOWN, np.int64))
+            parts.append(np.full(short, UNKNOWN_ORIGIN, np.int64))
         if m:
-            new = np.full(m, _OPEN, np.int64) if base is None else np.arange(base + b - 1, base + b - 1 + m)
+            new = np.full(m, _UNASSIGNED, np.int64) if base is None else np.arange(base + b - 1, base + b - 1 + m)
             parts.append(new)
         length = begin + m
         at = start + n

@@ -20,53 +20,53 @@ from pygments.lexers import find_lexer_class_for_filename
 from pygments.token import Comment, String, Token, Whitespace
 from pygments.util import ClassNotFound
 
-from gitpeft.diff.patch import is_generated, path_text
-from gitpeft.learn.szz.edits import Edit, FileEdit, sides
+from gitpeft.diff.patch import is_generated, unquote_path
+from gitpeft.learn.szz.edits import CommitEdit, FileEdit, split_sides
 
-LARGE_FIX = 30
+LARGE_FIX_FILES = 30
 """A fix of more code files than this is a refactoring, in which single lines say little."""
 
-LARGE_REMOVAL = 400
+LARGE_FIX_LINES = 400
 """The same for a fix that takes out more lines of code than this."""
 
-LONG = 2000
+MAX_LINE_BYTES = 2000
 """Bytes; a longer line was written by a program, and would take a lexer long."""
 
-_TEST = re.compile(
+_TEST_PATH = re.compile(
     r"(?:^|/)(?:tests?|testing|testsuite|testdata|specs?|__tests__|__mocks__|e2e|fixtures?|conftest\.py"
     r"|t)(?:/|$)"
     r"|(?:^|/)(?:test_[^/]*|[^/]*_tests?|[^/]*[._-](?:test|spec)|[^/]*Tests?|tests?)\.\w+$"
 )
-_ASIDE = re.compile(
+_DOCUMENTATION_PATH = re.compile(
     r"(?:^|/)(?:docs?|documentation|doc-src|examples?|samples?|demos?|website|site|benchmarks?|bench"
     r"|\.github|\.circleci"
     r"|ci|artwork|po|locale|locales|i18n|contrib/completion)/",
     re.I,
 )
-_BUILD = re.compile(r"(?:^|/)(?:setup\.py|conf\.py|noxfile\.py|go\.mod|go\.work|CMakeLists\.txt)$")
+_BUILD_FILE = re.compile(r"(?:^|/)(?:setup\.py|conf\.py|noxfile\.py|go\.mod|go\.work|CMakeLists\.txt)$")
 
 
-def _words(text: str) -> frozenset[str]:
+def _make_word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_NOT_CODE = _words(
+_NOT_CODE = _make_word_set(
     "text output markdown md rst restructuredtext diff udiff gettext pot po bibtex tex latex groff "
     "nroff irc mediawiki json jsonobject json5 yaml toml ini cfg dosini properties xml xslt dtd csv "
     "registry kconfig requirements pip-requirements editorconfig desktop docker dockerfile gitignore "
     "asc pem http apacheconf nginx sourceslist debcontrol svg css scss less sass html"
 )
 
-_C_LIKE = _words(
+_C_LIKE = _make_word_set(
     "c cpp c++ csharp c# java javascript js typescript ts jsx tsx go golang rust rs swift kotlin scala "
     "groovy dart php d objective-c objc objective-c++ solidity protobuf proto glsl hlsl cuda v zig vala "
     "haxe stan thrift systemverilog verilog coffeescript arduino actionscript actionscript3 nix "
     "terraform qml reasonml sql mysql postgresql plpgsql"
 )
-_PYTHONIC = _words("python py python3 python2 cython pyx bazel starlark")
-_MARKUP = _words("vue svelte html+jinja html+django html+erb html+php jsp velocity")
+_PYTHONIC = _make_word_set("python py python3 python2 cython pyx bazel starlark")
+_MARKUP = _make_word_set("vue svelte html+jinja html+django html+erb html+php jsp velocity")
 
-_WORD = re.compile(r"\w")
+_WORD_CHARACTER = re.compile(r"\w")
 _C_SPANS = re.compile(
     r"//[^\n]*|(?P<comment>/\*.*?(?:\*/|\Z))|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|(?P<text>`(?:\\."
     r"|[^`\\])*`)",
@@ -78,9 +78,9 @@ _PYTHON_SPANS = re.compile(
     re.S | re.M,
 )
 _MARKUP_SPANS = re.compile(r"(?P<comment><!--.*?(?:-->|\Z)|/\*.*?(?:\*/|\Z))", re.S)
-_FAMILIES = ((_C_LIKE, _C_SPANS), (_PYTHONIC, _PYTHON_SPANS), (_MARKUP, _MARKUP_SPANS))
+_LANGUAGE_FAMILIES = ((_C_LIKE, _C_SPANS), (_PYTHONIC, _PYTHON_SPANS), (_MARKUP, _MARKUP_SPANS))
 
-Place = tuple[str, int]
+LinePosition = tuple[str, int]
 """A path as git quotes it, and the number of a line there."""
 
 
@@ -92,95 +92,95 @@ class Language:
     spans: re.Pattern[str] | None
 
 
-def aside(path: str) -> str:
+def classify_non_code(path: str) -> str:
     """Why a file is no code of the product: `generated`, `tests`, `documentation`, `no code`; else empty."""
     if is_generated(path):
         return "generated"
-    if _TEST.search(path):
+    if _TEST_PATH.search(path):
         return "tests"
-    if _ASIDE.search(path):
+    if _DOCUMENTATION_PATH.search(path):
         return "documentation"
-    return "" if language(path) and not _BUILD.search(path) else "no code"
+    return "" if detect_language(path) and not _BUILD_FILE.search(path) else "no code"
 
 
-def language(path: str) -> Language | None:
+def detect_language(path: str) -> Language | None:
     """The language of a path, by its name alone; None for prose, data, and what no lexer knows."""
     name = path.rpartition("/")[2]
-    return _language("x" + name[name.rfind(".") :] if "." in name[1:] else name)
+    return _look_up_language("x" + name[name.rfind(".") :] if "." in name[1:] else name)
 
 
 @lru_cache(maxsize=4096)
-def _language(name: str) -> Language | None:
+def _look_up_language(name: str) -> Language | None:
     try:
         kind = find_lexer_class_for_filename(name)
     except (ClassNotFound, ValueError):
         return None
     if kind is None or _NOT_CODE.intersection(kind.aliases):
         return None
-    spans = next((spans for names, spans in _FAMILIES if names.intersection(kind.aliases)), None)
+    spans = next((spans for names, spans in _LANGUAGE_FAMILIES if names.intersection(kind.aliases)), None)
     return Language(kind(), spans)
 
 
-def candidates(edit: Edit) -> tuple[list[FileEdit], Counter[str]]:
+def select_candidate_files(edit: CommitEdit) -> tuple[list[FileEdit], Counter[str]]:
     """The files of a fix in which lines may have been wrong, and how many others there are, by reason."""
     found, passed = [], Counter[str]()
     for file in edit.files:
-        reason = _passed(file)
+        reason = _explain_file_exclusion(file)
         if reason:
             passed[f"file: {reason}"] += 1
         else:
             found.append(file)
     removed = sum(place[1] for file in found for place in file.places or ())
-    if len(found) > LARGE_FIX or removed > LARGE_REMOVAL:
+    if len(found) > LARGE_FIX_FILES or removed > LARGE_FIX_LINES:
         passed["commit: large fix"] += 1
         return [], passed
     return found, passed
 
 
-def _passed(file: FileEdit) -> str:
+def _explain_file_exclusion(file: FileEdit) -> str:
     if file.status == "A":
         return "added"
     if file.status == "D":
         return "deleted"
     if file.places is None:
         return "binary, link or submodule"
-    return aside(path_text(file.old_path)) or (
+    return classify_non_code(unquote_path(file.old_path)) or (
         "" if any(place[1] for place in file.places) else "only adds lines"
     )
 
 
-def judge(edit: Edit, before: Mapping[str, bytes]) -> None:
+def find_suspect_lines(edit: CommitEdit, before: Mapping[str, bytes]) -> None:
     """Find the suspects of a fix: fills `suspects` and `passed` from the texts of its hunks.
 
     `before` holds the old content of the candidate files by the id of the blob; `moves` are known already.
     """
-    files, passed = candidates(edit)
+    files, passed = select_candidate_files(edit)
     moved = frozenset((path, at + k) for path, at, _, _, size in edit.moves for k in range(size))
     for file in files:
         if file.blob not in before:
             passed["file: content not here"] += 1
             continue
-        lines = list(_suspects(file, before[file.blob].decode("utf-8", "replace"), moved, passed))
+        lines = list(_iter_suspect_lines(file, before[file.blob].decode("utf-8", "replace"), moved, passed))
         if lines:
             edit.suspects[file.old_path] = lines
     edit.passed = dict(passed)
 
 
-def _suspects(file: FileEdit, text: str, moved: frozenset[Place], passed: Counter[str]) -> Iterator[int]:
-    known = language(path_text(file.old_path))
+def _iter_suspect_lines(file: FileEdit, text: str, moved: frozenset[LinePosition], passed: Counter[str]) -> Iterator[int]:
+    known = detect_language(unquote_path(file.old_path))
     assert known is not None
-    spans = _spans(text, known)
+    spans = _find_multiline_spans(text, known)
     for number, ((a, n, _, m), body) in enumerate(zip(file.places or (), file.bodies, strict=True)):
-        removed, added = sides(body)
+        removed, added = split_sides(body)
         if not n:
             continue
-        if max(map(len, (*removed, *added))) > LONG:
+        if max(map(len, (*removed, *added))) > MAX_LINE_BYTES:
             passed["line: too long"] += n
             continue
         if m and number in file.went_on:
             passed["line: formatting"] += n
             continue
-        for line, reason in zip(range(a, a + n), _reasons(known, spans, a, removed, added), strict=False):
+        for line, reason in zip(range(a, a + n), _classify_removed_lines(known, spans, a, removed, added), strict=False):
             reason = reason or ("moved" if (file.old_path, line) in moved else "")
             if reason:
                 passed[f"line: {reason}"] += 1
@@ -188,7 +188,7 @@ def _suspects(file: FileEdit, text: str, moved: frozenset[Place], passed: Counte
                 yield line
 
 
-def _reasons(
+def _classify_removed_lines(
     known: Language, spans: Mapping[int, str], start: int, removed: Sequence[bytes], added: Sequence[bytes]
 ) -> list[str]:
     """For each removed line why it cannot have been wrong; empty where it can."""
@@ -198,17 +198,17 @@ def _reasons(
     outside = [i for i, reason in enumerate(reasons) if not reason]
     if not outside:
         return ["" if reason == "text" else reason for reason in reasons]
-    tokens = _tokens(known.lexer, [old[i] for i in outside])
+    tokens = _lex_lines(known.lexer, [old[i] for i in outside])
     for i, kept in zip(outside, tokens, strict=True):
-        reasons[i] = ("" if _WORD.search("".join(kept)) else "punctuation") if kept else "comment"
+        reasons[i] = ("" if _WORD_CHARACTER.search("".join(kept)) else "punctuation") if kept else "comment"
     if added and any(tokens) and "text" not in reasons:
-        new = _tokens(known.lexer, [line.decode("utf-8", "replace") for line in added])
-        for i in _same(tokens, new):
+        new = _lex_lines(known.lexer, [line.decode("utf-8", "replace") for line in added])
+        for i in _match_equal_lines(tokens, new):
             reasons[outside[i]] = reasons[outside[i]] or "formatting"
     return ["" if reason == "text" else reason for reason in reasons]
 
 
-def _tokens(lexer: Lexer, lines: Sequence[str]) -> list[list[str]]:
+def _lex_lines(lexer: Lexer, lines: Sequence[str]) -> list[list[str]]:
     """The tokens of each line that mean something: neither comments, docstrings nor white space.
 
     Commas and semicolons at the ends of lines and the kind of quotes are formatting.
@@ -218,7 +218,7 @@ def _tokens(lexer: Lexer, lines: Sequence[str]) -> list[list[str]]:
     for line in lines:
         starts.append(starts[-1] + len(line) + 1)
     for at, kind, value in lexer.get_tokens_unprocessed("\n".join(lines) + "\n"):
-        if _says_nothing(kind, value):
+        if _is_meaningless(kind, value):
             continue
         first = bisect_right(starts, at) - 1
         for number, piece in enumerate(value.split("\n"), first):
@@ -227,26 +227,26 @@ def _tokens(lexer: Lexer, lines: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def _says_nothing(kind: Any, value: str) -> bool:
+def _is_meaningless(kind: Any, value: str) -> bool:
     if kind in Comment:
         return kind not in Comment.Preproc and kind not in Comment.PreprocFile
     return kind in String.Doc or kind in Whitespace or (kind in Token.Text and not value.strip())
 
 
-def _same(old: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> Iterator[int]:
+def _match_equal_lines(old: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> Iterator[int]:
     """The old lines that say the same as new ones: from both ends, whole lines with equal tokens."""
     left = [word for line in old for word in line]
     right = [word for line in new for word in line]
     if left == right:
         yield from range(len(old))
         return
-    head = _agreeing(old, new, left, right)
-    tail = _agreeing(old[::-1], new[::-1], left[::-1], right[::-1])
+    head = _count_equal_prefix(old, new, left, right)
+    tail = _count_equal_prefix(old[::-1], new[::-1], left[::-1], right[::-1])
     yield from range(head)
     yield from range(max(head, len(old) - tail), len(old))
 
 
-def _agreeing(
+def _count_equal_prefix(
     old: Sequence[Sequence[str]], new: Sequence[Sequence[str]], left: list[str], right: list[str]
 ) -> int:
     """How many of the first old lines have the tokens of the first new ones, up to an end of line."""
@@ -268,7 +268,7 @@ def _agreeing(
     return found
 
 
-def _spans(text: str, known: Language) -> dict[int, str]:
+def _find_multiline_spans(text: str, known: Language) -> dict[int, str]:
     """The lines that begin inside something longer: a `comment` (docstrings too) or a string, `text`."""
     if known.spans is None:
         return {}

@@ -14,24 +14,24 @@ from types import TracebackType
 from typing import Any, Self
 
 from gitpeft.errors import GitpeftError
-from gitpeft.git.log import Commit, Skipped
+from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.learn.szz import candidate_lines, edits, moved_lines
-from gitpeft.learn.szz.edits import ONWARD, PRINTS, SUSPECTS, Edit, FileEdit, Mixed
+from gitpeft.learn.szz.edits import DETAIL_CONTINUATIONS, DETAIL_CHECKSUMS, DETAIL_SUSPECTS, CommitEdit, FileEdit, CombinedFileEdit
 
-VERSION = 1
+CACHE_VERSION = 1
 """Version of what is kept; a cache of another one is emptied."""
 
-_BATCH = 500
-_PENDING = 32 << 20  # characters of patches that wait for the content of their files
-_TABLE = "CREATE TABLE edit (sha TEXT PRIMARY KEY, detail TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID"
+_BATCH_SIZE = 500
+_MAX_PENDING_BYTES = 32 << 20  # characters of patches that wait for the content of their files
+_CREATE_TABLE = "CREATE TABLE edit (sha TEXT PRIMARY KEY, detail TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID"
 
 
-class Ledger:
+class EditCache:
     """The edits of one repository; a context manager."""
 
     def __init__(self, path: Path | None) -> None:
-        self._db = _connect(path)
+        self._db = _open_database(path)
         self._rows: list[tuple[str, str, str]] = []
 
     @classmethod
@@ -60,12 +60,12 @@ class Ledger:
     ) -> None:
         self._db.close()
 
-    def get(self, sha: str) -> Edit | None:
+    def get_edit(self, sha: str) -> CommitEdit | None:
         """What a commit does; None where it could not be read."""
         row = self._db.execute("SELECT data FROM edit WHERE sha = ?", (sha,)).fetchone()
-        return _unpack(sha, json.loads(row[0])) if row else None
+        return _decode_edit(sha, json.loads(row[0])) if row else None
 
-    def read(
+    def read_missing(
         self,
         repository: Repository,
         commits: Sequence[Commit],
@@ -82,78 +82,78 @@ class Ledger:
         skipped: Counter[str] = Counter()
         done = 0
 
-        def heard(item: Any) -> bool:
+        def keep_readable(item: Any) -> bool:
             nonlocal done
             done += 1
-            if done % _BATCH == 0 or done == len(todo):
+            if done % _BATCH_SIZE == 0 or done == len(todo):
                 progress(done, len(todo))
-            if isinstance(item, Skipped):
+            if isinstance(item, SkippedCommit):
                 skipped[item.reason] += 1
-            return not isinstance(item, Skipped)
+            return not isinstance(item, SkippedCommit)
 
         merges = [commit.sha for commit in todo if len(commit.parents) > 1]
         ordinary = [commit.sha for commit in todo if len(commit.parents) < 2]
-        self._ordinary(
-            repository, filter(heard, repository.read(ordinary, edits.ORDINARY, edits.Patches)), details
+        self._store_ordinary_edits(
+            repository, filter(keep_readable, repository.stream_diff_tree(ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser)), details
         )
-        for edit in filter(heard, _merges(repository, merges)):
-            self._put(edit, "")
-        self._flush()
+        for edit in filter(keep_readable, _read_merges(repository, merges)):
+            self._store_edit(edit, "")
+        self._flush_rows()
         return len(todo) - skipped.total(), skipped
 
-    def _ordinary(self, repository: Repository, found: Iterable[Any], details: Mapping[str, str]) -> None:
-        pending: list[Edit] = []
+    def _store_ordinary_edits(self, repository: Repository, found: Iterable[Any], details: Mapping[str, str]) -> None:
+        pending: list[CommitEdit] = []
         size = 0
         for edit in found:
             detail = details.get(edit.sha, "")
-            edit.moves = moved_lines.find(edit)
-            if ONWARD in detail:
-                edits.pass_on(edit)
-            if PRINTS in detail:
-                edits.fingerprint(edit)
-            if SUSPECTS not in detail:
-                self._put(edit, detail)
+            edit.moves = moved_lines.find_moved_blocks(edit)
+            if DETAIL_CONTINUATIONS in detail:
+                edits.map_ignored_revision_lines(edit)
+            if DETAIL_CHECKSUMS in detail:
+                edits.add_line_checksums(edit)
+            if DETAIL_SUSPECTS not in detail:
+                self._store_edit(edit, detail)
                 continue
             pending.append(edit)
             size += sum(len(body) for file in edit.files for body in file.bodies)
-            if len(pending) == _BATCH or size > _PENDING:
-                self._judge(repository, pending, details)
+            if len(pending) == _BATCH_SIZE or size > _MAX_PENDING_BYTES:
+                self._store_fix_edits(repository, pending, details)
                 pending, size = [], 0
-        self._judge(repository, pending, details)
+        self._store_fix_edits(repository, pending, details)
 
-    def _judge(self, repository: Repository, pending: Sequence[Edit], details: Mapping[str, str]) -> None:
+    def _store_fix_edits(self, repository: Repository, pending: Sequence[CommitEdit], details: Mapping[str, str]) -> None:
         """Find the suspects of fixes, whose files have to be read as they were before."""
-        wanted = sorted({file.blob for edit in pending for file in candidate_lines.candidates(edit)[0]})
-        pairs = zip(wanted, repository.blobs(wanted), strict=True)
+        wanted = sorted({file.blob for edit in pending for file in candidate_lines.select_candidate_files(edit)[0]})
+        pairs = zip(wanted, repository.read_blobs(wanted), strict=True)
         before = {blob: content for blob, content in pairs if content is not None}
         for edit in pending:
-            candidate_lines.judge(edit, before)
-            self._put(edit, details[edit.sha])
+            candidate_lines.find_suspect_lines(edit, before)
+            self._store_edit(edit, details[edit.sha])
 
-    def _put(self, edit: Edit, detail: str) -> None:
-        self._rows.append((edit.sha, detail, json.dumps(_pack(edit), separators=(",", ":"))))
-        if len(self._rows) >= _BATCH:
-            self._flush()
+    def _store_edit(self, edit: CommitEdit, detail: str) -> None:
+        self._rows.append((edit.sha, detail, json.dumps(_encode_edit(edit), separators=(",", ":"))))
+        if len(self._rows) >= _BATCH_SIZE:
+            self._flush_rows()
 
-    def _flush(self) -> None:
+    def _flush_rows(self) -> None:
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO edit VALUES (?, ?, ?)", self._rows)
         self._rows = []
 
 
-def _merges(repository: Repository, shas: Sequence[str]) -> Iterable[Any]:
+def _read_merges(repository: Repository, shas: Sequence[str]) -> Iterable[Any]:
     """What each merge brings into its first parent, with the files in which it mixes its parents."""
-    mixed = {edit.sha: edit for edit in repository.read(shas, edits.COMBINED, edits.Combined)}
-    for edit in repository.read(shas, edits.FIRST_PARENT, edits.Lists):
+    mixed = {edit.sha: edit for edit in repository.stream_diff_tree(shas, edits.COMBINED_DIFF_OPTIONS, edits.CombinedDiffParser)}
+    for edit in repository.stream_diff_tree(shas, edits.FIRST_PARENT_OPTIONS, edits.FileListParser):
         other = mixed.get(edit.sha)
-        if isinstance(edit, Skipped) or isinstance(other, Skipped) or other is None:
-            yield edit if isinstance(edit, Skipped) else Skipped(edit.sha, "unreadable")
+        if isinstance(edit, SkippedCommit) or isinstance(other, SkippedCommit) or other is None:
+            yield edit if isinstance(edit, SkippedCommit) else SkippedCommit(edit.sha, "unreadable")
         else:
             edit.mixed = other.mixed
             yield edit
 
 
-def _pack(edit: Edit) -> list[Any]:
+def _encode_edit(edit: CommitEdit) -> list[Any]:
     files = [
         [f.status, f.path, f.old_path, f.old, f.new, f.places, [[k, v] for k, v in f.went_on.items()]]
         for f in edit.files
@@ -162,23 +162,23 @@ def _pack(edit: Edit) -> list[Any]:
     return [files, mixed, edit.suspects, edit.passed, edit.prints, edit.size, edit.moves]
 
 
-def _unpack(sha: str, packed: Sequence[Any]) -> Edit:
+def _decode_edit(sha: str, packed: Sequence[Any]) -> CommitEdit:
     listed, mixed, found, passed, prints, size, moved = packed
     files = [
         FileEdit(status, path, old_path, old, new, places, dict(onward))
         for status, path, old_path, old, new, places, onward in listed
     ]
-    both = {path: Mixed(path, new, parents) for path, new, parents in mixed}
-    return Edit(sha, files, both, found, passed, prints, (size[0], size[1]), moved)
+    both = {path: CombinedFileEdit(path, new, parents) for path, new, parents in mixed}
+    return CommitEdit(sha, files, both, found, passed, prints, (size[0], size[1]), moved)
 
 
-def _connect(path: Path | None) -> sqlite3.Connection:
+def _open_database(path: Path | None) -> sqlite3.Connection:
     """A usable database; one that is broken or of another version is replaced."""
     if path is None:
-        return _prepared(sqlite3.connect(":memory:"))
+        return _prepare_database(sqlite3.connect(":memory:"))
     db = sqlite3.connect(path, timeout=10)
     try:
-        if db.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+        if db.execute("PRAGMA user_version").fetchone()[0] == CACHE_VERSION:
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("SELECT sha, detail, data FROM edit LIMIT 1").fetchone()
             return db
@@ -189,11 +189,11 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     db.close()
     for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         leftover.unlink(missing_ok=True)
-    return _prepared(sqlite3.connect(path, timeout=10))
+    return _prepare_database(sqlite3.connect(path, timeout=10))
 
 
-def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:
+def _prepare_database(db: sqlite3.Connection) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
-    db.executescript(f"BEGIN; {_TABLE}; PRAGMA user_version = {VERSION}; COMMIT;")
+    db.executescript(f"BEGIN; {_CREATE_TABLE}; PRAGMA user_version = {CACHE_VERSION}; COMMIT;")
     return db

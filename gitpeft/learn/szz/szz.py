@@ -13,30 +13,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gitpeft.config import Config
-from gitpeft.diff.patch import path_text
+from gitpeft.diff.patch import unquote_path
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.history import fix_detection
-from gitpeft.learn.szz.blame import Replay, Step
-from gitpeft.learn.szz.candidate_lines import aside
-from gitpeft.learn.szz.edit_cache import Ledger
-from gitpeft.learn.szz.edits import ONWARD, PRINTS, SUSPECTS, Edit
-from gitpeft.risk.change_metrics import DAY
+from gitpeft.learn.szz.blame import BlameReplay, ReplayStep
+from gitpeft.learn.szz.candidate_lines import classify_non_code
+from gitpeft.learn.szz.edit_cache import EditCache
+from gitpeft.learn.szz.edits import DETAIL_CONTINUATIONS, DETAIL_CHECKSUMS, DETAIL_SUSPECTS, CommitEdit
+from gitpeft.risk.change_metrics import DAY_SECONDS
 
 Listener = Callable[[str, float, str], None]
 
-IGNORE_FILE = ".git-blame-ignore-revs"
-ENOUGH = 20
+IGNORE_REVS_FILE = ".git-blame-ignore-revs"
+MIN_LATENCY_SAMPLES = 20
 """Verdicts below which a quantile of the latency says nothing."""
 
-LARGE_FILES, LARGE_LINES = 100, 10_000
+LARGE_COMMIT_FILES, LARGE_COMMIT_LINES = 100, 10_000
 """A commit of more files or added lines is an import or a rewrite: it is not called the cause of a bug."""
 
-_EPOCH = 631_152_000  # 1990-01-01, before which no version control dates its commits
+_EARLIEST_DATE = 631_152_000  # 1990-01-01, before which no version control dates its commits
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BugIntroducingCommit:
     """A commit that introduced a bug.
 
     `known` is when that came out: the commit time of its earliest fix, in Unix seconds. `fixes` are the ids
@@ -51,7 +51,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TraceReport:
     """What was found and what was left out, and why.
 
     `commits` were looked at, `read` of them now (the rest was kept); `fixes` counts fixes by kind of evidence
@@ -72,24 +72,24 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class SzzLabels:
     """The verdicts by commit, the fixes with the kind of evidence for each, and the counts behind them."""
 
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, BugIntroducingCommit]
     fixes: dict[str, str]
-    report: Report
+    report: TraceReport
     _days: tuple[float, ...] = field(default=(), repr=False)
 
-    def known_at(self, time: int) -> set[str]:
+    def bugs_known_at(self, time: int) -> set[str]:
         """The commits that were known to be buggy at a moment (Unix seconds)."""
         return {sha for sha, verdict in self.verdicts.items() if verdict.known <= time}
 
-    def latency(self, quantile: float) -> float | None:
+    def latency_quantile(self, quantile: float) -> float | None:
         """Days from bug to first fix that this share of the verdicts did not exceed, interpolated linearly.
 
         None with fewer than `ENOUGH` verdicts.
         """
-        if len(self._days) < ENOUGH:
+        if len(self._days) < MIN_LATENCY_SAMPLES:
             return None
         at = quantile * (len(self._days) - 1)
         low = min(int(at), len(self._days) - 2)
@@ -97,7 +97,7 @@ class Labels:
 
 
 @dataclass(slots=True)
-class _Case:
+class _MessageEvidence:
     """What the messages of a history say: its fixes with their kinds, and the commits that some name."""
 
     commits: dict[str, Commit]
@@ -108,19 +108,19 @@ class _Case:
     skipped: Counter[str]
     unused: dict[str, int]
 
-    def details(self) -> dict[str, str]:
+    def required_details(self) -> dict[str, str]:
         """What is to be known of each commit beside the places that it changes."""
         found: dict[str, str] = defaultdict(str)
         for sha in self.ignored:
-            found[sha] += ONWARD
+            found[sha] += DETAIL_CONTINUATIONS
         for sha in self.fixes:
-            found[sha] += SUSPECTS
+            found[sha] += DETAIL_SUSPECTS
         for sha in {*self.reverts, *(target for targets in self.reverts.values() for target in targets)}:
-            found[sha] += PRINTS if len(self.commits[sha].parents) < 2 else ""
+            found[sha] += DETAIL_CHECKSUMS if len(self.commits[sha].parents) < 2 else ""
         return dict(found)
 
 
-def find(repository: Repository, tip: str, config: Config, listen: Listener) -> Labels:
+def trace_bug_introducing_commits(repository: Repository, tip: str, config: Config, listen: Listener) -> SzzLabels:
     """Label the history that `tip` reaches; what was read is kept in the state directory for the next time.
 
     `listen` hears the step, the share that is done, and a few words. Raises GitpeftError when `tip` names no
@@ -128,94 +128,94 @@ def find(repository: Repository, tip: str, config: Config, listen: Listener) -> 
     """
     start = time.monotonic()
     listen("labels", 0.0, "messages")
-    sha = repository.resolve(tip)
-    commits = repository.messages(sha)
-    case = _open_case(commits, config.fix_pattern, _ignored(repository, sha))
-    with Ledger.open(repository.state_dir) as ledger:
-        read, unread = ledger.read(
+    sha = repository.resolve_commit(tip)
+    commits = repository.read_commit_messages(sha)
+    case = _collect_message_evidence(commits, config.fix_pattern, _read_ignored_revisions(repository, sha))
+    with EditCache.open(repository.state_dir) as ledger:
+        read, unread = ledger.read_missing(
             repository,
             commits,
-            case.details(),
+            case.required_details(),
             lambda n, of: listen("labels", 0.9 * n / max(1, of), f"{n:,} commits"),
         )
         case.skipped.update(unread)
-        trial = _Trial(case, ledger.get)
-        replay = Replay(commits, ledger.get, through=True, reverts=case.reverts)
+        trial = _BugTracer(case, ledger.get_edit)
+        replay = BlameReplay(commits, ledger.get_edit, through=True, reverts=case.reverts)
         for step in replay:
-            trial.hear(step, replay)
-    labels = trial.close(len(commits), read, start)
+            trial.process_step(step, replay)
+    labels = trial.build_labels(len(commits), read, start)
     listen(
         "labels", 1.0, f"{len(labels.fixes):,} fixes, {len(labels.verdicts):,} commits that introduced bugs"
     )
     return labels
 
 
-def _ignored(repository: Repository, tip: str) -> frozenset[str]:
+def _read_ignored_revisions(repository: Repository, tip: str) -> frozenset[str]:
     """The commits that the team wants passed over, as committed at the tip."""
-    text = repository.file(tip, IGNORE_FILE).decode("utf-8", "replace")
+    text = repository.read_file(tip, IGNORE_REVS_FILE).decode("utf-8", "replace")
     return frozenset(line.partition("#")[0].strip().lower() for line in text.splitlines())
 
 
-def _open_case(commits: Sequence[Commit], pattern: str, ignored: frozenset[str]) -> _Case:
+def _collect_message_evidence(commits: Sequence[Commit], pattern: str, ignored: frozenset[str]) -> _MessageEvidence:
     by_sha = {commit.sha: commit for commit in commits}
     texts = {c.sha: f"{c.subject}\n{c.body}" for c in commits if len(c.parents) < 2}
-    habits, counts = fix_detection.learn(texts.values(), pattern)
+    habits, counts = fix_detection.learn_fix_conventions(texts.values(), pattern)
     unused = {
-        kind: counts[kind] for kind in fix_detection.KINDS if kind in counts and kind not in habits.kinds
+        kind: counts[kind] for kind in fix_detection.EVIDENCE_KINDS if kind in counts and kind not in habits.kinds
     }
-    reverts = _reverts(commits, texts)
-    standing = _standing(reverts)
+    reverts = _find_reverts(commits, texts)
+    standing = _find_standing_reverts(reverts)
     skipped: Counter[str] = Counter()
     found: dict[str, str] = {}
     for sha, text in texts.items():
-        kind = fix_detection.is_fix(text, habits)
+        kind = fix_detection.find_fix_evidence(text, habits)
         if not kind or sha in ignored:
             continue
         if sha in reverts and sha not in standing:
             skipped["reverted or reapplied"] += 1
-        elif not _plausible(by_sha[sha]):
+        elif not _has_plausible_date(by_sha[sha]):
             skipped["implausible date"] += 1
         else:
             found[sha] = kind
-    find_sha = _Finder(commits)
+    find_sha = _ShaResolver(commits)
     named = {
-        sha: find_sha.all(fix_detection.named(texts[sha])) for sha, kind in found.items() if kind == "trailer"
+        sha: find_sha.resolve_prefixes(fix_detection.parse_fixes_trailers(texts[sha])) for sha, kind in found.items() if kind == "trailer"
     }
     named |= {sha: reverts[sha] for sha in found if sha in reverts}
     ours = frozenset(ignored.intersection(by_sha))
-    return _Case(by_sha, found, {k: v for k, v in named.items() if v}, reverts, ours, skipped, unused)
+    return _MessageEvidence(by_sha, found, {k: v for k, v in named.items() if v}, reverts, ours, skipped, unused)
 
 
-class _Finder:
+class _ShaResolver:
     """Full ids of commits from short ones."""
 
     def __init__(self, commits: Sequence[Commit]) -> None:
         self.shas = sorted(commit.sha for commit in commits)
 
-    def one(self, start: str) -> str | None:
+    def resolve_prefix(self, start: str) -> str | None:
         """The commit whose id begins so, None where there is none or several."""
         at = bisect_left(self.shas, start)
         found = [sha for sha in self.shas[at : at + 2] if sha.startswith(start)]
         return found[0] if len(found) == 1 else None
 
-    def all(self, starts: Sequence[str]) -> tuple[str, ...]:
+    def resolve_prefixes(self, starts: Sequence[str]) -> tuple[str, ...]:
         """Those that are here, each once."""
-        return tuple(dict.fromkeys(sha for start in starts if (sha := self.one(start))))
+        return tuple(dict.fromkeys(sha for start in starts if (sha := self.resolve_prefix(start))))
 
 
-def _reverts(commits: Sequence[Commit], texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def _find_reverts(commits: Sequence[Commit], texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """For each revert the earlier commits that it takes back: by their ids, or else by the subject it quotes.
 
     That of a merge names no single commit, and that of an unknown one none: these are left to the lines.
     """
-    finder = _Finder(commits)
+    finder = _ShaResolver(commits)
     seen: set[str] = set()
     latest: dict[str, str] = {}
     found: dict[str, tuple[str, ...]] = {}
     for commit in commits:
         text = texts.get(commit.sha, "")
-        starts, subject = fix_detection.reverted(text), fix_detection.reverted_subject(text)
-        targets = finder.all(starts) or ((latest[subject],) if subject in latest else ())
+        starts, subject = fix_detection.find_reverted_commits(text), fix_detection.find_reverted_subject(text)
+        targets = finder.resolve_prefixes(starts) or ((latest[subject],) if subject in latest else ())
         if starts or subject:
             found[commit.sha] = tuple(sha for sha in targets if sha in seen and sha in texts)
         seen.add(commit.sha)
@@ -223,7 +223,7 @@ def _reverts(commits: Sequence[Commit], texts: Mapping[str, str]) -> dict[str, t
     return found
 
 
-def _standing(reverts: dict[str, tuple[str, ...]]) -> set[str]:
+def _find_standing_reverts(reverts: dict[str, tuple[str, ...]]) -> set[str]:
     """The reverts that take something back for good: not taken back themselves, and not of a revert.
 
     `reverts` is in the order of history; a later one decides over an earlier one, so the newest come first.
@@ -240,14 +240,14 @@ def _standing(reverts: dict[str, tuple[str, ...]]) -> set[str]:
     return standing
 
 
-def _plausible(commit: Commit) -> bool:
-    return _EPOCH <= commit.commit_time <= time.time() + DAY
+def _has_plausible_date(commit: Commit) -> bool:
+    return _EARLIEST_DATE <= commit.commit_time <= time.time() + DAY_SECONDS
 
 
-class _Trial:
+class _BugTracer:
     """Collects what speaks against each commit while the history is replayed."""
 
-    def __init__(self, case: _Case, edits: Callable[[str], Edit | None]) -> None:
+    def __init__(self, case: _MessageEvidence, edits: Callable[[str], CommitEdit | None]) -> None:
         self.case = case
         self.edits = edits
         self.large: set[str] = set()
@@ -255,16 +255,16 @@ class _Trial:
         self.passed: Counter[str] = Counter()
         self.traced = 0
 
-    def hear(self, step: Step, replay: Replay) -> None:
+    def process_step(self, step: ReplayStep, replay: BlameReplay) -> None:
         """Take the next commit; if it is a fix, trace the lines that it removes."""
         edit, sha = step.edit, step.commit.sha
-        if edit and (edit.size[0] > LARGE_FILES or edit.size[1] > LARGE_LINES):
+        if edit and (edit.size[0] > LARGE_COMMIT_FILES or edit.size[1] > LARGE_COMMIT_LINES):
             self.large.add(sha)
         if sha not in self.case.fixes or edit is None:
             return
         self.passed.update(edit.passed)
-        blamed = self._named(sha)
-        for bug, path, line in self._origins(step, edit, replay):
+        blamed = self._resolve_named_bugs(sha)
+        for bug, path, line in self._trace_suspect_lines(step, edit, replay):
             if blamed is None or bug in blamed:
                 self.evidence.setdefault(bug, {}).setdefault(sha, set()).add((path, line))
                 self.traced += 1
@@ -273,13 +273,13 @@ class _Trial:
         for bug in blamed or ():
             self.evidence.setdefault(bug, {}).setdefault(sha, set())
 
-    def _named(self, fix: str) -> set[str] | None:
+    def _resolve_named_bugs(self, fix: str) -> set[str] | None:
         """The commits that a fix names and that may have been wrong; None where it names none."""
         if fix not in self.case.named:
             return None
         found = set()
         for bug in self.case.named[fix]:
-            reason = self._excuse(bug, fix) or ("" if self._has_code(bug) else "no code")
+            reason = self._explain_exclusion(bug, fix) or ("" if self._has_code(bug) else "no code")
             if reason:
                 self.passed[f"commit: named, {reason}"] += 1
             else:
@@ -288,45 +288,45 @@ class _Trial:
 
     def _has_code(self, sha: str) -> bool:
         edit = self.edits(sha)
-        return edit is not None and any(not aside(path_text(file.path)) for file in edit.files)
+        return edit is not None and any(not classify_non_code(unquote_path(file.path)) for file in edit.files)
 
-    def _origins(self, step: Step, edit: Edit, replay: Replay) -> Iterator[tuple[str, str, int]]:
+    def _trace_suspect_lines(self, step: ReplayStep, edit: CommitEdit, replay: BlameReplay) -> Iterator[tuple[str, str, int]]:
         """Commit, path and line of the origin of each suspect line whose commit has no excuse."""
         fix = step.commit.sha
         for old_path, numbers in edit.suspects.items():
-            version = step.before.get(old_path)
+            version = step.before.get_file(old_path)
             lines = version.lines if version and version.lines is not None else ()
             for number in numbers:
                 origin = int(lines[number - 1]) if number <= len(lines) else -1
                 if origin < 0:
                     self.passed["line: history not here"] += 1
                     continue
-                bug, path, line = replay.owner(origin)
-                if reason := self._excuse(bug, fix):
+                bug, path, line = replay.locate_origin(origin)
+                if reason := self._explain_exclusion(bug, fix):
                     self.passed[f"line: {reason}"] += 1
                 else:
-                    yield bug, path_text(path), line
+                    yield bug, unquote_path(path), line
 
-    def _excuse(self, bug: str, fix: str) -> str:
+    def _explain_exclusion(self, bug: str, fix: str) -> str:
         """Why a commit cannot be the cause of what a fix repairs; empty where it can."""
         if bug in self.case.ignored:
             return "ignored revision"
         if bug in self.large:
             return "large commit"
         found = self.case.commits[bug]
-        if not _plausible(found):
+        if not _has_plausible_date(found):
             return "implausible date"
         return "dated after its fix" if found.commit_time > self.case.commits[fix].commit_time else ""
 
-    def close(self, commits: int, read: int, start: float) -> Labels:
+    def build_labels(self, commits: int, read: int, start: float) -> SzzLabels:
         """The verdicts, in the order of when they became known."""
         times = {sha: commit.commit_time for sha, commit in self.case.commits.items()}
         verdicts = sorted(
-            (_verdict(sha, by, times) for sha, by in self.evidence.items()), key=lambda v: (v.known, v.sha)
+            (_make_bug_introducing_commit(sha, by, times) for sha, by in self.evidence.items()), key=lambda v: (v.known, v.sha)
         )
-        days = sorted((verdict.known - times[verdict.sha]) / DAY for verdict in verdicts)
-        lines, files, skipped = (_under(kind, self.passed) for kind in ("line", "file", "commit"))
-        report = Report(
+        days = sorted((verdict.known - times[verdict.sha]) / DAY_SECONDS for verdict in verdicts)
+        lines, files, skipped = (_select_counts(kind, self.passed) for kind in ("line", "file", "commit"))
+        report = TraceReport(
             commits,
             read,
             dict(Counter(self.case.fixes.values())),
@@ -337,15 +337,15 @@ class _Trial:
             {**self.case.skipped, **skipped},
             time.monotonic() - start,
         )
-        return Labels({verdict.sha: verdict for verdict in verdicts}, self.case.fixes, report, tuple(days))
+        return SzzLabels({verdict.sha: verdict for verdict in verdicts}, self.case.fixes, report, tuple(days))
 
 
-def _verdict(sha: str, by: Mapping[str, set[tuple[str, int]]], times: Mapping[str, int]) -> Verdict:
+def _make_bug_introducing_commit(sha: str, by: Mapping[str, set[tuple[str, int]]], times: Mapping[str, int]) -> BugIntroducingCommit:
     ordered = sorted(by, key=lambda fix: times[fix])
-    return Verdict(sha, times[ordered[0]], tuple(ordered), tuple(sorted(set().union(*by.values()))))
+    return BugIntroducingCommit(sha, times[ordered[0]], tuple(ordered), tuple(sorted(set().union(*by.values()))))
 
 
-def _under(kind: str, counts: Mapping[str, int]) -> dict[str, int]:
+def _select_counts(kind: str, counts: Mapping[str, int]) -> dict[str, int]:
     """The counts whose reasons begin with a kind, without it, the most frequent first."""
     found = [(reason[len(kind) + 2 :], n) for reason, n in counts.items() if reason.startswith(f"{kind}: ")]
     return dict(sorted(found, key=lambda pair: -pair[1]))

@@ -13,50 +13,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitpeft.bundle import bundle as bundles
-from gitpeft.learn.data.dataset import Dataset, Example, pair
+from gitpeft.learn.data.dataset import Dataset, Example, encode_example
 from gitpeft.learn.evaluation import trial
-from gitpeft.runtime.tokenizer import wrapped
+from gitpeft.runtime.tokenizer import wrap_source
 
 if TYPE_CHECKING:
-    from gitpeft.learn.data.batches import Rendered
-    from gitpeft.learn.models.bases import Base
-    from gitpeft.learn.models.methods import Method
+    from gitpeft.learn.data.batches import RenderedExamples
+    from gitpeft.learn.models.bases import BaseModel
+    from gitpeft.learn.models.methods import TuningMethod
 
-MESSAGES = "messages"
-EPOCHS = 8
-BATCH = 24
+MESSAGE_TASK = "messages"
+MAX_EPOCHS = 8
+BATCH_EXAMPLES = 24
 """Examples a batch holds when all are as long as the budget allows."""
 
 PARITY_EXAMPLES = 48
-MOST_VALID = 200
+MAX_LOSS_EXAMPLES = 200
 """A validation pass costs as much as several steps: on all of a long history it would eat short budgets."""
 PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
 """Batches of the gradient pass that chooses a hybrid's layers, and the examples in each: all weights have
 gradients there, so that they are smaller than in training."""
 
-Listener = Callable[[str, float, str], None]
+ProgressListener = Callable[[str, float, str], None]
 """Hears (step, share done 0..1, detail) while a step goes on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """What to train: `steps` 0 means `EPOCHS` passes, at most; `minutes` bounds it in any case.
 
     `warm`: the folder of an adapter of the same method and base, with which training begins. `checks`: how
     often in a run the validation loss is measured, on at most `MOST_VALID` examples.
     """
 
-    base: "Base"
-    method: "Method"
+    base: "BaseModel"
+    method: "TuningMethod"
     seed: int = 0
     minutes: float = 5.0
     steps: int = 0
     checks: int = 10
-    task: str = MESSAGES
+    task: str = MESSAGE_TASK
     warm: str = ""
 
 
-def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Method", dict[str, Any]]:
+def tune_base(job: TrainingJob, data: Dataset, folder: Path, listen: ProgressListener) -> tuple["TuningMethod", dict[str, Any]]:
     """Tune the base on the training part; returns the method, its layers chosen, and the cost.
 
     Leaves `method.json`, `adapter/` and `run.json` in `folder`; what is there is not made again, and a
@@ -64,114 +64,114 @@ def train(job: Job, data: Dataset, folder: Path, listen: Listener) -> tuple["Met
     """
     if (folder / "run.json").exists():
         listen("train", 1.0, "already trained")
-        return _kept_method(job, folder), dict(_read_json(folder / "run.json"))
+        return _read_method(job, folder), dict(_read_json(folder / "run.json"))
     from gitpeft.learn.models import methods, warm
-    from gitpeft.learn.training.loop import Progress, fit, pick_device
+    from gitpeft.learn.training.loop import TrainingProgress, train_model, pick_device
 
     folder.mkdir(parents=True, exist_ok=True)
-    held_out = trial.sample(data.valid, MOST_VALID, seed=1)
-    rendered = [render_all(part, job.base) for part in (data.train, held_out)]
+    held_out = trial.sample_examples(data.valid, MAX_LOSS_EXAMPLES, seed=1)
+    rendered = [render_examples(part, job.base) for part in (data.train, held_out)]
     model, device = job.base.load(), pick_device()
-    method = _with_layers(job, model.to(device), rendered[0], folder)
-    model = warm.start(methods.attach(model, method), method, job.warm).to(device)
+    method = _resolve_method(job, model.to(device), rendered[0], folder)
+    model = warm.warm_start_model(methods.attach_method(model, method), method, job.warm).to(device)
     notes: list[str] = []
 
-    def heard(progress: Progress) -> None:
+    def report_progress(progress: TrainingProgress) -> None:
         notes.extend([progress.note] if progress.note else [])
         rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
         listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes[-1:])))
 
     checkpoint = folder / "checkpoint"
-    cost = fit(
-        model, rendered[0], _settings(job, len(data.train)), valid=rendered[1], on_step=heard,
+    cost = train_model(
+        model, rendered[0], _training_settings(job, len(data.train)), valid=rendered[1], on_step=report_progress,
         checkpoint=checkpoint, evaluate_every=1 / job.checks,
     )  # fmt: skip
-    methods.save(model.cpu(), folder / "adapter.new")
-    shutil.rmtree(folder / bundles.ADAPTER, ignore_errors=True)
-    (folder / "adapter.new").rename(folder / bundles.ADAPTER)
-    found = cost.as_dict() | {"adapter_bytes": _size(folder / bundles.ADAPTER), "notes": notes}
+    methods.save_trained_weights(model.cpu(), folder / "adapter.new")
+    shutil.rmtree(folder / bundles.ADAPTER_FOLDER, ignore_errors=True)
+    (folder / "adapter.new").rename(folder / bundles.ADAPTER_FOLDER)
+    found = cost.as_dict() | {"adapter_bytes": _measure_folder_size(folder / bundles.ADAPTER_FOLDER), "notes": notes}
     write_json(folder / "run.json", found)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return method, dict(_read_json(folder / "run.json"))
 
 
-def most_steps(examples: int) -> int:
+def count_max_steps(examples: int) -> int:
     """Steps of `EPOCHS` passes over so many examples."""
-    return max(1, EPOCHS * examples // BATCH)
+    return max(1, MAX_EPOCHS * examples // BATCH_EXAMPLES)
 
 
-def _settings(job: Job, examples: int) -> Any:
-    from gitpeft.learn.training.loop import Settings, parts_for
+def _training_settings(job: TrainingJob, examples: int) -> Any:
+    from gitpeft.learn.training.loop import TrainingSettings, count_batch_parts
 
-    batch_tokens = BATCH * job.base.budget.total
-    return Settings(
-        steps=job.steps or most_steps(examples),
+    batch_tokens = BATCH_EXAMPLES * job.base.budget.total
+    return TrainingSettings(
+        steps=job.steps or count_max_steps(examples),
         minutes=job.minutes,
         batch_tokens=batch_tokens,
         lr=job.method.lr,
         warmup=0.05,
         decay=0.7,
-        parts=parts_for(batch_tokens),
+        parts=count_batch_parts(batch_tokens),
         seed=job.seed,
         source_limit=job.base.budget.total,
     )
 
 
-def _with_layers(job: Job, model: Any, data: "Rendered", folder: Path) -> "Method":
+def _resolve_method(job: TrainingJob, model: Any, data: "RenderedExamples", folder: Path) -> "TuningMethod":
     """The method; a hybrid's layers for full tuning are chosen here, once for a run."""
     if (folder / "method.json").exists():
-        return _kept_method(job, folder)
+        return _read_method(job, folder)
     method = job.method
     if method.name == "hybrid" and not method.full:
         from gitpeft.learn.models import methods
-        from gitpeft.learn.training.loop import losses
+        from gitpeft.learn.training.loop import iterate_batch_losses
 
-        small = replace(_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total)
-        batches = losses(model, data, small, PROBE_BATCHES)
+        small = replace(_training_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total)
+        batches = iterate_batch_losses(model, data, small, PROBE_BATCHES)
         ranked = methods.rank_layers(model, batches)
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
     write_json(folder / "method.json", method.as_dict())
     return method
 
 
-def _kept_method(job: Job, folder: Path) -> "Method":
+def _read_method(job: TrainingJob, folder: Path) -> "TuningMethod":
     from gitpeft.learn.models import methods
 
     kept = dict(_read_json(folder / "method.json"))
-    return methods.of(str(kept.pop("name")), kept)
+    return methods.make_method(str(kept.pop("name")), kept)
 
 
-def render_all(examples: Sequence[Example], base: "Base") -> "Rendered":
+def render_examples(examples: Sequence[Example], base: "BaseModel") -> "RenderedExamples":
     """Examples as token ids, the message ended."""
-    from gitpeft.learn.data.batches import Rendered
+    from gitpeft.learn.data.batches import RenderedExamples
 
-    return Rendered.of(list(map(partial(pair_for, base), examples)))
+    return RenderedExamples.from_pairs(list(map(partial(encode_example_for_base, base), examples)))
 
 
-def pair_for(base: "Base", example: Example) -> tuple[list[int], list[int]]:
+def encode_example_for_base(base: "BaseModel", example: Example) -> tuple[list[int], list[int]]:
     """Source and target ids of an example as this base reads them."""
-    source, target = pair(example, base.budget, base.codec())
-    return wrapped(source, base.wrapping(), base.budget.total), target
+    source, target = encode_example(example, base.budget, base.load_codec())
+    return wrap_source(source, base.find_wrapping_ids(), base.budget.total), target
 
 
-def export(base: "Base", method: "Method", data: Dataset, folder: Path) -> dict[str, Any]:
+def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder: Path) -> dict[str, Any]:
     """Write the run's ONNX files through the parity gate; what the gate measured, and decoding settings."""
     done = folder / "exported.json"
     if done.exists():
         return dict(_read_json(done))
-    from gitpeft.learn.export.parity import export as write_graphs
+    from gitpeft.learn.export.parity import export_model as write_graphs
     from gitpeft.learn.models import methods
 
-    model = methods.load_merged(base.load(), method, folder / bundles.ADAPTER)
-    held_out = trial.sample(data.valid, PARITY_EXAMPLES, seed=0)
-    pairs = [pair_for(base, example) for example in held_out]
+    model = methods.load_merged_model(base.load(), method, folder / bundles.ADAPTER_FOLDER)
+    held_out = trial.sample_examples(data.valid, PARITY_EXAMPLES, seed=0)
+    pairs = [encode_example_for_base(base, example) for example in held_out]
     asked = [(source, target[:-1]) for source, target in pairs]
-    result = write_graphs(model, base.tokenizer, folder, asked, wrapping=base.wrapping())
+    result = write_graphs(model, base.tokenizer_path, folder, asked, wrapping=base.find_wrapping_ids())
     write_json(done, result.to_dict())
     return result.to_dict()
 
 
-def soften(folder: Path, strength: float) -> Path:
+def scale_adapter(folder: Path, strength: float) -> Path:
     """A run's LoRA taken only a part of the way from the base: a folder to `export` from, with its adapter.
 
     Between base and tuned weights often lies what is better than either on later commits (Wortsman et al.
@@ -180,20 +180,20 @@ def soften(folder: Path, strength: float) -> Path:
     from safetensors.torch import load_file, save_file
 
     softer = folder / f"strength-{strength:g}"
-    if not (softer / bundles.ADAPTER).is_dir():
+    if not (softer / bundles.ADAPTER_FOLDER).is_dir():
         new = softer / "adapter.new"
         shutil.rmtree(new, ignore_errors=True)
-        shutil.copytree(folder / bundles.ADAPTER, new)
+        shutil.copytree(folder / bundles.ADAPTER_FOLDER, new)
         weights = load_file(new / "adapter_model.safetensors")
         for name in weights:
             if ".lora_B." in name:
                 weights[name] = weights[name] * strength
         save_file(weights, new / "adapter_model.safetensors", {"format": "pt"})
-        new.rename(softer / bundles.ADAPTER)
+        new.rename(softer / bundles.ADAPTER_FOLDER)
     return softer
 
 
-def _size(folder: Path) -> int:
+def _measure_folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

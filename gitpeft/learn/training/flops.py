@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-_CROSS = ("EncDecAttention", "encoder_attn")
-_KEYS = ("k", "v", "k_proj", "v_proj")
+_CROSS_ATTENTION = ("EncDecAttention", "encoder_attn")
+_KEY_VALUE_NAMES = ("k", "v", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StepFlops:
     """What one training step over a sequence-to-sequence model costs, in floating-point operations.
 
     `source` and `target` are operations a token of either side, forward and backward; `encoder`, `decoder`
@@ -30,12 +30,12 @@ class Work:
     cross: float
 
     @classmethod
-    def of(cls, model: Any) -> "Work":
+    def from_model(cls, model: Any) -> "StepFlops":
         """Read off a model's weights: 2 operations a weight and token forward, 2 for the gradient of its
         input, and 2 more for that of the weight where it is trained."""
         sides = {"source": 0.0, "target": 0.0}
         for name, weight in model.named_parameters():
-            if weight.ndim == 2 and not _is_table(name):
+            if weight.ndim == 2 and not _is_embedding_table(name):
                 side = "source" if _reads_source(name) else "target"
                 sides[side] += (6 if weight.requires_grad else 4) * weight.numel()
         config = model.config
@@ -43,25 +43,25 @@ class Work:
         sides["target"] += 6 * below.vocab_size * below.hidden_size  # the output's table, which may be shared
         if hasattr(model, "pointer"):
             sides["target"] += 6 * model.pointer.token.weight.numel()  # used on both sides
-        encoder = 12 * _width(above) * above.num_hidden_layers
+        encoder = 12 * _heads_width(above) * above.num_hidden_layers
         layers = getattr(below, "num_decoder_layers", None) or getattr(below, "decoder_layers", None)
-        decoder = 12 * _width(below) * (layers or below.num_hidden_layers)
+        decoder = 12 * _heads_width(below) * (layers or below.num_hidden_layers)
         return cls(sides["source"], sides["target"], encoder, decoder, decoder)
 
-    def step(self, sources: Sequence[int], targets: Sequence[int]) -> float:
+    def count_batch(self, sources: Sequence[int], targets: Sequence[int]) -> float:
         """Operations of a batch whose examples have these lengths in tokens."""
         s, t = torch.tensor(sources, dtype=torch.double), torch.tensor(targets, dtype=torch.double)
         per_token = self.source * s + self.target * t
         return float((per_token + self.encoder * s * s + self.decoder * t * t + self.cross * s * t).sum())
 
 
-def _width(config: Any) -> int:
+def _heads_width(config: Any) -> int:
     """The width of all heads together."""
     heads = config.num_attention_heads
     return int(heads * (getattr(config, "d_kv", None) or config.hidden_size // heads))
 
 
-def _is_table(name: str) -> bool:
+def _is_embedding_table(name: str) -> bool:
     return any(part in name for part in ("shared", "embed", "lm_head", "relative_attention_bias"))
 
 
@@ -70,24 +70,24 @@ def _reads_source(name: str) -> bool:
     parts = name.split(".")
     if "pointer" in parts:
         return "query" not in parts and "gate" not in parts
-    crossing = any(part in parts for part in _CROSS)
-    return "encoder" in parts or (crossing and any(part in parts for part in _KEYS))
+    crossing = any(part in parts for part in _CROSS_ATTENTION)
+    return "encoder" in parts or (crossing and any(part in parts for part in _KEY_VALUE_NAMES))
 
 
-def matrix_rate(device: torch.device, size: int | None = None, rounds: int = 8) -> float:
+def measure_matrix_rate(device: torch.device, size: int | None = None, rounds: int = 8) -> float:
     """Operations a second of a square bf16 matrix product on this device: the best of `rounds`."""
     size = size or (8192 if device.type == "cuda" else 1024)
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     best = float("inf")
     for _ in range(rounds):
-        _wait(device)
+        _synchronise_device(device)
         start = time.perf_counter()
         a @ a
-        _wait(device)
+        _synchronise_device(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 
 
-def _wait(device: torch.device) -> None:
+def _synchronise_device(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -17,33 +17,33 @@ import torch
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.training import memory
-from gitpeft.learn.training.flops import Work
+from gitpeft.learn.training.flops import StepFlops
 
 
-class Examples(Protocol):
+class TrainingExamples(Protocol):
     """What is learnt from (see `arrays.Rendered` and `arrays.Judged`)."""
 
     def __len__(self) -> int: ...
 
-    def arrays(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
         """The inputs of the model for some examples; `labels` that count for nothing are -100."""
         ...
 
-    def lengths(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
+    def count_tokens(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
         """Tokens of their sources and targets."""
         ...
 
-    def take(self, chosen: Iterable[int]) -> Self:
+    def select_examples(self, chosen: Iterable[int]) -> Self:
         """Some of the examples."""
         ...
 
-    def batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
+    def iterate_batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
         """One pass in random order, about `tokens` tokens a batch."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TrainingSettings:
     """How to train. Training ends at `steps` or after `minutes`, whichever comes first; lr follows that end.
 
     `batch_tokens`: about how many source tokens (and 4 per target token) a batch holds. `lr`: peak rate of
@@ -72,7 +72,7 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """Where a training stands: `loss` is nats a target token, smoothed; `done` is the share of the budget.
 
     `flops` are the floating-point operations that the real tokens so far needed (`speed.Work`).
@@ -90,7 +90,7 @@ class Progress:
 
 
 @dataclass(slots=True)
-class Cost:
+class TrainingCost:
     """What a training took. Sizes in bytes; `tokens` counts source and target tokens seen, `flops` what
     they needed in floating-point operations.
 
@@ -117,7 +117,7 @@ class Cost:
     valid_curve: list[tuple[int, float]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> "Cost":
+    def from_dict(cls, data: Mapping[str, Any]) -> "TrainingCost":
         """What `as_dict` gave."""
         return cls(**{one.name: data[one.name] for one in fields(cls) if one.name in data})
 
@@ -137,22 +137,22 @@ Objective = Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, torch.T
 """From a model and a batch to the loss that goes down and the loss that is shown, nats a target token."""
 
 
-def parts_for(batch_tokens: int) -> int:
+def count_batch_parts(batch_tokens: int) -> int:
     """`Settings.parts` for this machine: on a CPU so many that each holds at most about `HELD` tokens."""
-    return 1 if pick_device().type != "cpu" else -(-batch_tokens // HELD)
+    return 1 if pick_device().type != "cpu" else -(-batch_tokens // MAX_HELD_TOKENS)
 
 
-def fit(
+def train_model(
     model: Any,
-    train: Examples,
-    settings: Settings,
+    train: TrainingExamples,
+    settings: TrainingSettings,
     *,
-    valid: Examples | None = None,
+    valid: TrainingExamples | None = None,
     evaluate_every: float = 0.1,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[TrainingProgress], None] | None = None,
     checkpoint: Path | None = None,
     objective: Objective | None = None,
-) -> Cost:
+) -> TrainingCost:
     """Train every parameter that requires gradients; ends with the weights of the best validation loss.
 
     `valid` is measured each time another `evaluate_every` share of the budget is used. `checkpoint` is
@@ -161,27 +161,27 @@ def fit(
     already too much. `objective` is what goes down where that is more than the loss of messages.
     """
     device = next(model.parameters()).device
-    memory.reset(str(device))
+    memory.reset_peak_memory(str(device))
     torch.manual_seed(settings.seed)
-    optimisers = _optimisers(model, settings)
-    resumed = _resume(checkpoint, model, optimisers)
-    state = _Loop(model, settings, optimisers, resumed, objective or _messages)
+    optimisers = _make_optimisers(model, settings)
+    resumed = _resume_checkpoint(checkpoint, model, optimisers)
+    state = _TrainingLoop(model, settings, optimisers, resumed, objective or _message_loss)
     best: tuple[float, dict[str, Any]] | None = resumed.get("best")
-    due, saved = state.done() + evaluate_every, time.monotonic()
+    due, saved = state.share_done() + evaluate_every, time.monotonic()
     model.train()
-    _compile(model, settings.compile)
-    for batch in _endless(train, settings, state):
-        done = state.done()
+    _compile_model(model, settings.compile)
+    for batch in _iterate_epochs(train, settings, state):
+        done = state.share_done()
         if done >= 1:
             break
-        loss = state.try_to_learn(train, batch, device, done)
+        loss = state.try_step(train, batch, device, done)
         if loss is None:
             continue
-        progress = state.note(loss, *train.lengths(batch, settings.source_limit), done)
-        state.give_back()
-        if valid is not None and state.done() >= min(due, 1.0):
-            due = state.done() + evaluate_every
-            progress.valid = state.try_to_measure(valid)
+        progress = state.record_step(loss, *train.count_tokens(batch, settings.source_limit), done)
+        state.trim_freed_memory()
+        if valid is not None and state.share_done() >= min(due, 1.0):
+            due = state.share_done() + evaluate_every
+            progress.valid = state.try_validation(valid)
             state.cost.valid_curve.append((state.step, progress.valid))
             if best is None or progress.valid < best[0]:
                 best = (progress.valid, _trainable_state(model))
@@ -194,14 +194,14 @@ def fit(
             on_step(progress)
     if best is not None:
         model.load_state_dict(best[1], strict=False)
-    _compile(model, "")
-    cost = state.finish()
+    _compile_model(model, "")
+    cost = state.finish_cost()
     del state, optimisers, best
-    memory.release()  # what comes after a training needs little, and should not stand on top of its peak
+    memory.release_memory()  # what comes after a training needs little, and should not stand on top of its peak
     return cost
 
 
-def _compile(model: Any, backend: str) -> None:
+def _compile_model(model: Any, backend: str) -> None:
     """Compile encoder and decoder in place, lengths left open; "" undoes it. The loss stays as it is: how
     many labels are real differs from batch to batch."""
     for part in (model.get_encoder(), model.get_decoder()) if hasattr(model, "get_encoder") else ():
@@ -210,41 +210,41 @@ def _compile(model: Any, backend: str) -> None:
             part.forward = torch.compile(part.forward, backend=backend, dynamic=True)
 
 
-def _messages(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _message_loss(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     found = model(**inputs).loss
     return found, found
 
 
-def losses(
-    model: Any, data: Examples, settings: Settings, count: int
+def iterate_batch_losses(
+    model: Any, data: TrainingExamples, settings: TrainingSettings, count: int
 ) -> Iterator[Callable[[Any], torch.Tensor]]:
     """Losses of some training batches, as functions of the model."""
     device = next(model.parameters()).device
-    for batch in itertools.islice(data.batches(settings.batch_tokens, settings.source_limit, 0), count):
-        yield partial(_loss, _tensors(data, batch, settings, device, model))
+    for batch in itertools.islice(data.iterate_batches(settings.batch_tokens, settings.source_limit, 0), count):
+        yield partial(_compute_loss, _load_batch(data, batch, settings, device, model))
 
 
-def _loss(inputs: dict[str, torch.Tensor], model: Any) -> torch.Tensor:
-    with _autocast(inputs["input_ids"].device):
+def _compute_loss(inputs: dict[str, torch.Tensor], model: Any) -> torch.Tensor:
+    with _autocast_bfloat16(inputs["input_ids"].device):
         found: torch.Tensor = model(**inputs).loss
     return found
 
 
-def loss_on(model: Any, data: Examples, settings: Settings, limit: int = 1000) -> float:
+def measure_loss(model: Any, data: TrainingExamples, settings: TrainingSettings, limit: int = 1000) -> float:
     """Mean loss in nats a label (a target token, or a judged change) over about `limit` examples of `data`.
 
     They are evenly spread.
     """
-    data = data.take(range(0, len(data), max(1, len(data) // limit)))
+    data = data.select_examples(range(0, len(data), max(1, len(data) // limit)))
     device = next(model.parameters()).device
     was_training, total, tokens = model.training, 0.0, 0
     model.eval()
     for module in model.modules():
         if hasattr(module, "pointer"):
             module.training = True  # itself alone: it then computes only the loss; dropout stays off below
-    with torch.no_grad(), _autocast(device):
-        for batch in data.batches(settings.batch_tokens, settings.source_limit, seed=0):
-            inputs = _tensors(data, batch, settings, device, model)
+    with torch.no_grad(), _autocast_bfloat16(device):
+        for batch in data.iterate_batches(settings.batch_tokens, settings.source_limit, seed=0):
+            inputs = _load_batch(data, batch, settings, device, model)
             count = int((inputs["labels"] != -100).sum())
             total += float(model(**inputs).loss) * count
             tokens += count
@@ -254,26 +254,26 @@ def loss_on(model: Any, data: Examples, settings: Settings, limit: int = 1000) -
 
 CHECKPOINT_SECONDS = 120
 
-HELD = 2_200
+MAX_HELD_TOKENS = 2_200
 """Source tokens that are held at once on a CPU: the memory is the user's, and more at once is no faster."""
 
-_COUNTED = (
+_CHECKPOINTED_COSTS = (
     *("tokens", "examples", "flops", "seconds_to_best", "curve", "valid_curve"),
     *("halved", "batch_tokens"),
 )
 """What a checkpoint keeps of the cost."""
 
-_UNREAD = 16
+_STEPS_BETWEEN_READS = 16
 """Steps between two looks at the loss on a GPU."""
 
 
-class _Loop:
+class _TrainingLoop:
     """The moving parts of one training: step, clock, rates and cost."""
 
     def __init__(
         self,
         model: Any,
-        settings: Settings,
+        settings: TrainingSettings,
         optimisers: Sequence[Any],
         resumed: dict[str, Any],
         objective: Objective,
@@ -282,11 +282,11 @@ class _Loop:
         self.step: int = resumed.get("step", 0)
         self.loss: float | None = resumed.get("loss")
         self.unread: list[torch.Tensor] = []
-        self.work = Work.of(model)
+        self.work = StepFlops.from_model(model)
         self.started = time.monotonic() - resumed.get("seconds", 0.0)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.cost = Cost(
-            **{name: resumed[name] for name in _COUNTED if name in resumed},
+        self.cost = TrainingCost(
+            **{name: resumed[name] for name in _CHECKPOINTED_COSTS if name in resumed},
             trainable=sum(p.numel() for p in self.parameters),
             parameters=sum(p.numel() for p in model.parameters()),
             device=str(self.parameters[0].device),
@@ -294,42 +294,42 @@ class _Loop:
         self.cost.batch_tokens = self.cost.batch_tokens or settings.batch_tokens
         self.said = ""
 
-    def done(self) -> float:
+    def share_done(self) -> float:
         minutes = (time.monotonic() - self.started) / 60
         return float(max(self.step / self.settings.steps, minutes / self.settings.minutes))
 
-    def try_to_learn(
-        self, data: Examples, batch: Sequence[int], device: torch.device, done: float
+    def try_step(
+        self, data: TrainingExamples, batch: Sequence[int], device: torch.device, done: float
     ) -> torch.Tensor | None:
         """Loss of a step; None where memory ran out, and batches are smaller from now on."""
         try:
-            return self.learn(
-                [_tensors(data, part, self.settings, device, self.model) for part in self.parts(batch)], done
+            return self.run_step(
+                [_load_batch(data, part, self.settings, device, self.model) for part in self.split_batch(batch)], done
             )
         except (RuntimeError, MemoryError) as error:
-            if not memory.ran_out(error):
+            if not memory.is_out_of_memory(error):
                 raise
             said = f"{type(error).__name__}: {error}".splitlines()[0]
-        self.halve(len(batch), said)
+        self.halve_batches(len(batch), said)
         return None
 
-    def try_to_measure(self, valid: Examples) -> float:
+    def try_validation(self, valid: TrainingExamples) -> float:
         """The validation loss, in smaller batches where memory runs out."""
         while True:
             try:
-                return loss_on(self.model, valid, replace(self.settings, batch_tokens=self.cost.batch_tokens))
+                return measure_loss(self.model, valid, replace(self.settings, batch_tokens=self.cost.batch_tokens))
             except (RuntimeError, MemoryError) as error:
-                if not memory.ran_out(error):
+                if not memory.is_out_of_memory(error):
                     raise
                 said = f"{type(error).__name__}: {error}".splitlines()[0]
             self.model.train()
-            self.halve(self.cost.batch_tokens, said)
+            self.halve_batches(self.cost.batch_tokens, said)
 
-    def halve(self, size: int, said: str) -> None:
+    def halve_batches(self, size: int, said: str) -> None:
         """Outside of the exception's handler: its traceback would keep the step's tensors alive."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        memory.release()
+        memory.release_memory()
         if size <= 1:
             raise GitpeftError(
                 f"out of memory with one example a batch: {said}",
@@ -339,13 +339,13 @@ class _Loop:
         self.cost.batch_tokens = max(1, self.cost.batch_tokens // 2)
         self.said = f"out of memory: batches of {self.cost.batch_tokens:,} tokens from now on"
 
-    def parts(self, batch: Sequence[int]) -> list[Sequence[int]]:
+    def split_batch(self, batch: Sequence[int]) -> list[Sequence[int]]:
         """The batch in parts of alike size, none of them empty."""
         size = -(-len(batch) // self.settings.parts)
         return [batch[start : start + size] for start in range(0, len(batch), size)]
 
-    def learn(self, parts: Sequence[dict[str, torch.Tensor]], done: float) -> torch.Tensor:
-        rate = _rate(done, self.settings)
+    def run_step(self, parts: Sequence[dict[str, torch.Tensor]], done: float) -> torch.Tensor:
+        rate = _schedule_rate(done, self.settings)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * rate
@@ -353,7 +353,7 @@ class _Loop:
         total = torch.stack(counts).sum()
         losses = []
         for part, count in zip(parts, counts, strict=True):
-            with _autocast(part["input_ids"].device):
+            with _autocast_bfloat16(part["input_ids"].device):
                 loss, shown = self.objective(self.model, part)
             (loss * (count / total)).backward()  # type: ignore[no-untyped-call]  # a mean over labels
             losses.append(shown.detach() * (count / total))
@@ -363,54 +363,54 @@ class _Loop:
             optimiser.zero_grad(set_to_none=True)
         return torch.stack(losses).sum()
 
-    def give_back(self) -> None:
+    def trim_freed_memory(self) -> None:
         """Return freed memory now and then: batches of many shapes leave holes in the heap."""
         if self.step % 5 == 0 and self.parameters[0].device.type == "cpu":
-            memory.trim()
+            memory.trim_heap()
 
-    def note(
+    def record_step(
         self, loss: torch.Tensor, sources: Sequence[int], targets: Sequence[int], done: float
-    ) -> Progress:
+    ) -> TrainingProgress:
         self.step += 1
         self.unread.append(loss)
-        if loss.device.type == "cpu" or len(self.unread) == _UNREAD or self.loss is None:
-            self._read()
+        if loss.device.type == "cpu" or len(self.unread) == _STEPS_BETWEEN_READS or self.loss is None:
+            self._read_losses()
         self.cost.tokens += sum(sources) + sum(targets)
         self.cost.examples += len(sources)
-        self.cost.flops += self.work.step(sources, targets)
+        self.cost.flops += self.work.count_batch(sources, targets)
         assert self.loss is not None
         if self.step % 20 == 0:
             self.cost.curve.append((self.step, round(self.loss, 4)))
         said, self.said = self.said, ""
         seconds = time.monotonic() - self.started
-        return Progress(self.step, done, self.loss, self.cost.tokens, seconds, self.cost.flops, note=said)
+        return TrainingProgress(self.step, done, self.loss, self.cost.tokens, seconds, self.cost.flops, note=said)
 
-    def _read(self) -> None:
+    def _read_losses(self) -> None:
         """Wait for the losses: on a GPU seldom, because the next steps are queued only after it."""
         for value in torch.stack(self.unread).tolist():
             self.loss = value if self.loss is None else 0.97 * self.loss + 0.03 * value
         self.unread.clear()
 
-    def finish(self) -> Cost:
+    def finish_cost(self) -> TrainingCost:
         self.cost.steps = self.step
         self.cost.seconds = time.monotonic() - self.started
-        self.cost.peak_memory = memory.resident()
-        self.cost.allocated, self.cost.reserved = memory.on_device(self.cost.device)
+        self.cost.peak_memory = memory.read_peak_resident()
+        self.cost.allocated, self.cost.reserved = memory.read_peak_device(self.cost.device)
         return self.cost
 
 
-def _rate(done: float, settings: Settings) -> float:
+def _schedule_rate(done: float, settings: TrainingSettings) -> float:
     """Linear warm-up, a plateau, and a linear decay to zero over the last `decay` share."""
     if done < settings.warmup:
         return (done + 1e-3) / (settings.warmup + 1e-3)
     return min(1.0, max(0.0, 1 - done) / settings.decay)
 
 
-def _autocast(device: torch.device) -> Any:
+def _autocast_bfloat16(device: torch.device) -> Any:
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def _optimisers(model: Any, settings: Settings) -> list[Any]:
+def _make_optimisers(model: Any, settings: TrainingSettings) -> list[Any]:
     """AdamW; with `matrix_lr`, Muon (Jordan 2024) for hidden matrices and AdamW for the rest."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if settings.matrix_lr and _is_hidden_matrix(n, p)]
@@ -440,12 +440,12 @@ def _is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim == 2 and min(parameter.shape) > 1 and not any(part in name for part in _NOT_HIDDEN)
 
 
-def _endless(data: Examples, settings: Settings, state: _Loop) -> Iterator[list[int]]:
+def _iterate_epochs(data: TrainingExamples, settings: TrainingSettings, state: _TrainingLoop) -> Iterator[list[int]]:
     """Epoch after epoch; as many batches as there were steps before are left out. New sizes, new epoch."""
     epoch, skip = 0, state.step
     while len(data):
         size = state.cost.batch_tokens
-        for batch in data.batches(size, settings.source_limit, settings.seed + epoch):
+        for batch in data.iterate_batches(size, settings.source_limit, settings.seed + epoch):
             if skip:
                 skip -= 1
                 continue
@@ -455,11 +455,11 @@ def _endless(data: Examples, settings: Settings, state: _Loop) -> Iterator[list[
         epoch += 1
 
 
-def _tensors(
-    data: Examples, batch: Sequence[int], settings: Settings, device: torch.device, model: Any
+def _load_batch(
+    data: TrainingExamples, batch: Sequence[int], settings: TrainingSettings, device: torch.device, model: Any
 ) -> dict[str, torch.Tensor]:
     padding = getattr(model.config, "pad_token_id", None) or 0
-    found = data.arrays(batch, settings.source_limit, settings.pad, padding)
+    found = data.collate_batch(batch, settings.source_limit, settings.pad, padding)
     tensors = {name: torch.from_numpy(array) for name, array in found.items()}
     if device.type == "cuda":  # only from pinned memory does a copy not wait
         tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
@@ -471,7 +471,7 @@ def _trainable_state(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _save_checkpoint(
-    folder: Path, model: Any, optimisers: Sequence[Any], state: _Loop, best: tuple[float, Any] | None
+    folder: Path, model: Any, optimisers: Sequence[Any], state: _TrainingLoop, best: tuple[float, Any] | None
 ) -> None:
     """Weights now and at their best, optimiser moments and position in one file, replaced in one rename."""
     from safetensors.torch import save_file
@@ -488,7 +488,7 @@ def _save_checkpoint(
         "loss": state.loss,
         "seconds": time.monotonic() - state.started,
         **({"best": best[0]} if best else {}),
-        **{name: getattr(state.cost, name) for name in _COUNTED},
+        **{name: getattr(state.cost, name) for name in _CHECKPOINTED_COSTS},
     }
     save_file(
         {k: v.contiguous() for k, v in tensors.items()},
@@ -498,7 +498,7 @@ def _save_checkpoint(
     (folder / "new.safetensors").replace(folder / "checkpoint.safetensors")
 
 
-def _resume(folder: Path | None, model: Any, optimisers: Sequence[Any]) -> dict[str, Any]:
+def _resume_checkpoint(folder: Path | None, model: Any, optimisers: Sequence[Any]) -> dict[str, Any]:
     """Load a checkpoint into the model and the optimisers; its position, empty when there is none.
 
     `best` in it is the best validation loss so far, with its weights.

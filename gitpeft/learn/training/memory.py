@@ -4,13 +4,13 @@ import ctypes
 import sys
 from pathlib import Path
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_PROCESS_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def reset(device: str = "cpu") -> None:
+def reset_peak_memory(device: str = "cpu") -> None:
     """Forget earlier peaks, where the system can: Linux since 4.0, and GPUs."""
     try:
-        _CLEAR.write_text("5")  # proc(5): resets the peak resident set size
+        _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set size
     except OSError:
         pass
     if device.startswith("cuda"):
@@ -19,12 +19,12 @@ def reset(device: str = "cpu") -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def resident() -> int:
+def read_peak_resident() -> int:
     """Most resident memory of this process since `reset`, in bytes; since its start where that cannot be."""
     import resource
 
     try:
-        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+        for line in _PROCESS_STATUS.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
@@ -32,7 +32,7 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def on_device(device: str) -> tuple[int, int]:
+def read_peak_device(device: str) -> tuple[int, int]:
     """Most device memory allocated and reserved since `reset`, in bytes; zeros without a GPU."""
     if not device.startswith("cuda"):
         return 0, 0
@@ -41,7 +41,7 @@ def on_device(device: str) -> tuple[int, int]:
     return int(torch.cuda.max_memory_allocated(device)), int(torch.cuda.max_memory_reserved(device))
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory, on a GPU or not, was not enough."""
     import torch
 
@@ -53,19 +53,19 @@ def ran_out(error: BaseException) -> bool:
     )
 
 
-def trim() -> None:
+def trim_heap() -> None:
     """Return what is free to the system, where the C library can (glibc)."""
     if sys.platform == "linux" and (give := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         give(0)
 
 
-def release() -> None:
+def release_memory() -> None:
     """Give back all that is no longer used, here and on a GPU."""
     import gc
 
     import torch
 
     gc.collect()
-    trim()
+    trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

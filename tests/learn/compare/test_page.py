@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from gitpeft.learn.compare import advice, findings, layer_probes, page
-from gitpeft.learn.compare.scoring import Ranking, Wording
-from gitpeft.learn.data.subsets import LOW, TRANSFER, Cut
+from gitpeft.learn.compare.scoring import RiskScorer, MessageScorer
+from gitpeft.learn.data.subsets import LOW_RESOURCE, LANGUAGE_TRANSFER, HistorySubset
 from tests.learn.compare.test_run import FACTS, REFERENCES, reported, run_of
 
 LABELS = ("lora", "adapter:placement=pfeiffer", "full", "hybrid:rank=8,rest=adapter")
@@ -27,16 +27,16 @@ def messages() -> dict[str, Any]:
     for number, run in enumerate(long):
         run["cost"] |= {"share": 0.02 * 4**number, "seconds": 60.0 + 9 * number, "trainable": 1e4 * 4**number}
         run["probes"] = probed(number + 1)
-    whole = SimpleNamespace(yardstick=Wording([message for _, message in REFERENCES]))
-    cuts = [Cut(LOW, "50", "", 50), Cut(LOW, "200", "", 200)]
-    cuts += [Cut(TRANSFER, "python", "go", 90), Cut(TRANSFER, "go", "go", 90)]
+    whole = SimpleNamespace(yardstick=MessageScorer([message for _, message in REFERENCES]))
+    cuts = [HistorySubset(LOW_RESOURCE, "50", "", 50), HistorySubset(LOW_RESOURCE, "200", "", 200)]
+    cuts += [HistorySubset(LANGUAGE_TRANSFER, "python", "go", 90), HistorySubset(LANGUAGE_TRANSFER, "go", "go", 90)]
     runs = [
         {"cut": cut, "ground": whole, "baselines": known, "answers": said(8 + 4 * n + m), "label": label}
         for n, cut in enumerate(cuts)
         for m, label in enumerate(LABELS)
     ]
-    beyond: Any = findings.beyond(runs, long, known, whole, 1200)
-    probes = {"mini": layer_probes.summary(probed(0), {run["label"]: run["probes"] for run in long})}
+    beyond: Any = findings.summarise_parts(runs, long, known, whole, 1200)
+    probes = {"mini": layer_probes.summarise_layers(probed(0), {run["label"]: run["probes"] for run in long})}
     return reported(*long, **beyond, probes=probes)
 
 
@@ -52,7 +52,7 @@ def probed(strength: int) -> dict[str, Any]:
             {f"{i:040x}": float(dice.random() < 0.5 + 0.04 * layer + 0.03 * strength) for i in range(90)}
             for layer in range(7)
         ]
-        for task in layer_probes.TASKS
+        for task in layer_probes.PROBING_TASKS
     }
 
 
@@ -67,11 +67,11 @@ def risk() -> dict[str, Any]:
     asked = [(f"{i:010x}", f"change {i} · {'fixed later' if bad else 'no fix known'}")
              for i, bad in enumerate(truth)]  # fmt: skip
     facts = FACTS | {"task": "risk", "left_out": []}
-    return advice.report(facts, runs, known, asked, Ranking(truth.tolist()))
+    return advice.build_task_report(facts, runs, known, asked, RiskScorer(truth.tolist()))
 
 
 def drawn(*tasks: dict[str, Any]) -> str:
-    return page.html({**FACTS, "left_out": [], "tasks": list(tasks)})
+    return page.render_comparison_page({**FACTS, "left_out": [], "tasks": list(tasks)})
 
 
 class Seen(HTMLParser):
@@ -141,7 +141,7 @@ def test_systems_are_told_apart_without_colour() -> None:
 
 
 def test_what_was_left_out_is_on_the_page() -> None:
-    text = page.html({**FACTS, "left_out": ["not enough history to learn risk from"], "tasks": [messages()]})
+    text = page.render_comparison_page({**FACTS, "left_out": ["not enough history to learn risk from"], "tasks": [messages()]})
     assert "Left out: not enough history to learn risk from." in text
 
 

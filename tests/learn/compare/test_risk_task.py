@@ -10,10 +10,10 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn.compare import run
-from gitpeft.learn.compare.halving import Wish
-from gitpeft.learn.compare.risk_task import BASELINES, RiskField
-from gitpeft.learn.compare.scoring import Ranking, Wording
-from gitpeft.learn.data.subsets import LOW, Cut
+from gitpeft.learn.compare.halving import ComparisonRequest
+from gitpeft.learn.compare.risk_task import BASELINE_NAMES, RiskTask
+from gitpeft.learn.compare.scoring import RiskScorer, MessageScorer
+from gitpeft.learn.data.subsets import LOW_RESOURCE, HistorySubset
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.evaluation.text_metrics import paired_bootstrap
 from gitpeft.learn.risk import encoder
@@ -39,21 +39,21 @@ def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
         hurry(patch)
-        return run.compare(Repository.open(repo.path), Wish(**{**given, **wish}), lambda _rows, _now: None)
+        return run.compare_methods(Repository.open(repo.path), ComparisonRequest(**{**given, **wish}), lambda _rows, _now: None)
 
 
 def test_methods_are_compared_on_risk(team: Repo, built: Built) -> None:
     whole = compared(team, built, task="risk", low=(60,))
     [report] = whole["tasks"]
     assert report["task"] == "risk" and report["metric"]["name"] == "ROC AUC" and report["asked"] == 40
-    assert {row["label"] for row in report["baselines"]} == set(BASELINES)
+    assert {row["label"] for row in report["baselines"]} == set(BASELINE_NAMES)
     for row in report["finalists"]:
         score = row["scores"]["auc"]
         assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1 and row["cost"]["answer_ms"] > 0
     assert report["low"]["sizes"] == [60, 160] and "for risk" in report["advice"]["words"][0]
-    assert run.advised(Repository.open(team.path), "risk") == report["advice"]
+    assert run.load_advice(Repository.open(team.path), "risk") == report["advice"]
     with pytest.raises(GitpeftError, match="nothing was compared here yet"):
-        run.advised(Repository.open(team.path))
+        run.load_advice(Repository.open(team.path))
     assert "Risky changes" in Path(whole["page"]).read_text()
     assert not list(Path(whole["page"]).parent.rglob("*.safetensors"))
 
@@ -85,12 +85,12 @@ def test_a_task_that_a_history_has_nothing_for_is_left_out(
 
 def test_parts_without_bugs_are_refused(team: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "risk_data", lambda *_: clean_lately())
-    field = RiskField(Repository.open(team.path), _Mined(), lambda *_: None)  # type: ignore[arg-type]
+    field = RiskTask(Repository.open(team.path), _Mined(), lambda *_: None)  # type: ignore[arg-type]
     assert field.commits == 240
     with pytest.raises(GitpeftError, match="newest 20: there are no buggy"):
-        field.part(Cut(LOW, "20", "", 20))
-    assert len(field.part(Cut(LOW, "100", "", 100)).data.train) == 100
-    said = field.whole.baselines({})
+        field.make_part(HistorySubset(LOW_RESOURCE, "20", "", 20))
+    assert len(field.make_part(HistorySubset(LOW_RESOURCE, "100", "", 100)).data.train) == 100
+    said = field.whole.ask_baselines({})
     assert all(0 < chance < 1 for chance in said[LINES_ADDED])
 
 
@@ -111,24 +111,24 @@ def test_an_auc_and_its_paired_interval() -> None:
     dice = np.random.default_rng(0)
     truth = (dice.random(300) < 0.3).astype(float)
     good, bad = (truth * weight + dice.random(300) for weight in (0.8, 0.1))
-    yardstick = Ranking(truth.tolist())
-    score = yardstick.score([good.tolist()])
+    yardstick = RiskScorer(truth.tolist())
+    score = yardstick.score_runs([good.tolist()])
     assert (
         score.mean == pytest.approx(ranking_metrics.roc_auc(truth, good))
         and score.low < score.mean < score.high
     )
-    gap = yardstick.difference([good.tolist()], [bad.tolist()])
+    gap = yardstick.compare_runs([good.tolist()], [bad.tolist()])
     assert gap.excludes_zero and gap.mean == pytest.approx(score.mean - ranking_metrics.roc_auc(truth, bad))
-    none = yardstick.difference([bad.tolist()], [bad.tolist()])
+    none = yardstick.compare_runs([bad.tolist()], [bad.tolist()])
     assert none == (0, 0, 0) and not none.excludes_zero
-    both = yardstick.score([good.tolist(), bad.tolist()]).mean
+    both = yardstick.score_runs([good.tolist(), bad.tolist()]).mean
     assert both == pytest.approx((score.mean + ranking_metrics.roc_auc(truth, bad)) / 2)
-    assert yardstick.all_scores([good.tolist()]).keys() == {"n", *yardstick.metrics}
+    assert yardstick.score_all_metrics([good.tolist()]).keys() == {"n", *yardstick.metrics}
 
 
 def test_messages_are_scored_as_they_always_were() -> None:
-    yardstick = Wording(["add a parser", "fix the cache"])
+    yardstick = MessageScorer(["add a parser", "fix the cache"])
     said, other = ["add a parser", "drop it"], ["nothing", "fix the cache"]
-    gap = yardstick.difference([said], [other])
-    a, b = (yardstick._each([one]) for one in (said, other))
-    assert gap == paired_bootstrap(a, b, seed=0) and yardstick.score([said, other]).mean > 0
+    gap = yardstick.compare_runs([said], [other])
+    a, b = (yardstick._score_each_commit([one]) for one in (said, other))
+    assert gap == paired_bootstrap(a, b, seed=0) and yardstick.score_runs([said, other]).mean > 0

@@ -16,8 +16,8 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn.compare import advice, findings, halving, layer_probes
 from gitpeft.learn.compare import run as compare_run
-from gitpeft.learn.compare.halving import Candidate, Pace, Wish, candidates, promoted, short_plan
-from gitpeft.learn.compare.scoring import Wording
+from gitpeft.learn.compare.halving import RunCandidate, RunTimings, ComparisonRequest, list_candidates, select_finalists, plan_short_rung
+from gitpeft.learn.compare.scoring import MessageScorer
 from gitpeft.learn.training import finetune
 from tests.learn.conftest import Built, loosen
 from tests.support import generated
@@ -28,7 +28,7 @@ from tests.support.hooking import CHECKOUT
 
 
 def spelt(**wish: Any) -> list[str]:
-    return [one.method for one in candidates(Wish(**wish))]
+    return [one.method for one in list_candidates(ComparisonRequest(**wish))]
 
 
 def test_every_method_by_its_default_first_and_then_others() -> None:
@@ -42,7 +42,7 @@ def test_what_is_asked_for_and_no_more() -> None:
     assert spelt(methods=("lora", "adapter"), placements=("query-value", "pfeiffer")) == [
         "lora", "adapter", "lora:placement=query-value", "adapter:placement=pfeiffer",
     ]  # fmt: skip
-    assert len(candidates(Wish(methods=("lora",), bases=("mini", "other")))) == 2
+    assert len(list_candidates(ComparisonRequest(methods=("lora",), bases=("mini", "other")))) == 2
 
 
 @pytest.mark.parametrize(
@@ -55,49 +55,49 @@ def test_what_is_asked_for_and_no_more() -> None:
 )
 def test_wrong_names_are_said_before_any_work(wish: dict[str, Any], sentence: str) -> None:
     with pytest.raises(GitpeftError, match=sentence):
-        candidates(Wish(**wish))
+        list_candidates(ComparisonRequest(**wish))
 
 
 # --- successive halving -------------------------------------------------------------------------------------
 
 
-PACE = Pace(step=1.0, around=8.0, finish=8.0)
+PACE = RunTimings(step=1.0, around=8.0, finish=8.0)
 
 
 def test_a_plan_fits_its_time_and_says_what_it_leaves_out() -> None:
-    found = candidates(Wish())
-    rich, poor = short_plan(found, 7200, PACE, 3), short_plan(found, 200, PACE, 3)
+    found = list_candidates(ComparisonRequest())
+    rich, poor = plan_short_rung(found, 7200, PACE, 3), plan_short_rung(found, 200, PACE, 3)
     assert len(rich["candidates"]) == 7 and rich["seeds"] == 3 and rich["left_out"] == []
     assert [one["method"] for one in poor["candidates"]][:4] == ["lora", "adapter", "full", "hybrid"]
     assert poor["seeds"] == 1 and "only 1 seed of those asked for" in poor["left_out"]
     assert len(poor["left_out"]) == 1 + 7 - len(poor["candidates"]) > 1
     for plan, seconds in ((rich, 7200), (poor, 200)):
         chosen = len(plan["candidates"])
-        finals = halving.finalists_of(chosen, 4) * plan["seeds"]
+        finals = halving.count_finalists(chosen, 4) * plan["seeds"]
         around = 8.0 * (chosen + 2 * finals)
-        fits = plan["steps"] * (chosen + halving.LONG * finals) + around <= seconds
-        assert fits and (plan["steps"] >= halving.LEAST_STEPS or chosen == 4)
+        fits = plan["steps"] * (chosen + halving.LONG_RUN_FACTOR * finals) + around <= seconds
+        assert fits and (plan["steps"] >= halving.MIN_RUN_STEPS or chosen == 4)
     assert rich["steps"] > poor["steps"]
 
 
 def test_where_all_would_go_on_there_are_no_short_runs() -> None:
-    found = candidates(Wish(methods=("lora", "full")))
-    assert short_plan(found, 7200, PACE, 1)["steps"] == 0
-    assert short_plan(found[:1], 1, PACE, 1)["steps"] == 0
-    steps = halving.long_steps([2.0, 2.0], 400, 1, 0, PACE)
+    found = list_candidates(ComparisonRequest(methods=("lora", "full")))
+    assert plan_short_rung(found, 7200, PACE, 1)["steps"] == 0
+    assert plan_short_rung(found[:1], 1, PACE, 1)["steps"] == 0
+    steps = halving.plan_long_steps([2.0, 2.0], 400, 1, 0, PACE)
     assert 2 * (steps * 2.0 + 16.0) <= 400 and steps > 60
-    assert halving.long_steps([2.0], 0, 1, 9, PACE) == 9
+    assert halving.plan_long_steps([2.0], 0, 1, 9, PACE) == 9
 
 
 def test_a_machine_that_becomes_slower_ends_runs_by_the_clock() -> None:
-    assert halving.minutes_for(400, [1, 1], PACE) == pytest.approx((200 - 16) / 60)
-    assert halving.minutes_for(400, [3, 1], PACE) == pytest.approx((400 - 32) * 3 / 4 / 60)
-    assert halving.minutes_for(-5, [1, 1], PACE) == pytest.approx(1 / 60)
-    planned = halving.long_steps([2.0, 2.0], 400, 1, 0, PACE) * 2.0 / 60
-    assert planned < halving.minutes_for(400, [2, 2], PACE), "at the planned pace the clock ends nothing"
+    assert halving.allot_minutes(400, [1, 1], PACE) == pytest.approx((200 - 16) / 60)
+    assert halving.allot_minutes(400, [3, 1], PACE) == pytest.approx((400 - 32) * 3 / 4 / 60)
+    assert halving.allot_minutes(-5, [1, 1], PACE) == pytest.approx(1 / 60)
+    planned = halving.plan_long_steps([2.0, 2.0], 400, 1, 0, PACE) * 2.0 / 60
+    assert planned < halving.allot_minutes(400, [2, 2], PACE), "at the planned pace the clock ends nothing"
     costs = [8.0, 1.0]
-    steps = halving.long_steps(costs, 4000, 1, 0, PACE)
-    assert steps * 8.0 / 60 < halving.minutes_for(4000, costs, PACE), (
+    steps = halving.plan_long_steps(costs, 4000, 1, 0, PACE)
+    assert steps * 8.0 / 60 < halving.allot_minutes(4000, costs, PACE), (
         "nor the dear one, whose turn comes first"
     )
 
@@ -115,10 +115,10 @@ def test_the_better_half_goes_on_and_the_best_of_each_method() -> None:
         result("lora", 3.0), result("lora:rank=8", 2.9), result("adapter", 5.0), result("full", 4.0),
         result("adapter:width=8", 6.0), result("lora:rank=4", 3.1),
     ]  # fmt: skip
-    assert [one["label"] for one in promoted(short, 3)] == ["lora:rank=8", "full", "adapter"]
+    assert [one["label"] for one in select_finalists(short, 3)] == ["lora:rank=8", "full", "adapter"]
     more = [*short, result("lora:rank=2", 2.95), result("full:lr=0.001", 4.1)]
-    assert [one["label"] for one in promoted(more, 3)] == ["lora:rank=8", "lora:rank=2", "full", "adapter"]
-    assert [one["label"] for one in promoted(short[:1], 1)] == ["lora"]
+    assert [one["label"] for one in select_finalists(more, 3)] == ["lora:rank=8", "lora:rank=2", "full", "adapter"]
+    assert [one["label"] for one in select_finalists(short[:1], 1)] == ["lora"]
 
 
 # --- advice -------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ REFERENCES = [(f"{i:010x}", f"parser: add read_{i} to the module") for i in rang
 def run_of(label: str, right: int, trainable: int = 1000, seed: int = 0) -> dict[str, Any]:
     """A long run whose first `right` offers are what the team wrote."""
     offers = [message if i < right else "nothing alike" for i, (_, message) in enumerate(REFERENCES)]
-    cost = dict.fromkeys(advice.COSTS, 1.0) | {
+    cost = dict.fromkeys(advice.COST_KEYS, 1.0) | {
         "trainable": trainable, "share": trainable / 1e6, "peak_memory": 2**30, "reserved": 0,
         "seconds": 60.0,
     }  # fmt: skip
@@ -151,8 +151,8 @@ def reported(*runs: dict[str, Any], **facts: Any) -> dict[str, Any]:
 
 
 def advised(runs: Any, baselines: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    yardstick = Wording([message for _, message in REFERENCES])
-    return advice.report(FACTS | facts, runs, baselines, REFERENCES, yardstick)
+    yardstick = MessageScorer([message for _, message in REFERENCES])
+    return advice.build_task_report(FACTS | facts, runs, baselines, REFERENCES, yardstick)
 
 
 def test_a_winner_is_named_where_it_is_clear_of_all_others() -> None:
@@ -208,7 +208,7 @@ def test_what_pays_with_few_commits_need_not_pay_with_more(gains: list[tuple[int
         for size, low in gains
     ]
     low = {"gains": found, "sizes": [size for size, _ in gains]}
-    assert said in findings._low_words(low, 1)
+    assert said in findings._describe_low_resource(low, 1)
 
 
 def test_what_one_task_cannot_do_the_other_need_not_lose(repo: Repo) -> None:
@@ -221,19 +221,19 @@ def test_what_one_task_cannot_do_the_other_need_not_lose(repo: Repo) -> None:
                 raise GitpeftError(self.why)
             return {"task": self.task}
 
-    reports, failed = compare_run._reports([Work("messages"), Work("risk", "no layer decoder.0")])  # type: ignore[list-item]
+    reports, failed = compare_run._run_comparisons([Work("messages"), Work("risk", "no layer decoder.0")])  # type: ignore[list-item]
     assert (reports, failed) == ([{"task": "messages"}], ["no layer decoder.0"])
     with pytest.raises(GitpeftError, match="first"):
-        compare_run._reports([Work("messages", "first"), Work("risk", "second")])  # type: ignore[list-item]
+        compare_run._run_comparisons([Work("messages", "first"), Work("risk", "second")])  # type: ignore[list-item]
 
 
 def test_advice_for_one_task_stays_when_another_is_compared(repo: Repo) -> None:
     repository = Repository.open(repo.path)
     (repository.state_dir / "compare").mkdir(parents=True)
-    compare_run._keep_advice(repository, {"messages": {"method": "lora"}})
-    compare_run._keep_advice(repository, {"risk": {"method": "full"}})
-    assert compare_run.advised(repository, "messages") == {"method": "lora"}
-    assert compare_run.advised(repository, "risk") == {"method": "full"}
+    compare_run._save_advice(repository, {"messages": {"method": "lora"}})
+    compare_run._save_advice(repository, {"risk": {"method": "full"}})
+    assert compare_run.load_advice(repository, "messages") == {"method": "lora"}
+    assert compare_run.load_advice(repository, "risk") == {"method": "full"}
 
 
 def test_seeds_are_averaged_commit_by_commit() -> None:
@@ -245,7 +245,7 @@ def test_seeds_are_averaged_commit_by_commit() -> None:
 
 def test_the_pareto_front_by_its_definition() -> None:
     points = [(1.0, 5.0), (2.0, 9.0), (2.0, 8.0), (3.0, 9.0), (0.5, 1.0), (1.0, 5.0)]
-    assert advice.front(points) == [True, True, False, False, True, True]
+    assert advice.find_pareto_front(points) == [True, True, False, False, True, True]
 
 
 # --- the whole ----------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ WISH = {"methods": ("lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4"), 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Few steps a run whatever the budget: a busy machine must not decide what is seen here."""
-    plan = halving.short_plan
+    plan = halving.plan_short_rung
 
     def planned(*given: Any) -> dict[str, Any]:
         found = plan(*given)
@@ -263,7 +263,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(compare_run, "short_plan", planned)
     patch.setattr(compare_run, "long_steps", lambda *_: 12)
-    patch.setattr(layer_probes, "MOST", layer_probes.LEAST)
+    patch.setattr(layer_probes, "MOST", layer_probes.MIN_PROBED_COMMITS)
 
 
 @pytest.fixture
@@ -277,8 +277,8 @@ def compared(repo: Repo, built: Built, watch: Any = lambda _rows, _now: None, **
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
         hurry(patch)
-        asked = Wish(**{**WISH, "bases": (str(built.out),), **wish})
-        return compare_run.compare(Repository.open(repo.path), asked, watch)
+        asked = ComparisonRequest(**{**WISH, "bases": (str(built.out),), **wish})
+        return compare_run.compare_methods(Repository.open(repo.path), asked, watch)
 
 
 def test_all_methods_on_one_history_and_then_from_what_is_there(team: Repo, built: Built) -> None:
@@ -287,7 +287,7 @@ def test_all_methods_on_one_history_and_then_from_what_is_there(team: Repo, buil
     [report] = whole["tasks"]
     assert {row["name"] for row in report["finalists"]} == {"lora", "adapter", "full", "hybrid"}
     assert len({row["steps"] for row in report["finalists"]}) == 1, "equal steps"
-    assert report["steps"]["long"] >= halving.LEAST_STEPS and report["steps"]["short"] == 0
+    assert report["steps"]["long"] >= halving.MIN_RUN_STEPS and report["steps"]["short"] == 0
     for row in report["finalists"]:
         cost = row["cost"]
         assert row["parity"]["exact"] < 1e-3 and 0 < cost["share"] <= 1
@@ -298,7 +298,7 @@ def test_all_methods_on_one_history_and_then_from_what_is_there(team: Repo, buil
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert json.loads((folder / "report.json").read_text())["tasks"] == [report]
     assert not list(folder.rglob("*.onnx")) and not list(folder.rglob("*.safetensors"))
-    assert compare_run.advised(Repository.open(team.path)) == report["advice"]
+    assert compare_run.load_advice(Repository.open(team.path)) == report["advice"]
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
     again = compared(team, built)
@@ -358,7 +358,7 @@ def test_killed_in_the_middle_finished_runs_are_kept_and_nothing_changes(team: R
 def test_what_cannot_be_compared(team: Repo, built: Built, tmp_path: Path) -> None:
     repository = Repository.open(team.path)
     with pytest.raises(GitpeftError, match="nothing was compared here yet"):
-        compare_run.advised(repository)
+        compare_run.load_advice(repository)
     short = Repo.create(tmp_path / "short")
     generated.put(short, generated.team(20))
     with pytest.raises(GitpeftError, match="only 20 usable commits") as error:
@@ -393,5 +393,5 @@ def test_a_budget_that_ends_leaves_runs_out_and_says_which(
 
 
 def test_a_run_is_task_method_base_and_seed() -> None:
-    assert Candidate("lora", "mini", 1).task == finetune.MESSAGES
-    assert Candidate("lora", "/a/b").label == "lora on b" and Candidate("lora:rank=8", "mini").name == "lora"
+    assert RunCandidate("lora", "mini", 1).task == finetune.MESSAGE_TASK
+    assert RunCandidate("lora", "/a/b").label == "lora on b" and RunCandidate("lora:rank=8", "mini").name == "lora"

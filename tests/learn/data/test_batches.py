@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from gitpeft.learn.data.batches import Rendered
+from gitpeft.learn.data.batches import RenderedExamples
 from tests.support import tinymodel
 
 _IDS = st.lists(st.integers(0, 60_000), max_size=30)
 _PAIRS = st.lists(st.tuples(_IDS, _IDS), max_size=40)
 
 
-def unpacked(data: Rendered, limit: int = 1 << 30) -> list[tuple[list[int], list[int]]]:
-    return [(s.tolist(), t.tolist()) for s, t in (data.pair(i, limit) for i in range(len(data)))]
+def unpacked(data: RenderedExamples, limit: int = 1 << 30) -> list[tuple[list[int], list[int]]]:
+    return [(s.tolist(), t.tolist()) for s, t in (data.get_pair(i, limit) for i in range(len(data)))]
 
 
 def lists(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[list[int], list[int]]]:
@@ -26,7 +26,7 @@ def lists(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[li
 
 @given(_PAIRS, st.integers(0, 40))
 def test_what_goes_in_comes_out(pairs: list[tuple[list[int], list[int]]], limit: int) -> None:
-    data = Rendered.of(pairs)
+    data = RenderedExamples.from_pairs(pairs)
     assert len(data) == len(pairs)
     assert unpacked(data) == pairs
     assert unpacked(data, limit) == [(source[:limit], target) for source, target in pairs]
@@ -34,14 +34,14 @@ def test_what_goes_in_comes_out(pairs: list[tuple[list[int], list[int]]], limit:
 
 @given(st.lists(_PAIRS, min_size=1, max_size=4))
 def test_joining_keeps_the_order(parts: list[list[tuple[list[int], list[int]]]]) -> None:
-    joined = Rendered.join([Rendered.of(part) for part in parts])
+    joined = RenderedExamples.join_parts([RenderedExamples.from_pairs(part) for part in parts])
     assert unpacked(joined) == [pair for part in parts for pair in part]
 
 
 def test_taking_chooses_and_orders() -> None:
     pairs = tinymodel.pairs(10)
-    assert unpacked(Rendered.of(pairs).take([7, 0, 7])) == lists([pairs[7], pairs[0], pairs[7]])
-    assert len(Rendered.of(pairs).take([])) == 0
+    assert unpacked(RenderedExamples.from_pairs(pairs).select_examples([7, 0, 7])) == lists([pairs[7], pairs[0], pairs[7]])
+    assert len(RenderedExamples.from_pairs(pairs).select_examples([])) == 0
 
 
 @profile(max_examples=40)
@@ -49,25 +49,25 @@ def test_taking_chooses_and_orders() -> None:
 def test_a_pass_holds_each_example_once(
     pairs: list[tuple[list[int], list[int]]], tokens: int, limit: int, seed: int
 ) -> None:
-    data = Rendered.of(pairs)
-    batches = list(data.batches(tokens, limit, seed))
+    data = RenderedExamples.from_pairs(pairs)
+    batches = list(data.iterate_batches(tokens, limit, seed))
     assert sorted(i for batch in batches for i in batch) == list(range(len(pairs)))
-    assert batches == list(data.batches(tokens, limit, seed))
+    assert batches == list(data.iterate_batches(tokens, limit, seed))
     for batch in batches:
         longest = max(min(len(pairs[i][0]), limit) + 4 * len(pairs[i][1]) for i in batch)
         assert len(batch) == 1 or longest * len(batch) <= tokens
 
 
 def test_another_seed_is_another_order() -> None:
-    data = Rendered.of(tinymodel.pairs(60))
-    first, second = (list(data.batches(200, 64, seed)) for seed in (1, 2))
+    data = RenderedExamples.from_pairs(tinymodel.pairs(60))
+    first, second = (list(data.iterate_batches(200, 64, seed)) for seed in (1, 2))
     assert first != second and len(first) > 5
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
     pairs = tinymodel.pairs(20)
-    Rendered.of(pairs).save(tmp_path / "x.npz")
-    again = Rendered.load(tmp_path / "x.npz")
+    RenderedExamples.from_pairs(pairs).save(tmp_path / "x.npz")
+    again = RenderedExamples.load(tmp_path / "x.npz")
     assert unpacked(again) == lists(pairs)
     assert (again.source.dtype, again.source_at.dtype) == (np.uint16, np.int64)
 
@@ -76,4 +76,4 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     given_ = np.array([{}], dtype=object)
     np.savez(tmp_path / "x.npz", source=given_, source_at=given_, target=given_, target_at=given_)
     with pytest.raises(ValueError, match=r"allow_pickle"):
-        Rendered.load(tmp_path / "x.npz")
+        RenderedExamples.load(tmp_path / "x.npz")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gitpeft.config import Config
-from gitpeft.diff.patch import Budget, FileChange, Hunk, compact, render
+from gitpeft.diff.patch import TokenBudget, FileChange, Hunk, compact_change, render_change
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import History, Record
+from gitpeft.history.store import History, CommitRecord
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
@@ -21,36 +21,36 @@ from tests.support import generated, tinymodel
 from tests.support.generated import AUTHORS, Step
 from tests.support.gitrepo import Repo
 
-CODE = compact([FileChange("src/a.py", "M", added=1, hunks=[Hunk("", ["+x = 1"])])])
-LOCK = compact([FileChange("yarn.lock", "M", added=9), FileChange("vendor/x.go", "M", added=9)])
+CODE = compact_change([FileChange("src/a.py", "M", added=1, hunks=[Hunk("", ["+x = 1"])])])
+LOCK = compact_change([FileChange("yarn.lock", "M", added=9), FileChange("vendor/x.go", "M", added=9)])
 
 
-def record(subject: str, **changes: Any) -> Record:
+def record(subject: str, **changes: Any) -> CommitRecord:
     number = changes.pop("number", abs(hash(subject)) % 10**6)
     given = {
         "sha": f"{number:040x}", "parents": 1, "time": number, "commit_time": number, "author": "ada",
         "bot": False, "subject": subject, "body": "", "change": CODE, "files": 1, "added": 1, "removed": 0,
         "_paths": "",
     }  # fmt: skip
-    return Record(**{**given, **changes})
+    return CommitRecord(**{**given, **changes})
 
 
-def history(count: int) -> list[Record]:
+def history(count: int) -> list[CommitRecord]:
     """Records with different changes and authors."""
     return [
         record(
             f"change number {i}", number=i, author="ab"[i % 2],
-            change=compact([FileChange(f"src/m{i % 7}.py", "M", added=i, hunks=[Hunk("", [f"+v{i % 5}"])])]),
+            change=compact_change([FileChange(f"src/m{i % 7}.py", "M", added=i, hunks=[Hunk("", [f"+v{i % 5}"])])]),
         )
         for i in range(count)
     ]  # fmt: skip
 
 
-def mined(repo: Repo, tip: str = "HEAD") -> list[Record]:
+def mined(repo: Repo, tip: str = "HEAD") -> list[CommitRecord]:
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as cache:
-        cache.mine(repository, tip, jobs=1)
-        return cache.records(repository, tip)
+        cache.mine_commits(repository, tip, jobs=1)
+        return cache.load_records(repository, tip)
 
 
 # --- what is left out ---------------------------------------------------------------------------------------
@@ -73,8 +73,8 @@ def mined(repo: Repo, tip: str = "HEAD") -> list[Record]:
         (record("update dependencies", change=LOCK), "generated files only"),
     ],
 )  # fmt: skip
-def test_what_teaches_nothing_is_left_out_and_counted(one: Record, reason: str) -> None:
-    made = dataset.make([record("add a", number=1), one, record("add b", number=2)], 3)
+def test_what_teaches_nothing_is_left_out_and_counted(one: CommitRecord, reason: str) -> None:
+    made = dataset.build_dataset([record("add a", number=1), one, record("add b", number=2)], 3)
     assert [e.message for e in made.examples] == ["add a", "add b"]
     assert made.left_out == {reason: 1}
 
@@ -89,21 +89,21 @@ def test_what_teaches_nothing_is_left_out_and_counted(one: Record, reason: str) 
         record("amend the docs"),
     ],
 )
-def test_what_only_looks_like_it_stays(one: Record) -> None:
-    assert dataset.make([one], 3).left_out == {}
+def test_what_only_looks_like_it_stays(one: CommitRecord) -> None:
+    assert dataset.build_dataset([one], 3).left_out == {}
 
 
 def test_a_message_is_learnt_once_whatever_its_number_and_case() -> None:
     subjects = ["Fix typo (#1)", "fix typo (#2)", "FIX TYPO", "fix another typo"]
-    made = dataset.make([record(s, number=i) for i, s in enumerate(subjects)], 3)
+    made = dataset.build_dataset([record(s, number=i) for i, s in enumerate(subjects)], 3)
     assert [e.message for e in made.examples] == ["Fix typo", "fix another typo"]
     assert made.left_out == {"repeated message": 2}
 
 
 def test_nothing_at_all() -> None:
-    made = dataset.make([], 3)
+    made = dataset.build_dataset([], 3)
     assert made.examples == made.train == made.valid == made.test == () and len(made.index) == 0
-    assert dataset.make([record("one")], 3).examples[0].like == ()
+    assert dataset.build_dataset([record("one")], 3).examples[0].like == ()
 
 
 # --- what an example may know -------------------------------------------------------------------------------
@@ -111,15 +111,15 @@ def test_nothing_at_all() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 9, 10, 57, 100])
 def test_three_parts_in_the_order_of_time(count: int) -> None:
-    made = dataset.make(history(count), 3)
+    made = dataset.build_dataset(history(count), 3)
     assert made.train + made.valid + made.test == made.examples
     assert [e.message for e in made.examples] == [f"change number {i}" for i in range(count)]
     assert len(made.test) - count / 10 < 1 and len(made.valid) - count / 10 <= 1
-    assert [made.index.commit(i) for i in range(count)] == [(e.sha, e.message) for e in made.examples]
+    assert [made.index.get_commit(i) for i in range(count)] == [(e.sha, e.message) for e in made.examples]
 
 
 def test_exemplars_are_earlier_than_their_example_and_than_its_part() -> None:
-    made = dataset.make(history(100), 3)
+    made = dataset.build_dataset(history(100), 3)
     place = {e.message: i for i, e in enumerate(made.examples)}
     starts = [0, made.first_valid, made.first_test]
     for i, example in enumerate(made.examples):
@@ -131,12 +131,12 @@ def test_exemplars_are_earlier_than_their_example_and_than_its_part() -> None:
 
 def test_nothing_later_changes_an_example() -> None:
     records = history(100)
-    made = dataset.make(records, 3)
+    made = dataset.build_dataset(records, 3)
     end = made.first_test
     later = [replace(r, change=CODE, subject=f"other {i}") for i, r in enumerate(records[end:])]
-    other = dataset.make(records[:end] + later, 3)
+    other = dataset.build_dataset(records[:end] + later, 3)
     assert other.train == made.train and other.valid == made.valid
-    assert made.index_before(end).nearest(CODE, 3) == other.index_before(end).nearest(CODE, 3)
+    assert made.index_before(end).find_nearest(CODE, 3) == other.index_before(end).find_nearest(CODE, 3)
     assert len(made.index_before(end)) == end
 
 
@@ -149,8 +149,8 @@ def test_the_previous_subject_is_that_of_the_same_author() -> None:
         record("three", number=5),
         record("four", number=6, author="ben"),
     ]
-    assert dataset.previous_subjects(records) == ["", "", "one (#1)", "", "one (#1)", "two"]
-    assert [e.previous for e in dataset.make(records, 3).examples] == ["", "", "one", "two"]
+    assert dataset.find_previous_subjects(records) == ["", "", "one (#1)", "", "one (#1)", "two"]
+    assert [e.previous for e in dataset.build_dataset(records, 3).examples] == ["", "", "one", "two"]
 
 
 def test_previous_subjects_are_those_that_git_finds(repo: Repo) -> None:
@@ -158,22 +158,22 @@ def test_previous_subjects_are_those_that_git_finds(repo: Repo) -> None:
     steps = [Step(f"ada {i}", AUTHORS[0], {"a": b"%d" % i}) for i in range(2)]
     steps += [Step(f"ben {i}", AUTHORS[1], {"a": b"b%d" % i}) for i in range(203)]
     shas = generated.put(repo, steps)
-    found = dataset.previous_subjects([*mined(repo), record("next", author="nobody")])
+    found = dataset.find_previous_subjects([*mined(repo), record("next", author="nobody")])
     assert found[:4] == ["", "ada 0", "", "ben 0"] and found[-1] == ""
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as cache:
-        ada = cache.author("ada@example.org")
+        ada = cache.hash_author("ada@example.org")
     records = mined(repo)
     for place in (199, 200, 201, 202):
-        then = dataset.previous_subjects([*records[:place], record("x", author=ada)])[-1]
-        assert then == repository.previous_subject("ada@example.org", shas[place - 1])
+        then = dataset.find_previous_subjects([*records[:place], record("x", author=ada)])[-1]
+        assert then == repository.find_previous_subject("ada@example.org", shas[place - 1])
 
 
 def test_a_previous_subject_in_latin_1_is_read_alike(repo: Repo) -> None:
     generated.put(repo, [Step("caf\xe9: start".encode("latin-1"), AUTHORS[0], {"a": b"1"})])
     [only] = mined(repo)
     assert only.subject == "café: start"
-    assert Repository.open(repo.path).previous_subject("ada@example.org") == only.subject
+    assert Repository.open(repo.path).find_previous_subject("ada@example.org") == only.subject
 
 
 # --- the replay ---------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo, Dataset]:
     team, odd = generated.team(66), odd_steps()
     steps = [*team[:20], *odd[:8], *team[20:40], *odd[8:], *team[40:]]
     generated.put(repo, steps)
-    return repo, dataset.make(mined(repo), Budget().exemplars)
+    return repo, dataset.build_dataset(mined(repo), TokenBudget().exemplars)
 
 
 @pytest.fixture(scope="module")
@@ -233,20 +233,20 @@ def test_the_hook_reads_what_training_read(
     asked: list[list[int]] = []
 
     def spy(*arguments: Any) -> list[int]:
-        asked.append(render(*arguments))
+        asked.append(render_change(*arguments))
         return asked[-1]
 
     monkeypatch.setattr(suggest_suggester, "render", spy)
     known = {"train": data.first_valid, "valid": data.first_valid, "test": data.first_test}[part]
     manifest = _manifest(model[1])
-    with trial.trial(manifest, model[0], data.index_before(known), {}) as suggester:
+    with trial.open_trial_suggester(manifest, model[0], data.index_before(known), {}) as suggester:
         for example in _examples(data, part):
             before = example.sha if part == "train" else None
             for question in _staged(repo, example.sha):
-                suggester.candidates(question.change, question.previous, before=before)
+                suggester.collect_candidates(question.change, question.previous, before=before)
                 assert (question.change, asked[-1]) == (
                     example.change,
-                    dataset.pair(example, Budget(), codec)[0],
+                    dataset.encode_example(example, TokenBudget(), codec)[0],
                 )
     assert len(asked) == len(_examples(data, part)) > 5
 
@@ -254,7 +254,7 @@ def test_the_hook_reads_what_training_read(
 def _manifest(settings: dict[str, Any]) -> Any:
     from gitpeft.bundle.bundle import Manifest
 
-    return Manifest("model", "", budget={"total": Budget().total}, settings=settings)
+    return Manifest("model", "", budget={"total": TokenBudget().total}, settings=settings)
 
 
 def _examples(data: Dataset, part: str) -> tuple[Example, ...]:
@@ -262,14 +262,14 @@ def _examples(data: Dataset, part: str) -> tuple[Example, ...]:
     return found[1:] if part == "train" else found  # the first commit has no parent
 
 
-def _staged(repo: Repo, sha: str) -> Iterator[service.Question]:
+def _staged(repo: Repo, sha: str) -> Iterator[service.SuggestionRequest]:
     """The hook's question, asked by the author of a commit when its tree is staged on its parent."""
     parent, mail = repo.git("log", "-1", "--format=%P %ae", sha).split()
     repo.git("checkout", "-q", "--detach", "-f", parent)
     repo.git("read-tree", sha)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GIT_AUTHOR_EMAIL", mail)
-        yield service.question(Repository.open(repo.path), Config(), 1)
+        yield service.build_staged_request(Repository.open(repo.path), Config(), 1)
 
 
 def test_the_replay_covers_what_is_odd(replayed: tuple[Repo, Dataset]) -> None:

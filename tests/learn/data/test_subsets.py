@@ -10,10 +10,10 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn.compare import run
-from gitpeft.learn.compare.halving import Wish
+from gitpeft.learn.compare.halving import ComparisonRequest
 from gitpeft.learn.data import dataset, subsets
 from gitpeft.learn.data.dataset import Example
-from gitpeft.learn.data.subsets import LOW, TRANSFER, Cut, Parts, language_of
+from gitpeft.learn.data.subsets import LOW_RESOURCE, LANGUAGE_TRANSFER, HistorySubset, LanguageSplit, detect_main_language
 from tests.learn.compare.test_run import hurry
 from tests.learn.conftest import Built, loosen
 from tests.support import generated
@@ -33,21 +33,21 @@ from tests.support.gitrepo import Repo
     ],
 )
 def test_a_change_is_in_the_language_of_most_of_its_lines(change: str, language: str) -> None:
-    assert language_of(change) == language
+    assert detect_main_language(change) == language
 
 
-def parts(train: str = "pg" * 40, valid: str = "pg" * 12) -> Parts:
-    return Parts(list(train), list(valid), lambda one: {"p": "python", "g": "go"}[one])
+def parts(train: str = "pg" * 40, valid: str = "pg" * 12) -> LanguageSplit:
+    return LanguageSplit(list(train), list(valid), lambda one: {"p": "python", "g": "go"}[one])
 
 
 def test_the_newest_commits_and_as_many_of_either_language() -> None:
     known = parts("p" * 50 + "g" * 30)
-    found = subsets.planned(known, (40, 20), (("python", "go"),))
+    found = subsets.plan_subsets(known, (40, 20), (("python", "go"),))
     assert [cut.label for cut in found] == ["newest 20", "newest 40", "python → go", "go → go"]
-    assert {cut.examples for cut in found if cut.kind == TRANSFER} == {30}
-    train, chooses, asked = known.of(Cut(LOW, "40", "", 40))
+    assert {cut.examples for cut in found if cut.kind == LANGUAGE_TRANSFER} == {30}
+    train, chooses, asked = known.select_subset(HistorySubset(LOW_RESOURCE, "40", "", 40))
     assert train == ["p"] * 10 + ["g"] * 30 and chooses == asked == known.valid
-    train, chooses, asked = known.of(found[2])
+    train, chooses, asked = known.select_subset(found[2])
     assert set(train) == set(chooses) == {"p"} and set(asked) == {"g"} and len(train) == 30
 
 
@@ -62,25 +62,25 @@ def test_the_newest_commits_and_as_many_of_either_language() -> None:
 )
 def test_parts_that_say_nothing_are_refused(sizes: Any, pairs: Any, sentence: str) -> None:
     with pytest.raises(GitpeftError, match=sentence) as error:
-        subsets.planned(parts(), sizes, pairs)
+        subsets.plan_subsets(parts(), sizes, pairs)
     assert "--low-resource" in error.value.hint or "python (40), go (40)" in error.value.hint
 
 
 def test_how_they_are_written() -> None:
-    assert subsets.sizes("50, 200,") == [50, 200] and subsets.sizes("") == []
-    assert subsets.pairs("py:go,Java:.js") == [("python", "go"), ("java", "javascript")]
+    assert subsets.parse_sizes("50, 200,") == [50, 200] and subsets.parse_sizes("") == []
+    assert subsets.parse_language_pairs("py:go,Java:.js") == [("python", "go"), ("java", "javascript")]
     for wrong in ("python", "py:python", ":go"):
         with pytest.raises(GitpeftError, match="names no two languages"):
-            subsets.pairs(wrong)
+            subsets.parse_language_pairs(wrong)
     with pytest.raises(GitpeftError, match="no list of numbers"):
-        subsets.sizes("many")
+        subsets.parse_sizes("many")
 
 
 def test_exemplars_come_from_what_teaches() -> None:
     bare = [
         Example(f" f.py +1 -0\n#f.py\n+read_{i % 5}", f"m{i}", "", ("x",), f"{i:040x}") for i in range(40)
     ]
-    found = dataset.of_parts(bare[:30], bare[30:], 2)
+    found = dataset.build_dataset_from_parts(bare[:30], bare[30:], 2)
     assert len(found.train) == 30 and len(found.valid) == 10 and found.test == ()
     assert found.train[0].like == ()
     taught = {example.message for example in bare[:30]}
@@ -105,11 +105,11 @@ def mixed(tmp_path: Path) -> Repo:
 
 def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
     """With six steps a run, whatever time it takes here."""
-    asked = Wish(("lora:rank=4", "full"), bases=(str(built.out),), **{"minutes": 60.0, **wish})
+    asked = ComparisonRequest(("lora:rank=4", "full"), bases=(str(built.out),), **{"minutes": 60.0, **wish})
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
         hurry(patch)
-        return run.compare(Repository.open(repo.path), asked, lambda _rows, _now: None)
+        return run.compare_methods(Repository.open(repo.path), asked, lambda _rows, _now: None)
 
 
 def test_fewer_commits_and_another_language(mixed: Repo, built: Built) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gitpeft.learn.evaluation import ranking_metrics
-from gitpeft.learn.evaluation.ranking_metrics import Ranked
+from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
 
 A = np.array
 
@@ -27,31 +27,31 @@ def test_average_precision_takes_equal_scores_together() -> None:
 
 
 def test_ranks_and_their_correlation() -> None:
-    assert ranking_metrics.ranks(A([10.0, 20, 10, 5])).tolist() == [2.5, 4, 2.5, 1]
-    assert ranking_metrics.spearman(A([1.0, 2, 3]), A([10.0, 40, 90])) == pytest.approx(1)
-    assert ranking_metrics.spearman(A([1.0, 2, 3]), A([3.0, 2, 1])) == pytest.approx(-1)
-    assert math.isnan(ranking_metrics.spearman(A([1.0, 1]), A([1.0, 2])))
+    assert ranking_metrics.rank_values(A([10.0, 20, 10, 5])).tolist() == [2.5, 4, 2.5, 1]
+    assert ranking_metrics.spearman_correlation(A([1.0, 2, 3]), A([10.0, 40, 90])) == pytest.approx(1)
+    assert ranking_metrics.spearman_correlation(A([1.0, 2, 3]), A([3.0, 2, 1])) == pytest.approx(-1)
+    assert math.isnan(ranking_metrics.spearman_correlation(A([1.0, 1]), A([1.0, 2])))
 
 
 def test_probabilities() -> None:
     truth, chances = A([1.0, 0, 1, 0]), A([0.75, 0.75, 0.55, 0.05])
-    assert ranking_metrics.brier(truth, chances) == pytest.approx((0.0625 + 0.5625 + 0.2025 + 0.0025) / 4)
-    assert ranking_metrics.reliability(truth, chances) == [(0.05, 0, 1), (0.55, 1, 1), (0.75, 0.5, 2)]
-    assert ranking_metrics.ece(truth, chances) == pytest.approx((0.05 + 0.45 + 2 * 0.25) / 4)
-    assert ranking_metrics.reliability(A([1.0]), A([1.0])) == [(1, 1, 1)]
+    assert ranking_metrics.brier_score(truth, chances) == pytest.approx((0.0625 + 0.5625 + 0.2025 + 0.0025) / 4)
+    assert ranking_metrics.reliability_bins(truth, chances) == [(0.05, 0, 1), (0.55, 1, 1), (0.75, 0.5, 2)]
+    assert ranking_metrics.expected_calibration_error(truth, chances) == pytest.approx((0.05 + 0.45 + 2 * 0.25) / 4)
+    assert ranking_metrics.reliability_bins(A([1.0]), A([1.0])) == [(1, 1, 1)]
 
 
 def test_f1() -> None:
-    assert ranking_metrics.f1(A([1.0, 1, 0, 0]), A([1.0, 0, 1, 0])) == pytest.approx(0.5)
-    assert ranking_metrics.f1(A([1.0, 0]), A([0.0, 0])) == 0
+    assert ranking_metrics.f1_score(A([1.0, 1, 0, 0]), A([1.0, 0, 1, 0])) == pytest.approx(0.5)
+    assert ranking_metrics.f1_score(A([1.0, 0]), A([0.0, 0])) == 0
 
 
 def test_capture_flags_the_share_that_it_says() -> None:
     truth, scores = A([1.0, 0, 1, 0, 1, 0, 0, 0, 0, 0]), A([9.0, 8, 7, 6, 5, 4, 3, 2, 1, 0])
-    assert ranking_metrics.capture(truth, scores, 0.1) == pytest.approx(1 / 3)
-    assert ranking_metrics.capture(truth, scores, 0.3) == pytest.approx(2 / 3)
-    assert ranking_metrics.capture(truth, scores, 0.001) == pytest.approx(1 / 3)  # at least one
-    assert ranking_metrics.capture(truth, np.zeros(10), 0.2) == pytest.approx(0.2)  # as by drawing lots
+    assert ranking_metrics.capture_rate(truth, scores, 0.1) == pytest.approx(1 / 3)
+    assert ranking_metrics.capture_rate(truth, scores, 0.3) == pytest.approx(2 / 3)
+    assert ranking_metrics.capture_rate(truth, scores, 0.001) == pytest.approx(1 / 3)  # at least one
+    assert ranking_metrics.capture_rate(truth, np.zeros(10), 0.2) == pytest.approx(0.2)  # as by drawing lots
 
 
 def test_effort() -> None:
@@ -66,26 +66,26 @@ def test_effort() -> None:
     model = 0.1 * 0.25 + 0.3 * 0.5 + 0.2 * 0.75 + 0.4
     best = 0.1 * 0.25 + 0.2 * 0.75 + 0.7
     worst = 0.2 * 0.25 + 0.1 * 0.75  # (.4,0) (.7,0) (.9,.5) (1,1)
-    assert ranking_metrics.popt(truth, density, effort) == pytest.approx(1 - (best - model) / (best - worst))
-    assert ranking_metrics.popt(truth, A([4.0, 1, 3, 2]), effort) == pytest.approx(1)
-    assert ranking_metrics.popt(truth, A([1.0, 3, 2, 4]), effort) == pytest.approx(0)
+    assert ranking_metrics.popt_score(truth, density, effort) == pytest.approx(1 - (best - model) / (best - worst))
+    assert ranking_metrics.popt_score(truth, A([4.0, 1, 3, 2]), effort) == pytest.approx(1)
+    assert ranking_metrics.popt_score(truth, A([1.0, 3, 2, 4]), effort) == pytest.approx(0)
 
 
-def some(seed: int, good: bool) -> Ranked:
+def some(seed: int, good: bool) -> RankedCommits:
     random = np.random.default_rng(seed)
     truth = (random.random(200) < 0.3).astype(float)
     scores = random.random(200) + (truth if good else 0)
-    return Ranked(truth, scores, np.clip(scores / 2, 0, 1), random.integers(1, 99, 200).astype(float))
+    return RankedCommits(truth, scores, np.clip(scores / 2, 0, 1), random.integers(1, 99, 200).astype(float))
 
 
 def test_intervals_hold_the_value_and_tell_models_apart() -> None:
     good = some(1, True)
-    bad = Ranked(good.truth, some(1, False).scores, good.chances, good.effort)
-    for name, interval in ranking_metrics.summary(good).items():
+    bad = RankedCommits(good.truth, some(1, False).scores, good.chances, good.effort)
+    for name, interval in ranking_metrics.summarise_ranking(good).items():
         assert interval.low <= interval.mean <= interval.high, name
-    assert ranking_metrics.difference(good, bad, "auc").low > 0.2
-    assert ranking_metrics.difference(good, good, "auc") == (0, 0, 0)
-    assert ranking_metrics.summary(good, seed=3) == ranking_metrics.summary(good, seed=3)
+    assert ranking_metrics.bootstrap_difference(good, bad, "auc").low > 0.2
+    assert ranking_metrics.bootstrap_difference(good, good, "auc") == (0, 0, 0)
+    assert ranking_metrics.summarise_ranking(good, seed=3) == ranking_metrics.summarise_ranking(good, seed=3)
 
 
 def test_the_same_as_scikit_learn_says() -> None:
@@ -96,6 +96,6 @@ def test_the_same_as_scikit_learn_says() -> None:
     assert ranking_metrics.pr_auc(one.truth, tied) == pytest.approx(
         metrics.average_precision_score(one.truth, tied)
     )
-    assert ranking_metrics.brier(one.truth, one.chances) == pytest.approx(
+    assert ranking_metrics.brier_score(one.truth, one.chances) == pytest.approx(
         metrics.brier_score_loss(one.truth, one.chances)
     )

@@ -3,17 +3,17 @@
 import pytest
 
 from gitpeft.learn.evaluation import reranker
-from gitpeft.learn.evaluation.trial import Asked
-from gitpeft.suggest.reranker import CHOOSER, Candidate, Chooser
-from gitpeft.suggest.reranker_features import FEATURES, GENERATED, RETRIEVED
+from gitpeft.learn.evaluation.trial import ExampleCandidates
+from gitpeft.suggest.reranker import RERANKED, MessageCandidate, Reranker
+from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED
 from tests.learn.evaluation.test_trial import example
 
 
-def candidate(message: str, origin: str, **features: float) -> Candidate:
-    return Candidate(message, origin, (), tuple(features.get(name, 0.0) for name in FEATURES))
+def candidate(message: str, origin: str, **features: float) -> MessageCandidate:
+    return MessageCandidate(message, origin, (), tuple(features.get(name, 0.0) for name in RERANKER_FEATURES))
 
 
-def asked(count: int, *, generated: bool, retrieved: bool, tell: float = 0.0) -> list[Asked]:
+def asked(count: int, *, generated: bool, retrieved: bool, tell: float = 0.0) -> list[ExampleCandidates]:
     """Questions whose generated or retrieved candidate is the real message.
 
     With `tell` it alternates which of the two is, and `similarity` says so, as strongly.
@@ -27,53 +27,53 @@ def asked(count: int, *, generated: bool, retrieved: bool, tell: float = 0.0) ->
         theirs = candidate(
             one.message if right else wrong, RETRIEVED, is_retrieved=1.0, similarity=tell if right else -tell
         )
-        found.append(Asked(one, (ours, theirs)))
+        found.append(ExampleCandidates(one, (ours, theirs)))
     return found
 
 
 @pytest.mark.parametrize(("generated", "best"), [(True, GENERATED), (False, RETRIEVED)])
 def test_a_simple_way_that_is_always_right_stays(generated: bool, best: str) -> None:
-    choice = reranker.choose_on(asked(30, generated=generated, retrieved=not generated))
+    choice = reranker.choose_reranker(asked(30, generated=generated, retrieved=not generated))
     assert choice.n == 30 and choice.scores[best] == pytest.approx(100)
-    assert choice.chooser.mode in (best, CHOOSER)
+    assert choice.chooser.mode in (best, RERANKED)
     one = asked(3, generated=generated, retrieved=not generated)[2]
-    assert one.offered(choice.chooser) == one.example.message
+    assert one.offered_message(choice.chooser) == one.example.message
 
 
 def test_a_chooser_is_kept_where_it_knows_better() -> None:
-    choice = reranker.choose_on(asked(60, generated=False, retrieved=False, tell=1.0))
-    assert choice.chooser.mode == CHOOSER
-    assert choice.scores[CHOOSER] > 90 > max(choice.scores[GENERATED], choice.scores[RETRIEVED])
+    choice = reranker.choose_reranker(asked(60, generated=False, retrieved=False, tell=1.0))
+    assert choice.chooser.mode == RERANKED
+    assert choice.scores[RERANKED] > 90 > max(choice.scores[GENERATED], choice.scores[RETRIEVED])
     for one in asked(4, generated=False, retrieved=False, tell=1.0):
-        assert one.offered(choice.chooser) == one.example.message
+        assert one.offered_message(choice.chooser) == one.example.message
 
 
 def test_few_examples_fit_nothing() -> None:
-    choice = reranker.choose_on(asked(19, generated=False, retrieved=False, tell=1.0))
-    assert CHOOSER not in choice.scores and choice.chooser.mode in (GENERATED, RETRIEVED)
+    choice = reranker.choose_reranker(asked(19, generated=False, retrieved=False, tell=1.0))
+    assert RERANKED not in choice.scores and choice.chooser.mode in (GENERATED, RETRIEVED)
 
 
 def test_nothing_to_choose_from() -> None:
-    bare = [Asked(example(i), ()) for i in range(25)]
-    choice = reranker.choose_on(bare)
+    bare = [ExampleCandidates(example(i), ()) for i in range(25)]
+    choice = reranker.choose_reranker(bare)
     assert set(choice.scores.values()) == {0.0}
-    assert bare[0].offered(choice.chooser) == ""
-    assert reranker.fit([]) == Chooser(mode=GENERATED)
+    assert bare[0].offered_message(choice.chooser) == ""
+    assert reranker.fit_reranker([]) == Reranker(mode=GENERATED)
 
 
-def weight(made: Chooser, name: str) -> float:
+def weight(made: Reranker, name: str) -> float:
     return dict(zip(made.features, made.weights, strict=True))[name]
 
 
-def told_by_similarity(count: int) -> list[Asked]:
+def told_by_similarity(count: int) -> list[ExampleCandidates]:
     return asked(count, generated=False, retrieved=False, tell=1.0)
 
 
 def test_scores_are_the_b_norm_to_be_expected() -> None:
     """Features of very different scale, folded back; good ones score near 1, bad ones near 0."""
-    made = reranker.fit(
+    made = reranker.fit_reranker(
         [
-            Asked(
+            ExampleCandidates(
                 example(i),
                 (
                     candidate(example(i).message, GENERATED, words=1000.0 + i % 3, in_paths=0.001),
@@ -83,15 +83,15 @@ def test_scores_are_the_b_norm_to_be_expected() -> None:
             for i in range(40)
         ]
     )
-    good = made.score(candidate("x", GENERATED, words=1001.0, in_paths=0.001))
-    bad = made.score(candidate("x", RETRIEVED, words=5.0, in_paths=0.002))
-    assert good > 0.8 and bad < 0.2 and made.features == FEATURES
+    good = made.score_candidate(candidate("x", GENERATED, words=1001.0, in_paths=0.001))
+    bad = made.score_candidate(candidate("x", RETRIEVED, words=5.0, in_paths=0.002))
+    assert good > 0.8 and bad < 0.2 and made.features == RERANKER_FEATURES
 
 
 def test_what_all_candidates_of_a_question_share_weighs_nothing() -> None:
     """Easy questions are no reason for a weight: only differences inside a question are."""
     found = [
-        Asked(
+        ExampleCandidates(
             example(i),
             (
                 candidate(example(i).message if i % 2 else "no", GENERATED, words=float(i % 2), age=1.0),
@@ -100,36 +100,36 @@ def test_what_all_candidates_of_a_question_share_weighs_nothing() -> None:
         )
         for i in range(40)
     ]
-    made = reranker.fit(found)
+    made = reranker.fit_reranker(found)
     assert weight(made, "words") == pytest.approx(0, abs=1e-6) and weight(made, "age") > 0.1
 
 
 def test_little_evidence_moves_little_from_the_prior() -> None:
     """What the prior knows of another feature is kept where nothing speaks for or against it."""
-    prior = Chooser(CHOOSER, ("age", "similarity"), (2.0, 1.0))
+    prior = Reranker(RERANKED, ("age", "similarity"), (2.0, 1.0))
     found = [replaced(one, age=float(i % 3)) for i, one in enumerate(told_by_similarity(200))]
-    few, many = reranker.fit(found[:4], prior), reranker.fit(found, prior)
+    few, many = reranker.fit_reranker(found[:4], prior), reranker.fit_reranker(found, prior)
     ratios = [weight(made, "age") / weight(made, "similarity") for made in (few, many)]
     assert 0.9 < ratios[0] < 2.1 and abs(ratios[1]) < 0.3
-    assert reranker.fit([Asked(example(0), ())], prior) == prior
+    assert reranker.fit_reranker([ExampleCandidates(example(0), ())], prior) == prior
 
 
-def replaced(one: Asked, **features: float) -> Asked:
+def replaced(one: ExampleCandidates, **features: float) -> ExampleCandidates:
     """The same question with other features of its second candidate."""
     first, second = one.found
-    given = {name: second.feature(name) for name in FEATURES} | features
-    return Asked(one.example, (first, candidate(second.message, second.origin, **given)))
+    given = {name: second.get_feature(name) for name in RERANKER_FEATURES} | features
+    return ExampleCandidates(one.example, (first, candidate(second.message, second.origin, **given)))
 
 
 def test_a_prior_that_is_wrong_is_given_up() -> None:
-    prior = Chooser(CHOOSER, ("similarity",), (-2.0,))
-    assert weight(reranker.fit(told_by_similarity(60), prior), "similarity") > 0
+    prior = Reranker(RERANKED, ("similarity",), (-2.0,))
+    assert weight(reranker.fit_reranker(told_by_similarity(60), prior), "similarity") > 0
 
 
 def test_a_feature_that_never_differs_keeps_its_weight() -> None:
     """All candidates retrieved, say, where a model writes nothing that may be offered."""
     found = [
-        Asked(
+        ExampleCandidates(
             example(i),
             tuple(
                 candidate(text, RETRIEVED, is_retrieved=1.0, is_exemplar=1.0, similarity=similar, age=0.3)
@@ -138,8 +138,8 @@ def test_a_feature_that_never_differs_keeps_its_weight() -> None:
         )
         for i in range(40)
     ]
-    prior = Chooser(CHOOSER, ("is_retrieved", "is_exemplar", "similarity", "age"), (0.1, 0.2, 1.0, -0.1))
-    made = reranker.fit(found, prior)
+    prior = Reranker(RERANKED, ("is_retrieved", "is_exemplar", "similarity", "age"), (0.1, 0.2, 1.0, -0.1))
+    made = reranker.fit_reranker(found, prior)
     assert weight(made, "similarity") > 0
     for name in ("is_retrieved", "is_exemplar", "age"):
         assert abs(weight(made, name)) <= 2 * weight(made, "similarity"), name
@@ -147,16 +147,16 @@ def test_a_feature_that_never_differs_keeps_its_weight() -> None:
 
 
 def test_a_prior_that_is_right_needs_no_fit() -> None:
-    prior = Chooser(CHOOSER, ("similarity",), (3.0,))
-    choice = reranker.choose_on(told_by_similarity(10), prior)
-    assert choice.name == reranker.DEFAULT and choice.chooser == prior
-    assert choice.best == pytest.approx(100) and CHOOSER not in choice.scores
+    prior = Reranker(RERANKED, ("similarity",), (3.0,))
+    choice = reranker.choose_reranker(told_by_similarity(10), prior)
+    assert choice.name == reranker.DEFAULT_MODE and choice.chooser == prior
+    assert choice.best_score == pytest.approx(100) and RERANKED not in choice.scores
 
 
 def test_scores_mean_the_same_whichever_way_wins() -> None:
     """Where the model's own order is kept, a score is still the B-Norm to be expected."""
-    prior = Chooser(CHOOSER, ("similarity",), (0.5,), -1.0)
-    choice = reranker.choose_on(asked(12, generated=True, retrieved=False), prior)
+    prior = Reranker(RERANKED, ("similarity",), (0.5,), -1.0)
+    choice = reranker.choose_reranker(asked(12, generated=True, retrieved=False), prior)
     assert choice.name == choice.chooser.mode == GENERATED
     assert choice.chooser.weights == prior.weights and choice.chooser.features == prior.features
 
@@ -164,16 +164,16 @@ def test_scores_mean_the_same_whichever_way_wins() -> None:
 def test_a_prior_of_another_kind_counts_for_what_it_knows() -> None:
     """One that only names a mode is no prior; a fit is as if there were none."""
     found = told_by_similarity(30)
-    assert reranker.fit(found, Chooser(mode=RETRIEVED)) == reranker.fit(found)
-    assert reranker.DEFAULT not in reranker.choose_on(found, Chooser(mode=RETRIEVED)).scores
+    assert reranker.fit_reranker(found, Reranker(mode=RETRIEVED)) == reranker.fit_reranker(found)
+    assert reranker.DEFAULT_MODE not in reranker.choose_reranker(found, Reranker(mode=RETRIEVED)).scores
 
 
 def test_scores_rise_with_the_weighed_sum_even_where_nothing_is_good() -> None:
     """Nothing that was offered was any good: the order stays that of the fit, and scores are low."""
     found = [
-        Asked(example(i), tuple(candidate(f"w{k} x", GENERATED, similarity=float(k)) for k in range(3)))
+        ExampleCandidates(example(i), tuple(candidate(f"w{k} x", GENERATED, similarity=float(k)) for k in range(3)))
         for i in range(20)
     ]
-    made = reranker.fit(found, Chooser(CHOOSER, ("similarity",), (1.0,)))
+    made = reranker.fit_reranker(found, Reranker(RERANKED, ("similarity",), (1.0,)))
     assert weight(made, "similarity") > 0
-    assert made.score(candidate("x", GENERATED, similarity=1.0)) < 0.2
+    assert made.score_candidate(candidate("x", GENERATED, similarity=1.0)) < 0.2

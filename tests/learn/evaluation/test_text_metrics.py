@@ -13,17 +13,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gitpeft.learn.evaluation.text_metrics import (
-    METRICS,
-    Interval,
-    Scores,
-    _resampled_means,
-    _tokens,
+    TEXT_METRICS,
+    ConfidenceInterval,
+    MetricScores,
+    _resample_means,
+    _tokenise_text,
     b_norm,
-    bootstrap,
+    bootstrap_mean,
     edit_similarity,
-    first_word,
+    first_word_match,
     paired_bootstrap,
-    per_sentence,
+    score_sentences,
     rouge_l,
 )
 
@@ -38,7 +38,7 @@ def test_b_norm_of_nngen_is_the_published_figure() -> None:
     hypotheses = (NNGEN / "nngen.cleaned.test.msg").read_text(encoding="utf-8").splitlines()
     references = (NNGEN / "cleaned.test.msg").read_text(encoding="utf-8").splitlines()
     assert len(hypotheses) == len(references) == 2521
-    assert round(bootstrap(b_norm(hypotheses, references), seed=0, n=1).mean, 4) == 23.0375
+    assert round(bootstrap_mean(b_norm(hypotheses, references), seed=0, n=1).mean, 4) == 23.0375
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def mteval_tokens(text: str) -> list[str]:
 @given(st.text() | st.text(alphabet="aB_1.,-'`<>&;quot\n /é$"))
 @example("<skipped> &quot;1.5,2-3&quot; it's a__b snake_case 1.e5 x-\ny İ")
 def test_tokens_are_those_of_mteval(text: str) -> None:
-    assert _tokens(text) == mteval_tokens(text)
+    assert _tokenise_text(text) == mteval_tokens(text)
 
 
 def test_rouge_l_by_hand() -> None:
@@ -94,27 +94,27 @@ def test_edit_similarity_by_hand() -> None:
 def test_first_word_by_hand() -> None:
     hypotheses = ["Fix it", "  fix", "fix: it", "", "fix", "STRASSE"]
     references = ["fix that", "Fix\tall", "fix it", "", "fixes", "straße"]
-    assert first_word(hypotheses, references) == [100, 100, 0, 0, 0, 100]
+    assert first_word_match(hypotheses, references) == [100, 100, 0, 0, 0, 100]
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", TEXT_METRICS)
 @given(pairs=st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=5))
 def test_every_metric_stays_between_0_and_100(name: str, pairs: list[tuple[str, str]]) -> None:
-    scores = METRICS[name]([a for a, _ in pairs], [b for _, b in pairs])
+    scores = TEXT_METRICS[name]([a for a, _ in pairs], [b for _, b in pairs])
     assert len(scores) == len(pairs)
     assert all(0 <= score <= 100 + 1e-9 for score in scores)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", TEXT_METRICS)
 def test_lists_of_different_length_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="zip"):
-        METRICS[name](["a", "b"], ["a"])
+        TEXT_METRICS[name](["a", "b"], ["a"])
 
 
 def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
     scores = np.random.default_rng(7).normal(50, 10, size=400).tolist()
-    found = bootstrap(scores, seed=1)
-    assert found == bootstrap(scores, seed=1) != bootstrap(scores, seed=2)
+    found = bootstrap_mean(scores, seed=1)
+    assert found == bootstrap_mean(scores, seed=1) != bootstrap_mean(scores, seed=2)
     assert found.mean == pytest.approx(np.mean(scores))
     half = 1.96 * np.std(scores) / math.sqrt(len(scores))  # what the central limit theorem expects
     assert found.mean - found.low == pytest.approx(half, rel=0.15)
@@ -122,8 +122,8 @@ def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
 
 
 def test_resampling_in_batches_gives_as_many_means_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[bootstrap.__module__], "_CELLS", 30)
-    means = _resampled_means(np.arange(10.0), np.random.default_rng(0), 7)
+    monkeypatch.setattr(sys.modules[bootstrap_mean.__module__], "_CELLS", 30)
+    means = _resample_means(np.arange(10.0), np.random.default_rng(0), 7)
     assert means.shape == (7,)
     assert 0 <= means.min() < means.max() <= 9
 
@@ -132,7 +132,7 @@ def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
     random = np.random.default_rng(3)
     baseline = random.uniform(0, 100, size=300)
     better = baseline + random.normal(1, 2, size=300)
-    apart = bootstrap(better.tolist(), seed=0), bootstrap(baseline.tolist(), seed=0)
+    apart = bootstrap_mean(better.tolist(), seed=0), bootstrap_mean(baseline.tolist(), seed=0)
     assert apart[0].low < apart[1].high
     difference = paired_bootstrap(better.tolist(), baseline.tolist(), seed=0)
     assert difference.excludes_zero
@@ -142,16 +142,16 @@ def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
 
 def test_nothing_to_resample_is_an_error() -> None:
     with pytest.raises(ValueError, match="no scores"):
-        bootstrap([], seed=0)
+        bootstrap_mean([], seed=0)
     with pytest.raises(ValueError, match="zip"):
         paired_bootstrap([1.0], [1.0, 2.0], seed=0)
 
 
 def test_scores_sum_up_every_metric() -> None:
-    scores = Scores.of(per_sentence(["fix bug", "Add docs"], ["fix bug", "remove docs"]), seed=5)
+    scores = MetricScores.from_metrics(score_sentences(["fix bug", "Add docs"], ["fix bug", "remove docs"]), seed=5)
     assert scores.n == 2
-    assert set(scores.metrics) == set(METRICS)
-    assert scores.metrics["first_word"] == Interval(50, 0, 100)
+    assert set(scores.metrics) == set(TEXT_METRICS)
+    assert scores.metrics["first_word"] == ConfidenceInterval(50, 0, 100)
     assert scores.to_json()["first_word"] == {"mean": 50, "low": 0, "high": 100}
 
 

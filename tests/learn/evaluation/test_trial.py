@@ -11,10 +11,10 @@ from gitpeft.bundle.bundle import Manifest
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.evaluation import trial
-from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED
-from gitpeft.suggest.retrieval import Index
-from gitpeft.suggest.suggester import open_active
+from gitpeft.suggest.retrieval import CommitIndex
+from gitpeft.suggest.suggester import open_active_suggester
 from tests.support import tinymodel
 
 WORDS = ("parser", "cache", "router", "config", "logger")
@@ -27,26 +27,26 @@ def example(number: int, message: str = "") -> Example:
 
 def test_a_sample_keeps_its_order_and_its_seed() -> None:
     examples = [example(i) for i in range(50)]
-    few = trial.sample(examples, 7, seed=1)
+    few = trial.sample_examples(examples, 7, seed=1)
     assert len(few) == 7 and few == sorted(few, key=lambda e: e.sha)
-    assert few == trial.sample(examples, 7, seed=1) != trial.sample(examples, 7, seed=2)
-    assert trial.sample(examples, 50, seed=1) == examples
+    assert few == trial.sample_examples(examples, 7, seed=1) != trial.sample_examples(examples, 7, seed=2)
+    assert trial.sample_examples(examples, 50, seed=1) == examples
 
 
 def test_the_baseline_is_the_nearest_earlier_message() -> None:
-    index = Index.build(tinymodel.CHANGES, tinymodel.SUBJECTS, tinymodel.SHAS)
+    index = CommitIndex.build(tinymodel.CHANGES, tinymodel.SUBJECTS, tinymodel.SHAS)
     other = Example("", "x", "", (), "f" * 40)
-    assert trial.neighbours(index, [example(2), other]) == ["add test for parser", ""]
+    assert trial.nearest_messages(index, [example(2), other]) == ["add test for parser", ""]
 
 
 def test_kept_up_each_question_sees_what_came_before_it(tmp_path: Path) -> None:
     older, newer = [example(0, "old")], [example(i, f"new {i}") for i in (1, 1, 2, 1)]
     newer = [replace(one, sha=f"{i:040x}") for i, one in enumerate(newer, 100)]
-    index = dataset.index_of(older)
-    assert trial.neighbours(index, newer) == ["old"] * 4
-    assert trial.neighbours(index, newer, newer) == ["old", "new 1", "new 1", "new 1"]
+    index = dataset.build_example_index(older)
+    assert trial.nearest_messages(index, newer) == ["old"] * 4
+    assert trial.nearest_messages(index, newer, newer) == ["old", "new 1", "new 1", "new 1"]
     tinymodel.bundle(tmp_path)
-    asked_about = trial.ask(open_active(tmp_path), newer[1:], since=newer)
+    asked_about = trial.collect_candidates(open_active_suggester(tmp_path), newer[1:], since=newer)
     seen = [{sha for found in one.found for sha in found.like} - set(tinymodel.SHAS) for one in asked_about]
     assert seen == [{newer[0].sha}, {newer[1].sha}, {newer[1].sha, newer[2].sha}]
 
@@ -59,13 +59,13 @@ def test_a_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     settings: dict[str, Any] = tinymodel.fill(files, tinymodel.pointer_t5())
-    index = dataset.index_of([example(i, tinymodel.SUBJECTS[i]) for i in range(4)])
+    index = dataset.build_example_index([example(i, tinymodel.SUBJECTS[i]) for i in range(4)])
     heard: list[tuple[int, int]] = []
-    with trial.trial(Manifest("model", "", settings=settings), files, index, {}) as suggester:
+    with trial.open_trial_suggester(Manifest("model", "", settings=settings), files, index, {}) as suggester:
         assert (next(scratch.iterdir()) / "models").is_dir()
-        found = trial.ask(suggester, [example(i) for i in range(2)], lambda a, b: heard.append((a, b)))
+        found = trial.collect_candidates(suggester, [example(i) for i in range(2)], lambda a, b: heard.append((a, b)))
     assert list(scratch.iterdir()) == [] and heard == [(1, 2), (2, 2)]
     assert {c.origin for one in found for c in one.found} == {GENERATED, RETRIEVED}
-    assert found[0].offered(Chooser(mode=RETRIEVED)) == tinymodel.SUBJECTS[0]
-    assert trial.score(found, Chooser(mode=RETRIEVED))[0] < 100
-    assert bundles.active(tmp_path) is None
+    assert found[0].offered_message(Reranker(mode=RETRIEVED)) == tinymodel.SUBJECTS[0]
+    assert trial.score_reranker(found, Reranker(mode=RETRIEVED))[0] < 100
+    assert bundles.open_active_bundle(tmp_path) is None

@@ -12,16 +12,16 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export import graph
 from gitpeft.learn.export import parity as exporting
-from gitpeft.learn.export.parity import Bounds, Parity, export
+from gitpeft.learn.export.parity import MessageParityBounds, MessageParity, export_model
 from gitpeft.learn.models import methods
 from gitpeft.runtime import beam_search
-from gitpeft.runtime.beam_search import Network, Search, Vocabulary
+from gitpeft.runtime.beam_search import EncoderDecoder, BeamSearch, GenerationTokens
 from gitpeft.runtime.tokenizer import TokenCodec
 from tests.learn.models.test_methods import TEXTS, disturb, named
 from tests.support import tinymodel
 
 NAN = math.nan
-LOOSE = Bounds(agreement=0.5, nats=0.5, drop=9.0)
+LOOSE = MessageParityBounds(agreement=0.5, nats=0.5, drop=9.0)
 MODELS: dict[str, Callable[..., Any]] = {
     "pointer": tinymodel.pointer_t5,
     "pointer, gated": lambda **k: tinymodel.pointer_t5(feed_forward_proj="gated-gelu", **k),
@@ -36,9 +36,9 @@ def taught(name: str) -> Any:
     return tinymodel.taught(MODELS[name](vocab_size=60), tinymodel.pairs(12, size=60))
 
 
-def network(model: Any, quantise: bool = False) -> Network:
-    encoder, decoder = exporting.graphs(model, quantise)
-    return Network(lambda: encoder, lambda: decoder)
+def network(model: Any, quantise: bool = False) -> EncoderDecoder:
+    encoder, decoder = exporting.build_graphs(model, quantise)
+    return EncoderDecoder(lambda: encoder, lambda: decoder)
 
 
 # --- the gate -----------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def network(model: Any, quantise: bool = False) -> Network:
 @pytest.mark.parametrize("name", MODELS)
 def test_torch_and_onnx_agree_to_the_last_digits(name: str, tmp_path: Path) -> None:
     tokenizer = tinymodel.write_tokenizer(tmp_path)
-    done = export(MODELS[name](), tokenizer, tmp_path, tinymodel.pairs(12), LOOSE)
+    done = export_model(MODELS[name](), tokenizer, tmp_path, tinymodel.pairs(12), LOOSE)
     assert done.parity.exact < 1e-4
     assert done.parity.examples == 12
     assert done.sizes == {p: (tmp_path / p).stat().st_size for p in done.sizes}
@@ -58,8 +58,8 @@ def test_torch_and_onnx_agree_to_the_last_digits(name: str, tmp_path: Path) -> N
 
 def test_the_shipped_bounds_let_a_taught_model_through(tmp_path: Path) -> None:
     examples = tinymodel.pairs(12, size=60)
-    found = export(taught("pointer"), tinymodel.write_tokenizer(tmp_path), tmp_path, examples).parity
-    assert found.agreement >= found.same > 0.9 and found.bounds == Bounds()
+    found = export_model(taught("pointer"), tinymodel.write_tokenizer(tmp_path), tmp_path, examples).parity
+    assert found.agreement >= found.same > 0.9 and found.bounds == MessageParityBounds()
 
 
 @pytest.mark.parametrize("length", [1, 2, 129, 300])
@@ -67,8 +67,8 @@ def test_sources_of_any_length(length: int) -> None:
     """Beyond T5's furthest distance of 128 positions, too."""
     model = tinymodel.pointer_t5()
     example = ([10 + i % 380 for i in range(length)], [20, 21])
-    found = exporting.compare(
-        model, network(model), network(model, True), [example], Vocabulary(0, 1), Bounds()
+    found = exporting.measure_parity(
+        model, network(model), network(model, True), [example], GenerationTokens(0, 1), MessageParityBounds()
     )
     assert found.exact < 1e-4
 
@@ -76,8 +76,8 @@ def test_sources_of_any_length(length: int) -> None:
 def test_messages_longer_than_the_furthest_distance() -> None:
     model = tinymodel.plain_t5(relative_attention_num_buckets=8, relative_attention_max_distance=12)
     example = ([30, 31, 32] * 8, [40 + i for i in range(30)])
-    found = exporting.compare(
-        model, network(model), network(model, True), [example], Vocabulary(0, 1), Bounds()
+    found = exporting.measure_parity(
+        model, network(model), network(model, True), [example], GenerationTokens(0, 1), MessageParityBounds()
     )
     assert found.exact < 1e-4
 
@@ -85,21 +85,21 @@ def test_messages_longer_than_the_furthest_distance() -> None:
 @pytest.mark.parametrize(
     ("bounds", "sentence"),
     [
-        (Bounds(exact=0.0, agreement=0, nats=9, drop=9), r"torch and ONNX differ by .* \(bound 0\)"),
-        (Bounds(agreement=1.01, nats=9, drop=9), r"int8 agrees on \d+\.\d% of tokens \(bound 101%\)"),
+        (MessageParityBounds(exact=0.0, agreement=0, nats=9, drop=9), r"torch and ONNX differ by .* \(bound 0\)"),
+        (MessageParityBounds(agreement=1.01, nats=9, drop=9), r"int8 agrees on \d+\.\d% of tokens \(bound 101%\)"),
         (
-            Bounds(agreement=0, nats=0.0, drop=9),
+            MessageParityBounds(agreement=0, nats=0.0, drop=9),
             r"int8 moves a message by [+-]\d\.\d+ nats a token \(bound 0\)",
         ),
-        (Bounds(agreement=0, nats=9, drop=-9), r"int8 costs [+-]\d+\.\d+% of quality \(.*bound -900%\)"),
+        (MessageParityBounds(agreement=0, nats=9, drop=-9), r"int8 costs [+-]\d+\.\d+% of quality \(.*bound -900%\)"),
     ],
 )
-def test_a_bound_that_does_not_hold_stops_the_export(bounds: Bounds, sentence: str, tmp_path: Path) -> None:
+def test_a_bound_that_does_not_hold_stops_the_export(bounds: MessageParityBounds, sentence: str, tmp_path: Path) -> None:
     tokenizer = tinymodel.write_tokenizer(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(GitpeftError, match=sentence) as found:
-        export(tinymodel.pointer_t5(), tokenizer, out, tinymodel.pairs(4), bounds)
+        export_model(tinymodel.pointer_t5(), tokenizer, out, tinymodel.pairs(4), bounds)
     assert found.value.hint == "no bundle was written"
     assert not list(out.iterdir())
 
@@ -108,16 +108,16 @@ def test_a_number_that_is_none_stops_the_export(tmp_path: Path) -> None:
     model = tinymodel.pointer_t5()
     model.decoder.final_layer_norm.weight.data[0] = math.nan
     with pytest.raises(GitpeftError, match="torch and ONNX differ by inf"):
-        export(model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(2), LOOSE)
+        export_model(model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(2), LOOSE)
 
 
 def test_bounds_are_judged_one_by_one() -> None:
-    good = Parity(1, 1, 1e-5, 0.9, 1.0, -0.01, 4.0, Bounds())
-    assert good.failures() == [] and good.drop == pytest.approx(0.0025)
-    assert good.said() == "int8 costs +0.25% of quality (loss 4.000 on 1 messages; bound 1%)"
-    assert len(Parity(1, 1, math.inf, 0.1, 0.2, -0.3, 4.0, Bounds()).failures()) == 4
-    assert len(Parity(1, 1, NAN, NAN, NAN, NAN, NAN, Bounds()).failures()) == 4
-    (only,) = Parity(1, 1, 1e-5, 0.9, 1.0, -0.01, 0.5, Bounds()).failures()
+    good = MessageParity(1, 1, 1e-5, 0.9, 1.0, -0.01, 4.0, MessageParityBounds())
+    assert good.list_failures() == [] and good.quality_drop == pytest.approx(0.0025)
+    assert good.describe_drop() == "int8 costs +0.25% of quality (loss 4.000 on 1 messages; bound 1%)"
+    assert len(MessageParity(1, 1, math.inf, 0.1, 0.2, -0.3, 4.0, MessageParityBounds()).list_failures()) == 4
+    assert len(MessageParity(1, 1, NAN, NAN, NAN, NAN, NAN, MessageParityBounds()).list_failures()) == 4
+    (only,) = MessageParity(1, 1, 1e-5, 0.9, 1.0, -0.01, 0.5, MessageParityBounds()).list_failures()
     assert "int8 costs +2.00%" in only
 
 
@@ -126,11 +126,11 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     strange = tinymodel.plain_t5()
     strange.config.model_type = "mamba"
     with pytest.raises(GitpeftError, match="models of type mamba cannot be"):
-        export(strange, tokenizer, tmp_path, tinymodel.pairs(1))
+        export_model(strange, tokenizer, tmp_path, tinymodel.pairs(1))
     with pytest.raises(GitpeftError, match="cannot export the activation tanh"):
-        export(tinymodel.plain_t5(feed_forward_proj="tanh"), tokenizer, tmp_path, tinymodel.pairs(1))
+        export_model(tinymodel.plain_t5(feed_forward_proj="tanh"), tokenizer, tmp_path, tinymodel.pairs(1))
     with pytest.raises(GitpeftError, match="no held-out example"):
-        export(tinymodel.plain_t5(), tokenizer, tmp_path, [])
+        export_model(tinymodel.plain_t5(), tokenizer, tmp_path, [])
 
 
 # --- methods ------------------------------------------------------------------------------------------------
@@ -139,25 +139,25 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 def tuned(text: str, make: Callable[..., Any], folder: Path) -> Any:
     """A model of which all that the method trains was moved, saved, loaded and folded in."""
     method = named(text)
-    model = methods.attach(make(), method)
+    model = methods.attach_method(make(), method)
     disturb(model)
-    methods.save(model, folder)
-    return methods.load_merged(make(), method, folder).eval()
+    methods.save_trained_weights(model, folder)
+    return methods.load_merged_model(make(), method, folder).eval()
 
 
 @pytest.mark.parametrize("name", ["pointer, gated", "plain"])
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_method_ends_in_the_same_graphs(name: str, text: str, tmp_path: Path) -> None:
     model = tuned(text, MODELS[name], tmp_path)
-    found = export(model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(12), LOOSE).parity
+    found = export_model(model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(12), LOOSE).parity
     assert found.exact < 1e-4
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swish", "tanh"])
 def test_bottlenecks_of_every_activation(activation: str, tmp_path: Path) -> None:
     model = tuned(f"adapter:width=8,activation={activation}", MODELS["plain"], tmp_path)
-    runtime, words = network(model), Vocabulary(0, 1)
-    found = exporting.compare(model, runtime, network(model, True), tinymodel.pairs(4), words, Bounds())
+    runtime, words = network(model), GenerationTokens(0, 1)
+    found = exporting.measure_parity(model, runtime, network(model, True), tinymodel.pairs(4), words, MessageParityBounds())
     assert found.exact < 1e-4
 
 
@@ -169,7 +169,7 @@ def test_the_matrices_of_bottlenecks_are_int8_too(tmp_path: Path) -> None:
 
     with_adapter, without = tuned("adapter:width=96", make, tmp_path), make()
     growth = [
-        sum(map(len, exporting.graphs(with_adapter, small))) - sum(map(len, exporting.graphs(without, small)))
+        sum(map(len, exporting.build_graphs(with_adapter, small))) - sum(map(len, exporting.build_graphs(without, small)))
         for small in (False, True)
     ]
     assert growth[0] > 10 * 2 * 128 * 96 * 4 and growth[1] < 0.35 * growth[0]
@@ -181,7 +181,7 @@ def test_the_matrices_of_bottlenecks_are_int8_too(tmp_path: Path) -> None:
 def test_levels_never_saturate_a_pair_of_products() -> None:
     weights = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
     weights[:, 3] = 0
-    levels, scale = graph.int8(weights, axis=0)
+    levels, scale = graph.quantise_int8(weights, axis=0)
     assert levels.dtype == np.int8 and scale.shape == (48,)
     assert 2 * 255 * int(np.abs(levels).max()) < 2**15
     assert np.abs(levels * scale - weights).max() <= scale.max() / 2 + 1e-6
@@ -190,11 +190,11 @@ def test_levels_never_saturate_a_pair_of_products() -> None:
 def test_int8_is_a_quarter_of_the_size_and_holds_a_tied_table_once() -> None:
     """The decoder's embedding and its output are one array."""
     model = tinymodel.pointer_t5(d_model=64, vocab_size=8000)
-    small, plain = exporting.graphs(model, True), exporting.graphs(model, False)
+    small, plain = exporting.build_graphs(model, True), exporting.build_graphs(model, False)
     for rough, exact in zip(small, plain, strict=True):
         assert len(rough) < 0.32 * len(exact)
     assert len(small[1]) < 1.3 * 8000 * 64
-    untied = exporting.graphs(tinymodel.untied_t5(d_model=64, vocab_size=8000), True)
+    untied = exporting.build_graphs(tinymodel.untied_t5(d_model=64, vocab_size=8000), True)
     assert len(untied[1]) > 2 * 8000 * 64
 
 
@@ -236,7 +236,7 @@ def test_a_search_finds_what_transformers_finds(name: str, beams: int) -> None:
         runtime = network(model)
         source = [10 + (7 * i + seed) % 50 for i in range(20)]
         expected, score = generated(model, source, beams, 30)
-        found = Search(beams, 30, repeats=True).run(runtime, runtime.encode(source), Vocabulary(0, 1))[0]
+        found = BeamSearch(beams, 30, repeats=True).run(runtime, runtime.encode(source), GenerationTokens(0, 1))[0]
         if expected[-1] != 1:
             continue  # at the limit, unfinished messages compete there and never here
         assert [*found.ids, 1] == expected
@@ -246,20 +246,20 @@ def test_a_search_finds_what_transformers_finds(name: str, beams: int) -> None:
 
 
 def test_a_given_message_scores_as_the_search_scored_it() -> None:
-    runtime, words = network(taught("pointer")), Vocabulary(0, 1)
+    runtime, words = network(taught("pointer")), GenerationTokens(0, 1)
     memory = runtime.encode([10, 11, 12, 13, 14])
-    found = Search(4, 30).run(runtime, memory, words)
+    found = BeamSearch(4, 30).run(runtime, memory, words)
     assert len(found) == 4 and all(one.finished for one in found)
-    again = beam_search.score(runtime, memory, [one.ids for one in found], words)
+    again = beam_search.score_messages(runtime, memory, [one.ids for one in found], words)
     assert [one.total for one in again] == pytest.approx([one.total for one in found], abs=1e-3)
 
 
 def test_hypotheses_do_not_depend_on_their_neighbours() -> None:
     """In float32; int8 takes one scale for all of a batch."""
     model = tinymodel.pointer_t5()
-    runtime, words = network(model), Vocabulary(0, 1)
+    runtime, words = network(model), GenerationTokens(0, 1)
     memory = runtime.encode(list(range(20, 50)))
     messages = [[30, 31], [40], [50, 51, 52, 53, 54], []]
-    together = beam_search.score(runtime, memory, messages, words)
-    alone = [beam_search.score(runtime, memory, [ids], words)[0] for ids in messages]
+    together = beam_search.score_messages(runtime, memory, messages, words)
+    alone = [beam_search.score_messages(runtime, memory, [ids], words)[0] for ids in messages]
     assert [one.total for one in together] == pytest.approx([one.total for one in alone], abs=1e-4)

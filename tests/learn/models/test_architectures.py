@@ -16,9 +16,9 @@ from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
 from gitpeft.learn.models import bases, hub, methods
 from gitpeft.learn.training import finetune
-from gitpeft.learn.training.finetune import Job
+from gitpeft.learn.training.finetune import TrainingJob
 from gitpeft.runtime import beam_search
-from gitpeft.suggest.reranker import Candidate
+from gitpeft.suggest.reranker import MessageCandidate
 from tests.support import tinymodel
 
 _IDS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3, "decoder_start_token_id": 3}
@@ -80,7 +80,7 @@ def data() -> Dataset:
         Example(tinymodel.CHANGES[i % 4], f"{tinymodel.SUBJECTS[i % 4]} {i}", "", (), f"{i:040x}")
         for i in range(30)
     )
-    return Dataset(examples, dataset.index_of(examples), 20, 25, {})
+    return Dataset(examples, dataset.build_example_index(examples), 20, 25, {})
 
 
 def nobody(_step: str, _done: float, _detail: str) -> None:
@@ -88,8 +88,8 @@ def nobody(_step: str, _done: float, _detail: str) -> None:
 
 
 @torch.no_grad()
-def said(model: Any, base: bases.Base) -> torch.Tensor:
-    source, target = finetune.pair_for(base, data().test[0])
+def said(model: Any, base: bases.BaseModel) -> torch.Tensor:
+    source, target = finetune.encode_example_for_base(base, data().test[0])
     found: torch.Tensor = model.eval()(
         input_ids=torch.tensor([source]),
         attention_mask=torch.ones((1, len(source)), dtype=torch.long),
@@ -103,57 +103,57 @@ def said(model: Any, base: bases.Base) -> torch.Tensor:
 def test_an_architecture_learns_is_kept_and_loaded(
     name: str, text: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = bases.find(str(folders(name)))
+    base = bases.find_base(str(folders(name)))
     trained: list[Any] = []
-    whole = methods.save
+    whole = methods.save_trained_weights
 
     def save(model: Any, folder: Path) -> None:
         trained.append(model)
         whole(model, folder)
 
     monkeypatch.setattr(methods, "save", save)
-    job = Job(base, methods.of(*methods.parse(text)), steps=3, checks=1)
-    method, cost = finetune.train(job, data(), tmp_path / "run", nobody)
+    job = TrainingJob(base, methods.make_method(*methods.parse_method(text)), steps=3, checks=1)
+    method, cost = finetune.tune_base(job, data(), tmp_path / "run", nobody)
     assert cost["steps"] == 3 and 0 < cost["share"] <= 1 and cost["adapter_bytes"] > 1000
     assert (cost["share"] == 1) is (text == "full")
     assert method.name != "hybrid" or method.full
     folder = tmp_path / "run" / "adapter"
-    again = methods.load_merged(base.load(), method, folder)
+    again = methods.load_merged_model(base.load(), method, folder)
     torch.testing.assert_close(said(again, base), said(trained[0], base), atol=1e-4, rtol=1e-4)
     assert float((said(base.load(), base) - said(again, base)).abs().max()) > 1e-6
     from tests.learn.conftest import loosen
 
     loosen(monkeypatch)
-    found = finetune.export(base, method, data(), tmp_path / "run")
+    found = finetune.export_run(base, method, data(), tmp_path / "run")
     assert found["parity"]["exact"] < 1e-4 and (tmp_path / "run" / "decoder.onnx").exists()
     candidates, read = suggested(base, found["settings"], tmp_path / "run", monkeypatch)
-    assert read == [finetune.pair_for(base, data().test[0])[0]], "the hook reads what was learnt on"
+    assert read == [finetune.encode_example_for_base(base, data().test[0])[0]], "the hook reads what was learnt on"
     assert candidates and all(math.isfinite(one.mean) for one in candidates)
 
 
 def suggested(
-    base: bases.Base, settings: dict[str, Any], files: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[Candidate], list[list[int]]]:
+    base: bases.BaseModel, settings: dict[str, Any], files: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[MessageCandidate], list[list[int]]]:
     """What the hook would consider for a change, and the ids that its encoder was given."""
     read: list[list[int]] = []
-    encode = beam_search.Network.encode
+    encode = beam_search.EncoderDecoder.encode
 
-    def heard(network: beam_search.Network, source: Any) -> beam_search.Memory:
+    def heard(network: beam_search.EncoderDecoder, source: Any) -> beam_search.EncodedSource:
         read.append(list(source))
         return encode(network, source)
 
-    monkeypatch.setattr(beam_search.Network, "encode", heard)
+    monkeypatch.setattr(beam_search.EncoderDecoder, "encode", heard)
     manifest = Manifest("model", "2024-01-01T00:00:00Z", settings=settings, budget=asdict(base.budget))
-    with trial.trial(manifest, files, dataset.index_of([]), {}) as suggester:
-        return suggester.candidates(data().test[0].change, ""), read
+    with trial.open_trial_suggester(manifest, files, dataset.build_example_index([]), {}) as suggester:
+        return suggester.collect_candidates(data().test[0].change, ""), read
 
 
 def test_a_finished_run_is_not_made_again(folders: Callable[[str], Path], tmp_path: Path) -> None:
-    base = bases.find(str(folders("codet5")))
-    job = Job(base, methods.of("hybrid", {"rank": 4}), steps=2, checks=1)
-    first = finetune.train(job, data(), tmp_path, nobody)
+    base = bases.find_base(str(folders("codet5")))
+    job = TrainingJob(base, methods.make_method("hybrid", {"rank": 4}), steps=2, checks=1)
+    first = finetune.tune_base(job, data(), tmp_path, nobody)
     heard: list[str] = []
-    again = finetune.train(job, data(), tmp_path, lambda _step, _done, detail: heard.append(detail))
+    again = finetune.tune_base(job, data(), tmp_path, lambda _step, _done, detail: heard.append(detail))
     assert again == first and heard == ["already trained"] and len(first[0].full) == 1
 
 
@@ -161,14 +161,14 @@ def test_a_finished_run_is_not_made_again(folders: Callable[[str], Path], tmp_pa
 
 
 def test_an_encoder_gets_a_decoder_which_every_method_trains(folders: Callable[[str], Path]) -> None:
-    base = bases.find(str(folders("unixcoder")))
+    base = bases.find_base(str(folders("unixcoder")))
     model = base.load()
     assert type(model).__name__ == "EncoderDecoderModel" and len(model.decoder.roberta.encoder.layer) == 2
     embeddings = model.decoder.roberta.embeddings.word_embeddings.weight
     assert torch.equal(embeddings, model.encoder.embeddings.word_embeddings.weight)
     again = base.load()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    tuned = methods.attach(model, methods.of("lora", {"rank": 4}))
+    tuned = methods.attach_method(model, methods.make_method("lora", {"rank": 4}))
     names = [name for name, p in tuned.named_parameters() if p.requires_grad]
     lora = [name for name in names if "lora_" in name]
     assert lora and all(".encoder.encoder.layer." in name for name in lora)
@@ -178,8 +178,8 @@ def test_an_encoder_gets_a_decoder_which_every_method_trains(folders: Callable[[
 
 
 def test_only_what_an_encoder_learnt_is_ranked(folders: Callable[[str], Path]) -> None:
-    base = bases.find(str(folders("unixcoder")))
-    source, target = finetune.pair_for(base, data().train[0])
+    base = bases.find_base(str(folders("unixcoder")))
+    source, target = finetune.encode_example_for_base(base, data().train[0])
     given = {"input_ids": torch.tensor([source]), "labels": torch.tensor([target])}
     ranked = methods.rank_layers(base.load(), [lambda model: model(**given).loss])
     assert {layer for layer, _ in ranked} == {"encoder.0", "encoder.1"}
@@ -188,18 +188,18 @@ def test_only_what_an_encoder_learnt_is_ranked(folders: Callable[[str], Path]) -
 def test_what_an_architecture_expects_around_a_source(folders: Callable[[str], Path], tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
-    plain = bases.find(str(folders("codet5")))
-    assert plain.wrapping() == ([], [])
-    base = bases.find(str(folders("unixcoder")))
-    assert base.wrapping() == ([], [1]), "the tiny tokenizer knows no <s>"
-    tokenizer = Tokenizer.from_file(str(base.tokenizer))
+    plain = bases.find_base(str(folders("codet5")))
+    assert plain.find_wrapping_ids() == ([], [])
+    base = bases.find_base(str(folders("unixcoder")))
+    assert base.find_wrapping_ids() == ([], [1]), "the tiny tokenizer knows no <s>"
+    tokenizer = Tokenizer.from_file(str(base.tokenizer_path))
     tokenizer.add_special_tokens(["<s>", "<encoder-decoder>"])
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((base.folder / name).read_bytes())
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     ids = [tokenizer.token_to_id(token) for token in ("<s>", "<encoder-decoder>", "</s>")]
-    assert bases.find(str(tmp_path)).wrapping() == (ids, [1])
-    source, _ = finetune.pair_for(bases.find(str(tmp_path)), data().train[0])
+    assert bases.find_base(str(tmp_path)).find_wrapping_ids() == (ids, [1])
+    source, _ = finetune.encode_example_for_base(bases.find_base(str(tmp_path)), data().train[0])
     assert source[:3] == ids and source[-1] == 1 and len(source) <= base.budget.total
 
 
@@ -233,7 +233,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str,
     "name", ["codet5-base", "Salesforce/codet5-base", f"Salesforce/codet5-base@{COMMIT}"]
 )
 def test_a_base_of_the_hub_is_named_with_its_commit(name: str, downloads: list[dict[str, Any]]) -> None:
-    base = bases.find(name)
+    base = bases.find_base(name)
     assert base.name == f"Salesforce/codet5-base@{COMMIT}" and base.kind == "t5"
     [asked] = downloads
     assert asked["local_files_only"] is True
@@ -242,17 +242,17 @@ def test_a_base_of_the_hub_is_named_with_its_commit(name: str, downloads: list[d
 
 def test_what_of_the_hub_is_refused(downloads: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GitpeftError, match="is not on this machine") as error:
-        bases.find("codebert-base")
+        bases.find_base("codebert-base")
     assert "HF_HUB_OFFLINE=0" in error.value.hint
     with pytest.raises(GitpeftError, match="main is no commit"):
-        bases.find("Salesforce/codet5-base@main")
+        bases.find_base("Salesforce/codet5-base@main")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     with pytest.raises(GitpeftError, match="not pinned to a commit"):
-        bases.find("codet5-base")
-    assert bases.find(f"Salesforce/codet5-base@{COMMIT}").name.endswith(COMMIT)
+        bases.find_base("codet5-base")
+    assert bases.find_base(f"Salesforce/codet5-base@{COMMIT}").name.endswith(COMMIT)
     assert downloads[-1]["local_files_only"] is False
 
 
 def test_every_preset_is_an_id() -> None:
-    assert all(hub.is_id(name) for name in hub.PRESETS.values())
-    assert not any(hub.is_id(name) for name in ("mini", "./x", "a/b/c", "a/b@", "/a/b"))
+    assert all(hub.is_hub_id(name) for name in hub.BASE_PRESETS.values())
+    assert not any(hub.is_hub_id(name) for name in ("mini", "./x", "a/b/c", "a/b@", "/a/b"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gitpeft.diff.patch import Budget
+from gitpeft.diff.patch import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import bases
 from gitpeft.suggest import reranker
@@ -33,11 +33,11 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_a_base(made: Path) -> None:
-    base = bases.find(str(made))
-    assert base.folder == made.resolve() and base.tokenizer == made / "tokenizer.json"
-    assert base.budget == Budget(total=96, exemplars=2)
-    assert base.tokenizer_digest == hashlib.sha256(base.tokenizer.read_bytes()).hexdigest()
-    assert base.ready() is None
+    base = bases.find_base(str(made))
+    assert base.folder == made.resolve() and base.tokenizer_path == made / "tokenizer.json"
+    assert base.budget == TokenBudget(total=96, exemplars=2)
+    assert base.tokenizer_digest == hashlib.sha256(base.tokenizer_path.read_bytes()).hexdigest()
+    assert base.find_onnx_folder() is None
     model = base.load()
     assert model.dtype == torch.float32 and not model.training
     with torch.no_grad():
@@ -45,34 +45,34 @@ def test_a_folder_is_a_base(made: Path) -> None:
 
 
 def test_the_digest_follows_every_file(folder: Path) -> None:
-    before = bases.find(str(folder)).digest
-    assert bases.find(str(folder)).digest == before
+    before = bases.find_base(str(folder)).digest
+    assert bases.find_base(str(folder)).digest == before
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         path = folder / name
         path.write_bytes(path.read_bytes() + b" ")
-        assert bases.digest(folder) != before
-        before = bases.digest(folder)
+        assert bases.compute_base_digest(folder) != before
+        before = bases.compute_base_digest(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_what_is_missing_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(GitpeftError, match=f"has no {name}") as error:
-        bases.find(str(folder))
+        bases.find_base(str(folder))
     assert "--base" in error.value.hint
 
 
 def test_a_pickle_is_no_base(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(GitpeftError, match=r"has no model\.safetensors"):
-        bases.find(str(folder))
+        bases.find_base(str(folder))
 
 
 def test_an_unknown_architecture_is_named(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
     with pytest.raises(GitpeftError, match="is a gpt2") as error:
-        bases.find(str(folder))
+        bases.find_base(str(folder))
     assert "pointer-t5" in error.value.hint
 
 
@@ -82,7 +82,7 @@ def test_an_unknown_architecture_is_named(folder: Path) -> None:
 def test_a_damaged_configuration_is_a_sentence(folder: Path, config: str) -> None:
     (folder / "config.json").write_text(config)
     with pytest.raises(GitpeftError):
-        bases.find(str(folder))
+        bases.find_base(str(folder))
 
 
 def test_code_in_a_base_is_never_run(folder: Path) -> None:
@@ -90,30 +90,30 @@ def test_code_in_a_base_is_never_run(folder: Path) -> None:
     config["auto_map"] = {"AutoModelForSeq2SeqLM": "evil.Model", "AutoConfig": "evil.Config"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text("raise SystemExit('the code of a base was run')\n")
-    assert type(bases.find(str(folder)).load()).__name__ == "PointerT5ForConditionalGeneration"
+    assert type(bases.find_base(str(folder)).load()).__name__ == "PointerT5ForConditionalGeneration"
 
 
 def test_ready_bases_are_known_by_their_settings(folder: Path) -> None:
     (folder / "onnx").mkdir()
-    assert bases.find(str(folder)).ready() is None
+    assert bases.find_base(str(folder)).find_onnx_folder() is None
     (folder / "onnx" / "settings.json").write_text("{}")
-    assert bases.find(str(folder)).ready() == folder / "onnx"
+    assert bases.find_base(str(folder)).find_onnx_folder() == folder / "onnx"
 
 
 def test_a_base_without_a_way_of_choosing_has_the_embedded_one(folder: Path) -> None:
     """So has one whose chooser another version fitted; a damaged one is a sentence."""
-    base, path = bases.find(str(folder)), folder / "onnx" / "chooser.json"
-    assert base.chooser() == reranker.embedded()
+    base, path = bases.find_base(str(folder)), folder / "onnx" / "chooser.json"
+    assert base.load_reranker() == reranker.load_embedded_reranker()
     path.parent.mkdir()
     path.write_text('{"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]}')
-    assert base.chooser() == reranker.embedded()
+    assert base.load_reranker() == reranker.load_embedded_reranker()
     path.write_text('{"mode": "chooser", "features": ["words"], "weights": [1.0]}')
-    assert base.chooser().weights == (1.0,)
+    assert base.load_reranker().weights == (1.0,)
     for damage in ("{", "[]", "3"):
         path.write_text(damage)
         with pytest.raises(GitpeftError, match=r"chooser\.json is damaged"):
-            base.chooser()
+            base.load_reranker()
 
 
 def test_the_embedded_base_has_its_recipe() -> None:
-    assert (bases.embedded_folder() / "recipe.toml").is_file()
+    assert (bases.find_embedded_base() / "recipe.toml").is_file()

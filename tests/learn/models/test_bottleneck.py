@@ -94,7 +94,7 @@ def test_saved_and_loaded_it_says_the_same_to_the_bit(name: str, tmp_path: Path)
     again = PeftModel.from_pretrained(MODELS[name](), tmp_path)
     assert torch.equal(said(again, name), expected)
     assert not [key for key, value in again.named_parameters() if value.requires_grad]
-    folded = bottleneck.fold(again)
+    folded = bottleneck.fold_adapter(again)
     assert type(folded) is type(MODELS[name]()) and torch.equal(said(folded, name), expected)
     assert layers(folded, Bottleneck) and not layers(folded, OwnNorm)
 

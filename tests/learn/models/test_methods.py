@@ -9,13 +9,13 @@ import torch
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures, methods
-from gitpeft.learn.models.architectures import Region
-from gitpeft.learn.models.methods import Method
+from gitpeft.learn.models.architectures import LayerRegion
+from gitpeft.learn.models.methods import TuningMethod
 from tests.learn.models.test_pointer_t5 import batch
 from tests.support import tinymodel
 
-SMALL = Method(rank=4, alpha=8, dropout=0.0)
-FULL = methods.of("full")
+SMALL = TuningMethod(rank=4, alpha=8, dropout=0.0)
+FULL = methods.make_method("full")
 TEXTS = (
     "lora:rank=4",
     "lora:rank=4,placement=query-value,side=encoder",
@@ -32,11 +32,11 @@ every = pytest.mark.parametrize("make", MAKERS, ids=["pointer", "plain", "bart"]
 texts = pytest.mark.parametrize("text", TEXTS)
 
 
-def named(text: str, make: Any = None) -> Method:
-    name, settings = methods.parse(text)
+def named(text: str, make: Any = None) -> TuningMethod:
+    name, settings = methods.parse_method(text)
     if make is tinymodel.bart and "full" in settings:
         settings["full"] = ("encoder.0",)
-    return methods.of(name, settings)
+    return methods.make_method(name, settings)
 
 
 def outputs(model: Any) -> torch.Tensor:
@@ -61,22 +61,22 @@ def disturb(model: Any) -> None:
 @texts
 def test_a_method_starts_as_the_base_and_comes_back_folded(make: Any, text: str, tmp_path: Path) -> None:
     base, method = outputs(make()), named(text, make)
-    model = methods.attach(make(), method)
+    model = methods.attach_method(make(), method)
     torch.testing.assert_close(outputs(model), base)
     share = sum(p.numel() for p in trainable(model).values()) / sum(p.numel() for p in model.parameters())
     assert share == 1 if method.name == "full" else 0 < share < 0.6
     disturb(model)
     tuned = outputs(model)
     assert float((tuned - base).abs().max()) > 1e-3
-    methods.save(model, tmp_path)
+    methods.save_trained_weights(model, tmp_path)
     assert {p.suffix for p in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
-    folded = methods.load_merged(make(), method, tmp_path)
+    folded = methods.load_merged_model(make(), method, tmp_path)
     assert type(folded) is type(make())
     torch.testing.assert_close(outputs(folded), tuned, atol=1e-4, rtol=1e-4)
 
 
 def test_lora_reaches_every_linear_layer_of_the_pointer_head() -> None:
-    names = set(trainable(methods.attach(tinymodel.pointer_t5(), SMALL)))
+    names = set(trainable(methods.attach_method(tinymodel.pointer_t5(), SMALL)))
     for part in ("pointer.query", "pointer.key", "pointer.token", "EncDecAttention.k", "DenseReluDense.wi"):
         assert any(part in name for name in names), part
     assert not any("shared" in name or "lm_head" in name or "gate" in name for name in names)
@@ -85,18 +85,18 @@ def test_lora_reaches_every_linear_layer_of_the_pointer_head() -> None:
 def test_full_trains_everything_even_what_was_frozen() -> None:
     base = tinymodel.pointer_t5()
     base.requires_grad_(False)
-    assert len(trainable(methods.attach(base, FULL))) == len(list(base.parameters()))
+    assert len(trainable(methods.attach_method(base, FULL))) == len(list(base.parameters()))
 
 
 def lora_targets(text: str) -> set[str]:
-    model = methods.attach(tinymodel.plain_t5(), named(text))
+    model = methods.attach_method(tinymodel.plain_t5(), named(text))
     return {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in trainable(model)}
 
 
 def test_placements_sides_and_layers() -> None:
     ends = {
         placement: {name.rpartition(".")[2] for name in lora_targets(f"lora:rank=4,placement={placement}")}
-        for placement in methods.PLACEMENTS
+        for placement in methods.LORA_PLACEMENTS
     }
     assert ends == {
         "all-linear": {"q", "k", "v", "o", "wi", "wo"},
@@ -111,9 +111,9 @@ def test_placements_sides_and_layers() -> None:
 
 def test_hybrid_tunes_its_layers_in_full_and_the_others_as_it_says() -> None:
     for rest, mark in (("lora", ".lora_"), ("adapter", ".bottleneck_")):
-        model = methods.attach(
+        model = methods.attach_method(
             tinymodel.plain_t5(),
-            methods.of("hybrid", {"rest": rest, "full": ("encoder.1",), **SIZES[rest]}),
+            methods.make_method("hybrid", {"rest": rest, "full": ("encoder.1",), **SIZES[rest]}),
         )
         names = trainable(model)
         inside = {name for name in names if "encoder.block.1." in name}
@@ -138,11 +138,11 @@ def test_probing_ranks_the_layer_first_that_the_task_would_change_most() -> None
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model.shared.requires_grad_(False)
     ranked = methods.rank_layers(model, [partial(_loss, s) for s in range(2)])
-    expected = dict.fromkeys(architectures.layers(model), 0.0)
+    expected = dict.fromkeys(architectures.map_layers(model), 0.0)
     for seed in range(2):
         again = tinymodel.plain_t5()
         again(**batch(seed)).loss.backward()
-        for layer, place in architectures.layers(again).items():
+        for layer, place in architectures.map_layers(again).items():
             both = [(p.grad, p.detach()) for p in again.get_submodule(place).parameters()]
             gradient, weight = (
                 torch.cat([part.flatten() for part in column]) for column in zip(*both, strict=True)
@@ -156,14 +156,14 @@ def test_probing_ranks_the_layer_first_that_the_task_would_change_most() -> None
 
 
 def test_the_layers_of_each_architecture() -> None:
-    assert architectures.layers(tinymodel.plain_t5()) == {
+    assert architectures.map_layers(tinymodel.plain_t5()) == {
         "encoder.0": "encoder.block.0", "encoder.1": "encoder.block.1",
         "decoder.0": "decoder.block.0", "decoder.1": "decoder.block.1",
     }  # fmt: skip
-    assert architectures.layers(tinymodel.roberta()) == {
+    assert architectures.map_layers(tinymodel.roberta()) == {
         "encoder.0": "roberta.encoder.layer.0", "encoder.1": "roberta.encoder.layer.1",
     }  # fmt: skip
-    assert architectures.layers(tinymodel.bart())["decoder.0"] == "model.decoder.layers.0"
+    assert architectures.map_layers(tinymodel.bart())["decoder.0"] == "model.decoder.layers.0"
 
 
 # --- written by people --------------------------------------------------------------------------------------
@@ -172,16 +172,16 @@ def test_the_layers_of_each_architecture() -> None:
 @texts
 def test_a_method_is_read_as_it_is_spelt(text: str) -> None:
     method = named(text)
-    assert methods.of(*methods.parse(methods.spell(method))) == method
-    assert methods.spell(methods.of(method.name)) == method.name
+    assert methods.make_method(*methods.parse_method(methods.format_method(method))) == method
+    assert methods.format_method(methods.make_method(method.name)) == method.name
 
 
 def test_what_is_not_said_follows_from_what_is() -> None:
     assert named("lora:rank=4").alpha == 8 and named("lora:rank=4,alpha=5").alpha == 5
     assert named("hybrid:rest=adapter").placement == "houlsby"
-    assert methods.of("hybrid", {"full": ["encoder.0"]}).full == ("encoder.0",)
-    assert set(methods.of("full").as_dict()) == {"name", "lr"}
-    assert "width" in methods.of("hybrid", {"rest": "adapter"}).as_dict()
+    assert methods.make_method("hybrid", {"full": ["encoder.0"]}).full == ("encoder.0",)
+    assert set(methods.make_method("full").as_dict()) == {"name", "lr"}
+    assert "width" in methods.make_method("hybrid", {"rest": "adapter"}).as_dict()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_what_is_not_said_follows_from_what_is() -> None:
 )
 def test_what_is_wrong_is_a_sentence(text: str, sentence: str, hint: str) -> None:
     with pytest.raises(GitpeftError, match=sentence) as error:
-        methods.parse(text)
+        methods.parse_method(text)
     assert hint in error.value.hint
 
 
@@ -221,7 +221,7 @@ def test_what_is_wrong_is_a_sentence(text: str, sentence: str, hint: str) -> Non
 )
 def test_what_does_not_fit_the_base_is_a_sentence(text: str, sentence: str, hint: str) -> None:
     with pytest.raises(GitpeftError, match=sentence) as error:
-        methods.attach(tinymodel.plain_t5(), named(text))
+        methods.attach_method(tinymodel.plain_t5(), named(text))
     assert hint in error.value.hint
 
 
@@ -230,8 +230,8 @@ def test_a_base_whose_modules_have_other_names() -> None:
     model.encoder.block, model.decoder.block = torch.nn.ModuleList(), torch.nn.ModuleList()
     for text in ("lora", "adapter"):
         with pytest.raises(GitpeftError, match="the base has no module for") as error:
-            methods.attach(model, named(text))
+            methods.attach_method(model, named(text))
         assert "unknown to gitpeft" in error.value.hint
     model.config.model_type = "gpt2"
     with pytest.raises(GitpeftError, match="of type gpt2 cannot be tuned"):
-        architectures.places(model, "norm", Region())
+        architectures.find_modules(model, "norm", LayerRegion())

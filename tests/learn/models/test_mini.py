@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft.learn.models import bases
-from gitpeft.learn.pretraining.build import Recipe
+from gitpeft.learn.pretraining.build import PretrainingRecipe
 
 MINI = Path(__file__).resolve().parents[3] / "models" / "mini"
 
@@ -32,12 +32,12 @@ def test_its_files_are_safe_formats_within_64_megabytes() -> None:
 
 
 def test_it_serves_without_tuning_and_its_budget_is_the_recipes() -> None:
-    base = bases.find("mini")
-    ready = base.ready()
+    base = bases.find_base("mini")
+    ready = base.find_onnx_folder()
     assert ready is not None
     report = json.loads((ready / "report.json").read_text())
     assert report["parity"]["agreement"] >= report["parity"]["bounds"]["agreement"]
-    assert base.budget == Recipe.load(MINI / "recipe.toml").budget
+    assert base.budget == PretrainingRecipe.load(MINI / "recipe.toml").budget
 
 
 @pytest.mark.parametrize("name", ["pallets/flask", "gin-gonic/gin", "axios/axios", "redis/redis-py"])

@@ -26,10 +26,10 @@ def test_it_is_ten_lines_at_most() -> None:
 @pytest.mark.parametrize("text", ["lora:rank=4", "adapter:width=8", "hybrid:rank=4,full=encoder.0"])
 def test_a_checkpoint_loads_with_plain_peft(text: str, built: Built, tmp_path: Path) -> None:
     """What is said is what the tuned model says here, which is not what the base says."""
-    base = bases.find(str(built.out))
-    model = methods.attach(base.load(), methods.of(*methods.parse(text)))
+    base = bases.find_base(str(built.out))
+    model = methods.attach_method(base.load(), methods.make_method(*methods.parse_method(text)))
     disturb(model)
-    methods.save(model, tmp_path / "adapter")
+    methods.save_trained_weights(model, tmp_path / "adapter")
     change = "<file>src/parser.py +1 -1<delete>old<add>new"
     done = subprocess.run(
         [sys.executable, "-c", script(), str(built.out), str(tmp_path / "adapter"), change],
@@ -39,7 +39,7 @@ def test_a_checkpoint_loads_with_plain_peft(text: str, built: Built, tmp_path: P
     assert done.stdout.strip() == _said(model.half().float(), base, change)
 
 
-def _said(model: object, base: bases.Base, change: str) -> str:
+def _said(model: object, base: bases.BaseModel, change: str) -> str:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.folder)

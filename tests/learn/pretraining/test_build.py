@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from gitpeft.bundle import bundle as bundles
-from gitpeft.diff.patch import Budget
+from gitpeft.diff.patch import TokenBudget
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.data.batches import Rendered
+from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.evaluation import reranker
 from gitpeft.learn.models import bases
 from gitpeft.learn.pretraining import build
-from gitpeft.suggest.reranker import Chooser
+from gitpeft.suggest.reranker import Reranker
 from tests.learn.conftest import RECIPE, Built
 
 
@@ -23,8 +23,8 @@ def nobody(_step: str, _done: float, _detail: str) -> None:
 
 
 def test_a_build_ends_with_a_base(built: Built) -> None:
-    base = bases.find(str(built.out))
-    assert base.budget == Budget(64, 2, 8, 8, 16)
+    base = bases.find_base(str(built.out))
+    assert base.budget == TokenBudget(64, 2, 8, 8, 16)
     model = base.load()
     assert type(model).__name__ == "PointerT5ForConditionalGeneration"
     assert {p.suffix for p in built.out.iterdir() if p.is_file()} == {".json", ".safetensors"}
@@ -42,11 +42,11 @@ def test_it_has_learnt(built: Built) -> None:
 
 
 def test_it_serves_without_torch(built: Built) -> None:
-    ready = bases.find(str(built.out)).ready()
+    ready = bases.find_base(str(built.out)).find_onnx_folder()
     assert ready is not None
     files = {"encoder.onnx", "decoder.onnx", "tokenizer.json", "chooser.json", "settings.json", "report.json"}
     assert files == {path.name for path in ready.iterdir()}
-    reranker = Chooser.of(json.loads((ready / bundles.CHOOSER).read_text()), "model")
+    reranker = Reranker.from_data(json.loads((ready / bundles.RERANKER_FILE).read_text()), "model")
     assert reranker.mode == "chooser" and reranker.weights
     report = json.loads((ready / "report.json").read_text())
     assert report["parity"]["exact"] < 1e-3 and report["n"] == 12
@@ -68,7 +68,7 @@ def test_every_step_is_heard(built: Built) -> None:
 
 
 def test_validation_repositories_are_never_learnt_from(built: Built) -> None:
-    counts = {path.name: len(Rendered.load(path)) for path in built.work.glob("*.npz")}
+    counts = {path.name: len(RenderedExamples.load(path)) for path in built.work.glob("*.npz")}
     assert counts == {"train-1.npz": 90, "val-1.npz": 60}  # six phrases, digits aside, each fifteen times
 
 
@@ -76,24 +76,24 @@ def test_the_default_chooser_never_learns_from_what_it_is_measured_on(
     built: Built, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(built.out, tmp_path / "out"))
-    recipe = build.Recipe.load(built.recipe)
+    recipe = build.PretrainingRecipe.load(built.recipe)
     taught: list[set[str]] = []
-    fit = reranker.fit
+    fit = reranker.fit_reranker
 
-    def spied(asked: Any, prior: Any = None) -> Chooser:
+    def spied(asked: Any, prior: Any = None) -> Reranker:
         taught.append({one.example.group for one in asked})
         return fit(asked, prior)
 
     monkeypatch.setattr(reranker, "fit", spied)
-    build.finish(recipe, built.corpus, out, nobody)
+    build.export_base(recipe, built.corpus, out, nobody)
     assert taught[0] and not taught[0] & set(recipe.validation)
 
 
 def test_what_is_there_is_not_made_again(built: Built, tmp_path: Path) -> None:
     """A second build trains nothing; one that lost its second stage trains that alone."""
     work = Path(shutil.copytree(built.work, tmp_path / "work"))
-    recipe = build.Recipe.load(built.recipe)
-    train, valid = build.make_arrays(recipe, tmp_path / "no corpus", work)
+    recipe = build.PretrainingRecipe.load(built.recipe)
+    train, valid = build.render_corpus(recipe, tmp_path / "no corpus", work)
     before = {path.name: path.stat().st_mtime_ns for path in work.iterdir()}
     heard: list[str] = []
     costs = build.train_stages(
@@ -101,7 +101,7 @@ def test_what_is_there_is_not_made_again(built: Built, tmp_path: Path) -> None:
     )
     assert heard == [] and [c.steps for c in costs] == [60, 60]
     assert {path.name: path.stat().st_mtime_ns for path in work.iterdir()} == before
-    assert bases.digest(tmp_path / "out") == bases.digest(built.out)
+    assert bases.compute_base_digest(tmp_path / "out") == bases.compute_base_digest(built.out)
     for path in (work / "stage-2.safetensors", work / "checkpoint-2"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     build.train_stages(
@@ -125,19 +125,19 @@ def test_a_wrong_recipe_is_a_sentence(old: str, new: str, sentence: str, tmp_pat
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.replace(old, new, 1))
     with pytest.raises(GitpeftError, match=sentence) as error:
-        build.Recipe.load(path)
+        build.PretrainingRecipe.load(path)
     assert "recipe.toml" in error.value.message + error.value.hint
 
 
 def test_no_recipe_and_no_corpus(tmp_path: Path, built: Built) -> None:
     with pytest.raises(GitpeftError, match="cannot use the recipe"):
-        build.Recipe.load(tmp_path / "none.toml")
+        build.PretrainingRecipe.load(tmp_path / "none.toml")
     with pytest.raises(GitpeftError, match=r"no corpus file commits-1\.jsonl\.xz"):
-        recipe = build.Recipe.load(built.recipe)
-        build.build(recipe, tmp_path, tmp_path / "work", tmp_path / "out", nobody)
+        recipe = build.PretrainingRecipe.load(built.recipe)
+        build.pretrain_base(recipe, tmp_path, tmp_path / "work", tmp_path / "out", nobody)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_recipe_of_the_embedded_base_can_be_read() -> None:
-    recipe = build.Recipe.load(bases.embedded_folder() / "recipe.toml")
+    recipe = build.PretrainingRecipe.load(bases.find_embedded_base() / "recipe.toml")
     assert recipe.validation and len(recipe.stages) >= 1 and recipe.budget.total <= 512

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gitpeft.diff.patch import FileChange, Hunk, compact, split
+from gitpeft.diff.patch import FileChange, Hunk, compact_change, split_compact
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.pretraining import corpus
-from gitpeft.runtime.tokenizer import SPECIAL, TokenCodec
+from gitpeft.runtime.tokenizer import SPECIAL_TOKENS, TokenCodec
 
 NAMES = ("parser", "cache", "router", "config", "logger", "session")
 ACTIONS = ("add", "fix", "remove")
@@ -43,13 +43,13 @@ def write(path: Path, records: Iterable[dict[str, Any]]) -> Path:
 
 def test_reading_goes_by_repository(tmp_path: Path) -> None:
     path = write(tmp_path / "c.xz", [record(repo, i) for repo in "abc" for i in range(3)])
-    assert [(repo, len(found)) for repo, found in corpus.read(path)] == [("a", 3), ("b", 3), ("c", 3)]
-    assert [repo for repo, _ in corpus.read(path, ["b"])] == ["a", "c"]
+    assert [(repo, len(found)) for repo, found in corpus.read_corpus_file(path)] == [("a", 3), ("b", 3), ("c", 3)]
+    assert [repo for repo, _ in corpus.read_corpus_file(path, ["b"])] == ["a", "c"]
 
 
 def test_examples_know_only_what_is_earlier() -> None:
     records = [record("a", i) for i in range(40)]
-    found = corpus.examples(records, 3)
+    found = corpus.build_examples(records, 3)
     place = {e.message: i for i, e in enumerate(found)}
     assert len(found) == 40 and found[0].like == ()
     for i, example in enumerate(found):
@@ -67,7 +67,7 @@ def test_examples_are_cleaned_and_masked() -> None:
         record("a", 3, subject="word " * 23),
         record("a", 4, diff="  \n"),
     ]  # fmt: skip
-    (only,) = corpus.examples(records, 3)
+    (only,) = corpus.build_examples(records, 3)
     assert (only.message, only.previous) == ("use <secret> here", "before")
     assert key not in only.change and "<secret>" in only.change
 
@@ -78,12 +78,12 @@ def test_a_normal_diff_is_what_compact_writes() -> None:
         FileChange("a.py", "A", added=2, hunks=[Hunk("", ["+z"])]),
         FileChange("c.py", "R", "old.py", 1, 0),
     ]
-    text = compact(files)
-    assert corpus.normalise(text) == text
+    text = compact_change(files)
+    assert corpus.normalise_diff(text) == text
     lines = text.split("\n")
     shuffled = "\n".join([*reversed(lines[:3]), "", *(f"{line}   " for line in lines[3:])])
-    assert corpus.normalise(shuffled) == text
-    assert split(corpus.normalise(" a.py +1 -1\n~3\n#a.py\n@\n+x\n+"))[1] == {"a.py": ["@", "+x"]}
+    assert corpus.normalise_diff(shuffled) == text
+    assert split_compact(corpus.normalise_diff(" a.py +1 -1\n~3\n#a.py\n@\n+x\n+"))[1] == {"a.py": ["@", "+x"]}
 
 
 def test_a_message_may_come_fifteen_times() -> None:
@@ -109,7 +109,7 @@ def test_the_tokenizer_reads_everything(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     codec = TokenCodec.load(tmp_path / "tokenizer.json")
     assert len(codec) == 300
-    assert [tokenizer.token_to_id(token) for token in SPECIAL] == list(range(len(SPECIAL)))
+    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(len(SPECIAL_TOKENS)))
     for text in ("add parser 7", "naïve 测试\t\x00🎉", "</s"):
         assert codec.decode(codec.encode(text)) == text
     assert len(codec.encode("remove session")) < len("remove session") / 2
@@ -120,4 +120,4 @@ def test_special_tokens_in_a_text_are_still_text(text: str) -> None:
     """A diff of HTML or of this very project must not open a section of its own."""
     tokenizer = corpus.train_tokenizer(["a b"] * 30, 290)
     codec = TokenCodec(tokenizer)
-    assert not set(codec.encode(text)) & set(range(len(SPECIAL)))
+    assert not set(codec.encode(text)) & set(range(len(SPECIAL_TOKENS)))

@@ -14,7 +14,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.retrain import multi_repo, run
-from gitpeft.suggest.suggester import open_active
+from gitpeft.suggest.suggester import open_active_suggester
 from tests.cli.test_app import Call, gitpeft
 from tests.learn.conftest import Built, loosen
 from tests.learn.retrain.test_run import copied, grown, plan, state
@@ -35,13 +35,13 @@ def fresh(tmp_path: Path) -> Repo:
 
 def test_nobodys_held_out_commits_are_taught(copied: Repo, fresh: Repo) -> None:
     repos = [Repository.open(one.path) for one in (copied, fresh)]
-    mined = [pipeline.mine(repo, "HEAD", nobody) for repo in repos]
-    parts = [multi_repo.part(repo, one, 0) for repo, one in zip(repos, mined, strict=True)]
-    champion = run.champion_of(repos[0])
+    mined = [pipeline.mine_history(repo, "HEAD", nobody) for repo in repos]
+    parts = [multi_repo.make_repository_dataset(repo, one, 0) for repo, one in zip(repos, mined, strict=True)]
+    champion = run.find_champion(repos[0])
     assert champion is not None
-    own = run.split(mined[0].records, champion, 0)[0]
+    own = run.split_for_challenger(mined[0].records, champion, 0)[0]
     assert own is not None and parts[0].test == own.test
-    whole = multi_repo.together(parts)
+    whole = multi_repo.merge_datasets(parts)
     seen = {example.sha for example in whole.examples}
     assert not seen & {example.sha for one in parts for example in one.test}
     assert len(whole.train) == sum(one.first_valid for one in parts) and whole.test == ()
@@ -53,20 +53,20 @@ def test_each_repository_starts_from_what_all_have_taught(
     copied: Repo, fresh: Repo, built: Built, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loosen(monkeypatch)
-    before = bundles.pointer(state(copied))[0]
+    before = bundles.read_active_ids(state(copied))[0]
     done = gitpeft(
         "train", "--org", copied.path, "--org", fresh.path, "--base", built.out, "--budget", "0.1", "--json"
     )
     assert done.code == 0, done
     first, second = json.loads(done.out)
     assert first["repository"] == "repo" and first["action"] in ("activated", "aside")
-    assert second["action"] == "activated" and second["bundle"] == bundles.pointer(state(fresh))[0]
-    assert before in bundles.pointer(state(copied))
-    [shared] = (state(copied) / multi_repo.FOLDER).iterdir()
+    assert second["action"] == "activated" and second["bundle"] == bundles.read_active_ids(state(fresh))[0]
+    assert before in bundles.read_active_ids(state(copied))
+    [shared] = (state(copied) / multi_repo.SHARED_FOLDER).iterdir()
     for one in (copied, fresh):
         plans = [json.loads(path.read_text()) for path in (state(one) / "runs").glob("*/plan.json")]
-        assert str(shared / bundles.ADAPTER) in {found["warm"] for found in plans}
-        assert open_active(state(one)).suggest(CHANGE, "")
+        assert str(shared / bundles.ADAPTER_FOLDER) in {found["warm"] for found in plans}
+        assert open_active_suggester(state(one)).suggest(CHANGE, "")
 
 
 def test_nothing_behind_the_cut_is_taught(
@@ -77,13 +77,13 @@ def test_nothing_behind_the_cut_is_taught(
     class Enough(Exception):
         pass
 
-    def shared(repos: object, mined: Sequence[pipeline.Mined], *_: object) -> Path:
+    def shared(repos: object, mined: Sequence[pipeline.MinedHistory], *_: object) -> Path:
         taught.extend(one.tip for one in mined)
         raise Enough
 
     monkeypatch.setattr(multi_repo, "_shared", shared)
     with pytest.raises(Enough):
-        multi_repo.run(
+        multi_repo.train_across_repositories(
             [Repository.open(one.path) for one in (copied, fresh)],
             replace(plan(built), until="HEAD~5"),
             nobody,
@@ -95,12 +95,12 @@ def test_an_adapter_is_shared_by_two_or_more(copied: Repo, fresh: Repo, built: B
     one, other = Repository.open(copied.path), Repository.open(fresh.path)
     for repos in ([one], [one, one], []):
         with pytest.raises(GitpeftError, match="two repositories or more"):
-            multi_repo.run(repos, plan(built), nobody)
-    with registry.training(other.state_dir), pytest.raises(GitpeftError, match="under way"):
-        multi_repo.run([one, other], plan(built), nobody)
+            multi_repo.train_across_repositories(repos, plan(built), nobody)
+    with registry.hold_training_lock(other.state_dir), pytest.raises(GitpeftError, match="under way"):
+        multi_repo.train_across_repositories([one, other], plan(built), nobody)
     shutil.rmtree(fresh.path / ".git/gitpeft", ignore_errors=True)
     small = [Repo.create(tmp_path / name) for name in ("a", "b")]
     for repo in small:
         generated.put(repo, generated.team(9))
     with pytest.raises(GitpeftError, match="usable commits in all"):
-        multi_repo.run([Repository.open(repo.path) for repo in small], plan(built), nobody)
+        multi_repo.train_across_repositories([Repository.open(repo.path) for repo in small], plan(built), nobody)

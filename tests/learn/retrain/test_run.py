@@ -17,14 +17,14 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.models import bases, methods, warm
-from gitpeft.learn.pipeline import Plan
+from gitpeft.learn.pipeline import ModelPlan
 from gitpeft.learn.retrain import champion_challenger
 from gitpeft.learn.retrain import run as retrain_run
-from gitpeft.learn.retrain.champion_challenger import B_NORM, Duel, Verdict
-from gitpeft.learn.retrain.run import Retrained
+from gitpeft.learn.retrain.champion_challenger import B_NORM, ChallengeResult, ChallengeVerdict
+from gitpeft.learn.retrain.run import RetrainingResult
 from gitpeft.monitor import acceptance
-from gitpeft.risk.model import Model
-from gitpeft.suggest.suggester import open_active
+from gitpeft.risk.model import RiskModel
+from gitpeft.suggest.suggester import open_active_suggester
 from tests.cli.test_app import Call, gitpeft
 from tests.learn.conftest import Built, loosen
 from tests.learn.test_pipeline import CHANGE, nobody
@@ -37,8 +37,8 @@ __all__ = ["gitpeft"]  # a fixture
 FIRST, MORE = 120, 60
 
 
-def plan(built: Built, **changes: Any) -> Plan:
-    return Plan(**{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, "minutes": 0.1, **changes})
+def plan(built: Built, **changes: Any) -> ModelPlan:
+    return ModelPlan(**{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, "minutes": 0.1, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +63,12 @@ def copied(grown: Repo, tmp_path: Path) -> Repo:
 
 def run(
     repo: Repo, built: Built, listen: Callable[[str, float, str], None] = nobody, **how: Any
-) -> Retrained:
+) -> RetrainingResult:
     changes = how.pop("plan", {})
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
         patch.setattr(pipeline, "_milder", lambda *_: {})  # whether tuning pays is not asked here
-        return retrain_run.run(Repository.open(repo.path), plan(built, **changes), listen, **how)
+        return retrain_run.run_retraining(Repository.open(repo.path), plan(built, **changes), listen, **how)
 
 
 def state(repo: Repo) -> Path:
@@ -77,8 +77,8 @@ def state(repo: Repo) -> Path:
 
 def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
     """Let every duel end like this."""
-    one = Duel(B_NORM, 30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
-    monkeypatch.setattr(champion_challenger, "message", lambda *_: Verdict.of(one))
+    one = ChallengeResult(B_NORM, 30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
+    monkeypatch.setattr(champion_challenger, "message", lambda *_: ChallengeVerdict.from_result(one))
 
 
 # --- what is learnt from ------------------------------------------------------------------------------------
@@ -86,10 +86,10 @@ def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
 
 def test_the_duel_is_on_commits_that_neither_has_seen(grown: Repo) -> None:
     repo = Repository.open(grown.path)
-    champion = retrain_run.champion_of(repo)
+    champion = retrain_run.find_champion(repo)
     assert champion is not None
-    mined = pipeline.mine(repo, "HEAD", nobody)
-    data, new, replayed = retrain_run.split(mined.records, champion, 0)
+    mined = pipeline.mine_history(repo, "HEAD", nobody)
+    data, new, replayed = retrain_run.split_for_challenger(mined.records, champion, 0)
     assert data is not None and new == MORE
     order = grown.git("rev-list", "--reverse", "HEAD").split()
     tested = [example.sha for example in data.test]
@@ -99,7 +99,7 @@ def test_the_duel_is_on_commits_that_neither_has_seen(grown: Repo) -> None:
     assert not champion_saw & set(tested) and not challenger_saw & set(tested)
     taught = set(order[: int(0.8 * FIRST)])
     fresh = [example for example in data.train if example.sha not in taught]
-    assert len(data.train) == len(fresh) + replayed and replayed == min(len(taught), retrain_run.REPLAY_LEAST)
+    assert len(data.train) == len(fresh) + replayed and replayed == min(len(taught), retrain_run.MIN_REPLAYED)
     assert [example.sha for example in data.train] == sorted(
         (example.sha for example in data.train), key=order.index
     )
@@ -108,53 +108,53 @@ def test_the_duel_is_on_commits_that_neither_has_seen(grown: Repo) -> None:
 def test_an_older_branch_that_was_merged_late_brings_nothing_known_into_the_duel(grown: Repo) -> None:
     """Its commits stand between those that the champion knows: the newest that it does not are not enough."""
     repo = Repository.open(grown.path)
-    champion = retrain_run.champion_of(repo)
+    champion = retrain_run.find_champion(repo)
     assert champion is not None
-    records = pipeline.mine(repo, "HEAD", nobody).records
-    known = retrain_run._known(champion)
+    records = pipeline.mine_history(repo, "HEAD", nobody).records
+    known = retrain_run._load_known_commits(champion)
     order = [record for record in records if record.sha in set(known)]
     late = [record for record in records if record.sha not in set(known)]
     mixed = [*order[:20], *late[:30], *order[20:], *late[30:]]
-    data, _, _ = retrain_run.split(mixed, champion, 0)
+    data, _, _ = retrain_run.split_for_challenger(mixed, champion, 0)
     seen = set(known[: len(known) - FIRST // 10])
     assert data is not None and not seen & {example.sha for example in data.test}
-    data, _, _ = retrain_run.split([*order[:20], *late, *order[20:]], champion, 0)
+    data, _, _ = retrain_run.split_for_challenger([*order[:20], *late, *order[20:]], champion, 0)
     assert data is None or not seen & {example.sha for example in data.test}
 
 
 def test_a_replay_is_a_sample_where_there_is_much(monkeypatch: pytest.MonkeyPatch, grown: Repo) -> None:
     monkeypatch.setattr(retrain_run, "REPLAY_LEAST", 7)
     repo = Repository.open(grown.path)
-    champion = retrain_run.champion_of(repo)
+    champion = retrain_run.find_champion(repo)
     assert champion is not None
-    records = pipeline.mine(repo, "HEAD", nobody).records
-    found = [retrain_run.split(records, champion, seed) for seed in (0, 0, 1)]
+    records = pipeline.mine_history(repo, "HEAD", nobody).records
+    found = [retrain_run.split_for_challenger(records, champion, seed) for seed in (0, 0, 1)]
     first, again, other = (data.train for data, _, _ in found if data)
     assert first == again != other and len(first) == len(other)
     assert found[0][2] < 0.8 * FIRST
 
 
 def test_a_warm_start_is_where_the_champion_ended(grown: Repo, built: Built) -> None:
-    champion = bundles.active(state(grown))
+    champion = bundles.open_active_bundle(state(grown))
     assert champion is not None
-    base, method = bases.find(str(built.out)), replace(methods.of("lora"), rank=4, alpha=8)
-    folder = str(champion.path / bundles.ADAPTER)
-    model = warm.start(methods.attach(base.load(), method), method, folder)
+    base, method = bases.find_base(str(built.out)), replace(methods.make_method("lora"), rank=4, alpha=8)
+    folder = str(champion.path / bundles.ADAPTER_FOLDER)
+    model = warm.warm_start_model(methods.attach_method(base.load(), method), method, folder)
     merged = model.merge_and_unload().state_dict()
-    theirs = methods.load_merged(base.load(), method, champion.path / bundles.ADAPTER).state_dict()
+    theirs = methods.load_merged_model(base.load(), method, champion.path / bundles.ADAPTER_FOLDER).state_dict()
     assert all((merged[name] - theirs[name]).abs().max() < 1e-6 for name in theirs)
     plain = base.load().state_dict()
     assert any((merged[name] - plain[name]).abs().max() > 1e-3 for name in theirs), "it was tuned"
-    for wrong in (replace(method, rank=8), methods.of("full")):
+    for wrong in (replace(method, rank=8), methods.make_method("full")):
         with pytest.raises((GitpeftError, FileNotFoundError)):
-            warm.start(methods.attach(base.load(), wrong), wrong, folder)
+            warm.warm_start_model(methods.attach_method(base.load(), wrong), wrong, folder)
 
 
 # --- who wins -----------------------------------------------------------------------------------------------
 
 
 def test_a_retraining_from_end_to_end(copied: Repo, built: Built) -> None:
-    before = bundles.pointer(state(copied))[0]
+    before = bundles.read_active_ids(state(copied))[0]
     done = run(copied, built)
     assert done.warm and done.new == MORE and done.cost["steps"] > 0 and done.champion == before
     one = done.tasks["message"]["duel"]
@@ -162,7 +162,7 @@ def test_a_retraining_from_end_to_end(copied: Repo, built: Built) -> None:
     assert one["difference"] == pytest.approx(one["challenger"] - one["champion"])
     assert done.action == ("activated" if one["difference"] >= 0 else "aside")
     made = bundles.open_bundle(state(copied) / "models" / done.bundle)
-    bundles.verify(made)
+    bundles.verify_bundle(made)
     kept = made.manifest.metrics["duel"]
     assert (
         kept["champion"] == before
@@ -170,8 +170,8 @@ def test_a_retraining_from_end_to_end(copied: Repo, built: Built) -> None:
         and kept["verdict"] == done.reason
     )
     assert made.manifest.commits["held"] == 36 and made.manifest.commits["count"] == FIRST + MORE
-    assert bundles.pointer(state(copied))[0] == (done.bundle if done.action == "activated" else before)
-    assert open_active(state(copied)).suggest(CHANGE, "")
+    assert bundles.read_active_ids(state(copied))[0] == (done.bundle if done.action == "activated" else before)
+    assert open_active_suggester(state(copied)).suggest(CHANGE, "")
     config = json.loads(made.read("adapter/adapter_config.json"))
     assert config["base_model_name_or_path"] is None and "/" not in made.manifest.base
 
@@ -180,17 +180,17 @@ def test_a_retraining_from_end_to_end(copied: Repo, built: Built) -> None:
 def test_at_least_as_good_is_the_rule(
     copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch, difference: float
 ) -> None:
-    before = bundles.pointer(state(copied))[0]
+    before = bundles.read_active_ids(state(copied))[0]
     judged(monkeypatch, difference)
     done = run(copied, built, plan={"minutes": 0.02})
-    listed = {one.id: one for one in registry.listing(state(copied))}
+    listed = {one.id: one for one in registry.list_model_versions(state(copied))}
     if difference >= 0:
-        assert done.action == "activated" and bundles.pointer(state(copied)) == (done.bundle, before)
+        assert done.action == "activated" and bundles.read_active_ids(state(copied)) == (done.bundle, before)
         assert listed[done.bundle].aside == ""
     else:
-        assert done.action == "aside" and bundles.pointer(state(copied))[0] == before
+        assert done.action == "aside" and bundles.read_active_ids(state(copied))[0] == before
         assert listed[done.bundle].aside == done.reason and "B-Norm" in done.reason
-    assert not pipeline.last_trained(Repository.open(copied.path)).rival, "export goes round no duel"
+    assert not pipeline.find_last_trained_plan(Repository.open(copied.path)).rival, "export goes round no duel"
 
 
 @pytest.mark.parametrize("message", [1.0, -1.0])
@@ -199,24 +199,24 @@ def test_each_task_goes_its_own_way(
     copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch, message: float, risk: bool
 ) -> None:
     """The winner of one task takes its place beside the champion of the other."""
-    old = bundles.active(state(copied))
+    old = bundles.open_active_bundle(state(copied))
     assert old is not None
     judged(monkeypatch, message)
-    monkeypatch.setattr(retrain_run, "_judge_risk", lambda *_: Verdict(risk, "as told"))
+    monkeypatch.setattr(retrain_run, "_judge_risk", lambda *_: ChallengeVerdict(risk, "as told"))
     done = run(copied, built, plan={"minutes": 0.02})
-    new = bundles.active(state(copied))
+    new = bundles.open_active_bundle(state(copied))
     assert new is not None and (new.id == done.bundle) == (done.action == "activated")
     assert done.action == ("activated" if message > 0 or risk else "aside")
     assert (new.read("encoder.onnx") != old.read("encoder.onnx")) == (message > 0)
     assert (new.read("risk.json") != old.read("risk.json")) == risk
-    bundles.verify(new)
-    assert open_active(state(copied)).suggest(CHANGE, "")
+    bundles.verify_bundle(new)
+    assert open_active_suggester(state(copied)).suggest(CHANGE, "")
     assert done.tasks["message"]["won"] == (message > 0) and done.tasks["risk"]["won"] == risk
-    listed = {one.id: one for one in registry.listing(state(copied))}
+    listed = {one.id: one for one in registry.list_model_versions(state(copied))}
     lost = done.aside or (done.bundle if done.action == "aside" else "")
     assert bool(lost) == (message < 0) and (not lost or "B-Norm" in listed[lost].aside)
     tip = copied.git("rev-parse", "HEAD")
-    assert acceptance.looked_at(state(copied), new.id) == ("" if message > 0 else tip)
+    assert acceptance.load_failed_retraining_tip(state(copied), new.id) == ("" if message > 0 else tip)
     if risk and message < 0:
         assert new.manifest.commits == old.manifest.commits, "what it was taught is what it was"
         assert new.manifest.metrics["duel"]["won"] and listed[new.id].state == "active"
@@ -225,20 +225,20 @@ def test_each_task_goes_its_own_way(
 def test_only_the_score_is_new(copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """No new commit for messages, but a bug became known: the score alone is held against the old one."""
     copied.git("reset", "-q", "--hard", f"HEAD~{MORE}")
-    before = bundles.pointer(state(copied))[0]
-    monkeypatch.setattr(retrain_run, "_judge_risk", lambda *_: Verdict(True, "as told"))
+    before = bundles.read_active_ids(state(copied))[0]
+    monkeypatch.setattr(retrain_run, "_judge_risk", lambda *_: ChallengeVerdict(True, "as told"))
     done = run(copied, built)
     assert done.action == "activated" and done.taught == 0 and list(done.tasks) == ["risk"]
-    assert bundles.pointer(state(copied)) == (done.bundle, before)
-    assert open_active(state(copied)).suggest(CHANGE, "")
+    assert bundles.read_active_ids(state(copied)) == (done.bundle, before)
+    assert open_active_suggester(state(copied)).suggest(CHANGE, "")
 
 
 def test_who_is_asked_may_say_no(copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = bundles.pointer(state(copied))[0]
+    before = bundles.read_active_ids(state(copied))[0]
     judged(monkeypatch, 1.0)
     done = run(copied, built, agreed=lambda _: False, plan={"minutes": 0.02})
     assert done.action == "aside" and done.reason.startswith("not wanted")
-    assert bundles.pointer(state(copied))[0] == before
+    assert bundles.read_active_ids(state(copied))[0] == before
 
 
 def test_a_model_that_was_pulled_meanwhile_is_not_overrun(
@@ -246,14 +246,14 @@ def test_a_model_that_was_pulled_meanwhile_is_not_overrun(
 ) -> None:
     from tests.support import tinymodel
 
-    def pulled(*_: object) -> Verdict:
+    def pulled(*_: object) -> ChallengeVerdict:
         tinymodel.bundle(state(copied), created="2030-01-01T00:00:00Z")
-        return Verdict.of(Duel(B_NORM, 30, 10, 12, 2, 1, 3))
+        return ChallengeVerdict.from_result(ChallengeResult(B_NORM, 30, 10, 12, 2, 1, 3))
 
     monkeypatch.setattr(champion_challenger, "message", pulled)
     done = run(copied, built, plan={"minutes": 0.02})
     assert done.action == "aside" and "another model was activated" in done.reason
-    assert bundles.pointer(state(copied))[0] not in (done.bundle, done.champion)
+    assert bundles.read_active_ids(state(copied))[0] not in (done.bundle, done.champion)
 
 
 def test_nothing_new_is_nothing_to_do(copied: Repo, built: Built) -> None:
@@ -273,7 +273,7 @@ def test_there_must_be_a_champion(repo: Repo, built: Built) -> None:
 def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
     copied: Repo, built: Built, tmp_path: Path
 ) -> None:
-    before = bundles.pointer(state(copied))[0]
+    before = bundles.read_active_ids(state(copied))[0]
     with asked_meanwhile(state(copied), tmp_path, CHANGE):
         for step in ("train", "export", "choose", "risk", "measure"):
             child = os.fork()
@@ -288,8 +288,8 @@ def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
                 finally:
                     os._exit(0)
             assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), step
-            assert bundles.pointer(state(copied))[0] == before
-            assert open_active(state(copied)).suggest(CHANGE, "")
+            assert bundles.read_active_ids(state(copied))[0] == before
+            assert open_active_suggester(state(copied)).suggest(CHANGE, "")
     heard: list[str] = []
     done = run(copied, built, lambda _step, _share, detail: heard.append(detail), plan={"minutes": 0.02})
     assert "already trained" in heard and done.bundle
@@ -301,25 +301,25 @@ def test_killed_anywhere_while_a_score_is_renewed(
 ) -> None:
     monkeypatch.setattr(pipeline, "now", lambda: "2030-01-01T00:00:00Z")  # each try makes the same bundle
     repo = Repository.open(copied.path)
-    champion = bundles.active(state(copied))
+    champion = bundles.open_active_bundle(state(copied))
     assert champion is not None
     (tmp_path / "risk").mkdir()
-    (tmp_path / "risk" / "risk.json").write_text(Model(why="another one").to_json())
+    (tmp_path / "risk" / "risk.json").write_text(RiskModel(why="another one").to_json())
 
     def renew() -> None:
-        retrain_run.renew_risk(repo, champion, tmp_path / "risk", {"duel": {"won": True}})
+        retrain_run.replace_risk_model(repo, champion, tmp_path / "risk", {"duel": {"won": True}})
 
     number = 0
     with asked_meanwhile(state(copied), tmp_path, CHANGE):
         for step in every_kill(renew, stride=3):
             number = step
-            now = bundles.active(state(copied))
+            now = bundles.open_active_bundle(state(copied))
             assert now is not None
-            bundles.verify(now)
+            bundles.verify_bundle(now)
             assert now.read("encoder.onnx") == champion.read("encoder.onnx")
     assert number > 30
-    now = bundles.active(state(copied))
-    assert now is not None and now.json("risk.json")["why"] == "another one"
+    now = bundles.open_active_bundle(state(copied))
+    assert now is not None and now.read_json("risk.json")["why"] == "another one"
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -339,4 +339,4 @@ def test_train_where_a_model_is_installed(
     judged(monkeypatch, 1.0)
     won = gitpeft(*here, "--cold")
     assert won.code == 0 and "trained from the base" in won.said and "gitpeft rollback" in won.said
-    assert told["champion"] == bundles.pointer(state(copied))[1]
+    assert told["champion"] == bundles.read_active_ids(state(copied))[1]

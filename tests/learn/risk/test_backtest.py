@@ -16,13 +16,13 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import charts
 from gitpeft.learn.risk import backtest, selection
-from gitpeft.learn.risk.backtest import Period
-from gitpeft.learn.risk.classifiers import Array, Labelled
-from gitpeft.learn.risk.metric_replay import Measured
+from gitpeft.learn.risk.backtest import BacktestPeriod
+from gitpeft.learn.risk.classifiers import Array, LabelledCommits
+from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.learn.szz import szz
-from gitpeft.risk.change_metrics import DAY, Metrics
-from gitpeft.risk.encoder import Reading
-from gitpeft.risk.model import ALL, COMBINED, ENCODER, LINES_ADDED, LOGISTIC
+from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
+from gitpeft.risk.encoder import EncoderScore
+from gitpeft.risk.model import METRICS_WORDS_AND_ENCODER, METRICS_AND_WORDS, TUNED_ENCODER, LINES_ADDED, LOGISTIC_REGRESSION
 from tests.cli.test_app import Call, gitpeft
 from tests.learn.risk.test_selection import Found, history
 from tests.support.gitrepo import Repo
@@ -41,26 +41,26 @@ class Traced(Found):
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
 
-def play(monkeypatch: pytest.MonkeyPatch, measured: list[Measured], found: Found) -> None:
+def play(monkeypatch: pytest.MonkeyPatch, measured: list[MeasuredCommit], found: Found) -> None:
     """Let a repository have this history."""
     traced = Traced(found.known, found.days, {sha: Verdict((f"f{sha[1:]}",)) for sha in found.known})
     monkeypatch.setattr(backtest, "replay", lambda *_: measured)
     monkeypatch.setattr(szz, "find", lambda *_: traced)
 
 
-def look_back(repo: Repo, sha: str, months: int) -> backtest.Hindsight:
-    return backtest.look_back(Repository.open(repo.path), Period(sha, months, 10), lambda *_: None)
+def look_back(repo: Repo, sha: str, months: int) -> backtest.RiskBacktest:
+    return backtest.run_risk_backtest(Repository.open(repo.path), BacktestPeriod(sha, months, 10), lambda *_: None)
 
 
 @pytest.fixture
-def looked(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> tuple[backtest.Hindsight, list[Measured], Found]:
+def looked(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]:
     measured, found = history(900, 1, 0.9)
     play(monkeypatch, measured, found)
     sha = repo.commit("start", a="1\n")
     return look_back(repo, sha, 12), measured, found
 
 
-def test_what_is_counted(looked: tuple[backtest.Hindsight, list[Measured], Found]) -> None:
+def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
     done, measured, found = looked
     data = done.data
     now = measured[-1].change.time
@@ -68,19 +68,19 @@ def test_what_is_counted(looked: tuple[backtest.Hindsight, list[Measured], Found
     judged = [
         one
         for one in measured
-        if one.change.time >= since and (one.sha in found.known_at(now) or one.change.time <= now - 10 * DAY)
+        if one.change.time >= since and (one.sha in found.known_at(now) or one.change.time <= now - 10 * DAY_SECONDS)
     ]
     assert data["commits"] == len(judged) and data["left_out"] == len(
         [one for one in measured if one.change.time > since]
     ) - len(judged)
     assert data["buggy"] == sum(one.sha in found.known_at(now) for one in judged)
     shipped = data["models"][data["chosen"]]
-    assert data["chosen"] == LOGISTIC and len(data["flags"]) == shipped["flagged"]
+    assert data["chosen"] == LOGISTIC_REGRESSION and len(data["flags"]) == shipped["flagged"]
     right = [flag for flag in data["flags"] if flag["commit"] in found.known_at(now)]
     assert shipped["right"] == len(right) == sum(bool(flag["fixed_by"]) for flag in data["flags"])
     assert all(flag["fixed_by"] == f"f{flag['commit'][1:]}" for flag in right)
     assert shipped["precision"] == pytest.approx(len(right) / len(data["flags"]))
-    weeks = (judged[-1].change.time - judged[0].change.time) / (7 * DAY)
+    weeks = (judged[-1].change.time - judged[0].change.time) / (7 * DAY_SECONDS)
     assert shipped["false_alarms_a_week"] == pytest.approx((len(data["flags"]) - len(right)) / weeks)
     assert [flag["time"] for flag in data["flags"]] == sorted(
         (f["time"] for f in data["flags"]), reverse=True
@@ -89,14 +89,14 @@ def test_what_is_counted(looked: tuple[backtest.Hindsight, list[Measured], Found
     assert 0.03 < shipped["flagged"] / len(judged) < 0.2  # a budget of a tenth, on commits it has not seen
 
 
-def test_changes_told_differently(looked: tuple[backtest.Hindsight, list[Measured], Found]) -> None:
-    lines, regression = (looked[0].data["models"][name]["counterfactual"] for name in (LINES_ADDED, LOGISTIC))
+def test_changes_told_differently(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
+    lines, regression = (looked[0].data["models"][name]["counterfactual"] for name in (LINES_ADDED, LOGISTIC_REGRESSION))
     assert lines["size held constant"] == 0.5 and lines["added and removed swapped"] == 0.5
     assert regression["message removed"] == regression["as it is"] > 0.8
     assert regression["size held constant"] > 0.75  # what matters in this history is not size
 
 
-def test_the_page_is_whole_and_asks_nobody(looked: tuple[backtest.Hindsight, list[Measured], Found]) -> None:
+def test_the_page_is_whole_and_asks_nobody(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
     text = looked[0].page
     assert not re.search(r"https?://|<script|@import|url\(", text)
     figures = re.findall(r"<svg.*?</svg>", text, re.S)
@@ -111,12 +111,12 @@ def test_the_page_is_whole_and_asks_nobody(looked: tuple[backtest.Hindsight, lis
 
 def test_names_on_a_page_are_text() -> None:
     parts = [
-        charts.document("<b>", charts.table(["<i>"], [["<script>&"]])),
-        charts.chart('"<x>', "<y>", "<z>", {"<name>": [(0, 0), (1, 1)]}),
-        charts.scatter("<x>", "<y>", "<z>", [], []),
+        charts.render_page("<b>", charts.render_table(["<i>"], [["<script>&"]])),
+        charts.render_line_chart('"<x>', "<y>", "<z>", {"<name>": [(0, 0), (1, 1)]}),
+        charts.render_scatter_plot("<x>", "<y>", "<z>", [], []),
     ]
     assert not re.search(r"<(?:i|script|x|y|z|name|b)>", "".join(parts))
-    assert charts.chart("", "", "", {}) and charts.chart("", "", "", {"a": [(0, 0)]})
+    assert charts.render_line_chart("", "", "", {}) and charts.render_line_chart("", "", "", {"a": [(0, 0)]})
 
 
 def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gitpeft: Call) -> None:
@@ -135,8 +135,8 @@ def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         and data["models"].keys()
         == {
             LINES_ADDED,
-            LOGISTIC,
-            COMBINED,
+            LOGISTIC_REGRESSION,
+            METRICS_AND_WORDS,
         }
     )
     nowhere = gitpeft("backtest", "--repo", repo.path, "--out", tmp_path / "no" / "b.html")
@@ -152,7 +152,7 @@ def test_an_encoder_stands_beside_the_others(
     play(monkeypatch, measured, found)
     repo.commit("start", a="1\n")
     asked: list[tuple[float, int]] = []
-    again: list[Metrics] = []
+    again: list[ChangeMetrics] = []
 
     class Oracle:
         """Knows what becomes of each commit, and says so of all that came after its lesson."""
@@ -161,11 +161,11 @@ def test_an_encoder_stands_beside_the_others(
             self.taught = taught
             self.reader = self
 
-        def read(self, text: str, metrics: Metrics) -> Reading:
+        def read(self, text: str, metrics: ChangeMetrics) -> EncoderScore:
             again.append(metrics)
-            return Reading(float(metrics.la > metrics.ld), ())
+            return EncoderScore(float(metrics.la > metrics.ld), ())
 
-        def __call__(self, data: Labelled) -> Array:
+        def __call__(self, data: LabelledCommits) -> Array:
             return np.where(data.times <= self.taught, np.nan, 8 * data.truth - 4)
 
     class Teacher:
@@ -174,7 +174,7 @@ def test_an_encoder_stands_beside_the_others(
         def __init__(self, minutes: float) -> None:
             self.minutes = minutes
 
-        def __call__(self, data: Labelled) -> Oracle:
+        def __call__(self, data: LabelledCommits) -> Oracle:
             held = len(data) // 8
             asked.append((self.minutes, len(data)))
             return Oracle(int(data.times[-held]))
@@ -182,10 +182,10 @@ def test_an_encoder_stands_beside_the_others(
     monkeypatch.setattr("gitpeft.learn.pipeline.teacher", lambda plan, minutes: Teacher(minutes))
     data = json.loads(gitpeft("backtest", "--repo", repo.path, "--tune", "0.5", "--json").out)
     assert len(asked) == 1 and asked[0][0] == 0.5
-    assert {ENCODER, ALL} <= data["models"].keys() and data["taught"] == []
-    assert data["models"][ENCODER]["metrics"]["auc"][0] > 0.99
+    assert {TUNED_ENCODER, METRICS_WORDS_AND_ENCODER} <= data["models"].keys() and data["taught"] == []
+    assert data["models"][TUNED_ENCODER]["metrics"]["auc"][0] > 0.99
     assert data["commits"] < len(again) <= 2 * data["commits"], "what is told as it was is not read again"
-    told = data["models"][ENCODER]["counterfactual"]
+    told = data["models"][TUNED_ENCODER]["counterfactual"]
     assert told["as it is"] == told["message removed"] > 0.99 > told["added and removed swapped"]
     assert data["unread"] == 0
 
@@ -193,12 +193,12 @@ def test_an_encoder_stands_beside_the_others(
     short = json.loads(gitpeft("backtest", "--repo", repo.path, "--tune", "0.5", "--json").out)
     assert short["commits"] == 100 and short["unread"] == data["commits"] - 100
     assert short["left_out"] == data["left_out"]
-    assert f"{short['unread']} older ones were not judged" in "\n".join(backtest.summary(short))
+    assert f"{short['unread']} older ones were not judged" in "\n".join(backtest.format_backtest_summary(short))
 
     monkeypatch.setattr(Teacher, "__call__", lambda self, data: self.notes.append({"why": "too few"}))
     declined = gitpeft("backtest", "--repo", repo.path, "--tune", "1").said
     assert "no encoder: too few" in declined and "not judged" not in declined
-    with registry.training(Repository.open(repo.path).state_dir):
+    with registry.hold_training_lock(Repository.open(repo.path).state_dir):
         busy = gitpeft("backtest", "--repo", repo.path, "--tune", "1")
     assert busy.code == 1
     monkeypatch.setattr("gitpeft.learn.pipeline.can_train", lambda: False)
@@ -223,5 +223,5 @@ def test_months_of_more_than_two_years_are_judged_in_longer_parts(
     play(monkeypatch, measured, found)
     sha = repo.commit("start", a="1\n")
     done = look_back(repo, sha, 30)
-    assert len(done.data["models"][LOGISTIC]["drift"]) <= 24
-    assert selection.BLOCKS == 5
+    assert len(done.data["models"][LOGISTIC_REGRESSION]["drift"]) <= 24
+    assert selection.PREQUENTIAL_BLOCKS == 5

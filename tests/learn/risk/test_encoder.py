@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.data.batches import Judged
+from gitpeft.learn.data.batches import EncodedCommits
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.risk import encoder
-from gitpeft.learn.risk.classifiers import Labelled
-from gitpeft.learn.risk.encoder import Lesson, RiskData, Scaling, Text
-from gitpeft.risk.change_metrics import DAY, Metrics
+from gitpeft.learn.risk.classifiers import LabelledCommits
+from gitpeft.learn.risk.encoder import RiskTuningSettings, RiskData, FeatureScaling, CommitText
+from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from tests.learn.models.test_architectures import ARCHITECTURES, METHODS
 from tests.learn.risk.test_selection import history
 from tests.support import tinymodel
@@ -45,10 +45,10 @@ def data(count: int = 60) -> RiskData:
     """Changes of which one text is always buggy; the metrics say nothing."""
     dice = np.random.default_rng(0)
     truth = (np.arange(count) % 3 == 0).astype(float)
-    metrics = tuple(Metrics(nf=1, la=int(dice.integers(1, 90))) for _ in range(count))
+    metrics = tuple(ChangeMetrics(nf=1, la=int(dice.integers(1, 90))) for _ in range(count))
     shas = tuple(f"{i:040x}" for i in range(count))
-    texts = {sha: Text(BUGGY if bad else CLEAN, "a message") for sha, bad in zip(shas, truth, strict=True)}
-    whole = Labelled(metrics, truth, DAY * np.arange(count, dtype=np.float64), shas)
+    texts = {sha: CommitText(BUGGY if bad else CLEAN, "a message") for sha, bad in zip(shas, truth, strict=True)}
+    whole = LabelledCommits(metrics, truth, DAY_SECONDS * np.arange(count, dtype=np.float64), shas)
     parts = (slice(0, count * 2 // 3), slice(count * 2 // 3, count * 5 // 6), slice(count * 5 // 6, count))
     train, valid, test = map(whole.take, parts)
     return RiskData(train, valid, test, texts)
@@ -59,42 +59,42 @@ def data(count: int = 60) -> RiskData:
 def test_an_architecture_judges_is_kept_and_loaded(
     name: str, text: str, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    base, lesson = bases.find(str(folders(name))), Lesson(epochs=6, batch=8, shown=0.5)
-    given = methods.of(*methods.parse(text))
-    tuned = encoder.tune(base, replace(given, lr=2e-2 if name == "plbart" else 1e-2), data(), lesson)
+    base, lesson = bases.find_base(str(folders(name))), RiskTuningSettings(epochs=6, batch=8, shown=0.5)
+    given = methods.make_method(*methods.parse_method(text))
+    tuned = encoder.tune_and_score(base, replace(given, lr=2e-2 if name == "plbart" else 1e-2), data(), lesson)
     cost = tuned.cost
     assert cost.steps == 30 and 0 < cost.trainable <= cost.parameters and len(cost.valid_curve) >= 8
     assert (cost.trainable == cost.parameters) is (text == "full")
     assert tuned.method.name != "hybrid" or tuned.method.full
     assert len(tuned.test) == 10 and set(tuned.scaling.features) > {"fix", "la"}
-    encoder.save(tuned.model, tuned.scaling, tmp_path)
-    again = encoder.load(base, tuned.method, tmp_path)
-    asked = encoder.judged(data().test, data().texts, base, tuned.scaling.features, 1.0)
-    np.testing.assert_allclose(encoder.scores(again, asked, base), tuned.test.scores, atol=1e-4)
-    untrained = encoder.scores(encoder.fresh(base, tuned.scaling), asked, base)
+    encoder.save_trained_encoder(tuned.model, tuned.scaling, tmp_path)
+    again = encoder.load_trained_encoder(base, tuned.method, tmp_path)
+    asked = encoder.encode_commits(data().test, data().texts, base, tuned.scaling.features, 1.0)
+    np.testing.assert_allclose(encoder.predict_logits(again, asked, base), tuned.test.scores, atol=1e-4)
+    untrained = encoder.predict_logits(encoder.create_risk_encoder(base, tuned.scaling), asked, base)
     assert np.abs(untrained).max() == 0 < np.abs(tuned.test.scores).min()
 
 
 def test_it_learns_what_only_the_text_tells(folders: Callable[[str], Path]) -> None:
-    base = bases.find(str(folders("codet5")))
-    lesson = Lesson(epochs=10, batch=8, checks=4)
-    found = encoder.tune(base, methods.of("lora", {"rank": 4, "lr": 1e-2}), data(), lesson)
+    base = bases.find_base(str(folders("codet5")))
+    lesson = RiskTuningSettings(epochs=10, batch=8, checks=4)
+    found = encoder.tune_and_score(base, methods.make_method("lora", {"rank": 4, "lr": 1e-2}), data(), lesson)
     assert ranking_metrics.roc_auc(found.test.truth, found.test.scores) == 1
     assert found.cost.valid_curve[-1][1] < found.cost.valid_curve[0][1]
     assert "fix" not in found.scaling.features  # no message is read, so that nothing read off one may be
-    again = encoder.tune(base, methods.of("lora", {"rank": 4, "lr": 1e-2}), data(), lesson)
+    again = encoder.tune_and_score(base, methods.make_method("lora", {"rank": 4, "lr": 1e-2}), data(), lesson)
     np.testing.assert_allclose(again.test.scores, found.test.scores, rtol=1e-2)
 
 
 def test_a_decoder_alone_cannot_be_tuned_to_judge(folders: Callable[[str], Path]) -> None:
-    base = bases.find(str(folders("codet5")))
+    base = bases.find_base(str(folders("codet5")))
     with pytest.raises(GitpeftError, match=r"no module for .* in decoder"):
-        encoder.tune(base, methods.of("lora", {"rank": 4, "side": "decoder"}), data(), Lesson())
+        encoder.tune_and_score(base, methods.make_method("lora", {"rank": 4, "side": "decoder"}), data(), RiskTuningSettings())
 
 
 def test_later_parts_are_scaled_as_the_training_part_was() -> None:
     given = data()
-    scaling = Scaling.of(given.train, ("la", "nf"))
+    scaling = FeatureScaling.from_commits(given.train, ("la", "nf"))
     x = np.log1p([one.la for one in given.train.metrics])
     assert scaling.mean[0] == pytest.approx(x.mean()) and scaling.spread[0] == pytest.approx(
         x.std(), abs=1e-5
@@ -102,21 +102,21 @@ def test_later_parts_are_scaled_as_the_training_part_was() -> None:
 
 
 def test_messages_are_read_only_where_they_are_shown(folders: Callable[[str], Path]) -> None:
-    base = bases.find(str(folders("codet5")))
+    base = bases.find_base(str(folders("codet5")))
     given, texts = data().train, dict(data().texts)
-    other = {sha: Text(text.change, "something else") for sha, text in texts.items()}
-    plain, renamed = (encoder.judged(given, one, base, ("la",), 0.0) for one in (texts, other))
+    other = {sha: CommitText(text.change, "something else") for sha, text in texts.items()}
+    plain, renamed = (encoder.encode_commits(given, one, base, ("la",), 0.0) for one in (texts, other))
     assert np.array_equal(plain.source, renamed.source)
-    some, all_ = (encoder.judged(given, texts, base, ("la",), shown) for shown in (0.5, 1.0))
+    some, all_ = (encoder.encode_commits(given, texts, base, ("la",), shown) for shown in (0.5, 1.0))
     longer = [np.diff(one.source_at) > np.diff(plain.source_at) for one in (some, all_)]
     assert longer[1].all() and 0.2 < longer[0].mean() < 0.8
-    like = base.codec().marks["like"][0]
-    assert {int(all_.ids(i, 1)[0]) for i in range(len(all_))} == {like}
+    like = base.load_codec().marks["like"][0]
+    assert {int(all_.get_source(i, 1)[0]) for i in range(len(all_))} == {like}
 
 
 def test_parts_follow_each_other_and_know_nothing_of_later() -> None:
     measured, found = history(900, 1, 0.9)
-    parts = encoder.split(measured, found, 0.1, 0.1)
+    parts = encoder.split_by_time(measured, found, 0.1, 0.1)
     start = parts.test.times[0]
     assert parts.train.times[-1] <= parts.valid.times[0] <= parts.valid.times[-1] < start
     known = found.known_at(int(start))
@@ -124,23 +124,23 @@ def test_parts_follow_each_other_and_know_nothing_of_later() -> None:
         assert {sha for sha, bad in zip(part.shas, part.truth, strict=True) if bad} <= known
     found.known = dict(list(found.known.items())[:20])
     with pytest.raises(GitpeftError, match="not enough history to learn risk from: 20 known bugs"):
-        encoder.split(measured, found, 0.1, 0.1)
+        encoder.split_by_time(measured, found, 0.1, 0.1)
 
 
 def test_arrays_hold_what_was_put_in() -> None:
-    made = Judged.of([[5, 6], [7, 8, 9, 10]], [[1.0, 2.0], [3.0, 4.0]], [1, 0])
-    arrays = made.arrays([1, 0], 3, 4, 0)
+    made = EncodedCommits.from_sources([[5, 6], [7, 8, 9, 10]], [[1.0, 2.0], [3.0, 4.0]], [1, 0])
+    arrays = made.collate_batch([1, 0], 3, 4, 0)
     assert arrays["input_ids"].tolist() == [[7, 8, 9, 0], [5, 6, 0, 0]]
     assert arrays["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
     assert arrays["features"].tolist() == [[3, 4], [1, 2]] and arrays["labels"].tolist() == [0, 1]
-    assert made.lengths([0, 1], 3) == ([2, 3], [0, 0])
-    assert made.take([1]).ids(0, 9).tolist() == [7, 8, 9, 10]
-    assert sorted(i for batch in made.batches(4, 9, 0) for i in batch) == [0, 1]
+    assert made.count_tokens([0, 1], 3) == ([2, 3], [0, 0])
+    assert made.select_examples([1]).get_source(0, 9).tolist() == [7, 8, 9, 10]
+    assert sorted(i for batch in made.iterate_batches(4, 9, 0) for i in batch) == [0, 1]
 
 
 def test_pooling_leaves_padding_out() -> None:
     states = torch.arange(12.0).reshape(2, 3, 2)
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    assert encoder.pool(states, mask, "first").tolist() == [[0, 1], [6, 7]]
-    assert encoder.pool(states, mask, "last").tolist() == [[2, 3], [10, 11]]
-    assert encoder.pool(states, mask, "mean").tolist() == [[1, 2], [8, 9]]
+    assert encoder.pool_states(states, mask, "first").tolist() == [[0, 1], [6, 7]]
+    assert encoder.pool_states(states, mask, "last").tolist() == [[2, 3], [10, 11]]
+    assert encoder.pool_states(states, mask, "mean").tolist() == [[1, 2], [8, 9]]

@@ -9,9 +9,9 @@ import pytest
 
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.learn.risk.metric_replay import Measured, latest, replay
+from gitpeft.learn.risk.metric_replay import MeasuredCommit, find_latest_time, measure_history
 from gitpeft.risk import model
-from gitpeft.risk.change_metrics import KAMEI, Metrics, measure
+from gitpeft.risk.change_metrics import KAMEI_METRICS, ChangeMetrics, compute_change_metrics
 from tests.support.gitrepo import EPOCH, HOUR, Repo
 
 PEOPLE = ("ada@example.org", "ben@example.org", "cho@example.org")
@@ -90,14 +90,14 @@ def _edit(repo: Repo, dice: random.Random, paths: list[str], number: int) -> Non
     repo.git("add", "-A")
 
 
-def replayed(repo: Repo) -> list[Measured]:
+def replayed(repo: Repo) -> list[MeasuredCommit]:
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        history.mine(repository, "HEAD", jobs=2)
-        return replay(history, repository)
+        history.mine_commits(repository, "HEAD", jobs=2)
+        return measure_history(history, repository)
 
 
-def asked(repo: Repo, shas: list[str]) -> dict[str, Metrics]:
+def asked(repo: Repo, shas: list[str]) -> dict[str, ChangeMetrics]:
     """The metrics of each commit as of a change that is staged on its parent, just before it is committed."""
     repository = Repository.open(repo.path)
     found = {}
@@ -110,9 +110,9 @@ def asked(repo: Repo, shas: list[str]) -> dict[str, Metrics]:
                 repo.git("symbolic-ref", "HEAD", "refs/heads/unborn")
             repo.git("read-tree", sha)
             mail, when = repo.git("log", "-1", "--format=%ae %ct", sha).split()
-            _, change, _ = model.staged(repository, history.author(f"<{mail}>"), int(when))
-            with history.before(repository, repository.head(), keep=bool(hash(sha) % 2)) as past:
-                found[sha] = measure(past, change)
+            _, change, _ = model.read_staged_change(repository, history.hash_author(f"<{mail}>"), int(when))
+            with history.context_before(repository, repository.resolve_head(), keep=bool(hash(sha) % 2)) as past:
+                found[sha] = compute_change_metrics(past, change)
     return found
 
 
@@ -157,7 +157,7 @@ def test_a_history_mined_bit_by_bit_is_the_same(repo: Repo, tmp_path: Path) -> N
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
         for sha, _ in repository.rev_list("HEAD")[::4]:
-            history.mine(repository, sha, jobs=1)
+            history.mine_commits(repository, sha, jobs=1)
     bits = {one.sha: one.metrics for one in replayed(repo)}
     once.git("checkout", "-q", "--detach", repo.git("rev-parse", "HEAD"))
     assert {one.sha: one.metrics for one in replayed(once)} == bits
@@ -175,8 +175,8 @@ def test_a_commit_dated_in_the_far_future_takes_no_time_and_tells_nothing_of_tod
     )
     found = replayed(repo)
     assert found[-1].metrics.exp == 1 and found[-1].metrics.rexp < 1e-3
-    assert abs(latest(found) - usual) < 24 * HOUR and latest([]) == 0
-    assert latest(found[-1:]) == found[-1].change.time  # there is nothing better
+    assert abs(find_latest_time(found) - usual) < 24 * HOUR and find_latest_time([]) == 0
+    assert find_latest_time(found[-1:]) == found[-1].change.time  # there is nothing better
 
 
 def test_the_metrics_by_hand(repo: Repo) -> None:
@@ -203,4 +203,4 @@ def test_the_metrics_by_hand(repo: Repo) -> None:
     assert last.age == pytest.approx((400 + 410 + 0) / 3)
     assert last.entropy == pytest.approx(1.459147917)  # 3, 2 and 1 of 6 lines
     assert (last.fixes, last.recent, last.new) == (0, 0, 1) and last.tests == pytest.approx(1 / 6)
-    assert repo.clock == EPOCH + 410 * day and len(KAMEI) == 14
+    assert repo.clock == EPOCH + 410 * day and len(KAMEI_METRICS) == 14

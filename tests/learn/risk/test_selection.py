@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from gitpeft.errors import GitpeftError
-from gitpeft.history.context import Change, Touch
+from gitpeft.history.context import MeasuredChange, TouchedFile
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.risk import classifiers, selection
-from gitpeft.learn.risk.metric_replay import Measured
-from gitpeft.risk.change_metrics import DAY, Metrics
-from gitpeft.risk.model import LINES_ADDED, LOGISTIC, NONE, Model, scaled
+from gitpeft.learn.risk.metric_replay import MeasuredCommit
+from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
+from gitpeft.risk.model import LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL, RiskModel, scale_features
 from tests.support.gitrepo import EPOCH
 
 
@@ -32,46 +32,46 @@ class Found:
         return self.days
 
 
-def history(count: int, seed: int, weight: float, bugs: float = 0.2) -> tuple[list[Measured], Found]:
+def history(count: int, seed: int, weight: float, bugs: float = 0.2) -> tuple[list[MeasuredCommit], Found]:
     """Commits a day apart. Risk comes from `nuc` by `weight`, and from the lines added by the rest."""
     random = np.random.default_rng(seed)
     found, measured = Found(), []
     for number in range(count):
         la, nuc = int(random.lognormal(3, 1)), int(random.lognormal(3, 1))
-        when = EPOCH + number * DAY
-        metrics = Metrics(nf=1, la=la, nuc=nuc, exp=int(random.integers(99)))
+        when = EPOCH + number * DAY_SECONDS
+        metrics = ChangeMetrics(nf=1, la=la, nuc=nuc, exp=int(random.integers(99)))
         sign = weight * math.log(nuc + 1) + (1 - weight) * math.log(la + 1)
         if sign + 0.3 * random.standard_normal() > np.quantile(random.normal(3, 1, 400), 1 - bugs):
-            found.known[f"{number:040x}"] = when + int(random.exponential(8) * DAY)
-        change = Change((Touch("a.py", "M", "text", la, 0, 9),), "someone", when)
-        measured.append(Measured(f"{number:040x}", change, metrics))
+            found.known[f"{number:040x}"] = when + int(random.exponential(8) * DAY_SECONDS)
+        change = MeasuredChange((TouchedFile("a.py", "M", "text", la, 0, 9),), "someone", when)
+        measured.append(MeasuredCommit(f"{number:040x}", change, metrics))
     return measured, found
 
 
 def test_a_regression_wins_where_there_is_more_than_size() -> None:
     measured, found = history(800, 1, 0.9)
-    model = selection.train(measured, found, measured[-1].change.time)
-    assert model.kind == LOGISTIC and model.why == "" and model.known > 100
+    model = selection.train_risk_model(measured, found, measured[-1].change.time)
+    assert model.kind == LOGISTIC_REGRESSION and model.why == "" and model.known > 100
     weights = dict(zip(model.features, model.weights, strict=True))
     assert weights["nuc"] == max(weights.values()) and "fix" not in weights
     test = model.report["test"]
-    assert test[LOGISTIC]["auc"][0] > 0.85 > test[LINES_ADDED]["auc"][0] + 0.1
+    assert test[LOGISTIC_REGRESSION]["auc"][0] > 0.85 > test[LINES_ADDED]["auc"][0] + 0.1
 
 
 def test_lines_added_stay_where_nothing_beats_them() -> None:
     measured, found = history(800, 2, 0.0)
-    model = selection.train(measured, found, measured[-1].change.time)
+    model = selection.train_risk_model(measured, found, measured[-1].change.time)
     assert model.kind == LINES_ADDED and model.features == ("la",)
     assert model.report["chosen"] == LINES_ADDED
 
 
-@pytest.mark.parametrize("known", [0, selection.NEEDED - 1])
+@pytest.mark.parametrize("known", [0, selection.MIN_KNOWN_BUGS - 1])
 def test_too_few_known_bugs_are_no_model(known: int) -> None:
     measured, found = history(300, 3, 0.5)
     found.known = dict.fromkeys(list(found.known)[:known], EPOCH)
-    model = selection.train(measured, found, measured[-1].change.time)
-    assert model.kind == NONE and not model.usable
-    assert model.why == f"not enough history ({known} known bugs, {selection.NEEDED} needed)"
+    model = selection.train_risk_model(measured, found, measured[-1].change.time)
+    assert model.kind == NO_MODEL and not model.is_usable
+    assert model.why == f"not enough history ({known} known bugs, {selection.MIN_KNOWN_BUGS} needed)"
 
 
 def test_a_score_that_says_nothing_is_not_shown() -> None:
@@ -79,17 +79,17 @@ def test_a_score_that_says_nothing_is_not_shown() -> None:
     random = np.random.default_rng(0)
     shas = [one.sha for one in measured]
     found.known = {str(sha): EPOCH for sha in random.choice(shas, 90, replace=False)}
-    model = selection.train(measured, found, measured[-1].change.time)
-    assert model.kind == NONE and "chance" in model.why
+    model = selection.train_risk_model(measured, found, measured[-1].change.time)
+    assert model.kind == NO_MODEL and "chance" in model.why
 
 
 def test_young_commits_are_left_out_and_not_taken_for_clean() -> None:
     measured, found = history(100, 5, 0.5)
     now = measured[-1].change.time
-    data = selection.label(measured, found, now)
+    data = selection.label_commits(measured, found, now)
     kept = set(data.shas)
     for one in measured:
-        young = one.change.time > now - 10 * DAY
+        young = one.change.time > now - 10 * DAY_SECONDS
         assert (one.sha in kept) == (not young or one.sha in found.known_at(now))
     assert data.truth.sum() == len(found.known_at(now) & kept)
 
@@ -99,9 +99,9 @@ def test_nothing_after_a_moment_counts_at_it() -> None:
     measured, found = history(600, 6, 0.8)
     now = measured[400].change.time
     later = Found({sha: when for sha, when in found.known.items() if when <= now}, found.days)
-    full = selection.train(measured, found, now)
-    cut = selection.train(measured[:401], later, now)
-    assert full == cut and full.usable
+    full = selection.train_risk_model(measured, found, now)
+    cut = selection.train_risk_model(measured[:401], later, now)
+    assert full == cut and full.is_usable
 
 
 def test_a_block_is_judged_by_what_was_known_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,39 +109,39 @@ def test_a_block_is_judged_by_what_was_known_when_it_began(monkeypatch: pytest.M
     now = measured[-1].change.time
     asked: list[tuple[int, int]] = []
 
-    def watch(known: list[Measured], labels: Found, when: int, **texts: Any) -> classifiers.Labelled:
+    def watch(known: list[MeasuredCommit], labels: Found, when: int, **texts: Any) -> classifiers.LabelledCommits:
         asked.append((max(one.change.time for one in known), when))
         return label(known, labels, when)
 
-    label = selection.label
+    label = selection.label_commits
     monkeypatch.setattr(selection, "label", watch)
-    trial = selection.prequential(measured, found, now)
-    assert trial is not None and len(asked) == 1 + selection.BLOCKS and asked[0] == (now, now)
+    trial = selection.evaluate_prequential(measured, found, now)
+    assert trial is not None and len(asked) == 1 + selection.PREQUENTIAL_BLOCKS and asked[0] == (now, now)
     starts = [float(part.block.times[0]) for part in trial.parts]
     assert [when for _, when in asked[1:]] == starts
     assert all(newest < when for newest, when in asked[1:])
     assert list(trial.data.times) == sorted(trial.data.times)
-    assert len(trial.data) == sum(len(part.block) for part in trial.parts) == len(trial.ranked[LOGISTIC])
+    assert len(trial.data) == sum(len(part.block) for part in trial.parts) == len(trial.ranked[LOGISTIC_REGRESSION])
 
 
 def test_probabilities_are_those_that_come_true() -> None:
     measured, found = history(4000, 8, 0.5)
-    data = selection.label(measured, found, measured[-1].change.time)
-    trial = selection.split(data)
-    one = trial.ranked[LOGISTIC]
-    assert ranking_metrics.ece(one.truth, one.chances) < 0.05
+    data = selection.label_commits(measured, found, measured[-1].change.time)
+    trial = selection.evaluate_time_split(data)
+    one = trial.ranked[LOGISTIC_REGRESSION]
+    assert ranking_metrics.expected_calibration_error(one.truth, one.chances) < 0.05
     assert abs(one.chances.mean() - one.truth.mean()) < 0.05
 
 
 def test_the_fit_is_the_minimum() -> None:
     """No other weights do better on the penalised loss, whichever way one goes from these."""
     measured, found = history(300, 9, 0.5)
-    data = selection.label(measured, found, measured[-1].change.time)
+    data = selection.label_commits(measured, found, measured[-1].change.time)
     names, ridge = ("la", "nuc"), 3.0
-    model = classifiers.regression(data, names, ridge)
-    x = classifiers.design(data, names)
+    model = classifiers.fit_logistic_regression(data, names, ridge)
+    x = classifiers.build_design_matrix(data, names)
     mean, spread = x.mean(0), x.std(0) + 1e-9
-    penalty = np.array([classifiers._FREE, ridge])
+    penalty = np.array([classifiers._LINES_ADDED_RIDGE, ridge])
 
     def loss(weights: np.ndarray, bias: float) -> float:
         z = (x - mean) / spread @ weights + bias
@@ -156,39 +156,39 @@ def test_the_fit_is_the_minimum() -> None:
 
 def test_the_file_gives_back_the_model_and_nothing_else_is_believed() -> None:
     measured, found = history(600, 1, 0.9)
-    model = selection.train(measured, found, measured[-1].change.time)
+    model = selection.train_risk_model(measured, found, measured[-1].change.time)
     data = json.loads(model.to_json())
-    again = Model.of(data)
+    again = RiskModel.from_dict(data)
     assert again == model and again.to_json() == model.to_json()
     for key, value in (
         ("kind", "oracle"), ("weights", [1.0]), ("features", ["la"]), ("scores", []), ("curve", [[0, "x"]]),
         ("bias", math.nan), ("scores", None), ("means", []),
     ):  # fmt: skip
         with pytest.raises(GitpeftError, match="risk model cannot be read"):
-            Model.of({**data, key: value})
-    assert not Model.of({}).usable and "init" in Model.of({}).why
+            RiskModel.from_dict({**data, key: value})
+    assert not RiskModel.from_dict({}).is_usable and "init" in RiskModel.from_dict({}).why
 
 
 def test_at_most_the_budget_is_flagged() -> None:
     """H7: of the commits that made the percentiles, never more than the budget."""
     measured, found = history(900, 1, 0.9)
-    model = selection.train(measured, found, measured[-1].change.time)
-    scores = [model.score(one.metrics) for one in measured]
+    model = selection.train_risk_model(measured, found, measured[-1].change.time)
+    scores = [model.compute_score(one.metrics) for one in measured]
     for budget in (1, 5, 10, 20, 50):
-        flagged = sum(model.flags(score, budget) for score in scores)
+        flagged = sum(model.should_flag(score, budget) for score in scores)
         assert 0 < flagged <= budget / 100 * len(scores) + 1
         for score in scores:
-            assert not model.flags(score, budget) or model.percentile(score) >= 100 - budget - 0.5
+            assert not model.should_flag(score, budget) or model.percentile_of_score(score) >= 100 - budget - 0.5
     flat = replace(model, scores=(1.0,) * 201)
-    assert not flat.flags(1.0, 10)  # a repository in which all commits are alike
+    assert not flat.should_flag(1.0, 10)  # a repository in which all commits are alike
 
 
 def test_percentiles_go_from_0_to_100() -> None:
-    model = replace(Model(), scores=tuple(float(i) for i in range(101)))
-    assert [model.percentile(x) for x in (-5.0, 0.0, 50.0, 50.5, 100.0, 900.0)] == [0, 0, 50, 50.5, 100, 100]
+    model = replace(RiskModel(), scores=tuple(float(i) for i in range(101)))
+    assert [model.percentile_of_score(x) for x in (-5.0, 0.0, 50.0, 50.5, 100.0, 900.0)] == [0, 0, 50, 50.5, 100, 100]
 
 
 def test_more_lines_are_never_less_risky_by_lines_added() -> None:
-    model = classifiers.lines_added()
-    values = [model.score(Metrics(la=n)) for n in (0, 1, 10, 1000)]
-    assert values == sorted(values) and scaled(Metrics(la=0), ("la",)) == [0.0]
+    model = classifiers.make_lines_added_model()
+    values = [model.compute_score(ChangeMetrics(la=n)) for n in (0, 1, 10, 1000)]
+    assert values == sorted(values) and scale_features(ChangeMetrics(la=0), ("la",)) == [0.0]

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from gitpeft.git.log import Skipped
+from gitpeft.git.log import SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.learn.szz import edits
-from gitpeft.learn.szz.blame import Replay, Tree, Version
-from gitpeft.learn.szz.edit_cache import Ledger
-from gitpeft.learn.szz.edits import Edit
+from gitpeft.learn.szz.blame import BlameReplay, FileTree, FileVersion
+from gitpeft.learn.szz.edit_cache import EditCache
+from gitpeft.learn.szz.edits import CommitEdit
 from tests.support.gitrepo import Repo
 
 Line = tuple[str, str, int]
@@ -24,16 +24,16 @@ def origins(repo: Repo, tip: str = "HEAD") -> dict[str, list[Line | None]]:
     repo.git("checkout", "-q", "--detach", tip)
     end = repo.commit("end")
     repository = Repository.open(repo.path)
-    commits = repository.messages(end)
-    with Ledger.open(repository.state_dir) as ledger:
-        ledger.read(repository, commits, {}, lambda done, total: None)
-        replay = Replay(commits, ledger.get)
+    commits = repository.read_commit_messages(end)
+    with EditCache.open(repository.state_dir) as ledger:
+        ledger.read_missing(repository, commits, {}, lambda done, total: None)
+        replay = BlameReplay(commits, ledger.get_edit)
         before = [step.before for step in replay][-1]
         found: dict[str, list[Line | None]] = {}
         for path in repo.git("ls-tree", "-r", "--name-only", tip).splitlines():
-            version = before.get(path)
+            version = before.get_file(path)
             if version and version.lines is not None:
-                found[path] = [replay.owner(one) if one >= 0 else None for one in version.lines.tolist()]
+                found[path] = [replay.locate_origin(one) if one >= 0 else None for one in version.lines.tolist()]
     return found
 
 
@@ -148,17 +148,17 @@ def test_names_that_git_quotes(repo: Repo) -> None:
     first = repo.commit("one", **{odd: text("a", "b")})
     repo.commit("two", **{odd: text("a", "c", "d")})
     repository = Repository.open(repo.path)
-    with Ledger.open(repository.state_dir) as ledger:
-        commits = repository.messages("HEAD")
-        ledger.read(repository, commits, {}, lambda done, total: None)
-        edit = ledger.get(commits[-1].sha)
+    with EditCache.open(repository.state_dir) as ledger:
+        commits = repository.read_commit_messages("HEAD")
+        ledger.read_missing(repository, commits, {}, lambda done, total: None)
+        edit = ledger.get_edit(commits[-1].sha)
         assert edit is not None
-        replay = Replay(commits, ledger.get)
-        before = [step.before.get(edit.files[0].path) for step in replay][-1]
+        replay = BlameReplay(commits, ledger.get_edit)
+        before = [step.before.get_file(edit.files[0].path) for step in replay][-1]
     assert list(map(tuple, edit.files[0].places or ())) == [(2, 1, 2, 2)]
     assert before is not None
     assert before.lines is not None
-    assert replay.owner(int(before.lines[0]))[0] in (first, commits[-1].sha)
+    assert replay.locate_origin(int(before.lines[0]))[0] in (first, commits[-1].sha)
 
 
 def test_random_histories(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -227,30 +227,30 @@ def test_a_commit_that_cannot_be_read_leaves_lines_unknown(repo: Repo) -> None:
     last = repo.commit("three", f=text("a", "B", "B2", "c", "D"))
     repo.commit("four", f=text("a", "B", "B2", "c", "D", "e"))
     repository = Repository.open(repo.path)
-    commits = repository.messages("HEAD")
-    known: dict[str, Edit | None] = {}
-    for one in repository.read([c.sha for c in commits], edits.ORDINARY, edits.Patches):
-        assert not isinstance(one, Skipped)
+    commits = repository.read_commit_messages("HEAD")
+    known: dict[str, CommitEdit | None] = {}
+    for one in repository.stream_diff_tree([c.sha for c in commits], edits.ORDINARY_OPTIONS, edits.PatchParser):
+        assert not isinstance(one, SkippedCommit)
         known[one.sha] = None if one.sha == lost else one
-    replay = Replay(commits, known.get)
-    before = [step.before.get("f") for step in replay][-1]
+    replay = BlameReplay(commits, known.get)
+    before = [step.before.get_file("f") for step in replay][-1]
     assert before is not None
     assert before.lines is not None
     assert before.lines.tolist()[:4] == [-1] * 4
-    assert replay.owner(int(before.lines[4])) == (last, "f", 5)
+    assert replay.locate_origin(int(before.lines[4])) == (last, "f", 5)
     assert replay.misfits == {"commits": 1, "files": 1}
 
 
 def test_trees_share_until_one_changes() -> None:
-    one = Tree()
-    one.put("a/x", Version("1", None))
-    one.put("b/y", Version("1", None))
+    one = FileTree()
+    one.set_file("a/x", FileVersion("1", None))
+    one.set_file("b/y", FileVersion("1", None))
     two = one.copy()
-    two.put("a/x", Version("2", None))
-    one.drop("b/y")
+    two.set_file("a/x", FileVersion("2", None))
+    one.remove_file("b/y")
     three = two.copy()
-    three.drop("a/x")
+    three.remove_file("a/x")
     versions = [
-        [(v.blob if (v := tree.get(p)) else None) for p in ("a/x", "b/y")] for tree in (one, two, three)
+        [(v.blob if (v := tree.get_file(p)) else None) for p in ("a/x", "b/y")] for tree in (one, two, three)
     ]
     assert versions == [["1", None], ["2", "1"], [None, "1"]]

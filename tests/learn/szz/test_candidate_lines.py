@@ -4,22 +4,22 @@ from collections import Counter
 
 import pytest
 
-from gitpeft.git.log import Skipped
+from gitpeft.git.log import SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.learn.szz import candidate_lines, edits, moved_lines
-from gitpeft.learn.szz.edits import Edit, aligned, continued, sides
+from gitpeft.learn.szz.edits import CommitEdit, align_lines, map_reformatted_lines, split_sides
 from tests.support.gitrepo import Repo
 
 
-def judged(repo: Repo) -> Edit:
+def judged(repo: Repo) -> CommitEdit:
     """The newest commit, judged."""
     repository = Repository.open(repo.path)
-    (edit,) = repository.read([repo.git("rev-parse", "HEAD")], edits.ORDINARY, edits.Patches)
-    assert not isinstance(edit, Skipped)
+    (edit,) = repository.stream_diff_tree([repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser)
+    assert not isinstance(edit, SkippedCommit)
     wanted = [file.blob for file in edit.files if set(file.blob) != {"0"}]
-    content = dict(zip(wanted, repository.blobs(wanted), strict=True))
-    edit.moves = moved_lines.find(edit)
-    candidate_lines.judge(edit, {blob: found for blob, found in content.items() if found is not None})
+    content = dict(zip(wanted, repository.read_blobs(wanted), strict=True))
+    edit.moves = moved_lines.find_moved_blocks(edit)
+    candidate_lines.find_suspect_lines(edit, {blob: found for blob, found in content.items() if found is not None})
     return edit
 
 
@@ -115,7 +115,7 @@ def test_lines(
     ],
 )
 def test_files(path: str, reason: str) -> None:
-    assert candidate_lines.aside(path) == reason
+    assert candidate_lines.classify_non_code(path) == reason
 
 
 def test_a_moved_block_is_no_suspect(repo: Repo) -> None:
@@ -134,7 +134,7 @@ def test_a_short_line_elsewhere_is_no_move(repo: Repo) -> None:
 
 
 def test_a_large_fix_is_no_evidence(repo: Repo) -> None:
-    paths = [f"f{i}.py" for i in range(candidate_lines.LARGE_FIX + 1)]
+    paths = [f"f{i}.py" for i in range(candidate_lines.LARGE_FIX_FILES + 1)]
     repo.commit("old", **dict.fromkeys(paths, "x = 1\n"))
     repo.commit("new", **dict.fromkeys(paths, "x = 2\n"))
     edit = judged(repo)
@@ -159,17 +159,17 @@ def test_files_that_no_line_can_be_traced_in_are_counted(repo: Repo) -> None:
 def test_content_that_is_not_here_is_counted(repo: Repo) -> None:
     repo.commit("old", **{"a.py": "x = 1\n"})
     repo.commit("new", **{"a.py": "x = 2\n"})
-    (edit,) = Repository.open(repo.path).read([repo.git("rev-parse", "HEAD")], edits.ORDINARY, edits.Patches)
-    assert not isinstance(edit, Skipped)
-    candidate_lines.judge(edit, {})
+    (edit,) = Repository.open(repo.path).stream_diff_tree([repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser)
+    assert not isinstance(edit, SkippedCommit)
+    candidate_lines.find_suspect_lines(edit, {})
     assert (edit.suspects, edit.passed) == ({}, {"file: content not here": 1})
 
 
 def test_a_hunk_that_reflows_says_where_its_lines_come_from() -> None:
     removed, added = [b"f(a, b)", b"g('c')"], [b"f(", b"    a,", b"    b,", b")", b'g("c")']
-    assert continued(removed, added) == [0, 0, 0, 0, 1]
-    assert aligned([b"one two", b"three four"], [b"new", b"one two!", b"three  FOUR"]) == [-1, 0, 1]
-    assert sides(b"-1 +1 @@\n-old\n\\ No newline at end of file\n+new") == ([b"old"], [b"new"])
+    assert map_reformatted_lines(removed, added) == [0, 0, 0, 0, 1]
+    assert align_lines([b"one two", b"three four"], [b"new", b"one two!", b"three  FOUR"]) == [-1, 0, 1]
+    assert split_sides(b"-1 +1 @@\n-old\n\\ No newline at end of file\n+new") == ([b"old"], [b"new"])
 
 
 def test_a_fragment_is_judged_like_the_whole_file() -> None:
@@ -177,13 +177,13 @@ def test_a_fragment_is_judged_like_the_whole_file() -> None:
     from pathlib import Path
 
     source = Path(candidate_lines.__file__).read_text(encoding="utf-8")
-    known = candidate_lines.language("a.py")
+    known = candidate_lines.detect_language("a.py")
     assert known is not None
     lines = source.split("\n")[:-1]
-    whole = [bool(tokens) for tokens in candidate_lines._tokens(known.lexer, lines)]
-    spans = candidate_lines._spans(source, known)
+    whole = [bool(tokens) for tokens in candidate_lines._lex_lines(known.lexer, lines)]
+    spans = candidate_lines._find_multiline_spans(source, known)
     alone = [
-        not candidate_lines._reasons(known, spans, i, [line.encode()], [])[0].startswith(("comment", "blank"))
+        not candidate_lines._classify_removed_lines(known, spans, i, [line.encode()], [])[0].startswith(("comment", "blank"))
         for i, line in enumerate(lines, 1)
     ]
     different = Counter(a == b for a, b in zip(alone, whole, strict=True))[False]

@@ -11,7 +11,7 @@ from gitpeft.config import Config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn.szz import szz
-from gitpeft.learn.szz.szz import Labels
+from gitpeft.learn.szz.szz import SzzLabels
 from tests.git.test_repository import partial_clone
 from tests.support.gitrepo import EPOCH, HOUR, Repo
 
@@ -20,8 +20,8 @@ BAD = "def area(width, height):\n    return width + height\n"
 OTHER = "def edge(width, height):\n    return 2 * (width + height)\n"
 
 
-def find(repo: Repo, tip: str = "HEAD", config: Config | None = None) -> Labels:
-    return szz.find(Repository.open(repo.path), tip, config or Config(), lambda *heard: None)
+def find(repo: Repo, tip: str = "HEAD", config: Config | None = None) -> SzzLabels:
+    return szz.trace_bug_introducing_commits(Repository.open(repo.path), tip, config or Config(), lambda *heard: None)
 
 
 def causes(repo: Repo, config: Config | None = None) -> dict[str, tuple[str, ...]]:
@@ -37,12 +37,12 @@ def test_a_bug_is_traced_to_its_commit(repo: Repo) -> None:
     found = find(repo)
     assert list(found.verdicts) == [bug]
     verdict = found.verdicts[bug]
-    assert verdict == szz.Verdict(bug, EPOCH + 3 * HOUR, (fix,), (("a.py", 4),))
+    assert verdict == szz.BugIntroducingCommit(bug, EPOCH + 3 * HOUR, (fix,), (("a.py", 4),))
     assert found.fixes == {fix: "word"}
     report = found.report
     assert (report.commits, report.read, report.fixes, report.traced) == (4, 4, {"word": 1}, 1)
-    assert found.known_at(EPOCH + 3 * HOUR) == {bug}
-    assert found.known_at(EPOCH + 3 * HOUR - 1) == set()
+    assert found.bugs_known_at(EPOCH + 3 * HOUR) == {bug}
+    assert found.bugs_known_at(EPOCH + 3 * HOUR - 1) == set()
 
 
 def test_several_fixes_are_ordered_and_the_first_makes_it_known(repo: Repo) -> None:
@@ -369,7 +369,7 @@ def test_a_tip_that_names_nothing(repo: Repo) -> None:
 def test_progress_ends_at_one(repo: Repo) -> None:
     repo.commit("Add area", **{"a.py": BAD})
     heard: list[tuple[str, float, str]] = []
-    szz.find(Repository.open(repo.path), "HEAD", Config(), lambda *one: heard.append(one))
+    szz.trace_bug_introducing_commits(Repository.open(repo.path), "HEAD", Config(), lambda *one: heard.append(one))
     assert {step for step, _, _ in heard} == {"labels"}
     assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
     assert heard[-1][1] == 1.0
@@ -378,8 +378,8 @@ def test_progress_ends_at_one(repo: Repo) -> None:
 def test_latency_is_interpolated_and_needs_enough(repo: Repo) -> None:
     repo.commit("Add area", **{"a.py": BAD})
     found = find(repo)
-    assert found.latency(0.5) is None
-    few = dataclasses.replace(found, _days=tuple(range(szz.ENOUGH - 1)))
-    assert few.latency(0.5) is None
+    assert found.latency_quantile(0.5) is None
+    few = dataclasses.replace(found, _days=tuple(range(szz.MIN_LATENCY_SAMPLES - 1)))
+    assert few.latency_quantile(0.5) is None
     some = dataclasses.replace(found, _days=tuple(float(i) for i in range(21)))
-    assert [some.latency(q) for q in (0.0, 0.25, 0.5, 0.975, 1.0)] == [0.0, 5.0, 10.0, 19.5, 20.0]
+    assert [some.latency_quantile(q) for q in (0.0, 0.25, 0.5, 0.975, 1.0)] == [0.0, 5.0, 10.0, 19.5, 20.0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gitpeft.learn.training.flops import Work, matrix_rate
+from gitpeft.learn.training.flops import StepFlops, measure_matrix_rate
 from tests.support import tinymodel
 
 
@@ -20,18 +20,18 @@ def test_what_a_step_needs(build: Callable[[], Any], source: int, target: int) -
     labels = torch.randint(9, 400, (3, target))
     with FlopCounterMode(display=False) as counted:
         model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
-    assert Work.of(model).step([source] * 3, [target] * 3) == pytest.approx(
+    assert StepFlops.from_model(model).count_batch([source] * 3, [target] * 3) == pytest.approx(
         counted.get_total_flops(), rel=0.04
     )
 
 
 def test_frozen_weights_need_no_gradient_of_their_own() -> None:
     model = tinymodel.plain_t5()
-    whole = Work.of(model)
+    whole = StepFlops.from_model(model)
     for weight in model.parameters():
         weight.requires_grad_(False)
-    assert Work.of(model).source == pytest.approx(whole.source * 4 / 6)
+    assert StepFlops.from_model(model).source == pytest.approx(whole.source * 4 / 6)
 
 
 def test_a_matrix_product_takes_time() -> None:
-    assert 1e8 < matrix_rate(torch.device("cpu"), size=256, rounds=3) < 1e15
+    assert 1e8 < measure_matrix_rate(torch.device("cpu"), size=256, rounds=3) < 1e15

@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.data.batches import Rendered
+from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.models import methods
 from gitpeft.learn.training import loop, memory
-from gitpeft.learn.training.loop import Progress, Settings, fit, loss_on
+from gitpeft.learn.training.loop import TrainingProgress, TrainingSettings, train_model, measure_loss
 from tests.learn.models.test_methods import SMALL
 from tests.support import tinymodel
 
 
-def rendered(count: int = 8, seed: int = 0) -> Rendered:
-    return Rendered.of([(source, [*message, 1]) for source, message in tinymodel.pairs(count, seed)])
+def rendered(count: int = 8, seed: int = 0) -> RenderedExamples:
+    return RenderedExamples.from_pairs([(source, [*message, 1]) for source, message in tinymodel.pairs(count, seed)])
 
 
-def settings(**changes: Any) -> Settings:
-    return Settings(**{"steps": 40, "batch_tokens": 400, "lr": 1e-2, "warmup": 0.05, "clip": 1.0, **changes})
+def settings(**changes: Any) -> TrainingSettings:
+    return TrainingSettings(**{"steps": 40, "batch_tokens": 400, "lr": 1e-2, "warmup": 0.05, "clip": 1.0, **changes})
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -33,33 +33,33 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
 def test_the_loss_falls_on_what_can_be_learnt_by_heart() -> None:
     model, data = tinymodel.pointer_t5(), rendered()
-    before = loss_on(model, data, settings())
-    cost = fit(model, data, settings(steps=60))
-    after = loss_on(model, data, settings())
+    before = measure_loss(model, data, settings())
+    cost = train_model(model, data, settings(steps=60))
+    after = measure_loss(model, data, settings())
     assert after < 0.7 * before
     assert (cost.steps, cost.trainable, cost.device) == (60, cost.parameters, "cpu")
-    assert cost.examples == pytest.approx(60 * 8 / len(list(data.batches(400, 512, 0))), rel=0.3)
+    assert cost.examples == pytest.approx(60 * 8 / len(list(data.iterate_batches(400, 512, 0))), rel=0.3)
     assert cost.tokens > cost.examples * 8 and cost.peak_memory > 1 << 26
     assert [step for step, _ in cost.curve] == [20, 40, 60]
     kept = json.loads(json.dumps(cost.as_dict()))
     assert kept["steps"] == 60 and kept["share"] == 1 and kept["tokens_per_second"] > 0
-    assert loop.Cost.of(kept).as_dict().keys() == kept.keys()
+    assert loop.TrainingCost.from_dict(kept).as_dict().keys() == kept.keys()
 
 
 def test_hidden_matrices_may_be_left_to_muon() -> None:
     model, data = tinymodel.pointer_t5(), rendered()
-    before = loss_on(model, data, settings())
-    names = [len(group["params"]) for o in loop._optimisers(model, settings(matrix_lr=1e-2))
+    before = measure_loss(model, data, settings())
+    names = [len(group["params"]) for o in loop._make_optimisers(model, settings(matrix_lr=1e-2))
              for group in o.param_groups]  # fmt: skip
     assert len(names) == 2 and sum(names) == len(list(model.parameters()))
-    fit(model, data, settings(matrix_lr=1e-2))
-    assert loss_on(model, data, settings()) < 0.8 * before
+    train_model(model, data, settings(matrix_lr=1e-2))
+    assert measure_loss(model, data, settings()) < 0.8 * before
 
 
 def test_only_what_a_method_trains_changes() -> None:
-    model = methods.attach(tinymodel.pointer_t5(), SMALL)
+    model = methods.attach_method(tinymodel.pointer_t5(), SMALL)
     before = weights(model)
-    fit(model, rendered(), settings(steps=5))
+    train_model(model, rendered(), settings(steps=5))
     changed = {name for name, p in model.named_parameters() if not torch.equal(p.detach(), before[name])}
     assert changed and all("lora_" in name for name in changed)
     assert changed == {name for name, p in model.named_parameters() if p.requires_grad}
@@ -70,17 +70,17 @@ def test_the_best_weights_are_kept_and_not_the_last() -> None:
     model, data = tinymodel.pointer_t5(), rendered()
     seen: list[tuple[float, dict[str, torch.Tensor]]] = []
 
-    def heard(progress: Progress) -> None:
+    def heard(progress: TrainingProgress) -> None:
         if progress.valid is not None:
             seen.append((progress.valid, weights(model)))
 
-    cost = fit(
+    cost = train_model(
         model, data, settings(lr=3.0, warmup=0.9, clip=1e9), valid=data, evaluate_every=0.1, on_step=heard
     )
     best = min(range(len(seen)), key=lambda i: seen[i][0])
     assert 0 <= best < len(seen) - 1 and seen[-1][0] > seen[best][0]
     assert all(torch.equal(p, seen[best][1][name]) for name, p in weights(model).items())
-    assert loss_on(model, data, settings()) == pytest.approx(seen[best][0], abs=1e-5)
+    assert measure_loss(model, data, settings()) == pytest.approx(seen[best][0], abs=1e-5)
     assert [loss for _, loss in cost.valid_curve] == [loss for loss, _ in seen]
     assert 0 < cost.seconds_to_best < cost.seconds
 
@@ -93,28 +93,28 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
     """Learnt in two parts, it ends with the weights that one part would have given."""
     data, how = rendered(24), settings(steps=20)
     whole, batches = tinymodel.pointer_t5(dropout_rate=0.0), _learnt()
-    fit(whole, data, how, valid=data, evaluate_every=0.25, on_step=batches)
+    train_model(whole, data, how, valid=data, evaluate_every=0.25, on_step=batches)
 
     first_part = _learnt()
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: TrainingProgress) -> None:
         first_part(progress)
         if progress.valid is not None and progress.step >= 10:
             raise Killed
 
     first = tinymodel.pointer_t5(dropout_rate=0.0)
     with pytest.raises(Killed):
-        fit(first, data, how, valid=data, evaluate_every=0.25, on_step=kill, checkpoint=tmp_path / "c")
+        train_model(first, data, how, valid=data, evaluate_every=0.25, on_step=kill, checkpoint=tmp_path / "c")
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"checkpoint.safetensors"}
 
     second, rest = tinymodel.pointer_t5(seed=9, dropout_rate=0.0), _learnt()
-    cost = fit(second, data, how, valid=data, evaluate_every=0.25, on_step=rest, checkpoint=tmp_path / "c")
+    cost = train_model(second, data, how, valid=data, evaluate_every=0.25, on_step=rest, checkpoint=tmp_path / "c")
     done = first_part.steps[-1]
     assert 10 <= done < 20 and rest.steps == list(range(done + 1, 21)) and cost.steps == 20
     assert rest.losses == pytest.approx(batches.losses[done:], abs=2e-3)
     assert rest.tokens == batches.tokens[done:]
     assert [step for step, _ in cost.valid_curve] == batches.measured
-    assert loss_on(second, data, how) == pytest.approx(loss_on(whole, data, how), abs=2e-3)
+    assert measure_loss(second, data, how) == pytest.approx(measure_loss(whole, data, how), abs=2e-3)
 
 
 class _learnt:
@@ -126,7 +126,7 @@ class _learnt:
         self.tokens: list[int] = []
         self.measured: list[int] = []
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: TrainingProgress) -> None:
         self.steps.append(progress.step)
         self.losses.append(progress.loss)
         self.tokens.append(progress.tokens)
@@ -139,29 +139,29 @@ def test_the_best_from_before_a_kill_is_not_forgotten(tmp_path: Path) -> None:
     data, how = rendered(), settings(steps=40, lr=3.0, warmup=0.9, clip=1e9)
     seen: list[float] = []
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: TrainingProgress) -> None:
         seen.append(progress.valid if progress.valid is not None else float("inf"))
         if min(seen) < seen[-1] < float("inf"):
             raise Killed
 
     with pytest.raises(Killed):
-        fit(tinymodel.pointer_t5(), data, how, valid=data, on_step=kill, checkpoint=tmp_path / "c")
+        train_model(tinymodel.pointer_t5(), data, how, valid=data, on_step=kill, checkpoint=tmp_path / "c")
     again = tinymodel.pointer_t5()
-    cost = fit(again, data, replace(how, lr=1e4, decay=1e-9), valid=data, checkpoint=tmp_path / "c")
+    cost = train_model(again, data, replace(how, lr=1e4, decay=1e-9), valid=data, checkpoint=tmp_path / "c")
     assert min(loss for _, loss in cost.valid_curve) == min(seen)
-    assert loss_on(again, data, how) == pytest.approx(min(seen), abs=1e-4)
+    assert measure_loss(again, data, how) == pytest.approx(min(seen), abs=1e-4)
 
 
 def test_it_ends_in_time() -> None:
     start = time.monotonic()
-    cost = fit(tinymodel.pointer_t5(), rendered(), settings(steps=10**6, minutes=1 / 60))
+    cost = train_model(tinymodel.pointer_t5(), rendered(), settings(steps=10**6, minutes=1 / 60))
     assert 0.9 < time.monotonic() - start < 10
     assert 1 <= cost.steps < 10**6 and cost.seconds < 10
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
     how = settings(warmup=0.1, decay=0.5)
-    rates = [loop._rate(done / 100, how) for done in range(101)]
+    rates = [loop._schedule_rate(done / 100, how) for done in range(101)]
     assert rates[0] < 0.02 and rates[10:50] == [1.0] * 40 and rates[100] == 0
     assert rates[:11] == sorted(rates[:11]) and rates[50:] == sorted(rates[50:], reverse=True)
 
@@ -174,23 +174,23 @@ def test_validation_is_no_matter_of_chance(make: Any) -> None:
     for seed, training in enumerate((False, True, True)):
         torch.manual_seed(seed)
         model.train(training)
-        losses.add(round(loss_on(model, data, settings()), 6))
+        losses.add(round(measure_loss(model, data, settings()), 6))
         assert model.training is training
     assert len(losses) == 1
 
 
 def test_no_example_and_no_target() -> None:
-    model, none = tinymodel.pointer_t5(), Rendered.of([])
+    model, none = tinymodel.pointer_t5(), RenderedExamples.from_pairs([])
     before = weights(model)
-    assert fit(model, none, settings()).steps == 0
+    assert train_model(model, none, settings()).steps == 0
     assert all(torch.equal(p, before[name]) for name, p in weights(model).items())
-    assert loss_on(model, none, settings()) == 0
+    assert measure_loss(model, none, settings()) == 0
 
 
 def test_two_runs_of_one_seed_are_one() -> None:
     first, second = (tinymodel.pointer_t5() for _ in range(2))
     for model in (first, second):
-        fit(model, rendered(), settings(steps=6, seed=4))
+        train_model(model, rendered(), settings(steps=6, seed=4))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
@@ -198,8 +198,8 @@ def test_two_runs_of_one_seed_are_one() -> None:
 def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
     """The backend `eager` runs what was traced as it is."""
     plain, compiled = tinymodel.pointer_t5(), tinymodel.pointer_t5()
-    fit(plain, rendered(), settings(steps=2, lr=1e-4))
-    cost = fit(compiled, rendered(), settings(steps=2, lr=1e-4, compile="eager"))
+    train_model(plain, rendered(), settings(steps=2, lr=1e-4))
+    cost = train_model(compiled, rendered(), settings(steps=2, lr=1e-4, compile="eager"))
     for name, weight in weights(compiled).items():
         assert torch.allclose(weight, weights(plain)[name], atol=1e-4), name
     assert "forward" not in vars(compiled.encoder) and cost.flops > 0
@@ -214,7 +214,7 @@ def test_in_parts_a_step_is_the_same(parts: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(loop, "_autocast", lambda device: nullcontext())
     monkeypatch.setattr(loop, "_optimisers", descent)
     sizes: list[int] = []
-    tensors = loop._tensors
+    tensors = loop._load_batch
 
     def counted(data: Any, batch: Any, *rest: Any) -> Any:
         sizes.append(len(batch))
@@ -222,15 +222,15 @@ def test_in_parts_a_step_is_the_same(parts: int, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(loop, "_tensors", counted)
     whole, divided = (tinymodel.pointer_t5(dropout_rate=0.0) for _ in range(2))
-    plain = fit(whole, rendered(), settings(steps=1, clip=1e9))
+    plain = train_model(whole, rendered(), settings(steps=1, clip=1e9))
     assert len(sizes) == 1
-    cost = fit(divided, rendered(), settings(steps=1, clip=1e9, parts=parts))
+    cost = train_model(divided, rendered(), settings(steps=1, clip=1e9, parts=parts))
     assert 2 < len(sizes) <= 1 + parts and sum(sizes) == 2 * sizes[0] and plain.examples == cost.examples
     for name, weight in weights(divided).items():
         assert torch.allclose(weight, weights(whole)[name], atol=1e-6), name
 
 
-def descent(model: Any, settings: Settings) -> list[Any]:
+def descent(model: Any, settings: TrainingSettings) -> list[Any]:
     """Plain gradient descent, which hides no difference."""
     return [torch.optim.SGD([{"params": list(model.parameters()), "peak": settings.lr}], lr=settings.lr)]
 
@@ -262,7 +262,7 @@ def test_out_of_memory_halves_the_batch_goes_on_and_says_so(
 ) -> None:
     sizes = fail_once(monkeypatch, "_tensors", error)
     notes: list[str] = []
-    cost = fit(
+    cost = train_model(
         tinymodel.pointer_t5(), rendered(24), settings(steps=12), on_step=lambda p: notes.append(p.note)
     )
     assert cost.steps == 12 and cost.halved == 1 and cost.batch_tokens == 200
@@ -271,9 +271,9 @@ def test_out_of_memory_halves_the_batch_goes_on_and_says_so(
 
 
 def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, asked = loop.loss_on, []
+    whole, asked = loop.measure_loss, []
 
-    def sometimes(model: Any, data: Any, how: Settings) -> float:
+    def sometimes(model: Any, data: Any, how: TrainingSettings) -> float:
         asked.append(how.batch_tokens)
         if len(asked) == 1:
             raise OUT_OF_MEMORY[1]
@@ -281,43 +281,43 @@ def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(loop, "loss_on", sometimes)
     model, data = tinymodel.pointer_t5(), rendered()
-    cost = fit(model, data, settings(steps=4), valid=data, evaluate_every=0.5)
+    cost = train_model(model, data, settings(steps=4), valid=data, evaluate_every=0.5)
     assert asked[:2] == [400, 200] and cost.halved == 1 and len(cost.valid_curve) == 2
 
 
 def test_one_example_too_many_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_once(monkeypatch, "_tensors", OUT_OF_MEMORY[0], times=1000)
     with pytest.raises(GitpeftError, match=r"one example a batch: .*CUDA out of memory") as error:
-        fit(tinymodel.pointer_t5(), rendered(), settings())
+        train_model(tinymodel.pointer_t5(), rendered(), settings())
     assert "smaller base" in error.value.hint
 
 
 def test_another_error_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_once(monkeypatch, "_tensors", RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
-        fit(tinymodel.pointer_t5(), rendered(), settings())
+        train_model(tinymodel.pointer_t5(), rendered(), settings())
 
 
 def test_the_peak_is_that_of_the_work_and_not_of_what_was_before() -> None:
     block = bytearray(b"x") * (200 << 20)
-    with_block = memory.resident()
+    with_block = memory.read_peak_resident()
     del block
-    memory.reset()
-    assert memory.resident() < with_block - (100 << 20)
-    assert memory.on_device("cpu") == (0, 0)
+    memory.reset_peak_memory()
+    assert memory.read_peak_resident() < with_block - (100 << 20)
+    assert memory.read_peak_device("cpu") == (0, 0)
 
 
 def test_a_checkpoint_does_not_wait_for_a_validation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: TrainingProgress) -> None:
         if progress.step == 3:
             raise Killed
 
     with pytest.raises(Killed):
-        fit(tinymodel.pointer_t5(), rendered(), settings(), on_step=kill, checkpoint=tmp_path)
+        train_model(tinymodel.pointer_t5(), rendered(), settings(), on_step=kill, checkpoint=tmp_path)
     steps: list[int] = []
-    fit(
+    train_model(
         tinymodel.pointer_t5(), rendered(), settings(steps=5), on_step=lambda p: steps.append(p.step),
         checkpoint=tmp_path,
     )  # fmt: skip
