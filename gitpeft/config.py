@@ -12,8 +12,8 @@ from typing import Any
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.lazy import replace_fields, field, field_names, record
-from gitpeft.pattern import pattern
+from gitpeft.lazy import field, field_names, lazy_dataclass, replace_fields
+from gitpeft.pattern import lazy_pattern
 
 SHARED_CONFIG_FILE = ".gitpeft"
 MAX_FILE_BYTES = 16 << 10
@@ -22,10 +22,12 @@ MAX_VALUE_LENGTH = 120
 
 _TRUE_WORDS = ("true", "yes", "on", "1", "")
 _FALSE_WORDS = ("false", "no", "off", "0")
-_TICKET_FORMAT = pattern(r"[^\x00-\x1f\x7f#;{}]*\{(ticket|subject)\}[^\x00-\x1f\x7f{}]*\{(ticket|subject)\}[^{}\n]*")
+_TICKET_FORMAT = lazy_pattern(
+    r"[^\x00-\x1f\x7f#;{}]*\{(ticket|subject)\}[^\x00-\x1f\x7f{}]*\{(ticket|subject)\}[^{}\n]*"
+)
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Config:
     """The settings of one repository. `problems` holds a sentence for each value that was not used."""
 
@@ -51,7 +53,7 @@ class Config:
     problems: tuple[str, ...] = field(default=(), compare=False)
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class SettingSpec:
     """One setting: the field it fills, how its text is read, whether a committed file may set it."""
 
@@ -90,7 +92,9 @@ def _make_choice_parser(*words: str) -> Callable[[Sequence[str]], str]:
 
 def _parse_globs(values: Sequence[str]) -> tuple[str, ...]:
     if len(values) > MAX_LIST_ITEMS or any(not value or len(value) > MAX_VALUE_LENGTH for value in values):
-        raise ValueError(f"expected at most {MAX_LIST_ITEMS} patterns of at most {MAX_VALUE_LENGTH} characters")
+        raise ValueError(
+            f"expected at most {MAX_LIST_ITEMS} patterns of at most {MAX_VALUE_LENGTH} characters"
+        )
     return tuple(values)
 
 
@@ -98,7 +102,9 @@ def _parse_pattern(values: Sequence[str]) -> str:
     """A regular expression of bounded length; nested repeats, which can take forever, are refused."""
     text = values[-1]
     if len(text) > MAX_VALUE_LENGTH or re.search(r"[+*}]\)?[+*{]", text):
-        raise ValueError(f"expected a pattern of at most {MAX_VALUE_LENGTH} characters without nested repeats")
+        raise ValueError(
+            f"expected a pattern of at most {MAX_VALUE_LENGTH} characters without nested repeats"
+        )
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
@@ -131,7 +137,9 @@ SETTING_SPECS: Mapping[str, SettingSpec] = {
     "subjectlength": SettingSpec("subject_length", _make_number_parser(20, 200), shared=True),
     "ticketpattern": SettingSpec("ticket_pattern", _parse_pattern, shared=True),
     "ticketformat": SettingSpec("ticket_format", _parse_ticket_format, shared=True),
-    "fixpattern": SettingSpec("fix_pattern", _parse_pattern, shared=False),  # no clock runs where all messages are read
+    "fixpattern": SettingSpec(
+        "fix_pattern", _parse_pattern, shared=False
+    ),  # no clock runs where all messages are read
     "lint": SettingSpec("lint", _parse_boolean, shared=True),
     "quiet": SettingSpec("quiet", _parse_boolean, shared=True),
     "stats": SettingSpec("stats", _parse_boolean, shared=False),
@@ -188,7 +196,9 @@ def _read_shared_config(repo: Repository) -> dict[str, list[str]]:
         return {"gitpeft": ["unreadable"]}
 
 
-def _apply_settings(config: Config, found: Mapping[str, Sequence[str]], source: str, *, shared_only: bool) -> Config:
+def _apply_settings(
+    config: Config, found: Mapping[str, Sequence[str]], source: str, *, shared_only: bool
+) -> Config:
     problems = list(config.problems)
     values: dict[str, Any] = {}
     for full, texts in found.items():

@@ -1,26 +1,26 @@
 """Dataclasses for the hook's path: hides that nothing is generated before a class is used.
 
 `dataclasses` imports `inspect`, and compiles six functions for every class: 30 ms in each commit, most of it
-for classes of which that commit never makes an instance. `record` means the same for the arguments that it
-knows (a test holds the two against each other). Type checkers see the original; the functions `replace`,
-`asdict` and `fields` of `dataclasses` work on records too, and cost the import again.
+for classes of which that commit never makes an instance. `lazy_dataclass` means the same for the arguments
+that it knows (a test holds the two against each other). Type checkers see the original; the functions
+`replace`, `asdict` and `fields` of `dataclasses` work on records too, and cost the import again.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["replace_fields", "field", "field_names", "record"]
+__all__ = ["field", "field_names", "lazy_dataclass", "replace_fields"]
 
 _Record = TypeVar("_Record")
 _MISSING: Any = object()
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass as record
+    from dataclasses import dataclass as lazy_dataclass
     from dataclasses import field as field
 else:
 
-    def record(*, frozen: bool = False, slots: bool = False):
-        """A class decorator: `@record(frozen=…, slots=…)` in place of `@dataclass(frozen=…, slots=…)`."""
+    def lazy_dataclass(*, frozen: bool = False, slots: bool = False):
+        """A class decorator, used as `@dataclass(frozen=…, slots=…)` is."""
         return lambda cls: _build_class(cls, frozen, slots)
 
     def field(*, default=_MISSING, default_factory=_MISSING, repr=True, compare=True):
@@ -76,7 +76,11 @@ def _build_class(cls: type, frozen: bool, slots: bool) -> type:
     given = {name: _as_field(body.pop(name, _MISSING)) for name in cls.__annotations__}
     compared = tuple(name for name, one in given.items() if one.compare)
     shown = tuple(name for name, one in given.items() if one.repr)
-    own = {"__record__": given, "__dataclass_fields__": _LazyDataclassFields(), "__match_args__": tuple(given)}
+    own = {
+        "__record__": given,
+        "__dataclass_fields__": _LazyDataclassFields(),
+        "__match_args__": tuple(given),
+    }
     own |= {
         "__repr__": _make_repr(shown),
         "__eq__": _make_eq(compared),

@@ -7,10 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from re import compile as pattern
+    from re import compile as lazy_pattern
 else:
 
-    class pattern:
+    class lazy_pattern:
         """What `re.compile` gives, with the same methods; a bad expression shows on first use."""
 
         def __init__(self, text: str | bytes, flags: int = 0) -> None:
@@ -22,4 +22,4 @@ else:
             return value
 
 
-__all__ = ["pattern"]
+__all__ = ["lazy_pattern"]

@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from gitpeft.pattern import pattern
+from gitpeft.pattern import lazy_pattern
 
 PLACEHOLDER = "<secret>"
 
@@ -23,25 +23,29 @@ _FORMAT_MARKERS = (
     *("shpat_", "dop_v1_", "AGE-SECRET-KEY-1", "GOCSPX-", "ya29.", "glsa_", "lin_api_", "sk_test_"),
 )
 _ANCHORED_FORMATS = (
-    pattern(r"A(?:[KSB]IA[0-9A-Z]{16}|CCA[0-9A-Z]{16}|3T[0-9A-Z]{17}|KC\w{10}|Iza[\w-]{35}|C[a-z0-9]{32})"),
-    pattern(r"A(?:ccountKey=[\w+/=]{88}|A(?<=[0-9]:AA)[\w-]{33})"),
-    pattern(r"S(?:G\.[\w-]{22}\.|K[a-z0-9]{32})"),
-    pattern(r"J(?<=eyJ)[\w=-]{4,}\.[\w=-]{4}"),
-    pattern(r"g(?:h[opusr]_\w{36}|l[a-z]{2,5}-[\w-]{20})"),
-    pattern(r"G(?=R1348941[\w-]{20})"),
-    pattern(r"_(?:pat_[\w-]{20}|(?<=[rs]k_)live_\w{24}|(?<=npm_)\w{20}|(?<=hf_)[a-zA-Z]{30}|authToken=)"),
+    lazy_pattern(
+        r"A(?:[KSB]IA[0-9A-Z]{16}|CCA[0-9A-Z]{16}|3T[0-9A-Z]{17}|KC\w{10}|Iza[\w-]{35}|C[a-z0-9]{32})"
+    ),
+    lazy_pattern(r"A(?:ccountKey=[\w+/=]{88}|A(?<=[0-9]:AA)[\w-]{33})"),
+    lazy_pattern(r"S(?:G\.[\w-]{22}\.|K[a-z0-9]{32})"),
+    lazy_pattern(r"J(?<=eyJ)[\w=-]{4,}\.[\w=-]{4}"),
+    lazy_pattern(r"g(?:h[opusr]_\w{36}|l[a-z]{2,5}-[\w-]{20})"),
+    lazy_pattern(r"G(?=R1348941[\w-]{20})"),
+    lazy_pattern(
+        r"_(?:pat_[\w-]{20}|(?<=[rs]k_)live_\w{24}|(?<=npm_)\w{20}|(?<=hf_)[a-zA-Z]{30}|authToken=)"
+    ),
 )
 """Every secret of a known format is found by one of these or holds a mark.
 
 They begin with a single letter, a rare one where there is a choice, because `re` jumps to it by `memchr`.
 """
-_KNOWN_FORMATS = pattern(
+_KNOWN_FORMATS = lazy_pattern(
     r"xox[abposr]-\d|hooks\.slack\.com/services/T|(?<![a-zA-Z])sk-[\w-]{20}|sq0csp-[\w\\-]{43}|pypi-Ag\w{10}"
     r"|api\.softlayer\.com/soap/|-us(?<=[0-9a-z]{32}-us)[0-9]"
 )
 """What must follow the marks, or one of those below."""
 
-_OTHER_FORMATS = pattern(
+_OTHER_FORMATS = lazy_pattern(
     r"github_pat_\w{20,}|AIza[\w-]{35}|hf_[a-zA-Z]{30,}|(?<![a-zA-Z])sk-(?:ant|proj|svcacct)-[\w-]{20,}|npm_[a-zA-Z0-9]{36}"
     r"|dckr_pat_[\w-]{20,}|xapp-\d-\w[\w-]{20,}|hvs\.[\w-]{20,}|shpat_[0-9a-f]{20,}|dop_v1_[0-9a-f]{20,}"
     r"|AGE-SECRET-KEY-1[0-9A-Z]{20,}|GOCSPX-[\w-]{20,}|ya29\.[\w-]{20,}|glsa_\w{20,}|lin_api_\w{20,}"
@@ -62,20 +66,22 @@ _SECRET_NAME = (
     r"(?:passw(?:or)?d|passphrase|pwd|_pass|contrase[nñ]a|secret|token|credential"
     r"|(?:auth|api|access|priv|private|client|account|service|db|database|softlayer|cloudant)[_-]?(?:key|pass))"
 )
-_STRONG_SECRET_NAME = pattern(
+_STRONG_SECRET_NAME = lazy_pattern(
     r"passw|passphrase|pwd|contrase|secret|(?:api|auth|service|account|db|database|priv|private|client)[_-]?key"
     r"|(?:db|database|key)[_-]?pass",
     re.I,
 )
 """Names that make a secret of every value, those of the keyword rule of detect-secrets."""
-_UUID = pattern(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
-_QUOTED_ASSIGNMENT = pattern(
+_UUID = lazy_pattern(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
+_QUOTED_ASSIGNMENT = lazy_pattern(
     rf"(?P<name>(?<![\w-])[\w-]*{_SECRET_NAME}[\w-]*)[\]\)\"'`]*\s*(?::=|=>|[!=]==?|=|:|\()\s*[@bruf]?([\"'`])"
     r"(?P<value>[^\s\"'`]{4,})\2",
     re.I,
 )
-_QUOTED_COMPARISON = pattern(rf"([\"'`])(?P<value>[^\s\"'`]{{4,}})\1\s*[!=]==?\s*(?P<name>[\w.]*{_SECRET_NAME}[\w-]*)", re.I)
-_UNQUOTED_SETTING = pattern(
+_QUOTED_COMPARISON = lazy_pattern(
+    rf"([\"'`])(?P<value>[^\s\"'`]{{4,}})\1\s*[!=]==?\s*(?P<name>[\w.]*{_SECRET_NAME}[\w-]*)", re.I
+)
+_UNQUOTED_SETTING = lazy_pattern(
     rf"^[-+ ]?\s*(?:export |set |ENV |- )?(?P<name>[\w.-]*{_SECRET_NAME}[\w.-]*)\s*[:=]\s*"
     r"(?P<value>[^\s\"'`]{8,})$",
     re.I,
@@ -84,24 +90,26 @@ _UPPERCASE_SECRET_NAME = (
     r"(?:PASSWORD|PASSWD|PASSPHRASE|PWD|SECRET|TOKEN|(?:API|ACCESS|AUTH|PRIVATE|ENCRYPTION|SIGNING)_?KEY)"
 )
 _SECRET_CONTEXTS = (
-    pattern(
+    lazy_pattern(
         r"authorization[\"']?\s*[:=,]\s*[\"'`]?(?:bearer|basic|token)\s+(?P<value>[^\s\"'`,;]{8,})", re.I
     ),
-    pattern(r"\bcurl\b.*?\s(?:-u|--user)[ =]?[\"']?[^\s:\"']+:(?P<value>[^\s\"']+)"),
-    pattern(r"(?:password|passwd|pwd)=(?P<value>[^\s;&\"'<>()]{4,})(?=[;&\"'])", re.I),
-    pattern(
+    lazy_pattern(r"\bcurl\b.*?\s(?:-u|--user)[ =]?[\"']?[^\s:\"']+:(?P<value>[^\s\"']+)"),
+    lazy_pattern(r"(?:password|passwd|pwd)=(?P<value>[^\s;&\"'<>()]{4,})(?=[;&\"'])", re.I),
+    lazy_pattern(
         rf"(?<![\w.$-])[A-Z0-9_]*{_UPPERCASE_SECRET_NAME}(?:_[A-Z0-9_]+)?=[\"']?(?P<value>[^\s\"'`=][^\s\"'`]{{3,}})"
         r"(?=[\"']?(?:\s|$))"
     ),
-    pattern(r"--[\w-]*(?:password|passwd|token|secret|api-?key)=[\"']?(?P<value>[^\s\"'`]{4,})", re.I),
-    pattern(r"[?&](?:access_token|token|api_?key)=(?P<value>[\w%.~+/-]{16,})", re.I),
-    pattern(r"<(?:[\w.:-]*[.:_-])?pass(?:word|wd)>(?P<value>[^<>\s]{4,})</", re.I),
-    pattern(rf"define\(\s*[\"']\w*{_UPPERCASE_SECRET_NAME}\w*[\"']\s*,\s*([\"'])(?P<value>[^\"']{{4,}})\1"),
+    lazy_pattern(r"--[\w-]*(?:password|passwd|token|secret|api-?key)=[\"']?(?P<value>[^\s\"'`]{4,})", re.I),
+    lazy_pattern(r"[?&](?:access_token|token|api_?key)=(?P<value>[\w%.~+/-]{16,})", re.I),
+    lazy_pattern(r"<(?:[\w.:-]*[.:_-])?pass(?:word|wd)>(?P<value>[^<>\s]{4,})</", re.I),
+    lazy_pattern(
+        rf"define\(\s*[\"']\w*{_UPPERCASE_SECRET_NAME}\w*[\"']\s*,\s*([\"'])(?P<value>[^\"']{{4,}})\1"
+    ),
 )
 """Places that tell by themselves what stands in them: headers, options, connection strings, environments."""
 
-_URL_PASSWORD = pattern(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
-_ORDINARY_VALUE = pattern(
+_URL_PASSWORD = lazy_pattern(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
+_ORDINARY_VALUE = lazy_pattern(
     r"[$<{%/.(\[]|https?:|[\w-]+\.(?:key|pem|crt|txt|json|ya?ml)$"
     r"|.*(?:\$\{|\{\{|<[\w -]*>|\*\*\*|\.\.\.|%\(|%s)|(?:true|false|none|null|undefined|nil|string"
     r"|password|passwd|secret|token|required|optional|example)s?$",
@@ -112,15 +120,17 @@ _ORDINARY_VALUE = pattern(
 _OPENSSH_KEY_START = "b3BlbnNzaC1rZXktdjE"
 """How each private key of OpenSSH begins: where one is changed, no other sign may be in sight."""
 
-_KEY_BEGIN = pattern(rf"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-|{_OPENSSH_KEY_START}")
-_KEY_LINES = pattern(r"\n[-+ ][A-Za-z0-9+/]{60,76}={0,2}(?:\n[-+ ][A-Za-z0-9+/]{60,76}={0,2})+(?=\n|$)")
-_KEY_INLINE = pattern(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)[A-Za-z0-9+/=\\]{20}.*")
-_KEY_BODY = pattern(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
-_KEY_END = pattern(r"-----END |Private-MAC|^[@#\0]")
+_KEY_BEGIN = lazy_pattern(
+    rf"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-|{_OPENSSH_KEY_START}"
+)
+_KEY_LINES = lazy_pattern(r"\n[-+ ][A-Za-z0-9+/]{60,76}={0,2}(?:\n[-+ ][A-Za-z0-9+/]{60,76}={0,2})+(?=\n|$)")
+_KEY_INLINE = lazy_pattern(r"(?<=PRIVATE KEY-----)(?P<quote>(?:\\[nr]|[\"'\s+,])*)[A-Za-z0-9+/=\\]{20}.*")
+_KEY_BODY = lazy_pattern(r"[-+ ]?\s*[\"']?[A-Za-z0-9+/=]{16,}(?:\\n)?[\"']?[\s+,;)]*")
+_KEY_END = lazy_pattern(r"-----END |Private-MAC|^[@#\0]")
 
-_LONG_TOKEN = pattern(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
-_TOKEN_TAIL = pattern(r"[\w./=+-]*[\w/=]")
-_LINE_PIECE = pattern(r".{1,998}[^\s:=!(\[,]\s(?![\s:=!])|.{1,1000}", re.DOTALL)
+_LONG_TOKEN = lazy_pattern(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
+_TOKEN_TAIL = lazy_pattern(r"[\w./=+-]*[\w/=]")
+_LINE_PIECE = lazy_pattern(r".{1,998}[^\s:=!(\[,]\s(?![\s:=!])|.{1,1000}", re.DOTALL)
 """Some rules take time quadratic in the length of a line: one of more than 1,000 characters is cut up.
 
 Where it can be between words, not between a name and its value.
@@ -165,14 +175,18 @@ def _may_hold_secret(text: str) -> bool:
 
 
 def _has_secret_format(text: str) -> bool:
-    if any(map(text.__contains__, _FORMAT_MARKERS)) and (_KNOWN_FORMATS.search(text) or _OTHER_FORMATS.search(text)):
+    if any(map(text.__contains__, _FORMAT_MARKERS)) and (
+        _KNOWN_FORMATS.search(text) or _OTHER_FORMATS.search(text)
+    ):
         return True
     return any(rule.search(text) for rule in _ANCHORED_FORMATS)
 
 
 def _has_secret_name(text: str) -> bool:
     lower = text.lower()
-    return any(map(lower.__contains__, _SECRET_NAME_STEMS)) and any(map(lower.__contains__, _SECRET_NAME_PARTS))
+    return any(map(lower.__contains__, _SECRET_NAME_STEMS)) and any(
+        map(lower.__contains__, _SECRET_NAME_PARTS)
+    )
 
 
 def _mask_private_keys(lines: Iterable[str]) -> Iterator[str]:
@@ -243,7 +257,9 @@ def _is_secret(name: str, value: str) -> bool:
         return True
     if len(value) < 16 or _UUID.fullmatch(value):
         return False
-    return any(judge.calculate_shannon_entropy(value) > judge.entropy_limit for judge in _load_entropy_detectors())
+    return any(
+        judge.calculate_shannon_entropy(value) > judge.entropy_limit for judge in _load_entropy_detectors()
+    )
 
 
 def _mask_formats(line: str) -> str:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gitpeft import config
-from gitpeft.config import Config, load_valid_config, load_config
+from gitpeft.config import Config, load_config, load_valid_config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from tests.support.gitrepo import Repo
@@ -61,7 +61,9 @@ def test_git_config_counts_more_than_the_committed_file(repo: Repo) -> None:
 )
 def test_each_setting(repo: Repo, key: str, value: str, field: str, expected: object) -> None:
     repo.git("config", f"gitpeft.{key}", value)
-    assert getattr(loaded(repo), field) == expected and load_valid_config(Repository.open(repo.path)) == loaded(repo)
+    assert getattr(loaded(repo), field) == expected and load_valid_config(
+        Repository.open(repo.path)
+    ) == loaded(repo)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +144,13 @@ def test_a_bare_repository_has_no_committed_file(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pairs=st.dictionaries(st.sampled_from(sorted(config.SETTING_SPECS)), st.text(max_size=150), max_size=6))
+@given(
+    pairs=st.dictionaries(st.sampled_from(sorted(config.SETTING_SPECS)), st.text(max_size=150), max_size=6)
+)
 def test_any_value_is_used_or_named_and_never_raises(repo: Repo, pairs: dict[str, str]) -> None:
     started = time.monotonic()
-    found = load_config(Repository.open(repo.path), {f"gitpeft.{key}": [value] for key, value in pairs.items()})
+    found = load_config(
+        Repository.open(repo.path), {f"gitpeft.{key}": [value] for key, value in pairs.items()}
+    )
     assert len(found.problems) <= len(pairs) and time.monotonic() - started < 1
     assert 0 <= found.alternatives <= 9 and 100 <= found.timeout_ms <= 30_000

@@ -240,7 +240,7 @@ def _judge_order(module: str, one: Import, sources: Mapping[str, str]) -> Iterat
         return
     target = _inner(one.name, sources)
     here, there = module.split("."), target.split(".")
-    layers = LAYERS
+    layers: tuple[tuple[str, ...], ...] = LAYERS
     if here[0] == there[0] == "learn":
         here, there, layers = here[1:], there[1:], LEARN_LAYERS
         if not here or not there:  # learn/__init__.py, which registers the project's own architecture

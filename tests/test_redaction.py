@@ -107,7 +107,9 @@ def test_named_secrets(line: str, secret: str) -> None:
 def test_a_private_key_is_known_in_the_middle_of_its_lines(sign: str) -> None:
     """Where one takes the place of another, what begins and ends them is not in the hunk."""
     lines = [*([sign] if sign else []), MIXED[:70], MIXED[5:75], MIXED[9:33]]
-    masked = mask_secrets("\n".join([" key +3 -3", "#key", *(f"{mark}{line}" for mark in "-+" for line in lines)]))
+    masked = mask_secrets(
+        "\n".join([" key +3 -3", "#key", *(f"{mark}{line}" for mark in "-+" for line in lines)])
+    )
     assert MIXED[:70] not in masked and MIXED[5:75] not in masked and masked.count(PLACEHOLDER) >= 4
     assert not sign or (sign not in masked and MIXED[9:33] not in masked)
     assert mask_secrets(masked) == masked
@@ -217,7 +219,7 @@ def python(code: str) -> str:
 
 def test_ordinary_text_does_not_load_the_detector() -> None:
     ordinary = [line for line in ORDINARY if "token = '123" not in line]
-    code = f"import sys; from gitpeft.redaction import mask; mask({chr(10).join(ordinary)!r})"
+    code = f"import sys; from gitpeft.redaction import mask_secrets; mask_secrets({chr(10).join(ordinary)!r})"
     assert python(code + "; print('detect_secrets' in sys.modules)") == "False"
 
 
@@ -225,13 +227,13 @@ def test_the_detector_cannot_reach_a_network() -> None:
     """D7, F6: detect-secrets would try keys out through `requests`, which is never loaded."""
     secret = FORMATS["stripe"]
     code = (
-        "import sys, socket; socket.socket = None; from gitpeft.redaction import mask;"
+        "import sys, socket; socket.socket = None; from gitpeft.redaction import mask_secrets;"
         f"print(mask('k = {secret}')); print('detect_secrets' in sys.modules, 'requests' in sys.modules)"
     )
     assert python(code) == f"k = {PLACEHOLDER}\nTrue False"
 
 
 def test_every_word_holds_a_stem() -> None:
-    from gitpeft.redaction import _SECRET_NAME_STEMS, _SECRET_NAME_PARTS
+    from gitpeft.redaction import _SECRET_NAME_PARTS, _SECRET_NAME_STEMS
 
     assert [word for word in _SECRET_NAME_PARTS if not any(stem in word for stem in _SECRET_NAME_STEMS)] == []

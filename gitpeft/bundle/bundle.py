@@ -28,13 +28,24 @@ from typing import Any
 
 from gitpeft.diff.patch import RENDERER_VERSION
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import replace_fields, field, field_names, record
+from gitpeft.lazy import field, field_names, lazy_dataclass, replace_fields
 
 BUNDLE_FORMAT = 1
 """Version of the layout and of the manifest."""
 
-MANIFEST_FILE, ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE = "manifest.json", "encoder.onnx", "decoder.onnx", "tokenizer.json"
-STYLE_FILE, RERANKER_FILE, INDEX_FOLDER, ADAPTER_FOLDER, RISK_MODEL_FILE = "style.json", "chooser.json", "index", "adapter", "risk.json"
+MANIFEST_FILE, ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE = (
+    "manifest.json",
+    "encoder.onnx",
+    "decoder.onnx",
+    "tokenizer.json",
+)
+STYLE_FILE, RERANKER_FILE, INDEX_FOLDER, ADAPTER_FOLDER, RISK_MODEL_FILE = (
+    "style.json",
+    "chooser.json",
+    "index",
+    "adapter",
+    "risk.json",
+)
 RISK_ENCODER_FILE = "risk.onnx"
 BUNDLE_KINDS = {"model": {ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE}, "retrieval": set[str]()}
 """The kinds of bundle and the files that each must have."""
@@ -46,7 +57,7 @@ _STALE_SECONDS = 24 * 3600
 _REBUILD_HINT = "run `gitpeft init` to build the model again"
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class FileEntry:
     """What the manifest says of one file: size in bytes and SHA-256 in hexadecimal."""
 
@@ -62,7 +73,7 @@ class FileEntry:
         return cls(size, sha256)
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Manifest:
     """Where a bundle comes from and what it holds. `write` fills in `files`.
 
@@ -101,7 +112,9 @@ class Manifest:
             data = json.loads(raw)
             _check_versions(data.get("format"), data.get("renderer"))
             known = {name: data[name] for name in field_names(cls) if name in data}
-            files = {validate_file_name(name): FileEntry.from_dict(entry) for name, entry in data["files"].items()}
+            files = {
+                validate_file_name(name): FileEntry.from_dict(entry) for name, entry in data["files"].items()
+            }
             manifest = cls(**{**known, "files": files})
             manifest._check_types()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -117,7 +130,7 @@ class Manifest:
             raise ValueError(f"a {self.kind} bundle needs {', '.join(sorted(missing))}")
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Bundle:
     """A bundle in place. Its files are read through it, so that nothing unchecked is ever used."""
 
@@ -183,7 +196,11 @@ def write_bundle(folder: Path, manifest: Manifest) -> str:
     `manifest.files` is filled in. Every file is flushed before the one rename, and so is the rename. A bundle
     that exists already under this id is left as it is.
     """
-    files = {name: _build_file_entry(folder / name) for name in sorted(_list_files(folder)) if name != MANIFEST_FILE}
+    files = {
+        name: _build_file_entry(folder / name)
+        for name in sorted(_list_files(folder))
+        if name != MANIFEST_FILE
+    }
     return add_bundle(folder, replace_fields(manifest, files=files).to_json())
 
 
@@ -248,7 +265,9 @@ def verify_bundle(bundle: Bundle) -> None:
     for name in bundle.manifest.files:
         bundle.read(name)
     if extra := set(_list_files(bundle.path)) - {MANIFEST_FILE, *bundle.manifest.files}:
-        raise GitpeftError(f"the model's folder holds {min(extra)}, which its manifest does not list", _REBUILD_HINT)
+        raise GitpeftError(
+            f"the model's folder holds {min(extra)}, which its manifest does not list", _REBUILD_HINT
+        )
     _refuse_external_data(bundle)
 
 
@@ -283,7 +302,9 @@ def _check_file(path: Path, size: int | None = None) -> None:
     if not stat.S_ISREG(state.st_mode):
         raise GitpeftError(f"{path.name} of the model is no regular file", _REBUILD_HINT)
     if size is not None and state.st_size != size:
-        raise GitpeftError(f"{path.name} of the model is damaged: {state.st_size} bytes of {size}", _REBUILD_HINT)
+        raise GitpeftError(
+            f"{path.name} of the model is damaged: {state.st_size} bytes of {size}", _REBUILD_HINT
+        )
 
 
 def _check_versions(format_: Any, renderer: Any) -> None:
@@ -294,7 +315,8 @@ def _check_versions(format_: Any, renderer: Any) -> None:
         )
     if renderer != RENDERER_VERSION:
         raise GitpeftError(
-            f"the model was trained on rendering {ascii(renderer)[:20]}, this gitpeft renders {RENDERER_VERSION}",
+            f"the model was trained on rendering {ascii(renderer)[:20]}, "
+            f"this gitpeft renders {RENDERER_VERSION}",
             _REBUILD_HINT,
         )
 
@@ -402,7 +424,11 @@ def _remove_folder(folder: Path) -> None:
 
 def _list_bundle_folders(state_dir: Path) -> list[Path]:
     models = state_dir / "models"
-    return sorted(path for path in models.iterdir() if _BUNDLE_ID.fullmatch(path.name)) if models.is_dir() else []
+    return (
+        sorted(path for path in models.iterdir() if _BUNDLE_ID.fullmatch(path.name))
+        if models.is_dir()
+        else []
+    )
 
 
 @contextmanager

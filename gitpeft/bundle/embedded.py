@@ -4,7 +4,11 @@ import hashlib
 from pathlib import Path
 
 EMBEDDED_BASE = "mini"
-BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.json"
+BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE = (
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+)
 ONNX_FOLDER = "onnx"
 """The folder of a base's own ONNX files."""
 

@@ -44,7 +44,9 @@ def list_model_versions(state_dir: Path) -> list[ModelVersion]:
     """Every model that can be opened, newest first."""
     active, previous = bundles.read_active_ids(state_dir)
     states = {previous: "previous", active: "active"}
-    return [_describe_version(bundle, states.get(bundle.id, "")) for bundle in bundles.list_bundles(state_dir)]
+    return [
+        _describe_version(bundle, states.get(bundle.id, "")) for bundle in bundles.list_bundles(state_dir)
+    ]
 
 
 def _describe_version(bundle: Bundle, state: str) -> ModelVersion:

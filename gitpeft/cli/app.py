@@ -43,7 +43,9 @@ app = typer.Typer(
 base_app = typer.Typer(no_args_is_help=True, help="Base models: what everything is tuned from.")
 app.add_typer(base_app, name="base")
 
-RepoOption = Annotated[Path | None, typer.Option("--repo", help="The repository; default: the one you are in.")]
+RepoOption = Annotated[
+    Path | None, typer.Option("--repo", help="The repository; default: the one you are in.")
+]
 BaseOption = Annotated[
     str,
     typer.Option(
@@ -413,7 +415,9 @@ def _suggest_from_stdin(repository: Repository, suggester: "Suggester", number: 
         raise GitpeftError(f"{bad} revisions had no answer", "their lines say why")
 
 
-def _suggest_for_change(repository: Repository, suggester: "Suggester", rev: str | None, number: int) -> dict[str, Any]:
+def _suggest_for_change(
+    repository: Repository, suggester: "Suggester", rev: str | None, number: int
+) -> dict[str, Any]:
     """What would be offered, checked as in the hook; the branch's ticket belongs to what is staged only.
 
     So does `gitpeft.leastScore`: who names a commit is answered, whatever the score.
@@ -438,7 +442,9 @@ def _suggest_for_change(repository: Repository, suggester: "Suggester", rev: str
         least = asked.least / 100
         found = suggester.suggest(asked.change, asked.previous, wanted, least=least, before=before)
     fitted = {
-        text: replace(one, message=text) for one in found if (text := postprocess.prepare_message(one.message, facts))
+        text: replace(one, message=text)
+        for one in found
+        if (text := postprocess.prepare_message(one.message, facts))
     }
     spent = round(1000 * (time.perf_counter() - start), 1)
     offers = [asdict(one) for one in list(fitted.values())[:number]]
@@ -594,7 +600,11 @@ def backtest(
         _print_json(found.data | {"page": str(place)} | ({"taught": teacher.notes} if teacher else {}))
     else:
         without = [f"no encoder: {note['why']}" for note in teacher.notes if "why" in note] if teacher else []
-        print("\n".join([*risk_backtest.format_backtest_summary(found.data), *without, f"the page is in {place}"]))
+        print(
+            "\n".join(
+                [*risk_backtest.format_backtest_summary(found.data), *without, f"the page is in {place}"]
+            )
+        )
 
 
 @app.command()
@@ -662,11 +672,14 @@ def status(repo: RepoOption = None, as_json: JsonOption = False) -> None:
     active = bundle.open_active_bundle(repository.state_dir)
     model = None
     if active:
-        found = health.measure_model_health(repository, active, config.load_config(repository), _judge_commits if _can_label() else None)
+        found = health.measure_model_health(
+            repository, active, config.load_config(repository), _judge_commits if _can_label() else None
+        )
         model = asdict(active.manifest) | {"id": active.id} | found.as_dict()
     if as_json:
         _print_json(
-            asdict(state) | {"works": state.is_working, "manifest": model, "risk": asdict(load_risk_model(active))}
+            asdict(state)
+            | {"works": state.is_working, "manifest": model, "risk": asdict(load_risk_model(active))}
         )
     else:
         views.print_status(state, model, load_risk_model(active))
@@ -712,7 +725,8 @@ def rollback(
     from gitpeft.risk.formats import replace_unprintable
 
     bundle = registry.roll_back_model(Repository.open(repo).state_dir, model)
-    print(f"active: {bundle.id[: registry.SHORT_ID_LENGTH]}, made {replace_unprintable(bundle.manifest.created)}")
+    created = replace_unprintable(bundle.manifest.created)
+    print(f"active: {bundle.id[: registry.SHORT_ID_LENGTH]}, made {created}")
 
 
 RemoteOption = Annotated[str, typer.Option("--remote", help="The remote that the team shares.")]
@@ -930,7 +944,9 @@ def main() -> None:
         if isinstance(error, OSError) and error.errno in _UNWRITABLE_ERRORS:
             from gitpeft.cli import views
 
-            views.print_error(f"cannot write {error.filename or 'a file'}: {error.strerror}", _UNWRITABLE_HINT)
+            views.print_error(
+                f"cannot write {error.filename or 'a file'}: {error.strerror}", _UNWRITABLE_HINT
+            )
             sys.exit(1)
         print(f"gitpeft has a bug: {type(error).__name__}: {error}\n{_write_bug_log()}", file=sys.stderr)
         sys.exit(3)

@@ -66,9 +66,9 @@ class _OfferedMessages:
             self.repo, lambda: service.build_staged_request(self.repo, self.config, n), limits, HookTrace()
         )
         facts = postprocess.gather_facts(self.repo, self.config, found.question.change)
-        new = [text for text in postprocess.select_messages(found.messages, facts, n) if text not in self.seen][
-            :wanted
-        ]
+        new = [
+            text for text in postprocess.select_messages(found.messages, facts, n) if text not in self.seen
+        ][:wanted]
         if not new:
             return False
         self.shown = new
@@ -88,7 +88,9 @@ def commit_interactively(
     exit code. HEAD and the staged change are looked at again before that: GitpeftError when either moved,
     when nothing is staged, when git has a message already, or when there is no model.
     """
-    if precommit.is_operation_in_progress(repo) or any((repo.git_dir / name).exists() for name in _PREPARED_MESSAGE_FILES):
+    if precommit.is_operation_in_progress(repo) or any(
+        (repo.git_dir / name).exists() for name in _PREPARED_MESSAGE_FILES
+    ):
         raise GitpeftError(
             "something else is under way here, for which git may have a message already", "use `git commit`"
         )
@@ -123,7 +125,10 @@ def _show_messages(terminal: Terminal, messages: Sequence[str]) -> None:
         first, *rest = text.split("\n")
         terminal.say(
             "\n".join(
-                [f"{number}  {postprocess.sanitise_for_terminal(first)}", *(f"   {postprocess.sanitise_for_terminal(line)}" for line in rest)]
+                [
+                    f"{number}  {postprocess.sanitise_for_terminal(first)}",
+                    *(f"   {postprocess.sanitise_for_terminal(line)}" for line in rest),
+                ]
             )
         )
 
@@ -151,7 +156,9 @@ def _commit_with_message(
 ) -> CommitOutcome:
     if _read_staged_state(repo) != before:
         raise GitpeftError("HEAD or the staged change moved while you chose", "run `gitpeft commit` again")
-    rules = message_file.read_message_file_rules(repo, parse_config_listing(repo.run("config", "--list", "-z")), b"")
+    rules = message_file.read_message_file_rules(
+        repo, parse_config_listing(repo.run("config", "--list", "-z")), b""
+    )
     content = message_file.insert_messages(b"", [text], rules)
     file = repo.state_dir / f"message-{os.getpid()}"
     try:

@@ -45,7 +45,12 @@ _running_progress: list[Progress] = []
 _WIDE_COLUMNS = 80
 """Columns from which on tables are shown in full."""
 
-METRIC_LABELS = {"b_norm": "B-Norm", "rouge_l": "ROUGE-L", "edit_similarity": "edit sim.", "first_word": "EM@1"}
+METRIC_LABELS = {
+    "b_norm": "B-Norm",
+    "rouge_l": "ROUGE-L",
+    "edit_similarity": "edit sim.",
+    "first_word": "EM@1",
+}
 
 
 @contextmanager
@@ -104,7 +109,9 @@ def print_outcome(outcome: "PipelineResult", hooks: str) -> None:
     grid.add_row("Model", escape_markup(_format_model(outcome)))
     if outcome.why:
         grid.add_row("Not trained", escape_markup(f"{outcome.why}. {_explain_training_benefit(outcome.why)}"))
-    grid.add_row("Time", _format_times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GiB")
+    grid.add_row(
+        "Time", _format_times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GiB"
+    )
     if outcome.tuning:
         grid.add_row("Tuning", _format_tuning(outcome.tuning))
     grid.add_row("Offered first", _format_reranker_choice(outcome.choice))
@@ -125,7 +132,9 @@ def _format_model(outcome: "PipelineResult") -> str:
         return f"base {outcome.base} as it is, with exemplars from this history"
     share = outcome.trainable / max(1, outcome.parameters)
     method = outcome.method.get("name", "")
-    said = ", ".join(_format_setting(key, outcome.method[key]) for key in _SHOWN_SETTINGS if outcome.method.get(key))
+    said = ", ".join(
+        _format_setting(key, outcome.method[key]) for key in _SHOWN_SETTINGS if outcome.method.get(key)
+    )
     settings = f" ({said})" if said else ""
     notes = "".join(f"; {note}" for note in outcome.cost.get("notes", ()))
     weights = f"{outcome.trainable:,} trainable weights ({share:.1%})"
@@ -260,7 +269,9 @@ def print_comparison(report: dict[str, Any]) -> None:
 def _build_finalists_table(task: dict[str, Any]) -> Table:
     metric, best = task["metric"], task["finalists"][0]
     heads = (metric["name"], "to the best", "trained", "memory", "training", "on disk")
-    table = _make_titled_table(f"{task['task']}: {task['asked']} validation commits (mean, 95 % interval)", heads)
+    table = _make_titled_table(
+        f"{task['task']}: {task['asked']} validation commits (mean, 95 % interval)", heads
+    )
     for row in task["finalists"]:
         cost, gap = row["cost"], row["against_best"]
         table.add_row(
@@ -270,7 +281,9 @@ def _build_finalists_table(task: dict[str, Any]) -> Table:
             f"{cost['adapter_bytes'] / 1e6:.1f} MB",
         )  # fmt: skip
     for row in task["baselines"]:
-        table.add_row(escape_markup(row["label"]), _format_interval(row["scores"][metric["key"]], metric), *[""] * 5)
+        table.add_row(
+            escape_markup(row["label"]), _format_interval(row["scores"][metric["key"]], metric), *[""] * 5
+        )
     return table
 
 
@@ -286,7 +299,11 @@ def _build_transfer_table(one: dict[str, Any], metric: dict[str, Any]) -> Table:
     title = f"{one['examples']} commits teach, {one['n']} of {one['asked']} are asked about"
     table = _make_titled_table(title, (f"taught by {one['taught']}", f"by {one['asked']}", "difference"))
     for row in one["rows"]:
-        own = (_format_interval(row["within"], metric), _format_difference(row["gap"], metric)) if "gap" in row else ("", "")
+        own = (
+            (_format_interval(row["within"], metric), _format_difference(row["gap"], metric))
+            if "gap" in row
+            else ("", "")
+        )
         table.add_row(escape_markup(row["label"]), _format_interval(row["across"], metric), *own)
     return table
 
@@ -319,7 +336,9 @@ def print_status(state: "RepositoryStatus", model: dict[str, Any] | None, risky:
         )
     if not state.hooks:
         grid.add_row("hooks", "none installed; `gitpeft install` puts one in")
-    grid.add_row("model", escape_markup(_format_active_model(model)) if model else "none; `gitpeft init` makes one")
+    grid.add_row(
+        "model", escape_markup(_format_active_model(model)) if model else "none; `gitpeft init` makes one"
+    )
     grid.add_row("risk", escape_markup(format_risk_model(risky)))
     if model:
         counts = model["acceptance"]
@@ -365,7 +384,9 @@ def _format_active_model(model: dict[str, Any]) -> str:
 def print_models(found: Sequence["ModelVersion"]) -> None:
     """A line for each model."""
     table = Table()
-    narrow = stdout_console.width < _WIDE_COLUMNS  # what one has to read in full, to name a model, comes first
+    narrow = (
+        stdout_console.width < _WIDE_COLUMNS
+    )  # what one has to read in full, to name a model, comes first
     for name in ("", "model", "made"):
         table.add_column(name, no_wrap=True, min_width={"model": 12, "made": 10}.get(name, 1))
     for name in ("commits", "base", "method")[: 0 if narrow else 3]:
@@ -394,7 +415,9 @@ def print_findings(found: Sequence["DoctorFinding"]) -> None:
         mended = " [green](mended)[/]" if one.mended else ""
         stdout_console.print(f"[bold]{escape_markup(one.text)}[/]{mended}", soft_wrap=True)
         if one.remedy and not one.mended:
-            stdout_console.print(f"  {escape_markup(one.remedy)}", soft_wrap=True)  # commands are there to be copied
+            stdout_console.print(
+                f"  {escape_markup(one.remedy)}", soft_wrap=True
+            )  # commands are there to be copied
 
 
 def print_error(message: str, hint: str) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
-from gitpeft.lazy import field, record
-from gitpeft.pattern import pattern
+from gitpeft.lazy import field, lazy_dataclass
+from gitpeft.pattern import lazy_pattern
 
 RENDERER_VERSION = 1
 """Version of `compact` and `render`; a bundle made with another one is refused."""
@@ -30,21 +30,21 @@ _MAX_LENGTH_READ = 4 * MAX_LINE_LENGTH
 _UNLISTED_COUNT_ROOM = 10
 """Characters that are kept free for the number of the files that are not listed."""
 
-_GENERATED_PATH = pattern(
+_GENERATED_PATH = lazy_pattern(
     r"(?:^|/)(?:package-lock\.json|npm-shrinkwrap\.json|[^/]*\.lock|pnpm-lock\.yaml|go\.sum|gradle\.lockfile"
     r"|node_modules/.*|vendor/.*|third_party/.*|dist/.*\.(?:js|css|map)|[^/]*\.min\.(?:js|css|mjs|cjs)"
     r"|[^/]*\.(?:map|snap|pb\.go|svg)|[^/]*_pb2(?:_grpc)?\.pyi?|[^/]*\.generated\.[^/]*)$"
 )
-_ESCAPE_SEQUENCE = pattern(rb'\\([abtnvfr"\\]|[0-7]{3})')
+_ESCAPE_SEQUENCE = lazy_pattern(rb'\\([abtnvfr"\\]|[0-7]{3})')
 _ESCAPE_CODES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
-_WORD_CHARACTER = pattern(r"\w")
-_PLAIN_HEADER = pattern(
+_WORD_CHARACTER = lazy_pattern(r"\w")
+_PLAIN_HEADER = lazy_pattern(
     rb'a/([^\x00-\x1f"\\\x7f-\xff]+) b/\1\nindex ([0-9a-f]+)\.\.([0-9a-f]+) 100(?:644|755)\n'
     rb"--- a/\1\t?\n\+\+\+ b/\1\t?"
 )
 
 
-@record(slots=True)
+@lazy_dataclass(slots=True)
 class Hunk:
     """One hunk: git's heading (the enclosing function) and its first lines, each with its sign."""
 
@@ -52,7 +52,7 @@ class Hunk:
     lines: list[str]
 
 
-@record(slots=True)
+@lazy_dataclass(slots=True)
 class FileChange:
     """The change of one file. `added` and `removed` are exact; `hunks` may hold fewer lines than they count.
 
@@ -126,7 +126,9 @@ def _parse_hunk(body: bytes, room: int) -> Hunk:
         first, *lines = body.decode("utf-8", "replace").split("\n")
         del lines[room:]
     else:
-        first, *lines = [_decode_line(line[: 4 * MAX_LINE_LENGTH]) for line in body.split(b"\n", room + 1)[: room + 1]]
+        first, *lines = [
+            _decode_line(line[: 4 * MAX_LINE_LENGTH]) for line in body.split(b"\n", room + 1)[: room + 1]
+        ]
     heading = first.partition(" @@")[2].strip()
     return Hunk(heading, [line for line in lines if line and line[0] in "+- "])
 
@@ -248,7 +250,9 @@ def compact_change(files: Sequence[FileChange]) -> str:
     lines = _format_file_lines(ordered)
     room = MAX_COMPACT_LENGTH - _text_length(lines)
     blocks = [_format_hunk_block(change) for change in ordered[:MAX_FILES_SHOWN] if change.hunks]
-    for block, share in zip(blocks, divide_fairly([_text_length(block) for block in blocks], room), strict=True):
+    for block, share in zip(
+        blocks, divide_fairly([_text_length(block) for block in blocks], room), strict=True
+    ):
         lines += _take_lines(block, share)
     return "\n".join(lines)
 
@@ -378,7 +382,7 @@ _MAX_PATH_TOKENS = 20
 _MIN_BLOCK_TOKENS = 16
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class TokenBudget:
     """How many tokens each part of a model's input may take; what one part leaves, the diff gets."""
 
@@ -389,7 +393,9 @@ class TokenBudget:
     file_tokens: int = 48
 
 
-def render_change(change: str, like: Sequence[str], previous: str, budget: TokenBudget, codec: RendererTokenizer) -> list[int]:
+def render_change(
+    change: str, like: Sequence[str], previous: str, budget: TokenBudget, codec: RendererTokenizer
+) -> list[int]:
     """Ids of a model's input: nearest earlier subjects, the author's previous one, files, then the diff.
 
     `change` is a text of `compact`. Every listed file gets its line as long as `file_tokens` lasts, and the
@@ -398,7 +404,7 @@ def render_change(change: str, like: Sequence[str], previous: str, budget: Token
     return [i for piece in render_pieces(change, like, previous, budget, codec) for i in piece.ids]
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class RenderedPiece:
     """A part of a model's input: its ids, and the file and the line of the compact text that they stand for.
 
@@ -410,7 +416,9 @@ class RenderedPiece:
     line: str = ""
 
 
-def render_pieces(change: str, like: Sequence[str], previous: str, budget: TokenBudget, codec: RendererTokenizer) -> list[RenderedPiece]:
+def render_pieces(
+    change: str, like: Sequence[str], previous: str, budget: TokenBudget, codec: RendererTokenizer
+) -> list[RenderedPiece]:
     """What `render` gives, part by part."""
     files, blocks = split_compact(change)
     like = list(like[: budget.exemplars])
@@ -432,12 +440,14 @@ def _truncate_pieces(found: Iterable[RenderedPiece], room: int) -> list[Rendered
     kept = []
     for piece in found:
         if room > 0:
-            kept.append(piece if len(piece.ids) <= room else RenderedPiece(piece.ids[:room], piece.path, piece.line))
+            kept.append(
+                piece if len(piece.ids) <= room else RenderedPiece(piece.ids[:room], piece.path, piece.line)
+            )
         room -= len(piece.ids)
     return kept
 
 
-_FORGE_NUMBER = pattern(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
+_FORGE_NUMBER = lazy_pattern(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
 
 
 def clean_subject(subject: str) -> str:
@@ -463,7 +473,7 @@ def split_compact(change: str) -> tuple[list[tuple[str, str]], dict[str, list[st
     return files, blocks
 
 
-_FILE_LINE = pattern(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
+_FILE_LINE = lazy_pattern(r"((.*?) \+\d+ -\d+(?: \([a-z]+\))?)(?: <.*)?")
 
 
 def extract_path(line: str) -> str:
@@ -493,7 +503,9 @@ def _collect_file_ids(
     return names
 
 
-def _render_block(path: str, block: Sequence[str], encoded: Iterable[list[int]], codec: RendererTokenizer) -> list[RenderedPiece]:
+def _render_block(
+    path: str, block: Sequence[str], encoded: Iterable[list[int]], codec: RendererTokenizer
+) -> list[RenderedPiece]:
     lines = []
     for line, ids in zip(block, encoded, strict=False):
         if _WORD_CHARACTER.search(line):
@@ -503,7 +515,9 @@ def _render_block(path: str, block: Sequence[str], encoded: Iterable[list[int]],
     return lines
 
 
-def _interleave_files(names: dict[str, list[int]], parts: dict[str, list[RenderedPiece]], room: int) -> list[RenderedPiece]:
+def _interleave_files(
+    names: dict[str, list[int]], parts: dict[str, list[RenderedPiece]], room: int
+) -> list[RenderedPiece]:
     """Each file's line followed by its share of the diff."""
     shown = [path for path in parts if path in names][: max(1, room // _MIN_BLOCK_TOKENS)]
     wanted = [sum(len(piece.ids) for piece in parts[path]) for path in shown]

@@ -7,15 +7,15 @@ that nothing in a message or a file can be taken for one.
 import os
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from gitpeft.diff.patch import MAX_FILES_SHOWN, FileChange, parse_patch, file_priority
-from gitpeft.lazy import record
+from gitpeft.diff.patch import MAX_FILES_SHOWN, FileChange, file_priority, parse_patch
+from gitpeft.lazy import lazy_dataclass
 
 _COMMIT_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
 _SPILL_BYTES = 1 << 23
 _FILE_START = b"\ndiff --git "
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Commit:
     """A commit and its change; a merge has no `files`. Times are Unix seconds, `author` is `Name <mail>`."""
 
@@ -29,7 +29,7 @@ class Commit:
     files: list[FileChange]
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class SkippedCommit:
     """A commit whose change cannot be known: `shallow`, `missing` (objects not here) or `unreadable`."""
 
@@ -46,7 +46,7 @@ class HasSha(Protocol):
         ...
 
 
-ParsedItem = TypeVar("Item", bound=HasSha)
+ParsedItem = TypeVar("ParsedItem", bound=HasSha)
 
 
 def new_record_mark() -> bytes:
@@ -106,7 +106,9 @@ class RecordParser(Generic[ParsedItem]):
     def _spill_complete_files(self) -> None:
         """Hand over the files that are complete."""
         if cut := _find_last_file_start(self.rest):
-            self.add_patch(self.rest[:cut] if self.fields else self._split_fields(self.rest[:cut]), whole=False)
+            self.add_patch(
+                self.rest[:cut] if self.fields else self._split_fields(self.rest[:cut]), whole=False
+            )
             self.rest = self.rest[cut:]
 
 

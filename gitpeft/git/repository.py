@@ -19,8 +19,17 @@ from typing import IO, Generic
 
 from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
-from gitpeft.git.log import Commit, RecordParser, ParsedItem, CommitParser, SkippedCommit, build_format_option, new_record_mark, decode_text
-from gitpeft.lazy import replace_fields, record
+from gitpeft.git.log import (
+    Commit,
+    CommitParser,
+    ParsedItem,
+    RecordParser,
+    SkippedCommit,
+    build_format_option,
+    decode_text,
+    new_record_mark,
+)
+from gitpeft.lazy import lazy_dataclass, replace_fields
 
 OLDEST_GIT = (2, 31)
 """The oldest git that is understood: the first with `--path-format=absolute` and `--diff-merges`."""
@@ -77,7 +86,7 @@ _MIN_BINARY_BYTES = 1 << 20  # core.bigFileThreshold, above
 _MAX_PREVIOUS_COMMITS = 200
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class GitResult:
     """What a run of git printed, and its exit code."""
 
@@ -86,7 +95,7 @@ class GitResult:
     err: str
 
 
-@record(frozen=True)
+@lazy_dataclass(frozen=True)
 class Repository:
     """A repository as git sees it from `cwd`; `work_tree` is None where it is bare."""
 
@@ -108,7 +117,9 @@ class Repository:
             raise GitpeftError(f"{cwd} is not a directory", "Give the path of a git repository.")
         environment = _build_environment(foreign=path is not None)
         places = ["--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel"]
-        asked = _start_process([*_GIT_COMMAND, "rev-parse", "--path-format=absolute", *places], cwd, environment)
+        asked = _start_process(
+            [*_GIT_COMMAND, "rev-parse", "--path-format=absolute", *places], cwd, environment
+        )
         output, errors = _wait_for_output(asked)
         lines = os.fsdecode(output).splitlines()
         if len(lines) < 3:
@@ -164,7 +175,10 @@ class Repository:
 
         Its exit code, as a shell gives it. Ctrl-C is for git, which goes on where an editor is open.
         """
-        kept = {*self.environment, *_UNWANTED_VARIABLES}  # what another repository must not inherit is not there
+        kept = {
+            *self.environment,
+            *_UNWANTED_VARIABLES,
+        }  # what another repository must not inherit is not there
         environment = {key: value for key, value in os.environ.items() if key in kept}
         before = signal.signal(signal.SIGINT, lambda *_: None)  # a handler, unlike SIG_IGN, is not inherited
         try:
@@ -284,7 +298,9 @@ class Repository:
         mail = author or self.environment.get("GIT_AUTHOR_EMAIL") or self._find_own_email()
         shape = ["--no-show-signature", "--format=%ae%x00%s"]
         try:
-            log = self.run("log", f"-{_MAX_PREVIOUS_COMMITS}", "--no-merges", *shape, "--end-of-options", rev, "--")
+            log = self.run(
+                "log", f"-{_MAX_PREVIOUS_COMMITS}", "--no-merges", *shape, "--end-of-options", rev, "--"
+            )
         except GitpeftError:
             return ""
         for line in map(decode_text, log.split(b"\n")):
@@ -343,7 +359,11 @@ class Repository:
         yield from self.stream_diff_tree(shas, DIFF_OPTIONS, CommitParser, jobs)
 
     def stream_diff_tree(
-        self, shas: Sequence[str], options: Sequence[str], cutter: type[RecordParser[ParsedItem]], jobs: int = 2
+        self,
+        shas: Sequence[str],
+        options: Sequence[str],
+        cutter: type[RecordParser[ParsedItem]],
+        jobs: int = 2,
     ) -> Iterator[ParsedItem | SkippedCommit]:
         """What `cutter` makes of the output of `git diff-tree OPTIONS` on each commit; else as `log`."""
         cut = self.list_shallow_commits()
@@ -389,7 +409,9 @@ class Repository:
         with os.fdopen(into, "wb") as pipe:
             pipe.write("".join(f"{sha}\n" for sha in shas).encode())
         with os.fdopen(listed, "rb") as pipe:
-            process = self._start_with_input(pipe, [*_DIFF_TREE_COMMAND, *DIFF_OPTIONS, build_format_option(mark)])
+            process = self._start_with_input(
+                pipe, [*_DIFF_TREE_COMMAND, *DIFF_OPTIONS, build_format_option(mark)]
+            )
         assert process.stdout
         found: list[Commit] = []
         try:
@@ -412,7 +434,12 @@ class Repository:
         """The commits that `tip` reaches, with messages but no files, every parent before its children."""
         mark = new_record_mark()
         parser = CommitParser(mark)
-        order = ["--topo-order", "--reverse", "--no-show-signature", build_format_option(mark, CommitParser.FIELDS)]
+        order = [
+            "--topo-order",
+            "--reverse",
+            "--no-show-signature",
+            build_format_option(mark, CommitParser.FIELDS),
+        ]
         return [*parser.feed(self.run("log", *order, tip, "--")), *parser.close()]
 
     def read_blobs(self, ids: Sequence[str]) -> Iterator[bytes | None]:
@@ -515,7 +542,11 @@ class _CommitStream(Generic[ParsedItem]):
     """One git process reading commits, started again behind each commit that it dies of."""
 
     def __init__(
-        self, repository: Repository, shas: list[str], options: Sequence[str], cutter: type[RecordParser[ParsedItem]]
+        self,
+        repository: Repository,
+        shas: list[str],
+        options: Sequence[str],
+        cutter: type[RecordParser[ParsedItem]],
     ) -> None:
         self.repository = repository
         self.shas = shas
@@ -580,7 +611,9 @@ class _CommitStream(Generic[ParsedItem]):
             self.checked = True
             self.shas, self.at = self.shas[self.at :], 0
             gone = self.repository.find_incomplete_commits(self.shas)
-            out: list[ParsedItem | SkippedCommit] = [SkippedCommit(sha, "missing") for sha in self.shas if sha in gone]
+            out: list[ParsedItem | SkippedCommit] = [
+                SkippedCommit(sha, "missing") for sha in self.shas if sha in gone
+            ]
             self.shas = [sha for sha in self.shas if sha not in gone]
             self._start_git(len(self.shas))
             return out

@@ -14,7 +14,7 @@ from typing import Protocol
 from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.lazy import record
+from gitpeft.lazy import lazy_dataclass
 
 CREATE_CONTEXT_TABLES = """
 CREATE TABLE change (
@@ -48,7 +48,7 @@ ChangeRows = tuple[tuple[str, str, int, bool], list[tuple[object, ...]]]
 """A commit to be stored: (id, author's hash, commit time, fix or not), and the rows that `touches` made."""
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class TouchedFile:
     """What a change does to one file. `lines` is its length before; `functions` are keys (`function_key`)."""
 
@@ -62,7 +62,7 @@ class TouchedFile:
     origin: str | None = None
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class MeasuredChange:
     """A change as it is about to be made: its files, who makes it (a hash), when (unix seconds).
 
@@ -80,7 +80,7 @@ class MeasuredChange:
         return [file for file in self.files if file.kind not in UNCOUNTED_KINDS]
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class EarlierChange:
     """One earlier change of a file: its number, who (a hash), when, whether it was a fix, and where in it."""
 
@@ -91,7 +91,7 @@ class EarlierChange:
     functions: frozenset[str]
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class CompanionFile:
     """A file that usually changes with another one: in `together` of the last `of` changes."""
 
@@ -148,7 +148,9 @@ def compute_recent_experience(times: Iterable[int], now: int) -> float:
 # --- storing ------------------------------------------------------------------------------------------------
 
 
-def build_touch_rows(files: Sequence[FileChange], names: Sequence[tuple[str, str | None]]) -> list[tuple[object, ...]]:
+def build_touch_rows(
+    files: Sequence[FileChange], names: Sequence[tuple[str, str | None]]
+) -> list[tuple[object, ...]]:
     """Rows for the files of a commit; `names` are their masked paths, each with where it came from."""
     return [_build_touch_row(file, *name) for file, name in zip(files, names, strict=True)]
 
@@ -194,7 +196,9 @@ def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequ
     steps: dict[str, tuple[str, int]] = {}
     for _, _, _, old, new, grown, _ in rows:
         steps.setdefault(new, (old, grown))
-    named = {number: _name_old_content(sha, path, old, status) for number, sha, path, old, _, _, status in rows}
+    named = {
+        number: _name_old_content(sha, path, old, status) for number, sha, path, old, _, _, status in rows
+    }
     starts: dict[str, tuple[str, int]] = {}
     found = {number: _find_chain_start(name, steps, starts) for number, name in named.items()}
     known = repository.read_line_counts(sorted({root for root, _ in found.values()} - {""}))
@@ -279,7 +283,9 @@ def load_stored_changes(db: sqlite3.Connection, shas: set[str]) -> dict[str, Mea
     columns = "change, path, status, kind, added, removed, lines, functions, origin"
     query = f"SELECT {columns} FROM touch ORDER BY rowid"
     for number, path, status, kind, added, removed, lines, functions, origin in db.execute(query):
-        touch = TouchedFile(path, status, kind, added, removed, lines or 0, frozenset(functions.split()), origin)
+        touch = TouchedFile(
+            path, status, kind, added, removed, lines or 0, frozenset(functions.split()), origin
+        )
         files.setdefault(number, []).append(touch)
     rows = db.execute("SELECT id, sha, author, time, fix FROM change")
     return {
@@ -306,7 +312,9 @@ class StoredContext:
             while at < min(len(names), MAX_LINEAGE_NAMES):
                 found = self._query_touches(names[at]).fetchall()
                 for _, change, author, time, fix, functions in found:
-                    rows[change] = EarlierChange(change, author, time, bool(fix), frozenset(functions.split()))
+                    rows[change] = EarlierChange(
+                        change, author, time, bool(fix), frozenset(functions.split())
+                    )
                 names += sorted({row[0] for row in found} - {None, *names})
                 at += 1
             self._seen[path] = list(rows.values())
@@ -325,7 +333,9 @@ class StoredContext:
 
     def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
         """See `Past`."""
-        return sum(since is None or one.time >= since for one in self._collect_earlier_changes(names).values())
+        return sum(
+            since is None or one.time >= since for one in self._collect_earlier_changes(names).values()
+        )
 
     def count_fixes(self, names: Sequence[str], since: int) -> int:
         """See `Past`."""
@@ -346,7 +356,9 @@ class StoredContext:
 
     def count_subsystem_changes(self, author: str, subsystems: frozenset[str]) -> int:
         """See `Past`."""
-        return sum(not subsystems.isdisjoint(names.split("\t")) for _, names in self._load_author_changes(author))
+        return sum(
+            not subsystems.isdisjoint(names.split("\t")) for _, names in self._load_author_changes(author)
+        )
 
     def _load_author_changes(self, author: str) -> list[tuple[int, str]]:
         if author not in self._own:
@@ -360,7 +372,9 @@ class StoredContext:
         Counted over the last 200 changes of a file that touched at most 20 files: at least `support` of them
         together, and at least the share `confidence`.
         """
-        found = [one for path in paths[:_MAX_COMPANION_PATHS] for one in self._count_companions(path, set(paths))]
+        found = [
+            one for path in paths[:_MAX_COMPANION_PATHS] for one in self._count_companions(path, set(paths))
+        ]
         sure = [one for one in found if one.together >= support and one.together >= confidence * one.of]
         best: dict[str, CompanionFile] = {}
         for one in sorted(sure, key=lambda one: (-one.together / one.of, -one.together, one.path)):
@@ -368,7 +382,9 @@ class StoredContext:
         return list(best.values())
 
     def _count_companions(self, path: str, known: set[str]) -> list[CompanionFile]:
-        newest = sorted(self.load_earlier_changes(path), key=lambda one: (-one.time, one.change))[:_MAX_COMPANION_CHANGES]
+        newest = sorted(self.load_earlier_changes(path), key=lambda one: (-one.time, one.change))[
+            :_MAX_COMPANION_CHANGES
+        ]
         counts: Counter[str] = Counter()
         of = 0
         for one in newest:

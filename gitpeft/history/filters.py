@@ -3,17 +3,17 @@
 import re
 
 from gitpeft.diff.patch import is_generated, split_compact
-from gitpeft.pattern import pattern
+from gitpeft.pattern import lazy_pattern
 
-_BOT_IDENTITY = pattern(
+_BOT_IDENTITY = lazy_pattern(
     r"\[bot\]|(?:^|[\s<._+-])bots?(?:$|[\s>@._-])|dependabot|renovate|greenkeeper|github-actions|pre-commit-ci"
     r"|snyk|pyup|imgbot|allcontributors|mergify|weblate|transifex|semantic-release|codecov|copybara|crowdin"
     r"|release-please|readthedocs-assistant|jenkins|travis(?:-ci)?@|zuul|automation@|noreply@anthropic|copilot@",
     re.I,
 )
-_REVERT_SUBJECT = pattern(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
-_FIXUP_SUBJECT = pattern(r"^(?:fixup|squash|amend)! ")
-_ASSISTANT_TRAILER = pattern(
+_REVERT_SUBJECT = lazy_pattern(r"^(?:revert\b|reapply\b)", re.IGNORECASE)
+_FIXUP_SUBJECT = lazy_pattern(r"^(?:fixup|squash|amend)! ")
+_ASSISTANT_TRAILER = lazy_pattern(
     r"^(?:co-authored-by|assisted-by|generated-by):.*(?:claude|copilot|chatgpt|openai|codex|cursor|aider|gemini|devin)"
     r"|generated with \[?(?:claude|cursor|copilot|chatgpt|gemini)",
     re.IGNORECASE | re.MULTILINE,

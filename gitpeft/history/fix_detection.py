@@ -97,7 +97,8 @@ _TRIVIAL_THING = (
 )
 _WORD_GAP = r"(?:[ \-:]+(?!(?:in|for|when|with|of|if|on|by|to|from|after|where|that)\b)[\w'`\"./_*]+){0,2}?"
 _TRIVIAL_FIX = re.compile(
-    rf"\b(?:fix(?:e[sd]|ing|up)?|correct(?:s|ed)?|repair(?:s|ed)?)\b{_WORD_GAP}[ \-:]+[`'\"]*{_TRIVIAL_THING}\b(?!-)"
+    rf"\b(?:fix(?:e[sd]|ing|up)?|correct(?:s|ed)?|repair(?:s|ed)?)\b{_WORD_GAP}"
+    rf"[ \-:]+[`'\"]*{_TRIVIAL_THING}\b(?!-)"
     rf"|\b{_TRIVIAL_THING}[ -]+(?:fix(?:e[sd])?|fixup)\b"
     r"|\b(?:wrong|broken|incorrect) (?:\w+ )?(?:links?|urls?|comments?|docs?|docstrings?|indentation"
     r"|spelling|tests?|typos?)\b",
@@ -179,12 +180,18 @@ def _classify_message(subject: str, body: str, habits: FixConventions) -> str | 
         return "pattern" if re.search(habits.pattern, f"{subject}\n{body}", re.M) else None
     if typed:
         about = subject[typed.end() :]
-        return _classify_typed_subject(typed["type"].lower(), f"{typed['scope']}: {about}" if typed["scope"] else about)
+        return _classify_typed_subject(
+            typed["type"].lower(), f"{typed['scope']}: {about}" if typed["scope"] else about
+        )
     if _NOT_A_FIX.match(subject) or _FIX_OUTSIDE_CODE.search(subject):
         return None
     if "issue" in habits.kinds and _has_issue_reference(subject, body):
         return "issue"
-    return "word" if not habits.typed and _has_fault_word(_CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject))) else None
+    return (
+        "word"
+        if not habits.typed and _has_fault_word(_CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject)))
+        else None
+    )
 
 
 def _is_revert_body(body: str) -> bool:
@@ -203,7 +210,9 @@ def _has_issue_reference(subject: str, body: str) -> bool:
     whole = f"{subject}\n{body}"
     if not (_FIXES_ISSUE.search(whole) or _CLOSES_ISSUE.search(whole)) or _NEW_WORK.match(subject):
         return False
-    return not _TRIVIAL_FIX.search(subject) or _has_fault_word(_CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject)))
+    return not _TRIVIAL_FIX.search(subject) or _has_fault_word(
+        _CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject))
+    )
 
 
 def _has_fault_word(subject: str) -> bool:
@@ -211,7 +220,9 @@ def _has_fault_word(subject: str) -> bool:
     return _FAULT_WORD.search(_OTHER_SENSE.sub("", _TRIVIAL_FIX.sub("", subject))) is not None
 
 
-def learn_fix_conventions(messages: Iterable[str], pattern: str = "") -> tuple[FixConventions, dict[str, int]]:
+def learn_fix_conventions(
+    messages: Iterable[str], pattern: str = ""
+) -> tuple[FixConventions, dict[str, int]]:
     """The habits of a repository from all its messages, and how many of them each kind of evidence matched.
 
     Words count for nothing where nearly every subject has a conventional type; a weak kind of evidence that
@@ -219,9 +230,15 @@ def learn_fix_conventions(messages: Iterable[str], pattern: str = "") -> tuple[F
     """
     texts = list(messages)
     typed = sum(_CONVENTIONAL_TYPE.match(text.lstrip("\n")) is not None for text in texts)
-    habits = FixConventions(pattern=pattern, typed=len(texts) >= MIN_MESSAGES and typed > CONVENTIONAL_SHARE * len(texts))
+    habits = FixConventions(
+        pattern=pattern, typed=len(texts) >= MIN_MESSAGES and typed > CONVENTIONAL_SHARE * len(texts)
+    )
     counts = Counter(kind for text in texts if (kind := find_fix_evidence(text, habits)))
-    weak = {kind for kind in ("issue", "word") if len(texts) >= MIN_MESSAGES and counts[kind] > COMMON_SHARE * len(texts)}
+    weak = {
+        kind
+        for kind in ("issue", "word")
+        if len(texts) >= MIN_MESSAGES and counts[kind] > COMMON_SHARE * len(texts)
+    }
     return FixConventions(habits.kinds - weak, pattern, habits.typed), dict(counts)
 
 

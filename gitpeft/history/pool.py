@@ -17,7 +17,7 @@ from typing import IO, Any, NoReturn, TypeVar
 
 from gitpeft.errors import GitpeftError
 
-WorkShare = TypeVar("Share")
+WorkShare = TypeVar("WorkShare")
 
 _PART_HEADER = struct.Struct(">cI")  # what a part is, and its size in bytes
 _FOUND, _DONE, _REFUSED, _FAILED = b"+", b".", b"!", b"?"
@@ -31,7 +31,9 @@ def can_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-def map_in_processes(shares: Sequence[WorkShare], work: Callable[[WorkShare], Iterable[Any]]) -> Iterator[Any]:
+def map_in_processes(
+    shares: Sequence[WorkShare], work: Callable[[WorkShare], Iterable[Any]]
+) -> Iterator[Any]:
     """What `work` finds in each share (JSON types), a worker for each, taken in turn: always in one order.
 
     What a worker raises is raised here; GitpeftError when one was killed. No worker is left afterwards.
@@ -56,7 +58,9 @@ def map_in_processes(shares: Sequence[WorkShare], work: Callable[[WorkShare], It
 class _ForkedWorker:
     """One copy of this process, seen from here."""
 
-    def __init__(self, share: WorkShare, work: Callable[[WorkShare], Iterable[Any]], others: list[IO[bytes]]) -> None:
+    def __init__(
+        self, share: WorkShare, work: Callable[[WorkShare], Iterable[Any]], others: list[IO[bytes]]
+    ) -> None:
         read, write = os.pipe()
         with warnings.catch_warnings():
             # other threads are those of libraries for arithmetic, which a worker does not call

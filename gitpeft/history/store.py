@@ -23,7 +23,7 @@ from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.history import context
 from gitpeft.history.filters import is_bot
-from gitpeft.lazy import field, record
+from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 
 SCHEMA_VERSION = 4
@@ -52,10 +52,12 @@ CREATE TABLE record (
 _PackedBatch = tuple[list[tuple[object, ...]], list[context.ChangeRows], list[tuple[str, str]]]
 """Rows of `record`, what `past` stores beside them, and (id, reason) of what was left out."""
 
-_RECORD_COLUMNS = "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
+_RECORD_COLUMNS = (
+    "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
+)
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class PathChange:
     """The change of one file: path, git's status letter, where it came from, lines, and kind (see `diff`)."""
 
@@ -67,7 +69,7 @@ class PathChange:
     kind: str
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class CommitRecord:
     """One mined commit. Times are Unix seconds; `author` is a salted hash; `change` is compact, masked text.
 
@@ -99,7 +101,7 @@ class CommitRecord:
         return tuple(map(_unpack_path_change, self._paths.split("\n"))) if self._paths else ()
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class MiningReport:
     """What a run of `History.mine` did: `new` commits of `total`, those left out by reason, rows dropped."""
 
@@ -173,7 +175,9 @@ class History:
         seconds = time.monotonic() - start
         return MiningReport(len(wanted) - sum(skipped.values()), len(reachable), skipped, pruned, seconds)
 
-    def load_records(self, repository: Repository, tip: str = "HEAD", newest: int | None = None) -> list[CommitRecord]:
+    def load_records(
+        self, repository: Repository, tip: str = "HEAD", newest: int | None = None
+    ) -> list[CommitRecord]:
         """The mined commits that `tip` reaches (it included), oldest first; at most the `newest` so many."""
         reachable = [sha for sha, _ in repository.rev_list(repository.resolve_commit(tip))]
         wanted = reachable if newest is None else reachable[-newest:]
@@ -248,7 +252,9 @@ class History:
         done = 0
         for rows, changes, left_out in self._pack_in_batches(repository, shas, jobs):
             with self._db:
-                self._db.executemany(f"INSERT OR REPLACE INTO record ({_RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})", rows)
+                self._db.executemany(
+                    f"INSERT OR REPLACE INTO record ({_RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})", rows
+                )
                 self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
                 context.store_changes(self._db, changes)
             skipped.update(reason for _, reason in left_out)
@@ -257,7 +263,9 @@ class History:
                 progress(done, len(shas))
         return dict(skipped)
 
-    def _pack_in_batches(self, repository: Repository, shas: Sequence[str], jobs: int) -> Iterator[_PackedBatch]:
+    def _pack_in_batches(
+        self, repository: Repository, shas: Sequence[str], jobs: int
+    ) -> Iterator[_PackedBatch]:
         """The commits ready to be stored; many of them are read and packed by as many processes as `jobs`."""
         pack = _CommitPacker(self._load_salt())
         if jobs == 1 or len(shas) < _PARALLEL_THRESHOLD:
@@ -269,7 +277,9 @@ class History:
             return pack.pack_batches(repository.stream_commits(shas, jobs))
         blocks = [shas[at : at + _BATCH_SIZE] for at in range(0, len(shas), _BATCH_SIZE)]
         shares = [list(chain(*blocks[first::jobs])) for first in range(min(jobs, len(blocks)))]
-        return pool.map_in_processes(shares, lambda share: pack.pack_batches(repository.stream_commits(share, 1)))
+        return pool.map_in_processes(
+            shares, lambda share: pack.pack_batches(repository.stream_commits(share, 1))
+        )
 
     def _prune_unreachable(self, repository: Repository, beyond: set[str]) -> int:
         """Drop, of the rows that the tip does not reach, those that no branch, tag or other ref reaches."""
@@ -304,9 +314,15 @@ class _CommitPacker:
             commits = [item for item in taken if isinstance(item, Commit)]
             rows = [self.pack_record(commit) for commit in commits]
             changes = [
-                one for commit, row in zip(commits, rows, strict=True) for one in self.pack_change(commit, row)
+                one
+                for commit, row in zip(commits, rows, strict=True)
+                for one in self.pack_change(commit, row)
             ]
-            yield rows, changes, [(item.sha, item.reason) for item in taken if isinstance(item, SkippedCommit)]
+            yield (
+                rows,
+                changes,
+                [(item.sha, item.reason) for item in taken if isinstance(item, SkippedCommit)],
+            )
 
     def pack_record(self, commit: Commit) -> tuple[object, ...]:
         """The columns of a commit, in the order of `_COLUMNS`."""
@@ -326,7 +342,9 @@ class _CommitPacker:
 
     def pack_change(self, commit: Commit, row: tuple[object, ...]) -> list[context.ChangeRows]:
         """What the metrics need of a commit whose `row` is known; nothing of a merge."""
-        from gitpeft.history.fix_detection import find_fix_evidence  # where nothing is new, its patterns are not needed
+        from gitpeft.history.fix_detection import (
+            find_fix_evidence,
+        )  # where nothing is new, its patterns are not needed
 
         if len(commit.parents) > 1:
             return []
@@ -364,7 +382,9 @@ def _unpack_path_change(line: str) -> PathChange:
     return PathChange(path, status, origin[0] if origin else None, int(added), int(removed), kind)
 
 
-def _record_from_row(row: tuple[str, int, int, int, str, int, str, str, str, int, int, int, str]) -> CommitRecord:
+def _record_from_row(
+    row: tuple[str, int, int, int, str, int, str, str, str, int, int, int, str],
+) -> CommitRecord:
     sha, parents, time_, commit_time, author, bot = row[:6]
     subject, body, change, files, added, removed, paths = row[6:]
     head = (sha, parents, time_, commit_time, author, bool(bot))

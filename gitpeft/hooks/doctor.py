@@ -11,7 +11,13 @@ from gitpeft.config import Config, load_config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import NON_EDITORS, OLDEST_GIT, Repository
 from gitpeft.hooks import hook_file, hooks_path, managers, stubs
-from gitpeft.hooks.install import CONFIG_HOOKS_VERSION, is_configured, install_hooks, get_config_section, uninstall_hooks
+from gitpeft.hooks.install import (
+    CONFIG_HOOKS_VERSION,
+    get_config_section,
+    install_hooks,
+    is_configured,
+    uninstall_hooks,
+)
 from gitpeft.suggest import cache, commit_lint, reranker
 
 LOG_LINES = 5
@@ -86,7 +92,9 @@ def _find_hooks(repo: Repository, place: hooks_path.HooksFolder) -> Iterator[Hoo
     own = {name: hook_file.inspect_hook(repo.state_dir / "hooks" / name) for name in stubs.HOOK_NAMES}
     for name, found in own.items():
         if is_configured(repo, name):
-            yield _describe_hook(name, found, "config", _runs_from_config(repo, name) and _is_executable(found))
+            yield _describe_hook(
+                name, found, "config", _runs_from_config(repo, name) and _is_executable(found)
+            )
         if managers.has_hook_line(hook_file.read_hook_text(place.folder / name), name):
             yield _describe_hook(name, found, "line", not place.disabled and _is_executable(found))
     if repo.work_tree is not None:
@@ -128,7 +136,9 @@ def _runs_through_manager(place: hooks_path.HooksFolder, manager: str, name: str
     return not place.disabled and hooks_path.detect_manager(hook.content) == manager
 
 
-def examine_repository(repo: Repository, *, mend: bool = False, python: str = sys.executable) -> list[DoctorFinding]:
+def examine_repository(
+    repo: Repository, *, mend: bool = False, python: str = sys.executable
+) -> list[DoctorFinding]:
     """Everything that keeps a suggestion away, each with its way out; an empty list when all is well.
 
     With `mend`, what concerns only gitpeft's own files is put right: a stale interpreter, an old version, a
@@ -147,7 +157,9 @@ def examine_repository(repo: Repository, *, mend: bool = False, python: str = sy
 
 
 def _check_lint_settings(repo: Repository) -> Iterator[DoctorFinding]:
-    rules = commit_lint.load_lint_rules(repo.work_tree) if repo.work_tree is not None else commit_lint.LintRules()
+    rules = (
+        commit_lint.load_lint_rules(repo.work_tree) if repo.work_tree is not None else commit_lint.LintRules()
+    )
     for sentence in commit_lint.explain_unread_files(rules):
         yield DoctorFinding("linter", sentence, "suggestions may need a change before the linter takes them")
 
@@ -161,7 +173,9 @@ def _check_git(repo: Repository, place: hooks_path.HooksFolder) -> Iterator[Doct
         try:
             hooks_path.require_usable_folder(repo)
         except GitpeftError as error:
-            yield DoctorFinding("hooks-disabled" if place.disabled else "hooks-outside", error.message, error.hint)
+            yield DoctorFinding(
+                "hooks-disabled" if place.disabled else "hooks-outside", error.message, error.hint
+            )
 
 
 def _check_hooks(
@@ -179,7 +193,9 @@ def _check_hooks(
             yield _mend_hook(repo, hook, finding, python) if mend else finding
 
 
-def _check_hook(repo: Repository, hook: HookStatus, place: hooks_path.HooksFolder, python: str) -> DoctorFinding | None:
+def _check_hook(
+    repo: Repository, hook: HookStatus, place: hooks_path.HooksFolder, python: str
+) -> DoctorFinding | None:
     again = "run `gitpeft install` again"
     if hook.how == "config" and repo.git_version < CONFIG_HOOKS_VERSION:
         return DoctorFinding("config-ignored", "this git ignores hooks in its configuration", again)
@@ -200,11 +216,15 @@ def _check_hook(repo: Repository, hook: HookStatus, place: hooks_path.HooksFolde
         return DoctorFinding("shadowed", f"git runs the hooks in {place.folder}, not {hook.where}", again)
     if command and command != managers.format_hook_command(hook.name):
         return DoctorFinding(
-            "outdated", f"{get_config_section(hook.name)}.command is of another version, or of another place", again
+            "outdated",
+            f"{get_config_section(hook.name)}.command is of another version, or of another place",
+            again,
         )
     if hook.how == "config" and not hook.runs:
         setting = f"{get_config_section(hook.name)}.enabled"
-        return DoctorFinding("config-disabled", f"{setting} is off", f"turn it on with `git config {setting} true`")
+        return DoctorFinding(
+            "config-disabled", f"{setting} is off", f"turn it on with `git config {setting} true`"
+        )
     if not hook.runs:
         return DoctorFinding("displaced", f"another hook manager took the place of {hook.where}", again)
     if hook_file.inspect_hook(hook.where).content != stubs.render_stub(hook.name, hook.python):
@@ -243,10 +263,15 @@ def _check_leftovers(repo: Repository, place: hooks_path.HooksFolder, mend: bool
 def _check_disabling_settings(repo: Repository, config: Config) -> Iterator[DoctorFinding]:
     """What a person, or this environment, has asked for."""
     if not config.enabled:
-        yield DoctorFinding("off", "gitpeft.enabled is false", "turn it on with `git config gitpeft.enabled true`")
+        yield DoctorFinding(
+            "off", "gitpeft.enabled is false", "turn it on with `git config gitpeft.enabled true`"
+        )
     if "*" in config.exclude:
         yield DoctorFinding("off", "gitpeft.exclude leaves out every file", "name fewer files there")
-    for name, silent in (("GITPEFT", lambda value: value == "0"), ("CI", lambda value: value not in _OFF_VALUES)):
+    for name, silent in (
+        ("GITPEFT", lambda value: value == "0"),
+        ("CI", lambda value: value not in _OFF_VALUES),
+    ):
         if silent(value := os.environ.get(name, "")):
             yield DoctorFinding("environment", f"{name}={value} keeps the hook silent here", f"unset {name}")
     if (editor := repo.find_editor()) in NON_EDITORS:
@@ -271,4 +296,6 @@ def _check_model(repo: Repository, state: RepositoryStatus) -> Iterator[DoctorFi
     except GitpeftError as error:
         yield DoctorFinding("model", error.message, error.hint)
     except Exception as error:  # any damage is a finding, none may end the examination
-        yield DoctorFinding("model", f"the model cannot be read ({type(error).__name__})", "run `gitpeft init`")
+        yield DoctorFinding(
+            "model", f"the model cannot be read ({type(error).__name__})", "run `gitpeft init`"
+        )

@@ -63,7 +63,9 @@ def write_hook(path: Path, content: bytes, mode: int) -> None:
     replace_file(path, content, mode, check_executable)
 
 
-def replace_file(path: Path, content: bytes, mode: int, check: Callable[[Path], None] = lambda _: None) -> None:
+def replace_file(
+    path: Path, content: bytes, mode: int, check: Callable[[Path], None] = lambda _: None
+) -> None:
     """Replace a file, or make it, in one step, unless `check` refuses what was written.
 
     GitpeftError, with the file as it was, when the directory does not allow it.

@@ -118,14 +118,18 @@ def read_remembered_folders(repo: Repository) -> list[Path]:
         names = os.fsdecode((repo.state_dir / REMEMBERED_FOLDERS_FILE).read_bytes()).split("\0")
     except OSError:
         return []
-    return [Path(name) for name in names if name and _is_inside_repository(Path(os.path.realpath(name)), repo)]
+    return [
+        Path(name) for name in names if name and _is_inside_repository(Path(os.path.realpath(name)), repo)
+    ]
 
 
 def list_hook_folders(repo: Repository) -> list[Path]:
     """Every folder of this repository in which a hook of ours may lie."""
     found = find_hooks_folder(repo)
     usual = Path(os.path.realpath(repo.common_dir / "hooks"))
-    return list(dict.fromkeys([usual, *([found.folder] if found.owned else []), *read_remembered_folders(repo)]))
+    return list(
+        dict.fromkeys([usual, *([found.folder] if found.owned else []), *read_remembered_folders(repo)])
+    )
 
 
 def find_stubs(repo: Repository, names: Iterable[str]) -> list[tuple[str, hook_file.HookFile]]:

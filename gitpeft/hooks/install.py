@@ -136,7 +136,8 @@ def _write_stub(repo: Repository, name: str, found: hook_file.HookFile, text: by
     if found.content == text and os.access(found.path, os.X_OK):
         return InstalledHook("stub", "unchanged", found.path)
     if found.kind == "foreign":
-        way_out = f"run `gitpeft install --strategy line`, and add this line to it:\n{managers.format_hook_line(name)}"
+        line = managers.format_hook_line(name)
+        way_out = f"run `gitpeft install --strategy line`, and add this line to it:\n{line}"
         if hooks_path.is_tracked(repo, found.path):
             raise GitpeftError(f"{found.path} is under version control", way_out)
         if _OWN_NAME_PATTERN.search(hook_file.read_hook_text(found.path)):
@@ -164,7 +165,9 @@ def _make_hooks_folder(repo: Repository, folder: Path) -> None:
         if missing:
             repo.state_dir.mkdir(parents=True, exist_ok=True)
             made = dict.fromkeys([*_read_made_folders(repo), *missing])  # the innermost first
-            hook_file.replace_file(_get_made_folders_path(repo), os.fsencode("\0".join(map(str, made))), 0o644)
+            hook_file.replace_file(
+                _get_made_folders_path(repo), os.fsencode("\0".join(map(str, made))), 0o644
+            )
         for path in reversed(missing):
             path.mkdir()
         if folder in _read_made_folders(repo):
@@ -180,7 +183,9 @@ def _get_made_folders_path(repo: Repository) -> Path:
 def _read_made_folders(repo: Repository) -> list[Path]:
     """The directories that an installation made here, the innermost first."""
     try:
-        return [Path(name) for name in os.fsdecode(_get_made_folders_path(repo).read_bytes()).split("\0") if name]
+        return [
+            Path(name) for name in os.fsdecode(_get_made_folders_path(repo).read_bytes()).split("\0") if name
+        ]
     except OSError:
         return []
 
@@ -190,10 +195,15 @@ def _install_for_line(repo: Repository, name: str, python: str) -> InstalledHook
     existed = hook_file.inspect_hook(repo.state_dir / "hooks" / name).content
     path = _write_own_stub(repo, name, python)
     action = "created" if not existed else "unchanged" if existed == path.read_bytes() else "updated"
-    if managers.has_hook_line(hook_file.read_hook_text(hooks_path.find_hooks_folder(repo).folder / name), name):
+    if managers.has_hook_line(
+        hook_file.read_hook_text(hooks_path.find_hooks_folder(repo).folder / name), name
+    ):
         return InstalledHook("line", action, path)
     return InstalledHook(
-        "line", action, path, (f"add this line to the hook that git runs:\n{managers.format_hook_line(name)}",)
+        "line",
+        action,
+        path,
+        (f"add this line to the hook that git runs:\n{managers.format_hook_line(name)}",),
     )
 
 
@@ -225,7 +235,9 @@ def is_configured(repo: Repository, name: str) -> bool:
 
 def _has_local_section(repo: Repository, name: str) -> bool:
     """Whether the section is in the repository's own settings, where `uninstall` may change it."""
-    return bool(repo.query_text("config", "--local", "--get-regexp", "^" + re.escape(get_config_section(name) + ".")))
+    return bool(
+        repo.query_text("config", "--local", "--get-regexp", "^" + re.escape(get_config_section(name) + "."))
+    )
 
 
 def _install_in_config(repo: Repository, name: str, python: str) -> InstalledHook:

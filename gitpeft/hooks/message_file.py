@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import record
-from gitpeft.pattern import pattern
+from gitpeft.lazy import lazy_dataclass
+from gitpeft.pattern import lazy_pattern
 
 if TYPE_CHECKING:
     from gitpeft.git.repository import Repository
@@ -27,13 +27,13 @@ MAX_MESSAGE_FILE_BYTES = 64 << 20
 """A larger file (`commit -v` of an enormous change) is left alone."""
 
 _SCISSORS_LINE = b" ------------------------ >8 ------------------------"
-_TRAILER_START = pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
-_LEADING_REFERENCE = pattern(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
+_TRAILER_START = lazy_pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
+_LEADING_REFERENCE = lazy_pattern(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
 _OFFER_PREFIX = b"gitpeft: "
 _TEMPORARY_INFIX = ".gitpeft-"
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class MessageFileRules:
     """How git will read the file once the editor is closed.
 
@@ -47,7 +47,9 @@ class MessageFileRules:
     strips: bool = True
 
 
-def read_message_file_rules(repo: "Repository", settings: Mapping[str, Sequence[str]], content: bytes) -> MessageFileRules:
+def read_message_file_rules(
+    repo: "Repository", settings: Mapping[str, Sequence[str]], content: bytes
+) -> MessageFileRules:
     """How git will read the message file that holds `content`, by the repository's settings.
 
     GitpeftError where its encoding is unknown.
@@ -144,7 +146,9 @@ def _has_comment(above: bytes, comment: bytes) -> bool:
     return any(line.startswith(comment) for line in above.splitlines())
 
 
-def insert_messages(content: bytes, messages: Sequence[str], rules: MessageFileRules, *, only_comments: bool = False) -> bytes:
+def insert_messages(
+    content: bytes, messages: Sequence[str], rules: MessageFileRules, *, only_comments: bool = False
+) -> bytes:
     """The file with the best message in front and the others as comments behind it, where these are allowed.
 
     With `only_comments` the text of the file keeps its place and all messages become comments: for a file in
@@ -152,7 +156,9 @@ def insert_messages(content: bytes, messages: Sequence[str], rules: MessageFileR
     """
     eol = b"\r\n" if content.partition(b"\n")[0].endswith(b"\r") else b"\n"
     fitting = [fitted for fitted in (escape_comment_lines(message, rules) for message in messages) if fitted]
-    fitting = [text for text in fitting if _is_encodable(text, rules)] or fitting[:1]  # which says what is wrong
+    fitting = [text for text in fitting if _is_encodable(text, rules)] or fitting[
+        :1
+    ]  # which says what is wrong
     head, others = ([], fitting) if only_comments else (fitting[:1], fitting[1:])
     blocks = [_encode_text(message, rules) for message in head]
     if others and rules.strips and not rules.auto:
@@ -174,7 +180,9 @@ def insert_notes(content: bytes, notes: Sequence[str], rules: MessageFileRules) 
         block = "\n".join(lines).encode(rules.encoding)
     except UnicodeEncodeError:
         return content
-    return _insert_before_comments(content, comment_out_lines(block, rules.comment) + b"\n", rules.comment, eol)
+    return _insert_before_comments(
+        content, comment_out_lines(block, rules.comment) + b"\n", rules.comment, eol
+    )
 
 
 def _prepend_blocks(blocks: Sequence[bytes], content: bytes, eol: bytes) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from gitpeft.config import Config, parse_config_listing, load_config
+from gitpeft.config import Config, load_config, parse_config_listing
 from gitpeft.errors import GitpeftError, NothingStagedError
 from gitpeft.git.repository import NON_EDITORS, Repository
 from gitpeft.runtime.sandbox import limit_memory
@@ -164,7 +164,9 @@ def _suggest_messages(repo: Repository, config: Config, source: str, trace: Hook
 
     wanted = 1 + config.alternatives
     progress = _ProgressLine(trace.started)
-    limits = service.SuggestionLimits(time.monotonic() + _seconds_left(config, trace), config.memory_mb, progress.show_once)
+    limits = service.SuggestionLimits(
+        time.monotonic() + _seconds_left(config, trace), config.memory_mb, progress.show_once
+    )
     base = _find_amend_base(repo) if source == "commit" else ""
     chooser: list[Callable[[list[str]], list[str]]] = []
 

@@ -114,7 +114,9 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str =
 def _render_cells(head: Sequence[str], row: Sequence[str]) -> str:
     """Each cell knows its column: on a phone a sentence stands below the other, with that in front."""
     pairs = zip(head, row, strict=True)
-    return "".join(f"<td data-head='{escape(name, quote=True)}'>{escape_text(cell)}</td>" for name, cell in pairs)
+    return "".join(
+        f"<td data-head='{escape(name, quote=True)}'>{escape_text(cell)}</td>" for name, cell in pairs
+    )
 
 
 def pick_colour(number: int) -> str:
@@ -135,7 +137,9 @@ def render_system_name(number: int, name: str) -> Markup:
 
 def render_legend(names: Sequence[str]) -> Markup:
     """The marks and names of several."""
-    keys = (f"<span class='key'>{render_system_name(number, name)}</span>" for number, name in enumerate(names))
+    keys = (
+        f"<span class='key'>{render_system_name(number, name)}</span>" for number, name in enumerate(names)
+    )
     return Markup(f"<p>{' '.join(keys)}</p>")
 
 
@@ -182,7 +186,9 @@ class Axis:
         return [round(step * i, 10) for i in range(first, last + 1)]
 
 
-def fit_axis(name: str, values: Sequence[float], log: bool = False, spell: NumberFormat = format_short_number) -> Axis:
+def fit_axis(
+    name: str, values: Sequence[float], log: bool = False, spell: NumberFormat = format_short_number
+) -> Axis:
     """An axis from the smallest to the largest of some values."""
     return Axis(name, min(values, default=0.0), max(values, default=1.0), log, spell)
 
@@ -242,7 +248,8 @@ class Plot:
         said = escape(told or title, quote=True)
         return Markup(
             f"<figure><figcaption>{escape(title)}</figcaption><svg role='img' aria-label='{said}' "
-            f"viewBox='0 0 {WIDTH} {self._height}'>{self._render_axes()}{''.join(self._parts)}</svg></figure>\n"
+            f"viewBox='0 0 {WIDTH} {self._height}'>{self._render_axes()}{''.join(self._parts)}"
+            "</svg></figure>\n"
         )
 
     def _render_axes(self) -> str:

@@ -26,7 +26,7 @@ from gitpeft.config import load_config
 from gitpeft.diff.patch import RENDERER_VERSION, TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import History, MiningReport, CommitRecord
+from gitpeft.history.store import CommitRecord, History, MiningReport
 from gitpeft.learn.data import dataset, style
 from gitpeft.learn.data.dataset import MIN_TRAINING_EXAMPLES, Dataset
 from gitpeft.learn.evaluation import messages, trial
@@ -34,7 +34,7 @@ from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.reranker import RerankerChoice
 from gitpeft.learn.risk import selection
 from gitpeft.learn.training import finetune, memory
-from gitpeft.learn.training.finetune import TrainingJob, ProgressListener, write_json
+from gitpeft.learn.training.finetune import ProgressListener, TrainingJob, write_json
 from gitpeft.suggest.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -125,7 +125,9 @@ def mine_history(repo: Repository, until: str, listen: ProgressListener) -> Mine
         return MinedHistory(report, history.load_records(repo, tip), tip)
 
 
-def run(repo: Repository, plan: ModelPlan, listen: ProgressListener, mined: MinedHistory | None = None) -> PipelineResult:
+def run(
+    repo: Repository, plan: ModelPlan, listen: ProgressListener, mined: MinedHistory | None = None
+) -> PipelineResult:
     """All steps; the bundle is active at the end. What cannot be trained is served untuned, with a reason."""
     from gitpeft.learn.models import bases, methods
 
@@ -182,7 +184,9 @@ class CandidateModel:
     outcome: PipelineResult
 
 
-def build_candidate(repo: Repository, plan: ModelPlan, mined: MinedHistory, data: Dataset, listen: ProgressListener) -> CandidateModel:
+def build_candidate(
+    repo: Repository, plan: ModelPlan, mined: MinedHistory, data: Dataset, listen: ProgressListener
+) -> CandidateModel:
     """The steps from training to choosing, on a split that the caller made."""
     clock = _StepClock()
     work = _RunState(repo, plan, mined, data, PipelineResult("model"), clock, listen)
@@ -197,12 +201,18 @@ def build_candidate(repo: Repository, plan: ModelPlan, mined: MinedHistory, data
     work.outcome.seconds = clock.seconds
     work.outcome.peak_memory = max(memory.read_peak_resident(), work.outcome.cost.get("peak_memory", 0))
     _delete_old_runs(work.run_folder)
-    return CandidateModel(work.run_folder, made, habits, choice.chooser if choice else made.chooser, work.outcome)
+    return CandidateModel(
+        work.run_folder, made, habits, choice.chooser if choice else made.chooser, work.outcome
+    )
 
 
-def install_candidate(repo: Repository, one: CandidateModel, data: Dataset, *, active: bool, risk: Bundle | None = None) -> str:
+def install_candidate(
+    repo: Repository, one: CandidateModel, data: Dataset, *, active: bool, risk: Bundle | None = None
+) -> str:
     """Put a candidate among the models, the active one or beside it; its id. `risk`: whose score it gets."""
-    return _install_bundle(repo, one.made, data, one.habits, one.chooser, one.outcome, active=active, risk=risk)
+    return _install_bundle(
+        repo, one.made, data, one.habits, one.chooser, one.outcome, active=active, risk=risk
+    )
 
 
 def is_risk_file(name: str) -> bool:
@@ -251,12 +261,21 @@ def evaluate_active_model(repo: Repository, most: int, listen: ProgressListener)
         raise GitpeftError(
             "no commit is left that the model has not learnt from", "`gitpeft train` makes a new one"
         )
-    data = dataset.build_dataset(mined.records, TokenBudget().exemplars, test=dataset.share_for_count(held, usable))
+    data = dataset.build_dataset(
+        mined.records, TokenBudget().exemplars, test=dataset.share_for_count(held, usable)
+    )
     chooser = Reranker.from_data(bundle.read_json(bundles.RERANKER_FILE), bundle.manifest.kind)
-    made = BundleDraft(bundle.manifest, bundle.path if bundle.manifest.kind == "model" else None, None, chooser)
-    outcome = PipelineResult(bundle.manifest.kind, used=len(data.examples), left_out=data.left_out, bundle=bundle.id)
+    made = BundleDraft(
+        bundle.manifest, bundle.path if bundle.manifest.kind == "model" else None, None, chooser
+    )
+    outcome = PipelineResult(
+        bundle.manifest.kind, used=len(data.examples), left_out=data.left_out, bundle=bundle.id
+    )
     outcome.base, outcome.method = bundle.manifest.base, bundle.manifest.method
-    habits, asking = learn_team_style(mined.records, data, repo.list_branches()), _make_count_listener(listen, "measure")
+    habits, asking = (
+        learn_team_style(mined.records, data, repo.list_branches()),
+        _make_count_listener(listen, "measure"),
+    )
     outcome.test, outcome.samples = messages.measure_on_test(made, data, habits, chooser, asking, most)
     return outcome
 
@@ -289,7 +308,9 @@ class _RunState:
         """The run's folder, named by everything that decides its outcome."""
         from gitpeft.learn.models import bases, methods
 
-        digest = "" if explain_skipped_training(self.plan, self.data) else bases.find_base(self.plan.base).digest
+        digest = (
+            "" if explain_skipped_training(self.plan, self.data) else bases.find_base(self.plan.base).digest
+        )
         method = methods.make_method(self.plan.method, self.plan.settings).as_dict()  # defaults decide, too
         plan = asdict(self.plan) | {"until": self.mined.tip}
         decided = [plan, method, digest, RENDERER_VERSION, len(self.data.examples)]
@@ -331,7 +352,9 @@ def _tune_and_export(work: _RunState) -> BundleDraft:
     return BundleDraft(manifest, folder, folder / bundles.ADAPTER_FOLDER, chooser)
 
 
-def _choose_strength(work: _RunState, tuned: BundleDraft, habits: dict[str, Any]) -> tuple[BundleDraft, RerankerChoice | None]:
+def _choose_strength(
+    work: _RunState, tuned: BundleDraft, habits: dict[str, Any]
+) -> tuple[BundleDraft, RerankerChoice | None]:
     """How far to go from the base: what validation likes best, with the chooser for it; ties stay tuned.
 
     A team's newest commits are sometimes closer to the base and their exemplars than to its old ones.
@@ -413,7 +436,11 @@ def describe_base(base: "BaseModel") -> dict[str, Any]:
 
 
 def fit_risk_model(
-    repo: Repository, mined: MinedHistory, folder: Path, listen: ProgressListener, plan: ModelPlan | None = None
+    repo: Repository,
+    mined: MinedHistory,
+    folder: Path,
+    listen: ProgressListener,
+    plan: ModelPlan | None = None,
 ) -> dict[str, Any]:
     """Label the history, fit the risk model, and leave `risk.json` in `folder`; the model as plain values.
 
@@ -422,7 +449,9 @@ def fit_risk_model(
     """
     done = folder / bundles.RISK_MODEL_FILE
     if not done.exists():
-        teach = make_risk_encoder_trainer(plan, RISK_TIME_SHARE * plan.minutes / 2) if plan else None  # asked twice at most
+        teach = (
+            make_risk_encoder_trainer(plan, RISK_TIME_SHARE * plan.minutes / 2) if plan else None
+        )  # asked twice at most
         with History.open(repo.state_dir) as history:
             model = selection.train_from_history(history, repo, mined.tip, listen, teach)
         told = json.loads(model.to_json())
@@ -459,11 +488,15 @@ def _make_count_listener(listen: ProgressListener, step: str) -> Callable[[int, 
     return lambda done, total: listen(step, done / max(1, total), f"{done}/{total} commits")
 
 
-def learn_team_style(records: Sequence[CommitRecord], data: Dataset, branches: Sequence[str] = ()) -> dict[str, Any]:
+def learn_team_style(
+    records: Sequence[CommitRecord], data: Dataset, branches: Sequence[str] = ()
+) -> dict[str, Any]:
     """The habits of all usable commits, and of those who name branches."""
     bodies = {record.sha: record.body for record in records}
     usable = data.examples
-    return style.learn_message_style([e.message for e in usable], [bodies.get(e.sha, "") for e in usable], branches)
+    return style.learn_message_style(
+        [e.message for e in usable], [bodies.get(e.sha, "") for e in usable], branches
+    )
 
 
 def _install_bundle(

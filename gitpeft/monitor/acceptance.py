@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.git.repository import Repository
-from gitpeft.lazy import record
+from gitpeft.lazy import lazy_dataclass
 from gitpeft.suggest import cache
 
 OFFERS_FILE, ACCEPTANCE_FILE, FAILED_RETRAINING_FILE = "offers.jsonl", "acceptance.json", "tried.json"
@@ -32,7 +32,7 @@ _MAX_OFFERS_BYTES = 256 << 10
 _MAX_LOG_COMMITS = 3000
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Acceptance:
     """What became of the offers of one model."""
 
@@ -49,7 +49,9 @@ class Acceptance:
 def record_offer(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
     """Remember what was offered on top of `head`; a disk that is full costs the count, nothing more."""
     path = state_dir / OFFERS_FILE
-    line = json.dumps({"model": cache.read_active_model_id(state_dir), "head": head or "", "offered": [*messages]})
+    line = json.dumps(
+        {"model": cache.read_active_model_id(state_dir), "head": head or "", "offered": [*messages]}
+    )
     try:
         if path.exists() and path.stat().st_size > _MAX_OFFERS_BYTES:
             path.unlink()
@@ -174,11 +176,18 @@ def describe_due_retraining(
     if since is None:
         return _format_due_message("the history that the model was made from is no longer here")
     if since >= max(MIN_NEW_COMMITS, MIN_NEW_SHARE * int(commits.get("count", 0))):
-        return _format_due_message(f"{since:,} commits since {'it was last tried' if tried else 'the model was made'}")
+        return _format_due_message(
+            f"{since:,} commits since {'it was last tried' if tried else 'the model was made'}"
+        )
     if tried:
         return ""
-    if accepted.decided_count >= MIN_DECIDED_OFFERS and accepted.discarded > MAX_DISCARDED_SHARE * accepted.decided_count:
-        return _format_due_message(f"{accepted.discarded} of {accepted.decided_count} suggestions were discarded")
+    if (
+        accepted.decided_count >= MIN_DECIDED_OFFERS
+        and accepted.discarded > MAX_DISCARDED_SHARE * accepted.decided_count
+    ):
+        return _format_due_message(
+            f"{accepted.discarded} of {accepted.decided_count} suggestions were discarded"
+        )
     return _format_due_message(complaints[0]) if complaints else ""
 
 

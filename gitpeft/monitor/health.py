@@ -44,7 +44,9 @@ class ModelHealth:
         }
 
 
-def measure_model_health(repo: Repository, bundle: Bundle, config: Config, judge: OutcomeProvider | None) -> ModelHealth:
+def measure_model_health(
+    repo: Repository, bundle: Bundle, config: Config, judge: OutcomeProvider | None
+) -> ModelHealth:
     """Measure what is new; `judge` is None where labels cannot be had."""
     ahead = repo.count_commits_since(bundle.newest_commit)
     accepted = acceptance.count_acceptance(repo).get(bundle.id, Acceptance())
@@ -54,7 +56,9 @@ def measure_model_health(repo: Repository, bundle: Bundle, config: Config, judge
     kept = _check_calibration(repo, bundle, judge) if ahead else None
     tried = acceptance.load_failed_retraining_tip(repo.state_dir, bundle.id)
     since = repo.count_commits_since(tried) if tried and ahead is not None else ahead
-    due = acceptance.describe_due_retraining(bundle.manifest.commits, since, accepted, [*_describe_problems(now, kept)], bool(tried))
+    due = acceptance.describe_due_retraining(
+        bundle.manifest.commits, since, accepted, [*_describe_problems(now, kept)], bool(tried)
+    )
     return ModelHealth(ahead, accepted, now, kept, due)
 
 
@@ -65,10 +69,14 @@ def _measure_loss(repo: Repository, bundle: Bundle, config: Config) -> LossShift
         return None  # a damaged model is `gitpeft doctor`'s to tell
 
 
-def _check_calibration(repo: Repository, bundle: Bundle, judge: OutcomeProvider | None) -> CalibrationCheck | None:
+def _check_calibration(
+    repo: Repository, bundle: Bundle, judge: OutcomeProvider | None
+) -> CalibrationCheck | None:
     kept, again = calibration.load_calibration_check(repo, bundle)
     if again and judge is not None and (judged := judge(repo, bundle)):
-        kept = CalibrationCheck.from_outcomes(judged, load_risk_model(bundle).known // calibration.CALIBRATION_DIVISOR)
+        kept = CalibrationCheck.from_outcomes(
+            judged, load_risk_model(bundle).known // calibration.CALIBRATION_DIVISOR
+        )
         calibration.save_calibration_check(repo, bundle, kept)
     return kept
 

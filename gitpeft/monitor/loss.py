@@ -21,7 +21,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json_cache
 from gitpeft.git.repository import Repository
 from gitpeft.suggest import recent_exemplars, service
-from gitpeft.suggest.retrieval import IndexEntry, CommitIndex
+from gitpeft.suggest.retrieval import CommitIndex, IndexEntry
 from gitpeft.suggest.suggester import Suggester
 
 MIN_COMMITS, MAX_COMMITS = 20, 40
@@ -96,7 +96,9 @@ def _list_held_out_commits(bundle: Bundle) -> Iterator[_EvaluationCommit]:
 def _list_new_commits(repo: Repository, bundle: Bundle) -> Iterator[_EvaluationCommit]:
     """The newest usable commits since the model, newest first."""
     shas: list[str] = []
-    while len(more := recent_exemplars.refresh_recent_commits(repo, bundle.newest_commit)) > len(shas):  # it reads a few at a time
+    while len(more := recent_exemplars.refresh_recent_commits(repo, bundle.newest_commit)) > len(
+        shas
+    ):  # it reads a few at a time
         shas = more
     entries = recent_exemplars.load_recent_entries(repo.state_dir, shas)
     for place in reversed(range(max(0, len(entries) - MAX_COMMITS), len(entries))):

@@ -11,7 +11,7 @@ from gitpeft.git.log import SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.history.context import MeasuredChange
 from gitpeft.history.store import History
-from gitpeft.lazy import field, record
+from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.risk import line_attribution
 from gitpeft.risk import model as risk_model
 from gitpeft.risk.change_metrics import ChangeMetrics, compute_change_metrics
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STAGED = "staged"
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class RiskReport:
     """What is said about a change. `why` is set, and nothing else but `rev`, where there is nothing to say.
 
@@ -90,7 +90,9 @@ class RiskAssessor:
         """
         name, _, when = self.repository.query_text("var", "GIT_AUTHOR_IDENT").rpartition("> ")
         now = int(when.split()[0]) if when[:1].isdigit() else int(time.time())
-        files, change, head = risk_model.read_staged_change(self.repository, self.history.hash_author(f"{name}>"), now)
+        files, change, head = risk_model.read_staged_change(
+            self.repository, self.history.hash_author(f"{name}>"), now
+        )
         return self._build_report(STAGED, head, change, files)
 
     def assess_commit(self, rev: str) -> RiskReport:
@@ -106,8 +108,13 @@ class RiskAssessor:
         if len(found.parents) > 1:
             return RiskReport(rev, why="a merge has no change of its own")
         parent = found.parents[0] if found.parents else None
-        who, fix = self.history.hash_author(found.author), find_fix_evidence(f"{found.subject}\n\n{found.body}") is not None
-        change = risk_model.build_measured_change(self.repository, found.files, parent or "", who, found.commit_time, fix)
+        who, fix = (
+            self.history.hash_author(found.author),
+            find_fix_evidence(f"{found.subject}\n\n{found.body}") is not None,
+        )
+        change = risk_model.build_measured_change(
+            self.repository, found.files, parent or "", who, found.commit_time, fix
+        )
         return self._build_report(rev, parent, change, found.files)
 
     def assess_range(self, between: str) -> Iterator[RiskReport]:

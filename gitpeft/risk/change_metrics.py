@@ -31,14 +31,14 @@ sexp     of them, those in the same first directories     different files touche
 import math
 from collections.abc import Sequence
 
-from gitpeft.history.context import YEAR_SECONDS, MeasuredChange, HistoryContext, find_subsystem
-from gitpeft.lazy import field_names, record
+from gitpeft.history.context import YEAR_SECONDS, HistoryContext, MeasuredChange, find_subsystem
+from gitpeft.lazy import field_names, lazy_dataclass
 
 DAY_SECONDS = 86400
 RECENT_SECONDS = 90 * DAY_SECONDS
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class ChangeMetrics:
     """See the table above; and of the files together: `fixes` in the last year, `recent` changes in the last
     90 days, `functions` touched, `new` files, and `tests`, the share of changed lines that is in tests.

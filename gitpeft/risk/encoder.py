@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gitpeft.bundle.bundle import RISK_ENCODER_FILE, TOKENIZER_FILE, Bundle, open_active_bundle
-from gitpeft.diff.patch import TokenBudget, RenderedPiece, render_pieces
+from gitpeft.diff.patch import RenderedPiece, TokenBudget, render_pieces
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import replace_fields, field_names, record
+from gitpeft.lazy import field_names, lazy_dataclass, replace_fields
 from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.model import RISK_FEATURES, scale_features
 from gitpeft.runtime.beam_search import BackgroundTask, open_session
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ENCODER_MESSAGE_TOKENS = 40
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class EncoderScore:
     """The logit, and what each line that was read (path, the line with its sign) adds to it."""
 
@@ -31,10 +31,14 @@ class EncoderScore:
     lines: tuple[tuple[str, str, float], ...]
 
 
-def build_encoder_input(change: str, message: str, budget: TokenBudget, codec: "TokenCodec") -> list[RenderedPiece]:
+def build_encoder_input(
+    change: str, message: str, budget: TokenBudget, codec: "TokenCodec"
+) -> list[RenderedPiece]:
     """What an encoder is given of a compact change; its message comes first, "" where there is none yet."""
     like = (message,) if message else ()
-    found = render_pieces(change, like, "", replace_fields(budget, exemplar_tokens=ENCODER_MESSAGE_TOKENS), codec)
+    found = render_pieces(
+        change, like, "", replace_fields(budget, exemplar_tokens=ENCODER_MESSAGE_TOKENS), codec
+    )
     return found or [RenderedPiece([codec.end])]
 
 
@@ -52,7 +56,9 @@ class OnnxRiskEncoder:
     GitpeftError, on asking, where it is none.
     """
 
-    def __init__(self, graph: Callable[[], bytes], codec: Callable[[], "TokenCodec"], budget: TokenBudget) -> None:
+    def __init__(
+        self, graph: Callable[[], bytes], codec: Callable[[], "TokenCodec"], budget: TokenBudget
+    ) -> None:
         self._session = BackgroundTask(lambda: open_session(graph(), 1))
         self._codec = BackgroundTask(codec)
         self._budget = budget
@@ -77,7 +83,9 @@ class OnnxRiskEncoder:
     def score_change(self, change: str, metrics: ChangeMetrics) -> EncoderScore:
         """The verdict about a compact change."""
         found = build_encoder_input(change, "", self._budget, self._codec.get_result())
-        logit, tokens = self._run_graph([i for piece in found for i in piece.ids], scale_features(metrics, RISK_FEATURES))
+        logit, tokens = self._run_graph(
+            [i for piece in found for i in piece.ids], scale_features(metrics, RISK_FEATURES)
+        )
         lines, at = [], 0
         for piece in found:
             end = at + len(piece.ids)

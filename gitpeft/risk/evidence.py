@@ -7,8 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gitpeft.diff.patch import FileChange
-from gitpeft.history.context import YEAR_SECONDS, MeasuredChange, CompanionFile, StoredContext, TouchedFile, hash_function_heading
-from gitpeft.lazy import record
+from gitpeft.history.context import (
+    YEAR_SECONDS,
+    CompanionFile,
+    MeasuredChange,
+    StoredContext,
+    TouchedFile,
+    hash_function_heading,
+)
+from gitpeft.lazy import lazy_dataclass
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from gitpeft.risk.line_attribution import ChangedLine
 from gitpeft.risk.model import RiskModel
@@ -25,7 +32,7 @@ _MAX_FILES = 20
 _MAX_LINE_CHARS = 80
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Evidence:
     """One counted fact: its kind, the sentence, the file it is about ("" for all), and the numbers in it."""
 
@@ -58,7 +65,10 @@ def gather_evidence(
     counted = change.counted_files
     by_size = sorted(counted, key=lambda file: -(file.added + file.removed))[:_MAX_FILES]
     since = change.time - YEAR_SECONDS
-    found = [*_find_often_fixed_functions(past, by_size, files, since)[:1], *_find_often_fixed_files(past, by_size, since)[:2]]
+    found = [
+        *_find_often_fixed_functions(past, by_size, files, since)[:1],
+        *_find_often_fixed_files(past, by_size, since)[:2],
+    ]
     found += _find_missing_companions(past, by_size, exists)[:1]
     found += _find_riskiest_line(lines) if model.can_rank_lines else []
     found += [
@@ -92,7 +102,9 @@ def _find_often_fixed_functions(
     headings = {hash_function_heading(heading): heading for file in shown for heading in file.functions}
     found = []
     for file in files:
-        year = [one for one in past.load_earlier_changes(_previous_path(file)) if one.time >= since and one.fix]
+        year = [
+            one for one in past.load_earlier_changes(_previous_path(file)) if one.time >= since and one.fix
+        ]
         for key in sorted(file.functions & headings.keys()):
             fixes = sum(key in one.functions for one in year)
             if fixes >= _MIN_FIXES:
@@ -110,10 +122,14 @@ def _find_riskiest_line(lines: Sequence[tuple[ChangedLine, float]]) -> list[Evid
     return [Evidence("line", text, path, {"share": round(share, 3)})]
 
 
-def _find_missing_companions(past: StoredContext, files: Sequence[TouchedFile], exists: Callable[[str], bool]) -> list[Evidence]:
+def _find_missing_companions(
+    past: StoredContext, files: Sequence[TouchedFile], exists: Callable[[str], bool]
+) -> list[Evidence]:
     """Files that usually change with these, and do not now."""
     names = [_previous_path(file) for file in files if file.status != "D"]
-    companions = past.find_companions(names, _MIN_SUPPORT, _MIN_CONFIDENCE) if len(names) == len(files) else []
+    companions = (
+        past.find_companions(names, _MIN_SUPPORT, _MIN_CONFIDENCE) if len(names) == len(files) else []
+    )
     return [_describe_companion(one) for one in companions[:3] if exists(one.path)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gitpeft import __version__
-from gitpeft.pattern import pattern
+from gitpeft.pattern import lazy_pattern
 from gitpeft.risk.assessor import STAGED, RiskReport
 from gitpeft.risk.model import LINES_ADDED
 
@@ -14,7 +14,7 @@ SARIF_RULE_ID = "risky-change"
 _SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
-_SARIF_LINK_CHARS = pattern(r"[\\\[\]]")
+_SARIF_LINK_CHARS = lazy_pattern(r"[\\\[\]]")
 
 
 def replace_unprintable(text: str) -> str:
@@ -28,7 +28,9 @@ def format_headline(report: RiskReport) -> str:
     if report.percentile is None:
         return replace_unprintable(f"{name}: {report.why}")
     by = "larger" if report.model == LINES_ADDED else "riskier"
-    return replace_unprintable(f"{name}: {by} than {min(99, int(report.percentile))} % of the recent commits here")
+    return replace_unprintable(
+        f"{name}: {by} than {min(99, int(report.percentile))} % of the recent commits here"
+    )
 
 
 def format_report_lines(report: RiskReport, explain: bool = False) -> list[str]:
@@ -72,7 +74,9 @@ def format_sarif(reports: Iterable[RiskReport], lasting: Sequence[str] = ()) -> 
         "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notes}],
         "columnKind": "unicodeCodePoints",
     }
-    return json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1, ensure_ascii=False)
+    return json.dumps(
+        {"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1, ensure_ascii=False
+    )
 
 
 def _build_sarif_result(report: RiskReport) -> dict[str, Any]:
@@ -83,9 +87,12 @@ def _build_sarif_result(report: RiskReport) -> dict[str, Any]:
         "ruleId": SARIF_RULE_ID,
         "ruleIndex": 0,
         "level": "warning",
-        "message": {"text": _SARIF_LINK_CHARS.sub(r"\\\g<0>", "\n".join(words))},  # else a change could name links
+        "message": {
+            "text": _SARIF_LINK_CHARS.sub(r"\\\g<0>", "\n".join(words))
+        },  # else a change could name links
         "locations": [
-            {"physicalLocation": {"artifactLocation": {"uri": quote(path)}}} for path in _list_reported_paths(report)
+            {"physicalLocation": {"artifactLocation": {"uri": quote(path)}}}
+            for path in _list_reported_paths(report)
         ],
         "partialFingerprints": {"commit/v1": report.rev},
         "rank": round(report.percentile or 0.0, 1),
@@ -105,7 +112,9 @@ def format_github_warning(report: RiskReport) -> str:
         return ""
     words = [format_headline(report), *(replace_unprintable(one.text) for one in report.evidence)]
     place = "".join(f"file={_escape_github_property(path)}," for path in _list_reported_paths(report)[:1])
-    return f"::warning {place}title={_escape_github_property('gitpeft: a risky change')}::{_escape_github_message(chr(10).join(words))}"
+    title = _escape_github_property("gitpeft: a risky change")
+    message = _escape_github_message("\n".join(words))
+    return f"::warning {place}title={title}::{message}"
 
 
 def _escape_github_message(text: str) -> str:

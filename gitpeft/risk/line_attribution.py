@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gitpeft.diff.patch import FileChange, compact_change, split_compact
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import field, record
+from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 from gitpeft.risk import bag_of_words
 from gitpeft.risk.change_metrics import ChangeMetrics
@@ -23,7 +23,7 @@ ChangedLine = tuple[str, str]
 """A path, and a line of its hunks as the compact text has it, with its sign."""
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class TextFeatures:
     """What a model reads in a change: features that are no metrics, and lines with their shares of the score.
 
@@ -34,14 +34,18 @@ class TextFeatures:
     lines: tuple[tuple[ChangedLine, float], ...] = ()
 
 
-def extract_text_features(model: RiskModel, files: Sequence[FileChange], metrics: ChangeMetrics, reader: "RiskEncoder | None") -> TextFeatures:
+def extract_text_features(
+    model: RiskModel, files: Sequence[FileChange], metrics: ChangeMetrics, reader: "RiskEncoder | None"
+) -> TextFeatures:
     """Read a change, if the model reads at all; GitpeftError where it needs a reader and there is none."""
     if not {WORDS_FEATURE, ENCODER_FEATURE}.intersection(model.features):
         return TextFeatures()
     return extract_features_from_text(model, mask_secrets(compact_change(files)), metrics, reader)
 
 
-def extract_features_from_text(model: RiskModel, change: str, metrics: ChangeMetrics, reader: "RiskEncoder | None") -> TextFeatures:
+def extract_features_from_text(
+    model: RiskModel, change: str, metrics: ChangeMetrics, reader: "RiskEncoder | None"
+) -> TextFeatures:
     """The same for a compact text."""
     beside: dict[str, float] = {}
     weights = dict(zip(model.features, model.weights, strict=True))

@@ -20,7 +20,7 @@ from gitpeft.diff.patch import FileChange, parse_patch
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.context import KINDS_WITH_LINES, MeasuredChange, TouchedFile, hash_function_heading
-from gitpeft.lazy import field, field_names, record
+from gitpeft.lazy import field, field_names, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 from gitpeft.risk import bag_of_words
 from gitpeft.risk.change_metrics import KAMEI_METRICS, METRIC_NAMES, ChangeMetrics
@@ -30,8 +30,18 @@ RISK_FEATURES = tuple(name for name in KAMEI_METRICS if name != "fix")
 
 _UNSCALED_FEATURES = frozenset({"entropy", "tests", "fix"})
 LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL = "lines added", "logistic regression", "none"
-METRICS_AND_WORDS, TUNED_ENCODER, METRICS_WORDS_AND_ENCODER = "metrics and words", "tuned encoder", "metrics, words and encoder"
-RISK_MODEL_KINDS = (LINES_ADDED, LOGISTIC_REGRESSION, METRICS_AND_WORDS, TUNED_ENCODER, METRICS_WORDS_AND_ENCODER)
+METRICS_AND_WORDS, TUNED_ENCODER, METRICS_WORDS_AND_ENCODER = (
+    "metrics and words",
+    "tuned encoder",
+    "metrics, words and encoder",
+)
+RISK_MODEL_KINDS = (
+    LINES_ADDED,
+    LOGISTIC_REGRESSION,
+    METRICS_AND_WORDS,
+    TUNED_ENCODER,
+    METRICS_WORDS_AND_ENCODER,
+)
 """The scores, the simpler one first."""
 
 WORDS_FEATURE, ENCODER_FEATURE = "words", "reading"
@@ -48,7 +58,7 @@ def scale_features(
     return [value if name in as_is else math.log1p(max(0.0, value)) for name, value in values]
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class RiskModel:
     """A fitted score. `kind` is one of `KINDS`, or `none` for the reason `why`.
 
@@ -154,7 +164,9 @@ class RiskModel:
         """The same for the number of changed lines alone."""
         return 100 * share_below(self.sizes, lines) if self.sizes else 0.0
 
-    def explain_score(self, metrics: ChangeMetrics, beside: Mapping[str, float] | None = None) -> list[tuple[str, float]]:
+    def explain_score(
+        self, metrics: ChangeMetrics, beside: Mapping[str, float] | None = None
+    ) -> list[tuple[str, float]]:
         """What each feature adds to the score against a usual commit, what weighs most first."""
         values = scale_features(metrics, self.features, beside)
         rows = zip(self.features, self.weights, self.means, values, strict=True)
@@ -194,7 +206,9 @@ def load_risk_model(bundle: bundles.Bundle | None) -> RiskModel:
 # --- a change -----------------------------------------------------------------------------------------------
 
 
-def read_staged_change(repository: Repository, author: str, now: int) -> tuple[list[FileChange], MeasuredChange, str | None]:
+def read_staged_change(
+    repository: Repository, author: str, now: int
+) -> tuple[list[FileChange], MeasuredChange, str | None]:
     """What is staged, as git shows it and as the metrics see it, and the commit that it comes after.
 
     `author` is the hash of who commits.
@@ -217,7 +231,9 @@ def build_measured_change(
     return MeasuredChange(_build_touched_files(files, parent, counts), author, when, fix)
 
 
-def _build_touched_files(files: Sequence[FileChange], parent: str, counts: Mapping[str, int]) -> tuple[TouchedFile, ...]:
+def _build_touched_files(
+    files: Sequence[FileChange], parent: str, counts: Mapping[str, int]
+) -> tuple[TouchedFile, ...]:
     return tuple(
         TouchedFile(
             path=path,
@@ -249,7 +265,9 @@ def _find_old_blob(file: FileChange, parent: str) -> str:
 def mask_paths(files: Sequence[FileChange]) -> list[tuple[str, str | None]]:
     """Path and origin of each file as history stores them: without secrets."""
     lines = (
-        mask_secrets("\n".join(f"{file.path}\t{file.old_path or ''}" for file in files)).split("\n") if files else []
+        mask_secrets("\n".join(f"{file.path}\t{file.old_path or ''}" for file in files)).split("\n")
+        if files
+        else []
     )
     pairs = (line.partition("\t") for line in lines)
     return [(path, origin or None) for path, _, origin in pairs]

@@ -18,7 +18,7 @@ from gitpeft.diff.patch import FileChange, compact_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.lazy import record
+from gitpeft.lazy import lazy_dataclass
 from gitpeft.redaction import mask_secrets
 from gitpeft.risk.assessor import RiskAssessor, RiskReport
 from gitpeft.risk.model import LINES_ADDED, RiskModel, load_risk_model
@@ -36,7 +36,7 @@ BYPASS_HINT = "to commit it as it is: git commit --no-verify (gitpeft.risk=warn 
 _HISTORY_WAIT_MS = 200
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class PrecommitVerdict:
     """What is said before a commit, line by line, and whether it is stopped."""
 
@@ -62,7 +62,10 @@ def check_staged_risk(repository: Repository, config: Config) -> PrecommitVerdic
         return PrecommitVerdict()
     from gitpeft.risk.formats import format_headline, replace_unprintable  # most commits get no further
 
-    lines = [f"{format_headline(report)}, and what is known of it:", *(f"  {one.text}" for one in report.evidence)]
+    lines = [
+        f"{format_headline(report)}, and what is known of it:",
+        *(f"  {one.text}" for one in report.evidence),
+    ]
     stops = config.risk == "block"
     if config.risk_comments and not stops:
         _save_risk_lines(repository, lines)
@@ -84,7 +87,9 @@ def load_risk_encoder(model: RiskModel, bundle: bundles.Bundle | None) -> "OnnxR
 
 
 @contextmanager
-def _open_sandboxed_encoder(repository: Repository, config: Config, model: RiskModel) -> "Iterator[RiskEncoder | None]":
+def _open_sandboxed_encoder(
+    repository: Repository, config: Config, model: RiskModel
+) -> "Iterator[RiskEncoder | None]":
     """What reads the staged change for the hook: a confined child, which begins to load at once."""
     if not model.needs_encoder:
         yield None
@@ -96,7 +101,9 @@ def _open_sandboxed_encoder(repository: Repository, config: Config, model: RiskM
         yield reader
 
 
-def assess_staged_change(repository: Repository, config: Config, model: RiskModel, reader: "RiskEncoder | None" = None) -> RiskReport:
+def assess_staged_change(
+    repository: Repository, config: Config, model: RiskModel, reader: "RiskEncoder | None" = None
+) -> RiskReport:
     """The report about what is staged."""
     if not (repository.state_dir / "history.db").exists():
         raise GitpeftError("the history is not read yet, no risk looked at", "run `gitpeft mine`")

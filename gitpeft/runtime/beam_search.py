@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import field, record
+from gitpeft.lazy import field, lazy_dataclass
 
 ENCODER_THREADS, DECODER_THREADS = 1, 1
 PROBABILITY_FLOOR = 1e-12
@@ -21,7 +21,7 @@ _NOISE_SCALE = 0.5
 T = TypeVar("T")
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class GenerationTokens:
     """What a message may be made of: it starts after `start`, ends with `end`, and holds no `banned` id."""
 
@@ -30,7 +30,7 @@ class GenerationTokens:
     banned: tuple[int, ...] = ()
 
 
-@record(slots=True)
+@lazy_dataclass(slots=True)
 class Hypothesis:
     """A message in tokens, without start and end; `total` is its log-probability, the end included.
 
@@ -47,7 +47,7 @@ class Hypothesis:
         return self.total / (len(self.ids) + self.finished or 1)
 
 
-@record(slots=True)
+@lazy_dataclass(slots=True)
 class EncodedSource:
     """A source after encoding: what the decoder reads at every step, and the source's own tokens."""
 
@@ -109,7 +109,9 @@ class EncoderDecoder:
         self._past = {one.name: (one.shape[1], one.shape[3]) for one in past}
         return {one.name for one in inputs}
 
-    def run_decoder(self, memory: EncodedSource, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def run_decoder(
+        self, memory: EncodedSource, tokens: Any, past: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """Probabilities (B, T, V) of what follows each of `tokens` (B, T), and the past that holds them."""
         names = ["probabilities", *(name.replace("past.", "present.") for name in self._past)]
         found, *present = self._decoder.get_result().run(names, {**memory.feeds, **past, "tokens": tokens})
@@ -175,7 +177,7 @@ def compute_floored_log(probabilities: Any) -> Any:
 # --- search -------------------------------------------------------------------------------------------------
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class BeamSearch:
     """How messages are searched: `width` beams (1 is the greedy choice), at most `limit` tokens.
 
@@ -189,7 +191,9 @@ class BeamSearch:
     repeats: bool = False
     seed: int | None = None
 
-    def run(self, network: EncoderDecoder, memory: EncodedSource, words: GenerationTokens) -> list[Hypothesis]:
+    def run(
+        self, network: EncoderDecoder, memory: EncodedSource, words: GenerationTokens
+    ) -> list[Hypothesis]:
         """The best messages, best mean first; unfinished ones when `limit` left no other.
 
         Ends when no open hypothesis can overtake the `width` finished ones by its mean so far.
@@ -239,7 +243,11 @@ def _get_mean_log_probability(hypothesis: Hypothesis) -> float:
 
 
 def _predict_next(
-    network: EncoderDecoder, memory: EncodedSource, words: GenerationTokens, tokens: Sequence[int], past: dict[str, Any]
+    network: EncoderDecoder,
+    memory: EncodedSource,
+    words: GenerationTokens,
+    tokens: Sequence[int],
+    past: dict[str, Any],
 ) -> tuple[Any, dict[str, Any]]:
     """Probabilities (B, V) of the next token, those of banned ones 0."""
     import numpy as np
@@ -260,7 +268,9 @@ def _make_gumbel_noise(seed: int | None) -> Callable[[Any], Any]:
     return lambda found: found * np.exp(_NOISE_SCALE * dice.gumbel(size=found.shape)).astype(np.float32)
 
 
-def _select_continuations(beams: Sequence[Hypothesis], found: Any, count: int) -> list[tuple[float, int, int]]:
+def _select_continuations(
+    beams: Sequence[Hypothesis], found: Any, count: int
+) -> list[tuple[float, int, int]]:
     """The `count` likeliest continuations as (total, beam, token), likeliest first; `found` is (B, V).
 
     At least `count` values reach the `count`-th largest of the maxima of all blocks, and few others do: that

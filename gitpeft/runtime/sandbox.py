@@ -20,9 +20,14 @@ OFFLINE_ENVIRONMENT = {
 }
 """Set before any library loads; the bans below hold without them."""
 
-_PROGRAM_EVENTS = frozenset({"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"})
+_PROGRAM_EVENTS = frozenset(
+    {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"}
+)
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 1, 38, 22, 2
-_SECCOMP_ALLOW, _SECCOMP_REFUSE = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
+_SECCOMP_ALLOW, _SECCOMP_REFUSE = (
+    0x7FFF0000,
+    0x00050000 | 1,
+)  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
 # Architecture in the kernel's audit numbers, and the numbers of socket, execve and execveat there.
 _SYSCALL_NUMBERS = {"x86_64": (0xC000003E, (41, 59, 322)), "aarch64": (0xC00000B7, (198, 221, 281))}
 _IO_URING_SETUP = 425

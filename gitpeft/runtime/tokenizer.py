@@ -10,7 +10,14 @@ PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<pad>", "</s>", "<unk>"
 SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN, *(f"<{mark}>" for mark in SECTION_MARKS))
 """Special tokens of the embedded tokenizer, in the order of their ids."""
 
-_MARK_SPELLINGS = {"like": "\n* ", "previous": "\n< ", "file": "\n# ", "hunk": "\n@ ", "add": "\n+", "delete": "\n-"}
+_MARK_SPELLINGS = {
+    "like": "\n* ",
+    "previous": "\n< ",
+    "file": "\n# ",
+    "hunk": "\n@ ",
+    "add": "\n+",
+    "delete": "\n-",
+}
 
 
 def wrap_source(ids: Sequence[int], around: tuple[Sequence[int], Sequence[int]], total: int) -> list[int]:
@@ -26,7 +33,9 @@ class TokenCodec:
         tokenizer.encode_special_tokens = True  # `</s>` in a diff is text, and so is `<file>`
         self._tokenizer = tokenizer
         self.marks = {mark: self._encode_mark(mark) for mark in SECTION_MARKS}
-        self.end: int = next(i for t in (END_TOKEN, "<|endoftext|>") if (i := tokenizer.token_to_id(t)) is not None)
+        self.end: int = next(
+            i for t in (END_TOKEN, "<|endoftext|>") if (i := tokenizer.token_to_id(t)) is not None
+        )
 
     @classmethod
     def load(cls, path: Path) -> "TokenCodec":

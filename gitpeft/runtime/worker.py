@@ -85,7 +85,9 @@ class Worker:
         done, status = os.waitpid(pid, os.WNOHANG if self._answered else 0)
         return status if done else None
 
-    def get_answer(self, request: dict[str, Any], waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def get_answer(
+        self, request: dict[str, Any], waiting: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
         """Put the question and wait for the answer; `waiting` is called about every 50 ms meanwhile.
 
         GitpeftError when the child is late, says too much, dies, or reports a failure of its own.
@@ -144,7 +146,9 @@ class Worker:
         return f"the model crashed ({signal.Signals(number).name})"
 
 
-def _run_child(prepare: Callable[[], RequestHandler], pipes: tuple[int, int], limits: tuple[float, int, int]) -> None:
+def _run_child(
+    prepare: Callable[[], RequestHandler], pipes: tuple[int, int], limits: tuple[float, int, int]
+) -> None:
     """The life of the child; it ends here, and never returns into the parent's code."""
     code, (question, answer), (seconds, memory_mb, parent) = 1, pipes, limits
     try:

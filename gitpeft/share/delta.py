@@ -58,7 +58,9 @@ def encode_deltas(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, DeltaReci
         return files, made
     sources = _build_delta_sources(base, lambda name: bundle.read(f"{ADAPTER_FOLDER}/{name}"))
     for name in (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE):
-        best = _choose_shortest_delta(files[name], {way: found[name] for way, found in sources.items() if name in found})
+        best = _choose_shortest_delta(
+            files[name], {way: found[name] for way, found in sources.items() if name in found}
+        )
         if best is not None:
             way, difference = best
             made[name] = DeltaRecipe(way, f"{name}{_DELTA_SUFFIX}" if difference else "")
@@ -68,7 +70,9 @@ def encode_deltas(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, DeltaReci
     return files, made
 
 
-def reconstruct_files(read: Callable[[str], bytes], made: Mapping[str, DeltaRecipe], manifest: Manifest) -> dict[str, bytes]:
+def reconstruct_files(
+    read: Callable[[str], bytes], made: Mapping[str, DeltaRecipe], manifest: Manifest
+) -> dict[str, bytes]:
     """The files that were not sent, by name; `read` gives those that were.
 
     GitpeftError when they need another base than the one here. That they are right is for the manifest's

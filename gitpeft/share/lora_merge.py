@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE
-from gitpeft.bundle.embedded import ONNX_FOLDER, BASE_WEIGHTS_FILE
+from gitpeft.bundle.embedded import BASE_WEIGHTS_FILE, ONNX_FOLDER
 from gitpeft.errors import GitpeftError
 
 INT8_LEVELS = 63
@@ -47,7 +47,10 @@ def merge_lora_into_graphs(base: Path, read: Callable[[str], bytes]) -> dict[str
     """
     weights = read_safetensors((base / BASE_WEIGHTS_FILE).read_bytes())
     updates = _read_lora_updates(read, weights)
-    found = {name: _merge_into_graph(base / ONNX_FOLDER / name, weights, updates) for name in (ENCODER_FILE, DECODER_FILE)}
+    found = {
+        name: _merge_into_graph(base / ONNX_FOLDER / name, weights, updates)
+        for name in (ENCODER_FILE, DECODER_FILE)
+    }
     used = set().union(*(names for _, names in found.values()))
     if missing := updates.keys() - used:
         raise NotMergeableError(f"the base's graphs do not show {min(missing)}")
@@ -79,7 +82,9 @@ def read_safetensors(raw: bytes) -> dict[str, Any]:
 # --- the adapter --------------------------------------------------------------------------------------------
 
 
-def _read_lora_updates(read: Callable[[str], bytes], weights: Mapping[str, Any]) -> dict[str, tuple[Any, Any, float]]:
+def _read_lora_updates(
+    read: Callable[[str], bytes], weights: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any, float]]:
     """(A, B, alpha / r) by the name of the weight that they change."""
     import numpy as np
 
@@ -143,7 +148,9 @@ class _StoredArray:
     end: int
 
 
-def _merge_into_graph(path: Path, weights: Mapping[str, Any], updates: Mapping[str, Any]) -> tuple[bytes, set[str]]:
+def _merge_into_graph(
+    path: Path, weights: Mapping[str, Any], updates: Mapping[str, Any]
+) -> tuple[bytes, set[str]]:
     """A graph with the updates in it, and the names of the weights that were found there."""
     import numpy as np
 
@@ -155,7 +162,9 @@ def _merge_into_graph(path: Path, weights: Mapping[str, Any], updates: Mapping[s
         if place.kind == _ONNX_INT8 and after is not None and after.shape == place.shape[1:]:
             names = known.find_by_scales(np.frombuffer(raw, np.float32, after.shape[0], after.start))
             if updates.keys() & set(names):
-                whole = np.concatenate([merge_lora_update(weights[name], updates.get(name)) for name in names])
+                whole = np.concatenate(
+                    [merge_lora_update(weights[name], updates.get(name)) for name in names]
+                )
                 levels, scale = _quantize_int8(whole.T)
                 raw[place.start : place.end] = np.ascontiguousarray(levels).tobytes()
                 raw[after.start : after.end] = scale.tobytes()
@@ -220,7 +229,13 @@ def _quantize_int8(columns: Any) -> tuple[Any, Any]:
 
 # --- just enough of ONNX's protobuf -------------------------------------------------------------------------
 
-_GRAPH_FIELD, _INITIALIZER_FIELD, _DIMS_FIELD, _TYPE_FIELD, _RAW_FIELD = 7, 5, 1, 2, 9  # field numbers of onnx.proto
+_GRAPH_FIELD, _INITIALIZER_FIELD, _DIMS_FIELD, _TYPE_FIELD, _RAW_FIELD = (
+    7,
+    5,
+    1,
+    2,
+    9,
+)  # field numbers of onnx.proto
 
 
 def _read_stored_arrays(raw: bytes) -> Iterator[_StoredArray]:

@@ -31,7 +31,12 @@ from gitpeft.suggest import service
 
 PACKAGE_FORMAT = 1
 LISTING_FILE, CARD_FILE = "share.json", "card.md"
-MAX_PACKAGE_FILES, MAX_PACKAGE_FILE_BYTES, MAX_PACKAGE_BYTES, MAX_LISTING_BYTES = 100, 512 << 20, 1 << 30, 1 << 20
+MAX_PACKAGE_FILES, MAX_PACKAGE_FILE_BYTES, MAX_PACKAGE_BYTES, MAX_LISTING_BYTES = (
+    100,
+    512 << 20,
+    1 << 30,
+    1 << 20,
+)
 """A published model has at most this many files, bytes in one, bytes in all; and in a text of ours."""
 
 TRIAL_SECONDS, TRIAL_MB = 120.0, 4096
@@ -78,7 +83,9 @@ class PackageListing:
                 {validate_file_name(name): DeltaRecipe.from_dict(one) for name, one in data["made"].items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise GitpeftError(f"the published model's list cannot be read: {error}", _REJECTED_HINT) from None
+            raise GitpeftError(
+                f"the published model's list cannot be read: {error}", _REJECTED_HINT
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,9 @@ def pack_bundle(bundle: Bundle) -> dict[str, bytes]:
     files[CARD_FILE] = render_model_card(bundle).encode()
     entries = {name: FileEntry(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in files.items()}
     manifest = bundle.manifest
-    files[LISTING_FILE] = PackageListing(bundle.id, manifest.base, manifest.base_digest, entries, made).to_json()
+    files[LISTING_FILE] = PackageListing(
+        bundle.id, manifest.base, manifest.base_digest, entries, made
+    ).to_json()
     check_entries(list_entries(files))
     return files
 
@@ -123,9 +132,10 @@ def list_entries(files: Mapping[str, bytes]) -> tuple[PackageEntry, ...]:
 def _refuse_local_paths(files: Mapping[str, bytes]) -> None:
     """Where somebody's base lies is nobody else's business, and of no use to them."""
     for name, raw in files.items():
-        if name in (MANIFEST_FILE, f"{bundles.ADAPTER_FOLDER}/adapter_config.json") and _LOCAL_PATH_PATTERN.search(
-            raw.decode("utf-8", "replace")
-        ):
+        if name in (
+            MANIFEST_FILE,
+            f"{bundles.ADAPTER_FOLDER}/adapter_config.json",
+        ) and _LOCAL_PATH_PATTERN.search(raw.decode("utf-8", "replace")):
             raise GitpeftError(
                 f"{name} of the model names a folder of this machine", "train it again, then publish"
             )
@@ -182,7 +192,9 @@ def check_entries(entries: tuple[PackageEntry, ...]) -> None:
             validate_file_name(one.name)
         except ValueError:
             shown = ascii(one.name)[:80]
-            raise GitpeftError(f"the published model holds {shown}, a name that is refused", _REJECTED_HINT) from None
+            raise GitpeftError(
+                f"the published model holds {shown}, a name that is refused", _REJECTED_HINT
+            ) from None
         if not one.regular:
             raise GitpeftError(f"{one.name} of the published model is no plain file", _REJECTED_HINT)
         if one.size > MAX_PACKAGE_FILE_BYTES:
@@ -192,7 +204,9 @@ def check_entries(entries: tuple[PackageEntry, ...]) -> None:
                 _REJECTED_HINT,
             )
     if sum(one.size for one in entries) > MAX_PACKAGE_BYTES:
-        raise GitpeftError(f"the published model has more than {MAX_PACKAGE_BYTES / 1e6:,.0f} MB", _REJECTED_HINT)
+        raise GitpeftError(
+            f"the published model has more than {MAX_PACKAGE_BYTES / 1e6:,.0f} MB", _REJECTED_HINT
+        )
 
 
 def verify_listing(parcel: ModelPackage) -> tuple[PackageListing, Manifest]:
@@ -203,7 +217,9 @@ def verify_listing(parcel: ModelPackage) -> tuple[PackageListing, Manifest]:
         if name not in sizes or sizes[name] > MAX_LISTING_BYTES:
             raise GitpeftError(f"this is no published model: it has no {name}", _REJECTED_HINT)
     found = PackageListing.from_json(parcel.read(LISTING_FILE))
-    if {name: one.size for name, one in found.files.items()} != {n: s for n, s in sizes.items() if n != LISTING_FILE}:
+    if {name: one.size for name, one in found.files.items()} != {
+        n: s for n, s in sizes.items() if n != LISTING_FILE
+    }:
         raise GitpeftError("the published model is not what its list says", _REJECTED_HINT)
     raw = _read_verified_file(parcel, found, MANIFEST_FILE)
     if hashlib.sha256(raw).hexdigest() != found.bundle:
@@ -262,7 +278,9 @@ def _run_trial(scratch: Path) -> None:
         try:
             worker.get_answer(_TRIAL_REQUEST)
         except GitpeftError as error:
-            raise GitpeftError(f"the published model does not run here: {error.message}", _REJECTED_HINT) from None
+            raise GitpeftError(
+                f"the published model does not run here: {error.message}", _REJECTED_HINT
+            ) from None
 
 
 def _move_into_models(source: Path, target: Path) -> None:

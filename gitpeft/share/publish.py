@@ -14,7 +14,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.share import package, signing
 from gitpeft.share import remote as channels
-from gitpeft.share.package import PackageEntry, ModelPackage
+from gitpeft.share.package import ModelPackage, PackageEntry
 from gitpeft.share.signing import Signer
 
 KEPT_VERSIONS = 5
@@ -73,11 +73,17 @@ def publish_model(
     repo.run("update-ref", channels.build_published_ref(channel), commit)
     channels.push_model(repo, remote, place, seen, commit, bundle.id)
     repo.run("update-ref", channels.build_tracking_ref(remote, channel), commit)
-    notes = [*place.notes, *_warn_if_unreachable(repo, bundle), *channels.prune_dated_refs(repo, remote, place, keep - 1)]
+    notes = [
+        *place.notes,
+        *_warn_if_unreachable(repo, bundle),
+        *channels.prune_dated_refs(repo, remote, place, keep - 1),
+    ]
     return PublishedModel(bundle.id, commit, place.ref, sum(map(len, files.values())), signed, notes)
 
 
-def publish_model_to_path(repo: Repository, path: Path, channel: str = "main", *, sign: bool | None = None) -> PublishedModel:
+def publish_model_to_path(
+    repo: Repository, path: Path, channel: str = "main", *, sign: bool | None = None
+) -> PublishedModel:
     """Put the active model into a new folder or, where the name ends in `.bundle`, into a git bundle."""
     channels.check_channel_name(channel)
     bundle = _require_active_bundle(repo)
@@ -168,7 +174,9 @@ def _warn_if_unreachable(repo: Repository, bundle: bundles.Bundle) -> list[str]:
     """A warning where the model learnt from commits that no branch holds any more."""
     tip = str(bundle.manifest.commits.get("to", ""))
     places = ("refs/heads", "refs/remotes", "refs/tags")
-    if not tip or repo.query_text("for-each-ref", "--count=1", "--contains", tip, "--format=%(refname)", *places):
+    if not tip or repo.query_text(
+        "for-each-ref", "--count=1", "--contains", tip, "--format=%(refname)", *places
+    ):
         return []
     return [
         f"the model learnt from {tip[:12]}, which no branch holds any more: it may remember what was purged"
@@ -210,12 +218,21 @@ def pull_model(
         raise GitpeftError(f"nothing is published on {remote} in the channel {channel}", "`gitpeft publish`")
     commit = channels.fetch_ref(repo, remote, place.ref, channels.build_tracking_ref(remote, channel))
     _check_channel_and_age(repo, commit, remote, channel, terms)
-    done = _accept_package(repo, read_commit_package(repo, commit), commit, signing.verify_commit_signature(repo, commit), terms, aside)
+    done = _accept_package(
+        repo,
+        read_commit_package(repo, commit),
+        commit,
+        signing.verify_commit_signature(repo, commit),
+        terms,
+        aside,
+    )
     repo.run("update-ref", channels.build_pulled_ref(remote, channel), commit)
     return done
 
 
-def _check_channel_and_age(repo: Repository, commit: str, remote: str, channel: str, terms: TrustTerms) -> None:
+def _check_channel_and_age(
+    repo: Repository, commit: str, remote: str, channel: str, terms: TrustTerms
+) -> None:
     """Refuse a commit that belongs elsewhere, and ask about one older than what was taken from there before.
 
     A signature stays good for ever: without this, whoever may push could put any signed model back.
@@ -231,17 +248,23 @@ def _check_channel_and_age(repo: Repository, commit: str, remote: str, channel: 
     if not before or int(repo.query_text("log", "-1", "--format=%ct", commit, "--") or 0) >= int(before):
         return
     what = "The model is older than the one that was taken from there before"
-    if terms.accept != ACCEPT_OLDER and not (terms.ask is not None and terms.ask(f"{what}. Use it all the same?")):
+    if terms.accept != ACCEPT_OLDER and not (
+        terms.ask is not None and terms.ask(f"{what}. Use it all the same?")
+    ):
         raise GitpeftError(
             f"{what.lower()}: it was not taken",
             f"ask whoever published it, or pull with --accept {ACCEPT_OLDER}",
         )
 
 
-def pull_model_from_path(repo: Repository, path: Path, terms: TrustTerms = TrustTerms(), *, aside: bool = False) -> PulledModel:
+def pull_model_from_path(
+    repo: Repository, path: Path, terms: TrustTerms = TrustTerms(), *, aside: bool = False
+) -> PulledModel:
     """The same from a folder or a git bundle that `publish_to` wrote."""
     if path.is_dir():
-        return _accept_package(repo, package.read_folder_package(path), "", Signer(signing.UNSIGNED), terms, aside)
+        return _accept_package(
+            repo, package.read_folder_package(path), "", Signer(signing.UNSIGNED), terms, aside
+        )
     if not path.is_file():
         raise GitpeftError(
             f"there is no {path}", "name a folder, or a file *.bundle, of `gitpeft publish --to`"
@@ -253,7 +276,14 @@ def pull_model_from_path(repo: Repository, path: Path, terms: TrustTerms = Trust
             f"{path} holds no published model", "`gitpeft publish --to FILE.bundle` writes one"
         )
     commit = channels.fetch_ref(repo, str(path.absolute()), refs[0], "refs/gitpeft/file/latest")
-    return _accept_package(repo, read_commit_package(repo, commit), commit, signing.verify_commit_signature(repo, commit), terms, aside)
+    return _accept_package(
+        repo,
+        read_commit_package(repo, commit),
+        commit,
+        signing.verify_commit_signature(repo, commit),
+        terms,
+        aside,
+    )
 
 
 def read_commit_package(repo: Repository, commit: str) -> ModelPackage:
@@ -262,7 +292,9 @@ def read_commit_package(repo: Repository, commit: str) -> ModelPackage:
     entries = []
     # not all of it: a few objects can stand for millions of names
     listing = repo.run_limited(_MAX_LISTING_BYTES, "ls-tree", "-r", "-z", "-l", "--full-tree", commit)
-    for line in listing.split(b"\0")[:-1][: package.MAX_PACKAGE_FILES + 1]:  # the last one is empty, or cut off
+    for line in listing.split(b"\0")[:-1][
+        : package.MAX_PACKAGE_FILES + 1
+    ]:  # the last one is empty, or cut off
         facts, _, raw = line.partition(b"\t")
         mode, kind, sha, size = facts.decode().split()
         name = raw.decode("utf-8", "replace")
@@ -272,7 +304,9 @@ def read_commit_package(repo: Repository, commit: str) -> ModelPackage:
     return ModelPackage(tuple(entries), lambda name: repo.run("cat-file", "blob", blobs[name]))
 
 
-def _accept_package(repo: Repository, found: ModelPackage, commit: str, signer: Signer, terms: TrustTerms, aside: bool) -> PulledModel:
+def _accept_package(
+    repo: Repository, found: ModelPackage, commit: str, signer: Signer, terms: TrustTerms, aside: bool
+) -> PulledModel:
     """Judge, ask, put together, prove, and only then activate."""
     package.verify_listing(found)
     _check_trust(signer, terms)

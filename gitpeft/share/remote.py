@@ -150,7 +150,9 @@ def _parse_rejection(output: str) -> str:
 def check_seen_commit(repo: Repository, remote: str, channel: str, place: ChannelLocation) -> str:
     """What the remote has, if it was seen here: pulled, or put there by this repository; "" for nothing."""
     known = (build_tracking_ref(remote, channel), build_published_ref(channel))
-    if place.at and place.at not in {repo.query_text("rev-parse", "--verify", "--quiet", ref) for ref in known}:
+    if place.at and place.at not in {
+        repo.query_text("rev-parse", "--verify", "--quiet", ref) for ref in known
+    }:
         raise _make_overtaken_error(remote, place.at)
     return place.at
 
@@ -162,7 +164,9 @@ def _make_overtaken_error(remote: str, commit: str) -> GitpeftError:
     )
 
 
-def push_model(repo: Repository, remote: str, place: ChannelLocation, seen: str, commit: str, id_: str) -> None:
+def push_model(
+    repo: Repository, remote: str, place: ChannelLocation, seen: str, commit: str, id_: str
+) -> None:
     """Replace `seen` by `commit` on the remote, or nothing at all."""
     lease = (f"--force-with-lease={place.ref}:{seen}",)
     refs = [f"{commit}:{place.ref}"]
@@ -185,7 +189,10 @@ def push_model(repo: Repository, remote: str, place: ChannelLocation, seen: str,
 def prune_dated_refs(repo: Repository, remote: str, place: ChannelLocation, keep: int) -> list[str]:
     """Take the oldest dated versions away; a remote that forbids it keeps them."""
     old = sorted(place.dated, reverse=True)[max(0, keep) :]
-    if not old or repo.run_with_network(*_build_push_command(remote), remote, *(f":{ref}" for ref in old)).code == 0:
+    if (
+        not old
+        or repo.run_with_network(*_build_push_command(remote), remote, *(f":{ref}" for ref in old)).code == 0
+    ):
         return []
     return [f"{len(old)} old versions could not be taken from {remote}"]
 
@@ -194,5 +201,7 @@ def fetch_ref(repo: Repository, source: str, ref: str, target: str) -> str:
     """Bring a ref of a remote, or of a file, into this repository as `target`; the commit that it names."""
     said = repo.run_with_network("fetch", *_FETCH_OPTIONS, source, f"+{ref}:{target}")
     if said.code:
-        raise GitpeftError(f"the model could not be fetched: {_extract_git_error(said.err)}", "the active model stays")
+        raise GitpeftError(
+            f"the model could not be fetched: {_extract_git_error(said.err)}", "the active model stays"
+        )
     return repo.resolve_commit(target)

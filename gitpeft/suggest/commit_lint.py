@@ -10,14 +10,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gitpeft.lazy import replace_fields, record
+from gitpeft.lazy import lazy_dataclass, replace_fields
 from gitpeft.suggest import yamlish
 
 MAX_SETTINGS_BYTES = 256 << 10
 
-CONVENTIONAL_TYPES = ("build", "chore", "ci", "docs", "feat", "fix", "perf", "refactor", "revert", "style", "test")
+CONVENTIONAL_TYPES = (
+    "build",
+    "chore",
+    "ci",
+    "docs",
+    "feat",
+    "fix",
+    "perf",
+    "refactor",
+    "revert",
+    "style",
+    "test",
+)
 _HEADER_PATTERN = re.compile(r"(?P<type>\w[\w-]*)?(?:\((?P<scope>[^()\n]*)\))?(?P<break>!)?: (?P<subject>.*)")
-_COMMITLINT_PROGRAMS = ("commitlint.config.js", "commitlint.config.cjs", "commitlint.config.mjs", "commitlint.config.ts")
+_COMMITLINT_PROGRAMS = (
+    "commitlint.config.js",
+    "commitlint.config.cjs",
+    "commitlint.config.mjs",
+    "commitlint.config.ts",
+)
 _PROGRAM_FILES = (
     *_COMMITLINT_PROGRAMS,
     ".commitlintrc.js",
@@ -27,7 +44,7 @@ _PROGRAM_FILES = (
 )
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class CommitHeader:
     """The first line of a conventional commit in its parts; all but `subject` may be empty."""
 
@@ -36,7 +53,7 @@ class CommitHeader:
     subject: str
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class LintRules:
     """What a message must be like. Zero, None and empty mean that there is no such rule."""
 
@@ -125,7 +142,10 @@ _RULE_CHECKS: tuple[tuple[str, Callable[[str, LintRules], bool]], ...] = (
     ("header-min-length", lambda m, r: len(_get_first_line(m)) < r.header_min),
     ("subject-max-length", lambda m, r: 0 < r.subject_max < len(parse_header(m).subject)),
     ("subject-min-length", lambda m, r: len(parse_header(m).subject) < r.subject_min),
-    ("subject-full-stop", lambda m, r: bool(r.full_stops) and _get_first_line(m).endswith(tuple(r.full_stops))),
+    (
+        "subject-full-stop",
+        lambda m, r: bool(r.full_stops) and _get_first_line(m).endswith(tuple(r.full_stops)),
+    ),
     ("subject-case", has_wrong_case),
     ("type-empty", lambda m, r: r.type_required and not parse_header(m).type),
     ("type-enum", lambda m, r: _is_not_allowed(parse_header(m).type, r.types)),
@@ -137,7 +157,9 @@ _RULE_CHECKS: tuple[tuple[str, Callable[[str, LintRules], bool]], ...] = (
     ("body-max-line-length", lambda m, r: 0 < r.body_line_max < max(map(len, _get_body(m).split("\n")))),
     (
         "words",
-        lambda m, r: any(re.search(rf"\b{re.escape(w)}\b", _get_first_line(m), re.I) for w in r.words_forbidden),
+        lambda m, r: any(
+            re.search(rf"\b{re.escape(w)}\b", _get_first_line(m), re.I) for w in r.words_forbidden
+        ),
     ),
     ("pattern", lambda m, r: bool(r.pattern) and re.search(r.pattern, m) is None),
 )
@@ -265,7 +287,9 @@ def _read_gitlint_file(text: str, rules: LintRules) -> LintRules:
         "body_required": "body-is-missing" not in ignored,
         "full_stops": "" if "title-trailing-punctuation" in ignored else "?:!.,;",
         "words_forbidden": tuple(
-            w.strip() for w in get_option("title-must-not-contain-word", "words", "WIP").split(",") if w.strip()
+            w.strip()
+            for w in get_option("title-must-not-contain-word", "words", "WIP").split(",")
+            if w.strip()
         ),
         "pattern": _check_pattern(get_option("title-match-regex", "regex", "")),
     }

@@ -10,8 +10,8 @@ from gitpeft.config import Config, sanitize_setting
 from gitpeft.diff.patch import split_compact
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.lazy import field, record
-from gitpeft.pattern import pattern
+from gitpeft.lazy import field, lazy_dataclass
+from gitpeft.pattern import lazy_pattern
 from gitpeft.suggest import commit_lint
 
 LENGTH_LIMIT = 4000
@@ -27,17 +27,19 @@ _TYPE_PATHS = (
     ("ci", r"(?:^|/)\.(?:github/workflows|circleci|gitlab-ci)|(?:^|/)(?:Jenkinsfile|\.travis\.yml)$"),
 )
 
-_ENDLESS_WORD = pattern(r"\S{400}")
+_ENDLESS_WORD = lazy_pattern(r"\S{400}")
 """No word of a message is as long, and on one the patterns below would take their time."""
 
-_DIFF_LINE = pattern(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
-_SPECIAL_MARKS = pattern(r"<(?:secret|pad|unk|/?s|mask|extra_id_\d+|\|[a-z_]+\|)>|-{8,} >8 -{8,}", re.IGNORECASE)
-_TRAILER_LINE = pattern(
+_DIFF_LINE = lazy_pattern(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
+_SPECIAL_MARKS = lazy_pattern(
+    r"<(?:secret|pad|unk|/?s|mask|extra_id_\d+|\|[a-z_]+\|)>|-{8,} >8 -{8,}", re.IGNORECASE
+)
+_TRAILER_LINE = lazy_pattern(
     r"^(?:[a-z-]+-by|cc|change-id|git-svn-id|bug|fixes|closes|refs?|see-also|cherry[- ]picked from"
     r"|\(cherry picked from)\b[^\n]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_REFERENCE_PATTERN = pattern(
+_REFERENCE_PATTERN = lazy_pattern(
     r"(?<![\w&])(?!(?:UTF|SHA|ISO|RFC|PEP|AES|RSA|MD|ES|HTTP|IPV|X)-\d)(?:gh-\d+|[\w.-]*(?:/[\w.-]+)?[#!]\d+|[A-Z][A-Z0-9]{1,9}-\d+)\b|(?<![\w.])@[A-Za-z0-9][\w-]*"
     r"|https?://[^\s)>\]]+",
 )
@@ -46,7 +48,7 @@ _BEFORE_REFERENCE = (
 )
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class MessageFacts:
     """What a message may speak of, and how it should look.
 
@@ -73,12 +75,16 @@ def gather_facts(repo: Repository, config: Config, change: str) -> MessageFacts:
         style = active.read_json(bundle.STYLE_FILE) if active else {}
     except GitpeftError:
         style = {}
-    pattern = config.ticket_pattern or sanitize_setting("ticketpattern", _get_style_text(style, "ticket_pattern"))
+    pattern = config.ticket_pattern or sanitize_setting(
+        "ticketpattern", _get_style_text(style, "ticket_pattern")
+    )
     return MessageFacts(
         change=change,
         branch=repo.query_text("symbolic-ref", "--quiet", "--short", "HEAD") if pattern else "",
         style=style,
-        rules=commit_lint.load_lint_rules(repo.work_tree) if config.lint and repo.work_tree else commit_lint.LintRules(),
+        rules=commit_lint.load_lint_rules(repo.work_tree)
+        if config.lint and repo.work_tree
+        else commit_lint.LintRules(),
         subject_max=config.subject_length,
         ticket_pattern=pattern,
         ticket_format=config.ticket_format

@@ -14,7 +14,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json_cache
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
-from gitpeft.history.filters import is_bot, find_exclusion_reason
+from gitpeft.history.filters import find_exclusion_reason, is_bot
 from gitpeft.suggest import retrieval
 from gitpeft.suggest.retrieval import IndexEntry
 

@@ -11,23 +11,30 @@ from typing import Any
 
 from gitpeft.bundle.embedded import ONNX_FOLDER, find_embedded_base
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import record
-from gitpeft.pattern import pattern
-from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED, RerankingContext, DraftMessage, compute_features
+from gitpeft.lazy import lazy_dataclass
+from gitpeft.pattern import lazy_pattern
+from gitpeft.suggest.reranker_features import (
+    GENERATED,
+    RERANKER_FEATURES,
+    RETRIEVED,
+    DraftMessage,
+    RerankingContext,
+    compute_features,
+)
 
 RERANKED = "chooser"
 
-_ISSUE_PATTERN = pattern(r"#\d+")
-_WORD_PATTERN = pattern(r"\w+")
-_REPEATED_WORDS = pattern(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
-_CODE_NAME = pattern(r"\b[A-Za-z]+(?:[a-z][A-Z]|_|\d)\w+\b")
+_ISSUE_PATTERN = lazy_pattern(r"#\d+")
+_WORD_PATTERN = lazy_pattern(r"\w+")
+_REPEATED_WORDS = lazy_pattern(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
+_CODE_NAME = lazy_pattern(r"\b[A-Za-z]+(?:[a-z][A-Z]|_|\d)\w+\b")
 """Names as only code has them: camel case, an underscore or a digit inside."""
 
-_DANGLING_END = pattern(r"(?:[:,/&+=<([{-]|\b(?:the|a|an|and|or|of))$", re.IGNORECASE)
+_DANGLING_END = lazy_pattern(r"(?:[:,/&+=<([{-]|\b(?:the|a|an|and|or|of))$", re.IGNORECASE)
 _REFIT_HINT = "run `gitpeft init` to fit it again"
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class MessageCandidate:
     """A message that may be offered, with its `features` (see `weigh.FEATURES`); `flaw` says why it must not.
 
@@ -46,7 +53,9 @@ class MessageCandidate:
         return self.features[RERANKER_FEATURES.index(name)]
 
 
-def build_candidates(drafts: Sequence[DraftMessage], context: RerankingContext, longest: int) -> list[MessageCandidate]:
+def build_candidates(
+    drafts: Sequence[DraftMessage], context: RerankingContext, longest: int
+) -> list[MessageCandidate]:
     """The different messages among `drafts`, in order, with features and flaws.
 
     `longest` is the length of a message in characters. A message that was generated word for word as an
@@ -102,7 +111,7 @@ def _is_truncated_name(name: str, seen: str) -> bool:
     return not re.search(rf"\b{name}(?![A-Za-z0-9])", seen) and re.search(rf"\b{name}", seen) is not None
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Reranker:
     """A weighted sum of candidates' features. Best score below `threshold`: nothing is offered.
 

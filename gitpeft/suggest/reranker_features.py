@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from gitpeft.diff.patch import split_compact
-from gitpeft.lazy import record
-from gitpeft.pattern import pattern
+from gitpeft.lazy import lazy_dataclass
+from gitpeft.pattern import lazy_pattern
 
 GENERATED, RETRIEVED = "generated", "retrieved"
 
@@ -34,9 +34,9 @@ RERANKER_FEATURES = (
 """What a chooser may weigh, in the order of `weigh`. One that comes to mean something else needs another
 name: the weights of older choosers belong to the older meaning."""
 
-_NUMBER_PATTERN = pattern(r"\d+")
-_WORD_PATTERN = pattern(r"\w+")
-_NAME_PART_PATTERN = pattern(r"\d+|[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
+_NUMBER_PATTERN = lazy_pattern(r"\d+")
+_WORD_PATTERN = lazy_pattern(r"\w+")
+_NAME_PART_PATTERN = lazy_pattern(r"\d+|[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
 """Words, and the parts of names: `dropHTTPCache_2` has four."""
 
 _SUFFIXES = ("ing", "ed", "es", "s", "e")
@@ -45,7 +45,7 @@ _DEFAULT_LENGTH = 6.0
 _ECHO_FLOOR = 0.05
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class DraftMessage:
     """A message as it came: from the model or from an earlier commit.
 
@@ -117,7 +117,9 @@ class RerankingContext:
         return Counter(_split_words(self.previous))
 
 
-def compute_features(drafts: Sequence[DraftMessage], earlier: Mapping[str, DraftMessage], context: RerankingContext) -> list[tuple[float, ...]]:
+def compute_features(
+    drafts: Sequence[DraftMessage], earlier: Mapping[str, DraftMessage], context: RerankingContext
+) -> list[tuple[float, ...]]:
     """The features (see `FEATURES`) of messages that all differ; `earlier` are the retrieved ones by message.
 
     `agreement` is the mean unigram F1 with all others, `echo` that with the earlier ones among them, each

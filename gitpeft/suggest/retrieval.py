@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.diff.patch import split_compact
-from gitpeft.lazy import record
+from gitpeft.lazy import lazy_dataclass
 
 _IDENTIFIER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")
 _MAX_TERMS = 160
@@ -23,7 +23,7 @@ RECENCY_WEIGHT, RECENCY_DECAY = 2.0, 30.0
 of age: a team's habits drift, and what it did last week it often goes on doing."""
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class IndexEntry:
     """A commit to be added to an index: `terms` are those of its change as `pack` writes them."""
 
@@ -32,7 +32,7 @@ class IndexEntry:
     terms: bytes
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Neighbour:
     """An earlier commit: its place in the index, subject, id, cosine similarity in 0..1, and age.
 
@@ -163,7 +163,9 @@ class CommitIndex:
         norms = np.sqrt(np.bincount(rows, weight * weight, minlength=len(pairs)))
         postings = _build_postings(column, rows, _round_weights(weight / norms[rows]), len(vocabulary))
         commits = _build_commit_arrays([entry.subject for entry in entries], [entry.sha for entry in entries])
-        return CommitIndex(self.arrays, CommitIndex({"vocabulary": vocabulary, "idf": idf, **postings, **commits}))
+        return CommitIndex(
+            self.arrays, CommitIndex({"vocabulary": vocabulary, "idf": idf, **postings, **commits})
+        )
 
     def find_nearest(
         self, change: str, n: int, before: int | None = None, fresh: float = RECENCY_WEIGHT

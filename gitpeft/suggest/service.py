@@ -11,7 +11,7 @@ from gitpeft.diff.patch import FileChange, compact_change, parse_patch
 from gitpeft.errors import GitpeftError
 from gitpeft.errors import NothingStagedError as NothingStagedError
 from gitpeft.git.repository import DIFF_OPTIONS, Repository
-from gitpeft.lazy import record
+from gitpeft.lazy import lazy_dataclass
 from gitpeft.runtime import worker as workers
 from gitpeft.runtime.worker import Worker
 from gitpeft.suggest import cache, recent_exemplars
@@ -23,7 +23,7 @@ SPARE_MESSAGES = 1
 _PREFETCH_MAX_AGE = 600.0  # seconds
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class SuggestionRequest:
     """What the model is asked: the change (masked), the author's previous subject, how many messages.
 
@@ -41,7 +41,7 @@ class SuggestionRequest:
         return cache.compute_cache_key(self.change, self.previous, self.n, model, self.least)
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class SuggestionResponse:
     """The model's messages as they came, best first, and the change that they are about."""
 
@@ -49,7 +49,7 @@ class SuggestionResponse:
     question: SuggestionRequest
 
 
-@record(slots=True)
+@lazy_dataclass(slots=True)
 class SuggestionLimits:
     """What an answer may cost: `deadline` is a moment of `time.monotonic`."""
 
@@ -62,12 +62,16 @@ def build_staged_request(repo: Repository, config: Config, n: int, base: str = "
     """What the staged change asks, against `base` (default: HEAD). NothingStagedError when nothing is."""
     from gitpeft.redaction import mask_secrets
 
-    patch = repo.run("diff-index", "--cached", *DIFF_OPTIONS, base, "--") if base else repo.read_staged_patch()
+    patch = (
+        repo.run("diff-index", "--cached", *DIFF_OPTIONS, base, "--") if base else repo.read_staged_patch()
+    )
     files = _select_described_files(repo, patch, config)
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
     previous = mask_secrets(repo.find_previous_subject())
-    return SuggestionRequest(mask_secrets(compact_change(files)), previous, n, base or "HEAD", config.least_score)
+    return SuggestionRequest(
+        mask_secrets(compact_change(files)), previous, n, base or "HEAD", config.least_score
+    )
 
 
 def build_commit_request(repo: Repository, config: Config, n: int, rev: str) -> SuggestionRequest:
@@ -75,18 +79,27 @@ def build_commit_request(repo: Repository, config: Config, n: int, rev: str) -> 
     from gitpeft.redaction import mask_secrets
 
     files = _select_described_files(repo, repo.read_commit_patch(rev), config)
-    return SuggestionRequest(mask_secrets(compact_change(files)), mask_secrets(repo.find_subject_before(rev)), n, f"{rev}^")
+    return SuggestionRequest(
+        mask_secrets(compact_change(files)), mask_secrets(repo.find_subject_before(rev)), n, f"{rev}^"
+    )
 
 
 def _select_described_files(repo: Repository, patch: bytes, config: Config) -> list[FileChange]:
     """The files of a patch that a message may speak of, as mining sees them."""
-    files = [file for file in parse_patch(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)]
+    files = [
+        file for file in parse_patch(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)
+    ]
     repo.mark_generated_files(files)
     return files
 
 
 def get_suggestions(
-    repo: Repository, ask: Callable[[], SuggestionRequest], limits: SuggestionLimits, trace: HookTrace, *, fresh: bool = False
+    repo: Repository,
+    ask: Callable[[], SuggestionRequest],
+    limits: SuggestionLimits,
+    trace: HookTrace,
+    *,
+    fresh: bool = False,
 ) -> SuggestionResponse:
     """Answer the question that `ask` puts together: from the cache, or from the model in a confined child.
 
@@ -130,7 +143,9 @@ def _wait_for_cached(state: Path, name: str, limits: SuggestionLimits) -> list[s
     return found
 
 
-def _ask_model(repo: Repository, worker: Worker, asked: SuggestionRequest, limits: SuggestionLimits, trace: HookTrace) -> list[str]:
+def _ask_model(
+    repo: Repository, worker: Worker, asked: SuggestionRequest, limits: SuggestionLimits, trace: HookTrace
+) -> list[str]:
     since = recent_exemplars.refresh_recent_commits(
         repo, _find_newest_known_commit(repo.state_dir), asked.after
     )  # while the worker still loads

@@ -17,15 +17,21 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.diff.patch import TokenBudget, clean_subject, render_change
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import record
+from gitpeft.lazy import lazy_dataclass
 from gitpeft.suggest import reranker
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
-from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED, RerankingContext, DraftMessage
+from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED, DraftMessage, RerankingContext
 
 if TYPE_CHECKING:
-    from gitpeft.runtime.beam_search import Hypothesis, BackgroundTask, EncodedSource, EncoderDecoder, GenerationTokens
+    from gitpeft.runtime.beam_search import (
+        BackgroundTask,
+        EncodedSource,
+        EncoderDecoder,
+        GenerationTokens,
+        Hypothesis,
+    )
     from gitpeft.runtime.tokenizer import TokenCodec
-    from gitpeft.suggest.retrieval import IndexEntry, CommitIndex, Neighbour
+    from gitpeft.suggest.retrieval import CommitIndex, IndexEntry, Neighbour
 
 BEAM_WIDTH = 4
 NEIGHBOUR_COUNT = 10
@@ -41,7 +47,7 @@ DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Suggestion:
     """A message to offer: `score` in 0..1, `origin` "generated" or "retrieved".
 
@@ -54,7 +60,7 @@ class Suggestion:
     like: tuple[str, ...]
 
 
-@record(slots=True)
+@lazy_dataclass(slots=True)
 class _LoadedModel:
     """What generation needs, loaded."""
 
@@ -87,7 +93,9 @@ class Suggester:
         with _explain_read_errors("the manifest"):
             self._budget = TokenBudget(**bundle.manifest.budget)
         with _explain_read_errors(bundles.STYLE_FILE):
-            self._longest = int(bundle.read_json(bundles.STYLE_FILE).get("subject_length", DEFAULT_SUBJECT_LENGTH))
+            self._longest = int(
+                bundle.read_json(bundles.STYLE_FILE).get("subject_length", DEFAULT_SUBJECT_LENGTH)
+            )
         self._index: CommitIndex | None = None
         self._model: _LoadedModel | None = None
 
@@ -138,10 +146,14 @@ class Suggester:
         with self._time_stage("retrieve"):
             end = self._count_commits_before(before)
             near = self._find_nearest(change, end)
-            recent = [] if self._index is None else self._index.list_newest_subjects(RECENT_SUBJECT_COUNT, end)
+            recent = (
+                [] if self._index is None else self._index.list_newest_subjects(RECENT_SUBJECT_COUNT, end)
+            )
         written: list[DraftMessage] = []
         if generate and self._model is not None:
-            written = self._generate_drafts(self._model, change, previous, near[: self._budget.exemplars], seed)
+            written = self._generate_drafts(
+                self._model, change, previous, near[: self._budget.exemplars], seed
+            )
         drafts = [*written, *map(_draft_from_neighbour, near)]
         with self._time_stage("choose"):
             return reranker.build_candidates(
@@ -179,11 +191,15 @@ class Suggester:
 
         codec, memory = self._encode_source(model, change, previous, shown)
         with self._time_stage("decode"):
-            found = beam_search.BeamSearch(self._beams, MAX_TOKENS, seed=seed).run(model.network, memory, model.words)
+            found = beam_search.BeamSearch(self._beams, MAX_TOKENS, seed=seed).run(
+                model.network, memory, model.words
+            )
             if seed is not None:
                 found = _rescore_without_noise(model, memory, found)
         like = tuple(n.sha for n in shown)
-        return [DraftMessage(codec.decode(h.ids), GENERATED, like, h.mean, finished=h.finished) for h in found]
+        return [
+            DraftMessage(codec.decode(h.ids), GENERATED, like, h.mean, finished=h.finished) for h in found
+        ]
 
     def _encode_source(
         self, model: _LoadedModel, change: str, previous: str, shown: "Sequence[Neighbour]"
@@ -223,7 +239,9 @@ class Suggester:
             with self._time_stage("index"), _explain_read_errors(bundles.INDEX_FOLDER):
                 from gitpeft.suggest.retrieval import CommitIndex
 
-                self._index = CommitIndex.load(lambda name: self.bundle.read(f"{bundles.INDEX_FOLDER}/{name}"))
+                self._index = CommitIndex.load(
+                    lambda name: self.bundle.read(f"{bundles.INDEX_FOLDER}/{name}")
+                )
 
     def _start_reading_files(self) -> "BackgroundTask[dict[str, bytes]]":
         from gitpeft.runtime.beam_search import BackgroundTask
@@ -239,7 +257,10 @@ class Suggester:
             words = GenerationTokens(given["start"], given["end"], tuple(given["banned"]))
             around = list(given.get("before", ())), list(given.get("after", ()))
         return _LoadedModel(
-            EncoderDecoder(lambda: files.get_result()[bundles.ENCODER_FILE], lambda: files.get_result()[bundles.DECODER_FILE]),
+            EncoderDecoder(
+                lambda: files.get_result()[bundles.ENCODER_FILE],
+                lambda: files.get_result()[bundles.DECODER_FILE],
+            ),
             BackgroundTask(lambda: _parse_tokenizer(files.get_result()[bundles.TOKENIZER_FILE])),
             words,
             around,
@@ -256,12 +277,16 @@ def _draft_from_neighbour(one: "Neighbour") -> DraftMessage:
     return DraftMessage(one.subject, RETRIEVED, (one.sha,), similarity=one.score, age=one.age)
 
 
-def _rescore_without_noise(model: _LoadedModel, memory: "EncodedSource", found: "list[Hypothesis]") -> "list[Hypothesis]":
+def _rescore_without_noise(
+    model: _LoadedModel, memory: "EncodedSource", found: "list[Hypothesis]"
+) -> "list[Hypothesis]":
     """The same messages with the model's own scores, without the chance that found them."""
     from gitpeft.runtime import beam_search
 
     ended = [one.ids for one in found if one.finished]
-    return sorted(beam_search.score_messages(model.network, memory, ended, model.words), key=lambda one: -one.mean)
+    return sorted(
+        beam_search.score_messages(model.network, memory, ended, model.words), key=lambda one: -one.mean
+    )
 
 
 def _set_environment() -> None:

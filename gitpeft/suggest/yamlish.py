@@ -7,7 +7,9 @@ linter file that needs them is left unread rather than misread.
 import re
 from typing import Any
 
-_KEY_PATTERN = re.compile(r"""(?P<key>"[^"]*"|'[^']*'|[^\s'"\[{#&*!|>%@`-][^:#]*?)\s*:(?:\s+(?P<value>.*))?$""")
+_KEY_PATTERN = re.compile(
+    r"""(?P<key>"[^"]*"|'[^']*'|[^\s'"\[{#&*!|>%@`-][^:#]*?)\s*:(?:\s+(?P<value>.*))?$"""
+)
 _NUMBER_PATTERN = re.compile(r"[-+]?\d+$")
 _PLAIN_VALUES = {"true": True, "false": False, "null": None, "~": None, "": None, "yes": True, "no": False}
 MAX_DEPTH = 20

@@ -21,7 +21,7 @@ import torch
 
 from gitpeft.learn.export import parity
 from gitpeft.learn.pretraining import build
-from gitpeft.learn.training.loop import TrainingSettings, train_model, measure_loss
+from gitpeft.learn.training.loop import TrainingSettings, measure_loss, train_model
 from gitpeft.runtime.beam_search import EncoderDecoder
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -47,7 +47,9 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = build.PretrainingRecipe.load(arguments.recipe)
     train, valid = build.render_corpus(recipe, Path(), arguments.work)
-    train = train.select_examples(np.random.default_rng(0).choice(len(train), arguments.examples, replace=False))
+    train = train.select_examples(
+        np.random.default_rng(0).choice(len(train), arguments.examples, replace=False)
+    )
     rows: dict[str, tuple[int, float, float]] = {}
     networks: dict[str, EncoderDecoder] = {}
     for name, shape in [*SHAPES.items(), (NO_POINTER, {})]:

@@ -30,14 +30,15 @@ LABEL = """
 import resource, sys
 from pathlib import Path
 from gitpeft.config import Config
-from gitpeft.git import Repository
-from gitpeft.learn import labels
+from gitpeft.git.repository import Repository
+from gitpeft.learn.szz.szz import trace_bug_introducing_commits
 def used():
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 before = used()
-found = labels.find(Repository.open(Path(sys.argv[1])), sys.argv[2], Config(), lambda *heard: None)
-days = [found.latency(quantile) for quantile in (.1, .25, .5, .75, .9)]
+repo = Repository.open(Path(sys.argv[1]))
+found = trace_bug_introducing_commits(repo, sys.argv[2], Config(), lambda *heard: None)
+days = [found.latency_quantile(quantile) for quantile in (.1, .25, .5, .75, .9)]
 print(found.report.seconds, used() - before)
 print(len(found.fixes), len(found.verdicts), *days)
 """
@@ -60,7 +61,10 @@ def repaired(path: Path, tip: str) -> list[Pair]:
 
     repository = Repository.open(path)
     with EditCache.open(repository.state_dir) as ledger:
-        edits = (ledger.get_edit(commit.sha) for commit in repository.read_commit_messages(repository.resolve_commit(tip)))
+        edits = (
+            ledger.get_edit(commit.sha)
+            for commit in repository.read_commit_messages(repository.resolve_commit(tip))
+        )
         return [(edit.sha, name) for edit in edits if edit for name in edit.suspects if name[0] != '"']
 
 

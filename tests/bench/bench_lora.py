@@ -67,7 +67,9 @@ def tuned(data: dataset.Dataset, base: str, minutes: float, settings: dict[str, 
         exported = finetune.export_run(found, method, data, folder)
         manifest = Manifest(created="", settings=exported["settings"], **pipeline.describe_base(found))
         asked_about = trial.sample_examples(data.valid, VALID, seed=1)
-        with trial.open_trial_suggester(manifest, folder, data.index_before(data.first_valid), {}) as suggester:
+        with trial.open_trial_suggester(
+            manifest, folder, data.index_before(data.first_valid), {}
+        ) as suggester:
             asked = trial.collect_candidates(suggester, asked_about, since=data.valid)
     return trial.score_reranker(asked, found.load_reranker())
 

@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 MINE = """
 import sys
 from pathlib import Path
-from gitpeft.git import Repository
-from gitpeft.history import History
+from gitpeft.git.repository import Repository
+from gitpeft.history.store import History
 repository = Repository.open(Path(sys.argv[1]))
 with History.open(repository.state_dir) as history:
-    print(history.mine(repository, "HEAD", int(sys.argv[2])).new)
+    print(history.mine_commits(repository, "HEAD", int(sys.argv[2])).new)
 """
 
 

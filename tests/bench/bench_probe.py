@@ -38,10 +38,14 @@ def main() -> None:
         data = dataset.build_dataset(histories.read(path), 0)
         older = sample_examples(data.train[-2 * OLDER :], OLDER, seed=1)
         newer = sample_examples(data.valid, NEWER, seed=1)
-        for task, ask in (("line type", probes.make_line_type_items), ("matching", probes.make_change_match_items)):
+        for task, ask in (
+            ("line type", probes.make_line_type_items),
+            ("matching", probes.make_change_match_items),
+        ):
             questions = ask(older, base.budget, codec), ask(newer, base.budget, codec)
             cells = [
-                "{:.1%} ({:.1%}–{:.1%})".format(*probes.measure_probe_accuracy(r, *questions)) for r in readers.values()
+                "{:.1%} ({:.1%}–{:.1%})".format(*probes.measure_probe_accuracy(r, *questions))
+                for r in readers.values()
             ]
             print(f"| {name} | {task} | {len(questions[1])} | " + " | ".join(cells) + " |", flush=True)
 

@@ -89,7 +89,9 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         assert active is not None
         offers, examples = ask_all(repo, active, arguments)
     references = [example.message for example in examples]
-    by_system = {name: text_metrics.score_sentences(messages, references) for name, messages in offers.items()}
+    by_system = {
+        name: text_metrics.score_sentences(messages, references) for name, messages in offers.items()
+    }
     return {
         "used": outcome.used,
         "left_out": outcome.left_out,
@@ -101,7 +103,10 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "tuning": outcome.tuning,
         "choice": outcome.choice,
         "n": len(examples),
-        "systems": {name: text_metrics.MetricScores.from_metrics(scores).to_json() for name, scores in by_system.items()},
+        "systems": {
+            name: text_metrics.MetricScores.from_metrics(scores).to_json()
+            for name, scores in by_system.items()
+        },
         "gain": gain(by_system, ""),
         "gain_kept_up": gain(by_system, KEPT_UP),
         "samples": [

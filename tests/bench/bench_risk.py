@@ -47,7 +47,7 @@ from gitpeft.learn.risk.metric_replay import MeasuredCommit, measure_history
 from gitpeft.learn.risk.selection import RiskTrial
 from gitpeft.learn.szz import szz
 from gitpeft.risk.change_metrics import KAMEI_METRICS, ChangeMetrics
-from gitpeft.risk.model import RISK_FEATURES, LINES_ADDED
+from gitpeft.risk.model import LINES_ADDED, RISK_FEATURES
 
 _WHO = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
 IDENTITY = dict.fromkeys(_WHO, "bench@example.org")
@@ -123,7 +123,9 @@ def read(table: Path, history: Path) -> Source:
 
 
 def _metrics(row: dict[str, Any]) -> ChangeMetrics:
-    return ChangeMetrics(**{name: type(getattr(ChangeMetrics(), name))(float(row[name])) for name in KAMEI_METRICS})
+    return ChangeMetrics(
+        **{name: type(getattr(ChangeMetrics(), name))(float(row[name])) for name in KAMEI_METRICS}
+    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,9 @@ def told_differently(name: str, trial: RiskTrial) -> None:
 
 
 def header() -> None:
-    print("| data | model | n (buggy) | " + " | ".join(backtest.BACKTEST_METRICS[name] for name in SHOWN) + " |")
+    print(
+        "| data | model | n (buggy) | " + " | ".join(backtest.BACKTEST_METRICS[name] for name in SHOWN) + " |"
+    )
     print("|---" * (len(SHOWN) + 3) + "|")
 
 
@@ -208,14 +212,22 @@ def own(histories: Sequence[Path], how: Tuning | None) -> None:
         with copy(path) as repository:
             tip = repository.resolve_commit("HEAD")
             found = measured(repository, tip)
-            verdicts = szz.trace_bug_introducing_commits(repository, tip, load_config(repository), lambda *_: None)
+            verdicts = szz.trace_bug_introducing_commits(
+                repository, tip, load_config(repository), lambda *_: None
+            )
             with History.open(repository.state_dir) as history:
-                texts = {sha: one.change for sha, one in encoder.load_commit_texts(history, repository, tip).items()}
+                texts = {
+                    sha: one.change
+                    for sha, one in encoder.load_commit_texts(history, repository, tip).items()
+                }
             now, teach = max(one.change.time for one in found), how.teacher() if how else None
             trial = selection.evaluate_prequential(found, verdicts, now, texts=texts, teach=teach)
             guilty = line_check.make_fixed_line_lookup(repository, verdicts.verdicts)
             checks = (
-                {name: selection.evaluate_line_attribution(name, trial, guilty) for name in list(trial.parts[0].models)[2:]}
+                {
+                    name: selection.evaluate_line_attribution(name, trial, guilty)
+                    for name in list(trial.parts[0].models)[2:]
+                }
                 if trial
                 else {}
             )
@@ -255,7 +267,9 @@ def cost(path: Path, rounds: int) -> None:
         os.environ.update(IDENTITY)
         give(
             Repo(place),
-            replace(MODEL, features=RISK_FEATURES, weights=(0.1,) * 13, means=(0.0,) * 13, scores=(9.0,) * 201),
+            replace(
+                MODEL, features=RISK_FEATURES, weights=(0.1,) * 13, means=(0.0,) * 13, scores=(9.0,) * 201
+            ),
         )
         repo = Repo(place)
         shas = repo.git("rev-list", "--no-merges", f"-{rounds + 1}", "HEAD").split()

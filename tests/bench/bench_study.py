@@ -114,7 +114,8 @@ def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
             spent = row["cost"]
             gap = "" if row["name"] == "full" else told_gap(row["against_full"], metric)
             lines.append(
-                f"{head}| {row['label']} | {metric['name']} {format_interval_cell(row['scores'][metric['key']], metric)} "
+                f"{head}| {row['label']} "
+                f"| {metric['name']} {format_interval_cell(row['scores'][metric['key']], metric)} "
                 f"| {gap} | {spent['share']:.1%} | {spent['memory'] / 2**30:.1f} GiB "
                 f"| {spent['seconds']:.0f} s, {row['steps']} steps |"
             )
@@ -217,7 +218,7 @@ def alone(arguments: argparse.Namespace) -> None:
 
     from gitpeft.learn.data.batches import RenderedExamples
     from gitpeft.learn.models import bases, methods
-    from gitpeft.learn.training.loop import TrainingSettings, train_model, iterate_batch_losses, pick_device
+    from gitpeft.learn.training.loop import TrainingSettings, iterate_batch_losses, pick_device, train_model
 
     given, dice = arguments.given, random.Random(0)
     small = {"lora": {"rank": 8}, "adapter": {"width": 8}, "hybrid": {"rank": 8}} if given["toy"] else {}
@@ -231,7 +232,9 @@ def alone(arguments: argparse.Namespace) -> None:
     ]  # fmt: skip
     data = RenderedExamples.from_pairs(pairs)
     room = given["batch"] * (given["source"] + 4 * given["target"])
-    how = TrainingSettings(steps=given["steps"], batch_tokens=room, lr=method.lr, source_limit=given["source"])
+    how = TrainingSettings(
+        steps=given["steps"], batch_tokens=room, lr=method.lr, source_limit=given["source"]
+    )
     if method.name == "hybrid":
         ranked = methods.rank_layers(model, iterate_batch_losses(model, data, how, 1))
         method = replace(method, full=(ranked[0][0],))

@@ -30,7 +30,14 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import trial
 from gitpeft.learn.export import parity as export_parity
 from gitpeft.learn.models import bases, methods
-from gitpeft.runtime.beam_search import EncodedSource, EncoderDecoder, BeamSearch, GenerationTokens, compute_floored_log, score_messages
+from gitpeft.runtime.beam_search import (
+    BeamSearch,
+    EncodedSource,
+    EncoderDecoder,
+    GenerationTokens,
+    compute_floored_log,
+    score_messages,
+)
 from gitpeft.runtime.tokenizer import TokenCodec
 from gitpeft.share import delta, lora_merge
 
@@ -48,7 +55,9 @@ def main() -> None:
     assert bundle is not None and bundle.manifest.method.get("name") == "lora"
     base = bases.find_base(bundle.manifest.base)
     sources = held_out(repo, bundle, base, given.rounds)
-    model = methods.load_merged_model(base.load(), methods.make_method("lora"), bundle.path / bundles.ADAPTER_FOLDER).eval()
+    model = methods.load_merged_model(
+        base.load(), methods.make_method("lora"), bundle.path / bundles.ADAPTER_FOLDER
+    ).eval()
     plain = export_parity.build_graphs(model, quantise=False)
     ways = {
         "whole int8 graphs": whole(bundle),
@@ -80,7 +89,9 @@ def packed(*parts: bytes) -> int:
 
 
 def whole(bundle: bundles.Bundle) -> Way:
-    files = [bundle.read(name) for name in (bundles.ENCODER_FILE, bundles.DECODER_FILE, bundles.TOKENIZER_FILE)]
+    files = [
+        bundle.read(name) for name in (bundles.ENCODER_FILE, bundles.DECODER_FILE, bundles.TOKENIZER_FILE)
+    ]
     return packed(*files), lambda: EncoderDecoder(lambda: files[0], lambda: files[1])
 
 
@@ -218,7 +229,9 @@ class Adapted(EncoderDecoder):
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
-def report(ways: dict[str, Way], sources: Sequence[Source], exact: EncoderDecoder, words: GenerationTokens) -> None:
+def report(
+    ways: dict[str, Way], sources: Sequence[Source], exact: EncoderDecoder, words: GenerationTokens
+) -> None:
     networks, opening = {}, {}
     for name, (_, make) in ways.items():
         start = time.perf_counter()

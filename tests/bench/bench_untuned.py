@@ -88,7 +88,9 @@ def ask(name: str, data: dataset.Dataset, limit: int) -> list[trial.ExampleCandi
     settings = json.loads((ready / "settings.json").read_text())
     manifest = Manifest(created="", settings=settings, **pipeline.describe_base(base))
     with trial.open_trial_suggester(manifest, ready, data.index_before(data.first_valid), {}) as suggester:
-        return trial.collect_candidates(suggester, trial.sample_examples(data.valid, limit, seed=1), since=data.valid)
+        return trial.collect_candidates(
+            suggester, trial.sample_examples(data.valid, limit, seed=1), since=data.valid
+        )
 
 
 def over(scores: list[float], first: list[float]) -> str:

@@ -125,8 +125,12 @@ def score(model: Bundle, data: Dataset, asked: list[Example], since: Sequence[Ex
     """B-Norm of what a model would have put first; with `since` among the exemplars as they come."""
     chooser = Reranker.from_data(model.read_json(bundles.RERANKER_FILE), model.manifest.kind)
     index = data.index_before(data.first_test)
-    with trial.open_trial_suggester(model.manifest, model.path, index, model.read_json(bundles.STYLE_FILE)) as suggester:
-        offered = [one.offered_message(chooser) for one in trial.collect_candidates(suggester, asked, since=since)]
+    with trial.open_trial_suggester(
+        model.manifest, model.path, index, model.read_json(bundles.STYLE_FILE)
+    ) as suggester:
+        offered = [
+            one.offered_message(chooser) for one in trial.collect_candidates(suggester, asked, since=since)
+        ]
     return b_norm(offered, [one.message for one in asked])
 
 
@@ -229,7 +233,9 @@ def plot(months: list[Month]) -> str:
         running = [total / place for place, total in enumerate(accumulate(values), 1)]
         lines[name] = [(float(place), value) for place, value in enumerate(running, 1)][FIRST_SHOWN:]
     title = f"Retrained every month, {months[0].name} to {months[-1].name}"
-    return charts.extract_svg(charts.render_line_chart(title, "commits of the year", "B-Norm, running mean", lines))
+    return charts.extract_svg(
+        charts.render_line_chart(title, "commits of the year", "B-Norm, running mean", lines)
+    )
 
 
 FIRST_SHOWN = 10

@@ -107,7 +107,9 @@ def test_killed_anywhere_while_going_back_and_pruning(tmp_path: Path) -> None:
     ids = several(tmp_path, 5)
     number = 0
     with asked_meanwhile(tmp_path, tmp_path, tinymodel.CHANGES[0]):
-        for step in every_kill(lambda: (registry.roll_back_model(tmp_path), bundles.prune_bundles(tmp_path, keep=0))):
+        for step in every_kill(
+            lambda: (registry.roll_back_model(tmp_path), bundles.prune_bundles(tmp_path, keep=0))
+        ):
             number = step
             assert answers(tmp_path)
             now, before = bundles.read_active_ids(tmp_path)
@@ -134,8 +136,9 @@ def test_a_second_training_is_told_to_wait(repo: Repo, gitpeft: Call) -> None:
 def test_the_lock_ends_with_its_process(repo: Repo) -> None:
     state = Repository.open(repo.path).state_dir
     program = (
-        "import sys, time; from pathlib import Path; from gitpeft import versions\n"
-        f"with versions.training(Path({str(state)!r})):\n    print('held', flush=True); time.sleep(60)\n"
+        "import sys, time; from pathlib import Path; from gitpeft.bundle import registry\n"
+        f"with registry.hold_training_lock(Path({str(state)!r})):\n"
+        "    print('held', flush=True); time.sleep(60)\n"
     )
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=env) as holder:

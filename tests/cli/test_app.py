@@ -148,7 +148,7 @@ def test_what_the_system_does_not_allow_is_no_bug(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number), "/the/lock")
 
-    monkeypatch.setattr(registry, "rollback", refuse)
+    monkeypatch.setattr(registry, "roll_back_model", refuse)
     done = gitpeft("rollback", "--repo", repo.path)
     assert done.code == 1 and f"cannot write /the/lock: {os.strerror(number)}" in done.said
 
@@ -158,19 +158,19 @@ def test_what_the_system_does_not_allow_is_no_bug(
 def test_a_page_that_cannot_be_written_is_refused_before_the_work(
     command: str, place: str, team: Repo, tmp_path: Path, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "_listening", None)  # the work would begin with it
+    monkeypatch.setattr(app, "_show_progress", None)  # the work would begin with it
     done = gitpeft(command, "--repo", team.path, "--out", tmp_path / place)
     assert done.code == 1 and "cannot write" in done.said and "--out" in done.said
 
 
 ASKED = """
 import threading, time
-from gitpeft import show
-with show.progress() as listen:
+from gitpeft.cli import views
+with views.show_progress() as listen:
     stop = threading.Event()
     listen("train", 0.5, "step 10")
     time.sleep(0.3)
-    print("ANSWER", show.agreed("Better by 1.0 [+0.1]. Make it active?"), flush=True)
+    print("ANSWER", views.ask_confirmation("Better by 1.0 [+0.1]. Make it active?"), flush=True)
     listen("export", 0.5, "")
 """
 

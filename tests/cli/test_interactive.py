@@ -44,7 +44,9 @@ def talk(hooked: Hooked, person: Person, config: Config | None = None) -> Commit
     def run(args: Sequence[str]) -> int:
         return hooked.repo.run(*args, env=hooked.env).returncode
 
-    return commit_interactively(repo, config or load_config(repo), Terminal(person.heard.append, person.ask), run)
+    return commit_interactively(
+        repo, config or load_config(repo), Terminal(person.heard.append, person.ask), run
+    )
 
 
 @pytest.mark.parametrize(

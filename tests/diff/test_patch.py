@@ -12,7 +12,17 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from gitpeft.diff import patch as diff_patch
-from gitpeft.diff.patch import TokenBudget, FileChange, Hunk, clean_subject, compact_change, parse_patch, render_change, divide_fairly, split_compact
+from gitpeft.diff.patch import (
+    FileChange,
+    Hunk,
+    TokenBudget,
+    clean_subject,
+    compact_change,
+    divide_fairly,
+    parse_patch,
+    render_change,
+    split_compact,
+)
 from gitpeft.git.repository import Repository
 from gitpeft.redaction import mask_secrets
 from tests.support.gitrepo import EPOCH, Repo
@@ -201,7 +211,9 @@ def test_no_patch_and_no_git_at_all() -> None:
 def test_a_blob_whose_name_ends_like_a_mode_is_no_link() -> None:
     sha = "f" * 34 + "120000"
     head = f"diff --git a/x b/x\nnew file mode 100644\nindex {'0' * 40}..{sha}\n"
-    assert [f.kind for f in parse_patch(f"{head}--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n".encode())] == ["text"]
+    assert [f.kind for f in parse_patch(f"{head}--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n".encode())] == [
+        "text"
+    ]
 
 
 def test_an_enormous_change_is_counted_in_full_and_kept_in_part(repo: Repo) -> None:
@@ -434,7 +446,9 @@ def test_sections_in_their_order() -> None:
             FileChange("b.py", "R", "c.py"),
         ]
     )
-    sections = CODEC.read(render_change(change, ["one", "two"], "before (#12)", TokenBudget(total=300), CODEC))
+    sections = CODEC.read(
+        render_change(change, ["one", "two"], "before (#12)", TokenBudget(total=300), CODEC)
+    )
     assert sections == [
         ("like", "one"), ("like", "two"), ("previous", "before"),
         ("file", "a.py +2 -0 new"),
@@ -485,10 +499,14 @@ def test_few_tokens_go_to_few_files() -> None:
 
 def test_what_is_missing_is_left_out() -> None:
     change = compact_change([FileChange("a.py", "M", kind="binary")])
-    assert CODEC.read(render_change(change, (), "", TokenBudget(), CODEC)) == [("file", "a.py +0 -0 (binary)")]
+    assert CODEC.read(render_change(change, (), "", TokenBudget(), CODEC)) == [
+        ("file", "a.py +0 -0 (binary)")
+    ]
     assert render_change("", (), "", TokenBudget(), CODEC) == []
     assert CODEC.read(render_change("", ["x"], " (#3) ", TokenBudget(), CODEC)) == [("like", "x")]
-    assert CODEC.read(render_change("", ["x"] * 9, "", TokenBudget(exemplars=2), CODEC)) == [("like", "x")] * 2
+    assert (
+        CODEC.read(render_change("", ["x"] * 9, "", TokenBudget(exemplars=2), CODEC)) == [("like", "x")] * 2
+    )
 
 
 def test_a_long_path_keeps_its_end() -> None:

@@ -89,7 +89,7 @@ def test_with_the_terminal_git_is_in_the_named_repository_too(
 CTRL_C = """
 import signal, sys
 from pathlib import Path
-from gitpeft.git import Repository
+from gitpeft.git.repository import Repository
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 sys.exit(Repository.open(Path(sys.argv[1])).run_with_terminal(["commit", "-q", "--allow-empty"]))
 """
@@ -466,8 +466,8 @@ def test_an_enormous_commit_is_read_in_parts(repo: Repo, monkeypatch: pytest.Mon
     files = {f"f{i:03}": f"{i}\n" * (i + 1) for i in range(200)}
     sha = repo.commit("add: everything", **files)
     whole = commit_of(repo, sha).files
-    monkeypatch.setattr("gitpeft.git.log._SPILL", 2000)
-    monkeypatch.setattr("gitpeft.git.repository._CHUNK", 700)
+    monkeypatch.setattr("gitpeft.git.log._SPILL_BYTES", 2000)
+    monkeypatch.setattr("gitpeft.git.repository._CHUNK_BYTES", 700)
     parts = commit_of(repo, sha).files
     assert compact_change(parts) == compact_change(whole)
     assert [(f.path, f.added) for f in parts] == [(f.path, f.added) for f in whole]
@@ -481,8 +481,8 @@ def test_a_type_change_is_not_torn_apart(repo: Repo, monkeypatch: pytest.MonkeyP
         (repo.path / f"f{i}").symlink_to("x")
     repo.git("add", "-A")
     sha = repo.commit("link: everything")
-    monkeypatch.setattr("gitpeft.git.log._SPILL", 300)
-    monkeypatch.setattr("gitpeft.git.repository._CHUNK", 100)
+    monkeypatch.setattr("gitpeft.git.log._SPILL_BYTES", 300)
+    monkeypatch.setattr("gitpeft.git.repository._CHUNK_BYTES", 100)
     assert {f.status for f in commit_of(repo, sha).files} == {"T"}
 
 

@@ -2,7 +2,15 @@
 
 import pytest
 
-from gitpeft.history.fix_detection import MIN_MESSAGES, FixConventions, find_fix_evidence, learn_fix_conventions, parse_fixes_trailers, find_reverted_commits, find_reverted_subject
+from gitpeft.history.fix_detection import (
+    MIN_MESSAGES,
+    FixConventions,
+    find_fix_evidence,
+    find_reverted_commits,
+    find_reverted_subject,
+    learn_fix_conventions,
+    parse_fixes_trailers,
+)
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -96,7 +104,9 @@ def test_words_do_not_count_where_types_are_the_habit() -> None:
     habits, counts = learn_fix_conventions(typed)
     assert counts == {"type": 1, "revert": 1}
     assert find_fix_evidence("Fix crash", habits) is None
-    plain, counts = learn_fix_conventions(["fix: a", *(f"Thing {i}" for i in range(MIN_MESSAGES)), "Fix crash"])
+    plain, counts = learn_fix_conventions(
+        ["fix: a", *(f"Thing {i}" for i in range(MIN_MESSAGES)), "Fix crash"]
+    )
     assert counts == {"type": 1, "word": 1}
     assert find_fix_evidence("Fix crash", plain) == "word"
 
@@ -110,7 +120,9 @@ def test_a_reference_that_every_change_needs_says_nothing() -> None:
 
 
 def test_little_history_teaches_no_habits() -> None:
-    assert learn_fix_conventions(["Thing\n\nCloses #1"] * (MIN_MESSAGES - 1))[0].kinds == FixConventions().kinds
+    assert (
+        learn_fix_conventions(["Thing\n\nCloses #1"] * (MIN_MESSAGES - 1))[0].kinds == FixConventions().kinds
+    )
     assert learn_fix_conventions([]) == (FixConventions(), {})
 
 
@@ -134,6 +146,6 @@ def test_a_cheap_look_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         "prevent hanging", "avoid failing", "f\u0131x it",
     ]  # fmt: skip
     seen = [find_fix_evidence(text) for text in texts]
-    monkeypatch.setattr("gitpeft.history.fix_detection._HINTS", ("",))  # no look at all
+    monkeypatch.setattr("gitpeft.history.fix_detection._FIX_HINTS", ("",))  # no look at all
     assert seen == [find_fix_evidence(text) for text in texts]
     assert seen.count(None) < 5

@@ -63,7 +63,7 @@ def test_what_a_worker_refuses_is_refused_here() -> None:
 
 
 def test_a_mistake_in_a_worker_is_told_with_its_place() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)in a worker.*test_crew.py.*ZeroDivisionError"):
+    with pytest.raises(RuntimeError, match=r"(?s)in a worker.*test_pool.py.*ZeroDivisionError"):
         list(pool.map_in_processes([0], lambda share: [1 // share]))
 
 
@@ -102,11 +102,11 @@ ENDLESS = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 from itertools import count
-from gitpeft import crew
+from gitpeft.history import pool
 def work(share):
     yield os.getpid()
     yield from (["x" * 1000] for _ in count())
-for found in crew.results([0, 1], work):
+for found in pool.map_in_processes([0, 1], work):
     if isinstance(found, int):
         print(found, flush=True)
 """

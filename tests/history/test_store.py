@@ -261,11 +261,14 @@ def fill(repo: Repo, commits: int) -> None:
 MINER = """
 import sys
 from pathlib import Path
-from gitpeft.git import Repository
-from gitpeft.history import History
+from gitpeft.git.repository import Repository
+from gitpeft.history.store import History
 repository = Repository.open(Path(sys.argv[1]))
 with History.open(repository.state_dir) as history:
-    history.mine(repository, progress=lambda done, total: (print(done, flush=True), sys.stdin.readline()))
+    def wait(done, total):
+        print(done, flush=True)
+        sys.stdin.readline()
+    history.mine_commits(repository, progress=wait)
 """
 
 
@@ -285,7 +288,9 @@ def test_a_killed_miner_loses_nothing_that_it_reported(repo: Repo, monkeypatch: 
     assert report.new == 1500 - done
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        assert [r.subject for r in history.load_records(repository)] == [f"add: file {i}" for i in range(1500)]
+        assert [r.subject for r in history.load_records(repository)] == [
+            f"add: file {i}" for i in range(1500)
+        ]
 
 
 def test_progress_ends_with_everything(repo: Repo) -> None:
@@ -305,9 +310,9 @@ def crowd(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Few commits are many here, and a batch is three; the processes that are started."""
     if sys.platform != "linux":
         pytest.skip("no copies of a process here")
-    monkeypatch.setattr(pool, "possible", lambda: True)  # other tests leave idle threads of libraries behind
-    monkeypatch.setattr("gitpeft.history.store._CROWD", 2)
-    monkeypatch.setattr("gitpeft.history.store._BATCH", 3)
+    monkeypatch.setattr(pool, "can_fork", lambda: True)  # other tests leave idle threads of libraries behind
+    monkeypatch.setattr("gitpeft.history.store._PARALLEL_THRESHOLD", 2)
+    monkeypatch.setattr("gitpeft.history.store._BATCH_SIZE", 3)
     started: list[int] = []
     fork = os.fork
 
@@ -379,7 +384,7 @@ def test_several_processes_meet_a_shallow_clone(repo: Repo, tmp_path: Path, crow
 
 
 def test_few_commits_are_read_here(repo: Repo, crowd: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gitpeft.history.store._CROWD", 20)
+    monkeypatch.setattr("gitpeft.history.store._PARALLEL_THRESHOLD", 20)
     various(repo)
     assert mine(repo).new == 19
     assert crowd == []
@@ -397,7 +402,7 @@ def test_a_killed_process_costs_a_batch(
         return row(self, commit)
 
     parent = os.getpid()
-    monkeypatch.setattr(_CommitPacker, "row", killed)
+    monkeypatch.setattr(_CommitPacker, "pack_record", killed)
     with pytest.raises(GitpeftError, match="killed") as caught:
         mine(repo)
     assert "what was read is kept" in caught.value.hint
@@ -405,7 +410,7 @@ def test_a_killed_process_costs_a_batch(
     for pid in crowd:
         with pytest.raises(ChildProcessError):  # none is left; other tests may have left theirs
             os.waitpid(pid, os.WNOHANG)
-    monkeypatch.setattr(_CommitPacker, "row", row)
+    monkeypatch.setattr(_CommitPacker, "pack_record", row)
     report = mine(repo)
     assert (report.total, report.skipped) == (19, {})
     assert 0 < report.new < 19
@@ -424,18 +429,18 @@ def living(group: int) -> list[str]:
 
 INTERRUPTED = """
 import select, signal, sys
-from gitpeft import history
+from gitpeft.history import context, store as history
 from gitpeft.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
-history._CROWD, history._BATCH = 2, 3
-store = history.past.store
+history._PARALLEL_THRESHOLD, history._BATCH_SIZE = 2, 3
+store = context.store_changes
 def slow(db, changes):
     store(db, changes)
     print("stored", file=sys.stderr, flush=True)
     while not select.select([sys.stdin], [], [], 0.05)[0]:
         pass  # a signal just before a read that blocks would go unnoticed
     sys.stdin.readline()
-history.past.store = slow
+context.store_changes = slow
 sys.argv = ["gitpeft", "mine", "--repo", sys.argv[1]]
 main()
 """

@@ -12,7 +12,7 @@ from gitpeft.diff.patch import MAX_COMPACT_LENGTH, compact_change, parse_patch
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.suggest.service import NothingStagedError, build_staged_request, build_commit_request
+from gitpeft.suggest.service import NothingStagedError, build_commit_request, build_staged_request
 from tests.support import standin
 from tests.support.gitrepo import Repo
 from tests.support.hooking import SUGGESTION, Hooked, listing, script

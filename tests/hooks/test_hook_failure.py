@@ -409,7 +409,7 @@ def test_d10_a_bug_is_one_line_without_a_word_of_the_change(
             b"\xffhush".decode()
         raise error("hush: a secret of the change")
 
-    monkeypatch.setattr("gitpeft.suggest.service.question", broken)
+    monkeypatch.setattr("gitpeft.suggest.service.build_staged_request", broken)
     assert in_process(hooked, monkeypatch) == b""
     said = capfd.readouterr().err
     assert said.startswith("gitpeft: ") and said.count("\n") == 1

@@ -157,7 +157,9 @@ class Crowd:
 
     def _do(self, ours: Callable[..., object], theirs: Sequence[Sequence[str]]) -> bool:
         if not theirs:
-            ours(Repository.open(self.repo.path), **({"python": self.python} if ours is install_hooks else {}))
+            ours(
+                Repository.open(self.repo.path), **({"python": self.python} if ours is install_hooks else {})
+            )
         codes = [
             subprocess.run(command, cwd=self.repo.path, capture_output=True, timeout=60).returncode
             for command in theirs

@@ -257,7 +257,7 @@ def test_only_the_state_directory_is_written(hooked: Hooked) -> None:
 
 def test_g3_the_flag_loads_the_standard_library_only(hooked: Hooked) -> None:
     program = (
-        "import sys; from gitpeft import hook; assert hook.main(['risk']) == 0\n"
+        "import sys; from gitpeft.hooks import run; assert run.main(['risk']) == 0\n"
         "tops = {name.split('.')[0] for name in sys.modules}\n"
         "print(*sorted(tops - set(sys.stdlib_module_names) - {'gitpeft', '__main__', 'sitecustomize'}))\n"
     )

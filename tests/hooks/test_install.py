@@ -671,9 +671,9 @@ def test_e12_an_event_without_a_command_is_mended(repo: Repo, newer: Newer) -> N
     install.install_hooks(newer, strategy="config")
     repo.git("config", "--unset", f"hook.gitpeft-{NAME}.command")
     assert "config-broken" in [finding.code for finding in examine_repository(newer)]
-    assert [finding.mended for finding in examine_repository(newer, mend=True) if finding.code == "config-broken"] == [
-        True
-    ]
+    assert [
+        finding.mended for finding in examine_repository(newer, mend=True) if finding.code == "config-broken"
+    ] == [True]
     assert [hook.runs for hook in read_status(newer).hooks] == [True]
 
 
@@ -771,7 +771,9 @@ def test_e16_the_doctor_finds_and_mends(repo: Repo, tmp_path: Path, damage: str)
 def test_e16_the_doctor_finds_what_an_interrupted_installation_left(repo: Repo) -> None:
     foreign(repo)
     before = snapshot(repo)
-    hook_file.keep_foreign_hook(hook_file.inspect_hook(hook_of(repo)), hook_of(repo).with_name(NAME + stubs.CHAINED_SUFFIX))
+    hook_file.keep_foreign_hook(
+        hook_file.inspect_hook(hook_of(repo)), hook_of(repo).with_name(NAME + stubs.CHAINED_SUFFIX)
+    )
     assert "leftover" in [finding.code for finding in examine_repository(opened(repo))]
     examine_repository(opened(repo), mend=True)
     assert snapshot(repo) == before

@@ -100,7 +100,7 @@ def perform(what: str, path: Path, strategy: str) -> None:
     """One installation or removal; with a git that is older than configured hooks it takes it for a newer."""
     repo = Repository.open(path)
     if repo.git_version < install.CONFIG_HOOKS_VERSION:
-        vars(repo)["version"] = install.CONFIG_HOOKS_VERSION
+        vars(repo)["git_version"] = install.CONFIG_HOOKS_VERSION
     if what == "install":
         install.install_hooks(repo, strategy=strategy)
     else:
@@ -250,15 +250,15 @@ CALLS = (
 PROGRAM = """
 import sys
 from pathlib import Path
-from gitpeft import install
-from gitpeft.git import Repository
+from gitpeft.git.repository import Repository
+from gitpeft.hooks import install
 repo = Repository.open(Path(sys.argv[2]))
-if repo.version < install.CONFIG_HOOKS:
-    vars(repo)["version"] = install.CONFIG_HOOKS
+if repo.git_version < install.CONFIG_HOOKS_VERSION:
+    vars(repo)["git_version"] = install.CONFIG_HOOKS_VERSION
 if sys.argv[1] == "install":
-    install.install(repo, strategy=sys.argv[3])
+    install.install_hooks(repo, strategy=sys.argv[3])
 else:
-    install.uninstall(repo)
+    install.uninstall_hooks(repo)
 """
 _CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed)")
 

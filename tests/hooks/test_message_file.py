@@ -51,7 +51,10 @@ def test_b7_trailers_stay_last_and_git_still_parses_them() -> None:
 
 
 def test_b8_what_is_offered_behind_is_announced_by_its_number() -> None:
-    one, two = insert_messages(STATUS, [BEST, OTHER], MessageFileRules()), insert_messages(STATUS, [BEST, OTHER, "x"], MessageFileRules())
+    one, two = (
+        insert_messages(STATUS, [BEST, OTHER], MessageFileRules()),
+        insert_messages(STATUS, [BEST, OTHER, "x"], MessageFileRules()),
+    )
     assert b"# gitpeft: or this one, with all its lines" in one
     assert b"# gitpeft: or one of these, with all its lines" in two
 
@@ -105,7 +108,9 @@ def test_b2_b3_modes_that_keep_comments_get_none(mode: str) -> None:
     }
     strips = message_file.strips_comments(files[mode], b"#", mode, [])
     assert not strips
-    assert insert_messages(files[mode], [BEST, OTHER], MessageFileRules(strips=strips)).count(b"#") == files[mode].count(b"#")
+    assert insert_messages(files[mode], [BEST, OTHER], MessageFileRules(strips=strips)).count(b"#") == files[
+        mode
+    ].count(b"#")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +155,9 @@ def test_what_counts_as_text_that_somebody_wrote(content: bytes, expected: bool)
 def test_a18_a_file_with_an_offer_counts_as_written() -> None:
     for rules in (MessageFileRules(), MessageFileRules(strips=False)):
         assert message_file.has_text(insert_messages(STATUS, [BEST, OTHER], rules), b"#")
-    assert message_file.has_text(insert_messages(b"text\n" + STATUS, [BEST], MessageFileRules(), only_comments=True), b"#")
+    assert message_file.has_text(
+        insert_messages(b"text\n" + STATUS, [BEST], MessageFileRules(), only_comments=True), b"#"
+    )
 
 
 def test_b11_an_encoding_is_used_or_the_file_is_left() -> None:
@@ -255,7 +262,9 @@ def test_properties_of_the_editor(
     content = lines + (STATUS if status else b"").replace(b"#", comment)
     below = CUT.replace(b"# -", comment + b" -", 1) if scissors else b""
     changed = insert_messages(content + below, messages, rules)
-    fitting = [fitted for fitted in (message_file.escape_comment_lines(text, rules) for text in messages) if fitted]
+    fitting = [
+        fitted for fitted in (message_file.escape_comment_lines(text, rules) for text in messages) if fitted
+    ]
     assert changed.endswith(content + below)
     if not fitting:
         assert changed == content + below

@@ -58,7 +58,11 @@ beside = { line_type = 0.1, matching = 0.1, denoise = 0.1 }
 
 def loosen(patch: pytest.MonkeyPatch) -> None:
     """Let models of a few thousand weights through the export's gate, which is made for millions."""
-    patch.setattr(exporting, "Bounds", partial(exporting.MessageParityBounds, agreement=0.5, nats=0.5, drop=9.0))
+    patch.setattr(
+        exporting,
+        "MessageParityBounds",
+        partial(exporting.MessageParityBounds, agreement=0.5, nats=0.5, drop=9.0),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,10 +140,13 @@ def test_a_comparison_on_the_terminal(
 
     def compare(_repo: Any, wish: Any, watch: Any) -> Any:
         asked.append(wish)
-        watch([RunStatus("long", "lora", 0, "running", 0.5, "loss 3.1"), RunStatus("long", "full", 0)], "long run: lora")
+        watch(
+            [RunStatus("long", "lora", 0, "running", 0.5, "loss 3.1"), RunStatus("long", "full", 0)],
+            "long run: lora",
+        )
         return report
 
-    monkeypatch.setattr(comparison, "compare", compare)
+    monkeypatch.setattr(comparison, "compare_methods", compare)
     generated.put(repo, generated.team(3))
     done = gitpeft(
         "compare", "--repo", repo.path, "--methods", "lora", "--methods", "full", "--budget", "10",

@@ -25,7 +25,7 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import messages
 from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.reranker import RerankerChoice
-from gitpeft.learn.pipeline import PipelineResult, ModelPlan
+from gitpeft.learn.pipeline import ModelPlan, PipelineResult
 from gitpeft.learn.risk.selection import MIN_KNOWN_BUGS
 from gitpeft.learn.training import finetune
 from gitpeft.risk.model import load_risk_model
@@ -129,7 +129,9 @@ def test_the_bundle_holds_the_risk_model_too(served: tuple[Repo, PipelineResult]
     repo, outcome = served
     model = load_risk_model(active(repo))
     assert outcome.risk == json.loads(model.to_json()) and model.needed == MIN_KNOWN_BUGS
-    assert not model.is_usable and re.search(r"not enough history \(\d+ known|no score beats chance", model.why)
+    assert not model.is_usable and re.search(
+        r"not enough history \(\d+ known|no score beats chance", model.why
+    )
 
 
 def test_the_model_suggests(served: tuple[Repo, PipelineResult]) -> None:
@@ -207,14 +209,19 @@ def test_what_validation_likes_best_serves(
 
     def choose(made: BundleDraft, *_: Any) -> RerankerChoice:
         score = float(next(left))
-        return RerankerChoice("generated", Reranker(mode="generated", threshold=score), 20, {"generated": score})
+        return RerankerChoice(
+            "generated", Reranker(mode="generated", threshold=score), 20, {"generated": score}
+        )
 
-    monkeypatch.setattr(messages, "choose", choose)
+    monkeypatch.setattr(messages, "choose_on_validation", choose)
     copied.commit("one more", **{"extra.py": "EXTRA = 1\n"})  # so that it is a run of its own
     outcome = run(copied, plan(built))
     bundle = active(copied)
     assert outcome.tuning == dict(zip(("tuned", "tuned half way", "untuned"), scores, strict=True))
-    assert bundle.read_json(bundles.RERANKER_FILE)["threshold"] == max(scores) and bundle.manifest.metrics["tuning"]
+    assert (
+        bundle.read_json(bundles.RERANKER_FILE)["threshold"] == max(scores)
+        and bundle.manifest.metrics["tuning"]
+    )
     trained = max((state_of(copied) / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     whole, name = (
         load_file(trained / "adapter/adapter_model.safetensors"),
@@ -265,7 +272,10 @@ def test_only_what_the_model_has_not_learnt_from_is_asked(copied: Repo, held: in
         id_ = bundles.write_bundle(folder, replace(bundle.manifest, commits=commits))
     bundles.activate_bundle(state_of(copied), id_)
     if held:
-        assert pipeline.evaluate_active_model(Repository.open(copied.path), 200, nobody).test["gitpeft"]["n"] == held
+        assert (
+            pipeline.evaluate_active_model(Repository.open(copied.path), 200, nobody).test["gitpeft"]["n"]
+            == held
+        )
     else:
         with pytest.raises(GitpeftError, match="no commit is left"):
             pipeline.evaluate_active_model(Repository.open(copied.path), 200, nobody)
@@ -379,13 +389,13 @@ def test_nothing_was_trained_and_nothing_is_active(repo: Repo, built: Built) -> 
 _KILLED = """\
 import os, signal, sys
 from pathlib import Path
-from gitpeft.git import Repository
+from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 repository = Repository.open(Path(sys.argv[1]))
 def listen(step, done, detail):
     if step == "train" and list(repository.state_dir.glob("runs/*/checkpoint/checkpoint.safetensors")):
         os.kill(os.getpid(), signal.SIGKILL)
-pipeline.run(repository, pipeline.Plan(base=sys.argv[2], seed=3), listen)
+pipeline.run(repository, pipeline.ModelPlan(base=sys.argv[2], seed=3), listen)
 """
 
 

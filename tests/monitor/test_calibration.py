@@ -46,7 +46,7 @@ def test_a_promise_is_broken_beyond_chance(
 
 
 def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "model_of", lambda _: replace(MODEL, known=4000))
+    monkeypatch.setattr(health, "load_risk_model", lambda _: replace(MODEL, known=4000))
     tip = repo.commit("Start", **{"a": "1"})
     repository = Repository.open(repo.path)
     tinymodel.bundle(repository.state_dir, commits={"to": tip, "count": 300})
@@ -73,7 +73,10 @@ def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo, monkeypatch:
     )
     assert stand() == found and len(asked) == 1, "kept"
     assert json.loads(json.dumps(found.as_dict()))["promise"]["found"] == 10
-    assert health.measure_model_health(repository, active, config.load_config(repository), None).promise == found.promise
+    assert (
+        health.measure_model_health(repository, active, config.load_config(repository), None).promise
+        == found.promise
+    )
     for text in ("", "[]", '{"model": "x"}'):
         (repository.state_dir / "promise.json").write_text(text)
         assert calibration.load_calibration_check(repository, active) == (None, True)

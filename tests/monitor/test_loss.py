@@ -28,7 +28,7 @@ COUNT = 210
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no reason to leave commits out."""
-    monkeypatch.setattr(loss, "SECONDS", 600.0)
+    monkeypatch.setattr(loss, "TIME_LIMIT_SECONDS", 600.0)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_team_that_stays_as_it_is(served: Repo, monkeypatch: pytest.MonkeyPatc
     def twice(*_: Any, **__: Any) -> float:
         raise AssertionError("no commit is asked about twice")
 
-    monkeypatch.setattr(Suggester, "loss", twice)
+    monkeypatch.setattr(Suggester, "compute_loss", twice)
     assert measured(served) == found
 
 
@@ -99,9 +99,9 @@ def test_a_team_that_writes_otherwise(served: Repo, gitpeft: Call) -> None:
 
 def test_what_there_was_no_time_for_is_asked_later(served: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on(served, 40)
-    monkeypatch.setattr(loss, "SECONDS", 0.0)
+    monkeypatch.setattr(loss, "TIME_LIMIT_SECONDS", 0.0)
     assert measured(served) is None
-    monkeypatch.setattr(loss, "SECONDS", 60.0)
+    monkeypatch.setattr(loss, "TIME_LIMIT_SECONDS", 60.0)
     assert measured(served) is not None
     cache = Repository.open(served.path).state_dir / "level.json"
     for text in ("", "[]", json.dumps({"model": "another", "losses": {}})):

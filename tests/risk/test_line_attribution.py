@@ -8,12 +8,12 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import History, CommitRecord
+from gitpeft.history.store import CommitRecord, History
 from gitpeft.learn.risk import bag_of_words as word_fitting
 from gitpeft.risk import bag_of_words, line_attribution
 from gitpeft.risk.assessor import RiskAssessor
 from gitpeft.risk.change_metrics import ChangeMetrics
-from gitpeft.risk.model import METRICS_AND_WORDS, ENCODER_FEATURE, WORDS_FEATURE, RiskModel
+from gitpeft.risk.model import ENCODER_FEATURE, METRICS_AND_WORDS, WORDS_FEATURE, RiskModel
 from tests.support.gitrepo import Repo
 from tests.support.risky import MODEL, change_core, fixed_often, give
 
@@ -30,7 +30,9 @@ READS = replace(
 
 
 def test_a_word_counts_by_where_it_stands() -> None:
-    sides = [bag_of_words.hash_words(f"#a.py\n{sign}crash") - bag_of_words.hash_words("#a.py") for sign in "+-@"]
+    sides = [
+        bag_of_words.hash_words(f"#a.py\n{sign}crash") - bag_of_words.hash_words("#a.py") for sign in "+-@"
+    ]
     assert all(len(one) == 1 for one in sides) and len(set.union(*sides)) == 3
     assert bag_of_words.hash_words("#a.py\n+crash crash") == bag_of_words.hash_words("#a.py\n+CRASH")
     assert (
@@ -41,7 +43,9 @@ def test_a_word_counts_by_where_it_stands() -> None:
 def test_replay_and_hook_score_words_alike() -> None:
     changes = [CHANGE, "#b.py\n+x = 1", " c.bin +0 -0"]
     rows = word_fitting.build_word_matrix(changes).astype(float) @ np.array(WEIGHTS)
-    assert rows.tolist() == pytest.approx([bag_of_words.score_words(one, WEIGHTS) for one in changes], abs=1e-5)
+    assert rows.tolist() == pytest.approx(
+        [bag_of_words.score_words(one, WEIGHTS) for one in changes], abs=1e-5
+    )
 
 
 def test_weights_of_words_minimise_the_penalised_loss() -> None:
@@ -66,8 +70,10 @@ def test_weights_of_words_minimise_the_penalised_loss() -> None:
 
 
 def test_old_commits_are_not_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_fitting, "MOST", 10)
-    _, unseen = word_fitting.fit_word_weights([f"#a\n+{i}" for i in range(30)], (np.arange(30) % 2).astype(float))
+    monkeypatch.setattr(word_fitting, "MAX_WORD_COMMITS", 10)
+    _, unseen = word_fitting.fit_word_weights(
+        [f"#a\n+{i}" for i in range(30)], (np.arange(30) % 2).astype(float)
+    )
     assert np.isnan(unseen[:20]).all() and not np.isnan(unseen[20:]).any()
 
 
@@ -132,4 +138,6 @@ def test_a_file_of_an_older_gitpeft_is_still_read() -> None:
     del data["words"]
     assert RiskModel.from_dict(data) == MODEL
     with pytest.raises(GitpeftError, match="words have not as many weights"):
-        RiskModel.from_dict(data | {"features": [*MODEL.features, WORDS_FEATURE], "weights": [1, 1, 1], "means": [0, 0, 0]})
+        RiskModel.from_dict(
+            data | {"features": [*MODEL.features, WORDS_FEATURE], "weights": [1, 1, 1], "means": [0, 0, 0]}
+        )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gitpeft.runtime import beam_search
-from gitpeft.runtime.beam_search import Hypothesis, EncodedSource, BeamSearch, GenerationTokens
+from gitpeft.runtime.beam_search import BeamSearch, EncodedSource, GenerationTokens, Hypothesis
 
 WORDS = GenerationTokens(start=0, end=1, banned=(0, 2))
 

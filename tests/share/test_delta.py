@@ -51,7 +51,9 @@ def write_base(folder: Path, model: Any) -> Path:
 
 
 def write_graphs(folder: Path, model: Any) -> dict[str, bytes]:
-    found = dict(zip(("encoder.onnx", "decoder.onnx"), build_graphs(model.eval(), quantise=True), strict=True))
+    found = dict(
+        zip(("encoder.onnx", "decoder.onnx"), build_graphs(model.eval(), quantise=True), strict=True)
+    )
     for name, raw in found.items():
         (folder / name).write_bytes(raw)
     return found
@@ -84,7 +86,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 @pytest.fixture
 def mini(lora: Tuned, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The tiny base in the place of the one that the package carries."""
-    monkeypatch.setattr(delta, "embedded_folder", lambda: lora.base)
+    monkeypatch.setattr(delta, "find_embedded_base", lambda: lora.base)
     yield lora.base
 
 
@@ -99,7 +101,9 @@ def bundled(state: Path, one: Tuned, **changes: Any) -> Bundle:
             if path.suffix != ".md":
                 (folder / "adapter" / path.name).write_bytes(path.read_bytes())
         given = {"kind": "model", "created": "2024-01-01T00:00:00Z", "base": "mini", **changes}
-        id_ = bundles.write_bundle(folder, Manifest(**{"base_digest": compute_base_digest(one.base), **given}))
+        id_ = bundles.write_bundle(
+            folder, Manifest(**{"base_digest": compute_base_digest(one.base), **given})
+        )
     return bundles.open_bundle(state / "models" / id_)
 
 
@@ -136,9 +140,9 @@ def test_folding_is_merging(lora: Tuned) -> None:
 
 def test_folding_says_the_same_bits_in_another_process_with_other_threads(lora: Tuned) -> None:
     program = (
-        "import hashlib, sys; from pathlib import Path; from gitpeft import fold\n"
+        "import hashlib, sys; from pathlib import Path; from gitpeft.share import lora_merge\n"
         f"base, adapter = Path({str(lora.base)!r}), Path({str(lora.adapter)!r})\n"
-        "found = fold.fold(base, lambda name: (adapter / name).read_bytes())\n"
+        "found = lora_merge.merge_lora_into_graphs(base, lambda name: (adapter / name).read_bytes())\n"
         "print(hashlib.sha256(b''.join(found.values())).hexdigest())\n"
         "assert not {'torch', 'onnx', 'safetensors'} & set(sys.modules)\n"
     )
@@ -154,7 +158,9 @@ def test_levels_and_scales_are_the_exports() -> None:
     assert lora_merge.INT8_LEVELS == graph.INT8_LEVELS
     weights = np.random.default_rng(3).normal(size=(40, 60)).astype(np.float32)
     weights[:, 7] = 0
-    for ours, theirs in zip(lora_merge._quantize_int8(weights), graph.quantise_int8(weights, axis=0), strict=True):
+    for ours, theirs in zip(
+        lora_merge._quantize_int8(weights), graph.quantise_int8(weights, axis=0), strict=True
+    ):
         assert np.array_equal(ours, theirs)
 
 
@@ -192,7 +198,9 @@ def test_an_adapter_of_another_shape_is_refused(lora: Tuned, tmp_path: Path) -> 
 def test_what_is_no_plain_lora_is_not_folded(lora: Tuned, change: dict[str, Any]) -> None:
     config = json.dumps(json.loads(lora.read(lora_merge.ADAPTER_CONFIG_FILE)) | change).encode()
     with pytest.raises(NotMergeableError):
-        lora_merge.merge_lora_into_graphs(lora.base, lambda name: config if name == lora_merge.ADAPTER_CONFIG_FILE else lora.read(name))
+        lora_merge.merge_lora_into_graphs(
+            lora.base, lambda name: config if name == lora_merge.ADAPTER_CONFIG_FILE else lora.read(name)
+        )
 
 
 def test_a_tensor_that_is_no_lora_is_not_folded(lora: Tuned) -> None:
@@ -218,7 +226,9 @@ def test_tensors_over_the_same_bytes_are_refused() -> None:
 def test_a_rank_that_is_none_is_refused(lora: Tuned, rank: object) -> None:
     config = json.dumps(json.loads(lora.read(lora_merge.ADAPTER_CONFIG_FILE)) | {"r": rank}).encode()
     with pytest.raises(GitpeftError):
-        lora_merge.merge_lora_into_graphs(lora.base, lambda name: config if name == lora_merge.ADAPTER_CONFIG_FILE else lora.read(name))
+        lora_merge.merge_lora_into_graphs(
+            lora.base, lambda name: config if name == lora_merge.ADAPTER_CONFIG_FILE else lora.read(name)
+        )
 
 
 # --- travelling ---------------------------------------------------------------------------------------------
@@ -238,7 +248,7 @@ def test_a_lora_bundle_travels_without_its_graphs(lora: Tuned, mini: Path, tmp_p
 
 def test_full_tuning_travels_as_whole_graphs_or_a_difference(tmp_path: Path, monkeypatch: Any) -> None:
     full = tuned(tmp_path / "full", methods.make_method("full"), tinymodel.pointer_t5())
-    monkeypatch.setattr(delta, "embedded_folder", lambda: full.base)
+    monkeypatch.setattr(delta, "find_embedded_base", lambda: full.base)
     bundle = bundled(tmp_path / "state", full)
     files, made = delta.encode_deltas(bundle)
     assert all(one.way == "base" for one in made.values())
@@ -272,7 +282,7 @@ def test_a_receiver_with_another_base_refuses(
     bundle = bundled(tmp_path, lora)
     files, made = delta.encode_deltas(bundle)
     other = write_base(tmp_path / "other", tinymodel.pointer_t5(seed=9))
-    monkeypatch.setattr(delta, "embedded_folder", lambda: other)
+    monkeypatch.setattr(delta, "find_embedded_base", lambda: other)
     with pytest.raises(GitpeftError, match="another base"):
         unpacked(files, made, bundle)
 
@@ -311,5 +321,7 @@ def test_the_packages_own_base_can_be_folded(tmp_path: Path) -> None:
             count += 1
     raw = save({name: one.astype(np.float32) for name, one in halves.items()})
     config = json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}).encode()
-    found = lora_merge.merge_lora_into_graphs(base, lambda name: raw if name == lora_merge.ADAPTER_TENSORS_FILE else config)
+    found = lora_merge.merge_lora_into_graphs(
+        base, lambda name: raw if name == lora_merge.ADAPTER_TENSORS_FILE else config
+    )
     assert count > 20 and all(found[name] != (base / "onnx" / name).read_bytes() for name in found)

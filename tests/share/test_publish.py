@@ -119,7 +119,7 @@ def test_a_model_with_graphs_travels_by_what_cannot_be_made(
     made = bundled(state(ada), lora, settings=settings, created=DAY.format(5))
     bundles.activate_bundle(state(ada), made.id)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delta, "embedded_folder", lambda: lora.base)
+        patch.setattr(delta, "find_embedded_base", lambda: lora.base)
         publish.publish_model(opened(ada))
         names = bare.git("ls-tree", "-r", "--name-only", LATEST).split()
         assert "adapter/adapter_model.safetensors" in names and "encoder.onnx" not in names
@@ -130,7 +130,7 @@ def test_a_model_with_graphs_travels_by_what_cannot_be_made(
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
     before = active(cho)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delta, "embedded_folder", lambda: other.base)
+        patch.setattr(delta, "find_embedded_base", lambda: other.base)
         with pytest.raises(GitpeftError, match="another base than the mini of this gitpeft"):
             publish.pull_model(opened(cho), terms=ANYONE)
     assert active(cho) == before
@@ -176,7 +176,10 @@ def test_a_folder_of_this_machine_does_not_travel(ada: Repo) -> None:
     tinymodel.bundle(state(ada), created=DAY.format(3), base="/home/ada/bases/t5")
     with pytest.raises(GitpeftError, match="names a folder of this machine"):
         publish.publish_model(opened(ada))
-    assert registry.roll_back_model(state(ada)).id == before and publish.publish_model(opened(ada)).bundle == before
+    assert (
+        registry.roll_back_model(state(ada)).id == before
+        and publish.publish_model(opened(ada)).bundle == before
+    )
 
 
 # --- compare and swap ---------------------------------------------------------------------------------------
@@ -203,11 +206,11 @@ def test_a_stale_push_is_refused_by_the_remote_itself(
     push = share_remote.push_model
 
     def late(*args: object) -> None:
-        monkeypatch.setattr(share_remote, "push", push)
+        monkeypatch.setattr(share_remote, "push_model", push)
         publish.publish_model(opened(ada))
         push(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(share_remote, "push", late)
+    monkeypatch.setattr(share_remote, "push_model", late)
     with pytest.raises(GitpeftError, match="somebody else published"):
         publish.publish_model(opened(cho))
     assert json.loads(bare.git("cat-file", "blob", f"{LATEST}:share.json"))["bundle"] == active(ada)
@@ -217,14 +220,14 @@ def test_a_stale_push_is_refused_by_the_remote_itself(
 PUBLISH = """
 import sys
 from pathlib import Path
-from gitpeft import share
 from gitpeft.errors import GitpeftError
-from gitpeft.git import Repository
+from gitpeft.git.repository import Repository
+from gitpeft.share import publish
 repo = Repository.open(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    print("won", share.publish(repo).bundle)
+    print("won", publish.publish_model(repo).bundle)
 except GitpeftError as error:
     print("lost", error.message)
 """
@@ -287,7 +290,9 @@ def test_of_three_publishers_at_once_exactly_one_wins_each_round(
             assert sum("somebody else published" in line for line in said) == 2, said
             for one, mine in zip(people, own, strict=True):
                 assert publish.pull_model(opened(one), terms=ANYONE).bundle == won[0] == active(one)
-                assert mine in {kept.id for kept in registry.list_model_versions(state(one))}, "losing loses no model"
+                assert mine in {kept.id for kept in registry.list_model_versions(state(one))}, (
+                    "losing loses no model"
+                )
     dated = {ref for ref in refs(bare) if ref.startswith("refs/gitpeft/models/main/2")}
     assert len(dated) == 4 and len(everything) == 12
 

@@ -11,7 +11,13 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
 from gitpeft.git.repository import Repository
 from gitpeft.suggest import commit_lint, postprocess
-from gitpeft.suggest.postprocess import TICKET_FORMAT, MessageFacts, select_messages, clean_message, gather_facts
+from gitpeft.suggest.postprocess import (
+    TICKET_FORMAT,
+    MessageFacts,
+    clean_message,
+    gather_facts,
+    select_messages,
+)
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 
@@ -300,12 +306,16 @@ def test_f5_the_style_of_a_model_is_held_to_what_a_setting_may_be(
         made = bundles.Manifest(
             "model", "2024-01-01T00:00:00Z", settings=tinymodel.fill(folder, tinymodel.plain_t5())
         )
-        (folder / bundles.STYLE_FILE).write_text(json.dumps({"ticket_pattern": pattern, "ticket_format": form}))
+        (folder / bundles.STYLE_FILE).write_text(
+            json.dumps({"ticket_pattern": pattern, "ticket_format": form})
+        )
         id_ = bundles.write_bundle(folder, made)
     bundles.activate_bundle(repository.state_dir, id_)
     facts = gather_facts(repository, Config(), "")
     assert (facts.ticket_pattern, facts.ticket_format) in [(pattern, TICKET_FORMAT), ("", form)]
-    assert all(text.startswith(("Fix tabs", "main", "MAIN")) for text in select_messages(["Fix tabs"], facts, 1))
+    assert all(
+        text.startswith(("Fix tabs", "main", "MAIN")) for text in select_messages(["Fix tabs"], facts, 1)
+    )
 
 
 def test_i3_a_ticket_that_is_named_already_is_not_named_twice() -> None:

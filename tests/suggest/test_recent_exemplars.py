@@ -46,8 +46,15 @@ def test_what_came_after_the_model_oldest_first(grown: tuple[Repo, str, list[str
     assert refresh_recent_commits(opened(repo), made_at) == later
     assert refresh_recent_commits(opened(repo), later[1]) == later[2:]
     assert refresh_recent_commits(opened(repo), made_at, f"{later[2]}^") == later[:2]
-    assert refresh_recent_commits(opened(repo), later[-1]) == refresh_recent_commits(opened(repo), made_at, made_at) == []
-    assert refresh_recent_commits(opened(repo), "") == [*repo.git("rev-list", "--reverse", made_at).split(), *later]
+    assert (
+        refresh_recent_commits(opened(repo), later[-1])
+        == refresh_recent_commits(opened(repo), made_at, made_at)
+        == []
+    )
+    assert refresh_recent_commits(opened(repo), "") == [
+        *repo.git("rev-list", "--reverse", made_at).split(),
+        *later,
+    ]
 
 
 def test_a_commit_is_read_once(grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +68,7 @@ def test_a_commit_is_read_once(grown: tuple[Repo, str, list[str]], monkeypatch: 
         read.extend(shas)
         return real(self, shas, seconds)
 
-    monkeypatch.setattr(Repository, "read_some", counted)
+    monkeypatch.setattr(Repository, "read_commits_within", counted)
     assert refresh_recent_commits(opened(repo), made_at) == [*later, newest]
     assert refresh_recent_commits(opened(repo), made_at) == [*later, newest]
     assert read == [newest]
@@ -71,7 +78,7 @@ def test_a_long_pause_is_caught_up_with_newest_first(
     grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo, made_at, later = grown
-    monkeypatch.setattr(recent_exemplars, "AT_ONCE", 3)
+    monkeypatch.setattr(recent_exemplars, "READ_BATCH_SIZE", 3)
     assert refresh_recent_commits(opened(repo), made_at) == later[1:]
     assert refresh_recent_commits(opened(repo), made_at) == later
 
@@ -158,9 +165,9 @@ def test_an_object_that_is_not_here_is_given_up_and_not_fetched(
 
 def test_time_runs_out(grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     repo, made_at, later = grown
-    monkeypatch.setattr(recent_exemplars, "SECONDS", 0.0)
+    monkeypatch.setattr(recent_exemplars, "READ_SECONDS", 0.0)
     assert refresh_recent_commits(opened(repo), made_at) == []
-    monkeypatch.setattr(recent_exemplars, "SECONDS", 30.0)
+    monkeypatch.setattr(recent_exemplars, "READ_SECONDS", 30.0)
     assert refresh_recent_commits(opened(repo), made_at) == later[:3]  # the newest was given up
 
 
@@ -171,7 +178,9 @@ def test_the_newest_commit_is_an_exemplar(grown: tuple[Repo, str, list[str]]) ->
     repo.stage(**{"f9.py": "value_3 = 4\n", "f3.py": "value_3 = 5\n"})
     question = service.build_staged_request(opened(repo), Config(), 1)
     assert all("add file" not in one.message for one in suggester.suggest(question.change, "", 3))
-    suggester.index_recent_commits(load_recent_entries(state(repo), refresh_recent_commits(opened(repo), made_at, question.after)))
+    suggester.index_recent_commits(
+        load_recent_entries(state(repo), refresh_recent_commits(opened(repo), made_at, question.after))
+    )
     best = suggester.suggest(question.change, "")[0]
     assert (best.message, best.like) == ("add file 3", (later[3],))
     suggester.index_recent_commits([])

@@ -9,7 +9,13 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.suggest import reranker
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
-from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED, RerankingContext, DraftMessage
+from gitpeft.suggest.reranker_features import (
+    GENERATED,
+    RERANKER_FEATURES,
+    RETRIEVED,
+    DraftMessage,
+    RerankingContext,
+)
 
 CONTEXT = " src/cache.py +3 -1\n+ timeout = 30\n+ dropStaleEntries(max_age)\nfix #12"
 
@@ -139,13 +145,19 @@ def test_enormous_weights_do_not_overflow() -> None:
 def test_a_chooser_of_another_version_gives_way() -> None:
     """It weighs what this one does not: the default one stands in, and `gitpeft doctor` can tell."""
     data = {"mode": "chooser", "features": ["unheard_of", "words"], "weights": [1.0, 2.0], "threshold": 0.9}
-    assert Reranker.from_data(data, "model") == reranker.load_embedded_reranker() != Reranker.from_data({}, "model")
+    assert (
+        Reranker.from_data(data, "model")
+        == reranker.load_embedded_reranker()
+        != Reranker.from_data({}, "model")
+    )
     assert (
         reranker.is_outdated_reranker(data)
         and not reranker.is_outdated_reranker({})
         and not reranker.is_outdated_reranker({"features": ["words"], "weights": [1]})
     )
-    assert reranker.load_embedded_reranker().features == RERANKER_FEATURES, "fitted by this version, on all that it weighs"
+    assert reranker.load_embedded_reranker().features == RERANKER_FEATURES, (
+        "fitted by this version, on all that it weighs"
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +175,7 @@ def test_a_chooser_of_another_version_gives_way() -> None:
 def test_an_embedded_chooser_that_is_damaged_is_a_sentence(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reranker, "embedded_folder", lambda: tmp_path)
+    monkeypatch.setattr(reranker, "find_embedded_base", lambda: tmp_path)
     (tmp_path / "onnx").mkdir()
     for _ in range(2):
         with pytest.raises(GitpeftError, match=r"chooser\.json is damaged or missing"):

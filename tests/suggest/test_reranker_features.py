@@ -5,7 +5,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED, RerankingContext, DraftMessage, compute_features
+from gitpeft.suggest.reranker_features import (
+    GENERATED,
+    RERANKER_FEATURES,
+    RETRIEVED,
+    DraftMessage,
+    RerankingContext,
+    compute_features,
+)
 
 CHANGE = """ src/http_cache.py +3 -1
 Adocs/usage.md +9 -0
@@ -43,7 +50,9 @@ def test_where_it_comes_from() -> None:
     assert (new["is_retrieved"], new["is_exemplar"], new["similarity"], new["age"]) == (0, 0, 0, 0)
     drafts = [DraftMessage("add cache", GENERATED, ()), DraftMessage("x", RETRIEVED, ())]
     known = {"add cache": earlier("add cache", 0.7, 9)}
-    same = dict(zip(RERANKER_FEATURES, compute_features(drafts, known, RerankingContext(CHANGE))[0], strict=True))
+    same = dict(
+        zip(RERANKER_FEATURES, compute_features(drafts, known, RerankingContext(CHANGE))[0], strict=True)
+    )
     assert (same["is_retrieved"], same["is_exemplar"]) == (0, 1)
     assert (same["similarity"], same["age"]) == (0.7, math.log1p(9))
 
@@ -56,7 +65,13 @@ def test_how_others_agree() -> None:
     copied = [DraftMessage("add cache", GENERATED, ()), DraftMessage("x y", RETRIEVED, ())]
     known = {"add cache": earlier("add cache", 0.95), "x y": earlier("x y", 0.0)}
     first = DraftMessage("Drop the cache", GENERATED, ())
-    echo = dict(zip(RERANKER_FEATURES, compute_features([first, *copied], known, RerankingContext(CHANGE))[0], strict=True))["echo"]
+    echo = dict(
+        zip(
+            RERANKER_FEATURES,
+            compute_features([first, *copied], known, RerankingContext(CHANGE))[0],
+            strict=True,
+        )
+    )["echo"]
     assert echo == found["echo"], "a copy by the model speaks for its commit as well"
     assert of("drop the cache")["agreement"] == of("drop the cache")["echo"] == 0
 

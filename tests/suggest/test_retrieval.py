@@ -12,7 +12,15 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from gitpeft.diff.patch import FileChange, Hunk, compact_change
-from gitpeft.suggest.retrieval import RECENCY_DECAY, RECENCY_WEIGHT, IndexEntry, CommitIndex, Neighbour, pack_terms, extract_terms
+from gitpeft.suggest.retrieval import (
+    RECENCY_DECAY,
+    RECENCY_WEIGHT,
+    CommitIndex,
+    IndexEntry,
+    Neighbour,
+    extract_terms,
+    pack_terms,
+)
 
 WORDS = ("parse", "cache", "token", "render", "index", "stream", "commit", "author", "budget", "prune")
 
@@ -27,7 +35,9 @@ def shas(count: int) -> list[str]:
 
 
 def build(changes: Sequence[str], subjects: Sequence[str] = ()) -> CommitIndex:
-    return CommitIndex.build(changes, subjects or [f"subject {i}" for i in range(len(changes))], shas(len(changes)))
+    return CommitIndex.build(
+        changes, subjects or [f"subject {i}" for i in range(len(changes))], shas(len(changes))
+    )
 
 
 def cosines(changes: Sequence[str], asked: str) -> list[float]:
@@ -71,7 +81,10 @@ def test_newer_commits_count_more() -> None:
     index, reordered = build(changes), 0
     for asked in changes[::6]:
         similar = cosines(changes, asked)
-        weighed = [score * (1 + RECENCY_WEIGHT * math.exp((i - 59) / RECENCY_DECAY)) for i, score in enumerate(similar)]
+        weighed = [
+            score * (1 + RECENCY_WEIGHT * math.exp((i - 59) / RECENCY_DECAY))
+            for i, score in enumerate(similar)
+        ]
         found = index.find_nearest(asked, 3)
         best = sorted(weighed, reverse=True)[: len(found)]
         assert [weighed[one.position] for one in found] == pytest.approx(best, abs=6e-3)
@@ -96,7 +109,11 @@ def test_how_many_are_asked_for_changes_nothing_about_the_first() -> None:
     changes = [change(f"{WORDS[dice.integers(4)]}.py", WORDS[dice.integers(4)]) for _ in range(150)]
     index = build(changes)
     for asked in set(changes):
-        assert index.find_nearest(asked, 3) == index.find_nearest(asked, 4)[:3] == index.find_nearest(asked, 20)[:3]
+        assert (
+            index.find_nearest(asked, 3)
+            == index.find_nearest(asked, 4)[:3]
+            == index.find_nearest(asked, 20)[:3]
+        )
 
 
 def test_only_earlier_commits() -> None:
@@ -144,11 +161,17 @@ def test_saved_and_loaded_it_answers_alike(tmp_path: Path) -> None:
 def test_an_empty_index_survives_a_file(tmp_path: Path) -> None:
     build([]).save(tmp_path)
     assert len(CommitIndex.load(lambda name: (tmp_path / name).read_bytes())) == 0
-    assert CommitIndex.load(lambda name: (tmp_path / name).read_bytes()).find_nearest(change("a.py", "parse"), 2) == []
+    assert (
+        CommitIndex.load(lambda name: (tmp_path / name).read_bytes()).find_nearest(change("a.py", "parse"), 2)
+        == []
+    )
 
 
 def entries(changes: Sequence[str], first: int) -> list[IndexEntry]:
-    return [IndexEntry(f"{first + i:040x}", f"later {i}", pack_terms(extract_terms(one))) for i, one in enumerate(changes)]
+    return [
+        IndexEntry(f"{first + i:040x}", f"later {i}", pack_terms(extract_terms(one)))
+        for i, one in enumerate(changes)
+    ]
 
 
 @profile(max_examples=60)
@@ -178,7 +201,9 @@ def test_an_extended_index_computes_the_same_cosines(
         return {t: w / norm for t, w in weights.items()}
 
     query = vector(extract_terms(asked), idf)
-    expected = [sum(w * query.get(t, 0.0) for t, w in vector(extract_terms(e), idf).items()) for e in changes + later]
+    expected = [
+        sum(w * query.get(t, 0.0) for t, w in vector(extract_terms(e), idf).items()) for e in changes + later
+    ]
     found = everything.find_nearest(asked, 100)
     assert len({one.position for one in found}) == sum(score > 1e-6 for score in expected)
     assert all(one.score == pytest.approx(expected[one.position], abs=3e-3) for one in found)
@@ -226,7 +251,9 @@ def test_terms_tell_what_matters_apart() -> None:
     modified, created = change("src/parse.py", "cache"), change("src/parse.py", "cache", status="A")
     assert extract_terms(modified) == extract_terms(modified)
     assert extract_terms(modified) != extract_terms(created)
-    removed = compact_change([FileChange("src/parse.py", "M", removed=1, hunks=[Hunk("", ["-cache(value)"])])])
+    removed = compact_change(
+        [FileChange("src/parse.py", "M", removed=1, hunks=[Hunk("", ["-cache(value)"])])]
+    )
     shared, all_ = extract_terms(modified) & extract_terms(removed), extract_terms(modified)
     assert 0 < shared.total() < all_.total()
     assert extract_terms("") == Counter()

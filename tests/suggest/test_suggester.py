@@ -16,7 +16,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.doctor import examine_repository
 from gitpeft.runtime import beam_search
-from gitpeft.suggest.retrieval import IndexEntry, pack_terms, extract_terms
+from gitpeft.suggest.retrieval import IndexEntry, extract_terms, pack_terms
 from gitpeft.suggest.suggester import Suggester, Suggestion, open_active_suggester
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
@@ -99,7 +99,11 @@ def test_the_newest_subjects_say_how_the_team_begins(ready: Path) -> None:
     assert opening() == {math.log1p(1)}
     suggester.index_recent_commits([IndexEntry("f" * 40, "cache: wait", pack_terms(extract_terms(CHANGE)))])
     assert opening() == {math.log1p(2)}
-    ages = [one.get_feature("age") for one in suggester.collect_candidates(CHANGE, "") if one.message == "cache: wait"]
+    ages = [
+        one.get_feature("age")
+        for one in suggester.collect_candidates(CHANGE, "")
+        if one.message == "cache: wait"
+    ]
     assert ages == [math.log1p(1)]
     assert opening(before=tinymodel.SHAS[2]) == {math.log1p(1)}
 
@@ -129,7 +133,9 @@ def test_only_commits_before_a_given_one_are_looked_at(ready: Path) -> None:
 
 def test_a_change_like_no_other_and_no_change_at_all(ready: Path) -> None:
     suggester = open_active_suggester(ready)
-    assert any(one.origin == "generated" for one in suggester.collect_candidates("Anew/x.bin +0 -0 (binary)", ""))
+    assert any(
+        one.origin == "generated" for one in suggester.collect_candidates("Anew/x.bin +0 -0 (binary)", "")
+    )
     assert isinstance(suggester.suggest("", "", 1), list)
 
 
@@ -166,9 +172,9 @@ def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any
     state = Repository.open(repo.path).state_dir
     tinymodel.bundle(state, model, {"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]})
     assert open_active_suggester(state).suggest(CHANGE, PREVIOUS)
-    assert [one.remedy for one in examine_repository(Repository.open(repo.path)) if one.code == "chooser"] == [
-        "run `gitpeft init` to fit it again"
-    ]
+    assert [
+        one.remedy for one in examine_repository(Repository.open(repo.path)) if one.code == "chooser"
+    ] == ["run `gitpeft init` to fit it again"]
 
 
 def test_nothing_is_offered_below_the_threshold(tmp_path: Path, model: Any) -> None:
@@ -209,8 +215,8 @@ def test_retrieval_imports_neither_onnxruntime_nor_tokenizers(tmp_path: Path) ->
     tinymodel.bundle(tmp_path)
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path; from gitpeft.suggest.suggester import open_active\n"
-        f"found = open_active(Path({str(tmp_path)!r})).suggest({CHANGE!r}, '', 2)\n"
+        "from pathlib import Path; from gitpeft.suggest.suggester import open_active_suggester\n"
+        f"found = open_active_suggester(Path({str(tmp_path)!r})).suggest({CHANGE!r}, '', 2)\n"
         "assert found\n"
         "print(*sorted({'onnxruntime', 'tokenizers', 'torch', 'tempfile', 'shutil'} & set(sys.modules)))\n"
     )

@@ -51,12 +51,12 @@ def every_kill(work: Callable[[], object], stride: int = 1) -> Iterator[int]:
 _LOOP = """
 import sys
 from pathlib import Path
-from gitpeft.suggest import open_active
+from gitpeft.suggest.suggester import open_active_suggester
 state, change = Path(sys.argv[1]), sys.argv[2]
 print("asking", flush=True)
 count = 0
 while not Path(sys.argv[3]).exists():
-    assert open_active(state).suggest(change, ""), "nothing was suggested"
+    assert open_active_suggester(state).suggest(change, ""), "nothing was suggested"
     count += 1
 print(count)
 """

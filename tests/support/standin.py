@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gitpeft.lazy import record
+from gitpeft.lazy import lazy_dataclass
 
 MESSAGES = ("Teach the parser about tabs", "Accept tabs\n\nThey were refused so far.", "Allow tabs")
 
 
-@record(frozen=True, slots=True)
+@lazy_dataclass(frozen=True, slots=True)
 class Suggestion:
     message: str
     score: float = 0.0

@@ -14,8 +14,10 @@ from gitpeft.learn.compare.tasks import UNTUNED_SUFFIX
 
 SAMPLE_COUNT = 5
 
-COST_KEYS = ("share", "trainable", "peak_memory", "reserved", "seconds", "seconds_to_best", "tokens_per_second",
-         "adapter_bytes", "exported_bytes", "answer_ms", "halved")  # fmt: skip
+COST_KEYS = (
+    "share", "trainable", "peak_memory", "reserved", "seconds", "seconds_to_best", "tokens_per_second",
+    "adapter_bytes", "exported_bytes", "answer_ms", "halved",
+)  # fmt: skip
 
 COST_AXES = {"share": "trainable share", "memory": "peak memory", "training": "training time"}
 """What quality is plotted against."""
@@ -55,7 +57,9 @@ def build_task_report(
         ],
         "samples": _collect_samples(asked, rows, answers, baselines, yardstick.pick_samples(SAMPLE_COUNT)),
     }  # fmt: skip
-    found["advice"] = write_advice(found, answers | {name: [said] for name, said in baselines.items()}, yardstick)
+    found["advice"] = write_advice(
+        found, answers | {name: [said] for name, said in baselines.items()}, yardstick
+    )
     return found
 
 
@@ -138,7 +142,10 @@ def write_advice(
     full = next((row for row in rows if row["name"] == "full"), None)
     if full is not None and full is not chosen:
         words.append(_describe_savings(chosen, full, answers, yardstick))
-    words += [_describe_gain(chosen, one["label"], answers, yardstick, report["task"]) for one in report["baselines"]]
+    words += [
+        _describe_gain(chosen, one["label"], answers, yardstick, report["task"])
+        for one in report["baselines"]
+    ]
     words += [*findings.describe_findings(report), _describe_caveats(report, rivals)]
     return {
         "task": report["task"], "method": chosen["spelt"], "base": chosen["base"],
@@ -216,7 +223,8 @@ def _describe_gain(
 ) -> str:
     gain = yardstick.compare_runs(answers[row["label"]], answers[name])
     said = "clear of noise" if gain.excludes_zero else "inside the noise"
-    text = f"Over {name}: {yardstick.name} {format_interval_text(gain._asdict(), yardstick.digits, '+')}, {said}."
+    interval = format_interval_text(gain._asdict(), yardstick.digits, "+")
+    text = f"Over {name}: {yardstick.name} {interval}, {said}."
     if name.endswith(UNTUNED_SUFFIX) and gain.low <= 0:
         text += " So tuning is not shown to pay yet: give it a longer budget before you adopt any method."
     if task == "risk" and gain.low <= 0:

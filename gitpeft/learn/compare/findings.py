@@ -10,7 +10,7 @@ from typing import Any
 from gitpeft.learn.compare import layer_probes
 from gitpeft.learn.compare.scoring import Answers, AnswerScorer
 from gitpeft.learn.compare.tasks import TaskPart
-from gitpeft.learn.data.subsets import LOW_RESOURCE, LANGUAGE_TRANSFER, HistorySubset
+from gitpeft.learn.data.subsets import LANGUAGE_TRANSFER, LOW_RESOURCE, HistorySubset
 from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval
 
 SystemAnswers = dict[str, list[Answers]]
@@ -74,14 +74,18 @@ def _summarise_low_resource(
     return {
         "sizes": [size for size, _ in sizes],
         "systems": {
-            name: [yardstick.score_runs(known[name])._asdict() if name in known else None for _, known in sizes]
+            name: [
+                yardstick.score_runs(known[name])._asdict() if name in known else None for _, known in sizes
+            ]
             for name in everything
         },
         "gains": [_measure_gain(size, known, yardstick, baselines) for size, known in sizes],
     }
 
 
-def _measure_gain(size: int, systems: SystemAnswers, yardstick: AnswerScorer, baselines: frozenset[str]) -> dict[str, Any]:
+def _measure_gain(
+    size: int, systems: SystemAnswers, yardstick: AnswerScorer, baselines: frozenset[str]
+) -> dict[str, Any]:
     """The method that is ahead with so many commits, and what it gains over the best that is not trained."""
     tuned = [name for name in systems if name not in baselines]
     best, rival = (
@@ -103,7 +107,9 @@ def _summarise_transfer(
     cut: HistorySubset, by_cut: Mapping[HistorySubset, Sequence[dict[str, Any]]], baselines: frozenset[str]
 ) -> dict[str, Any]:
     """A table: taught by the other language, taught by its own, and the difference."""
-    within = next((one for one in by_cut if one.taught == one.asked == cut.asked and _has_same_size(one, cut)), None)
+    within = next(
+        (one for one in by_cut if one.taught == one.asked == cut.asked and _has_same_size(one, cut)), None
+    )
     across, own = by_cut[cut], by_cut[within] if within else []
     yardstick: AnswerScorer = across[0]["ground"].yardstick
     far = _collect_systems(across, across[0]["baselines"])
@@ -160,7 +166,10 @@ def _describe_transfer(one: dict[str, Any], digits: int) -> str:
     rows = [row for row in one["rows"] if not row["baseline"] and "gap" in row]
     if not rows:
         return f"{head}: time did not allow for as much teaching in {one['asked']} itself."
-    parts = [f"{row['label']} {format_interval_text(row['gap'], digits, '+')}{_format_noise(row['gap'])}" for row in rows]
+    parts = [
+        f"{row['label']} {format_interval_text(row['gap'], digits, '+')}{_format_noise(row['gap'])}"
+        for row in rows
+    ]
     return f"{head}, against as much teaching in {one['asked']} itself: {'; '.join(parts)}."
 
 

@@ -102,7 +102,10 @@ def list_candidates(wish: ComparisonRequest) -> list[RunCandidate]:
 
     GitpeftError where a name or a setting is wrong.
     """
-    spelt = [methods.format_method(methods.make_method(*methods.parse_method(text))) for text in wish.methods or METHOD_NAMES]
+    spelt = [
+        methods.format_method(methods.make_method(*methods.parse_method(text)))
+        for text in wish.methods or METHOD_NAMES
+    ]
     more: list[str] = []
     if wish.ranks or wish.placements:
         more = [text for one in spelt for text in _vary_settings(one, wish)]
@@ -118,7 +121,9 @@ def _vary_settings(text: str, wish: ComparisonRequest) -> Iterator[str]:
     if name == "full":
         return
     bottlenecks = methods.make_method(name, settings).keeps_bottlenecks
-    size, known = ("width", methods.BOTTLENECK_PLACEMENTS) if bottlenecks else ("rank", methods.LORA_PLACEMENTS)
+    size, known = (
+        ("width", methods.BOTTLENECK_PLACEMENTS) if bottlenecks else ("rank", methods.LORA_PLACEMENTS)
+    )
     wrong = set(wish.placements) - methods.LORA_PLACEMENTS.keys() - methods.BOTTLENECK_PLACEMENTS.keys()
     if wrong:
         known_names = ", ".join((*methods.LORA_PLACEMENTS, *methods.BOTTLENECK_PLACEMENTS))
@@ -131,7 +136,11 @@ def _vary_settings(text: str, wish: ComparisonRequest) -> Iterator[str]:
 
 
 def plan_short_rung(
-    found: Sequence[RunCandidate], seconds: float, pace: RunTimings, seeds: int, loads: Sequence[PartRuns] = ()
+    found: Sequence[RunCandidate],
+    seconds: float,
+    pace: RunTimings,
+    seeds: int,
+    loads: Sequence[PartRuns] = (),
 ) -> dict[str, Any]:
     """Who takes part in the short rung, with how many steps, so that all that follows fits as well.
 
@@ -180,7 +189,9 @@ def _sum_steps(loads: Sequence[PartRuns], most: int) -> int:
 
 def _plan_short_steps(shorts: int, finals: int, loads: Sequence[PartRuns], spare: float) -> int:
     """Steps of a short run when all runs together may have `spare`."""
-    return _find_largest(lambda n: (shorts + finals * LONG_RUN_FACTOR) * n + _sum_steps(loads, LONG_RUN_FACTOR * n), spare)
+    return _find_largest(
+        lambda n: (shorts + finals * LONG_RUN_FACTOR) * n + _sum_steps(loads, LONG_RUN_FACTOR * n), spare
+    )
 
 
 def _find_largest(cost: Callable[[int], float], spare: float) -> int:

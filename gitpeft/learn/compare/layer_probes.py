@@ -40,7 +40,9 @@ class ProbeQuestions:
     by_task: dict[str, tuple[list[ProbeItem], list[ProbeItem]]]
 
 
-def make_probe_questions(train: Sequence[Example], valid: Sequence[Example], base: "BaseModel", commits: int) -> ProbeQuestions:
+def make_probe_questions(
+    train: Sequence[Example], valid: Sequence[Example], base: "BaseModel", commits: int
+) -> ProbeQuestions:
     """About so many commits: the newest that taught, and validation commits."""
     codec, budget = base.load_codec(), base.budget
     older = train[-int(_OLDER_SHARE * commits) :]
@@ -51,7 +53,9 @@ def make_probe_questions(train: Sequence[Example], valid: Sequence[Example], bas
         [probes.make_change_match_items(part, budget, codec) for part in both],
         [probes.make_line_type_items(part, budget, codec) for part in both],
     )
-    return ProbeQuestions({task: (a, b) for task, (a, b) in zip(PROBING_TASKS, (typed, matched, lined), strict=True)})
+    return ProbeQuestions(
+        {task: (a, b) for task, (a, b) in zip(PROBING_TASKS, (typed, matched, lined), strict=True)}
+    )
 
 
 def measure_seconds_per_commit(encoder: Any, asked: ProbeQuestions, commits: int) -> float:
@@ -74,7 +78,9 @@ def probe_layers(encoder: Any, asked: ProbeQuestions) -> dict[str, list[dict[str
             continue
         x, x_new = _pool_layer_states(encoder, older), _pool_layer_states(encoder, newer)
         found[task] = [
-            _average_by_commit(newer, probes.score_probe_answers(x[:, i], answers[0], x_new[:, i], answers[1]))
+            _average_by_commit(
+                newer, probes.score_probe_answers(x[:, i], answers[0], x_new[:, i], answers[1])
+            )
             for i in range(x.shape[1])
         ]
     return found
@@ -115,7 +121,9 @@ def summarise_layers(untuned: dict[str, Any], tuned: dict[str, dict[str, Any]]) 
         task: {
             "commits": len(layers[0]),
             "untuned": [_bootstrap_accuracy(layer) for layer in layers],
-            "tuned": {name: [_bootstrap_accuracy(layer) for layer in said[task]] for name, said in tuned.items()},
+            "tuned": {
+                name: [_bootstrap_accuracy(layer) for layer in said[task]] for name, said in tuned.items()
+            },
             "change": {name: _compare_last_layer(said[task], layers) for name, said in tuned.items()},
         }
         for task, layers in untuned.items()
@@ -126,7 +134,9 @@ def _bootstrap_accuracy(layer: dict[str, float]) -> dict[str, float]:
     return bootstrap_mean([100 * one for one in layer.values()], seed=0)._asdict()
 
 
-def _compare_last_layer(tuned: Sequence[dict[str, float]], untuned: Sequence[dict[str, float]]) -> dict[str, Any]:
+def _compare_last_layer(
+    tuned: Sequence[dict[str, float]], untuned: Sequence[dict[str, float]]
+) -> dict[str, Any]:
     """The last layer, which all that follows reads: tuned minus untuned, paired by commit."""
     a, b = ([100 * one for one in layers[-1].values()] for layers in (tuned, untuned))
     gap = paired_bootstrap(a, b, seed=0)

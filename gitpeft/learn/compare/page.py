@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from gitpeft.learn import charts
-from gitpeft.learn.charts import Axis, Markup, Plot, render_table, escape_text
+from gitpeft.learn.charts import Axis, Markup, Plot, escape_text, render_table
 from gitpeft.learn.compare import page_sections
 from gitpeft.learn.compare.advice import COST_AXES, get_axis_cost
 from gitpeft.learn.compare.findings import format_gap_cell, format_interval_cell
@@ -43,9 +43,14 @@ def _describe_comparison(report: dict[str, Any]) -> str:
 def _render_task(report: dict[str, Any]) -> list[str]:
     """All that was found out about one task."""
     return [
-        _render_decision_table(report), _render_plots(report), _render_quality_table(report), _render_cost_table(report["finalists"]),
-        *page_sections.render_extra_sections(report), _render_samples(report["samples"]), _render_short_runs(report),
-    ]  # fmt: skip
+        _render_decision_table(report),
+        _render_plots(report),
+        _render_quality_table(report),
+        _render_cost_table(report["finalists"]),
+        *page_sections.render_extra_sections(report),
+        _render_samples(report["samples"]),
+        _render_short_runs(report),
+    ]
 
 
 # --- the answer ---------------------------------------------------------------------------------------------
@@ -56,7 +61,8 @@ def _render_advice(report: dict[str, Any]) -> str:
     first, *words = report["advice"]["words"]
     chosen = _find_chosen(report)
     tiles = "".join(
-        f"<div><b>{escape_text(big)}</b><span>{escape_text(small)}</span></div>" for big, small in _make_tiles(report)
+        f"<div><b>{escape_text(big)}</b><span>{escape_text(small)}</span></div>"
+        for big, small in _make_tiles(report)
     )
     reasons = "".join(f"<li>{escape(sentence)}</li>" for sentence in words)
     return (
@@ -102,7 +108,14 @@ def _render_decision_table(report: dict[str, Any]) -> str:
         verify = cost["seconds_to_best"] + cost["answer_ms"] * report["asked"] / 1000
         each = f"{cost['seconds']:,.0f} s and {cost['memory'] / 2**30:.1f} GiB a retraining, "
         each += f"{cost['adapter_bytes'] / 1e6:.1f} MB a version{_format_saving(row, full)}"
-        found.append([charts.render_system_name(number, row["label"]), each, f"{verify:,.0f} s", SKILL_NEEDED[row["name"]]])
+        found.append(
+            [
+                charts.render_system_name(number, row["label"]),
+                each,
+                f"{verify:,.0f} s",
+                SKILL_NEEDED[row["name"]],
+            ]
+        )
     note = "Time to verify: training until its best, and asking it about the validation commits."
     return f"<h3>For a decision</h3>{render_table(heads, found, 'text')}<p class='soft'>{note}</p>"
 
@@ -241,7 +254,11 @@ def _render_short_runs(report: dict[str, Any]) -> str:
     ]
     left = "".join(f"<li>{escape(one)}</li>" for one in report["left_out"])
     said = f"<h3>Left out for want of time</h3><ul>{left}</ul>" if left else ""
-    shown = "<h3>Short runs</h3>" + render_table(["", "steps", "validation loss", "went on"], rows) if rows else ""
+    shown = (
+        "<h3>Short runs</h3>" + render_table(["", "steps", "validation loss", "went on"], rows)
+        if rows
+        else ""
+    )
     return shown + said
 
 
@@ -256,7 +273,9 @@ done other work meanwhile.</p>"""
 def _render_method(report: dict[str, Any]) -> str:
     rungs = "The best half of the short runs, and the best of each method, went on (successive halving)."
     halved = any(task["steps"]["short"] for task in report["tasks"])
-    steps = "; ".join(f"{_TASK_HEADINGS[task['task']].lower()}, {_describe_steps(task)}" for task in report["tasks"])
+    steps = "; ".join(
+        f"{_TASK_HEADINGS[task['task']].lower()}, {_describe_steps(task)}" for task in report["tasks"]
+    )
     return _METHOD_TEXT.format(steps=steps, rungs=rungs if halved else "")
 
 

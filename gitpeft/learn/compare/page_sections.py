@@ -34,17 +34,23 @@ def _render_low_resource(report: dict[str, Any]) -> str:
     for number, name in enumerate(names):
         points = [(size, one["mean"]) for size, one in zip(sizes, low["systems"][name], strict=True) if one]
         plot.draw_line(
-            points, charts.pick_colour(number), "5 4" if number >= len(names) - _count_untrained(names, report) else ""
+            points,
+            charts.pick_colour(number),
+            "5 4" if number >= len(names) - _count_untrained(names, report) else "",
         )
         for point in points[:-1]:
             plot.draw_dot(point, charts.pick_colour(number))
         plot.draw_badge(points[-1], number)
     rows = [
-        [charts.render_system_name(number, name), *(format_interval_cell(one, metric) if one else "" for one in low["systems"][name])]
+        [
+            charts.render_system_name(number, name),
+            *(format_interval_cell(one, metric) if one else "" for one in low["systems"][name]),
+        ]
         for number, name in enumerate(names)
     ]
     gains = [
-        [f"{one['size']:,} commits", one["best"], one["over"], format_gap_cell(one, metric)] for one in low["gains"]
+        [f"{one['size']:,} commits", one["best"], one["over"], format_gap_cell(one, metric)]
+        for one in low["gains"]
     ]
     heads = ["", *(f"{size:,} commits" for size in sizes)]
     figure = plot.render_figure(f"{metric['name']} by the number of commits that teach")

@@ -121,7 +121,9 @@ class ProbeItem:
     commit: str = ""
 
 
-def make_line_type_items(examples: Sequence[Example], budget: TokenBudget, codec: TokenCodec, seed: int = 0) -> list[ProbeItem]:
+def make_line_type_items(
+    examples: Sequence[Example], budget: TokenBudget, codec: TokenCodec, seed: int = 0
+) -> list[ProbeItem]:
     """Lines of the changes with every sign hidden behind one mark; `answer`: it was added."""
     dice = random.Random(seed)
     signs = {codec.marks["add"][0]: True, codec.marks["delete"][0]: False}
@@ -138,7 +140,9 @@ def make_line_type_items(examples: Sequence[Example], budget: TokenBudget, codec
     return items
 
 
-def make_change_match_items(examples: Sequence[Example], budget: TokenBudget, codec: TokenCodec, seed: int = 0) -> list[ProbeItem]:
+def make_change_match_items(
+    examples: Sequence[Example], budget: TokenBudget, codec: TokenCodec, seed: int = 0
+) -> list[ProbeItem]:
     """Each change with its own message or, as often, with another commit's; `answer`: it is its own."""
     dice = random.Random(seed)
     items = []
@@ -150,7 +154,9 @@ def make_change_match_items(examples: Sequence[Example], budget: TokenBudget, co
     return items
 
 
-def make_identifier_type_items(examples: Sequence[Example], codec: TokenCodec, seed: int = 0) -> list[ProbeItem]:
+def make_identifier_type_items(
+    examples: Sequence[Example], codec: TokenCodec, seed: int = 0
+) -> list[ProbeItem]:
     """Names in single added lines, without anything of the change around them; `answer`: it is a function's.
 
     A function is what is called or defined with a parenthesis behind it, which is hidden. As many names of
@@ -168,7 +174,9 @@ def make_identifier_type_items(examples: Sequence[Example], codec: TokenCodec, s
         found = [(line, *one) for line in sorted(lines) for one in _find_names(line)]
         for wanted in (True, False):
             of_kind = [one for one in found if one[2] is wanted]
-            for line, (start, end), answer in dice.sample(of_kind, min(MAX_NAMES_PER_COMMIT // 2, len(of_kind))):
+            for line, (start, end), answer in dice.sample(
+                of_kind, min(MAX_NAMES_PER_COMMIT // 2, len(of_kind))
+            ):
                 rest = line[end + 1 :] if answer else line[end:]
                 before, name, after = map(codec.encode, (line[:start], line[start:end], rest))
                 span = (len(before), len(before) + len(name))
@@ -210,7 +218,9 @@ def make_one_hot_reader(vocabulary: int, width: int = 2048) -> StateReader:
     return read_states
 
 
-def measure_probe_accuracy(read: StateReader, older: Sequence[ProbeItem], newer: Sequence[ProbeItem]) -> tuple[float, float, float]:
+def measure_probe_accuracy(
+    read: StateReader, older: Sequence[ProbeItem], newer: Sequence[ProbeItem]
+) -> tuple[float, float, float]:
     """Share of right answers of a probe on `newer`, with its 95 % bootstrap interval.
 
     The ridge is chosen on the last fifth of `older`. ValueError when one answer is all there is.
@@ -228,7 +238,10 @@ def score_probe_answers(x: Any, y: Any, x_new: Any, y_new: Any) -> Any:
     if y.min() == y.max():
         raise ValueError("a probe needs examples of both answers")
     cut = len(y) * 4 // 5
-    scored = [(float((_predict_answers(_fit_probe(x[:cut], y[:cut], r), x[cut:]) == y[cut:]).mean()), r) for r in _RIDGE_GRID]
+    scored = [
+        (float((_predict_answers(_fit_probe(x[:cut], y[:cut], r), x[cut:]) == y[cut:]).mean()), r)
+        for r in _RIDGE_GRID
+    ]
     best = max(scored)[1]
     return (_predict_answers(_fit_probe(x, y, best), x_new) == y_new).astype(float)
 

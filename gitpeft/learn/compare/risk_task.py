@@ -22,8 +22,8 @@ from gitpeft.learn.data.subsets import HistorySubset, LanguageSplit
 from gitpeft.learn.risk import classifiers
 from gitpeft.learn.risk import encoder as risk_encoder
 from gitpeft.learn.risk.classifiers import LabelledCommits
-from gitpeft.learn.risk.encoder import RiskTuningSettings, RiskData
-from gitpeft.learn.training.finetune import TrainingJob, ProgressListener, write_json
+from gitpeft.learn.risk.encoder import RiskData, RiskTuningSettings
+from gitpeft.learn.training.finetune import ProgressListener, TrainingJob, write_json
 from gitpeft.risk.model import LINES_ADDED
 
 if TYPE_CHECKING:
@@ -54,8 +54,10 @@ class RiskTask:
         train, chooses, asked = self.parts.select_subset(cut)
         data = self.data
         found = [
-            _select_commits(data.train, train), _select_commits(data.valid, chooses), _select_commits(data.valid, asked),
-        ]  # fmt: skip
+            _select_commits(data.train, train),
+            _select_commits(data.valid, chooses),
+            _select_commits(data.valid, asked),
+        ]
         if not all(0 < part.truth.sum() < len(part) for part in found):
             raise GitpeftError(
                 f"{cut.label}: there are no buggy or no clean commits in that part",
@@ -80,7 +82,9 @@ class RiskTaskPart:
         self.asked = data.valid if asked is None else asked
         self.yardstick = RiskScorer(self.asked.truth.tolist())
 
-    def train_run(self, job: TrainingJob, folder: Path, listen: ProgressListener) -> tuple["TuningMethod", dict[str, Any]]:
+    def train_run(
+        self, job: TrainingJob, folder: Path, listen: ProgressListener
+    ) -> tuple["TuningMethod", dict[str, Any]]:
         """See `grounds.Ground`. A killed run begins again: it takes a minute or two."""
         data, lesson = self.data, RiskTuningSettings()
         lesson = RiskTuningSettings(
@@ -103,7 +107,9 @@ class RiskTaskPart:
     def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> dict[str, Any]:
         """See `grounds.Ground`: the probability of each asked commit."""
         model = risk_encoder.load_trained_encoder(job.base, method, folder / bundles.ADAPTER_FOLDER)
-        kept = json.loads((folder / bundles.ADAPTER_FOLDER / risk_encoder.SCALING_FILE).read_text(encoding="utf-8"))
+        kept = json.loads(
+            (folder / bundles.ADAPTER_FOLDER / risk_encoder.SCALING_FILE).read_text(encoding="utf-8")
+        )
         asked = risk_encoder.encode_commits(self.asked, self.data.texts, job.base, kept["features"], 0.0)
         before = time.monotonic()
         logits = risk_encoder.predict_logits(model, asked, job.base)
@@ -121,7 +127,10 @@ class RiskTaskPart:
             LINES_ADDED: classifiers.fit_logistic_regression(self.data.train, ("la",)),
             REGRESSION_BASELINE: classifiers.fit_logistic_regression(self.data.train),
         }
-        return {name: _to_probabilities(classifiers.score_commits(model, self.asked)) for name, model in models.items()}
+        return {
+            name: _to_probabilities(classifiers.score_commits(model, self.asked))
+            for name, model in models.items()
+        }
 
     def list_references(self) -> list[tuple[str, str]]:
         """See `grounds.Ground`."""

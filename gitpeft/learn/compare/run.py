@@ -28,19 +28,19 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.compare import advice, findings, layer_probes, page
 from gitpeft.learn.compare.halving import (
-    RunCandidate,
-    PartRuns,
-    RunTimings,
     ComparisonRequest,
-    list_candidates,
-    plan_long_steps,
+    PartRuns,
+    RunCandidate,
+    RunTimings,
     allot_minutes,
     count_probed_commits,
-    select_finalists,
     estimate_seconds,
+    list_candidates,
+    plan_long_steps,
     plan_short_rung,
+    select_finalists,
 )
-from gitpeft.learn.compare.runs import RunRequest, RunStatus, ComparisonRuns, RunWatcher
+from gitpeft.learn.compare.runs import ComparisonRuns, RunRequest, RunStatus, RunWatcher
 from gitpeft.learn.compare.tasks import ComparisonTask, MessageTask
 from gitpeft.learn.data import dataset, subsets
 from gitpeft.learn.data.dataset import Dataset
@@ -64,7 +64,12 @@ class Comparison:
     """A comparison in its folder. `run` does what is left of it and returns the report."""
 
     def __init__(
-        self, repo: Repository, wish: ComparisonRequest, mined: "MinedHistory", watch: RunWatcher, listen: ProgressListener
+        self,
+        repo: Repository,
+        wish: ComparisonRequest,
+        mined: "MinedHistory",
+        watch: RunWatcher,
+        listen: ProgressListener,
     ) -> None:
         from gitpeft.learn.models import bases
 
@@ -76,7 +81,9 @@ class Comparison:
         self.field: ComparisonTask = self._create_task(listen)
         self.cuts = subsets.plan_subsets(self.field.parts, wish.low, wish.transfer)
         self.grounds = {cut: self.field.make_part(cut) for cut in self.cuts}
-        self.runs = ComparisonRuns(self.folder, self.bases, self._make_questions, watch, self._save_spent_time)
+        self.runs = ComparisonRuns(
+            self.folder, self.bases, self._make_questions, watch, self._save_spent_time
+        )
         self.prepared = time.monotonic() - before
 
     def _create_task(self, listen: ProgressListener) -> ComparisonTask:
@@ -108,7 +115,9 @@ class Comparison:
         self.started = time.monotonic() - self.prepared
         self.ask_baselines()  # first: what they cost is known then
         plan = self._load_or_make("plan", self._plan_short_rung)
-        short = [self._run_short(RunCandidate(**one), plan["steps"]) for one in self._announce_short_runs(plan)]
+        short = [
+            self._run_short(RunCandidate(**one), plan["steps"]) for one in self._announce_short_runs(plan)
+        ]
         final = self._load_or_make("final", lambda: self._plan_long_rung(plan, short))
         self._probe_untuned(plan)
         long = self._run_long_rung(final, plan)
@@ -157,7 +166,11 @@ class Comparison:
         runs = len({one.kind for one in self.found})
         loads = [PartRuns(cut.label, runs, finetune.count_max_steps(cut.examples)) for cut in self.cuts]
         probed = count_probed_commits(
-            self.remaining_seconds(), pace, runs + len(self.bases), layer_probes.MIN_PROBED_COMMITS, layer_probes.MAX_PROBED_COMMITS
+            self.remaining_seconds(),
+            pace,
+            runs + len(self.bases),
+            layer_probes.MIN_PROBED_COMMITS,
+            layer_probes.MAX_PROBED_COMMITS,
         )
         seconds = self.remaining_seconds() - probed * pace.probe * (runs + len(self.bases))
         plan = plan_short_rung(self.found, seconds, pace, self.wish.seeds, loads)
@@ -226,7 +239,9 @@ class Comparison:
         self, final: dict[str, Any], plan: dict[str, Any], long: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """The best setting of each method on every part of the history that time allows."""
-        leaders = [run for run in map(_decode_candidate, final["candidates"]) if self._is_best_of_method(run, final)]
+        leaders = [
+            run for run in map(_decode_candidate, final["candidates"]) if self._is_best_of_method(run, final)
+        ]
         labels, pace = {one["label"] for one in plan["loads"]}, RunTimings(**plan["pace"])
         todo = [(cut, run) for cut in self.cuts if cut.label in labels for run in leaders]
         self.runs.rows += [RunStatus(cut.label, run.label, 0) for cut, run in todo]
@@ -246,7 +261,9 @@ class Comparison:
 
     def _ask_part_baselines(self, cut: HistorySubset) -> dict[str, Any]:
         name = hashlib.sha256(cut.label.encode()).hexdigest()[:12]
-        return self._load_or_make(f"baselines-{name}", lambda: dict(self.grounds[cut].ask_baselines(self.bases)))
+        return self._load_or_make(
+            f"baselines-{name}", lambda: dict(self.grounds[cut].ask_baselines(self.bases))
+        )
 
     # --- what costs no training, and the end ----------------------------------------------------------------
 
@@ -265,7 +282,9 @@ class Comparison:
         def probe_bases() -> dict[str, Any]:
             self.watch(self.runs.rows, "probing the untuned base")
             return {
-                name: layer_probes.probe_layers(base.load().get_encoder(), self._make_questions(base, plan["probed"]))
+                name: layer_probes.probe_layers(
+                    base.load().get_encoder(), self._make_questions(base, plan["probed"])
+                )
                 for name, base in self.bases.items()
             }
 
@@ -306,7 +325,9 @@ class Comparison:
             ],
             "probes": findings.summarise_probes(self._probe_untuned(plan), long),
         }
-        facts |= findings.summarise_parts(beyond, long, self.ask_baselines(), self.field.whole, facts["taught"])
+        facts |= findings.summarise_parts(
+            beyond, long, self.ask_baselines(), self.field.whole, facts["taught"]
+        )
         asked = self.field.whole.list_references()
         found = advice.build_task_report(facts, long, self.ask_baselines(), asked, self.field.whole.yardstick)
         return found | {"seconds": self.spent_seconds()}
@@ -332,7 +353,9 @@ TASK_CHOICES = {
 """What methods can be compared on, by what a person calls it."""
 
 
-def compare_methods(repo: Repository, wish: ComparisonRequest, watch: RunWatcher, listen: ProgressListener = _ignore_progress) -> dict[str, Any]:
+def compare_methods(
+    repo: Repository, wish: ComparisonRequest, watch: RunWatcher, listen: ProgressListener = _ignore_progress
+) -> dict[str, Any]:
     """Compare methods on this history; the report, and where its page is.
 
     Several tasks share the budget evenly; one that this history allows nothing for is left out and said so,
@@ -383,7 +406,11 @@ def _save_advice(repo: Repository, advice: dict[str, Any]) -> None:
 
 
 def _create_comparisons(
-    repo: Repository, wish: ComparisonRequest, mined: "MinedHistory", watch: RunWatcher, listen: ProgressListener
+    repo: Repository,
+    wish: ComparisonRequest,
+    mined: "MinedHistory",
+    watch: RunWatcher,
+    listen: ProgressListener,
 ) -> tuple[list[Comparison], list[str]]:
     """The comparisons of all tasks, each with its share of the time, and why others are left out."""
     names = TASK_CHOICES[wish.task]

@@ -126,7 +126,9 @@ class ComparisonRuns:
         base = self.bases[order.who.base]
         return TrainingJob(base, method, order.who.seed, order.minutes, order.steps, checks=checks)
 
-    def _train_method(self, order: RunRequest, folder: Path, row: RunStatus) -> tuple[methods.TuningMethod, dict[str, Any]]:
+    def _train_method(
+        self, order: RunRequest, folder: Path, row: RunStatus
+    ) -> tuple[methods.TuningMethod, dict[str, Any]]:
         def note_progress(row: RunStatus, step: str, done: float, detail: str) -> None:
             row.done = done
             self.notify_watcher(row, detail)

@@ -68,7 +68,9 @@ class MessageScorer:
 
     def score_all_metrics(self, runs: Sequence[Answers]) -> dict[str, Any]:
         """See `Yardstick`."""
-        return messages.summarise_message_scores(runs[0], self._references) | {self.key: self.score_runs(runs)._asdict()}
+        return messages.summarise_message_scores(runs[0], self._references) | {
+            self.key: self.score_runs(runs)._asdict()
+        }
 
     def compare_runs(self, runs: Sequence[Answers], others: Sequence[Answers]) -> ConfidenceInterval:
         """See `Yardstick`."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gitpeft.diff.patch import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import pipeline
-from gitpeft.learn.compare.scoring import Answers, MessageScorer, AnswerScorer
+from gitpeft.learn.compare.scoring import Answers, AnswerScorer, MessageScorer
 from gitpeft.learn.data import dataset, subsets
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.data.subsets import HistorySubset, LanguageSplit
 from gitpeft.learn.evaluation import trial
 from gitpeft.learn.training import finetune
-from gitpeft.learn.training.finetune import TrainingJob, ProgressListener
+from gitpeft.learn.training.finetune import ProgressListener, TrainingJob
 
 if TYPE_CHECKING:
     from gitpeft.learn.models.bases import BaseModel
@@ -37,7 +37,9 @@ class TaskPart(Protocol):
     @property
     def yardstick(self) -> AnswerScorer: ...  # noqa: D102 - see above
 
-    def train_run(self, job: TrainingJob, folder: Path, listen: ProgressListener) -> tuple["TuningMethod", dict[str, Any]]:
+    def train_run(
+        self, job: TrainingJob, folder: Path, listen: ProgressListener
+    ) -> tuple["TuningMethod", dict[str, Any]]:
         """Tune; the method and the cost. Leaves the weights in `folder`."""
 
     def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> dict[str, Any]:
@@ -75,11 +77,14 @@ class MessageTask:
     def __init__(self, data: Dataset, mined: "MinedHistory") -> None:
         if len(data.examples) < dataset.MIN_TRAINING_EXAMPLES:
             raise GitpeftError(
-                f"only {len(data.examples)} usable commits, a comparison needs {dataset.MIN_TRAINING_EXAMPLES}",
+                f"only {len(data.examples)} usable commits, "
+                f"a comparison needs {dataset.MIN_TRAINING_EXAMPLES}",
                 "`gitpeft init` serves this history without training",
             )
         self.data, self.mined = data, mined
-        self.parts = LanguageSplit(data.train, data.valid, lambda one: subsets.detect_main_language(one.change))
+        self.parts = LanguageSplit(
+            data.train, data.valid, lambda one: subsets.detect_main_language(one.change)
+        )
         self.commits = len(data.examples)
         self.whole = MessageTaskPart(data, mined, data.valid)
 
@@ -99,7 +104,9 @@ class MessageTaskPart:
         self.asked = trial.sample_examples(asked, MAX_ASKED_COMMITS, seed=1)
         self.yardstick = MessageScorer([one.message for one in self.asked])
 
-    def train_run(self, job: TrainingJob, folder: Path, listen: ProgressListener) -> tuple["TuningMethod", dict[str, Any]]:
+    def train_run(
+        self, job: TrainingJob, folder: Path, listen: ProgressListener
+    ) -> tuple["TuningMethod", dict[str, Any]]:
         """See `Ground`."""
         return finetune.tune_base(job, self.data, folder, listen)
 
@@ -118,7 +125,9 @@ class MessageTaskPart:
         from gitpeft.bundle import bundle as bundles
         from gitpeft.learn.models import methods
 
-        return methods.load_merged_model(job.base.load(), method, folder / bundles.ADAPTER_FOLDER).get_encoder()
+        return methods.load_merged_model(
+            job.base.load(), method, folder / bundles.ADAPTER_FOLDER
+        ).get_encoder()
 
     def ask_baselines(self, bases: Mapping[str, "BaseModel"]) -> dict[str, Answers]:
         """The nearest neighbour, and each base as it is, with exemplars."""
@@ -133,7 +142,9 @@ class MessageTaskPart:
         """See `Ground`."""
         return [(one.sha[:10], one.message) for one in self.asked]
 
-    def _ask_suggester(self, base: "BaseModel", settings: dict[str, Any], files: Path) -> tuple[list[str], float]:
+    def _ask_suggester(
+        self, base: "BaseModel", settings: dict[str, Any], files: Path
+    ) -> tuple[list[str], float]:
         """What would be offered first for every example, and the seconds that took."""
         manifest = pipeline.draft_manifest(self.data, self.mined)
         manifest = replace(manifest, **pipeline.describe_base(base), settings=settings)

@@ -43,7 +43,9 @@ class RenderedExamples:
         source = self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
         return source, self.target[self.target_at[i] : self.target_at[i + 1]]
 
-    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+    def collate_batch(
+        self, chosen: Sequence[int], source_limit: int, pad: int, padding: int
+    ) -> dict[str, Any]:
         """What a model is given: `input_ids` and `attention_mask` (n, S), `labels` (n, T), else -100.
 
         S is a multiple of `pad`; `padding` is the id that fills what is left.
@@ -105,7 +107,9 @@ class EncodedCommits:
         """Source of example `i`, cut at `source_limit`."""
         return self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
 
-    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+    def collate_batch(
+        self, chosen: Sequence[int], source_limit: int, pad: int, padding: int
+    ) -> dict[str, Any]:
         """What a model is given: `input_ids` and `attention_mask` (n, S), `features` (n, k), `labels` (n)."""
         at = np.asarray(chosen)
         padded = _pad_sources([self.get_source(i, source_limit) for i in chosen], pad, padding)
@@ -120,7 +124,9 @@ class EncodedCommits:
     def select_examples(self, chosen: Iterable[int]) -> "EncodedCommits":
         """The chosen examples, in the given order."""
         at = list(chosen)
-        return EncodedCommits.from_sources([self.get_source(i, 1 << 30) for i in at], self.features[at], self.truth[at])
+        return EncodedCommits.from_sources(
+            [self.get_source(i, 1 << 30) for i in at], self.features[at], self.truth[at]
+        )
 
     def iterate_batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
         """As for `Rendered`."""

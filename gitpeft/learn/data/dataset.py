@@ -79,7 +79,9 @@ class Dataset:
 
 def build_example_index(examples: Sequence[Example]) -> CommitIndex:
     """A retrieval index over examples, oldest first."""
-    return CommitIndex.build([e.change for e in examples], [e.message for e in examples], [e.sha for e in examples])
+    return CommitIndex.build(
+        [e.change for e in examples], [e.message for e in examples], [e.sha for e in examples]
+    )
 
 
 def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> tuple[list[int], list[int]]:
@@ -88,7 +90,9 @@ def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> 
     return source, [*codec.encode(example.message)[:MAX_MESSAGE_TOKENS], codec.end]
 
 
-def build_dataset(records: Sequence[CommitRecord], neighbours: int, valid: float = 0.1, test: float = 0.1) -> Dataset:
+def build_dataset(
+    records: Sequence[CommitRecord], neighbours: int, valid: float = 0.1, test: float = 0.1
+) -> Dataset:
     """The examples of a history, oldest record first.
 
     Exemplars of the training part are found in an index of that part only; those of the later parts in
@@ -135,7 +139,9 @@ def _filter_records(records: Sequence[CommitRecord]) -> tuple[list[Example], dic
     kept = []
     for record, previous in zip(records, find_previous_subjects(records), strict=True):
         subject = clean_subject(record.subject)
-        reason = find_record_exclusion(record, subject) or ("repeated message" if subject.lower() in seen else "")
+        reason = find_record_exclusion(record, subject) or (
+            "repeated message" if subject.lower() in seen else ""
+        )
         if reason:
             left_out[reason] += 1
             continue

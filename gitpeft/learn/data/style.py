@@ -27,7 +27,9 @@ _MAX_MESSAGES = 500
 _MAX_TRACKERS = 8
 
 
-def learn_message_style(messages: Sequence[str], bodies: Sequence[str], branches: Sequence[str] = ()) -> dict[str, Any]:
+def learn_message_style(
+    messages: Sequence[str], bodies: Sequence[str], branches: Sequence[str] = ()
+) -> dict[str, Any]:
     """The habits of the newest messages; subjects and bodies go together, oldest first.
 
     `subject_length` is the longest that may be offered and `subject_length_p95` what is usual, in characters;
@@ -56,7 +58,10 @@ def _learn_types_and_scopes(messages: Sequence[str]) -> dict[str, Any]:
     found = [match for m in messages if (match := _CONVENTIONAL_SUBJECT.match(m))]
     if len(found) < _MIN_SHARE * max(1, len(messages)):
         return {}
-    return {"types": _list_frequent_words(m["type"] for m in found), "scopes": _list_frequent_words(m["scope"] for m in found)}
+    return {
+        "types": _list_frequent_words(m["type"] for m in found),
+        "scopes": _list_frequent_words(m["scope"] for m in found),
+    }
 
 
 def _list_frequent_words(words: Iterable[str | None]) -> list[str]:

@@ -67,7 +67,9 @@ class LanguageSplit:
         return [one for one in examples if self.language(one) == language]
 
 
-def plan_subsets(parts: LanguageSplit, sizes: Sequence[int], pairs: Sequence[tuple[str, str]]) -> list[HistorySubset]:
+def plan_subsets(
+    parts: LanguageSplit, sizes: Sequence[int], pairs: Sequence[tuple[str, str]]
+) -> list[HistorySubset]:
     """The cuts that were asked for; GitpeftError where a part is too small to say anything."""
     found = [_plan_low_resource(parts, size) for size in dict.fromkeys(sorted(sizes))]
     for taught, asked in dict.fromkeys(pairs):
@@ -79,7 +81,8 @@ def _plan_low_resource(parts: LanguageSplit, size: int) -> HistorySubset:
     if not MIN_SUBSET_TRAINING <= size < len(parts.train):
         raise GitpeftError(
             f"{size} commits cannot be taken of the {len(parts.train)} that teach",
-            f"choose numbers from {MIN_SUBSET_TRAINING} to {len(parts.train) - 1}, as in --low-resource 50,200",
+            f"choose numbers from {MIN_SUBSET_TRAINING} to {len(parts.train) - 1}, "
+            "as in --low-resource 50,200",
         )
     return HistorySubset(LOW_RESOURCE, str(size), "", size)
 
@@ -104,7 +107,10 @@ def _plan_transfer(parts: LanguageSplit, taught: str, asked: str) -> list[Histor
             f"languages with enough commits: {known or 'none'}",
         )
     size = min(teach[taught], teach[asked])
-    return [HistorySubset(LANGUAGE_TRANSFER, taught, asked, size), HistorySubset(LANGUAGE_TRANSFER, asked, asked, size)]
+    return [
+        HistorySubset(LANGUAGE_TRANSFER, taught, asked, size),
+        HistorySubset(LANGUAGE_TRANSFER, asked, asked, size),
+    ]
 
 
 def parse_language_pairs(text: str) -> list[tuple[str, str]]:

@@ -36,7 +36,9 @@ class BundleDraft:
     chooser: Reranker = _RETRIEVAL_RERANKER
 
 
-def choose_on_validation(made: BundleDraft, data: Dataset, habits: dict[str, Any], asking: CountListener) -> choosers.RerankerChoice | None:
+def choose_on_validation(
+    made: BundleDraft, data: Dataset, habits: dict[str, Any], asking: CountListener
+) -> choosers.RerankerChoice | None:
     """The chooser that validation prefers; None where there is no model, or too little to validate on.
 
     Each validation commit is asked about as in the hook: with those before it among the exemplars.
@@ -71,7 +73,9 @@ def measure_on_test(
     test: dict[str, Any] = {}
     if made.files is not None:
         with trial.open_trial_suggester(made.manifest, made.files, index, habits) as suggester:
-            ours = [one.offered_message(chooser) for one in trial.collect_candidates(suggester, examples, asking)]
+            ours = [
+                one.offered_message(chooser) for one in trial.collect_candidates(suggester, examples, asking)
+            ]
         test["gitpeft"] = summarise_message_scores(ours, references)
     test["nearest neighbour"] = summarise_message_scores(nearest, references)
     triples = list(zip([example.sha[:10] for example in examples], references, ours, strict=True))

@@ -73,7 +73,9 @@ def expected_calibration_error(truth: FloatArray, chances: FloatArray, bins: int
     return sum(n * abs(said - seen) for said, seen, n in rows) / len(truth)
 
 
-def reliability_bins(truth: FloatArray, chances: FloatArray, bins: int = CALIBRATION_BINS) -> list[tuple[float, float, int]]:
+def reliability_bins(
+    truth: FloatArray, chances: FloatArray, bins: int = CALIBRATION_BINS
+) -> list[tuple[float, float, int]]:
     """For each bin that holds commits: mean probability, share that was buggy, how many."""
     place = np.minimum((chances * bins).astype(int), bins - 1)
     masks = [place == number for number in range(bins)]
@@ -175,11 +177,14 @@ def summarise_ranking(ranked: RankedCommits, seed: int = 0, n: int = 300) -> dic
     """Every metric with its 95 % percentile interval over `n` resamples of the commits."""
     draws = [ranked.select_rows(rows) for rows in _draw_resamples(len(ranked), seed, n)]
     return {
-        name: _percentile_interval(metric(ranked), [metric(one) for one in draws]) for name, metric in RANKING_METRICS.items()
+        name: _percentile_interval(metric(ranked), [metric(one) for one in draws])
+        for name, metric in RANKING_METRICS.items()
     }
 
 
-def bootstrap_difference(a: RankedCommits, b: RankedCommits, metric: str, seed: int = 0, n: int = 1000) -> ConfidenceInterval:
+def bootstrap_difference(
+    a: RankedCommits, b: RankedCommits, metric: str, seed: int = 0, n: int = 1000
+) -> ConfidenceInterval:
     """A metric of `a` minus that of `b` on the same commits, which are drawn together (paired bootstrap)."""
     ask = RANKING_METRICS[metric]
     draws = [ask(a.select_rows(rows)) - ask(b.select_rows(rows)) for rows in _draw_resamples(len(a), seed, n)]

@@ -15,7 +15,7 @@ from gitpeft.learn import logistic
 from gitpeft.learn.evaluation.text_metrics import b_norm
 from gitpeft.learn.evaluation.trial import ExampleCandidates, score_reranker
 from gitpeft.suggest.reranker import RERANKED, Reranker
-from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED
+from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES, RETRIEVED
 
 DEFAULT_MODE = "default"
 CROSS_VALIDATION_FOLDS = 5
@@ -57,7 +57,9 @@ class RerankerChoice:
 def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> RerankerChoice:
     """Fit a chooser on validation examples, from a prior if there is one; the best way of choosing stays."""
     known = prior if prior is not None and prior.weights else Reranker()
-    ways = {mode: replace_fields(known, mode=mode) for mode in (GENERATED, RETRIEVED)}  # their scores mean the same
+    ways = {
+        mode: replace_fields(known, mode=mode) for mode in (GENERATED, RETRIEVED)
+    }  # their scores mean the same
     if known.weights:
         ways[DEFAULT_MODE] = known
     scores = {name: float(np.mean(score_reranker(asked, chooser))) for name, chooser in ways.items()}
@@ -68,7 +70,9 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
             held_out += score_reranker(asked[k::CROSS_VALIDATION_FOLDS], fit_reranker(rest, prior))
         scores[RERANKED] = float(np.mean(held_out))
     best = max(scores, key=lambda name: scores[name])
-    return RerankerChoice(best, fit_reranker(asked, prior) if best == RERANKED else ways[best], len(asked), scores)
+    return RerankerChoice(
+        best, fit_reranker(asked, prior) if best == RERANKED else ways[best], len(asked), scores
+    )
 
 
 def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> Reranker:

@@ -41,7 +41,10 @@ def b_norm(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
     scores 0, where the plain formula would leave exp(-ref).
     """
     pairs = zip(hypotheses, references, strict=True)
-    return [100 * _sentence_bleu(_tokenise_text(hypothesis), _tokenise_text(reference)) for hypothesis, reference in pairs]
+    return [
+        100 * _sentence_bleu(_tokenise_text(hypothesis), _tokenise_text(reference))
+        for hypothesis, reference in pairs
+    ]
 
 
 def rouge_l(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -69,7 +72,9 @@ def edit_similarity(hypotheses: Sequence[str], references: Sequence[str]) -> lis
 def first_word_match(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
     """EM@1: 100 where the first words are equal, case aside; white space ends a word: `fix:` is not `fix`."""
     pairs = zip(hypotheses, references, strict=True)
-    return [100.0 * (_first_word(hypothesis) == _first_word(reference) != "") for hypothesis, reference in pairs]
+    return [
+        100.0 * (_first_word(hypothesis) == _first_word(reference) != "") for hypothesis, reference in pairs
+    ]
 
 
 TEXT_METRICS: Mapping[str, Callable[[Sequence[str], Sequence[str]], list[float]]] = {

@@ -16,7 +16,7 @@ from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.evaluation.text_metrics import b_norm
 from gitpeft.suggest import recent_exemplars
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
-from gitpeft.suggest.retrieval import IndexEntry, CommitIndex, pack_terms, extract_terms
+from gitpeft.suggest.retrieval import CommitIndex, IndexEntry, extract_terms, pack_terms
 from gitpeft.suggest.suggester import Suggester
 
 
@@ -34,7 +34,9 @@ class ExampleCandidates:
 
 
 @contextmanager
-def open_trial_suggester(manifest: Manifest, files: Path, index: CommitIndex, style: dict[str, Any]) -> Iterator[Suggester]:
+def open_trial_suggester(
+    manifest: Manifest, files: Path, index: CommitIndex, style: dict[str, Any]
+) -> Iterator[Suggester]:
     """A suggester from exported files and an index (none if empty), in a bundle that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="gitpeft-trial-") as scratch:
         state = Path(scratch)
@@ -66,10 +68,14 @@ def collect_candidates(
     before it, as many as the hook looks back.
     """
     asked = []
-    for number, (example, before) in enumerate(zip(examples, entries_known_before(examples, since), strict=True), 1):
+    for number, (example, before) in enumerate(
+        zip(examples, entries_known_before(examples, since), strict=True), 1
+    ):
         if since:
             suggester.index_recent_commits(before)
-        asked.append(ExampleCandidates(example, tuple(suggester.collect_candidates(example.change, example.previous))))
+        asked.append(
+            ExampleCandidates(example, tuple(suggester.collect_candidates(example.change, example.previous)))
+        )
         if on_step:
             on_step(number, len(examples))
     return asked
@@ -87,13 +93,20 @@ def score_reranker(asked: Sequence[ExampleCandidates], chooser: Reranker) -> lis
     return b_norm([one.offered_message(chooser) for one in asked], [one.example.message for one in asked])
 
 
-def nearest_messages(index: CommitIndex, examples: Sequence[Example], since: Sequence[Example] = ()) -> list[str]:
+def nearest_messages(
+    index: CommitIndex, examples: Sequence[Example], since: Sequence[Example] = ()
+) -> list[str]:
     """The baseline: the message of the most similar commit of the index, "" when none is similar at all.
 
     `since` as in `ask`.
     """
-    known = (index.with_later_commits(before) if since else index for before in entries_known_before(examples, since))
-    near = [one.find_nearest(example.change, 1, fresh=0) for one, example in zip(known, examples, strict=True)]
+    known = (
+        index.with_later_commits(before) if since else index
+        for before in entries_known_before(examples, since)
+    )
+    near = [
+        one.find_nearest(example.change, 1, fresh=0) for one, example in zip(known, examples, strict=True)
+    ]
     return [found[0].subject if found else "" for found in near]
 
 

@@ -19,9 +19,18 @@ from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph
 MASKED_SCORE = -1e9
 """Added to the score of what must not be looked at."""
 
-ACTIVATION_OPERATORS = {"relu": ("", "Relu"), "gelu": (FUSED_DOMAIN, "Gelu"), "gelu_new": (FUSED_DOMAIN, "FastGelu")}
+ACTIVATION_OPERATORS = {
+    "relu": ("", "Relu"),
+    "gelu": (FUSED_DOMAIN, "Gelu"),
+    "gelu_new": (FUSED_DOMAIN, "FastGelu"),
+}
 _SWISH_OPERATOR = (FUSED_DOMAIN, "QuickGelu")
-_BOTTLENECK_OPERATORS = {nn.ReLU: ("", "Relu"), nn.GELU: (FUSED_DOMAIN, "Gelu"), nn.SiLU: _SWISH_OPERATOR, nn.Tanh: ("", "Tanh")}
+_BOTTLENECK_OPERATORS = {
+    nn.ReLU: ("", "Relu"),
+    nn.GELU: (FUSED_DOMAIN, "Gelu"),
+    nn.SiLU: _SWISH_OPERATOR,
+    nn.Tanh: ("", "Tanh"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,9 @@ class HypothesisBatch:
     `past` and `end` are P and E, vectors of one number. `table` as in `bias`.
     """
 
-    def __init__(self, graph: OnnxGraph, layers: int, attention: AttentionProjections, table: tuple[Any, int, int]) -> None:
+    def __init__(
+        self, graph: OnnxGraph, layers: int, attention: AttentionProjections, table: tuple[Any, int, int]
+    ) -> None:
         self._graph = graph
         tokens = graph.add_input("tokens", "int64", ["B", "T"])
         shape: list[int | str] = ["B", attention.heads, "P", attention.head_width]
@@ -82,10 +93,14 @@ class HypothesisBatch:
 def add_self_attention(graph: OnnxGraph, x: str, attention: AttentionProjections, bias: str = "") -> str:
     """Attention of a sequence to itself; `bias` (1, N, S, S) is added to its scores."""
     query, key, value = project_jointly(graph, x, (attention.query, attention.key, attention.value))
-    return add_output_projection(graph, _add_attention(graph, [query, key, value, "", "", bias], attention), attention.output)
+    return add_output_projection(
+        graph, _add_attention(graph, [query, key, value, "", "", bias], attention), attention.output
+    )
 
 
-def add_cached_attention(graph: OnnxGraph, x: str, attention: AttentionProjections, batch: HypothesisBatch, number: int) -> str:
+def add_cached_attention(
+    graph: OnnxGraph, x: str, attention: AttentionProjections, batch: HypothesisBatch, number: int
+) -> str:
     """Attention of new tokens to the past and to themselves; the present becomes an output of the graph."""
     parts = project_jointly(graph, x, (attention.query, attention.key, attention.value))
     query, key, value = (batch.split_hypotheses(part, attention.inner_width) for part in parts)
@@ -101,7 +116,9 @@ def add_cached_attention(graph: OnnxGraph, x: str, attention: AttentionProjectio
     shape: list[int | str] = ["B", attention.heads, "E", attention.head_width]
     graph.add_output(key, f"present.{number}.key", shape)
     graph.add_output(value, f"present.{number}.value", shape)
-    return add_output_projection(graph, graph.add_reshape(mixed, 1, -1, attention.inner_width), attention.output)
+    return add_output_projection(
+        graph, graph.add_reshape(mixed, 1, -1, attention.inner_width), attention.output
+    )
 
 
 def add_cross_attention(graph: OnnxGraph, x: str, attention: AttentionProjections, number: int) -> str:
@@ -109,7 +126,9 @@ def add_cross_attention(graph: OnnxGraph, x: str, attention: AttentionProjection
     shape: list[int | str] = [1, attention.heads, "S", attention.head_width]
     key, value = (graph.add_input(f"cross.{number}.{part}", "float", shape) for part in ("key", "value"))
     query = graph.add_linear(x, attention.query.weight, attention.query.bias)
-    return add_output_projection(graph, _add_attention(graph, [query, key, value], attention), attention.output)
+    return add_output_projection(
+        graph, _add_attention(graph, [query, key, value], attention), attention.output
+    )
 
 
 def add_cross_outputs(graph: OnnxGraph, states: str, attentions: Sequence[AttentionProjections]) -> None:
@@ -133,14 +152,18 @@ def project_jointly(graph: OnnxGraph, x: str, linears: Sequence[Any]) -> list[st
 
 
 def _add_attention(graph: OnnxGraph, inputs: list[str], attention: AttentionProjections) -> str:
-    return graph.add_fused_node("MultiHeadAttention", *inputs, num_heads=attention.heads, scale=attention.scale)
+    return graph.add_fused_node(
+        "MultiHeadAttention", *inputs, num_heads=attention.heads, scale=attention.scale
+    )
 
 
 def add_output_projection(graph: OnnxGraph, x: str, linear: Any) -> str:
     """A sublayer's last projection, and the bottlenecks behind it where the model has any."""
     hidden = graph.add_linear(x, linear.weight, linear.bias)
     for down, activation, up in getattr(linear, "stages", list)():
-        inner = add_activation_operator(graph, graph.add_linear(hidden, down.weight, down.bias), _BOTTLENECK_OPERATORS[type(activation)])
+        inner = add_activation_operator(
+            graph, graph.add_linear(hidden, down.weight, down.bias), _BOTTLENECK_OPERATORS[type(activation)]
+        )
         hidden = graph.add_node("Add", hidden, graph.add_linear(inner, up.weight, up.bias))
     return hidden
 

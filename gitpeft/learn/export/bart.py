@@ -13,14 +13,14 @@ from typing import Any
 from gitpeft.learn.export.attention import (
     AttentionProjections,
     HypothesisBatch,
-    add_named_activation,
     add_cached_attention,
-    make_causal_table,
     add_cross_attention,
     add_cross_outputs,
-    add_self_attention,
+    add_named_activation,
     add_output_projection,
     add_position_range,
+    add_self_attention,
+    make_causal_table,
 )
 from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph, tensor_to_array
 
@@ -99,9 +99,13 @@ def build_decoder_graph(model: Any, quantise: bool) -> bytes:
         looked_up = graph.add_embedding(stack.tokens.weight, batch.tokens)
     x = _embed_tokens(graph, stack, looked_up, places)
     for number, layer in enumerate(stack.layers):
-        x = _add_and_normalise(graph, x, add_cached_attention(graph, x, layer.own, batch, number), layer.own_norm)
+        x = _add_and_normalise(
+            graph, x, add_cached_attention(graph, x, layer.own, batch, number), layer.own_norm
+        )
         if layer.source is not None:
-            x = _add_and_normalise(graph, x, add_cross_attention(graph, x, layer.source, number), layer.source_norm)
+            x = _add_and_normalise(
+                graph, x, add_cross_attention(graph, x, layer.source, number), layer.source_norm
+            )
         x = _add_feed_forward(graph, x, layer, stack.activation)
     found = graph.add_node("Softmax", _add_logits(graph, x, head), axis=-1)
     size = int(head.table.shape[0])
@@ -171,10 +175,14 @@ def _read_bart_stack(stack: Any, config: Any) -> _Stack:
 def _read_bart_layer(layer: Any) -> _Layer:
     other = getattr(layer, "encoder_attn", None)
     return _Layer(
-        _read_bart_attention(layer.self_attn), layer.self_attn_layer_norm,
-        None if other is None else _read_bart_attention(other), getattr(layer, "encoder_attn_layer_norm", None),
-        layer.fc1, layer.fc2, layer.final_layer_norm,
-    )  # fmt: skip
+        _read_bart_attention(layer.self_attn),
+        layer.self_attn_layer_norm,
+        None if other is None else _read_bart_attention(other),
+        getattr(layer, "encoder_attn_layer_norm", None),
+        layer.fc1,
+        layer.fc2,
+        layer.final_layer_norm,
+    )
 
 
 def _read_bart_attention(module: Any) -> AttentionProjections:

@@ -70,7 +70,9 @@ class OnnxGraph:
         """Append a node with one result; an empty input name is an input left out."""
         return self.add_multi_node("x", kind, *inputs, domain=domain, **attributes)[0]
 
-    def add_multi_node(self, results: str, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> list[str]:
+    def add_multi_node(
+        self, results: str, kind: str, *inputs: str, domain: str = "", **attributes: Any
+    ) -> list[str]:
         """Append a node with one result for each letter of `results`; `-` is a result that is left out."""
         from onnx import helper
 
@@ -87,17 +89,25 @@ class OnnxGraph:
         columns = tensor_to_array(weight).T
         if not self.quantise or exact:
             product = self.add_node("MatMul", x, self.add_constant(columns))
-            return product if bias is None else self.add_node("Add", product, self.add_constant(tensor_to_array(bias)))
+            return (
+                product
+                if bias is None
+                else self.add_node("Add", product, self.add_constant(tensor_to_array(bias)))
+            )
         levels, scale = quantise_int8(columns, axis=0)
         extra = [] if bias is None else ["", self.add_constant(tensor_to_array(bias))]
-        return self.add_fused_node("DynamicQuantizeMatMul", x, self.add_constant(levels), self.add_constant(scale), *extra)
+        return self.add_fused_node(
+            "DynamicQuantizeMatMul", x, self.add_constant(levels), self.add_constant(scale), *extra
+        )
 
     def add_embedding(self, table: Tensor, ids: str) -> str:
         """The rows of an embedding table (n, width) for `ids` (a, b): (a, b, width)."""
         if not self.quantise:
             return self.add_node("Gather", self.add_constant(tensor_to_array(table)), ids)
         levels, scale = quantise_int8(tensor_to_array(table), axis=1)
-        floats = self.add_node("Cast", self.add_node("Gather", self.add_constant(levels), ids), to=_ELEMENT_TYPES["float"])
+        floats = self.add_node(
+            "Cast", self.add_node("Gather", self.add_constant(levels), ids), to=_ELEMENT_TYPES["float"]
+        )
         return self.add_node("Mul", floats, self.add_node("Gather", self.add_constant(scale[:, None]), ids))
 
     def add_tied_embedding(self, table: Tensor, ids: str, name: str) -> str:
@@ -106,7 +116,9 @@ class OnnxGraph:
             rows = self.add_node("Gather", self.add_constant(tensor_to_array(table).T, name), ids, axis=1)
         else:
             levels, scale = self._add_tied_table(table, name)
-            floats = self.add_node("Cast", self.add_node("Gather", levels, ids, axis=1), to=_ELEMENT_TYPES["float"])
+            floats = self.add_node(
+                "Cast", self.add_node("Gather", levels, ids, axis=1), to=_ELEMENT_TYPES["float"]
+            )
             rows = self.add_node("Mul", floats, self.add_node("Gather", scale, ids))
         return self.add_node("Transpose", rows, perm=[1, 2, 0])
 

@@ -138,12 +138,18 @@ def export_model(
     settings |= {name: list(ids) for name, ids in zip(("before", "after"), wrapping, strict=True) if ids}
     plain, small = build_graphs(model, quantise=False), build_graphs(model, quantise=True)
     words = GenerationTokens(settings["start"], settings["end"], tuple(settings["banned"]))
-    parity = measure_parity(model, _make_network(plain), _make_network(small), examples, words, bounds or MessageParityBounds())
+    parity = measure_parity(
+        model, _make_network(plain), _make_network(small), examples, words, bounds or MessageParityBounds()
+    )
     if failures := parity.list_failures():
         raise GitpeftError(
             f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
         )
-    files = {ENCODER_FILE: small[0], DECODER_FILE: small[1], TOKENIZER_FILE: _compact_tokenizer(tokenizer_json)}
+    files = {
+        ENCODER_FILE: small[0],
+        DECODER_FILE: small[1],
+        TOKENIZER_FILE: _compact_tokenizer(tokenizer_json),
+    }
     for name, raw in files.items():
         (out_dir / name).write_bytes(raw)
     sizes = {name: len(raw) for name, raw in files.items()}
@@ -193,7 +199,12 @@ def _compact_tokenizer(path: Path) -> bytes:
 
 
 def measure_parity(
-    model: Any, plain: EncoderDecoder, small: EncoderDecoder, examples: Sequence[TokenPair], words: GenerationTokens, bounds: MessageParityBounds
+    model: Any,
+    plain: EncoderDecoder,
+    small: EncoderDecoder,
+    examples: Sequence[TokenPair],
+    words: GenerationTokens,
+    bounds: MessageParityBounds,
 ) -> MessageParity:
     """Run all three forms over the examples, teacher-forced; the first two token by token as well."""
     worst, same, alike, moved, loss, tokens = 0.0, 0, 0, 0.0, 0.0, 0

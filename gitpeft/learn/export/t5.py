@@ -18,13 +18,13 @@ from gitpeft.learn.export.attention import (
     MASKED_SCORE,
     AttentionProjections,
     HypothesisBatch,
-    add_named_activation,
-    add_position_bias,
     add_cached_attention,
     add_cross_attention,
     add_cross_outputs,
-    add_self_attention,
+    add_named_activation,
     add_output_projection,
+    add_position_bias,
+    add_self_attention,
 )
 from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph, tensor_to_array
 
@@ -40,7 +40,9 @@ def build_encoder_graph(model: Any, quantise: bool) -> bytes:
     graph = OnnxGraph(quantise)
     source = graph.add_input("source", "int64", [1, "S"])
     embedded, states = _encode_source(graph, source, model)
-    add_cross_outputs(graph, states, [_read_attention(b.layer[1].EncDecAttention) for b in model.decoder.block])
+    add_cross_outputs(
+        graph, states, [_read_attention(b.layer[1].EncDecAttention) for b in model.decoder.block]
+    )
     if hasattr(model, "pointer"):
         _add_pointer_outputs(graph, source, states, embedded, model)
     return graph.to_bytes()
@@ -78,8 +80,12 @@ def _encode_source(graph: OnnxGraph, source: str, model: Any) -> tuple[str, str]
     looked = add_position_bias(graph, graph.add_ints(0), length, table)
     stream = _ResidualStream(graph, embedded, stack)
     for block in stack.block:
-        stream.add_update(add_self_attention(graph, stream.normed, _read_attention(block.layer[0].SelfAttention), looked))
-        stream.add_update(_add_feed_forward(graph, stream.normed, block.layer[1].DenseReluDense, model.config))
+        stream.add_update(
+            add_self_attention(graph, stream.normed, _read_attention(block.layer[0].SelfAttention), looked)
+        )
+        stream.add_update(
+            _add_feed_forward(graph, stream.normed, block.layer[1].DenseReluDense, model.config)
+        )
     return embedded, stream.normed
 
 
@@ -96,10 +102,15 @@ def build_decoder_graph(model: Any, quantise: bool) -> bytes:
     embedded = _embed_decoder_tokens(graph, batch.tokens, model)
     stream = _ResidualStream(graph, embedded, stack)
     for number, block in enumerate(stack.block):
-        own, other = _read_attention(block.layer[0].SelfAttention), _read_attention(block.layer[1].EncDecAttention)
+        own, other = (
+            _read_attention(block.layer[0].SelfAttention),
+            _read_attention(block.layer[1].EncDecAttention),
+        )
         stream.add_update(add_cached_attention(graph, stream.normed, own, batch, number))
         stream.add_update(add_cross_attention(graph, stream.normed, other, number))
-        stream.add_update(_add_feed_forward(graph, stream.normed, block.layer[2].DenseReluDense, model.config))
+        stream.add_update(
+            _add_feed_forward(graph, stream.normed, block.layer[2].DenseReluDense, model.config)
+        )
     if hasattr(model, "pointer"):
         found = _mix_copies(graph, stream.normed, embedded, model)
     else:
@@ -125,7 +136,9 @@ class _ResidualStream:
         """Add a layer's result, and normalise for the next layer."""
         inputs = (self._sum, update, self._next_weight())
         kind = "SkipSimplifiedLayerNormalization"
-        self.normed, self._sum = self._graph.add_multi_node("n--s", kind, *inputs, domain=FUSED_DOMAIN, epsilon=self._epsilon)
+        self.normed, self._sum = self._graph.add_multi_node(
+            "n--s", kind, *inputs, domain=FUSED_DOMAIN, epsilon=self._epsilon
+        )
 
     def _next_weight(self) -> str:
         return self._graph.add_constant(tensor_to_array(next(self._norms).weight))
@@ -141,7 +154,11 @@ def _read_attention(module: Any) -> AttentionProjections:
 
 def _encoder_bias_table(attention: Any) -> tuple[Any, int, int]:
     furthest = attention.relative_attention_max_distance
-    return _compute_distance_biases(attention, torch.arange(-furthest, furthest + 1), True), -furthest, furthest
+    return (
+        _compute_distance_biases(attention, torch.arange(-furthest, furthest + 1), True),
+        -furthest,
+        furthest,
+    )
 
 
 def _decoder_bias_table(attention: Any) -> tuple[Any, int, int]:
@@ -165,14 +182,22 @@ def _add_feed_forward(graph: OnnxGraph, x: str, dense: Any, config: Any) -> str:
     weight = torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if gated else dense.wi.weight
     hidden = graph.add_linear(x, weight)
     if not gated:
-        return add_output_projection(graph, add_named_activation(graph, hidden, config.dense_act_fn), dense.wo)
+        return add_output_projection(
+            graph, add_named_activation(graph, hidden, config.dense_act_fn), dense.wo
+        )
     gate, hidden = graph.add_multi_node("xx", "Split", hidden, axis=-1, num_outputs=2)
-    return add_output_projection(graph, graph.add_node("Mul", add_named_activation(graph, gate, config.dense_act_fn), hidden), dense.wo)
+    return add_output_projection(
+        graph, graph.add_node("Mul", add_named_activation(graph, gate, config.dense_act_fn), hidden), dense.wo
+    )
 
 
 def _embed_decoder_tokens(graph: OnnxGraph, tokens: str, model: Any) -> str:
     table = model.decoder.embed_tokens.weight
-    return graph.add_tied_embedding(table, tokens, _TIED_TABLE_NAME) if _is_tied(model) else graph.add_embedding(table, tokens)
+    return (
+        graph.add_tied_embedding(table, tokens, _TIED_TABLE_NAME)
+        if _is_tied(model)
+        else graph.add_embedding(table, tokens)
+    )
 
 
 def _is_tied(model: Any) -> bool:
@@ -192,10 +217,16 @@ def _add_pointer_outputs(graph: OnnxGraph, source: str, states: str, embedded: s
     before = graph.add_node("Concat", padding, graph.add_slice(embedded, 1, 0, -1), axis=1)
     previous = _project_exactly(graph, _normalise_rms(graph, before, width), head.token)
     keys = graph.add_node("Add", _project_exactly(graph, states, head.key), previous)
-    scaled = graph.add_node("Mul", graph.add_node("Transpose", keys, perm=[0, 2, 1]), graph.add_floats(head.scale))
+    scaled = graph.add_node(
+        "Mul", graph.add_node("Transpose", keys, perm=[0, 2, 1]), graph.add_floats(head.scale)
+    )
     special = graph.add_node("Less", source, graph.add_ints(model.config.special_tokens))
     graph.add_output(scaled, "keys", [1, width, "S"])
-    graph.add_output(graph.add_node("Where", special, graph.add_floats(_BLOCKED_SCORE), graph.add_floats(0.0)), "mask", [1, "S"])
+    graph.add_output(
+        graph.add_node("Where", special, graph.add_floats(_BLOCKED_SCORE), graph.add_floats(0.0)),
+        "mask",
+        [1, "S"],
+    )
 
 
 def _mix_copies(graph: OnnxGraph, outputs: str, embedded: str, model: Any) -> str:
@@ -205,13 +236,19 @@ def _mix_copies(graph: OnnxGraph, outputs: str, embedded: str, model: Any) -> st
     keys, mask = graph.add_input("keys", "float", [1, width, "S"]), graph.add_input("mask", "float", [1, "S"])
     previous = _project_exactly(graph, _normalise_rms(graph, embedded, width), head.token)
     query = graph.add_node("Add", _project_exactly(graph, outputs, head.query), previous)
-    attention = graph.add_node("Softmax", graph.add_node("Add", graph.add_node("MatMul", query, keys), mask), axis=-1)
+    attention = graph.add_node(
+        "Softmax", graph.add_node("Add", graph.add_node("MatMul", query, keys), mask), axis=-1
+    )
     gate = graph.add_linear(outputs, head.gate.weight, head.gate.bias, exact=True)
     copied = graph.add_node("Mul", attention, graph.add_node("Sigmoid", gate))
     generated = graph.add_node("Softmax", _add_logits(graph, outputs, model), axis=-1)
-    rest = graph.add_node("Sigmoid", graph.add_node("Neg", gate))  # 1 - sigmoid(gate) would lose its digits near 0
+    rest = graph.add_node(
+        "Sigmoid", graph.add_node("Neg", gate)
+    )  # 1 - sigmoid(gate) would lose its digits near 0
     generated = graph.add_node("Mul", generated, rest)
-    index = graph.add_node("Expand", graph.add_node("Unsqueeze", source, graph.add_ints(1)), graph.add_node("Shape", copied))
+    index = graph.add_node(
+        "Expand", graph.add_node("Unsqueeze", source, graph.add_ints(1)), graph.add_node("Shape", copied)
+    )
     return graph.add_node("ScatterElements", generated, index, copied, axis=2, reduction="add")
 
 

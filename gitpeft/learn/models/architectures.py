@@ -108,7 +108,9 @@ class LayerRegion:
 
 def map_layers(model: Any) -> dict[str, str]:
     """The layers of a model, in order, and the module that each of them is."""
-    return {layer: place[: len(place) - len(tail) - 1] for place, layer, tail in _iterate_layer_modules(model)}
+    return {
+        layer: place[: len(place) - len(tail) - 1] for place, layer, tail in _iterate_layer_modules(model)
+    }
 
 
 def find_modules(model: Any, part: str, region: LayerRegion) -> list[str]:
@@ -119,7 +121,11 @@ def find_modules(model: Any, part: str, region: LayerRegion) -> list[str]:
     _check_layer_names(model, region)
     family = find_architecture(model.config.model_type)
     pattern = "|".join(getattr(family, name) for name in part.split("+"))
-    found = [p for p, layer, tail in _iterate_layer_modules(model) if region.contains_layer(layer) and re.fullmatch(pattern, tail)]
+    found = [
+        p
+        for p, layer, tail in _iterate_layer_modules(model)
+        if region.contains_layer(layer) and re.fullmatch(pattern, tail)
+    ]
     if not found:
         raise GitpeftError(
             f"the base has no module for {part} in {region.side}, layers {', '.join(region.layers) or 'all'}",

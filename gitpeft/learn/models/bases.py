@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.bundle.bundle import RERANKER_FILE
-from gitpeft.bundle.embedded import BASE_CONFIG_FILE, EMBEDDED_BASE, ONNX_FOLDER, BASE_TOKENIZER_FILE, BASE_WEIGHTS_FILE, compute_base_digest, find_embedded_base
+from gitpeft.bundle.embedded import (
+    BASE_CONFIG_FILE,
+    BASE_TOKENIZER_FILE,
+    BASE_WEIGHTS_FILE,
+    EMBEDDED_BASE,
+    ONNX_FOLDER,
+    compute_base_digest,
+    find_embedded_base,
+)
 from gitpeft.diff.patch import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures, hub
@@ -16,7 +24,7 @@ from gitpeft.runtime.tokenizer import TokenCodec
 from gitpeft.suggest import reranker
 from gitpeft.suggest.reranker import Reranker
 
-__all__ = ["EMBEDDED_BASE", "BaseModel", "compute_base_digest", "find_embedded_base", "find_base"]
+__all__ = ["EMBEDDED_BASE", "BaseModel", "compute_base_digest", "find_base", "find_embedded_base"]
 
 DECODER_LAYERS = 6
 _UNIXCODER_MARK = "<encoder-decoder>"
@@ -160,7 +168,11 @@ def find_base(name: str) -> BaseModel:
     folder = find_embedded_base() if name == EMBEDDED_BASE else Path(name).expanduser()
     if not folder.exists() and (name in hub.BASE_PRESETS or hub.is_hub_id(name)):
         folder, name = hub.resolve_hub_base(name)
-    missing = [part for part in (BASE_CONFIG_FILE, BASE_WEIGHTS_FILE, BASE_TOKENIZER_FILE) if not (folder / part).is_file()]
+    missing = [
+        part
+        for part in (BASE_CONFIG_FILE, BASE_WEIGHTS_FILE, BASE_TOKENIZER_FILE)
+        if not (folder / part).is_file()
+    ]
     if missing:
         raise GitpeftError(
             f"the base {name} has no {missing[0]} ({folder})",
@@ -171,7 +183,9 @@ def find_base(name: str) -> BaseModel:
         kind, budget = config.get("model_type"), TokenBudget(**config.get("gitpeft_budget", {}))
     except (ValueError, TypeError, AttributeError) as error:
         hint = "get the base again, or leave --base out"
-        raise GitpeftError(f"the {BASE_CONFIG_FILE} of the base {name} cannot be used: {error}", hint) from None
+        raise GitpeftError(
+            f"the {BASE_CONFIG_FILE} of the base {name} cannot be used: {error}", hint
+        ) from None
     if kind not in architectures.ARCHITECTURES:
         raise GitpeftError(
             f"the base {name} is a {kind}", f"known are {', '.join(sorted(architectures.ARCHITECTURES))}"

@@ -70,9 +70,13 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]
         super().__post_init__()
         self.peft_type = PeftType.BOTTLENECK
         if self.activation not in ACTIVATION_MODULES:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATION_MODULES)}, not {self.activation}")
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATION_MODULES)}, not {self.activation}"
+            )
         if self.placement not in BOTTLENECK_PLACEMENTS:
-            raise ValueError(f"placement must be one of {', '.join(BOTTLENECK_PLACEMENTS)}, not {self.placement}")
+            raise ValueError(
+                f"placement must be one of {', '.join(BOTTLENECK_PLACEMENTS)}, not {self.placement}"
+            )
         if self.width < 1:
             raise ValueError("width must be at least 1")
 

@@ -57,7 +57,9 @@ def _fetch_snapshot(repo: str, revision: str, offline: bool) -> Path:
 
     try:
         return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=_ALLOWED_FILES, local_files_only=offline)
+            snapshot_download(
+                repo, revision=revision, allow_patterns=_ALLOWED_FILES, local_files_only=offline
+            )
         )
     except Exception as error:  # a dozen classes, none of which says more than this to a person
         hint = "set HF_HUB_OFFLINE=0 to download it once, or name a folder that holds it"

@@ -91,7 +91,11 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> TuningM
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (settings or {}).items()}
     default = DEFAULT_METHODS[name]
     rest = given.get("rest", default.rest) if name == "hybrid" else name
-    known = {"lr", *_METHOD_ROWS[name].settings, *(_METHOD_ROWS[rest].settings if rest in _METHOD_ROWS else ())}
+    known = {
+        "lr",
+        *_METHOD_ROWS[name].settings,
+        *(_METHOD_ROWS[rest].settings if rest in _METHOD_ROWS else ()),
+    }
     if unknown := given.keys() - known:
         raise GitpeftError(
             f"the method {name} has no setting {min(unknown)}", f"it has {', '.join(sorted(known))}"
@@ -132,7 +136,9 @@ def format_method(method: TuningMethod) -> str:
     default = make_method(method.name, {"rest": method.rest} if method.name == "hybrid" else {})
     for key, value in method.as_dict().items():
         implied = 2 * method.rank if key == "alpha" else getattr(default, key)
-        if key != "name" and (value != implied or (key == "rest" and value != DEFAULT_METHODS["hybrid"].rest)):
+        if key != "name" and (
+            value != implied or (key == "rest" and value != DEFAULT_METHODS["hybrid"].rest)
+        ):
             given[key] = "+".join(value) if isinstance(value, tuple) else value
     listed = ",".join(f"{key}={value}" for key, value in given.items())
     return f"{method.name}:{listed}" if listed else method.name

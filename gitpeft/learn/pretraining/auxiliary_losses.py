@@ -79,7 +79,9 @@ def make_joint_objective(weights: AuxiliaryWeights) -> Objective:
         if weights.line_type:
             total = total + weights.line_type * _line_type_loss(model.heads, parts, states, ids, read)
         if weights.matching:
-            total = total + weights.matching * _matching_loss(model.heads, parts, states, ids, inputs["labels"])
+            total = total + weights.matching * _matching_loss(
+                model.heads, parts, states, ids, inputs["labels"]
+            )
         if weights.denoise:
             total = total + weights.denoise * _denoising_loss(model, states, ids, read)
         return total, found.loss
@@ -135,7 +137,9 @@ class SourceParts:
         return sums / self.tokens.clamp(min=1)[:, None]
 
 
-def _line_type_loss(heads: AuxiliaryHeads, parts: SourceParts, states: Tensor, ids: Tensor, read: Tensor) -> Tensor:
+def _line_type_loss(
+    heads: AuxiliaryHeads, parts: SourceParts, states: Tensor, ids: Tensor, read: Tensor
+) -> Tensor:
     """Binary cross-entropy of "this line was added" over lines whose sign was hidden."""
     was = ids.flatten()[parts.begins]
     asked = (was != read.flatten()[parts.begins]) & (parts.tokens > 0)
@@ -145,7 +149,9 @@ def _line_type_loss(heads: AuxiliaryHeads, parts: SourceParts, states: Tensor, i
     return binary_cross_entropy_with_logits(said, (was[asked] == _MARK_IDS["add"]).float())
 
 
-def _matching_loss(heads: AuxiliaryHeads, parts: SourceParts, states: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
+def _matching_loss(
+    heads: AuxiliaryHeads, parts: SourceParts, states: Tensor, ids: Tensor, labels: Tensor
+) -> Tensor:
     """Cross-entropy of the share of an exemplar's tokens that are in the message."""
     asked = (ids.flatten()[parts.begins] == _MARK_IDS["like"]) & (parts.tokens > 0)
     if not asked.any():

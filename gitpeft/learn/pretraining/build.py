@@ -79,7 +79,12 @@ class PretrainingRecipe:
 
 
 def pretrain_base(
-    recipe: PretrainingRecipe, corpus_dir: Path, work: Path, out: Path, listen: ProgressListener, device: str | None = None
+    recipe: PretrainingRecipe,
+    corpus_dir: Path,
+    work: Path,
+    out: Path,
+    listen: ProgressListener,
+    device: str | None = None,
 ) -> list[TrainingCost]:
     """Make a base as the recipe says and save it in `out`, its ONNX files too; returns each stage's cost."""
     missing = [name for name in recipe.files if not (corpus_dir / name).is_file()]
@@ -120,7 +125,9 @@ def _iterate_tokenizer_texts(recipe: PretrainingRecipe, corpus_dir: Path) -> Ite
                     yield from (line[1:] for line in corpus.normalise_diff(record["diff"]).split("\n"))
 
 
-def render_corpus(recipe: PretrainingRecipe, corpus_dir: Path, work: Path) -> tuple[RenderedExamples, RenderedExamples]:
+def render_corpus(
+    recipe: PretrainingRecipe, corpus_dir: Path, work: Path
+) -> tuple[RenderedExamples, RenderedExamples]:
     """Render every corpus file (one process each, at most one per core) unless its arrays are there."""
     jobs = [
         (recipe, corpus_dir / name, work, number)
@@ -133,7 +140,9 @@ def render_corpus(recipe: PretrainingRecipe, corpus_dir: Path, work: Path) -> tu
     numbers = range(1, len(recipe.files) + 1)
     train = [RenderedExamples.load(work / f"train-{i}.npz") for i in numbers]
     valid = [RenderedExamples.load(path) for i in numbers if (path := work / f"val-{i}.npz").exists()]
-    return RenderedExamples.join_parts(train), RenderedExamples.join_parts(valid or [RenderedExamples.from_pairs([])])
+    return RenderedExamples.join_parts(train), RenderedExamples.join_parts(
+        valid or [RenderedExamples.from_pairs([])]
+    )
 
 
 def _render_file(recipe: PretrainingRecipe, path: Path, work: Path, number: int) -> None:
@@ -147,7 +156,9 @@ def _render_file(recipe: PretrainingRecipe, path: Path, work: Path, number: int)
         held_out = repo in recipe.validation
         if not held_out:
             found = [corpus.drop_context(example, dice) for example in found if new(example.change)]
-        (valid if held_out else train).append(RenderedExamples.from_pairs([encode_example(e, recipe.budget, codec) for e in found]))
+        (valid if held_out else train).append(
+            RenderedExamples.from_pairs([encode_example(e, recipe.budget, codec) for e in found])
+        )
     if valid:
         RenderedExamples.join_parts(valid).save(work / f"val-{number}.npz")
     RenderedExamples.join_parts(train).save(work / f"new-{number}.npz")
@@ -168,7 +179,7 @@ def train_stages(
     from safetensors.torch import load_file, save_file
 
     from gitpeft.learn.training.flops import measure_matrix_rate
-    from gitpeft.learn.training.loop import train_model, pick_device
+    from gitpeft.learn.training.loop import pick_device, train_model
 
     model = make_random_model(recipe).to(pick_device(device))
     reachable = measure_matrix_rate(model.device)
@@ -202,7 +213,9 @@ def train_stages(
     return costs
 
 
-def _make_stage_listener(listen: ProgressListener, stage: str, matrix_rate: float) -> Callable[[TrainingProgress], None]:
+def _make_stage_listener(
+    listen: ProgressListener, stage: str, matrix_rate: float
+) -> Callable[[TrainingProgress], None]:
     def report_progress(progress: TrainingProgress) -> None:
         seconds = max(progress.seconds, 1e-9)
         rate = f"{progress.tokens / seconds:,.0f} tokens/s"
@@ -236,7 +249,11 @@ def export_base(recipe: PretrainingRecipe, corpus_dir: Path, out: Path, listen: 
     listen("export", 1.0, result.parity.describe_drop())
     manifest = bundles.Manifest("model", "", budget=asdict(recipe.budget), settings=result.settings)
     prior = reranker.fit_reranker(_ask_training_repositories(recipe, corpus_dir, manifest, folder, listen))
-    asked = [one for every in held_out for one in _ask_newest(manifest, folder, every, COMMITS_PER_VALIDATION_REPOSITORY, recipe.seed)]
+    asked = [
+        one
+        for every in held_out
+        for one in _ask_newest(manifest, folder, every, COMMITS_PER_VALIDATION_REPOSITORY, recipe.seed)
+    ]
     choice = reranker.choose_reranker(asked, prior)
     listen("choose", 1.0, f"measured on {choice.n:,} commits")
     (folder / bundles.RERANKER_FILE).write_text(json.dumps(asdict(prior)))
@@ -256,7 +273,13 @@ def _ask_training_repositories(
     asked: list[ExampleCandidates] = []
     for number, name in enumerate(recipe.files):
         for repo, records in corpus.read_corpus_file(corpus_dir / name, recipe.validation):
-            asked += _ask_newest(manifest, folder, corpus.build_examples(records, 0), COMMITS_PER_TRAINING_REPOSITORY, recipe.seed)
+            asked += _ask_newest(
+                manifest,
+                folder,
+                corpus.build_examples(records, 0),
+                COMMITS_PER_TRAINING_REPOSITORY,
+                recipe.seed,
+            )
             listen("choose", number / len(recipe.files), f"{len(asked):,} commits, {repo}")
     return asked
 
@@ -281,7 +304,10 @@ def make_random_model(recipe: PretrainingRecipe) -> Any:
 
     torch.manual_seed(recipe.seed)
     config = PointerT5Config(
-        vocab_size=recipe.vocabulary, special_tokens=len(SPECIAL_TOKENS), decoder_start_token_id=0, **recipe.model
+        vocab_size=recipe.vocabulary,
+        special_tokens=len(SPECIAL_TOKENS),
+        decoder_start_token_id=0,
+        **recipe.model,
     )
     model = PointerT5ForConditionalGeneration(config)
     model.set_attn_implementation("sdpa" if torch.cuda.is_available() else "eager")

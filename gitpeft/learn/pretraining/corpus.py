@@ -41,7 +41,9 @@ def build_examples(records: Sequence[dict[str, Any]], neighbours: int) -> list[E
             change=changes[i],
             message=subjects[i],
             previous=mask_secrets(clean_subject(record["previous"])),
-            like=tuple(n.subject for n in index.find_nearest(changes[i], neighbours, before=i)) if index else (),
+            like=tuple(n.subject for n in index.find_nearest(changes[i], neighbours, before=i))
+            if index
+            else (),
             sha=record["sha"],
             group=record["repo"],
         )
@@ -57,7 +59,9 @@ def normalise_diff(diff: str) -> str:
     """A corpus diff as `diff.compact` would have written it: white space folded, largest files first."""
     lines = [line[:1] + normalize_line(line[1:]) for line in diff.split("\n") if line]
     start = next((i for i, line in enumerate(lines) if line[0] in "#@+-"), len(lines))
-    listed = sorted((line for line in lines[:start] if line[0] != "~"), key=_count_changed_lines, reverse=True)
+    listed = sorted(
+        (line for line in lines[:start] if line[0] != "~"), key=_count_changed_lines, reverse=True
+    )
     more = [line for line in lines[:start] if line[0] == "~"]
     return "\n".join(listed + more + [line for line in lines[start:] if len(line) > 1 or line == "@"])
 

@@ -19,7 +19,9 @@ _MAX_COPIES = 3
 """A change and its copies are learnt at most this often over all repositories."""
 
 _HASH_PRIME = (1 << 31) - 1
-_HASH_FACTORS, _HASH_OFFSETS = np.random.default_rng(5).integers(1, _HASH_PRIME, size=(2, _BANDS * _ROWS, 1), dtype=np.uint64)
+_HASH_FACTORS, _HASH_OFFSETS = np.random.default_rng(5).integers(
+    1, _HASH_PRIME, size=(2, _BANDS * _ROWS, 1), dtype=np.uint64
+)
 
 
 class NearDuplicateFilter:

@@ -24,7 +24,7 @@ from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
 from gitpeft.learn.pipeline import CandidateModel
 from gitpeft.learn.risk import relabel, selection
-from gitpeft.learn.risk.classifiers import LabelledCommits, rank_commits, add_encoder_readings
+from gitpeft.learn.risk.classifiers import LabelledCommits, add_encoder_readings, rank_commits
 from gitpeft.learn.risk.selection import LabelledHistory
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.risk.encoder import OnnxRiskEncoder
@@ -95,7 +95,9 @@ class ChallengeVerdict:
 # --- messages -----------------------------------------------------------------------------------------------
 
 
-def compare_message_models(champion: Bundle, challenger: CandidateModel, data: Dataset, listen: ProgressListener) -> ChallengeVerdict:
+def compare_message_models(
+    champion: Bundle, challenger: CandidateModel, data: Dataset, listen: ProgressListener
+) -> ChallengeVerdict:
     """Both on the newest commits, with the exemplars of that day; leaves the scores in the outcome."""
     from gitpeft.learn.evaluation.text_metrics import b_norm, paired_bootstrap
 
@@ -112,7 +114,9 @@ def compare_message_models(champion: Bundle, challenger: CandidateModel, data: D
     }
     scores = b_norm(new, references), b_norm(old, references)
     difference = paired_bootstrap(*scores, seed=0)
-    return ChallengeVerdict.from_result(ChallengeResult(B_NORM, len(examples), mean(scores[1]), mean(scores[0]), *difference))
+    return ChallengeVerdict.from_result(
+        ChallengeResult(B_NORM, len(examples), mean(scores[1]), mean(scores[0]), *difference)
+    )
 
 
 def _collect_offers(
@@ -131,14 +135,21 @@ def _collect_offers(
     assert made.files is not None
     index = data.index_before(data.first_test)
     with trial.open_trial_suggester(made.manifest, made.files, index, habits) as suggester:
-        return [one.offered_message(chooser) for one in trial.collect_candidates(suggester, examples, report_progress, since=data.test)]
+        return [
+            one.offered_message(chooser)
+            for one in trial.collect_candidates(suggester, examples, report_progress, since=data.test)
+        ]
 
 
 # --- risk ---------------------------------------------------------------------------------------------------
 
 
 def compare_risk_models(
-    installed: RiskModel, until: float, contender: RiskModel, known: LabelledHistory, reader: OnnxRiskEncoder | None = None
+    installed: RiskModel,
+    until: float,
+    contender: RiskModel,
+    known: LabelledHistory,
+    reader: OnnxRiskEncoder | None = None,
 ) -> ChallengeVerdict:
     """Both scores on the newest half of the commits that were judged after the moment `until`.
 
@@ -152,23 +163,34 @@ def compare_risk_models(
     judged = relabel.select_newly_labelled(known, until)
     held = judged.take(slice(len(judged) - int(HELD_OUT_SHARE * len(judged)), None))
     if len(held) < MIN_TEST_COMMITS:
-        said = f"{len(held)} commits were judged since that it can be compared on, {MIN_TEST_COMMITS} are needed"
+        said = (
+            f"{len(held)} commits were judged since that it can be compared on, {MIN_TEST_COMMITS} are needed"
+        )
         return ChallengeVerdict(False, f"the installed score stays: {said}")
     held, bad = add_encoder_readings(reader, held), int(held.truth.sum())
-    if not bad and (promised := float(_rank_or_constant(installed, held, 0.0).chances.sum())) < MIN_EXPECTED_BUGS:
+    if (
+        not bad
+        and (promised := float(_rank_or_constant(installed, held, 0.0).chances.sum())) < MIN_EXPECTED_BUGS
+    ):
         said = (
             f"none of the {len(held)} commits judged since is a known bug, and {promised:.1f} were promised"
         )
         return ChallengeVerdict(False, f"the installed score stays: {said}")
     unseen = set(held.shas)
     rest = [one for one in known.measured if one.sha not in unseen]
-    twin = selection.train_risk_model(rest, known.found, known.now, known.texts) if contender.is_usable else contender
+    twin = (
+        selection.train_risk_model(rest, known.found, known.now, known.texts)
+        if contender.is_usable
+        else contender
+    )
     usual = float(selection.label_commits(rest, known.found, known.now).truth.mean())
     new, old = _rank_or_constant(twin, held, usual), _rank_or_constant(installed, held, usual)
     name, metric = (AUC, "auc") if min(bad, len(held) - bad) >= MIN_COMMITS_PER_CLASS else (BRIER, "brier")
     ask = ranking_metrics.RANKING_METRICS[metric]
     return ChallengeVerdict.from_result(
-        ChallengeResult(name, len(held), ask(old), ask(new), *ranking_metrics.bootstrap_difference(new, old, metric))
+        ChallengeResult(
+            name, len(held), ask(old), ask(new), *ranking_metrics.bootstrap_difference(new, old, metric)
+        )
     )
 
 

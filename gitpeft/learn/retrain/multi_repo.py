@@ -41,7 +41,10 @@ class RepositoryResult:
 
 
 def train_across_repositories(
-    repos: Sequence[Repository], plan: ModelPlan, listen: ProgressListener, agreed: Callable[[str], bool] = lambda _: True
+    repos: Sequence[Repository],
+    plan: ModelPlan,
+    listen: ProgressListener,
+    agreed: Callable[[str], bool] = lambda _: True,
 ) -> list[RepositoryResult]:
     """Train the shared adapter, then each repository's own; half of the time goes to the first.
 
@@ -63,9 +66,13 @@ def train_across_repositories(
         return [_train_own_adapter(repo, own, start, listen, agreed) for repo in repos]
 
 
-def _train_shared_adapter(repos: Sequence[Repository], mined: Sequence[MinedHistory], plan: ModelPlan, listen: ProgressListener) -> Path:
+def _train_shared_adapter(
+    repos: Sequence[Repository], mined: Sequence[MinedHistory], plan: ModelPlan, listen: ProgressListener
+) -> Path:
     """The folder of the adapter that all repositories taught."""
-    data = merge_datasets([make_repository_dataset(repo, one, plan.seed) for repo, one in zip(repos, mined, strict=True)])
+    data = merge_datasets(
+        [make_repository_dataset(repo, one, plan.seed) for repo, one in zip(repos, mined, strict=True)]
+    )
     if len(data.examples) < MIN_TRAINING_EXAMPLES:
         raise GitpeftError(
             f"only {len(data.examples)} usable commits in all, training needs {MIN_TRAINING_EXAMPLES}",
@@ -97,7 +104,9 @@ def merge_datasets(parts: Sequence[Dataset]) -> Dataset:
     return Dataset(everything, dataset.build_example_index(()), len(train), len(everything), {})
 
 
-def _train_own_adapter(repo: Repository, plan: ModelPlan, start: Path, listen: ProgressListener, agreed: Callable[[str], bool]) -> RepositoryResult:
+def _train_own_adapter(
+    repo: Repository, plan: ModelPlan, start: Path, listen: ProgressListener, agreed: Callable[[str], bool]
+) -> RepositoryResult:
     name = (repo.work_tree or repo.common_dir).name
     if retrain_run.find_champion(repo) is None:
         outcome = pipeline.run(repo, replace(plan, warm=str(start)), listen)

@@ -28,7 +28,12 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.pipeline import CandidateModel, MinedHistory, ModelPlan
 from gitpeft.learn.retrain import champion_challenger
-from gitpeft.learn.retrain.champion_challenger import MIN_TEST_COMMITS, MAX_TEST_COMMITS, HELD_OUT_SHARE, ChallengeVerdict
+from gitpeft.learn.retrain.champion_challenger import (
+    HELD_OUT_SHARE,
+    MAX_TEST_COMMITS,
+    MIN_TEST_COMMITS,
+    ChallengeVerdict,
+)
 from gitpeft.learn.risk import relabel
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.monitor import acceptance
@@ -126,7 +131,9 @@ def run_retraining(
     else:
         if alike and any(name.startswith(f"{bundles.ADAPTER_FOLDER}/") for name in champion.manifest.files):
             start = champion.path / bundles.ADAPTER_FOLDER
-        trained = _train_challenger(work, replace(plan, warm=str(start) if start else "", rival=champion.id), data)
+        trained = _train_challenger(
+            work, replace(plan, warm=str(start) if start else "", rival=champion.id), data
+        )
         result.warm, result.taught, result.replayed = bool(start), len(data.train), replayed
     with bundles.staging_folder(repo.state_dir) as scratch:
         folder = trained.candidate.folder if trained else scratch
@@ -157,10 +164,14 @@ def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> ChallengeVerd
         return None
     until = relabel.get_fit_time(work.champion, installed)
     work.result.labels = asdict(relabel.compare_labels(known, until))
-    return champion_challenger.compare_risk_models(installed, until, fitted, known, load_risk_encoder(installed, work.champion))
+    return champion_challenger.compare_risk_models(
+        installed, until, fitted, known, load_risk_encoder(installed, work.champion)
+    )
 
 
-def _install_winners(work: _Retraining, trained: _MessageChallenger | None, risk: ChallengeVerdict | None, folder: Path) -> None:
+def _install_winners(
+    work: _Retraining, trained: _MessageChallenger | None, risk: ChallengeVerdict | None, folder: Path
+) -> None:
     """Put every winner in its place and what lost aside; the result then says what happened.
 
     `folder` holds the fresh risk model.
@@ -173,15 +184,21 @@ def _install_winners(work: _Retraining, trained: _MessageChallenger | None, risk
         metrics = one.made.manifest.metrics | _make_duel_record(result, won=MESSAGE in wins)
         shipped = replace(one, made=replace(one.made, manifest=replace(one.made.manifest, metrics=metrics)))
         score = champion if risk and RISK not in wins else None
-        result.bundle = pipeline.install_candidate(repo, shipped, trained.data, active=MESSAGE in wins, risk=score)
+        result.bundle = pipeline.install_candidate(
+            repo, shipped, trained.data, active=MESSAGE in wins, risk=score
+        )
     if RISK in wins and MESSAGE not in wins:
         result.action, result.aside = "activated", result.bundle
         result.bundle = replace_risk_model(repo, champion, folder, _make_duel_record(result, won=True))
     if trained and MESSAGE not in wins:
-        acceptance.record_failed_retraining(repo.state_dir, result.bundle if RISK in wins else champion.id, work.mined.tip)
+        acceptance.record_failed_retraining(
+            repo.state_dir, result.bundle if RISK in wins else champion.id, work.mined.tip
+        )
 
 
-def _select_winners(work: _Retraining, trained: _MessageChallenger | None, risk: ChallengeVerdict | None) -> set[str]:
+def _select_winners(
+    work: _Retraining, trained: _MessageChallenger | None, risk: ChallengeVerdict | None
+) -> set[str]:
     """The tasks whose challengers take their place, once all are asked; notes verdicts and reasons."""
     result = work.result
     found = {MESSAGE: trained.verdict} if trained else {}
@@ -212,7 +229,9 @@ def replace_risk_model(repo: Repository, bundle: Bundle, folder: Path, metrics: 
         for path in filter(lambda path: pipeline.is_risk_file(path.name), folder.iterdir()):
             shutil.copyfile(path, staged / path.name)
         kept = bundle.manifest.metrics | metrics
-        id_ = bundles.write_bundle(staged, replace(bundle.manifest, created=pipeline.format_current_time(), metrics=kept))
+        id_ = bundles.write_bundle(
+            staged, replace(bundle.manifest, created=pipeline.format_current_time(), metrics=kept)
+        )
     bundles.activate_bundle(repo.state_dir, id_)
     bundles.prune_bundles(repo.state_dir)
     return id_
@@ -221,8 +240,8 @@ def replace_risk_model(repo: Repository, bundle: Bundle, folder: Path, metrics: 
 def _explain_no_training(new: int, data: Dataset | None) -> str:
     if data is None:
         return (
-            f"too few commits that the installed model has not learnt from, {MIN_TEST_COMMITS} are needed to compare "
-            "(`gitpeft init` makes a new one without comparing)"
+            f"too few commits that the installed model has not learnt from, {MIN_TEST_COMMITS} are needed "
+            "to compare (`gitpeft init` makes a new one without comparing)"
         )
     return "no new usable commit since the installed model was made"
 
@@ -239,7 +258,9 @@ def _matches_plan(champion: Bundle, plan: ModelPlan) -> bool:
 # --- what is learnt from ------------------------------------------------------------------------------------
 
 
-def split_for_challenger(records: Sequence[CommitRecord], champion: Bundle, seed: int) -> tuple[Dataset | None, int, int]:
+def split_for_challenger(
+    records: Sequence[CommitRecord], champion: Bundle, seed: int
+) -> tuple[Dataset | None, int, int]:
     """The challenger's examples, how many are newer than the champion, and how many are replayed.
 
     None where too few commits are left that the champion was neither taught nor chosen by.
@@ -260,7 +281,10 @@ def split_for_challenger(records: Sequence[CommitRecord], champion: Bundle, seed
     valid = min(MAX_TEST_COMMITS, max(MIN_TEST_COMMITS, (len(bare) - tested) // 10))
     neighbours = TokenBudget().exemplars
     data = dataset.build_dataset(
-        records, neighbours, dataset.share_for_count(valid, len(bare)), dataset.share_for_count(tested, len(bare))
+        records,
+        neighbours,
+        dataset.share_for_count(valid, len(bare)),
+        dataset.share_for_count(tested, len(bare)),
     )
     taught = set(known[: int(0.8 * len(known))])
     chosen, replayed = _sample_replay(data.examples[: data.first_valid], taught, seed)
@@ -278,7 +302,9 @@ def _load_known_commits(champion: Bundle) -> list[str]:
     return [index.get_commit(place)[0] for place in range(len(index))]
 
 
-def _sample_replay(examples: Sequence[Example], taught: set[str], seed: int) -> tuple[tuple[Example, ...], int]:
+def _sample_replay(
+    examples: Sequence[Example], taught: set[str], seed: int
+) -> tuple[tuple[Example, ...], int]:
     """What the champion was not taught, and a sample of what it was, in their order; the sample's size."""
     fresh = {example.sha for example in examples if example.sha not in taught}
     old = [example for example in examples if example.sha in taught]

@@ -72,7 +72,10 @@ class BacktestPeriod:
 
 
 def run_risk_backtest(
-    repository: Repository, period: BacktestPeriod, listen: selection.Listener, teach: selection.TrainEncoder | None = None
+    repository: Repository,
+    period: BacktestPeriod,
+    listen: selection.Listener,
+    teach: selection.TrainEncoder | None = None,
 ) -> RiskBacktest:
     """Replay a period. GitpeftError where too little was known in it.
 
@@ -89,7 +92,9 @@ def run_risk_backtest(
     found = szz.trace_bug_introducing_commits(repository, until, load_config(repository), listen)
     since = now - months * MONTH
     listen("risk", 0.0, "an encoder learns first" if teach is not None else "month by month")
-    trial = selection.evaluate_prequential(measured, found, now, since, min(months, _MAX_BLOCKS), texts, teach)
+    trial = selection.evaluate_prequential(
+        measured, found, now, since, min(months, _MAX_BLOCKS), texts, teach
+    )
     if trial is None:
         raise GitpeftError(
             f"not enough history ({len(found.bugs_known_at(now))} known bugs, too few of them known in time)",
@@ -135,9 +140,12 @@ def _evaluate_model(name: str, trial: RiskTrial, budget: float, weeks: float) ->
         "recall": hits / float(truth.sum()),
         "f1": ranking_metrics.f1_score(truth, flags),
         "false_alarms_a_week": float(flags.sum() - hits) / weeks,
-        "rank_correlation_with_size": _round_or_none(ranking_metrics.spearman_correlation(said.scores, trial.data.effort)),
+        "rank_correlation_with_size": _round_or_none(
+            ranking_metrics.spearman_correlation(said.scores, trial.data.effort)
+        ),
         "metrics": {
-            key: [_round_or_none(x) for x in interval] for key, interval in ranking_metrics.summarise_ranking(said).items()
+            key: [_round_or_none(x) for x in interval]
+            for key, interval in ranking_metrics.summarise_ranking(said).items()
         },
         "reliability": ranking_metrics.reliability_bins(truth, said.chances),
         "drift": [_summarise_block(name, part, budget) for part in trial.parts],
@@ -190,7 +198,9 @@ def _swap_signs(text: str) -> str:
     """A compact text with added lines as removed ones, and the other way round; counts of files too."""
     signs = {"+": "-", "-": "+"}
     lines = (f"{signs.get(line[:1], line[:1])}{line[1:]}" for line in text.split("\n"))
-    return "\n".join(_LINE_COUNTS.sub(r" +\2 -\1", line) if line[:1] not in "#@+-" else line for line in lines)
+    return "\n".join(
+        _LINE_COUNTS.sub(r" +\2 -\1", line) if line[:1] not in "#@+-" else line for line in lines
+    )
 
 
 def _set_median_size(one: ChangeMetrics, usual: ChangeMetrics) -> ChangeMetrics:
@@ -210,7 +220,9 @@ def _compute_block_auc(name: str, parts: Sequence[EvaluationBlock]) -> float:
     return right / pairs if pairs else float("nan")
 
 
-def _rewrite_block(part: EvaluationBlock, tell: ChangeRewrite, reader: OnnxRiskEncoder | None) -> EvaluationBlock:
+def _rewrite_block(
+    part: EvaluationBlock, tell: ChangeRewrite, reader: OnnxRiskEncoder | None
+) -> EvaluationBlock:
     """A block told differently; an encoder reads again what is not told as it was."""
     block, usual = part.block, _compute_medians(part.before.metrics)
     texts = block.changes or ("",) * len(block)
@@ -224,7 +236,9 @@ def _rewrite_block(part: EvaluationBlock, tell: ChangeRewrite, reader: OnnxRiskE
     return replace(part, block=found)
 
 
-def _reread_change(reader: OnnxRiskEncoder, known: float, one: ChangeMetrics, text: str, told: tuple[ChangeMetrics, str]) -> float:
+def _reread_change(
+    reader: OnnxRiskEncoder, known: float, one: ChangeMetrics, text: str, told: tuple[ChangeMetrics, str]
+) -> float:
     """What an encoder, which sees `FEATURES` and the text, reads in a change as it is told."""
     if np.isnan(known) or (told[1] == text and scale_features(told[0]) == scale_features(one)):
         return known
@@ -296,16 +310,25 @@ def _render_page(trial: RiskTrial, data: dict[str, Any]) -> str:
             "share of bugs",
             _build_capture_curves(trial),
         ),
-        charts.render_line_chart("Probabilities and what came true", "said", "happened", _build_reliability_curves(data), diagonal=True),
+        charts.render_line_chart(
+            "Probabilities and what came true",
+            "said",
+            "happened",
+            _build_reliability_curves(data),
+            diagonal=True,
+        ),
         charts.render_line_chart("AUC by time", "block", "ROC AUC", _build_auc_curves(data), top=1.0),
         charts.render_scatter_plot(
-            "Score and size of the shipped model", "log10 of changed lines", "score", *_build_size_points(trial)
+            "Score and size of the shipped model",
+            "log10 of changed lines",
+            "score",
+            *_build_size_points(trial),
         ),
     ]
     return charts.render_page(
         "gitpeft: the last months in hindsight",
-        f"{head}{_render_alarm_table(data)}<div class='plots'>{''.join(plots)}</div>{_render_metric_table(data)}{_render_counterfactual_table(data)}"
-        f"{_render_flag_table(data)}",
+        f"{head}{_render_alarm_table(data)}<div class='plots'>{''.join(plots)}</div>"
+        f"{_render_metric_table(data)}{_render_counterfactual_table(data)}{_render_flag_table(data)}",
     )
 
 
@@ -337,7 +360,10 @@ def _build_size_points(trial: RiskTrial) -> tuple[list[tuple[float, float]], lis
 
 
 def _render_metric_table(data: dict[str, Any]) -> str:
-    rows = [[BACKTEST_METRICS[key], *(_format_interval(one["metrics"][key]) for one in data["models"].values())] for key in BACKTEST_METRICS]
+    rows = [
+        [BACKTEST_METRICS[key], *(_format_interval(one["metrics"][key]) for one in data["models"].values())]
+        for key in BACKTEST_METRICS
+    ]
     return charts.render_table(["metric (95 % interval)", *data["models"]], rows)
 
 

@@ -17,13 +17,13 @@ from gitpeft.learn.risk import bag_of_words
 from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import (
-    METRICS_WORDS_AND_ENCODER,
-    METRICS_AND_WORDS,
-    TUNED_ENCODER,
-    RISK_FEATURES,
+    ENCODER_FEATURE,
     LINES_ADDED,
     LOGISTIC_REGRESSION,
-    ENCODER_FEATURE,
+    METRICS_AND_WORDS,
+    METRICS_WORDS_AND_ENCODER,
+    RISK_FEATURES,
+    TUNED_ENCODER,
     WORDS_FEATURE,
     RiskModel,
     interpolate_linearly,
@@ -78,7 +78,9 @@ def make_lines_added_model() -> RiskModel:
     return RiskModel(LINES_ADDED, features=("la",), weights=(1.0,), means=(0.0,))
 
 
-def fit_logistic_regression(data: LabelledCommits, features: Sequence[str] = RISK_FEATURES, ridge: float | None = None) -> RiskModel:
+def fit_logistic_regression(
+    data: LabelledCommits, features: Sequence[str] = RISK_FEATURES, ridge: float | None = None
+) -> RiskModel:
     """A logistic regression on `features`; its L2 penalty is chosen on the newest quarter of `data`.
 
     Lines added are hardly penalised: the fewer bugs are known, the nearer this is to the baseline.
@@ -87,7 +89,9 @@ def fit_logistic_regression(data: LabelledCommits, features: Sequence[str] = RIS
         cut = len(data) * 3 // 4
         old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
         if 0 < old.truth.sum() < len(old) and 0 < new.truth.sum() < len(new):
-            losses = {r: _compute_log_loss(fit_logistic_regression(old, features, r), new) for r in _RIDGE_GRID}
+            losses = {
+                r: _compute_log_loss(fit_logistic_regression(old, features, r), new) for r in _RIDGE_GRID
+            }
             ridge = min(losses, key=lambda r: losses[r])
     x = build_design_matrix(data, features)
     mean, spread = x.mean(0), x.std(0) + logistic.SPREAD
@@ -103,7 +107,9 @@ def fit_logistic_regression(data: LabelledCommits, features: Sequence[str] = RIS
     )
 
 
-def combine_models(base: RiskModel, data: LabelledCommits, learnt: WordFit, readings: Array | None = None) -> RiskModel:
+def combine_models(
+    base: RiskModel, data: LabelledCommits, learnt: WordFit, readings: Array | None = None
+) -> RiskModel:
     """A regression, the words and, where there are any, the readings: added, each in its own spread.
 
     Equal shares need no fit: with few bugs fitted ones are not better. `base` and `learnt` are fitted on
@@ -129,7 +135,9 @@ def combine_models(base: RiskModel, data: LabelledCommits, learnt: WordFit, read
 
 def make_encoder_model(readings: Array) -> RiskModel:
     """What the encoder reads, which knows the metrics as well."""
-    return RiskModel(TUNED_ENCODER, features=(ENCODER_FEATURE,), weights=(1.0,), means=(float(np.nanmean(readings)),))
+    return RiskModel(
+        TUNED_ENCODER, features=(ENCODER_FEATURE,), weights=(1.0,), means=(float(np.nanmean(readings)),)
+    )
 
 
 def fit_candidate_models(data: LabelledCommits, readings: Array | None = None) -> dict[str, RiskModel]:
@@ -144,7 +152,10 @@ def fit_candidate_models(data: LabelledCommits, readings: Array | None = None) -
     learnt = bag_of_words.fit_word_weights(data.changes, data.truth)
     found[METRICS_AND_WORDS] = combine_models(base, data, learnt)
     if readings is not None:
-        found |= {TUNED_ENCODER: make_encoder_model(readings), METRICS_WORDS_AND_ENCODER: combine_models(base, data, learnt, readings)}
+        found |= {
+            TUNED_ENCODER: make_encoder_model(readings),
+            METRICS_WORDS_AND_ENCODER: combine_models(base, data, learnt, readings),
+        }
     return found
 
 

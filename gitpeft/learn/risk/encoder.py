@@ -91,7 +91,9 @@ class RiskEncoderModel(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, encoder: Any, config: Any, pooling: str, scaling: FeatureScaling, prior: float = 0.0) -> None:
+    def __init__(
+        self, encoder: Any, config: Any, pooling: str, scaling: FeatureScaling, prior: float = 0.0
+    ) -> None:
         super().__init__()
         self.encoder, self.config, self.pooling = encoder, config, pooling
         self.register_buffer("mean", torch.tensor(scaling.mean))
@@ -133,7 +135,9 @@ def pool_states(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def create_risk_encoder(base: "BaseModel", scaling: FeatureScaling, prior: float = 0.0, seed: int = 0) -> RiskEncoderModel:
+def create_risk_encoder(
+    base: "BaseModel", scaling: FeatureScaling, prior: float = 0.0, seed: int = 0
+) -> RiskEncoderModel:
     """An untrained judge over the base's encoder."""
     model = base.load()
     with torch.random.fork_rng(devices=[]):
@@ -178,7 +182,9 @@ def build_risk_data(
     return replace(data, texts=load_commit_texts(history, repository, until))
 
 
-def split_by_time(measured: Sequence[MeasuredCommit], found: selection.BugLabels, valid: float, test: float) -> RiskData:
+def split_by_time(
+    measured: Sequence[MeasuredCommit], found: selection.BugLabels, valid: float, test: float
+) -> RiskData:
     """The three parts, without texts; see `risk_data`."""
     now = find_latest_time(measured)
     everything = selection.label_commits(measured, found, now)
@@ -208,7 +214,9 @@ def load_commit_texts(history: History, repository: Repository, until: str) -> d
 def encode_change(text: CommitText, base: "BaseModel", message: bool) -> list[int]:
     """Ids of a change as the hook renders it, with its message in front where that is to be seen."""
     before, after = base.find_wrapping_ids()
-    read = risk_encoder.build_encoder_input(text.change, text.message if message else "", base.budget, base.load_codec())
+    read = risk_encoder.build_encoder_input(
+        text.change, text.message if message else "", base.budget, base.load_codec()
+    )
     ids = [i for piece in read for i in piece.ids]
     return [*before, *ids[: base.budget.total - len(before) - len(after)], *after]
 
@@ -267,15 +275,23 @@ class TunedRiskEncoder:
     cost: "TrainingCost"
 
 
-def tune_and_score(base: "BaseModel", method: "TuningMethod", data: RiskData, lesson: RiskTuningSettings | None = None) -> TunedRiskEncoder:
+def tune_and_score(
+    base: "BaseModel", method: "TuningMethod", data: RiskData, lesson: RiskTuningSettings | None = None
+) -> TunedRiskEncoder:
     """Tune a base's encoder with a method on the training part, and score the later ones.
 
     What has messages in training has them in validation and test as well.
     """
     lesson = lesson or RiskTuningSettings()
-    tuned, method, scaling, cost = train_risk_encoder(base, method, data.train, data.valid, data.texts, lesson)
+    tuned, method, scaling, cost = train_risk_encoder(
+        base, method, data.train, data.valid, data.texts, lesson
+    )
     told = [
-        predict_logits(tuned, encode_commits(part, data.texts, base, scaling.features, 1.0 if lesson.shown else 0.0), base)
+        predict_logits(
+            tuned,
+            encode_commits(part, data.texts, base, scaling.features, 1.0 if lesson.shown else 0.0),
+            base,
+        )
         for part in (data.valid, data.test)
     ]
     curve = logistic.fit_platt_sigmoid(told[0], data.valid.truth)
@@ -296,13 +312,16 @@ def train_risk_encoder(
 ) -> tuple[Any, "TuningMethod", FeatureScaling, "TrainingCost"]:
     """The tuned model, the method with its layers chosen, the scaling, and what it cost."""
     from gitpeft.learn.models import methods
-    from gitpeft.learn.training.loop import train_model, iterate_batch_losses, pick_device
+    from gitpeft.learn.training.loop import iterate_batch_losses, pick_device, train_model
 
     scaling = FeatureScaling.from_commits(train, lesson.features)
     share = float(np.clip(train.truth.mean(), 1e-3, 1 - 1e-3))
     device = pick_device()
     model = create_risk_encoder(base, scaling, float(np.log(share / (1 - share))), lesson.seed).to(device)
-    parts = [encode_commits(part, texts, base, lesson.features, lesson.shown, lesson.seed) for part in (train, valid)]
+    parts = [
+        encode_commits(part, texts, base, lesson.features, lesson.shown, lesson.seed)
+        for part in (train, valid)
+    ]
     settings = _make_trainer_settings(base, method, lesson, len(train))
     if method.name == "hybrid" and not method.full:
         ranked = methods.rank_layers(model, iterate_batch_losses(model, parts[0], settings, 8))
@@ -315,7 +334,9 @@ def train_risk_encoder(
     return tuned.eval(), method, scaling, cost
 
 
-def _make_trainer_settings(base: "BaseModel", method: "TuningMethod", lesson: RiskTuningSettings, examples: int) -> Any:
+def _make_trainer_settings(
+    base: "BaseModel", method: "TuningMethod", lesson: RiskTuningSettings, examples: int
+) -> Any:
     from gitpeft.learn.training.loop import TrainingSettings, count_batch_parts
 
     batch_tokens = lesson.batch * base.budget.total

@@ -18,7 +18,7 @@ from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.export import t5
 from gitpeft.learn.risk import classifiers, encoder
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
-from gitpeft.learn.risk.encoder import RiskEncoderModel, RiskTuningSettings, CommitText
+from gitpeft.learn.risk.encoder import CommitText, RiskEncoderModel, RiskTuningSettings
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import RISK_FEATURES
 
@@ -61,7 +61,9 @@ class RiskParity:
     rank: float
 
 
-def export_risk_encoder(model: RiskEncoderModel, asked: Sequence[RiskInput], bounds: RiskParityBounds | None = None) -> tuple[bytes, RiskParity]:
+def export_risk_encoder(
+    model: RiskEncoderModel, asked: Sequence[RiskInput], bounds: RiskParityBounds | None = None
+) -> tuple[bytes, RiskParity]:
     """The int8 graph of a judge on the CPU, once the gate has let it through.
 
     `asked` are some dozens of changes that it was not taught. GitpeftError when a bound does not hold, and
@@ -69,7 +71,9 @@ def export_risk_encoder(model: RiskEncoderModel, asked: Sequence[RiskInput], bou
     """
     kind = model.config.model_type
     if kind not in EXPORTABLE_TYPES:
-        raise GitpeftError(f"models of type {kind} cannot be exported", f"known are {', '.join(EXPORTABLE_TYPES)}")
+        raise GitpeftError(
+            f"models of type {kind} cannot be exported", f"known are {', '.join(EXPORTABLE_TYPES)}"
+        )
     model.eval()
     with torch.no_grad():
         plain, small = (t5.build_risk_encoder_graph(model, quantise) for quantise in (False, True))
@@ -140,8 +144,12 @@ class RiskEncoderTrainer:
         texts = {sha: CommitText(change, "") for sha, change in zip(data.shas, data.changes, strict=True)}
         lesson = self.lesson or RiskTuningSettings(minutes=self.minutes, seed=self.seed)
         try:
-            model, method, scaling, cost = encoder.train_risk_encoder(self.base, self.method, train, valid, texts, lesson)
-            self.graph, parity = export_risk_encoder(self._fold_weights(model, method, scaling), self._make_parity_inputs(valid, texts))
+            model, method, scaling, cost = encoder.train_risk_encoder(
+                self.base, self.method, train, valid, texts, lesson
+            )
+            self.graph, parity = export_risk_encoder(
+                self._fold_weights(model, method, scaling), self._make_parity_inputs(valid, texts)
+            )
         except GitpeftError as error:
             self.graph = None
             self.notes.append({"why": error.message})
@@ -150,9 +158,14 @@ class RiskEncoderTrainer:
             {"steps": cost.steps, "seconds": round(cost.seconds, 1), "parity": asdict(parity),
              "valid": cost.valid_curve, "trainable": cost.trainable}
         )  # fmt: skip
-        return GraphScorer(OnnxRiskEncoder(_make_graph_loader(self.graph), self.base.load_codec, self.base.budget), older.union(train.shas))
+        return GraphScorer(
+            OnnxRiskEncoder(_make_graph_loader(self.graph), self.base.load_codec, self.base.budget),
+            older.union(train.shas),
+        )
 
-    def _fold_weights(self, model: Any, method: "TuningMethod", scaling: encoder.FeatureScaling) -> RiskEncoderModel:
+    def _fold_weights(
+        self, model: Any, method: "TuningMethod", scaling: encoder.FeatureScaling
+    ) -> RiskEncoderModel:
         with tempfile.TemporaryDirectory(prefix="gitpeft-judge-") as scratch:
             encoder.save_trained_encoder(model.cpu(), scaling, Path(scratch))
             return encoder.load_trained_encoder(self.base, method, Path(scratch))

@@ -23,7 +23,9 @@ FixedLineLookup = Callable[[Sequence[str]], Mapping[str, frozenset[ChangedLine]]
 """The lines of commits that fixes changed, as the compact text shows them."""
 
 
-def make_fixed_line_lookup(repository: Repository, verdicts: Mapping[str, BugIntroducingCommit]) -> FixedLineLookup:
+def make_fixed_line_lookup(
+    repository: Repository, verdicts: Mapping[str, BugIntroducingCommit]
+) -> FixedLineLookup:
     """Looks the lines up in the commits themselves."""
 
     def look_up_lines(shas: Sequence[str]) -> dict[str, frozenset[ChangedLine]]:
@@ -44,7 +46,9 @@ def _read_fixed_lines(repository: Repository, verdict: BugIntroducingCommit) -> 
     ]
 
 
-def measure_line_hits(rows: Sequence[tuple[Sequence[ChangedLine], frozenset[ChangedLine]]], seed: int = 0) -> dict[str, Any]:
+def measure_line_hits(
+    rows: Sequence[tuple[Sequence[ChangedLine], frozenset[ChangedLine]]], seed: int = 0
+) -> dict[str, Any]:
     """How often the first line of a commit is guilty, against chance; rows are (its lines, the guilty ones).
 
     `n` commits of which some shown lines are guilty and some are not; `hits` and `chance` are shares of them,

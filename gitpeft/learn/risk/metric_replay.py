@@ -41,7 +41,9 @@ def measure_history(history: History, repository: Repository, tip: str = "HEAD")
 def find_latest_time(measured: Sequence[MeasuredCommit]) -> int:
     """The newest moment of a commit, 0 without any; one dated in the future tells nothing of today."""
     times = [one.change.time for one in measured]
-    return max((moment for moment in times if moment <= time.time() + DAY_SECONDS), default=max(times, default=0))
+    return max(
+        (moment for moment in times if moment <= time.time() + DAY_SECONDS), default=max(times, default=0)
+    )
 
 
 def _iter_ancestor_sets(
@@ -122,7 +124,9 @@ class _ReplayedContext:
     def count_developers(self, names: Sequence[str]) -> int:
         """See `Past`."""
         found = self._find_changes(names)
-        writers = {who for name in names for one in self._follow_renames(name) for who in self.writers.get(one, ())}
+        writers = {
+            who for name in names for one in self._follow_renames(name) for who in self.writers.get(one, ())
+        }
         return sum(found & self.authors[who] != 0 for who in writers)
 
     def find_last_change_time(self, name: str) -> int | None:

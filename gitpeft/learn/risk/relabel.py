@@ -13,7 +13,7 @@ from gitpeft.bundle.bundle import Bundle
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.risk import selection
-from gitpeft.learn.risk.classifiers import LabelledCommits, rank_commits, add_encoder_readings
+from gitpeft.learn.risk.classifiers import LabelledCommits, add_encoder_readings, rank_commits
 from gitpeft.learn.risk.selection import LabelledHistory, Listener
 from gitpeft.risk.model import RiskModel, load_risk_model
 from gitpeft.risk.precommit import load_risk_encoder
@@ -29,7 +29,9 @@ class LabelChanges:
     judged: int
 
 
-def mine_labelled_history(repo: Repository, tip: str, listen: Listener = lambda *_: None) -> LabelledHistory | None:
+def mine_labelled_history(
+    repo: Repository, tip: str, listen: Listener = lambda *_: None
+) -> LabelledHistory | None:
     """What is known at the commit `tip`; None where it has no commits."""
     with History.open(repo.state_dir) as history:
         history.mine_commits(repo, tip)

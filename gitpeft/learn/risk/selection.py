@@ -17,15 +17,22 @@ from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits, bootstrap_difference, summarise_ranking
-from gitpeft.learn.risk.classifiers import Array, LabelledCommits, calibrate_model, fit_candidate_models, rank_commits, score_commits
-from gitpeft.learn.risk.line_check import FixedLineLookup, measure_line_hits, make_fixed_line_lookup
+from gitpeft.learn.risk.classifiers import (
+    Array,
+    LabelledCommits,
+    calibrate_model,
+    fit_candidate_models,
+    rank_commits,
+    score_commits,
+)
+from gitpeft.learn.risk.line_check import FixedLineLookup, make_fixed_line_lookup, measure_line_hits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit, find_latest_time, measure_history
 from gitpeft.learn.szz import szz
 from gitpeft.monitor.calibration import CALIBRATION_DIVISOR
 from gitpeft.risk.change_metrics import DAY_SECONDS
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.line_attribution import extract_features_from_text
-from gitpeft.risk.model import RISK_MODEL_KINDS, LINES_ADDED, LOGISTIC_REGRESSION, RiskModel
+from gitpeft.risk.model import LINES_ADDED, LOGISTIC_REGRESSION, RISK_MODEL_KINDS, RiskModel
 
 Listener = Callable[[str, float, str], None]
 
@@ -111,7 +118,9 @@ def label_commits(
     return _build_labelled_commits(kept, np.array([one.sha in known for one in kept], dtype=float), texts)
 
 
-def _build_labelled_commits(measured: Sequence[MeasuredCommit], truth: Array, texts: Mapping[str, str] | None) -> LabelledCommits:
+def _build_labelled_commits(
+    measured: Sequence[MeasuredCommit], truth: Array, texts: Mapping[str, str] | None
+) -> LabelledCommits:
     times = np.array([one.change.time for one in measured], dtype=float)
     shas = tuple(one.sha for one in measured)
     changes = tuple(texts.get(sha, "") for sha in shas) if texts else ()
@@ -157,7 +166,9 @@ class RiskTrial:
     reader: OnnxRiskEncoder | None = None
 
 
-def evaluate_time_split(data: LabelledCommits, share: float = TEST_SHARE, teach: TrainEncoder | None = None) -> RiskTrial:
+def evaluate_time_split(
+    data: LabelledCommits, share: float = TEST_SHARE, teach: TrainEncoder | None = None
+) -> RiskTrial:
     """Fit on the oldest commits, measure on the newest `share`."""
     cut = len(data) - round(share * len(data))
     old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
@@ -195,7 +206,9 @@ def evaluate_prequential(
             continue
         block = data.take(rows)
         start = int(block.times[0])
-        before = label_commits([one for one in measured if one.change.time < start], found, start, texts=texts)
+        before = label_commits(
+            [one for one in measured if one.change.time < start], found, start, texts=texts
+        )
         if not MIN_KNOWN_BUGS / 2 <= before.truth.sum() < len(before):
             continue
         if teach is not None and not parts:
@@ -207,7 +220,9 @@ def evaluate_prequential(
         return evaluate_prequential(measured, found, now, since, blocks, texts)
     if not sum(part.block.truth.sum() for part in parts):
         return None
-    pooled = {name: _pool_blocks([standardise_scores(name, part) for part in parts]) for name in parts[0].models}
+    pooled = {
+        name: _pool_blocks([standardise_scores(name, part) for part in parts]) for name in parts[0].models
+    }
     judged = {sha for part in parts for sha in part.block.shas}
     kept = [i for i, sha in enumerate(data.shas) if sha in judged]
     reader = read.reader if read else None
@@ -245,7 +260,9 @@ def select_model(found: Mapping[str, RankedCommits]) -> str:
     """
     best = LINES_ADDED
     for name in (one for one in RISK_MODEL_KINDS[1:] if one in found):
-        rivals = {LINES_ADDED, best} if name == LOGISTIC_REGRESSION else {LINES_ADDED, LOGISTIC_REGRESSION, best}
+        rivals = (
+            {LINES_ADDED, best} if name == LOGISTIC_REGRESSION else {LINES_ADDED, LOGISTIC_REGRESSION, best}
+        )
         if all(bootstrap_difference(found[name], found[rival], "auc").low > 0 for rival in rivals):
             best = name
     return best
@@ -265,7 +282,9 @@ def fit_models(data: LabelledCommits) -> FittedModels:
     readings = data.readings if data.readings is not None and _drop_nan(data.readings).size > 1 else None
     earlier, models = fit_candidate_models(old, readings), fit_candidate_models(data, readings)
     usual = {
-        name: score_commits(model, data)[-RECENT_COMMITS:] if name in METRICS_ONLY else _drop_nan(score_commits(earlier[name], recent))
+        name: score_commits(model, data)[-RECENT_COMMITS:]
+        if name in METRICS_ONLY
+        else _drop_nan(score_commits(earlier[name], recent))
         for name, model in models.items()
     }
     curves = {name: calibrate_model(model, recent).curve for name, model in earlier.items()}
@@ -300,7 +319,10 @@ def train_risk_model(
         return replace(base, why=f"not enough history (too few of its {known} bugs were known in time)")
     recent = [one for one in measured if one.metrics.nf and one.change.time <= now][-RECENT_COMMITS:]
     young = _build_labelled_commits(recent, np.zeros(len(recent)), texts)
-    chosen, reading = tried.chosen, {name for name, model in tried.parts[-1].models.items() if model.needs_encoder}
+    chosen, reading = (
+        tried.chosen,
+        {name for name, model in tried.parts[-1].models.items() if model.needs_encoder},
+    )
     if teach is not None and chosen in reading:
         if (read := teach(data)) is None:
             chosen = select_model({name: said for name, said in tried.ranked.items() if name not in reading})
@@ -323,7 +345,9 @@ def train_risk_model(
     return _reject_chance_model(told, tried.ranked[chosen])
 
 
-def _collect_usual_scores(name: str, fitted: FittedModels, recent: LabelledCommits, taught: set[str]) -> Sequence[float]:
+def _collect_usual_scores(
+    name: str, fitted: FittedModels, recent: LabelledCommits, taught: set[str]
+) -> Sequence[float]:
     """Scores of the recent commits; of a model that reads, only where it was not taught them."""
     if name in METRICS_ONLY:
         return [fitted.models[name].compute_score(one) for one in recent.metrics]
@@ -352,7 +376,9 @@ def read_labelled_history(
         return None
     found = szz.trace_bug_introducing_commits(repository, until, load_config(repository), listen)
     texts = {one.sha: one.change for one in history.load_records(repository, until)}
-    return LabelledHistory(measured, found, find_latest_time(measured), texts, make_fixed_line_lookup(repository, found.verdicts))
+    return LabelledHistory(
+        measured, found, find_latest_time(measured), texts, make_fixed_line_lookup(repository, found.verdicts)
+    )
 
 
 def train_from_history(

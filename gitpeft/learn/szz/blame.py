@@ -272,7 +272,11 @@ def splice_lines(old: LineOrigins, places: HunkRanges, base: int | None) -> Line
         if short > 0:
             parts.append(np.full(short, UNKNOWN_ORIGIN, np.int64))
         if m:
-            new = np.full(m, _UNASSIGNED, np.int64) if base is None else np.arange(base + b - 1, base + b - 1 + m)
+            new = (
+                np.full(m, _UNASSIGNED, np.int64)
+                if base is None
+                else np.arange(base + b - 1, base + b - 1 + m)
+            )
             parts.append(new)
         length = begin + m
         at = start + n

@@ -166,7 +166,9 @@ def find_suspect_lines(edit: CommitEdit, before: Mapping[str, bytes]) -> None:
     edit.passed = dict(passed)
 
 
-def _iter_suspect_lines(file: FileEdit, text: str, moved: frozenset[LinePosition], passed: Counter[str]) -> Iterator[int]:
+def _iter_suspect_lines(
+    file: FileEdit, text: str, moved: frozenset[LinePosition], passed: Counter[str]
+) -> Iterator[int]:
     known = detect_language(unquote_path(file.old_path))
     assert known is not None
     spans = _find_multiline_spans(text, known)
@@ -180,7 +182,9 @@ def _iter_suspect_lines(file: FileEdit, text: str, moved: frozenset[LinePosition
         if m and number in file.went_on:
             passed["line: formatting"] += n
             continue
-        for line, reason in zip(range(a, a + n), _classify_removed_lines(known, spans, a, removed, added), strict=False):
+        for line, reason in zip(
+            range(a, a + n), _classify_removed_lines(known, spans, a, removed, added), strict=False
+        ):
             reason = reason or ("moved" if (file.old_path, line) in moved else "")
             if reason:
                 passed[f"line: {reason}"] += 1

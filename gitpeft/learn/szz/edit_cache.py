@@ -17,14 +17,23 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.learn.szz import candidate_lines, edits, moved_lines
-from gitpeft.learn.szz.edits import DETAIL_CONTINUATIONS, DETAIL_CHECKSUMS, DETAIL_SUSPECTS, CommitEdit, FileEdit, CombinedFileEdit
+from gitpeft.learn.szz.edits import (
+    DETAIL_CHECKSUMS,
+    DETAIL_CONTINUATIONS,
+    DETAIL_SUSPECTS,
+    CombinedFileEdit,
+    CommitEdit,
+    FileEdit,
+)
 
 CACHE_VERSION = 1
 """Version of what is kept; a cache of another one is emptied."""
 
 _BATCH_SIZE = 500
 _MAX_PENDING_BYTES = 32 << 20  # characters of patches that wait for the content of their files
-_CREATE_TABLE = "CREATE TABLE edit (sha TEXT PRIMARY KEY, detail TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID"
+_CREATE_TABLE = (
+    "CREATE TABLE edit (sha TEXT PRIMARY KEY, detail TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID"
+)
 
 
 class EditCache:
@@ -94,14 +103,21 @@ class EditCache:
         merges = [commit.sha for commit in todo if len(commit.parents) > 1]
         ordinary = [commit.sha for commit in todo if len(commit.parents) < 2]
         self._store_ordinary_edits(
-            repository, filter(keep_readable, repository.stream_diff_tree(ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser)), details
+            repository,
+            filter(
+                keep_readable,
+                repository.stream_diff_tree(ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser),
+            ),
+            details,
         )
         for edit in filter(keep_readable, _read_merges(repository, merges)):
             self._store_edit(edit, "")
         self._flush_rows()
         return len(todo) - skipped.total(), skipped
 
-    def _store_ordinary_edits(self, repository: Repository, found: Iterable[Any], details: Mapping[str, str]) -> None:
+    def _store_ordinary_edits(
+        self, repository: Repository, found: Iterable[Any], details: Mapping[str, str]
+    ) -> None:
         pending: list[CommitEdit] = []
         size = 0
         for edit in found:
@@ -121,9 +137,13 @@ class EditCache:
                 pending, size = [], 0
         self._store_fix_edits(repository, pending, details)
 
-    def _store_fix_edits(self, repository: Repository, pending: Sequence[CommitEdit], details: Mapping[str, str]) -> None:
+    def _store_fix_edits(
+        self, repository: Repository, pending: Sequence[CommitEdit], details: Mapping[str, str]
+    ) -> None:
         """Find the suspects of fixes, whose files have to be read as they were before."""
-        wanted = sorted({file.blob for edit in pending for file in candidate_lines.select_candidate_files(edit)[0]})
+        wanted = sorted(
+            {file.blob for edit in pending for file in candidate_lines.select_candidate_files(edit)[0]}
+        )
         pairs = zip(wanted, repository.read_blobs(wanted), strict=True)
         before = {blob: content for blob, content in pairs if content is not None}
         for edit in pending:
@@ -143,7 +163,10 @@ class EditCache:
 
 def _read_merges(repository: Repository, shas: Sequence[str]) -> Iterable[Any]:
     """What each merge brings into its first parent, with the files in which it mixes its parents."""
-    mixed = {edit.sha: edit for edit in repository.stream_diff_tree(shas, edits.COMBINED_DIFF_OPTIONS, edits.CombinedDiffParser)}
+    mixed = {
+        edit.sha: edit
+        for edit in repository.stream_diff_tree(shas, edits.COMBINED_DIFF_OPTIONS, edits.CombinedDiffParser)
+    }
     for edit in repository.stream_diff_tree(shas, edits.FIRST_PARENT_OPTIONS, edits.FileListParser):
         other = mixed.get(edit.sha)
         if isinstance(edit, SkippedCommit) or isinstance(other, SkippedCommit) or other is None:

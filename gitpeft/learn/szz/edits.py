@@ -242,7 +242,9 @@ def _parse_combined_entry(line: bytes) -> CombinedFileEdit | None:
         return None
     olds = [blob[:BLOB_ID_LENGTH] for blob in words[count + 1 : 2 * count + 1]]
     return CombinedFileEdit(
-        paths[-1], words[2 * count + 1][:BLOB_ID_LENGTH], [(p, o, []) for p, o in zip(paths, olds, strict=False)]
+        paths[-1],
+        words[2 * count + 1][:BLOB_ID_LENGTH],
+        [(p, o, []) for p, o in zip(paths, olds, strict=False)],
     )
 
 
@@ -334,4 +336,6 @@ def add_line_checksums(edit: CommitEdit) -> None:
     """Keep the checksums of all lines of a commit that a revert concerns."""
     for file in edit.files:
         both = [split_sides(body) for body in file.bodies] if file.places is not None else []
-        edit.prints[file.path] = [([*map(checksum_line, old)], [*map(checksum_line, new)]) for old, new in both]
+        edit.prints[file.path] = [
+            ([*map(checksum_line, old)], [*map(checksum_line, new)]) for old, new in both
+        ]

@@ -59,7 +59,10 @@ def _strip_hunks(edit: CommitEdit) -> Iterator[_StrippedHunk]:
 
 
 def _match_added_blocks(
-    added: Sequence[bytes], number: int, hunks: Sequence[_StrippedHunk], index: Mapping[bytes, list[tuple[int, int]]]
+    added: Sequence[bytes],
+    number: int,
+    hunks: Sequence[_StrippedHunk],
+    index: Mapping[bytes, list[tuple[int, int]]],
 ) -> Iterator[tuple[int, int, int, int]]:
     """The blocks that one hunk puts in: the hunk that takes each out, the places in both, and the length."""
     j = 0
@@ -67,7 +70,10 @@ def _match_added_blocks(
         places = [(at, i) for at, i in index.get(added[j], ())[:_MAX_PLACES] if at != number]
         runs = [(_count_equal_lines(hunks[at].removed, i, added, j), at, i) for at, i in places]
         size, at, i = max(runs, default=(0, 0, 0), key=lambda run: run[0])
-        if size and sum(len(_NON_ALNUM.sub(b"", line)) for line in added[j : j + size]) >= MIN_BLOCK_CHARACTERS:
+        if (
+            size
+            and sum(len(_NON_ALNUM.sub(b"", line)) for line in added[j : j + size]) >= MIN_BLOCK_CHARACTERS
+        ):
             yield at, i, j, size
         j += max(size, 1)
 

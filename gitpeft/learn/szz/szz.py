@@ -20,7 +20,7 @@ from gitpeft.history import fix_detection
 from gitpeft.learn.szz.blame import BlameReplay, ReplayStep
 from gitpeft.learn.szz.candidate_lines import classify_non_code
 from gitpeft.learn.szz.edit_cache import EditCache
-from gitpeft.learn.szz.edits import DETAIL_CONTINUATIONS, DETAIL_CHECKSUMS, DETAIL_SUSPECTS, CommitEdit
+from gitpeft.learn.szz.edits import DETAIL_CHECKSUMS, DETAIL_CONTINUATIONS, DETAIL_SUSPECTS, CommitEdit
 from gitpeft.risk.change_metrics import DAY_SECONDS
 
 Listener = Callable[[str, float, str], None]
@@ -120,7 +120,9 @@ class _MessageEvidence:
         return dict(found)
 
 
-def trace_bug_introducing_commits(repository: Repository, tip: str, config: Config, listen: Listener) -> SzzLabels:
+def trace_bug_introducing_commits(
+    repository: Repository, tip: str, config: Config, listen: Listener
+) -> SzzLabels:
     """Label the history that `tip` reaches; what was read is kept in the state directory for the next time.
 
     `listen` hears the step, the share that is done, and a few words. Raises GitpeftError when `tip` names no
@@ -156,12 +158,16 @@ def _read_ignored_revisions(repository: Repository, tip: str) -> frozenset[str]:
     return frozenset(line.partition("#")[0].strip().lower() for line in text.splitlines())
 
 
-def _collect_message_evidence(commits: Sequence[Commit], pattern: str, ignored: frozenset[str]) -> _MessageEvidence:
+def _collect_message_evidence(
+    commits: Sequence[Commit], pattern: str, ignored: frozenset[str]
+) -> _MessageEvidence:
     by_sha = {commit.sha: commit for commit in commits}
     texts = {c.sha: f"{c.subject}\n{c.body}" for c in commits if len(c.parents) < 2}
     habits, counts = fix_detection.learn_fix_conventions(texts.values(), pattern)
     unused = {
-        kind: counts[kind] for kind in fix_detection.EVIDENCE_KINDS if kind in counts and kind not in habits.kinds
+        kind: counts[kind]
+        for kind in fix_detection.EVIDENCE_KINDS
+        if kind in counts and kind not in habits.kinds
     }
     reverts = _find_reverts(commits, texts)
     standing = _find_standing_reverts(reverts)
@@ -179,11 +185,15 @@ def _collect_message_evidence(commits: Sequence[Commit], pattern: str, ignored: 
             found[sha] = kind
     find_sha = _ShaResolver(commits)
     named = {
-        sha: find_sha.resolve_prefixes(fix_detection.parse_fixes_trailers(texts[sha])) for sha, kind in found.items() if kind == "trailer"
+        sha: find_sha.resolve_prefixes(fix_detection.parse_fixes_trailers(texts[sha]))
+        for sha, kind in found.items()
+        if kind == "trailer"
     }
     named |= {sha: reverts[sha] for sha in found if sha in reverts}
     ours = frozenset(ignored.intersection(by_sha))
-    return _MessageEvidence(by_sha, found, {k: v for k, v in named.items() if v}, reverts, ours, skipped, unused)
+    return _MessageEvidence(
+        by_sha, found, {k: v for k, v in named.items() if v}, reverts, ours, skipped, unused
+    )
 
 
 class _ShaResolver:
@@ -290,7 +300,9 @@ class _BugTracer:
         edit = self.edits(sha)
         return edit is not None and any(not classify_non_code(unquote_path(file.path)) for file in edit.files)
 
-    def _trace_suspect_lines(self, step: ReplayStep, edit: CommitEdit, replay: BlameReplay) -> Iterator[tuple[str, str, int]]:
+    def _trace_suspect_lines(
+        self, step: ReplayStep, edit: CommitEdit, replay: BlameReplay
+    ) -> Iterator[tuple[str, str, int]]:
         """Commit, path and line of the origin of each suspect line whose commit has no excuse."""
         fix = step.commit.sha
         for old_path, numbers in edit.suspects.items():
@@ -322,7 +334,8 @@ class _BugTracer:
         """The verdicts, in the order of when they became known."""
         times = {sha: commit.commit_time for sha, commit in self.case.commits.items()}
         verdicts = sorted(
-            (_make_bug_introducing_commit(sha, by, times) for sha, by in self.evidence.items()), key=lambda v: (v.known, v.sha)
+            (_make_bug_introducing_commit(sha, by, times) for sha, by in self.evidence.items()),
+            key=lambda v: (v.known, v.sha),
         )
         days = sorted((verdict.known - times[verdict.sha]) / DAY_SECONDS for verdict in verdicts)
         lines, files, skipped = (_select_counts(kind, self.passed) for kind in ("line", "file", "commit"))
@@ -340,9 +353,13 @@ class _BugTracer:
         return SzzLabels({verdict.sha: verdict for verdict in verdicts}, self.case.fixes, report, tuple(days))
 
 
-def _make_bug_introducing_commit(sha: str, by: Mapping[str, set[tuple[str, int]]], times: Mapping[str, int]) -> BugIntroducingCommit:
+def _make_bug_introducing_commit(
+    sha: str, by: Mapping[str, set[tuple[str, int]]], times: Mapping[str, int]
+) -> BugIntroducingCommit:
     ordered = sorted(by, key=lambda fix: times[fix])
-    return BugIntroducingCommit(sha, times[ordered[0]], tuple(ordered), tuple(sorted(set().union(*by.values()))))
+    return BugIntroducingCommit(
+        sha, times[ordered[0]], tuple(ordered), tuple(sorted(set().union(*by.values())))
+    )
 
 
 def _select_counts(kind: str, counts: Mapping[str, int]) -> dict[str, int]:

@@ -56,7 +56,9 @@ class TrainingJob:
     warm: str = ""
 
 
-def tune_base(job: TrainingJob, data: Dataset, folder: Path, listen: ProgressListener) -> tuple["TuningMethod", dict[str, Any]]:
+def tune_base(
+    job: TrainingJob, data: Dataset, folder: Path, listen: ProgressListener
+) -> tuple["TuningMethod", dict[str, Any]]:
     """Tune the base on the training part; returns the method, its layers chosen, and the cost.
 
     Leaves `method.json`, `adapter/` and `run.json` in `folder`; what is there is not made again, and a
@@ -66,7 +68,7 @@ def tune_base(job: TrainingJob, data: Dataset, folder: Path, listen: ProgressLis
         listen("train", 1.0, "already trained")
         return _read_method(job, folder), dict(_read_json(folder / "run.json"))
     from gitpeft.learn.models import methods, warm
-    from gitpeft.learn.training.loop import TrainingProgress, train_model, pick_device
+    from gitpeft.learn.training.loop import TrainingProgress, pick_device, train_model
 
     folder.mkdir(parents=True, exist_ok=True)
     held_out = trial.sample_examples(data.valid, MAX_LOSS_EXAMPLES, seed=1)
@@ -83,13 +85,21 @@ def tune_base(job: TrainingJob, data: Dataset, folder: Path, listen: ProgressLis
 
     checkpoint = folder / "checkpoint"
     cost = train_model(
-        model, rendered[0], _training_settings(job, len(data.train)), valid=rendered[1], on_step=report_progress,
-        checkpoint=checkpoint, evaluate_every=1 / job.checks,
-    )  # fmt: skip
+        model,
+        rendered[0],
+        _training_settings(job, len(data.train)),
+        valid=rendered[1],
+        on_step=report_progress,
+        checkpoint=checkpoint,
+        evaluate_every=1 / job.checks,
+    )
     methods.save_trained_weights(model.cpu(), folder / "adapter.new")
     shutil.rmtree(folder / bundles.ADAPTER_FOLDER, ignore_errors=True)
     (folder / "adapter.new").rename(folder / bundles.ADAPTER_FOLDER)
-    found = cost.as_dict() | {"adapter_bytes": _measure_folder_size(folder / bundles.ADAPTER_FOLDER), "notes": notes}
+    found = cost.as_dict() | {
+        "adapter_bytes": _measure_folder_size(folder / bundles.ADAPTER_FOLDER),
+        "notes": notes,
+    }
     write_json(folder / "run.json", found)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return method, dict(_read_json(folder / "run.json"))
@@ -126,7 +136,9 @@ def _resolve_method(job: TrainingJob, model: Any, data: "RenderedExamples", fold
         from gitpeft.learn.models import methods
         from gitpeft.learn.training.loop import iterate_batch_losses
 
-        small = replace(_training_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total)
+        small = replace(
+            _training_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total
+        )
         batches = iterate_batch_losses(model, data, small, PROBE_BATCHES)
         ranked = methods.rank_layers(model, batches)
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))

@@ -25,7 +25,9 @@ class TrainingExamples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> dict[str, Any]:
+    def collate_batch(
+        self, chosen: Sequence[int], source_limit: int, pad: int, padding: int
+    ) -> dict[str, Any]:
         """The inputs of the model for some examples; `labels` that count for nothing are -100."""
         ...
 
@@ -197,7 +199,7 @@ def train_model(
     _compile_model(model, "")
     cost = state.finish_cost()
     del state, optimisers, best
-    memory.release_memory()  # what comes after a training needs little, and should not stand on top of its peak
+    memory.release_memory()  # so that what comes after a training does not stand on top of its peak
     return cost
 
 
@@ -220,7 +222,9 @@ def iterate_batch_losses(
 ) -> Iterator[Callable[[Any], torch.Tensor]]:
     """Losses of some training batches, as functions of the model."""
     device = next(model.parameters()).device
-    for batch in itertools.islice(data.iterate_batches(settings.batch_tokens, settings.source_limit, 0), count):
+    for batch in itertools.islice(
+        data.iterate_batches(settings.batch_tokens, settings.source_limit, 0), count
+    ):
         yield partial(_compute_loss, _load_batch(data, batch, settings, device, model))
 
 
@@ -304,7 +308,11 @@ class _TrainingLoop:
         """Loss of a step; None where memory ran out, and batches are smaller from now on."""
         try:
             return self.run_step(
-                [_load_batch(data, part, self.settings, device, self.model) for part in self.split_batch(batch)], done
+                [
+                    _load_batch(data, part, self.settings, device, self.model)
+                    for part in self.split_batch(batch)
+                ],
+                done,
             )
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
@@ -317,7 +325,9 @@ class _TrainingLoop:
         """The validation loss, in smaller batches where memory runs out."""
         while True:
             try:
-                return measure_loss(self.model, valid, replace(self.settings, batch_tokens=self.cost.batch_tokens))
+                return measure_loss(
+                    self.model, valid, replace(self.settings, batch_tokens=self.cost.batch_tokens)
+                )
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
@@ -383,7 +393,9 @@ class _TrainingLoop:
             self.cost.curve.append((self.step, round(self.loss, 4)))
         said, self.said = self.said, ""
         seconds = time.monotonic() - self.started
-        return TrainingProgress(self.step, done, self.loss, self.cost.tokens, seconds, self.cost.flops, note=said)
+        return TrainingProgress(
+            self.step, done, self.loss, self.cost.tokens, seconds, self.cost.flops, note=said
+        )
 
     def _read_losses(self) -> None:
         """Wait for the losses: on a GPU seldom, because the next steps are queued only after it."""
@@ -440,7 +452,9 @@ def _is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim == 2 and min(parameter.shape) > 1 and not any(part in name for part in _NOT_HIDDEN)
 
 
-def _iterate_epochs(data: TrainingExamples, settings: TrainingSettings, state: _TrainingLoop) -> Iterator[list[int]]:
+def _iterate_epochs(
+    data: TrainingExamples, settings: TrainingSettings, state: _TrainingLoop
+) -> Iterator[list[int]]:
     """Epoch after epoch; as many batches as there were steps before are left out. New sizes, new epoch."""
     epoch, skip = 0, state.step
     while len(data):

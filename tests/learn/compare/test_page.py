@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from gitpeft.learn.compare import advice, findings, layer_probes, page
-from gitpeft.learn.compare.scoring import RiskScorer, MessageScorer
-from gitpeft.learn.data.subsets import LOW_RESOURCE, LANGUAGE_TRANSFER, HistorySubset
+from gitpeft.learn.compare.scoring import MessageScorer, RiskScorer
+from gitpeft.learn.data.subsets import LANGUAGE_TRANSFER, LOW_RESOURCE, HistorySubset
 from tests.learn.compare.test_run import FACTS, REFERENCES, reported, run_of
 
 LABELS = ("lora", "adapter:placement=pfeiffer", "full", "hybrid:rank=8,rest=adapter")
@@ -29,7 +29,10 @@ def messages() -> dict[str, Any]:
         run["probes"] = probed(number + 1)
     whole = SimpleNamespace(yardstick=MessageScorer([message for _, message in REFERENCES]))
     cuts = [HistorySubset(LOW_RESOURCE, "50", "", 50), HistorySubset(LOW_RESOURCE, "200", "", 200)]
-    cuts += [HistorySubset(LANGUAGE_TRANSFER, "python", "go", 90), HistorySubset(LANGUAGE_TRANSFER, "go", "go", 90)]
+    cuts += [
+        HistorySubset(LANGUAGE_TRANSFER, "python", "go", 90),
+        HistorySubset(LANGUAGE_TRANSFER, "go", "go", 90),
+    ]
     runs = [
         {"cut": cut, "ground": whole, "baselines": known, "answers": said(8 + 4 * n + m), "label": label}
         for n, cut in enumerate(cuts)
@@ -141,7 +144,9 @@ def test_systems_are_told_apart_without_colour() -> None:
 
 
 def test_what_was_left_out_is_on_the_page() -> None:
-    text = page.render_comparison_page({**FACTS, "left_out": ["not enough history to learn risk from"], "tasks": [messages()]})
+    text = page.render_comparison_page(
+        {**FACTS, "left_out": ["not enough history to learn risk from"], "tasks": [messages()]}
+    )
     assert "Left out: not enough history to learn risk from." in text
 
 

@@ -6,9 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gitpeft.diff.patch import TokenBudget, FileChange, Hunk, compact_change
+from gitpeft.diff.patch import FileChange, Hunk, TokenBudget, compact_change
 from gitpeft.learn.compare import probes
-from gitpeft.learn.compare.probes import ProbeItem, measure_probe_accuracy, make_line_type_items, make_change_match_items
+from gitpeft.learn.compare.probes import (
+    ProbeItem,
+    make_change_match_items,
+    make_line_type_items,
+    measure_probe_accuracy,
+)
 from gitpeft.learn.data.dataset import Example
 from gitpeft.runtime.tokenizer import TokenCodec
 from tests.support import tinymodel
@@ -55,7 +60,9 @@ def test_a_probe_reads_what_is_there_and_nothing_else() -> None:
     mean, low, high = measure_probe_accuracy(telling, items[:200], items[200:])
     assert (mean, low, high) == (1.0, 1.0, 1.0)
     noise = np.random.default_rng(2)
-    mean, low, high = measure_probe_accuracy(lambda ids: noise.normal(size=(len(ids), 8)), items[:200], items[200:])
+    mean, low, high = measure_probe_accuracy(
+        lambda ids: noise.normal(size=(len(ids), 8)), items[:200], items[200:]
+    )
     assert low < 0.5 < high and 0.3 < mean < 0.7
 
 

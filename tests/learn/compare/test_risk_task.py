@@ -12,7 +12,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn.compare import run
 from gitpeft.learn.compare.halving import ComparisonRequest
 from gitpeft.learn.compare.risk_task import BASELINE_NAMES, RiskTask
-from gitpeft.learn.compare.scoring import RiskScorer, MessageScorer
+from gitpeft.learn.compare.scoring import MessageScorer, RiskScorer
 from gitpeft.learn.data.subsets import LOW_RESOURCE, HistorySubset
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.evaluation.text_metrics import paired_bootstrap
@@ -28,7 +28,7 @@ from tests.support.gitrepo import Repo
 @pytest.fixture
 def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
     """A history whose labels are those of `test_judge.data`: only the text of a change tells."""
-    monkeypatch.setattr(encoder, "risk_data", lambda *_: data(240))
+    monkeypatch.setattr(encoder, "build_risk_data", lambda *_: data(240))
     repo = Repo.create(tmp_path / "team")
     generated.put(repo, generated.team(80))
     return repo
@@ -39,7 +39,9 @@ def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
         hurry(patch)
-        return run.compare_methods(Repository.open(repo.path), ComparisonRequest(**{**given, **wish}), lambda _rows, _now: None)
+        return run.compare_methods(
+            Repository.open(repo.path), ComparisonRequest(**{**given, **wish}), lambda _rows, _now: None
+        )
 
 
 def test_methods_are_compared_on_risk(team: Repo, built: Built) -> None:
@@ -72,7 +74,7 @@ def test_a_task_that_a_history_has_nothing_for_is_left_out(
     def nothing(*_: Any) -> Any:
         raise GitpeftError("not enough history to learn risk from", "a longer one")
 
-    monkeypatch.setattr(encoder, "risk_data", nothing)
+    monkeypatch.setattr(encoder, "build_risk_data", nothing)
     whole = compared(team, built, task="both", methods=("lora:rank=4",))
     assert [task["task"] for task in whole["tasks"]] == ["messages"]
     assert whole["left_out"] == ["not enough history to learn risk from"]
@@ -84,7 +86,7 @@ def test_a_task_that_a_history_has_nothing_for_is_left_out(
 
 
 def test_parts_without_bugs_are_refused(team: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "risk_data", lambda *_: clean_lately())
+    monkeypatch.setattr(encoder, "build_risk_data", lambda *_: clean_lately())
     field = RiskTask(Repository.open(team.path), _Mined(), lambda *_: None)  # type: ignore[arg-type]
     assert field.commits == 240
     with pytest.raises(GitpeftError, match="newest 20: there are no buggy"):

@@ -16,7 +16,14 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn.compare import advice, findings, halving, layer_probes
 from gitpeft.learn.compare import run as compare_run
-from gitpeft.learn.compare.halving import RunCandidate, RunTimings, ComparisonRequest, list_candidates, select_finalists, plan_short_rung
+from gitpeft.learn.compare.halving import (
+    ComparisonRequest,
+    RunCandidate,
+    RunTimings,
+    list_candidates,
+    plan_short_rung,
+    select_finalists,
+)
 from gitpeft.learn.compare.scoring import MessageScorer
 from gitpeft.learn.training import finetune
 from tests.learn.conftest import Built, loosen
@@ -117,7 +124,12 @@ def test_the_better_half_goes_on_and_the_best_of_each_method() -> None:
     ]  # fmt: skip
     assert [one["label"] for one in select_finalists(short, 3)] == ["lora:rank=8", "full", "adapter"]
     more = [*short, result("lora:rank=2", 2.95), result("full:lr=0.001", 4.1)]
-    assert [one["label"] for one in select_finalists(more, 3)] == ["lora:rank=8", "lora:rank=2", "full", "adapter"]
+    assert [one["label"] for one in select_finalists(more, 3)] == [
+        "lora:rank=8",
+        "lora:rank=2",
+        "full",
+        "adapter",
+    ]
     assert [one["label"] for one in select_finalists(short[:1], 1)] == ["lora"]
 
 
@@ -261,9 +273,9 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
         found = plan(*given)
         return found | {"steps": min(found["steps"], 6)}
 
-    patch.setattr(compare_run, "short_plan", planned)
-    patch.setattr(compare_run, "long_steps", lambda *_: 12)
-    patch.setattr(layer_probes, "MOST", layer_probes.MIN_PROBED_COMMITS)
+    patch.setattr(compare_run, "plan_short_rung", planned)
+    patch.setattr(compare_run, "plan_long_steps", lambda *_: 12)
+    patch.setattr(layer_probes, "MAX_PROBED_COMMITS", layer_probes.MIN_PROBED_COMMITS)
 
 
 @pytest.fixture
@@ -315,20 +327,21 @@ _KILLED = """\
 import os, signal, sys
 from functools import partial
 from pathlib import Path
-from gitpeft.git import Repository
+from gitpeft.git.repository import Repository
 import pytest
-from gitpeft.learn import compare, export
-from gitpeft.learn.halving import Wish
+from gitpeft.learn.compare import run as compare
+from gitpeft.learn.compare.halving import ComparisonRequest
+from gitpeft.learn.export import parity
 from tests.learn.compare.test_run import hurry
 METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
-export.Bounds = partial(export.Bounds, agreement=0.5, nats=0.5, drop=9.0)
+parity.MessageParityBounds = partial(parity.MessageParityBounds, agreement=0.5, nats=0.5, drop=9.0)
 hurry(pytest.MonkeyPatch())
 def watch(rows, now):
     running = [row for row in rows if row.rung == "long" and row.state == "running" and row.done > 0.4]
     if running and any(row.rung == "long" and row.state == "done" for row in rows):
         os.kill(os.getpid(), signal.SIGKILL)
-wish = Wish(methods=METHODS, bases=(sys.argv[2],), minutes=60.0)
-compare.compare(Repository.open(Path(sys.argv[1])), wish, watch)
+wish = ComparisonRequest(methods=METHODS, bases=(sys.argv[2],), minutes=60.0)
+compare.compare_methods(Repository.open(Path(sys.argv[1])), wish, watch)
 """
 
 
@@ -369,7 +382,7 @@ def test_what_cannot_be_compared(team: Repo, built: Built, tmp_path: Path) -> No
 def test_a_budget_that_ends_leaves_runs_out_and_says_which(
     team: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_run.Comparison, "remaining", lambda _self: 0.0)
+    monkeypatch.setattr(compare_run.Comparison, "remaining_seconds", lambda _self: 0.0)
 
     def plan(found: Any, *_: Any) -> dict[str, Any]:
         chosen = [{"method": one.method, "base": one.base} for one in found]
@@ -384,7 +397,7 @@ def test_a_budget_that_ends_leaves_runs_out_and_says_which(
             "left_out": [],
         }
 
-    monkeypatch.setattr(halving, "short_plan", plan)
+    monkeypatch.setattr(halving, "plan_short_rung", plan)
     [report] = compared(team, built, methods=("lora:rank=4", "full"), seeds=2)["tasks"]
     probes, *late = report["left_out"]
     assert probes == "what each layer knows"
@@ -394,4 +407,7 @@ def test_a_budget_that_ends_leaves_runs_out_and_says_which(
 
 def test_a_run_is_task_method_base_and_seed() -> None:
     assert RunCandidate("lora", "mini", 1).task == finetune.MESSAGE_TASK
-    assert RunCandidate("lora", "/a/b").label == "lora on b" and RunCandidate("lora:rank=8", "mini").name == "lora"
+    assert (
+        RunCandidate("lora", "/a/b").label == "lora on b"
+        and RunCandidate("lora:rank=8", "mini").name == "lora"
+    )

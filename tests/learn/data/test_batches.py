@@ -40,7 +40,9 @@ def test_joining_keeps_the_order(parts: list[list[tuple[list[int], list[int]]]])
 
 def test_taking_chooses_and_orders() -> None:
     pairs = tinymodel.pairs(10)
-    assert unpacked(RenderedExamples.from_pairs(pairs).select_examples([7, 0, 7])) == lists([pairs[7], pairs[0], pairs[7]])
+    assert unpacked(RenderedExamples.from_pairs(pairs).select_examples([7, 0, 7])) == lists(
+        [pairs[7], pairs[0], pairs[7]]
+    )
     assert len(RenderedExamples.from_pairs(pairs).select_examples([])) == 0
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gitpeft.config import Config
-from gitpeft.diff.patch import TokenBudget, FileChange, Hunk, compact_change, render_change
+from gitpeft.diff.patch import FileChange, Hunk, TokenBudget, compact_change, render_change
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import History, CommitRecord
+from gitpeft.history.store import CommitRecord, History
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
@@ -40,7 +40,9 @@ def history(count: int) -> list[CommitRecord]:
     return [
         record(
             f"change number {i}", number=i, author="ab"[i % 2],
-            change=compact_change([FileChange(f"src/m{i % 7}.py", "M", added=i, hunks=[Hunk("", [f"+v{i % 5}"])])]),
+            change=compact_change(
+                [FileChange(f"src/m{i % 7}.py", "M", added=i, hunks=[Hunk("", [f"+v{i % 5}"])])]
+            ),
         )
         for i in range(count)
     ]  # fmt: skip
@@ -236,7 +238,7 @@ def test_the_hook_reads_what_training_read(
         asked.append(render_change(*arguments))
         return asked[-1]
 
-    monkeypatch.setattr(suggest_suggester, "render", spy)
+    monkeypatch.setattr(suggest_suggester, "render_change", spy)
     known = {"train": data.first_valid, "valid": data.first_valid, "test": data.first_test}[part]
     manifest = _manifest(model[1])
     with trial.open_trial_suggester(manifest, model[0], data.index_before(known), {}) as suggester:

@@ -35,7 +35,9 @@ def test_tickets(form: str) -> None:
     ],
 )
 def test_the_form_of_tickets(form: str) -> None:
-    style = learn_message_style([form.format(f"ABC-{i}") for i in range(6)] + ["OPS-7: x", "y (ABC-8) z"], [""] * 8)
+    style = learn_message_style(
+        [form.format(f"ABC-{i}") for i in range(6)] + ["OPS-7: x", "y (ABC-8) z"], [""] * 8
+    )
     expected = form.format("{ticket}").replace("fix it", "{subject}")
     assert (style["ticket_pattern"], style["ticket_format"]) == (r"ABC-\d+", expected)
     assert _parse_ticket_format([style["ticket_format"]]) == expected, "no setting could say this"

@@ -13,7 +13,13 @@ from gitpeft.learn.compare import run
 from gitpeft.learn.compare.halving import ComparisonRequest
 from gitpeft.learn.data import dataset, subsets
 from gitpeft.learn.data.dataset import Example
-from gitpeft.learn.data.subsets import LOW_RESOURCE, LANGUAGE_TRANSFER, HistorySubset, LanguageSplit, detect_main_language
+from gitpeft.learn.data.subsets import (
+    LANGUAGE_TRANSFER,
+    LOW_RESOURCE,
+    HistorySubset,
+    LanguageSplit,
+    detect_main_language,
+)
 from tests.learn.compare.test_run import hurry
 from tests.learn.conftest import Built, loosen
 from tests.support import generated
@@ -147,7 +153,7 @@ def test_fewer_commits_and_another_language(mixed: Repo, built: Built) -> None:
 def test_what_time_does_not_allow_for_is_said(
     mixed: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run.Comparison, "remaining", lambda _self: 0.0)
+    monkeypatch.setattr(run.Comparison, "remaining_seconds", lambda _self: 0.0)
     [report] = compared(mixed, built, minutes=0.5, low=(30,))["tasks"]
     assert report["low"] is None and "newest 30" in report["left_out"]
     assert "what each layer knows" in report["left_out"]

@@ -35,9 +35,13 @@ def test_ranks_and_their_correlation() -> None:
 
 def test_probabilities() -> None:
     truth, chances = A([1.0, 0, 1, 0]), A([0.75, 0.75, 0.55, 0.05])
-    assert ranking_metrics.brier_score(truth, chances) == pytest.approx((0.0625 + 0.5625 + 0.2025 + 0.0025) / 4)
+    assert ranking_metrics.brier_score(truth, chances) == pytest.approx(
+        (0.0625 + 0.5625 + 0.2025 + 0.0025) / 4
+    )
     assert ranking_metrics.reliability_bins(truth, chances) == [(0.05, 0, 1), (0.55, 1, 1), (0.75, 0.5, 2)]
-    assert ranking_metrics.expected_calibration_error(truth, chances) == pytest.approx((0.05 + 0.45 + 2 * 0.25) / 4)
+    assert ranking_metrics.expected_calibration_error(truth, chances) == pytest.approx(
+        (0.05 + 0.45 + 2 * 0.25) / 4
+    )
     assert ranking_metrics.reliability_bins(A([1.0]), A([1.0])) == [(1, 1, 1)]
 
 
@@ -66,7 +70,9 @@ def test_effort() -> None:
     model = 0.1 * 0.25 + 0.3 * 0.5 + 0.2 * 0.75 + 0.4
     best = 0.1 * 0.25 + 0.2 * 0.75 + 0.7
     worst = 0.2 * 0.25 + 0.1 * 0.75  # (.4,0) (.7,0) (.9,.5) (1,1)
-    assert ranking_metrics.popt_score(truth, density, effort) == pytest.approx(1 - (best - model) / (best - worst))
+    assert ranking_metrics.popt_score(truth, density, effort) == pytest.approx(
+        1 - (best - model) / (best - worst)
+    )
     assert ranking_metrics.popt_score(truth, A([4.0, 1, 3, 2]), effort) == pytest.approx(1)
     assert ranking_metrics.popt_score(truth, A([1.0, 3, 2, 4]), effort) == pytest.approx(0)
 

@@ -5,7 +5,7 @@ import pytest
 from gitpeft.learn.evaluation import reranker
 from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.suggest.reranker import RERANKED, MessageCandidate, Reranker
-from gitpeft.suggest.reranker_features import RERANKER_FEATURES, GENERATED, RETRIEVED
+from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES, RETRIEVED
 from tests.learn.evaluation.test_trial import example
 
 
@@ -171,7 +171,9 @@ def test_a_prior_of_another_kind_counts_for_what_it_knows() -> None:
 def test_scores_rise_with_the_weighed_sum_even_where_nothing_is_good() -> None:
     """Nothing that was offered was any good: the order stays that of the fit, and scores are low."""
     found = [
-        ExampleCandidates(example(i), tuple(candidate(f"w{k} x", GENERATED, similarity=float(k)) for k in range(3)))
+        ExampleCandidates(
+            example(i), tuple(candidate(f"w{k} x", GENERATED, similarity=float(k)) for k in range(3))
+        )
         for i in range(20)
     ]
     made = reranker.fit_reranker(found, Reranker(RERANKED, ("similarity",), (1.0,)))

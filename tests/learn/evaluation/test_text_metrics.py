@@ -23,8 +23,8 @@ from gitpeft.learn.evaluation.text_metrics import (
     edit_similarity,
     first_word_match,
     paired_bootstrap,
-    score_sentences,
     rouge_l,
+    score_sentences,
 )
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -148,7 +148,9 @@ def test_nothing_to_resample_is_an_error() -> None:
 
 
 def test_scores_sum_up_every_metric() -> None:
-    scores = MetricScores.from_metrics(score_sentences(["fix bug", "Add docs"], ["fix bug", "remove docs"]), seed=5)
+    scores = MetricScores.from_metrics(
+        score_sentences(["fix bug", "Add docs"], ["fix bug", "remove docs"]), seed=5
+    )
     assert scores.n == 2
     assert set(scores.metrics) == set(TEXT_METRICS)
     assert scores.metrics["first_word"] == ConfidenceInterval(50, 0, 100)

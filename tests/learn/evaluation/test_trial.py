@@ -63,7 +63,9 @@ def test_a_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
     heard: list[tuple[int, int]] = []
     with trial.open_trial_suggester(Manifest("model", "", settings=settings), files, index, {}) as suggester:
         assert (next(scratch.iterdir()) / "models").is_dir()
-        found = trial.collect_candidates(suggester, [example(i) for i in range(2)], lambda a, b: heard.append((a, b)))
+        found = trial.collect_candidates(
+            suggester, [example(i) for i in range(2)], lambda a, b: heard.append((a, b))
+        )
     assert list(scratch.iterdir()) == [] and heard == [(1, 2), (2, 2)]
     assert {c.origin for one in found for c in one.found} == {GENERATED, RETRIEVED}
     assert found[0].offered_message(Reranker(mode=RETRIEVED)) == tinymodel.SUBJECTS[0]

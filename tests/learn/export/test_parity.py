@@ -12,10 +12,10 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export import graph
 from gitpeft.learn.export import parity as exporting
-from gitpeft.learn.export.parity import MessageParityBounds, MessageParity, export_model
+from gitpeft.learn.export.parity import MessageParity, MessageParityBounds, export_model
 from gitpeft.learn.models import methods
 from gitpeft.runtime import beam_search
-from gitpeft.runtime.beam_search import EncoderDecoder, BeamSearch, GenerationTokens
+from gitpeft.runtime.beam_search import BeamSearch, EncoderDecoder, GenerationTokens
 from gitpeft.runtime.tokenizer import TokenCodec
 from tests.learn.models.test_methods import TEXTS, disturb, named
 from tests.support import tinymodel
@@ -85,16 +85,27 @@ def test_messages_longer_than_the_furthest_distance() -> None:
 @pytest.mark.parametrize(
     ("bounds", "sentence"),
     [
-        (MessageParityBounds(exact=0.0, agreement=0, nats=9, drop=9), r"torch and ONNX differ by .* \(bound 0\)"),
-        (MessageParityBounds(agreement=1.01, nats=9, drop=9), r"int8 agrees on \d+\.\d% of tokens \(bound 101%\)"),
+        (
+            MessageParityBounds(exact=0.0, agreement=0, nats=9, drop=9),
+            r"torch and ONNX differ by .* \(bound 0\)",
+        ),
+        (
+            MessageParityBounds(agreement=1.01, nats=9, drop=9),
+            r"int8 agrees on \d+\.\d% of tokens \(bound 101%\)",
+        ),
         (
             MessageParityBounds(agreement=0, nats=0.0, drop=9),
             r"int8 moves a message by [+-]\d\.\d+ nats a token \(bound 0\)",
         ),
-        (MessageParityBounds(agreement=0, nats=9, drop=-9), r"int8 costs [+-]\d+\.\d+% of quality \(.*bound -900%\)"),
+        (
+            MessageParityBounds(agreement=0, nats=9, drop=-9),
+            r"int8 costs [+-]\d+\.\d+% of quality \(.*bound -900%\)",
+        ),
     ],
 )
-def test_a_bound_that_does_not_hold_stops_the_export(bounds: MessageParityBounds, sentence: str, tmp_path: Path) -> None:
+def test_a_bound_that_does_not_hold_stops_the_export(
+    bounds: MessageParityBounds, sentence: str, tmp_path: Path
+) -> None:
     tokenizer = tinymodel.write_tokenizer(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
@@ -149,7 +160,9 @@ def tuned(text: str, make: Callable[..., Any], folder: Path) -> Any:
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_method_ends_in_the_same_graphs(name: str, text: str, tmp_path: Path) -> None:
     model = tuned(text, MODELS[name], tmp_path)
-    found = export_model(model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(12), LOOSE).parity
+    found = export_model(
+        model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(12), LOOSE
+    ).parity
     assert found.exact < 1e-4
 
 
@@ -157,7 +170,9 @@ def test_every_method_ends_in_the_same_graphs(name: str, text: str, tmp_path: Pa
 def test_bottlenecks_of_every_activation(activation: str, tmp_path: Path) -> None:
     model = tuned(f"adapter:width=8,activation={activation}", MODELS["plain"], tmp_path)
     runtime, words = network(model), GenerationTokens(0, 1)
-    found = exporting.measure_parity(model, runtime, network(model, True), tinymodel.pairs(4), words, MessageParityBounds())
+    found = exporting.measure_parity(
+        model, runtime, network(model, True), tinymodel.pairs(4), words, MessageParityBounds()
+    )
     assert found.exact < 1e-4
 
 
@@ -169,7 +184,8 @@ def test_the_matrices_of_bottlenecks_are_int8_too(tmp_path: Path) -> None:
 
     with_adapter, without = tuned("adapter:width=96", make, tmp_path), make()
     growth = [
-        sum(map(len, exporting.build_graphs(with_adapter, small))) - sum(map(len, exporting.build_graphs(without, small)))
+        sum(map(len, exporting.build_graphs(with_adapter, small)))
+        - sum(map(len, exporting.build_graphs(without, small)))
         for small in (False, True)
     ]
     assert growth[0] > 10 * 2 * 128 * 96 * 4 and growth[1] < 0.35 * growth[0]
@@ -236,7 +252,9 @@ def test_a_search_finds_what_transformers_finds(name: str, beams: int) -> None:
         runtime = network(model)
         source = [10 + (7 * i + seed) % 50 for i in range(20)]
         expected, score = generated(model, source, beams, 30)
-        found = BeamSearch(beams, 30, repeats=True).run(runtime, runtime.encode(source), GenerationTokens(0, 1))[0]
+        found = BeamSearch(beams, 30, repeats=True).run(
+            runtime, runtime.encode(source), GenerationTokens(0, 1)
+        )[0]
         if expected[-1] != 1:
             continue  # at the limit, unfinished messages compete there and never here
         assert [*found.ids, 1] == expected

@@ -111,7 +111,7 @@ def test_an_architecture_learns_is_kept_and_loaded(
         trained.append(model)
         whole(model, folder)
 
-    monkeypatch.setattr(methods, "save", save)
+    monkeypatch.setattr(methods, "save_trained_weights", save)
     job = TrainingJob(base, methods.make_method(*methods.parse_method(text)), steps=3, checks=1)
     method, cost = finetune.tune_base(job, data(), tmp_path / "run", nobody)
     assert cost["steps"] == 3 and 0 < cost["share"] <= 1 and cost["adapter_bytes"] > 1000
@@ -127,7 +127,9 @@ def test_an_architecture_learns_is_kept_and_loaded(
     found = finetune.export_run(base, method, data(), tmp_path / "run")
     assert found["parity"]["exact"] < 1e-4 and (tmp_path / "run" / "decoder.onnx").exists()
     candidates, read = suggested(base, found["settings"], tmp_path / "run", monkeypatch)
-    assert read == [finetune.encode_example_for_base(base, data().test[0])[0]], "the hook reads what was learnt on"
+    assert read == [finetune.encode_example_for_base(base, data().test[0])[0]], (
+        "the hook reads what was learnt on"
+    )
     assert candidates and all(math.isfinite(one.mean) for one in candidates)
 
 

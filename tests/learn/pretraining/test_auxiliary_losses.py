@@ -9,8 +9,8 @@ import torch
 
 from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.pretraining import auxiliary_losses
-from gitpeft.learn.pretraining.auxiliary_losses import SourceParts, AuxiliaryWeights, corrupt_sources
-from gitpeft.learn.training.loop import TrainingSettings, train_model, measure_loss
+from gitpeft.learn.pretraining.auxiliary_losses import AuxiliaryWeights, SourceParts, corrupt_sources
+from gitpeft.learn.training.loop import TrainingSettings, measure_loss, train_model
 from gitpeft.runtime.tokenizer import SPECIAL_TOKENS
 from tests.support import tinymodel
 
@@ -83,7 +83,9 @@ def heads_loss(model: Any, weights: AuxiliaryWeights) -> float:
     return float(torch.stack(total).mean())
 
 
-def _asked(model: Any, data: RenderedExamples, weights: AuxiliaryWeights, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _asked(
+    model: Any, data: RenderedExamples, weights: AuxiliaryWeights, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(seed)
     rows = [data.get_pair(i, 64) for i in range(len(data))]
     given = torch.tensor([source.tolist() for source, _ in rows])

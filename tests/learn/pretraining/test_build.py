@@ -84,7 +84,7 @@ def test_the_default_chooser_never_learns_from_what_it_is_measured_on(
         taught.append({one.example.group for one in asked})
         return fit(asked, prior)
 
-    monkeypatch.setattr(reranker, "fit", spied)
+    monkeypatch.setattr(reranker, "fit_reranker", spied)
     build.export_base(recipe, built.corpus, out, nobody)
     assert taught[0] and not taught[0] & set(recipe.validation)
 

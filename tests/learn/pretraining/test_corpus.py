@@ -43,7 +43,11 @@ def write(path: Path, records: Iterable[dict[str, Any]]) -> Path:
 
 def test_reading_goes_by_repository(tmp_path: Path) -> None:
     path = write(tmp_path / "c.xz", [record(repo, i) for repo in "abc" for i in range(3)])
-    assert [(repo, len(found)) for repo, found in corpus.read_corpus_file(path)] == [("a", 3), ("b", 3), ("c", 3)]
+    assert [(repo, len(found)) for repo, found in corpus.read_corpus_file(path)] == [
+        ("a", 3),
+        ("b", 3),
+        ("c", 3),
+    ]
     assert [repo for repo, _ in corpus.read_corpus_file(path, ["b"])] == ["a", "c"]
 
 
@@ -83,7 +87,9 @@ def test_a_normal_diff_is_what_compact_writes() -> None:
     lines = text.split("\n")
     shuffled = "\n".join([*reversed(lines[:3]), "", *(f"{line}   " for line in lines[3:])])
     assert corpus.normalise_diff(shuffled) == text
-    assert split_compact(corpus.normalise_diff(" a.py +1 -1\n~3\n#a.py\n@\n+x\n+"))[1] == {"a.py": ["@", "+x"]}
+    assert split_compact(corpus.normalise_diff(" a.py +1 -1\n~3\n#a.py\n@\n+x\n+"))[1] == {
+        "a.py": ["@", "+x"]
+    }
 
 
 def test_a_message_may_come_fifteen_times() -> None:

@@ -17,7 +17,9 @@ from gitpeft.risk.model import LOGISTIC_REGRESSION, RiskModel
 from tests.learn.risk.test_selection import Found, history
 
 
-def moved(count: int, seed: int, old: float, new: float, bugs: float = 0.2) -> tuple[LabelledHistory, int, Found]:
+def moved(
+    count: int, seed: int, old: float, new: float, bugs: float = 0.2
+) -> tuple[LabelledHistory, int, Found]:
     """A history in which bugs come from something else after its middle, the moment of the middle,
     and the labels."""
     first, found = history(count, seed, old, bugs)
@@ -30,7 +32,9 @@ def moved(count: int, seed: int, old: float, new: float, bugs: float = 0.2) -> t
 
 
 def fitted(known: LabelledHistory, until: int) -> RiskModel:
-    return selection.train_risk_model([one for one in known.measured if one.change.time <= until], known.found, until)
+    return selection.train_risk_model(
+        [one for one in known.measured if one.change.time <= until], known.found, until
+    )
 
 
 def test_a_score_that_learnt_what_is_new_wins() -> None:
@@ -48,7 +52,7 @@ def test_a_score_that_is_worse_is_kept_aside(monkeypatch: pytest.MonkeyPatch) ->
     known, until, _ = moved(500, 3, old=0.9, new=0.9)
     installed = fitted(known, until)
     upside_down = replace(installed, weights=tuple(-weight for weight in installed.weights))
-    monkeypatch.setattr(selection, "train", lambda *_: upside_down)
+    monkeypatch.setattr(selection, "train_risk_model", lambda *_: upside_down)
     verdict = champion_challenger.compare_risk_models(installed, until, installed, known)
     assert not verdict.won and verdict.duel is not None and verdict.duel.high < 0
 
@@ -62,7 +66,7 @@ def test_who_fights_has_not_seen_what_is_fought_on(monkeypatch: pytest.MonkeyPat
         seen.append({one.sha for one in measured})
         return train(measured, found, now)
 
-    monkeypatch.setattr(selection, "train", watch)
+    monkeypatch.setattr(selection, "train_risk_model", watch)
     verdict = champion_challenger.compare_risk_models(installed, until, installed, known)
     judged = set(selection.label_commits(known.measured, known.found, known.now).shas)
     before = set(selection.label_commits(known.measured, known.found, until).shas)
@@ -85,7 +89,10 @@ def test_few_bugs_are_told_by_the_brier_score() -> None:
     verdict = champion_challenger.compare_risk_models(shrill, until, installed, few)
     assert verdict.duel is not None and verdict.duel.metric == BRIER
     assert verdict.won and verdict.duel.difference < 0 and "Brier score 0.0" in verdict.reason
-    assert not ChallengeResult(BRIER, 30, 0.1, 0.2, 0.1, 0.05, 0.15).won and ChallengeResult(B_NORM, 30, 1, 2, 1, 0, 2).won
+    assert (
+        not ChallengeResult(BRIER, 30, 0.1, 0.2, 0.1, 0.05, 0.15).won
+        and ChallengeResult(B_NORM, 30, 1, 2, 1, 0, 2).won
+    )
 
 
 def test_without_a_bug_the_score_that_says_less_does_not_win_for_that() -> None:

@@ -81,7 +81,7 @@ def test_nothing_behind_the_cut_is_taught(
         taught.extend(one.tip for one in mined)
         raise Enough
 
-    monkeypatch.setattr(multi_repo, "_shared", shared)
+    monkeypatch.setattr(multi_repo, "_train_shared_adapter", shared)
     with pytest.raises(Enough):
         multi_repo.train_across_repositories(
             [Repository.open(one.path) for one in (copied, fresh)],
@@ -103,4 +103,6 @@ def test_an_adapter_is_shared_by_two_or_more(copied: Repo, fresh: Repo, built: B
     for repo in small:
         generated.put(repo, generated.team(9))
     with pytest.raises(GitpeftError, match="usable commits in all"):
-        multi_repo.train_across_repositories([Repository.open(repo.path) for repo in small], plan(built), nobody)
+        multi_repo.train_across_repositories(
+            [Repository.open(repo.path) for repo in small], plan(built), nobody
+        )

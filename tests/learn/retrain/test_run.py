@@ -38,7 +38,9 @@ FIRST, MORE = 120, 60
 
 
 def plan(built: Built, **changes: Any) -> ModelPlan:
-    return ModelPlan(**{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, "minutes": 0.1, **changes})
+    return ModelPlan(
+        **{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, "minutes": 0.1, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,9 @@ def grown(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Repo:
     generated.put(repo, steps[:FIRST])
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
-        patch.setattr(pipeline, "_milder", lambda *_: {})  # whether tuning pays is not asked here
+        patch.setattr(
+            pipeline, "_list_milder_variants", lambda *_: {}
+        )  # whether tuning pays is not asked here
         pipeline.run(Repository.open(repo.path), plan(built), nobody)
     generated.put(repo, steps[FIRST:])
     return repo
@@ -67,7 +71,9 @@ def run(
     changes = how.pop("plan", {})
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
-        patch.setattr(pipeline, "_milder", lambda *_: {})  # whether tuning pays is not asked here
+        patch.setattr(
+            pipeline, "_list_milder_variants", lambda *_: {}
+        )  # whether tuning pays is not asked here
         return retrain_run.run_retraining(Repository.open(repo.path), plan(built, **changes), listen, **how)
 
 
@@ -78,7 +84,9 @@ def state(repo: Repo) -> Path:
 def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
     """Let every duel end like this."""
     one = ChallengeResult(B_NORM, 30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
-    monkeypatch.setattr(champion_challenger, "message", lambda *_: ChallengeVerdict.from_result(one))
+    monkeypatch.setattr(
+        champion_challenger, "compare_message_models", lambda *_: ChallengeVerdict.from_result(one)
+    )
 
 
 # --- what is learnt from ------------------------------------------------------------------------------------
@@ -123,7 +131,7 @@ def test_an_older_branch_that_was_merged_late_brings_nothing_known_into_the_duel
 
 
 def test_a_replay_is_a_sample_where_there_is_much(monkeypatch: pytest.MonkeyPatch, grown: Repo) -> None:
-    monkeypatch.setattr(retrain_run, "REPLAY_LEAST", 7)
+    monkeypatch.setattr(retrain_run, "MIN_REPLAYED", 7)
     repo = Repository.open(grown.path)
     champion = retrain_run.find_champion(repo)
     assert champion is not None
@@ -141,7 +149,9 @@ def test_a_warm_start_is_where_the_champion_ended(grown: Repo, built: Built) -> 
     folder = str(champion.path / bundles.ADAPTER_FOLDER)
     model = warm.warm_start_model(methods.attach_method(base.load(), method), method, folder)
     merged = model.merge_and_unload().state_dict()
-    theirs = methods.load_merged_model(base.load(), method, champion.path / bundles.ADAPTER_FOLDER).state_dict()
+    theirs = methods.load_merged_model(
+        base.load(), method, champion.path / bundles.ADAPTER_FOLDER
+    ).state_dict()
     assert all((merged[name] - theirs[name]).abs().max() < 1e-6 for name in theirs)
     plain = base.load().state_dict()
     assert any((merged[name] - plain[name]).abs().max() > 1e-3 for name in theirs), "it was tuned"
@@ -170,7 +180,9 @@ def test_a_retraining_from_end_to_end(copied: Repo, built: Built) -> None:
         and kept["verdict"] == done.reason
     )
     assert made.manifest.commits["held"] == 36 and made.manifest.commits["count"] == FIRST + MORE
-    assert bundles.read_active_ids(state(copied))[0] == (done.bundle if done.action == "activated" else before)
+    assert bundles.read_active_ids(state(copied))[0] == (
+        done.bundle if done.action == "activated" else before
+    )
     assert open_active_suggester(state(copied)).suggest(CHANGE, "")
     config = json.loads(made.read("adapter/adapter_config.json"))
     assert config["base_model_name_or_path"] is None and "/" not in made.manifest.base
@@ -190,7 +202,9 @@ def test_at_least_as_good_is_the_rule(
     else:
         assert done.action == "aside" and bundles.read_active_ids(state(copied))[0] == before
         assert listed[done.bundle].aside == done.reason and "B-Norm" in done.reason
-    assert not pipeline.find_last_trained_plan(Repository.open(copied.path)).rival, "export goes round no duel"
+    assert not pipeline.find_last_trained_plan(Repository.open(copied.path)).rival, (
+        "export goes round no duel"
+    )
 
 
 @pytest.mark.parametrize("message", [1.0, -1.0])
@@ -202,7 +216,7 @@ def test_each_task_goes_its_own_way(
     old = bundles.open_active_bundle(state(copied))
     assert old is not None
     judged(monkeypatch, message)
-    monkeypatch.setattr(retrain_run, "_judge_risk", lambda *_: ChallengeVerdict(risk, "as told"))
+    monkeypatch.setattr(retrain_run, "_challenge_risk_model", lambda *_: ChallengeVerdict(risk, "as told"))
     done = run(copied, built, plan={"minutes": 0.02})
     new = bundles.open_active_bundle(state(copied))
     assert new is not None and (new.id == done.bundle) == (done.action == "activated")
@@ -226,7 +240,7 @@ def test_only_the_score_is_new(copied: Repo, built: Built, monkeypatch: pytest.M
     """No new commit for messages, but a bug became known: the score alone is held against the old one."""
     copied.git("reset", "-q", "--hard", f"HEAD~{MORE}")
     before = bundles.read_active_ids(state(copied))[0]
-    monkeypatch.setattr(retrain_run, "_judge_risk", lambda *_: ChallengeVerdict(True, "as told"))
+    monkeypatch.setattr(retrain_run, "_challenge_risk_model", lambda *_: ChallengeVerdict(True, "as told"))
     done = run(copied, built)
     assert done.action == "activated" and done.taught == 0 and list(done.tasks) == ["risk"]
     assert bundles.read_active_ids(state(copied)) == (done.bundle, before)
@@ -250,7 +264,7 @@ def test_a_model_that_was_pulled_meanwhile_is_not_overrun(
         tinymodel.bundle(state(copied), created="2030-01-01T00:00:00Z")
         return ChallengeVerdict.from_result(ChallengeResult(B_NORM, 30, 10, 12, 2, 1, 3))
 
-    monkeypatch.setattr(champion_challenger, "message", pulled)
+    monkeypatch.setattr(champion_challenger, "compare_message_models", pulled)
     done = run(copied, built, plan={"minutes": 0.02})
     assert done.action == "aside" and "another model was activated" in done.reason
     assert bundles.read_active_ids(state(copied))[0] not in (done.bundle, done.champion)
@@ -299,7 +313,9 @@ def test_killed_at_any_step_the_model_answers_and_the_next_run_goes_on(
 def test_killed_anywhere_while_a_score_is_renewed(
     copied: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "now", lambda: "2030-01-01T00:00:00Z")  # each try makes the same bundle
+    monkeypatch.setattr(
+        pipeline, "format_current_time", lambda: "2030-01-01T00:00:00Z"
+    )  # each try makes the same bundle
     repo = Repository.open(copied.path)
     champion = bundles.open_active_bundle(state(copied))
     assert champion is not None

@@ -22,7 +22,13 @@ from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.learn.szz import szz
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from gitpeft.risk.encoder import EncoderScore
-from gitpeft.risk.model import METRICS_WORDS_AND_ENCODER, METRICS_AND_WORDS, TUNED_ENCODER, LINES_ADDED, LOGISTIC_REGRESSION
+from gitpeft.risk.model import (
+    LINES_ADDED,
+    LOGISTIC_REGRESSION,
+    METRICS_AND_WORDS,
+    METRICS_WORDS_AND_ENCODER,
+    TUNED_ENCODER,
+)
 from tests.cli.test_app import Call, gitpeft
 from tests.learn.risk.test_selection import Found, history
 from tests.support.gitrepo import Repo
@@ -44,16 +50,20 @@ class Traced(Found):
 def play(monkeypatch: pytest.MonkeyPatch, measured: list[MeasuredCommit], found: Found) -> None:
     """Let a repository have this history."""
     traced = Traced(found.known, found.days, {sha: Verdict((f"f{sha[1:]}",)) for sha in found.known})
-    monkeypatch.setattr(backtest, "replay", lambda *_: measured)
-    monkeypatch.setattr(szz, "find", lambda *_: traced)
+    monkeypatch.setattr(backtest, "measure_history", lambda *_: measured)
+    monkeypatch.setattr(szz, "trace_bug_introducing_commits", lambda *_: traced)
 
 
 def look_back(repo: Repo, sha: str, months: int) -> backtest.RiskBacktest:
-    return backtest.run_risk_backtest(Repository.open(repo.path), BacktestPeriod(sha, months, 10), lambda *_: None)
+    return backtest.run_risk_backtest(
+        Repository.open(repo.path), BacktestPeriod(sha, months, 10), lambda *_: None
+    )
 
 
 @pytest.fixture
-def looked(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]:
+def looked(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]:
     measured, found = history(900, 1, 0.9)
     play(monkeypatch, measured, found)
     sha = repo.commit("start", a="1\n")
@@ -68,15 +78,16 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
     judged = [
         one
         for one in measured
-        if one.change.time >= since and (one.sha in found.known_at(now) or one.change.time <= now - 10 * DAY_SECONDS)
+        if one.change.time >= since
+        and (one.sha in found.bugs_known_at(now) or one.change.time <= now - 10 * DAY_SECONDS)
     ]
     assert data["commits"] == len(judged) and data["left_out"] == len(
         [one for one in measured if one.change.time > since]
     ) - len(judged)
-    assert data["buggy"] == sum(one.sha in found.known_at(now) for one in judged)
+    assert data["buggy"] == sum(one.sha in found.bugs_known_at(now) for one in judged)
     shipped = data["models"][data["chosen"]]
     assert data["chosen"] == LOGISTIC_REGRESSION and len(data["flags"]) == shipped["flagged"]
-    right = [flag for flag in data["flags"] if flag["commit"] in found.known_at(now)]
+    right = [flag for flag in data["flags"] if flag["commit"] in found.bugs_known_at(now)]
     assert shipped["right"] == len(right) == sum(bool(flag["fixed_by"]) for flag in data["flags"])
     assert all(flag["fixed_by"] == f"f{flag['commit'][1:]}" for flag in right)
     assert shipped["precision"] == pytest.approx(len(right) / len(data["flags"]))
@@ -90,13 +101,17 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
 
 
 def test_changes_told_differently(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
-    lines, regression = (looked[0].data["models"][name]["counterfactual"] for name in (LINES_ADDED, LOGISTIC_REGRESSION))
+    lines, regression = (
+        looked[0].data["models"][name]["counterfactual"] for name in (LINES_ADDED, LOGISTIC_REGRESSION)
+    )
     assert lines["size held constant"] == 0.5 and lines["added and removed swapped"] == 0.5
     assert regression["message removed"] == regression["as it is"] > 0.8
     assert regression["size held constant"] > 0.75  # what matters in this history is not size
 
 
-def test_the_page_is_whole_and_asks_nobody(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
+def test_the_page_is_whole_and_asks_nobody(
+    looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
+) -> None:
     text = looked[0].page
     assert not re.search(r"https?://|<script|@import|url\(", text)
     figures = re.findall(r"<svg.*?</svg>", text, re.S)
@@ -179,7 +194,9 @@ def test_an_encoder_stands_beside_the_others(
             asked.append((self.minutes, len(data)))
             return Oracle(int(data.times[-held]))
 
-    monkeypatch.setattr("gitpeft.learn.pipeline.teacher", lambda plan, minutes: Teacher(minutes))
+    monkeypatch.setattr(
+        "gitpeft.learn.pipeline.make_risk_encoder_trainer", lambda plan, minutes: Teacher(minutes)
+    )
     data = json.loads(gitpeft("backtest", "--repo", repo.path, "--tune", "0.5", "--json").out)
     assert len(asked) == 1 and asked[0][0] == 0.5
     assert {TUNED_ENCODER, METRICS_WORDS_AND_ENCODER} <= data["models"].keys() and data["taught"] == []
@@ -189,11 +206,13 @@ def test_an_encoder_stands_beside_the_others(
     assert told["as it is"] == told["message removed"] > 0.99 > told["added and removed swapped"]
     assert data["unread"] == 0
 
-    monkeypatch.setattr(selection, "MOST_READ", 100)
+    monkeypatch.setattr(selection, "MAX_ENCODER_COMMITS", 100)
     short = json.loads(gitpeft("backtest", "--repo", repo.path, "--tune", "0.5", "--json").out)
     assert short["commits"] == 100 and short["unread"] == data["commits"] - 100
     assert short["left_out"] == data["left_out"]
-    assert f"{short['unread']} older ones were not judged" in "\n".join(backtest.format_backtest_summary(short))
+    assert f"{short['unread']} older ones were not judged" in "\n".join(
+        backtest.format_backtest_summary(short)
+    )
 
     monkeypatch.setattr(Teacher, "__call__", lambda self, data: self.notes.append({"why": "too few"}))
     declined = gitpeft("backtest", "--repo", repo.path, "--tune", "1").said

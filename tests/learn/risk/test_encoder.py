@@ -14,7 +14,7 @@ from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.risk import encoder
 from gitpeft.learn.risk.classifiers import LabelledCommits
-from gitpeft.learn.risk.encoder import RiskTuningSettings, RiskData, FeatureScaling, CommitText
+from gitpeft.learn.risk.encoder import CommitText, FeatureScaling, RiskData, RiskTuningSettings
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from tests.learn.models.test_architectures import ARCHITECTURES, METHODS
 from tests.learn.risk.test_selection import history
@@ -47,7 +47,9 @@ def data(count: int = 60) -> RiskData:
     truth = (np.arange(count) % 3 == 0).astype(float)
     metrics = tuple(ChangeMetrics(nf=1, la=int(dice.integers(1, 90))) for _ in range(count))
     shas = tuple(f"{i:040x}" for i in range(count))
-    texts = {sha: CommitText(BUGGY if bad else CLEAN, "a message") for sha, bad in zip(shas, truth, strict=True)}
+    texts = {
+        sha: CommitText(BUGGY if bad else CLEAN, "a message") for sha, bad in zip(shas, truth, strict=True)
+    }
     whole = LabelledCommits(metrics, truth, DAY_SECONDS * np.arange(count, dtype=np.float64), shas)
     parts = (slice(0, count * 2 // 3), slice(count * 2 // 3, count * 5 // 6), slice(count * 5 // 6, count))
     train, valid, test = map(whole.take, parts)
@@ -61,7 +63,9 @@ def test_an_architecture_judges_is_kept_and_loaded(
 ) -> None:
     base, lesson = bases.find_base(str(folders(name))), RiskTuningSettings(epochs=6, batch=8, shown=0.5)
     given = methods.make_method(*methods.parse_method(text))
-    tuned = encoder.tune_and_score(base, replace(given, lr=2e-2 if name == "plbart" else 1e-2), data(), lesson)
+    tuned = encoder.tune_and_score(
+        base, replace(given, lr=2e-2 if name == "plbart" else 1e-2), data(), lesson
+    )
     cost = tuned.cost
     assert cost.steps == 30 and 0 < cost.trainable <= cost.parameters and len(cost.valid_curve) >= 8
     assert (cost.trainable == cost.parameters) is (text == "full")
@@ -89,7 +93,9 @@ def test_it_learns_what_only_the_text_tells(folders: Callable[[str], Path]) -> N
 def test_a_decoder_alone_cannot_be_tuned_to_judge(folders: Callable[[str], Path]) -> None:
     base = bases.find_base(str(folders("codet5")))
     with pytest.raises(GitpeftError, match=r"no module for .* in decoder"):
-        encoder.tune_and_score(base, methods.make_method("lora", {"rank": 4, "side": "decoder"}), data(), RiskTuningSettings())
+        encoder.tune_and_score(
+            base, methods.make_method("lora", {"rank": 4, "side": "decoder"}), data(), RiskTuningSettings()
+        )
 
 
 def test_later_parts_are_scaled_as_the_training_part_was() -> None:
@@ -119,7 +125,7 @@ def test_parts_follow_each_other_and_know_nothing_of_later() -> None:
     parts = encoder.split_by_time(measured, found, 0.1, 0.1)
     start = parts.test.times[0]
     assert parts.train.times[-1] <= parts.valid.times[0] <= parts.valid.times[-1] < start
-    known = found.known_at(int(start))
+    known = found.bugs_known_at(int(start))
     for part in (parts.train, parts.valid):
         assert {sha for sha, bad in zip(part.shas, part.truth, strict=True) if bad} <= known
     found.known = dict(list(found.known.items())[:20])

@@ -23,13 +23,13 @@ from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pipeline import ModelPlan
 from gitpeft.learn.risk import classifiers, encoder, encoder_export, selection
 from gitpeft.learn.risk.encoder import RiskTuningSettings
-from gitpeft.learn.risk.encoder_export import RiskParityBounds, RiskEncoderTrainer, export_risk_encoder
+from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer, RiskParityBounds, export_risk_encoder
 from gitpeft.learn.risk.metric_replay import measure_history
 from gitpeft.risk import encoder as risk_encoder
 from gitpeft.risk import precommit
 from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.encoder import OnnxRiskEncoder
-from gitpeft.risk.model import TUNED_ENCODER, RISK_FEATURES, ENCODER_FEATURE, load_risk_model
+from gitpeft.risk.model import ENCODER_FEATURE, RISK_FEATURES, TUNED_ENCODER, load_risk_model
 from gitpeft.share import package
 from tests.cli.test_app import Call, gitpeft
 from tests.learn.models.test_architectures import ARCHITECTURES
@@ -58,7 +58,9 @@ def judged(base: bases.BaseModel, text: str, folder: Path) -> encoder.RiskEncode
     """A judge with weights of some size, tuned with a method, loaded again."""
     method = methods.make_method(*methods.parse_method(text))
     lesson = RiskTuningSettings(epochs=4, batch=8)
-    tuned, method, scaling, _ = encoder.train_risk_encoder(base, method, data().train, data().valid, data().texts, lesson)
+    tuned, method, scaling, _ = encoder.train_risk_encoder(
+        base, method, data().train, data().valid, data().texts, lesson
+    )
     encoder.save_trained_encoder(tuned, scaling, folder)
     return encoder.load_trained_encoder(base, method, folder)
 
@@ -75,7 +77,9 @@ def test_the_graph_is_the_judge(base: bases.BaseModel, text: str, tmp_path: Path
     graph, parity = export_risk_encoder(model, asked, LOOSE)
     assert parity.examples == len(part) and parity.exact < 1e-4 and parity.moved < 0.2 and parity.rank > 0.8
     reader = OnnxRiskEncoder(lambda: graph, base.load_codec, base.budget)
-    logits = encoder.predict_logits(model, encoder.encode_commits(part, data().texts, base, RISK_FEATURES, 0.0), base)
+    logits = encoder.predict_logits(
+        model, encoder.encode_commits(part, data().texts, base, RISK_FEATURES, 0.0), base
+    )
     for sha, metrics, logit in zip(part.shas, part.metrics, logits, strict=True):
         assert reader.score_change(data().texts[sha].change, metrics).logit == pytest.approx(logit, abs=0.3)
 
@@ -88,12 +92,14 @@ def test_what_int8_moves_too_far_is_refused(base: bases.BaseModel, tmp_path: Pat
 
 
 def test_only_what_can_be_written_is_exported() -> None:
-    from gitpeft.learn.risk.encoder import RiskEncoderModel, FeatureScaling
+    from gitpeft.learn.risk.encoder import FeatureScaling, RiskEncoderModel
 
     model = tinymodel.bart()
     scaling = FeatureScaling(RISK_FEATURES, (0.0,) * 13, (1.0,) * 13)
     with pytest.raises(GitpeftError, match="type bart cannot be exported"):
-        export_risk_encoder(RiskEncoderModel(model.get_encoder(), model.config, "last", scaling), [([5], [0.0] * 13)])
+        export_risk_encoder(
+            RiskEncoderModel(model.get_encoder(), model.config, "last", scaling), [([5], [0.0] * 13)]
+        )
 
 
 def test_lines_add_up_and_stay_the_same(base: bases.BaseModel, tmp_path: Path) -> None:
@@ -112,8 +118,10 @@ def test_lines_add_up_and_stay_the_same(base: bases.BaseModel, tmp_path: Path) -
     ]
 
 
-def test_a_teacher_reads_what_it_was_not_taught(base: bases.BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_export, "Bounds", lambda: LOOSE)
+def test_a_teacher_reads_what_it_was_not_taught(
+    base: bases.BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_export, "RiskParityBounds", lambda: LOOSE)
     given = data().train
     texts = tuple(data().texts[sha].change for sha in given.shas)
     given = classifiers.LabelledCommits(given.metrics, given.truth, given.times, given.shas, texts)
@@ -172,7 +180,13 @@ def shipped(repo: Repo, base: bases.BaseModel) -> Repo:
         settings = tinymodel.fill(folder, tinymodel.plain_t5())
         scores = tuple(i / 5 - 1000 for i in range(201))
         model = replace(
-            MODEL, kind=TUNED_ENCODER, features=(ENCODER_FEATURE,), weights=(1.0,), means=(0.0,), bias=0.0, scores=scores
+            MODEL,
+            kind=TUNED_ENCODER,
+            features=(ENCODER_FEATURE,),
+            weights=(1.0,),
+            means=(0.0,),
+            bias=0.0,
+            scores=scores,
         )
         (folder / bundles.RISK_MODEL_FILE).write_text(model.to_json())
         (folder / bundles.RISK_ENCODER_FILE).write_bytes(graph_of(base))
@@ -227,7 +241,7 @@ def test_before_a_commit_a_confined_child_reads_the_same(shipped: Repo) -> None:
 def test_what_befalls_the_child_is_a_sentence(
     end: Callable[[], Any], said: str, shipped: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(risk_encoder, "judgements", lambda state: end())
+    monkeypatch.setattr(risk_encoder, "load_encoder_handler", lambda state: end())
     with (
         risk_encoder.SandboxedRiskEncoder(
             Repository.open(shipped.path).state_dir, time.monotonic() + 5, 2048
@@ -252,21 +266,27 @@ def test_it_travels_whole(shipped: Repo, tmp_path: Path) -> None:
     for name, raw in package.pack_bundle(bundle).items():
         (tmp_path / "sent" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "sent" / name).write_bytes(raw)
-    assert package.receive_package(package.read_folder_package(tmp_path / "sent"), tmp_path / "state") == bundle.id
+    assert (
+        package.receive_package(package.read_folder_package(tmp_path / "sent"), tmp_path / "state")
+        == bundle.id
+    )
     arrived = bundles.open_bundle(tmp_path / "state" / "models" / bundle.id)
-    assert arrived.read(bundles.RISK_ENCODER_FILE) == bundle.read(bundles.RISK_ENCODER_FILE) and OnnxRiskEncoder.from_bundle(arrived) is not None
+    assert (
+        arrived.read(bundles.RISK_ENCODER_FILE) == bundle.read(bundles.RISK_ENCODER_FILE)
+        and OnnxRiskEncoder.from_bundle(arrived) is not None
+    )
 
 
 def test_init_leaves_the_graph_where_it_is_worth_it(
     base: bases.BaseModel, repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a history in which it wins; it has two looks at the commits, each bounded in time."""
-    monkeypatch.setattr(encoder_export, "Bounds", lambda: RiskParityBounds(moved=9.0, exact=1e-2))
-    monkeypatch.setattr(selection, "better", lambda _: TUNED_ENCODER)
-    monkeypatch.setattr(selection, "_worth_it", lambda model, _: model)
+    monkeypatch.setattr(encoder_export, "RiskParityBounds", lambda: RiskParityBounds(moved=9.0, exact=1e-2))
+    monkeypatch.setattr(selection, "select_model", lambda _: TUNED_ENCODER)
+    monkeypatch.setattr(selection, "_reject_chance_model", lambda model, _: model)
     measured, found = history(300, 1, 0.9)
     play(monkeypatch, measured, found)
-    monkeypatch.setattr(selection, "replay", lambda *_: measured)
+    monkeypatch.setattr(selection, "measure_history", lambda *_: measured)
     tip = repo.commit("start", a="1\n")
     repository = Repository.open(repo.path)
     plan = ModelPlan(base=str(base.folder), settings={"rank": 4}, minutes=0.5)

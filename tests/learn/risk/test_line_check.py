@@ -11,7 +11,9 @@ from tests.support.gitrepo import Repo
 
 def test_lines_are_looked_up_in_the_commit(repo: Repo) -> None:
     sha = repo.commit("start", **{"a.py": "import os\n\ndef f():\n    return   1\n", "b.py": "x = 1\n"})
-    verdict = BugIntroducingCommit(sha, 1, ("f" * 40,), (("a.py", 4), ("b.py", 1), ("b.py", 9), ("gone.py", 1)))
+    verdict = BugIntroducingCommit(
+        sha, 1, ("f" * 40,), (("a.py", 4), ("b.py", 1), ("b.py", 9), ("gone.py", 1))
+    )
     found = line_check.make_fixed_line_lookup(Repository.open(repo.path), {sha: verdict})(["0" * 40, sha])
     assert found == {sha: frozenset({("a.py", "+return 1"), ("b.py", "+x = 1")})}
 

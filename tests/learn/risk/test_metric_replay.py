@@ -111,7 +111,9 @@ def asked(repo: Repo, shas: list[str]) -> dict[str, ChangeMetrics]:
             repo.git("read-tree", sha)
             mail, when = repo.git("log", "-1", "--format=%ae %ct", sha).split()
             _, change, _ = model.read_staged_change(repository, history.hash_author(f"<{mail}>"), int(when))
-            with history.context_before(repository, repository.resolve_head(), keep=bool(hash(sha) % 2)) as past:
+            with history.context_before(
+                repository, repository.resolve_head(), keep=bool(hash(sha) % 2)
+            ) as past:
                 found[sha] = compute_change_metrics(past, change)
     return found
 

@@ -25,10 +25,10 @@ class Found:
     known: dict[str, int] = field(default_factory=dict)
     days: float | None = 10.0
 
-    def known_at(self, time: int) -> set[str]:
+    def bugs_known_at(self, time: int) -> set[str]:
         return {sha for sha, when in self.known.items() if when <= time}
 
-    def latency(self, _: float) -> float | None:
+    def latency_quantile(self, _: float) -> float | None:
         return self.days
 
 
@@ -90,8 +90,8 @@ def test_young_commits_are_left_out_and_not_taken_for_clean() -> None:
     kept = set(data.shas)
     for one in measured:
         young = one.change.time > now - 10 * DAY_SECONDS
-        assert (one.sha in kept) == (not young or one.sha in found.known_at(now))
-    assert data.truth.sum() == len(found.known_at(now) & kept)
+        assert (one.sha in kept) == (not young or one.sha in found.bugs_known_at(now))
+    assert data.truth.sum() == len(found.bugs_known_at(now) & kept)
 
 
 def test_nothing_after_a_moment_counts_at_it() -> None:
@@ -109,19 +109,25 @@ def test_a_block_is_judged_by_what_was_known_when_it_began(monkeypatch: pytest.M
     now = measured[-1].change.time
     asked: list[tuple[int, int]] = []
 
-    def watch(known: list[MeasuredCommit], labels: Found, when: int, **texts: Any) -> classifiers.LabelledCommits:
+    def watch(
+        known: list[MeasuredCommit], labels: Found, when: int, **texts: Any
+    ) -> classifiers.LabelledCommits:
         asked.append((max(one.change.time for one in known), when))
         return label(known, labels, when)
 
     label = selection.label_commits
-    monkeypatch.setattr(selection, "label", watch)
+    monkeypatch.setattr(selection, "label_commits", watch)
     trial = selection.evaluate_prequential(measured, found, now)
     assert trial is not None and len(asked) == 1 + selection.PREQUENTIAL_BLOCKS and asked[0] == (now, now)
     starts = [float(part.block.times[0]) for part in trial.parts]
     assert [when for _, when in asked[1:]] == starts
     assert all(newest < when for newest, when in asked[1:])
     assert list(trial.data.times) == sorted(trial.data.times)
-    assert len(trial.data) == sum(len(part.block) for part in trial.parts) == len(trial.ranked[LOGISTIC_REGRESSION])
+    assert (
+        len(trial.data)
+        == sum(len(part.block) for part in trial.parts)
+        == len(trial.ranked[LOGISTIC_REGRESSION])
+    )
 
 
 def test_probabilities_are_those_that_come_true() -> None:
@@ -178,14 +184,23 @@ def test_at_most_the_budget_is_flagged() -> None:
         flagged = sum(model.should_flag(score, budget) for score in scores)
         assert 0 < flagged <= budget / 100 * len(scores) + 1
         for score in scores:
-            assert not model.should_flag(score, budget) or model.percentile_of_score(score) >= 100 - budget - 0.5
+            assert (
+                not model.should_flag(score, budget) or model.percentile_of_score(score) >= 100 - budget - 0.5
+            )
     flat = replace(model, scores=(1.0,) * 201)
     assert not flat.should_flag(1.0, 10)  # a repository in which all commits are alike
 
 
 def test_percentiles_go_from_0_to_100() -> None:
     model = replace(RiskModel(), scores=tuple(float(i) for i in range(101)))
-    assert [model.percentile_of_score(x) for x in (-5.0, 0.0, 50.0, 50.5, 100.0, 900.0)] == [0, 0, 50, 50.5, 100, 100]
+    assert [model.percentile_of_score(x) for x in (-5.0, 0.0, 50.0, 50.5, 100.0, 900.0)] == [
+        0,
+        0,
+        50,
+        50.5,
+        100,
+        100,
+    ]
 
 
 def test_more_lines_are_never_less_risky_by_lines_added() -> None:

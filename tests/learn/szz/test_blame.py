@@ -33,7 +33,9 @@ def origins(repo: Repo, tip: str = "HEAD") -> dict[str, list[Line | None]]:
         for path in repo.git("ls-tree", "-r", "--name-only", tip).splitlines():
             version = before.get_file(path)
             if version and version.lines is not None:
-                found[path] = [replay.locate_origin(one) if one >= 0 else None for one in version.lines.tolist()]
+                found[path] = [
+                    replay.locate_origin(one) if one >= 0 else None for one in version.lines.tolist()
+                ]
     return found
 
 
@@ -229,7 +231,9 @@ def test_a_commit_that_cannot_be_read_leaves_lines_unknown(repo: Repo) -> None:
     repository = Repository.open(repo.path)
     commits = repository.read_commit_messages("HEAD")
     known: dict[str, CommitEdit | None] = {}
-    for one in repository.stream_diff_tree([c.sha for c in commits], edits.ORDINARY_OPTIONS, edits.PatchParser):
+    for one in repository.stream_diff_tree(
+        [c.sha for c in commits], edits.ORDINARY_OPTIONS, edits.PatchParser
+    ):
         assert not isinstance(one, SkippedCommit)
         known[one.sha] = None if one.sha == lost else one
     replay = BlameReplay(commits, known.get)

@@ -14,12 +14,16 @@ from tests.support.gitrepo import Repo
 def judged(repo: Repo) -> CommitEdit:
     """The newest commit, judged."""
     repository = Repository.open(repo.path)
-    (edit,) = repository.stream_diff_tree([repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser)
+    (edit,) = repository.stream_diff_tree(
+        [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
+    )
     assert not isinstance(edit, SkippedCommit)
     wanted = [file.blob for file in edit.files if set(file.blob) != {"0"}]
     content = dict(zip(wanted, repository.read_blobs(wanted), strict=True))
     edit.moves = moved_lines.find_moved_blocks(edit)
-    candidate_lines.find_suspect_lines(edit, {blob: found for blob, found in content.items() if found is not None})
+    candidate_lines.find_suspect_lines(
+        edit, {blob: found for blob, found in content.items() if found is not None}
+    )
     return edit
 
 
@@ -159,7 +163,9 @@ def test_files_that_no_line_can_be_traced_in_are_counted(repo: Repo) -> None:
 def test_content_that_is_not_here_is_counted(repo: Repo) -> None:
     repo.commit("old", **{"a.py": "x = 1\n"})
     repo.commit("new", **{"a.py": "x = 2\n"})
-    (edit,) = Repository.open(repo.path).stream_diff_tree([repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser)
+    (edit,) = Repository.open(repo.path).stream_diff_tree(
+        [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
+    )
     assert not isinstance(edit, SkippedCommit)
     candidate_lines.find_suspect_lines(edit, {})
     assert (edit.suspects, edit.passed) == ({}, {"file: content not here": 1})
@@ -183,7 +189,9 @@ def test_a_fragment_is_judged_like_the_whole_file() -> None:
     whole = [bool(tokens) for tokens in candidate_lines._lex_lines(known.lexer, lines)]
     spans = candidate_lines._find_multiline_spans(source, known)
     alone = [
-        not candidate_lines._classify_removed_lines(known, spans, i, [line.encode()], [])[0].startswith(("comment", "blank"))
+        not candidate_lines._classify_removed_lines(known, spans, i, [line.encode()], [])[0].startswith(
+            ("comment", "blank")
+        )
         for i, line in enumerate(lines, 1)
     ]
     different = Counter(a == b for a, b in zip(alone, whole, strict=True))[False]

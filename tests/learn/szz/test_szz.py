@@ -21,7 +21,9 @@ OTHER = "def edge(width, height):\n    return 2 * (width + height)\n"
 
 
 def find(repo: Repo, tip: str = "HEAD", config: Config | None = None) -> SzzLabels:
-    return szz.trace_bug_introducing_commits(Repository.open(repo.path), tip, config or Config(), lambda *heard: None)
+    return szz.trace_bug_introducing_commits(
+        Repository.open(repo.path), tip, config or Config(), lambda *heard: None
+    )
 
 
 def causes(repo: Repo, config: Config | None = None) -> dict[str, tuple[str, ...]]:
@@ -241,7 +243,7 @@ def test_impossible_dates_are_left_out(repo: Repo) -> None:
 
 
 def test_an_import_is_no_cause(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(szz, "LARGE_FILES", 2)
+    monkeypatch.setattr(szz, "LARGE_COMMIT_FILES", 2)
     repo.commit("Import", **{f"f{i}.py": BAD for i in range(3)})
     repo.commit("Fix area", **{"f1.py": GOOD})
     found = find(repo)
@@ -369,7 +371,9 @@ def test_a_tip_that_names_nothing(repo: Repo) -> None:
 def test_progress_ends_at_one(repo: Repo) -> None:
     repo.commit("Add area", **{"a.py": BAD})
     heard: list[tuple[str, float, str]] = []
-    szz.trace_bug_introducing_commits(Repository.open(repo.path), "HEAD", Config(), lambda *one: heard.append(one))
+    szz.trace_bug_introducing_commits(
+        Repository.open(repo.path), "HEAD", Config(), lambda *one: heard.append(one)
+    )
     assert {step for step, _, _ in heard} == {"labels"}
     assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
     assert heard[-1][1] == 1.0

@@ -14,17 +14,21 @@ from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.models import methods
 from gitpeft.learn.training import loop, memory
-from gitpeft.learn.training.loop import TrainingProgress, TrainingSettings, train_model, measure_loss
+from gitpeft.learn.training.loop import TrainingProgress, TrainingSettings, measure_loss, train_model
 from tests.learn.models.test_methods import SMALL
 from tests.support import tinymodel
 
 
 def rendered(count: int = 8, seed: int = 0) -> RenderedExamples:
-    return RenderedExamples.from_pairs([(source, [*message, 1]) for source, message in tinymodel.pairs(count, seed)])
+    return RenderedExamples.from_pairs(
+        [(source, [*message, 1]) for source, message in tinymodel.pairs(count, seed)]
+    )
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    return TrainingSettings(**{"steps": 40, "batch_tokens": 400, "lr": 1e-2, "warmup": 0.05, "clip": 1.0, **changes})
+    return TrainingSettings(
+        **{"steps": 40, "batch_tokens": 400, "lr": 1e-2, "warmup": 0.05, "clip": 1.0, **changes}
+    )
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -104,11 +108,15 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
 
     first = tinymodel.pointer_t5(dropout_rate=0.0)
     with pytest.raises(Killed):
-        train_model(first, data, how, valid=data, evaluate_every=0.25, on_step=kill, checkpoint=tmp_path / "c")
+        train_model(
+            first, data, how, valid=data, evaluate_every=0.25, on_step=kill, checkpoint=tmp_path / "c"
+        )
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"checkpoint.safetensors"}
 
     second, rest = tinymodel.pointer_t5(seed=9, dropout_rate=0.0), _learnt()
-    cost = train_model(second, data, how, valid=data, evaluate_every=0.25, on_step=rest, checkpoint=tmp_path / "c")
+    cost = train_model(
+        second, data, how, valid=data, evaluate_every=0.25, on_step=rest, checkpoint=tmp_path / "c"
+    )
     done = first_part.steps[-1]
     assert 10 <= done < 20 and rest.steps == list(range(done + 1, 21)) and cost.steps == 20
     assert rest.losses == pytest.approx(batches.losses[done:], abs=2e-3)
@@ -211,8 +219,8 @@ def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
 @pytest.mark.parametrize("parts", [2, 3, 100])
 def test_in_parts_a_step_is_the_same(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part has another number of labels; what adds up must be the mean over those of the whole batch."""
-    monkeypatch.setattr(loop, "_autocast", lambda device: nullcontext())
-    monkeypatch.setattr(loop, "_optimisers", descent)
+    monkeypatch.setattr(loop, "_autocast_bfloat16", lambda device: nullcontext())
+    monkeypatch.setattr(loop, "_make_optimisers", descent)
     sizes: list[int] = []
     tensors = loop._load_batch
 
@@ -220,7 +228,7 @@ def test_in_parts_a_step_is_the_same(parts: int, monkeypatch: pytest.MonkeyPatch
         sizes.append(len(batch))
         return tensors(data, batch, *rest)
 
-    monkeypatch.setattr(loop, "_tensors", counted)
+    monkeypatch.setattr(loop, "_load_batch", counted)
     whole, divided = (tinymodel.pointer_t5(dropout_rate=0.0) for _ in range(2))
     plain = train_model(whole, rendered(), settings(steps=1, clip=1e9))
     assert len(sizes) == 1
@@ -279,7 +287,7 @@ def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OUT_OF_MEMORY[1]
         return whole(model, data, how)
 
-    monkeypatch.setattr(loop, "loss_on", sometimes)
+    monkeypatch.setattr(loop, "measure_loss", sometimes)
     model, data = tinymodel.pointer_t5(), rendered()
     cost = train_model(model, data, settings(steps=4), valid=data, evaluate_every=0.5)
     assert asked[:2] == [400, 200] and cost.halved == 1 and len(cost.valid_curve) == 2
