@@ -26,7 +26,7 @@ class Suggestion:
 class Model:
     """Gives the same messages to every change."""
 
-    def keep_up(self, since: object) -> None:
+    def index_recent_commits(self, since: object) -> None:
         pass
 
     def suggest(self, change: str, previous: str, n: int, *, least: float) -> list[Suggestion]:
@@ -38,7 +38,7 @@ class Model:
         return [one for one in scored if one.score >= least][:n]
 
 
-def open_active(_: Path) -> Model:
+def open_active_suggester(_: Path) -> Model:
     if os.environ.get("STANDIN", "").startswith("unopened"):
         raise ValueError("corrupt")
     return Model()
