@@ -12,8 +12,7 @@ from typing import Any
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.lazy import field, field_names, lazy_dataclass, replace_fields
-from gitpeft.pattern import lazy_pattern
+from gitpeft.lazy import field, field_names, lazy_dataclass, lazy_pattern, replace_fields
 
 SHARED_CONFIG_FILE = ".gitpeft"
 MAX_FILE_BYTES = 16 << 10

@@ -1,15 +1,20 @@
-"""Dataclasses for the hook's path: hides that nothing is generated before a class is used.
+"""Dataclasses and regular expressions that cost nothing until they are used, for the modules of the hook.
 
-`dataclasses` imports `inspect`, and compiles six functions for every class: 30 ms in each commit, most of it
-for classes of which that commit never makes an instance. `lazy_dataclass` means the same for the arguments
-that it knows (a test holds the two against each other). Type checkers see the original; the functions
-`replace`, `asdict` and `fields` of `dataclasses` work on records too, and cost the import again.
+`dataclasses` imports `inspect` and compiles six functions for every class: 30 ms in each commit, most of it
+for classes of which that commit never makes an instance. `lazy_dataclass` does the same for the arguments
+that it knows (a test compares the two). Type checkers see the original. The functions `replace`, `asdict` and
+`fields` of `dataclasses` work on its classes, but import `dataclasses`: where that matters, use
+`replace_fields` and `field_names`.
+
+Likewise, compiling every expression that a commit might need takes longer than most commits need them:
+`lazy_pattern` compiles on first use.
 """
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["field", "field_names", "lazy_dataclass", "replace_fields"]
+__all__ = ["field", "field_names", "lazy_dataclass", "lazy_pattern", "replace_fields"]
 
 _Record = TypeVar("_Record")
 _MISSING: Any = object()
@@ -17,6 +22,7 @@ _MISSING: Any = object()
 if TYPE_CHECKING:
     from dataclasses import dataclass as lazy_dataclass
     from dataclasses import field as field
+    from re import compile as lazy_pattern
 else:
 
     def lazy_dataclass(*, frozen: bool = False, slots: bool = False):
@@ -26,6 +32,17 @@ else:
     def field(*, default=_MISSING, default_factory=_MISSING, repr=True, compare=True):
         """As `dataclasses.field`."""
         return _Field(default, default_factory, repr, compare)
+
+    class lazy_pattern:
+        """What `re.compile` returns, with the same methods; a bad expression is reported on first use."""
+
+        def __init__(self, text: str | bytes, flags: int = 0) -> None:
+            self.__given = text, flags
+
+        def __getattr__(self, name: str) -> Any:
+            value = getattr(re.compile(*self.__given), name)
+            setattr(self, name, value)  # from now on as fast as the original
+            return value
 
 
 def field_names(cls: type) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from gitpeft.pattern import lazy_pattern
+from gitpeft.lazy import lazy_pattern
 
 PLACEHOLDER = "<secret>"
 

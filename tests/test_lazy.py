@@ -1,19 +1,21 @@
-"""Records against the dataclasses that they stand for."""
+"""`lazy_dataclass` against `dataclasses`, and `lazy_pattern` against `re`."""
 
 import copy
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from gitpeft import lazy as records
+from gitpeft import lazy
 from gitpeft.config import Config
 from gitpeft.diff.patch import FileChange, Hunk
 from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.history.context import TouchedFile
+from gitpeft.lazy import lazy_pattern
 from gitpeft.risk.change_metrics import ChangeMetrics
 
 SAMPLES: list[tuple[type, dict[str, Any]]] = [
@@ -59,16 +61,16 @@ def test_a_record_is_what_a_dataclass_is(cls: Any, given: dict[str, Any]) -> Non
             dataclasses.replace(theirs, **{one.name: 9}),
         )
         assert (changed == mine) == (expected == theirs)
-        assert records.replace_fields(mine, **{one.name: 9}) == changed and getattr(changed, one.name) == 9
+        assert lazy.replace_fields(mine, **{one.name: 9}) == changed and getattr(changed, one.name) == 9
     assert copy.deepcopy(mine) == copy.copy(mine) == mine
-    assert cls.__slots__ == records.field_names(cls) == tuple(f.name for f in dataclasses.fields(other))
+    assert cls.__slots__ == lazy.field_names(cls) == tuple(f.name for f in dataclasses.fields(other))
     with pytest.raises(TypeError, match="unexpected keyword"):
         cls(**given, nothing=1)
 
 
 @pytest.mark.parametrize("values", [(), ("a",), ("a", "b", "c")])
 def test_arguments_are_counted_and_named(values: tuple[str, ...]) -> None:
-    with pytest.raises(TypeError, match=r"Skipped.__init__\(\)"):
+    with pytest.raises(TypeError, match=r"SkippedCommit.__init__\(\)"):
         SkippedCommit(*values)
 
 
@@ -91,3 +93,27 @@ def test_neither_definition_nor_use_imports_what_it_saves() -> None:
     program = "import sys; from gitpeft import config; config.Config(quiet=True); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert not {"dataclasses", "inspect", "ast"} & set(done.stdout.split())
+
+
+def test_a_pattern_is_what_re_compiles() -> None:
+    waiting, ready = lazy_pattern(r"(?P<a>x)(y)?", re.IGNORECASE), re.compile(r"(?P<a>x)(y)?", re.IGNORECASE)
+    for text in ("", "xy", "aXY", "yx xy"):
+        for method in ("search", "match", "fullmatch", "findall", "split"):
+            one, other = getattr(waiting, method)(text), getattr(ready, method)(text)
+            assert getattr(one, "regs", one) == getattr(other, "regs", other)
+        assert waiting.sub("<\\1>", text) == ready.sub("<\\1>", text)
+    assert waiting.groups == 2 and waiting.flags == ready.flags and waiting.groupindex == {"a": 1}
+
+
+def test_a_bad_one_shows_when_it_is_used() -> None:
+    with pytest.raises(re.error):
+        lazy_pattern("(").search("")
+
+
+def test_none_is_compiled_by_an_import() -> None:
+    program = (
+        "from gitpeft import redaction; from gitpeft.history import filters;"
+        "print([*vars(redaction._QUOTED_ASSIGNMENT), *vars(filters._BOT_IDENTITY)])"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert "_given" in done.stdout and "search" not in done.stdout

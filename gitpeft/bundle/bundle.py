@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gitpeft.diff.patch import RENDERER_VERSION
+from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import field, field_names, lazy_dataclass, replace_fields
 

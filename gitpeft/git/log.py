@@ -7,7 +7,8 @@ that nothing in a message or a file can be taken for one.
 import os
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from gitpeft.diff.patch import MAX_FILES_SHOWN, FileChange, file_priority, parse_patch
+from gitpeft.diff.compact import MAX_FILES_SHOWN
+from gitpeft.diff.patch import FileChange, file_priority, parse_patch
 from gitpeft.lazy import lazy_dataclass
 
 _COMMIT_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"

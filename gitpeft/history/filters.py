@@ -2,8 +2,9 @@
 
 import re
 
-from gitpeft.diff.patch import is_generated, split_compact
-from gitpeft.pattern import lazy_pattern
+from gitpeft.diff.compact import split_compact
+from gitpeft.diff.patch import is_generated
+from gitpeft.lazy import lazy_pattern
 
 _BOT_IDENTITY = lazy_pattern(
     r"\[bot\]|(?:^|[\s<._+-])bots?(?:$|[\s>@._-])|dependabot|renovate|greenkeeper|github-actions|pre-commit-ci"

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gitpeft.diff.patch import RENDERER_VERSION, FileChange, compact_change
+from gitpeft.diff.compact import RENDERER_VERSION, compact_change
+from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository

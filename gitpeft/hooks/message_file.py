@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import lazy_dataclass
-from gitpeft.pattern import lazy_pattern
+from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
 if TYPE_CHECKING:
     from gitpeft.git.repository import Repository

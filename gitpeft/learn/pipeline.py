@@ -23,7 +23,8 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
 from gitpeft.bundle.bundle import Bundle, Manifest
 from gitpeft.config import load_config
-from gitpeft.diff.patch import RENDERER_VERSION, TokenBudget
+from gitpeft.diff.compact import RENDERER_VERSION
+from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord, History, MiningReport

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gitpeft.bundle.bundle import RISK_ENCODER_FILE, TOKENIZER_FILE, Bundle, open_active_bundle
-from gitpeft.diff.patch import RenderedPiece, TokenBudget, render_pieces
+from gitpeft.diff.render import RenderedPiece, TokenBudget, render_pieces
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import field_names, lazy_dataclass, replace_fields
 from gitpeft.risk.change_metrics import ChangeMetrics

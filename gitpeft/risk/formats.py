@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gitpeft import __version__
-from gitpeft.pattern import lazy_pattern
+from gitpeft.lazy import lazy_pattern
 from gitpeft.risk.assessor import STAGED, RiskReport
 from gitpeft.risk.model import LINES_ADDED
 

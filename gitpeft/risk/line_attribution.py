@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gitpeft.diff.patch import FileChange, compact_change, split_compact
+from gitpeft.diff.compact import compact_change, split_compact
+from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets

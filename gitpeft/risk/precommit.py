@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
-from gitpeft.diff.patch import FileChange, compact_change
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gitpeft.diff.patch import SECTION_MARKS
+from gitpeft.diff.render import SECTION_MARKS
 
 PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<pad>", "</s>", "<unk>"
 SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN, *(f"<{mark}>" for mark in SECTION_MARKS))

@@ -7,11 +7,10 @@ from typing import Any
 
 from gitpeft.bundle import bundle
 from gitpeft.config import Config, sanitize_setting
-from gitpeft.diff.patch import split_compact
+from gitpeft.diff.compact import split_compact
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.lazy import field, lazy_dataclass
-from gitpeft.pattern import lazy_pattern
+from gitpeft.lazy import field, lazy_dataclass, lazy_pattern
 from gitpeft.suggest import commit_lint
 
 LENGTH_LIMIT = 4000

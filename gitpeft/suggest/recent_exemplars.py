@@ -9,7 +9,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gitpeft.diff.patch import clean_subject, compact_change
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.render import clean_subject
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json_cache
 from gitpeft.git.log import Commit

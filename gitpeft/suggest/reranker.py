@@ -11,8 +11,7 @@ from typing import Any
 
 from gitpeft.bundle.embedded import ONNX_FOLDER, find_embedded_base
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import lazy_dataclass
-from gitpeft.pattern import lazy_pattern
+from gitpeft.lazy import lazy_dataclass, lazy_pattern
 from gitpeft.suggest.reranker_features import (
     GENERATED,
     RERANKER_FEATURES,

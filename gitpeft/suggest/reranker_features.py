@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from gitpeft.diff.patch import split_compact
-from gitpeft.lazy import lazy_dataclass
-from gitpeft.pattern import lazy_pattern
+from gitpeft.diff.compact import split_compact
+from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
 GENERATED, RETRIEVED = "generated", "retrieved"
 

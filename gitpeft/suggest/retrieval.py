@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from gitpeft.diff.patch import split_compact
+from gitpeft.diff.compact import split_compact
 from gitpeft.lazy import lazy_dataclass
 
 _IDENTIFIER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")

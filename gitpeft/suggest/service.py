@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.config import Config
-from gitpeft.diff.patch import FileChange, compact_change, parse_patch
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.patch import FileChange, parse_patch
 from gitpeft.errors import GitpeftError
 from gitpeft.errors import NothingStagedError as NothingStagedError
 from gitpeft.git.repository import DIFF_OPTIONS, Repository

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.diff.patch import TokenBudget, clean_subject, render_change
+from gitpeft.diff.render import TokenBudget, clean_subject, render_change
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import lazy_dataclass
 from gitpeft.suggest import reranker

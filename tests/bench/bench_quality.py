@@ -32,7 +32,8 @@ from git import Repo
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.diff.patch import TokenBudget, split_compact
+from gitpeft.diff.compact import split_compact
+from gitpeft.diff.render import TokenBudget
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.data import dataset

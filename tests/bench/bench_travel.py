@@ -23,7 +23,7 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from gitpeft.bundle import bundle as bundles
-from gitpeft.diff.patch import TokenBudget
+from gitpeft.diff.render import TokenBudget
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.data import dataset

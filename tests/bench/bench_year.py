@@ -24,7 +24,7 @@ from typing import Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.diff.patch import TokenBudget
+from gitpeft.diff.render import TokenBudget
 from gitpeft.git.repository import Repository
 from gitpeft.learn import charts, pipeline
 from gitpeft.learn.data import dataset

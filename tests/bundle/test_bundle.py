@@ -13,7 +13,7 @@ import pytest
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
-from gitpeft.diff.patch import RENDERER_VERSION
+from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.errors import GitpeftError
 from tests.support.killing import killed_at
 

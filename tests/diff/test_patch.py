@@ -1,30 +1,17 @@
-"""`gitpeft.diff.patch` against git itself, and the promises of its three forms: parsed, compact, rendered."""
+"""`gitpeft.diff.patch` with git itself as the oracle."""
 
-import os
-import re
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from gitpeft.diff import patch as diff_patch
-from gitpeft.diff.patch import (
-    FileChange,
-    Hunk,
-    TokenBudget,
-    clean_subject,
-    compact_change,
-    divide_fairly,
-    parse_patch,
-    render_change,
-    split_compact,
-)
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.patch import MAX_LINES_KEPT, FileChange, is_generated, parse_patch
 from gitpeft.git.repository import Repository
-from gitpeft.redaction import mask_secrets
+from tests.support.changes import printable_path
 from tests.support.gitrepo import EPOCH, Repo
 
 NUMSTAT = ("diff-tree", "-r", "--root", "--no-commit-id", "-M50%", "-l400", "--numstat", "-z")
@@ -44,12 +31,11 @@ def counted(repo: Repo, rev: str, *options: str) -> dict[str, tuple[int, int]]:
         added, removed, path = fields.pop(0).split(b"\t", 2)
         if not path:
             _, path = fields.pop(0), fields.pop(0)
-        found[shown(path)] = (0 if added == b"-" else int(added), 0 if removed == b"-" else int(removed))
+        found[printable_path(path)] = (
+            0 if added == b"-" else int(added),
+            0 if removed == b"-" else int(removed),
+        )
     return found
-
-
-def shown(path: bytes) -> str:
-    return "".join(c if c.isprintable() else "?" for c in path.decode("utf-8", "replace"))
 
 
 def parsed(repo: Repo, rev: str = "HEAD") -> dict[str, FileChange]:
@@ -188,9 +174,7 @@ def test_generated_files_are_known_by_their_path(repo: Repo) -> None:
     repo.commit("start", **dict.fromkeys((*generated, *written), "text\n"))
     kinds = {path: f.kind for path, f in parsed(repo).items()}
     assert {path for path, kind in kinds.items() if kind == "generated"} == set(generated)
-    assert all(diff_patch.is_generated(p) for p in generated) and not any(
-        map(diff_patch.is_generated, written)
-    )
+    assert all(is_generated(p) for p in generated) and not any(map(is_generated, written))
     assert "#yarn.lock" not in compact_change(list(parsed(repo).values()))
 
 
@@ -219,7 +203,7 @@ def test_a_blob_whose_name_ends_like_a_mode_is_no_link() -> None:
 def test_an_enormous_change_is_counted_in_full_and_kept_in_part(repo: Repo) -> None:
     repo.commit("start", **{"big.py": "".join(f"x{i}\n" for i in range(50_000))})
     found = parsed(repo)["big.py"]
-    assert found.added == 50_000 and sum(len(h.lines) for h in found.hunks) <= diff_patch.MAX_LINES_KEPT
+    assert found.added == 50_000 and sum(len(h.lines) for h in found.hunks) <= MAX_LINES_KEPT
 
 
 _LINES = st.lists(
@@ -253,286 +237,3 @@ def _commit(parent: bytes, contents: Sequence[bytes], mark: int = 1) -> bytes:
         for i, c in enumerate(contents)
     )
     return head + parent + b"".join(files) + b"\n"
-
-
-# --- compact ------------------------------------------------------------------------------------------------
-
-_TEXT = st.text(max_size=40)
-_HUNKS = st.lists(
-    st.builds(
-        Hunk,
-        _TEXT,
-        st.lists(st.tuples(st.sampled_from("+- "), st.text(max_size=300)).map("".join), max_size=30),
-    ),
-    max_size=4,
-)
-_PATHS = st.text(max_size=200).map(lambda path: "d/" + shown(os.fsencode(path.encode(errors="replace"))))
-_FILES = st.lists(
-    st.builds(
-        FileChange,
-        path=_PATHS,
-        status=st.sampled_from("AMDRCT"),
-        old_path=st.none() | _PATHS,
-        added=st.integers(0, 10**6),
-        removed=st.integers(0, 10**6),
-        kind=st.sampled_from(["text", "text", "binary", "generated", "mode"]),
-        hunks=_HUNKS,
-    ),
-    max_size=40,
-)
-
-
-@profile(max_examples=60)
-@given(_FILES)
-def test_compact_is_bounded_and_printable(files: list[FileChange]) -> None:
-    text = compact_change(files)
-    assert len(text) <= diff_patch.MAX_COMPACT_LENGTH
-    assert all(line.isprintable() for line in text.split("\n"))
-    assert text == compact_change(files)
-
-
-@profile(max_examples=60)
-@given(_FILES)
-def test_compact_can_be_split_again(files: list[FileChange]) -> None:
-    text = compact_change(files)
-    listed, blocks = split_compact(text)
-    count = sum(1 for line in text.split("\n") if line.startswith("~"))
-    assert len(listed) == len(files) if not count else len(listed) < len(files)
-    known = {change.path for change in files}
-    short = [path for _, path in listed if len(path) < 200 and path]
-    assert all(path in known for path in short)
-    for path, lines in blocks.items():
-        assert any(full.startswith(path) for full in known)
-        assert lines and all(line[0] in "@+- " for line in lines)
-
-
-def test_a_compact_text_in_full() -> None:
-    text = "\n".join(f"+line {i}" for i in range(3))
-    small = FileChange("a.py", "A", added=3, hunks=[Hunk("", text.split("\n"))])
-    large = FileChange(
-        "b.py", "R", "old/b.py", 4, 1,
-        hunks=[
-            Hunk("def  f():", [" \tx = 1", "-\ty =  2", "+   ", "+\tz\x07 = 3"]),
-            Hunk("def f():", [" x = 4", "+y"]),
-        ],
-    )  # fmt: skip
-    image = FileChange("c.png", "D", kind="binary")
-    assert compact_change([image, small, large]).split("\n") == [
-        "Rb.py +4 -1 <old/b.py", "Aa.py +3 -0", "Dc.png +0 -0 (binary)",
-        "#b.py", "@def f():", " x = 1", "-y = 2", "+z = 3", " x = 4", "+y",
-        "#a.py", "@", "+line 0", "+line 1", "+line 2",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("at", range(90, 170, 5))
-@pytest.mark.parametrize(
-    "secret", ["password='Tr0ub4dor&3xkcdZq9correct-horse'", "ghp_" + "aB3dE5gH7jK9" * 3]
-)
-def test_a_secret_at_the_cut_does_not_come_through_in_half(secret: str, at: int) -> None:
-    """Half of one is not known as one: lines are masked before they are cut."""
-    hunk = Hunk(heading="f", lines=["+" + "word " * (at // 5) + secret + " end"])
-    change = FileChange("a.py", status="M", added=1, hunks=[hunk])
-    shown = mask_secrets(compact_change([change]))
-    assert secret[:15] not in shown and secret[10:25] not in shown
-    folded = diff_patch.normalize_line(" " * 500 + "word " * 9 + secret)  # cut before it is folded
-    assert secret[:15] not in mask_secrets(folded) and folded.startswith("word ")
-
-
-def test_files_beyond_the_list_are_counted() -> None:
-    files = [FileChange(f"f{i}.py", "M", added=i) for i in range(diff_patch.MAX_FILES_LISTED + 7)]
-    text = compact_change(files)
-    assert text.split("\n")[-1] == "~7"
-    assert len(split_compact(text)[0]) == diff_patch.MAX_FILES_LISTED
-    assert compact_change(files[: diff_patch.MAX_FILES_LISTED]).count("~") == 0
-
-
-def test_long_paths_leave_room_for_what_changed() -> None:
-    """Two dozen paths of 120 characters would fill the text by themselves."""
-    files = [
-        FileChange(f"{'deep/' * 24}f{i}.py", "M", added=9, hunks=[Hunk("def f():", ["+x = 1"])])
-        for i in range(24)
-    ]
-    text = compact_change(files)
-    assert len(text) <= diff_patch.MAX_COMPACT_LENGTH
-    listed, _ = split_compact(text)
-    assert f"~{24 - len(listed)}" in text.split("\n")
-
-
-@pytest.mark.parametrize("name", ["x <y.txt", "x +1 -2.txt", "a (binary)", "#x", "~x", " x", "x <y +1 -0"])
-def test_a_path_is_read_back_whatever_it_looks_like(name: str) -> None:
-    change = FileChange(name, "M", added=1, hunks=[Hunk("", ["+x = 1"])])
-    listed, blocks = split_compact(compact_change([change]))
-    assert [path for _, path in listed] == [name] == list(blocks)
-    renamed = FileChange("new.txt", "R", name, 1, 0, hunks=[Hunk("", ["+x = 1"])])
-    assert [path for _, path in split_compact(compact_change([renamed]))[0]] == ["new.txt"]
-
-
-# --- shares -------------------------------------------------------------------------------------------------
-
-
-@example([0, 0, 1], 1)
-@example([0, 3, 0, 300], 3)
-@given(st.lists(st.integers(0, 400), max_size=12), st.integers(-5, 2000))
-def test_shares_are_fair(wanted: list[int], room: int) -> None:
-    given_ = divide_fairly(wanted, room)
-    assert len(given_) == len(wanted)
-    assert all(0 <= g <= w for g, w in zip(given_, wanted, strict=True))
-    assert sum(given_) <= max(room, 0)
-    short = [g for g, w in zip(given_, wanted, strict=True) if g < w]
-    full = [g for g, w in zip(given_, wanted, strict=True) if g == w]
-    if not short:
-        return
-    assert len(set(short)) == 1, "those who get less than they want get alike"
-    assert max(full, default=0) <= short[0], "nobody gets more than one who wants more"
-    assert max(room, 0) - sum(given_) < len(short), "nothing is left that could have been divided"
-
-
-# --- render -------------------------------------------------------------------------------------------------
-
-
-class Characters:
-    """A codec whose tokens are characters; marks are negative, so that they are told apart."""
-
-    def __init__(self) -> None:
-        self.marks = {mark: [-1 - number] for number, mark in enumerate(diff_patch.SECTION_MARKS)}
-
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[ord(c) for c in text] for text in texts]
-
-    def read(self, ids: Sequence[int]) -> list[tuple[str, str]]:
-        """(mark, text) of each section."""
-        names = {ids_[0]: mark for mark, ids_ in self.marks.items()}
-        found: list[tuple[str, str]] = []
-        for i in ids:
-            if i < 0:
-                found.append((names[i], ""))
-            else:
-                found[-1] = (found[-1][0], found[-1][1] + chr(i))
-        return found
-
-
-CODEC = Characters()
-_BUDGETS = st.builds(
-    TokenBudget,
-    total=st.integers(0, 700),
-    exemplars=st.integers(0, 4),
-    exemplar_tokens=st.integers(0, 40),
-    previous_tokens=st.integers(0, 40),
-    file_tokens=st.integers(0, 400),
-)
-_SUBJECTS = st.lists(st.text(st.characters(codec="ascii"), max_size=60), max_size=5)
-
-
-@profile(max_examples=60)
-@given(_FILES, _SUBJECTS, _TEXT, _BUDGETS)
-def test_rendering_never_exceeds_its_budget(
-    files: list[FileChange], like: list[str], previous: str, budget: TokenBudget
-) -> None:
-    change = compact_change(files)
-    ids = render_change(change, like, previous, budget, CODEC)
-    assert len(ids) <= budget.total
-    assert ids == render_change(change, like, previous, budget, CODEC)
-
-
-def many(count: int, lines: int = 20) -> str:
-    hunk = Hunk("def f():", [f"+value{i} = {i}" for i in range(lines)])
-    return compact_change([FileChange(f"f{i}.py", "M", added=lines, hunks=[hunk]) for i in range(count)])
-
-
-def test_sections_in_their_order() -> None:
-    change = compact_change(
-        [
-            FileChange("a.py", "A", added=2, hunks=[Hunk("def f():", [" x", "+y = 1", "-z = 2", "+)"])]),
-            FileChange("b.py", "R", "c.py"),
-        ]
-    )
-    sections = CODEC.read(
-        render_change(change, ["one", "two"], "before (#12)", TokenBudget(total=300), CODEC)
-    )
-    assert sections == [
-        ("like", "one"), ("like", "two"), ("previous", "before"),
-        ("file", "a.py +2 -0 new"),
-        ("hunk", "def f():"), ("keep", "x"), ("add", "y = 1"), ("delete", "z = 2"),
-        ("file", "b.py +0 -0 renamed"),
-    ]  # fmt: skip
-
-
-def test_every_listed_file_has_its_line_while_the_tokens_last() -> None:
-    change = many(24)
-    name = 1 + len("f10.py +20 -0")
-    for count in (1, 5, 24):
-        budget = TokenBudget(total=2000, file_tokens=count * name, exemplars=0)
-        sections = CODEC.read(render_change(change, (), "", budget, CODEC))
-        assert count <= sum(mark == "file" for mark, _ in sections) <= count + 1
-    tight = TokenBudget(total=2000, file_tokens=0, exemplars=0)
-    assert [mark for mark, _ in CODEC.read(render_change(change, (), "", tight, CODEC))].count("file") == 1
-
-
-def test_every_shown_file_has_its_share_of_the_diff() -> None:
-    budget = TokenBudget(total=500, file_tokens=200, exemplars=0)
-    sections = CODEC.read(render_change(many(8), (), "", budget, CODEC))
-    spent: list[int] = []
-    for mark, text in sections:
-        if mark == "file":
-            spent.append(0)
-        else:
-            spent[-1] += 1 + len(text)
-    assert len(spent) == 8 and max(spent) - min(spent) <= 1 and sum(spent) > 280
-
-
-def test_a_small_file_leaves_its_share_to_the_large_one() -> None:
-    small = FileChange("s.py", "M", added=1, hunks=[Hunk("", ["+one = 1"])])
-    large = FileChange("l.py", "M", added=40, hunks=[Hunk("", [f"+value{i} = {i}" for i in range(40)])])
-    budget = TokenBudget(total=300, exemplars=0)
-    ids = render_change(compact_change([small, large]), (), "", budget, CODEC)
-    assert len(ids) == 300
-    assert ("add", "one = 1") in CODEC.read(ids)
-
-
-def test_few_tokens_go_to_few_files() -> None:
-    """Less than sixteen tokens of a file say nothing."""
-    budget = TokenBudget(total=150, file_tokens=100, exemplars=0)
-    sections = CODEC.read(render_change(many(8), (), "", budget, CODEC))
-    followed = [a for (a, _), (b, _) in pairwise(sections) if b in ("hunk", "add")]
-    assert 1 <= followed.count("file") <= 4
-
-
-def test_what_is_missing_is_left_out() -> None:
-    change = compact_change([FileChange("a.py", "M", kind="binary")])
-    assert CODEC.read(render_change(change, (), "", TokenBudget(), CODEC)) == [
-        ("file", "a.py +0 -0 (binary)")
-    ]
-    assert render_change("", (), "", TokenBudget(), CODEC) == []
-    assert CODEC.read(render_change("", ["x"], " (#3) ", TokenBudget(), CODEC)) == [("like", "x")]
-    assert (
-        CODEC.read(render_change("", ["x"] * 9, "", TokenBudget(exemplars=2), CODEC)) == [("like", "x")] * 2
-    )
-
-
-def test_a_long_path_keeps_its_end() -> None:
-    change = compact_change([FileChange("very/" * 20 + "deep/file.py", "D", removed=3)])
-    ((_, text),) = CODEC.read(render_change(change, (), "", TokenBudget(), CODEC))
-    assert "very/very/deep/file.py +0 -3 deleted".endswith(text) and len(text) >= 20
-
-
-@pytest.mark.parametrize(
-    ("subject", "clean"),
-    [
-        ("fix: it (#12)", "fix: it"),
-        ("fix: it (GH-12)", "fix: it"),
-        ("fix (#1) and more", "fix (#1) and more"),
-        ("  two   spaces\t(#9) ", "two spaces"),
-        ("backport: fix (#12) (#345)", "backport: fix"),
-        ("(#12)", ""),
-        ("", ""),
-        ("call f(#12x)", "call f(#12x)"),
-    ],
-)
-def test_a_clean_subject_has_no_number_of_a_forge(subject: str, clean: str) -> None:
-    assert clean_subject(subject) == clean
-
-
-@given(st.lists(st.sampled_from(["fix", " ", "(#1)", "(gh-2)", "(", ")", "x"]), max_size=8).map("".join))
-def test_cleaning_twice_is_cleaning_once(subject: str) -> None:
-    once = clean_subject(subject)
-    assert clean_subject(once) == once and not re.search(r"\(#\d+\)$", once)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gitpeft.diff.patch import compact_change, parse_patch
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.patch import parse_patch
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository

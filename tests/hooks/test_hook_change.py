@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gitpeft.config import Config
-from gitpeft.diff.patch import MAX_COMPACT_LENGTH, compact_change, parse_patch
+from gitpeft.diff.compact import MAX_COMPACT_LENGTH, compact_change
+from gitpeft.diff.patch import parse_patch
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History

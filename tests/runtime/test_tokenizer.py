@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitpeft.diff.patch import SECTION_MARKS
+from gitpeft.diff.render import SECTION_MARKS
 from gitpeft.runtime.tokenizer import END_TOKEN, PAD_TOKEN, SPECIAL_TOKENS, UNKNOWN_TOKEN, TokenCodec
 from tests.support import tinymodel
 

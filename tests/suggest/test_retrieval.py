@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from gitpeft.diff.patch import FileChange, Hunk, compact_change
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.patch import FileChange, Hunk
 from gitpeft.suggest.retrieval import (
     RECENCY_DECAY,
     RECENCY_WEIGHT,

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gitpeft.diff.patch import TokenBudget, render_change, split_compact
+from gitpeft.diff.compact import split_compact
+from gitpeft.diff.render import TokenBudget, render_change
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.evaluation.text_metrics import bootstrap_mean
 from gitpeft.runtime.tokenizer import TokenCodec

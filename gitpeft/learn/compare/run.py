@@ -22,7 +22,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitpeft.diff.patch import RENDERER_VERSION, TokenBudget
+from gitpeft.diff.compact import RENDERER_VERSION
+from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline

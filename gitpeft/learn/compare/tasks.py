@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gitpeft.diff.patch import TokenBudget
+from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import pipeline
 from gitpeft.learn.compare.scoring import Answers, AnswerScorer, MessageScorer

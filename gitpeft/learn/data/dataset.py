@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from gitpeft.diff.patch import TokenBudget, clean_subject, render_change
+from gitpeft.diff.render import TokenBudget, clean_subject, render_change
 from gitpeft.history.filters import find_exclusion_reason
 from gitpeft.history.store import CommitRecord
 from gitpeft.runtime.tokenizer import TokenCodec

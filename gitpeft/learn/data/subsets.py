@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from gitpeft.diff.patch import split_compact
+from gitpeft.diff.compact import split_compact
 from gitpeft.errors import GitpeftError
 
 LOW_RESOURCE, LANGUAGE_TRANSFER = "low resource", "transfer"

@@ -17,7 +17,7 @@ from gitpeft.bundle.embedded import (
     compute_base_digest,
     find_embedded_base,
 )
-from gitpeft.diff.patch import TokenBudget
+from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures, hub
 from gitpeft.runtime.tokenizer import TokenCodec

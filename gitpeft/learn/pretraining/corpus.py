@@ -10,7 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gitpeft.diff.patch import clean_subject, normalize_line
+from gitpeft.diff.patch import normalize_line
+from gitpeft.diff.render import clean_subject
 from gitpeft.learn.data.dataset import Example
 from gitpeft.redaction import mask_secrets
 from gitpeft.runtime.tokenizer import END_TOKEN, PAD_TOKEN, SPECIAL_TOKENS, UNKNOWN_TOKEN

@@ -15,7 +15,7 @@ from typing import Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
-from gitpeft.diff.patch import TokenBudget
+from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gitpeft.diff.patch import FileChange, Hunk, TokenBudget, compact_change
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.patch import FileChange, Hunk
+from gitpeft.diff.render import TokenBudget
 from gitpeft.learn.compare import probes
 from gitpeft.learn.compare.probes import (
     ProbeItem,

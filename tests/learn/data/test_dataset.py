@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from gitpeft.config import Config
-from gitpeft.diff.patch import FileChange, Hunk, TokenBudget, compact_change, render_change
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.patch import FileChange, Hunk
+from gitpeft.diff.render import TokenBudget, render_change
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord, History
 from gitpeft.learn.data import dataset

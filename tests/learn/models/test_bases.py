@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gitpeft.diff.patch import TokenBudget
+from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import bases
 from gitpeft.suggest import reranker

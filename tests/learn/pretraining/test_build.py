@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gitpeft.bundle import bundle as bundles
-from gitpeft.diff.patch import TokenBudget
+from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.evaluation import reranker

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gitpeft.diff.patch import FileChange, Hunk, compact_change, split_compact
+from gitpeft.diff.compact import compact_change, split_compact
+from gitpeft.diff.patch import FileChange, Hunk
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.pretraining import corpus
 from gitpeft.runtime.tokenizer import SPECIAL_TOKENS, TokenCodec
