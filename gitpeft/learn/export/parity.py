@@ -29,7 +29,7 @@ GRAPH_WRITERS = {
     "plbart": bart,
     "encoder-decoder": bart,
 }
-"""The module that writes the graphs of a model type, by its functions `encoder` and `decoder`."""
+"""The module that writes the graphs of a model type, by its functions `build_encoder_graph` and `build_decoder_graph`."""
 
 RARE_PROBABILITY = 1e-6
 """A token less likely than this is as good as impossible: differences below it do not count."""
@@ -167,8 +167,9 @@ def build_graphs(model: Any, quantise: bool) -> tuple[bytes, bytes]:
         raise GitpeftError(
             f"models of type {kind} cannot be exported", f"known are {', '.join(sorted(GRAPH_WRITERS))}"
         )
+    writer = GRAPH_WRITERS[kind]
     with torch.no_grad():
-        return GRAPH_WRITERS[kind].encoder(model, quantise), GRAPH_WRITERS[kind].decoder(model, quantise)
+        return writer.build_encoder_graph(model, quantise), writer.build_decoder_graph(model, quantise)
 
 
 def make_decoding_settings(model: Any, tokenizer_json: Path) -> dict[str, Any]:
