@@ -14,7 +14,7 @@ from gitpeft.config import Config, load_config, load_valid_config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from tests.support.gitrepo import Repo
-from tests.support.hooking import CHECKOUT
+from tests.support.sources import CHECKOUT
 
 
 @pytest.fixture(autouse=True)

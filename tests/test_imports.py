@@ -5,16 +5,15 @@ the end, on small bad sources.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1] / "gitpeft"
+from tests.support.sources import CHECKOUT, PROJECT, ROOT, Import, imports, read_package, required
 
 # Who may import a package from outside the standard library. What is not named here is refused, so a new
 # dependency is a decision. `learn` stands for everything below gitpeft/learn/.
@@ -47,6 +46,15 @@ IMPORTERS = {
     "git": {"git"},
     "detect_secrets": {"redaction"},
     "pygments": {"learn.szz"},
+}
+
+# What their distributions are called where that is another name.
+DISTRIBUTIONS = {
+    "git": "gitpython",
+    "click": "typer",
+    "huggingface_hub": "huggingface-hub",
+    "rouge_score": "rouge-score",
+    "detect_secrets": "detect-secrets",
 }
 
 # Who may do so while it is being imported; all others wait until a function needs it. Nobody may for peft
@@ -116,62 +124,6 @@ LEARN_LAYERS = (
     ("pipeline", "adapter"),
     ("compare", "retrain"),
 )
-
-
-@dataclass(frozen=True)
-class Import:
-    """One import statement (or `import_module("…")`): full dotted name, line, and where it stands."""
-
-    name: str
-    line: int
-    deferred: bool  # inside a function
-    typing_only: bool  # under `if TYPE_CHECKING:`
-
-
-def read_package(root: Path) -> dict[str, str]:
-    """Module name relative to the package ("" is its __init__) to source."""
-    found = {}
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text(encoding="utf-8")
-    return found
-
-
-def imports(source: str) -> Iterator[Import]:
-    """Every import of a source, in order; `from x import y` gives `x.y`."""
-    yield from _walk(ast.parse(source), deferred=False, typing_only=False)
-
-
-def _walk(node: ast.AST, deferred: bool, typing_only: bool) -> Iterator[Import]:
-    for name in _names(node):
-        yield Import(name, getattr(node, "lineno", 0), deferred, typing_only)
-    deferred = deferred or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-    guarded = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
-    for child in ast.iter_child_nodes(node):
-        yield from _walk(child, deferred, typing_only or child in guarded)
-
-
-def _names(node: ast.AST) -> list[str]:
-    """What this one node imports."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        return [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
-    if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
-        "import_module",
-        "__import__",
-    ):
-        return [_spelt(node.args[0]) if node.args else "?"]
-    return []
-
-
-def _spelt(name: ast.expr) -> str:
-    """The module name that an expression spells, as far as its package is certain; "?" when it is not."""
-    if isinstance(name, ast.JoinedStr) and name.values:
-        head = name.values[0]
-        text = str(head.value) if isinstance(head, ast.Constant) else ""
-        return text.rpartition(".")[0] or "?"
-    return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else "?"
 
 
 def within(module: str, area: str) -> bool:
@@ -315,6 +267,14 @@ def test_the_package_keeps_to_the_tables() -> None:
     assert breaches(read_package(ROOT)) == []
 
 
+def test_every_import_is_a_declared_dependency() -> None:
+    plain = required(*PROJECT["dependencies"])
+    train = plain | required(*PROJECT["optional-dependencies"]["train"])
+    for package, areas in IMPORTERS.items():
+        learning_only = all(area.split(".")[0] == "learn" for area in areas)
+        assert DISTRIBUTIONS.get(package, package) in (train if learning_only else plain), package
+
+
 def test_only_the_git_package_runs_git() -> None:
     assert outside_git_package(read_package(ROOT)) == []
 
@@ -338,6 +298,31 @@ def test_the_hook_path_loads_the_standard_library_only() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == []
+
+
+# --- the tests --------------------------------------------------------------------------------------------
+
+
+def imports_of_tests(sources: Mapping[str, str]) -> list[str]:
+    """Places in tests that name a test module or a conftest; in a program that a test runs they count too."""
+    named = re.compile(r"(?:from|import) (tests(?:\.\w+)*\.(?:test_\w+|conftest))\b")
+    return [f"{module}: {name}" for module, source in sources.items() for name in named.findall(source)]
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several need is in tests/support, or a fixture."""
+    assert imports_of_tests(read_package(CHECKOUT / "tests")) == []
+
+
+def test_an_import_of_a_test_module_is_found() -> None:
+    named = "tests.git." + "test_repository"
+    package = {
+        "a": f"def f():\n    from {named} import x",
+        "b": f'PROGRAM = "import os; import {named}"',
+        "c": "from tests.support.gitrepo import Repo",
+        "d": f"see {named}",
+    }
+    assert imports_of_tests(package) == [f"a: {named}", f"b: {named}"]
 
 
 # --- the checker ------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from email.message import Message
@@ -14,23 +13,14 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import gitpeft
-from tests.test_imports import IMPORTERS
+from tests.support.sources import CHECKOUT, PROJECT, required
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 README = CHECKOUT / "README.md"
-PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MOVED = {
     "hooks": "gitpeft/_hooks",
     "models": "gitpeft/_models",
 }  # folder of the checkout: its place in the wheel
 SHIPPED = {"", ".json", ".md", ".onnx", ".png", ".py", ".safetensors", ".toml", ".txt", ".typed"}
-DISTRIBUTIONS = {
-    "git": "gitpython",
-    "click": "typer",
-    "huggingface_hub": "huggingface-hub",
-    "rouge_score": "rouge-score",
-    "detect_secrets": "detect-secrets",
-}
 
 needs_git = pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="not a git checkout")
 
@@ -125,19 +115,6 @@ def test_the_source_archive_builds_the_same_wheel(wheel: zipfile.ZipFile, tmp_pa
 def test_the_version_is_said_once(metadata: Message) -> None:
     assert metadata["Version"] == gitpeft.__version__
     assert "version" not in PROJECT
-
-
-def required(*requirements: str) -> set[str]:
-    """Distribution names of requirement lines, in lower case."""
-    return {re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0].lower() for line in requirements}
-
-
-def test_every_import_is_a_declared_dependency() -> None:
-    plain = required(*PROJECT["dependencies"])
-    train = plain | required(*PROJECT["optional-dependencies"]["train"])
-    for package, areas in IMPORTERS.items():
-        learning_only = all(area.split(".")[0] == "learn" for area in areas)
-        assert DISTRIBUTIONS.get(package, package) in (train if learning_only else plain), package
 
 
 def test_bounds_that_were_measured_stay() -> None:

@@ -14,13 +14,11 @@ from gitpeft.cli import views
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.suggest.suggester import open_active_suggester
-from tests.cli.test_app import Call, gitpeft
 from tests.support import tinymodel
+from tests.support.commands import Call
 from tests.support.gitrepo import Repo
-from tests.support.hooking import CHECKOUT
 from tests.support.killing import asked_meanwhile, every_kill
-
-__all__ = ["gitpeft"]  # a fixture
+from tests.support.sources import CHECKOUT
 
 METRICS = {"test": {"gitpeft": {"n": 20, "b_norm": {"mean": 12.5, "low": 10.0, "high": 15.0}}}}
 

@@ -1,7 +1,6 @@
 """The commands: what they say, how they end, and that no mistake of a user looks like one of ours."""
 
 import errno
-import io
 import json
 import os
 import pty
@@ -11,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,52 +22,17 @@ from gitpeft.bundle import registry
 from gitpeft.cli import app
 from gitpeft.git.repository import Repository
 from tests.support import generated, tinymodel
+from tests.support.commands import Call, Done
 from tests.support.generated import AUTHORS, Step
 from tests.support.gitrepo import Repo
-from tests.support.hooking import CHECKOUT, listing
+from tests.support.hooking import listing
+from tests.support.sources import CHECKOUT
 
 COMMANDS = (
     "init", "mine", "train", "export", "eval", "suggest", "risk", "backtest", "commit", "install",
     "uninstall", "status", "doctor", "compare", "models", "rollback", "publish", "pull", "base", "base build",
 )  # fmt: skip
 OF_A_REPOSITORY = COMMANDS[:-2]
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def said(self) -> str:
-        """Everything, on one line: tables and panels wrap as the terminal is wide."""
-        return " ".join((self.out + " " + self.err).replace("│", " ").split())
-
-
-Call = Callable[..., Done]
-
-
-@pytest.fixture
-def gitpeft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs a command in this process."""
-    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("TOKENIZERS_PARALLELISM", "false")):
-        monkeypatch.setenv(name, os.environ.get(name, value))  # what the command sets goes again
-    monkeypatch.setenv("COLUMNS", "110")
-
-    def call(*args: str | Path, stdin: str = "") -> Done:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["gitpeft", *map(str, args)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as ended:
-            app.main()
-        code = ended.value.code
-        out, err = capsys.readouterr()
-        done = Done(code if isinstance(code, int) else int(code is not None), out, err.lstrip("\n"))
-        assert "Traceback" not in done.out + done.err
-        return done
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`gitpeft.git.repository` against real git: every number is compared with what git itself says."""
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from gitpeft.diff.patch import parse_patch
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
-from tests.support.gitrepo import EPOCH, Repo
+from tests.support.gitrepo import EPOCH, Repo, fingerprint, merge_side, partial_clone
 from tests.support.hooking import script
 
 MIB = 1 << 20
@@ -341,17 +340,6 @@ def test_the_patch_of_a_merge_is_against_its_first_parent(repo: Repo) -> None:
     assert [f.path for f in parse_patch(Repository.open(repo.path).read_commit_patch("HEAD"))] == ["side"]
 
 
-def merge_side(repo: Repo) -> str:
-    """Make one commit on each of two branches and merge them."""
-    repo.git("checkout", "-q", "-b", "side")
-    repo.commit("side: add a file", side="s\n")
-    repo.git("checkout", "-q", "main")
-    repo.commit("main: add a file", main="m\n")
-    repo.git("merge", "-q", "--no-ff", "-m", "Merge branch 'side'", "side")
-    repo.tick()
-    return repo.git("rev-parse", "HEAD")
-
-
 # --- histories ------------------------------------------------------------------------------------
 
 
@@ -412,14 +400,6 @@ def test_a_shallow_boundary_is_skipped(repo: Repo, tmp_path: Path) -> None:
     assert [type(item) for item in items] == [SkippedCommit, Commit]
     assert isinstance(items[0], SkippedCommit)
     assert items[0].reason == "shallow"
-
-
-def partial_clone(repo: Repo, path: Path, filter: str) -> Repo:
-    """A clone without most objects, whose remote is gone."""
-    repo.git("config", "uploadpack.allowFilter", "true")
-    clone = repo.clone(path, f"--filter={filter}", "--no-checkout")
-    clone.git("remote", "set-url", "origin", (path.parent / "nowhere").as_uri())
-    return clone
 
 
 def test_commits_with_missing_blobs_are_skipped(repo: Repo, tmp_path: Path) -> None:
@@ -498,12 +478,6 @@ def test_a_hundred_megabytes_stay_out_of_memory(repo: Repo) -> None:
     tracemalloc.stop()
     assert {f.kind for f in files} == {"binary"}
     assert peak < 10 * MIB
-
-
-def fingerprint(path: Path) -> dict[str, str]:
-    """Every file below a directory with a hash of its content, without our own state."""
-    files = (p for p in sorted(path.rglob("*")) if p.is_file() and "gitpeft" not in p.relative_to(path).parts)
-    return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def test_nothing_is_written(repo: Repo) -> None:

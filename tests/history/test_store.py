@@ -21,8 +21,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.history import pool
 from gitpeft.history.filters import is_bot
 from gitpeft.history.store import History, MiningReport, PathChange, _CommitPacker
-from tests.git.test_repository import fingerprint, merge_side, partial_clone
-from tests.support.gitrepo import EPOCH, HOUR, Repo
+from tests.support.gitrepo import EPOCH, HOUR, Repo, fingerprint, merge_side, partial_clone
 
 
 def mine(repo: Repo, tip: str = "HEAD") -> MiningReport:

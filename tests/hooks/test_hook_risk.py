@@ -17,8 +17,9 @@ import pytest
 from gitpeft.git.repository import Repository
 from gitpeft.risk.model import LINES_ADDED, RiskModel
 from tests.support.gitrepo import Repo
-from tests.support.hooking import CHECKOUT, SUGGESTION, Hooked, listing, make_python, script
+from tests.support.hooking import SUGGESTION, Hooked, listing, make_python, script
 from tests.support.risky import MODEL, NOTHING, change_core, fixed_often, give
+from tests.support.sources import CHECKOUT
 
 BOTH = ("prepare-commit-msg", "pre-commit")
 

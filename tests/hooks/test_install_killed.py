@@ -20,7 +20,7 @@ import pytest
 
 from gitpeft.git.repository import Repository
 from gitpeft.hooks import install
-from tests.hooks.test_install import (
+from tests.support.foreignhooks import (
     CONFIG,
     FOREIGN,
     LEFTHOOK_HOOK,

@@ -8,13 +8,11 @@ import pytest
 
 from gitpeft.learn.compare import run as comparison
 from gitpeft.learn.compare.runs import RunStatus
-from tests.cli.test_app import Call, gitpeft
-from tests.learn.compare.test_page import messages
-from tests.learn.conftest import RECIPE, Built, loosen
 from tests.support import generated
+from tests.support.commands import Call
+from tests.support.comparisons import messages
 from tests.support.gitrepo import Repo
-
-__all__ = ["gitpeft"]  # a fixture
+from tests.support.tinybase import RECIPE, Built, loosen
 
 
 @pytest.fixture

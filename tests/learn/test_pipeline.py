@@ -32,16 +32,12 @@ from gitpeft.risk.model import load_risk_model
 from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.retrieval import CommitIndex
 from gitpeft.suggest.suggester import Suggestion, open_active_suggester
-from tests.learn.conftest import Built, loosen
 from tests.support import generated
 from tests.support.generated import AUTHORS, Step
 from tests.support.gitrepo import Repo
-from tests.support.hooking import CHECKOUT, listing, make_python, script
-
-CHANGE = (
-    " src/parser.py +3 -0\n#src/parser.py\n@def read_3(value):\n+def read_99(value):\n+    return read(value)"
-)
-
+from tests.support.hooking import listing, make_python, script
+from tests.support.sources import CHECKOUT
+from tests.support.tinybase import CHANGE, Built, loosen, nobody
 
 COUNT = 200
 STEPS = finetune.MAX_EPOCHS * 160 // finetune.BATCH_EXAMPLES
@@ -49,10 +45,6 @@ STEPS = finetune.MAX_EPOCHS * 160 // finetune.BATCH_EXAMPLES
 
 def plan(built: Built, **changes: Any) -> ModelPlan:
     return ModelPlan(**{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, **changes})
-
-
-def nobody(_step: str, _done: float, _detail: str) -> None:
-    """Hears nothing."""
 
 
 def run(repo: Repo, what: ModelPlan, listen: Callable[[str, float, str], None] = nobody) -> PipelineResult:

@@ -8,12 +8,10 @@ import pytest
 from gitpeft.git.repository import Repository
 from gitpeft.monitor import acceptance
 from gitpeft.monitor.acceptance import Acceptance
-from tests.cli.test_app import Call, gitpeft
 from tests.support import tinymodel
+from tests.support.commands import Call
 from tests.support.gitrepo import Repo
 from tests.support.hooking import MODEL, SUGGESTION, Hooked, make_python
-
-__all__ = ["gitpeft"]  # a fixture
 
 
 @pytest.fixture

@@ -13,14 +13,11 @@ from gitpeft.learn import pipeline
 from gitpeft.learn.pipeline import ModelPlan
 from gitpeft.monitor import health, loss
 from gitpeft.suggest.suggester import Suggester
-from tests.cli.test_app import Call, gitpeft
-from tests.learn.conftest import Built
-from tests.learn.test_pipeline import nobody
 from tests.support import generated
+from tests.support.commands import Call
 from tests.support.generated import Step
 from tests.support.gitrepo import Repo
-
-__all__ = ["gitpeft"]  # a fixture
+from tests.support.tinybase import Built, nobody
 
 COUNT = 210
 

@@ -12,13 +12,10 @@ from gitpeft.git.repository import Repository
 from gitpeft.risk import formats, model
 from gitpeft.risk.assessor import RiskReport
 from gitpeft.risk.evidence import Evidence
-from tests.cli.test_app import Call, gitpeft
-from tests.git.test_repository import partial_clone
-from tests.support.gitrepo import Repo
+from tests.support.commands import Call
+from tests.support.gitrepo import Repo, partial_clone
 from tests.support.risky import MODEL, NOTHING, change_core, fixed_often, give, load
 from tests.support.sarifcheck import check_sarif
-
-__all__ = ["gitpeft"]
 
 
 @pytest.fixture

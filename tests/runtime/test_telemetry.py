@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_imports import ROOT, read_package
+from tests.support.sources import ROOT, read_package
 
 SWITCH = "ORT_DISABLE_TELEMETRY"
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -5,7 +5,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,68 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import embedded
-from gitpeft.bundle.bundle import Bundle, Manifest
+from gitpeft.bundle.bundle import Bundle
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export import graph
-from gitpeft.learn.export.parity import build_graphs
 from gitpeft.learn.models import methods
-from gitpeft.learn.models.bases import compute_base_digest
 from gitpeft.share import delta, lora_merge
 from gitpeft.share.lora_merge import NotMergeableError
 from tests.support import tinymodel
-from tests.support.hooking import CHECKOUT
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """A base with its graphs, an adapter of it, and the graphs of the two as torch merges them."""
-
-    base: Path
-    adapter: Path
-    merged: dict[str, bytes]
-
-    def read(self, name: str) -> bytes:
-        return (self.adapter / name).read_bytes()
-
-
-def write_base(folder: Path, model: Any) -> Path:
-    """A base as `models/mini` is one: weights in half precision, and the graphs of those."""
-    (folder / "onnx").mkdir(parents=True)
-    model.half().save_pretrained(folder)
-    model.float()
-    tinymodel.write_tokenizer(folder)
-    (folder / "onnx" / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-    write_graphs(folder / "onnx", model)
-    return folder
-
-
-def write_graphs(folder: Path, model: Any) -> dict[str, bytes]:
-    found = dict(
-        zip(("encoder.onnx", "decoder.onnx"), build_graphs(model.eval(), quantise=True), strict=True)
-    )
-    for name, raw in found.items():
-        (folder / name).write_bytes(raw)
-    return found
-
-
-def tuned(folder: Path, method: methods.TuningMethod, model: Any) -> Tuned:
-    """As if trained: every trainable weight is a random one."""
-    import torch
-
-    base = write_base(folder / "base", model)
-    tuning = methods.attach_method(model, method)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        for parameter in tuning.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.05)
-    methods.save_trained_weights(tuning, folder / "adapter")
-    (folder / "merged").mkdir()
-    fresh = tinymodel.pointer_t5().half().float()
-    merged = methods.load_merged_model(fresh, method, folder / "adapter")
-    return Tuned(base, folder / "adapter", write_graphs(folder / "merged", merged))
+from tests.support.sources import CHECKOUT
+from tests.support.tunedbundle import Tuned, bundled, tuned, write_base
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +36,6 @@ def mini(lora: Tuned, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The tiny base in the place of the one that the package carries."""
     monkeypatch.setattr(delta, "find_embedded_base", lambda: lora.base)
     yield lora.base
-
-
-def bundled(state: Path, one: Tuned, **changes: Any) -> Bundle:
-    """The tuned model as a bundle."""
-    with bundles.staging_folder(state) as folder:
-        for name, raw in one.merged.items():
-            (folder / name).write_bytes(raw)
-        (folder / "tokenizer.json").write_bytes((one.base / "tokenizer.json").read_bytes())
-        (folder / "adapter").mkdir()
-        for path in one.adapter.iterdir():
-            if path.suffix != ".md":
-                (folder / "adapter" / path.name).write_bytes(path.read_bytes())
-        given = {"kind": "model", "created": "2024-01-01T00:00:00Z", "base": "mini", **changes}
-        id_ = bundles.write_bundle(
-            folder, Manifest(**{"base_digest": compute_base_digest(one.base), **given})
-        )
-    return bundles.open_bundle(state / "models" / id_)
 
 
 def unpacked(files: dict[str, bytes], made: dict[str, delta.DeltaRecipe], bundle: Bundle) -> dict[str, bytes]:

@@ -19,10 +19,10 @@ from gitpeft.git.repository import Repository
 from gitpeft.share import delta, package, publish
 from gitpeft.share import remote as share_remote
 from gitpeft.share.publish import TrustTerms
-from tests.cli.test_app import Call, gitpeft
 from tests.support import tinymodel
+from tests.support.commands import Call
 from tests.support.gitrepo import EPOCH, HOUR, Repo
-from tests.support.hooking import CHECKOUT, committing_meanwhile
+from tests.support.hooking import committing_meanwhile
 from tests.support.killing import asked_meanwhile, every_kill
 from tests.support.sharing import (
     ANYONE,
@@ -37,8 +37,7 @@ from tests.support.sharing import (
     state,
     vouch,
 )
-
-__all__ = ["gitpeft"]  # a fixture
+from tests.support.sources import CHECKOUT
 
 DAY = "2024-06-{:02}T00:00:00Z"
 LATEST = "refs/gitpeft/models/main/latest"
@@ -111,7 +110,7 @@ def test_a_model_with_graphs_travels_by_what_cannot_be_made(
     from dataclasses import replace
 
     from gitpeft.learn.models import methods
-    from tests.share.test_delta import bundled, tuned
+    from tests.support.tunedbundle import bundled, tuned
 
     method = replace(methods.make_method("lora"), rank=2, alpha=4)
     lora = tuned(tmp_path / "tuned", method, tinymodel.pointer_t5())
@@ -943,7 +942,7 @@ def test_publish_and_pull_as_commands(
 
 
 def test_no_hook_ever_pulls() -> None:
-    from tests.test_imports import imports, read_package
+    from tests.support.sources import imports, read_package
 
     sources = read_package(CHECKOUT / "gitpeft")
     names = {

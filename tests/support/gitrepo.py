@@ -1,5 +1,6 @@
 """A real git repository for one test, with a frozen clock."""
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -107,3 +108,28 @@ class Repo:
     def _dates(self) -> dict[str, str]:
         now = f"{self.clock} +0000"
         return {"GIT_AUTHOR_DATE": now, "GIT_COMMITTER_DATE": now}
+
+
+def merge_side(repo: Repo) -> str:
+    """Make one commit on each of two branches and merge them."""
+    repo.git("checkout", "-q", "-b", "side")
+    repo.commit("side: add a file", side="s\n")
+    repo.git("checkout", "-q", "main")
+    repo.commit("main: add a file", main="m\n")
+    repo.git("merge", "-q", "--no-ff", "-m", "Merge branch 'side'", "side")
+    repo.tick()
+    return repo.git("rev-parse", "HEAD")
+
+
+def partial_clone(repo: Repo, path: Path, filter: str) -> Repo:
+    """A clone without most objects, whose remote is gone."""
+    repo.git("config", "uploadpack.allowFilter", "true")
+    clone = repo.clone(path, f"--filter={filter}", "--no-checkout")
+    clone.git("remote", "set-url", "origin", (path.parent / "nowhere").as_uri())
+    return clone
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """Every file below a directory with a hash of its content, without our own state."""
+    files = (p for p in sorted(path.rglob("*")) if p.is_file() and "gitpeft" not in p.relative_to(path).parts)
+    return {str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

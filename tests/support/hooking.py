@@ -25,8 +25,8 @@ from gitpeft.hooks.install import install_hooks
 from gitpeft.suggest import cache, service
 from tests.support import standin
 from tests.support.gitrepo import Repo
+from tests.support.sources import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 MODEL = "0" * 64
 SUGGESTION, OTHER, THIRD = standin.MESSAGES
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REAL_HOME, _strays, _writes
 from tests.support.gitrepo import EPOCH, HOUR, Repo
+from tests.support.sealing import REAL_HOME, find_strays, stray_writes
 
 
 def test_commits_are_an_hour_apart_and_reproducible(repo: Repo, tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ def test_a_write_below_the_real_home_is_noticed() -> None:
     target = REAL_HOME / "gitpeft-no-such-folder" / "file"
     with pytest.raises(OSError, match="gitpeft-no-such-folder"):
         target.write_text("stray")
-    assert str(target) in _writes
-    _writes.clear()
+    assert str(target) in stray_writes
+    stray_writes.clear()
 
 
 def test_places_where_tests_may_write(tmp_path: Path) -> None:
-    assert _strays(str(tmp_path / "x")) == []
-    assert _strays(__file__) == []
-    assert _strays("/dev/null") == []
-    assert _strays(str(REAL_HOME / ".gitconfig")) == [str(REAL_HOME / ".gitconfig")]
+    assert find_strays(str(tmp_path / "x")) == []
+    assert find_strays(__file__) == []
+    assert find_strays("/dev/null") == []
+    assert find_strays(str(REAL_HOME / ".gitconfig")) == [str(REAL_HOME / ".gitconfig")]

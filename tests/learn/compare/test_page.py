@@ -6,71 +6,12 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from gitpeft.learn.compare import advice, findings, layer_probes, page
-from gitpeft.learn.compare.scoring import MessageScorer, RiskScorer
-from gitpeft.learn.data.subsets import LANGUAGE_TRANSFER, LOW_RESOURCE, HistorySubset
-from tests.learn.compare.test_run import FACTS, REFERENCES, reported, run_of
-
-LABELS = ("lora", "adapter:placement=pfeiffer", "full", "hybrid:rank=8,rest=adapter")
-
-
-def messages() -> dict[str, Any]:
-    """A report with everything in it, from made-up answers."""
-    known = {name: said(5) for name in ("nearest neighbour", "mini, untuned")}
-    long = [run_of(label, 20 + 3 * n, 1000 * (n + 1)) for n, label in enumerate(LABELS)]
-    for number, run in enumerate(long):
-        run["cost"] |= {"share": 0.02 * 4**number, "seconds": 60.0 + 9 * number, "trainable": 1e4 * 4**number}
-        run["probes"] = probed(number + 1)
-    whole = SimpleNamespace(yardstick=MessageScorer([message for _, message in REFERENCES]))
-    cuts = [HistorySubset(LOW_RESOURCE, "50", "", 50), HistorySubset(LOW_RESOURCE, "200", "", 200)]
-    cuts += [
-        HistorySubset(LANGUAGE_TRANSFER, "python", "go", 90),
-        HistorySubset(LANGUAGE_TRANSFER, "go", "go", 90),
-    ]
-    runs = [
-        {"cut": cut, "ground": whole, "baselines": known, "answers": said(8 + 4 * n + m), "label": label}
-        for n, cut in enumerate(cuts)
-        for m, label in enumerate(LABELS)
-    ]
-    beyond: Any = findings.summarise_parts(runs, long, known, whole, 1200)
-    probes = {"mini": layer_probes.summarise_layers(probed(0), {run["label"]: run["probes"] for run in long})}
-    return reported(*long, **beyond, probes=probes)
-
-
-def said(right: int) -> list[str]:
-    return [message if i < right else "nothing alike" for i, (_, message) in enumerate(REFERENCES)]
-
-
-def probed(strength: int) -> dict[str, Any]:
-    """What `layers.probe` gives, better with strength and depth."""
-    dice = np.random.default_rng(strength)
-    return {
-        task: [
-            {f"{i:040x}": float(dice.random() < 0.5 + 0.04 * layer + 0.03 * strength) for i in range(90)}
-            for layer in range(7)
-        ]
-        for task in layer_probes.PROBING_TASKS
-    }
-
-
-def risk() -> dict[str, Any]:
-    """A report on risk, of random verdicts."""
-    dice = np.random.default_rng(0)
-    truth = (dice.random(200) < 0.2).astype(float)
-    runs = [run_of(label, 0, 1000 * (n + 1)) for n, label in enumerate(LABELS[:3])]
-    for number, run in enumerate(runs):
-        run["answers"] = np.clip(truth * 0.1 * (number + 1) + dice.random(200) * 0.6, 0, 1).tolist()
-    known = {"lines added": dice.random(200).tolist()}
-    asked = [(f"{i:010x}", f"change {i} · {'fixed later' if bad else 'no fix known'}")
-             for i, bad in enumerate(truth)]  # fmt: skip
-    facts = FACTS | {"task": "risk", "left_out": []}
-    return advice.build_task_report(facts, runs, known, asked, RiskScorer(truth.tolist()))
+from gitpeft.learn.compare import page
+from tests.support.comparisons import FACTS, LABELS, messages, reported, risk, run_of
 
 
 def drawn(*tasks: dict[str, Any]) -> str:

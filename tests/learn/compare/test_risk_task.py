@@ -18,11 +18,11 @@ from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.evaluation.text_metrics import paired_bootstrap
 from gitpeft.learn.risk import encoder
 from gitpeft.risk.model import LINES_ADDED
-from tests.learn.compare.test_run import hurry
-from tests.learn.conftest import Built, loosen
-from tests.learn.risk.test_encoder import data
 from tests.support import generated
+from tests.support.comparisons import hurry
 from tests.support.gitrepo import Repo
+from tests.support.riskhistory import data
+from tests.support.tinybase import Built, loosen
 
 
 @pytest.fixture

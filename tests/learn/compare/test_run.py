@@ -14,7 +14,7 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.learn.compare import advice, findings, halving, layer_probes
+from gitpeft.learn.compare import advice, findings, halving
 from gitpeft.learn.compare import run as compare_run
 from gitpeft.learn.compare.halving import (
     ComparisonRequest,
@@ -24,12 +24,12 @@ from gitpeft.learn.compare.halving import (
     plan_short_rung,
     select_finalists,
 )
-from gitpeft.learn.compare.scoring import MessageScorer
 from gitpeft.learn.training import finetune
-from tests.learn.conftest import Built, loosen
 from tests.support import generated
+from tests.support.comparisons import REFERENCES, advised, hurry, reported, result, run_of
 from tests.support.gitrepo import Repo
-from tests.support.hooking import CHECKOUT
+from tests.support.sources import CHECKOUT
+from tests.support.tinybase import Built, loosen
 
 # --- what is tried ------------------------------------------------------------------------------------------
 
@@ -109,14 +109,6 @@ def test_a_machine_that_becomes_slower_ends_runs_by_the_clock() -> None:
     )
 
 
-def result(label: str, loss: float, **more: Any) -> dict[str, Any]:
-    name = label.partition(":")[0]
-    return {
-        "label": label, "name": name, "base": "mini", "valid_loss": loss,
-        "candidate": {"method": label, "base": "mini", "seed": 0, "task": "messages"}, **more,
-    }  # fmt: skip
-
-
 def test_the_better_half_goes_on_and_the_best_of_each_method() -> None:
     short = [
         result("lora", 3.0), result("lora:rank=8", 2.9), result("adapter", 5.0), result("full", 4.0),
@@ -134,37 +126,6 @@ def test_the_better_half_goes_on_and_the_best_of_each_method() -> None:
 
 
 # --- advice -------------------------------------------------------------------------------------------------
-
-REFERENCES = [(f"{i:010x}", f"parser: add read_{i} to the module") for i in range(40)]
-
-
-def run_of(label: str, right: int, trainable: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """A long run whose first `right` offers are what the team wrote."""
-    offers = [message if i < right else "nothing alike" for i, (_, message) in enumerate(REFERENCES)]
-    cost = dict.fromkeys(advice.COST_KEYS, 1.0) | {
-        "trainable": trainable, "share": trainable / 1e6, "peak_memory": 2**30, "reserved": 0,
-        "seconds": 60.0,
-    }  # fmt: skip
-    run = result(label, 3.0, answers=offers, cost=cost, steps=9, method={"name": label}, parity={})
-    run["candidate"]["seed"] = seed
-    return run
-
-
-FACTS = {
-    "task": "messages", "tip": "0" * 40, "repository": "a<b>&'\"", "commits": 400, "budget_minutes": 10,
-    "device": "cpu", "steps": {"short": 6, "long": 9}, "seeds": 1, "left_out": ["hybrid:rest=adapter"],
-    "short": [{"label": "lora", "valid_loss": 3.0, "steps": 6, "promoted": True}], "seconds": 66.0,
-    "low": None, "transfer": [], "probes": {},
-}  # fmt: skip
-
-
-def reported(*runs: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    return advised(runs, {"nearest neighbour": ["nothing"] * 40}, **facts)
-
-
-def advised(runs: Any, baselines: dict[str, Any], **facts: Any) -> dict[str, Any]:
-    yardstick = MessageScorer([message for _, message in REFERENCES])
-    return advice.build_task_report(FACTS | facts, runs, baselines, REFERENCES, yardstick)
 
 
 def test_a_winner_is_named_where_it_is_clear_of_all_others() -> None:
@@ -265,19 +226,6 @@ def test_the_pareto_front_by_its_definition() -> None:
 WISH = {"methods": ("lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4"), "minutes": 60.0}
 
 
-def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Few steps a run whatever the budget: a busy machine must not decide what is seen here."""
-    plan = halving.plan_short_rung
-
-    def planned(*given: Any) -> dict[str, Any]:
-        found = plan(*given)
-        return found | {"steps": min(found["steps"], 6)}
-
-    patch.setattr(compare_run, "plan_short_rung", planned)
-    patch.setattr(compare_run, "plan_long_steps", lambda *_: 12)
-    patch.setattr(layer_probes, "MAX_PROBED_COMMITS", layer_probes.MIN_PROBED_COMMITS)
-
-
 @pytest.fixture
 def team(tmp_path: Path) -> Repo:
     repo = Repo.create(tmp_path / "team")
@@ -332,7 +280,7 @@ import pytest
 from gitpeft.learn.compare import run as compare
 from gitpeft.learn.compare.halving import ComparisonRequest
 from gitpeft.learn.export import parity
-from tests.learn.compare.test_run import hurry
+from tests.support.comparisons import hurry
 METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
 parity.MessageParityBounds = partial(parity.MessageParityBounds, agreement=0.5, nats=0.5, drop=9.0)
 hurry(pytest.MonkeyPatch())

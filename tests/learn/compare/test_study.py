@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.bench import bench_study
-from tests.learn.compare.test_page import messages, risk
-from tests.support.hooking import CHECKOUT
+from tests.support.comparisons import messages, risk
+from tests.support.sources import CHECKOUT
 
 
 def gap(mean: float, clear: bool) -> dict[str, Any]:

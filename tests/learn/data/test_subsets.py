@@ -20,10 +20,10 @@ from gitpeft.learn.data.subsets import (
     LanguageSplit,
     detect_main_language,
 )
-from tests.learn.compare.test_run import hurry
-from tests.learn.conftest import Built, loosen
 from tests.support import generated
+from tests.support.comparisons import hurry
 from tests.support.gitrepo import Repo
+from tests.support.tinybase import Built, loosen
 
 
 @pytest.mark.parametrize(

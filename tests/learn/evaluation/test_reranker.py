@@ -6,7 +6,7 @@ from gitpeft.learn.evaluation import reranker
 from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.suggest.reranker import RERANKED, MessageCandidate, Reranker
 from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES, RETRIEVED
-from tests.learn.evaluation.test_trial import example
+from tests.support.tinybase import example
 
 
 def candidate(message: str, origin: str, **features: float) -> MessageCandidate:

@@ -16,13 +16,7 @@ from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED
 from gitpeft.suggest.retrieval import CommitIndex
 from gitpeft.suggest.suggester import open_active_suggester
 from tests.support import tinymodel
-
-WORDS = ("parser", "cache", "router", "config", "logger")
-
-
-def example(number: int, message: str = "") -> Example:
-    change = tinymodel.CHANGES[number % 4]
-    return Example(change, message or f"fix {WORDS[number % 5]} {number}", "", (), f"{number:040x}")
+from tests.support.tinybase import example
 
 
 def test_a_sample_keeps_its_order_and_its_seed() -> None:

@@ -17,8 +17,8 @@ from gitpeft.learn.models import methods
 from gitpeft.runtime import beam_search
 from gitpeft.runtime.beam_search import BeamSearch, EncoderDecoder, GenerationTokens
 from gitpeft.runtime.tokenizer import TokenCodec
-from tests.learn.models.test_methods import TEXTS, disturb, named
 from tests.support import tinymodel
+from tests.support.tuning import TEXTS, disturb, named
 
 NAN = math.nan
 LOOSE = MessageParityBounds(agreement=0.5, nats=0.5, drop=9.0)

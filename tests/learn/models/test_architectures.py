@@ -20,43 +20,7 @@ from gitpeft.learn.training.finetune import TrainingJob
 from gitpeft.runtime import beam_search
 from gitpeft.suggest.reranker import MessageCandidate
 from tests.support import tinymodel
-
-_IDS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3, "decoder_start_token_id": 3}
-
-
-def _plbart() -> Any:
-    from transformers import PLBartConfig, PLBartForConditionalGeneration
-
-    return PLBartForConditionalGeneration(
-        PLBartConfig(
-            vocab_size=400, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-            decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=256,
-            **_IDS,
-        )
-    )  # fmt: skip
-
-
-def _roberta() -> Any:
-    from transformers import RobertaConfig, RobertaModel
-
-    return RobertaModel(
-        RobertaConfig(
-            vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-            max_position_embeddings=256, **_IDS,
-        )
-    )  # fmt: skip
-
-
-ARCHITECTURES: dict[str, Callable[[], Any]] = {
-    "codet5": lambda: tinymodel.plain_t5(dropout_rate=0.1),
-    "codet5p": lambda: tinymodel.plain_t5(feed_forward_proj="gated-gelu"),
-    "plbart": _plbart,
-    "unixcoder": _roberta,
-}
-METHODS = (
-    "lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4,probe=1",
-    "hybrid:rest=adapter,width=8,full=encoder.1",
-)  # fmt: skip
+from tests.support.tuning import ARCHITECTURES, METHODS
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +85,7 @@ def test_an_architecture_learns_is_kept_and_loaded(
     again = methods.load_merged_model(base.load(), method, folder)
     torch.testing.assert_close(said(again, base), said(trained[0], base), atol=1e-4, rtol=1e-4)
     assert float((said(base.load(), base) - said(again, base)).abs().max()) > 1e-6
-    from tests.learn.conftest import loosen
+    from tests.support.tinybase import loosen
 
     loosen(monkeypatch)
     found = finetune.export_run(base, method, data(), tmp_path / "run")

@@ -12,8 +12,8 @@ from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import bases
 from gitpeft.suggest import reranker
-from tests.learn.models.test_pointer_t5 import batch
 from tests.support import tinymodel
+from tests.support.tuning import batch
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from peft import PeftModel, get_peft_model
 
 from gitpeft.learn.models import bottleneck
 from gitpeft.learn.models.bottleneck import Bottleneck, BottleneckConfig, OwnNorm
-from tests.learn.models.test_pointer_t5 import batch
 from tests.support import tinymodel
+from tests.support.tuning import batch
 
 MODELS: dict[str, Callable[..., Any]] = {
     "t5": tinymodel.plain_t5,

@@ -10,51 +10,20 @@ import torch
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures, methods
 from gitpeft.learn.models.architectures import LayerRegion
-from gitpeft.learn.models.methods import TuningMethod
-from tests.learn.models.test_pointer_t5 import batch
 from tests.support import tinymodel
+from tests.support.tuning import SMALL, TEXTS, batch, disturb, named, trainable
 
-SMALL = TuningMethod(rank=4, alpha=8, dropout=0.0)
 FULL = methods.make_method("full")
-TEXTS = (
-    "lora:rank=4",
-    "lora:rank=4,placement=query-value,side=encoder",
-    "adapter:width=8",
-    "adapter:width=8,placement=pfeiffer,activation=gelu",
-    "full",
-    "hybrid:rank=4,full=encoder.1",
-    "hybrid:rest=adapter,width=8,full=encoder.0+decoder.0",
-)
-"""Every method, at the size of the test's models, which have two layers a side (BART one)."""
 
 MAKERS = [tinymodel.pointer_t5, tinymodel.plain_t5, tinymodel.bart]
 every = pytest.mark.parametrize("make", MAKERS, ids=["pointer", "plain", "bart"])
 texts = pytest.mark.parametrize("text", TEXTS)
 
 
-def named(text: str, make: Any = None) -> TuningMethod:
-    name, settings = methods.parse_method(text)
-    if make is tinymodel.bart and "full" in settings:
-        settings["full"] = ("encoder.0",)
-    return methods.make_method(name, settings)
-
-
 def outputs(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model.eval()(**batch()).logits
     return found
-
-
-def trainable(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def disturb(model: Any) -> None:
-    """Give everything that may be trained another value, as training would."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in trainable(model).values():
-            parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 @every

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gitpeft.learn.models import bases, methods
-from tests.learn.conftest import Built
-from tests.learn.models.test_methods import disturb
+from tests.support.tinybase import Built
+from tests.support.tuning import disturb
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 

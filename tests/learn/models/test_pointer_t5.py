@@ -8,17 +8,7 @@ import torch
 
 from gitpeft.learn.models.pointer_t5 import PointerT5Config, PointerT5ForConditionalGeneration
 from tests.support import tinymodel
-
-
-def batch(seed: int = 0, size: int = 3, vocabulary: int = 400) -> dict[str, torch.Tensor]:
-    """Sources of different lengths, padded, and labels with ignored positions."""
-    dice = torch.Generator().manual_seed(seed)
-    ids = torch.randint(10, vocabulary, (size, 17), generator=dice)
-    labels = torch.randint(10, vocabulary, (size, 6), generator=dice)
-    for row in range(1, size):
-        ids[row, 17 - 4 * row :] = 0
-        labels[row, 6 - row :] = -100
-    return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
+from tests.support.tuning import batch
 
 
 @pytest.fixture(scope="module")

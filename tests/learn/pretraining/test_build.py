@@ -15,7 +15,7 @@ from gitpeft.learn.evaluation import reranker
 from gitpeft.learn.models import bases
 from gitpeft.learn.pretraining import build
 from gitpeft.suggest.reranker import Reranker
-from tests.learn.conftest import RECIPE, Built
+from tests.support.tinybase import RECIPE, Built
 
 
 def nobody(_step: str, _done: float, _detail: str) -> None:

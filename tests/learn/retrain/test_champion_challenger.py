@@ -14,7 +14,7 @@ from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.learn.risk.selection import LabelledHistory
 from gitpeft.risk.change_metrics import DAY_SECONDS
 from gitpeft.risk.model import LOGISTIC_REGRESSION, RiskModel
-from tests.learn.risk.test_selection import Found, history
+from tests.support.riskhistory import Found, history
 
 
 def moved(

@@ -15,14 +15,11 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.retrain import multi_repo, run
 from gitpeft.suggest.suggester import open_active_suggester
-from tests.cli.test_app import Call, gitpeft
-from tests.learn.conftest import Built, loosen
-from tests.learn.retrain.test_run import copied, grown, plan, state
-from tests.learn.test_pipeline import CHANGE, nobody
 from tests.support import generated
+from tests.support.commands import Call
 from tests.support.gitrepo import Repo
-
-__all__ = ["copied", "gitpeft", "grown"]  # fixtures
+from tests.support.sharing import state
+from tests.support.tinybase import CHANGE, Built, loosen, nobody, plan
 
 
 @pytest.fixture

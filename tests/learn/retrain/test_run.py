@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,6 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.models import bases, methods, warm
-from gitpeft.learn.pipeline import ModelPlan
 from gitpeft.learn.retrain import champion_challenger
 from gitpeft.learn.retrain import run as retrain_run
 from gitpeft.learn.retrain.champion_challenger import B_NORM, ChallengeResult, ChallengeVerdict
@@ -25,44 +23,12 @@ from gitpeft.learn.retrain.run import RetrainingResult
 from gitpeft.monitor import acceptance
 from gitpeft.risk.model import RiskModel
 from gitpeft.suggest.suggester import open_active_suggester
-from tests.cli.test_app import Call, gitpeft
-from tests.learn.conftest import Built, loosen
-from tests.learn.test_pipeline import CHANGE, nobody
 from tests.support import generated
+from tests.support.commands import Call
 from tests.support.gitrepo import Repo
 from tests.support.killing import asked_meanwhile, every_kill
-
-__all__ = ["gitpeft"]  # a fixture
-
-FIRST, MORE = 120, 60
-
-
-def plan(built: Built, **changes: Any) -> ModelPlan:
-    return ModelPlan(
-        **{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, "minutes": 0.1, **changes}
-    )
-
-
-@pytest.fixture(scope="module")
-def grown(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Repo:
-    """A repository with a model, and commits since; not to be changed."""
-    repo = Repo.create(tmp_path_factory.mktemp("grown") / "repo")
-    steps = generated.team(FIRST + MORE)
-    generated.put(repo, steps[:FIRST])
-    with pytest.MonkeyPatch.context() as patch:
-        loosen(patch)
-        patch.setattr(
-            pipeline, "_list_milder_variants", lambda *_: {}
-        )  # whether tuning pays is not asked here
-        pipeline.run(Repository.open(repo.path), plan(built), nobody)
-    generated.put(repo, steps[FIRST:])
-    return repo
-
-
-@pytest.fixture
-def copied(grown: Repo, tmp_path: Path) -> Repo:
-    shutil.copytree(grown.path, tmp_path / "repo", symlinks=True)
-    return Repo(tmp_path / "repo", grown.clock)
+from tests.support.sharing import state
+from tests.support.tinybase import CHANGE, FIRST, MORE, Built, loosen, nobody, plan
 
 
 def run(
@@ -75,10 +41,6 @@ def run(
             pipeline, "_list_milder_variants", lambda *_: {}
         )  # whether tuning pays is not asked here
         return retrain_run.run_retraining(Repository.open(repo.path), plan(built, **changes), listen, **how)
-
-
-def state(repo: Repo) -> Path:
-    return Repository.open(repo.path).state_dir
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:

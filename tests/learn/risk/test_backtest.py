@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +18,6 @@ from gitpeft.learn.risk import backtest, selection
 from gitpeft.learn.risk.backtest import BacktestPeriod
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
-from gitpeft.learn.szz import szz
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from gitpeft.risk.encoder import EncoderScore
 from gitpeft.risk.model import (
@@ -29,29 +27,9 @@ from gitpeft.risk.model import (
     METRICS_WORDS_AND_ENCODER,
     TUNED_ENCODER,
 )
-from tests.cli.test_app import Call, gitpeft
-from tests.learn.risk.test_selection import Found, history
+from tests.support.commands import Call
 from tests.support.gitrepo import Repo
-
-__all__ = ["gitpeft"]
-
-
-@dataclass
-class Verdict:
-    fixes: tuple[str, ...]
-    lines: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass
-class Traced(Found):
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-
-
-def play(monkeypatch: pytest.MonkeyPatch, measured: list[MeasuredCommit], found: Found) -> None:
-    """Let a repository have this history."""
-    traced = Traced(found.known, found.days, {sha: Verdict((f"f{sha[1:]}",)) for sha in found.known})
-    monkeypatch.setattr(backtest, "measure_history", lambda *_: measured)
-    monkeypatch.setattr(szz, "trace_bug_introducing_commits", lambda *_: traced)
+from tests.support.riskhistory import Found, history, play
 
 
 def look_back(repo: Repo, sha: str, months: int) -> backtest.RiskBacktest:

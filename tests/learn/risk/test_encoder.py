@@ -13,14 +13,10 @@ from gitpeft.learn.data.batches import EncodedCommits
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.risk import encoder
-from gitpeft.learn.risk.classifiers import LabelledCommits
-from gitpeft.learn.risk.encoder import CommitText, FeatureScaling, RiskData, RiskTuningSettings
-from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
-from tests.learn.models.test_architectures import ARCHITECTURES, METHODS
-from tests.learn.risk.test_selection import history
+from gitpeft.learn.risk.encoder import CommitText, FeatureScaling, RiskTuningSettings
 from tests.support import tinymodel
-
-BUGGY, CLEAN = tinymodel.CHANGES[1], tinymodel.CHANGES[3]
+from tests.support.riskhistory import data, history
+from tests.support.tuning import ARCHITECTURES, METHODS
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +35,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return top / name
 
     return folder
-
-
-def data(count: int = 60) -> RiskData:
-    """Changes of which one text is always buggy; the metrics say nothing."""
-    dice = np.random.default_rng(0)
-    truth = (np.arange(count) % 3 == 0).astype(float)
-    metrics = tuple(ChangeMetrics(nf=1, la=int(dice.integers(1, 90))) for _ in range(count))
-    shas = tuple(f"{i:040x}" for i in range(count))
-    texts = {
-        sha: CommitText(BUGGY if bad else CLEAN, "a message") for sha, bad in zip(shas, truth, strict=True)
-    }
-    whole = LabelledCommits(metrics, truth, DAY_SECONDS * np.arange(count, dtype=np.float64), shas)
-    parts = (slice(0, count * 2 // 3), slice(count * 2 // 3, count * 5 // 6), slice(count * 5 // 6, count))
-    train, valid, test = map(whole.take, parts)
-    return RiskData(train, valid, test, texts)
 
 
 @pytest.mark.parametrize("text", METHODS)

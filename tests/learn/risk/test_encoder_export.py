@@ -31,16 +31,12 @@ from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import ENCODER_FEATURE, RISK_FEATURES, TUNED_ENCODER, load_risk_model
 from gitpeft.share import package
-from tests.cli.test_app import Call, gitpeft
-from tests.learn.models.test_architectures import ARCHITECTURES
-from tests.learn.risk.test_backtest import play
-from tests.learn.risk.test_encoder import data
-from tests.learn.risk.test_selection import history
 from tests.support import tinymodel
+from tests.support.commands import Call
 from tests.support.gitrepo import Repo
+from tests.support.riskhistory import data, history, play
 from tests.support.risky import MODEL, change_core, fixed_often
-
-__all__ = ["gitpeft"]
+from tests.support.tuning import ARCHITECTURES
 
 LOOSE = RiskParityBounds(moved=1.0)
 

@@ -2,50 +2,20 @@
 
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gitpeft.errors import GitpeftError
-from gitpeft.history.context import MeasuredChange, TouchedFile
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.risk import classifiers, selection
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from gitpeft.risk.model import LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL, RiskModel, scale_features
 from tests.support.gitrepo import EPOCH
-
-
-@dataclass
-class Found:
-    """Stands for what SZZ found: the moment at which each bug became known."""
-
-    known: dict[str, int] = field(default_factory=dict)
-    days: float | None = 10.0
-
-    def bugs_known_at(self, time: int) -> set[str]:
-        return {sha for sha, when in self.known.items() if when <= time}
-
-    def latency_quantile(self, _: float) -> float | None:
-        return self.days
-
-
-def history(count: int, seed: int, weight: float, bugs: float = 0.2) -> tuple[list[MeasuredCommit], Found]:
-    """Commits a day apart. Risk comes from `nuc` by `weight`, and from the lines added by the rest."""
-    random = np.random.default_rng(seed)
-    found, measured = Found(), []
-    for number in range(count):
-        la, nuc = int(random.lognormal(3, 1)), int(random.lognormal(3, 1))
-        when = EPOCH + number * DAY_SECONDS
-        metrics = ChangeMetrics(nf=1, la=la, nuc=nuc, exp=int(random.integers(99)))
-        sign = weight * math.log(nuc + 1) + (1 - weight) * math.log(la + 1)
-        if sign + 0.3 * random.standard_normal() > np.quantile(random.normal(3, 1, 400), 1 - bugs):
-            found.known[f"{number:040x}"] = when + int(random.exponential(8) * DAY_SECONDS)
-        change = MeasuredChange((TouchedFile("a.py", "M", "text", la, 0, 9),), "someone", when)
-        measured.append(MeasuredCommit(f"{number:040x}", change, metrics))
-    return measured, found
+from tests.support.riskhistory import Found, history
 
 
 def test_a_regression_wins_where_there_is_more_than_size() -> None:

@@ -12,8 +12,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn.szz import szz
 from gitpeft.learn.szz.szz import SzzLabels
-from tests.git.test_repository import partial_clone
-from tests.support.gitrepo import EPOCH, HOUR, Repo
+from tests.support.gitrepo import EPOCH, HOUR, Repo, partial_clone
 
 GOOD = "def area(width, height):\n    return width * height\n"
 BAD = "def area(width, height):\n    return width + height\n"

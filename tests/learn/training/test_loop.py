@@ -15,8 +15,8 @@ from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.models import methods
 from gitpeft.learn.training import loop, memory
 from gitpeft.learn.training.loop import TrainingProgress, TrainingSettings, measure_loss, train_model
-from tests.learn.models.test_methods import SMALL
 from tests.support import tinymodel
+from tests.support.tuning import SMALL
 
 
 def rendered(count: int = 8, seed: int = 0) -> RenderedExamples:
