@@ -7,11 +7,11 @@ real message.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,14 +22,27 @@ from gitpeft.learn.export import bart, t5
 from gitpeft.learn.models import architectures
 from gitpeft.runtime.beam_search import EncodedSource, EncoderDecoder, GenerationTokens, compute_floored_log
 
-GRAPH_WRITERS = {
+
+class GraphWriter(Protocol):
+    """A module that writes the two ONNX graphs of an architecture; int8 with `quantise`, else float32."""
+
+    def build_encoder_graph(self, model: Any, quantise: bool) -> bytes:
+        """The serialised encoder: from a source to what every decoding step reads."""
+        ...
+
+    def build_decoder_graph(self, model: Any, quantise: bool) -> bytes:
+        """The serialised decoder: from tokens and their past to probabilities."""
+        ...
+
+
+GRAPH_WRITERS: Mapping[str, GraphWriter] = {
     "t5": t5,
     "pointer-t5": t5,
     "bart": bart,
     "plbart": bart,
     "encoder-decoder": bart,
 }
-"""The module that writes the graphs of a model type, by its functions `build_encoder_graph` and `build_decoder_graph`."""
+"""The module that writes the graphs, by model type."""
 
 RARE_PROBABILITY = 1e-6
 """A token less likely than this is as good as impossible: differences below it do not count."""

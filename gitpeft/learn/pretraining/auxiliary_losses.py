@@ -166,4 +166,4 @@ def _denoising_loss(model: Any, states: Tensor, ids: Tensor, read: Tensor) -> Te
     hidden = (read == _MASK_ID) & (ids != _MASK_ID)
     if not hidden.any():
         return states.sum() * 0
-    return nll_loss(model.vocabulary(model.heads.denoise(states[hidden])), ids[hidden])
+    return nll_loss(model.vocabulary_log_probs(model.heads.denoise(states[hidden])), ids[hidden])

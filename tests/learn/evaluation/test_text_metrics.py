@@ -122,7 +122,7 @@ def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
 
 
 def test_resampling_in_batches_gives_as_many_means_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[bootstrap_mean.__module__], "_CELLS", 30)
+    monkeypatch.setattr(sys.modules[bootstrap_mean.__module__], "_MAX_RESAMPLED_SCORES", 30)
     means = _resample_means(np.arange(10.0), np.random.default_rng(0), 7)
     assert means.shape == (7,)
     assert 0 <= means.min() < means.max() <= 9

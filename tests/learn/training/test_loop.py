@@ -268,7 +268,7 @@ OUT_OF_MEMORY = [
 def test_out_of_memory_halves_the_batch_goes_on_and_says_so(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = fail_once(monkeypatch, "_tensors", error)
+    sizes = fail_once(monkeypatch, "_load_batch", error)
     notes: list[str] = []
     cost = train_model(
         tinymodel.pointer_t5(), rendered(24), settings(steps=12), on_step=lambda p: notes.append(p.note)
@@ -294,14 +294,14 @@ def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_example_too_many_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_once(monkeypatch, "_tensors", OUT_OF_MEMORY[0], times=1000)
+    fail_once(monkeypatch, "_load_batch", OUT_OF_MEMORY[0], times=1000)
     with pytest.raises(GitpeftError, match=r"one example a batch: .*CUDA out of memory") as error:
         train_model(tinymodel.pointer_t5(), rendered(), settings())
     assert "smaller base" in error.value.hint
 
 
 def test_another_error_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_once(monkeypatch, "_tensors", RuntimeError("shapes do not match"))
+    fail_once(monkeypatch, "_load_batch", RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
         train_model(tinymodel.pointer_t5(), rendered(), settings())
 
