@@ -14,7 +14,6 @@ SHA-256 of the manifest: one id fixes every byte. `activate` checks everything (
 was checked.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -28,11 +27,13 @@ from typing import Any
 
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.errors import GitpeftError
+from gitpeft.files import hold_lock, replace_file
 from gitpeft.lazy import field, field_names, lazy_dataclass, replace_fields
 
 BUNDLE_FORMAT = 1
 """Version of the layout and of the manifest."""
 
+CURRENT_FILE = "current"
 MANIFEST_FILE, ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE = (
     "manifest.json",
     "encoder.onnx",
@@ -334,7 +335,7 @@ def validate_file_name(name: str) -> str:
 def read_active_ids(state_dir: Path) -> tuple[str, str]:
     """The active id and the one before it; "" for either that does not exist."""
     try:
-        lines = (state_dir / "current").read_text(encoding="ascii", errors="replace").split("\n")
+        lines = (state_dir / CURRENT_FILE).read_text(encoding="ascii", errors="replace").split("\n")
     except FileNotFoundError:
         return "", ""
     active_, before = (*lines, "", "")[:2]
@@ -343,10 +344,26 @@ def read_active_ids(state_dir: Path) -> tuple[str, str]:
     return active_, before
 
 
+def read_active_id(state_dir: Path) -> str:
+    """The id of the active model as noted, "" when there is none; for the hook, so nothing is checked."""
+    try:
+        return (state_dir / CURRENT_FILE).read_text("ascii", errors="replace").partition("\n")[0].strip()[:64]
+    except OSError:
+        return ""
+
+
 def open_active_bundle(state_dir: Path) -> Bundle | None:
     """The active bundle, checked cheaply; None when none was ever activated."""
     id_ = read_active_ids(state_dir)[0]
     return open_bundle(state_dir / "models" / id_) if id_ else None
+
+
+def require_active_bundle(state_dir: Path) -> Bundle:
+    """The active bundle, checked cheaply; GitpeftError when there is none or it is damaged."""
+    bundle = open_active_bundle(state_dir)
+    if bundle is None:
+        raise GitpeftError("there is no model yet", "run `gitpeft init`")
+    return bundle
 
 
 def activate_bundle(state_dir: Path, id_: str) -> Bundle:
@@ -361,24 +378,8 @@ def activate_bundle(state_dir: Path, id_: str) -> Bundle:
         except GitpeftError:
             before = ("", "")
         if before[0] != id_:
-            _replace_file(state_dir / "current", f"{id_}\n{before[0]}\n")
+            replace_file(state_dir / CURRENT_FILE, f"{id_}\n{before[0]}\n".encode(), durable=True)
     return bundle
-
-
-def _replace_file(path: Path, text: str) -> None:
-    import tempfile
-
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(handle, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _flush_to_disk(path.parent)
 
 
 def list_bundles(state_dir: Path) -> list[Bundle]:
@@ -433,12 +434,8 @@ def _list_bundle_folders(state_dir: Path) -> list[Path]:
 
 @contextmanager
 def _lock_models(state_dir: Path) -> Iterator[None]:
-    """One activation or pruning at a time; the lock goes with its process."""
+    """Allow one activation or removal of models at a time."""
     models = state_dir / "models"
     models.mkdir(parents=True, exist_ok=True)
-    handle = os.open(models / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with hold_lock(models / ".lock"):
         yield
-    finally:
-        os.close(handle)

@@ -4,8 +4,6 @@ What stays: the active model and the one before it, always; and the `bundle.prun
 moves by the renames of `bundle`, so that whoever commits meanwhile is answered by the old model or the new.
 """
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.errors import GitpeftError
+from gitpeft.files import hold_lock
 
 TRAINING_LOCK_FILE = "train.lock"
 SHORT_ID_LENGTH = 12
@@ -109,10 +108,8 @@ def hold_training_lock(state_dir: Path) -> Iterator[None]:
     The lock ends with its process, however that ends.
     """
     state_dir.mkdir(parents=True, exist_ok=True)
-    path = state_dir / TRAINING_LOCK_FILE
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if not _acquire_lock(handle, path):
+    with hold_lock(state_dir / TRAINING_LOCK_FILE, wait=False) as held:
+        if not held:
             raise GitpeftError(
                 "another training is under way in this repository", "wait for it to end, then try again"
             )
@@ -120,17 +117,6 @@ def hold_training_lock(state_dir: Path) -> Iterator[None]:
             yield
         finally:
             _remove_unused_state(state_dir)
-    finally:
-        os.close(handle)
-
-
-def _acquire_lock(handle: int, path: Path) -> bool:
-    """Whether the lock is ours; not so when its last holder took the file away before we locked it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 def is_untouched(state_dir: Path) -> bool:

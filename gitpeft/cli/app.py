@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer
     from gitpeft.learn.training.finetune import ProgressListener
     from gitpeft.risk.assessor import RiskAssessor, RiskReport
-    from gitpeft.suggest.suggester import Suggester, Suggestion
+    from gitpeft.suggest.service import Offer
+    from gitpeft.suggest.suggester import Suggester
+
+SUGGEST_SECONDS = 20.0
+"""Time for suggestions that somebody asked for and waits for."""
 
 app = typer.Typer(
     name="gitpeft",
@@ -381,14 +385,15 @@ def suggest(
     """
     if (rev is not None) + staged + stdin > 1:
         raise typer.BadParameter("give a revision, --staged or --stdin, not several")
-    from gitpeft.suggest.suggester import open_active_suggester
-
     repository = Repository.open(repo)
-    suggester = open_active_suggester(repository.state_dir)
     if stdin:
-        _suggest_from_stdin(repository, suggester, number)
+        _suggest_from_stdin(repository, number)
         return
-    answer = _suggest_for_change(repository, suggester, rev, number)
+    answer = (
+        _suggest_for_staged(repository, number)
+        if rev is None
+        else _suggest_for_commit(repository, rev, number)
+    )
     if as_json:
         _print_json(answer, indent=None)
     else:
@@ -401,13 +406,15 @@ def suggest(
             )
 
 
-def _suggest_from_stdin(repository: Repository, suggester: "Suggester", number: int) -> None:
-    bad = 0
+def _suggest_from_stdin(repository: Repository, number: int) -> None:
+    from gitpeft.suggest.suggester import open_active_suggester
+
+    suggester, bad = open_active_suggester(repository.state_dir), 0
     for line in sys.stdin.buffer:
         if not (rev := line.decode("utf-8", "replace").replace("\0", "�").strip()):
             continue
         try:
-            answer = _suggest_for_change(repository, suggester, rev, number)
+            answer = _suggest_for_commit(repository, rev, number, suggester)
         except GitpeftError as error:
             answer, bad = {"rev": rev, "error": error.message}, bad + 1
         _print_json(answer, indent=None)
@@ -415,40 +422,36 @@ def _suggest_from_stdin(repository: Repository, suggester: "Suggester", number: 
         raise GitpeftError(f"{bad} revisions had no answer", "their lines say why")
 
 
-def _suggest_for_change(
-    repository: Repository, suggester: "Suggester", rev: str | None, number: int
-) -> dict[str, Any]:
-    """What would be offered, checked as in the hook; the branch's ticket belongs to what is staged only.
-
-    So does `gitpeft.leastScore`: who names a commit is answered, whatever the score.
-    """
+def _suggest_for_staged(repository: Repository, number: int) -> dict[str, Any]:
+    """What the hook offers for what is staged."""
     from gitpeft import config
-    from gitpeft.suggest import postprocess, recent_exemplars, service
+    from gitpeft.suggest import service
+    from gitpeft.trace import HookTrace
 
-    start = time.perf_counter()
-    settings = config.load_config(repository)
-    before = repository.resolve_commit(rev) if rev is not None else None
-    if before is None:
-        asked = service.build_staged_request(repository, settings, number)
-    else:
-        asked = service.build_commit_request(repository, settings, number, before)
-    facts = postprocess.gather_facts(repository, settings, asked.change)
-    facts = facts if before is None else replace(facts, branch="")
-    wanted = number + service.SPARE_MESSAGES
-    since = recent_exemplars.refresh_recent_commits(repository, suggester.bundle.newest_commit, asked.after)
-    suggester.index_recent_commits(recent_exemplars.load_recent_entries(repository.state_dir, since))
-    found: list[Suggestion] = []
-    if asked.change:
-        least = asked.least / 100
-        found = suggester.suggest(asked.change, asked.previous, wanted, least=least, before=before)
-    fitted = {
-        text: replace(one, message=text)
-        for one in found
-        if (text := postprocess.prepare_message(one.message, facts))
-    }
+    start, settings = time.perf_counter(), config.load_config(repository)
+    limits = service.SuggestionLimits(time.monotonic() + SUGGEST_SECONDS, settings.memory_mb)
+    offer = service.suggest_for_staged(repository, settings, limits, HookTrace(), wanted=number)
+    return _describe_offer("staged", offer, start)
+
+
+def _suggest_for_commit(
+    repository: Repository, rev: str, number: int, suggester: "Suggester | None" = None
+) -> dict[str, Any]:
+    """What could have been offered for a commit."""
+    from gitpeft import config
+    from gitpeft.suggest import service
+    from gitpeft.suggest.suggester import open_active_suggester
+
+    start, settings = time.perf_counter(), config.load_config(repository)
+    suggester = suggester or open_active_suggester(repository.state_dir)
+    return _describe_offer(
+        rev, service.suggest_for_commit(repository, settings, suggester, rev, number), start
+    )
+
+
+def _describe_offer(rev: str, offer: "Offer", start: float) -> dict[str, Any]:
     spent = round(1000 * (time.perf_counter() - start), 1)
-    offers = [asdict(one) for one in list(fitted.values())[:number]]
-    return {"rev": rev or "staged", "suggestions": offers, "ms": spent}
+    return {"rev": rev, "suggestions": [asdict(one) for one in offer.suggestions], "ms": spent}
 
 
 @app.command()

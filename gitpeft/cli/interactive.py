@@ -60,15 +60,10 @@ class _OfferedMessages:
     def find_more_messages(self) -> bool:
         """Show the next messages; False, with the old ones still there, when there are no others."""
         wanted = 1 + self.config.alternatives
-        n = min(len(self.seen) + wanted + service.SPARE_MESSAGES, MAX_MESSAGES)
+        n = min(len(self.seen) + wanted, MAX_MESSAGES)
         limits = service.SuggestionLimits(time.monotonic() + ANSWER_SECONDS, self.config.memory_mb)
-        found = service.get_suggestions(
-            self.repo, lambda: service.build_staged_request(self.repo, self.config, n), limits, HookTrace()
-        )
-        facts = postprocess.gather_facts(self.repo, self.config, found.question.change)
-        new = [
-            text for text in postprocess.select_messages(found.messages, facts, n) if text not in self.seen
-        ][:wanted]
+        offer = service.suggest_for_staged(self.repo, self.config, limits, HookTrace(), wanted=n)
+        new = [text for text in offer.messages if text not in self.seen][:wanted]
         if not new:
             return False
         self.shown = new

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.bundle import bundle
+from gitpeft.bundle.bundle import read_active_id
 from gitpeft.config import Config, load_config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import NON_EDITORS, OLDEST_GIT, Repository
@@ -18,7 +19,7 @@ from gitpeft.hooks.install import (
     is_configured,
     uninstall_hooks,
 )
-from gitpeft.suggest import cache, commit_lint, reranker
+from gitpeft.suggest import commit_lint, reranker
 
 LOG_LINES = 5
 _OFF_VALUES = ("", "0", "false")
@@ -73,7 +74,7 @@ def read_status(repo: Repository) -> RepositoryStatus:
         folder=place.folder,
         disabled=place.disabled,
         enabled=load_config(repo).enabled,
-        model=cache.read_active_model_id(repo.state_dir),
+        model=read_active_id(repo.state_dir),
         log=tuple(_read_log(repo)),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gitpeft import files
 from gitpeft.errors import GitpeftError
 from gitpeft.hooks import stubs
 
@@ -70,20 +71,12 @@ def replace_file(
 
     GitpeftError, with the file as it was, when the directory does not allow it.
     """
-    spare = get_temporary_path(path)
     try:
-        handle = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        check(spare)
-        spare.replace(path)
+        files.replace_file(
+            path, content, temporary=get_temporary_path(path), mode=mode, durable=True, check=check
+        )
     except OSError as error:
         raise make_unwritable_error(path.parent, error) from None
-    finally:
-        _remove_file(spare)
 
 
 def get_temporary_path(path: Path) -> Path:
@@ -99,13 +92,6 @@ def get_lock_path(path: Path) -> Path:
 def make_unwritable_error(folder: Path, error: OSError) -> GitpeftError:
     """The error for a directory in which nothing could be changed."""
     return GitpeftError(f"cannot write in {folder}: {error.strerror}", "nothing was changed")
-
-
-def _remove_file(path: Path) -> None:
-    try:
-        path.unlink()
-    except OSError:
-        pass
 
 
 def keep_foreign_hook(found: HookFile, kept: Path) -> None:
@@ -145,7 +131,7 @@ def _copy_hook(source: Path, target: Path) -> None:
             spare.chmod(stat.S_IMODE(source.stat().st_mode))
         spare.replace(target)
     finally:
-        _remove_file(spare)
+        files.remove_file(spare)
 
 
 def remove_hook(found: HookFile, name: str) -> str:
@@ -174,8 +160,8 @@ def remove_temporary_files(folder: Path) -> None:
     for spare in [entry for entry in folder.iterdir() if entry.name.startswith(_TEMPORARY_PREFIX)]:
         lock = get_lock_path(folder / spare.name.removeprefix(_TEMPORARY_PREFIX).rpartition(".")[0])
         if lock.exists() and spare.exists() and lock.samefile(spare):
-            _remove_file(lock)
-        _remove_file(spare)
+            files.remove_file(lock)
+        files.remove_file(spare)
 
 
 def compute_hook_mode(shared: str, umask: int) -> int:

@@ -4,11 +4,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.errors import GitpeftError
+from gitpeft.files import hold_lock
 from gitpeft.git.repository import Repository
 from gitpeft.hooks import git_settings, hook_file, hooks_path, managers, stubs
 
@@ -402,18 +403,10 @@ def _lock_installation(repo: Repository) -> Iterator[None]:
 
     The directory of the repository is locked itself, so that no file is left behind.
     """
-    import fcntl
-
-    try:
-        handle = os.open(repo.common_dir, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise hook_file.make_unwritable_error(repo.common_dir, error) from None
-    try:
+    with ExitStack() as lock:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            pass
+            lock.enter_context(hold_lock(repo.common_dir))
+        except OSError as error:
+            raise hook_file.make_unwritable_error(repo.common_dir, error) from None
         _remove_leftovers(repo)
         yield
-    finally:
-        os.close(handle)

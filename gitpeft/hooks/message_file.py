@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.errors import GitpeftError
+from gitpeft.files import remove_file, replace_file
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
 if TYPE_CHECKING:
@@ -277,18 +278,9 @@ def write_message_file(path: Path, content: bytes) -> None:
     _remove_leftovers(path)
     spare = path.with_name(f"{path.name}{_TEMPORARY_INFIX}{os.getpid()}")
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        handle = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(handle, "wb") as file:
-            file.write(content)
-        spare.chmod(mode)
-        spare.replace(path)
+        replace_file(path, content, temporary=spare, mode=stat.S_IMODE(path.stat().st_mode))
     except OSError as error:
-        _remove_file(spare)
         raise GitpeftError(f"cannot write the message file: {error.strerror}") from None
-    except BaseException:  # an alarm or Ctrl-C must leave no second file behind
-        _remove_file(spare)
-        raise
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -297,13 +289,6 @@ def _remove_leftovers(path: Path) -> None:
         try:
             os.kill(int(entry.name.rpartition("-")[2]), 0)
         except ProcessLookupError:
-            _remove_file(entry)
+            remove_file(entry)
         except (OSError, ValueError, OverflowError):
             pass  # somebody else's, or not ours
-
-
-def _remove_file(spare: Path) -> None:
-    try:
-        spare.unlink()
-    except OSError:
-        pass

@@ -9,19 +9,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from gitpeft.config import Config, load_config, parse_config_listing
 from gitpeft.errors import GitpeftError, NothingStagedError
+from gitpeft.files import replace_file
 from gitpeft.git.repository import NON_EDITORS, Repository
 from gitpeft.runtime.sandbox import limit_memory
 from gitpeft.trace import HookTrace
-
-if TYPE_CHECKING:  # each stage imports what it needs: the flag needs nothing that messages need
-    pass
 
 MAX_LOG_BYTES = 64 << 10
 STARTUP_SECONDS = 2.0
@@ -162,29 +159,15 @@ def _suggest_messages(repo: Repository, config: Config, source: str, trace: Hook
     """Messages for the staged change that may be offered, best first."""
     from gitpeft.suggest import service
 
-    wanted = 1 + config.alternatives
     progress = _ProgressLine(trace.started)
     limits = service.SuggestionLimits(
         time.monotonic() + _seconds_left(config, trace), config.memory_mb, progress.show_once
     )
     base = _find_amend_base(repo) if source == "commit" else ""
-    chooser: list[Callable[[list[str]], list[str]]] = []
-
-    def build_request() -> "service.SuggestionRequest":
-        from gitpeft.suggest import (
-            postprocess,
-        )  # here, while the model loads, its import and the reading of rules are free
-
-        question = service.build_staged_request(repo, config, wanted + service.SPARE_MESSAGES, base)
-        facts = postprocess.gather_facts(repo, config, question.change)
-        chooser.append(lambda found: postprocess.select_messages(found, facts, wanted))
-        return question
-
     try:
-        found = service.get_suggestions(repo, build_request, limits, trace)
+        return service.suggest_for_staged(repo, config, limits, trace, base=base).messages
     finally:
         progress.clear_line()
-    return chooser[0](found.messages)
 
 
 def _load_risk_notes(repo: Repository) -> list[str]:
@@ -251,7 +234,7 @@ def run_prefetch() -> None:
     if not config.enabled or repo.find_editor() in NON_EDITORS:
         return
     limits = service.SuggestionLimits(time.monotonic() + config.timeout_ms / 1000, config.memory_mb)
-    service.prefetch_suggestions(repo, config, limits, 1 + config.alternatives + service.SPARE_MESSAGES)
+    service.prefetch_suggestions(repo, config, limits)
 
 
 def run_risk_check() -> int:
@@ -317,9 +300,7 @@ def _append_to_log(line: str) -> None:
         _HookOutput.log.parent.mkdir(parents=True, exist_ok=True)
         if _HookOutput.log.exists() and _HookOutput.log.stat().st_size > MAX_LOG_BYTES:
             kept = _HookOutput.log.read_bytes()[-MAX_LOG_BYTES // 2 :].partition(b"\n")[2]
-            spare = _HookOutput.log.with_name(f".hook.log.{os.getpid()}")
-            spare.write_bytes(kept)
-            spare.replace(_HookOutput.log)
+            replace_file(_HookOutput.log, kept)
         # A log that is a pipe or a link must neither hold the commit up nor lead anywhere.
         options = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
         with open(os.open(_HookOutput.log, options, 0o644), "a", encoding="utf-8") as file:

@@ -26,6 +26,7 @@ from gitpeft.config import load_config
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
+from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord, History, MiningReport
 from gitpeft.learn.data import dataset, style
@@ -35,7 +36,7 @@ from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.reranker import RerankerChoice
 from gitpeft.learn.risk import selection
 from gitpeft.learn.training import finetune, memory
-from gitpeft.learn.training.finetune import ProgressListener, TrainingJob, write_json
+from gitpeft.learn.training.finetune import ProgressListener, TrainingJob
 from gitpeft.suggest.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -252,9 +253,7 @@ def evaluate_active_model(repo: Repository, most: int, listen: ProgressListener)
     Its index is built anew without those commits, and its adapter has not seen them: the score is what a team
     would have had on the day before the first of them. How many they are, the model's manifest says.
     """
-    bundle = bundles.open_active_bundle(repo.state_dir)
-    if bundle is None:
-        raise GitpeftError("there is no model yet", "run `gitpeft init`")
+    bundle = bundles.require_active_bundle(repo.state_dir)
     mined = mine_history(repo, bundle.manifest.commits["to"], listen)
     usable = len(dataset.select_usable_examples(mined.records))
     held = int(bundle.manifest.commits.get("held", usable // 10))

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gitpeft.bundle.bundle import read_active_id
+from gitpeft.files import replace_file
 from gitpeft.git.repository import Repository
 from gitpeft.lazy import lazy_dataclass
-from gitpeft.suggest import cache
 
 OFFERS_FILE, ACCEPTANCE_FILE, FAILED_RETRAINING_FILE = "offers.jsonl", "acceptance.json", "tried.json"
 MAX_PENDING_OFFERS = 200
@@ -49,9 +50,7 @@ class Acceptance:
 def record_offer(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
     """Remember what was offered on top of `head`; a disk that is full costs the count, nothing more."""
     path = state_dir / OFFERS_FILE
-    line = json.dumps(
-        {"model": cache.read_active_model_id(state_dir), "head": head or "", "offered": [*messages]}
-    )
+    line = json.dumps({"model": read_active_id(state_dir), "head": head or "", "offered": [*messages]})
     try:
         if path.exists() and path.stat().st_size > _MAX_OFFERS_BYTES:
             path.unlink()
@@ -84,7 +83,10 @@ def count_acceptance(repo: Repository) -> dict[str, Acceptance]:
         verdict = _classify_outcome(offered, made[head])
         before = asdict(counts.get(model, Acceptance()))
         counts[model] = Acceptance(**{**before, verdict: before[verdict] + 1})
-    _replace_file(state / ACCEPTANCE_FILE, json.dumps({model: asdict(one) for model, one in counts.items()}))
+    replace_file(
+        state / ACCEPTANCE_FILE,
+        json.dumps({model: asdict(one) for model, one in counts.items()}).encode(),
+    )
     for one in waiting[-MAX_PENDING_OFFERS:]:
         with open(state / OFFERS_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(one) + "\n")
@@ -98,12 +100,6 @@ def _load_acceptance(path: Path) -> dict[str, Acceptance]:
         return {str(model): Acceptance(**{k: int(v) for k, v in one.items()}) for model, one in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _replace_file(path: Path, text: str) -> None:
-    spare = path.with_name(f".{path.name}.{os.getpid()}")
-    spare.write_text(text, encoding="utf-8")
-    spare.replace(path)
 
 
 def _read_offers(path: Path) -> Iterator[dict[str, Any]]:
@@ -149,7 +145,8 @@ def _classify_outcome(offered: set[str], subjects: Sequence[str]) -> str:
 
 def record_failed_retraining(state_dir: Path, model: str, tip: str) -> None:
     """Remember that a retraining up to the commit `tip` brought nothing better than `model` (an id)."""
-    _replace_file(state_dir / FAILED_RETRAINING_FILE, json.dumps({"model": model, "tip": tip}))
+    found = json.dumps({"model": model, "tip": tip})
+    replace_file(state_dir / FAILED_RETRAINING_FILE, found.encode())
 
 
 def load_failed_retraining_tip(state_dir: Path, model: str) -> str:

@@ -59,7 +59,7 @@ def publish_model(
     GitpeftError when somebody has published since this repository last looked: they and you are to compare.
     """
     channels.check_remote_and_channel(repo, remote, channel)
-    bundle = _require_active_bundle(repo)
+    bundle = bundles.require_active_bundle(repo.state_dir)
     place = channels.locate_channel(repo, remote, channel)
     seen = channels.check_seen_commit(repo, remote, channel, place)
     files = package.pack_bundle(bundle)
@@ -86,7 +86,7 @@ def publish_model_to_path(
 ) -> PublishedModel:
     """Put the active model into a new folder or, where the name ends in `.bundle`, into a git bundle."""
     channels.check_channel_name(channel)
-    bundle = _require_active_bundle(repo)
+    bundle = bundles.require_active_bundle(repo.state_dir)
     files = package.pack_bundle(bundle)
     size = sum(map(len, files.values()))
     notes = _warn_if_unreachable(repo, bundle)
@@ -106,13 +106,6 @@ def publish_model_to_path(
     finally:
         spare.unlink(missing_ok=True)
     return PublishedModel(bundle.id, commit, str(path), size, signed, notes)
-
-
-def _require_active_bundle(repo: Repository) -> bundles.Bundle:
-    bundle = bundles.open_active_bundle(repo.state_dir)
-    if bundle is None:
-        raise GitpeftError("there is no model yet", "run `gitpeft init`")
-    return bundle
 
 
 def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:

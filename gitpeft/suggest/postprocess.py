@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gitpeft.bundle import bundle
@@ -10,8 +10,9 @@ from gitpeft.config import Config, sanitize_setting
 from gitpeft.diff.compact import split_compact
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.lazy import field, lazy_dataclass, lazy_pattern
+from gitpeft.lazy import field, lazy_dataclass, lazy_pattern, replace_fields
 from gitpeft.suggest import commit_lint
+from gitpeft.suggest.suggestion import Suggestion
 
 LENGTH_LIMIT = 4000
 LINES_LIMIT = 60
@@ -150,16 +151,23 @@ def _contains_reference(known: str, reference: str) -> bool:
     return re.search(rf"(?<![\w]){re.escape(reference)}(?!\w)", known) is not None
 
 
-def select_messages(messages: Iterable[str], facts: MessageFacts, wanted: int) -> list[str]:
-    """The best `wanted` messages that may be offered, no two alike but for case and the full stop.
+def select_suggestions(
+    suggestions: Sequence[Suggestion], facts: MessageFacts, wanted: int, pool: int
+) -> list[Suggestion]:
+    """The best `wanted` suggestions that may be offered, no two alike but for case and the full stop.
 
-    What breaks a linter's rule, and cannot be put right by little things, is left out: the commit would be
-    refused. What only departs from the learnt style goes behind what does not; else the order stays.
+    What breaks a linter's rule, and cannot be fixed by small changes, is left out: the commit would be
+    refused. What only departs from the learnt style goes behind what does not; else the order stays. The
+    first `pool` suggestions are ordered before the others are looked at, so that what comes first does not
+    depend on how many are wanted.
     """
-    fitting = [text for message in messages if (text := prepare_message(message, facts))]
-    found: dict[str, str] = {}
-    for text in sorted(fitting, key=lambda text: count_style_departures(text, facts)):
-        found.setdefault(text.casefold().rstrip("."), text)
+    found: dict[str, Suggestion] = {}
+    for part in (suggestions[:pool], suggestions[pool:]):
+        fitting = [
+            replace_fields(one, message=text) for one in part if (text := prepare_message(one.message, facts))
+        ]
+        for one in sorted(fitting, key=lambda one: count_style_departures(one.message, facts)):
+            found.setdefault(one.message.casefold().rstrip("."), one)
     return list(found.values())[:wanted]
 
 

@@ -21,6 +21,7 @@ from gitpeft.lazy import lazy_dataclass
 from gitpeft.suggest import reranker
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
 from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED, DraftMessage, RerankingContext
+from gitpeft.suggest.suggestion import Suggestion
 
 if TYPE_CHECKING:
     from gitpeft.runtime.beam_search import (
@@ -47,19 +48,6 @@ DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
 
-@lazy_dataclass(frozen=True, slots=True)
-class Suggestion:
-    """A message to offer: `score` in 0..1, `origin` "generated" or "retrieved".
-
-    `like` are the commits behind it: the one whose message it repeats, or those that the model saw.
-    """
-
-    message: str
-    score: float
-    origin: str
-    like: tuple[str, ...]
-
-
 @lazy_dataclass(slots=True)
 class _LoadedModel:
     """What generation needs, loaded."""
@@ -72,10 +60,7 @@ class _LoadedModel:
 
 def open_active_suggester(state_dir: Path) -> "Suggester":
     """The active bundle, ready to be asked; GitpeftError when there is none or it is damaged."""
-    bundle = bundles.open_active_bundle(state_dir)
-    if bundle is None:
-        raise GitpeftError("there is no model yet", "run `gitpeft init`")
-    return Suggester(bundle)
+    return Suggester(bundles.require_active_bundle(state_dir))
 
 
 class Suggester:

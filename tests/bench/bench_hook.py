@@ -23,10 +23,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from gitpeft.bundle.bundle import read_active_id
 from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.install import install_hooks
 from gitpeft.suggest import cache, service
+from gitpeft.suggest.suggestion import Suggestion
 from tests.support.hooking import make_python
 
 EDITOR = '#!/bin/sh\ndate +%s%N >"$OPENED"\nexit 1\n'
@@ -116,11 +118,11 @@ class Bench:
         return (time.perf_counter() - started) * 1e3
 
     def cached(self) -> float:
-        n = 1 + load_config(self.repo).alternatives + service.SPARE_MESSAGES
-        asked = service.build_staged_request(self.repo, load_config(self.repo), n)
+        asked = service.build_staged_request(self.repo, load_config(self.repo))
         state = self.repo.state_dir
-        name = asked.cache_key(cache.read_active_model_id(state))
-        cache.store_cached_messages(state, name, ["Teach the parser about tabs", "Accept tabs", "Allow tabs"])
+        name = asked.cache_key(read_active_id(state))
+        messages = ("Teach the parser about tabs", "Accept tabs", "Allow tabs")
+        cache.store_cached_suggestions(state, name, [Suggestion(message) for message in messages])
         return self.to_editor()
 
     def cold(self) -> float:

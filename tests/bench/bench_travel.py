@@ -163,10 +163,10 @@ def opened(path: Path, weights: dict[str, Any], updates: dict[str, Any]) -> tupl
 def matrix(node: Any, stored: dict[str, Any], known: Any, to_array: Callable[[Any], Any]) -> Sequence[str]:
     """The base's weights that a node multiplies with."""
     if node.op_type == "DynamicQuantizeMatMul" and node.input[2] in stored:
-        return list(known.by_scales(to_array(stored[node.input[2]])))
+        return list(known.find_by_scales(to_array(stored[node.input[2]])))
     if node.op_type == "MatMul" and node.input[1] in stored:
         value = to_array(stored[node.input[1]])
-        return [known.by_value(value.tobytes(), value.shape)]
+        return [known.find_by_values(value.tobytes(), value.shape)]
     return []
 
 

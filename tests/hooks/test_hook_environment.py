@@ -14,6 +14,7 @@ import pytest
 from gitpeft.config import Config
 from gitpeft.git.repository import REPOSITORY_VARIABLES, Repository
 from gitpeft.suggest import cache, service
+from gitpeft.suggest.suggestion import Suggestion
 from tests.support.hooking import SUGGESTION, Hooked, script
 
 TRAP = "import pathlib; pathlib.Path({!r}).write_text('trapped')\nraise SystemExit(9)\n"
@@ -270,5 +271,6 @@ def test_a_check_that_fails_stops_the_commit_as_ever(hooked: Hooked) -> None:
 
 def test_the_cache_keeps_a_bounded_number_of_answers(tmp_path: Path) -> None:
     for n in range(cache.MAX_ANSWERS + 8):
-        cache.store_cached_messages(tmp_path, cache.compute_cache_key(str(n), "", 1, "m"), [str(n)])
+        key = cache.compute_cache_key(str(n), "", 1, "m")
+        cache.store_cached_suggestions(tmp_path, key, [Suggestion(str(n))])
     assert len(list((tmp_path / "answers").iterdir())) == cache.MAX_ANSWERS

@@ -31,7 +31,8 @@ from gitpeft.learn.training import finetune
 from gitpeft.risk.model import load_risk_model
 from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.retrieval import CommitIndex
-from gitpeft.suggest.suggester import Suggestion, open_active_suggester
+from gitpeft.suggest.suggester import open_active_suggester
+from gitpeft.suggest.suggestion import Suggestion
 from tests.support import generated
 from tests.support.generated import AUTHORS, Step
 from tests.support.gitrepo import Repo

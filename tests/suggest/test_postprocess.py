@@ -16,12 +16,19 @@ from gitpeft.suggest.postprocess import (
     MessageFacts,
     clean_message,
     gather_facts,
-    select_messages,
+    select_suggestions,
 )
+from gitpeft.suggest.suggestion import Suggestion
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 
 CHANGE = "Mgitpeft/parser.py +1 -1\n#gitpeft/parser.py\n+see #7 and ABC-9\n"
+
+
+def select(messages: list[str], facts: MessageFacts, wanted: int) -> list[str]:
+    """The messages that are offered of these."""
+    found = select_suggestions([Suggestion(message) for message in messages], facts, wanted, len(messages))
+    return [one.message for one in found]
 
 
 # --- I4 and D9: nothing is invented, nothing harmful gets through -----------------------------------------
@@ -80,8 +87,8 @@ def test_i1_what_departs_from_the_style_goes_behind() -> None:
         "fix: added tabs",
         "fix(ui): add tabs",
     ]
-    assert select_messages(said, MessageFacts(style=style), 5)[0] == "fix(ui): add tabs"
-    assert select_messages(said, MessageFacts(), 5) == said
+    assert select(said, MessageFacts(style=style), 5)[0] == "fix(ui): add tabs"
+    assert select(said, MessageFacts(), 5) == said
 
 
 def test_i1_a_set_length_counts_more_than_the_learnt_one() -> None:
@@ -91,8 +98,8 @@ def test_i1_a_set_length_counts_more_than_the_learnt_one() -> None:
 
 def test_i1_no_body_where_the_team_writes_none() -> None:
     said = ["Fix tabs\n\nThey were refused."]
-    assert select_messages(said, MessageFacts(style={"body_share": 0.01}), 1) == ["Fix tabs"]
-    assert select_messages(said, MessageFacts(style={"body_share": 0.4}), 1) == said
+    assert select(said, MessageFacts(style={"body_share": 0.01}), 1) == ["Fix tabs"]
+    assert select(said, MessageFacts(style={"body_share": 0.4}), 1) == said
 
 
 @pytest.mark.parametrize(
@@ -100,7 +107,7 @@ def test_i1_no_body_where_the_team_writes_none() -> None:
 )
 def test_i1_a_damaged_style_is_no_style(damage: dict[str, object]) -> None:
     facts = MessageFacts(style=damage, branch="main", ticket_pattern=str(damage.get("ticket_pattern", "")))
-    assert select_messages(["Fix tabs"], facts, 1) == ["Fix tabs"]
+    assert select(["Fix tabs"], facts, 1) == ["Fix tabs"]
 
 
 # --- I2: the repository's linters -------------------------------------------------------------------------
@@ -225,15 +232,15 @@ def test_i2_a_file_that_cannot_be_read_is_named_and_ignored(tmp_path: Path, name
 def test_i2_little_things_are_put_right_and_the_rest_is_left_out(tmp_path: Path) -> None:
     rules = rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)
     docs = "Mdocs/a.md +1 -1\n"
-    assert select_messages(["Explain tabs."], MessageFacts(docs, rules=rules), 1) == ["docs: explain tabs"]
-    assert select_messages(["Explain tabs.", "fix: Accept tabs."], MessageFacts(CHANGE, rules=rules), 2) == [
+    assert select(["Explain tabs."], MessageFacts(docs, rules=rules), 1) == ["docs: explain tabs"]
+    assert select(["Explain tabs.", "fix: Accept tabs."], MessageFacts(CHANGE, rules=rules), 2) == [
         "fix: accept tabs"
     ]
 
 
 def test_i2_a_required_body_says_only_what_is_certain(tmp_path: Path) -> None:
     rules = rules_of(tmp_path, ".gitlint", "[title-max-length]\nline-length=50\n")
-    [message] = select_messages(["Accept tabs"], MessageFacts(CHANGE, rules=rules), 1)
+    [message] = select(["Accept tabs"], MessageFacts(CHANGE, rules=rules), 1)
     assert message == "Accept tabs\n\nFiles changed: gitpeft/parser.py." and not commit_lint.find_violations(
         message, rules
     )
@@ -241,7 +248,7 @@ def test_i2_a_required_body_says_only_what_is_certain(tmp_path: Path) -> None:
 
 def test_i2_long_lines_of_a_body_are_wrapped() -> None:
     rules = commit_lint.LintRules(body_line_max=40)
-    [message] = select_messages(["Fix tabs\n\n" + "word " * 30], MessageFacts(rules=rules), 1)
+    [message] = select(["Fix tabs\n\n" + "word " * 30], MessageFacts(rules=rules), 1)
     assert max(map(len, message.split("\n"))) <= 40
 
 
@@ -262,7 +269,7 @@ def test_i2_long_lines_of_a_body_are_wrapped() -> None:
 )
 def test_i3_the_ticket_comes_from_the_branch(branch: str, pattern: str, form: str, expected: str) -> None:
     facts = MessageFacts(branch=branch, ticket_pattern=pattern, ticket_format=form)
-    assert select_messages(["Fix tabs"], facts, 1) == [expected]
+    assert select(["Fix tabs"], facts, 1) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -285,7 +292,7 @@ def test_i3_a_learnt_pattern_and_form(repo: Repo, branch: str, expected: str, sa
         ticket_format=style["ticket_format"],
         any_case=True,
     )
-    assert select_messages([said], facts, 1) == [expected]
+    assert select([said], facts, 1) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -313,20 +320,18 @@ def test_f5_the_style_of_a_model_is_held_to_what_a_setting_may_be(
     bundles.activate_bundle(repository.state_dir, id_)
     facts = gather_facts(repository, Config(), "")
     assert (facts.ticket_pattern, facts.ticket_format) in [(pattern, TICKET_FORMAT), ("", form)]
-    assert all(
-        text.startswith(("Fix tabs", "main", "MAIN")) for text in select_messages(["Fix tabs"], facts, 1)
-    )
+    assert all(text.startswith(("Fix tabs", "main", "MAIN")) for text in select(["Fix tabs"], facts, 1))
 
 
 def test_i3_a_ticket_that_is_named_already_is_not_named_twice() -> None:
     facts = MessageFacts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+")
-    assert select_messages(["Fix tabs for ABC-12"], facts, 1) == ["Fix tabs for ABC-12"]
+    assert select(["Fix tabs for ABC-12"], facts, 1) == ["Fix tabs for ABC-12"]
 
 
 def test_i3_the_ticket_goes_where_the_linter_lets_it(tmp_path: Path) -> None:
     rules = rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)
     facts = MessageFacts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+", rules=rules)
-    assert select_messages(["fix: accept tabs"], facts, 1) == ["fix: accept tabs (ABC-12)"]
+    assert select(["fix: accept tabs"], facts, 1) == ["fix: accept tabs (ABC-12)"]
 
 
 def test_i3_facts_of_a_repository_and_none_on_a_detached_head(repo: Repo) -> None:
@@ -341,11 +346,11 @@ def test_i3_facts_of_a_repository_and_none_on_a_detached_head(repo: Repo) -> Non
 
 def test_alternatives_differ_in_more_than_case_and_a_full_stop() -> None:
     said = ["Accept tabs in names", "accept tabs in names", "Accept tabs in names.", "Accept tabs"]
-    assert select_messages(said, MessageFacts(), 3) == ["Accept tabs in names", "Accept tabs"]
+    assert select(said, MessageFacts(), 3) == ["Accept tabs in names", "Accept tabs"]
 
 
 def test_i5_the_same_input_gives_the_same_offer() -> None:
     said = ["Fix tabs (#1)", "fix: Tabs", "Fix tabs", "Other"]
     facts = MessageFacts(CHANGE, style={"types": ["fix"]})
-    assert len({tuple(select_messages(said, facts, 3)) for _ in range(5)}) == 1
-    assert select_messages(said, facts, 9).count("Fix tabs") == 1
+    assert len({tuple(select(said, facts, 3)) for _ in range(5)}) == 1
+    assert select(said, facts, 9).count("Fix tabs") == 1

@@ -17,7 +17,8 @@ from gitpeft.git.repository import Repository
 from gitpeft.hooks.doctor import examine_repository
 from gitpeft.runtime import beam_search
 from gitpeft.suggest.retrieval import IndexEntry, extract_terms, pack_terms
-from gitpeft.suggest.suggester import Suggester, Suggestion, open_active_suggester
+from gitpeft.suggest.suggester import Suggester, open_active_suggester
+from gitpeft.suggest.suggestion import Suggestion
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 

@@ -19,10 +19,12 @@ from typing import Any
 
 import pytest
 
+from gitpeft.bundle.bundle import read_active_id
 from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.install import install_hooks
 from gitpeft.suggest import cache, service
+from gitpeft.suggest.suggestion import Suggestion
 from tests.support import standin
 from tests.support.gitrepo import Repo
 from tests.support.sources import CHECKOUT
@@ -111,26 +113,21 @@ class Hooked:
         self.state.mkdir(exist_ok=True)
         (self.state / "current").write_text(MODEL)
 
-    def answer(self, *messages: str, n: int | None = None, base: str = "") -> None:
+    def answer(self, *messages: str, wanted: int = 0, base: str = "") -> None:
         """Put messages into the cache for what is staged now."""
         repo = Repository.open(self.repo.path)
-        config = load_config(repo)
-        count = 1 + config.alternatives + service.SPARE_MESSAGES if n is None else n
-        asked = service.build_staged_request(repo, config, count, base)
-        cache.store_cached_messages(
-            repo.state_dir,
-            asked.cache_key(MODEL),
-            messages or standin.MESSAGES,
-        )
+        asked = service.build_staged_request(repo, load_config(repo), wanted, base)
+        self._store_answer(asked.cache_key(MODEL), messages or standin.MESSAGES)
 
     def answer_active(self) -> None:
         """Put messages into the cache for what is staged now, under the model that is really active."""
         repo = Repository.open(self.repo.path)
-        config = load_config(repo)
-        count = 1 + config.alternatives + service.SPARE_MESSAGES
-        asked = service.build_staged_request(repo, config, count)
-        name = asked.cache_key(cache.read_active_model_id(repo.state_dir))
-        cache.store_cached_messages(repo.state_dir, name, standin.MESSAGES)
+        asked = service.build_staged_request(repo, load_config(repo))
+        self._store_answer(asked.cache_key(read_active_id(repo.state_dir)), standin.MESSAGES)
+
+    def _store_answer(self, key: str, messages: Sequence[str]) -> None:
+        state = Repository.open(self.repo.path).state_dir
+        cache.store_cached_suggestions(state, key, [Suggestion(message) for message in messages])
 
     def full_env(self) -> dict[str, str]:
         """The environment in which git would run a hook here."""

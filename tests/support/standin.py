@@ -9,27 +9,27 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
-from gitpeft.lazy import lazy_dataclass
+from gitpeft.suggest.suggestion import Suggestion
 
 MESSAGES = ("Teach the parser about tabs", "Accept tabs\n\nThey were refused so far.", "Allow tabs")
-
-
-@lazy_dataclass(frozen=True, slots=True)
-class Suggestion:
-    message: str
-    score: float = 0.0
-    origin: str = "generated"
-    like: tuple[str, ...] = ()
 
 
 class Model:
     """Gives the same messages to every change."""
 
+    timings: ClassVar[dict[str, float]] = {}
+
+    def prepare(self) -> None:
+        pass
+
     def index_recent_commits(self, since: object) -> None:
         pass
 
-    def suggest(self, change: str, previous: str, n: int, *, least: float) -> list[Suggestion]:
+    def suggest(
+        self, change: str, previous: str, n: int, *, least: float, before: object = None
+    ) -> list[Suggestion]:
         behaviour, _, detail = os.environ.get("STANDIN", "answer").partition(":")
         found = _BEHAVIOURS[behaviour](detail)
         if os.environ.get("STANDIN_SAW"):

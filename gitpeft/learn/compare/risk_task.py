@@ -14,6 +14,7 @@ import numpy as np
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
+from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.compare.scoring import Answers, RiskScorer
@@ -23,7 +24,7 @@ from gitpeft.learn.risk import classifiers
 from gitpeft.learn.risk import encoder as risk_encoder
 from gitpeft.learn.risk.classifiers import LabelledCommits
 from gitpeft.learn.risk.encoder import RiskData, RiskTuningSettings
-from gitpeft.learn.training.finetune import ProgressListener, TrainingJob, write_json
+from gitpeft.learn.training.finetune import ProgressListener, TrainingJob
 from gitpeft.risk.model import LINES_ADDED
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
+from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.compare import advice, findings, layer_probes, page
@@ -48,7 +49,7 @@ from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.data.subsets import HistorySubset
 from gitpeft.learn.models import methods
 from gitpeft.learn.training import finetune
-from gitpeft.learn.training.finetune import ProgressListener, write_json
+from gitpeft.learn.training.finetune import ProgressListener
 
 if TYPE_CHECKING:
     from gitpeft.learn.models.bases import BaseModel

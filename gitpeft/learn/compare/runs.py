@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gitpeft.files import write_json
 from gitpeft.learn.compare import layer_probes
 from gitpeft.learn.compare.halving import RunCandidate
 from gitpeft.learn.compare.tasks import TaskPart
 from gitpeft.learn.models import methods
-from gitpeft.learn.training.finetune import TrainingJob, write_json
+from gitpeft.learn.training.finetune import TrainingJob
 
 if TYPE_CHECKING:
     from gitpeft.learn.models.bases import BaseModel

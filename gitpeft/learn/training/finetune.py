@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitpeft.bundle import bundle as bundles
+from gitpeft.files import write_json
 from gitpeft.learn.data.dataset import Dataset, Example, encode_example
 from gitpeft.learn.evaluation import trial
 from gitpeft.runtime.tokenizer import wrap_source
@@ -211,9 +212,3 @@ def _measure_folder_size(folder: Path) -> int:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a file in one rename."""
-    path.with_name(path.name + ".new").write_text(json.dumps(value, indent=1), encoding="utf-8")
-    path.with_name(path.name + ".new").replace(path)
