@@ -517,13 +517,13 @@ def test_e11_the_mode_of_a_shared_repository(repo: Repo, shared: str, umask: int
 class Newer(Repository):
     """The repository as a git that runs configured hooks would see it."""
 
-    version = (2, 54, 0)
+    git_version = (2, 54, 0)
 
 
 class Older(Repository):
     """The repository as a git without configured hooks would see it."""
 
-    version = (2, 53, 0)
+    git_version = (2, 53, 0)
 
 
 @pytest.fixture
