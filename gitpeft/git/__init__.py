@@ -1,1 +1,1 @@
-"""Everything asked of git: the only package that runs it."""
+"""Git: the only package that runs it."""

@@ -1,7 +1,7 @@
-"""Commits out of a stream: hides the format in which git is asked to print them.
+"""Commits parsed from git's output, in the format in which this project makes git print them.
 
 A record is a mark, the fields of the commit, and its patch. The mark is random and new for every process, so
-that nothing in a message or a file can be taken for one.
+that no text in a message or a file can be mistaken for one.
 """
 
 import os
@@ -9,6 +9,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from gitpeft.diff.compact import MAX_FILES_SHOWN
 from gitpeft.diff.patch import FileChange, file_priority, parse_patch
+from gitpeft.git.process import decode_text
 from gitpeft.lazy import lazy_dataclass
 
 _COMMIT_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
@@ -32,14 +33,14 @@ class Commit:
 
 @lazy_dataclass(frozen=True, slots=True)
 class SkippedCommit:
-    """A commit whose change cannot be known: `shallow`, `missing` (objects not here) or `unreadable`."""
+    """A commit that cannot be read; `reason` is `shallow`, `missing` (objects not here) or `unreadable`."""
 
     sha: str
     reason: str
 
 
 class HasSha(Protocol):
-    """Anything made of one commit."""
+    """Anything parsed from the record of one commit."""
 
     @property
     def sha(self) -> str:
@@ -51,20 +52,20 @@ ParsedItem = TypeVar("ParsedItem", bound=HasSha)
 
 
 def new_record_mark() -> bytes:
-    """What starts a record."""
+    """Make a random mark for the start of each record."""
     return b"\0" + os.urandom(16).hex().encode() + b"\0"
 
 
 def build_format_option(mark: bytes, fields: str = _COMMIT_FIELDS) -> str:
-    """The `--format` that prints records with this mark."""
+    """The `--format` option that prints records with this mark and these fields."""
     return "--format=" + mark.decode().replace("\0", "%x00") + fields
 
 
 class RecordParser(Generic[ParsedItem]):
-    """Cuts git's output into records, holding one at most, and of an enormous one a part at a time.
+    """Splits git's output into records. Holds at most one in memory, and of an enormous one a part at a time.
 
-    A subclass names the fields that it wants printed (`FIELDS`, each ended by NUL) and makes an item of them
-    and of the text behind them, which `add` is given in one part or, of an enormous record, in several.
+    A subclass names the fields to print (`FIELDS`, each ended by NUL) and builds an item of them and of the
+    patch behind them, which `add_patch` gets in one part or, for an enormous record, in several.
     """
 
     FIELDS: ClassVar[str] = "%H%x00"
@@ -75,15 +76,15 @@ class RecordParser(Generic[ParsedItem]):
         self.fields: list[bytes] = []
 
     def add_patch(self, patch: bytes, whole: bool) -> None:
-        """Take the next part of a record's patch; `whole` when there was and will be no other."""
+        """Take the next part of a record's patch; `whole` says that it is the only one."""
         raise NotImplementedError
 
     def build_item(self, fields: list[bytes]) -> ParsedItem:
-        """The item of the record whose parts were given, and room for the next one."""
+        """Build the item of the record whose parts were added, and reset for the next one."""
         raise NotImplementedError
 
     def feed(self, chunk: bytes) -> list[ParsedItem]:
-        """The items that are complete with this chunk."""
+        """Take a chunk of output and return the items that it completes."""
         *records, self.rest = (self.rest + chunk).split(self.mark)
         items = [self._complete_item(record) for record in records if record]
         if len(self.rest) > _SPILL_BYTES:
@@ -91,7 +92,7 @@ class RecordParser(Generic[ParsedItem]):
         return items
 
     def close(self) -> list[ParsedItem]:
-        """The last item."""
+        """Return the last item, at the end of the output."""
         return [self._complete_item(self.rest)] if self.rest or self.fields else []
 
     def _complete_item(self, record: bytes) -> ParsedItem:
@@ -105,7 +106,7 @@ class RecordParser(Generic[ParsedItem]):
         return patch
 
     def _spill_complete_files(self) -> None:
-        """Hand over the files that are complete."""
+        """Add the files of an enormous record that are complete."""
         if cut := _find_last_file_start(self.rest):
             self.add_patch(
                 self.rest[:cut] if self.fields else self._split_fields(self.rest[:cut]), whole=False
@@ -114,7 +115,7 @@ class RecordParser(Generic[ParsedItem]):
 
 
 class CommitParser(RecordParser[Commit]):
-    """Commits with their changes; of an enormous one the content of the largest files only."""
+    """Parses commits with their changes; of an enormous one it keeps the hunks of the largest files."""
 
     FIELDS = _COMMIT_FIELDS
 
@@ -123,14 +124,14 @@ class CommitParser(RecordParser[Commit]):
         self.files: list[FileChange] = []
 
     def add_patch(self, patch: bytes, whole: bool) -> None:
-        """Parse a part of the patch; what is shown of a large commit needs no more than a few files."""
+        """Parse a part of the patch; of a large commit, no more hunks are kept than can be shown."""
         self.files += parse_patch(patch) if len(patch) > 1 else []
         if not whole:
             for change in sorted(self.files, key=file_priority, reverse=True)[MAX_FILES_SHOWN:]:
                 change.hunks = []
 
     def build_item(self, fields: list[bytes]) -> Commit:
-        """The commit."""
+        """Build the commit."""
         files, self.files = self.files, []
         sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
         author, subject, body = map(decode_text, fields[4:])
@@ -140,9 +141,9 @@ class CommitParser(RecordParser[Commit]):
 
 
 def _find_last_file_start(patch: bytes) -> int:
-    """Where the last file of a patch starts that can be cut off; 0 if none can.
+    """Where the last file starts at which a patch can be split; 0 if at none.
 
-    A deletion and a creation of one path are one change of type, and stay together.
+    The deletion and the creation of one path are one change of type, and stay together.
     """
     last = patch.rfind(_FILE_START)
     while (before := patch.rfind(_FILE_START, 0, max(last, 0))) >= 0:
@@ -151,11 +152,3 @@ def _find_last_file_start(patch: bytes) -> int:
             return last
         last = before
     return 0
-
-
-def decode_text(field: bytes) -> str:
-    """Text of a commit; old ones often hold Latin-1 without saying so."""
-    try:
-        return field.decode()
-    except UnicodeDecodeError:
-        return field.decode("cp1252", "replace")

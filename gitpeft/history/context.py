@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
+from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository
 from gitpeft.lazy import lazy_dataclass
 
@@ -201,7 +202,7 @@ def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequ
     }
     starts: dict[str, tuple[str, int]] = {}
     found = {number: _find_chain_start(name, steps, starts) for number, name in named.items()}
-    known = repository.read_line_counts(sorted({root for root, _ in found.values()} - {""}))
+    known = read_line_counts(repository, sorted({root for root, _ in found.values()} - {""}))
     lengths = [(max(0, known.get(root, 0) + grown), number) for number, (root, grown) in found.items()]
     with db:
         db.executemany("UPDATE touch SET lines = ?, old = NULL, new = NULL WHERE rowid = ?", lengths)

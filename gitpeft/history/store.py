@@ -22,6 +22,7 @@ from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import stream_commits
 from gitpeft.history import context
 from gitpeft.history.filters import is_bot
 from gitpeft.lazy import field, lazy_dataclass
@@ -270,16 +271,16 @@ class History:
         """The commits ready to be stored; many of them are read and packed by as many processes as `jobs`."""
         pack = _CommitPacker(self._load_salt())
         if jobs == 1 or len(shas) < _PARALLEL_THRESHOLD:
-            return pack.pack_batches(repository.stream_commits(shas, jobs))
+            return pack.pack_batches(stream_commits(repository, shas, jobs))
         import gitpeft.history.fix_detection  # noqa: F401 - once, here, and not in every process
         from gitpeft.history import pool  # not on the way of the hook, which reads a few commits
 
         if not pool.can_fork():
-            return pack.pack_batches(repository.stream_commits(shas, jobs))
+            return pack.pack_batches(stream_commits(repository, shas, jobs))
         blocks = [shas[at : at + _BATCH_SIZE] for at in range(0, len(shas), _BATCH_SIZE)]
         shares = [list(chain(*blocks[first::jobs])) for first in range(min(jobs, len(blocks)))]
         return pool.map_in_processes(
-            shares, lambda share: pack.pack_batches(repository.stream_commits(share, 1))
+            shares, lambda share: pack.pack_batches(stream_commits(repository, share, 1))
         )
 
     def _prune_unreachable(self, repository: Repository, beyond: set[str]) -> int:

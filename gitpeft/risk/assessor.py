@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import SkippedCommit
+from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import stream_commits
 from gitpeft.history.context import MeasuredChange
 from gitpeft.history.store import History
 from gitpeft.lazy import field, lazy_dataclass
@@ -102,7 +104,7 @@ class RiskAssessor:
         )  # its patterns take longer than all the rest of the hook
 
         sha = self.repository.resolve_commit(rev)
-        found = next(iter(self.repository.stream_commits([sha], 1)))
+        found = next(iter(stream_commits(self.repository, [sha], 1)))
         if isinstance(found, SkippedCommit):
             return RiskReport(rev, why=f"its change is not here ({found.reason})")
         if len(found.parents) > 1:
@@ -159,7 +161,7 @@ class RiskAssessor:
 
     def _file_exists(self, parent: str | None, path: str) -> bool:
         name = f"{parent}:{path}"
-        return parent is not None and name in self.repository.read_line_counts([name])
+        return parent is not None and name in read_line_counts(self.repository, [name])
 
 
 def check_commit_range(text: str) -> None:

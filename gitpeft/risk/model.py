@@ -18,6 +18,7 @@ from typing import Any
 from gitpeft.bundle import bundle as bundles
 from gitpeft.diff.patch import FileChange, parse_patch
 from gitpeft.errors import GitpeftError
+from gitpeft.git.objects import read_head_and_line_counts, read_line_counts
 from gitpeft.git.repository import Repository
 from gitpeft.history.context import KINDS_WITH_LINES, MeasuredChange, TouchedFile, hash_function_heading
 from gitpeft.lazy import field, field_names, lazy_dataclass
@@ -214,7 +215,7 @@ def read_staged_change(
     `author` is the hash of who commits.
     """
     files = parse_patch(repository.read_staged_patch())
-    head, counts = repository.read_head_and_line_counts(_list_old_blobs(files, "HEAD"))
+    head, counts = read_head_and_line_counts(repository, _list_old_blobs(files, "HEAD"))
     return files, MeasuredChange(_build_touched_files(files, "HEAD", counts), author, now), head
 
 
@@ -227,7 +228,7 @@ def build_measured_change(
     fix: bool = False,
 ) -> MeasuredChange:
     """Files that change on top of the commit `parent` ("" for the first commit) as the metrics see them."""
-    counts = repository.read_line_counts(_list_old_blobs(files, parent))
+    counts = read_line_counts(repository, _list_old_blobs(files, parent))
     return MeasuredChange(_build_touched_files(files, parent, counts), author, when, fix)
 
 

@@ -15,6 +15,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json_cache
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import read_commits_within
 from gitpeft.history.filters import find_exclusion_reason, is_bot
 from gitpeft.suggest import retrieval
 from gitpeft.suggest.retrieval import IndexEntry
@@ -47,7 +48,7 @@ def refresh_recent_commits(repo: Repository, made_at: str, tip: str = "HEAD") ->
     known = _load_cache(repo.state_dir)
     unread = [sha for sha in wanted if sha not in known][:READ_BATCH_SIZE]
     if unread:
-        commits = repo.read_commits_within(unread, READ_SECONDS)
+        commits = read_commits_within(repo, unread, READ_SECONDS)
         repo.mark_generated_files([change for commit in commits for change in commit.files])
         known |= dict.fromkeys(unread[: len(commits) + 1])  # whatever git stopped at would stop it again
         known |= {commit.sha: _build_index_entry(commit) for commit in commits}

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import read_commit_messages
 
 ROOT = Path(__file__).resolve().parents[2]
 LABEL = """
@@ -63,7 +64,7 @@ def repaired(path: Path, tip: str) -> list[Pair]:
     with EditCache.open(repository.state_dir) as ledger:
         edits = (
             ledger.get_edit(commit.sha)
-            for commit in repository.read_commit_messages(repository.resolve_commit(tip))
+            for commit in read_commit_messages(repository, repository.resolve_commit(tip))
         )
         return [(edit.sha, name) for edit in edits if edit for name in edit.suspects if name[0] != '"']
 
@@ -81,7 +82,7 @@ def disagreements(path: Path, tip: str, count: int) -> tuple[int, list[str]]:
     from gitpeft.learn.szz.edit_cache import EditCache
 
     repository = Repository.open(path)
-    commits = repository.read_commit_messages(repository.resolve_commit(tip))
+    commits = read_commit_messages(repository, repository.resolve_commit(tip))
     total, found = 0, []
     with EditCache.open(repository.state_dir) as ledger:
         chosen = random.Random(0).sample(commits, min(count, len(commits)))

@@ -236,7 +236,7 @@ def test_a_detached_head(team: Repo, tmp_path: Path, gitpeft: Call) -> None:
 def test_until_that_names_nothing(command: str, team: Repo, tmp_path: Path, gitpeft: Call) -> None:
     repo = team.clone(tmp_path / "clone")
     done = gitpeft(command, "--repo", repo.path, "--until", "nowhere")
-    assert done.code == 1 and "'nowhere' names no commit" in done.said
+    assert done.code == 1 and "unknown revision 'nowhere'" in done.said
     assert not (repo.path / ".git" / "gitpeft").exists()
 
 

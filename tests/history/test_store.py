@@ -204,7 +204,7 @@ def test_worktrees_share_one_history(mined: tuple[Repo, Repository], tmp_path: P
 
 
 def test_an_unborn_branch_has_nothing_to_mine(repo: Repo) -> None:
-    with pytest.raises(GitpeftError, match="names no commit"):
+    with pytest.raises(GitpeftError, match="unknown revision"):
         mine(repo)
 
 

@@ -12,6 +12,7 @@ from gitpeft.diff.compact import MAX_COMPACT_LENGTH, compact_change
 from gitpeft.diff.patch import parse_patch
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import stream_commits
 from gitpeft.history.store import History
 from gitpeft.suggest.service import NothingStagedError, build_commit_request, build_staged_request
 from tests.support import standin
@@ -194,7 +195,7 @@ def test_c9_what_gitattributes_call_generated_is_named_and_not_shown(hooked: Hoo
         ".git",
         hooked.repo.clone(tmp_path / "bare.git", "--bare").path,
     ):  # there is no tree to look in
-        [commit] = Repository.open(hooked.repo.path / place).stream_commits([record.sha])
+        [commit] = stream_commits(Repository.open(hooked.repo.path / place), [record.sha])
         assert isinstance(commit, Commit) and {file.kind for file in commit.files} == {"text"}
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from gitpeft.config import Config
-from gitpeft.git.repository import REPOSITORY_VARIABLES, Repository
+from gitpeft.git.process import REPOSITORY_VARIABLES
+from gitpeft.git.repository import Repository
 from gitpeft.suggest import cache, service
 from gitpeft.suggest.suggestion import Suggestion
 from tests.support.hooking import SUGGESTION, Hooked, script

@@ -307,7 +307,7 @@ def test_nothing_after_until_reaches_the_model(copied: Repo, built: Built) -> No
 
 def test_until_names_no_commit(copied: Repo, built: Built) -> None:
     before = active(copied).id
-    with pytest.raises(GitpeftError, match="names no commit"):
+    with pytest.raises(GitpeftError, match="unknown revision"):
         run(copied, plan(built, until="nowhere"))
     assert active(copied).id == before
 

@@ -188,13 +188,13 @@ def test_without_a_model_the_way_to_one_is_named(repo: Repo, gitpeft: Call) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("nowhere",), "names no commit"),
-        (("HEAD~99",), "names no commit"),
-        (("HEAD..nowhere",), "names no commit"),
+        (("nowhere",), "unknown revision"),
+        (("HEAD~99",), "unknown revision"),
+        (("HEAD..nowhere",), "unknown revision"),
         (("..",), "is no range"),
         (("HEAD...HEAD~1",), "is no range"),
-        (("--until", "nowhere"), "names no commit"),
-        (("HEAD:src/core.py",), "names no commit"),
+        (("--until", "nowhere"), "unknown revision"),
+        (("HEAD:src/core.py",), "unknown revision"),
     ],
 )
 def test_bad_input_is_a_sentence(arguments: tuple[str, ...], said: str, core: Repo, gitpeft: Call) -> None:

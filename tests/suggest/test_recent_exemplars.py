@@ -9,6 +9,7 @@ import pytest
 from gitpeft.config import Config
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import read_commits_within
 from gitpeft.history.store import History
 from gitpeft.learn.data import dataset
 from gitpeft.suggest import recent_exemplars, retrieval, service
@@ -62,13 +63,12 @@ def test_a_commit_is_read_once(grown: tuple[Repo, str, list[str]], monkeypatch: 
     refresh_recent_commits(opened(repo), made_at)
     newest = repo.commit("fix", **{"a.py": "three = 3\n"})
     read: list[str] = []
-    real = Repository.read_commits_within
 
-    def counted(self: Repository, shas: Sequence[str], seconds: float) -> list[Commit]:
+    def counted(repository: Repository, shas: Sequence[str], seconds: float) -> list[Commit]:
         read.extend(shas)
-        return real(self, shas, seconds)
+        return read_commits_within(repository, shas, seconds)
 
-    monkeypatch.setattr(Repository, "read_commits_within", counted)
+    monkeypatch.setattr("gitpeft.suggest.recent_exemplars.read_commits_within", counted)
     assert refresh_recent_commits(opened(repo), made_at) == [*later, newest]
     assert refresh_recent_commits(opened(repo), made_at) == [*later, newest]
     assert read == [newest]

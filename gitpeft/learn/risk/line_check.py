@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gitpeft.diff.patch import normalize_line
+from gitpeft.git.objects import read_file
 from gitpeft.git.repository import Repository
 from gitpeft.learn.evaluation.text_metrics import bootstrap_mean
 from gitpeft.learn.szz.szz import BugIntroducingCommit
@@ -38,7 +39,7 @@ def make_fixed_line_lookup(
 def _read_fixed_lines(repository: Repository, verdict: BugIntroducingCommit) -> list[ChangedLine]:
     texts: dict[str, list[str]] = {}
     for path in dict.fromkeys(path for path, _ in verdict.lines):
-        texts[path] = repository.read_file(verdict.sha, path).decode("utf-8", "replace").split("\n")
+        texts[path] = read_file(repository, verdict.sha, path).decode("utf-8", "replace").split("\n")
     return [
         (path, f"+{normalize_line(texts[path][number - 1])}")
         for path, number in verdict.lines

@@ -15,7 +15,9 @@ from typing import Any, Self
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit, SkippedCommit
+from gitpeft.git.objects import read_blobs
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import stream_diff_tree
 from gitpeft.learn.szz import candidate_lines, edits, moved_lines
 from gitpeft.learn.szz.edits import (
     DETAIL_CHECKSUMS,
@@ -106,7 +108,7 @@ class EditCache:
             repository,
             filter(
                 keep_readable,
-                repository.stream_diff_tree(ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser),
+                stream_diff_tree(repository, ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser),
             ),
             details,
         )
@@ -144,7 +146,7 @@ class EditCache:
         wanted = sorted(
             {file.blob for edit in pending for file in candidate_lines.select_candidate_files(edit)[0]}
         )
-        pairs = zip(wanted, repository.read_blobs(wanted), strict=True)
+        pairs = zip(wanted, read_blobs(repository, wanted), strict=True)
         before = {blob: content for blob, content in pairs if content is not None}
         for edit in pending:
             candidate_lines.find_suspect_lines(edit, before)
@@ -165,9 +167,9 @@ def _read_merges(repository: Repository, shas: Sequence[str]) -> Iterable[Any]:
     """What each merge brings into its first parent, with the files in which it mixes its parents."""
     mixed = {
         edit.sha: edit
-        for edit in repository.stream_diff_tree(shas, edits.COMBINED_DIFF_OPTIONS, edits.CombinedDiffParser)
+        for edit in stream_diff_tree(repository, shas, edits.COMBINED_DIFF_OPTIONS, edits.CombinedDiffParser)
     }
-    for edit in repository.stream_diff_tree(shas, edits.FIRST_PARENT_OPTIONS, edits.FileListParser):
+    for edit in stream_diff_tree(repository, shas, edits.FIRST_PARENT_OPTIONS, edits.FileListParser):
         other = mixed.get(edit.sha)
         if isinstance(edit, SkippedCommit) or isinstance(other, SkippedCommit) or other is None:
             yield edit if isinstance(edit, SkippedCommit) else SkippedCommit(edit.sha, "unreadable")

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from gitpeft.config import Config
 from gitpeft.diff.patch import unquote_path
 from gitpeft.git.log import Commit
+from gitpeft.git.objects import read_file
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import read_commit_messages
 from gitpeft.history import fix_detection
 from gitpeft.learn.szz.blame import BlameReplay, ReplayStep
 from gitpeft.learn.szz.candidate_lines import classify_non_code
@@ -131,7 +133,7 @@ def trace_bug_introducing_commits(
     start = time.monotonic()
     listen("labels", 0.0, "messages")
     sha = repository.resolve_commit(tip)
-    commits = repository.read_commit_messages(sha)
+    commits = read_commit_messages(repository, sha)
     case = _collect_message_evidence(commits, config.fix_pattern, _read_ignored_revisions(repository, sha))
     with EditCache.open(repository.state_dir) as ledger:
         read, unread = ledger.read_missing(
@@ -154,7 +156,7 @@ def trace_bug_introducing_commits(
 
 def _read_ignored_revisions(repository: Repository, tip: str) -> frozenset[str]:
     """The commits that the team wants passed over, as committed at the tip."""
-    text = repository.read_file(tip, IGNORE_REVS_FILE).decode("utf-8", "replace")
+    text = read_file(repository, tip, IGNORE_REVS_FILE).decode("utf-8", "replace")
     return frozenset(line.partition("#")[0].strip().lower() for line in text.splitlines())
 
 

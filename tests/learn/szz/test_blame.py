@@ -7,6 +7,7 @@ import pytest
 
 from gitpeft.git.log import SkippedCommit
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import read_commit_messages, stream_diff_tree
 from gitpeft.learn.szz import edits
 from gitpeft.learn.szz.blame import BlameReplay, FileTree, FileVersion
 from gitpeft.learn.szz.edit_cache import EditCache
@@ -24,7 +25,7 @@ def origins(repo: Repo, tip: str = "HEAD") -> dict[str, list[Line | None]]:
     repo.git("checkout", "-q", "--detach", tip)
     end = repo.commit("end")
     repository = Repository.open(repo.path)
-    commits = repository.read_commit_messages(end)
+    commits = read_commit_messages(repository, end)
     with EditCache.open(repository.state_dir) as ledger:
         ledger.read_missing(repository, commits, {}, lambda done, total: None)
         replay = BlameReplay(commits, ledger.get_edit)
@@ -151,7 +152,7 @@ def test_names_that_git_quotes(repo: Repo) -> None:
     repo.commit("two", **{odd: text("a", "c", "d")})
     repository = Repository.open(repo.path)
     with EditCache.open(repository.state_dir) as ledger:
-        commits = repository.read_commit_messages("HEAD")
+        commits = read_commit_messages(repository, "HEAD")
         ledger.read_missing(repository, commits, {}, lambda done, total: None)
         edit = ledger.get_edit(commits[-1].sha)
         assert edit is not None
@@ -229,10 +230,10 @@ def test_a_commit_that_cannot_be_read_leaves_lines_unknown(repo: Repo) -> None:
     last = repo.commit("three", f=text("a", "B", "B2", "c", "D"))
     repo.commit("four", f=text("a", "B", "B2", "c", "D", "e"))
     repository = Repository.open(repo.path)
-    commits = repository.read_commit_messages("HEAD")
+    commits = read_commit_messages(repository, "HEAD")
     known: dict[str, CommitEdit | None] = {}
-    for one in repository.stream_diff_tree(
-        [c.sha for c in commits], edits.ORDINARY_OPTIONS, edits.PatchParser
+    for one in stream_diff_tree(
+        repository, [c.sha for c in commits], edits.ORDINARY_OPTIONS, edits.PatchParser
     ):
         assert not isinstance(one, SkippedCommit)
         known[one.sha] = None if one.sha == lost else one

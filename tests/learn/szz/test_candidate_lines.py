@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 
 from gitpeft.git.log import SkippedCommit
+from gitpeft.git.objects import read_blobs
 from gitpeft.git.repository import Repository
+from gitpeft.git.streams import stream_diff_tree
 from gitpeft.learn.szz import candidate_lines, edits, moved_lines
 from gitpeft.learn.szz.edits import CommitEdit, align_lines, map_reformatted_lines, split_sides
 from tests.support.gitrepo import Repo
@@ -14,12 +16,12 @@ from tests.support.gitrepo import Repo
 def judged(repo: Repo) -> CommitEdit:
     """The newest commit, judged."""
     repository = Repository.open(repo.path)
-    (edit,) = repository.stream_diff_tree(
-        [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
+    (edit,) = stream_diff_tree(
+        repository, [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
     )
     assert not isinstance(edit, SkippedCommit)
     wanted = [file.blob for file in edit.files if set(file.blob) != {"0"}]
-    content = dict(zip(wanted, repository.read_blobs(wanted), strict=True))
+    content = dict(zip(wanted, read_blobs(repository, wanted), strict=True))
     edit.moves = moved_lines.find_moved_blocks(edit)
     candidate_lines.find_suspect_lines(
         edit, {blob: found for blob, found in content.items() if found is not None}
@@ -163,8 +165,8 @@ def test_files_that_no_line_can_be_traced_in_are_counted(repo: Repo) -> None:
 def test_content_that_is_not_here_is_counted(repo: Repo) -> None:
     repo.commit("old", **{"a.py": "x = 1\n"})
     repo.commit("new", **{"a.py": "x = 2\n"})
-    (edit,) = Repository.open(repo.path).stream_diff_tree(
-        [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
+    (edit,) = stream_diff_tree(
+        Repository.open(repo.path), [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
     )
     assert not isinstance(edit, SkippedCommit)
     candidate_lines.find_suspect_lines(edit, {})

@@ -363,7 +363,7 @@ def test_a_state_directory_that_cannot_be_made(repo: Repo) -> None:
 
 def test_a_tip_that_names_nothing(repo: Repo) -> None:
     repo.commit("Start")
-    with pytest.raises(GitpeftError, match="names no commit"):
+    with pytest.raises(GitpeftError, match="unknown revision"):
         find(repo, "nowhere")
 
 
