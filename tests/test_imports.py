@@ -45,12 +45,14 @@ IMPORTERS = {
     "rich": {"cli"},
     "git": {"git"},
     "detect_secrets": {"redaction"},
+    "yaml": {"suggest.commit_lint"},
     "pygments": {"learn.szz"},
 }
 
 # What their distributions are called where that is another name.
 DISTRIBUTIONS = {
     "git": "gitpython",
+    "yaml": "pyyaml",
     "click": "typer",
     "huggingface_hub": "huggingface-hub",
     "rouge_score": "rouge-score",

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.lazy import lazy_dataclass, replace_fields
-from gitpeft.suggest import yamlish
 
 MAX_SETTINGS_BYTES = 256 << 10
 
@@ -188,8 +187,28 @@ def load_lint_rules(root: Path) -> LintRules:
 
 
 def _read_commitlint_file(text: str, rules: LintRules) -> LintRules:
-    data = json.loads(text) if text.lstrip().startswith("{") else yamlish.parse_yaml(text)
+    data = json.loads(text) if text.lstrip().startswith("{") else _parse_yaml(text)
     return _apply_commitlint(data, rules)
+
+
+def _parse_yaml(text: str) -> Any:
+    """The value of a YAML document; ValueError where it is none, or repeats parts of itself by aliases.
+
+    PyYAML comes with detect-secrets and costs 15 ms to import, which is spent while the model loads. Aliases
+    are refused because a small file can unfold into an endless value.
+    """
+    import yaml
+
+    class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("aliases are not read")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(text, PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 def _read_package_json(text: str, rules: LintRules) -> LintRules:

@@ -1,6 +1,7 @@
 """Group I of the contract: what may be offered. No model is needed to say that."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -354,3 +355,28 @@ def test_i5_the_same_input_gives_the_same_offer() -> None:
     facts = MessageFacts(CHANGE, style={"types": ["fix"]})
     assert len({tuple(select(said, facts, 3)) for _ in range(5)}) == 1
     assert select(said, facts, 9).count("Fix tabs") == 1
+
+
+def test_f7_aliases_of_yaml_are_refused(tmp_path: Path) -> None:
+    """A small file of aliases unfolds into an endless value, so it is left unread."""
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{name}: &{name} [*{before}, *{before}]\n" for before, name in pairwise("abcdefghijklmnop")
+    )
+    text = bomb + "rules:\n  type-enum: [2, always, *p]\n"
+    assert rules_of(tmp_path, ".commitlintrc.yml", text).unread == (".commitlintrc.yml",)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "\tx: 1", "- a\nb: 1", "!!python/object/apply:os.system ['true']", "a: 1\n---\nb: 2"]
+)
+def test_f7_yaml_that_cannot_be_read_is_left_unread(tmp_path: Path, text: str) -> None:
+    rules = rules_of(tmp_path, ".commitlintrc.yml", text)
+    assert rules.unread == (".commitlintrc.yml",)
+
+
+def test_yaml_is_read_as_yaml(tmp_path: Path) -> None:
+    text = (
+        "rules: {type-enum: [2, always, ['feat', \"fix\"]], header-max-length: [2, always, 50]}  # one line\n"
+    )
+    rules = rules_of(tmp_path, ".commitlintrc.yml", text)
+    assert (rules.types, rules.header_max) == (("feat", "fix"), 50)
