@@ -1,14 +1,13 @@
-"""Settings: hides where they come from. `git config gitpeft.*` over a committed `.gitpeft` over defaults.
+"""The settings: `git config gitpeft.*`, before a committed file `.gitpeft`, before the defaults.
 
-The committed file comes from other people: only the keys marked `shared` count there, each typed and bounded.
-None of them can name a command, a path, an interpreter or an address.
+The committed file is written by other people, so only the settings marked `shared` are read there, each typed
+and bounded. None of them can name a command, a path, an interpreter or an address.
 """
 
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
@@ -28,18 +27,18 @@ _TICKET_FORMAT = lazy_pattern(
 
 @lazy_dataclass(frozen=True, slots=True)
 class Config:
-    """The settings of one repository. `problems` holds a sentence for each value that was not used."""
+    """The settings of one repository; `problems` holds a sentence for each value that is ignored."""
 
     enabled: bool = True
     alternatives: int = 2
     timeout_ms: int = 2000
     memory_mb: int = 2048
     exclude: tuple[str, ...] = ()
-    subject_length: int = 0  # 0: as learnt
-    least_score: int = 0  # percent
-    ticket_pattern: str = ""  # "": as learnt
+    subject_length: int = 0  # 0: as in this history
+    min_score: int = 0  # of a message, 0 to 100
+    ticket_pattern: str = ""  # "": as in this history
     ticket_format: str = ""
-    fix_pattern: str = ""  # "": as learnt
+    fix_pattern: str = ""  # "": the built-in patterns
     lint: bool = True
     quiet: bool = False
     stats: bool = True
@@ -52,13 +51,21 @@ class Config:
     problems: tuple[str, ...] = field(default=(), compare=False)
 
 
+SettingValue = bool | int | str | tuple[str, ...]
+
+
 @lazy_dataclass(frozen=True, slots=True)
 class SettingSpec:
-    """One setting: the field it fills, how its text is read, whether a committed file may set it."""
+    """One setting: its key below `gitpeft.`, how to parse its values, whether a committed file may set it."""
 
-    name: str
-    read: Callable[[Sequence[str]], Any]
+    key: str
+    parse: Callable[[Sequence[str]], SettingValue]
     shared: bool
+
+    @property
+    def field(self) -> str:
+        """The field of `Config` that it fills."""
+        return "".join(f"_{c.lower()}" if c.isupper() else c for c in self.key)
 
 
 def _parse_boolean(values: Sequence[str]) -> bool:
@@ -98,7 +105,7 @@ def _parse_globs(values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _parse_pattern(values: Sequence[str]) -> str:
-    """A regular expression of bounded length; nested repeats, which can take forever, are refused."""
+    """A regular expression of bounded length. Nested repeats are refused: matching them can take forever."""
     text = values[-1]
     if len(text) > MAX_VALUE_LENGTH or re.search(r"[+*}]\)?[+*{]", text):
         raise ValueError(
@@ -107,7 +114,7 @@ def _parse_pattern(values: Sequence[str]) -> str:
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"no regular expression ({type(error).__name__})") from None
+        raise ValueError(f"not a regular expression ({type(error).__name__})") from None
     return text
 
 
@@ -118,42 +125,45 @@ def _parse_ticket_format(values: Sequence[str]) -> str:
     return values[-1]
 
 
+_SPECS = (
+    SettingSpec("enabled", _parse_boolean, shared=True),
+    SettingSpec("alternatives", _make_number_parser(0, 9), shared=True),
+    SettingSpec("timeoutMs", _make_number_parser(100, 30_000), shared=False),
+    SettingSpec("memoryMb", _make_number_parser(256, 65_536), shared=False),
+    SettingSpec("exclude", _parse_globs, shared=True),
+    SettingSpec("minScore", _make_number_parser(0, 100), shared=True),
+    SettingSpec("subjectLength", _make_number_parser(20, 200), shared=True),
+    SettingSpec("ticketPattern", _parse_pattern, shared=True),
+    SettingSpec("ticketFormat", _parse_ticket_format, shared=True),
+    # not shared: it is matched against whole histories, where no time limit applies
+    SettingSpec("fixPattern", _parse_pattern, shared=False),
+    SettingSpec("lint", _parse_boolean, shared=True),
+    SettingSpec("quiet", _parse_boolean, shared=True),
+    SettingSpec("stats", _parse_boolean, shared=False),
+    SettingSpec("amend", _parse_boolean, shared=False),
+    SettingSpec("template", _parse_boolean, shared=False),
+    SettingSpec("squash", _parse_boolean, shared=False),
+    SettingSpec("risk", _make_choice_parser("off", "warn", "block"), shared=False),
+    SettingSpec("riskBudget", _make_number_parser(1, 50), shared=True),
+    SettingSpec("riskComments", _parse_boolean, shared=False),
+)
+SETTING_SPECS: Mapping[str, SettingSpec] = {spec.key.lower(): spec for spec in _SPECS}
+"""Every setting, by its key in lower case, as git prints it."""
+
+OLD_KEYS: Mapping[str, str] = {"leastscore": "minscore"}
+"""Former names of settings (in lower case). They are still read where the present name is not set."""
+
+
 def sanitize_setting(key: str, value: str) -> str:
-    """A value that came with a model, held to what a committed setting may be; "" for one that is refused."""
+    """A value that came with a model, if a committed file might set it so; else ""."""
     try:
-        return str(SETTING_SPECS[key].read([value])) if value else ""
+        return str(SETTING_SPECS[key].parse([value])) if value else ""
     except ValueError:
         return ""
 
 
-SETTING_SPECS: Mapping[str, SettingSpec] = {
-    "enabled": SettingSpec("enabled", _parse_boolean, shared=True),
-    "alternatives": SettingSpec("alternatives", _make_number_parser(0, 9), shared=True),
-    "timeoutms": SettingSpec("timeout_ms", _make_number_parser(100, 30_000), shared=False),
-    "memorymb": SettingSpec("memory_mb", _make_number_parser(256, 65_536), shared=False),
-    "exclude": SettingSpec("exclude", _parse_globs, shared=True),
-    "leastscore": SettingSpec("least_score", _make_number_parser(0, 100), shared=True),
-    "subjectlength": SettingSpec("subject_length", _make_number_parser(20, 200), shared=True),
-    "ticketpattern": SettingSpec("ticket_pattern", _parse_pattern, shared=True),
-    "ticketformat": SettingSpec("ticket_format", _parse_ticket_format, shared=True),
-    "fixpattern": SettingSpec(
-        "fix_pattern", _parse_pattern, shared=False
-    ),  # no clock runs where all messages are read
-    "lint": SettingSpec("lint", _parse_boolean, shared=True),
-    "quiet": SettingSpec("quiet", _parse_boolean, shared=True),
-    "stats": SettingSpec("stats", _parse_boolean, shared=False),
-    "amend": SettingSpec("amend", _parse_boolean, shared=False),
-    "template": SettingSpec("template", _parse_boolean, shared=False),
-    "squash": SettingSpec("squash", _parse_boolean, shared=False),
-    "risk": SettingSpec("risk", _make_choice_parser("off", "warn", "block"), shared=False),
-    "riskbudget": SettingSpec("risk_budget", _make_number_parser(1, 50), shared=True),
-    "riskcomments": SettingSpec("risk_comments", _parse_boolean, shared=False),
-}
-"""Every setting, by its name below `gitpeft.` as git prints it (lower case)."""
-
-
 def parse_config_listing(listing: bytes) -> dict[str, list[str]]:
-    """The output of `git config --list -z`: each key (section and name in lower case) with all its values."""
+    """Parse the output of `git config --list -z`: the values of each key (section and name in lower case)."""
     found: dict[str, list[str]] = {}
     for entry in listing.decode(errors="replace").split("\0"):
         if entry:
@@ -163,9 +173,9 @@ def parse_config_listing(listing: bytes) -> dict[str, list[str]]:
 
 
 def load_config(repo: Repository, listing: Mapping[str, Sequence[str]] | None = None) -> Config:
-    """The settings of a repository; values that cannot be used become `problems`, the rest counts.
+    """Load the settings of a repository; invalid values are ignored and become `problems`.
 
-    `listing` is all of git's configuration, when the caller has read it already.
+    `listing` is all of git's configuration, where the caller has read it already.
     """
     own = parse_config_listing(repo.run("config", "--list", "-z")) if listing is None else listing
     config = _apply_settings(Config(), _read_shared_config(repo), SHARED_CONFIG_FILE, shared_only=True)
@@ -173,15 +183,15 @@ def load_config(repo: Repository, listing: Mapping[str, Sequence[str]] | None = 
 
 
 def load_valid_config(repo: Repository) -> Config:
-    """The settings, for a person to hear what is wrong with them: GitpeftError on the first bad value."""
+    """The same for commands, which report problems: raises GitpeftError on the first invalid value."""
     config = load_config(repo)
     if config.problems:
-        raise GitpeftError(config.problems[0], "correct it, or remove it with `git config --unset`")
+        raise GitpeftError(config.problems[0], "Correct it, or remove it with `git config --unset`.")
     return config
 
 
 def _read_shared_config(repo: Repository) -> dict[str, list[str]]:
-    """What `.gitpeft` in the work tree says; git itself reads it, with includes off."""
+    """The settings in `.gitpeft` of the work tree; git itself parses it, without includes."""
     path = None if repo.work_tree is None else Path(repo.work_tree) / SHARED_CONFIG_FILE
     try:
         state = path.lstat() if path else None
@@ -199,32 +209,37 @@ def _apply_settings(
     config: Config, found: Mapping[str, Sequence[str]], source: str, *, shared_only: bool
 ) -> Config:
     problems = list(config.problems)
-    values: dict[str, Any] = {}
-    for full, texts in found.items():
-        section, _, name = full.partition(".")
-        if section != "gitpeft":
+    values: dict[str, SettingValue] = {}
+    for full_key, texts in found.items():
+        section, _, name = full_key.partition(".")
+        if section != "gitpeft" or f"gitpeft.{OLD_KEYS.get(name)}" in found:
             continue
-        key = SETTING_SPECS.get(name)
-        if key is None or (shared_only and not key.shared):
-            problems.append(_describe_refusal(source, name, key))
+        spec = SETTING_SPECS.get(OLD_KEYS.get(name, name))
+        if spec is None or (shared_only and not spec.shared):
+            problems.append(f"{source}: {_describe_refusal(name, spec)}")
             continue
         try:
-            values[key.name] = key.read(texts)
+            values[spec.field] = spec.parse(texts)
         except ValueError as error:
             problems.append(f"{source}: gitpeft.{name}: {error}")
     return replace_fields(config, **values, problems=tuple(problems))
 
 
-def _describe_refusal(source: str, name: str, key: SettingSpec | None) -> str:
+def _describe_refusal(name: str, spec: SettingSpec | None) -> str:
     if not name:
-        return f"{source}: not in the format of git config"
-    if key is None:
-        return f"{source}: gitpeft.{_replace_unprintable(name)} is no setting"
-    return f"{source}: gitpeft.{name} counts only in your own git config"
+        return "not in the format of git config"
+    if spec is not None:
+        return f"gitpeft.{spec.key} is ignored here; it can only be set with `git config`"
+    import difflib  # only where something is wrong
+
+    similar = difflib.get_close_matches(name[:40], [*SETTING_SPECS, *OLD_KEYS], 1)
+    key = SETTING_SPECS[OLD_KEYS.get(similar[0], similar[0])].key if similar else ""
+    hint = f"; did you mean {key}?" if key else ""
+    return f"unknown setting gitpeft.{_replace_unprintable(name)}{hint}"
 
 
 def _replace_unprintable(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name[:40])
 
 
-assert {key.name for key in SETTING_SPECS.values()} == set(field_names(Config)) - {"problems"}
+assert {spec.field for spec in _SPECS} == set(field_names(Config)) - {"problems"}

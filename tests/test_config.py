@@ -101,6 +101,30 @@ def test_f5_what_is_said_of_a_bad_value_cannot_command_the_terminal(repo: Repo) 
     assert said.isprintable() and "regular expression" in said
 
 
+def test_an_old_key_is_read_where_the_new_one_is_not_set(repo: Repo) -> None:
+    repo.git("config", "gitpeft.leastScore", "12")
+    assert loaded(repo).min_score == 12 and loaded(repo).problems == ()
+    repo.write(".gitpeft", "[gitpeft]\n\tleastScore = 30\n")
+    assert loaded(repo).min_score == 12
+    repo.git("config", "gitpeft.minScore", "7")
+    assert loaded(repo).min_score == 7 and loaded(repo).problems == ()
+    repo.git("config", "--unset", "gitpeft.leastScore")
+    assert loaded(repo).min_score == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("levelScore", "; did you mean minScore?"),
+        ("subjectLenght", "; did you mean subjectLength?"),
+        ("surprise", ""),
+    ],
+)
+def test_an_unknown_setting_is_named_with_the_nearest_one(repo: Repo, key: str, hint: str) -> None:
+    repo.git("config", f"gitpeft.{key}", "1")
+    assert loaded(repo).problems == (f"git config: unknown setting gitpeft.{key.lower()}{hint}",)
+
+
 @pytest.mark.parametrize(
     "key", ["timeoutMs", "memoryMb", "amend", "template", "squash", "risk", "command", "python", "path"]
 )
@@ -113,7 +137,7 @@ def test_no_setting_is_a_command_path_or_address() -> None:
     """F7, E17: whatever `.gitpeft` may set is a flag, a number, or a text that is only matched or written."""
     shared = {name for name, key in config.SETTING_SPECS.items() if key.shared}
     assert shared == {
-        *("enabled", "alternatives", "exclude", "leastscore", "subjectlength", "ticketpattern"),
+        *("enabled", "alternatives", "exclude", "minscore", "subjectlength", "ticketpattern"),
         "ticketformat",
         *("lint", "quiet", "riskbudget"),
     }

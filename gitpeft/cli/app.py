@@ -402,7 +402,7 @@ def suggest(
         if not answer["suggestions"]:
             raise GitpeftError(
                 "nothing good enough to offer",
-                "write it yourself, or lower gitpeft.leastScore where it is set",
+                "write it yourself, or lower gitpeft.minScore where it is set",
             )
 
 

@@ -97,9 +97,7 @@ def build_staged_request(
         raise NothingStagedError("nothing is staged", "use `git add` first")
     previous = mask_secrets(repo.find_previous_subject())
     change = mask_secrets(compact_change(files))
-    return SuggestionRequest(
-        change, previous, _count_asked(config, wanted), base or "HEAD", config.least_score
-    )
+    return SuggestionRequest(change, previous, _count_asked(config, wanted), base or "HEAD", config.min_score)
 
 
 def build_commit_request(repo: Repository, config: Config, wanted: int, rev: str) -> SuggestionRequest:

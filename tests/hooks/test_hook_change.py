@@ -297,7 +297,7 @@ def test_what_scores_too_low_is_not_offered(hooked: Hooked) -> None:
     subjects, offered = [text.partition("\n")[0] for text in standin.MESSAGES], []
     hooked.stage(a="2\n")
     for least in ("0", "25", "51", "0"):
-        hooked.repo.git("config", "gitpeft.leastScore", least)
+        hooked.repo.git("config", "gitpeft.minScore", least)
         hooked.git("commit", edit="exit 1")
         offered.append([text for text in subjects if text in hooked.seen()])
     assert offered == [subjects, subjects[:2], [], subjects]
