@@ -24,8 +24,8 @@ def _defaults(_sealed: None) -> None:
 
 
 def test_every_setting_is_explained() -> None:
-    """The table of hooks/README.md names each key, and marks those that a committed file may set."""
-    text = (CHECKOUT / "hooks/README.md").read_text()
+    """The table of docs/configuration.md names each key, and marks those that a committed file may set."""
+    text = (CHECKOUT / "docs/configuration.md").read_text()
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| [^|]*\| (shared )?\|", text, re.MULTILINE)
     listed = {key.strip("`").lower(): mark for keys, mark in rows for key in keys.split(", ")}
     assert listed == {name: "shared " if key.shared else "" for name, key in config.SETTING_SPECS.items()}

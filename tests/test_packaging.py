@@ -100,7 +100,7 @@ def test_the_source_archive_builds_the_same_wheel(wheel: zipfile.ZipFile, tmp_pa
     [source] = (tmp_path / "source").iterdir()
     inside = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert (
-        tracked("gitpeft", "hooks", "models", "tests", ".ci", "*.md", "LICENSE", "pyproject.toml") <= inside
+        tracked("gitpeft", "hooks", "models", "docs", "tests", ".ci", "*.md", "LICENSE", "pyproject.toml") <= inside
     )
     assert not any("__pycache__" in name or name.endswith(".db") for name in inside)
     program = "import sys, hatchling.build as b; b.build_wheel(sys.argv[1])"
@@ -130,8 +130,8 @@ def test_the_readme_and_ci_give_the_same_test_command() -> None:
     assert line in README.read_text(encoding="utf-8")
 
 
-def test_the_readme_gives_each_dependency_its_reason() -> None:
-    text = README.read_text(encoding="utf-8").lower()
+def test_the_documents_give_each_dependency_its_reason() -> None:
+    text = (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8").lower()
     named = required(*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["train"])
     assert {name for name in named if name not in text} == set()
 

@@ -1,4 +1,4 @@
-"""The README's script: checkpoints of every method but full load with plain `peft`, in another process."""
+"""The script of docs/methods.md: checkpoints of every method but full load with plain `peft`, in another process."""
 
 import subprocess
 import sys
@@ -10,11 +10,12 @@ from gitpeft.learn.models import bases, methods
 from tests.support.tinybase import Built
 from tests.support.tuning import disturb
 
-README = Path(__file__).resolve().parents[3] / "README.md"
+CHECKOUT = Path(__file__).resolve().parents[3]
+PAGE = CHECKOUT / "docs" / "methods.md"
 
 
 def script() -> str:
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     block = text.split("<!-- peft:begin -->")[1].split("<!-- peft:end -->")[0]
     return block.split("```python\n")[1].split("```")[0]
 
@@ -33,7 +34,7 @@ def test_a_checkpoint_loads_with_plain_peft(text: str, built: Built, tmp_path: P
     change = "<file>src/parser.py +1 -1<delete>old<add>new"
     done = subprocess.run(
         [sys.executable, "-c", script(), str(built.out), str(tmp_path / "adapter"), change],
-        cwd=README.parent, capture_output=True, text=True, timeout=200, check=False,
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == _said(model.half().float(), base, change)
