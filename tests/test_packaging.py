@@ -100,7 +100,8 @@ def test_the_source_archive_builds_the_same_wheel(wheel: zipfile.ZipFile, tmp_pa
     [source] = (tmp_path / "source").iterdir()
     inside = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert (
-        tracked("gitpeft", "hooks", "models", "docs", "tests", ".ci", "*.md", "LICENSE", "pyproject.toml") <= inside
+        tracked("gitpeft", "hooks", "models", "docs", "tests", ".ci", "*.md", "LICENSE", "pyproject.toml")
+        <= inside
     )
     assert not any("__pycache__" in name or name.endswith(".db") for name in inside)
     program = "import sys, hatchling.build as b; b.build_wheel(sys.argv[1])"

@@ -115,7 +115,9 @@ def main() -> None:
 def record(repo: Path, change: str) -> Iterator[Frame]:
     """The screens of one commit; the repository is as before afterwards."""
     with staged(repo, change), tempfile.TemporaryDirectory() as home:
-        editor = "vim -N -u NONE -i NONE -n --cmd 'set shortmess+=FW noruler' -c 'syntax on' -c 'set ft=gitcommit'"
+        editor = (
+            "vim -N -u NONE -i NONE -n --cmd 'set shortmess+=FW noruler' -c 'syntax on' -c 'set ft=gitcommit'"
+        )
         environment = {"HOME": home, "GIT_EDITOR": editor, "CI": "", "TERM": "screen-256color"}
         people = {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org"}
         terminal = Terminal(repo, environment | people | {"GIT_PAGER": "cat"})

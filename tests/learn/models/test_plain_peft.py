@@ -1,4 +1,4 @@
-"""The script of docs/methods.md: checkpoints of every method but full load with plain `peft`, in another process."""
+"""The script of docs/methods.md: checkpoints of all methods but full load with plain `peft`."""
 
 import subprocess
 import sys
