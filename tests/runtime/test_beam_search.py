@@ -23,11 +23,11 @@ class Table:
                 self.rows[last, token] = probability
         self.calls = 0
 
-    def step(self, _: EncodedSource, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def run_decoder(self, _: EncodedSource, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self.calls += 1
         return self.rows[tokens], past
 
-    def no_past(self, batch: int) -> dict[str, Any]:
+    def make_empty_past(self, batch: int) -> dict[str, Any]:
         return {"past": np.zeros((batch, 1))}
 
 
