@@ -12,6 +12,7 @@ from pathlib import Path
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.lazy import field, field_names, lazy_dataclass, lazy_pattern, replace_fields
+from gitpeft.terminal import replace_unprintable
 
 SHARED_CONFIG_FILE = ".gitpeft"
 MAX_FILE_BYTES = 16 << 10
@@ -235,11 +236,7 @@ def _describe_refusal(name: str, spec: SettingSpec | None) -> str:
     similar = difflib.get_close_matches(name[:40], [*SETTING_SPECS, *OLD_KEYS], 1)
     key = SETTING_SPECS[OLD_KEYS.get(similar[0], similar[0])].key if similar else ""
     hint = f"; did you mean {key}?" if key else ""
-    return f"unknown setting gitpeft.{_replace_unprintable(name)}{hint}"
-
-
-def _replace_unprintable(name: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in name[:40])
+    return f"unknown setting gitpeft.{replace_unprintable(name[:40])}{hint}"
 
 
 assert {spec.field for spec in _SPECS} == set(field_names(Config)) - {"problems"}

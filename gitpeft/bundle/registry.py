@@ -25,7 +25,7 @@ class ModelVersion:
     """A model at a glance: `size` in bytes, `commits` as in the manifest, `state` active, previous or "".
 
     `metrics` maps a task's metric to its mean on held-out commits; `aside` is why a challenger was not made
-    active, "" for one that was.
+    active, "" for one that was; `verdict` is how it compared with the model that was active before it.
     """
 
     id: str
@@ -37,6 +37,7 @@ class ModelVersion:
     size: int
     state: str
     aside: str
+    verdict: str = ""
 
 
 def list_model_versions(state_dir: Path) -> list[ModelVersion]:
@@ -60,6 +61,7 @@ def _describe_version(bundle: Bundle, state: str) -> ModelVersion:
         size=sum(entry.size for entry in manifest.files.values()),
         state=state,
         aside="" if state else explain_rejection(manifest.metrics),
+        verdict=_read_verdict(manifest.metrics),
     )
 
 
@@ -68,6 +70,11 @@ def _extract_mean_scores(test: Any) -> dict[str, float]:
     row = test.get("gitpeft", {}) if isinstance(test, dict) else {}
     found = row.items() if isinstance(row, dict) else ()
     return {name: float(one["mean"]) for name, one in found if isinstance(one, dict) and "mean" in one}
+
+
+def _read_verdict(metrics: dict[str, Any]) -> str:
+    duel = metrics.get("duel")
+    return str(duel.get("verdict", "")) if isinstance(duel, dict) else ""
 
 
 def explain_rejection(metrics: dict[str, Any]) -> str:

@@ -16,7 +16,8 @@ from gitpeft.git.repository import Repository
 from gitpeft.hooks import message_file
 from gitpeft.monitor import acceptance
 from gitpeft.risk import precommit
-from gitpeft.suggest import postprocess, service
+from gitpeft.suggest import service
+from gitpeft.terminal import format_as_line
 from gitpeft.trace import HookTrace
 
 ANSWER_SECONDS = 20.0
@@ -121,8 +122,8 @@ def _show_messages(terminal: Terminal, messages: Sequence[str]) -> None:
         terminal.say(
             "\n".join(
                 [
-                    f"{number}  {postprocess.sanitise_for_terminal(first)}",
-                    *(f"   {postprocess.sanitise_for_terminal(line)}" for line in rest),
+                    f"{number}  {format_as_line(first)}",
+                    *(f"   {format_as_line(line)}" for line in rest),
                 ]
             )
         )

@@ -1,222 +1,151 @@
-"""What people see: hides rich. Progress of long steps, cards and tables."""
+"""The cards of init, status, doctor and models, and the summaries of a training: plain text, one screen."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape as _marked
-from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.prompt import Confirm
-from rich.table import Table
-
+from gitpeft.cli.console import (
+    CHECK_MARK,
+    WARNING_MARK,
+    format_age,
+    format_count,
+    format_duration,
+    format_size,
+    print_rows,
+    wrap_text,
+)
+from gitpeft.hooks import stubs
+from gitpeft.monitor import acceptance
 from gitpeft.risk.model import LINES_ADDED, RiskModel
 
 if TYPE_CHECKING:
+    from gitpeft.bundle.bundle import Bundle
     from gitpeft.bundle.registry import ModelVersion
-    from gitpeft.hooks.doctor import DoctorFinding, RepositoryStatus
-    from gitpeft.learn.compare.runs import RunStatus, RunWatcher
+    from gitpeft.git.repository import Repository
+    from gitpeft.hooks.doctor import DoctorFinding, RecentProblems, RepositoryStatus
     from gitpeft.learn.pipeline import PipelineResult
-    from gitpeft.learn.training.finetune import ProgressListener
+    from gitpeft.learn.retrain.run import RetrainingResult
+    from gitpeft.monitor.health import ModelHealth
+
+SHORT_ID = 12
+MAX_SAMPLES = 3
 
 
-def escape_markup(text: str) -> str:
-    """Foreign text for rich, with nothing left that a terminal could obey."""
-    return _marked("".join(c if c.isprintable() or c in "\n\t" else "?" for c in text))
+# --- init ---------------------------------------------------------------------------------------------------
 
 
-stdout_console = Console(highlight=False, soft_wrap=False)
-stderr_console = Console(stderr=True, highlight=False)
-
-STEP_LABELS = {
-    "mine": "Reading history",
-    "examples": "Preparing examples",
-    "train": "Training",
-    "export": "Exporting to ONNX",
-    "choose": "Fitting the chooser",
-    "measure": "Measuring",
-    "labels": "Tracing fixes",
-    "risk": "Fitting the risk model",
-    "tokenizer": "Training the tokenizer",
-}
-_running_progress: list[Progress] = []
-
-_WIDE_COLUMNS = 80
-"""Columns from which on tables are shown in full."""
-
-METRIC_LABELS = {
-    "b_norm": "B-Norm",
-    "rouge_l": "ROUGE-L",
-    "edit_similarity": "edit sim.",
-    "first_word": "EM@1",
-}
-
-
-@contextmanager
-def show_progress() -> Iterator["ProgressListener"]:
-    """A listener that shows each step with its rate and time left, on stderr, from the first one on.
-
-    Not earlier, because it is a thread that draws, and beside one `crew` does not copy the process.
-    """
-    columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=10),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[detail]}"),
-    )
-    bars = Progress(*columns, console=stderr_console, transient=False)
-    tasks: dict[str, TaskID] = {}
-
-    def show_step(step: str, done: float, detail: str) -> None:
-        if step not in tasks:
-            tasks[step] = bars.add_task(STEP_LABELS.get(step, step), total=1.0, detail="")
-            bars.start()
-        bars.update(tasks[step], completed=min(1.0, done), detail=escape_markup(detail))
-
-    _running_progress.append(bars)
-    try:
-        yield show_step
-        for task in tasks.values():
-            bars.update(task, completed=1.0)
-    finally:
-        _running_progress.remove(bars)
-        if tasks:
-            bars.stop()
-
-
-def ask_confirmation(question: str) -> bool:
-    """Ask yes or no on the terminal, yes by default. Progress, which would draw over it, stands still."""
-    running = [bars for bars in _running_progress if bars.live.is_started]
-    for bars in running:
-        bars.stop()
-    try:
-        return Confirm.ask(escape_markup(question), console=stderr_console, default=True)
-    finally:
-        for bars in running:
-            bars.start()
-
-
-def print_outcome(outcome: "PipelineResult", hooks: str) -> None:
-    """The result of `gitpeft init` on one screen."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
-    left_out = ", ".join(f"{n:,} {why}" for why, n in sorted(outcome.left_out.items(), key=lambda i: -i[1]))
-    grid.add_row("Commits", f"{outcome.used:,} used" + (f"; left out: {left_out}" if left_out else ""))
-    grid.add_row("Model", escape_markup(_format_model(outcome)))
-    if outcome.why:
-        grid.add_row("Not trained", escape_markup(f"{outcome.why}. {_explain_training_benefit(outcome.why)}"))
-    grid.add_row(
-        "Time", _format_times(outcome.seconds) + f"; peak memory {outcome.peak_memory / 2**30:.1f} GiB"
-    )
-    if outcome.tuning:
-        grid.add_row("Tuning", _format_tuning(outcome.tuning))
-    grid.add_row("Offered first", _format_reranker_choice(outcome.choice))
-    grid.add_row("Risk", escape_markup(format_risk_model(RiskModel.from_dict(outcome.risk))))
-    grid.add_row("Hooks", escape_markup(hooks))
-    grid.add_row("Next", _format_next_step(outcome))
-    stdout_console.print(Panel(grid, title="gitpeft", border_style="green"))
-    if outcome.test:
-        stdout_console.print(build_scores_table(outcome.test))
+def print_outcome(repository: "Repository", outcome: "PipelineResult", hooks: str) -> None:
+    """The result of `gitpeft init` on one screen: what was made, how good it is, what to do next."""
+    spent = format_duration(sum(outcome.seconds.values()))
+    print(wrap_text(f"{CHECK_MARK} gitpeft is ready in {_name_repository(repository)} ({spent})"))
+    print_rows(list(_describe_outcome(repository, outcome, hooks)), indent="  ")
     if outcome.samples:
-        stdout_console.print(build_samples_table(outcome.samples))
+        print("\nSamples from the newest commits")
+        for sha, theirs, ours in outcome.samples[:MAX_SAMPLES]:
+            print_rows(
+                [(sha[:8], f"team: {_cut(theirs)}"), ("", f"gitpeft: {_cut(ours) or '(nothing)'}")], "  "
+            )
+    print("\nTry it:  git add -p && git commit       Undo:  gitpeft uninstall")
+    print("All metrics:  gitpeft eval              State: gitpeft status")
 
 
-def _format_model(outcome: "PipelineResult") -> str:
+def _describe_outcome(
+    repository: "Repository", outcome: "PipelineResult", hooks: str
+) -> Iterator[tuple[str, str]]:
+    left_out = sorted(outcome.left_out.items(), key=lambda item: -item[1])
+    without = ", ".join(f"{number:,} {why}" for why, number in left_out)
+    total = outcome.used + sum(outcome.left_out.values())
+    yield "History", f"{outcome.used:,} of {total:,} commits used" + (f" ({without})" if without else "")
+    yield "Model", "\n".join(_describe_made_model(outcome))
+    if quality := _describe_quality(outcome.test):
+        yield "Quality", quality
+    yield "Risk", describe_risk_model(RiskModel.from_dict(outcome.risk))
+    yield "Hook", hooks
+    yield "Disk", f"{format_size(measure_folder(repository.state_dir))} in {repository.state_dir}"
+
+
+def _describe_made_model(outcome: "PipelineResult") -> Iterator[str]:
+    """What is active now, and why it is that."""
     if outcome.kind == "retrieval":
-        return "none: the messages of the most similar earlier commits"
-    if not outcome.trainable:
-        return f"base {outcome.base} as it is, with exemplars from this history"
-    share = outcome.trainable / max(1, outcome.parameters)
-    method = outcome.method.get("name", "")
-    said = ", ".join(
-        _format_setting(key, outcome.method[key]) for key in _SHOWN_SETTINGS if outcome.method.get(key)
+        yield "none: the messages of the most similar earlier commits are suggested"
+    else:
+        yield describe_method(outcome.base, str(outcome.method.get("name", "")), outcome.method)
+    if outcome.why:
+        yield f"not tuned: {outcome.why}"
+        if "not installed" in outcome.why:
+            yield "to tune it: pip install 'gitpeft[train]', then gitpeft init"
+    if outcome.tuning:
+        best = max(outcome.tuning, key=lambda name: outcome.tuning[name])
+        scored = ", ".join(f"{name} {score:.1f}" for name, score in outcome.tuning.items())
+        yield f"selected on validation commits (B-Norm): {best}; {scored}"
+
+
+def _describe_quality(test: dict[str, Any]) -> str:
+    """The share of right first words, beside that of the nearest earlier commit."""
+    ours, nearest = test.get("gitpeft"), test.get("nearest neighbour")
+    if not ours or not nearest:
+        return ""
+    mine, other = ours["first_word"], nearest["first_word"]
+    said = (
+        f"right first word in {mine['mean']:.0f}% ({mine['low']:.0f}-{mine['high']:.0f}) of the "
+        f"{ours['n']} newest commits; nearest past message: {other['mean']:.0f}% "
+        f"({other['low']:.0f}-{other['high']:.0f})"
     )
-    settings = f" ({said})" if said else ""
-    notes = "".join(f"; {note}" for note in outcome.cost.get("notes", ()))
-    weights = f"{outcome.trainable:,} trainable weights ({share:.1%})"
-    return f"base {outcome.base}, {method}{settings}, {weights}{notes}"
+    overlap = mine["low"] <= other["high"] and other["low"] <= mine["high"]
+    return said + ("; too few commits to tell them apart" if overlap else "")
+
+
+def describe_method(base: str, method: str, settings: Mapping[str, object] | None = None) -> str:
+    """A model in a few words; `settings` are those of the method."""
+    if not base:
+        return "nearest past messages, no base model"
+    if method in ("", "none", "model"):
+        return f"base model {base} without tuning, with examples from your history"
+    known = settings or {}
+    told = [_format_setting(key, known[key]) for key in _SHOWN_SETTINGS if known.get(key)]
+    return f"base model {base} tuned on your history ({', '.join([method, *told])})"
 
 
 _SHOWN_SETTINGS = ("rank", "width", "placement", "layers", "full")
 
 
-def _format_setting(key: str, value: Any) -> str:
+def _format_setting(key: str, value: object) -> str:
     if key == "placement":
         return str(value)
-    return f"{key} {' '.join(value)}" if isinstance(value, tuple | list) else f"{key} {value}"
+    return f"{key} {' '.join(map(str, value))}" if isinstance(value, tuple | list) else f"{key} {value}"
 
 
-def _explain_training_benefit(why: str) -> str:
-    if "not installed" in why:
-        return "Training would tune the model to this team: pip install 'gitpeft[train]', then gitpeft init."
-    return ""
+def _name_repository(repository: "Repository") -> str:
+    return (Path(repository.work_tree) if repository.work_tree else repository.common_dir).name
 
 
-def _format_times(seconds: dict[str, float]) -> str:
-    total = sum(seconds.values())
-    return (
-        f"{total:,.0f} s (" + ", ".join(f"{step} {s:,.0f}" for step, s in seconds.items() if s >= 0.5) + ")"
-    )
+def _cut(text: str, limit: int = 58) -> str:
+    line = text.partition("\n")[0]
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def _format_tuning(tuning: dict[str, float]) -> str:
-    best = max(tuning, key=lambda name: tuning[name])
-    scored = ", ".join(f"{name} {score:.1f}" for name, score in tuning.items())
-    return f"{best} serves (B-Norm on validation commits: {scored})"
+def measure_folder(folder: Path) -> int:
+    """The bytes of all files in a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _format_reranker_choice(choice: dict[str, Any]) -> str:
-    if not choice:
-        return "by the default chooser (too few commits to validate on)"
-    scored = ", ".join(f"{mode} {score:.1f}" for mode, score in choice["scores"].items())
-    return f"{choice['mode']} (B-Norm on {choice['n']} validation commits: {scored})"
-
-
-def _format_next_step(outcome: "PipelineResult") -> str:
-    return (
-        "stage a change and run `git commit`, or `gitpeft suggest --staged`; `gitpeft status` shows the state"
-    )
-
-
-def build_scores_table(test: dict[str, Any]) -> Table:
-    """Systems by metrics, each mean with its 95 % interval."""
-    n = next(iter(test.values()))["n"]
-    table = Table(title=f"Newest {n} usable commits (mean, 95 % interval)", title_justify="left")
-    table.add_column("")
-    names = [name for name in METRIC_LABELS if name in next(iter(test.values()))]
-    for name in names:
-        table.add_column(METRIC_LABELS[name], justify="right")
-    for system, row in test.items():
-        cells = (f"{row[m]['mean']:.1f} ({row[m]['low']:.1f}-{row[m]['high']:.1f})" for m in names)
-        table.add_row(system, *cells)
-    return table
-
-
-def build_samples_table(found: Sequence[tuple[str, str, str]]) -> Table:
-    """Suggestions beside what the team wrote."""
-    table = Table(title="Samples from those commits", title_justify="left")
-    for name in ("commit", "the team wrote", "gitpeft would have suggested"):
-        table.add_column(name, overflow="fold")
-    for sha, theirs, ours in found:
-        table.add_row(sha, escape_markup(theirs), escape_markup(ours) or "(nothing)")
-    return table
-
-
-def format_risk_model(model: RiskModel) -> str:
-    """What the risk model is, and what it is worth beside the number of added lines."""
+def describe_risk_model(model: RiskModel, *, verbose: bool = False) -> str:
+    """Whether changes are flagged, and why not; with `verbose` what the score is worth."""
     if not model.is_usable:
-        return model.why
-    found = (
-        f"{model.kind}, from {model.known:,} known bugs (half of them known within {model.latency:.0f} days)"
-    )
+        known = f"{model.known:,} of {format_count(model.needed, 'known bug')}" if model.needed else ""
+        return f"off: {known if 'known bugs,' in model.why and known else model.why}"
+    off = f"nothing is flagged: no score beats the number of added lines ({model.known:,} known bugs)"
+    on = f"{model.kind}, learned from {format_count(model.known, 'known bug')}"
+    said = off if model.kind == LINES_ADDED else on
+    if not verbose:
+        return said
     test = model.report.get("test", {})
     scores = [f"{name}: {_format_risk_scores(row)}" for name, row in test.items()]
-    off = "; nothing is flagged, since nothing beats lines added here" if model.kind == LINES_ADDED else ""
-    return f"{found}{off}; newest {model.report.get('n', 0)} commits: {'; '.join(scores)}"
+    measured = f"on the {model.report.get('n', 0):,} newest commits"
+    return "\n".join(
+        [said, f"half of the bugs were known within {model.latency:.0f} days", measured, *scores]
+    )
 
 
 def _format_risk_scores(row: dict[str, Any]) -> str:
@@ -224,204 +153,181 @@ def _format_risk_scores(row: dict[str, Any]) -> str:
     return f"AUC {auc:.2f} ({low:.2f}-{high:.2f}), {capture[0]:.0%} of the bugs in the riskiest fifth"
 
 
-@contextmanager
-def watch_comparison(quiet: bool) -> Iterator["RunWatcher"]:
-    """A watcher that shows every run of a comparison in one live table, on stderr, or says nothing."""
-    if quiet:
-        yield lambda _rows, _now: None
+# --- train --------------------------------------------------------------------------------------------------
+
+
+def print_retraining(done: "RetrainingResult") -> None:
+    """What a retraining came to: what was learned from, which model won, which one is active."""
+    if done.action == "none" and not done.new:
+        print("Already up to date: no new commits.")
         return
-    from rich.live import Live
-
-    with Live(console=stderr_console, refresh_per_second=4) as live:
-        yield lambda rows, now: live.update(_build_runs_table(rows, now))
-
-
-def _build_runs_table(rows: "Sequence[RunStatus]", now: str) -> Table:
-    table = Table(title=escape_markup(now), title_justify="left")
-    for name in ("runs", "method", "seed", "state", "loss", "time"):
-        table.add_column(name, justify="right" if name in ("loss", "time", "seed") else "left")
-    for row in rows:
-        found = row.result
-        loss = f"{found['valid_loss']:.3f}" if found else ""
-        spent = f"{found['seconds']:,.0f} s" if found else ""
-        state = f"{row.done:.0%} {row.detail}" if row.state == "running" else row.state
-        table.add_row(row.rung, escape_markup(row.label), str(row.seed), escape_markup(state), loss, spent)
-    return table
-
-
-def print_comparison(report: dict[str, Any]) -> None:
-    """A comparison on one screen: quality, cost, advice, and where the page is."""
-    for task in report["tasks"]:
-        stdout_console.print(_build_finalists_table(task))
-        if task["low"]:
-            stdout_console.print(_build_low_resource_table(task))
-        for one in task["transfer"]:
-            stdout_console.print(_build_transfer_table(one, task["metric"]))
-        if task["left_out"]:
-            stdout_console.print(escape_markup("Left out for want of time: " + "; ".join(task["left_out"])))
-        for sentence in task["advice"]["words"]:
-            stdout_console.print(escape_markup(sentence))
-    for why in report["left_out"]:
-        stdout_console.print(escape_markup(f"Left out: {why}"))
-    stdout_console.print(escape_markup(f"The page: {report['page']}"), soft_wrap=True)
+    if done.taught:
+        start = "the active model" if done.warm else "the base model"
+        print(
+            f"Trained from {start} on {format_count(done.taught, 'commit')} ({done.new:,} new, "
+            f"{done.replayed:,} replayed) in {format_duration(sum(done.seconds.values()))}."
+        )
+    if done.labels.get("known"):
+        found, changed = done.labels["known"], done.labels["changed"]
+        print(
+            f"{format_count(found, 'bug')} became known since, {changed:,} of them in commits labelled clean."
+        )
+    print(wrap_text(f"{'Nothing to do: ' if done.action == 'none' else ''}{done.reason}"))
+    if done.action == "none":
+        return
+    if done.action == "activated":
+        print(
+            f"Active: {done.bundle[:SHORT_ID]}. `gitpeft rollback` goes back to {done.champion[:SHORT_ID]}."
+        )
+    else:
+        print(f"Not activated: {done.bundle[:SHORT_ID]}. The active model stays.")
+    if done.aside:
+        print(f"Not activated: {done.aside[:SHORT_ID]}, whose messages are worse.")
 
 
-def _build_finalists_table(task: dict[str, Any]) -> Table:
-    metric, best = task["metric"], task["finalists"][0]
-    heads = (metric["name"], "to the best", "trained", "memory", "training", "on disk")
-    table = _make_titled_table(
-        f"{task['task']}: {task['asked']} validation commits (mean, 95 % interval)", heads
+def print_training_cost(cost: dict[str, Any]) -> None:
+    """What a run without an export cost."""
+    valid = min((loss for _, loss in cost["valid_curve"]), default=float("nan"))
+    speed = cost["tokens"] / max(1e-9, cost["seconds"])
+    memory = max(cost["peak_memory"], cost["reserved"]) / 2**30
+    rows = [
+        ("Trained", f"{cost['trainable']:,} of {cost['parameters']:,} weights in {cost['seconds']:.0f} s"),
+        ("Speed", f"{cost['steps']} steps, {speed:,.0f} tokens/s, peak memory {memory:.1f} GiB"),
+        ("Result", f"best validation loss {valid:.3f} nats/token after {cost['seconds_to_best']:.0f} s"),
+        ("Disk", format_size(cost["adapter_bytes"])),
+        *(("Note", str(note)) for note in cost["notes"]),
+        ("Next", "gitpeft export"),
+    ]
+    print_rows(rows)
+
+
+# --- status -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveModel:
+    """The active bundle, and how it is doing."""
+
+    bundle: "Bundle"
+    health: "ModelHealth"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts: the manifest, the id and the measures side by side."""
+        return asdict(self.bundle.manifest) | {"id": self.bundle.id} | self.health.as_dict()
+
+
+def print_status(
+    repository: "Repository",
+    state: "RepositoryStatus",
+    model: ActiveModel | None,
+    risky: RiskModel,
+    problems: "RecentProblems",
+    *,
+    verbose: bool = False,
+) -> None:
+    """What is installed here and how it is doing, a row for each."""
+    rows = [("Hook", _describe_hook(repository, state))]
+    if model is None:
+        rows.append(("Model", "none: run `gitpeft init`"))
+    else:
+        rows += _describe_active_model(model)
+    rows.append(("Risk", describe_risk_model(risky, verbose=verbose)))
+    if warning := problems.describe():
+        rows.append(("Warnings", f"{warning}: gitpeft doctor"))
+    if verbose:
+        rows += _describe_details(state, model)
+    print_rows(rows)
+
+
+def _describe_hook(repository: "Repository", state: "RepositoryStatus") -> str:
+    offers = [hook for hook in state.hooks if hook.name == stubs.HOOK_NAMES[0]]
+    if not offers:
+        return "not installed: run `gitpeft install`"
+    if not state.enabled:
+        return "off (gitpeft.enabled is false)"
+    running = [hook for hook in offers if hook.runs]
+    if not running:
+        return "installed, but git does not run it: see `gitpeft doctor`"
+    return f"on ({_shorten(repository, running[0].where)})"
+
+
+def _shorten(repository: "Repository", path: Path) -> str:
+    root = repository.work_tree
+    return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
+
+
+def _describe_active_model(model: ActiveModel) -> Iterator[tuple[str, str]]:
+    manifest, health = model.bundle.manifest, model.health
+    method = describe_method(manifest.base, str(manifest.method.get("name", "")))
+    count = format_count(manifest.commits.get("count", 0), "commit")
+    new = f", {health.ahead:,} new since" if health.ahead else ""
+    yield (
+        "Model",
+        f"{model.bundle.id[:SHORT_ID]}, {method}\nmade {format_age(manifest.created)} from {count}{new}",
     )
-    for row in task["finalists"]:
-        cost, gap = row["cost"], row["against_best"]
-        table.add_row(
-            escape_markup(row["label"]), _format_interval(row["scores"][metric["key"]], metric),
-            "" if row is best else _format_difference(gap, metric), f"{cost['share']:.1%}",
-            f"{cost['memory'] / 2**30:.1f} GiB", f"{cost['seconds']:,.0f} s",
-            f"{cost['adapter_bytes'] / 1e6:.1f} MB",
-        )  # fmt: skip
-    for row in task["baselines"]:
-        table.add_row(
-            escape_markup(row["label"]), _format_interval(row["scores"][metric["key"]], metric), *[""] * 5
-        )
-    return table
+    counts = health.accepted
+    if counts.decided_count:
+        yield "Use", f"{counts.kept:,} kept, {counts.edited:,} edited, {counts.discarded:,} discarded"
+    if health.due:
+        yield "Retrain", health.due
+    elif health.ahead is not None:
+        needed = acceptance.count_commits_until_due(manifest.commits)
+        yield "Retrain", f"not needed ({health.ahead:,} of {needed:,} new commits)"
 
 
-def _build_low_resource_table(task: dict[str, Any]) -> Table:
-    low, metric = task["low"], task["metric"]
-    table = _make_titled_table("with so many commits to learn from", [f"{size:,}" for size in low["sizes"]])
-    for name, scores in low["systems"].items():
-        table.add_row(escape_markup(name), *(_format_interval(one, metric) if one else "" for one in scores))
-    return table
-
-
-def _build_transfer_table(one: dict[str, Any], metric: dict[str, Any]) -> Table:
-    title = f"{one['examples']} commits teach, {one['n']} of {one['asked']} are asked about"
-    table = _make_titled_table(title, (f"taught by {one['taught']}", f"by {one['asked']}", "difference"))
-    for row in one["rows"]:
-        own = (
-            (_format_interval(row["within"], metric), _format_difference(row["gap"], metric))
-            if "gap" in row
-            else ("", "")
-        )
-        table.add_row(escape_markup(row["label"]), _format_interval(row["across"], metric), *own)
-    return table
-
-
-def _make_titled_table(title: str, heads: Sequence[str]) -> Table:
-    table = Table(title=escape_markup(title), title_justify="left")
-    table.add_column("", overflow="fold")
-    for name in heads:
-        table.add_column(escape_markup(name), justify="right")
-    return table
-
-
-def _format_interval(score: dict[str, float], metric: dict[str, Any]) -> str:
-    digits = metric["digits"]
-    return f"{score['mean']:.{digits}f} ({score['low']:.{digits}f}-{score['high']:.{digits}f})"
-
-
-def _format_difference(gap: dict[str, Any], metric: dict[str, Any]) -> str:
-    return f"{gap['mean']:+.{metric['digits']}f}{'' if gap['clear'] else ' (noise)'}"
-
-
-def print_status(state: "RepositoryStatus", model: dict[str, Any] | None, risky: RiskModel) -> None:
-    """What is installed here and whether the next commit will be offered a message."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
+def _describe_details(state: "RepositoryStatus", model: ActiveModel | None) -> Iterator[tuple[str, str]]:
+    """What `--verbose` adds."""
     for hook in state.hooks:
-        grid.add_row(
-            hook.name, escape_markup(f"{hook.how} in {hook.where}, {'runs' if hook.runs else 'does not run'}")
+        yield hook.name, f"{hook.how} in {hook.where}, {'runs' if hook.runs else 'does not run'}"
+    if model and (level := model.health.level):
+        yield (
+            "Loss",
+            f"{level.new:.2f} nats/token on the newest {level.n_new} commits, "
+            f"{level.old:.2f} on {level.n_old} before the model was made",
         )
-    if not state.hooks:
-        grid.add_row("hooks", "none installed; `gitpeft install` puts one in")
-    grid.add_row(
-        "model", escape_markup(_format_active_model(model)) if model else "none; `gitpeft init` makes one"
-    )
-    grid.add_row("risk", escape_markup(format_risk_model(risky)))
-    if model:
-        counts = model["acceptance"]
-        if any(counts.values()):
-            grid.add_row("offers", ", ".join(f"{number:,} {name}" for name, number in counts.items()))
-        if model["level"]:
-            grid.add_row("loss", _format_loss(model["level"]))
-        if model["promise"]:
-            grid.add_row("promises", _format_calibration(model["promise"]))
-        if model["due"]:
-            grid.add_row("due", escape_markup(model["due"]))
-    grid.add_row("enabled", "yes" if state.enabled else "no (git config gitpeft.enabled)")
-    for line in state.log:
-        grid.add_row("log", escape_markup(line))
-    stdout_console.print(grid)
+    if model and (check := model.health.promise):
+        yield (
+            "Calibration",
+            f"{check.promised:.1f} bugs predicted in {check.n:,} later commits, {check.found:,} found so far",
+        )
+    if state.log:
+        yield "Log", "\n".join(state.log)
 
 
-def _format_loss(found: dict[str, Any]) -> str:
-    return (
-        f"{found['new']:.2f} nats a token on the newest {found['n_new']} commits, "
-        f"{found['old']:.2f} on {found['n_old']} before the model was made"
-    )
-
-
-def _format_calibration(found: dict[str, Any]) -> str:
-    return (
-        f"{found['promised']:.1f} bugs promised by the risk score in {found['n']:,} commits judged since, "
-        f"{found['found']:,} found"
-    )
-
-
-def _format_active_model(model: dict[str, Any]) -> str:
-    method = model["method"].get("name", "none") if model["base"] else "retrieval"
-    commits = model["commits"]
-    ahead = model["commits_since"]
-    since = f"; {ahead:,} commit{'s' if ahead > 1 else ''} since" if ahead else ""
-    known = f"{commits.get('count', 0):,} commits up to {commits.get('to', '')[:10] or '?'}"
-    return (
-        f"{model['id'][:12]}: base {model['base'] or '-'}, {method}, {known}, made {model['created']}{since}"
-    )
+# --- models and doctor --------------------------------------------------------------------------------------
 
 
 def print_models(found: Sequence["ModelVersion"]) -> None:
-    """A line for each model."""
-    table = Table()
-    narrow = (
-        stdout_console.width < _WIDE_COLUMNS
-    )  # what one has to read in full, to name a model, comes first
-    for name in ("", "model", "made"):
-        table.add_column(name, no_wrap=True, min_width={"model": 12, "made": 10}.get(name, 1))
-    for name in ("commits", "base", "method")[: 0 if narrow else 3]:
-        table.add_column(name)
-    for name in ("B-Norm", "MB"):
-        table.add_column(name, justify="right")
+    """Two lines for each model: what it is, and how it compared with the active one when it was made."""
+    if not found:
+        print("no model here yet; run `gitpeft init`")
+        return
     for one in found:
-        mark = {"active": "*", "previous": "-"}.get(one.state, "")
-        commits = f"{one.commits.get('count', 0):,} up to {str(one.commits.get('to', ''))[:10] or '?'}"
-        score = f"{one.metrics['b_norm']:.1f}" if "b_norm" in one.metrics else ""
-        made_of = (commits, one.base or "-", one.method)[: 0 if narrow else 3]
-        row = (mark, one.id[:12], one.created[:10], *made_of, score)
-        table.add_row(*map(escape_markup, row), f"{one.size / 1e6:.1f}")
-    stdout_console.print(table)
-    stdout_console.print("* active  - the one before it, where `gitpeft rollback` goes")
-    for one in found:
+        mark = {"active": "*", "previous": "-"}.get(one.state, " ")
+        count = format_count(int(one.commits.get("count", 0)), "commit")
+        print(
+            wrap_text(
+                f"{mark} {one.id[:SHORT_ID]}  {format_age(one.created):<14} {count}, {format_size(one.size)}"
+            )
+        )
+        print(wrap_text(describe_method(one.base, one.method), "    "))
+        if one.verdict:
+            print(wrap_text(f"when made: {one.verdict}", "    "))
         if one.aside:
-            stdout_console.print(escape_markup(f"{one.id[:12]} was kept aside: {one.aside}"))
+            print(wrap_text("not activated, because it was not better", "    "))
+    print("\n* active   - the one before it: `gitpeft rollback` activates it")
 
 
 def print_findings(found: Sequence["DoctorFinding"]) -> None:
-    """What `gitpeft doctor` found."""
-    if not found:
-        stdout_console.print("Nothing is wrong: the next commit with an editor is offered a message.")
+    """What `gitpeft doctor` found: what works in one line each, then each problem and its solution."""
+    from gitpeft.hooks.doctor import AREAS
+
+    broken = {one.area for one in found if not one.mended}
+    print("  ".join(f"{CHECK_MARK} {area}" for area in AREAS if area not in broken))
     for one in found:
-        mended = " [green](mended)[/]" if one.mended else ""
-        stdout_console.print(f"[bold]{escape_markup(one.text)}[/]{mended}", soft_wrap=True)
+        mark = f"{CHECK_MARK} fixed:" if one.mended else WARNING_MARK
+        print(wrap_text(f"{mark} {one.text}", "  ", ""))
         if one.remedy and not one.mended:
-            stdout_console.print(
-                f"  {escape_markup(one.remedy)}", soft_wrap=True
-            )  # commands are there to be copied
-
-
-def print_error(message: str, hint: str) -> None:
-    """A problem that a person can do something about."""
-    stderr_console.print(f"[bold red]error:[/] {escape_markup(message)}", soft_wrap=True)
-    if hint:
-        stderr_console.print(escape_markup(hint), soft_wrap=True)
+            print("\n".join(f"    {line}" for line in one.remedy.splitlines()))
+    if not broken:
+        print("No problems found: the next commit in an editor gets a suggestion.")

@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 
 from gitpeft.lazy import field, lazy_dataclass, lazy_pattern
+from gitpeft.terminal import replace_unprintable
 
 MAX_LINE_LENGTH = 160
 """Characters that are kept of a line."""
@@ -202,8 +203,7 @@ def _unquote_bytes(name: bytes) -> bytes:
 
 def _decode_path(name: bytes) -> str:
     """A path as one line of text; unprintable characters become `?`, so that no control byte is passed on."""
-    text = name.decode("utf-8", "replace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    return replace_unprintable(name.decode("utf-8", "replace"))
 
 
 def _decode_line(line: bytes) -> str:

@@ -1,7 +1,9 @@
-"""What stands between a commit and its suggestion: hides how hooks, settings and the model are examined."""
+"""The state of an installation, and the diagnosis of what keeps suggestions away."""
 
 import os
+import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,28 @@ from gitpeft.hooks.install import (
 from gitpeft.suggest import commit_lint, reranker
 
 LOG_LINES = 5
+_MAX_LOG_LINES = 1000
+PROBLEM_DAYS = 7
+"""What the hook's log says counts for so many days."""
+
+AREAS = ("hook", "model", "editor", "settings", "git")
+"""What is examined, in the order in which it is shown."""
+
+_AREA_BY_CODE = {
+    "git-version": "git",
+    "no-model": "model",
+    "model": "model",
+    "reranker": "model",
+    "timeouts": "model",
+    "failures": "model",
+    "score": "settings",
+    "setting": "settings",
+    "off": "settings",
+    "environment": "settings",
+    "linter": "settings",
+    "editor": "editor",
+}
+_TIMEOUT_PATTERN = re.compile(r"no suggestion within (\d+) ms")
 _OFF_VALUES = ("", "0", "false")
 
 
@@ -65,6 +89,48 @@ class DoctorFinding:
     remedy: str = ""
     mended: bool = False
 
+    @property
+    def area(self) -> str:
+        """Which part of `AREAS` it belongs to."""
+        return _AREA_BY_CODE.get(self.code, "hook")
+
+
+@dataclass(frozen=True, slots=True)
+class RecentProblems:
+    """What went wrong in the hook lately: times out of time, other failures, and the last of these."""
+
+    timeouts: int = 0
+    failures: int = 0
+    last_failure: str = ""
+
+    def describe(self) -> str:
+        """In a few words; "" where nothing went wrong."""
+        counted = (("timeout", self.timeouts), ("failure", self.failures))
+        said = [f"{number} {noun}{'s' if number > 1 else ''}" for noun, number in counted if number]
+        return f"{' and '.join(said)} in the last {PROBLEM_DAYS} days" if said else ""
+
+
+def read_recent_problems(repo: Repository, config: Config, now: float | None = None) -> RecentProblems:
+    """What the hook's log holds of the last days; timeouts under a shorter limit than today's are settled."""
+    oldest = (time.time() if now is None else now) - PROBLEM_DAYS * 86_400
+    timeouts, failures = 0, []
+    for line in _read_log(repo, _MAX_LOG_LINES):
+        stamp, _, text = line.partition(" ")
+        if not _is_later(stamp, oldest):
+            continue
+        if found := _TIMEOUT_PATTERN.search(text):
+            timeouts += int(found[1]) >= config.timeout_ms
+        elif "nothing suggested" in text or "not enough memory" in text:
+            failures.append(text)
+    return RecentProblems(timeouts, len(failures), failures[-1] if failures else "")
+
+
+def _is_later(stamp: str, moment: float) -> bool:
+    try:
+        return time.mktime(time.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S")) > moment
+    except (ValueError, OverflowError):
+        return False
+
 
 def read_status(repo: Repository) -> RepositoryStatus:
     """What is installed here, and whether it works. Changes nothing."""
@@ -79,9 +145,10 @@ def read_status(repo: Repository) -> RepositoryStatus:
     )
 
 
-def _read_log(repo: Repository) -> list[str]:
+def _read_log(repo: Repository, most: int = LOG_LINES) -> list[str]:
+    """The newest lines of the hook's log, oldest first."""
     try:
-        return (repo.state_dir / "hook.log").read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return (repo.state_dir / "hook.log").read_text(errors="replace").splitlines()[-most:]
     except OSError:
         return []
 
@@ -151,6 +218,7 @@ def examine_repository(
         *_check_hooks(repo, state, place, mend, python),
         *_check_leftovers(repo, place, mend),
         *_check_model(repo, state),
+        *_check_recent_problems(read_recent_problems(repo, config), config),
         *_check_disabling_settings(repo, config),
         *(DoctorFinding("setting", problem, "correct it with `git config`") for problem in config.problems),
         *_check_lint_settings(repo),
@@ -282,6 +350,24 @@ def _check_disabling_settings(repo: Repository, config: Config) -> Iterator[Doct
         )
 
 
+def _check_recent_problems(problems: RecentProblems, config: Config) -> Iterator[DoctorFinding]:
+    """What the hook's log says."""
+    if problems.timeouts:
+        times = f"{problems.timeouts} time{'s' if problems.timeouts > 1 else ''}"
+        yield DoctorFinding(
+            "timeouts",
+            f"the hook ran out of time {times} in the last {PROBLEM_DAYS} days ({config.timeout_ms} ms)",
+            f"git config gitpeft.timeoutMs {max(2000, 2 * config.timeout_ms)}",
+        )
+    if problems.failures:
+        times = f"{problems.failures} time{'s' if problems.failures > 1 else ''}"
+        yield DoctorFinding(
+            "failures",
+            f"the hook failed {times} in the last {PROBLEM_DAYS} days, last: {problems.last_failure}",
+            "see .git/gitpeft/hook.log",
+        )
+
+
 def _check_model(repo: Repository, state: RepositoryStatus) -> Iterator[DoctorFinding]:
     if not state.model:
         yield DoctorFinding("no-model", "no model has been made for this repository", "run `gitpeft init`")
@@ -292,8 +378,8 @@ def _check_model(repo: Repository, state: RepositoryStatus) -> Iterator[DoctorFi
             bundle.verify_bundle(active)
             if reranker.is_outdated_reranker(active.read_json(bundle.RERANKER_FILE)):
                 reranker.load_embedded_reranker()
-                said = "its way of choosing is of another version; the default one stands in"
-                yield DoctorFinding("chooser", said, "run `gitpeft init` to fit it again")
+                said = "the reranker is from another version; the default one is used instead"
+                yield DoctorFinding("reranker", said, "run `gitpeft init` to fit it again")
     except GitpeftError as error:
         yield DoctorFinding("model", error.message, error.hint)
     except Exception as error:  # any damage is a finding, none may end the examination

@@ -379,6 +379,28 @@ def _remove_made_folders(repo: Repository) -> None:
     _remove_empty_folders([repo.state_dir])  # a model and what was learnt stay
 
 
+def measure_state(repo: Repository) -> int:
+    """The bytes of models, caches and statistics in `.git/gitpeft`."""
+    return sum(path.lstat().st_size for path in repo.state_dir.rglob("*") if path.is_file())
+
+
+def delete_state(repo: Repository) -> int:
+    """Delete `.git/gitpeft` with all in it; the bytes it held. GitpeftError while a training writes there."""
+    import shutil
+
+    from gitpeft.bundle import registry
+
+    size = measure_state(repo)
+    if not repo.state_dir.is_dir():
+        return 0
+    with registry.hold_training_lock(repo.state_dir):
+        try:
+            shutil.rmtree(repo.state_dir)
+        except OSError as error:
+            raise hook_file.make_unwritable_error(repo.state_dir, error) from None
+    return size
+
+
 def _remove_empty_folders(folders: Sequence[Path]) -> None:
     for folder in folders:
         try:

@@ -18,6 +18,7 @@ from gitpeft.errors import GitpeftError, NothingStagedError
 from gitpeft.files import replace_file
 from gitpeft.git.repository import NON_EDITORS, Repository
 from gitpeft.runtime.sandbox import limit_memory
+from gitpeft.terminal import format_as_line
 from gitpeft.trace import HookTrace
 
 MAX_LOG_BYTES = 64 << 10
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     except NothingStagedError:
         pass
     except _TimeBudgetExceeded:
-        what = "no risk looked at" if list(argv[:1]) == ["risk"] else "no suggestion"
+        what = "no risk score" if list(argv[:1]) == ["risk"] else "no suggestion"
         _report_problem(f"{what} within the time allowed (gitpeft.timeoutMs)")
     except GitpeftError as error:
         _report_problem(f"{error.message}{f' ({error.hint})' if error.hint else ''}")
@@ -200,6 +201,7 @@ def _parse_arguments(args: Sequence[str]) -> tuple[Path, str, str]:
 
 def _start_timer(config: Config, trace: HookTrace) -> None:
     """The whole budget counts from the start of this process."""
+    _HookOutput.timeout_ms = config.timeout_ms
     signal.setitimer(signal.ITIMER_REAL, max(0.01, _seconds_left(config, trace)))
 
 
@@ -264,6 +266,7 @@ class _HookOutput:
     """Where the hook speaks: its log, and the descriptor of the terminal that the stub handed over."""
 
     log: Path | None = None
+    timeout_ms = int(1000 * STARTUP_SECONDS)
     quiet = False
     said = False
 
@@ -275,9 +278,7 @@ class _HookOutput:
 
 def _report_problem(text: str) -> None:
     """One line in the log, and the first one on the terminal too."""
-    from gitpeft.suggest.postprocess import sanitise_for_terminal
-
-    line = sanitise_for_terminal(text)
+    line = format_as_line(text.replace("the time allowed", f"{_HookOutput.timeout_ms} ms"))
     _append_to_log(line)
     if _HookOutput.quiet or _HookOutput.said:
         return

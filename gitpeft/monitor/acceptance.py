@@ -6,6 +6,7 @@ soon as it is counted, and nothing ever leaves `<state_dir>`. `gitpeft.stats=fal
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -158,6 +159,11 @@ def load_failed_retraining_tip(state_dir: Path, model: str) -> str:
         return ""
 
 
+def count_commits_until_due(commits: Mapping[str, Any]) -> int:
+    """How many new commits make retraining due, for a manifest's `commits`."""
+    return max(MIN_NEW_COMMITS, math.ceil(MIN_NEW_SHARE * int(commits.get("count", 0))))
+
+
 def describe_due_retraining(
     commits: Mapping[str, Any],
     since: int | None,
@@ -172,7 +178,7 @@ def describe_due_retraining(
     """
     if since is None:
         return _format_due_message("the history that the model was made from is no longer here")
-    if since >= max(MIN_NEW_COMMITS, MIN_NEW_SHARE * int(commits.get("count", 0))):
+    if since >= count_commits_until_due(commits):
         return _format_due_message(
             f"{since:,} commits since {'it was last tried' if tried else 'the model was made'}"
         )

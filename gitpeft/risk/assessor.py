@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from gitpeft.risk.evidence import Evidence
 
 STAGED = "staged"
+NOTHING_CHANGED = "nothing is changed"
+ONLY_GENERATED = "only generated files are changed"
+MERGE = "a merge has no change of its own"
+NOTHING_TO_ASSESS = (NOTHING_CHANGED, ONLY_GENERATED, MERGE)
+"""Reasons by which a change needs no score."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ class RiskAssessor:
         if isinstance(found, SkippedCommit):
             return RiskReport(rev, why=f"its change is not here ({found.reason})")
         if len(found.parents) > 1:
-            return RiskReport(rev, why="a merge has no change of its own")
+            return RiskReport(rev, why=MERGE)
         parent = found.parents[0] if found.parents else None
         who, fix = (
             self.history.hash_author(found.author),
@@ -128,10 +133,10 @@ class RiskAssessor:
         self, rev: str, parent: str | None, change: MeasuredChange, files: Sequence[FileChange]
     ) -> RiskReport:
         if not change.files:
-            return RiskReport(rev, why="nothing is changed")
+            return RiskReport(rev, why=NOTHING_CHANGED)
         paths = tuple(file.path for file in change.files)
         if not change.counted_files:
-            return RiskReport(rev, why="only generated files are changed", files=paths)
+            return RiskReport(rev, why=ONLY_GENERATED, files=paths)
         model, facts = self.model, list["Evidence"]()
         with self.history.context_before(self.repository, parent, keep=True) as past:
             metrics = compute_change_metrics(past, change)

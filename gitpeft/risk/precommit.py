@@ -23,6 +23,7 @@ from gitpeft.lazy import lazy_dataclass
 from gitpeft.redaction import mask_secrets
 from gitpeft.risk.assessor import RiskAssessor, RiskReport
 from gitpeft.risk.model import LINES_ADDED, RiskModel, load_risk_model
+from gitpeft.terminal import replace_unprintable
 
 if TYPE_CHECKING:
     from gitpeft.risk.encoder import OnnxRiskEncoder, RiskEncoder
@@ -33,7 +34,7 @@ _OPERATION_FILES = (
 )
 """Files of git by which something else than a plain commit is going on."""
 
-BYPASS_HINT = "to commit it as it is: git commit --no-verify (gitpeft.risk=warn lets all commits through)"
+BYPASS_HINT = "to commit anyway: git commit --no-verify (gitpeft.risk=warn never stops a commit)"
 _HISTORY_WAIT_MS = 200
 
 
@@ -61,10 +62,10 @@ def check_staged_risk(repository: Repository, config: Config) -> PrecommitVerdic
         report = assess_staged_change(repository, config, model, reader)
     if not report.flagged:
         return PrecommitVerdict()
-    from gitpeft.risk.formats import format_headline, replace_unprintable  # most commits get no further
+    from gitpeft.risk.formats import format_headline  # most commits get no further
 
     lines = [
-        f"{format_headline(report)}, and what is known of it:",
+        f"{format_headline(report)}:",
         *(f"  {one.text}" for one in report.evidence),
     ]
     stops = config.risk == "block"
@@ -141,8 +142,6 @@ def _delete_risk_lines(repository: Repository) -> None:
 
 def load_risk_lines(repository: Repository, files: Sequence[FileChange]) -> list[str]:
     """The lines that were said about this change before; none when it is another."""
-    from gitpeft.risk.formats import replace_unprintable
-
     try:
         kept = json.loads((repository.state_dir / "answers" / "risk").read_text(encoding="utf-8"))
         fits = kept["key"] == compute_change_key(files)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
+from gitpeft.terminal import replace_unprintable
 
 MODELS_REF, PROBE_REF = "refs/gitpeft/models", "refs/gitpeft/probe"
 _CHANNEL_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,39}")
@@ -98,12 +99,7 @@ def _extract_git_error(text: str) -> str:
     told = [
         line for line in lines if not line.startswith(("Please make sure", "and the repository", "hint:"))
     ]
-    return _clean_server_text((told or lines or ["git gave no reason"])[0])
-
-
-def _clean_server_text(text: str) -> str:
-    """A server's words, without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
+    return replace_unprintable((told or lines or ["git gave no reason"])[0][:200])
 
 
 def locate_channel(repo: Repository, remote: str, channel: str, *, probe: bool = True) -> ChannelLocation:
@@ -141,7 +137,7 @@ def _build_push_command(remote: str) -> tuple[str, ...]:
 
 def _parse_rejection(output: str) -> str:
     found = re.search(r"^!\t\S*\t\[[a-z ]+\] \((.+)\)$", output, re.MULTILINE)
-    return _clean_server_text(found[1]) if found else ""
+    return replace_unprintable(found[1][:200]) if found else ""
 
 
 # --- what moves it ------------------------------------------------------------------------------------------
@@ -160,7 +156,7 @@ def check_seen_commit(repo: Repository, remote: str, channel: str, place: Channe
 def _make_overtaken_error(remote: str, commit: str) -> GitpeftError:
     return GitpeftError(
         f"somebody else published a model to {remote} meanwhile ({commit[:12]}); yours was not",
-        "compare before you replace it: `gitpeft pull --aside`, `gitpeft models`; then publish again",
+        "compare before you replace it: `gitpeft pull --no-activate`, `gitpeft models`; then publish again",
     )
 
 

@@ -297,8 +297,3 @@ def count_style_departures(message: str, facts: MessageFacts) -> int:
             _get_style_text(style, "tense") == "past" and not past,
         )
     )
-
-
-def sanitise_for_terminal(text: str, limit: int = 300) -> str:
-    """Text for a terminal or a log: one line, nothing in it that a terminal could obey."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:limit]

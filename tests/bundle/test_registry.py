@@ -10,7 +10,6 @@ import pytest
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
-from gitpeft.cli import views
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.suggest.suggester import open_active_suggester
@@ -166,7 +165,7 @@ def test_models_and_rollback(repo: Repo, gitpeft: Call, monkeypatch: pytest.Monk
     assert json.loads(gitpeft("models", *here, "--json").out) == []
     ids = several(Repository.open(repo.path).state_dir, 2)
     with monkeypatch.context() as narrow:
-        narrow.setattr(views.stdout_console, "width", 40)
+        narrow.setenv("COLUMNS", "40")
         assert all(one[:12] in gitpeft("models", *here).out for one in ids)
     shown = gitpeft("models", *here)
     assert shown.code == 0 and shown.said.index(ids[1][:12]) < shown.said.index(ids[0][:12])

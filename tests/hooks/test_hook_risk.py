@@ -54,10 +54,7 @@ def test_h1_the_flag_is_advice(hooked: Hooked) -> None:
 
 def test_h2_h3_a_flag_names_its_evidence_and_its_place(hooked: Hooked) -> None:
     head, *evidence = flagged(hooked.git("commit", "-m", "large"))
-    assert re.fullmatch(
-        r"gitpeft: this change: riskier than \d\d % of the recent commits here, and what is known of it:",
-        head,
-    )
+    assert re.fullmatch(r"gitpeft: this change: riskier than \d\d% of recent commits:", head)
     assert 1 <= len(evidence) <= 5
     assert "gitpeft:   src/core.py: 5 of its 7 changes in the last year were fixes" in evidence
     assert "gitpeft:   src/core.py, in “def step3(value):”: 5 fixes in the last year" in evidence
@@ -201,7 +198,7 @@ def test_a_slow_git_is_not_waited_for(hooked: Hooked) -> None:
     started = time.monotonic()
     done = hooked.call_stage(PATH=f"{hooked.tools / 'slow'}:{os.environ['PATH']}")
     assert done.returncode == 0 and time.monotonic() - started < 6
-    assert done.stderr.decode().count("gitpeft: ") == 1 and b"within the time" in done.stderr
+    assert done.stderr.decode().count("gitpeft: ") == 1 and b"within 700 ms" in done.stderr
 
 
 @pytest.mark.parametrize("damage", ["model", "locked", "gone"])

@@ -111,11 +111,11 @@ def test_text_is_for_people(core: Repo, gitpeft: Call) -> None:
     """H3: the place among the commits of this repository, not a probability."""
     change_core(core)
     done = gitpeft("risk", "--repo", core.path)
-    assert re.match(r"this change: riskier than \d\d % of the recent commits here  \[flagged\]\n", done.out)
-    assert "chance" not in done.out
+    assert re.match(r"Staged change: riskier than \d\d% of recent commits  \[flagged\]\n", done.out)
+    assert "probability" not in done.out
     explained = gitpeft("risk", "--explain", "--repo", core.path).out
-    assert re.search(r"chance that a later fix corrects it, as calibrated here: \d+%", explained)
-    assert re.search(r"^ +la +42 +\+\d\.\d\d$", explained, re.M)
+    assert re.search(r"estimated bug probability: \d+%", explained)
+    assert re.search(r"^ +lines added +42 +\+\d\.\d\d$", explained, re.M)
 
 
 def test_sarif_takes_no_link_from_a_change() -> None:
@@ -213,12 +213,12 @@ def test_a_bad_revision_does_not_stop_the_others(core: Repo, gitpeft: Call) -> N
     done = gitpeft(
         "risk", "--stdin", "--format", "json", "--repo", core.path, stdin="HEAD\nnowhere\n\nHEAD~1\n"
     )
-    assert done.code == 1 and "1 revisions had no answer" in done.said
+    assert done.code == 1 and "1 revision failed" in done.said
     assert ["why" in one for one in load(done.out)] == [False, True, False]
 
 
 def test_nothing_staged_and_only_generated_files(core: Repo, gitpeft: Call) -> None:
-    assert "nothing is changed" in gitpeft("risk", "--staged", "--repo", core.path).out
+    assert gitpeft("risk", "--staged", "--repo", core.path).out == "Nothing staged\n"
     core.stage(**{"yarn.lock": "a\n" * 900})
     done = gitpeft("risk", "--staged", "--repo", core.path)
     assert done.code == 0 and "only generated files are changed" in done.out
@@ -299,3 +299,35 @@ def test_the_first_commit_can_be_judged(repo: Repo, gitpeft: Call) -> None:
 def test_the_bundle_keeps_the_model(core: Repo) -> None:
     bundle = bundles.open_active_bundle(Repository.open(core.path).state_dir)
     assert bundle is not None and model.load_risk_model(bundle) == MODEL
+
+
+# --- without a score ----------------------------------------------------------------------------------------
+
+
+def test_fail_above_does_not_pass_without_a_score(core: Repo, gitpeft: Call) -> None:
+    give(core, NOTHING)
+    change_core(core)
+    done = gitpeft("risk", "--staged", "--fail-above", "50", "--repo", core.path)
+    assert done.code == 1
+    assert "--fail-above was not applied: not enough history (3 known bugs, 40 needed)" in done.said
+    merged = gitpeft("risk", "--staged", "--format", "github", "--fail-above", "50", "--repo", core.path)
+    assert merged.code == 1
+    assert merged.out.startswith("::warning title=gitpeft::no risk score: not enough history")
+
+
+def test_fail_above_passes_where_there_is_nothing_to_assess(core: Repo, gitpeft: Call) -> None:
+    assert gitpeft("risk", "--staged", "--fail-above", "50", "--repo", core.path).code == 0
+
+
+def test_a_range_says_once_why_there_is_no_score(core: Repo, gitpeft: Call) -> None:
+    give(core, NOTHING)
+    done = gitpeft("risk", "HEAD~3..HEAD", "--repo", core.path)
+    assert done.code == 0
+    assert done.out.count("not enough history") == 1
+    assert done.out.splitlines()[0].startswith(core.git("log", "-1", "--format=%h %s", "HEAD~2"))
+
+
+def test_json_is_the_same_by_either_option(core: Repo, gitpeft: Call) -> None:
+    by_name = gitpeft("risk", "HEAD", "--json", "--repo", core.path)
+    assert by_name.out == gitpeft("risk", "HEAD", "--format", "json", "--repo", core.path).out
+    assert gitpeft("risk", "HEAD", "--json", "--format", "sarif", "--repo", core.path).code == 2

@@ -936,9 +936,9 @@ def test_publish_and_pull_as_commands(
     out = json.loads(gitpeft("publish", "--repo", ada.path, "--to", tmp_path / "m.bundle", "--json").out)
     assert out["bundle"] == active(ada)
     shown = gitpeft(
-        "pull", "--repo", ben.path, "--from", tmp_path / "m.bundle", "--accept", "unsigned", "--aside"
+        "pull", "--repo", ben.path, "--from", tmp_path / "m.bundle", "--accept", "unsigned", "--no-activate"
     )
-    assert "kept aside" in shown.said and "unsigned" in shown.said
+    assert "not active" in shown.said and "unsigned" in shown.said
 
 
 def test_no_hook_ever_pulls() -> None:

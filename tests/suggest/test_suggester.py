@@ -174,7 +174,7 @@ def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any
     tinymodel.bundle(state, model, {"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]})
     assert open_active_suggester(state).suggest(CHANGE, PREVIOUS)
     assert [
-        one.remedy for one in examine_repository(Repository.open(repo.path)) if one.code == "chooser"
+        one.remedy for one in examine_repository(Repository.open(repo.path)) if one.code == "reranker"
     ] == ["run `gitpeft init` to fit it again"]
 
 

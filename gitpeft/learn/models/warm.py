@@ -36,4 +36,4 @@ def warm_start_model(model: Any, method: TuningMethod, folder: str) -> Any:
     return model
 
 
-_COLD_START_HINT = "`gitpeft train --cold` starts from the base"
+_COLD_START_HINT = "`gitpeft train --from-scratch` starts from the base"

@@ -313,8 +313,8 @@ def test_train_where_a_model_is_installed(
     assert lost.code == 0 and lost.err == ""
     told = json.loads(lost.out)
     assert told["action"] == "aside" and not told["warm"], "rank 16 does not start from rank 4"
-    assert "kept aside" in gitpeft("models", "--repo", copied.path).said
+    assert "not activated" in gitpeft("models", "--repo", copied.path).said
     judged(monkeypatch, 1.0)
-    won = gitpeft(*here, "--cold")
-    assert won.code == 0 and "trained from the base" in won.said and "gitpeft rollback" in won.said
+    won = gitpeft(*here, "--from-scratch")
+    assert won.code == 0 and "Trained from the base" in won.said and "gitpeft rollback" in won.said
     assert told["champion"] == bundles.read_active_ids(state(copied))[1]

@@ -203,7 +203,7 @@ def test_the_hook_scores_as_a_replay_does(shipped: Repo, gitpeft: Call) -> None:
     staged = precommit.assess_staged_change(repository, load_config(repository), model, reader)
     assert staged.flagged and staged.score == staged.beside[ENCODER_FEATURE]
     said = gitpeft("risk", "--repo", shipped.path, "--staged", "--explain")
-    assert said.code == 0 and "\n  reading " in said.out
+    assert said.code == 0 and "encoder's estimate" in said.out
     shipped.git("commit", "-q", "-m", "core: more")
     with History.open(repository.state_dir) as history:
         history.mine_commits(repository)

@@ -1,0 +1,102 @@
+"""What commands print: lines that fit the terminal, errors, questions, JSON."""
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from gitpeft.terminal import replace_unprintable
+
+MAX_WIDTH = 80
+"""Text is not stretched beyond this many columns."""
+
+CHECK_MARK, WARNING_MARK = "✓", "!"
+
+
+def tolerate_all_characters() -> None:
+    """What the encoding of standard output or standard error cannot show is replaced, not fatal."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def get_width() -> int:
+    """The columns to use: those of the terminal (80 where there is none), at most `MAX_WIDTH`."""
+    return max(20, min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH))
+
+
+def wrap_text(text: str, indent: str = "", first: str | None = None) -> str:
+    """Foreign text in lines that fit, each behind `indent`, the first one behind `first`."""
+    return textwrap.fill(
+        replace_unprintable(text), get_width(), initial_indent=indent if first is None else first,
+        subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def print_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
+    """Labels in one column, their texts in another; a text of several lines keeps its line breaks."""
+    column = max(len(label) for label, _ in rows) + 2
+    for label, text in rows:
+        first = indent + label.ljust(column)
+        for line in text.splitlines() or [""]:
+            print(wrap_text(line, " " * len(first), first).rstrip() or first.rstrip())
+            first = " " * len(first)
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """A problem that a person can do something about, on standard error."""
+    color = sys.stderr.isatty()
+    mark = "\033[1;31merror:\033[0m" if color else "error:"
+    print(f"{mark} {replace_unprintable(message, keep=chr(10))}", file=sys.stderr)
+    if hint:
+        print(replace_unprintable(hint, keep="\n\t"), file=sys.stderr)
+
+
+def print_notice(text: str) -> None:
+    """A sentence beside the result, on standard error."""
+    print(replace_unprintable(text), file=sys.stderr, flush=True)
+
+
+def print_json(value: Any, indent: int | None = 1) -> None:
+    """JSON in ASCII, which every terminal, pipe and locale can carry."""
+    print(json.dumps(value, indent=indent, default=str), flush=True)
+
+
+def format_count(number: int, noun: str, nouns: str = "") -> str:
+    """`1 commit`, `2,000 commits`; `nouns` is the plural where it is not formed with an s."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """`42 s`, `3 min 5 s` or `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_age(moment: str, now: datetime | None = None) -> str:
+    """How long ago an ISO time was, in its largest unit (`3 days ago`); the text itself if it is no time."""
+    try:
+        then = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    passed = (
+        (now or datetime.now(UTC)) - (then if then.tzinfo else then.replace(tzinfo=UTC))
+    ).total_seconds()
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if passed >= size:
+            return f"{format_count(int(passed // size), unit)} ago"
+    return "just now"
+
+
+def format_size(size: float) -> str:
+    """Bytes in MB, with a digit behind the point below 10."""
+    mega = size / 1e6
+    return f"{mega:.1f} MB" if mega < 10 else f"{mega:,.0f} MB"

@@ -1,0 +1,114 @@
+"""The options that several commands share, and how values from a fixed set are checked."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gitpeft.cli.console import format_count
+from gitpeft.errors import GitpeftError
+
+
+def _use_global_repository(context: typer.Context, value: Path | None) -> Path | None:
+    """`gitpeft -C PATH status` means the same as `gitpeft status -C PATH`."""
+    return value or context.find_object(Path)
+
+
+def make_choice_option(*declarations: str, choices: Sequence[str], help: str) -> Any:
+    """An option whose value is one of `choices`; anything else is wrong usage and gets a suggestion."""
+    return typer.Option(
+        *declarations, metavar="|".join(choices), help=help, parser=_make_choice_parser(choices),
+        autocompletion=lambda: list(choices),
+    )  # fmt: skip
+
+
+def _make_choice_parser(choices: Sequence[str]) -> Callable[[str], str]:
+    def parse_choice(word: str) -> str:
+        if word in choices:
+            return word
+        near = get_close_matches(word, choices, 1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise typer.BadParameter(f"{word!r} is not one of {', '.join(choices)}.{meant}")
+
+    return parse_choice
+
+
+@contextmanager
+def blame_option(name: str) -> Iterator[None]:
+    """Whatever is wrong in here is the value of the option `name`: wrong usage, exit code 2."""
+    try:
+        yield
+    except GitpeftError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        raise typer.BadParameter(f"{error.message}{hint}", param_hint=f"'{name}'") from None
+
+
+def check_one_source(rev: str | None, staged: bool, stdin: bool) -> None:
+    """A change comes from one place only."""
+    if (rev is not None) + staged + stdin > 1:
+        raise typer.BadParameter("give a revision, --staged or --stdin, not several")
+
+
+def read_revisions() -> Iterator[str]:
+    """The revisions on standard input, a line each."""
+    for line in sys.stdin.buffer:
+        if rev := line.decode("utf-8", "replace").replace("\0", "\ufffd").strip():
+            yield rev
+
+
+def make_failures_error(failed: int) -> GitpeftError:
+    """The end of a command that went through many revisions, some of which failed."""
+    return GitpeftError(f"{format_count(failed, 'revision')} failed", 'see "error" or "why" in the output')
+
+
+RepoOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--repo", "-C", metavar="PATH", callback=_use_global_repository,
+        help="The repository; default: the one you are in.",
+    ),
+]  # fmt: skip
+BaseOption = Annotated[
+    str,
+    typer.Option(
+        "--base",
+        metavar="NAME",
+        help="Base model: `mini` (built in), a folder of transformers files, owner/name@commit of the "
+        "Hugging Face hub, or one of codet5-small, codet5-base, codet5p-220m, plbart-base, unixcoder-base, "
+        "codebert-base, graphcodebert-base.",
+    ),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        help="How to tune: `lora`, `adapter`, `full`, `hybrid`, or `auto` (what the last `gitpeft compare` "
+        "recommends). Settings follow a colon, see below.",
+    ),
+]
+METHOD_SETTINGS = """\b
+Settings of a method follow a colon: lora:rank=8,placement=query-value
+  lora     rank, alpha, dropout,
+           placement=all-linear, attention, query-value or feed-forward
+  adapter  width, activation, placement=houlsby or pfeiffer
+  hybrid   full=LAYER+LAYER or probe=K (layers tuned in full),
+           rest=lora or adapter
+  all      lr; but for full also side=encoder, decoder or both,
+           layers=encoder.0+decoder.1
+"""
+UntilOption = Annotated[
+    str, typer.Option("--until", metavar="REV", help="Use only the history up to this commit.")
+]
+BudgetOption = Annotated[
+    float,
+    typer.Option(
+        "--budget", metavar="MINUTES", min=0.05,
+        help="Time for training; the other steps take 1 to 3 minutes more.",
+    ),
+]  # fmt: skip
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -1,0 +1,114 @@
+"""The command risk."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gitpeft.cli import options
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+
+if TYPE_CHECKING:
+    from gitpeft.risk.assessor import RiskAssessor, RiskReport
+
+
+def risk(
+    rev: Annotated[
+        str | None, typer.Argument(help="A commit, or a range A..B; default: what is staged.")
+    ] = None,
+    staged: Annotated[bool, typer.Option("--staged", help="Assess what is staged (the default).")] = False,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Assess the revisions on standard input.")] = False,
+    format_: Annotated[
+        str,
+        options.make_choice_option(
+            "--format", choices=("text", "json", "sarif", "github"), help="How to print the results."
+        ),
+    ] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="REV", help="Use only what was known at this commit.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the metrics and what each adds.")] = False,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            "--fail-above", min=0, max=100, metavar="PERCENTILE",
+            help="Exit with 1 if a change is above this percentile, or has no score.",
+        ),
+    ] = None,
+    repo: options.RepoOption = None,
+) -> None:  # fmt: skip
+    """Explain what makes a change risky.
+
+    The percentile is the change's place among the recent commits of this repository. By default the riskiest
+    tenth is flagged (`git config gitpeft.riskBudget`). The report never names a person.
+    """
+    options.check_one_source(rev, staged, stdin)
+    if as_json and format_ not in ("text", "json"):
+        raise typer.BadParameter(f"--json contradicts --format {format_}")
+    from gitpeft.cli import risk_report
+
+    repository = Repository.open(repo)
+    reports = _assess_changes(repository, rev, stdin, until)
+    printer = risk_report.make_printer(repository, "json" if as_json else format_, explain)
+    limit = risk_report.PercentileLimit(fail_above)
+    for report in reports:
+        limit.check(report)
+        printer.show(report)
+    printer.finish(limit)
+    limit.enforce()
+
+
+def _assess_changes(
+    repository: Repository, rev: str | None, stdin: bool, until: str | None
+) -> "Iterator[RiskReport]":
+    """Reports for what was asked; the history is read as far as that needs."""
+    from gitpeft import config
+    from gitpeft.bundle import bundle
+    from gitpeft.history.store import History
+    from gitpeft.risk import assessor as risk_assessor
+    from gitpeft.risk import precommit
+    from gitpeft.risk.model import load_risk_model
+
+    settings = config.load_config(repository)
+    between = rev if rev is not None and ".." in rev else ""
+    if between:
+        risk_assessor.check_commit_range(between)
+    tip = between.rpartition("..")[2] or rev
+    tips = [repository.resolve_commit(tip)] if tip is not None else []
+    tips += [head] if (head := repository.resolve_head()) is not None else []
+    with History.open(repository.state_dir) as history:
+        for one in tips:
+            history.mine_commits(repository, one)
+        reader = None
+        if until is None:
+            active = bundle.open_active_bundle(repository.state_dir)
+            model = load_risk_model(active)
+            reader = precommit.load_risk_encoder(model, active)
+        else:
+            from gitpeft.learn.risk import selection
+
+            history.mine_commits(repository, until)
+            model = selection.train_from_history(history, repository, repository.resolve_commit(until))
+        assessor = risk_assessor.RiskAssessor(history, repository, model, settings.risk_budget, reader=reader)
+        if stdin:
+            yield from _assess_from_stdin(assessor)
+        elif between:
+            yield from assessor.assess_range(between)
+        else:
+            yield assessor.assess_staged() if rev is None else assessor.assess_commit(rev)
+
+
+def _assess_from_stdin(assessor: "RiskAssessor") -> "Iterator[RiskReport]":
+    from gitpeft.risk.assessor import RiskReport
+
+    failed = 0
+    for rev in options.read_revisions():
+        try:
+            yield assessor.assess_commit(rev)
+        except GitpeftError as error:
+            failed += 1
+            yield RiskReport(rev, why=error.message)
+    if failed:
+        raise options.make_failures_error(failed)

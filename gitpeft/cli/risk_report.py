@@ -1,0 +1,126 @@
+"""How `gitpeft risk` prints its reports, and the percentile limit that its exit code follows."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from gitpeft.cli.console import format_count
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.risk import formats
+from gitpeft.risk.assessor import NOTHING_TO_ASSESS, STAGED, RiskReport
+from gitpeft.terminal import replace_unprintable
+
+SUBJECT_WIDTH = 50
+"""Characters of a commit's subject beside its id."""
+
+
+@dataclass(slots=True)
+class PercentileLimit:
+    """Whether reports stay below `limit` (None: there is none), and the reasons why some have no score."""
+
+    limit: float | None
+    above: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def check(self, report: RiskReport) -> None:
+        """Count a report; a merge or an empty change needs no score."""
+        if report.percentile is not None:
+            self.above += self.limit is not None and report.percentile > self.limit
+        elif report.why not in NOTHING_TO_ASSESS:
+            self.reasons.append(report.why)
+
+    def list_reasons(self) -> list[str]:
+        """Why there is no score, each reason once."""
+        return list(dict.fromkeys(self.reasons))
+
+    def enforce(self) -> None:
+        """GitpeftError where a change is above the limit, or could not be held against it."""
+        if self.limit is None:
+            return
+        if self.above:
+            verb = "is" if self.above == 1 else "are"
+            raise GitpeftError(
+                f"{format_count(self.above, 'change')} {verb} above the {self.limit:g}th percentile",
+                "look at the evidence; --fail-above sets the limit",
+            )
+        if self.reasons:
+            raise GitpeftError(
+                f"no risk score, so --fail-above was not applied: {'; '.join(self.list_reasons())}",
+                "leave --fail-above out until there is a score",
+            )
+
+
+class RiskPrinter(ABC):
+    """Prints reports as they come."""
+
+    @abstractmethod
+    def show(self, report: RiskReport) -> None:
+        """The next report."""
+
+    def finish(self, limit: PercentileLimit) -> None:  # noqa: B027 - most have nothing to add
+        """The end of the run."""
+
+
+def make_printer(repository: Repository, format_: str, explain: bool) -> RiskPrinter:
+    """The printer of a format out of `formats.REPORT_FORMATS`."""
+    if format_ == "sarif":
+        return _SarifPrinter()
+    if format_ == "github":
+        return _GithubPrinter()
+    return _JsonPrinter(explain) if format_ == "json" else _TextPrinter(repository, explain)
+
+
+class _TextPrinter(RiskPrinter):
+    """A headline for each change with the evidence below; reasons for missing scores follow at the end."""
+
+    def __init__(self, repository: Repository, explain: bool) -> None:
+        self.repository, self.explain = repository, explain
+
+    def show(self, report: RiskReport) -> None:
+        lines = formats.format_report_lines(report, self.explain, self._format_name(report))
+        print("\n".join(lines), flush=True)
+
+    def finish(self, limit: PercentileLimit) -> None:
+        for reason in limit.list_reasons():
+            print(f"No risk score: {replace_unprintable(reason)}")
+
+    def _format_name(self, report: RiskReport) -> str:
+        if report.rev == STAGED:
+            return "Staged change"
+        said = self.repository.query_text("log", "-1", "--format=%h %s", "--end-of-options", report.rev, "--")
+        short, _, subject = said.partition(" ")
+        if not short:
+            return report.rev[:40]
+        cut = subject if len(subject) <= SUBJECT_WIDTH else subject[: SUBJECT_WIDTH - 1] + "…"
+        return f"{short} {cut}"
+
+
+class _JsonPrinter(RiskPrinter):
+    def __init__(self, explain: bool) -> None:
+        self.explain = explain
+
+    def show(self, report: RiskReport) -> None:
+        print(formats.format_json_line(report, self.explain), flush=True)
+
+
+class _GithubPrinter(RiskPrinter):
+    def show(self, report: RiskReport) -> None:
+        if report.flagged:
+            print(formats.format_github_warning(report), flush=True)
+
+    def finish(self, limit: PercentileLimit) -> None:
+        for reason in limit.list_reasons():
+            applied = "" if limit.limit is None else "; --fail-above was not applied"
+            print(formats.format_github_notice(f"no risk score: {reason}{applied}"))
+
+
+class _SarifPrinter(RiskPrinter):
+    def __init__(self) -> None:
+        self.reports: list[RiskReport] = []
+
+    def show(self, report: RiskReport) -> None:
+        self.reports.append(report)
+
+    def finish(self, limit: PercentileLimit) -> None:
+        notes = sorted({report.why for report in self.reports if report.why})
+        print(formats.format_sarif(self.reports, notes))

@@ -1,0 +1,161 @@
+"""Commands that suggest messages: suggest, commit."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gitpeft.cli import console, options
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+
+if TYPE_CHECKING:
+    from gitpeft.config import Config
+    from gitpeft.suggest.suggestion import Suggestion
+
+SUGGEST_SECONDS = 20.0
+"""Time for suggestions that somebody asked for and waits for."""
+
+
+def suggest(
+    rev: Annotated[
+        str | None, typer.Argument(help="A commit, or a range A..B; default: what is staged.")
+    ] = None,
+    staged: Annotated[bool, typer.Option("--staged", help="For what is staged (the default).")] = False,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="For the revisions on standard input, a line each; prints JSON.")
+    ] = False,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "-n", metavar="N", min=1, max=20,
+            help="Suggestions at most; default: as in the hook (1 + gitpeft.alternatives).",
+        ),
+    ] = None,
+    repo: options.RepoOption = None,
+    as_json: options.JsonOption = False,
+) -> None:  # fmt: skip
+    """Print suggestions for staged changes or a commit.
+
+    The commit's own message is never looked at, and only earlier commits serve as examples.
+    """
+    options.check_one_source(rev, staged, stdin)
+    from gitpeft import config
+
+    repository = Repository.open(repo)
+    settings = config.load_config(repository)
+    wanted = number or 1 + settings.alternatives
+    if stdin:
+        _print_json_lines(_answer_each(repository, settings, options.read_revisions(), wanted))
+    elif rev is not None and ".." in rev:
+        revs = _list_range(repository, rev)
+        answers = _answer_each(repository, settings, revs, wanted)
+        _print_json_lines(answers) if as_json else _print_each(answers)
+    else:
+        answer = _suggest_for_one(repository, settings, rev, wanted)
+        if as_json:
+            console.print_json(answer.as_dict(), indent=None)
+        elif not answer.suggestions:
+            raise _make_nothing_offered_error(settings.min_score if rev is None else 0)
+        else:
+            print("\n".join(one.message for one in answer.suggestions))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Suggestions for a revision (or "staged"), or the error instead, and the milliseconds that it took."""
+
+    rev: str
+    suggestions: "tuple[Suggestion, ...]" = ()
+    ms: float = 0.0
+    error: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, where scores are 0 to 100."""
+        if self.error:
+            return {"rev": self.rev, "error": self.error}
+        offers = [asdict(one) | {"score": round(100 * one.score, 1)} for one in self.suggestions]
+        return {"rev": self.rev, "suggestions": offers, "ms": self.ms}
+
+
+def _suggest_for_one(repository: Repository, settings: "Config", rev: str | None, wanted: int) -> _Answer:
+    """For what is staged (`rev` is None) the same as in the hook; for a commit as it would have been."""
+    from gitpeft.suggest import service
+    from gitpeft.suggest.suggester import open_active_suggester
+    from gitpeft.trace import HookTrace
+
+    start = time.perf_counter()
+    if rev is None:
+        limits = service.SuggestionLimits(time.monotonic() + SUGGEST_SECONDS, settings.memory_mb)
+        offer = service.suggest_for_staged(repository, settings, limits, HookTrace(), wanted=wanted)
+    else:
+        suggester = open_active_suggester(repository.state_dir)
+        offer = service.suggest_for_commit(repository, settings, suggester, rev, wanted)
+    return _Answer(rev or "staged", tuple(offer.suggestions), round(1000 * (time.perf_counter() - start), 1))
+
+
+def _answer_each(
+    repository: Repository, settings: "Config", revs: Iterable[str], wanted: int
+) -> Iterator[_Answer]:
+    """An answer for each revision; one that fails does not stop the others."""
+    from gitpeft.suggest import service
+    from gitpeft.suggest.suggester import open_active_suggester
+
+    suggester = open_active_suggester(repository.state_dir)
+    ask = partial(service.suggest_for_commit, repository, settings, suggester)
+    for rev in revs:
+        start = time.perf_counter()
+        try:
+            found = ask(rev, wanted).suggestions
+            yield _Answer(rev, tuple(found), round(1000 * (time.perf_counter() - start), 1))
+        except GitpeftError as error:
+            yield _Answer(rev, error=error.message)
+
+
+def _list_range(repository: Repository, between: str) -> list[str]:
+    from gitpeft.risk.assessor import check_commit_range
+
+    check_commit_range(between)
+    return repository.list_range_commits(between)
+
+
+def _print_json_lines(answers: Iterable[_Answer]) -> None:
+    """A line of JSON for each answer. GitpeftError at the end where some are errors."""
+    failed = 0
+    for answer in answers:
+        failed += bool(answer.error)
+        console.print_json(answer.as_dict(), indent=None)
+    if failed:
+        raise options.make_failures_error(failed)
+
+
+def _print_each(answers: Iterable[_Answer]) -> None:
+    """Each commit with its suggestions below."""
+    for answer in answers:
+        print(answer.rev[:10])
+        for message in [one.message for one in answer.suggestions] or [answer.error or "(no suggestion)"]:
+            print("\n".join(f"    {line}" for line in message.splitlines()), flush=True)
+
+
+def _make_nothing_offered_error(least: int) -> GitpeftError:
+    if least:
+        return GitpeftError(
+            f"no suggestion reaches gitpeft.minScore ({least})", "lower it, or write the message yourself"
+        )
+    return GitpeftError("no suggestion for this change", "write the message yourself")
+
+
+def commit(repo: options.RepoOption = None) -> None:
+    """Pick a suggested message and commit."""
+    from gitpeft import config
+    from gitpeft.cli import interactive
+
+    repository = Repository.open(repo)
+    terminal = interactive.Terminal(say=print, ask=input)
+    settings = config.load_config(repository)
+    done = interactive.commit_interactively(repository, settings, terminal, repository.run_with_terminal)
+    if done.action != "committed":  # a script that goes on must not take a cancelled one for a commit
+        raise typer.Exit(done.code or 1)

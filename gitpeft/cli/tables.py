@@ -1,0 +1,127 @@
+"""Tables of scores, drawn with rich: evaluations and comparisons."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gitpeft.cli.progress import escape_markup
+
+stdout_console = Console(highlight=False, soft_wrap=False)
+
+METRIC_LABELS = {
+    "b_norm": "B-Norm",
+    "rouge_l": "ROUGE-L",
+    "edit_similarity": "edit sim.",
+    "first_word": "first word",
+}
+
+
+def print_evaluation(test: dict[str, Any], samples: Sequence[tuple[str, str, str]]) -> None:
+    """The scores of all systems, and suggestions beside what the team wrote."""
+    stdout_console.print(_build_scores_table(test))
+    stdout_console.print(
+        "B-Norm: smoothed BLEU, 0-100. first word: % of suggestions whose first word is right."
+    )
+    if samples:
+        stdout_console.print(_build_samples_table(samples))
+
+
+def _build_scores_table(test: dict[str, Any]) -> Table:
+    """Systems by metrics, each mean with its 95 % interval."""
+    n = next(iter(test.values()))["n"]
+    table = Table(title=f"Newest {n} usable commits (mean, 95% interval)", title_justify="left")
+    table.add_column("")
+    names = [name for name in METRIC_LABELS if name in next(iter(test.values()))]
+    for name in names:
+        table.add_column(METRIC_LABELS[name], justify="right")
+    for system, row in test.items():
+        cells = (f"{row[m]['mean']:.1f} ({row[m]['low']:.1f}-{row[m]['high']:.1f})" for m in names)
+        table.add_row(system, *cells)
+    return table
+
+
+def _build_samples_table(found: Sequence[tuple[str, str, str]]) -> Table:
+    table = Table(title="Samples from those commits", title_justify="left")
+    for name in ("commit", "the team wrote", "gitpeft suggests"):
+        table.add_column(name, overflow="fold")
+    for sha, theirs, ours in found:
+        table.add_row(sha, escape_markup(theirs), escape_markup(ours) or "(nothing)")
+    return table
+
+
+def print_comparison(report: dict[str, Any]) -> None:
+    """A comparison on one screen: quality, cost, advice, and where the page is."""
+    for task in report["tasks"]:
+        stdout_console.print(_build_finalists_table(task))
+        if task["low"]:
+            stdout_console.print(_build_low_resource_table(task))
+        for one in task["transfer"]:
+            stdout_console.print(_build_transfer_table(one, task["metric"]))
+        if task["left_out"]:
+            stdout_console.print(escape_markup("Skipped (time budget): " + "; ".join(task["left_out"])))
+        for sentence in task["advice"]["words"]:
+            stdout_console.print(escape_markup(sentence))
+    for why in report["left_out"]:
+        stdout_console.print(escape_markup(f"Skipped: {why}"))
+    stdout_console.print(escape_markup(f"Page: {report['page']}"), soft_wrap=True)
+
+
+def _build_finalists_table(task: dict[str, Any]) -> Table:
+    metric, best = task["metric"], task["finalists"][0]
+    heads = (metric["name"], "to the best", "trained", "memory", "training", "on disk")
+    table = _make_titled_table(
+        f"{task['task']}: {task['asked']} validation commits (mean, 95 % interval)", heads
+    )
+    for row in task["finalists"]:
+        cost, gap = row["cost"], row["against_best"]
+        table.add_row(
+            escape_markup(row["label"]), _format_interval(row["scores"][metric["key"]], metric),
+            "" if row is best else _format_difference(gap, metric), f"{cost['share']:.1%}",
+            f"{cost['memory'] / 2**30:.1f} GiB", f"{cost['seconds']:,.0f} s",
+            f"{cost['adapter_bytes'] / 1e6:.1f} MB",
+        )  # fmt: skip
+    for row in task["baselines"]:
+        table.add_row(
+            escape_markup(row["label"]), _format_interval(row["scores"][metric["key"]], metric), *[""] * 5
+        )
+    return table
+
+
+def _build_low_resource_table(task: dict[str, Any]) -> Table:
+    low, metric = task["low"], task["metric"]
+    table = _make_titled_table("with so many commits to learn from", [f"{size:,}" for size in low["sizes"]])
+    for name, scores in low["systems"].items():
+        table.add_row(escape_markup(name), *(_format_interval(one, metric) if one else "" for one in scores))
+    return table
+
+
+def _build_transfer_table(one: dict[str, Any], metric: dict[str, Any]) -> Table:
+    title = f"{one['examples']} commits teach, {one['n']} of {one['asked']} are asked about"
+    table = _make_titled_table(title, (f"taught by {one['taught']}", f"by {one['asked']}", "difference"))
+    for row in one["rows"]:
+        own = (
+            (_format_interval(row["within"], metric), _format_difference(row["gap"], metric))
+            if "gap" in row
+            else ("", "")
+        )
+        table.add_row(escape_markup(row["label"]), _format_interval(row["across"], metric), *own)
+    return table
+
+
+def _make_titled_table(title: str, heads: Sequence[str]) -> Table:
+    table = Table(title=escape_markup(title), title_justify="left")
+    table.add_column("", overflow="fold")
+    for name in heads:
+        table.add_column(escape_markup(name), justify="right")
+    return table
+
+
+def _format_interval(score: dict[str, float], metric: dict[str, Any]) -> str:
+    digits = metric["digits"]
+    return f"{score['mean']:.{digits}f} ({score['low']:.{digits}f}-{score['high']:.{digits}f})"
+
+
+def _format_difference(gap: dict[str, Any], metric: dict[str, Any]) -> str:
+    return f"{gap['mean']:+.{metric['digits']}f}{'' if gap['clear'] else ' (noise)'}"

@@ -1,0 +1,219 @@
+"""Commands that make a model: init, mine, train, export, base build."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gitpeft.cli import console, options, session
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+
+if TYPE_CHECKING:
+    from gitpeft.learn.pipeline import ModelPlan
+    from gitpeft.learn.retrain.run import RetrainingResult
+
+
+def init(
+    repo: options.RepoOption = None,
+    base: options.BaseOption = "mini",
+    method: options.MethodOption = "lora",
+    until: options.UntilOption = "HEAD",
+    budget: options.BudgetOption = 5.0,
+    no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Skip hook installation.")] = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Set up gitpeft here: learn from this history and install the hook.
+
+    Reads the history, tunes a model on it, exports it, fits the risk model and installs the hooks. With fewer
+    than 50 usable commits, or without `gitpeft[train]`, the base model is used without tuning, together with
+    examples from this history. Interrupted, the same command continues where it was.
+    """
+    repository = session.open_learnable_repository(repo, until)
+    if repository.work_tree is None and not no_hooks:
+        raise GitpeftError(
+            "this repository is bare: nobody commits in it", "run this in a clone, or use --no-hooks"
+        )
+    plan = session.make_plan(repository, base, method, until, budget)
+    with (
+        session.explain_resuming(),
+        session.show_progress(as_json) as listen,
+        session.hold_training_lock(repository),
+    ):
+        from gitpeft.learn import pipeline
+
+        outcome = pipeline.run(repository, plan, listen)
+    hooks = "not installed (--no-hooks)" if no_hooks else _install_hooks(repository, outcome.risk)
+    if as_json:
+        console.print_json(asdict(outcome) | {"hooks": hooks})
+    else:
+        from gitpeft.cli import views
+
+        views.print_outcome(repository, outcome, hooks)
+
+
+def _install_hooks(repository: Repository, risk: dict[str, object]) -> str:
+    """Install, and say so; a hook that cannot be put in does not undo the model.
+
+    The pre-commit hook comes with it where there is a risk model that has something to flag.
+    """
+    from gitpeft.hooks import stubs
+    from gitpeft.hooks.install import install_hooks
+    from gitpeft.risk.model import RISK_MODEL_KINDS
+
+    said = []
+    for name in stubs.HOOK_NAMES if risk.get("kind") in RISK_MODEL_KINDS[1:] else stubs.HOOK_NAMES[:1]:
+        try:
+            [done] = install_hooks(repository, hooks=[name])
+            said.append(" ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes)))
+        except GitpeftError as error:
+            said.append(f"{name} not installed: {error.message}. {error.hint}")
+    return "; ".join(said)
+
+
+def mine(
+    repo: options.RepoOption = None,
+    until: options.UntilOption = "HEAD",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Read new commits into the cache in .git/gitpeft.
+
+    Nothing else in the repository is written. The other commands do this by themselves.
+    """
+    from gitpeft.history.store import History
+
+    repository = session.open_learnable_repository(repo, until)
+    tip = repository.resolve_commit(until)
+    with session.show_progress(as_json) as listen, History.open(repository.state_dir) as history:
+        report = history.mine_commits(
+            repository, tip, progress=lambda done, total: listen("mine", done / max(1, total), f"{done:,}")
+        )
+    rate = report.new / report.seconds if report.seconds else 0.0
+    if as_json:
+        console.print_json(asdict(report))
+    else:
+        skipped = "".join(f"; {n:,} skipped: {why}" for why, n in report.skipped.items())
+        print(
+            f"{report.new:,} new of {report.total:,} commits in {report.seconds:.1f} s "
+            f"({rate:,.0f}/s){skipped}"
+        )
+
+
+def train(
+    repo: options.RepoOption = None,
+    base: options.BaseOption = "mini",
+    method: options.MethodOption = "lora",
+    until: options.UntilOption = "HEAD",
+    budget: options.BudgetOption = 5.0,
+    from_scratch: Annotated[
+        bool,
+        typer.Option("--from-scratch", help="Start from the base model, not from the active model."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: for scheduled jobs.")] = False,
+    org: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--org", metavar="PATH", help="Repositories (once for each) that share a first adapter."
+        ),
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Retrain on new commits; the new model must not be worse.
+
+    Training starts from the active model, on the new commits and a sample of the old ones; then both models
+    are tested on the newest commits, which neither has seen. Without an active model the trained run is kept,
+    and `gitpeft export` makes it the active one. Interrupted, the same command continues where it was.
+    """
+    asked = sys.stdin.isatty() and not yes and not as_json
+    if org:
+        if from_scratch or repo:
+            raise typer.BadParameter("--org goes with neither --from-scratch nor --repo")
+        each = [session.open_learnable_repository(one, until) for one in org]
+        _train_together(each, session.make_plan(each[0], base, method, until, budget), asked, as_json)
+        return
+    repository = session.open_learnable_repository(repo, until)
+    plan = session.make_plan(repository, base, method, until, budget)
+    done: RetrainingResult | dict[str, Any]
+    with (
+        session.explain_resuming(),
+        session.show_progress(as_json) as listen,
+        session.hold_training_lock(repository),
+    ):
+        from gitpeft.learn import pipeline
+        from gitpeft.learn.retrain import run
+
+        if run.find_champion(repository) is None:
+            done = pipeline.train_only(repository, plan, listen)
+        else:
+            agreed = _make_confirmation(asked)
+            done = run.run_retraining(repository, plan, listen, cold=from_scratch, agreed=agreed)
+    if as_json:
+        console.print_json(done if isinstance(done, dict) else asdict(done))
+        return
+    from gitpeft.cli import views
+
+    if isinstance(done, dict):
+        views.print_training_cost(done)
+    else:
+        views.print_retraining(done)
+
+
+def _train_together(repos: list[Repository], plan: "ModelPlan", asked: bool, as_json: bool) -> None:
+    with session.explain_resuming(), session.show_progress(as_json) as listen:
+        from gitpeft.learn.retrain import multi_repo
+
+        done = multi_repo.train_across_repositories(repos, plan, listen, _make_confirmation(asked))
+    if as_json:
+        console.print_json([asdict(one) for one in done])
+    else:
+        for one in done:
+            print(f"{one.repository}: {one.action}, {one.reason}")
+
+
+def _make_confirmation(asked: bool) -> Callable[[str], bool]:
+    """Whether a verdict is followed: as a person says who is asked, else always."""
+    from gitpeft.cli import progress
+
+    return lambda verdict: not asked or progress.ask_confirmation(f"{verdict}. Make it active?")
+
+
+def export(repo: options.RepoOption = None, as_json: options.JsonOption = False) -> None:
+    """Make the newest trained run the active model.
+
+    Converts it to ONNX, checks that it gives the same results, fits the reranker and writes the bundle.
+    """
+    repository = Repository.open(repo)
+    with session.show_progress(as_json) as listen, session.hold_training_lock(repository):
+        from gitpeft.learn import pipeline
+
+        outcome = pipeline.run(repository, pipeline.find_last_trained_plan(repository), listen)
+    if as_json:
+        console.print_json(asdict(outcome))
+    else:
+        from gitpeft.cli import views
+
+        views.print_outcome(repository, outcome, "unchanged")
+
+
+def build_base(
+    recipe: Annotated[Path, typer.Argument(help="A recipe.toml such as models/mini/recipe.toml.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the corpus files that the recipe names.")],
+    out: Annotated[Path, typer.Option(help="Folder for the finished base.")],
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for intermediate results; default: OUT/work.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one.")] = None,
+) -> None:
+    """Train a base model from random weights, as a recipe says.
+
+    Interrupted, the same command continues where it was.
+    """
+    with session.explain_resuming(), session.show_progress(False) as listen:
+        from gitpeft.learn.pretraining import build
+
+        made = build.PretrainingRecipe.load(recipe)
+        build.pretrain_base(made, corpus, work or out / "work", out, listen, device)
+    print(f"the base is in {out}")
