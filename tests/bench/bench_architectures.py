@@ -1,4 +1,4 @@
-"""Shapes of the base by what they learn for what they cost in a hook: the table that a model card quotes.
+"""Validation loss and hook latency of different base model shapes: a table of the model card.
 
     python tests/bench/bench_architectures.py WORK [--examples 6000] [--recipe models/mini/recipe.toml]
 

@@ -1,4 +1,4 @@
-"""What could be offered as a body: the table that says why none is.
+"""How close the body of a similar commit comes to the real one: why only subjects are suggested.
 
     python tests/bench/bench_bodies.py flask=histories/flask.git gin=histories/gin.git …
 
@@ -26,8 +26,9 @@ LOOKED_AT = 200
 
 def main() -> None:
     arguments = histories.options(__doc__).parse_args()
-    print("| history | test commits | with a body in prose | its words (median) | nearest commit's body "
-          "| nearest body of all | rightly none | nearest subject, same commits |")  # fmt: skip
+    print("| history | test commits | with a body in prose | words in it (median) | nearest commit's body "
+          "| body of the nearest commit that has one | correctly none "
+          "| nearest subject, same commits |")  # fmt: skip
     print("|---" * 8 + "|")
     for item in arguments.histories:
         name, _, path = item.partition("=")

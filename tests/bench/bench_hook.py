@@ -140,13 +140,13 @@ class Bench:
             if "answer" not in moments:
                 continue
             pairs = {
-                "asking git": (moments["hook"], moments["change"]),
-                "child, to opened": (moments["started"], moments["opened"]),
-                "child, waiting": (moments["opened"], moments["asked"]),
-                "child, answering": (moments["asked"], moments["told"]),
-                "answer under way": (moments["told"], moments["answer"]),
-                "choosing, writing": (moments["answer"], moments["done"]),
-                "hook in all": (moments["hook"], moments["done"]),
+                "git commands": (moments["hook"], moments["change"]),
+                "child: start to model opened": (moments["started"], moments["opened"]),
+                "child: waiting for the request": (moments["opened"], moments["asked"]),
+                "child: answering": (moments["asked"], moments["told"]),
+                "answer in transit": (moments["told"], moments["answer"]),
+                "ranking, writing": (moments["answer"], moments["done"]),
+                "hook, total": (moments["hook"], moments["done"]),
             }
             for step, (begin, end) in pairs.items():
                 found.setdefault(step, []).append((end - begin) * 1e3)

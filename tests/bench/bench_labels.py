@@ -1,4 +1,6 @@
-"""Labels beside `git blame`: `python tests/bench/bench_labels.py [--rounds N] [--sample N] REPO[@TIP]...`
+"""SZZ tracing compared with `git blame`.
+
+    python tests/bench/bench_labels.py [--rounds N] [--sample N] REPO[@TIP]...
 
 Each round first labels the whole history in a fresh process with an empty cache, then runs one
 `git blame -w --porcelain` for each of a sample of the files that fixes repair, one after the other, so that

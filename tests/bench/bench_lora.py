@@ -1,10 +1,10 @@
-"""LoRA's settings on the validation part of real histories: which of them `gitpeft train` should use.
+"""LoRA settings on the validation part of real histories: the defaults of `gitpeft train`.
 
     python tests/bench/bench_lora.py flask=histories/flask.git gin=histories/gin.git axios=histories/axios.git
 
-Each setting is tuned on the oldest 80 % of each history within the same minutes and asked about the next
-10 %, with the commits before each among the exemplars. The test part is never looked at. B-Norm of what the
-base's default chooser takes; the difference to the first setting is paired over the commits of all histories.
+Each setting is tuned on the oldest 80 % of each history within the same minutes and evaluated on the next
+10 % with a rolling index. The test part is not used. B-Norm of the default reranker's first message; the
+difference to the first setting is paired over the commits of all histories.
 """
 
 import sys

@@ -1,4 +1,6 @@
-"""Mining beside other ways to read a history: `python tests/bench/bench_mining.py [--rounds N] REPO...`
+"""Speed of mining compared with other ways to read a history.
+
+    python tests/bench/bench_mining.py [--rounds N] REPO...
 
 Each round runs every reader once on each repository, in turn, so that a busy machine is busy for all of them;
 ratios are taken within a round. gitpeft (a fresh process, no cache, everything parsed, masked and stored) and

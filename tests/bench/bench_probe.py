@@ -1,10 +1,10 @@
-"""What the frozen encoder of a base knows: line type and change matching, against two that know nothing.
+"""Linear probes on the frozen encoder of a base: line type and change matching, with two baselines.
 
     python tests/bench/bench_probe.py flask=histories/flask.git gin=histories/gin.git … [--bases OLD mini]
 
 A linear probe on the pooled states of each base's encoder, of the last one with random weights, and on a bag
 of tokens. Fitted on the training part of each history, scored on its validation part: the table decides
-between weights, so that the test part is left alone.
+between weights, so the test part is not used.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Quality of suggestions on the newest tenth of real histories: the table that the README quotes.
+"""Quality of suggestions on the newest tenth of real histories: the tables of docs/evaluation.md.
 
     python tests/bench/bench_quality.py flask=histories/flask.git gin=histories/gin.git …
 
@@ -7,13 +7,12 @@ The index of each system ends where the test part begins, and nothing of that pa
 fitted.
 
 - nearest neighbour: the message of the most similar earlier commit
-- base: the untuned base, no exemplars in its input
-- base + exemplars: the untuned base, the nearest earlier messages in its input
+- base: the base model without tuning, no exemplars in its input
+- base + exemplars: the same, with the nearest earlier messages in its input
 - LoRA: tuned on the training part, no exemplars in its input
-- gitpeft: what `init` ships: tuned as far as validation liked it, exemplars, and the way of choosing that
-  validation chose
-- kept up: the same, and nearest neighbour, as the hook does it: each test commit is asked about with the ones
-  before it among the exemplars. Nothing is fitted again.
+- gitpeft: what `init` selects on validation commits: tuning strength, exemplars, and reranker
+- rolling index: gitpeft and nearest neighbour as in the hook: the commits before each test commit are among
+  its exemplars. Nothing is fitted again.
 """
 
 import argparse
@@ -44,8 +43,8 @@ from gitpeft.suggest.reranker_features import GENERATED
 from gitpeft.suggest.retrieval import CommitIndex
 
 NEAREST = "nearest neighbour"
-SHIPPED = "gitpeft"
-KEPT_UP = ", kept up"
+SELECTED = "gitpeft"
+ROLLING_INDEX = ", rolling index"
 
 
 def main() -> None:
@@ -109,7 +108,7 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             for name, scores in by_system.items()
         },
         "gain": gain(by_system, ""),
-        "gain_kept_up": gain(by_system, KEPT_UP),
+        "gain_rolling_index": gain(by_system, ROLLING_INDEX),
         "samples": [
             {
                 "sha": e.sha,
@@ -134,28 +133,28 @@ def ask_all(
     base = bases.find_base(arguments.base)
     ready = base.find_onnx_folder()
     assert ready is not None, "the base has no ONNX files"
-    untuned = Bundle(
+    base_model = Bundle(
         ready, replace(active.manifest, settings=json.loads((ready / "settings.json").read_text()))
     )
-    chooser = Reranker.from_data(active.read_json(bundles.RERANKER_FILE), "model")
+    reranker = Reranker.from_data(active.read_json(bundles.RERANKER_FILE), "model")
     generated = Reranker(mode=GENERATED)
     systems = {
-        "base": (untuned, nothing, generated, ()),
-        "base + exemplars": (untuned, index, generated, ()),
+        "base": (base_model, nothing, generated, ()),
+        "base + exemplars": (base_model, index, generated, ()),
         "LoRA": (tuned(repo, active), nothing, generated, ()),
-        SHIPPED: (active, index, chooser, ()),
-        SHIPPED + KEPT_UP: (active, index, chooser, data.test),
+        SELECTED: (active, index, reranker, ()),
+        SELECTED + ROLLING_INDEX: (active, index, reranker, data.test),
     }
     offers = {NEAREST: trial.nearest_messages(index, examples)}
     for name, (bundle, known, how, since) in systems.items():
         with asked(bundle, known, habits, examples, since) as found:
             offers[name] = [one.offered_message(how) for one in found]
-    offers[NEAREST + KEPT_UP] = trial.nearest_messages(index, examples, data.test)
+    offers[NEAREST + ROLLING_INDEX] = trial.nearest_messages(index, examples, data.test)
     return offers, examples
 
 
 def tuned(repo: Repository, active: Bundle) -> Bundle:
-    """The tuned model of the run, whether it ships or not."""
+    """The tuned model of the run, whether it was selected or not."""
     run = max((repo.state_dir / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     settings = json.loads((run / "exported.json").read_text())["settings"]
     return Bundle(run, replace(active.manifest, settings=settings))
@@ -174,7 +173,7 @@ def asked(
 
 
 def gain(by_system: dict[str, Any], how: str) -> dict[str, float]:
-    ours, nearest = by_system[SHIPPED + how]["b_norm"], by_system[NEAREST + how]["b_norm"]
+    ours, nearest = by_system[SELECTED + how]["b_norm"], by_system[NEAREST + how]["b_norm"]
     return text_metrics.paired_bootstrap(ours, nearest, 0)._asdict()
 
 
@@ -193,22 +192,25 @@ def table(results: dict[str, Any]) -> str:
 
 
 def costs(results: dict[str, Any]) -> str:
-    head = "| history | usable commits | trainable weights | training | everything | peak memory | shipped "
-    lines = [f"{head}| B-Norm over nearest neighbour | kept up |", "|---|---|---|---|---|---|---|---|---|"]
+    head = "| history | usable commits | trainable weights | training | everything | peak memory | selected "
+    lines = [
+        f"{head}| B-Norm over nearest neighbour | the same, rolling index |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for name, result in results.items():
         share = result["trainable"] / result["parameters"]
-        gain, kept = result["gain"], result["gain_kept_up"]
+        gain, rolling = result["gain"], result["gain_rolling_index"]
         lines.append(
             f"| {name} | {result['used']:,} | {result['trainable']:,} ({share:.1%}) "
             f"| {result['steps']['train']:.0f} s | {result['seconds']} s "
-            f"| {result['peak_memory'] / 2**30:.1f} GiB | {shipped(result)} "
+            f"| {result['peak_memory'] / 2**30:.1f} GiB | {selected(result)} "
             f"| {gain['mean']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f}) "
-            f"| {kept['mean']:+.1f} ({kept['low']:+.1f} to {kept['high']:+.1f}) |"
+            f"| {rolling['mean']:+.1f} ({rolling['low']:+.1f} to {rolling['high']:+.1f}) |"
         )
     return "\n".join(lines)
 
 
-def shipped(result: dict[str, Any]) -> str:
+def selected(result: dict[str, Any]) -> str:
     tuning = result["tuning"]
     best = max(tuning, key=lambda name: tuning[name]) if tuning else "tuned"
     return f"{best}, {result['choice']['mode']}"
@@ -221,7 +223,7 @@ def samples(results: dict[str, Any], count: int) -> str:
     for name, one in random.Random(20).sample(rows, min(count, len(rows))):
         more = f" and {len(one['change']) - 2} more" if len(one["change"]) > 2 else ""
         changed = ", ".join(one["change"][:2]) + more
-        cells = (f"{name} {one['sha'][:10]}", changed, one["team"], one[SHIPPED + KEPT_UP])
+        cells = (f"{name} {one['sha'][:10]}", changed, one["team"], one[SELECTED + ROLLING_INDEX])
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
     return "\n".join(lines)
 

@@ -6,12 +6,12 @@
     python tests/bench/bench_risk.py cost flask.git
 
 `labels`: models on the labels of a csv (commit, buggy, author_ts, la, …; data of Zeng et al. 2021), 80/20 by
-author time; what there is to choose is chosen on the older part, and the newest fifth is looked at once.
+author time; choices are made on the older part, and the newest fifth is used once.
 `own`: the tool's own labels, judged block by block by what was known when each began. With `--tune` a base's
 encoder is tuned as well (`--method`, `--base`, `--epochs`; some minutes a history); for `labels` also with
-messages, which are then taken away again. Both tell what becomes of each score when the changes
-are told differently; `own` whether the lines that weigh most are those that fixes changed. `definitions`: our
-metrics beside those of the csv. `cost`: the hook's flag in turns with an interpreter that does nothing.
+messages, which are then taken away again. Both print ablations; `own` also whether the heaviest lines are
+those that fixes changed. `definitions`: our metrics beside those of the csv. `cost`: the hook's risk check in
+turns with an interpreter that does nothing.
 Histories are full clones; state is kept in a copy that is gone afterwards. Intervals are 95 %, bootstrap over
 the commits.
 """
@@ -151,15 +151,15 @@ def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
         trial = selection.evaluate_time_split(source.ours, teach=how.teacher() if how else None)
         if how:
             trial.ranked.update(with_messages(source, how))
-        show(f"{source.name}, metrics of ours", trial)
-        told_differently(source.name, trial)
+        show(f"{source.name}, our metrics", trial)
+        show_ablations(source.name, trial)
         print(
             f"| {source.name}: {len(source.ours)} commits, {source.absent} of the csv are not in the clone |"
         )
 
 
 def with_messages(source: Source, how: Tuning) -> dict[str, ranking_metrics.RankedCommits]:
-    """The newest fifth as an encoder ranks it that learnt with messages and `fix`: with them, and without."""
+    """The newest fifth as ranked by an encoder trained with messages and `fix`: with them, and without."""
     data = source.ours
     cut = len(data) - round(selection.TEST_SHARE * len(data))
     hold = cut - cut // 8
@@ -171,10 +171,10 @@ def with_messages(source: Source, how: Tuning) -> dict[str, ranking_metrics.Rank
     bare = replace(told.test, metrics=tuple(replace(one, fix=0) for one in told.test.metrics))
     asked = encoder.encode_commits(bare, source.texts, base, tuned.scaling.features, 0.0)
     removed = replace(tuned.test, scores=encoder.predict_logits(tuned.model, asked, base))
-    return {"tuned encoder, message seen": tuned.test, "the same, message removed": removed}
+    return {"tuned encoder, message seen": tuned.test, "tuned encoder, message removed": removed}
 
 
-def told_differently(name: str, trial: RiskTrial) -> None:
+def show_ablations(name: str, trial: RiskTrial) -> None:
     for model, found in backtest.measure_counterfactuals(trial).items():
         print(
             f"| {name} | {model}: AUC in blocks | "
@@ -203,7 +203,7 @@ def show(name: str, trial: RiskTrial) -> None:
                 f"| {name} | {model} minus lines added, {key} | {n} | "
                 f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}) |"
             )
-    print(f"| {name} | ships: {trial.chosen} |", flush=True)
+    print(f"| {name} | selected: {trial.chosen} |", flush=True)
 
 
 def own(histories: Sequence[Path], how: Tuning | None) -> None:
@@ -235,7 +235,7 @@ def own(histories: Sequence[Path], how: Tuning | None) -> None:
             print(f"| {path.stem} | not enough history ({len(verdicts.verdicts)} known bugs) |")
         else:
             show(f"{path.stem}, own labels", trial)
-            told_differently(path.stem, trial)
+            show_ablations(path.stem, trial)
             for name, one in checks.items():
                 print(f"| {path.stem} | {name}: heaviest line against chance | {one} |")
 

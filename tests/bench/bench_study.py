@@ -1,4 +1,4 @@
-"""The study's methods (arXiv 2402.06247) on both tasks: the table that the README quotes, and their cost.
+"""The study's methods (arXiv 2402.06247) on both tasks: a table of docs/evaluation.md, and their cost.
 
     python tests/bench/bench_study.py run gin=histories/gin.git axios=… --out DIR [--minutes 5] [--seeds 1]
     python tests/bench/bench_study.py print DIR
@@ -6,7 +6,7 @@
 
 `run` compares every method on messages and on risk in a clone of each history, below DIR, with the budget of
 minutes for each task. It can be interrupted: finished runs are kept. Quality is that of the validation tenth,
-on which nothing was chosen but the step at which each run was best; the newest tenth is not looked at.
+on which only the step was chosen at which each run was best; the newest tenth is not used.
 `cost` trains random weights in the shapes of the study's bases, each method in a process of its own, on the
 GPU where there is one: memory and time, nothing about quality.
 """
@@ -74,7 +74,7 @@ def study(arguments: argparse.Namespace) -> None:
         for task in arguments.tasks:
             wish = ComparisonRequest(METHODS, minutes=arguments.minutes, seeds=arguments.seeds, task=task)
             try:
-                found = run.compare_methods(Repository.open(clone), wish, told)
+                found = run.compare_methods(Repository.open(clone), wish, show_progress)
             except GitpeftError as error:
                 print(f"{name}, {task}: {error.message}", file=sys.stderr)
                 continue
@@ -83,7 +83,7 @@ def study(arguments: argparse.Namespace) -> None:
     tables(arguments)
 
 
-def told(_rows: object, now: str) -> None:
+def show_progress(_rows: object, now: str) -> None:
     print(f"  {now}", file=sys.stderr, flush=True)
 
 
@@ -112,7 +112,7 @@ def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
         head = f"| {name} | {task} | {report['asked']} "
         for row in report["finalists"]:
             spent = row["cost"]
-            gap = "" if row["name"] == "full" else told_gap(row["against_full"], metric)
+            gap = "" if row["name"] == "full" else format_gap(row["against_full"], metric)
             lines.append(
                 f"{head}| {row['label']} "
                 f"| {metric['name']} {format_interval_cell(row['scores'][metric['key']], metric)} "
@@ -126,11 +126,13 @@ def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
 
 
 def verdicts(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
-    """The study's findings, and what these runs say of them: only what stands clear of noise counts."""
+    """The study's findings beside these runs: only differences clear of noise count."""
     lines = ["| the study found | history | here | which |", "|---|---|---|---|"]
     for (name, task), report in reports.items():
         rows = [row for row in report["finalists"] if row["name"] in ("lora", "adapter")]
-        said = ", ".join(f"{row['label']} {told_gap(row['against_full'], report['metric'])}" for row in rows)
+        said = ", ".join(
+            f"{row['label']} {format_gap(row['against_full'], report['metric'])}" for row in rows
+        )
         lines.append(f"| {FINDINGS[task]} | {name} | {said} | {verdict(task, rows)} |")
     return "\n".join(lines)
 
@@ -144,7 +146,7 @@ def verdict(task: str, rows: list[dict[str, Any]]) -> str:
     return "agrees" if better and not worse else "disagrees" if worse else "not shown: no difference is clear"
 
 
-def told_gap(gap: dict[str, Any], metric: dict[str, Any]) -> str:
+def format_gap(gap: dict[str, Any], metric: dict[str, Any]) -> str:
     mean, low, high = (f"{gap[name]:+.{metric['digits']}f}" for name in ("mean", "low", "high"))
     return f"{mean} ({low} to {high}){'' if gap['clear'] else ', noise'}"
 

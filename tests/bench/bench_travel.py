@@ -1,9 +1,9 @@
-"""How a tuned model should reach a machine without torch: three ways, on a bundle that was really trained.
+"""Three ways to run a tuned model on a machine without torch, on a bundle that was really trained.
 
     python tests/bench/bench_travel.py --repo CLONE [--rounds 30]
 
 CLONE has an active model made by `gitpeft init` with `--method lora` on the embedded base. Compared are whole
-int8 graphs, LoRA folded into the base's graphs by numpy, and ONNX Runtime's LoraAdapter over the base's
+int8 graphs, LoRA merged into the base's graphs by numpy, and ONNX Runtime's LoraAdapter on the base's
 graphs. Latency is that of encoding, searching (four beams) and scoring for real changes of that history, all
 ways in turns in one process; parity is against torch's merge in float32.
 """
@@ -240,7 +240,9 @@ def report(
         opening[name] = time.perf_counter() - start
     spent = latencies(networks, sources, words)
     first = median(spent["whole int8 graphs"])
-    print("| way | wire, MB | opened, s | ms a question | ratio | same token | nats a token |")
+    print(
+        "| way | wire, MB | opened, s | ms a suggestion | ratio | same token as torch | loss, nats a token |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name, (size, _) in ways.items():
         same, nats = parity(networks[name], exact, sources, words)

@@ -1,11 +1,10 @@
-"""Versions of a base side by side, untuned: the table in a model card that decides which weights ship.
+"""Versions of a base model side by side, without tuning: a table of the model card.
 
     python tests/bench/bench_untuned.py flask=histories/flask.git gin=… axios=… --bases OLD models/mini
 
-Asked about the validation part of each history as the hook does: an index of the commits before that part,
-and the part's own earlier commits among the exemplars. Nothing is fitted on the histories, and the test part
-is never looked at. The embedded base's default chooser chooses for all. B-Norm; differences to the first base
-are paired over the commits. A second table holds the scores of that chooser against what became true, in
+Evaluated on the validation part of each history with a rolling index. Nothing is fitted on the histories, and
+the test part is not used. All use the embedded base's default reranker. B-Norm; differences to the first base
+are paired over the commits. A second table compares that reranker's scores with the B-Norm reached, in
 fifths of the commits, the least certain first, for the last base.
 """
 
@@ -36,9 +35,9 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", default=["mini"])
     parser.add_argument("--limit", type=int, default=VALID)
     arguments = parser.parse_args()
-    head = "| history | base | generated | over the first | default chooser | over the first |"
-    print(head, "|---|---|---|---|---|---|", sep="\n")
-    chooser = bases.find_base(bases.EMBEDDED_BASE).load_reranker()
+    gap = "difference to the first"
+    print(f"| history | base | generated | {gap} | default reranker | {gap} |\n" + "|---" * 6 + "|")
+    reranker = bases.find_base(bases.EMBEDDED_BASE).load_reranker()
     last: dict[str, list[trial.ExampleCandidates]] = {}
     every: dict[str, list[Scores]] = {name: [] for name in arguments.bases}
     for item in arguments.histories:
@@ -47,7 +46,7 @@ def main() -> None:
         for name in arguments.bases:
             asked = ask(name, data, arguments.limit)
             last[history] = asked
-            scores = [trial.score_reranker(asked, how) for how in (Reranker(mode=GENERATED), chooser)]
+            scores = [trial.score_reranker(asked, how) for how in (Reranker(mode=GENERATED), reranker)]
             every[name].append(scores)
             row(f"{history} (n = {len(asked)})", name, scores, every[arguments.bases[0]][-1])
     joined = {
@@ -58,11 +57,11 @@ def main() -> None:
     print("\n| history | " + " | ".join(f"fifth {n}" for n in range(1, FIFTHS + 1)) + " |")
     print("|---" * (FIFTHS + 1) + "|")
     for history, found in last.items():
-        print(f"| {history} | " + " | ".join(fifths(found, chooser)) + " |")
+        print(f"| {history} | " + " | ".join(fifths(found, reranker)) + " |")
 
 
 Scores = list[list[float]]
-"""B-Norm of each commit, by way of choosing."""
+"""B-Norm of each commit, by ranking."""
 
 
 def row(history: str, name: str, scores: Scores, first: Scores) -> None:
@@ -72,11 +71,11 @@ def row(history: str, name: str, scores: Scores, first: Scores) -> None:
     print(f"| {history} | {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def fifths(asked: list[trial.ExampleCandidates], chooser: Reranker) -> list[str]:
+def fifths(asked: list[trial.ExampleCandidates], reranker: Reranker) -> list[str]:
     """Mean score (in percent) and mean B-Norm of the messages that are put first, by score."""
-    best = [chooser.rank_candidates(one.found) for one in asked]
+    best = [reranker.rank_candidates(one.found) for one in asked]
     said = np.array([found[0][0] if found else 0.0 for found in best])
-    came = np.array(trial.score_reranker(asked, chooser))
+    came = np.array(trial.score_reranker(asked, reranker))
     parts = np.array_split(np.argsort(said, kind="stable"), FIFTHS)
     return [f"{100 * said[part].mean():.0f} → {came[part].mean():.0f}" for part in parts]
 

@@ -1,10 +1,10 @@
-"""A year of a real history, lived again: a model retrained every month against one that never is.
+"""A simulated year of a real history: a model retrained every month against one that never is.
 
     python tests/bench/bench_year.py --history GITDIR --from 2022-01-01 --months 12 [--first 5] [--budget 2]
 
 On the first day a model is made from all commits before it. Each month both models, the one of the first day
 and the champion, suggest messages for that month's commits: once with the exemplars of the month's first day,
-once as in daily use, with the commits before each one among the exemplars. Then `retrain` runs on the history
+once with a rolling index, as in the hook. Then `retrain` runs on the history
 as it is at the month's end. Writes `year.json` after each month, `year.svg`, and prints the table; `--show`
 prints and draws again what is in `year.json`.
 """
@@ -35,8 +35,8 @@ from gitpeft.learn.pipeline import ModelPlan
 from gitpeft.learn.retrain import run
 from gitpeft.suggest.reranker import Reranker
 
-NEVER, CHAMPION, KEPT_UP = "never retrained", "champion", ", kept up"
-SYSTEMS = (NEVER, CHAMPION, NEVER + KEPT_UP, CHAMPION + KEPT_UP)
+NEVER, CHAMPION, ROLLING_INDEX = "never retrained", "champion", ", rolling index"
+SYSTEMS = (NEVER, CHAMPION, NEVER + ROLLING_INDEX, CHAMPION + ROLLING_INDEX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +116,20 @@ def asked_in(repo: Repository, never: Bundle, before: str, after: str) -> dict[s
     models = {NEVER: never, CHAMPION: active(repo)}
     return {
         name + way: score(model, data, asked, data.test if way else ())
-        for way in ("", KEPT_UP)
+        for way in ("", ROLLING_INDEX)
         for name, model in models.items()
     }
 
 
 def score(model: Bundle, data: Dataset, asked: list[Example], since: Sequence[Example]) -> list[float]:
     """B-Norm of what a model would have put first; with `since` among the exemplars as they come."""
-    chooser = Reranker.from_data(model.read_json(bundles.RERANKER_FILE), model.manifest.kind)
+    reranker = Reranker.from_data(model.read_json(bundles.RERANKER_FILE), model.manifest.kind)
     index = data.index_before(data.first_test)
     with trial.open_trial_suggester(
         model.manifest, model.path, index, model.read_json(bundles.STYLE_FILE)
     ) as suggester:
         offered = [
-            one.offered_message(chooser) for one in trial.collect_candidates(suggester, asked, since=since)
+            one.offered_message(reranker) for one in trial.collect_candidates(suggester, asked, since=since)
         ]
     return b_norm(offered, [one.message for one in asked])
 
@@ -156,23 +156,23 @@ def quiet(_step: str, _done: float, _detail: str) -> None:
     """Hears nothing."""
 
 
-# --- what is told -------------------------------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------------------
 
 
 def table(months: list[Month]) -> str:
     """Month by month, and the year as a whole with its intervals."""
-    head = ["month", "n", *SYSTEMS, "duel of messages", "duel of risk", "s", "CPU s"]
+    head = ["month", "n", *SYSTEMS, "challenger for messages", "challenger for risk", "s", "CPU s"]
     lines = [row(head), row(["---"] * len(head))]
     for one in months:
         cells = [mean(one.scores[name]) for name in SYSTEMS]
-        duels = [fought(one.tasks.get(task)) for task in (run.MESSAGE, run.RISK)]
+        results = [format_comparison(one.tasks.get(task)) for task in (run.MESSAGE, run.RISK)]
         lines.append(
             row(
                 [
                     one.name,
                     str(len(one.scores[NEVER])),
                     *cells,
-                    *duels,
+                    *results,
                     f"{one.seconds:.0f}",
                     f"{one.cpu:.0f}",
                 ]
@@ -190,8 +190,8 @@ def row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def fought(verdict: dict[str, Any] | None) -> str:
-    """A duel in a cell."""
+def format_comparison(verdict: dict[str, Any] | None) -> str:
+    """A comparison of challenger and champion in a cell."""
     if not verdict or not verdict["duel"]:
         return "-"
     one = verdict["duel"]
@@ -203,7 +203,7 @@ def fought(verdict: dict[str, Any] | None) -> str:
 def verdicts(months: list[Month], whole: dict[str, list[float]]) -> list[str]:
     """What the year says, in sentences."""
     lines = []
-    for way in ("", KEPT_UP):
+    for way in ("", ROLLING_INDEX):
         if whole[NEVER]:
             gain = paired_bootstrap(whole[CHAMPION + way], whole[NEVER + way], seed=0)
             lines.append(
@@ -213,7 +213,7 @@ def verdicts(months: list[Month], whole: dict[str, list[float]]) -> list[str]:
     for task in (run.MESSAGE, run.RISK):
         held = [one.tasks[task] for one in months if one.tasks.get(task) and one.tasks[task]["duel"]]
         lost = sum(not one["won"] for one in held)
-        lines.append(f"The challenger for {task} lost {lost} of {len(held)} duels.")
+        lines.append(f"The challenger for {task} lost {lost} of {len(held)} comparisons.")
     return lines
 
 
