@@ -109,9 +109,9 @@ def compare(
         )  # fmt: skip
         report = comparison.compare_methods(repository, wish, watch)
     if out is not None:
-        out.write_bytes(Path(report["page"]).read_bytes())
+        out.write_bytes(Path(report.page).read_bytes())
     if as_json:
-        console.print_json(report)
+        console.print_json(report.as_dict())
     else:
         tables.print_comparison(report)
 

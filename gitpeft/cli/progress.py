@@ -186,9 +186,8 @@ def _build_runs_table(rows: "Sequence[RunStatus]", now: str) -> Table:
     for name in ("runs", "method", "seed", "state", "loss", "time"):
         table.add_column(name, justify="right" if name in ("loss", "time", "seed") else "left")
     for row in rows:
-        found = row.result
-        loss = f"{found['valid_loss']:.3f}" if found else ""
-        spent = f"{found['seconds']:,.0f} s" if found else ""
+        loss = f"{row.result.valid_loss:.3f}" if row.result else ""
+        spent = f"{row.result.seconds:,.0f} s" if row.result else ""
         state = f"{row.done:.0%} {row.detail}" if row.state == "running" else row.state
         table.add_row(row.rung, escape_markup(row.label), str(row.seed), escape_markup(state), loss, spent)
     return table

@@ -39,7 +39,7 @@ def make_plan(repository: Repository, base: str, method: str, until: str, minute
         from gitpeft.learn.compare.run import load_advice
 
         advice = load_advice(repository)
-        method, base = advice["method"], advice["base"]
+        method, base = advice.method, advice.base
     with blame_option("--method"):
         name, settings = methods.parse_method(method)
     if base != bases.EMBEDDED_BASE:

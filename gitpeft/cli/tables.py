@@ -1,12 +1,23 @@
 """Tables of scores, drawn with rich: evaluations and comparisons."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from gitpeft.cli.progress import escape_markup
+
+if TYPE_CHECKING:
+    from gitpeft.learn.compare.report import (
+        ComparisonReport,
+        LowResource,
+        MetricInfo,
+        TaskReport,
+        TransferTable,
+    )
+    from gitpeft.learn.compare.results import Difference
+    from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval
 
 stdout_console = Console(highlight=False, soft_wrap=False)
 
@@ -51,62 +62,60 @@ def _build_samples_table(found: Sequence[tuple[str, str, str]]) -> Table:
     return table
 
 
-def print_comparison(report: dict[str, Any]) -> None:
-    """A comparison on one screen: quality, cost, advice, and where the page is."""
-    for task in report["tasks"]:
+def print_comparison(report: "ComparisonReport") -> None:
+    """A comparison on one screen: quality and cost, the advice, and where the page is."""
+    for task in report.tasks:
         stdout_console.print(_build_finalists_table(task))
-        if task["low"]:
-            stdout_console.print(_build_low_resource_table(task))
-        for one in task["transfer"]:
-            stdout_console.print(_build_transfer_table(one, task["metric"]))
-        if task["left_out"]:
-            stdout_console.print(escape_markup("Skipped (time budget): " + "; ".join(task["left_out"])))
-        for sentence in task["advice"]["words"]:
-            stdout_console.print(escape_markup(sentence))
-    for why in report["left_out"]:
+        if task.facts.low:
+            stdout_console.print(_build_low_resource_table(task.facts.low, task.metric))
+        for one in task.facts.transfer:
+            stdout_console.print(_build_transfer_table(one, task.metric))
+        if task.facts.left_out:
+            skipped = "; ".join(task.facts.left_out)
+            stdout_console.print(escape_markup(f"Skipped (time budget): {skipped}"))
+        stdout_console.print(f"[bold]{escape_markup(task.advice.verdict)}[/]")
+        stdout_console.print(escape_markup(task.advice.reason))
+        stdout_console.print(f"Next: {escape_markup(task.advice.command)}", soft_wrap=True)
+    for why in report.left_out:
         stdout_console.print(escape_markup(f"Skipped: {why}"))
-    stdout_console.print(escape_markup(f"Page: {report['page']}"), soft_wrap=True)
+    stdout_console.print(escape_markup(f"Details: {report.page}"), soft_wrap=True)
 
 
-def _build_finalists_table(task: dict[str, Any]) -> Table:
-    metric, best = task["metric"], task["finalists"][0]
-    heads = (metric["name"], "to the best", "trained", "memory", "training", "on disk")
+def _build_finalists_table(task: "TaskReport") -> Table:
+    metric, best = task.metric, task.finalists[0]
+    heads = (metric.name, "to the best", "trained", "memory", "training", "on disk")
     table = _make_titled_table(
-        f"{task['task']}: {task['asked']} validation commits (mean, 95 % interval)", heads
+        f"{task.facts.task}: {task.asked} validation commits (mean, 95 % interval)", heads
     )
-    for row in task["finalists"]:
-        cost, gap = row["cost"], row["against_best"]
+    for row in task.finalists:
+        cost = row.cost
         table.add_row(
-            escape_markup(row["label"]), _format_interval(row["scores"][metric["key"]], metric),
-            "" if row is best else _format_difference(gap, metric), f"{cost['share']:.1%}",
-            f"{cost['memory'] / 2**30:.1f} GiB", f"{cost['seconds']:,.0f} s",
-            f"{cost['adapter_bytes'] / 1e6:.1f} MB",
+            escape_markup(row.label), _format_interval(task.get_score(row), metric),
+            "" if row is best else _format_difference(row.against_best, metric), f"{cost.share:.1%}",
+            f"{cost.memory / 2**30:.1f} GiB", f"{cost.seconds:,.0f} s", f"{cost.adapter_bytes / 1e6:.1f} MB",
         )  # fmt: skip
-    for row in task["baselines"]:
-        table.add_row(
-            escape_markup(row["label"]), _format_interval(row["scores"][metric["key"]], metric), *[""] * 5
-        )
+    for one in task.baselines:
+        table.add_row(escape_markup(one.label), _format_interval(task.get_score(one), metric), *[""] * 5)
     return table
 
 
-def _build_low_resource_table(task: dict[str, Any]) -> Table:
-    low, metric = task["low"], task["metric"]
-    table = _make_titled_table("with so many commits to learn from", [f"{size:,}" for size in low["sizes"]])
-    for name, scores in low["systems"].items():
+def _build_low_resource_table(low: "LowResource", metric: "MetricInfo") -> Table:
+    table = _make_titled_table("by the number of training commits", [f"{size:,}" for size in low.sizes])
+    for name, scores in low.systems.items():
         table.add_row(escape_markup(name), *(_format_interval(one, metric) if one else "" for one in scores))
     return table
 
 
-def _build_transfer_table(one: dict[str, Any], metric: dict[str, Any]) -> Table:
-    title = f"{one['examples']} commits teach, {one['n']} of {one['asked']} are asked about"
-    table = _make_titled_table(title, (f"taught by {one['taught']}", f"by {one['asked']}", "difference"))
-    for row in one["rows"]:
+def _build_transfer_table(one: "TransferTable", metric: "MetricInfo") -> Table:
+    title = f"{one.examples} training commits, evaluated on {one.n} commits in {one.asked}"
+    table = _make_titled_table(title, (f"trained on {one.taught}", f"on {one.asked}", "difference"))
+    for row in one.rows:
         own = (
-            (_format_interval(row["within"], metric), _format_difference(row["gap"], metric))
-            if "gap" in row
+            (_format_interval(row.within, metric), _format_difference(row.gap, metric))
+            if row.within and row.gap
             else ("", "")
         )
-        table.add_row(escape_markup(row["label"]), _format_interval(row["across"], metric), *own)
+        table.add_row(escape_markup(row.label), _format_interval(row.across, metric), *own)
     return table
 
 
@@ -118,10 +127,10 @@ def _make_titled_table(title: str, heads: Sequence[str]) -> Table:
     return table
 
 
-def _format_interval(score: dict[str, float], metric: dict[str, Any]) -> str:
-    digits = metric["digits"]
-    return f"{score['mean']:.{digits}f} ({score['low']:.{digits}f}-{score['high']:.{digits}f})"
+def _format_interval(score: "ConfidenceInterval", metric: "MetricInfo") -> str:
+    mean, low, high = (f"{value:.{metric.digits}f}" for value in score)
+    return f"{mean} ({low}-{high})"
 
 
-def _format_difference(gap: dict[str, Any], metric: dict[str, Any]) -> str:
-    return f"{gap['mean']:+.{metric['digits']}f}{'' if gap['clear'] else ' (noise)'}"
+def _format_difference(gap: "Difference", metric: "MetricInfo") -> str:
+    return f"{gap.mean:+.{metric.digits}f}{'' if gap.excludes_zero else ' n.s.'}"

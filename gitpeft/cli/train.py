@@ -149,9 +149,9 @@ def train(
             done = pipeline.train_only(repository, plan, listen)
         else:
             agreed = _make_confirmation(asked)
-            done = run.run_retraining(repository, plan, listen, cold=from_scratch, agreed=agreed)
+            done = run.run_retraining(repository, plan, listen, from_scratch=from_scratch, agreed=agreed)
     if as_json:
-        console.print_json(done if isinstance(done, dict) else asdict(done))
+        console.print_json(done if isinstance(done, dict) else done.as_dict())
         return
     from gitpeft.cli import views
 

@@ -167,8 +167,8 @@ def print_retraining(done: "RetrainingResult") -> None:
             f"Trained from {start} on {format_count(done.taught, 'commit')} ({done.new:,} new, "
             f"{done.replayed:,} replayed) in {format_duration(sum(done.seconds.values()))}."
         )
-    if done.labels.get("known"):
-        found, changed = done.labels["known"], done.labels["changed"]
+    if done.labels and done.labels.known:
+        found, changed = done.labels.known, done.labels.changed
         print(
             f"{format_count(found, 'bug')} became known since, {changed:,} of them in commits labelled clean."
         )

@@ -20,6 +20,7 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation.trial import sample_examples
 from gitpeft.learn.models import bases
 from tests.bench import histories
+from tests.support import probing
 
 OLDER, NEWER = 800, 400
 
@@ -44,7 +45,7 @@ def main() -> None:
         ):
             questions = ask(older, base.budget, codec), ask(newer, base.budget, codec)
             cells = [
-                "{:.1%} ({:.1%}–{:.1%})".format(*probes.measure_probe_accuracy(r, *questions))
+                "{:.1%} ({:.1%}–{:.1%})".format(*probing.measure_probe_accuracy(r, *questions))
                 for r in readers.values()
             ]
             print(f"| {name} | {task} | {len(questions[1])} | " + " | ".join(cells) + " |", flush=True)
@@ -56,10 +57,10 @@ def reading(names: list[str], vocabulary: int) -> dict[str, Any]:
     last = models[names[-1]]
     torch.manual_seed(0)
     blank = type(last)(last.config)
-    found = {name: probes.make_encoder_reader(model) for name, model in models.items()}
+    found = {name: probing.make_encoder_reader(model) for name, model in models.items()}
     return found | {
-        "random encoder": probes.make_encoder_reader(blank),
-        "bag of tokens": probes.make_one_hot_reader(vocabulary),
+        "random encoder": probing.make_encoder_reader(blank),
+        "bag of tokens": probing.make_one_hot_reader(vocabulary),
     }
 
 

@@ -78,8 +78,8 @@ def study(arguments: argparse.Namespace) -> None:
             except GitpeftError as error:
                 print(f"{name}, {task}: {error.message}", file=sys.stderr)
                 continue
-            (arguments.out / f"{name}-{task}.json").write_text(json.dumps(found, indent=1))
-            print(f"{name}, {task}: {found['seconds']:.0f} s", file=sys.stderr)
+            (arguments.out / f"{name}-{task}.json").write_text(json.dumps(found.as_dict(), indent=1))
+            print(f"{name}, {task}: {found.seconds:.0f} s", file=sys.stderr)
     tables(arguments)
 
 
@@ -101,8 +101,6 @@ def results(folder: Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
 
 
 def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
-    from gitpeft.learn.compare.findings import format_interval_cell
-
     lines = [
         "| history | task | n | system | quality | against full tuning | trained | memory | training |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -115,12 +113,12 @@ def quality(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
             gap = "" if row["name"] == "full" else format_gap(row["against_full"], metric)
             lines.append(
                 f"{head}| {row['label']} "
-                f"| {metric['name']} {format_interval_cell(row['scores'][metric['key']], metric)} "
+                f"| {metric['name']} {interval_cell(row['scores'][metric['key']], metric)} "
                 f"| {gap} | {spent['share']:.1%} | {spent['memory'] / 2**30:.1f} GiB "
                 f"| {spent['seconds']:.0f} s, {row['steps']} steps |"
             )
         for row in report["baselines"]:
-            score = format_interval_cell(row["scores"][metric["key"]], metric)
+            score = interval_cell(row["scores"][metric["key"]], metric)
             lines.append(f"{head}| {row['label']} | {metric['name']} {score} | | | | |")
     return "\n".join(lines)
 
@@ -144,6 +142,11 @@ def verdict(task: str, rows: list[dict[str, Any]]) -> str:
     if task == "messages":
         return "disagrees" if worse else "agrees, and more" if better else "agrees: no difference is clear"
     return "agrees" if better and not worse else "disagrees" if worse else "not shown: no difference is clear"
+
+
+def interval_cell(score: dict[str, float], metric: dict[str, Any]) -> str:
+    mean, low, high = (f"{score[name]:.{metric['digits']}f}" for name in ("mean", "low", "high"))
+    return f"{mean} ({low}–{high})"
 
 
 def format_gap(gap: dict[str, Any], metric: dict[str, Any]) -> str:

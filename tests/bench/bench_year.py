@@ -100,7 +100,8 @@ def month(repo: Repository, never: Bundle, begin: date, end: date, budget: float
     seconds, cpu = time.monotonic() - started, time.process_time() - spent
     asked = len(scores[NEVER])
     print(f"{begin:%Y-%m}: {asked} commits; {done.action}: {done.reason} ({seconds:.0f} s)", flush=True)
-    return Month(f"{begin:%Y-%m}", scores, done.action, done.tasks, done.labels, seconds, cpu)
+    plain = json.loads(json.dumps(done.as_dict()))
+    return Month(f"{begin:%Y-%m}", scores, done.action, plain["tasks"], plain["labels"], seconds, cpu)
 
 
 def asked_in(repo: Repository, never: Bundle, before: str, after: str) -> dict[str, list[float]]:

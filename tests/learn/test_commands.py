@@ -1,16 +1,18 @@
 """The commands that learn, in this process, on sixty commits and a base of a few thousand weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gitpeft.learn.compare import run as comparison
+from gitpeft.learn.compare.results import to_plain
 from gitpeft.learn.compare.runs import RunStatus
 from tests.support import generated
 from tests.support.commands import Call
-from tests.support.comparisons import messages
+from tests.support.comparisons import compared, messages
 from tests.support.gitrepo import Repo
 from tests.support.tinybase import RECIPE, Built, loosen
 
@@ -132,7 +134,7 @@ def test_a_comparison_on_the_terminal(
 ) -> None:
     asked = []
     task = messages()
-    report = {"tasks": [task], "left_out": ["no bugs"], "page": str(tmp_path / "x.html")}
+    report = replace(compared(task, left_out=("no bugs",)), page=str(tmp_path / "x.html"))
     (tmp_path / "x.html").write_text("<!doctype html>")
 
     def compare(_repo: Any, wish: Any, watch: Any) -> Any:
@@ -156,12 +158,12 @@ def test_a_comparison_on_the_terminal(
     assert asked[0].transfer == (("python", "go"),)
     for part in (
         "Adopt full", "Skipped (time budget): hybrid", "nearest neighbour", "x.html", "Skipped: no bugs",
-        "1,200", "taught by python", "Few commits:",
+        "1,200", "trained on python", "Next: gitpeft init --method full",
     ):  # fmt: skip
         assert part.replace(" ", "") in done.said.replace(" ", ""), part
     assert "loss 3.1" in done.err and (tmp_path / "page.html").exists()
     again = json.loads(gitpeft("compare", "--repo", repo.path, "--json").out)
-    assert again["tasks"][0]["advice"] == task["advice"]
+    assert again["tasks"][0]["advice"] == to_plain(task.advice)
     for wrong, said in (("--low-resource", "no list of numbers"), ("--transfer", "names no two languages")):
         done = gitpeft("compare", "--repo", repo.path, wrong, "x")
         assert done.code == 2 and said in done.said

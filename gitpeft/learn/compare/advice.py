@@ -1,212 +1,164 @@
-"""What the runs of a comparison say: summaries with intervals, Pareto fronts, and the advice that follows.
+"""Writes the advice of a comparison: one verdict, one reason, one next command, then details.
 
-Two systems are compared on the same commits by a paired bootstrap (Koehn 2004); what an interval does not
-tell from zero is called noise.
+Two systems are compared on the same commits by a paired bootstrap (Koehn 2004); a difference whose 95 %
+interval contains zero is not significant.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from gitpeft.learn.compare import findings
-from gitpeft.learn.compare.findings import format_interval_text
-from gitpeft.learn.compare.scoring import Answers, AnswerScorer
+from gitpeft.learn.compare.findings import format_interval_text, format_significance
+from gitpeft.learn.compare.report import Advice, Finalist, TaskReport
+from gitpeft.learn.compare.results import Answers, Difference
+from gitpeft.learn.compare.scoring import AnswerScorer
 from gitpeft.learn.compare.tasks import UNTUNED_SUFFIX
 
-SAMPLE_COUNT = 5
+DEFAULT_METHOD = "lora"
+"""The method of `gitpeft init` where no other is adopted."""
 
-COST_KEYS = (
-    "share", "trainable", "peak_memory", "reserved", "seconds", "seconds_to_best", "tokens_per_second",
-    "adapter_bytes", "exported_bytes", "answer_ms", "halved",
-)  # fmt: skip
-
-COST_AXES = {"share": "trainable share", "memory": "peak memory", "training": "training time"}
-"""What quality is plotted against."""
-
-TASK_NAMES = {"messages": "messages", "risk": "risk"}
+SystemAnswers = Mapping[str, Sequence[Answers]]
+"""By label, the answers of each seed."""
 
 
-def build_task_report(
-    facts: dict[str, Any],
-    runs: Sequence[dict[str, Any]],
-    baselines: Mapping[str, Answers],
-    asked: Sequence[tuple[str, str]],
-    yardstick: AnswerScorer,
-) -> dict[str, Any]:
-    """Everything that the page, the terminal and scripts show of one task, as plain values.
+class _Gain(NamedTuple):
+    """The baseline that a method has to beat, and the paired difference to it."""
 
-    `runs` are the results of long runs, `baselines` the answers of systems that cost no training, `asked` the
-    id of each commit that all of them were asked about, and what is right for it.
+    over: str
+    gap: Difference
+
+    @property
+    def over_text(self) -> str:
+        """The baseline in a sentence."""
+        return "no tuning" if self.over.endswith(UNTUNED_SUFFIX) else self.over
+
+
+def write_advice(report: TaskReport, answers: SystemAnswers, scorer: AnswerScorer) -> Advice:
+    """One verdict, one reason, one next command, and what else was measured.
+
+    A method is adopted only if each method had `least_steps` steps and it is significantly better than no
+    tuning (for risk: than the best baseline). Of the methods with no significant difference to the best one,
+    the one with the fewest trainable weights is adopted, since it is the cheapest to keep and to share.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault(run["label"], []).append(run)
-    answers = {label: [run["answers"] for run in group] for label, group in groups.items()}
-    rows = [_summarise_finalist(group, yardstick) for group in groups.values()]
-    rows.sort(key=lambda row: -row["scores"][yardstick.key]["mean"])
-    _compare_to_best(rows, answers, yardstick)
-    _mark_pareto_fronts(rows, yardstick.key)
-    found = facts | {
-        "metric": {
-            "key": yardstick.key, "name": yardstick.name, "digits": yardstick.digits,
-            "all": dict(yardstick.metrics),
-        },
-        "asked": len(asked),
-        "finalists": rows,
-        "baselines": [
-            {"label": name, "scores": yardstick.score_all_metrics([said])} for name, said in baselines.items()
-        ],
-        "samples": _collect_samples(asked, rows, answers, baselines, yardstick.pick_samples(SAMPLE_COUNT)),
-    }  # fmt: skip
-    found["advice"] = write_advice(
-        found, answers | {name: [said] for name, said in baselines.items()}, yardstick
+    facts, rows = report.facts, report.finalists
+    equals = [row for row in rows if row is rows[0] or not row.against_best.excludes_zero]
+    gains = {row.label: _measure_gain(report, row, answers, scorer) for row in equals}
+    helpful = [row for row in equals if gains[row.label].gap.low > 0]
+    enough = facts.steps.long >= facts.least_steps
+    adopt = enough and bool(helpful)
+    chosen = min(helpful, key=lambda row: row.cost.trainable) if adopt else rows[0]
+    gain = gains[chosen.label]
+    verdict = (
+        _describe_adoption(report, chosen, equals, gain)
+        if adopt
+        else f"{_explain_no_gain(report, gain) if enough else _explain_few_steps(report)} "
+        f"Keep the default ({DEFAULT_METHOD})."
     )
-    return found
-
-
-def _summarise_finalist(runs: Sequence[dict[str, Any]], yardstick: AnswerScorer) -> dict[str, Any]:
-    """One finalist over its seeds: means of costs, scores with their intervals."""
-    cost = {name: sum(run["cost"].get(name, 0.0) for run in runs) / len(runs) for name in COST_KEYS}
-    cost["memory"] = max(cost["peak_memory"] if not cost["reserved"] else cost["reserved"], 1)
-    first, answers = runs[0], [run["answers"] for run in runs]
-    return {
-        "label": first["label"], "name": first["name"], "base": first["base"],
-        "spelt": first["candidate"]["method"], "method": first["method"], "steps": first["steps"],
-        "seeds": [run["candidate"]["seed"] for run in runs],
-        "by_seed": [yardstick.score_runs([one]).mean for one in answers],
-        "valid_loss": sum(run["valid_loss"] for run in runs) / len(runs),
-        "scores": yardstick.score_all_metrics(answers), "cost": cost, "parity": first.get("parity", {}),
-    }  # fmt: skip
-
-
-def _compare_to_best(
-    rows: Sequence[dict[str, Any]], answers: Mapping[str, Sequence[Answers]], yardstick: AnswerScorer
-) -> None:
-    """Each row's difference to the best one and to full tuning, paired by commit, and whether it is clear."""
-    full = next((row["label"] for row in rows if row["name"] == "full"), "")
-    for row in rows:
-        for name, other in (("against_best", rows[0]["label"]), ("against_full", full)):
-            if other:
-                gap = yardstick.compare_runs(answers[row["label"]], answers[other])
-                row[name] = gap._asdict() | {"clear": gap.excludes_zero}
-
-
-def get_axis_cost(row: dict[str, Any], name: str) -> float:
-    """A cost that quality is plotted against: a share, bytes, or seconds."""
-    return float(row["cost"]["seconds" if name == "training" else name])
-
-
-def find_pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which (cost, quality) points are on the Pareto front: no other is as cheap and as good, one better."""
-    return [
-        not any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in points)
-        for cost, quality in points
-    ]
-
-
-def _mark_pareto_fronts(rows: Sequence[dict[str, Any]], key: str) -> None:
-    for name in COST_AXES:
-        marks = find_pareto_front([(get_axis_cost(row, name), row["scores"][key]["mean"]) for row in rows])
-        for row, mark in zip(rows, marks, strict=True):
-            row.setdefault("front", {})[name] = mark
-
-
-def _collect_samples(
-    asked: Sequence[tuple[str, str]],
-    rows: Sequence[dict[str, Any]],
-    answers: Mapping[str, Sequence[Answers]],
-    baselines: Mapping[str, Answers],
-    places: Sequence[int],
-) -> list[dict[str, Any]]:
-    said = {row["label"]: answers[row["label"]][0] for row in rows} | dict(baselines)
-    return [
-        {"sha": asked[i][0], "team": asked[i][1], "offers": {name: one[i] for name, one in said.items()}}
-        for i in places
-    ]
-
-
-# --- the words ----------------------------------------------------------------------------------------------
-
-
-def write_advice(
-    report: dict[str, Any], answers: Mapping[str, Sequence[Answers]], yardstick: AnswerScorer
-) -> dict[str, Any]:
-    """What to adopt, in words. A winner is named only where every difference to it stands clear of chance.
-
-    Otherwise the advice is the method with the fewest trainable weights among those that cannot be told from
-    the best: they are as good as each other here, and it is the cheapest to keep and to share.
-    """
-    rows = report["finalists"]
-    best, rivals = rows[0], [row for row in rows[1:] if not row["against_best"]["clear"]]
-    chosen = min([best, *rivals], key=lambda row: row["cost"]["trainable"])
-    words = [_describe_winner(report, best, rivals, chosen), _describe_costs(chosen)]
-    full = next((row for row in rows if row["name"] == "full"), None)
+    prefix = "" if enough or helpful else f"None is measurably better than {gain.over_text}: "
+    reason = f"{prefix}{_describe_quality(report, chosen, gain)}"
+    details = [_describe_costs(chosen)]
+    full = next((row for row in rows if row.name == "full"), None)
     if full is not None and full is not chosen:
-        words.append(_describe_savings(chosen, full, answers, yardstick))
-    words += [
-        _describe_gain(chosen, one["label"], answers, yardstick, report["task"])
-        for one in report["baselines"]
+        details.append(_describe_savings(report, chosen, full))
+    details += [
+        _describe_difference(report, chosen, one.label, scorer.compare_runs(answers[chosen.label], known))
+        for one in report.baselines
+        if one.label != gain.over and (known := answers[one.label])
     ]
-    words += [*findings.describe_findings(report), _describe_caveats(report, rivals)]
-    return {
-        "task": report["task"], "method": chosen["spelt"], "base": chosen["base"],
-        "winner": best["label"] if not rivals and len(rows) > 1 else None,
-        "tip": report["tip"], "words": words,
-    }  # fmt: skip
-
-
-def _describe_winner(
-    report: dict[str, Any], best: dict[str, Any], rivals: Sequence[dict[str, Any]], chosen: dict[str, Any]
-) -> str:
-    metric, task = report["metric"], TASK_NAMES[report["task"]]
-
-    def format_quality(row: dict[str, Any]) -> str:
-        return format_interval_text(row["scores"][metric["key"]], metric["digits"])
-
-    if not rivals and len(report["finalists"]) == 1:
-        return f"Only {best['label']} was tried for {task}: {metric['name']} {format_quality(best)}."
-    if not rivals:
-        return (
-            f"Adopt {best['label']} for {task}: {metric['name']} {format_quality(best)}, "
-            "clear of every other method."
-        )
-    names = ", ".join(row["label"] for row in rivals)
-    tail = "" if chosen is best else f" at {format_quality(chosen)}"
-    return (
-        f"No winner for {task}: {best['label']} is ahead with {metric['name']} {format_quality(best)}, "
-        f"but {names} cannot be told from it here. "
-        f"Adopt {chosen['label']}{tail}, which trains the fewest weights of these."
+    details += [*findings.describe_findings(facts, report.metric), _describe_caveats(report)]
+    return Advice(
+        task=facts.task,
+        method=chosen.spelt if adopt else DEFAULT_METHOD,
+        base=chosen.base,
+        winner=chosen.label if adopt and len(equals) == 1 and len(rows) > 1 else None,
+        tip=facts.tip,
+        words=[verdict, reason, *details],
+        adopt=adopt,
+        label=chosen.label,
+        command=_write_command(report, chosen, adopt=adopt),
     )
 
 
-def _format_count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _measure_gain(report: TaskReport, row: Finalist, answers: SystemAnswers, scorer: AnswerScorer) -> _Gain:
+    """Against the same base without tuning, or else against the best baseline."""
+    untuned = f"{row.base}{UNTUNED_SUFFIX}"
+    by_score = sorted(report.baselines, key=lambda one: report.get_score(one).mean)
+    labels = [one.label for one in by_score]
+    over = untuned if untuned in labels else labels[-1]
+    return _Gain(over, scorer.compare_runs(answers[row.label], answers[over]))
 
 
-def _describe_costs(row: dict[str, Any]) -> str:
-    cost = row["cost"]
+def _explain_few_steps(report: TaskReport) -> str:
+    steps, least = report.facts.steps.long, report.facts.least_steps
+    who = "each method" if len(report.finalists) > 1 else report.finalists[0].label
+    return f"Inconclusive: {who} trained {_count(steps, 'step')}, at least {least} are needed for advice."
+
+
+def _explain_no_gain(report: TaskReport, gain: _Gain) -> str:
+    if len(report.finalists) == 1:
+        return f"{report.finalists[0].label} is not measurably better than {gain.over_text}."
+    return f"No method is measurably better than {gain.over_text}."
+
+
+def _describe_adoption(report: TaskReport, chosen: Finalist, equals: Sequence[Finalist], gain: _Gain) -> str:
+    others = [row.label for row in equals if row is not chosen]
+    task = "" if report.facts.task == "messages" else f" for {report.facts.task}"
+    if len(report.finalists) == 1:
+        return f"Adopt {chosen.label}{task}: measurably better than {gain.over_text}. No other was tried."
+    if not others:
+        better = f"every other method and than {gain.over_text}"
+        return f"Adopt {chosen.label}{task}: measurably better than {better}."
     return (
-        f"It costs {cost['seconds']:,.0f} s of training for {_format_count(row['steps'], 'step')}, "
-        f"{cost['memory'] / 2**30:.1f} GiB of memory and {cost['adapter_bytes'] / 1e6:.1f} MB on disk; "
-        f"it trains {cost['share']:.1%} of the weights."
+        f"Adopt {chosen.label}{task}: no significant difference to {', '.join(others)}, and it trains the "
+        "fewest weights."
     )
 
 
-def _describe_savings(
-    row: dict[str, Any],
-    full: dict[str, Any],
-    answers: Mapping[str, Sequence[Answers]],
-    yardstick: AnswerScorer,
-) -> str:
-    """Against full tuning, cost by cost; a difference below 5 % is none on a machine that does other work."""
-    a, b = row["cost"], full["cost"]
+def _describe_quality(report: TaskReport, row: Finalist, gain: _Gain) -> str:
+    metric = report.metric
+    score = format_interval_text(report.get_score(row), metric.digits)
+    difference = format_interval_text(gain.gap, metric.digits, "+")
+    return (
+        f"{row.label} reaches {metric.name} {score}; compared with {gain.over} that is {difference}, "
+        f"{format_significance(gain.gap)}."
+    )
+
+
+def _write_command(report: TaskReport, chosen: Finalist, *, adopt: bool) -> str:
+    """The next command: take the method, or compare with a budget that allows for advice."""
+    facts = report.facts
+    task = "" if facts.task == "messages" else f" --task {facts.task}"
+    if not adopt:
+        minutes = max(facts.next_minutes, round(2 * facts.budget_minutes))
+        return f"gitpeft compare{task} --budget {minutes}"
+    base = f" --base {chosen.base}" if chosen.base != "mini" else ""
+    return f"gitpeft init --method {chosen.spelt}{base}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _describe_costs(row: Finalist) -> str:
+    cost = row.cost
+    return (
+        f"Cost of {row.label}: {cost.seconds:,.0f} s of training ({_count(row.steps, 'step')}), "
+        f"{cost.memory / 2**30:.1f} GiB of memory, {cost.adapter_bytes / 1e6:.1f} MB on disk; "
+        f"{cost.share:.1%} of the weights are trained."
+    )
+
+
+def _describe_savings(report: TaskReport, row: Finalist, full: Finalist) -> str:
+    """Costs against full tuning; below 5 % they count as equal, as the machine may have done other work."""
+    a, b = row.cost, full.cost
     parts = [
-        _describe_change(name, a[key], b[key])
-        for key, name in (("seconds", "time"), ("memory", "memory"), ("adapter_bytes", "disk"))
+        _describe_change("time", a.seconds, b.seconds),
+        _describe_change("memory", a.memory, b.memory),
+        _describe_change("disk", a.adapter_bytes, b.adapter_bytes),
     ]
-    gap = yardstick.compare_runs(answers[row["label"]], answers[full["label"]])
-    noise = "clear of noise" if gap.excludes_zero else "inside the noise"
-    quality = format_interval_text(gap._asdict(), yardstick.digits, "+")
-    return f"Against full tuning: {', '.join(parts)}; {yardstick.name} {quality}, {noise}."
+    assert row.against_full is not None
+    quality = _format_difference(report, row.against_full)
+    return f"{row.label} compared with full tuning: {', '.join(parts)}; {quality}."
 
 
 def _describe_change(name: str, value: float, full: float) -> str:
@@ -214,29 +166,19 @@ def _describe_change(name: str, value: float, full: float) -> str:
     return f"{name} about the same" if abs(change) < 0.05 else f"{name} {change:+.0%}"
 
 
-def _describe_gain(
-    row: dict[str, Any],
-    name: str,
-    answers: Mapping[str, Sequence[Answers]],
-    yardstick: AnswerScorer,
-    task: str,
-) -> str:
-    gain = yardstick.compare_runs(answers[row["label"]], answers[name])
-    said = "clear of noise" if gain.excludes_zero else "inside the noise"
-    interval = format_interval_text(gain._asdict(), yardstick.digits, "+")
-    text = f"Over {name}: {yardstick.name} {interval}, {said}."
-    if name.endswith(UNTUNED_SUFFIX) and gain.low <= 0:
-        text += " So tuning is not shown to pay yet: give it a longer budget before you adopt any method."
-    if task == "risk" and gain.low <= 0:
-        text += " So reading the code is not shown to pay here yet."
-    return text
+def _describe_difference(report: TaskReport, row: Finalist, name: str, gap: Difference) -> str:
+    return f"{row.label} compared with {name}: {_format_difference(report, gap)}."
 
 
-def _describe_caveats(report: dict[str, Any], rivals: Sequence[dict[str, Any]]) -> str:
-    steps, seeds = report["steps"]["long"], report["seeds"]
-    more = "a longer budget (more steps, more seeds), a larger base, or many more commits"
-    close = f"; the difference to {rivals[0]['label']} is the one to watch" if rivals else ""
+def _format_difference(report: TaskReport, gap: Difference) -> str:
+    text = format_interval_text(gap, report.metric.digits, "+")
+    return f"{report.metric.name} {text}, {format_significance(gap)}"
+
+
+def _describe_caveats(report: TaskReport) -> str:
+    facts = report.facts
     return (
-        f"What would change this advice: {more}{close}. It rests on {report['asked']} validation commits, "
-        f"{_format_count(steps, 'step')} and {_format_count(seeds, 'seed')} of each method."
+        f"This rests on {report.asked:,} validation commits, {_count(facts.steps.long, 'step')} and "
+        f"{_count(facts.seeds, 'seed')} of each method. A longer budget, more seeds, a larger base or more "
+        "commits may change it."
     )

@@ -1,15 +1,22 @@
-"""What runs on parts of a history, and probes, say beyond the main comparison: hides their arithmetic.
-
-Plain values for the page, the terminal and scripts, and a sentence each for the advice.
-"""
+"""Summaries of the runs beyond the main comparison (fewer commits, other languages, layer probes) and their
+sentences for the advice."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from gitpeft.learn.compare import layer_probes
-from gitpeft.learn.compare.scoring import Answers, AnswerScorer
-from gitpeft.learn.compare.tasks import TaskPart
+from gitpeft.learn.compare.report import (
+    LowResource,
+    MetricInfo,
+    ProbeSummary,
+    TaskFacts,
+    TransferRow,
+    TransferTable,
+    TuningGain,
+)
+from gitpeft.learn.compare.results import Answers, Difference, LayerAccuracies, RunResult
+from gitpeft.learn.compare.scoring import AnswerScorer
 from gitpeft.learn.data.subsets import LANGUAGE_TRANSFER, LOW_RESOURCE, HistorySubset
 from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval
 
@@ -17,194 +24,189 @@ SystemAnswers = dict[str, list[Answers]]
 """By name, the answers of each seed."""
 
 
-def summarise_probes(untuned: Mapping[str, Any], long: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """By base, `layers.summary` of the long runs that were probed."""
-    found = {}
-    for base, known in untuned.items():
-        tuned = {run["label"]: run["probes"] for run in long if run["base"] == base and "probes" in run}
-        found[base] = layer_probes.summarise_layers(known, tuned)
-    return found
+@dataclass(frozen=True, slots=True)
+class SubsetRun:
+    """A run on a part of the history, with the scorer and the baselines of that part."""
+
+    label: str
+    answers: Answers
+    cut: HistorySubset
+    scorer: AnswerScorer
+    baselines: Mapping[str, Answers]
 
 
-def summarise_parts(
-    runs: Sequence[dict[str, Any]],
-    long: Sequence[dict[str, Any]],
-    baselines: Mapping[str, Answers],
-    whole: TaskPart,
-    taught: int,
-) -> dict[str, Any]:
-    """`low`: scores by system and number of commits; `transfer`: a table for each pair of languages.
-
-    `runs` are those on parts of the history, each with its `cut`, `ground` and `baselines`.
-    """
-    by_cut: dict[HistorySubset, list[dict[str, Any]]] = defaultdict(list)
-    for run in runs:
-        by_cut[run["cut"]].append(run)
-    low = {cut: group for cut, group in by_cut.items() if cut.kind == LOW_RESOURCE}
-    names = {run["label"] for group in low.values() for run in group}
-    everything = _collect_systems([run for run in long if run["label"] in names], baselines)
-    known = frozenset(baselines)
-    crossing = [cut for cut in by_cut if cut.kind == LANGUAGE_TRANSFER and cut.taught != cut.asked]
+def summarise_probes(
+    untuned: Mapping[str, LayerAccuracies], long: Sequence[RunResult]
+) -> dict[str, dict[str, ProbeSummary]]:
+    """By base and probing task, the accuracies of the base and of the long runs that were probed."""
     return {
-        "low": _summarise_low_resource(low, everything, whole.yardstick, taught, known) if low else None,
-        "transfer": [_summarise_transfer(cut, by_cut, known) for cut in crossing],
+        base: layer_probes.summarise_layers(
+            known, {run.label: run.probes for run in long if run.candidate.base == base and run.probes}
+        )
+        for base, known in untuned.items()
     }
 
 
-def _collect_systems(runs: Sequence[dict[str, Any]], baselines: Mapping[str, Answers]) -> SystemAnswers:
-    found: SystemAnswers = defaultdict(list)
-    for run in runs:
-        found[run["label"]].append(run["answers"])
-    return dict(found) | {name: [said] for name, said in baselines.items()}
-
-
-# --- low resource -------------------------------------------------------------------------------------------
-
-
-def _summarise_low_resource(
-    groups: Mapping[HistorySubset, Sequence[dict[str, Any]]],
-    everything: SystemAnswers,
-    yardstick: AnswerScorer,
+def summarise_low_resource(
+    runs: Sequence[SubsetRun],
+    long: Sequence[RunResult],
+    baselines: Mapping[str, Answers],
+    scorer: AnswerScorer,
     taught: int,
-    baselines: frozenset[str],
-) -> dict[str, Any]:
-    """The same commits are asked about whatever teaches, so that all numbers are comparable."""
-    sizes = [(cut.examples, _collect_systems(group, group[0]["baselines"])) for cut, group in groups.items()]
-    sizes = [*sorted(sizes, key=lambda one: one[0]), (taught, everything)]
-    return {
-        "sizes": [size for size, _ in sizes],
-        "systems": {
-            name: [
-                yardstick.score_runs(known[name])._asdict() if name in known else None for _, known in sizes
-            ]
+) -> LowResource | None:
+    """Scores by the number of training commits, up to all of them (`taught`); None without such runs.
+
+    Every size is evaluated on the same commits, so that all scores are comparable.
+    """
+    groups = {cut: group for cut, group in _group_by_cut(runs).items() if cut.kind == LOW_RESOURCE}
+    if not groups:
+        return None
+    names = {run.label for group in groups.values() for run in group}
+    everything = _collect_answers([(run.label, run.answers) for run in long if run.label in names], baselines)
+    sizes = sorted(
+        ((cut.examples, _collect_part(group)) for cut, group in groups.items()), key=lambda x: x[0]
+    )
+    sizes.append((taught, everything))
+    return LowResource(
+        [size for size, _ in sizes],
+        {
+            name: [scorer.score_runs(known[name]) if name in known else None for _, known in sizes]
             for name in everything
         },
-        "gains": [_measure_gain(size, known, yardstick, baselines) for size, known in sizes],
-    }
+        [_measure_gain(size, known, scorer, frozenset(baselines)) for size, known in sizes],
+    )
+
+
+def summarise_transfer(runs: Sequence[SubsetRun], baselines: Mapping[str, Answers]) -> list[TransferTable]:
+    """A table for each pair of languages: trained on the other one, on itself, and the difference."""
+    groups = _group_by_cut(runs)
+    return [
+        _summarise_pair(cut, groups, frozenset(baselines))
+        for cut in groups
+        if cut.kind == LANGUAGE_TRANSFER and cut.taught != cut.asked
+    ]
+
+
+def _group_by_cut(runs: Sequence[SubsetRun]) -> dict[HistorySubset, list[SubsetRun]]:
+    found: dict[HistorySubset, list[SubsetRun]] = defaultdict(list)
+    for run in runs:
+        found[run.cut].append(run)
+    return dict(found)
+
+
+def _collect_part(group: Sequence[SubsetRun]) -> SystemAnswers:
+    return _collect_answers([(run.label, run.answers) for run in group], group[0].baselines)
+
+
+def _collect_answers(runs: Sequence[tuple[str, Answers]], baselines: Mapping[str, Answers]) -> SystemAnswers:
+    found: SystemAnswers = defaultdict(list)
+    for label, answers in runs:
+        found[label].append(answers)
+    return dict(found) | {name: [answers] for name, answers in baselines.items()}
 
 
 def _measure_gain(
-    size: int, systems: SystemAnswers, yardstick: AnswerScorer, baselines: frozenset[str]
-) -> dict[str, Any]:
-    """The method that is ahead with so many commits, and what it gains over the best that is not trained."""
+    size: int, systems: SystemAnswers, scorer: AnswerScorer, baselines: frozenset[str]
+) -> TuningGain:
+    """The best tuned method with so many commits against the best baseline."""
     tuned = [name for name in systems if name not in baselines]
     best, rival = (
-        max(names, key=lambda name: yardstick.score_runs(systems[name]).mean)
+        max(names, key=lambda name: scorer.score_runs(systems[name]).mean)
         for names in (tuned, baselines & systems.keys())
     )
-    gap = yardstick.compare_runs(systems[best], systems[rival])
-    return {"size": size, "best": best, "over": rival} | _encode_gap(gap)
+    return TuningGain(size, best, rival, scorer.compare_runs(systems[best], systems[rival]))
 
 
-def _encode_gap(gap: ConfidenceInterval) -> dict[str, Any]:
-    return gap._asdict() | {"clear": gap.excludes_zero}
-
-
-# --- transfer -----------------------------------------------------------------------------------------------
-
-
-def _summarise_transfer(
-    cut: HistorySubset, by_cut: Mapping[HistorySubset, Sequence[dict[str, Any]]], baselines: frozenset[str]
-) -> dict[str, Any]:
-    """A table: taught by the other language, taught by its own, and the difference."""
+def _summarise_pair(
+    cut: HistorySubset, groups: Mapping[HistorySubset, Sequence[SubsetRun]], baselines: frozenset[str]
+) -> TransferTable:
     within = next(
-        (one for one in by_cut if one.taught == one.asked == cut.asked and _has_same_size(one, cut)), None
+        (one for one in groups if one.taught == one.asked == cut.asked and one.examples == cut.examples), None
     )
-    across, own = by_cut[cut], by_cut[within] if within else []
-    yardstick: AnswerScorer = across[0]["ground"].yardstick
-    far = _collect_systems(across, across[0]["baselines"])
-    near = _collect_systems(own, own[0]["baselines"]) if own else {}
+    scorer = groups[cut][0].scorer
+    far, near = _collect_part(groups[cut]), _collect_part(groups[within]) if within else {}
     rows = []
     for name, runs in far.items():
-        row: dict[str, Any] = {"label": name, "baseline": name in baselines}
-        row["across"] = yardstick.score_runs(runs)._asdict()
+        row = TransferRow(name, name in baselines, scorer.score_runs(runs))
         if name in near:
-            row["within"] = yardstick.score_runs(near[name])._asdict()
-            row["gap"] = _encode_gap(yardstick.compare_runs(runs, near[name]))
+            gap = scorer.compare_runs(runs, near[name])
+            row = TransferRow(row.label, row.baseline, row.across, scorer.score_runs(near[name]), gap)
         rows.append(row)
-    return {
-        "taught": cut.taught, "asked": cut.asked, "examples": cut.examples,
-        "n": len(yardstick), "rows": rows,
-    }  # fmt: skip
+    return TransferTable(cut.taught, cut.asked, cut.examples, len(scorer), rows)
 
 
-def _has_same_size(one: HistorySubset, other: HistorySubset) -> bool:
-    return one.examples == other.examples
+# --- sentences ----------------------------------------------------------------------------------------------
 
 
-# --- words --------------------------------------------------------------------------------------------------
-
-
-def describe_findings(report: dict[str, Any]) -> list[str]:
+def describe_findings(facts: TaskFacts, metric: MetricInfo) -> list[str]:
     """A sentence on each, for the advice."""
-    digits, found = report["metric"]["digits"], []
-    if report["low"]:
-        found.append(_describe_low_resource(report["low"], digits))
-    found += [_describe_transfer(one, digits) for one in report["transfer"]]
-    return [*found, *_describe_probes(report["probes"])]
+    found = [describe_low_resource(facts.low, metric)] if facts.low else []
+    found += [_describe_transfer(one, metric.digits) for one in facts.transfer]
+    return [*found, *_describe_probes(facts.probes)]
 
 
-def _describe_low_resource(low: dict[str, Any], digits: int) -> str:
-    paying = [gain for gain in low["gains"] if gain["low"] > 0]
+def describe_low_resource(low: LowResource, metric: MetricInfo) -> str:
+    """From how many training commits on tuning is significantly better than the best baseline."""
+    paying = [gain for gain in low.gains if gain.gap.low > 0]
     if not paying:
-        ends = f"{low['sizes'][0]:,} to {low['sizes'][-1]:,}"
-        return f"Few commits: with {ends} of them no method is shown to be better than doing without tuning."
-    first, larger = paying[0], low["gains"][low["gains"].index(paying[0]) :]
-    where = f"from {first['size']:,} of them on"
+        ends = f"{low.sizes[0]:,} to {low.sizes[-1]:,}"
+        return (
+            f"Fewer commits: with {ends} training commits no method is significantly better than no tuning."
+        )
+    first, larger = paying[0], low.gains[low.gains.index(paying[0]) :]
+    where = f"from {first.size:,} training commits on"
     if len(paying) < len(larger):  # what pays with few need not pay with more
-        sizes = " and ".join(format(gain["size"], ",") for gain in paying)
-        where = f"with {sizes} of them, but not with every larger number"
+        sizes = " and ".join(format(gain.size, ",") for gain in paying)
+        where = f"with {sizes} training commits, but not with every larger number"
     return (
-        f"Few commits: tuning is shown to pay {where}, with {first['best']}: "
-        f"{format_interval_text(first, digits, '+')} over {first['over']}."
+        f"Fewer commits: tuning is significantly better {where}; the best there is {first.best}, "
+        f"{format_interval_text(first.gap, metric.digits, '+')} {metric.name} over {first.over}."
     )
 
 
-def _describe_transfer(one: dict[str, Any], digits: int) -> str:
-    counts = f"{one['examples']} commits teach, {one['n']} are asked about"
-    head = f"From {one['taught']} to {one['asked']} ({counts})"
-    rows = [row for row in one["rows"] if not row["baseline"] and "gap" in row]
+def _describe_transfer(one: TransferTable, digits: int) -> str:
+    counts = f"{one.examples} training commits, {one.n} evaluated"
+    head = f"Trained on {one.taught}, evaluated on {one.asked} ({counts})"
+    rows = [(row.label, row.gap) for row in one.rows if not row.baseline and row.gap is not None]
     if not rows:
-        return f"{head}: time did not allow for as much teaching in {one['asked']} itself."
+        return f"{head}: the budget did not allow for runs trained on {one.asked} itself."
     parts = [
-        f"{row['label']} {format_interval_text(row['gap'], digits, '+')}{_format_noise(row['gap'])}"
-        for row in rows
+        f"{label} {format_interval_text(gap, digits, '+')}, {format_significance(gap)}" for label, gap in rows
     ]
-    return f"{head}, against as much teaching in {one['asked']} itself: {'; '.join(parts)}."
+    return f"{head}, compared with as many training commits in {one.asked}: {'; '.join(parts)}."
 
 
-def _describe_probes(probes: dict[str, Any]) -> list[str]:
+def _describe_probes(probes: Mapping[str, Mapping[str, ProbeSummary]]) -> list[str]:
     found = []
     for tasks in probes.values():
         clear = [
-            f"{name} {format_interval_text(gap, 1, '+')} at {task}"
+            f"{name} {format_interval_text(gap, 1, '+')} on {task}"
             for task, known in tasks.items()
-            for name, gap in known["change"].items()
-            if gap["clear"]
+            for name, gap in known.change.items()
+            if gap.excludes_zero
         ]
-        said = "; ".join(clear) or "no method changed it by more than noise"
-        found.append(f"What the last layer of the encoder knows, in points: {said}.")
+        summary = "; ".join(clear) or "no method changed it significantly"
+        found.append(f"Probe accuracy at the last layer of the encoder, in points: {summary}.")
     return found
 
 
-def format_interval_text(score: Mapping[str, float], digits: int, sign: str = "") -> str:
+def format_interval_text(score: ConfidenceInterval, digits: int, sign: str = "") -> str:
     """`9.4 (7.2 to 11.9)`."""
-    return "{0:{3}} ({1:{3}} to {2:{3}})".format(
-        score["mean"], score["low"], score["high"], f"{sign}.{digits}f"
-    )
+    return "{0:{3}} ({1:{3}} to {2:{3}})".format(*score, f"{sign}.{digits}f")
 
 
-def format_interval_cell(score: Mapping[str, float], metric: Mapping[str, Any]) -> str:
+def format_interval_cell(score: ConfidenceInterval, digits: int) -> str:
     """`9.4 (7.2–11.9)`, for tables."""
-    mean, low, high = (f"{score[name]:.{metric['digits']}f}" for name in ("mean", "low", "high"))
+    mean, low, high = (f"{value:.{digits}f}" for value in score)
     return f"{mean} ({low}–{high})"
 
 
-def format_gap_cell(gap: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
-    """A difference with its interval and whether it is noise, for tables."""
-    mean, low, high = (f"{gap[name]:+.{metric['digits']}f}" for name in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high}), {'clear' if gap['clear'] else 'noise'}"
+def format_gap_cell(gap: Difference, digits: int) -> str:
+    """A difference with its interval, for tables; `n.s.` where it is not significant."""
+    mean, low, high = (f"{value:+.{digits}f}" for value in gap)
+    return f"{mean} ({low} to {high}){'' if gap.excludes_zero else ' n.s.'}"
 
 
-def _format_noise(gap: Mapping[str, Any]) -> str:
-    return "" if gap["clear"] else ", noise"
+def format_significance(gap: Difference) -> str:
+    """What an interval says of a difference."""
+    return "significant" if gap.excludes_zero else "no significant difference"

@@ -1,22 +1,25 @@
-"""What each layer of an encoder knows about changes, and what tuning did to that: hides reading and fitting.
+"""Probes every layer of an encoder, before and after tuning.
 
-The probes of `probing`, at every layer: TYP asks about code that stands still (static), CCM and LTP about the
-change itself (dynamic). A tuned encoder is held against the untuned one, question by question.
+The probing tasks are those of `probes`: TYP asks about unchanged code (static), CCM and LTP about the change
+itself (dynamic). A tuned encoder is compared with the base, paired by commit.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from gitpeft.learn.compare import probes
-from gitpeft.learn.compare.probes import ProbeItem
+from gitpeft.learn.compare.probes import Array, ProbeItem
+from gitpeft.learn.compare.report import ProbeSummary
+from gitpeft.learn.compare.results import Difference, LayerAccuracies
 from gitpeft.learn.data.dataset import Example
-from gitpeft.learn.evaluation.text_metrics import bootstrap_mean, paired_bootstrap
+from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval, bootstrap_mean, paired_bootstrap
 
 if TYPE_CHECKING:
     from gitpeft.learn.models.bases import BaseModel
@@ -27,7 +30,7 @@ PROBING_TASKS = {
     "LTP": "line added or removed (dynamic)",
 }
 MIN_PROBED_COMMITS, MAX_PROBED_COMMITS = 60, 600
-"""Commits below which probes say nothing, and above which they cost more than they say."""
+"""The fewest commits that probes are fitted and scored on, and the most: intervals hardly narrow beyond."""
 
 _OLDER_SHARE = 2 / 3
 """Share of the commits that probes are fitted on."""
@@ -35,7 +38,7 @@ _OLDER_SHARE = 2 / 3
 
 @dataclass(frozen=True, slots=True)
 class ProbeQuestions:
-    """For each task, what probes are fitted on and what they are asked."""
+    """For each task, the items that probes are fitted on and those that they are scored on."""
 
     by_task: dict[str, tuple[list[ProbeItem], list[ProbeItem]]]
 
@@ -43,7 +46,7 @@ class ProbeQuestions:
 def make_probe_questions(
     train: Sequence[Example], valid: Sequence[Example], base: "BaseModel", commits: int
 ) -> ProbeQuestions:
-    """About so many commits: the newest that taught, and validation commits."""
+    """Items from about so many commits: the newest training commits, and validation commits."""
     codec, budget = base.load_codec(), base.budget
     older = train[-int(_OLDER_SHARE * commits) :]
     newer = valid[: commits - len(older)]
@@ -58,18 +61,18 @@ def make_probe_questions(
     )
 
 
-def measure_seconds_per_commit(encoder: Any, asked: ProbeQuestions, commits: int) -> float:
-    """What probing one encoder costs here, measured on a few questions."""
+def measure_seconds_per_commit(encoder: nn.Module, asked: ProbeQuestions, commits: int) -> float:
+    """Seconds that probing one encoder takes for each commit, measured on a few of them."""
     started = time.monotonic()
     for older, newer in asked.by_task.values():
         _pool_layer_states(encoder, [*older, *newer])
     return (time.monotonic() - started) / max(1, commits)
 
 
-def probe_layers(encoder: Any, asked: ProbeQuestions) -> dict[str, list[dict[str, float]]]:
-    """By task and layer (0 is the embeddings), for each commit the share of its questions answered rightly.
+def probe_layers(encoder: nn.Module, asked: ProbeQuestions) -> LayerAccuracies:
+    """By task and layer (0 is the embeddings), for each commit the share of its items answered correctly.
 
-    A task whose questions all have one answer is left out.
+    A task whose items all have the same answer is left out.
     """
     found = {}
     for task, (older, newer) in asked.by_task.items():
@@ -86,8 +89,8 @@ def probe_layers(encoder: Any, asked: ProbeQuestions) -> dict[str, list[dict[str
     return found
 
 
-def _average_by_commit(items: Sequence[ProbeItem], right: Any) -> dict[str, float]:
-    """Questions about one commit are one observation."""
+def _average_by_commit(items: Sequence[ProbeItem], right: Array) -> dict[str, float]:
+    """The accuracy for each commit: items of one commit are not independent observations."""
     grouped: dict[str, list[float]] = defaultdict(list)
     for item, one in zip(items, right, strict=True):
         grouped[item.commit].append(float(one))
@@ -95,49 +98,43 @@ def _average_by_commit(items: Sequence[ProbeItem], right: Any) -> dict[str, floa
 
 
 @torch.no_grad()
-def _pool_layer_states(encoder: Any, items: Sequence[ProbeItem]) -> Any:
+def _pool_layer_states(encoder: nn.Module, items: Sequence[ProbeItem]) -> Array:
     """The pooled span of each item at every layer: (items, layers + 1, width)."""
     device = next(encoder.eval().parameters()).device
     rows = []
     ids: list[int] | None = None
-    layers: Any = None
+    layers = torch.empty(0)
     for item in items:
-        if item.ids is not ids:  # the lines of a commit follow each other and share their ids
+        if item.ids is not ids:  # the items of a commit follow each other and share their ids
             ids = item.ids
             row = torch.tensor([ids], device=device)
             with torch.autocast(device.type, dtype=torch.bfloat16):
-                said = encoder(input_ids=row, attention_mask=torch.ones_like(row), output_hidden_states=True)
-            layers = torch.stack([one[0].float() for one in said.hidden_states])
+                output = encoder(
+                    input_ids=row, attention_mask=torch.ones_like(row), output_hidden_states=True
+                )
+            layers = torch.stack([one[0].float() for one in output.hidden_states])
         rows.append(layers[:, slice(*item.span)].mean(1).cpu().numpy())
     return np.stack(rows)
 
 
-def summarise_layers(untuned: dict[str, Any], tuned: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Accuracies (per cent) by task, system and layer, and what tuning did to the best layer of the base.
-
-    `tuned` maps a method to what `probe` gave.
-    """
+def summarise_layers(untuned: LayerAccuracies, tuned: dict[str, LayerAccuracies]) -> dict[str, ProbeSummary]:
+    """By task: accuracies (per cent) of the base and of each tuned method, and the last layer's change."""
     return {
-        task: {
-            "commits": len(layers[0]),
-            "untuned": [_bootstrap_accuracy(layer) for layer in layers],
-            "tuned": {
-                name: [_bootstrap_accuracy(layer) for layer in said[task]] for name, said in tuned.items()
-            },
-            "change": {name: _compare_last_layer(said[task], layers) for name, said in tuned.items()},
-        }
+        task: ProbeSummary(
+            len(layers[0]),
+            [_bootstrap_accuracy(layer) for layer in layers],
+            {name: [_bootstrap_accuracy(layer) for layer in found[task]] for name, found in tuned.items()},
+            {name: _compare_last_layer(found[task], layers) for name, found in tuned.items()},
+        )
         for task, layers in untuned.items()
     }
 
 
-def _bootstrap_accuracy(layer: dict[str, float]) -> dict[str, float]:
-    return bootstrap_mean([100 * one for one in layer.values()], seed=0)._asdict()
+def _bootstrap_accuracy(layer: dict[str, float]) -> ConfidenceInterval:
+    return bootstrap_mean([100 * one for one in layer.values()], seed=0)
 
 
-def _compare_last_layer(
-    tuned: Sequence[dict[str, float]], untuned: Sequence[dict[str, float]]
-) -> dict[str, Any]:
-    """The last layer, which all that follows reads: tuned minus untuned, paired by commit."""
+def _compare_last_layer(tuned: Sequence[dict[str, float]], untuned: Sequence[dict[str, float]]) -> Difference:
+    """The last layer, which everything after the encoder reads: tuned minus untuned, paired by commit."""
     a, b = ([100 * one for one in layers[-1].values()] for layers in (tuned, untuned))
-    gap = paired_bootstrap(a, b, seed=0)
-    return gap._asdict() | {"clear": gap.excludes_zero}
+    return Difference(*paired_bootstrap(a, b, seed=0))

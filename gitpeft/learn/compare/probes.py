@@ -1,24 +1,25 @@
-"""What an encoder knows about changes, read off its frozen states by a linear probe.
+"""Probing tasks for encoders of changes: their items, and the linear probes that are fitted on frozen states.
 
-The study's probing tasks (arXiv 2402.06247): line type (LTP: was this line added or removed, its sign
-hidden?), change matching (CCM: does this message belong to this change?), and identifier type (TYP: is this
-name a function's?), which asks about code that stands still. A probe is a logistic regression; it is fitted
-on older commits and scored on newer ones.
+The tasks are those of the study (arXiv 2402.06247): line type (LTP: was this line added or removed, its sign
+masked?), change matching (CCM: does this message belong to this change?), and identifier type (TYP: is this
+the name of a function?), which asks about unchanged code. A probe is a logistic regression; it is fitted on
+older commits and scored on newer ones.
 """
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gitpeft.diff.compact import split_compact
 from gitpeft.diff.render import TokenBudget, render_change
 from gitpeft.learn.data.dataset import Example
-from gitpeft.learn.evaluation.text_metrics import bootstrap_mean
 from gitpeft.runtime.tokenizer import TokenCodec
 
 MAX_LINES_PER_COMMIT = 4
@@ -101,19 +102,18 @@ _KEYWORDS = frozenset(
         "yield",
     ]
 )
-"""Words that are no names in common languages."""
+"""Keywords of common languages, which are no identifiers."""
 
 _RIDGE_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
-StateReader = Callable[[list[int]], Any]
-"""From token ids (n) to a state for each of them (n, width)."""
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeItem:
-    """A question to a probe: the ids that are read, the span of them whose states are pooled, the answer.
+    """A question to a probe: the ids that are encoded, the span of them whose states are pooled, the answer.
 
-    `commit` is the one that is asked about: questions about the same one are not independent.
+    Items of the same `commit` are not independent.
     """
 
     ids: list[int]
@@ -125,26 +125,26 @@ class ProbeItem:
 def make_line_type_items(
     examples: Sequence[Example], budget: TokenBudget, codec: TokenCodec, seed: int = 0
 ) -> list[ProbeItem]:
-    """Lines of the changes with every sign hidden behind one mark; `answer`: it was added."""
+    """Lines of the changes with every sign replaced by the same mark; `answer`: the line was added."""
     dice = random.Random(seed)
     signs = {codec.marks["add"][0]: True, codec.marks["delete"][0]: False}
     ends = {marks[0] for marks in codec.marks.values()}
     items = []
     for example in examples:
         ids = render_change(example.change, (), "", budget, codec)
-        hidden = [codec.marks["keep"][0] if one in signs else one for one in ids]
+        masked = [codec.marks["keep"][0] if one in signs else one for one in ids]
         starts = [i for i, one in enumerate(ids) if one in signs]
         for start in dice.sample(starts, min(MAX_LINES_PER_COMMIT, len(starts))):
             end = next((i for i in range(start + 1, len(ids)) if ids[i] in ends), len(ids))
             if end - start > 1:
-                items.append(ProbeItem(hidden, (start + 1, end), signs[ids[start]], example.sha))
+                items.append(ProbeItem(masked, (start + 1, end), signs[ids[start]], example.sha))
     return items
 
 
 def make_change_match_items(
     examples: Sequence[Example], budget: TokenBudget, codec: TokenCodec, seed: int = 0
 ) -> list[ProbeItem]:
-    """Each change with its own message or, as often, with another commit's; `answer`: it is its own."""
+    """Each change with its own message or, in half of the cases, another's; `answer`: it is its own."""
     dice = random.Random(seed)
     items = []
     for example in examples:
@@ -158,10 +158,10 @@ def make_change_match_items(
 def make_identifier_type_items(
     examples: Sequence[Example], codec: TokenCodec, seed: int = 0
 ) -> list[ProbeItem]:
-    """Names in single added lines, without anything of the change around them; `answer`: it is a function's.
+    """Identifiers in single added lines, without the rest of the change; `answer`: it names a function.
 
-    A function is what is called or defined with a parenthesis behind it, which is hidden. As many names of
-    functions are taken as others.
+    A function is called or defined with a parenthesis after its name, which is removed. As many names of
+    functions are taken as other names.
     """
     dice = random.Random(seed)
     items = []
@@ -186,7 +186,7 @@ def make_identifier_type_items(
 
 
 def _find_names(line: str) -> list[tuple[tuple[int, int], bool]]:
-    """Where the names of a line of code are, and whether a parenthesis follows."""
+    """The spans of the identifiers in a line of code, and whether a parenthesis follows."""
     called = {match.start() for match in _CALLED_NAME.finditer(line)}
     return [
         (match.span(), match.start() in called)
@@ -195,46 +195,10 @@ def _find_names(line: str) -> list[tuple[tuple[int, int], bool]]:
     ]
 
 
-def make_encoder_reader(model: Any) -> StateReader:
-    """The states of a model's encoder, frozen."""
-    encoder = model.get_encoder().eval()
-
-    @torch.no_grad()
-    def read_states(ids: list[int]) -> Any:
-        row = torch.tensor([ids], device=model.device)
-        return encoder(input_ids=row, attention_mask=torch.ones_like(row))[0][0].float().cpu().numpy()
-
-    return read_states
-
-
-def make_one_hot_reader(vocabulary: int, width: int = 2048) -> StateReader:
-    """No encoder at all: tokens by hash, so that a pooled span is its bag of tokens."""
-    places = np.random.default_rng(0).integers(width, size=vocabulary)
-
-    def read_states(ids: list[int]) -> Any:
-        states = np.zeros((len(ids), width), dtype=np.float32)
-        states[np.arange(len(ids)), places[ids]] = 1
-        return states
-
-    return read_states
-
-
-def measure_probe_accuracy(
-    read: StateReader, older: Sequence[ProbeItem], newer: Sequence[ProbeItem]
-) -> tuple[float, float, float]:
-    """Share of right answers of a probe on `newer`, with its 95 % bootstrap interval.
-
-    The ridge is chosen on the last fifth of `older`. ValueError when one answer is all there is.
-    """
-    right = score_probe_answers(*_pool_spans(read, older), *_pool_spans(read, newer))
-    found = bootstrap_mean(right.tolist(), 0)
-    return found.mean, found.low, found.high
-
-
-def score_probe_answers(x: Any, y: Any, x_new: Any, y_new: Any) -> Any:
+def score_probe_answers(x: Array, y: Array, x_new: Array, y_new: Array) -> Array:
     """Which of `y_new` a probe fitted on features `x` (n, width) and answers `y` (n) gets right: 1 or 0 each.
 
-    The ridge is chosen on the last fifth of `x`. ValueError when one answer is all there is.
+    The ridge penalty is chosen on the last fifth of `x`. ValueError when all answers are the same.
     """
     if y.min() == y.max():
         raise ValueError("a probe needs examples of both answers")
@@ -244,29 +208,19 @@ def score_probe_answers(x: Any, y: Any, x_new: Any, y_new: Any) -> Any:
         for r in _RIDGE_GRID
     ]
     best = max(scored)[1]
-    return (_predict_answers(_fit_probe(x, y, best), x_new) == y_new).astype(float)
+    right: Array = (_predict_answers(_fit_probe(x, y, best), x_new) == y_new).astype(float)
+    return right
 
 
-def _pool_spans(read: StateReader, items: Sequence[ProbeItem]) -> tuple[Any, Any]:
-    rows = []
-    ids: list[int] | None = None
-    states: Any = None
-    for item in items:
-        if item.ids is not ids:  # the lines of a commit follow each other and share their ids
-            ids, states = item.ids, read(item.ids)
-        rows.append(states[slice(*item.span)].mean(0))
-    return np.stack(rows), np.array([item.answer for item in items])
-
-
-def _fit_probe(x: Any, y: Any, ridge: float) -> tuple[Any, Any, Any]:
-    """Mean and spread of the features, and the weights of a logistic regression on what they standardise."""
+def _fit_probe(x: Array, y: Array, ridge: float) -> tuple[Array, Array, Array]:
+    """Mean and spread of the features, and the weights of a logistic regression on the standardised ones."""
     mean, spread = x.mean(0), x.std(0) + 1e-6
     features = torch.from_numpy(_standardise_features(x, mean, spread))
     goal = torch.from_numpy(y.astype(np.float32))
     weights = torch.zeros(features.shape[1], requires_grad=True)
     optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
-    def compute_loss() -> Any:
+    def compute_loss() -> Tensor:
         optimiser.zero_grad()
         value = torch.nn.functional.binary_cross_entropy_with_logits(features @ weights, goal)
         value = value + ridge * (weights[:-1] ** 2).sum() / 2
@@ -277,11 +231,11 @@ def _fit_probe(x: Any, y: Any, ridge: float) -> tuple[Any, Any, Any]:
     return mean, spread, weights.detach().numpy()
 
 
-def _predict_answers(fitted: tuple[Any, Any, Any], x: Any) -> Any:
+def _predict_answers(fitted: tuple[Array, Array, Array], x: Array) -> Array:
     mean, spread, weights = fitted
     return _standardise_features(x, mean, spread) @ weights > 0
 
 
-def _standardise_features(x: Any, mean: Any, spread: Any) -> Any:
+def _standardise_features(x: Array, mean: Array, spread: Array) -> Array:
     scaled = (x - mean) / spread
     return np.hstack([scaled, np.ones((len(scaled), 1))]).astype(np.float32)

@@ -1,14 +1,14 @@
-"""Defect prediction as a task that methods are compared on: hides labels, training and scoring.
+"""Defect prediction as a task that methods are compared on: labels, training and evaluation.
 
-A judge (see `judge`) reads a change without its message, as the hook would have it, and the change metrics.
-It is held against lines added and a logistic regression on the metrics, fitted on the same commits.
+A risk encoder (see `learn.risk.encoder`) reads a change without its message, as in the hook, and the change
+metrics. It is compared with lines added and a logistic regression on the metrics, fitted on the same commits.
 """
 
 import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,17 +17,20 @@ from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.learn.compare.scoring import Answers, RiskScorer
+from gitpeft.learn.compare.results import Answers, RunOutput, TrainedRun
+from gitpeft.learn.compare.scoring import RiskScorer
 from gitpeft.learn.data import subsets
 from gitpeft.learn.data.subsets import HistorySubset, LanguageSplit
 from gitpeft.learn.risk import classifiers
 from gitpeft.learn.risk import encoder as risk_encoder
-from gitpeft.learn.risk.classifiers import LabelledCommits
+from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.encoder import RiskData, RiskTuningSettings
 from gitpeft.learn.training.finetune import ProgressListener, TrainingJob
 from gitpeft.risk.model import LINES_ADDED
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gitpeft.learn.models.bases import BaseModel
     from gitpeft.learn.models.methods import TuningMethod
     from gitpeft.learn.pipeline import MinedHistory
@@ -37,7 +40,7 @@ BASELINE_NAMES = (LINES_ADDED, REGRESSION_BASELINE)
 
 
 class RiskTask:
-    """A labelled history; its newest tenth is not looked at. GitpeftError where too few bugs are known."""
+    """A labelled history but its newest tenth. GitpeftError where too few bugs are known."""
 
     def __init__(self, repo: Repository, mined: "MinedHistory", listen: ProgressListener) -> None:
         with History.open(repo.state_dir) as history:
@@ -47,7 +50,7 @@ class RiskTask:
 
     @property
     def commits(self) -> int:
-        """Commits whose fate is known."""
+        """Labelled commits."""
         return len(self.data.train) + len(self.data.valid) + len(self.data.test)
 
     def make_part(self, cut: HistorySubset) -> "RiskTaskPart":
@@ -62,7 +65,7 @@ class RiskTask:
         if not all(0 < part.truth.sum() < len(part) for part in found):
             raise GitpeftError(
                 f"{cut.label}: there are no buggy or no clean commits in that part",
-                "choose a larger part, or leave it out",
+                "choose a larger part, or omit it",
             )
         return RiskTaskPart(RiskData(found[0], found[1], data.test, data.texts), found[2])
 
@@ -76,37 +79,41 @@ def _select_commits(data: LabelledCommits, shas: Sequence[str]) -> LabelledCommi
 
 
 class RiskTaskPart:
-    """Defect prediction on one part of a history; `asked` are the commits that are judged."""
+    """Defect prediction on one part of a history; `asked` are the commits that are evaluated."""
 
     def __init__(self, data: RiskData, asked: LabelledCommits | None = None) -> None:
         self.data = data
         self.asked = data.valid if asked is None else asked
-        self.yardstick = RiskScorer(self.asked.truth.tolist())
+        self.scorer = RiskScorer(self.asked.truth.tolist())
+
+    def make_small(self, most: int) -> "RiskTaskPart":
+        """See `TaskPart`: this one is fast, and a few commits might all be clean."""
+        return self
 
     def train_run(
         self, job: TrainingJob, folder: Path, listen: ProgressListener
-    ) -> tuple["TuningMethod", dict[str, Any]]:
-        """See `grounds.Ground`. A killed run begins again: it takes a minute or two."""
-        data, lesson = self.data, RiskTuningSettings()
-        lesson = RiskTuningSettings(
-            epochs=job.steps * lesson.batch / len(data.train),
+    ) -> tuple["TuningMethod", TrainedRun]:
+        """See `TaskPart`. A killed run starts again: it takes a minute or two."""
+        data = self.data
+        settings = RiskTuningSettings(
+            epochs=job.steps * RiskTuningSettings().batch / len(data.train),
             minutes=job.minutes,
             checks=job.checks,
             seed=job.seed,
         )
         listen("train", 0.0, "training")
         tuned, method, scaling, cost = risk_encoder.train_risk_encoder(
-            job.base, job.method, data.train, data.valid, data.texts, lesson
+            job.base, job.method, data.train, data.valid, data.texts, settings
         )
         kept = folder / bundles.ADAPTER_FOLDER
         risk_encoder.save_trained_encoder(tuned.cpu(), scaling, kept)
         size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
-        found = json.loads(json.dumps(cost.as_dict() | {"adapter_bytes": size, "notes": []}))
+        found = cost.as_dict() | {"adapter_bytes": size, "notes": []}
         write_json(folder / "run.json", found)
-        return method, found
+        return method, TrainedRun.from_training(found)
 
-    def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> dict[str, Any]:
-        """See `grounds.Ground`: the probability of each asked commit."""
+    def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> RunOutput:
+        """See `TaskPart`: the estimated bug probability of each evaluated commit."""
         model = risk_encoder.load_trained_encoder(job.base, method, folder / bundles.ADAPTER_FOLDER)
         kept = json.loads(
             (folder / bundles.ADAPTER_FOLDER / risk_encoder.SCALING_FILE).read_text(encoding="utf-8")
@@ -115,12 +122,13 @@ class RiskTaskPart:
         before = time.monotonic()
         logits = risk_encoder.predict_logits(model, asked, job.base)
         spent = time.monotonic() - before
-        cost = {"answer_ms": 1000 * spent / max(1, len(asked)), "exported_bytes": 0}
-        return {"answers": _to_probabilities(logits), "cost": cost}
+        return RunOutput(_to_probabilities(logits), 1000 * spent / max(1, len(asked)))
 
-    def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> Any:
-        """See `grounds.Ground`."""
-        return risk_encoder.load_trained_encoder(job.base, method, folder / bundles.ADAPTER_FOLDER).encoder
+    def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> "nn.Module":
+        """See `TaskPart`."""
+        model = risk_encoder.load_trained_encoder(job.base, method, folder / bundles.ADAPTER_FOLDER)
+        encoder: nn.Module = model.encoder
+        return encoder
 
     def ask_baselines(self, bases: Mapping[str, "BaseModel"]) -> dict[str, Answers]:
         """Lines added, and a regression on the metrics, as probabilities fitted on the training part."""
@@ -134,13 +142,13 @@ class RiskTaskPart:
         }
 
     def list_references(self) -> list[tuple[str, str]]:
-        """See `grounds.Ground`."""
-        said = {0.0: "no fix known", 1.0: "fixed later"}
+        """See `TaskPart`."""
+        labels = {0.0: "no fix known", 1.0: "fixed later"}
         return [
-            (sha[:10], f"{self.data.texts[sha].message} · {said[float(bad)]}")
+            (sha[:10], f"{self.data.texts[sha].message} · {labels[float(bad)]}")
             for sha, bad in zip(self.asked.shas, self.asked.truth, strict=True)
         ]
 
 
-def _to_probabilities(logits: Any) -> list[float]:
+def _to_probabilities(logits: Array) -> list[float]:
     return [round(float(one), 5) for one in 1 / (1 + np.exp(-np.clip(logits, -30, 30)))]

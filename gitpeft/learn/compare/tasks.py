@@ -1,4 +1,4 @@
-"""What a comparison measures on: a task on one part of a history. Hides training, export and asking."""
+"""The tasks that methods are compared on, and the one for commit messages: training, export, evaluation."""
 
 import json
 import time
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn import pipeline
-from gitpeft.learn.compare.scoring import Answers, AnswerScorer, MessageScorer
+from gitpeft.learn.compare.results import Answers, RunOutput, TrainedRun
+from gitpeft.learn.compare.scoring import AnswerScorer, MessageScorer
 from gitpeft.learn.data import dataset, subsets
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.data.subsets import HistorySubset, LanguageSplit
@@ -20,39 +21,45 @@ from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import ProgressListener, TrainingJob
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gitpeft.learn.models.bases import BaseModel
     from gitpeft.learn.models.methods import TuningMethod
     from gitpeft.learn.pipeline import MinedHistory
+    from gitpeft.suggest.retrieval import CommitIndex
 
 MAX_ASKED_COMMITS = 120
-"""Validation commits that every finalist is asked about."""
+"""Validation commits that every finalist is evaluated on, at most."""
 
 NEAREST_NEIGHBOUR, UNTUNED_SUFFIX = "nearest neighbour", ", untuned"
-"""The baseline, and how the name of a base that was not tuned ends."""
+"""Labels of baselines: the nearest neighbour, and (as a suffix) a base model without tuning."""
 
 
 class TaskPart(Protocol):
-    """One task on one part of a history; `yardstick` scores answers to its questions."""
+    """One task on one part of a history; `scorer` scores answers for the commits that are evaluated."""
 
     @property
-    def yardstick(self) -> AnswerScorer: ...  # noqa: D102 - see above
+    def scorer(self) -> AnswerScorer: ...  # noqa: D102 - see above
+
+    def make_small(self, most: int) -> "TaskPart":
+        """The same task, evaluated on at most so many commits where evaluation is slow."""
 
     def train_run(
         self, job: TrainingJob, folder: Path, listen: ProgressListener
-    ) -> tuple["TuningMethod", dict[str, Any]]:
-        """Tune; the method and the cost. Leaves the weights in `folder`."""
+    ) -> tuple["TuningMethod", TrainedRun]:
+        """Tune a base; the method with its layers chosen, and the costs. Leaves the weights in `folder`."""
 
-    def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> dict[str, Any]:
-        """Export what was trained and ask it: `answers`, what the gate measured, further costs."""
+    def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> RunOutput:
+        """Export the weights in `folder`, and evaluate the exported model."""
 
-    def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> Any:
+    def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> "nn.Module":
         """The trained encoder, for probes."""
 
     def ask_baselines(self, bases: Mapping[str, "BaseModel"]) -> dict[str, Answers]:
-        """What costs no training."""
+        """The answers of systems that cost no training, by label."""
 
     def list_references(self) -> list[tuple[str, str]]:
-        """For samples: each asked commit's id, and what is right for it."""
+        """For samples: the id of each evaluated commit, and what is correct for it."""
 
 
 class ComparisonTask(Protocol):
@@ -68,18 +75,18 @@ class ComparisonTask(Protocol):
     def commits(self) -> int: ...  # noqa: D102
 
     def make_part(self, cut: HistorySubset) -> TaskPart:
-        """A part; GitpeftError where it cannot be measured on."""
+        """A part of the history; GitpeftError where it is too small to measure on."""
 
 
 class MessageTask:
-    """Usable commits, of which the newest tenth is not looked at. GitpeftError where there are too few."""
+    """Commit messages, on all usable commits but the newest tenth. GitpeftError where there are too few."""
 
     def __init__(self, data: Dataset, mined: "MinedHistory") -> None:
         if len(data.examples) < dataset.MIN_TRAINING_EXAMPLES:
             raise GitpeftError(
                 f"only {len(data.examples)} usable commits, "
                 f"a comparison needs {dataset.MIN_TRAINING_EXAMPLES}",
-                "`gitpeft init` serves this history without training",
+                "`gitpeft init` makes a model for this history without training",
             )
         self.data, self.mined = data, mined
         self.parts = LanguageSplit(
@@ -89,7 +96,7 @@ class MessageTask:
         self.whole = MessageTaskPart(data, mined, data.valid)
 
     def make_part(self, cut: HistorySubset) -> "MessageTaskPart":
-        """See `Field`. The exemplars of a part come from what teaches in it."""
+        """See `ComparisonTask`. The exemplars of a part come from its training commits."""
         train, valid, asked = self.parts.select_subset(cut)
         shown = TokenBudget().exemplars
         met = dataset.build_dataset_from_parts(train, asked, shown).valid
@@ -97,40 +104,42 @@ class MessageTask:
 
 
 class MessageTaskPart:
-    """Messages: `asked` are the commits that every model offers one for."""
+    """Commit messages on a part of the history; `asked` are the commits that are evaluated."""
 
     def __init__(self, data: Dataset, mined: "MinedHistory", asked: Sequence[Example]) -> None:
         self.data, self.mined = data, mined
         self.asked = trial.sample_examples(asked, MAX_ASKED_COMMITS, seed=1)
-        self.yardstick = MessageScorer([one.message for one in self.asked])
+        self.scorer = MessageScorer([one.message for one in self.asked])
+
+    def make_small(self, most: int) -> "MessageTaskPart":
+        """See `TaskPart`."""
+        return MessageTaskPart(self.data, self.mined, self.asked[:most])
 
     def train_run(
         self, job: TrainingJob, folder: Path, listen: ProgressListener
-    ) -> tuple["TuningMethod", dict[str, Any]]:
-        """See `Ground`."""
-        return finetune.tune_base(job, self.data, folder, listen)
+    ) -> tuple["TuningMethod", TrainedRun]:
+        """See `TaskPart`."""
+        method, cost = finetune.tune_base(job, self.data, folder, listen)
+        return method, TrainedRun.from_training(cost)
 
-    def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> dict[str, Any]:
-        """See `Ground`."""
+    def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> RunOutput:
+        """See `TaskPart`."""
         exported = finetune.export_run(job.base, method, self.data, folder)
         offers, spent = self._ask_suggester(job.base, exported["settings"], folder)
-        cost = {
-            "exported_bytes": sum(exported["sizes"].values()),
-            "answer_ms": 1000 * spent / max(1, len(offers)),
-        }
-        return {"answers": offers, "parity": exported["parity"], "cost": cost}
+        milliseconds = 1000 * spent / max(1, len(offers))
+        return RunOutput(offers, milliseconds, sum(exported["sizes"].values()), exported["parity"])
 
-    def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> Any:
-        """See `Ground`."""
+    def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> "nn.Module":
+        """See `TaskPart`."""
         from gitpeft.bundle import bundle as bundles
         from gitpeft.learn.models import methods
 
-        return methods.load_merged_model(
-            job.base.load(), method, folder / bundles.ADAPTER_FOLDER
-        ).get_encoder()
+        model = methods.load_merged_model(job.base.load(), method, folder / bundles.ADAPTER_FOLDER)
+        encoder: nn.Module = model.get_encoder()
+        return encoder
 
     def ask_baselines(self, bases: Mapping[str, "BaseModel"]) -> dict[str, Answers]:
-        """The nearest neighbour, and each base as it is, with exemplars."""
+        """The message of the nearest neighbour, and each base model without tuning, with exemplars."""
         found: dict[str, Answers] = {NEAREST_NEIGHBOUR: trial.nearest_messages(self.index, self.asked)}
         for name, base in bases.items():
             if ready := base.find_onnx_folder():
@@ -139,28 +148,28 @@ class MessageTaskPart:
         return found
 
     def list_references(self) -> list[tuple[str, str]]:
-        """See `Ground`."""
+        """See `TaskPart`."""
         return [(one.sha[:10], one.message) for one in self.asked]
 
     def _ask_suggester(
         self, base: "BaseModel", settings: dict[str, Any], files: Path
     ) -> tuple[list[str], float]:
-        """What would be offered first for every example, and the seconds that took."""
+        """The first suggestion for every evaluated commit, and the seconds that took."""
         manifest = pipeline.draft_manifest(self.data, self.mined)
         manifest = replace(manifest, **pipeline.describe_base(base), settings=settings)
         with trial.open_trial_suggester(manifest, files, self.index, self.habits) as suggester:
             before = time.monotonic()
             asked = trial.collect_candidates(suggester, self.asked)
             spent = time.monotonic() - before
-        chooser = base.load_reranker()
-        return [one.offered_message(chooser) for one in asked], spent
+        reranker = base.load_reranker()
+        return [one.offered_message(reranker) for one in asked], spent
 
     @cached_property
-    def index(self) -> Any:
-        """Earlier commits only: those of the training part."""
+    def index(self) -> "CommitIndex":
+        """Exemplars: the training commits, which are all earlier than the evaluated ones."""
         return self.data.index_before(self.data.first_valid)
 
     @cached_property
     def habits(self) -> dict[str, Any]:
-        """The team's style."""
+        """The style of the team's messages."""
         return pipeline.learn_team_style(self.mined.records, self.data)

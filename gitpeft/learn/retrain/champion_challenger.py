@@ -1,16 +1,16 @@
-"""Which of two models is better, each task on its own: hides on which commits they fight, and by what.
+"""Compares a freshly trained challenger with the installed champion, for messages and for risk separately.
 
-    messages   B-Norm of what each would have put first, on the newest commits that neither was taught or
-               chosen by; both see the exemplars of that day, as the hook would show them
-    risk       ROC AUC on the newest commits whose fate the installed score did not know when it was fitted;
-               where too few of them are bugs to rank by, the Brier score, which takes any
+    messages   B-Norm of the first suggestion of each model, on the newest commits that neither model was
+               trained or validated on; both see the exemplars known at that time, as in the hook
+    risk       ROC AUC on the newest commits that were labelled after the installed score was fitted; where
+               there are too few bugs or too few clean commits for an AUC, the Brier score
 
-The challenger wins if it is at least as good. The difference has a 95 % interval (paired bootstrap), which
-is kept: a win within the noise is called one.
+The challenger wins if its score is better; on a tie the champion stays. The difference is paired by commit
+and has a 95 % bootstrap interval, which is stored with the verdict.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean as mean
 from typing import Any
 
@@ -32,19 +32,20 @@ from gitpeft.risk.model import RiskModel
 from gitpeft.suggest.reranker import Reranker
 
 MAX_TEST_COMMITS = 200
-"""How many commits are asked about at most."""
+"""Commits that both models are evaluated on, at most."""
 
 MIN_TEST_COMMITS = 20
-"""A duel needs this many commits."""
+"""Commits below which two models are not compared."""
 
 MIN_COMMITS_PER_CLASS = 10
-"""Commits of each kind, buggy and clean, without which the AUC of risk scores says too little."""
+"""Buggy commits and clean commits, each, below which an AUC has too wide an interval to decide by."""
 
 MIN_EXPECTED_BUGS = 5
-"""Where no commit is a bug, the score that says less always wins: no duel, unless so many were promised."""
+"""Where none of the commits is a known bug, the score with the lower probabilities always wins. Such commits
+are only compared on if the installed score predicted at least this many bugs in them."""
 
 HELD_OUT_SHARE = 0.5
-"""Of what the installed model was not taught, the share (the newest) that is fought on."""
+"""Of the commits that the installed model was not trained on, the share (the newest) that is tested on."""
 
 B_NORM, AUC, BRIER = "B-Norm", "AUC", "Brier score"
 _METRIC_DIGITS = {B_NORM: 1, AUC: 3, BRIER: 4}
@@ -52,7 +53,7 @@ _METRIC_DIGITS = {B_NORM: 1, AUC: 3, BRIER: 4}
 
 @dataclass(frozen=True, slots=True)
 class ChallengeResult:
-    """Both models' values of a metric on `n` commits, and challenger minus champion with its interval."""
+    """A metric of both models on `n` commits, and challenger minus champion with its 95 % interval."""
 
     metric: str
     n: int
@@ -64,32 +65,45 @@ class ChallengeResult:
 
     @property
     def won(self) -> bool:
-        """Whether the challenger is at least as good; of Brier scores the lower is better."""
-        return self.difference <= 0 if self.metric == BRIER else self.difference >= 0
+        """Whether the challenger is better at the precision that is shown; for the Brier score, lower is."""
+        return self._gain > 0
+
+    @property
+    def _gain(self) -> float:
+        """The improvement, rounded as it is shown."""
+        gain = -self.difference if self.metric == BRIER else self.difference
+        return round(gain, _METRIC_DIGITS[self.metric])
 
     def as_sentence(self) -> str:
-        """The verdict for people."""
-        clear = "clear of" if self.low > 0 or self.high < 0 else "within"
+        """The verdict for people: the paired difference, not two values that invite other comparisons."""
         digits = _METRIC_DIGITS[self.metric]
+        difference, low, high = (f"{value:+.{digits}f}" for value in (self.difference, self.low, self.high))
+        significant = self.low > 0 or self.high < 0
+        outcome = "a tie" if self._gain == 0 else "significant" if significant else "not significant"
+        name = f"{self.metric} (lower is better)" if self.metric == BRIER else self.metric
         return (
-            f"{self.metric} {self.challenger:.{digits}f} against {self.champion:.{digits}f} "
-            f"on {self.n} commits that neither has seen: {self.difference:+.{digits}f} "
-            f"({self.low:+.{digits}f} to {self.high:+.{digits}f}), {clear} the noise"
+            f"{name} {difference} ({low} to {high}) on {self.n} commits that neither model was trained on, "
+            f"{outcome}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ChallengeVerdict:
-    """Whether a task's challenger may take the champion's place, why, and the duel if one was held."""
+    """Whether a task's challenger replaces the champion, why, and the measurement if there was one."""
 
     won: bool
     reason: str
-    duel: ChallengeResult | None = None
+    result: ChallengeResult | None = None
 
     @classmethod
-    def from_result(cls, duel: ChallengeResult) -> "ChallengeVerdict":
-        """What a duel says."""
-        return cls(duel.won, duel.as_sentence(), duel)
+    def from_result(cls, result: ChallengeResult) -> "ChallengeVerdict":
+        """The verdict that follows from a measurement."""
+        return cls(result.won, result.as_sentence(), result)
+
+    def as_dict(self) -> dict[str, object]:
+        """For manifests and JSON, where the measurement is called `duel`."""
+        duel = asdict(self.result) if self.result else None
+        return {"won": self.won, "reason": self.reason, "duel": duel}
 
 
 # --- messages -----------------------------------------------------------------------------------------------
@@ -98,16 +112,16 @@ class ChallengeVerdict:
 def compare_message_models(
     champion: Bundle, challenger: CandidateModel, data: Dataset, listen: ProgressListener
 ) -> ChallengeVerdict:
-    """Both on the newest commits, with the exemplars of that day; leaves the scores in the outcome."""
+    """Compare by B-Norm on `data.test`; also stores both models' scores in the challenger's outcome."""
     from gitpeft.learn.evaluation.text_metrics import b_norm, paired_bootstrap
 
     manifest = champion.manifest
-    chooser = Reranker.from_data(champion.read_json(bundles.RERANKER_FILE), manifest.kind)
-    theirs = BundleDraft(manifest, champion.path, None, chooser)
+    reranker = Reranker.from_data(champion.read_json(bundles.RERANKER_FILE), manifest.kind)
+    installed = BundleDraft(manifest, champion.path, None, reranker)
     examples = trial.sample_examples(data.test, MAX_TEST_COMMITS, seed=2)
     references = [example.message for example in examples]
-    old = _collect_offers(theirs, chooser, champion.read_json(bundles.STYLE_FILE), data, examples, listen)
-    new = _collect_offers(challenger.made, challenger.chooser, challenger.habits, data, examples, listen)
+    old = _suggest_first(installed, reranker, champion.read_json(bundles.STYLE_FILE), data, examples, listen)
+    new = _suggest_first(challenger.made, challenger.chooser, challenger.habits, data, examples, listen)
     challenger.outcome.test = {
         "gitpeft": messages.summarise_message_scores(new, references),
         "installed model": messages.summarise_message_scores(old, references),
@@ -119,7 +133,7 @@ def compare_message_models(
     )
 
 
-def _collect_offers(
+def _suggest_first(
     made: BundleDraft,
     chooser: Reranker,
     habits: dict[str, Any],
@@ -127,7 +141,7 @@ def _collect_offers(
     examples: Sequence[Example],
     listen: ProgressListener,
 ) -> list[str]:
-    """What a model would have put first."""
+    """A model's first suggestion for each example."""
 
     def report_progress(done: int, total: int) -> None:
         listen("measure", done / total, f"{done}/{total} commits")
@@ -151,50 +165,54 @@ def compare_risk_models(
     known: LabelledHistory,
     reader: OnnxRiskEncoder | None = None,
 ) -> ChallengeVerdict:
-    """Both scores on the newest half of the commits that were judged after the moment `until`.
+    """Compare two risk scores on the newest half of the commits that were labelled after `until`.
 
-    `until` (unix seconds) is when the installed score was fitted. The `contender` was fitted on everything
-    that is known now, which is what ships; a twin of it that has not seen those commits fights in its place.
-    A score that is not usable gives every commit the same chance. `reader` is the installed score's, if it
-    has one; for the twin no encoder is tuned.
+    `until` (unix seconds) is when the installed score was fitted. The `contender` was fitted on all labels
+    known now, so a copy of it that is fitted without the test commits is measured in its place. A score
+    that is not usable gives every commit the same probability. `reader` is the encoder of the installed
+    score, if it has one; for the copy no encoder is tuned.
     """
     if not installed.is_usable:
-        return ChallengeVerdict(True, "the first score that holds here")
-    judged = relabel.select_newly_labelled(known, until)
-    held = judged.take(slice(len(judged) - int(HELD_OUT_SHARE * len(judged)), None))
-    if len(held) < MIN_TEST_COMMITS:
-        said = (
-            f"{len(held)} commits were judged since that it can be compared on, {MIN_TEST_COMMITS} are needed"
-        )
-        return ChallengeVerdict(False, f"the installed score stays: {said}")
-    held, bad = add_encoder_readings(reader, held), int(held.truth.sum())
-    if (
-        not bad
-        and (promised := float(_rank_or_constant(installed, held, 0.0).chances.sum())) < MIN_EXPECTED_BUGS
-    ):
-        said = (
-            f"none of the {len(held)} commits judged since is a known bug, and {promised:.1f} were promised"
-        )
-        return ChallengeVerdict(False, f"the installed score stays: {said}")
+        return ChallengeVerdict(True, "the first usable risk score of this repository")
+    labelled = relabel.select_newly_labelled(known, until)
+    held = labelled.take(slice(len(labelled) - int(HELD_OUT_SHARE * len(labelled)), None))
+    held = add_encoder_readings(reader, held)
+    if reason := _explain_no_comparison(installed, held):
+        return ChallengeVerdict(False, f"the installed score stays: {reason}")
     unseen = set(held.shas)
     rest = [one for one in known.measured if one.sha not in unseen]
-    twin = (
+    copy = (
         selection.train_risk_model(rest, known.found, known.now, known.texts)
         if contender.is_usable
         else contender
     )
-    usual = float(selection.label_commits(rest, known.found, known.now).truth.mean())
-    new, old = _rank_or_constant(twin, held, usual), _rank_or_constant(installed, held, usual)
-    name, metric = (AUC, "auc") if min(bad, len(held) - bad) >= MIN_COMMITS_PER_CLASS else (BRIER, "brier")
-    ask = ranking_metrics.RANKING_METRICS[metric]
+    base_rate = float(selection.label_commits(rest, known.found, known.now).truth.mean())
+    new, old = _rank_or_constant(copy, held, base_rate), _rank_or_constant(installed, held, base_rate)
+    bugs = int(held.truth.sum())
+    name, metric = (AUC, "auc") if min(bugs, len(held) - bugs) >= MIN_COMMITS_PER_CLASS else (BRIER, "brier")
+    measure = ranking_metrics.RANKING_METRICS[metric]
+    difference = ranking_metrics.bootstrap_difference(new, old, metric)
     return ChallengeVerdict.from_result(
-        ChallengeResult(
-            name, len(held), ask(old), ask(new), *ranking_metrics.bootstrap_difference(new, old, metric)
-        )
+        ChallengeResult(name, len(held), measure(old), measure(new), *difference)
     )
 
 
-def _rank_or_constant(model: RiskModel, data: LabelledCommits, usual: float) -> RankedCommits:
+def _explain_no_comparison(installed: RiskModel, held: LabelledCommits) -> str:
+    """Why these commits cannot decide between two scores; "" where they can."""
+    if len(held) < MIN_TEST_COMMITS:
+        return f"only {len(held)} commits to compare on since it was fitted, {MIN_TEST_COMMITS} are needed"
+    if held.truth.any():
+        return ""
+    predicted = float(_rank_or_constant(installed, held, 0.0).chances.sum())
+    if predicted >= MIN_EXPECTED_BUGS:
+        return ""
+    return (
+        f"none of the {len(held)} commits since it was fitted is a known bug, {predicted:.1f} were predicted"
+    )
+
+
+def _rank_or_constant(model: RiskModel, data: LabelledCommits, base_rate: float) -> RankedCommits:
+    """The model's ranking; of an unusable one, the same score and probability for every commit."""
     if model.is_usable:
         return rank_commits(model, data)
-    return RankedCommits(data.truth, np.zeros(len(data)), np.full(len(data), usual), data.effort)
+    return RankedCommits(data.truth, np.zeros(len(data)), np.full(len(data), base_rate), data.effort)

@@ -1,8 +1,8 @@
-"""One adapter over several repositories: hides how their examples come together, and what each gets of it.
+"""Trains one shared adapter on several repositories, then each repository's own adapter starting from it.
 
-The shared adapter is only a start: each repository then trains its own from it, on its own commits, and
-ships that by its own rules (a duel where a model is installed). What one repository holds out for its duel
-is held out here too.
+Each repository trains on its own commits and activates the result by its own rules (a comparison with the
+champion where a model is installed). The commits that a repository holds out for that comparison are held
+out of the shared training too.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
@@ -27,12 +26,12 @@ from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import ProgressListener
 
 SHARED_FOLDER = "org"
-"""Below the first repository's state: where shared adapters lie."""
+"""The folder of shared adapters in the state of the first repository."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryResult:
-    """What a repository got: activated, aside or none, why, and its model's id."""
+    """The outcome for one repository: `action` is activated, aside or none, `bundle` the id of its model."""
 
     repository: str
     action: str
@@ -52,7 +51,7 @@ def train_across_repositories(
     is possible here.
     """
     if len({repo.common_dir for repo in repos}) < max(2, len(repos)):
-        raise GitpeftError("an adapter is shared by two repositories or more", "give --org several times")
+        raise GitpeftError("a shared adapter needs two repositories or more", "give --org several times")
     if not pipeline.can_train():
         raise GitpeftError(
             "nothing was trained: gitpeft[train] is not installed", "pip install 'gitpeft[train]'"
@@ -69,7 +68,7 @@ def train_across_repositories(
 def _train_shared_adapter(
     repos: Sequence[Repository], mined: Sequence[MinedHistory], plan: ModelPlan, listen: ProgressListener
 ) -> Path:
-    """The folder of the adapter that all repositories taught."""
+    """Train on all repositories together; the folder of the adapter."""
     data = merge_datasets(
         [make_repository_dataset(repo, one, plan.seed) for repo, one in zip(repos, mined, strict=True)]
     )
@@ -79,7 +78,7 @@ def _train_shared_adapter(
             "`gitpeft init` in each",
         )
     job = pipeline.make_training_job(plan)
-    decided: list[Any] = [asdict(plan), job.base.digest, sorted(one.tip for one in mined)]
+    decided: list[object] = [asdict(plan), job.base.digest, sorted(one.tip for one in mined)]
     key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
     folder = repos[0].state_dir / SHARED_FOLDER / key
     finetune.tune_base(job, data, folder, listen)
@@ -87,14 +86,14 @@ def _train_shared_adapter(
 
 
 def make_repository_dataset(repo: Repository, mined: MinedHistory, seed: int) -> Dataset:
-    """A repository's examples, split as its own training will split them."""
+    """The examples of a repository, split as its own training will split them."""
     champion = retrain_run.find_champion(repo)
-    found = retrain_run.split_for_challenger(mined.records, champion, seed)[0] if champion else None
+    found = retrain_run.split_for_challenger(mined.records, champion, seed).data if champion else None
     return found or dataset.build_dataset(mined.records, TokenBudget().exemplars)
 
 
 def merge_datasets(parts: Sequence[Dataset]) -> Dataset:
-    """What all of them teach, then what all of them validate on; nothing that one of them is tested on."""
+    """The training parts of all, then the validation parts of all; no test part."""
     train: list[Example] = []
     valid: list[Example] = []
     for number, one in enumerate(parts):
@@ -110,6 +109,8 @@ def _train_own_adapter(
     name = (repo.work_tree or repo.common_dir).name
     if retrain_run.find_champion(repo) is None:
         outcome = pipeline.run(repo, replace(plan, warm=str(start)), listen)
-        return RepositoryResult(name, "activated", outcome.why or "the first model here", outcome.bundle)
+        return RepositoryResult(
+            name, "activated", outcome.why or "the first model of this repository", outcome.bundle
+        )
     done = retrain_run.run_retraining(repo, plan, listen, start=start, agreed=agreed)
     return RepositoryResult(name, done.action, done.reason, done.bundle)

@@ -1,19 +1,19 @@
-"""A model that keeps up: hides what a challenger learns from, and what becomes of it.
+"""Retrains the installed model on new commits and activates the challenger where it is better.
 
     all usable commits, oldest first
-    |--- known to the champion ---|--- newer, or held out from it ---|
-    |  replay sample  |  everything that it was not taught  | valid  | duel |
+    |--- trained on by the champion ---|--- newer, or held out from it ---|
+    |  replay sample  |  everything it was not trained on  | valid | test |
 
-Messages and risk are two tasks, each with a duel of its own (see `duel`): what wins takes its place in the
-active model, and what loses is kept aside with the reason. The risk model is fitted again on the labels of
-today, so that a bug that became known counts from now on.
+Messages and risk are two tasks, each with a comparison of its own (see `champion_challenger`). The winner of
+a task takes its place in the active model; a loser is kept aside with the reason. The risk model is fitted
+again on the labels known today, so that a bug that became known since counts.
 """
 
 import json
 import random
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from gitpeft.learn.retrain.champion_challenger import (
     ChallengeVerdict,
 )
 from gitpeft.learn.risk import relabel
+from gitpeft.learn.risk.relabel import LabelChanges
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.monitor import acceptance
 from gitpeft.risk.model import RiskModel, load_risk_model
@@ -42,18 +43,21 @@ from gitpeft.risk.precommit import load_risk_encoder
 from gitpeft.suggest.retrieval import CommitIndex
 
 MIN_REPLAYED = 256
-"""Older examples are replayed one for each new one, but no fewer than this."""
+"""One older example is replayed for each new one, but at least this many."""
 
 MESSAGE, RISK = "message", "risk"
+UP_TO_DATE = "already up to date: no new commits"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RetrainingResult:
-    """What a retraining came to. `action` is activated, aside or none; `reason` says why.
+    """The outcome of a retraining. `action` is activated, aside or none; `reason` says why.
 
-    `bundle` is the model that became active, or the one kept aside; `aside` the one kept aside when a winner
-    of the other task became active. `tasks` has a verdict for each task that there was a challenger for,
-    `labels` what became of the risk labels since the champion (see `verdicts.Relabelled`).
+    `champion` is the model that was installed, `bundle` the one that became active or was kept aside, and
+    `aside` the one kept aside when the winner of the other task became active. `new` counts usable commits
+    since the champion, `taught` those trained on, `replayed` the older ones among them. `tasks` has a verdict
+    for each task with a challenger, `labels` what changed in the risk labels since the champion, `seconds`
+    the time of each step.
     """
 
     action: str
@@ -65,35 +69,60 @@ class RetrainingResult:
     new: int = 0
     taught: int = 0
     replayed: int = 0
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    labels: dict[str, int] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, ChallengeVerdict] = field(default_factory=dict)
+    labels: LabelChanges | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        return plain | {
+            "tasks": _encode_verdicts(self.tasks),
+            "labels": asdict(self.labels) if self.labels else {},
+        }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Retraining:
-    """What the steps share."""
+    """What all steps need. `agreed` is asked before a winner is activated."""
 
     repo: Repository
     champion: Bundle
     mined: MinedHistory
-    result: RetrainingResult
     listen: ProgressListener
     agreed: Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class _MessageChallenger:
-    """A challenger for messages, the data that it was made from, and how its duel ended."""
+    """A trained challenger for messages, its data, whether it started from other weights than the base's,
+    and how it compared."""
 
     candidate: CandidateModel
     data: Dataset
+    warm: bool
     verdict: ChallengeVerdict
 
 
+@dataclass(frozen=True, slots=True)
+class _RiskChallenger:
+    """How the freshly fitted risk model compared, and what changed in the labels since the champion."""
+
+    verdict: ChallengeVerdict
+    labels: LabelChanges
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """The tasks whose challengers are activated, and the reason for people."""
+
+    winners: frozenset[str]
+    reason: str
+
+
 def find_champion(repo: Repository) -> Bundle | None:
-    """The installed model, if there is one that can be held against another."""
+    """The installed model, if there is one that a challenger can be compared with."""
     active = bundles.open_active_bundle(repo.state_dir)
     return active if active is not None and active.manifest.kind == "model" else None
 
@@ -103,59 +132,58 @@ def run_retraining(
     plan: ModelPlan,
     listen: ProgressListener,
     *,
-    cold: bool = False,
+    from_scratch: bool = False,
     start: Path | None = None,
     agreed: Callable[[str], bool] = lambda _: True,
 ) -> RetrainingResult:
-    """Train challengers, hold them against the champion, and activate or keep aside.
+    """Train challengers, compare them with the champion, and activate them or keep them aside.
 
-    Training begins with the champion's weights where they fit, with those in the folder `start` if it is
-    given, and with the base's when `cold`. `agreed` is asked before a winner is activated. GitpeftError when
-    there is no champion, or nothing can be trained here.
+    Training starts from the champion's weights where they fit the plan, from those in the folder `start` if
+    it is given, and from the base's when `from_scratch`. Without new commits and with the same plan, nothing
+    is trained. GitpeftError when there is no champion, or nothing can be trained here.
     """
     champion = find_champion(repo)
     if champion is None:
-        raise GitpeftError("there is no model to hold another one against", "run `gitpeft init`")
+        raise GitpeftError("no model is installed to compare with", "run `gitpeft init`")
     if not pipeline.can_train():
         raise GitpeftError(
             "nothing was trained: gitpeft[train] is not installed", "pip install 'gitpeft[train]'"
         )
     mined = pipeline.mine_history(repo, plan.until, listen)
-    data, new, replayed = split_for_challenger(mined.records, champion, plan.seed)
-    alike = not cold and start is None and _matches_plan(champion, plan)
-    result = RetrainingResult("none", "", champion.id, new=new)
-    work = _Retraining(repo, champion, mined, result, listen, agreed)
+    split = split_for_challenger(mined.records, champion, plan.seed)
+    same_plan = not from_scratch and start is None and _matches_plan(champion, plan)
+    work = _Retraining(repo, champion, mined, listen, agreed)
+    skipped = UP_TO_DATE if split.new == 0 and same_plan else "" if split.data else _TOO_FEW_COMMITS
     trained = None
-    if data is None or (new == 0 and alike):
-        result.reason = _explain_no_training(new, data)
-    else:
-        if alike and any(name.startswith(f"{bundles.ADAPTER_FOLDER}/") for name in champion.manifest.files):
+    if split.data is not None and not skipped:
+        if same_plan and _has_adapter(champion):
             start = champion.path / bundles.ADAPTER_FOLDER
-        trained = _train_challenger(
-            work, replace(plan, warm=str(start) if start else "", rival=champion.id), data
-        )
-        result.warm, result.taught, result.replayed = bool(start), len(data.train), replayed
+        warm_plan = replace(plan, warm=str(start) if start else "", rival=champion.id)
+        trained = _train_challenger(work, warm_plan, split.data)
     with bundles.staging_folder(repo.state_dir) as scratch:
         folder = trained.candidate.folder if trained else scratch
         fitted = RiskModel.from_dict(pipeline.fit_risk_model(repo, mined, folder, listen))
-        _install_winners(work, trained, _challenge_risk_model(work, fitted), folder)
-    return result
+        result = _install_winners(work, trained, _challenge_risk_model(work, fitted), folder, skipped)
+    return replace(result, new=split.new, replayed=split.replayed if trained else 0)
+
+
+_TOO_FEW_COMMITS = (
+    f"too few commits that the installed model was not trained on, {MIN_TEST_COMMITS} are needed to compare "
+    "(`gitpeft init` makes a new model without comparing)"
+)
 
 
 def _train_challenger(work: _Retraining, plan: ModelPlan, data: Dataset) -> _MessageChallenger:
-    """A challenger for messages, and its duel."""
+    """Train a challenger for messages and compare it with the champion."""
     if reason := pipeline.explain_skipped_training(plan, data):
-        raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` serves this history without")
+        raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` makes a model without training")
     made = pipeline.build_candidate(work.repo, plan, work.mined, data, work.listen)
     verdict = champion_challenger.compare_message_models(work.champion, made, data, work.listen)
-    spent = made.outcome.cost.items()
-    work.result.cost = {name: value for name, value in spent if "curve" not in name}
-    work.result.seconds = made.outcome.seconds
-    return _MessageChallenger(made, data, verdict)
+    return _MessageChallenger(made, data, bool(plan.warm), verdict)
 
 
-def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> ChallengeVerdict | None:
-    """How the fresh risk model stands against the installed one; None where neither says anything."""
+def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> _RiskChallenger | None:
+    """Compare the fresh risk model with the installed one; None where neither is usable."""
     installed = load_risk_model(work.champion)
     if not installed.is_usable and not fitted.is_usable:
         return None
@@ -163,65 +191,101 @@ def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> ChallengeVerd
     if known is None:
         return None
     until = relabel.get_fit_time(work.champion, installed)
-    work.result.labels = asdict(relabel.compare_labels(known, until))
-    return champion_challenger.compare_risk_models(
+    verdict = champion_challenger.compare_risk_models(
         installed, until, fitted, known, load_risk_encoder(installed, work.champion)
     )
+    return _RiskChallenger(verdict, relabel.compare_labels(known, until))
 
 
 def _install_winners(
-    work: _Retraining, trained: _MessageChallenger | None, risk: ChallengeVerdict | None, folder: Path
-) -> None:
-    """Put every winner in its place and what lost aside; the result then says what happened.
-
-    `folder` holds the fresh risk model.
-    """
-    repo, champion, result = work.repo, work.champion, work.result
-    wins = _select_winners(work, trained, risk)
+    work: _Retraining,
+    trained: _MessageChallenger | None,
+    risk: _RiskChallenger | None,
+    folder: Path,
+    skipped: str,
+) -> RetrainingResult:
+    """Activate every winner and keep losers aside. `folder` holds the fresh risk model."""
+    repo, champion = work.repo, work.champion
+    verdicts = {MESSAGE: trained.verdict} if trained else {}
+    verdicts |= {RISK: risk.verdict} if risk else {}
+    decision = _select_winners(work, verdicts, skipped)
+    message_won, risk_won = MESSAGE in decision.winners, RISK in decision.winners
+    labels = risk.labels if risk else None
+    result = RetrainingResult("none", decision.reason, champion.id, tasks=verdicts, labels=labels)
     if trained:
-        result.action = "activated" if MESSAGE in wins else "aside"
-        one = trained.candidate
-        metrics = one.made.manifest.metrics | _make_duel_record(result, won=MESSAGE in wins)
-        shipped = replace(one, made=replace(one.made, manifest=replace(one.made.manifest, metrics=metrics)))
-        score = champion if risk and RISK not in wins else None
-        result.bundle = pipeline.install_candidate(
-            repo, shipped, trained.data, active=MESSAGE in wins, risk=score
+        kept_score = champion if risk and not risk_won else None
+        bundle = _install_challenger(work, trained, result, won=message_won, risk=kept_score)
+        result = replace(
+            _describe_training(result, trained), action="activated" if message_won else "aside", bundle=bundle
         )
-    if RISK in wins and MESSAGE not in wins:
-        result.action, result.aside = "activated", result.bundle
-        result.bundle = replace_risk_model(repo, champion, folder, _make_duel_record(result, won=True))
-    if trained and MESSAGE not in wins:
+    if risk_won and not message_won:
+        bundle = replace_risk_model(repo, champion, folder, _make_duel_record(result, won=True))
+        result = replace(result, action="activated", aside=result.bundle, bundle=bundle)
+    if trained and not message_won:
         acceptance.record_failed_retraining(
-            repo.state_dir, result.bundle if RISK in wins else champion.id, work.mined.tip
+            repo.state_dir, result.bundle if risk_won else champion.id, work.mined.tip
         )
+    return result
 
 
-def _select_winners(
-    work: _Retraining, trained: _MessageChallenger | None, risk: ChallengeVerdict | None
-) -> set[str]:
-    """The tasks whose challengers take their place, once all are asked; notes verdicts and reasons."""
-    result = work.result
-    found = {MESSAGE: trained.verdict} if trained else {}
-    found |= {RISK: risk} if risk else {}
-    result.tasks = {task: asdict(one) for task, one in found.items()}
-    reasons = [result.reason, *(f"{task}: {one.reason}" for task, one in found.items())]
-    result.reason = "; ".join(filter(None, reasons))
-    wins = {task for task, one in found.items() if one.won}
-    if wins and bundles.read_active_ids(work.repo.state_dir)[0] != work.champion.id:
-        wins, result.reason = set(), "another model was activated during the training"
-    elif wins and not work.agreed(result.reason):
-        wins, result.reason = set(), f"not wanted: {result.reason}"
-    return wins
+def _describe_training(result: RetrainingResult, trained: _MessageChallenger) -> RetrainingResult:
+    outcome = trained.candidate.outcome
+    return replace(
+        result,
+        warm=trained.warm,
+        taught=len(trained.data.train),
+        cost={name: value for name, value in outcome.cost.items() if "curve" not in name},
+        seconds=outcome.seconds,
+    )
 
 
-def _make_duel_record(result: RetrainingResult, *, won: bool) -> dict[str, Any]:
-    """What a manifest keeps of the duels."""
-    verdict = {"won": won, "verdict": result.reason, "champion": result.champion, "tasks": result.tasks}
-    return {"duel": verdict | {"labels": result.labels}}
+def _install_challenger(
+    work: _Retraining,
+    trained: _MessageChallenger,
+    result: RetrainingResult,
+    *,
+    won: bool,
+    risk: Bundle | None,
+) -> str:
+    """Write the challenger's bundle, active if it `won`; its id. With `risk` that bundle's score goes in."""
+    one = trained.candidate
+    metrics = one.made.manifest.metrics | _make_duel_record(result, won=won)
+    recorded = replace(one, made=replace(one.made, manifest=replace(one.made.manifest, metrics=metrics)))
+    return pipeline.install_candidate(work.repo, recorded, trained.data, active=won, risk=risk)
 
 
-def replace_risk_model(repo: Repository, bundle: Bundle, folder: Path, metrics: dict[str, Any]) -> str:
-    """A bundle again with the risk model that `pipeline.fit_risk` left in `folder`, made active; its id."""
+def _select_winners(work: _Retraining, verdicts: Mapping[str, ChallengeVerdict], skipped: str) -> _Decision:
+    """The tasks to activate once all have been compared; `skipped` says why nothing was trained."""
+    reasons = [skipped, *(f"{task}: {one.reason}" for task, one in verdicts.items())]
+    reason = "; ".join(filter(None, reasons))
+    winners = frozenset(task for task, one in verdicts.items() if one.won)
+    if winners and bundles.read_active_ids(work.repo.state_dir)[0] != work.champion.id:
+        return _Decision(frozenset(), "another model was activated during the training")
+    if winners and not work.agreed(reason):
+        return _Decision(frozenset(), f"not wanted: {reason}")
+    return _Decision(winners, reason)
+
+
+def _encode_verdicts(verdicts: Mapping[str, ChallengeVerdict]) -> dict[str, object]:
+    return {task: one.as_dict() for task, one in verdicts.items()}
+
+
+def _make_duel_record(result: RetrainingResult, *, won: bool) -> dict[str, object]:
+    """What a manifest records of the comparison, under its stored key `duel`."""
+    plain = result.as_dict()
+    return {
+        "duel": {
+            "won": won,
+            "verdict": result.reason,
+            "champion": result.champion,
+            "tasks": plain["tasks"],
+            "labels": plain["labels"],
+        }
+    }
+
+
+def replace_risk_model(repo: Repository, bundle: Bundle, folder: Path, metrics: dict[str, object]) -> str:
+    """Activate a copy of `bundle` with the risk model that lies in `folder`; the id of the copy."""
     with bundles.staging_folder(repo.state_dir) as staged:
         for name in filter(lambda name: not pipeline.is_risk_file(name), bundle.manifest.files):
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
@@ -237,34 +301,44 @@ def replace_risk_model(repo: Repository, bundle: Bundle, folder: Path, metrics: 
     return id_
 
 
-def _explain_no_training(new: int, data: Dataset | None) -> str:
-    if data is None:
-        return (
-            f"too few commits that the installed model has not learnt from, {MIN_TEST_COMMITS} are needed "
-            "to compare (`gitpeft init` makes a new one without comparing)"
-        )
-    return "no new usable commit since the installed model was made"
+def _has_adapter(champion: Bundle) -> bool:
+    return any(name.startswith(f"{bundles.ADAPTER_FOLDER}/") for name in champion.manifest.files)
 
 
 def _matches_plan(champion: Bundle, plan: ModelPlan) -> bool:
-    """Whether the champion was tuned as the plan says, so that its weights are a place to start from."""
+    """Whether the champion came out of such a plan, so that only new commits can change anything.
+
+    A base that was selected without tuning, after tuning had been tried, does not record the method; it
+    matches the default plan.
+    """
     from gitpeft.learn.models import bases, methods
 
+    manifest = champion.manifest
+    if manifest.base_digest != bases.find_base(plan.base).digest:
+        return False
+    if manifest.method.get("name") == "none":
+        return bool(manifest.metrics.get("tuning")) and plan.method == ModelPlan().method
     method = methods.make_method(plan.method, plan.settings).as_dict()
-    same = json.loads(json.dumps(method)) == champion.manifest.method
-    return same and champion.manifest.base_digest == bases.find_base(plan.base).digest
+    return bool(json.loads(json.dumps(method)) == manifest.method)
 
 
-# --- what is learnt from ------------------------------------------------------------------------------------
+# --- the data of a challenger -------------------------------------------------------------------------------
 
 
-def split_for_challenger(
-    records: Sequence[CommitRecord], champion: Bundle, seed: int
-) -> tuple[Dataset | None, int, int]:
-    """The challenger's examples, how many are newer than the champion, and how many are replayed.
+@dataclass(frozen=True, slots=True)
+class ChallengerSplit:
+    """The challenger's examples, how many commits are newer than the champion, and how many are replayed.
 
-    None where too few commits are left that the champion was neither taught nor chosen by.
+    `data` is None where too few commits are left that the champion was neither trained nor validated on.
     """
+
+    data: Dataset | None
+    new: int
+    replayed: int = 0
+
+
+def split_for_challenger(records: Sequence[CommitRecord], champion: Bundle, seed: int) -> ChallengerSplit:
+    """Split a history so that the test commits are new to the champion as well as to the challenger."""
     known = _load_known_commits(champion)
     bare = dataset.select_usable_examples(records)
     before, seen = set(known), set(known[: len(known) - _count_held_out(champion, len(known))])
@@ -272,12 +346,12 @@ def split_for_challenger(
     unseen = [place for place, example in enumerate(bare) if example.sha not in seen]
     count = min(MAX_TEST_COMMITS, max(MIN_TEST_COMMITS, int(HELD_OUT_SHARE * len(unseen))))
     if len(unseen) < count:
-        return None, new, 0
+        return ChallengerSplit(None, new)
     last_seen = max((place for place, example in enumerate(bare) if example.sha in seen), default=-1)
-    # a branch that was merged late has older commits among those that were taught or chosen by
+    # a branch that was merged late has older commits among those that were trained or validated on
     tested = min(len(bare) - unseen[-count], len(bare) - 1 - last_seen)
     if tested < MIN_TEST_COMMITS:
-        return None, new, 0
+        return ChallengerSplit(None, new)
     valid = min(MAX_TEST_COMMITS, max(MIN_TEST_COMMITS, (len(bare) - tested) // 10))
     neighbours = TokenBudget().exemplars
     data = dataset.build_dataset(
@@ -288,11 +362,11 @@ def split_for_challenger(
     )
     taught = set(known[: int(0.8 * len(known))])
     chosen, replayed = _sample_replay(data.examples[: data.first_valid], taught, seed)
-    return replace(data, taught=chosen), new, replayed
+    return ChallengerSplit(replace(data, taught=chosen), new, replayed)
 
 
 def _count_held_out(champion: Bundle, known: int) -> int:
-    """How many of the newest commits it knows the champion was neither taught nor chosen by."""
+    """How many of the newest commits it knows the champion was neither trained nor validated on."""
     return int(champion.manifest.commits.get("held", known // 10))
 
 
@@ -305,7 +379,7 @@ def _load_known_commits(champion: Bundle) -> list[str]:
 def _sample_replay(
     examples: Sequence[Example], taught: set[str], seed: int
 ) -> tuple[tuple[Example, ...], int]:
-    """What the champion was not taught, and a sample of what it was, in their order; the sample's size."""
+    """What the champion was not trained on and a sample of the rest, in order; the sample's size."""
     fresh = {example.sha for example in examples if example.sha not in taught}
     old = [example for example in examples if example.sha in taught]
     sample = random.Random(seed).sample(old, min(len(old), max(MIN_REPLAYED, len(fresh))))

@@ -1,7 +1,7 @@
-"""What became known since a risk score was fitted: hides the labels of then and of now.
+"""Compares the bug labels of today with those known when a risk score was fitted.
 
-A commit gets a verdict once: buggy when a fix of it is known, clean when it is old enough without one. The
-verdicts that came since are what an installed score was not fitted on, and what its promises are held to.
+A commit is labelled once: buggy when a fix of it becomes known, clean when it is old enough without one. The
+labels that came since are data that an installed score was not fitted on; its calibration is checked on them.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from gitpeft.risk.precommit import load_risk_encoder
 
 @dataclass(frozen=True, slots=True)
 class LabelChanges:
-    """What became of the labels since a moment: bugs that became known, how many of those counted as clean
-    until then, and how many commits have a label now that had none."""
+    """Changes since a moment: `known` bugs that became known, how many of them had been labelled clean
+    (`changed`), and how many commits have a label now that had none (`judged`)."""
 
     known: int
     changed: int
@@ -32,20 +32,20 @@ class LabelChanges:
 def mine_labelled_history(
     repo: Repository, tip: str, listen: Listener = lambda *_: None
 ) -> LabelledHistory | None:
-    """What is known at the commit `tip`; None where it has no commits."""
+    """The history and labels known at the commit `tip`; None where it has no commits."""
     with History.open(repo.state_dir) as history:
         history.mine_commits(repo, tip)
         return selection.read_labelled_history(history, repo, tip, listen)
 
 
 def get_fit_time(bundle: Bundle, model: RiskModel) -> float:
-    """When a bundle's score was fitted, in unix seconds; of older scores, when their bundle was made."""
+    """When a bundle's score was fitted, in unix seconds; for old bundles, when the bundle was made."""
     made = datetime.fromisoformat(bundle.manifest.created).timestamp()
     return float(model.report.get("until", made))
 
 
 def compare_labels(known: LabelledHistory, until: float) -> LabelChanges:
-    """The labels of now against those of the moment `until` (unix seconds)."""
+    """Count the changes from the labels at `until` (unix seconds) to those of now."""
     before = _label_at(known, until)
     then = dict(zip(before.shas, before.truth, strict=True))
     found = known.found.bugs_known_at(known.now) - known.found.bugs_known_at(int(until))
@@ -64,9 +64,9 @@ def _label_at(known: LabelledHistory, moment: float) -> LabelledCommits:
 
 
 def collect_calibration_pairs(repo: Repository, bundle: Bundle) -> list[tuple[float, bool]]:
-    """What a bundle's score gave each commit judged since it was fitted (a probability), and what came of it.
+    """(estimated probability, whether it is a known bug) for each commit labelled since the score was fitted.
 
-    [] where the bundle has no score, or HEAD no commits.
+    [] where the bundle has no usable score, or HEAD no commits.
     """
     model, head = load_risk_model(bundle), repo.resolve_head()
     known = mine_labelled_history(repo, head) if model.is_usable and head else None

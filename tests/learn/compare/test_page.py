@@ -4,18 +4,19 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gitpeft.learn.compare import page
-from tests.support.comparisons import FACTS, LABELS, messages, reported, risk, run_of
+from gitpeft.learn.compare.report import TaskReport
+from tests.support.comparisons import LABELS, compared, messages, reported, risk, run_of
 
 
-def drawn(*tasks: dict[str, Any]) -> str:
-    return page.render_comparison_page({**FACTS, "left_out": [], "tasks": list(tasks)})
+def drawn(*tasks: TaskReport) -> str:
+    return page.render_comparison_page(compared(*tasks))
 
 
 class Seen(HTMLParser):
@@ -42,7 +43,7 @@ class Seen(HTMLParser):
 
 def test_the_page_is_whole_and_asks_nobody() -> None:
     runs = [run_of("lora", 12), run_of("full", 36, 10**6)]
-    runs[0]["answers"][0] = "<script>alert(1)</script>"
+    runs[0] = replace(runs[0], answers=["<script>alert(1)</script>", *runs[0].answers[1:]])
     text = drawn(reported(*runs))
     seen = Seen()
     seen.feed(text)
@@ -66,16 +67,17 @@ def test_a_page_of_both_tasks_with_everything_that_was_tried() -> None:
     seen.feed(text)
     assert seen.open == [] and seen.fetched == []
     for told in (
-        "Commit messages", "Risky changes", "With fewer commits", "1,200 commits", "python → go",
-        "What each layer knows", "TYP: identifier type", "For a decision", "operating cost", "time to verify",
-        "skill needed", "ROC AUC", "bugs in the riskiest 20 %", "lines added", "fixed later", "no fix known",
+        "Commit messages", "Risk of changes", "With fewer commits", "1,200 commits", "python → go",
+        "Layer probes", "TYP: identifier type", "Summary", "cost of a retraining", "time to verify",
+        "tuning effort", "ROC AUC", "bugs in the riskiest 20 %", "lines added", "fixed later", "no fix known",
     ):  # fmt: skip
         assert told in text, told
     assert text.count("<figure>") == 3 + 1 + 3 + 3
-    words = " ".join(messages()["advice"]["words"])
-    assert "Few commits:" in words and "From python to go (90 commits teach, 40 are asked about)" in words
-    assert "What the last layer of the encoder knows" in words
-    assert "Adopt" in " ".join(risk()["advice"]["words"])
+    words = " ".join(messages().advice.words)
+    assert "Fewer commits:" in words
+    assert "Trained on python, evaluated on go (90 training commits, 40 evaluated)" in words
+    assert "Probe accuracy at the last layer of the encoder" in words
+    assert "Adopt" in risk().advice.verdict
 
 
 def test_systems_are_told_apart_without_colour() -> None:
@@ -85,9 +87,8 @@ def test_systems_are_told_apart_without_colour() -> None:
 
 
 def test_what_was_left_out_is_on_the_page() -> None:
-    text = page.render_comparison_page(
-        {**FACTS, "left_out": ["not enough history to learn risk from"], "tasks": [messages()]}
-    )
+    left_out = ("not enough history to learn risk from",)
+    text = page.render_comparison_page(compared(messages(), left_out=left_out))
     assert "Left out: not enough history to learn risk from." in text
 
 

@@ -9,16 +9,15 @@ import pytest
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import FileChange, Hunk
 from gitpeft.diff.render import TokenBudget
-from gitpeft.learn.compare import probes
 from gitpeft.learn.compare.probes import (
     ProbeItem,
     make_change_match_items,
     make_line_type_items,
-    measure_probe_accuracy,
 )
 from gitpeft.learn.data.dataset import Example
 from gitpeft.runtime.tokenizer import TokenCodec
-from tests.support import tinymodel
+from tests.support import probing, tinymodel
+from tests.support.probing import measure_probe_accuracy
 
 
 @pytest.fixture
@@ -71,11 +70,11 @@ def test_a_probe_reads_what_is_there_and_nothing_else() -> None:
 def test_one_answer_alone_is_no_probe() -> None:
     items = [ProbeItem([1], (0, 1), True)] * 20
     with pytest.raises(ValueError, match="both answers"):
-        measure_probe_accuracy(probes.make_one_hot_reader(9), items, items)
+        measure_probe_accuracy(probing.make_one_hot_reader(9), items, items)
 
 
 def test_an_encoder_gives_a_state_for_each_token() -> None:
-    states = probes.make_encoder_reader(tinymodel.pointer_t5())([5, 6, 7])
+    states = probing.make_encoder_reader(tinymodel.pointer_t5())([5, 6, 7])
     assert states.shape == (3, 32)
-    bag = probes.make_one_hot_reader(400, width=64)([5, 5, 7])
+    bag = probing.make_one_hot_reader(400, width=64)([5, 5, 7])
     assert bag.shape == (3, 64) and (bag[0] == bag[1]).all() and bag.sum() == 3

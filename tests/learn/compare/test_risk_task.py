@@ -11,6 +11,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn.compare import run
 from gitpeft.learn.compare.halving import ComparisonRequest
+from gitpeft.learn.compare.report import ComparisonReport
 from gitpeft.learn.compare.risk_task import BASELINE_NAMES, RiskTask
 from gitpeft.learn.compare.scoring import MessageScorer, RiskScorer
 from gitpeft.learn.data.subsets import LOW_RESOURCE, HistorySubset
@@ -34,7 +35,7 @@ def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
     return repo
 
 
-def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
+def compared(repo: Repo, built: Built, **wish: Any) -> ComparisonReport:
     given = {"methods": ("lora:rank=4,lr=0.01", "full"), "bases": (str(built.out),), "minutes": 60.0}
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
@@ -46,26 +47,27 @@ def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
 
 def test_methods_are_compared_on_risk(team: Repo, built: Built) -> None:
     whole = compared(team, built, task="risk", low=(60,))
-    [report] = whole["tasks"]
+    [task] = whole.tasks
+    report: Any = task.as_dict()
     assert report["task"] == "risk" and report["metric"]["name"] == "ROC AUC" and report["asked"] == 40
     assert {row["label"] for row in report["baselines"]} == set(BASELINE_NAMES)
     for row in report["finalists"]:
         score = row["scores"]["auc"]
         assert 0 <= score["low"] <= score["mean"] <= score["high"] <= 1 and row["cost"]["answer_ms"] > 0
-    assert report["low"]["sizes"] == [60, 160] and "for risk" in report["advice"]["words"][0]
-    assert run.load_advice(Repository.open(team.path), "risk") == report["advice"]
+    assert report["low"]["sizes"] == [60, 160] and report["advice"]["words"][0]
+    assert run.load_advice(Repository.open(team.path), "risk") == task.advice
     with pytest.raises(GitpeftError, match="nothing was compared here yet"):
         run.load_advice(Repository.open(team.path))
-    assert "Risky changes" in Path(whole["page"]).read_text()
-    assert not list(Path(whole["page"]).parent.rglob("*.safetensors"))
+    assert "Risk of changes" in Path(whole.page).read_text()
+    assert not list(Path(whole.page).parent.rglob("*.safetensors"))
 
 
 def test_of_two_tasks_each_has_its_own_time(team: Repo, built: Built) -> None:
     before = time.monotonic()
     whole = compared(team, built, task="both", methods=("lora:rank=4",))
-    assert [task["task"] for task in whole["tasks"]] == ["messages", "risk"]
-    each = [task["seconds"] for task in whole["tasks"]]
-    assert min(each) > 0 and sum(each) == whole["seconds"] <= time.monotonic() - before
+    assert [task.facts.task for task in whole.tasks] == ["messages", "risk"]
+    each = [task.facts.seconds for task in whole.tasks]
+    assert min(each) > 0 and sum(each) == whole.seconds <= time.monotonic() - before
 
 
 def test_a_task_that_a_history_has_nothing_for_is_left_out(
@@ -76,9 +78,9 @@ def test_a_task_that_a_history_has_nothing_for_is_left_out(
 
     monkeypatch.setattr(encoder, "build_risk_data", nothing)
     whole = compared(team, built, task="both", methods=("lora:rank=4",))
-    assert [task["task"] for task in whole["tasks"]] == ["messages"]
-    assert whole["left_out"] == ["not enough history to learn risk from"]
-    assert "Left out: not enough history" in Path(whole["page"]).read_text()
+    assert [task.facts.task for task in whole.tasks] == ["messages"]
+    assert whole.left_out == ["not enough history to learn risk from"]
+    assert "Left out: not enough history" in Path(whole.page).read_text()
     with pytest.raises(GitpeftError, match="not enough history"):
         compared(team, built, task="risk")
     with pytest.raises(GitpeftError, match="there is no task prose"):
@@ -93,7 +95,7 @@ def test_parts_without_bugs_are_refused(team: Repo, monkeypatch: pytest.MonkeyPa
         field.make_part(HistorySubset(LOW_RESOURCE, "20", "", 20))
     assert len(field.make_part(HistorySubset(LOW_RESOURCE, "100", "", 100)).data.train) == 100
     said = field.whole.ask_baselines({})
-    assert all(0 < chance < 1 for chance in said[LINES_ADDED])
+    assert all(0 < float(chance) < 1 for chance in said[LINES_ADDED])
 
 
 class _Mined:
@@ -106,31 +108,31 @@ def clean_lately() -> encoder.RiskData:
     return found
 
 
-# --- yardsticks ---------------------------------------------------------------------------------------------
+# --- scorers ------------------------------------------------------------------------------------------------
 
 
 def test_an_auc_and_its_paired_interval() -> None:
     dice = np.random.default_rng(0)
     truth = (dice.random(300) < 0.3).astype(float)
     good, bad = (truth * weight + dice.random(300) for weight in (0.8, 0.1))
-    yardstick = RiskScorer(truth.tolist())
-    score = yardstick.score_runs([good.tolist()])
+    scorer = RiskScorer(truth.tolist())
+    score = scorer.score_runs([good.tolist()])
     assert (
         score.mean == pytest.approx(ranking_metrics.roc_auc(truth, good))
         and score.low < score.mean < score.high
     )
-    gap = yardstick.compare_runs([good.tolist()], [bad.tolist()])
+    gap = scorer.compare_runs([good.tolist()], [bad.tolist()])
     assert gap.excludes_zero and gap.mean == pytest.approx(score.mean - ranking_metrics.roc_auc(truth, bad))
-    none = yardstick.compare_runs([bad.tolist()], [bad.tolist()])
+    none = scorer.compare_runs([bad.tolist()], [bad.tolist()])
     assert none == (0, 0, 0) and not none.excludes_zero
-    both = yardstick.score_runs([good.tolist(), bad.tolist()]).mean
+    both = scorer.score_runs([good.tolist(), bad.tolist()]).mean
     assert both == pytest.approx((score.mean + ranking_metrics.roc_auc(truth, bad)) / 2)
-    assert yardstick.score_all_metrics([good.tolist()]).keys() == {"n", *yardstick.metrics}
+    assert scorer.score_all_metrics([good.tolist()]).metrics.keys() == scorer.metric.all.keys()
 
 
 def test_messages_are_scored_as_they_always_were() -> None:
-    yardstick = MessageScorer(["add a parser", "fix the cache"])
+    scorer = MessageScorer(["add a parser", "fix the cache"])
     said, other = ["add a parser", "drop it"], ["nothing", "fix the cache"]
-    gap = yardstick.compare_runs([said], [other])
-    a, b = (yardstick._score_each_commit([one]) for one in (said, other))
-    assert gap == paired_bootstrap(a, b, seed=0) and yardstick.score_runs([said, other]).mean > 0
+    gap = scorer.compare_runs([said], [other])
+    a, b = (scorer._score_each_commit([one]) for one in (said, other))
+    assert gap == paired_bootstrap(a, b, seed=0) and scorer.score_runs([said, other]).mean > 0

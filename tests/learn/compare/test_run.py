@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,19 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.learn.compare import advice, findings, halving
+from gitpeft.learn.compare import comparison, findings, halving, task_report
 from gitpeft.learn.compare import run as compare_run
 from gitpeft.learn.compare.halving import (
     ComparisonRequest,
-    RunCandidate,
     RunTimings,
+    ShortRungPlan,
     list_candidates,
     plan_short_rung,
     select_finalists,
 )
+from gitpeft.learn.compare.report import Advice, ComparisonReport, LowResource, RungSteps, TuningGain
+from gitpeft.learn.compare.results import Difference, RunCandidate
+from gitpeft.learn.compare.scoring import MessageScorer
 from gitpeft.learn.training import finetune
 from tests.support import generated
 from tests.support.comparisons import REFERENCES, advised, hurry, reported, result, run_of
@@ -74,23 +77,43 @@ PACE = RunTimings(step=1.0, around=8.0, finish=8.0)
 def test_a_plan_fits_its_time_and_says_what_it_leaves_out() -> None:
     found = list_candidates(ComparisonRequest())
     rich, poor = plan_short_rung(found, 7200, PACE, 3), plan_short_rung(found, 200, PACE, 3)
-    assert len(rich["candidates"]) == 7 and rich["seeds"] == 3 and rich["left_out"] == []
-    assert [one["method"] for one in poor["candidates"]][:4] == ["lora", "adapter", "full", "hybrid"]
-    assert poor["seeds"] == 1 and "only 1 seed of those asked for" in poor["left_out"]
-    assert len(poor["left_out"]) == 1 + 7 - len(poor["candidates"]) > 1
+    assert len(rich.candidates) == 7 and rich.seeds == 3 and rich.left_out == ()
+    assert [one.method for one in poor.candidates][:4] == ["lora", "adapter", "full", "hybrid"]
+    assert poor.seeds == 1 and "all but 1 seed of each method" in poor.left_out
+    assert len(poor.left_out) == 1 + 7 - len(poor.candidates) > 1
     for plan, seconds in ((rich, 7200), (poor, 200)):
-        chosen = len(plan["candidates"])
-        finals = halving.count_finalists(chosen, 4) * plan["seeds"]
+        chosen = len(plan.candidates)
+        finals = halving.count_finalists(chosen, 4) * plan.seeds
         around = 8.0 * (chosen + 2 * finals)
-        fits = plan["steps"] * (chosen + halving.LONG_RUN_FACTOR * finals) + around <= seconds
-        assert fits and (plan["steps"] >= halving.MIN_RUN_STEPS or chosen == 4)
-    assert rich["steps"] > poor["steps"]
+        fits = plan.steps * (chosen + halving.LONG_RUN_FACTOR * finals) + around <= seconds
+        assert fits and (plan.steps >= halving.MIN_RUN_STEPS or chosen == 4)
+    assert rich.steps > poor.steps
+
+
+def test_methods_that_do_not_fit_into_the_budget_are_skipped() -> None:
+    """A budget of a minute is not exceeded six times: what does not fit is named."""
+    found = list_candidates(ComparisonRequest())
+    plan = plan_short_rung(found, 50, PACE, 1)
+    assert [one.method for one in plan.candidates] == ["lora", "adapter"] and plan.steps == 0
+    assert plan.left_out[-2:] == ("hybrid", "full")
+    steps = halving.plan_long_steps([PACE.step] * 2, 50, 1, plan.steps, PACE)
+    assert steps >= halving.MIN_RUN_STEPS and 2 * (16 + steps * PACE.step) <= 50
+    assert [one.method for one in plan_short_rung(found, 1, PACE, 1).candidates] == ["lora"]
+
+
+def test_a_budget_for_advice_allows_one_pass_over_the_history() -> None:
+    assert [halving.count_advice_steps(n) for n in (24, 335, 9000)] == [10, 14, 50]
+    plan = plan_short_rung(list_candidates(ComparisonRequest()), 50, PACE, 1)
+    minutes = halving.estimate_budget_minutes(plan, 4, 14, 30.0)
+    again = plan_short_rung(list_candidates(ComparisonRequest()), 60 * minutes - 30, PACE, 1)
+    assert len({one.kind for one in again.candidates}) == 4
+    assert halving.plan_long_steps([PACE.step] * 4, 60 * minutes - 30, 1, 0, PACE) >= 14
 
 
 def test_where_all_would_go_on_there_are_no_short_runs() -> None:
     found = list_candidates(ComparisonRequest(methods=("lora", "full")))
-    assert plan_short_rung(found, 7200, PACE, 1)["steps"] == 0
-    assert plan_short_rung(found[:1], 1, PACE, 1)["steps"] == 0
+    assert plan_short_rung(found, 7200, PACE, 1).steps == 0
+    assert plan_short_rung(found[:1], 1, PACE, 1).steps == 0
     steps = halving.plan_long_steps([2.0, 2.0], 400, 1, 0, PACE)
     assert 2 * (steps * 2.0 + 16.0) <= 400 and steps > 60
     assert halving.plan_long_steps([2.0], 0, 1, 9, PACE) == 9
@@ -114,15 +137,15 @@ def test_the_better_half_goes_on_and_the_best_of_each_method() -> None:
         result("lora", 3.0), result("lora:rank=8", 2.9), result("adapter", 5.0), result("full", 4.0),
         result("adapter:width=8", 6.0), result("lora:rank=4", 3.1),
     ]  # fmt: skip
-    assert [one["label"] for one in select_finalists(short, 3)] == ["lora:rank=8", "full", "adapter"]
+    assert [one.label for one in select_finalists(short, 3)] == ["lora:rank=8", "full", "adapter"]
     more = [*short, result("lora:rank=2", 2.95), result("full:lr=0.001", 4.1)]
-    assert [one["label"] for one in select_finalists(more, 3)] == [
+    assert [one.label for one in select_finalists(more, 3)] == [
         "lora:rank=8",
         "lora:rank=2",
         "full",
         "adapter",
     ]
-    assert [one["label"] for one in select_finalists(short[:1], 1)] == ["lora"]
+    assert [one.label for one in select_finalists(short[:1], 1)] == ["lora"]
 
 
 # --- advice -------------------------------------------------------------------------------------------------
@@ -130,58 +153,78 @@ def test_the_better_half_goes_on_and_the_best_of_each_method() -> None:
 
 def test_a_winner_is_named_where_it_is_clear_of_all_others() -> None:
     found = reported(run_of("lora", 12), run_of("full", 36, 10**6), run_of("adapter", 10))
-    assert found["advice"]["winner"] == "full" == found["advice"]["method"]
-    assert "Adopt full" in found["advice"]["words"][0]
-    assert [row["label"] for row in found["finalists"]] == ["full", "lora", "adapter"]
-    assert [row["against_best"]["clear"] for row in found["finalists"]] == [False, True, True]
-
-
-def test_inside_the_noise_no_winner_is_named_and_the_cheapest_is_advised() -> None:
-    found = reported(run_of("full", 30, 10**6), run_of("lora", 29, 9000), run_of("adapter", 3, 10))
-    assert found["advice"]["winner"] is None and found["advice"]["method"] == "lora"
-    words = " ".join(found["advice"]["words"])
-    assert "No winner for messages: full" in words and "Adopt lora" in words and "inside the noise" in words
-    assert "Against full tuning" in words and "Over nearest neighbour" in words
-    assert "What would change this advice" in words and "40 validation commits" in words
-
-
-def test_tuning_that_does_not_pay_is_said_to() -> None:
-    runs, same = (
-        [run_of("lora", 12)],
-        [m if i < 12 else "nothing alike" for i, (_, m) in enumerate(REFERENCES)],
+    assert found.advice.winner == "full" == found.advice.method
+    assert found.advice.verdict == (
+        "Adopt full: measurably better than every other method and than nearest neighbour."
     )
-    words = [
-        " ".join(advised(runs, {"mini, untuned": offers})["advice"]["words"])
-        for offers in (same, ["nothing"] * 40)
-    ]
-    assert "not shown to pay" in words[0] and "not shown to pay" not in words[1]
+    assert found.advice.command == "gitpeft init --method full"
+    assert [row.label for row in found.finalists] == ["full", "lora", "adapter"]
+    assert [row.against_best.excludes_zero for row in found.finalists] == [False, True, True]
+
+
+def test_without_a_significant_difference_no_winner_is_named_and_the_cheapest_is_advised() -> None:
+    found = reported(run_of("full", 30, 10**6), run_of("lora", 29, 9000), run_of("adapter", 3, 10))
+    assert found.advice.winner is None and found.advice.method == "lora"
+    words = " ".join(found.advice.words)
+    assert "Adopt lora: no significant difference to full, and it trains the fewest weights." in words
+    assert "lora compared with full tuning" in words and "compared with nearest neighbour" in words
+    assert "may change it" in words and "40 validation commits" in words
+
+
+def offers(right: int) -> list[str]:
+    return [m if i < right else "nothing alike" for i, (_, m) in enumerate(REFERENCES)]
+
+
+def test_nothing_is_adopted_where_no_tuning_is_as_good() -> None:
+    runs = [run_of("lora", 12), run_of("full", 11, 10**6)]
+    same, worse = (
+        advised(runs, {"mini, untuned": known, "nearest neighbour": ["nothing"] * 40}).advice
+        for known in (offers(12), ["nothing"] * 40)
+    )
+    assert same.verdict == "No method is measurably better than no tuning. Keep the default (lora)."
+    assert not same.adopt and same.winner is None and same.method == "lora"
+    assert same.command == "gitpeft compare --budget 30"
+    assert "Adopt" not in " ".join(same.words) and "Adopt" in worse.verdict
+
+
+def test_nothing_is_adopted_after_too_few_steps() -> None:
+    """One step of each method is no comparison, whatever the scores."""
+    for right in (12, 36):
+        runs = [run_of("adapter", right), run_of("full", 10, 10**6)]
+        found = advised(runs, {"mini, untuned": offers(11)}, steps=RungSteps(0, 1)).advice
+        assert found.verdict == (
+            "Inconclusive: each method trained 1 step, at least 14 are needed for advice. "
+            "Keep the default (lora)."
+        )
+        assert not found.adopt and found.method == "lora" and found.command == "gitpeft compare --budget 30"
+        assert found.reason.startswith("None is measurably better than no tuning") is (right == 12)
+        assert "Adopt" not in " ".join(found.words)
+
+
+def test_advice_names_the_base_and_the_task_that_it_is_for() -> None:
+    one = replace(run_of("full", 30), candidate=RunCandidate("full", "/a/other"))
+    found = advised([one], {"/a/other, untuned": offers(1)}).advice
+    assert found.command == "gitpeft init --method full --base /a/other"
+    assert found.verdict == "Adopt full on other: measurably better than no tuning. No other was tried."
 
 
 @pytest.mark.parametrize(
-    ("gains", "said"),
+    ("gains", "text"),
     [
-        ([(50, 0.1), (200, 0.2), (1000, 0.1)], "from 50 of them on"),
-        ([(50, -0.1), (200, 0.2), (1000, 0.1)], "from 200 of them on"),
-        ([(50, 0.1), (200, -0.2), (1000, -2.0)], "with 50 of them, but not with every larger number"),
-        ([(50, 0.1), (200, -0.2), (1000, 0.3)], "with 50 and 1,000 of them, but not"),
-        ([(50, -0.1), (200, -0.2)], "no method is shown"),
+        ([(50, 0.1), (200, 0.2), (1000, 0.1)], "from 50 training commits on"),
+        ([(50, -0.1), (200, 0.2), (1000, 0.1)], "from 200 training commits on"),
+        (
+            [(50, 0.1), (200, -0.2), (1000, -2.0)],
+            "with 50 training commits, but not with every larger number",
+        ),
+        ([(50, 0.1), (200, -0.2), (1000, 0.3)], "with 50 and 1,000 training commits, but not"),
+        ([(50, -0.1), (200, -0.2)], "no method is significantly better"),
     ],
 )
-def test_what_pays_with_few_commits_need_not_pay_with_more(gains: list[tuple[int, float]], said: str) -> None:
-    found = [
-        {
-            "size": size,
-            "best": "lora",
-            "over": "mini",
-            "mean": low + 1,
-            "low": low,
-            "high": low + 2,
-            "clear": low > 0,
-        }
-        for size, low in gains
-    ]
-    low = {"gains": found, "sizes": [size for size, _ in gains]}
-    assert said in findings._describe_low_resource(low, 1)
+def test_what_pays_with_few_commits_need_not_pay_with_more(gains: list[tuple[int, float]], text: str) -> None:
+    found = [TuningGain(size, "lora", "mini", Difference(low + 1, low, low + 2)) for size, low in gains]
+    low = LowResource([size for size, _ in gains], {}, found)
+    assert text in findings.describe_low_resource(low, MessageScorer.metric)
 
 
 def test_what_one_task_cannot_do_the_other_need_not_lose(repo: Repo) -> None:
@@ -189,13 +232,13 @@ def test_what_one_task_cannot_do_the_other_need_not_lose(repo: Repo) -> None:
         def __init__(self, task: str, why: str = "") -> None:
             self.task, self.why = task, why
 
-        def run(self) -> dict[str, Any]:
+        def run(self) -> str:
             if self.why:
                 raise GitpeftError(self.why)
-            return {"task": self.task}
+            return self.task
 
     reports, failed = compare_run._run_comparisons([Work("messages"), Work("risk", "no layer decoder.0")])  # type: ignore[list-item]
-    assert (reports, failed) == ([{"task": "messages"}], ["no layer decoder.0"])
+    assert [str(one) for one in reports] == ["messages"] and failed == ["no layer decoder.0"]
     with pytest.raises(GitpeftError, match="first"):
         compare_run._run_comparisons([Work("messages", "first"), Work("risk", "second")])  # type: ignore[list-item]
 
@@ -203,22 +246,23 @@ def test_what_one_task_cannot_do_the_other_need_not_lose(repo: Repo) -> None:
 def test_advice_for_one_task_stays_when_another_is_compared(repo: Repo) -> None:
     repository = Repository.open(repo.path)
     (repository.state_dir / "compare").mkdir(parents=True)
-    compare_run._save_advice(repository, {"messages": {"method": "lora"}})
-    compare_run._save_advice(repository, {"risk": {"method": "full"}})
-    assert compare_run.load_advice(repository, "messages") == {"method": "lora"}
-    assert compare_run.load_advice(repository, "risk") == {"method": "full"}
+    message, risk = Advice("messages", "lora", "mini", words=["a", "b"]), Advice("risk", "full", "mini")
+    compare_run._save_advice(repository, [message])
+    compare_run._save_advice(repository, [risk])
+    assert compare_run.load_advice(repository, "messages") == message
+    assert compare_run.load_advice(repository, "risk").method == "full"
 
 
 def test_seeds_are_averaged_commit_by_commit() -> None:
     found = reported(run_of("lora", 40), run_of("lora", 0, seed=1), run_of("full", 30, 10**6))
-    lora = next(row for row in found["finalists"] if row["label"] == "lora")
-    assert lora["seeds"] == [0, 1] and lora["by_seed"][0] == pytest.approx(100)
-    assert lora["scores"]["b_norm"]["mean"] == pytest.approx(sum(lora["by_seed"]) / 2)
+    lora = next(row for row in found.finalists if row.label == "lora")
+    assert lora.seeds == [0, 1] and lora.by_seed[0] == pytest.approx(100)
+    assert found.get_score(lora).mean == pytest.approx(sum(lora.by_seed) / 2)
 
 
 def test_the_pareto_front_by_its_definition() -> None:
     points = [(1.0, 5.0), (2.0, 9.0), (2.0, 8.0), (3.0, 9.0), (0.5, 1.0), (1.0, 5.0)]
-    assert advice.find_pareto_front(points) == [True, True, False, False, True, True]
+    assert task_report.find_pareto_front(points) == [True, True, False, False, True, True]
 
 
 # --- the whole ----------------------------------------------------------------------------------------------
@@ -233,7 +277,9 @@ def team(tmp_path: Path) -> Repo:
     return repo
 
 
-def compared(repo: Repo, built: Built, watch: Any = lambda _rows, _now: None, **wish: Any) -> dict[str, Any]:
+def compared(
+    repo: Repo, built: Built, watch: Any = lambda _rows, _now: None, **wish: Any
+) -> ComparisonReport:
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
         hurry(patch)
@@ -244,7 +290,8 @@ def compared(repo: Repo, built: Built, watch: Any = lambda _rows, _now: None, **
 def test_all_methods_on_one_history_and_then_from_what_is_there(team: Repo, built: Built) -> None:
     states: list[set[str]] = []
     whole = compared(team, built, lambda rows, _now: states.append({row.state for row in rows}))
-    [report] = whole["tasks"]
+    [task] = whole.tasks
+    report: Any = task.as_dict()
     assert {row["name"] for row in report["finalists"]} == {"lora", "adapter", "full", "hybrid"}
     assert len({row["steps"] for row in report["finalists"]}) == 1, "equal steps"
     assert report["steps"]["long"] >= halving.MIN_RUN_STEPS and report["steps"]["short"] == 0
@@ -254,20 +301,25 @@ def test_all_methods_on_one_history_and_then_from_what_is_there(team: Repo, buil
         assert min(cost[name] for name in ("seconds", "memory", "adapter_bytes", "answer_ms")) > 0
     assert {row["label"] for row in report["baselines"]} >= {"nearest neighbour"}
     assert {"waiting", "running", "done"} <= set().union(*states)
-    folder = Path(whole["page"]).parent
+    folder = Path(whole.page).parent
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     assert json.loads((folder / "report.json").read_text())["tasks"] == [report]
     assert not list(folder.rglob("*.onnx")) and not list(folder.rglob("*.safetensors"))
-    assert compare_run.load_advice(Repository.open(team.path)) == report["advice"]
+    assert compare_run.load_advice(Repository.open(team.path)) == task.advice
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
     again = compared(team, built)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
-    assert timeless(again) == timeless(whole) and again["seconds"] >= whole["seconds"]
+    assert timeless(again) == timeless(whole) and again.seconds >= whole.seconds
 
 
-def timeless(report: dict[str, Any]) -> dict[str, Any]:
-    return {**report, "seconds": 0, "tasks": [{**task, "seconds": 0} for task in report["tasks"]]}
+def timeless(report: ComparisonReport) -> dict[str, Any]:
+    """A report without what depends on the clock."""
+    plain: Any = report.as_dict()
+    tasks = [{**task, "seconds": 0, "next_minutes": 0} for task in plain["tasks"]]
+    for task in tasks:
+        task["advice"] = {**task["advice"], "command": ""}
+    return {**plain, "seconds": 0, "tasks": tasks}
 
 
 METHODS = ("lora:rank=4", "lora:rank=2", "adapter:width=8")
@@ -310,7 +362,7 @@ def test_killed_in_the_middle_finished_runs_are_kept_and_nothing_changes(team: R
         states.append([row.state for row in rows])
 
     report = compared(team, built, watch, methods=METHODS)
-    assert Path(report["page"]).parent == folder and len(report["tasks"][0]["finalists"]) == 2
+    assert Path(report.page).parent == folder and len(report.tasks[0].finalists) == 2
     assert {path: path.read_bytes() for path in before} == before
     assert {name: (folder / name).read_bytes() for name in plans} == plans
     assert states[-1].count("kept") == 4
@@ -330,27 +382,17 @@ def test_what_cannot_be_compared(team: Repo, built: Built, tmp_path: Path) -> No
 def test_a_budget_that_ends_leaves_runs_out_and_says_which(
     team: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_run.Comparison, "remaining_seconds", lambda _self: 0.0)
+    monkeypatch.setattr(comparison.Comparison, "remaining_seconds", lambda _self: 0.0)
 
-    def plan(found: Any, *_: Any) -> dict[str, Any]:
-        chosen = [{"method": one.method, "base": one.base} for one in found]
-        return {
-            "candidates": chosen,
-            "steps": 2,
-            "pace": asdict(PACE),
-            "seeds": 2,
-            "least": 2,
-            "loads": [],
-            "probed": 0,
-            "left_out": [],
-        }
+    def plan(found: Any, *_: Any) -> ShortRungPlan:
+        return ShortRungPlan(tuple(found), 2, PACE, seeds=2, least=2)
 
     monkeypatch.setattr(halving, "plan_short_rung", plan)
-    [report] = compared(team, built, methods=("lora:rank=4", "full"), seeds=2)["tasks"]
-    probes, *late = report["left_out"]
-    assert probes == "what each layer knows"
+    [report] = compared(team, built, methods=("lora:rank=4", "full"), seeds=2).tasks
+    probes, *late = report.facts.left_out
+    assert probes == "layer probes"
     assert len(late) == 2 and all(re.search(r"seed 1$", one) for one in late)
-    assert report["seeds"] == 1 and all(row["seeds"] == [0] for row in report["finalists"])
+    assert report.facts.seeds == 1 and all(row.seeds == [0] for row in report.finalists)
 
 
 def test_a_run_is_task_method_base_and_seed() -> None:

@@ -30,7 +30,7 @@ def test_only_what_is_clear_agrees_or_disagrees(task: str, gaps: Any, said: str)
 
 
 def test_the_tables_of_both_tasks() -> None:
-    reports = {("gin", "messages"): messages(), ("gin", "risk"): risk()}
+    reports: Any = {("gin", "messages"): messages().as_dict(), ("gin", "risk"): risk().as_dict()}
     lines = bench_study.quality(reports).splitlines()
     assert len(lines) == 2 + 4 + 1 + 3 + 1 and len({line.count("|") for line in lines}) == 1
     assert "| gin | risk | 200 | lines added | ROC AUC" in "\n".join(lines)

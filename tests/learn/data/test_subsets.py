@@ -9,8 +9,10 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.learn.compare import run
+from gitpeft.learn.compare import comparison, run
 from gitpeft.learn.compare.halving import ComparisonRequest
+from gitpeft.learn.compare.report import ComparisonReport
+from gitpeft.learn.compare.results import to_plain
 from gitpeft.learn.data import dataset, subsets
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.data.subsets import (
@@ -109,7 +111,7 @@ def mixed(tmp_path: Path) -> Repo:
     return repo
 
 
-def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
+def compared(repo: Repo, built: Built, **wish: Any) -> ComparisonReport:
     """With six steps a run, whatever time it takes here."""
     asked = ComparisonRequest(("lora:rank=4", "full"), bases=(str(built.out),), **{"minutes": 60.0, **wish})
     with pytest.MonkeyPatch.context() as patch:
@@ -121,7 +123,8 @@ def compared(repo: Repo, built: Built, **wish: Any) -> dict[str, Any]:
 def test_fewer_commits_and_another_language(mixed: Repo, built: Built) -> None:
     wish: dict[str, Any] = {"low": (30, 60), "transfer": (("python", "go"),)}
     whole = compared(mixed, built, **wish)
-    [report] = whole["tasks"]
+    [task] = whole.tasks
+    report: Any = task.as_dict()
     low = report["low"]
     assert low["sizes"] == [30, 60, 192] and {"lora:rank=4 on out", "full on out"} <= low["systems"].keys()
     assert all(
@@ -133,27 +136,27 @@ def test_fewer_commits_and_another_language(mixed: Repo, built: Built) -> None:
     rows = {row["label"]: row for row in table["rows"]}
     assert rows["full on out"]["gap"].keys() == {"mean", "low", "high", "clear"}
     words = " ".join(report["advice"]["words"])
-    assert "Few commits:" in words and "From python to go" in words
-    page = Path(whole["page"]).read_text()
+    assert "Fewer commits:" in words and "Trained on python, evaluated on go" in words
+    page = Path(whole.page).read_text()
     assert "With fewer commits" in page and "python → go" in page and "192 commits" in page
-    folder = Path(whole["page"]).parent
+    folder = Path(whole.page).parent
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
     assert len(before) == 2 + 2 * 4
     again = compared(mixed, built, **wish)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
-    assert json.dumps(again["tasks"][0]["low"]) == json.dumps(low)
+    assert json.dumps(to_plain(again.tasks[0].facts.low)) == json.dumps(low)
     for tasks in report["probes"].values():
         assert tasks.keys() == {"CCM", "LTP"} | ({"TYP"} & tasks.keys())
         for known in tasks.values():
             assert len(known["untuned"]) == 2 and known["tuned"].keys() == known["change"].keys()
             assert known["tuned"].keys() == {"lora:rank=4 on out", "full on out"}
-    assert "What each layer knows" in page and "static" in page
+    assert "Layer probes" in page and "static" in page
 
 
 def test_what_time_does_not_allow_for_is_said(
     mixed: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run.Comparison, "remaining_seconds", lambda _self: 0.0)
-    [report] = compared(mixed, built, minutes=0.5, low=(30,))["tasks"]
-    assert report["low"] is None and "newest 30" in report["left_out"]
-    assert "what each layer knows" in report["left_out"]
+    monkeypatch.setattr(comparison.Comparison, "remaining_seconds", lambda _self: 0.0)
+    [task] = compared(mixed, built, minutes=0.5, low=(30,)).tasks
+    assert task.facts.low is None and "newest 30" in task.facts.left_out
+    assert "layer probes" in task.facts.left_out

@@ -42,10 +42,10 @@ def test_a_score_that_learnt_what_is_new_wins() -> None:
     installed, fresh = fitted(known, until), fitted(known, known.now)
     assert installed.report["until"] == until and fresh.kind == LOGISTIC_REGRESSION
     verdict = champion_challenger.compare_risk_models(installed, until, fresh, known)
-    one = verdict.duel
+    one = verdict.result
     assert one is not None and one.metric == AUC and verdict.won and one.low > 0
     assert one.difference == pytest.approx(one.challenger - one.champion)
-    assert "clear of the noise" in verdict.reason and "AUC 0." in verdict.reason
+    assert verdict.reason.endswith(", significant") and "AUC +0." in verdict.reason
 
 
 def test_a_score_that_is_worse_is_kept_aside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_a_score_that_is_worse_is_kept_aside(monkeypatch: pytest.MonkeyPatch) ->
     upside_down = replace(installed, weights=tuple(-weight for weight in installed.weights))
     monkeypatch.setattr(selection, "train_risk_model", lambda *_: upside_down)
     verdict = champion_challenger.compare_risk_models(installed, until, installed, known)
-    assert not verdict.won and verdict.duel is not None and verdict.duel.high < 0
+    assert not verdict.won and verdict.result is not None and verdict.result.high < 0
 
 
 def test_who_fights_has_not_seen_what_is_fought_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_who_fights_has_not_seen_what_is_fought_on(monkeypatch: pytest.MonkeyPat
     judged = set(selection.label_commits(known.measured, known.found, known.now).shas)
     before = set(selection.label_commits(known.measured, known.found, until).shas)
     held = {one.sha for one in known.measured} - seen[0]
-    assert verdict.duel is not None and len(held) == verdict.duel.n == len(judged - before) // 2
+    assert verdict.result is not None and len(held) == verdict.result.n == len(judged - before) // 2
     assert held < judged - before
     order = [one.sha for one in known.measured if one.sha in judged - before]
     assert held == set(order[-len(held) :]), "the newest half"
@@ -87,8 +87,12 @@ def test_few_bugs_are_told_by_the_brier_score() -> None:
     installed = fitted(few, until)
     shrill = replace(installed, curve=tuple((at, min(1.0, 4 * p + 0.3)) for at, p in installed.curve))
     verdict = champion_challenger.compare_risk_models(shrill, until, installed, few)
-    assert verdict.duel is not None and verdict.duel.metric == BRIER
-    assert verdict.won and verdict.duel.difference < 0 and "Brier score 0.0" in verdict.reason
+    assert verdict.result is not None and verdict.result.metric == BRIER
+    assert (
+        verdict.won
+        and verdict.result.difference < 0
+        and "Brier score (lower is better) -0." in verdict.reason
+    )
     assert (
         not ChallengeResult(BRIER, 30, 0.1, 0.2, 0.1, 0.05, 0.15).won
         and ChallengeResult(B_NORM, 30, 1, 2, 1, 0, 2).won
@@ -102,10 +106,10 @@ def test_without_a_bug_the_score_that_says_less_does_not_win_for_that() -> None:
     installed = fitted(none, until)
     calm = replace(installed, curve=tuple((at, 0.01) for at, _ in installed.curve))
     verdict = champion_challenger.compare_risk_models(calm, until, installed, none)
-    assert not verdict.won and verdict.duel is None and "none of " in verdict.reason
+    assert not verdict.won and verdict.result is None and "none of " in verdict.reason
     shrill = replace(installed, curve=tuple((at, 0.6) for at, _ in installed.curve))
     verdict = champion_challenger.compare_risk_models(shrill, until, installed, none)
-    assert verdict.won and verdict.duel is not None and verdict.duel.metric == BRIER
+    assert verdict.won and verdict.result is not None and verdict.result.metric == BRIER
 
 
 def test_too_few_verdicts_leave_the_installed_score() -> None:
@@ -113,16 +117,16 @@ def test_too_few_verdicts_leave_the_installed_score() -> None:
     until = known.now - 15 * DAY_SECONDS
     installed = fitted(known, until)
     verdict = champion_challenger.compare_risk_models(installed, until, installed, known)
-    assert not verdict.won and verdict.duel is None and "20 are needed" in verdict.reason
+    assert not verdict.won and verdict.result is None and "20 are needed" in verdict.reason
 
 
 def test_a_score_that_says_nothing_has_an_auc_of_one_half() -> None:
     known, until, _ = moved(500, 11, old=0.9, new=0.9)
     installed, nothing = fitted(known, until), RiskModel(why="not enough history")
     verdict = champion_challenger.compare_risk_models(installed, until, nothing, known)
-    assert not verdict.won and verdict.duel is not None and verdict.duel.challenger == 0.5
+    assert not verdict.won and verdict.result is not None and verdict.result.challenger == 0.5
     first = champion_challenger.compare_risk_models(nothing, until, installed, known)
-    assert first.won and first.duel is None and "first" in first.reason
+    assert first.won and first.result is None and "first" in first.reason
 
 
 def test_what_became_of_the_labels_is_counted() -> None:

@@ -36,7 +36,7 @@ def test_nobodys_held_out_commits_are_taught(copied: Repo, fresh: Repo) -> None:
     parts = [multi_repo.make_repository_dataset(repo, one, 0) for repo, one in zip(repos, mined, strict=True)]
     champion = run.find_champion(repos[0])
     assert champion is not None
-    own = run.split_for_challenger(mined[0].records, champion, 0)[0]
+    own = run.split_for_challenger(mined[0].records, champion, 0).data
     assert own is not None and parts[0].test == own.test
     whole = multi_repo.merge_datasets(parts)
     seen = {example.sha for example in whole.examples}
