@@ -1,8 +1,8 @@
-"""One page with plots and tables: hides HTML, SVG, scales and colours.
+"""Renders HTML pages with tables and SVG charts, without any library.
 
 A page is one file: nothing in it is fetched from anywhere and no script runs. It is readable on a phone, in
-the dark and on paper; whatever is not `Markup` is escaped. Systems are told apart by a number as well as by
-colour.
+dark mode and in print; whatever is not `Markup` is escaped. Systems are distinguished by a number as well as
+by colour.
 """
 
 import math
@@ -16,7 +16,8 @@ NumberFormat = Callable[[float], str]
 
 WIDTH, HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 26, 40
-_LEGEND_ROW = 15  # a name in a legend
+_LEGEND_ROW = 15  # height of a name in a legend
+_MANY_COLUMNS = 4  # more of them do not fit on a phone
 _COLOURS = ("#0b63c5", "#c2410c", "#15803d", "#a21caf", "#8a6100", "#0e7490", "#be123c", "#4d7c0f")
 
 _PAGE_STYLE = """
@@ -54,13 +55,19 @@ svg .mark,.mark{fill:#fff;color:#fff;font:700 10px system-ui,sans-serif}
 margin-right:.5em;flex:none;print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .name{display:inline-flex;align-items:flex-start}
 .key{display:inline-block;margin:0 1.1em .2em 0}
-.wide{overflow-x:auto;margin:.4rem 0;-webkit-overflow-scrolling:touch}
+.wide{overflow-x:auto;margin:.4rem 0;-webkit-overflow-scrolling:touch;
+background:linear-gradient(90deg,var(--ground) 30%,transparent) 0/2rem 100% no-repeat local,
+linear-gradient(270deg,var(--ground) 30%,transparent) 100%/2rem 100% no-repeat local,
+linear-gradient(90deg,var(--line),transparent) 0/.8rem 100% no-repeat scroll,
+linear-gradient(270deg,var(--line),transparent) 100%/.8rem 100% no-repeat scroll}
+.scrolls{display:none;color:var(--soft);font-size:.8rem;margin:.4rem 0 -.2rem}
 table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;min-width:100%}
 th,td{text-align:right;padding:.4rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft);vertical-align:bottom;line-height:1.25}
 td{white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td:first-child{font-weight:600;white-space:normal;min-width:10rem}
+.empty{color:var(--soft)}
 .text th,.text td{text-align:left}.text td:not(:first-child){white-space:normal;min-width:9rem}
 .sample{border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem;margin:.6rem 0}
 .sample dl{display:grid;grid-template-columns:minmax(8rem,14rem) 1fr;gap:.15rem .8rem;margin:.4rem 0 0;
@@ -68,18 +75,19 @@ font-size:.92rem}
 .sample dt{color:var(--soft);overflow-wrap:anywhere}.sample dd{margin:0;overflow-wrap:anywhere}
 @media(max-width:40rem){body{padding:.9rem .9rem 2rem}.advice{padding:.8rem .9rem}
 .sample dl{grid-template-columns:1fr}.sample dd{margin:0 0 .4rem}
+.scrolls{display:block}td:first-child{min-width:7rem}
 .text thead{display:none}.text td{display:block;border:0;padding:.1rem 0}.text tr{display:block;
 border-bottom:1px solid var(--line);padding:.5rem 0}
 .text td:not(:first-child)::before{content:attr(data-head) ": ";color:var(--soft)}}
 @page{margin:14mm}
-@media print{body{max-width:none;padding:0;font-size:10.5pt}.wide{overflow:visible}table{font-size:7.5pt}
+@media print{body{max-width:none;padding:0;font-size:10.5pt}.wide{overflow:visible;background:none}table{font-size:7.5pt}
 td,th{padding:.25rem .35rem}.plots{grid-template-columns:repeat(2,1fr)}
 figure,.sample,.advice,tr{break-inside:avoid}h2,h3{break-after:avoid}}
 """
 
 
 class Markup(str):
-    """HTML already; every other text is escaped where it enters a page."""
+    """Text that is HTML already; every other text is escaped where it enters a page."""
 
     __slots__ = ()
 
@@ -102,17 +110,25 @@ def render_page(title: str, body: str) -> str:
 
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
-    """A table; with the kind "text" its cells are sentences and not numbers."""
+    """A table; with the kind "text" its cells are sentences and not numbers.
+
+    A table without rows says "none". One of numbers with many columns has a hint, on a phone, that it scrolls.
+    """
+    if not rows:
+        return Markup("<p class='empty'>none</p>")
+    hint = ""
+    if kind != "text" and len(head) > _MANY_COLUMNS:
+        hint = "<p class='scrolls'>Scroll sideways for all columns →</p>"
     top = "".join(f"<th scope='col'>{escape_text(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{_render_cells(head, row)}</tr>\n" for row in rows)
     return Markup(
-        f"<div class='wide'><table class='{kind}'><thead><tr>{top}</tr></thead>\n"
+        f"{hint}<div class='wide'><table class='{kind}'><thead><tr>{top}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n"
     )
 
 
 def _render_cells(head: Sequence[str], row: Sequence[str]) -> str:
-    """Each cell knows its column: on a phone a sentence stands below the other, with that in front."""
+    """Cells with the name of their column: on a phone sentences stand one below the other, after that name."""
     pairs = zip(head, row, strict=True)
     return "".join(
         f"<td data-head='{escape(name, quote=True)}'>{escape_text(cell)}</td>" for name, cell in pairs
@@ -125,18 +141,18 @@ def pick_colour(number: int) -> str:
 
 
 def render_badge(number: int) -> Markup:
-    """The mark that a system has in every plot and table of a page."""
+    """The numbered mark of a system in every plot and table of a page."""
     return Markup(f"<span class='mark' style='background:{pick_colour(number)}'>{number + 1}</span>")
 
 
 def render_system_name(number: int, name: str) -> Markup:
-    """A system's mark and name, which may break between its settings only."""
+    """A system's mark and name, which may only be broken between its settings."""
     broken = escape_text(name).replace(":", ":<wbr>").replace(",", ",<wbr>")
     return Markup(f"<span class='name'>{render_badge(number)}<span>{broken}</span></span>")
 
 
 def render_legend(names: Sequence[str]) -> Markup:
-    """The marks and names of several."""
+    """The marks and names of several systems."""
     keys = (
         f"<span class='key'>{render_system_name(number, name)}</span>" for number, name in enumerate(names)
     )
@@ -147,26 +163,26 @@ def render_legend(names: Sequence[str]) -> Markup:
 
 
 def format_short_number(value: float) -> str:
-    """A number with as few digits as tell it."""
+    """A number with three significant digits, or without decimals from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A direction of a plot: its name, the values at its ends, whether it is logarithmic, how it is spelt.
+    """An axis of a plot: its name, the values at its ends, whether it is logarithmic, how values are written.
 
-    `ticks` are the values that are written; without them they are round numbers.
+    `ticks` are the values that are labelled; by default they are round numbers.
     """
 
     name: str
     low: float
     high: float
     log: bool = False
-    spell: NumberFormat = format_short_number
+    format: NumberFormat = format_short_number
     ticks: tuple[float, ...] = ()
 
     def scale_value(self, value: float) -> float:
-        """Where a value lies between the ends, 0 to 1; the middle where the ends are one."""
+        """The position of a value between the ends, 0 to 1; 0.5 where the ends are the same."""
         low, high, at = map(self._transform_value, (self.low, self.high, value))
         return (at - low) / (high - low) if high - low > 1e-12 else 0.5
 
@@ -174,7 +190,7 @@ class Axis:
         return math.log(max(value, 1e-12)) if self.log else value
 
     def list_ticks(self) -> list[float]:
-        """The values that are written."""
+        """The values that are labelled."""
         if self.ticks:
             return list(self.ticks)
         if self.log or self.high - self.low < 1e-12:
@@ -187,10 +203,10 @@ class Axis:
 
 
 def fit_axis(
-    name: str, values: Sequence[float], log: bool = False, spell: NumberFormat = format_short_number
+    name: str, values: Sequence[float], log: bool = False, write: NumberFormat = format_short_number
 ) -> Axis:
     """An axis from the smallest to the largest of some values."""
-    return Axis(name, min(values, default=0.0), max(values, default=1.0), log, spell)
+    return Axis(name, min(values, default=0.0), max(values, default=1.0), log, write)
 
 
 class Plot:
@@ -202,7 +218,7 @@ class Plot:
         self._height = HEIGHT
 
     def locate_point(self, point: Point) -> Point:
-        """Where a point lies on the drawing."""
+        """The coordinates of a point in the drawing."""
         across, up = self._x.scale_value(point[0]), self._y.scale_value(point[1])
         x = _LEFT + 10 + across * (WIDTH - _LEFT - _RIGHT - 20)
         y = HEIGHT - _BOTTOM - 8 - up * (HEIGHT - _BOTTOM - _TOP - 16)
@@ -217,7 +233,7 @@ class Plot:
         )
 
     def draw_interval(self, x: float, low: float, high: float, stroke: str) -> None:
-        """An interval."""
+        """A vertical bar from `low` to `high`."""
         (at, bottom), (_, top) = self.locate_point((x, low)), self.locate_point((x, high))
         self._parts.append(
             f"<path d='M{at} {bottom}V{top}' stroke='{stroke}' stroke-width='2' opacity='.5'/>"
@@ -229,7 +245,7 @@ class Plot:
         self._parts.append(f"<circle cx='{x}' cy='{y}' r='{radius}' fill='{fill}'/>")
 
     def draw_badge(self, point: Point, number: int) -> None:
-        """A point of the system with this number."""
+        """A point with the mark of the system with this number."""
         x, y = self.locate_point(point)
         self.draw_dot(point, pick_colour(number), 8)
         self._parts.append(
@@ -243,11 +259,11 @@ class Plot:
             self._parts.append(f"<text {at} style='fill:{pick_colour(number)}'>{escape(name)}</text>")
         self._height += _LEGEND_ROW * len(names) + 4
 
-    def render_figure(self, title: str, told: str = "") -> Markup:
-        """The drawing with its title; `told` is what it shows, for those who do not see it."""
-        said = escape(told or title, quote=True)
+    def render_figure(self, title: str, description: str = "") -> Markup:
+        """The drawing with its title; `description` is for screen readers."""
+        label = escape(description or title, quote=True)
         return Markup(
-            f"<figure><figcaption>{escape(title)}</figcaption><svg role='img' aria-label='{said}' "
+            f"<figure><figcaption>{escape(title)}</figcaption><svg role='img' aria-label='{label}' "
             f"viewBox='0 0 {WIDTH} {self._height}'>{self._render_axes()}{''.join(self._parts)}"
             "</svg></figure>\n"
         )
@@ -258,21 +274,29 @@ class Plot:
         for value in self._y.list_ticks():
             _, y = self.locate_point((self._x.low, value))
             parts.append(f"<path d='M{_LEFT} {y}H{end}' stroke='var(--line)' fill='none'/>")
-            parts.append(_render_tick(_LEFT - 6, y + 4, "end", self._y.spell(value)))
-        written = self._x.list_ticks()
-        for number, value in enumerate(written):
+            parts.append(_render_tick(_LEFT - 6, y + 4, "end", self._y.format(value)))
+        labels = _label_ticks(self._x)
+        for number, (label, value) in enumerate(labels.items()):
             x, _ = self.locate_point((value, self._y.low))
-            outer = {0: "start", len(written) - 1: "end"} if len(written) > 1 else {}
+            outer = {0: "start", len(labels) - 1: "end"} if len(labels) > 1 else {}
             near = {"start": x - 10, "end": x + 10}
             anchor = outer.get(number, "middle")
-            parts.append(_render_tick(near.get(anchor, x), floor + 15, anchor, self._x.spell(value)))
+            parts.append(_render_tick(near.get(anchor, x), floor + 15, anchor, label))
         parts.append(_render_tick((_LEFT + end) / 2, HEIGHT - 8, "middle", self._x.name))
         parts.append(_render_tick(4, 14, "start", self._y.name))
         return "".join(parts)
 
 
-def _render_tick(x: float, y: float, anchor: str, said: str) -> str:
-    return f"<text class='tick' x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(said)}</text>"
+def _label_ticks(axis: Axis) -> dict[str, float]:
+    """The labels of an axis and their values; of values that are written alike only the first."""
+    found: dict[str, float] = {}
+    for value in axis.list_ticks():
+        found.setdefault(axis.format(value), value)
+    return found
+
+
+def _render_tick(x: float, y: float, anchor: str, label: str) -> str:
+    return f"<text class='tick' x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{escape(label)}</text>"
 
 
 def render_line_chart(
@@ -297,17 +321,6 @@ def render_line_chart(
             plot.draw_dot(point, pick_colour(number))
     plot.draw_legend(list(lines))
     return plot.render_figure(title)
-
-
-def extract_svg(figure: Markup) -> str:
-    """The drawing of a figure as an SVG file of its own, on white."""
-    found = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
-    style = (
-        "svg{--soft:#566070;--line:#d9dee6;--bad:#c42b2b;background:#fff}"
-        "text{fill:#1c2330;font:12px sans-serif}.tick{fill:#566070;font-size:11px}"
-    )
-    head = f"<svg xmlns='http://www.w3.org/2000/svg' width='{2 * WIDTH}'"
-    return found.replace("<svg", head, 1).replace(">", f"><style>{style}</style>", 1) + "\n"
 
 
 def render_scatter_plot(title: str, x: str, y: str, points: Points, marked: Sequence[bool]) -> Markup:

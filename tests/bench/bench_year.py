@@ -234,9 +234,18 @@ def plot(months: list[Month]) -> str:
         running = [total / place for place, total in enumerate(accumulate(values), 1)]
         lines[name] = [(float(place), value) for place, value in enumerate(running, 1)][FIRST_SHOWN:]
     title = f"Retrained every month, {months[0].name} to {months[-1].name}"
-    return charts.extract_svg(
-        charts.render_line_chart(title, "commits of the year", "B-Norm, running mean", lines)
+    return extract_svg(charts.render_line_chart(title, "commits of the year", "B-Norm, running mean", lines))
+
+
+def extract_svg(figure: charts.Markup) -> str:
+    """The drawing of a figure as an SVG file of its own, on white."""
+    found = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
+    style = (
+        "svg{--soft:#566070;--line:#d9dee6;--bad:#c42b2b;background:#fff}"
+        "text{fill:#1c2330;font:12px sans-serif}.tick{fill:#566070;font-size:11px}"
     )
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' width='{2 * charts.WIDTH}'"
+    return found.replace("<svg", head, 1).replace(">", f"><style>{style}</style>", 1) + "\n"
 
 
 FIRST_SHOWN = 10
