@@ -80,7 +80,8 @@ font-size:.92rem}
 border-bottom:1px solid var(--line);padding:.5rem 0}
 .text td:not(:first-child)::before{content:attr(data-head) ": ";color:var(--soft)}}
 @page{margin:14mm}
-@media print{body{max-width:none;padding:0;font-size:10.5pt}.wide{overflow:visible;background:none}table{font-size:7.5pt}
+@media print{body{max-width:none;padding:0;font-size:10.5pt}.wide{overflow:visible;background:none}
+table{font-size:7.5pt}
 td,th{padding:.25rem .35rem}.plots{grid-template-columns:repeat(2,1fr)}
 figure,.sample,.advice,tr{break-inside:avoid}h2,h3{break-after:avoid}}
 """
@@ -112,7 +113,7 @@ def render_page(title: str, body: str) -> str:
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
     """A table; with the kind "text" its cells are sentences and not numbers.
 
-    A table without rows says "none". One of numbers with many columns has a hint, on a phone, that it scrolls.
+    Without rows there is only the word "none". Many columns of numbers come with a hint, on a phone, to scroll.
     """
     if not rows:
         return Markup("<p class='empty'>none</p>")
@@ -128,7 +129,7 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str =
 
 
 def _render_cells(head: Sequence[str], row: Sequence[str]) -> str:
-    """Cells with the name of their column: on a phone sentences stand one below the other, after that name."""
+    """Cells with the name of their column, which stands before each sentence on a phone."""
     pairs = zip(head, row, strict=True)
     return "".join(
         f"<td data-head='{escape(name, quote=True)}'>{escape_text(cell)}</td>" for name, cell in pairs

@@ -154,7 +154,7 @@ def test_an_encoder_stands_beside_the_others(
             self.taught = taught
             self.reader = self
 
-        def read(self, text: str, metrics: ChangeMetrics) -> EncoderScore:
+        def score_change(self, text: str, metrics: ChangeMetrics) -> EncoderScore:
             again.append(metrics)
             return EncoderScore(float(metrics.la > metrics.ld), ())
 
