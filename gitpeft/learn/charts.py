@@ -113,7 +113,7 @@ def render_page(title: str, body: str) -> str:
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
     """A table; with the kind "text" its cells are sentences and not numbers.
 
-    Without rows there is only the word "none". Many columns of numbers come with a hint, on a phone, to scroll.
+    Without rows there is only the word "none". Many columns of numbers have a hint, on a phone, to scroll.
     """
     if not rows:
         return Markup("<p class='empty'>none</p>")
