@@ -1,5 +1,6 @@
 """What the documents say about files, commands, options and settings is true, and they read like English."""
 
+import ast
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -35,9 +36,6 @@ QUAINT = (
     r"|and leave\b|mini as it is|last wishes|speaks for"
 )
 """Words that this project once used and nobody else understood."""
-
-RENAMED = {"--fix", "--from-scratch", "--no-activate"}
-"""Options that are being renamed to this."""
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|work)/\w")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -147,7 +145,7 @@ def test_files_of_the_package_exist(page: str) -> None:
 def test_commands_and_options_exist(page: str) -> None:
     for command, given in mentions(page):
         assert command in commands(), f"{page}: gitpeft {command}"
-        unknown = set(given) - options(commands()[command]) - RENAMED
+        unknown = set(given) - options(commands()[command])
         assert not unknown, f"{page}: gitpeft {command} {unknown}"
 
 
@@ -161,6 +159,19 @@ def test_settings_exist(page: str) -> None:
     modules = {path.stem for path in (CHECKOUT / "gitpeft").iterdir()} | {"com"}
     for name in SETTING.findall(read(page)):
         assert name in modules or name.lower() in config.SETTING_SPECS, f"{page}: gitpeft.{name}"
+
+
+@pytest.mark.parametrize(("start", "table"), [("gitpeft:", "LAYERS"), ("learn:", "LEARN_LAYERS")])
+def test_the_layers_are_those_that_the_tests_enforce(start: str, table: str) -> None:
+    tree = ast.parse(read("tests/test_imports.py"))
+    [layers] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == table
+    ]
+    [drawn] = re.findall(rf"^{start}((?:.*\n)(?: +→.*\n)*)", read("docs/architecture.md"), re.MULTILINE)
+    shown = [{name.strip() for name in layer.split(",")} for layer in drawn.split("→")]
+    assert shown == [set(layer) - {""} for layer in layers]
 
 
 def test_code_names_in_the_architecture_exist() -> None:
