@@ -23,7 +23,14 @@ from uuid import uuid4
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS, ROWS = 84, 18
+COLUMNS, ROWS = 84, 20
+EDITOR = (
+    "vim -N -u NONE -i NONE -n --cmd 'set shortmess+=FW noruler' --cmd 'let g:gitcommit_summary_length=72'"
+    " -c 'syntax on' -c 'set ft=gitcommit'"
+    " -c 'hi gitcommitSummary cterm=bold ctermfg=15'"
+)
+"""vim without anybody's settings."""
+
 PATIENCE = 20.0
 """Seconds to wait for a screen before giving up."""
 
@@ -115,10 +122,7 @@ def main() -> None:
 def record(repo: Path, change: str) -> Iterator[Frame]:
     """The screens of one commit; the repository is as before afterwards."""
     with staged(repo, change), tempfile.TemporaryDirectory() as home:
-        editor = (
-            "vim -N -u NONE -i NONE -n --cmd 'set shortmess+=FW noruler' -c 'syntax on' -c 'set ft=gitcommit'"
-        )
-        environment = {"HOME": home, "GIT_EDITOR": editor, "CI": "", "TERM": "screen-256color"}
+        environment = {"HOME": home, "GIT_EDITOR": EDITOR, "CI": "", "TERM": "screen-256color"}
         people = {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org"}
         terminal = Terminal(repo, environment | people | {"GIT_PAGER": "cat"})
         try:
