@@ -10,7 +10,9 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 
 if TYPE_CHECKING:
-    from gitpeft.risk.assessor import RiskAssessor, RiskReport
+    from gitpeft.history.store import History
+    from gitpeft.risk.assessor import RiskAssessor, RiskReport, TrainModel
+    from gitpeft.risk.model import RiskModel
 
 
 def risk(
@@ -63,41 +65,27 @@ def risk(
 def _assess_changes(
     repository: Repository, rev: str | None, stdin: bool, until: str | None
 ) -> "Iterator[RiskReport]":
-    """Reports for what was asked; the history is read as far as that needs."""
+    """Reports for what was asked for; with `until`, by a model of what was known then."""
     from gitpeft import config
-    from gitpeft.bundle import bundle
-    from gitpeft.history.store import History
-    from gitpeft.risk import assessor as risk_assessor
-    from gitpeft.risk import precommit
-    from gitpeft.risk.model import load_risk_model
+    from gitpeft.risk import assessor
 
     settings = config.load_config(repository)
-    between = rev if rev is not None and ".." in rev else ""
-    if between:
-        risk_assessor.check_commit_range(between)
-    tip = between.rpartition("..")[2] or rev
-    tips = [repository.resolve_commit(tip)] if tip is not None else []
-    tips += [head] if (head := repository.resolve_head()) is not None else []
-    with History.open(repository.state_dir) as history:
-        for one in tips:
-            history.mine_commits(repository, one)
-        reader = None
-        if until is None:
-            active = bundle.open_active_bundle(repository.state_dir)
-            model = load_risk_model(active)
-            reader = precommit.load_risk_encoder(model, active)
-        else:
-            from gitpeft.learn.risk import selection
+    train = None if until is None else _make_model_trainer(repository, until)
+    if not stdin:
+        yield from assessor.assess_revision(repository, settings, rev, train)
+    else:
+        with assessor.open_assessor(repository, settings, None, train) as opened:
+            yield from _assess_from_stdin(opened)
 
-            history.mine_commits(repository, until)
-            model = selection.train_from_history(history, repository, repository.resolve_commit(until))
-        assessor = risk_assessor.RiskAssessor(history, repository, model, settings.risk_budget, reader=reader)
-        if stdin:
-            yield from _assess_from_stdin(assessor)
-        elif between:
-            yield from assessor.assess_range(between)
-        else:
-            yield assessor.assess_staged() if rev is None else assessor.assess_commit(rev)
+
+def _make_model_trainer(repository: Repository, until: str) -> "TrainModel":
+    def train(history: "History") -> "RiskModel":
+        from gitpeft.learn.risk import selection
+
+        history.mine_commits(repository, until)
+        return selection.train_from_history(history, repository, repository.resolve_commit(until))
+
+    return train
 
 
 def _assess_from_stdin(assessor: "RiskAssessor") -> "Iterator[RiskReport]":

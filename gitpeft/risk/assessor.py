@@ -1,10 +1,17 @@
-"""One answer about a change: hides how history, model and evidence are brought together for it."""
+"""From a change to a `RiskReport`: the one way that `gitpeft risk` and the pre-commit hook take.
+
+A `RiskAssessor` brings together the mined history (metrics and evidence), the model (score, percentile,
+probability) and, where the model needs one, the encoder.
+"""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gitpeft.bundle import bundle as bundles
+from gitpeft.config import Config
 from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import SkippedCommit
@@ -17,26 +24,30 @@ from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.risk import line_attribution
 from gitpeft.risk import model as risk_model
 from gitpeft.risk.change_metrics import ChangeMetrics, compute_change_metrics
-from gitpeft.risk.model import RiskModel
+from gitpeft.risk.model import RiskModel, load_risk_model
 
 if TYPE_CHECKING:
-    from gitpeft.risk.encoder import RiskEncoder
+    from gitpeft.risk.encoder import OnnxRiskEncoder, RiskEncoder
     from gitpeft.risk.evidence import Evidence
 
 STAGED = "staged"
+"""What a report about the staged change has in place of a revision."""
+
 NOTHING_CHANGED = "nothing is changed"
 ONLY_GENERATED = "only generated files are changed"
 MERGE = "a merge has no change of its own"
 NOTHING_TO_ASSESS = (NOTHING_CHANGED, ONLY_GENERATED, MERGE)
-"""Reasons by which a change needs no score."""
+"""Reasons why a change needs no score."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class RiskReport:
-    """What is said about a change. `why` is set, and nothing else but `rev`, where there is nothing to say.
+    """The assessment of one change; without a score, `why` says the reason.
 
-    `percentile` is the place of its score among the recent commits of this repository, `probability` the
-    calibrated chance that a later fix corrects it; both are None without a usable model.
+    `percentile` (0 to 100) is the share of the recent commits of this repository with a lower score,
+    `probability` the calibrated probability that a later fix corrects the change; both are None without a
+    usable model. `parts` is what each feature adds to the score (see `RiskModel.explain_score`), `beside` the
+    features that are not metrics.
     """
 
     rev: str
@@ -52,19 +63,32 @@ class RiskReport:
     parts: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     beside: dict[str, float] = field(default_factory=dict, repr=False)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON, one line a commit."""
-        said: dict[str, Any] = {"rev": self.rev, "probability": _round_optional(self.probability, 4)}
-        said |= {"percentile": _round_optional(self.percentile, 1), "flagged": self.flagged}
-        said |= {"evidence": [one.as_dict() for one in self.evidence], "files": list(self.files)}
-        return said | {"model": self.model} | ({"why": self.why} if self.why else {})
+    def as_dict(self) -> dict[str, object]:
+        """The report as one JSON object."""
+        return {
+            "rev": self.rev,
+            "probability": _round_optional(self.probability, 4),
+            "percentile": _round_optional(self.percentile, 1),
+            "flagged": self.flagged,
+            "evidence": [one.as_dict() for one in self.evidence],
+            "files": list(self.files),
+            "model": self.model,
+            **({"why": self.why} if self.why else {}),
+        }
 
-    def as_explained_dict(self) -> dict[str, Any]:
-        """The same with the metrics and what each adds to the score."""
+    def as_explained_dict(self) -> dict[str, object]:
+        """The same with all features, and what each adds to the score."""
+        parts = {name: round(part, 4) for name, part in self.parts}
+        return self.as_dict() | {"metrics": dict(self.features), "parts": parts}
+
+    @property
+    def features(self) -> Mapping[str, float]:
+        """The metrics and the other features, by name; empty where nothing was measured."""
+        if self.metrics is None:
+            return self.beside
         from dataclasses import asdict
 
-        numbers = (asdict(self.metrics) if self.metrics else {}) | self.beside
-        return self.as_dict() | {"metrics": numbers, "parts": {name: round(x, 4) for name, x in self.parts}}
+        return asdict(self.metrics) | self.beside
 
 
 def _round_optional(value: float | None, digits: int) -> float | None:
@@ -72,9 +96,9 @@ def _round_optional(value: float | None, digits: int) -> float | None:
 
 
 class RiskAssessor:
-    """Answers for changes of one repository; `budget` is the share of commits, in percent, that is flagged.
+    """Assesses changes of one repository; `budget` is the share of commits, in percent, to flag.
 
-    With `brief`, evidence is gathered for flagged changes alone. A model that `reads` needs its `reader`.
+    With `brief`, evidence is gathered for flagged changes only. A model that `needs_encoder` must get one.
     """
 
     def __init__(
@@ -85,15 +109,15 @@ class RiskAssessor:
         budget: float,
         *,
         brief: bool = False,
-        reader: "RiskEncoder | None" = None,
+        encoder: "RiskEncoder | None" = None,
     ) -> None:
         self.history, self.repository, self.model = history, repository, model
-        self.budget, self.brief, self.reader = budget, brief, reader
+        self.budget, self.brief, self.encoder = budget, brief, encoder
 
     def assess_staged(self) -> RiskReport:
-        """What is staged now, by whom and at which time git would commit it.
+        """Assess the staged change, with the author and the time that git would record now.
 
-        GitpeftError where the history is not read far enough.
+        Raises GitpeftError where too many commits of the history have not been mined yet.
         """
         name, _, when = self.repository.query_text("var", "GIT_AUTHOR_IDENT").rpartition("> ")
         now = int(when.split()[0]) if when[:1].isdigit() else int(time.time())
@@ -103,10 +127,9 @@ class RiskAssessor:
         return self._build_report(STAGED, head, change, files)
 
     def assess_commit(self, rev: str) -> RiskReport:
-        """A commit, as if it were staged on its parent; its message is not looked at."""
-        from gitpeft.history.fix_detection import (
-            find_fix_evidence,
-        )  # its patterns take longer than all the rest of the hook
+        """Assess a commit as if it were staged on its parent; its message is not used by the model."""
+        # a slow import that the hook never needs: its patterns take longer to compile than all the rest
+        from gitpeft.history.fix_detection import find_fix_evidence
 
         sha = self.repository.resolve_commit(rev)
         found = next(iter(stream_commits(self.repository, [sha], 1)))
@@ -115,17 +138,15 @@ class RiskAssessor:
         if len(found.parents) > 1:
             return RiskReport(rev, why=MERGE)
         parent = found.parents[0] if found.parents else None
-        who, fix = (
-            self.history.hash_author(found.author),
-            find_fix_evidence(f"{found.subject}\n\n{found.body}") is not None,
-        )
+        author = self.history.hash_author(found.author)
+        fix = find_fix_evidence(f"{found.subject}\n\n{found.body}") is not None
         change = risk_model.build_measured_change(
-            self.repository, found.files, parent or "", who, found.commit_time, fix
+            self.repository, found.files, parent or "", author, found.commit_time, fix
         )
         return self._build_report(rev, parent, change, found.files)
 
     def assess_range(self, between: str) -> Iterator[RiskReport]:
-        """The commits of a range `A..B` that are no merges, oldest first."""
+        """Assess the commits of a range `A..B`, without merges, oldest first."""
         for sha in self.repository.list_range_commits(between):
             yield self.assess_commit(sha)
 
@@ -138,16 +159,16 @@ class RiskAssessor:
         if not change.counted_files:
             return RiskReport(rev, why=ONLY_GENERATED, files=paths)
         model, facts = self.model, list["Evidence"]()
-        with self.history.context_before(self.repository, parent, keep=True) as past:
-            metrics = compute_change_metrics(past, change)
-            read = line_attribution.extract_text_features(model, files, metrics, self.reader)
-            score = model.compute_score(metrics, read.beside) if model.is_usable else None
+        with self.history.context_before(self.repository, parent, keep=True) as context:
+            metrics = compute_change_metrics(context, change)
+            text = line_attribution.extract_text_features(model, files, metrics, self.encoder)
+            score = model.compute_score(metrics, text.beside) if model.is_usable else None
             flagged = score is not None and model.should_flag(score, self.budget)
             if flagged or not self.brief:
                 from gitpeft.risk import evidence
 
                 exists = partial(self._file_exists, parent)
-                facts = evidence.gather_evidence(past, change, files, metrics, model, exists, read.lines)
+                facts = evidence.gather_evidence(context, change, files, metrics, model, exists, text.lines)
         if score is None:
             return RiskReport(rev, model.why, evidence=tuple(facts), files=paths, metrics=metrics)
         return RiskReport(
@@ -160,8 +181,8 @@ class RiskAssessor:
             evidence=tuple(facts),
             files=paths,
             metrics=metrics,
-            parts=tuple(model.explain_score(metrics, read.beside)),
-            beside=read.beside,
+            parts=tuple(model.explain_score(metrics, text.beside)),
+            beside=text.beside,
         )
 
     def _file_exists(self, parent: str | None, path: str) -> bool:
@@ -169,8 +190,58 @@ class RiskAssessor:
         return parent is not None and name in read_line_counts(self.repository, [name])
 
 
+# --- what `gitpeft risk` asks for ---------------------------------------------------------------------------
+
+TrainModel = Callable[[History], RiskModel]
+"""Trains a model on a mined history, in place of the active one."""
+
+
+def assess_revision(
+    repository: Repository, config: Config, rev: str | None, train: TrainModel | None = None
+) -> Iterator[RiskReport]:
+    """Assess a commit, a range `A..B`, or the staged change (None), after mining new commits.
+
+    The model is the active one, or the one that `train` returns. Raises GitpeftError for an unknown revision.
+    """
+    if rev is not None and ".." in rev:
+        check_commit_range(rev)
+        with open_assessor(repository, config, rev.rpartition("..")[2], train) as assessor:
+            yield from assessor.assess_range(rev)
+    else:
+        with open_assessor(repository, config, rev, train) as assessor:
+            yield assessor.assess_staged() if rev is None else assessor.assess_commit(rev)
+
+
+@contextmanager
+def open_assessor(
+    repository: Repository, config: Config, rev: str | None, train: TrainModel | None = None
+) -> Iterator[RiskAssessor]:
+    """Mine what HEAD and `rev` reach, and open an assessor with the active model or that of `train`."""
+    tips = [repository.resolve_commit(rev)] if rev is not None else []
+    tips += [head] if (head := repository.resolve_head()) is not None else []
+    with History.open(repository.state_dir) as history:
+        for tip in tips:
+            history.mine_commits(repository, tip)
+        if train is not None:
+            yield RiskAssessor(history, repository, train(history), config.risk_budget)
+        else:
+            bundle = bundles.open_active_bundle(repository.state_dir)
+            model = load_risk_model(bundle)
+            encoder = load_risk_encoder(model, bundle)
+            yield RiskAssessor(history, repository, model, config.risk_budget, encoder=encoder)
+
+
+def load_risk_encoder(model: RiskModel, bundle: bundles.Bundle | None) -> "OnnxRiskEncoder | None":
+    """The encoder of a bundle's risk model; None for a model that needs none."""
+    if bundle is None or not model.needs_encoder:
+        return None
+    from gitpeft.risk.encoder import OnnxRiskEncoder
+
+    return OnnxRiskEncoder.from_bundle(bundle)
+
+
 def check_commit_range(text: str) -> None:
-    """GitpeftError unless a text is a range of the form `A..B`."""
+    """Raise GitpeftError unless a text is a range of the form `A..B`."""
     first, dots, last = text.partition("..")
     if not (dots and first and last) or last.startswith("."):
-        raise GitpeftError(f"{text!r} is no range", "write A..B: the commits of B that A has not")
+        raise GitpeftError(f"{text!r} is not a range", "Write A..B: the commits of B that are not in A.")

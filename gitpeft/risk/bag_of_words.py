@@ -1,7 +1,4 @@
-"""What a change says, word by word: hides how changed lines become numbers that a score can weigh.
-
-The standard library is all that is needed, so that the hook pays next to nothing for it.
-"""
+"""Bag of words of a change, hashed into a fixed number of buckets; needs the standard library only."""
 
 import math
 import re
@@ -9,15 +6,16 @@ import zlib
 from collections.abc import Sequence
 
 BUCKET_COUNT = 2048
-"""Words are told apart by hash only: there are this many weights, whatever a history holds."""
+"""Number of buckets, and so of weights, whatever the vocabulary of a history (feature hashing)."""
 
 _WORD_PATTERN = re.compile(r"[A-Za-z_]\w*|\d+|[^\w\s]")
 
 
 def hash_words(change: str) -> set[int]:
-    """Numbers 0..BUCKETS-1 of the words of a compact change: added, removed, in headings, and in its paths.
+    """The buckets (0 to `BUCKET_COUNT` - 1) of the words in the lines, headings and paths of a compact
+    change.
 
-    The same word counts as another one where it is added, removed, or names a file.
+    A word that is added, removed, in a heading or in a path is a different word each time.
     """
     found: set[str] = set()
     for line in change.split("\n"):
@@ -27,6 +25,6 @@ def hash_words(change: str) -> set[int]:
 
 
 def score_words(change: str, weights: Sequence[float]) -> float:
-    """The weights of the words, summed and divided by the root of their number: size alone says nothing."""
+    """The sum of the words' weights divided by the root of their number, so that size alone has no effect."""
     found = hash_words(change)
     return sum(weights[i] for i in found) / math.sqrt(len(found)) if found else 0.0

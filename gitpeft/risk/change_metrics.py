@@ -1,10 +1,10 @@
-"""The numbers that describe a change: hides their definitions, the same for replay and for the hook.
+"""Change metrics: the numbers that describe a change, computed alike in training and in the hook.
 
 The fourteen of Kamei et al., "A Large-Scale Empirical Study of Just-in-Time Quality Assurance" (TSE 2013),
-and a few more. A lock file, minified, vendored or otherwise generated file, and a submodule, counts in none
-of them; a binary file has no lines. Times are those of the commit, not of the author: what counts is when a
-change came into this history. Merges are no changes. A file's history is followed through its renames (not
-copies), and reaches back along all parents.
+and a few more. Submodules and lock, minified, vendored or otherwise generated files count in none of them; a
+binary file has no lines. Times are commit times, not author times: what matters is when a change came into
+this history. Merges are not changes. A file's history is followed through renames (not copies), along all
+parents.
 
 =======  ===============================================  ===============================================
 name     here                                             in the data of Zeng et al. (ISSTA 2021)
@@ -40,8 +40,8 @@ RECENT_SECONDS = 90 * DAY_SECONDS
 
 @lazy_dataclass(frozen=True, slots=True)
 class ChangeMetrics:
-    """See the table above; and of the files together: `fixes` in the last year, `recent` changes in the last
-    90 days, `functions` touched, `new` files, and `tests`, the share of changed lines that is in tests.
+    """The metrics in the table above and, of all files together, `fixes` in the last year, `recent` changes
+    (last 90 days), `functions` touched, `new` files, and `tests`, the share of the changed lines in tests.
     """
 
     ns: int = 0
@@ -67,16 +67,38 @@ class ChangeMetrics:
 
 METRIC_NAMES = field_names(ChangeMetrics)
 KAMEI_METRICS = METRIC_NAMES[:14]
+METRIC_LABELS = {
+    "ns": "subsystems changed",
+    "nd": "folders changed",
+    "nf": "files changed",
+    "entropy": "spread over files (entropy, bits)",
+    "la": "lines added",
+    "ld": "lines removed",
+    "lt": "lines in the files before",
+    "fix": "the message says it is a fix",
+    "ndev": "authors of earlier changes",
+    "age": "days since the last change",
+    "nuc": "earlier changes of the files",
+    "exp": "author's earlier changes",
+    "rexp": "author's recent changes (weighted)",
+    "sexp": "author's changes in these subsystems",
+    "fixes": "fixes of the files in the last year",
+    "recent": "changes of the files in 90 days",
+    "functions": "functions touched",
+    "new": "new files",
+    "tests": "share of changed lines in tests",
+}
+"""What people call each metric."""
 
 
-def compute_change_metrics(past: HistoryContext, change: MeasuredChange) -> ChangeMetrics:
-    """The metrics of a change, given what happened before it."""
+def compute_change_metrics(context: HistoryContext, change: MeasuredChange) -> ChangeMetrics:
+    """Compute the metrics of a change in the context of the history before it."""
     files = change.counted_files
     paths = [file.origin or file.path for file in files]
     areas = frozenset(find_subsystem(file.path) for file in files)
     sizes = [file.added + file.removed for file in files]
     tested = sum(size for file, size in zip(files, sizes, strict=True) if is_test_file(file.path))
-    exp, rexp = past.measure_experience(change.author, change.time)
+    exp, rexp = context.measure_experience(change.author, change.time)
     return ChangeMetrics(
         ns=len(areas),
         nd=len({file.path.rpartition("/")[0] for file in files}),
@@ -86,14 +108,14 @@ def compute_change_metrics(past: HistoryContext, change: MeasuredChange) -> Chan
         ld=sum(file.removed for file in files),
         lt=sum(file.lines for file in files),
         fix=int(change.fix),
-        ndev=past.count_developers(paths),
-        age=_mean_file_age(past, paths, change.time),
-        nuc=past.count_changes(paths),
+        ndev=context.count_developers(paths),
+        age=_mean_file_age(context, paths, change.time),
+        nuc=context.count_changes(paths),
         exp=exp,
         rexp=rexp,
-        sexp=past.count_subsystem_changes(change.author, areas),
-        fixes=past.count_fixes(paths, change.time - YEAR_SECONDS),
-        recent=past.count_changes(paths, change.time - RECENT_SECONDS),
+        sexp=context.count_subsystem_changes(change.author, areas),
+        fixes=context.count_fixes(paths, change.time - YEAR_SECONDS),
+        recent=context.count_changes(paths, change.time - RECENT_SECONDS),
         functions=sum(len(file.functions) for file in files),
         new=sum(file.status == "A" for file in files),
         tests=tested / max(1, sum(sizes)),
@@ -108,7 +130,7 @@ def compute_entropy(sizes: Sequence[int]) -> float:
 
 
 def is_test_file(path: str) -> bool:
-    """Whether a file holds tests, by its path."""
+    """Whether a file contains tests, judged by its path."""
     *folders, name = path.lower().split("/")
     stem = name.partition(".")[0]
     return (
@@ -123,7 +145,7 @@ def is_test_file(path: str) -> bool:
     )
 
 
-def _mean_file_age(past: HistoryContext, names: Sequence[str], now: int) -> float:
-    """Mean days since the last change of each file; 0 for new files, and where clocks disagree."""
-    last = [past.find_last_change_time(name) for name in names]
+def _mean_file_age(context: HistoryContext, names: Sequence[str], now: int) -> float:
+    """Mean days since the last change of each file; 0 for new files and for times in the future."""
+    last = [context.find_last_change_time(name) for name in names]
     return sum(max(0, now - time) / DAY_SECONDS for time in last if time is not None) / max(1, len(names))

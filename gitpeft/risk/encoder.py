@@ -1,7 +1,8 @@
-"""What an encoder reads in a change: hides its graph, its input, and what each line adds to the verdict.
+"""The risk encoder: a tuned encoder as an ONNX graph that scores the text of a change.
 
-The graph is made by `learn.judge_export`: the tuned encoder of a base, the mean of its states, the metrics,
-and one weighted sum over all of them. So the verdict is a sum over the tokens, and each line has its share.
+`learn.risk.encoder_export` makes the graph: the tuned encoder of a base, the mean of its hidden states, the
+metrics, and one weighted sum over all of them. The logit is therefore a sum over tokens, so that each line
+has a share in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ ENCODER_MESSAGE_TOKENS = 40
 
 @lazy_dataclass(frozen=True, slots=True)
 class EncoderScore:
-    """The logit, and what each line that was read (path, the line with its sign) adds to it."""
+    """The logit, and the contribution of each line: (path, the line with its sign, share)."""
 
     logit: float
     lines: tuple[tuple[str, str, float], ...]
@@ -34,7 +35,7 @@ class EncoderScore:
 def build_encoder_input(
     change: str, message: str, budget: TokenBudget, codec: "TokenCodec"
 ) -> list[RenderedPiece]:
-    """What an encoder is given of a compact change; its message comes first, "" where there is none yet."""
+    """The encoder's input for a compact change, with its message first ("" before there is one)."""
     like = (message,) if message else ()
     found = render_pieces(
         change, like, "", replace_fields(budget, exemplar_tokens=ENCODER_MESSAGE_TOKENS), codec
@@ -43,17 +44,17 @@ def build_encoder_input(
 
 
 class RiskEncoder(Protocol):
-    """What reads changes, here or in a process of its own."""
+    """Scores changes, in this process or in another."""
 
     def score_change(self, change: str, metrics: ChangeMetrics) -> EncoderScore:
-        """The verdict about a compact change."""
+        """Score a compact change."""
         ...
 
 
 class OnnxRiskEncoder:
-    """An exported judge. The graph is loaded in the background, and waited for when first asked.
+    """A risk encoder in this process. The graph loads in the background; the first score waits for it.
 
-    GitpeftError, on asking, where it is none.
+    Scoring raises GitpeftError when the graph cannot be loaded.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class OnnxRiskEncoder:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> "OnnxRiskEncoder | None":
-        """That of a bundle; None where it has none."""
+        """The risk encoder of a bundle; None where it has none."""
         if RISK_ENCODER_FILE not in bundle:
             return None
 
@@ -77,11 +78,11 @@ class OnnxRiskEncoder:
         return cls(lambda: bundle.read(RISK_ENCODER_FILE), load_codec, TokenBudget(**bundle.manifest.budget))
 
     def wait_until_loaded(self) -> None:
-        """Wait until all is loaded."""
+        """Wait until graph and tokenizer are loaded."""
         self._session.get_result(), self._codec.get_result()
 
     def score_change(self, change: str, metrics: ChangeMetrics) -> EncoderScore:
-        """The verdict about a compact change."""
+        """Score a compact change."""
         found = build_encoder_input(change, "", self._budget, self._codec.get_result())
         logit, tokens = self._run_graph(
             [i for piece in found for i in piece.ids], scale_features(metrics, RISK_FEATURES)
@@ -102,21 +103,21 @@ class OnnxRiskEncoder:
             logit, tokens = self._session.get_result().run(["logit", "tokens"], feeds)
         except GitpeftError:
             raise
-        except Exception as error:  # the library has no common base of its errors
+        except Exception as error:  # onnxruntime's errors have no common base class
             reason = " ".join(str(error).split())[:200]
-            raise GitpeftError(f"the risk model cannot read: {reason}", "run `gitpeft init`") from None
+            raise GitpeftError(f"the risk encoder failed: {reason}", "Run `gitpeft init`.") from None
         return float(logit[0]), [float(x) for x in tokens[0]]
 
 
 class SandboxedRiskEncoder:
-    """The reader of the active model in a confined child, as the hook runs everything that is heavy.
+    """The active model's risk encoder in a sandboxed child process, for the hook.
 
-    The child loads while its parent still measures. A context manager: the child never outlives the block.
+    The child loads while its parent computes metrics. A context manager: the child never outlives the block.
     """
 
     def __init__(self, state_dir: Path, deadline: float, memory_mb: int) -> None:
-        """Start the child; `deadline` is a moment of `time.monotonic`."""
-        self._worker = Worker(state_dir, load_encoder_handler, deadline, memory_mb, "no risk looked at")
+        """Start the child; `deadline` is a value of `time.monotonic`."""
+        self._worker = Worker(state_dir, load_encoder_handler, deadline, memory_mb, "risk not assessed")
 
     def __enter__(self) -> "SandboxedRiskEncoder":
         return self
@@ -125,26 +126,26 @@ class SandboxedRiskEncoder:
         self._worker.kill()
 
     def score_change(self, change: str, metrics: ChangeMetrics) -> EncoderScore:
-        """As `Reader.read`, once; GitpeftError when the child is late, dies, or fails."""
-        asked = {name: getattr(metrics, name) for name in field_names(ChangeMetrics)}
-        said = self._worker.get_answer({"change": change, "metrics": asked})
+        """Score a compact change, once. GitpeftError when the child is too slow, dies, or fails."""
+        values = {name: getattr(metrics, name) for name in field_names(ChangeMetrics)}
+        answer = self._worker.get_answer({"change": change, "metrics": values})
         try:
-            lines = tuple((str(path), str(line), float(share)) for path, line, share in said["lines"])
-            return EncoderScore(float(said["logit"]), lines)
+            lines = tuple((str(path), str(line), float(share)) for path, line, share in answer["lines"])
+            return EncoderScore(float(answer["logit"]), lines)
         except (KeyError, TypeError, ValueError):
-            raise GitpeftError("the risk model gave no answer") from None
+            raise GitpeftError("the risk encoder gave no valid answer") from None
 
 
 def load_encoder_handler(state_dir: Path) -> RequestHandler:
-    """What reads changes with the active model, in a `Worker`."""
+    """Load the active model's risk encoder in a `Worker`, and return the handler of its requests."""
     bundle = open_active_bundle(state_dir)
-    reader = OnnxRiskEncoder.from_bundle(bundle) if bundle else None
-    if reader is None:
-        raise GitpeftError("the risk model's encoder is missing", "run `gitpeft init` to build it again")
-    reader.wait_until_loaded()
+    encoder = OnnxRiskEncoder.from_bundle(bundle) if bundle else None
+    if encoder is None:
+        raise GitpeftError("the risk model's encoder is missing", "Run `gitpeft init` to build it again.")
+    encoder.wait_until_loaded()
 
     def handle_request(request: dict[str, Any]) -> dict[str, Any]:
-        found = reader.score_change(request["change"], ChangeMetrics(**request["metrics"]))
+        found = encoder.score_change(request["change"], ChangeMetrics(**request["metrics"]))
         return {"logit": found.logit, "lines": found.lines}
 
     return handle_request

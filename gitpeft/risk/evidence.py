@@ -1,15 +1,15 @@
-"""Why a change deserves a second look: hides what is counted, and how it is worded.
+"""The evidence in a risk report: counted facts about the history of the changed files.
 
-Every line is a count that anybody can check with `git log`; none of them names a person.
+Each can be checked with `git log`, and none of them names a person.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from gitpeft.diff.patch import FileChange
 from gitpeft.history.context import (
     YEAR_SECONDS,
     CompanionFile,
+    EarlierChange,
     MeasuredChange,
     StoredContext,
     TouchedFile,
@@ -21,7 +21,7 @@ from gitpeft.risk.line_attribution import ChangedLine
 from gitpeft.risk.model import RiskModel
 
 MAX_EVIDENCE = 5
-"""Lines of evidence."""
+"""The most facts in a report."""
 
 _MIN_FIXES = 2
 _MIN_SUPPORT, _MIN_CONFIDENCE = 5, 0.6
@@ -34,22 +34,22 @@ _MAX_LINE_CHARS = 80
 
 @lazy_dataclass(frozen=True, slots=True)
 class Evidence:
-    """One counted fact: its kind, the sentence, the file it is about ("" for all), and the numbers in it."""
+    """One counted fact: its kind, the sentence, the file that it is about ("" for all), and its numbers."""
 
     kind: str
     text: str
     path: str
     numbers: dict[str, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_dict(self) -> dict[str, object]:
+        """The fact as a JSON object."""
         from dataclasses import asdict
 
         return asdict(self)
 
 
 def gather_evidence(
-    past: StoredContext,
+    context: StoredContext,
     change: MeasuredChange,
     files: Sequence[FileChange],
     metrics: ChangeMetrics,
@@ -57,24 +57,25 @@ def gather_evidence(
     exists: Callable[[str], bool] = lambda _: True,
     lines: Sequence[tuple[ChangedLine, float]] = (),
 ) -> list[Evidence]:
-    """At most five facts about a change, those that weigh most first.
+    """Gather at most five facts about a change, the most important first.
 
-    `exists` says whether a file is there before the change: one that is gone cannot be forgotten. `lines` are
-    its added lines, the heaviest first: shown where the model is known to pick better than chance.
+    `exists` tells whether a file is there before the change; others cannot have been forgotten. `lines` are
+    the added lines with their shares of the score, largest first; the first one is shown if the model is
+    known to rank lines better than chance.
     """
     counted = change.counted_files
     by_size = sorted(counted, key=lambda file: -(file.added + file.removed))[:_MAX_FILES]
     since = change.time - YEAR_SECONDS
     found = [
-        *_find_often_fixed_functions(past, by_size, files, since)[:1],
-        *_find_often_fixed_files(past, by_size, since)[:2],
+        *_find_often_fixed_functions(context, by_size, files, since)[:1],
+        *_find_often_fixed_files(context, by_size, since)[:2],
     ]
-    found += _find_missing_companions(past, by_size, exists)[:1]
+    found += _find_missing_companions(context, by_size, exists)[:1]
     found += _find_riskiest_line(lines) if model.can_rank_lines else []
     found += [
         *_check_change_size(metrics, model),
-        *_find_many_author_files(past, by_size, since)[:1],
-        *_find_long_unchanged_files(past, by_size, change.time)[:1],
+        *_find_many_author_files(context, by_size, since)[:1],
+        *_find_long_unchanged_files(context, by_size, change.time)[:1],
     ]
     return found[:MAX_EVIDENCE]
 
@@ -83,11 +84,17 @@ def _previous_path(file: TouchedFile) -> str:
     return file.origin or file.path
 
 
-def _find_often_fixed_files(past: StoredContext, files: Sequence[TouchedFile], since: int) -> list[Evidence]:
-    """Files of which many earlier changes were fixes."""
+def _load_changes_since(context: StoredContext, file: TouchedFile, since: int) -> list[EarlierChange]:
+    return [one for one in context.load_earlier_changes(_previous_path(file)) if one.time >= since]
+
+
+def _find_often_fixed_files(
+    context: StoredContext, files: Sequence[TouchedFile], since: int
+) -> list[Evidence]:
+    """Files of which several earlier changes were fixes."""
     found = []
     for file in files:
-        year = [one for one in past.load_earlier_changes(_previous_path(file)) if one.time >= since]
+        year = _load_changes_since(context, file, since)
         fixes = sum(one.fix for one in year)
         if fixes >= _MIN_FIXES:
             text = f"{file.path}: {fixes} of its {len(year)} changes in the last year were fixes"
@@ -96,17 +103,15 @@ def _find_often_fixed_files(past: StoredContext, files: Sequence[TouchedFile], s
 
 
 def _find_often_fixed_functions(
-    past: StoredContext, files: Sequence[TouchedFile], shown: Sequence[FileChange], since: int
+    context: StoredContext, files: Sequence[TouchedFile], shown: Sequence[FileChange], since: int
 ) -> list[Evidence]:
-    """Functions of which earlier changes were fixes, by the headings that git gives to hunks."""
+    """Functions of which several earlier changes were fixes, identified by git's hunk headings."""
     headings = {hash_function_heading(heading): heading for file in shown for heading in file.functions}
     found = []
     for file in files:
-        year = [
-            one for one in past.load_earlier_changes(_previous_path(file)) if one.time >= since and one.fix
-        ]
+        year = _load_changes_since(context, file, since)
         for key in sorted(file.functions & headings.keys()):
-            fixes = sum(key in one.functions for one in year)
+            fixes = sum(one.fix and key in one.functions for one in year)
             if fixes >= _MIN_FIXES:
                 text = f"{file.path}, in “{headings[key][:60]}”: {fixes} fixes in the last year"
                 found.append(Evidence("function", text, file.path, {"fixes": fixes}))
@@ -114,35 +119,33 @@ def _find_often_fixed_functions(
 
 
 def _find_riskiest_line(lines: Sequence[tuple[ChangedLine, float]]) -> list[Evidence]:
-    """The added line that speaks most for a later fix."""
+    """The added line with the largest share of the score."""
     if not lines or lines[0][1] <= 0:
         return []
     (path, line), share = lines[0]
-    text = f"{path}: the line that weighs most is “{line[1:][:_MAX_LINE_CHARS]}”"
+    text = f"{path}: riskiest line “{line[1:][:_MAX_LINE_CHARS]}”"
     return [Evidence("line", text, path, {"share": round(share, 3)})]
 
 
 def _find_missing_companions(
-    past: StoredContext, files: Sequence[TouchedFile], exists: Callable[[str], bool]
+    context: StoredContext, files: Sequence[TouchedFile], exists: Callable[[str], bool]
 ) -> list[Evidence]:
-    """Files that usually change with these, and do not now."""
+    """Files that usually change together with these, but not in this change."""
     names = [_previous_path(file) for file in files if file.status != "D"]
     companions = (
-        past.find_companions(names, _MIN_SUPPORT, _MIN_CONFIDENCE) if len(names) == len(files) else []
+        context.find_companions(names, _MIN_SUPPORT, _MIN_CONFIDENCE) if len(names) == len(files) else []
     )
     return [_describe_companion(one) for one in companions[:3] if exists(one.path)]
 
 
 def _describe_companion(one: CompanionFile) -> Evidence:
-    text = (
-        f"{one.path} is not part of it: it was in {one.together} of the last {one.of} changes of {one.beside}"
-    )
+    text = f"{one.path} usually changes with {one.beside} ({one.together} of {one.of} times), but not here"
     numbers = {"together": one.together, "of": one.of, "confidence": round(one.together / one.of, 3)}
     return Evidence("companion", text, one.path, numbers)
 
 
 def _check_change_size(metrics: ChangeMetrics, model: RiskModel) -> list[Evidence]:
-    """A change that is larger than most."""
+    """The size of the change, if it is larger than most."""
     lines = metrics.la + metrics.ld
     place = model.percentile_of_size(lines)
     if place < _LARGE_PERCENTILE:
@@ -157,11 +160,13 @@ def _check_change_size(metrics: ChangeMetrics, model: RiskModel) -> list[Evidenc
     ]
 
 
-def _find_many_author_files(past: StoredContext, files: Sequence[TouchedFile], since: int) -> list[Evidence]:
+def _find_many_author_files(
+    context: StoredContext, files: Sequence[TouchedFile], since: int
+) -> list[Evidence]:
     """Files that many people change: how many, never who."""
     found = []
     for file in files:
-        year = [one for one in past.load_earlier_changes(_previous_path(file)) if one.time >= since]
+        year = _load_changes_since(context, file, since)
         people = len({one.author for one in year})
         if people >= _MIN_AUTHORS:
             text = f"{file.path}: {len(year)} changes by {people} people in the last year"
@@ -169,11 +174,13 @@ def _find_many_author_files(past: StoredContext, files: Sequence[TouchedFile], s
     return sorted(found, key=lambda one: -one.numbers["people"])
 
 
-def _find_long_unchanged_files(past: StoredContext, files: Sequence[TouchedFile], now: int) -> list[Evidence]:
-    """Files that nobody changed for long."""
+def _find_long_unchanged_files(
+    context: StoredContext, files: Sequence[TouchedFile], now: int
+) -> list[Evidence]:
+    """Files that were not changed for a long time."""
     found = []
     for file in files:
-        last = past.find_last_change_time(_previous_path(file))
+        last = context.find_last_change_time(_previous_path(file))
         days = 0 if last is None else (now - last) // DAY_SECONDS
         if days >= _MIN_UNCHANGED_DAYS:
             found.append(

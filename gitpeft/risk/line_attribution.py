@@ -1,7 +1,7 @@
-"""Which lines of a change weigh most: hides how what is read in it becomes a share for each line.
+"""Text features of a change (words and encoder), and how much each of its lines contributes to the score.
 
-The score of the words and the logit of an encoder are sums over a change. A line's share is what its own
-words, and its own tokens, add; no model is asked again, and the same change always has the same shares.
+Both are sums over a change, so a line's share is what its own words and tokens add: no model runs again, and
+the same change always has the same shares.
 """
 
 from collections import defaultdict
@@ -26,9 +26,9 @@ ChangedLine = tuple[str, str]
 
 @lazy_dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """What a model reads in a change: features that are no metrics, and lines with their shares of the score.
+    """The features of a change that are not metrics, and the added lines with their shares of the score.
 
-    Lines are those that were added, the heaviest first.
+    The lines are ordered by share, largest first.
     """
 
     beside: dict[str, float] = field(default_factory=dict)
@@ -36,18 +36,18 @@ class TextFeatures:
 
 
 def extract_text_features(
-    model: RiskModel, files: Sequence[FileChange], metrics: ChangeMetrics, reader: "RiskEncoder | None"
+    model: RiskModel, files: Sequence[FileChange], metrics: ChangeMetrics, encoder: "RiskEncoder | None"
 ) -> TextFeatures:
-    """Read a change, if the model reads at all; GitpeftError where it needs a reader and there is none."""
+    """Extract the text features that a model needs. GitpeftError where its encoder is missing."""
     if not {WORDS_FEATURE, ENCODER_FEATURE}.intersection(model.features):
         return TextFeatures()
-    return extract_features_from_text(model, mask_secrets(compact_change(files)), metrics, reader)
+    return extract_features_from_text(model, mask_secrets(compact_change(files)), metrics, encoder)
 
 
 def extract_features_from_text(
-    model: RiskModel, change: str, metrics: ChangeMetrics, reader: "RiskEncoder | None"
+    model: RiskModel, change: str, metrics: ChangeMetrics, encoder: "RiskEncoder | None"
 ) -> TextFeatures:
-    """The same for a compact text."""
+    """The same for the compact text of a change."""
     beside: dict[str, float] = {}
     weights = dict(zip(model.features, model.weights, strict=True))
     shares: dict[ChangedLine, float] = defaultdict(float)
@@ -56,9 +56,9 @@ def extract_features_from_text(
         for line, share in attribute_words_to_lines(change, model.words).items():
             shares[line] += weights[WORDS_FEATURE] * share
     if ENCODER_FEATURE in weights:
-        if reader is None:
-            raise GitpeftError("the risk model's encoder is missing", "run `gitpeft init` to build it again")
-        found = reader.score_change(change, metrics)
+        if encoder is None:
+            raise GitpeftError("the risk model's encoder is missing", "Run `gitpeft init` to build it again.")
+        found = encoder.score_change(change, metrics)
         beside[ENCODER_FEATURE] = found.logit
         for path, text, share in found.lines:
             shares[path, text] += weights[ENCODER_FEATURE] * share
@@ -67,7 +67,7 @@ def extract_features_from_text(
 
 
 def attribute_words_to_lines(change: str, weights: Sequence[float]) -> Mapping[ChangedLine, float]:
-    """What the words of each line of the hunks add, were they the only ones of their kind in the change."""
+    """What the words of each changed line add to `score_words`, counting each line as if it stood alone."""
     size = max(1, len(bag_of_words.hash_words(change))) ** 0.5
     blocks = split_compact(change)[1].items()
     return {

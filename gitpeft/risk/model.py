@@ -1,12 +1,11 @@
-"""How risky a change is, in this repository: hides the score, its calibration, and how it is put together.
+"""The risk model of a repository: score, calibrated probability, percentile and flag of a change.
 
-    patch -> files -> metrics (`metrics.measure`) -> score -> percentile, probability -> flagged or not
+    patch -> files -> metrics (`compute_change_metrics`) -> score -> percentile, probability -> flagged or not
 
-The score is a sum of weighted features, made by `learn.defects` and kept in the bundle as JSON: the standard
-library is all that is needed here. Beside the metrics a feature may be what the words of the change say
-(`words`), or what an encoder reads in it (`reading`). A model that is not better than the number of added
-lines is not shipped; one that cannot be trusted for want of known bugs says so in `why`, and then nothing is
-ever flagged.
+The score is a weighted sum of features, fitted by `learn.risk.selection` and stored in the bundle as JSON, so
+that the standard library is enough here. Besides the metrics, a feature may be the score of the change's
+words (`words`) or the logit of an encoder (`reading`). A model that is not better than the number of added
+lines is not shipped. Where too few bugs are known to trust any model, `why` says so, and nothing is flagged.
 """
 
 import json
@@ -27,7 +26,7 @@ from gitpeft.risk import bag_of_words
 from gitpeft.risk.change_metrics import KAMEI_METRICS, METRIC_NAMES, ChangeMetrics
 
 RISK_FEATURES = tuple(name for name in KAMEI_METRICS if name != "fix")
-"""What a model looks at: before a commit nobody knows yet whether its message will call it a fix."""
+"""The metrics that a model uses: all but `fix`, since a change has no message yet when it is assessed."""
 
 _UNSCALED_FEATURES = frozenset({"entropy", "tests", "fix"})
 LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL = "lines added", "logistic regression", "none"
@@ -43,31 +42,36 @@ RISK_MODEL_KINDS = (
     TUNED_ENCODER,
     METRICS_WORDS_AND_ENCODER,
 )
-"""The scores, the simpler one first."""
+"""The kinds of models, the simpler ones first."""
 
 WORDS_FEATURE, ENCODER_FEATURE = "words", "reading"
-"""Features that are no metrics: the score of the words, and the encoder's logit (see `risk.encoder`)."""
+"""Features that are not metrics: the score of the words, and the encoder's logit (see `risk.encoder`)."""
 
 
 def scale_features(
     metrics: ChangeMetrics, names: Sequence[str] = RISK_FEATURES, beside: Mapping[str, float] | None = None
 ) -> list[float]:
-    """Features for a model: counts and days as log(1 + x); the others, and what is `beside`, as they are."""
+    """A model's features: counts and days as log(1 + x); the others, and those in `beside`, unchanged."""
     others = beside or {}
     values = ((name, others[name] if name in others else float(getattr(metrics, name))) for name in names)
-    as_is = _UNSCALED_FEATURES.union(others)
-    return [value if name in as_is else math.log1p(max(0.0, value)) for name, value in values]
+    unscaled = _UNSCALED_FEATURES.union(others)
+    return [value if name in unscaled else math.log1p(max(0.0, value)) for name, value in values]
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class RiskModel:
-    """A fitted score. `kind` is one of `KINDS`, or `none` for the reason `why`.
+    """A fitted risk model; `kind` is one of `RISK_MODEL_KINDS`, or `none` for the reason `why`.
 
-    `weights` and `bias` belong to the `features` as `scaled` gives them, whose `means` over the history show
-    what is unusual in a change; `words` are the weights behind the feature of that name (see `words.score`);
-    `sizes` are quantiles of the changed lines of recent commits; `curve` are
-    points (score, probability) between which probabilities are interpolated; `scores` are evenly spaced
-    quantiles of the scores of recent commits, from the lowest to the highest; `report` is what was measured.
+    features  names of the features, as `scale_features` returns them
+    weights   their weights; `bias` is added to the sum
+    means     of the features over the history: what is usual, for `explain_score`
+    words     weights behind the feature of that name (see `bag_of_words.score_words`)
+    sizes     quantiles of the changed lines of recent commits, evenly spaced
+    curve     calibration: points (score, probability), interpolated linearly
+    scores    quantiles of the scores of recent commits, evenly spaced, ascending
+    known     bugs known in the history; `needed` as many for a model
+    latency   days in which most bugs become known
+    report    the measurements on which the model was selected
     """
 
     kind: str = NO_MODEL
@@ -87,11 +91,11 @@ class RiskModel:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "RiskModel":
-        """Read what `to_json` wrote; GitpeftError when it is something else."""
+        """Parse the content of `risk.json`; GitpeftError when it is invalid. An empty one is no model."""
         if not data:
-            return cls(why="no risk model was made yet; run `gitpeft init`")
+            return cls(why="no risk model yet; run `gitpeft init`")
         try:
-            data = {WORDS_FEATURE: (), **data}  # files that were written before there were any
+            data = {WORDS_FEATURE: (), **data}  # missing in files of older versions
             known = {name: data[name] for name in field_names(cls)}
             lists = {
                 name: tuple(map(float, known[name]))
@@ -101,7 +105,7 @@ class RiskModel:
             model = cls(**{**known, **lists, "curve": curve, "features": tuple(map(str, known["features"]))})
             model._check_consistency()
         except (KeyError, TypeError, ValueError) as error:
-            raise GitpeftError(f"the risk model cannot be read: {error}", "run `gitpeft init`") from None
+            raise GitpeftError(f"the risk model is invalid: {error}", "Run `gitpeft init`.") from None
         return model
 
     def _check_consistency(self) -> None:
@@ -109,9 +113,9 @@ class RiskModel:
             raise ValueError(f"unknown kind {self.kind!r}")
         known = len(self.weights) == len(self.means) == len(self.features)
         if not known or set(self.features) - {*METRIC_NAMES, WORDS_FEATURE, ENCODER_FEATURE}:
-            raise ValueError("features and weights do not belong together")
+            raise ValueError("features and weights do not match")
         if len(self.words) != (bag_of_words.BUCKET_COUNT if WORDS_FEATURE in self.features else 0):
-            raise ValueError("the words have not as many weights as they should")
+            raise ValueError("wrong number of word weights")
         if self.is_usable and not (len(self.curve) > 1 and len(self.scores) > 1):
             raise ValueError("no calibration")
         numbers = (
@@ -127,29 +131,29 @@ class RiskModel:
             raise ValueError("a number is not finite")
 
     def to_json(self) -> str:
-        """The text of `risk.json`; equal models give equal texts."""
+        """The content of `risk.json`; equal models give equal texts."""
         from dataclasses import asdict
 
         return json.dumps(asdict(self), indent=1, sort_keys=True)
 
     @property
     def is_usable(self) -> bool:
-        """Whether it may be asked at all."""
+        """Whether there is a model that can score changes."""
         return self.kind != NO_MODEL
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether it needs what an encoder reads in a change."""
+        """Whether one of its features comes from an encoder."""
         return ENCODER_FEATURE in self.features
 
     @property
     def can_rank_lines(self) -> bool:
-        """Whether the lines that weigh most were those that fixes changed, more often than by chance."""
+        """Whether its riskiest lines were measurably more often those that fixes changed than chance."""
         low = self.report.get("lines", {}).get("gain", [0, 0, 0])[1]
         return isinstance(low, float) and low > 0
 
     def compute_score(self, metrics: ChangeMetrics, beside: Mapping[str, float] | None = None) -> float:
-        """The score of a change: higher is riskier, comparable within this model only."""
+        """The score of a change: higher is riskier; scores of different models cannot be compared."""
         values = zip(self.weights, scale_features(metrics, self.features, beside), strict=True)
         return self.bias + sum(weight * value for weight, value in values)
 
@@ -158,7 +162,7 @@ class RiskModel:
         return interpolate_linearly(self.curve, score)
 
     def percentile_of_score(self, score: float) -> float:
-        """The share of recent commits here, in percent, whose score is not higher."""
+        """The share of the recent commits, in percent, whose score is not higher."""
         return 100 * share_below(self.scores, score)
 
     def percentile_of_size(self, lines: int) -> float:
@@ -168,20 +172,20 @@ class RiskModel:
     def explain_score(
         self, metrics: ChangeMetrics, beside: Mapping[str, float] | None = None
     ) -> list[tuple[str, float]]:
-        """What each feature adds to the score against a usual commit, what weighs most first."""
+        """What each feature adds to the score compared with an average commit, the largest effect first."""
         values = scale_features(metrics, self.features, beside)
         rows = zip(self.features, self.weights, self.means, values, strict=True)
         parts = [(name, weight * (value - mean)) for name, weight, mean, value in rows]
         return sorted(parts, key=lambda part: -abs(part[1]))
 
     def should_flag(self, score: float, budget: float) -> bool:
-        """Whether a score is above those of all but `budget` percent of the recent commits."""
+        """Whether a score is among the highest `budget` percent of those of recent commits."""
         place = (1 - budget / 100) * (len(self.scores) - 1)
         return score > self.scores[min(len(self.scores) - 1, math.ceil(place - 1e-9))]
 
 
 def share_below(quantiles: Sequence[float], value: float) -> float:
-    """Where a value stands among evenly spaced quantiles, 0..1; a value on several of them is above them."""
+    """The position of a value among evenly spaced quantiles, 0 to 1; equal quantiles count as below it."""
     low, high = bisect_left(quantiles, value), bisect_right(quantiles, value)
     place = float(max(0, high - 1))
     if low == high and 0 < low < len(quantiles):
@@ -191,7 +195,7 @@ def share_below(quantiles: Sequence[float], value: float) -> float:
 
 
 def interpolate_linearly(points: Sequence[tuple[float, float]], x: float) -> float:
-    """Linear between points in ascending order, flat outside."""
+    """Interpolate linearly between points in ascending order; constant outside."""
     at = bisect_left(points, (x, -math.inf))
     if at == 0 or at == len(points):
         return points[min(at, len(points) - 1)][1]
@@ -200,7 +204,7 @@ def interpolate_linearly(points: Sequence[tuple[float, float]], x: float) -> flo
 
 
 def load_risk_model(bundle: bundles.Bundle | None) -> RiskModel:
-    """The risk model of a bundle; one that says why there is none where there is none."""
+    """The risk model of a bundle; without one, a model whose `why` says so."""
     return RiskModel.from_dict(bundle.read_json(bundles.RISK_MODEL_FILE) if bundle else {})
 
 
@@ -210,9 +214,9 @@ def load_risk_model(bundle: bundles.Bundle | None) -> RiskModel:
 def read_staged_change(
     repository: Repository, author: str, now: int
 ) -> tuple[list[FileChange], MeasuredChange, str | None]:
-    """What is staged, as git shows it and as the metrics see it, and the commit that it comes after.
+    """Read the staged change: its files as parsed, the same for the metrics, and the id of HEAD (or None).
 
-    `author` is the hash of who commits.
+    `author` is the hash of the author, `now` the time of the change in Unix seconds.
     """
     files = parse_patch(repository.read_staged_patch())
     head, counts = read_head_and_line_counts(repository, _list_old_blobs(files, "HEAD"))
@@ -227,7 +231,7 @@ def build_measured_change(
     when: int,
     fix: bool = False,
 ) -> MeasuredChange:
-    """Files that change on top of the commit `parent` ("" for the first commit) as the metrics see them."""
+    """Build what the metrics need of a change on top of the commit `parent` ("" for the first commit)."""
     counts = read_line_counts(repository, _list_old_blobs(files, parent))
     return MeasuredChange(_build_touched_files(files, parent, counts), author, when, fix)
 
@@ -251,12 +255,12 @@ def _build_touched_files(
 
 
 def _list_old_blobs(files: Sequence[FileChange], parent: str) -> list[str]:
-    """Every content that was there before the change and has lines."""
+    """The names of all contents that existed before the change and have lines."""
     return sorted({_find_old_blob(file, parent) for file in files} - {""})
 
 
 def _find_old_blob(file: FileChange, parent: str) -> str:
-    """What git calls the content before the change; "" where there is none or it has no lines."""
+    """Git's name of a file's content before the change; "" where there is none or it has no lines."""
     if file.status == "A" or file.kind not in KINDS_WITH_LINES:
         return ""
     old = file.blobs[0].strip("0") and file.blobs[0]
@@ -264,7 +268,7 @@ def _find_old_blob(file: FileChange, parent: str) -> str:
 
 
 def mask_paths(files: Sequence[FileChange]) -> list[tuple[str, str | None]]:
-    """Path and origin of each file as history stores them: without secrets."""
+    """The path and the old path of each file with secrets masked, as the history stores them."""
     lines = (
         mask_secrets("\n".join(f"{file.path}\t{file.old_path or ''}" for file in files)).split("\n")
         if files

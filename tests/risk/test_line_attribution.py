@@ -107,8 +107,8 @@ def test_the_heaviest_line_is_shown_where_it_is_better_than_chance(repo: Repo, p
         report = RiskAssessor(history, repository, model, 10).assess_staged()
     shown = [one for one in report.evidence if one.kind == "line"]
     assert len(shown) == proved and len(report.evidence) <= 5
-    assert not proved or shown[0].text.startswith("src/core.py: the line that weighs most is “a ")
-    assert WORDS_FEATURE in report.beside and WORDS_FEATURE in report.as_explained_dict()["metrics"]
+    assert not proved or shown[0].text.startswith("src/core.py: riskiest line “a ")
+    assert WORDS_FEATURE in report.beside and WORDS_FEATURE in report.features
 
 
 def test_what_is_staged_scores_as_the_commit_does(repo: Repo) -> None:
@@ -137,7 +137,7 @@ def test_a_file_of_an_older_gitpeft_is_still_read() -> None:
     data = json.loads(MODEL.to_json())
     del data["words"]
     assert RiskModel.from_dict(data) == MODEL
-    with pytest.raises(GitpeftError, match="words have not as many weights"):
+    with pytest.raises(GitpeftError, match="wrong number of word weights"):
         RiskModel.from_dict(
             data | {"features": [*MODEL.features, WORDS_FEATURE], "weights": [1, 1, 1], "means": [0, 0, 0]}
         )

@@ -38,8 +38,8 @@ from gitpeft.learn.risk import relabel
 from gitpeft.learn.risk.relabel import LabelChanges
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.monitor import acceptance
+from gitpeft.risk.assessor import load_risk_encoder
 from gitpeft.risk.model import RiskModel, load_risk_model
-from gitpeft.risk.precommit import load_risk_encoder
 from gitpeft.suggest.retrieval import CommitIndex
 
 MIN_REPLAYED = 256

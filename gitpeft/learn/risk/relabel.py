@@ -15,8 +15,8 @@ from gitpeft.history.store import History
 from gitpeft.learn.risk import selection
 from gitpeft.learn.risk.classifiers import LabelledCommits, add_encoder_readings, rank_commits
 from gitpeft.learn.risk.selection import LabelledHistory, Listener
+from gitpeft.risk.assessor import load_risk_encoder
 from gitpeft.risk.model import RiskModel, load_risk_model
-from gitpeft.risk.precommit import load_risk_encoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from gitpeft.learn.risk import classifiers, encoder, encoder_export, selection
 from gitpeft.learn.risk.encoder import RiskTuningSettings
 from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer, RiskParityBounds, export_risk_encoder
 from gitpeft.learn.risk.metric_replay import measure_history
+from gitpeft.risk import assessor, precommit
 from gitpeft.risk import encoder as risk_encoder
-from gitpeft.risk import precommit
 from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import ENCODER_FEATURE, RISK_FEATURES, TUNED_ENCODER, load_risk_model
@@ -199,7 +199,7 @@ def test_the_hook_scores_as_a_replay_does(shipped: Repo, gitpeft: Call) -> None:
     repository = Repository.open(shipped.path)
     bundle = bundles.open_active_bundle(repository.state_dir)
     model = load_risk_model(bundle)
-    reader = precommit.load_risk_encoder(model, bundle)
+    reader = assessor.load_risk_encoder(model, bundle)
     staged = precommit.assess_staged_change(repository, load_config(repository), model, reader)
     assert staged.flagged and staged.score == staged.beside[ENCODER_FEATURE]
     said = gitpeft("risk", "--repo", shipped.path, "--staged", "--explain")
@@ -217,7 +217,7 @@ def test_the_hook_scores_as_a_replay_does(shipped: Repo, gitpeft: Call) -> None:
 def test_before_a_commit_a_confined_child_reads_the_same(shipped: Repo) -> None:
     repository = Repository.open(shipped.path)
     bundle = bundles.open_active_bundle(repository.state_dir)
-    reader = precommit.load_risk_encoder(load_risk_model(bundle), bundle)
+    reader = assessor.load_risk_encoder(load_risk_model(bundle), bundle)
     assert reader is not None
     change, metrics = "m src/core.py\n", ChangeMetrics(nf=1, la=3)
     with risk_encoder.SandboxedRiskEncoder(repository.state_dir, time.monotonic() + 60, 2048) as confined:
@@ -229,7 +229,7 @@ def test_before_a_commit_a_confined_child_reads_the_same(shipped: Repo) -> None:
     "end, said",
     [
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), "the model crashed"),
-        (lambda: time.sleep(60), "no risk looked at within the time allowed"),
+        (lambda: time.sleep(60), "risk not assessed within the time allowed"),
         (lambda: socket.socket(), "the model failed .PermissionError"),
     ],
     ids=["crash", "late", "socket"],
