@@ -2,5 +2,7 @@
 
 from gitpeft.hooks.run import run
 
+__all__ = ["run"]
+
 if __name__ == "__main__":
     run()

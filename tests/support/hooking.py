@@ -88,15 +88,17 @@ class Hooked:
     @classmethod
     def create(cls, repo: Repo, python: str, tools: Path) -> "Hooked":
         """Install the hook in `repo`, and an editor in `tools`; a model is claimed to be there."""
-        tools.mkdir(parents=True, exist_ok=True)
-        hooked = cls(repo, python, tools)
-        hooked.env = {
-            "GIT_EDITOR": str(script(tools / "editor", _EDITOR)),
-            "EDIT_SEEN": str(tools / "seen"),
-        }
+        hooked = cls.with_editor(repo, python, tools)
         hooked.install()
         hooked.claim_model()
         return hooked
+
+    @classmethod
+    def with_editor(cls, repo: Repo, python: str, tools: Path) -> "Hooked":
+        """A repository without a hook, and an editor in `tools`."""
+        tools.mkdir(parents=True, exist_ok=True)
+        env = {"GIT_EDITOR": str(script(tools / "editor", _EDITOR)), "EDIT_SEEN": str(tools / "seen")}
+        return cls(repo, python, tools, env)
 
     @property
     def state(self) -> Path:
