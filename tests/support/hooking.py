@@ -258,7 +258,8 @@ def committing_meanwhile(repo: Repo, scratch: Path) -> Iterator[None]:
     loop = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env}, text=True
     )
-    assert loop.stdout is not None and loop.stdout.readline() == "committing\n"
+    assert loop.stdout is not None
+    assert loop.stdout.readline() == "committing\n"
     try:
         yield
     finally:
@@ -266,4 +267,5 @@ def committing_meanwhile(repo: Repo, scratch: Path) -> Iterator[None]:
         said, complaints = loop.communicate(timeout=120)
     assert loop.returncode == 0, complaints
     count, offered = map(int, said.split())
-    assert count > 3 and offered, f"{count} commits, {offered} offers"
+    assert count > 3, f"{count} commits, {offered} offers"
+    assert offered, f"{count} commits, {offered} offers"

@@ -69,7 +69,8 @@ def asked_meanwhile(state_dir: Path, scratch: Path, change: str) -> Iterator[Non
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-c", _LOOP, str(state_dir), change, str(stop)]
     loop = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, text=True)
-    assert loop.stdout is not None and loop.stdout.readline() == "asking\n"
+    assert loop.stdout is not None
+    assert loop.stdout.readline() == "asking\n"
     try:
         yield
     finally:

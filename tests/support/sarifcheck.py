@@ -22,7 +22,9 @@ def _text(value: Any) -> None:
 
 
 def _whole(value: Any) -> None:
-    assert isinstance(value, int) and not isinstance(value, bool) and value >= -1
+    assert isinstance(value, int)
+    assert not isinstance(value, bool)
+    assert value >= -1
 
 
 def _yes_or_no(value: Any) -> None:
@@ -30,11 +32,13 @@ def _yes_or_no(value: Any) -> None:
 
 
 def _rank(value: Any) -> None:
-    assert isinstance(value, int | float) and -1 <= value <= 100
+    assert isinstance(value, int | float)
+    assert -1 <= value <= 100
 
 
 def _uri(value: Any) -> None:
-    assert isinstance(value, str) and _REFERENCE.fullmatch(value), value
+    assert isinstance(value, str), value
+    assert _REFERENCE.fullmatch(value), value
     assert ":" not in value.split("/")[0] or re.match(r"https?://", value), value
 
 
@@ -59,7 +63,8 @@ def _list(item: Check) -> Check:
 
 
 def _texts(value: Any) -> None:
-    assert isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+    assert isinstance(value, dict)
+    assert all(isinstance(one, str) for one in value.values())
 
 
 def _bag(value: Any) -> None:
@@ -68,7 +73,8 @@ def _bag(value: Any) -> None:
 
 def _object(required: str, **properties: Check) -> Check:
     def check(value: Any) -> None:
-        assert isinstance(value, dict) and not set(required.split()) - value.keys(), value
+        assert isinstance(value, dict), value
+        assert not set(required.split()) - value.keys(), value
         assert value.keys() <= properties.keys() | {"properties"}, value.keys() - properties.keys()
         for name, one in value.items():
             properties.get(name, _bag)(one)
