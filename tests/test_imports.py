@@ -125,6 +125,8 @@ LEARN_LAYERS = (
     ("szz", "evaluation", "export"),
     ("training",),
     ("risk", "pretraining"),
+    ("results",),
+    ("packing",),
     ("pipeline", "adapter"),
     ("compare", "retrain"),
 )

@@ -31,11 +31,11 @@ def evaluate(
 
         outcome = pipeline.evaluate_active_model(repository, limit, listen)
     if as_json:
-        console.print_json({"bundle": outcome.bundle, "used": outcome.used, "test": outcome.test})
+        console.print_json(outcome.as_dict())
     else:
         from gitpeft.cli import tables
 
-        tables.print_evaluation(outcome.test, outcome.samples)
+        tables.print_evaluation(outcome.measured.as_dict(), outcome.measured.samples)
 
 
 def compare(

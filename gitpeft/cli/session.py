@@ -13,7 +13,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 
 if TYPE_CHECKING:
-    from gitpeft.learn.pipeline import ModelPlan
+    from gitpeft.learn.results import ModelPlan
     from gitpeft.learn.training.finetune import ProgressListener
 
 
@@ -33,7 +33,7 @@ def open_learnable_repository(path: Path | None, until: str) -> Repository:
 def make_plan(repository: Repository, base: str, method: str, until: str, minutes: float) -> "ModelPlan":
     """What to train, from the words on the command line; wrong usage where they name nothing."""
     from gitpeft.learn.models import bases, methods
-    from gitpeft.learn.pipeline import ModelPlan
+    from gitpeft.learn.results import ModelPlan
 
     if method == "auto":
         from gitpeft.learn.compare.run import load_advice

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,9 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 
 if TYPE_CHECKING:
-    from gitpeft.learn.pipeline import ModelPlan
+    from gitpeft.learn.results import ModelPlan
     from gitpeft.learn.retrain.run import RetrainingResult
+    from gitpeft.learn.training.finetune import RunCost
 
 
 def init(
@@ -45,10 +46,14 @@ def init(
     ):
         from gitpeft.learn import pipeline
 
-        outcome = pipeline.run(repository, plan, listen)
-    hooks = "not installed (--no-hooks)" if no_hooks else _install_hooks(repository, outcome.risk)
+        outcome = pipeline.build_active_model(repository, plan, listen)
+    hooks = (
+        "not installed (--no-hooks)"
+        if no_hooks
+        else _install_hooks(repository, outcome.candidate.risk.as_dict())
+    )
     if as_json:
-        console.print_json(asdict(outcome) | {"hooks": hooks})
+        console.print_json(outcome.as_dict() | {"hooks": hooks})
     else:
         from gitpeft.cli import views
 
@@ -136,7 +141,7 @@ def train(
         return
     repository = session.open_learnable_repository(repo, until)
     plan = session.make_plan(repository, base, method, until, budget)
-    done: RetrainingResult | dict[str, Any]
+    done: RunCost | RetrainingResult
     with (
         session.explain_resuming(),
         session.show_progress(as_json) as listen,
@@ -151,14 +156,14 @@ def train(
             agreed = _make_confirmation(asked)
             done = run.run_retraining(repository, plan, listen, from_scratch=from_scratch, agreed=agreed)
     if as_json:
-        console.print_json(done if isinstance(done, dict) else done.as_dict())
+        console.print_json(done.as_dict())
         return
     from gitpeft.cli import views
 
-    if isinstance(done, dict):
-        views.print_training_cost(done)
-    else:
+    if isinstance(done, run.RetrainingResult):
         views.print_retraining(done)
+    else:
+        views.print_training_cost(done)
 
 
 def _train_together(repos: list[Repository], plan: "ModelPlan", asked: bool, as_json: bool) -> None:
@@ -189,9 +194,10 @@ def export(repo: options.RepoOption = None, as_json: options.JsonOption = False)
     with session.show_progress(as_json) as listen, session.hold_training_lock(repository):
         from gitpeft.learn import pipeline
 
-        outcome = pipeline.run(repository, pipeline.find_last_trained_plan(repository), listen)
+        plan = pipeline.find_last_trained_plan(repository)
+        outcome = pipeline.build_active_model(repository, plan, listen)
     if as_json:
-        console.print_json(asdict(outcome))
+        console.print_json(outcome.as_dict())
     else:
         from gitpeft.cli import views
 

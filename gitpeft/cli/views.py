@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from gitpeft.bundle.registry import ModelVersion
     from gitpeft.git.repository import Repository
     from gitpeft.hooks.doctor import DoctorFinding, RecentProblems, RepositoryStatus
-    from gitpeft.learn.pipeline import PipelineResult
+    from gitpeft.learn.results import CandidateModel, PipelineResult
     from gitpeft.learn.retrain.run import RetrainingResult
+    from gitpeft.learn.training.finetune import RunCost
     from gitpeft.monitor.health import ModelHealth
 
 SHORT_ID = 12
@@ -37,12 +38,12 @@ MAX_SAMPLES = 3
 
 def print_outcome(repository: "Repository", outcome: "PipelineResult", hooks: str) -> None:
     """The result of `gitpeft init` on one screen: what was made, how good it is, what to do next."""
-    spent = format_duration(sum(outcome.seconds.values()))
+    spent = format_duration(sum(outcome.candidate.seconds.values()))
     print(wrap_text(f"{CHECK_MARK} gitpeft is ready in {_name_repository(repository)} ({spent})"))
     print_rows(list(_describe_outcome(repository, outcome, hooks)), indent="  ")
-    if outcome.samples:
+    if samples := outcome.candidate.measured.samples:
         print("\nSamples from the newest commits")
-        for sha, theirs, ours in outcome.samples[:MAX_SAMPLES]:
+        for sha, theirs, ours in samples[:MAX_SAMPLES]:
             print_rows(
                 [(sha[:8], f"team: {_cut(theirs)}"), ("", f"gitpeft: {_cut(ours) or '(nothing)'}")], "  "
             )
@@ -57,27 +58,27 @@ def _describe_outcome(
     without = ", ".join(f"{number:,} {why}" for why, number in left_out)
     total = outcome.used + sum(outcome.left_out.values())
     yield "History", f"{outcome.used:,} of {total:,} commits used" + (f" ({without})" if without else "")
-    yield "Model", "\n".join(_describe_made_model(outcome))
-    if quality := _describe_quality(outcome.test):
+    yield "Model", "\n".join(_describe_made_model(outcome.candidate))
+    if quality := _describe_quality(outcome.candidate.measured.as_dict()):
         yield "Quality", quality
-    yield "Risk", describe_risk_model(RiskModel.from_dict(outcome.risk))
+    yield "Risk", describe_risk_model(outcome.candidate.risk.model)
     yield "Hook", hooks
     yield "Disk", f"{format_size(measure_folder(repository.state_dir))} in {repository.state_dir}"
 
 
-def _describe_made_model(outcome: "PipelineResult") -> Iterator[str]:
+def _describe_made_model(made: "CandidateModel") -> Iterator[str]:
     """What is active now, and why it is that."""
-    if outcome.kind == "retrieval":
+    if made.kind == "retrieval":
         yield "none: the messages of the most similar earlier commits are suggested"
     else:
-        yield describe_method(outcome.base, str(outcome.method.get("name", "")), outcome.method)
-    if outcome.why:
-        yield f"not tuned: {outcome.why}"
-        if "not installed" in outcome.why:
+        yield describe_method(made.base, str(made.method.get("name", "")), made.method)
+    if made.why:
+        yield f"not tuned: {made.why}"
+        if "not installed" in made.why:
             yield "to tune it: pip install 'gitpeft[train]', then gitpeft init"
-    if outcome.tuning:
-        best = max(outcome.tuning, key=lambda name: outcome.tuning[name])
-        scored = ", ".join(f"{name} {score:.1f}" for name, score in outcome.tuning.items())
+    if scores := made.selected.scores:
+        best = max(scores, key=lambda name: scores[name])
+        scored = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
         yield f"selected on validation commits (B-Norm): {best}; {scored}"
 
 
@@ -185,17 +186,22 @@ def print_retraining(done: "RetrainingResult") -> None:
         print(f"Not activated: {done.aside[:SHORT_ID]}, whose messages are worse.")
 
 
-def print_training_cost(cost: dict[str, Any]) -> None:
+def print_training_cost(cost: "RunCost") -> None:
     """What a run without an export cost."""
-    valid = min((loss for _, loss in cost["valid_curve"]), default=float("nan"))
-    speed = cost["tokens"] / max(1e-9, cost["seconds"])
-    memory = max(cost["peak_memory"], cost["reserved"]) / 2**30
+    spent = cost.training
+    memory = max(spent.peak_memory, spent.reserved) / 2**30
     rows = [
-        ("Trained", f"{cost['trainable']:,} of {cost['parameters']:,} weights in {cost['seconds']:.0f} s"),
-        ("Speed", f"{cost['steps']} steps, {speed:,.0f} tokens/s, peak memory {memory:.1f} GiB"),
-        ("Result", f"best validation loss {valid:.3f} nats/token after {cost['seconds_to_best']:.0f} s"),
-        ("Disk", format_size(cost["adapter_bytes"])),
-        *(("Note", str(note)) for note in cost["notes"]),
+        ("Trained", f"{spent.trainable:,} of {spent.parameters:,} weights in {spent.seconds:.0f} s"),
+        (
+            "Speed",
+            f"{spent.steps} steps, {spent.tokens_per_second:,.0f} tokens/s, peak memory {memory:.1f} GiB",
+        ),
+        (
+            "Result",
+            f"best validation loss {spent.best_loss:.3f} nats/token after {spent.seconds_to_best:.0f} s",
+        ),
+        ("Disk", format_size(cost.adapter_bytes)),
+        *(("Note", note) for note in cost.notes),
         ("Next", "gitpeft export"),
     ]
     print_rows(rows)

@@ -21,7 +21,8 @@ import torch
 
 from gitpeft.learn.export import parity
 from gitpeft.learn.pretraining import build
-from gitpeft.learn.training.loop import TrainingSettings, measure_loss, train_model
+from gitpeft.learn.training.loop import measure_loss, train_model
+from gitpeft.learn.training.settings import TrainingSettings
 from gitpeft.runtime.beam_search import EncoderDecoder
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gitpeft.bundle.bundle import Manifest
-from gitpeft.learn import pipeline
+from gitpeft.learn import packing, results
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.models import bases, methods
@@ -41,7 +41,7 @@ VALID = 200
 def main() -> None:
     parser = histories.options(__doc__)
     parser.add_argument("--base", default="mini")
-    parser.add_argument("--minutes", type=float, default=pipeline.ModelPlan().minutes)
+    parser.add_argument("--minutes", type=float, default=results.ModelPlan().minutes)
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=SETTINGS, metavar="SETTING")
     arguments = parser.parse_args()
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in arguments.only}
@@ -65,7 +65,7 @@ def tuned(data: dataset.Dataset, base: str, minutes: float, settings: dict[str, 
         folder = Path(scratch)
         method, _ = finetune.tune_base(job, data, folder, lambda *_: None)
         exported = finetune.export_run(found, method, data, folder)
-        manifest = Manifest(created="", settings=exported["settings"], **pipeline.describe_base(found))
+        manifest = Manifest(created="", settings=exported.settings, **packing.describe_base(found))
         asked_about = trial.sample_examples(data.valid, VALID, seed=1)
         with trial.open_trial_suggester(
             manifest, folder, data.index_before(data.first_valid), {}

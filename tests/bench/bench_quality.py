@@ -34,8 +34,8 @@ from gitpeft.bundle.bundle import Bundle
 from gitpeft.diff.compact import split_compact
 from gitpeft.diff.render import TokenBudget
 from gitpeft.git.repository import Repository
-from gitpeft.learn import pipeline
-from gitpeft.learn.data import dataset
+from gitpeft.learn import pipeline, results
+from gitpeft.learn.data import dataset, style
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.models import bases
 from gitpeft.suggest.reranker import Reranker
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("histories", nargs="*", metavar="NAME=PATH")
     parser.add_argument("--base", default="mini")
-    parser.add_argument("--minutes", type=float, default=pipeline.ModelPlan().minutes)
+    parser.add_argument("--minutes", type=float, default=results.ModelPlan().minutes)
     parser.add_argument("--limit", type=int, default=10_000, help="test commits at most")
     parser.add_argument("--json", type=Path, help="also write every number here")
     parser.add_argument("--print", nargs="+", type=Path, metavar="JSON", help="print tables of earlier runs")
@@ -82,8 +82,8 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         Repo.clone_from(str(source), scratch, no_checkout=True)
         repo = Repository.open(Path(scratch))
         start = time.monotonic()
-        plan = pipeline.ModelPlan(base=arguments.base, minutes=arguments.minutes)
-        outcome = pipeline.run(repo, plan, say)
+        plan = results.ModelPlan(base=arguments.base, minutes=arguments.minutes)
+        outcome = pipeline.build_active_model(repo, plan, say)
         seconds = time.monotonic() - start
         active = bundles.open_active_bundle(repo.state_dir)
         assert active is not None
@@ -92,19 +92,20 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     by_system = {
         name: text_metrics.score_sentences(messages, references) for name, messages in offers.items()
     }
+    told = outcome.as_dict()
     return {
-        "used": outcome.used,
-        "left_out": outcome.left_out,
+        "used": told["used"],
+        "left_out": told["left_out"],
         "seconds": round(seconds),
-        "steps": outcome.seconds,
-        "peak_memory": outcome.peak_memory,
-        "trainable": outcome.cost["trainable"],
-        "parameters": outcome.parameters,
-        "tuning": outcome.tuning,
-        "choice": outcome.choice,
+        "steps": told["seconds"],
+        "peak_memory": told["peak_memory"],
+        "trainable": told["cost"]["trainable"],
+        "parameters": told["parameters"],
+        "tuning": told["tuning"],
+        "choice": told["choice"],
         "n": len(examples),
         "systems": {
-            name: text_metrics.MetricScores.from_metrics(scores).to_json()
+            name: text_metrics.MetricScores.from_metrics(scores).as_dict()
             for name, scores in by_system.items()
         },
         "gain": gain(by_system, ""),
@@ -164,7 +165,7 @@ def tuned(repo: Repository, active: Bundle) -> Bundle:
 def asked(
     bundle: Bundle,
     index: CommitIndex,
-    habits: dict[str, Any],
+    habits: style.MessageStyle,
     examples: list[dataset.Example],
     since: Sequence[dataset.Example],
 ) -> Iterator[list[trial.ExampleCandidates]]:

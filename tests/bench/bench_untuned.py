@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gitpeft.bundle.bundle import Manifest
-from gitpeft.learn import pipeline
+from gitpeft.learn import packing
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.models import bases
@@ -85,7 +85,7 @@ def ask(name: str, data: dataset.Dataset, limit: int) -> list[trial.ExampleCandi
     ready = base.find_onnx_folder()
     assert ready is not None, f"{name} has no ONNX files"
     settings = json.loads((ready / "settings.json").read_text())
-    manifest = Manifest(created="", settings=settings, **pipeline.describe_base(base))
+    manifest = Manifest(created="", settings=settings, **packing.describe_base(base))
     with trial.open_trial_suggester(manifest, ready, data.index_before(data.first_valid), {}) as suggester:
         return trial.collect_candidates(
             suggester, trial.sample_examples(data.valid, limit, seed=1), since=data.valid

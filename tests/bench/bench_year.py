@@ -31,7 +31,7 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
 from gitpeft.learn.evaluation.text_metrics import b_norm, bootstrap_mean, paired_bootstrap
-from gitpeft.learn.pipeline import ModelPlan
+from gitpeft.learn.results import ModelPlan
 from gitpeft.learn.retrain import run
 from gitpeft.suggest.reranker import Reranker
 
@@ -81,7 +81,7 @@ def main() -> None:
 def live(repo: Repository, start: date, count: int, budgets: tuple[float, float], out: Path) -> None:
     """Every month from `start` on, each written when it is over; `budgets` of the first and the others."""
     firsts = [later(start, number) for number in range(count + 1)]
-    pipeline.run(repo, ModelPlan(until=tip_before(repo, firsts[0]), minutes=budgets[0]), quiet)
+    pipeline.build_active_model(repo, ModelPlan(until=tip_before(repo, firsts[0]), minutes=budgets[0]), quiet)
     first = active(repo)
     months: list[Month] = []
     with tempfile.TemporaryDirectory(prefix="gitpeft-never-") as kept:

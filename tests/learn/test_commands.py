@@ -100,8 +100,8 @@ def test_a_method_that_cannot_be_is_refused_before_any_work(
     place: tuple[str, ...], repo: Repo, gitpeft: Call
 ) -> None:
     for text, sentence in (
-        ("magic", "no method magic"), ("lora:rank=999", "rank 999 is above the width"),
-        ("adapter:depth=2", "no setting"), ("auto", "nothing was compared here yet"),
+        ("magic", "unknown method 'magic'"), ("lora:rank=999", "rank 999 is above the width"),
+        ("adapter:depth=2", "unknown option"), ("auto", "nothing was compared here yet"),
     ):  # fmt: skip
         done = gitpeft("train", *place, "--method", text, "--budget", "0.05")
         assert done.code == (2 if text in ("magic", "adapter:depth=2") else 1) and sentence in done.said, text

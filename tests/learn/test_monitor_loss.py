@@ -10,7 +10,7 @@ from gitpeft import config
 from gitpeft.bundle import bundle as bundles
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
-from gitpeft.learn.pipeline import ModelPlan
+from gitpeft.learn.results import ModelPlan
 from gitpeft.monitor import health, loss
 from gitpeft.suggest.suggester import Suggester
 from tests.support import generated
@@ -33,7 +33,7 @@ def served(repo: Repo, built: Built) -> Repo:
     """A team with a model that was made from its first 210 commits, 21 of them held out."""
     generated.put(repo, generated.team(COUNT))
     plan = ModelPlan(base=str(built.out), train=False)
-    pipeline.run(Repository.open(repo.path), plan, nobody)
+    pipeline.build_active_model(Repository.open(repo.path), plan, nobody)
     return repo
 
 

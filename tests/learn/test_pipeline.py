@@ -25,7 +25,7 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import messages
 from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.reranker import RerankerChoice
-from gitpeft.learn.pipeline import ModelPlan, PipelineResult
+from gitpeft.learn.results import ModelPlan, PipelineResult
 from gitpeft.learn.risk.selection import MIN_KNOWN_BUGS
 from gitpeft.learn.training import finetune
 from gitpeft.risk.model import load_risk_model
@@ -51,7 +51,7 @@ def plan(built: Built, **changes: Any) -> ModelPlan:
 def run(repo: Repo, what: ModelPlan, listen: Callable[[str, float, str], None] = nobody) -> PipelineResult:
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
-        return pipeline.run(Repository.open(repo.path), what, listen)
+        return pipeline.build_active_model(Repository.open(repo.path), what, listen)
 
 
 def state_of(repo: Repo) -> Path:
@@ -88,13 +88,15 @@ def copied(served: tuple[Repo, PipelineResult], tmp_path: Path) -> Repo:
 
 def test_a_history_becomes_a_model(served: tuple[Repo, PipelineResult], built: Built) -> None:
     repo, outcome = served
-    assert (outcome.kind, outcome.why, outcome.used, outcome.left_out) == ("model", "", COUNT, {})
-    assert 0 < outcome.trainable < outcome.parameters and outcome.method["rank"] == 4
-    assert outcome.cost["steps"] == STEPS and outcome.parity["exact"] < 1e-3
-    assert set(outcome.test) == {"gitpeft", "nearest neighbour"}
-    assert all(row["n"] == 20 for row in outcome.test.values())
-    assert len(outcome.samples) >= 3 and outcome.peak_memory > 1 << 26
-    assert set(outcome.seconds) == {"mine", "examples", "train", "export", "choose", "measure", "risk"}
+    made = outcome.candidate
+    assert made.trained is not None and made.selected.choice is not None
+    assert (made.kind, made.why, outcome.used, outcome.left_out) == ("model", "", COUNT, {})
+    assert 0 < made.trainable < made.trained.cost.training.parameters and made.method["rank"] == 4
+    assert made.trained.cost.training.steps == STEPS and made.trained.parity.exact < 1e-3
+    assert set(made.measured.scores) == {"gitpeft", "nearest neighbour"}
+    assert all(scores.n == 20 for scores in made.measured.scores.values())
+    assert len(made.measured.samples) >= 3 and made.peak_memory > 1 << 26
+    assert set(made.seconds) == {"mine", "examples", "train", "export", "choose", "measure", "risk"}
     bundle = active(repo)
     bundles.verify_bundle(bundle)
     manifest = bundle.manifest
@@ -109,19 +111,38 @@ def test_a_history_becomes_a_model(served: tuple[Repo, PipelineResult], built: B
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "style.json"} <= set(
         manifest.files
     )
-    assert manifest.metrics["test"] == outcome.test
-    assert outcome.choice["n"] == 20 and {"generated", "retrieved", "default", "chooser"} == set(
-        outcome.choice["scores"]
-    )
-    name, mode = outcome.choice["mode"], bundle.read_json(bundles.RERANKER_FILE)["mode"]
+    assert manifest.metrics["test"] == made.measured.as_dict()
+    choice = made.selected.choice
+    assert choice.n == 20 and set(choice.scores) == {"generated", "retrieved", "default", "chooser"}
+    name, mode = choice.name, bundle.read_json(bundles.RERANKER_FILE)["mode"]
     assert mode == ("chooser" if name == "default" else name)
+
+
+def test_the_json_of_a_result_keeps_its_keys(served: tuple[Repo, PipelineResult]) -> None:
+    """Other programs read what `init --json` prints, and manifests are read by later versions."""
+    repo, outcome = served
+    found = json.loads(json.dumps(outcome.as_dict()))
+    assert list(found) == [
+        "kind", "why", "used", "left_out", "base", "method", "trainable", "parameters", "cost", "parity",
+        "tuning", "choice", "test", "samples", "risk", "judge", "seconds", "peak_memory", "bundle",
+    ]  # fmt: skip
+    assert set(found["choice"]) == {"mode", "n", "scores"}
+    assert {"steps", "seconds", "share", "curve", "adapter_bytes", "exported_bytes", "notes"} <= set(
+        found["cost"]
+    )
+    assert {"exact", "agreement", "nats", "loss", "bounds"} <= set(found["parity"])
+    metrics = active(repo).manifest.metrics
+    assert set(metrics) == {"parity", "cost", "valid", "test", "tuning"} - (
+        set() if found["tuning"] else {"tuning"}
+    )
+    assert set(metrics["cost"]) == {name for name in found["cost"] if "curve" not in name}
 
 
 def test_the_bundle_holds_the_risk_model_too(served: tuple[Repo, PipelineResult]) -> None:
     """This history is too short or too even for one, and bundle and outcome say so alike."""
     repo, outcome = served
     model = load_risk_model(active(repo))
-    assert outcome.risk == json.loads(model.to_json()) and model.needed == MIN_KNOWN_BUGS
+    assert outcome.candidate.risk.as_dict() == json.loads(model.to_json()) and model.needed == MIN_KNOWN_BUGS
     assert not model.is_usable and re.search(
         r"not enough history \(\d+ known|no score beats chance", model.why
     )
@@ -176,7 +197,8 @@ def test_the_second_run_trains_nothing(copied: Repo, built: Built) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.onnx")} == before
     again = active(copied).manifest
     assert replace(again, created="") == replace(first, created="")
-    assert outcome.cost["steps"] == STEPS
+    assert outcome.candidate.trained is not None
+    assert outcome.candidate.trained.cost.training.steps == STEPS
 
 
 def test_a_new_commit_is_a_new_run(copied: Repo, built: Built) -> None:
@@ -210,7 +232,9 @@ def test_what_validation_likes_best_serves(
     copied.commit("one more", **{"extra.py": "EXTRA = 1\n"})  # so that it is a run of its own
     outcome = run(copied, plan(built))
     bundle = active(copied)
-    assert outcome.tuning == dict(zip(("tuned", "tuned half way", "untuned"), scores, strict=True))
+    assert outcome.candidate.selected.scores == dict(
+        zip(("tuned", "tuned half way", "untuned"), scores, strict=True)
+    )
     assert (
         bundle.read_json(bundles.RERANKER_FILE)["threshold"] == max(scores)
         and bundle.manifest.metrics["tuning"]
@@ -221,7 +245,8 @@ def test_what_validation_likes_best_serves(
         "adapter/adapter_model.safetensors",
     )
     if best == "untuned":
-        assert name not in bundle and outcome.trainable == 0 and outcome.method == {"name": "none"}
+        assert name not in bundle and outcome.candidate.trainable == 0
+        assert outcome.candidate.method == {"name": "none"}
         assert bundle.read(bundles.ENCODER_FILE) == (built.out / "onnx" / bundles.ENCODER_FILE).read_bytes()
         return
     weights = load_file(bundle.path / name)
@@ -236,11 +261,12 @@ def test_training_alone_and_the_rest_later(copied: Repo, built: Built) -> None:
     what, repository = plan(built, seed=5), Repository.open(copied.path)
     before = listing(state_of(copied) / "models")
     cost = pipeline.train_only(repository, what, nobody)
-    assert cost["steps"] == STEPS and listing(state_of(copied) / "models") == before
+    assert cost.training.steps == STEPS and listing(state_of(copied) / "models") == before
     last = pipeline.find_last_trained_plan(repository)
     assert last == replace(what, until=copied.git("rev-parse", "HEAD"))
-    found = run(copied, last).cost
-    assert found.pop("exported_bytes") > 0 and found == json.loads(json.dumps(cost))
+    trained = run(copied, last).candidate.trained
+    assert trained is not None and trained.cost.exported_bytes > 0
+    assert replace(trained.cost, exported_bytes=0) == cost
     assert active(copied).manifest.seeds == {"train": 5}
 
 
@@ -248,9 +274,9 @@ def test_measuring_the_active_model(served: tuple[Repo, PipelineResult]) -> None
     repo, outcome = served
     again = pipeline.evaluate_active_model(Repository.open(repo.path), 200, nobody)
     assert again.bundle == outcome.bundle and again.used == COUNT
-    assert json.dumps(again.test) == json.dumps(outcome.test)
+    assert again.measured == outcome.candidate.measured
     few = pipeline.evaluate_active_model(Repository.open(repo.path), 4, nobody)
-    assert few.test["gitpeft"]["n"] == 4
+    assert few.measured.scores["gitpeft"].n == 4
 
 
 @pytest.mark.parametrize("held", [3, 0])
@@ -266,7 +292,9 @@ def test_only_what_the_model_has_not_learnt_from_is_asked(copied: Repo, held: in
     bundles.activate_bundle(state_of(copied), id_)
     if held:
         assert (
-            pipeline.evaluate_active_model(Repository.open(copied.path), 200, nobody).test["gitpeft"]["n"]
+            pipeline.evaluate_active_model(Repository.open(copied.path), 200, nobody)
+            .measured.scores["gitpeft"]
+            .n
             == held
         )
     else:
@@ -319,8 +347,8 @@ def test_until_names_no_commit(copied: Repo, built: Built) -> None:
 def test_a_short_history_is_served_untuned(count: int, repo: Repo, built: Built) -> None:
     generated.put(repo, generated.team(count))
     outcome = run(repo, plan(built))
-    assert (outcome.kind, outcome.used, outcome.trainable) == ("model", count, 0)
-    assert outcome.why == f"only {count} usable commits, training needs 50"
+    assert (outcome.candidate.kind, outcome.used, outcome.candidate.trainable) == ("model", count, 0)
+    assert outcome.candidate.why == f"only {count} usable commits, training needs 50"
     manifest = active(repo).manifest
     assert manifest.method == {"name": "none"} and manifest.base == built.out.name
     assert not any(name.startswith("adapter") for name in manifest.files)
@@ -340,8 +368,8 @@ def test_a_base_without_its_onnx_files_leaves_retrieval(repo: Repo, built: Built
     bare = Path(shutil.copytree(built.out, tmp_path / "bare", ignore=shutil.ignore_patterns("onnx")))
     generated.put(repo, generated.team(20))
     outcome = run(repo, plan(built, base=str(bare)))
-    assert outcome.kind == active(repo).manifest.kind == "retrieval"
-    assert set(outcome.test) == {"nearest neighbour"}
+    assert outcome.candidate.kind == active(repo).manifest.kind == "retrieval"
+    assert set(outcome.candidate.measured.scores) == {"nearest neighbour"}
     assert all(one.origin == "retrieved" for one in suggested(repo))
 
 
@@ -383,12 +411,12 @@ _KILLED = """\
 import os, signal, sys
 from pathlib import Path
 from gitpeft.git.repository import Repository
-from gitpeft.learn import pipeline
+from gitpeft.learn import pipeline, results
 repository = Repository.open(Path(sys.argv[1]))
 def listen(step, done, detail):
     if step == "train" and list(repository.state_dir.glob("runs/*/checkpoint/checkpoint.safetensors")):
         os.kill(os.getpid(), signal.SIGKILL)
-pipeline.run(repository, pipeline.ModelPlan(base=sys.argv[2], seed=3), listen)
+pipeline.build_active_model(repository, results.ModelPlan(base=sys.argv[2], seed=3), listen)
 """
 
 
@@ -411,7 +439,8 @@ def test_killed_while_training_it_goes_on_and_the_old_model_stays(copied: Repo, 
 
     outcome = run(copied, ModelPlan(base=str(built.out), seed=3), listen)
     assert heard[0] > 0.05, "it began anew"
-    assert outcome.cost["steps"] == STEPS and len(heard) < STEPS
+    assert outcome.candidate.trained is not None
+    assert outcome.candidate.trained.cost.training.steps == STEPS and len(heard) < STEPS
     assert active(copied).id == outcome.bundle != pointer.decode().split("\n")[0]
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.export import parity as exporting
-from gitpeft.learn.pipeline import ModelPlan
-from gitpeft.learn.training.loop import TrainingCost
+from gitpeft.learn.results import ModelPlan
+from gitpeft.learn.training.settings import TrainingCost
 from tests.support import tinymodel
 
 RECIPE = """\

@@ -59,7 +59,7 @@ from gitpeft.learn.training.finetune import ProgressListener
 
 if TYPE_CHECKING:
     from gitpeft.learn.models.bases import BaseModel
-    from gitpeft.learn.pipeline import MinedHistory
+    from gitpeft.learn.results import MinedHistory
 
 PACE_COMMITS = 9
 """Commits on which the time of a probe is measured."""

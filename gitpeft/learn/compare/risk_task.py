@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from gitpeft.learn.models.bases import BaseModel
     from gitpeft.learn.models.methods import TuningMethod
-    from gitpeft.learn.pipeline import MinedHistory
+    from gitpeft.learn.results import MinedHistory
 
 REGRESSION_BASELINE = "logistic regression"
 BASELINE_NAMES = (LINES_ADDED, REGRESSION_BASELINE)

@@ -20,7 +20,7 @@ from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import ProgressListener
 
 if TYPE_CHECKING:
-    from gitpeft.learn.pipeline import MinedHistory
+    from gitpeft.learn.results import MinedHistory
 
 RISK = "risk"
 TASK_CHOICES = {

@@ -3,18 +3,19 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
-from gitpeft.learn import pipeline
+from gitpeft.learn import packing, pipeline
 from gitpeft.learn.compare.results import Answers, RunOutput, TrainedRun
 from gitpeft.learn.compare.scoring import AnswerScorer, MessageScorer
 from gitpeft.learn.data import dataset, subsets
 from gitpeft.learn.data.dataset import Dataset, Example
+from gitpeft.learn.data.style import MessageStyle
 from gitpeft.learn.data.subsets import HistorySubset, LanguageSplit
 from gitpeft.learn.evaluation import trial
 from gitpeft.learn.training import finetune
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from gitpeft.learn.models.bases import BaseModel
     from gitpeft.learn.models.methods import TuningMethod
-    from gitpeft.learn.pipeline import MinedHistory
+    from gitpeft.learn.results import MinedHistory
     from gitpeft.suggest.retrieval import CommitIndex
 
 MAX_ASKED_COMMITS = 120
@@ -120,14 +121,14 @@ class MessageTaskPart:
     ) -> tuple["TuningMethod", TrainedRun]:
         """See `TaskPart`."""
         method, cost = finetune.tune_base(job, self.data, folder, listen)
-        return method, TrainedRun.from_training(cost)
+        return method, TrainedRun.from_training(cost.as_dict())
 
     def export_and_ask(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> RunOutput:
         """See `TaskPart`."""
         exported = finetune.export_run(job.base, method, self.data, folder)
-        offers, spent = self._ask_suggester(job.base, exported["settings"], folder)
+        offers, spent = self._ask_suggester(job.base, exported.settings, folder)
         milliseconds = 1000 * spent / max(1, len(offers))
-        return RunOutput(offers, milliseconds, sum(exported["sizes"].values()), exported["parity"])
+        return RunOutput(offers, milliseconds, exported.total_bytes, asdict(exported.parity))
 
     def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> "nn.Module":
         """See `TaskPart`."""
@@ -155,9 +156,9 @@ class MessageTaskPart:
         self, base: "BaseModel", settings: dict[str, Any], files: Path
     ) -> tuple[list[str], float]:
         """The first suggestion for every evaluated commit, and the seconds that took."""
-        manifest = pipeline.draft_manifest(self.data, self.mined)
-        manifest = replace(manifest, **pipeline.describe_base(base), settings=settings)
-        with trial.open_trial_suggester(manifest, files, self.index, self.habits) as suggester:
+        manifest = packing.draft_manifest(self.data, self.mined)
+        manifest = replace(manifest, **packing.describe_base(base), settings=settings)
+        with trial.open_trial_suggester(manifest, files, self.index, self.style) as suggester:
             before = time.monotonic()
             asked = trial.collect_candidates(suggester, self.asked)
             spent = time.monotonic() - before
@@ -170,6 +171,6 @@ class MessageTaskPart:
         return self.data.index_before(self.data.first_valid)
 
     @cached_property
-    def habits(self) -> dict[str, Any]:
+    def style(self) -> MessageStyle:
         """The style of the team's messages."""
         return pipeline.learn_team_style(self.mined.records, self.data)

@@ -1,25 +1,34 @@
-"""Rendered examples as flat arrays: hides ragged storage, and batches of alike lengths."""
+"""Training examples as flat arrays of token ids, and batches of examples of similar length."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+TokenIds = NDArray[np.integer]
+"""Token ids, 16 or 32 bits wide."""
+
+TokenRow = Sequence[int] | TokenIds
+"""The tokens of one example."""
+
+BatchArrays = dict[str, NDArray[np.generic]]
+"""The inputs of a model by name, each with a row for every example of a batch."""
 
 
 @dataclass(slots=True)
 class RenderedExamples:
-    """Token ids of many examples: `source` and `target` flat, `source_at` and `target_at` (n + 1) offsets."""
+    """Token ids of n examples: `source` and `target` are flat, `source_at` and `target_at` n + 1 offsets."""
 
-    source: Any
-    source_at: Any
-    target: Any
-    target_at: Any
+    source: TokenIds
+    source_at: NDArray[np.int64]
+    target: TokenIds
+    target_at: NDArray[np.int64]
 
     @classmethod
-    def from_pairs(cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "RenderedExamples":
+    def from_pairs(cls, pairs: Sequence[tuple[TokenRow, TokenRow]]) -> "RenderedExamples":
         """Flatten (source ids, target ids) pairs."""
         sources, targets = [p[0] for p in pairs], [p[1] for p in pairs]
         return cls(*_flatten_rows(sources), *_flatten_rows(targets))
@@ -38,17 +47,15 @@ class RenderedExamples:
     def __len__(self) -> int:
         return len(self.source_at) - 1
 
-    def get_pair(self, i: int, source_limit: int) -> tuple[Any, Any]:
+    def get_pair(self, i: int, source_limit: int) -> tuple[TokenIds, TokenIds]:
         """Source (cut at `source_limit`) and target ids of example `i`."""
         source = self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
         return source, self.target[self.target_at[i] : self.target_at[i + 1]]
 
-    def collate_batch(
-        self, chosen: Sequence[int], source_limit: int, pad: int, padding: int
-    ) -> dict[str, Any]:
-        """What a model is given: `input_ids` and `attention_mask` (n, S), `labels` (n, T), else -100.
+    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> BatchArrays:
+        """The model's inputs: `input_ids` and `attention_mask` (n, S), `labels` (n, T), filled with -100.
 
-        S is a multiple of `pad`; `padding` is the id that fills what is left.
+        S is a multiple of `pad`; sources are filled with the id `padding`.
         """
         pairs = [self.get_pair(i, source_limit) for i in chosen]
         labels = np.full((len(pairs), _round_up(max(len(t) for _, t in pairs), 4)), -100, dtype=np.int64)
@@ -67,56 +74,56 @@ class RenderedExamples:
         return RenderedExamples.from_pairs([self.get_pair(i, 1 << 30) for i in chosen])
 
     def save(self, path: Path) -> None:
-        """Write one `.npz`, ids as 16 bits where they fit: large corpora are carried between machines."""
+        """Write one `.npz`, ids in 16 bits where they fit: large corpora are copied between machines."""
         source, target = _narrow_ids(self.source), _narrow_ids(self.target)
         np.savez(path, source=source, source_at=self.source_at, target=target, target_at=self.target_at)
 
     @classmethod
     def load(cls, path: Path) -> "RenderedExamples":
-        """Read what `save` wrote; pickled arrays are refused."""
+        """Read what `save` wrote; ValueError for pickled arrays."""
         with np.load(path, allow_pickle=False) as stored:
             return cls(*(stored[name] for name in ("source", "source_at", "target", "target_at")))
 
     def iterate_batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
-        """One pass in random order: numbers of examples of alike length, about `tokens` tokens a batch."""
+        """One pass in random order: numbers of examples of similar length, about `tokens` tokens a batch."""
         lengths = np.minimum(np.diff(self.source_at), limit) + 4 * np.diff(self.target_at)
         yield from _shuffle_batches(lengths, tokens, seed)
 
 
 @dataclass(slots=True)
 class EncodedCommits:
-    """Changes that turned out buggy or clean: `source` are token ids, flat, `source_at` (n + 1) offsets.
+    """n labelled changes for a risk encoder: `source` are token ids, flat, `source_at` n + 1 offsets.
 
-    `features` (n, k) are numbers beside the text, `truth` (n) is 1 where a later fix corrected the change.
+    `features` (n, k) are metrics of the changes, `truth` (n) is 1 where a later fix corrected the change.
     """
 
-    source: Any
-    source_at: Any
-    features: Any
-    truth: Any
+    source: TokenIds
+    source_at: NDArray[np.int64]
+    features: NDArray[np.float32]
+    truth: NDArray[np.float32]
 
     @classmethod
-    def from_sources(cls, sources: Sequence[Sequence[int]], features: Any, truth: Any) -> "EncodedCommits":
+    def from_sources(
+        cls, sources: Sequence[TokenRow], features: ArrayLike, truth: ArrayLike
+    ) -> "EncodedCommits":
         """Flatten sources, and keep features and truth beside them as float32."""
         return cls(*_flatten_rows(sources), np.asarray(features, np.float32), np.asarray(truth, np.float32))
 
     def __len__(self) -> int:
         return len(self.source_at) - 1
 
-    def get_source(self, i: int, source_limit: int) -> Any:
+    def get_source(self, i: int, source_limit: int) -> TokenIds:
         """Source of example `i`, cut at `source_limit`."""
         return self.source[self.source_at[i] : self.source_at[i + 1]][:source_limit]
 
-    def collate_batch(
-        self, chosen: Sequence[int], source_limit: int, pad: int, padding: int
-    ) -> dict[str, Any]:
-        """What a model is given: `input_ids` and `attention_mask` (n, S), `features` (n, k), `labels` (n)."""
+    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> BatchArrays:
+        """The model's inputs: `input_ids` and `attention_mask` (n, S), `features` (n, k), `labels` (n)."""
         at = np.asarray(chosen)
         padded = _pad_sources([self.get_source(i, source_limit) for i in chosen], pad, padding)
         return padded | {"features": self.features[at], "labels": self.truth[at]}
 
     def count_tokens(self, chosen: Iterable[int], source_limit: int) -> tuple[list[int], list[int]]:
-        """As for `Rendered`; nothing is written here, so that targets have no tokens."""
+        """As `RenderedExamples`'; there is nothing to write, so targets have no tokens."""
         at = np.fromiter(chosen, dtype=np.int64)
         sources = np.minimum(self.source_at[at + 1] - self.source_at[at], source_limit)
         return sources.tolist(), [0] * len(at)
@@ -129,11 +136,11 @@ class EncodedCommits:
         )
 
     def iterate_batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
-        """As for `Rendered`."""
+        """As `RenderedExamples`'."""
         yield from _shuffle_batches(np.minimum(np.diff(self.source_at), limit), tokens, seed)
 
 
-def _shuffle_batches(lengths: Any, tokens: int, seed: int) -> Iterator[list[int]]:
+def _shuffle_batches(lengths: NDArray[np.integer], tokens: int, seed: int) -> Iterator[list[int]]:
     dice = random.Random(seed)
     order = list(range(len(lengths)))
     dice.shuffle(order)
@@ -146,7 +153,7 @@ def _shuffle_batches(lengths: Any, tokens: int, seed: int) -> Iterator[list[int]
     yield from groups
 
 
-def _pad_sources(sources: Sequence[Any], pad: int, padding: int) -> dict[str, Any]:
+def _pad_sources(sources: Sequence[TokenIds], pad: int, padding: int) -> BatchArrays:
     ids = np.full((len(sources), _round_up(max(map(len, sources)), pad)), padding, dtype=np.int64)
     for row, source in enumerate(sources):
         ids[row, : len(source)] = source
@@ -155,21 +162,21 @@ def _pad_sources(sources: Sequence[Any], pad: int, padding: int) -> dict[str, An
 
 
 def _round_up(length: int, step: int) -> int:
-    """The next multiple: with few different shapes the allocator finds its blocks again."""
+    """The next multiple of `step`: with few different shapes the allocator can reuse its blocks."""
     return -(-length // step) * step
 
 
-def _flatten_rows(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+def _flatten_rows(rows: Sequence[TokenRow]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     at = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int64)
     flat = np.fromiter((i for row in rows for i in row), dtype=np.int32, count=int(at[-1]))
     return flat, at
 
 
-def _narrow_ids(ids: Any) -> Any:
+def _narrow_ids(ids: TokenIds) -> TokenIds:
     return ids.astype(np.uint16) if not len(ids) or 0 <= ids.min() <= ids.max() < 1 << 16 else ids
 
 
-def _join_offsets(parts: Sequence[RenderedExamples], name: str) -> Any:
+def _join_offsets(parts: Sequence[RenderedExamples], name: str) -> NDArray[np.int64]:
     base, joined = 0, [np.zeros(1, dtype=np.int64)]
     for part in parts:
         at = getattr(part, name)
@@ -178,7 +185,7 @@ def _join_offsets(parts: Sequence[RenderedExamples], name: str) -> Any:
     return np.concatenate(joined)
 
 
-def _group_by_tokens(order: Sequence[int], lengths: Any, tokens: int) -> list[list[int]]:
+def _group_by_tokens(order: Sequence[int], lengths: NDArray[np.integer], tokens: int) -> list[list[int]]:
     groups: list[list[int]] = []
     group: list[int] = []
     longest = 0

@@ -1,9 +1,9 @@
-"""How a team words its subjects: hides the counting behind `style.json`, which the validators obey."""
+"""How a team words its subjects: learnt by counting, stored as `style.json`, and applied to suggestions."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypedDict
 
 _CONVENTIONAL_SUBJECT = re.compile(r"^(?P<type>[a-z]+)(?:\((?P<scope>[^()\s]{1,40})\))?!?: \S")
 _TICKET_KEY = re.compile(r"(?<![\w.-])(?P<key>[A-Z][A-Z0-9]{1,9})-\d+(?![\w.-]*\d)")
@@ -19,7 +19,8 @@ _TICKET_FORMATS = (
     ("{subject} [{ticket}]", r".*\S \[{}\]$"),
     ("{subject} {ticket}", r".*[^\s(\[] {}$"),
 )
-# Where a subject has its ticket; each is a format as `gitpeft.ticketFormat` takes it.
+"""Where subjects have tickets: a format as `gitpeft.ticketFormat` takes it, and the pattern that finds it."""
+
 _PAST_TENSE = re.compile(r"^\w*ed\b", re.IGNORECASE)
 _MIN_SHARE = 0.5
 _MIN_SHARE_WITH_BRANCHES = 0.25
@@ -27,10 +28,23 @@ _MAX_MESSAGES = 500
 _MAX_TRACKERS = 8
 
 
+class MessageStyle(TypedDict, total=False):
+    """The content of `style.json`; see `learn_message_style`."""
+
+    subject_length: int
+    subject_length_p95: int
+    tense: str
+    body_share: float
+    types: list[str]
+    scopes: list[str]
+    ticket_pattern: str
+    ticket_format: str
+
+
 def learn_message_style(
     messages: Sequence[str], bodies: Sequence[str], branches: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The habits of the newest messages; subjects and bodies go together, oldest first.
+) -> MessageStyle:
+    """The style of the newest messages; subjects and bodies go together, oldest first.
 
     `subject_length` is the longest that may be offered and `subject_length_p95` what is usual, in characters;
     `types` and `scopes` are set where at least half of the subjects follow Conventional Commits,
@@ -41,7 +55,7 @@ def learn_message_style(
     messages, bodies = messages[-_MAX_MESSAGES:], bodies[-_MAX_MESSAGES:]
     lengths = sorted(map(len, messages)) or [50]
     p95 = lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]
-    style: dict[str, Any] = {
+    style: MessageStyle = {
         "subject_length": max(50, min(100, lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))])),
         "subject_length_p95": p95,
         "tense": "past" if _share_matching(messages, _PAST_TENSE) >= _MIN_SHARE else "imperative",
@@ -54,7 +68,7 @@ def _share_matching(messages: Sequence[str], pattern: re.Pattern[str]) -> float:
     return sum(1 for m in messages if pattern.match(m)) / max(1, len(messages))
 
 
-def _learn_types_and_scopes(messages: Sequence[str]) -> dict[str, Any]:
+def _learn_types_and_scopes(messages: Sequence[str]) -> MessageStyle:
     found = [match for m in messages if (match := _CONVENTIONAL_SUBJECT.match(m))]
     if len(found) < _MIN_SHARE * max(1, len(messages)):
         return {}
@@ -69,7 +83,7 @@ def _list_frequent_words(words: Iterable[str | None]) -> list[str]:
     return [word for word, n in Counter(filter(None, words)).most_common(60) if n > 1]
 
 
-def _learn_ticket_pattern(messages: Sequence[str], branches: Sequence[str]) -> dict[str, Any]:
+def _learn_ticket_pattern(messages: Sequence[str], branches: Sequence[str]) -> MessageStyle:
     keys = _find_tracker_keys(messages)
     if not keys:
         return {}
@@ -79,7 +93,10 @@ def _learn_ticket_pattern(messages: Sequence[str], branches: Sequence[str]) -> d
     with_one = [message for message in messages if re.search(rf"\b{pattern}\b", message)]
     if len(with_one) < usual * len(messages):
         return {}
-    return {"ticket_pattern": pattern} | _learn_ticket_format(with_one, pattern)
+    found: MessageStyle = {"ticket_pattern": pattern}
+    if form := _find_ticket_format(with_one, pattern):
+        found["ticket_format"] = form
+    return found
 
 
 def _find_tracker_keys(messages: Sequence[str]) -> list[str]:
@@ -92,10 +109,10 @@ def _find_tracker_keys(messages: Sequence[str]) -> list[str]:
     return common[:_MAX_TRACKERS]
 
 
-def _learn_ticket_format(messages: Sequence[str], pattern: str) -> dict[str, str]:
-    """The form that more than half of these subjects have; {} when none has that many."""
+def _find_ticket_format(messages: Sequence[str], pattern: str) -> str:
+    """The format that more than half of these subjects have, "" when none has that many."""
     for form, shape in _TICKET_FORMATS:
         having = re.compile(shape.format(pattern))
         if sum(1 for message in messages if having.match(message)) > _MIN_SHARE * len(messages):
-            return {"ticket_format": form}
-    return {}
+            return form
+    return ""

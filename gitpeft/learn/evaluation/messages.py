@@ -1,95 +1,116 @@
-"""How good a model is before it is shipped: hides which commits are asked, and against what they are held."""
+"""Evaluates a model before it is installed: chooses its reranker on validation commits, and scores it on test
+commits beside the baseline of the nearest neighbour."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from gitpeft.bundle.bundle import Manifest
 from gitpeft.learn.data.dataset import Dataset
-from gitpeft.learn.evaluation import reranker as choosers
-from gitpeft.learn.evaluation import trial
+from gitpeft.learn.data.style import MessageStyle
+from gitpeft.learn.evaluation import text_metrics, trial
+from gitpeft.learn.evaluation.reranker import RerankerChoice, choose_reranker
+from gitpeft.learn.evaluation.text_metrics import MetricScores
 from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.reranker_features import RETRIEVED
 
 MAX_VALIDATION_COMMITS, MAX_TEST_COMMITS, MIN_VALIDATION_COMMITS = 200, 200, 20
-"""How many validation and test examples are asked in a run, drawn at random when there are more, and how
-few validation examples are too few to choose by."""
+"""How many validation and test examples a run evaluates on, drawn at random when there are more, and how many
+validation examples are needed to choose a reranker."""
 
 CountListener = Callable[[int, int], None]
-"""Hears how many commits of how many were asked."""
+"""Called with how many commits of how many were evaluated."""
 
 _RETRIEVAL_RERANKER = Reranker(mode=RETRIEVED)
 
 
 @dataclass(frozen=True, slots=True)
 class BundleDraft:
-    """A model on the way to its bundle: what the manifest says so far, and the folder of its ONNX files.
+    """A model that has no bundle yet: its manifest so far, and the folder of its ONNX files.
 
-    `files` is None for retrieval alone; `adapter` is the folder of PEFT's files, `chooser` the default one.
+    `files` is None for retrieval alone; `adapter` is the folder of PEFT's files, `reranker` the base's.
     """
 
     manifest: Manifest
     files: Path | None = None
     adapter: Path | None = None
-    chooser: Reranker = _RETRIEVAL_RERANKER
+    reranker: Reranker = _RETRIEVAL_RERANKER
+
+
+class SampleMessage(NamedTuple):
+    """The short id of a commit, the team's message, and the message that the model would have put first."""
+
+    sha: str
+    reference: str
+    suggestion: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredMessages:
+    """Scores by system on the newest commits, and some samples; both are empty where no commit is left."""
+
+    scores: Mapping[str, MetricScores] = field(default_factory=dict)
+    samples: tuple[SampleMessage, ...] = ()
+
+    def as_dict(self) -> dict[str, dict[str, object]]:
+        """The scores for JSON, by system."""
+        return {system: scores.as_dict() for system, scores in self.scores.items()}
 
 
 def choose_on_validation(
-    made: BundleDraft, data: Dataset, habits: dict[str, Any], asking: CountListener
-) -> choosers.RerankerChoice | None:
-    """The chooser that validation prefers; None where there is no model, or too little to validate on.
+    draft: BundleDraft, data: Dataset, style: MessageStyle, listen: CountListener
+) -> RerankerChoice | None:
+    """The reranker that is best on validation; None where there is no model, or too little to validate on.
 
-    Each validation commit is asked about as in the hook: with those before it among the exemplars.
+    Each validation commit is treated as in the hook: those before it are among the exemplars.
     """
     examples = trial.sample_examples(data.valid, MAX_VALIDATION_COMMITS, seed=1)
-    if made.files is None or len(examples) < MIN_VALIDATION_COMMITS:
+    if draft.files is None or len(examples) < MIN_VALIDATION_COMMITS:
         return None
     index = data.index_before(data.first_valid)
-    with trial.open_trial_suggester(made.manifest, made.files, index, habits) as suggester:
-        asked = trial.collect_candidates(suggester, examples, asking, since=data.valid)
-    return choosers.choose_reranker(asked, made.chooser)
+    with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
+        asked = trial.collect_candidates(suggester, examples, listen, since=data.valid)
+    return choose_reranker(asked, draft.reranker)
 
 
 def measure_on_test(
-    made: BundleDraft,
+    draft: BundleDraft,
     data: Dataset,
-    habits: dict[str, Any],
-    chooser: Reranker,
-    asking: CountListener,
+    style: MessageStyle,
+    reranker: Reranker,
+    listen: CountListener,
     most: int = MAX_TEST_COMMITS,
-) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
-    """Scores by system on at most `most` of the newest commits, the nearest neighbour's among them.
+) -> MeasuredMessages:
+    """Score a model and its baseline, the nearest neighbour, on at most `most` of the newest commits.
 
-    Also three samples: a commit's id, the team's message, ours. Both empty where no commit is left to ask.
+    Three of the commits are kept as samples.
     """
     examples = trial.sample_examples(data.test, most, seed=2)
     if not examples:
-        return {}, []
+        return MeasuredMessages()
     index = data.index_before(data.first_test)
     references = [example.message for example in examples]
     ours = nearest = trial.nearest_messages(index, examples)
-    test: dict[str, Any] = {}
-    if made.files is not None:
-        with trial.open_trial_suggester(made.manifest, made.files, index, habits) as suggester:
-            ours = [
-                one.offered_message(chooser) for one in trial.collect_candidates(suggester, examples, asking)
-            ]
-        test["gitpeft"] = summarise_message_scores(ours, references)
-    test["nearest neighbour"] = summarise_message_scores(nearest, references)
-    triples = list(zip([example.sha[:10] for example in examples], references, ours, strict=True))
-    return test, triples[:: max(1, len(triples) // 3)][:3]
+    scores: dict[str, MetricScores] = {}
+    if draft.files is not None:
+        with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
+            found = trial.collect_candidates(suggester, examples, listen)
+        ours = [one.offered_message(reranker) for one in found]
+        scores["gitpeft"] = score_messages(ours, references)
+    scores["nearest neighbour"] = score_messages(nearest, references)
+    samples = [
+        SampleMessage(example.sha[:10], example.message, message)
+        for example, message in zip(examples, ours, strict=True)
+    ]
+    return MeasuredMessages(scores, tuple(samples[:: max(1, len(samples) // 3)][:3]))
 
 
-def summarise_message_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, object]:
-    """Every metric that can be computed here, with its interval."""
-    from gitpeft.learn.evaluation import text_metrics
-
-    names = (
-        text_metrics.TEXT_METRICS
-        if find_spec("rapidfuzz") and find_spec("rouge_score")
-        else ("b_norm", "first_word")
+def score_messages(hypotheses: Sequence[str], references: Sequence[str]) -> MetricScores:
+    """Every metric that can be computed here (without `gitpeft[train]` only our own), with its interval."""
+    complete = find_spec("rapidfuzz") and find_spec("rouge_score")
+    names = text_metrics.TEXT_METRICS if complete else ("b_norm", "first_word")
+    return MetricScores.from_metrics(
+        {name: text_metrics.TEXT_METRICS[name](hypotheses, references) for name in names}
     )
-    values = {name: text_metrics.TEXT_METRICS[name](hypotheses, references) for name in names}
-    return text_metrics.MetricScores.from_metrics(values).to_json()

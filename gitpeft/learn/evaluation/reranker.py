@@ -49,7 +49,7 @@ class RerankerChoice:
         """The score of the way that won."""
         return self.scores[self.name]
 
-    def to_report(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For the manifest and the card."""
         return {"mode": self.name, "n": self.n, "scores": self.scores}
 

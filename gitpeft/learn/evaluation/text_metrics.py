@@ -99,7 +99,7 @@ class MetricScores:
         [n] = {len(scores) for scores in by_metric.values()}
         return cls(n, {name: bootstrap_mean(scores, seed) for name, scores in by_metric.items()})
 
-    def to_json(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values: `{"n": …, metric: {"mean", "low", "high"}}`."""
         return {"n": self.n, **{name: interval._asdict() for name, interval in self.metrics.items()}}
 

@@ -4,11 +4,10 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
@@ -35,7 +34,7 @@ class ExampleCandidates:
 
 @contextmanager
 def open_trial_suggester(
-    manifest: Manifest, files: Path, index: CommitIndex, style: dict[str, Any]
+    manifest: Manifest, files: Path, index: CommitIndex, style: Mapping[str, object]
 ) -> Iterator[Suggester]:
     """A suggester from exported files and an index (none if empty), in a bundle that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="gitpeft-trial-") as scratch:

@@ -124,9 +124,21 @@ class ExportResult:
     sizes: dict[str, int]
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """For the manifest's metrics and for `--json`."""
+    @property
+    def total_bytes(self) -> int:
+        """The size of all files."""
+        return sum(self.sizes.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `exported.json`."""
         return asdict(self) | {"said": self.parity.describe_drop()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ExportResult":
+        """What `as_dict` gave."""
+        measured = dict(data["parity"])
+        parity = MessageParity(**measured | {"bounds": MessageParityBounds(**measured["bounds"])})
+        return cls(parity, data["settings"], data["sizes"], data["seconds"])
 
 
 def export_model(

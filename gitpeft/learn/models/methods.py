@@ -1,6 +1,9 @@
-"""Tuning methods: hides how each is attached to a base, kept and folded in. A method is a row of a table."""
+"""Tuning methods (LoRA, bottleneck adapters, full, hybrid): settings, and how each is attached to a base.
 
-from collections.abc import Callable, Iterable, Mapping
+Also how trained weights are saved, loaded, merged, and started from. A method is a row of a table.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +13,15 @@ from gitpeft.learn.models import architectures
 from gitpeft.learn.models.architectures import SIDES, LayerRegion
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import LoraConfig, PeftConfig, PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from gitpeft.learn.models.bottleneck import BottleneckConfig
+
+SettingValue = str | int | float | Sequence[str]
+MethodSettings = Mapping[str, SettingValue]
+"""Settings of a method by name, as `--method` gives them and manifests store them."""
 
 LORA_PLACEMENTS = {
     "all-linear": "attention+feed_forward",
@@ -18,10 +29,10 @@ LORA_PLACEMENTS = {
     "query-value": "query_value",
     "feed-forward": "feed_forward",
 }
-"""Where LoRA goes, and the parts of a family that it means."""
+"""The placements of LoRA, and the patterns of `Architecture` that each stands for."""
 
 BOTTLENECK_PLACEMENTS = {"houlsby": "after_attention+after_feed_forward", "pfeiffer": "after_feed_forward"}
-"""Where a bottleneck goes."""
+"""The placements of a bottleneck, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +40,8 @@ class TuningMethod:
     """A method and its settings, the same for every base and task.
 
     `rank`, `alpha`, `dropout`: LoRA's; its update is scaled by alpha / rank. `width`, `activation`: the
-    adapter's bottleneck. `placement`: one of `PLACEMENTS` for LoRA, of `BOTTLENECKS` for adapters. `side` and
-    `layers` (such as `encoder.0`) bound both; no layers means all. `lr`: peak rate of AdamW.
+    adapter's bottleneck. `placement`: one of `LORA_PLACEMENTS` or `BOTTLENECK_PLACEMENTS`. `side` and
+    `layers` (such as `encoder.0`) restrict both; no layers means all. `lr`: peak rate of AdamW.
 
     `hybrid` tunes the layers `full` completely and the others as `rest` (lora or adapter) says; where `full`
     is empty, the `probe` layers that a gradient pass ranks highest (see `rank_layers`).
@@ -51,21 +62,21 @@ class TuningMethod:
     lr: float = 2e-3
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest: the settings that this method reads."""
+        """For the manifest: the settings that this method uses."""
         read = _METHOD_ROWS[self.name].settings
         if self.name == "hybrid":
             read = (*read, *(name for name in _METHOD_ROWS[self.rest].settings if name not in read))
         return {name: value for name, value in asdict(self).items() if name in ("name", "lr", *read)}
 
     def is_encoder_only(self) -> bool:
-        """Whether all that it names is in the encoder, which is all that a judge of changes has."""
+        """Whether everything that it names is in the encoder, so that it can tune a risk encoder."""
         return self.side != "decoder" and all(
             name.startswith("encoder") for name in (*self.layers, *self.full)
         )
 
     @property
     def keeps_bottlenecks(self) -> bool:
-        """Whether bottlenecks stay in the model when the rest is folded in."""
+        """Whether bottlenecks stay in the model when everything else is merged."""
         return "adapter" in (self.name, self.rest if self.name == "hybrid" else "")
 
 
@@ -78,16 +89,16 @@ DEFAULT_METHODS = {
     "full": TuningMethod(name="full", lr=5e-4),
     "hybrid": TuningMethod(name="hybrid", lr=1e-3),
 }
-"""The methods by name, each with the settings that `gitpeft train` uses when it is told nothing else."""
+"""The methods by name, each with its default settings."""
 
 
 # --- by name ------------------------------------------------------------------------------------------------
 
 
-def make_method(name: str, settings: Mapping[str, Any] | None = None) -> TuningMethod:
-    """The method of this name with its default settings, or those given; GitpeftError when it cannot be."""
+def make_method(name: str, settings: MethodSettings | None = None) -> TuningMethod:
+    """The method of this name with its default settings, or those given; GitpeftError for an invalid one."""
     if name not in DEFAULT_METHODS:
-        raise GitpeftError(f"there is no method {name}", f"known are {', '.join(DEFAULT_METHODS)}")
+        raise GitpeftError(f"unknown method '{name}'", f"known are {', '.join(DEFAULT_METHODS)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (settings or {}).items()}
     default = DEFAULT_METHODS[name]
     rest = given.get("rest", default.rest) if name == "hybrid" else name
@@ -98,7 +109,7 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> TuningM
     }
     if unknown := given.keys() - known:
         raise GitpeftError(
-            f"the method {name} has no setting {min(unknown)}", f"it has {', '.join(sorted(known))}"
+            f"the method {name} has no option '{min(unknown)}'", f"it has {', '.join(sorted(known))}"
         )
     if rest == "adapter" and "placement" not in given:
         default = replace(default, placement=DEFAULT_METHODS["adapter"].placement)
@@ -109,19 +120,19 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> TuningM
     return method
 
 
-def parse_method(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and settings out of `lora:rank=8,placement=query-value`; a `+` joins several layers.
+def parse_method(text: str) -> tuple[str, dict[str, SettingValue]]:
+    """Name and settings of `lora:rank=8,placement=query-value`; a `+` joins several layers.
 
-    GitpeftError when it is not written so, or names what is not there.
+    GitpeftError for another form, and for an unknown method or option.
     """
     name, _, rest = text.partition(":")
-    settings: dict[str, Any] = {}
-    types: dict[str, Any] = {name: type(value) for name, value in asdict(TuningMethod()).items()}
+    settings: dict[str, SettingValue] = {}
+    types: dict[str, type] = {name: type(value) for name, value in asdict(TuningMethod()).items()}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if key not in types or not equals:
             known = ", ".join(types)
-            raise GitpeftError(f"{item} is no setting of a method", f"write KEY=VALUE; keys are {known}")
+            raise GitpeftError(f"unknown option '{item}'", f"write KEY=VALUE; keys are {known}")
         try:
             settings[key] = tuple(value.split("+")) if types[key] is tuple else types[key](value)
         except ValueError:
@@ -131,7 +142,7 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def format_method(method: TuningMethod) -> str:
-    """The short form that `parse` reads, without what is a default."""
+    """The short form that `parse_method` reads, without settings that have their default."""
     given = {}
     default = make_method(method.name, {"rest": method.rest} if method.name == "hybrid" else {})
     for key, value in method.as_dict().items():
@@ -145,7 +156,7 @@ def format_method(method: TuningMethod) -> str:
 
 
 def _check_values(method: TuningMethod) -> None:
-    """Values that no base could make right; GitpeftError."""
+    """GitpeftError for values that are wrong for every base."""
     allowed = BOTTLENECK_PLACEMENTS if method.keeps_bottlenecks else LORA_PLACEMENTS
     choices: dict[str, Iterable[str]] = {"side": SIDES}
     if method.name != "full":
@@ -156,19 +167,19 @@ def _check_values(method: TuningMethod) -> None:
         choices["activation"] = ("relu", "gelu", "swish", "tanh")
     for key, known in choices.items():
         if (value := getattr(method, key)) not in known:
-            raise GitpeftError(f"there is no {key} {value}", f"known are {', '.join(known)}")
+            raise GitpeftError(f"unknown {key} '{value}'", f"known are {', '.join(known)}")
     for key in ("rank", "width", "alpha", "probe"):
         if getattr(method, key) < 1:
             raise GitpeftError(f"{key} must be at least 1", f"such as {key}=8")
     if not 0 <= method.dropout < 1 or not 0 < method.lr < 1:
-        raise GitpeftError("dropout lies in [0, 1) and lr in (0, 1)", "such as dropout=0.1,lr=0.001")
+        raise GitpeftError("dropout must be in [0, 1) and lr in (0, 1)", "such as dropout=0.1,lr=0.001")
 
 
 # --- attaching ----------------------------------------------------------------------------------------------
 
 
-def attach_method(model: Any, method: TuningMethod) -> Any:
-    """The model, ready to be tuned: what the method trains requires gradients, and nothing else does.
+def attach_method(model: "PreTrainedModel", method: TuningMethod) -> "PreTrainedModel | PeftModel":
+    """The model, ready to be tuned: only what the method trains requires gradients.
 
     GitpeftError when the base has no module where the method goes, or is narrower than rank or width. A
     hybrid by probing needs its layers chosen first (`rank_layers`).
@@ -176,25 +187,25 @@ def attach_method(model: Any, method: TuningMethod) -> Any:
     return _METHOD_ROWS[method.name].attach(model, method)
 
 
-def _attach_lora(model: Any, method: TuningMethod) -> Any:
+def _attach_lora(model: "PreTrainedModel", method: TuningMethod) -> "PreTrainedModel | PeftModel":
     config = _lora_config(model, method, LayerRegion(method.side, method.layers))
     config.modules_to_save = _list_fresh_modules(model) or None
     return _wrap_with_peft(model, config)
 
 
-def _attach_adapter(model: Any, method: TuningMethod) -> Any:
+def _attach_adapter(model: "PreTrainedModel", method: TuningMethod) -> "PreTrainedModel | PeftModel":
     config = _adapter_config(model, method, LayerRegion(method.side, method.layers))
     config.modules_to_save = _list_fresh_modules(model) or None
     return _wrap_with_peft(model, config)
 
 
-def _attach_full(model: Any, method: TuningMethod) -> Any:
+def _attach_full(model: "PreTrainedModel", method: TuningMethod) -> "PreTrainedModel | PeftModel":
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model
 
 
-def _attach_hybrid(model: Any, method: TuningMethod) -> Any:
+def _attach_hybrid(model: "PreTrainedModel", method: TuningMethod) -> "PreTrainedModel | PeftModel":
     """The chosen layers as PEFT's `modules_to_save`, the rest as their method attaches them."""
     if not method.full:
         raise GitpeftError(
@@ -210,7 +221,7 @@ def _attach_hybrid(model: Any, method: TuningMethod) -> Any:
     return _wrap_with_peft(model, config)
 
 
-def _lora_config(model: Any, method: TuningMethod, region: LayerRegion) -> Any:
+def _lora_config(model: "PreTrainedModel", method: TuningMethod, region: LayerRegion) -> "LoraConfig":
     from peft import LoraConfig
 
     region = _exclude_fresh_layers(model, region)
@@ -232,7 +243,9 @@ def _lora_config(model: Any, method: TuningMethod, region: LayerRegion) -> Any:
     )
 
 
-def _adapter_config(model: Any, method: TuningMethod, region: LayerRegion) -> Any:
+def _adapter_config(
+    model: "PreTrainedModel", method: TuningMethod, region: LayerRegion
+) -> "BottleneckConfig":
     from gitpeft.learn.models.bottleneck import BottleneckConfig
 
     region = _exclude_fresh_layers(model, region)
@@ -253,18 +266,17 @@ def _adapter_config(model: Any, method: TuningMethod, region: LayerRegion) -> An
     )
 
 
-def _peft_task_type(model: Any) -> Any:
-    """PEFT's name for what the model does: to write, unless it says otherwise (None: nothing PEFT knows)."""
+def _peft_task_type(model: "PreTrainedModel") -> str | None:
+    """PEFT's task type of the model: sequence to sequence unless it says otherwise; None: none of PEFT's."""
     return getattr(model, "gitpeft_task", "SEQ_2_SEQ_LM")
 
 
-def _list_fresh_modules(model: Any) -> list[str]:
-    """Modules with random weights, which every method trains in full: a decoder or a verdict made for an
-    encoder."""
+def _list_fresh_modules(model: "PreTrainedModel") -> list[str]:
+    """Modules with random weights, which every method trains in full: a decoder or a classifier."""
     return list(getattr(model, "gitpeft_fresh", ()))
 
 
-def _exclude_fresh_layers(model: Any, region: LayerRegion) -> LayerRegion:
+def _exclude_fresh_layers(model: "PreTrainedModel", region: LayerRegion) -> LayerRegion:
     """Low-rank updates of random weights are pointless: such layers are left to full tuning."""
     inside = tuple(f"{name}." for name in _list_fresh_modules(model))
     fresh = tuple(
@@ -273,7 +285,7 @@ def _exclude_fresh_layers(model: Any, region: LayerRegion) -> LayerRegion:
     return replace(region, without=(*region.without, *fresh))
 
 
-def _wrap_with_peft(model: Any, config: "PeftConfig") -> Any:
+def _wrap_with_peft(model: "PreTrainedModel", config: "PeftConfig") -> "PeftModel":
     from peft import get_peft_model
 
     return get_peft_model(model, config)
@@ -282,7 +294,7 @@ def _wrap_with_peft(model: Any, config: "PeftConfig") -> Any:
 class _MethodRow(NamedTuple):
     """A method: how it is attached, and the settings that it reads."""
 
-    attach: Callable[[Any, TuningMethod], Any]
+    attach: "Callable[[PreTrainedModel, TuningMethod], PreTrainedModel | PeftModel]"
     settings: tuple[str, ...]
 
 
@@ -297,8 +309,10 @@ _METHOD_ROWS = {
 # --- probing ------------------------------------------------------------------------------------------------
 
 
-def rank_layers(model: Any, losses: Iterable[Callable[[Any], Any]]) -> list[tuple[str, float]]:
-    """The layers of a base, the one that the task would change most first, with their scores.
+def rank_layers(
+    model: "PreTrainedModel", losses: "Iterable[Callable[[PreTrainedModel], Tensor]]"
+) -> list[tuple[str, float]]:
+    """The layers of a base with their scores, the one that the task would change most first.
 
     The score is the relative gradient norm ‖g‖ / ‖w‖ of a layer, averaged over the losses, each of which is
     called with the model (Lee et al. 2023, "Surgical Fine-Tuning", arXiv 2210.11466, Auto-RGN). The model is
@@ -314,7 +328,7 @@ def rank_layers(model: Any, losses: Iterable[Callable[[Any], Any]]) -> list[tupl
     scores, count = dict.fromkeys(parts, 0.0), 0
     for loss in losses:
         model.zero_grad(set_to_none=True)
-        loss(model).backward()
+        loss(model).backward()  # type: ignore[no-untyped-call]
         count += 1
         for layer, weights in parts.items():
             grads = [p.grad.float().norm() for p in weights if p.grad is not None]
@@ -328,16 +342,16 @@ def rank_layers(model: Any, losses: Iterable[Callable[[Any], Any]]) -> list[tupl
     return sorted(averaged, key=lambda item: (-item[1], item[0]))
 
 
-# --- keeping ------------------------------------------------------------------------------------------------
+# --- saving and loading ------------------------------------------------------------------------------------
 
 
-def save_trained_weights(model: Any, folder: Path) -> None:
-    """What was trained: PEFT's adapter files, or a full model's; safetensors either way."""
+def save_trained_weights(model: "PreTrainedModel | PeftModel", folder: Path) -> None:
+    """Write what was trained: PEFT's adapter files, or a full model's; safetensors either way."""
     model.save_pretrained(folder)
 
 
-def load_merged_model(base_model: Any, method: TuningMethod, folder: Path) -> Any:
-    """The base with what `save` wrote folded in, ready for export.
+def load_merged_model(base_model: "PreTrainedModel", method: TuningMethod, folder: Path) -> "PreTrainedModel":
+    """The base merged with what `save_trained_weights` wrote, ready for export.
 
     A plain model; bottlenecks, which cannot be merged, stay in it as `bottleneck.Bottleneck`.
     """
@@ -353,3 +367,33 @@ def load_merged_model(base_model: Any, method: TuningMethod, folder: Path) -> An
     from gitpeft.learn.models import bottleneck
 
     return bottleneck.fold_adapter(PeftModel.from_pretrained(base_model, folder))
+
+
+def warm_start_model(model: "PreTrainedModel", method: TuningMethod, folder: str) -> "PreTrainedModel":
+    """The model with the weights that `save_trained_weights` wrote into `folder`; unchanged when it is "".
+
+    Only weights are restored. The optimiser starts anew: its moments belong to other examples. GitpeftError
+    when those are not the weights of this method on this base.
+    """
+    if not folder:
+        return model
+    from safetensors.torch import load_file
+
+    full = method.name == "full"
+    tensors = load_file(Path(folder) / ("model.safetensors" if full else "adapter_model.safetensors"))
+    try:
+        if full:
+            unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
+        else:
+            from peft import set_peft_model_state_dict
+
+            unknown = set_peft_model_state_dict(model, tensors).unexpected_keys
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()[:160]
+        raise GitpeftError(f"the installed model's weights do not fit: {reason}", _SCRATCH_HINT) from None
+    if unknown:
+        raise GitpeftError(f"the installed model has weights that do not fit: {unknown[0]}", _SCRATCH_HINT)
+    return model
+
+
+_SCRATCH_HINT = "`gitpeft train --from-scratch` starts from the base"

@@ -21,7 +21,7 @@ from gitpeft.learn.data.dataset import Example, build_example_index, encode_exam
 from gitpeft.learn.pretraining import auxiliary_losses, corpus
 from gitpeft.learn.pretraining.auxiliary_losses import AuxiliaryWeights
 from gitpeft.learn.pretraining.dedup import NearDuplicateFilter
-from gitpeft.learn.training.loop import TrainingCost, TrainingProgress, TrainingSettings
+from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
 from gitpeft.runtime.tokenizer import SPECIAL_TOKENS, TokenCodec
 
 if TYPE_CHECKING:

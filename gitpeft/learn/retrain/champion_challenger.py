@@ -9,10 +9,9 @@ The challenger wins if its score is better; on a tie the champion stays. The dif
 and has a 95 % bootstrap interval, which is stored with the verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean as mean
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +19,9 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import messages, ranking_metrics, trial
-from gitpeft.learn.evaluation.messages import BundleDraft
+from gitpeft.learn.evaluation.messages import BundleDraft, MeasuredMessages
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
-from gitpeft.learn.pipeline import CandidateModel
+from gitpeft.learn.results import CandidateModel
 from gitpeft.learn.risk import relabel, selection
 from gitpeft.learn.risk.classifiers import LabelledCommits, add_encoder_readings, rank_commits
 from gitpeft.learn.risk.selection import LabelledHistory
@@ -111,8 +110,8 @@ class ChallengeVerdict:
 
 def compare_message_models(
     champion: Bundle, challenger: CandidateModel, data: Dataset, listen: ProgressListener
-) -> ChallengeVerdict:
-    """Compare by B-Norm on `data.test`; also stores both models' scores in the challenger's outcome."""
+) -> tuple[ChallengeVerdict, MeasuredMessages]:
+    """Compare by B-Norm on `data.test`; also the scores of both models."""
     from gitpeft.learn.evaluation.text_metrics import b_norm, paired_bootstrap
 
     manifest = champion.manifest
@@ -121,22 +120,22 @@ def compare_message_models(
     examples = trial.sample_examples(data.test, MAX_TEST_COMMITS, seed=2)
     references = [example.message for example in examples]
     old = _suggest_first(installed, reranker, champion.read_json(bundles.STYLE_FILE), data, examples, listen)
-    new = _suggest_first(challenger.made, challenger.chooser, challenger.habits, data, examples, listen)
-    challenger.outcome.test = {
-        "gitpeft": messages.summarise_message_scores(new, references),
-        "installed model": messages.summarise_message_scores(old, references),
+    selected = challenger.selected
+    new = _suggest_first(selected.draft, selected.reranker, challenger.style, data, examples, listen)
+    measured = {
+        "gitpeft": messages.score_messages(new, references),
+        "installed model": messages.score_messages(old, references),
     }
     scores = b_norm(new, references), b_norm(old, references)
     difference = paired_bootstrap(*scores, seed=0)
-    return ChallengeVerdict.from_result(
-        ChallengeResult(B_NORM, len(examples), mean(scores[1]), mean(scores[0]), *difference)
-    )
+    result = ChallengeResult(B_NORM, len(examples), mean(scores[1]), mean(scores[0]), *difference)
+    return ChallengeVerdict.from_result(result), MeasuredMessages(measured)
 
 
 def _suggest_first(
-    made: BundleDraft,
-    chooser: Reranker,
-    habits: dict[str, Any],
+    draft: BundleDraft,
+    reranker: Reranker,
+    style: Mapping[str, object],
     data: Dataset,
     examples: Sequence[Example],
     listen: ProgressListener,
@@ -146,11 +145,11 @@ def _suggest_first(
     def report_progress(done: int, total: int) -> None:
         listen("measure", done / total, f"{done}/{total} commits")
 
-    assert made.files is not None
+    assert draft.files is not None
     index = data.index_before(data.first_test)
-    with trial.open_trial_suggester(made.manifest, made.files, index, habits) as suggester:
+    with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
         return [
-            one.offered_message(chooser)
+            one.offered_message(reranker)
             for one in trial.collect_candidates(suggester, examples, report_progress, since=data.test)
         ]
 

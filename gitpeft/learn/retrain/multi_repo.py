@@ -20,7 +20,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import MIN_TRAINING_EXAMPLES, Dataset, Example
-from gitpeft.learn.pipeline import MinedHistory, ModelPlan
+from gitpeft.learn.results import MinedHistory, ModelPlan
 from gitpeft.learn.retrain import run as retrain_run
 from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import ProgressListener
@@ -108,9 +108,9 @@ def _train_own_adapter(
 ) -> RepositoryResult:
     name = (repo.work_tree or repo.common_dir).name
     if retrain_run.find_champion(repo) is None:
-        outcome = pipeline.run(repo, replace(plan, warm=str(start)), listen)
+        made = pipeline.build_active_model(repo, replace(plan, warm=str(start)), listen)
         return RepositoryResult(
-            name, "activated", outcome.why or "the first model of this repository", outcome.bundle
+            name, "activated", made.candidate.why or "the first model of this repository", made.bundle
         )
     done = retrain_run.run_retraining(repo, plan, listen, start=start, agreed=agreed)
     return RepositoryResult(name, done.action, done.reason, done.bundle)

@@ -23,10 +23,10 @@ from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord
-from gitpeft.learn import pipeline
+from gitpeft.learn import packing, pipeline
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
-from gitpeft.learn.pipeline import CandidateModel, MinedHistory, ModelPlan
+from gitpeft.learn.results import CandidateModel, MinedHistory, ModelPlan
 from gitpeft.learn.retrain import champion_challenger
 from gitpeft.learn.retrain.champion_challenger import (
     HELD_OUT_SHARE,
@@ -162,7 +162,7 @@ def run_retraining(
         trained = _train_challenger(work, warm_plan, split.data)
     with bundles.staging_folder(repo.state_dir) as scratch:
         folder = trained.candidate.folder if trained else scratch
-        fitted = RiskModel.from_dict(pipeline.fit_risk_model(repo, mined, folder, listen))
+        fitted = pipeline.fit_risk_model(repo, mined, folder, listen).model
         result = _install_winners(work, trained, _challenge_risk_model(work, fitted), folder, skipped)
     return replace(result, new=split.new, replayed=split.replayed if trained else 0)
 
@@ -178,8 +178,8 @@ def _train_challenger(work: _Retraining, plan: ModelPlan, data: Dataset) -> _Mes
     if reason := pipeline.explain_skipped_training(plan, data):
         raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` makes a model without training")
     made = pipeline.build_candidate(work.repo, plan, work.mined, data, work.listen)
-    verdict = champion_challenger.compare_message_models(work.champion, made, data, work.listen)
-    return _MessageChallenger(made, data, bool(plan.warm), verdict)
+    verdict, measured = champion_challenger.compare_message_models(work.champion, made, data, work.listen)
+    return _MessageChallenger(replace(made, measured=measured), data, bool(plan.warm), verdict)
 
 
 def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> _RiskChallenger | None:
@@ -229,13 +229,13 @@ def _install_winners(
 
 
 def _describe_training(result: RetrainingResult, trained: _MessageChallenger) -> RetrainingResult:
-    outcome = trained.candidate.outcome
+    candidate = trained.candidate
     return replace(
         result,
         warm=trained.warm,
         taught=len(trained.data.train),
-        cost={name: value for name, value in outcome.cost.items() if "curve" not in name},
-        seconds=outcome.seconds,
+        cost=candidate.trained.cost.as_dict(curves=False) if candidate.trained else {},
+        seconds=candidate.seconds,
     )
 
 
@@ -248,10 +248,8 @@ def _install_challenger(
     risk: Bundle | None,
 ) -> str:
     """Write the challenger's bundle, active if it `won`; its id. With `risk` that bundle's score goes in."""
-    one = trained.candidate
-    metrics = one.made.manifest.metrics | _make_duel_record(result, won=won)
-    recorded = replace(one, made=replace(one.made, manifest=replace(one.made.manifest, metrics=metrics)))
-    return pipeline.install_candidate(work.repo, recorded, trained.data, active=won, risk=risk)
+    recorded = trained.candidate.add_metrics(_make_duel_record(result, won=won))
+    return packing.install_candidate(work.repo, recorded, trained.data, active=won, risk=risk)
 
 
 def _select_winners(work: _Retraining, verdicts: Mapping[str, ChallengeVerdict], skipped: str) -> _Decision:
@@ -287,14 +285,14 @@ def _make_duel_record(result: RetrainingResult, *, won: bool) -> dict[str, objec
 def replace_risk_model(repo: Repository, bundle: Bundle, folder: Path, metrics: dict[str, object]) -> str:
     """Activate a copy of `bundle` with the risk model that lies in `folder`; the id of the copy."""
     with bundles.staging_folder(repo.state_dir) as staged:
-        for name in filter(lambda name: not pipeline.is_risk_file(name), bundle.manifest.files):
+        for name in filter(lambda name: not packing.is_risk_file(name), bundle.manifest.files):
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).write_bytes(bundle.read(name))
-        for path in filter(lambda path: pipeline.is_risk_file(path.name), folder.iterdir()):
+        for path in filter(lambda path: packing.is_risk_file(path.name), folder.iterdir()):
             shutil.copyfile(path, staged / path.name)
         kept = bundle.manifest.metrics | metrics
         id_ = bundles.write_bundle(
-            staged, replace(bundle.manifest, created=pipeline.format_current_time(), metrics=kept)
+            staged, replace(bundle.manifest, created=packing.format_current_time(), metrics=kept)
         )
     bundles.activate_bundle(repo.state_dir, id_)
     bundles.prune_bundles(repo.state_dir)

@@ -36,7 +36,7 @@ from gitpeft.risk.model import RISK_FEATURES
 if TYPE_CHECKING:
     from gitpeft.learn.models.bases import BaseModel
     from gitpeft.learn.models.methods import TuningMethod
-    from gitpeft.learn.training.loop import TrainingCost
+    from gitpeft.learn.training.settings import TrainingCost, TrainingSettings
 
 METRICS_WIDTH = 16
 """Numbers that the metrics are joined to the pooled state as."""
@@ -336,8 +336,9 @@ def train_risk_encoder(
 
 def _make_trainer_settings(
     base: "BaseModel", method: "TuningMethod", lesson: RiskTuningSettings, examples: int
-) -> Any:
-    from gitpeft.learn.training.loop import TrainingSettings, count_batch_parts
+) -> "TrainingSettings":
+    from gitpeft.learn.training.loop import count_batch_parts
+    from gitpeft.learn.training.settings import TrainingSettings
 
     batch_tokens = lesson.batch * base.budget.total
     return TrainingSettings(

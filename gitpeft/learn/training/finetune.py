@@ -1,12 +1,17 @@
-"""One run: a base, tuned with one method on one history, and exported. Hides where each step leaves its work.
+"""One run: tunes a base with one method on one history, and exports the result.
 
-A run is (task, method, base, seed). The task so far is to write messages; what another task changes is how
-examples are rendered and what is measured, not how a run is trained, kept and resumed.
+Every step leaves its result in the run's folder and is not repeated where that is there:
+
+    method.json    the method, with the layers of a hybrid chosen
+    checkpoint/    an unfinished training
+    adapter/       the trained weights
+    run.json       the cost of the training (`RunCost`)
+    exported.json  what the parity gate measured (`ExportResult`), beside the ONNX files
 """
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +21,14 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.files import write_json
 from gitpeft.learn.data.dataset import Dataset, Example, encode_example
 from gitpeft.learn.evaluation import trial
+from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
 from gitpeft.runtime.tokenizer import wrap_source
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from gitpeft.learn.data.batches import RenderedExamples
+    from gitpeft.learn.export.parity import ExportResult
     from gitpeft.learn.models.bases import BaseModel
     from gitpeft.learn.models.methods import TuningMethod
 
@@ -32,19 +41,19 @@ PARITY_EXAMPLES = 48
 MAX_LOSS_EXAMPLES = 200
 """A validation pass costs as much as several steps: on all of a long history it would eat short budgets."""
 PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
-"""Batches of the gradient pass that chooses a hybrid's layers, and the examples in each: all weights have
-gradients there, so that they are smaller than in training."""
+"""Batches of the gradient pass that chooses a hybrid's layers, and the examples in each; smaller than in
+ training, because all weights have gradients there."""
 
 ProgressListener = Callable[[str, float, str], None]
-"""Hears (step, share done 0..1, detail) while a step goes on."""
+"""Called with (step, share done 0..1, detail) while a step goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What to train: `steps` 0 means `EPOCHS` passes, at most; `minutes` bounds it in any case.
+    """What to train: `steps` 0 means at most `MAX_EPOCHS` passes; `minutes` bounds it in any case.
 
-    `warm`: the folder of an adapter of the same method and base, with which training begins. `checks`: how
-    often in a run the validation loss is measured, on at most `MOST_VALID` examples.
+    `warm`: the folder of an adapter of the same method and base, from whose weights training starts.
+    `checks`: how often in a run the validation loss is measured, on at most `MAX_LOSS_EXAMPLES` examples.
     """
 
     base: "BaseModel"
@@ -53,30 +62,62 @@ class TrainingJob:
     minutes: float = 5.0
     steps: int = 0
     checks: int = 10
-    task: str = MESSAGE_TASK
     warm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunCost:
+    """What a run cost: its training, sizes in bytes (0: not exported), and notes such as "out of memory"."""
+
+    training: TrainingCost
+    adapter_bytes: int
+    notes: tuple[str, ...] = ()
+    exported_bytes: int = 0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "RunCost":
+        """What `as_dict` gave."""
+        sizes = int(data["adapter_bytes"]), int(data.get("exported_bytes", 0))
+        return cls(TrainingCost.from_dict(data), sizes[0], tuple(data["notes"]), sizes[1])
+
+    def as_dict(self, *, curves: bool = True) -> dict[str, Any]:
+        """For `run.json` and `--json`; without `curves` for the manifest."""
+        found = self.training.as_dict() | {"adapter_bytes": self.adapter_bytes, "notes": list(self.notes)}
+        found |= {"exported_bytes": self.exported_bytes} if self.exported_bytes else {}
+        return {name: value for name, value in found.items() if curves or "curve" not in name}
 
 
 def tune_base(
     job: TrainingJob, data: Dataset, folder: Path, listen: ProgressListener
-) -> tuple["TuningMethod", dict[str, Any]]:
+) -> tuple["TuningMethod", RunCost]:
     """Tune the base on the training part; returns the method, its layers chosen, and the cost.
 
-    Leaves `method.json`, `adapter/` and `run.json` in `folder`; what is there is not made again, and a
-    training that was killed continues.
+    What `folder` holds already is not made again, and a training that was killed continues.
     """
-    if (folder / "run.json").exists():
+    done = folder / "run.json"
+    if done.exists():
         listen("train", 1.0, "already trained")
-        return _read_method(job, folder), dict(_read_json(folder / "run.json"))
-    from gitpeft.learn.models import methods, warm
-    from gitpeft.learn.training.loop import TrainingProgress, pick_device, train_model
-
+        return _read_method(job, folder), RunCost.from_dict(_read_json(done))
     folder.mkdir(parents=True, exist_ok=True)
+    model, method, training, notes = _train_model(job, data, folder, listen)
+    size = _save_adapter(model, folder)
+    write_json(done, RunCost(training, size, tuple(notes)).as_dict())
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return method, RunCost.from_dict(_read_json(done))
+
+
+def _train_model(
+    job: TrainingJob, data: Dataset, folder: Path, listen: ProgressListener
+) -> tuple["PreTrainedModel", "TuningMethod", TrainingCost, list[str]]:
+    """The tuned model, the method, the cost, and notes for people."""
+    from gitpeft.learn.models import methods
+    from gitpeft.learn.training.loop import pick_device, train_model
+
     held_out = trial.sample_examples(data.valid, MAX_LOSS_EXAMPLES, seed=1)
-    rendered = [render_examples(part, job.base) for part in (data.train, held_out)]
+    train, valid = (render_examples(part, job.base) for part in (data.train, held_out))
     model, device = job.base.load(), pick_device()
-    method = _resolve_method(job, model.to(device), rendered[0], folder)
-    model = warm.warm_start_model(methods.attach_method(model, method), method, job.warm).to(device)
+    method = _resolve_method(job, model.to(device), train, folder)
+    model = methods.warm_start_model(methods.attach_method(model, method), method, job.warm).to(device)
     notes: list[str] = []
 
     def report_progress(progress: TrainingProgress) -> None:
@@ -84,35 +125,36 @@ def tune_base(
         rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
         listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes[-1:])))
 
-    checkpoint = folder / "checkpoint"
     cost = train_model(
         model,
-        rendered[0],
-        _training_settings(job, len(data.train)),
-        valid=rendered[1],
+        train,
+        _make_settings(job, len(data.train)),
+        valid=valid,
         on_step=report_progress,
-        checkpoint=checkpoint,
+        checkpoint=folder / "checkpoint",
         evaluate_every=1 / job.checks,
     )
-    methods.save_trained_weights(model.cpu(), folder / "adapter.new")
-    shutil.rmtree(folder / bundles.ADAPTER_FOLDER, ignore_errors=True)
-    (folder / "adapter.new").rename(folder / bundles.ADAPTER_FOLDER)
-    found = cost.as_dict() | {
-        "adapter_bytes": _measure_folder_size(folder / bundles.ADAPTER_FOLDER),
-        "notes": notes,
-    }
-    write_json(folder / "run.json", found)
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    return method, dict(_read_json(folder / "run.json"))
+    return model, method, cost, notes
+
+
+def _save_adapter(model: "PreTrainedModel", folder: Path) -> int:
+    """Write the trained weights to `adapter/` in one rename; their size in bytes."""
+    from gitpeft.learn.models import methods
+
+    adapter, spare = folder / bundles.ADAPTER_FOLDER, folder / "adapter.new"
+    methods.save_trained_weights(model.cpu(), spare)
+    shutil.rmtree(adapter, ignore_errors=True)
+    spare.rename(adapter)
+    return sum(path.stat().st_size for path in adapter.rglob("*") if path.is_file())
 
 
 def count_max_steps(examples: int) -> int:
-    """Steps of `EPOCHS` passes over so many examples."""
+    """Steps of `MAX_EPOCHS` passes over so many examples."""
     return max(1, MAX_EPOCHS * examples // BATCH_EXAMPLES)
 
 
-def _training_settings(job: TrainingJob, examples: int) -> Any:
-    from gitpeft.learn.training.loop import TrainingSettings, count_batch_parts
+def _make_settings(job: TrainingJob, examples: int) -> TrainingSettings:
+    from gitpeft.learn.training.loop import count_batch_parts
 
     batch_tokens = BATCH_EXAMPLES * job.base.budget.total
     return TrainingSettings(
@@ -128,8 +170,10 @@ def _training_settings(job: TrainingJob, examples: int) -> Any:
     )
 
 
-def _resolve_method(job: TrainingJob, model: Any, data: "RenderedExamples", folder: Path) -> "TuningMethod":
-    """The method; a hybrid's layers for full tuning are chosen here, once for a run."""
+def _resolve_method(
+    job: TrainingJob, model: "PreTrainedModel", data: "RenderedExamples", folder: Path
+) -> "TuningMethod":
+    """The method; the layers that a hybrid tunes in full are chosen here, once for a run."""
     if (folder / "method.json").exists():
         return _read_method(job, folder)
     method = job.method
@@ -137,9 +181,7 @@ def _resolve_method(job: TrainingJob, model: Any, data: "RenderedExamples", fold
         from gitpeft.learn.models import methods
         from gitpeft.learn.training.loop import iterate_batch_losses
 
-        small = replace(
-            _training_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total
-        )
+        small = replace(_make_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total)
         batches = iterate_batch_losses(model, data, small, PROBE_BATCHES)
         ranked = methods.rank_layers(model, batches)
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
@@ -155,7 +197,7 @@ def _read_method(job: TrainingJob, folder: Path) -> "TuningMethod":
 
 
 def render_examples(examples: Sequence[Example], base: "BaseModel") -> "RenderedExamples":
-    """Examples as token ids, the message ended."""
+    """Examples as token ids; messages end with the end token."""
     from gitpeft.learn.data.batches import RenderedExamples
 
     return RenderedExamples.from_pairs(list(map(partial(encode_example_for_base, base), examples)))
@@ -167,28 +209,28 @@ def encode_example_for_base(base: "BaseModel", example: Example) -> tuple[list[i
     return wrap_source(source, base.find_wrapping_ids(), base.budget.total), target
 
 
-def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder: Path) -> dict[str, Any]:
-    """Write the run's ONNX files through the parity gate; what the gate measured, and decoding settings."""
-    done = folder / "exported.json"
-    if done.exists():
-        return dict(_read_json(done))
-    from gitpeft.learn.export.parity import export_model as write_graphs
+def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder: Path) -> "ExportResult":
+    """Write the run's ONNX files through the parity gate; GitpeftError where a bound does not hold."""
+    from gitpeft.learn.export.parity import ExportResult, export_model
     from gitpeft.learn.models import methods
 
+    done = folder / "exported.json"
+    if done.exists():
+        return ExportResult.from_dict(_read_json(done))
     model = methods.load_merged_model(base.load(), method, folder / bundles.ADAPTER_FOLDER)
     held_out = trial.sample_examples(data.valid, PARITY_EXAMPLES, seed=0)
     pairs = [encode_example_for_base(base, example) for example in held_out]
     asked = [(source, target[:-1]) for source, target in pairs]
-    result = write_graphs(model, base.tokenizer_path, folder, asked, wrapping=base.find_wrapping_ids())
-    write_json(done, result.to_dict())
-    return result.to_dict()
+    result = export_model(model, base.tokenizer_path, folder, asked, wrapping=base.find_wrapping_ids())
+    write_json(done, result.as_dict())
+    return result
 
 
 def scale_adapter(folder: Path, strength: float) -> Path:
-    """A run's LoRA taken only a part of the way from the base: a folder to `export` from, with its adapter.
+    """A copy of a run's LoRA whose update is scaled by `strength`; a folder for `export_run`.
 
-    Between base and tuned weights often lies what is better than either on later commits (Wortsman et al.
-    2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+    Weights between those of the base and the tuned ones are often better than either on later commits
+    (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
     """
     from safetensors.torch import load_file, save_file
 
@@ -204,10 +246,6 @@ def scale_adapter(folder: Path, strength: float) -> Path:
         save_file(weights, new / "adapter_model.safetensors", {"format": "pt"})
         new.rename(softer / bundles.ADAPTER_FOLDER)
     return softer
-
-
-def _measure_folder_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _read_json(path: Path) -> Any:

@@ -58,7 +58,7 @@ def test_what_is_asked_for_and_no_more() -> None:
 @pytest.mark.parametrize(
     ("wish", "sentence"),
     [
-        ({"methods": ("magic",)}, "no method magic"),
+        ({"methods": ("magic",)}, "unknown method .magic."),
         ({"methods": ("lora:rank=x",)}, "rank cannot be x"),
         ({"methods": ("lora",), "placements": ("everywhere",)}, "no placement everywhere"),
     ],

@@ -71,7 +71,8 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     RenderedExamples.from_pairs(pairs).save(tmp_path / "x.npz")
     again = RenderedExamples.load(tmp_path / "x.npz")
     assert unpacked(again) == lists(pairs)
-    assert (again.source.dtype, again.source_at.dtype) == (np.uint16, np.int64)
+    assert again.source.dtype == np.dtype(np.uint16)
+    assert again.source_at.dtype == np.dtype(np.int64)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_scores_sum_up_every_metric() -> None:
     assert scores.n == 2
     assert set(scores.metrics) == set(TEXT_METRICS)
     assert scores.metrics["first_word"] == ConfidenceInterval(50, 0, 100)
-    assert scores.to_json()["first_word"] == {"mean": 50, "low": 0, "high": 100}
+    assert scores.as_dict()["first_word"] == {"mean": 50, "low": 0, "high": 100}
 
 
 def test_importing_the_metrics_loads_neither_scorer() -> None:

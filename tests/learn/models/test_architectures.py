@@ -78,8 +78,8 @@ def test_an_architecture_learns_is_kept_and_loaded(
     monkeypatch.setattr(methods, "save_trained_weights", save)
     job = TrainingJob(base, methods.make_method(*methods.parse_method(text)), steps=3, checks=1)
     method, cost = finetune.tune_base(job, data(), tmp_path / "run", nobody)
-    assert cost["steps"] == 3 and 0 < cost["share"] <= 1 and cost["adapter_bytes"] > 1000
-    assert (cost["share"] == 1) is (text == "full")
+    assert cost.training.steps == 3 and 0 < cost.training.share <= 1 and cost.adapter_bytes > 1000
+    assert (cost.training.share == 1) is (text == "full")
     assert method.name != "hybrid" or method.full
     folder = tmp_path / "run" / "adapter"
     again = methods.load_merged_model(base.load(), method, folder)
@@ -89,8 +89,8 @@ def test_an_architecture_learns_is_kept_and_loaded(
 
     loosen(monkeypatch)
     found = finetune.export_run(base, method, data(), tmp_path / "run")
-    assert found["parity"]["exact"] < 1e-4 and (tmp_path / "run" / "decoder.onnx").exists()
-    candidates, read = suggested(base, found["settings"], tmp_path / "run", monkeypatch)
+    assert found.parity.exact < 1e-4 and (tmp_path / "run" / "decoder.onnx").exists()
+    candidates, read = suggested(base, found.settings, tmp_path / "run", monkeypatch)
     assert read == [finetune.encode_example_for_base(base, data().test[0])[0]], (
         "the hook reads what was learnt on"
     )

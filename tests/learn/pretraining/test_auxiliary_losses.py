@@ -10,7 +10,8 @@ import torch
 from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.pretraining import auxiliary_losses
 from gitpeft.learn.pretraining.auxiliary_losses import AuxiliaryWeights, SourceParts, corrupt_sources
-from gitpeft.learn.training.loop import TrainingSettings, measure_loss, train_model
+from gitpeft.learn.training.loop import measure_loss, train_model
+from gitpeft.learn.training.settings import TrainingSettings
 from gitpeft.runtime.tokenizer import SPECIAL_TOKENS
 from tests.support import tinymodel
 

@@ -23,7 +23,7 @@ def grown(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Repo:
         patch.setattr(
             pipeline, "_list_milder_variants", lambda *_: {}
         )  # whether tuning pays is not asked here
-        pipeline.run(Repository.open(repo.path), plan(built), nobody)
+        pipeline.build_active_model(Repository.open(repo.path), plan(built), nobody)
     generated.put(repo, steps[FIRST:])
     return repo
 

@@ -12,7 +12,7 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.learn import pipeline
+from gitpeft.learn import pipeline, results
 from gitpeft.learn.retrain import multi_repo, run
 from gitpeft.suggest.suggester import open_active_suggester
 from tests.support import generated
@@ -74,7 +74,7 @@ def test_nothing_behind_the_cut_is_taught(
     class Enough(Exception):
         pass
 
-    def shared(repos: object, mined: Sequence[pipeline.MinedHistory], *_: object) -> Path:
+    def shared(repos: object, mined: Sequence[results.MinedHistory], *_: object) -> Path:
         taught.extend(one.tip for one in mined)
         raise Enough
 

@@ -15,7 +15,8 @@ from gitpeft.bundle import registry
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
-from gitpeft.learn.models import bases, methods, warm
+from gitpeft.learn.evaluation.messages import MeasuredMessages
+from gitpeft.learn.models import bases, methods
 from gitpeft.learn.retrain import champion_challenger
 from gitpeft.learn.retrain import run as retrain_run
 from gitpeft.learn.retrain.champion_challenger import B_NORM, ChallengeResult, ChallengeVerdict
@@ -51,9 +52,8 @@ def risk_challenger(won: bool) -> retrain_run._RiskChallenger:
 def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
     """Let every comparison end like this."""
     one = ChallengeResult(B_NORM, 30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
-    monkeypatch.setattr(
-        champion_challenger, "compare_message_models", lambda *_: ChallengeVerdict.from_result(one)
-    )
+    told = ChallengeVerdict.from_result(one), MeasuredMessages()
+    monkeypatch.setattr(champion_challenger, "compare_message_models", lambda *_: told)
 
 
 # --- what is learnt from ------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_a_warm_start_is_where_the_champion_ended(grown: Repo, built: Built) -> 
     assert champion is not None
     base, method = bases.find_base(str(built.out)), replace(methods.make_method("lora"), rank=4, alpha=8)
     folder = str(champion.path / bundles.ADAPTER_FOLDER)
-    model = warm.warm_start_model(methods.attach_method(base.load(), method), method, folder)
+    model = methods.warm_start_model(methods.attach_method(base.load(), method), method, folder)
     merged = model.merge_and_unload().state_dict()
     theirs = methods.load_merged_model(
         base.load(), method, champion.path / bundles.ADAPTER_FOLDER
@@ -125,7 +125,7 @@ def test_a_warm_start_is_where_the_champion_ended(grown: Repo, built: Built) -> 
     assert any((merged[name] - plain[name]).abs().max() > 1e-3 for name in theirs), "it was tuned"
     for wrong in (replace(method, rank=8), methods.make_method("full")):
         with pytest.raises((GitpeftError, FileNotFoundError)):
-            warm.warm_start_model(methods.attach_method(base.load(), wrong), wrong, folder)
+            methods.warm_start_model(methods.attach_method(base.load(), wrong), wrong, folder)
 
 
 # --- who wins -----------------------------------------------------------------------------------------------
@@ -228,9 +228,10 @@ def test_a_model_that_was_pulled_meanwhile_is_not_overrun(
 ) -> None:
     from tests.support import tinymodel
 
-    def pulled(*_: object) -> ChallengeVerdict:
+    def pulled(*_: object) -> tuple[ChallengeVerdict, MeasuredMessages]:
         tinymodel.bundle(state(copied), created="2030-01-01T00:00:00Z")
-        return ChallengeVerdict.from_result(ChallengeResult(B_NORM, 30, 10, 12, 2, 1, 3))
+        one = ChallengeResult(B_NORM, 30, 10, 12, 2, 1, 3)
+        return ChallengeVerdict.from_result(one), MeasuredMessages()
 
     monkeypatch.setattr(champion_challenger, "compare_message_models", pulled)
     done = run(copied, built, plan={"minutes": 0.02})

@@ -20,7 +20,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn import pipeline
 from gitpeft.learn.models import bases, methods
-from gitpeft.learn.pipeline import ModelPlan
+from gitpeft.learn.results import ModelPlan
 from gitpeft.learn.risk import classifiers, encoder, encoder_export, selection
 from gitpeft.learn.risk.encoder import RiskTuningSettings
 from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer, RiskParityBounds, export_risk_encoder
@@ -287,7 +287,7 @@ def test_init_leaves_the_graph_where_it_is_worth_it(
     repository = Repository.open(repo.path)
     plan = ModelPlan(base=str(base.folder), settings={"rank": 4}, minutes=0.5)
     mined = pipeline.mine_history(repository, tip, lambda *_: None)
-    told = pipeline.fit_risk_model(repository, mined, tmp_path, lambda *_: None, plan)
+    told = pipeline.fit_risk_model(repository, mined, tmp_path, lambda *_: None, plan).as_dict()
     assert told["kind"] == TUNED_ENCODER and (tmp_path / bundles.RISK_ENCODER_FILE).exists()
     taught = told["report"]["taught"]
     assert len(taught) == 2 and all(one["seconds"] < 10 for one in taught)

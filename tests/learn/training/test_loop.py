@@ -13,8 +13,9 @@ import torch
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.models import methods
-from gitpeft.learn.training import loop, memory
-from gitpeft.learn.training.loop import TrainingProgress, TrainingSettings, measure_loss, train_model
+from gitpeft.learn.training import loop, memory, optimisers
+from gitpeft.learn.training.loop import measure_loss, train_model
+from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
 from tests.support import tinymodel
 from tests.support.tuning import SMALL
 
@@ -47,13 +48,13 @@ def test_the_loss_falls_on_what_can_be_learnt_by_heart() -> None:
     assert [step for step, _ in cost.curve] == [20, 40, 60]
     kept = json.loads(json.dumps(cost.as_dict()))
     assert kept["steps"] == 60 and kept["share"] == 1 and kept["tokens_per_second"] > 0
-    assert loop.TrainingCost.from_dict(kept).as_dict().keys() == kept.keys()
+    assert TrainingCost.from_dict(kept).as_dict().keys() == kept.keys()
 
 
 def test_hidden_matrices_may_be_left_to_muon() -> None:
     model, data = tinymodel.pointer_t5(), rendered()
     before = measure_loss(model, data, settings())
-    names = [len(group["params"]) for o in loop._make_optimisers(model, settings(matrix_lr=1e-2))
+    names = [len(group["params"]) for o in optimisers.make_optimisers(model, settings(matrix_lr=1e-2))
              for group in o.param_groups]  # fmt: skip
     assert len(names) == 2 and sum(names) == len(list(model.parameters()))
     train_model(model, data, settings(matrix_lr=1e-2))
@@ -169,7 +170,7 @@ def test_it_ends_in_time() -> None:
 
 def test_the_rate_rises_stays_and_falls() -> None:
     how = settings(warmup=0.1, decay=0.5)
-    rates = [loop._schedule_rate(done / 100, how) for done in range(101)]
+    rates = [optimisers.schedule_rate(done / 100, how) for done in range(101)]
     assert rates[0] < 0.02 and rates[10:50] == [1.0] * 40 and rates[100] == 0
     assert rates[:11] == sorted(rates[:11]) and rates[50:] == sorted(rates[50:], reverse=True)
 
@@ -220,7 +221,7 @@ def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
 def test_in_parts_a_step_is_the_same(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part has another number of labels; what adds up must be the mean over those of the whole batch."""
     monkeypatch.setattr(loop, "_autocast_bfloat16", lambda device: nullcontext())
-    monkeypatch.setattr(loop, "_make_optimisers", descent)
+    monkeypatch.setattr(loop, "make_optimisers", descent)
     sizes: list[int] = []
     tensors = loop._load_batch
 
