@@ -1,4 +1,4 @@
-"""The base model that the package carries: hides where it lies and what fixes its identity."""
+"""The base model that is part of the package: where its files are, and the digest that identifies it."""
 
 import hashlib
 from pathlib import Path
@@ -10,18 +10,21 @@ BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE = (
     "tokenizer.json",
 )
 ONNX_FOLDER = "onnx"
-"""The folder of a base's own ONNX files."""
+"""The folder, inside a base's, of its ONNX files."""
 
 
 def find_embedded_base() -> Path:
-    """Where `models/mini` is: at the top of a checkout, or inside an installed package."""
+    """The folder of the embedded base: `models/mini` of a checkout, or its copy in an installed package."""
     package = Path(__file__).resolve().parents[1]
     packaged = package / "_models" / EMBEDDED_BASE
     return packaged if packaged.is_dir() else package.parent / "models" / EMBEDDED_BASE
 
 
 def compute_base_digest(folder: Path) -> str:
-    """sha256 over the weights, configuration and tokenizer of a base."""
+    """The SHA-256, in hexadecimal, of the SHA-256 digests of a base's weights, configuration and tokenizer.
+
+    OSError when one of the files cannot be read.
+    """
     total = hashlib.sha256()
     for name in (BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE):
         with (folder / name).open("rb") as file:

@@ -1,36 +1,40 @@
-"""The models of one repository: hides how they are listed, named, gone back to, made one at a time.
+"""The models of a repository: list them, find one by part of its id, roll back, and train one at a time.
 
-What stays: the active model and the one before it, always; and the `bundle.prune` newest besides. Everything
-moves by the renames of `bundle`, so that whoever commits meanwhile is answered by the old model or the new.
+The active model and the previous one are always kept, and so are the newest ones (`bundle.prune_bundles`).
+Rolling back is one rename of `bundle`: a commit made meanwhile gets its answer from the old model or the new.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
+from gitpeft.bundle.manifest import CommitRange
 from gitpeft.errors import GitpeftError
 from gitpeft.files import hold_lock
 
 TRAINING_LOCK_FILE = "train.lock"
 SHORT_ID_LENGTH = 12
-"""Characters of an id that are shown; any part of at least four from its start names a model."""
+"""Characters of an id that are shown."""
+
+_MIN_PREFIX_LENGTH = 4
+"""A prefix of an id that is at least this long names a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A model at a glance: `size` in bytes, `commits` as in the manifest, `state` active, previous or "".
+    """A model in the list of `gitpeft models`.
 
-    `metrics` maps a task's metric to its mean on held-out commits; `aside` is why a challenger was not made
-    active, "" for one that was; `verdict` is how it compared with the model that was active before it.
+    `size` is in bytes, `commits` as in the manifest; `state` is "active", "previous" or "". `metrics` maps
+    the name of each metric to its mean on held-out commits. `verdict` says how a challenger compared with the
+    champion, "" for other models; `aside` is the same where the challenger lost and was not activated.
     """
 
     id: str
     created: str
-    commits: dict[str, Any]
+    commits: CommitRange
     base: str
     method: str
     metrics: dict[str, float]
@@ -65,39 +69,49 @@ def _describe_version(bundle: Bundle, state: str) -> ModelVersion:
     )
 
 
-def _extract_mean_scores(test: Any) -> dict[str, float]:
-    """The means of what is shipped, out of the scores by system."""
-    row = test.get("gitpeft", {}) if isinstance(test, dict) else {}
-    found = row.items() if isinstance(row, dict) else ()
-    return {name: float(one["mean"]) for name, one in found if isinstance(one, dict) and "mean" in one}
+def _extract_mean_scores(test: object) -> dict[str, float]:
+    """The mean of each metric of the selected system ("gitpeft"), from the test scores of all systems."""
+    selected = test.get("gitpeft") if isinstance(test, dict) else None
+    if not isinstance(selected, dict):
+        return {}
+    return {
+        name: float(score["mean"])
+        for name, score in selected.items()
+        if isinstance(score, dict) and "mean" in score
+    }
 
 
-def _read_verdict(metrics: dict[str, Any]) -> str:
-    duel = metrics.get("duel")
-    return str(duel.get("verdict", "")) if isinstance(duel, dict) else ""
+def _read_verdict(metrics: Mapping[str, object]) -> str:
+    """How a challenger compared with the champion, as its manifest stores it under "duel"."""
+    comparison = metrics.get("duel")
+    return str(comparison.get("verdict", "")) if isinstance(comparison, dict) else ""
 
 
-def explain_rejection(metrics: dict[str, Any]) -> str:
-    """Why a model lost against the one that was active when it was made, "" if it did not."""
-    duel = metrics.get("duel")
-    lost = isinstance(duel, dict) and duel.get("won") is False
-    return str(duel.get("verdict", "")) if lost and isinstance(duel, dict) else ""
+def explain_rejection(metrics: Mapping[str, object]) -> str:
+    """Why a challenger lost against the champion, from its manifest's metrics; "" for any other model."""
+    comparison = metrics.get("duel")
+    lost = isinstance(comparison, dict) and comparison.get("won") is False
+    return _read_verdict(metrics) if lost else ""
 
 
 def resolve_model_id(state_dir: Path, name: str) -> str:
-    """The id that `name` is the beginning of; GitpeftError when it is that of none or of several."""
+    """The id that starts with `name` (at least four characters, upper or lower case).
+
+    GitpeftError when no model's id does, or several do.
+    """
     ids = [bundle.id for bundle in bundles.list_bundles(state_dir) if bundle.id.startswith(name.lower())]
-    if len(name) < 4 or len(ids) != 1:
-        several = len(name) < 4 or len(ids) > 1
-        why = "does not name one model" if several else "names no model here"
-        raise GitpeftError(f"{name!r} {why}", "`gitpeft models` lists them")
-    return ids[0]
+    if len(name) >= _MIN_PREFIX_LENGTH and len(ids) == 1:
+        return ids[0]
+    ambiguous = len(name) < _MIN_PREFIX_LENGTH or ids
+    reason = "does not name one model" if ambiguous else "names no model here"
+    raise GitpeftError(f"{name!r} {reason}", "`gitpeft models` lists them")
 
 
 def roll_back_model(state_dir: Path, name: str = "") -> Bundle:
-    """Make a model active again: the one named, or the one before the active one.
+    """Activate an earlier model: the one whose id starts with `name`, by default the previous one.
 
-    The model that was active becomes the previous one, so that going back twice changes nothing.
+    The model that was active becomes the previous one, so rolling back twice changes nothing. GitpeftError
+    when there is no such model or it is damaged.
     """
     previous = bundles.read_active_ids(state_dir)[1]
     if not name and not previous:
@@ -110,15 +124,15 @@ def roll_back_model(state_dir: Path, name: str = "") -> Bundle:
 
 @contextmanager
 def hold_training_lock(state_dir: Path) -> Iterator[None]:
-    """Hold the lock of whoever makes a model here; GitpeftError when another process does.
+    """Hold the lock that training needs; GitpeftError when another process holds it.
 
-    The lock ends with its process, however that ends.
+    The lock is released when its process ends, however that ends.
     """
     state_dir.mkdir(parents=True, exist_ok=True)
     with hold_lock(state_dir / TRAINING_LOCK_FILE, wait=False) as held:
         if not held:
             raise GitpeftError(
-                "another training is under way in this repository", "wait for it to end, then try again"
+                "another training is under way in this repository", "wait until it ends, then try again"
             )
         try:
             yield
@@ -127,15 +141,15 @@ def hold_training_lock(state_dir: Path) -> Iterator[None]:
 
 
 def is_untouched(state_dir: Path) -> bool:
-    """Whether nothing was ever kept here, a lock aside."""
+    """Whether a state folder is missing or holds nothing but the training lock."""
     return not state_dir.is_dir() or {path.name for path in state_dir.iterdir()} <= {TRAINING_LOCK_FILE}
 
 
 def _remove_unused_state(state_dir: Path) -> None:
-    """Take away a folder that holds nothing but the lock: whoever fails before any work leaves no trace."""
+    """Remove a state folder that holds nothing but the lock: a run that failed at once leaves no trace."""
     if is_untouched(state_dir):
         (state_dir / TRAINING_LOCK_FILE).unlink(missing_ok=True)
         try:
             state_dir.rmdir()
         except OSError:
-            pass  # another process has just begun there
+            pass  # another process has just started to use it

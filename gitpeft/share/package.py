@@ -115,7 +115,7 @@ def pack_bundle(bundle: Bundle) -> dict[str, bytes]:
     files[MANIFEST_FILE] = (bundle.path / MANIFEST_FILE).read_bytes()
     _refuse_local_paths(files)
     files[CARD_FILE] = render_model_card(bundle).encode()
-    entries = {name: FileEntry(len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in files.items()}
+    entries = {name: FileEntry.from_content(raw) for name, raw in files.items()}
     manifest = bundle.manifest
     files[LISTING_FILE] = PackageListing(
         bundle.id, manifest.base, manifest.base_digest, entries, made

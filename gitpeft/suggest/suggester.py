@@ -78,9 +78,7 @@ class Suggester:
         with _explain_read_errors("the manifest"):
             self._budget = TokenBudget(**bundle.manifest.budget)
         with _explain_read_errors(bundles.STYLE_FILE):
-            self._longest = int(
-                bundle.read_json(bundles.STYLE_FILE).get("subject_length", DEFAULT_SUBJECT_LENGTH)
-            )
+            self._longest = _read_longest_subject(bundle)
         self._index: CommitIndex | None = None
         self._model: _LoadedModel | None = None
 
@@ -256,6 +254,14 @@ class Suggester:
         start = time.perf_counter()
         yield
         self.timings[stage] = round(1000 * (time.perf_counter() - start), 2)
+
+
+def _read_longest_subject(bundle: Bundle) -> int:
+    """The longest message in characters; ValueError when the bundle's style does not hold a number."""
+    length = bundle.read_json(bundles.STYLE_FILE).get("subject_length", DEFAULT_SUBJECT_LENGTH)
+    if not isinstance(length, int | float | str):
+        raise ValueError("subject_length is not a number")
+    return int(length)
 
 
 def _draft_from_neighbour(one: "Neighbour") -> DraftMessage:

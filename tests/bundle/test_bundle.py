@@ -1,4 +1,4 @@
-"""Bundles on disk: whole or absent, never changed, one rename to another one."""
+"""Bundles on disk: complete or absent, never changed, replaced by one rename."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ FILES = {
 
 
 def manifest(**changes: object) -> Manifest:
-    """A manifest of a model, with every kind of value in it."""
+    """A manifest of a model that sets most fields; `changes` replaces some."""
     given = {
         "kind": "model", "created": "2024-05-01T10:00:00Z", "base": "mini", "base_digest": "ab" * 32,
         "method": {"name": "lora", "rank": 8}, "commits": {"from": "a" * 40, "to": "b" * 40, "count": 500},
@@ -37,7 +37,7 @@ def manifest(**changes: object) -> Manifest:
     return Manifest(**{**given, **changes})  # type: ignore[arg-type]
 
 
-def put(state_dir: Path, files: dict[str, bytes] = FILES, **changes: object) -> str:
+def write(state_dir: Path, files: dict[str, bytes] = FILES, **changes: object) -> str:
     """Write a bundle of these files; returns its id."""
     with bundles.staging_folder(state_dir) as folder:
         for name, raw in files.items():
@@ -46,17 +46,19 @@ def put(state_dir: Path, files: dict[str, bytes] = FILES, **changes: object) -> 
         return bundles.write_bundle(folder, manifest(**changes))
 
 
-def place(state_dir: Path, id_: str) -> Path:
+def bundle_path(state_dir: Path, id_: str) -> Path:
     return state_dir / "models" / id_
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    id_ = put(tmp_path)
+    id_ = write(tmp_path)
     bundles.activate_bundle(tmp_path, id_)
     bundle = bundles.open_active_bundle(tmp_path)
     assert bundle is not None
     assert (
-        bundle.id == id_ == hashlib.sha256((place(tmp_path, id_) / "manifest.json").read_bytes()).hexdigest()
+        bundle.id
+        == id_
+        == hashlib.sha256((bundle_path(tmp_path, id_) / "manifest.json").read_bytes()).hexdigest()
     )
     assert {name: bundle.read(name) for name in bundle.manifest.files} == FILES
     assert dataclasses.replace(bundle.manifest, files={}) == manifest()
@@ -67,23 +69,23 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_the_same_bundle_twice_is_one(tmp_path: Path) -> None:
-    assert put(tmp_path) == put(tmp_path)
+    assert write(tmp_path) == write(tmp_path)
 
 
 def test_nothing_is_active_before_an_activation(tmp_path: Path) -> None:
     assert bundles.open_active_bundle(tmp_path) is None
-    put(tmp_path)
+    write(tmp_path)
     assert bundles.open_active_bundle(tmp_path) is None
     assert bundles.list_bundles(tmp_path / "elsewhere") == []
 
 
 def test_retrieval_needs_no_model(tmp_path: Path) -> None:
-    id_ = put(tmp_path, {"index/rows.npy": b"r"}, kind="retrieval")
+    id_ = write(tmp_path, {"index/rows.npy": b"r"}, kind="retrieval")
     assert bundles.activate_bundle(tmp_path, id_).manifest.kind == "retrieval"
     with pytest.raises(
         GitpeftError, match=r"a model bundle needs decoder.onnx, encoder.onnx, tokenizer.json"
     ):
-        put(tmp_path, {"index/rows.npy": b"r"})
+        write(tmp_path, {"index/rows.npy": b"r"})
 
 
 # --- damage -------------------------------------------------------------------------------------------------
@@ -114,11 +116,11 @@ def to_folder(path: Path) -> None:
     path.mkdir()
 
 
-CHEAPLY_SEEN: list[tuple[str, Callable[[Path], None], str]] = [
-    ("encoder.onnx", truncate, "encoder.onnx of the model is damaged: 5001 bytes of 5002"),
+DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
+    ("encoder.onnx", truncate, "encoder.onnx of the model is damaged: it has 5001 bytes instead of 5002"),
     ("decoder.onnx", Path.unlink, "decoder.onnx of the model is missing"),
-    ("tokenizer.json", link, "tokenizer.json of the model is no regular file"),
-    ("index/rows.npy", to_folder, "rows.npy of the model is no regular file"),
+    ("tokenizer.json", link, "tokenizer.json of the model is not a regular file"),
+    ("index/rows.npy", to_folder, "rows.npy of the model is not a regular file"),
     ("manifest.json", truncate, "the model's manifest is damaged"),
     ("manifest.json", flip, "the model's manifest is damaged"),
     ("manifest.json", Path.unlink, "manifest.json of the model is missing"),
@@ -126,27 +128,27 @@ CHEAPLY_SEEN: list[tuple[str, Callable[[Path], None], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "harm", "sentence"), CHEAPLY_SEEN)
-def test_damage_that_opening_sees(
-    tmp_path: Path, name: str, harm: Callable[[Path], None], sentence: str
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE)
+def test_opening_finds_damage(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], message: str
 ) -> None:
-    id_ = put(tmp_path)
+    id_ = write(tmp_path)
     bundles.activate_bundle(tmp_path, id_)
-    harm(place(tmp_path, id_) / name)
-    with pytest.raises(GitpeftError) as found:
+    damage(bundle_path(tmp_path, id_) / name)
+    with pytest.raises(GitpeftError) as raised:
         bundles.open_active_bundle(tmp_path)
-    assert str(found.value) == sentence
-    assert found.value.hint
+    assert str(raised.value) == message
+    assert raised.value.hint
     with pytest.raises(GitpeftError):
         bundles.activate_bundle(tmp_path, id_)
     assert bundles.list_bundles(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_a_flipped_bit_is_seen_by_whoever_reads_the_file(tmp_path: Path, name: str) -> None:
-    id_ = put(tmp_path)
+def test_reading_a_file_finds_a_flipped_bit(tmp_path: Path, name: str) -> None:
+    id_ = write(tmp_path)
     bundle = bundles.activate_bundle(tmp_path, id_)
-    flip(place(tmp_path, id_) / name)
+    flip(bundle_path(tmp_path, id_) / name)
     for check in (lambda: bundle.read(name), lambda: bundles.verify_bundle(bundle)):
         with pytest.raises(GitpeftError, match=f"{name} of the model is damaged"):
             check()
@@ -154,20 +156,20 @@ def test_a_flipped_bit_is_seen_by_whoever_reads_the_file(tmp_path: Path, name: s
         bundles.activate_bundle(tmp_path, id_)
 
 
-def test_a_file_too_many_is_seen(tmp_path: Path) -> None:
-    id_ = put(tmp_path)
-    bundle = bundles.open_bundle(place(tmp_path, id_))
+def test_a_file_that_is_not_listed_is_found(tmp_path: Path) -> None:
+    id_ = write(tmp_path)
+    bundle = bundles.open_bundle(bundle_path(tmp_path, id_))
     (bundle.path / "index" / ".DS_Store").write_bytes(b"")
     with pytest.raises(GitpeftError, match=r"folder holds index/.DS_Store, which its manifest does not list"):
         bundles.verify_bundle(bundle)
 
 
 @pytest.mark.parametrize("text", ["", "x", "../../etc\n", "a" * 64 + "\n../..\n", "\x00" * 64 + "\n"])
-def test_a_damaged_note_of_the_active_model(tmp_path: Path, text: str) -> None:
-    id_ = put(tmp_path)
+def test_a_damaged_file_that_names_the_active_model(tmp_path: Path, text: str) -> None:
+    id_ = write(tmp_path)
     bundles.activate_bundle(tmp_path, id_)
     (tmp_path / "current").write_text(text)
-    with pytest.raises(GitpeftError, match="the note of the active model is damaged"):
+    with pytest.raises(GitpeftError, match=r"the file that names the active model \(current\) is damaged"):
         bundles.open_active_bundle(tmp_path)
     bundles.activate_bundle(tmp_path, id_)
     assert bundles.read_active_ids(tmp_path) == (id_, "")
@@ -179,12 +181,12 @@ def test_an_active_model_that_is_gone(tmp_path: Path) -> None:
         bundles.open_active_bundle(tmp_path)
 
 
-# --- what a manifest may say --------------------------------------------------------------------------------
+# --- what a manifest may hold -------------------------------------------------------------------------------
 
 
 def rewritten(state_dir: Path, change: Callable[[dict[str, object]], object]) -> Path:
     """A bundle whose manifest was changed, under the id that its new manifest has."""
-    path = place(state_dir, put(state_dir))
+    path = bundle_path(state_dir, write(state_dir))
     data = json.loads((path / "manifest.json").read_bytes())
     change(data)
     raw = json.dumps(data).encode()
@@ -193,30 +195,30 @@ def rewritten(state_dir: Path, change: Callable[[dict[str, object]], object]) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
-        ({"renderer": RENDERER_VERSION + 1}, "was trained on rendering"),
+        ({"renderer": RENDERER_VERSION + 1}, f"was trained on version {RENDERER_VERSION + 1} of the diff"),
         ({"format": 99}, "has bundle format 99, this gitpeft reads 1"),
         ({"format": "1"}, "has bundle format '1', this"),
         ({"format": "\x1b[2J"}, "has bundle format '\\x1b[2J', this"),
         ({"kind": "other"}, "manifest cannot be read"),
-        ({"budget": 3}, "manifest cannot be read: budget is no dict"),
+        ({"budget": 3}, "manifest cannot be read: budget is not a dict"),
         ({"files": []}, "manifest cannot be read"),
         ({"files": {}}, "a model bundle needs"),
         ({"files": {"style.json": {"size": "1", "sha256": ""}}}, "manifest cannot be read"),
         ({"files": {"style.json": 1}}, "manifest cannot be read"),
     ],
 )
-def test_a_manifest_that_is_refused(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
+def test_a_manifest_that_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     path = rewritten(tmp_path, lambda data: data.update(change))
-    with pytest.raises(GitpeftError) as found:
+    with pytest.raises(GitpeftError) as raised:
         bundles.open_bundle(path)
-    assert sentence in str(found.value)
-    assert found.value.hint
+    assert message in str(raised.value)
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"format": 1}'])
-def test_a_manifest_that_is_none(raw: bytes) -> None:
+def test_a_file_that_is_not_a_manifest(raw: bytes) -> None:
     with pytest.raises(GitpeftError):
         Manifest.from_json(raw)
 
@@ -238,7 +240,7 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_name_that_leads_out_of_the_bundle(tmp_path: Path, name: str) -> None:
+def test_a_file_name_that_leads_out_of_the_bundle(tmp_path: Path, name: str) -> None:
     def add(data: dict[str, object]) -> None:
         files = data["files"]
         assert isinstance(files, dict)
@@ -260,35 +262,35 @@ def test_weights_outside_the_file_are_refused(tmp_path: Path) -> None:
     graph = onnx.GraphProto(name="g", initializer=[tensor])
     model = onnx.ModelProto(ir_version=9, graph=graph)
     with pytest.raises(GitpeftError, match=r"encoder.onnx keeps data outside its own file"):
-        put(tmp_path, {**FILES, "encoder.onnx": model.SerializeToString()})
+        write(tmp_path, {**FILES, "encoder.onnx": model.SerializeToString()})
     assert not any((tmp_path / "models").iterdir())
 
 
 # --- versions -----------------------------------------------------------------------------------------------
 
 
-def several(state_dir: Path, count: int) -> list[str]:
-    """Bundles, oldest first, each activated once."""
-    ids = [put(state_dir, created=f"2024-05-{day:02}T00:00:00Z") for day in range(1, count + 1)]
+def write_and_activate(state_dir: Path, count: int) -> list[str]:
+    """Ids of bundles, oldest first; each was activated once."""
+    ids = [write(state_dir, created=f"2024-05-{day:02}T00:00:00Z") for day in range(1, count + 1)]
     for id_ in ids:
         bundles.activate_bundle(state_dir, id_)
     return ids
 
 
 def test_versions_are_listed_newest_first(tmp_path: Path) -> None:
-    ids = several(tmp_path, 3)
+    ids = write_and_activate(tmp_path, 3)
     assert [bundle.id for bundle in bundles.list_bundles(tmp_path)] == ids[::-1]
     assert bundles.read_active_ids(tmp_path) == (ids[2], ids[1])
 
 
 def test_activating_the_active_one_keeps_its_predecessor(tmp_path: Path) -> None:
-    ids = several(tmp_path, 2)
+    ids = write_and_activate(tmp_path, 2)
     bundles.activate_bundle(tmp_path, ids[1])
     assert bundles.read_active_ids(tmp_path) == (ids[1], ids[0])
 
 
 def test_pruning_keeps_the_newest_the_active_and_the_one_before_it(tmp_path: Path) -> None:
-    ids = several(tmp_path, 5)
+    ids = write_and_activate(tmp_path, 5)
     bundles.activate_bundle(tmp_path, ids[1])
     bundles.activate_bundle(tmp_path, ids[0])
     assert sorted(bundles.prune_bundles(tmp_path, keep=1)) == sorted([ids[2], ids[3]])
@@ -300,8 +302,8 @@ def test_pruning_keeps_the_newest_the_active_and_the_one_before_it(tmp_path: Pat
 
 
 def test_pruning_removes_damaged_bundles_and_old_leftovers(tmp_path: Path) -> None:
-    ids = several(tmp_path, 3)
-    truncate(place(tmp_path, ids[0]) / "encoder.onnx")
+    ids = write_and_activate(tmp_path, 3)
+    truncate(bundle_path(tmp_path, ids[0]) / "encoder.onnx")
     models = tmp_path / "models"
     for name, age in ((".new-old", 2 * 86400), (".new-young", 60), (".old-old", 2 * 86400)):
         (models / name).mkdir()
@@ -312,15 +314,15 @@ def test_pruning_removes_damaged_bundles_and_old_leftovers(tmp_path: Path) -> No
 
 
 def test_an_unknown_id_cannot_be_activated(tmp_path: Path) -> None:
-    ids = several(tmp_path, 1)
+    ids = write_and_activate(tmp_path, 1)
     for id_ in ("f" * 64, "../models/" + ids[0], ids[0][:12], ""):
         with pytest.raises(GitpeftError):
             bundles.activate_bundle(tmp_path, id_)
     assert bundles.read_active_ids(tmp_path) == (ids[0], "")
 
 
-def test_activations_at_the_same_time_leave_one_whole_note(tmp_path: Path) -> None:
-    ids = several(tmp_path, 3)
+def test_concurrent_activations_always_leave_a_valid_active_model(tmp_path: Path) -> None:
+    ids = write_and_activate(tmp_path, 3)
     stop = threading.Event()
     seen: set[str] = set()
     problems: list[BaseException] = []
@@ -355,11 +357,11 @@ def test_activations_at_the_same_time_leave_one_whole_note(tmp_path: Path) -> No
 # --- killed -------------------------------------------------------------------------------------------------
 
 
-def test_killed_anywhere_while_a_second_model_is_put_in_place(tmp_path: Path) -> None:
-    old = several(tmp_path, 1)[0]
+def test_replacing_a_model_killed_at_any_step_leaves_a_valid_one(tmp_path: Path) -> None:
+    old = write_and_activate(tmp_path, 1)[0]
 
     def renew() -> None:
-        id_ = put(tmp_path, created="2024-06-01T00:00:00Z")
+        id_ = write(tmp_path, created="2024-06-01T00:00:00Z")
         bundles.activate_bundle(tmp_path, id_)
         bundles.prune_bundles(tmp_path, keep=1)
 
@@ -383,5 +385,5 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        put(tmp_path)
+        write(tmp_path)
     assert not list((tmp_path / "models").iterdir())

@@ -1,4 +1,4 @@
-"""Models one by one: listed, gone back to, pruned, and answering whatever is killed meanwhile."""
+"""Listing models, rolling back and pruning; the active model answers even if one of these is killed."""
 
 import json
 import os
@@ -22,21 +22,21 @@ from tests.support.sources import CHECKOUT
 METRICS = {"test": {"gitpeft": {"n": 20, "b_norm": {"mean": 12.5, "low": 10.0, "high": 15.0}}}}
 
 
-def several(state_dir: Path, count: int) -> list[str]:
-    """Models that answer, oldest first, the last one active."""
+def make_models(state_dir: Path, count: int) -> list[str]:
+    """Ids of models that only retrieve, oldest first, the last one active."""
     return [tinymodel.bundle(state_dir, created=f"2024-05-{day:02}T00:00:00Z") for day in range(1, count + 1)]
 
 
 def answers(state_dir: Path) -> bool:
-    """Whether the active model says something, each of its bytes checked."""
+    """Whether the active model suggests something, after a check of every byte."""
     active = bundles.open_active_bundle(state_dir)
     assert active is not None
     bundles.verify_bundle(active)
     return bool(open_active_suggester(state_dir).suggest(tinymodel.CHANGES[0], ""))
 
 
-def test_a_version_tells_what_its_manifest_says(tmp_path: Path) -> None:
-    ids = several(tmp_path, 2)
+def test_a_version_lists_what_is_in_its_manifest(tmp_path: Path) -> None:
+    ids = make_models(tmp_path, 2)
     commits = {"from": "a" * 40, "to": "b" * 40, "count": 500}
     ids.append(
         tinymodel.bundle(
@@ -54,8 +54,8 @@ def test_a_version_tells_what_its_manifest_says(tmp_path: Path) -> None:
     assert newest.size == sum(path.stat().st_size for path in files)
 
 
-def test_a_loser_says_why_and_a_winner_does_not(tmp_path: Path) -> None:
-    several(tmp_path, 2)
+def test_only_a_losing_challenger_has_a_reason(tmp_path: Path) -> None:
+    make_models(tmp_path, 2)
     lost = {"duel": {"won": False, "verdict": "B-Norm fell by 2"}}
     with bundles.staging_folder(tmp_path) as folder:
         tinymodel.fill(folder)
@@ -63,11 +63,11 @@ def test_a_loser_says_why_and_a_winner_does_not(tmp_path: Path) -> None:
         bundles.write_bundle(folder, made)
     assert [one.aside for one in registry.list_model_versions(tmp_path)] == ["B-Norm fell by 2", "", ""]
     registry.roll_back_model(tmp_path, registry.list_model_versions(tmp_path)[0].id)
-    assert registry.list_model_versions(tmp_path)[0].aside == "", "whoever chose it by hand knows"
+    assert registry.list_model_versions(tmp_path)[0].aside == "", "an active model was not rejected"
 
 
-def test_going_back_and_forth(tmp_path: Path) -> None:
-    ids = several(tmp_path, 3)
+def test_rolling_back_and_forth(tmp_path: Path) -> None:
+    ids = make_models(tmp_path, 3)
     assert registry.roll_back_model(tmp_path).id == ids[1] and answers(tmp_path)
     assert bundles.read_active_ids(tmp_path) == (ids[1], ids[2])
     assert registry.roll_back_model(tmp_path).id == ids[2]
@@ -75,10 +75,10 @@ def test_going_back_and_forth(tmp_path: Path) -> None:
     assert bundles.read_active_ids(tmp_path) == (ids[0], ids[2])
 
 
-def test_names_that_name_no_model(tmp_path: Path) -> None:
+def test_a_prefix_that_names_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GitpeftError, match="no earlier model"):
         registry.roll_back_model(tmp_path)
-    ids = several(tmp_path, 1)
+    ids = make_models(tmp_path, 1)
     with pytest.raises(GitpeftError, match="no earlier model"):
         registry.roll_back_model(tmp_path)
     for name, why in (
@@ -91,8 +91,8 @@ def test_names_that_name_no_model(tmp_path: Path) -> None:
     assert bundles.read_active_ids(tmp_path) == (ids[0], "")
 
 
-def test_a_damaged_model_is_not_gone_back_to(tmp_path: Path) -> None:
-    ids = several(tmp_path, 2)
+def test_a_damaged_model_is_not_activated_by_a_rollback(tmp_path: Path) -> None:
+    ids = make_models(tmp_path, 2)
     path = tmp_path / "models" / ids[0] / "index" / "rows.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(GitpeftError, match="damaged"):
@@ -100,8 +100,8 @@ def test_a_damaged_model_is_not_gone_back_to(tmp_path: Path) -> None:
     assert bundles.read_active_ids(tmp_path) == (ids[1], ids[0]) and answers(tmp_path)
 
 
-def test_killed_anywhere_while_going_back_and_pruning(tmp_path: Path) -> None:
-    ids = several(tmp_path, 5)
+def test_a_rollback_and_pruning_killed_at_any_step_leave_a_working_model(tmp_path: Path) -> None:
+    ids = make_models(tmp_path, 5)
     number = 0
     with asked_meanwhile(tmp_path, tmp_path, tinymodel.CHANGES[0]):
         for step in every_kill(
@@ -120,14 +120,14 @@ def test_killed_anywhere_while_going_back_and_pruning(tmp_path: Path) -> None:
 # --- one training at a time ---------------------------------------------------------------------------------
 
 
-def test_a_second_training_is_told_to_wait(repo: Repo, gitpeft: Call) -> None:
+def test_a_second_training_is_refused(repo: Repo, gitpeft: Call) -> None:
     repo.commit("start", **{"a.py": "x = 1\n"})
     state = Repository.open(repo.path).state_dir
     with registry.hold_training_lock(state):
         for command in (["train"], ["init", "--no-hooks"]):
             done = gitpeft(*command, "--repo", repo.path)
             assert done.code == 1 and "another training is under way" in done.err
-    assert not state.exists(), "who only waited leaves nothing"
+    assert not state.exists(), "a refused run leaves nothing behind"
 
 
 def test_the_lock_ends_with_its_process(repo: Repo) -> None:
@@ -148,8 +148,8 @@ def test_the_lock_ends_with_its_process(repo: Repo) -> None:
     assert not state.exists()
 
 
-def test_a_lock_leaves_what_is_kept_alone(tmp_path: Path) -> None:
-    ids = several(tmp_path, 1)
+def test_the_lock_leaves_other_state_alone(tmp_path: Path) -> None:
+    ids = make_models(tmp_path, 1)
     with registry.hold_training_lock(tmp_path), registry.hold_training_lock(tmp_path / "other"):
         pass
     assert bundles.read_active_ids(tmp_path)[0] == ids[0] and not (tmp_path / "other").exists()
@@ -163,7 +163,7 @@ def test_models_and_rollback(repo: Repo, gitpeft: Call, monkeypatch: pytest.Monk
     here = ("--repo", repo.path)
     assert "gitpeft init" in gitpeft("models", *here).out
     assert json.loads(gitpeft("models", *here, "--json").out) == []
-    ids = several(Repository.open(repo.path).state_dir, 2)
+    ids = make_models(Repository.open(repo.path).state_dir, 2)
     with monkeypatch.context() as narrow:
         narrow.setenv("COLUMNS", "40")
         assert all(one[:12] in gitpeft("models", *here).out for one in ids)
