@@ -591,7 +591,7 @@ REFUSED: dict[str, tuple[Callable[[Files], Files], str]] = {
     "a list that is none": (lambda f: f | {"share.json": ("100644", b"[]")}, "list cannot be read"),
     "a list of tomorrow": (lambda f: relisted(f, format=2), "published in format 2"),
     "another manifest": (lambda f: relisted(f, bundle="0" * 64), "not the one its list names"),
-    "another renderer": (remade(renderer=999), "trained on rendering 999"),
+    "another renderer": (remade(renderer=999), "trained on version 999 of the diff rendering"),
     "another bundle format": (remade(format=99), "bundle format 99"),
     "a foreign base": (
         lambda f: relisted(f, made={"tokenizer.json": {"way": "base", "difference": ""}}), "contradict",
