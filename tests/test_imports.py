@@ -28,11 +28,12 @@ IMPORTERS = {
     "onnx": {"learn"},
     "rapidfuzz": {"learn"},
     "rouge_score": {"learn"},
-    "onnxruntime": {"runtime.beam_search", "suggest.suggester", "learn"},
+    "onnxruntime": {"runtime.onnx_model", "suggest.suggester", "learn"},
     "tokenizers": {"runtime.tokenizer", "suggest.suggester", "risk.encoder", "learn"},
     # share: a model that was pulled is put together where there is no torch.
     "numpy": {
         "runtime.beam_search",
+        "runtime.onnx_model",
         "suggest.suggester",
         "suggest.retrieval",
         "risk.encoder",

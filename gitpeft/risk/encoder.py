@@ -15,7 +15,8 @@ from gitpeft.errors import GitpeftError
 from gitpeft.lazy import field_names, lazy_dataclass, replace_fields
 from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.model import RISK_FEATURES, scale_features
-from gitpeft.runtime.beam_search import BackgroundTask, open_session
+from gitpeft.runtime.background import BackgroundTask
+from gitpeft.runtime.onnx_model import open_session
 from gitpeft.runtime.worker import RequestHandler, Worker
 
 if TYPE_CHECKING:
@@ -130,8 +131,11 @@ class SandboxedRiskEncoder:
         values = {name: getattr(metrics, name) for name in field_names(ChangeMetrics)}
         answer = self._worker.get_answer({"change": change, "metrics": values})
         try:
-            lines = tuple((str(path), str(line), float(share)) for path, line, share in answer["lines"])
-            return EncoderScore(float(answer["logit"]), lines)
+            logit, rows = answer["logit"], answer["lines"]
+            if not (isinstance(logit, int | float) and isinstance(rows, list)):
+                raise TypeError("a logit is a number, and lines are a list")
+            lines = tuple((str(path), str(line), float(share)) for path, line, share in rows)
+            return EncoderScore(float(logit), lines)
         except (KeyError, TypeError, ValueError):
             raise GitpeftError("the risk encoder gave no valid answer") from None
 

@@ -1,1 +1,1 @@
-"""Running a model without torch: the confined child process, the tokenizer and the beam search."""
+"""Running a model without torch: the sandboxed child process, ONNX sessions, tokenizer and beam search."""

@@ -1,10 +1,16 @@
-"""Text to token ids and back: hides the tokenizer file and how section marks are spelt in it."""
+"""Text to token ids and back, with a Hugging Face tokenizer file.
+
+A section mark of the rendered source is a special token where the tokenizer has one, otherwise it is spelt.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gitpeft.diff.render import SECTION_MARKS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<pad>", "</s>", "<unk>"
 SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN, *(f"<{mark}>" for mark in SECTION_MARKS))
@@ -21,32 +27,39 @@ _MARK_SPELLINGS = {
 
 
 def wrap_source(ids: Sequence[int], around: tuple[Sequence[int], Sequence[int]], total: int) -> list[int]:
-    """A rendered source between the ids that an architecture expects around it, `total` ids at most."""
+    """A rendered source between the ids that an architecture expects before and after it.
+
+    The source is cut so that the result has at most `total` ids.
+    """
     before, after = around
     return [*before, *ids[: total - len(before) - len(after)], *after]
 
 
 class TokenCodec:
-    """A `tokenizers` file as the renderer's `Codec`. Marks that it does not know are spelt as text."""
+    """A tokenizer in the form that the renderer needs (`diff.render.Codec`).
 
-    def __init__(self, tokenizer: Any) -> None:
+    `marks` maps each section mark to its ids, `end` is the id of the end token, and `len` the size of the
+    vocabulary. StopIteration when the tokenizer has no end token.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
         tokenizer.encode_special_tokens = True  # `</s>` in a diff is text, and so is `<file>`
         self._tokenizer = tokenizer
         self.marks = {mark: self._encode_mark(mark) for mark in SECTION_MARKS}
         self.end: int = next(
-            i for t in (END_TOKEN, "<|endoftext|>") if (i := tokenizer.token_to_id(t)) is not None
+            id_ for token in (END_TOKEN, "<|endoftext|>") if (id_ := tokenizer.token_to_id(token)) is not None
         )
 
     @classmethod
     def load(cls, path: Path) -> "TokenCodec":
-        """Read a `tokenizer.json`."""
+        """Read a `tokenizer.json`; the library raises a plain Exception when it cannot."""
         from tokenizers import Tokenizer
 
         return cls(Tokenizer.from_file(str(path)))
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "TokenCodec":
-        """The same from the content of the file."""
+        """As `load`, from the content of the file."""
         from tokenizers import Tokenizer
 
         return cls(Tokenizer.from_buffer(raw))
@@ -58,15 +71,18 @@ class TokenCodec:
         return list(self._tokenizer.encode(_MARK_SPELLINGS.get(mark, "\n "), add_special_tokens=False).ids)
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens."""
-        return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """The ids of each text, without special tokens; `<mark>` or `</s>` in a text is encoded as text."""
+        return [
+            encoding.ids
+            for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text, without special tokens."""
+        """As `encode_many`, for one text."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; special tokens are left out."""
+        """The text of these ids, without special tokens and without white space at its ends."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def __len__(self) -> int:

@@ -24,13 +24,9 @@ from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED, DraftMessage
 from gitpeft.suggest.suggestion import Suggestion
 
 if TYPE_CHECKING:
-    from gitpeft.runtime.beam_search import (
-        BackgroundTask,
-        EncodedSource,
-        EncoderDecoder,
-        GenerationTokens,
-        Hypothesis,
-    )
+    from gitpeft.runtime.background import BackgroundTask
+    from gitpeft.runtime.beam_search import GenerationTokens, Hypothesis
+    from gitpeft.runtime.onnx_model import EncodedSource, EncoderDecoder
     from gitpeft.runtime.tokenizer import TokenCodec
     from gitpeft.suggest.retrieval import CommitIndex, IndexEntry, Neighbour
 
@@ -227,13 +223,15 @@ class Suggester:
                 )
 
     def _start_reading_files(self) -> "BackgroundTask[dict[str, bytes]]":
-        from gitpeft.runtime.beam_search import BackgroundTask
+        from gitpeft.runtime.background import BackgroundTask
 
         wanted = (bundles.ENCODER_FILE, bundles.DECODER_FILE, bundles.TOKENIZER_FILE)
         return BackgroundTask(lambda: {name: self.bundle.read(name) for name in wanted})
 
     def _start_loading_model(self, files: "BackgroundTask[dict[str, bytes]]") -> _LoadedModel:
-        from gitpeft.runtime.beam_search import BackgroundTask, EncoderDecoder, GenerationTokens
+        from gitpeft.runtime.background import BackgroundTask
+        from gitpeft.runtime.beam_search import GenerationTokens
+        from gitpeft.runtime.onnx_model import EncoderDecoder
 
         given = self.bundle.manifest.settings
         with _explain_read_errors("the manifest"):

@@ -23,7 +23,7 @@ from gitpeft.learn.export import parity
 from gitpeft.learn.pretraining import build
 from gitpeft.learn.training.loop import measure_loss, train_model
 from gitpeft.learn.training.settings import TrainingSettings
-from gitpeft.runtime.beam_search import EncoderDecoder
+from gitpeft.runtime.onnx_model import EncoderDecoder
 
 SHAPES: dict[str, dict[str, Any]] = {
     "4+2, width 256": {},

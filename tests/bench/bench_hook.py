@@ -141,10 +141,10 @@ class Bench:
                 continue
             pairs = {
                 "git commands": (moments["hook"], moments["change"]),
-                "child: start to model opened": (moments["started"], moments["opened"]),
-                "child: waiting for the request": (moments["opened"], moments["asked"]),
-                "child: answering": (moments["asked"], moments["told"]),
-                "answer in transit": (moments["told"], moments["answer"]),
+                "child: start to model opened": (moments["started"], moments["loaded"]),
+                "child: waiting for the request": (moments["loaded"], moments["requested"]),
+                "child: answering": (moments["requested"], moments["answered"]),
+                "answer in transit": (moments["answered"], moments["answer"]),
                 "ranking, writing": (moments["answer"], moments["done"]),
                 "hook, total": (moments["hook"], moments["done"]),
             }

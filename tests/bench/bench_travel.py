@@ -30,14 +30,8 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import trial
 from gitpeft.learn.export import parity as export_parity
 from gitpeft.learn.models import bases, methods
-from gitpeft.runtime.beam_search import (
-    BeamSearch,
-    EncodedSource,
-    EncoderDecoder,
-    GenerationTokens,
-    compute_floored_log,
-    score_messages,
-)
+from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens, compute_floored_log, score_messages
+from gitpeft.runtime.onnx_model import EncodedSource, EncoderDecoder
 from gitpeft.runtime.tokenizer import TokenCodec
 from gitpeft.share import delta, lora_merge
 
@@ -214,16 +208,19 @@ class Adapted(EncoderDecoder):
     def encode(self, source: Sequence[int]) -> EncodedSource:
         session, ids = self._encoder.get_result(), np.array([source], dtype=np.int64)
         names = [one.name for one in session.get_outputs()]
-        feeds = dict(zip(names, session.run(names, {"source": ids}, self._options[0]), strict=True))
+        outputs = session.run(names, {"source": ids}, self._options[0])
+        feeds: dict[str, Any] = dict(zip(names, outputs, strict=True))
         if "source" in self._read_decoder_inputs():
             feeds["source"] = ids
         return EncodedSource(feeds, list(source))
 
-    def step(self, memory: EncodedSource, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        names = ["probabilities", *(name.replace("past.", "present.") for name in self._past)]
+    def run_decoder(
+        self, memory: EncodedSource, tokens: Any, past: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        names = ["probabilities", *(name.replace("past.", "present.") for name in self._past_shapes)]
         feeds = {**memory.feeds, **past, "tokens": tokens}
         found, *present = self._decoder.get_result().run(names, feeds, self._options[1])
-        return found, dict(zip(self._past, present, strict=True))
+        return found, dict(zip(self._past_shapes, present, strict=True))
 
 
 # --- measuring ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The search, on a network that is a table: what it may and may not write."""
+"""Beam search with a table in place of a network: which messages it may generate, and which it finds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gitpeft.runtime import beam_search
-from gitpeft.runtime.beam_search import BeamSearch, EncodedSource, GenerationTokens, Hypothesis
+from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens, Hypothesis
+from gitpeft.runtime.onnx_model import EncodedSource
 
-WORDS = GenerationTokens(start=0, end=1, banned=(0, 2))
+SPECIAL = GenerationTokens(start=0, end=1, banned=(0, 2))
 
 
 class Table:
-    """A network whose next token depends on the last one only: row by row the probabilities."""
+    """A network whose next token depends on the last one only; row t holds the probabilities after t."""
 
     def __init__(self, rows: dict[int, dict[int, float]], size: int = 12) -> None:
         self.rows = np.full((size, size), 1e-9, dtype=np.float32)
@@ -23,7 +24,9 @@ class Table:
                 self.rows[last, token] = probability
         self.calls = 0
 
-    def run_decoder(self, _: EncodedSource, tokens: Any, past: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def run_decoder(
+        self, memory: EncodedSource, tokens: Any, past: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         self.calls += 1
         return self.rows[tokens], past
 
@@ -32,7 +35,7 @@ class Table:
 
 
 def search(table: Table, source: Sequence[int] = (), **settings: int) -> list[Hypothesis]:
-    return BeamSearch(**settings).run(table, EncodedSource({}, list(source)), WORDS)  # type: ignore[arg-type]
+    return BeamSearch(**settings).run(table, EncodedSource({}, list(source)), SPECIAL)  # type: ignore[arg-type]
 
 
 def test_the_likelier_message_wins_although_its_first_token_is_less_likely() -> None:
@@ -43,7 +46,7 @@ def test_the_likelier_message_wins_although_its_first_token_is_less_likely() -> 
     assert np.isclose(best.total, np.log(0.4)) and np.isclose(best.mean, np.log(0.4) / 3)
 
 
-def test_a_banned_token_is_never_written() -> None:
+def test_a_banned_token_is_never_generated() -> None:
     table = Table({0: {2: 0.9, 5: 0.1}, 5: {2: 0.9, 1: 0.1}})
     assert search(table, width=1)[0].ids == [5]
 
@@ -58,7 +61,7 @@ def test_three_tokens_are_not_repeated_more_often_than_in_the_source() -> None:
     assert search(Table(LOOP), twice, width=1, limit=9)[0].ids[:9] != [5, 6, 7] * 3
 
 
-def test_nothing_is_said_twice_in_a_row_unless_the_source_says_it() -> None:
+def test_nothing_is_repeated_in_a_row_unless_the_source_repeats_it() -> None:
     table = {0: {5: 1.0}, 5: {5: 0.9, 1: 0.1}}
     assert search(Table(table), width=1)[0].ids == [5]
     assert search(Table(table), [5, 5], width=1)[0].ids[:2] == [5, 5]
@@ -68,17 +71,17 @@ def test_nothing_is_said_twice_in_a_row_unless_the_source_says_it() -> None:
 
 def test_repeats_can_be_allowed() -> None:
     table = Table(LOOP)
-    found = BeamSearch(1, 9, repeats=True).run(table, EncodedSource({}), WORDS)  # type: ignore[arg-type]
+    found = BeamSearch(1, 9, repeats=True).run(table, EncodedSource({}), SPECIAL)
     assert found[0].ids == [5, 6, 7] * 3
 
 
-def test_what_reaches_the_limit_is_unfinished() -> None:
+def test_a_message_that_reaches_the_limit_is_unfinished() -> None:
     found = search(Table({0: {5: 1.0}, 5: {5: 1.0}}), [5] * 9, width=1, limit=6)
     assert not found[0].finished and found[0].ids == [5] * 6
     assert np.isclose(found[0].mean, found[0].total / 6)
 
 
-def test_the_search_stops_when_nothing_can_overtake() -> None:
+def test_the_search_stops_when_no_beam_can_overtake() -> None:
     table = Table({0: {5: 0.9, 6: 0.1}, 5: {1: 1.0}, 6: {1: 1.0}})
     search(table, width=1, limit=40)
     assert table.calls == 2
@@ -86,9 +89,9 @@ def test_the_search_stops_when_nothing_can_overtake() -> None:
 
 def test_scores_of_given_messages_count_the_end() -> None:
     table = Table({0: {5: 0.5, 1: 0.25}, 5: {6: 0.5}, 6: {1: 0.5}})
-    found = beam_search.score_messages(table, EncodedSource({}), [[5, 6], []], WORDS)  # type: ignore[arg-type]
+    found = beam_search.score_messages(table, EncodedSource({}), [[5, 6], []], SPECIAL)
     assert np.allclose([one.total for one in found], [np.log(0.125), np.log(0.25)])
-    assert beam_search.score_messages(table, EncodedSource({}), [], WORDS) == []  # type: ignore[arg-type]
+    assert beam_search.score_messages(table, EncodedSource({}), [], SPECIAL) == []
 
 
 @given(
@@ -100,24 +103,10 @@ def test_the_best_continuations_are_found_exactly(
     values: Sequence[int], totals: Sequence[float], count: int
 ) -> None:
     beams = [Hypothesis([], total, False) for total in totals]
-    found = np.array([values] * len(beams), dtype=np.float32) / 64
+    found = np.array([values] * len(beams), dtype=np.float32) / np.float32(64)
     best = beam_search._select_continuations(beams, found, count)
     every = np.log(found + beam_search.PROBABILITY_FLOOR) + np.array(totals)[:, None]
     expected = np.sort(every[found > 0])[::-1][:count]
     assert np.allclose([total for total, _, _ in best], expected, atol=1e-5)
     assert len({(row, column) for _, row, column in best}) == len(best)
     assert all(np.isclose(every[row, column], total) for total, row, column in best)
-
-
-def test_what_a_thread_raises_is_raised_where_it_is_waited_for() -> None:
-    def fail() -> int:
-        raise ValueError("no")
-
-    later = beam_search.BackgroundTask(fail)
-    for _ in range(2):
-        try:
-            later.get_result()
-            raise AssertionError("nothing was raised")
-        except ValueError as error:
-            assert str(error) == "no"
-    assert beam_search.BackgroundTask(lambda: 3).get_result() == 3

@@ -20,7 +20,8 @@ from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export import bart, t5
 from gitpeft.learn.models import architectures
-from gitpeft.runtime.beam_search import EncodedSource, EncoderDecoder, GenerationTokens, compute_floored_log
+from gitpeft.runtime.beam_search import GenerationTokens, compute_floored_log
+from gitpeft.runtime.onnx_model import EncodedSource, EncoderDecoder
 
 
 class GraphWriter(Protocol):
@@ -162,7 +163,7 @@ def export_model(
     settings = make_decoding_settings(model, tokenizer_json)
     settings |= {name: list(ids) for name, ids in zip(("before", "after"), wrapping, strict=True) if ids}
     plain, small = build_graphs(model, quantise=False), build_graphs(model, quantise=True)
-    words = GenerationTokens(settings["start"], settings["end"], tuple(settings["banned"]))
+    words = GenerationTokens.from_settings(settings)
     parity = measure_parity(
         model, _make_network(plain), _make_network(small), examples, words, bounds or MessageParityBounds()
     )

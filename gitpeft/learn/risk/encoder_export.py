@@ -103,7 +103,7 @@ def _run_torch(model: RiskEncoderModel, ids: Sequence[int], features: Sequence[f
 
 
 def _run_graph(graph: bytes, asked: Sequence[RiskInput]) -> Array:
-    from gitpeft.runtime.beam_search import open_session
+    from gitpeft.runtime.onnx_model import open_session
 
     run = open_session(graph, 1).run
     feeds = [

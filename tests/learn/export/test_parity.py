@@ -15,7 +15,8 @@ from gitpeft.learn.export import parity as exporting
 from gitpeft.learn.export.parity import MessageParity, MessageParityBounds, export_model
 from gitpeft.learn.models import methods
 from gitpeft.runtime import beam_search
-from gitpeft.runtime.beam_search import BeamSearch, EncoderDecoder, GenerationTokens
+from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens
+from gitpeft.runtime.onnx_model import EncoderDecoder
 from gitpeft.runtime.tokenizer import TokenCodec
 from tests.support import tinymodel
 from tests.support.tuning import TEXTS, disturb, named

@@ -17,7 +17,7 @@ from gitpeft.learn.evaluation import trial
 from gitpeft.learn.models import bases, hub, methods
 from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import TrainingJob
-from gitpeft.runtime import beam_search
+from gitpeft.runtime import onnx_model
 from gitpeft.suggest.reranker import MessageCandidate
 from tests.support import tinymodel
 from tests.support.tuning import ARCHITECTURES, METHODS
@@ -102,13 +102,13 @@ def suggested(
 ) -> tuple[list[MessageCandidate], list[list[int]]]:
     """What the hook would consider for a change, and the ids that its encoder was given."""
     read: list[list[int]] = []
-    encode = beam_search.EncoderDecoder.encode
+    encode = onnx_model.EncoderDecoder.encode
 
-    def heard(network: beam_search.EncoderDecoder, source: Any) -> beam_search.EncodedSource:
+    def heard(network: onnx_model.EncoderDecoder, source: Any) -> onnx_model.EncodedSource:
         read.append(list(source))
         return encode(network, source)
 
-    monkeypatch.setattr(beam_search.EncoderDecoder, "encode", heard)
+    monkeypatch.setattr(onnx_model.EncoderDecoder, "encode", heard)
     manifest = Manifest("model", "2024-01-01T00:00:00Z", settings=settings, budget=asdict(base.budget))
     with trial.open_trial_suggester(manifest, files, dataset.build_example_index([]), {}) as suggester:
         return suggester.collect_candidates(data().test[0].change, ""), read

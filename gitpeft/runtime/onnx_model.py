@@ -1,0 +1,136 @@
+"""An exported encoder-decoder in onnxruntime: sessions, encoding a source, decoder steps, the KV cache.
+
+Shapes: B hypotheses, S source tokens, T message tokens, V tokens of the vocabulary, H attention heads,
+W width of a head.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from gitpeft.errors import GitpeftError
+from gitpeft.lazy import field, lazy_dataclass
+from gitpeft.runtime.background import BackgroundTask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    TokenIds = NDArray[np.int64]
+    Past = dict[str, Floats]
+
+ENCODER_THREADS, DECODER_THREADS = 1, 1
+
+
+class TensorInfo(Protocol):
+    """Name and shape of an input or output of a graph; a dimension that varies has a name in its place."""
+
+    name: str
+    shape: Sequence[int]
+
+
+class OnnxSession(Protocol):
+    """What is used here of `onnxruntime.InferenceSession`."""
+
+    def get_inputs(self) -> Sequence[TensorInfo]:
+        """The inputs of the graph, in order."""
+
+    def get_outputs(self) -> Sequence[TensorInfo]:
+        """The outputs of the graph, in order."""
+
+    def run(
+        self,
+        output_names: Sequence[str],
+        feeds: Mapping[str, object],
+        run_options: object = None,
+    ) -> "list[Floats]":
+        """The named outputs for these inputs, numpy arrays by name."""
+
+
+def open_session(model: bytes, threads: int) -> OnnxSession:
+    """Load an ONNX model for the CPU; GitpeftError when onnxruntime cannot.
+
+    Idle threads do not spin: on a busy machine, spinning costs more than it saves.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    # The graphs are exported in the form that the optimiser produces: its passes would only take time.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session: OnnxSession = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # the library has no common base class of its errors
+        reason = " ".join(str(error).split())[:200]
+        raise GitpeftError(
+            f"the model cannot be loaded: {reason}", "run `gitpeft init` to build it again"
+        ) from error
+    return session
+
+
+@lazy_dataclass(slots=True)
+class EncodedSource:
+    """An encoded source: the inputs that each decoder step reads, and the source's token ids.
+
+    `feeds` are the encoder's outputs by name, such as the keys and values of the cross-attention.
+    """
+
+    feeds: "Mapping[str, Floats | TokenIds]"
+    source: list[int] = field(default_factory=list)
+
+
+class EncoderDecoder:
+    """An exported encoder and decoder (`learn.export.t5` documents the inputs and outputs of the graphs).
+
+    Both sessions are opened in the background, from what the two functions return, and waited for when they
+    are first needed.
+    """
+
+    def __init__(self, encoder: Callable[[], bytes], decoder: Callable[[], bytes]) -> None:
+        self._encoder = BackgroundTask(lambda: open_session(encoder(), ENCODER_THREADS))
+        self._decoder = BackgroundTask(lambda: open_session(decoder(), DECODER_THREADS))
+        self._past_shapes: dict[str, tuple[int, int]] = {}
+
+    def encode(self, source: Sequence[int]) -> EncodedSource:
+        """Encode a source of S > 0 token ids."""
+        import numpy as np
+
+        session = self._encoder.get_result()
+        ids = np.array([source], dtype=np.int64)
+        names = [output.name for output in session.get_outputs()]
+        feeds: dict[str, Floats | TokenIds] = dict(
+            zip(names, session.run(names, {"source": ids}), strict=True)
+        )
+        if "source" in self._read_decoder_inputs():
+            feeds["source"] = ids
+        return EncodedSource(feeds, list(source))
+
+    def _read_decoder_inputs(self) -> set[str]:
+        """The names of the decoder's inputs; notes H and W of each input that is part of the KV cache."""
+        inputs = self._decoder.get_result().get_inputs()
+        cached = [one for one in inputs if one.name.startswith("past.")]
+        self._past_shapes = {one.name: (one.shape[1], one.shape[3]) for one in cached}
+        return {one.name for one in inputs}
+
+    def run_decoder(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Floats, Past]":
+        """One decoder call on the next token ids (B, T) of hypotheses whose earlier ones are in `past`.
+
+        Returns the probabilities (B, T, V) of the token that follows each, and the extended KV cache.
+        """
+        names = ["probabilities", *(name.replace("past.", "present.") for name in self._past_shapes)]
+        feeds = {**memory.feeds, **past, "tokens": tokens}
+        probabilities, *present = self._decoder.get_result().run(names, feeds)
+        return probabilities, dict(zip(self._past_shapes, present, strict=True))
+
+    def make_empty_past(self, batch: int) -> "Past":
+        """The KV cache (B, H, 0, W) of `batch` hypotheses without tokens; call `encode` first."""
+        import numpy as np
+
+        shapes = {name: (batch, heads, 0, width) for name, (heads, width) in self._past_shapes.items()}
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
