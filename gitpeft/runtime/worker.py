@@ -137,7 +137,7 @@ class Worker:
             raw += part
             if len(raw) > ANSWER_LIMIT:
                 self.kill()
-                raise GitpeftError(f"the model answered more than {ANSWER_LIMIT >> 10} KiB")
+                raise GitpeftError(f"the model answered too much (over {ANSWER_LIMIT >> 10} KiB)")
             if not part or part.endswith(b"\n"):  # the pipe itself ends only when the child has exited
                 self._answered = bool(part)
                 return raw
