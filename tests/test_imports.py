@@ -28,12 +28,13 @@ IMPORTERS = {
     "onnx": {"learn"},
     "rapidfuzz": {"learn"},
     "rouge_score": {"learn"},
-    "onnxruntime": {"runtime.onnx_model", "suggest.suggester", "learn"},
-    "tokenizers": {"runtime.tokenizer", "suggest.suggester", "risk.encoder", "learn"},
+    "onnxruntime": {"runtime.onnx_model", "suggest.generator", "learn"},
+    "tokenizers": {"runtime.tokenizer", "suggest.generator", "risk.encoder", "learn"},
     # share: a model that was pulled is put together where there is no torch.
     "numpy": {
         "runtime.beam_search",
         "runtime.onnx_model",
+        "suggest.generator",
         "suggest.suggester",
         "suggest.retrieval",
         "risk.encoder",
@@ -45,7 +46,7 @@ IMPORTERS = {
     "rich": {"cli"},
     "git": {"git"},
     "detect_secrets": {"redaction"},
-    "yaml": {"suggest.commit_lint"},
+    "yaml": {"suggest.lint_config"},
     "pygments": {"learn.szz"},
 }
 
@@ -388,7 +389,7 @@ def test_a_breach_is_found(module: str, source: str, reason: str) -> None:
     ("module", "source"),
     [
         (
-            "suggest.suggester",
+            "suggest.generator",
             "def f():\n    import numpy, onnxruntime\n    from tokenizers import Tokenizer",
         ),
         ("suggest.suggester", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import numpy as np"),

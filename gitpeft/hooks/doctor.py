@@ -21,7 +21,7 @@ from gitpeft.hooks.install import (
     is_configured,
     uninstall_hooks,
 )
-from gitpeft.suggest import commit_lint, reranker
+from gitpeft.suggest import commit_lint, lint_config, reranker
 
 LOG_LINES = 5
 _MAX_LOG_LINES = 1000
@@ -227,9 +227,9 @@ def examine_repository(
 
 def _check_lint_settings(repo: Repository) -> Iterator[DoctorFinding]:
     rules = (
-        commit_lint.load_lint_rules(repo.work_tree) if repo.work_tree is not None else commit_lint.LintRules()
+        lint_config.load_lint_rules(repo.work_tree) if repo.work_tree is not None else commit_lint.LintRules()
     )
-    for sentence in commit_lint.explain_unread_files(rules):
+    for sentence in lint_config.explain_unread_files(rules):
         yield DoctorFinding("linter", sentence, "suggestions may need a change before the linter takes them")
 
 

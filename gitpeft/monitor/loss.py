@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, variance
 
-from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.config import Config
 from gitpeft.errors import GitpeftError
@@ -87,7 +86,7 @@ def measure_loss_shift(repo: Repository, bundle: Bundle, config: Config) -> Loss
 
 def _list_held_out_commits(bundle: Bundle) -> Iterator[_EvaluationCommit]:
     """The newest commits of the index that the model was neither taught nor chosen by, newest first."""
-    index = CommitIndex.load(lambda name: bundle.read(f"{bundles.INDEX_FOLDER}/{name}"))
+    index = CommitIndex.load_from_bundle(bundle)
     held = min(MAX_COMMITS, int(bundle.manifest.commits.get("held", len(index) // 10)))
     for place in reversed(range(len(index) - held, len(index))):
         yield _EvaluationCommit(*index.get_commit(place), ())

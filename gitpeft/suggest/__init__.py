@@ -1,1 +1,1 @@
-"""From a staged change to suggested messages: retrieval, generation, reranking, and checks."""
+"""From a staged change to suggested messages: retrieval, generation, reranking, conventions and checks."""

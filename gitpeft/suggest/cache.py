@@ -1,13 +1,12 @@
 """The cache of suggestions: one small file for each request, named by a hash of it.
 
-The hash covers the masked change, the previous subject and the model. Nothing that could hold a secret is
-stored: only messages are, and those came out of masked input.
+The hash covers the masked change, the previous subject, the model and what was asked of it. Only messages are
+stored, which were generated from masked input, so that no secret gets into the cache.
 """
 
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,45 +15,47 @@ from gitpeft.files import replace_file
 from gitpeft.suggest.suggestion import Suggestion
 
 MAX_ANSWERS = 32
-"""Answers kept; the oldest go first."""
+"""Requests whose suggestions are kept; the oldest are deleted."""
 
 CLAIM_SECONDS = 60.0
-"""Seconds after which nobody can still be working on an answer."""
+"""Seconds after which a claim of a key has expired: its process was killed."""
 
 MAX_ANSWER_BYTES = 256 << 10
 ANSWER_CACHE_VERSION = 3
-_KEY_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 
 def compute_cache_key(change: str, previous: str, n: int, model: str, least: int = 0) -> str:
-    """The name of one request in the cache."""
-    asked = json.dumps([ANSWER_CACHE_VERSION, change, previous, n, model, least])
-    return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
+    """The SHA-256 that names a request in the cache: all that its suggestions depend on.
+
+    `n` is the number of messages asked for, `model` the id of the bundle, `least` the least score in percent.
+    """
+    request = json.dumps([ANSWER_CACHE_VERSION, change, previous, n, model, least])
+    return hashlib.sha256(request.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_cached_suggestions(state_dir: Path, key: str) -> list[Suggestion] | None:
-    """The suggestions stored under a key; None when there are none, or the file is damaged."""
+    """The suggestions stored under a key; None if there are none or the file is damaged."""
     path = state_dir / "answers" / key
     try:
         if path.stat().st_size > MAX_ANSWER_BYTES:
             return None
-        found = json.loads(path.read_bytes())
+        entry = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or found.get("key") != key:
+    if not isinstance(entry, dict) or entry.get("key") != key:
         return None
-    rows = found.get("suggestions")
+    rows = entry.get("suggestions")
     return parse_suggestions(rows) if isinstance(rows, list) else None
 
 
 def parse_suggestions(rows: list[object]) -> list[Suggestion] | None:
-    """The suggestions in a JSON list of rows; None when one of them is none."""
-    found = [one for row in rows if (one := Suggestion.from_row(row))]
-    return found if len(found) == len(rows) else None
+    """The suggestions that are the rows of a JSON list; None if one of the rows is malformed."""
+    suggestions = [one for row in rows if (one := Suggestion.from_row(row))]
+    return suggestions if len(suggestions) == len(rows) else None
 
 
 def store_cached_suggestions(state_dir: Path, key: str, suggestions: Sequence[Suggestion]) -> None:
-    """Keep suggestions for a request. OSError when the disk does not allow it."""
+    """Store the suggestions for a request; OSError when they cannot be written."""
     folder = state_dir / "answers"
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"key": key, "suggestions": [one.to_row() for one in suggestions]})
@@ -69,7 +70,7 @@ def _prune_cache(folder: Path) -> None:
 
 
 def claim_key(state_dir: Path, key: str) -> Path | None:
-    """Say that this process works on a key; None when it cannot be said."""
+    """Mark a key as being worked on by this process; the mark's file, or None if it cannot be written."""
     mark = state_dir / "answers" / f"{key}.busy"
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -80,11 +81,11 @@ def claim_key(state_dir: Path, key: str) -> Path | None:
 
 
 def is_claimed(state_dir: Path, key: str) -> bool:
-    """Whether another living process works on a key at this moment."""
+    """Whether another process, which is still alive, works on a key."""
     mark = state_dir / "answers" / f"{key}.busy"
     try:
         if abs(time.time() - mark.stat().st_mtime) > CLAIM_SECONDS:
-            return False  # killed long ago, and its number may be another's by now
+            return False  # killed long ago, and the system may have given its id to another process
         pid = int(mark.read_text()[:12])
         os.kill(pid, 0)
     except (OSError, ValueError, OverflowError):

@@ -1,9 +1,8 @@
-"""What may be offered: hides the checks between a model's words and a person's commit message."""
+"""From a model's messages to those that may be offered: cleaning, conventions, linters, selection."""
 
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gitpeft.bundle import bundle
 from gitpeft.config import Config, sanitize_setting
@@ -11,15 +10,25 @@ from gitpeft.diff.compact import split_compact
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.lazy import field, lazy_dataclass, lazy_pattern, replace_fields
-from gitpeft.suggest import commit_lint
+from gitpeft.suggest.commit_lint import (
+    CONVENTIONAL_TYPES,
+    LintRules,
+    find_violations,
+    has_wrong_case,
+    parse_header,
+)
 from gitpeft.suggest.suggestion import Suggestion
 
 LENGTH_LIMIT = 4000
+"""Characters of the longest message."""
+
 LINES_LIMIT = 60
 SUBJECT_LIMIT = 200
+"""Characters of the longest first line."""
+
 TICKET_FORMAT = "{ticket}: {subject}"
 MIN_BODY_SHARE = 0.05
-"""Where fewer messages than this have a body, none is offered with one."""
+"""If a smaller share of the team's messages has a body, messages are offered without one."""
 
 _TYPE_PATHS = (
     ("docs", r"(?:^|/)docs?/|\.(?:md|rst|adoc|txt)$"),
@@ -28,7 +37,7 @@ _TYPE_PATHS = (
 )
 
 _ENDLESS_WORD = lazy_pattern(r"\S{400}")
-"""No word of a message is as long, and on one the patterns below would take their time."""
+"""No word of a message is that long, and matching the patterns below against one would take long."""
 
 _DIFF_LINE = lazy_pattern(r"^(?:diff --git |@@ .*@@|\+\+\+ |--- |index [0-9a-f]{7,}\.\.)", re.MULTILINE)
 _SPECIAL_MARKS = lazy_pattern(
@@ -50,18 +59,19 @@ _BEFORE_REFERENCE = (
 
 @lazy_dataclass(frozen=True, slots=True)
 class MessageFacts:
-    """What a message may speak of, and how it should look.
+    """What messages are checked against: the compact change, the branch, and the team's conventions.
 
-    `style` is the bundle's style.json: `subject_length_p95`, `types`, `scopes`, `ticket_pattern`,
-    `ticket_format`, `tense` (imperative or past), `body_share`, each optional. `rules` are the repository's
-    linters'. `subject_max`, `ticket_pattern` and `ticket_format` are settings and count more than the style.
-    With `any_case` a branch may write the ticket in small letters, as people do; it is offered in capitals.
+    `style` is the bundle's style.json, in which each of these may be missing: `subject_length_p95`, `types`,
+    `scopes`, `ticket_pattern`, `ticket_format`, `tense` ("imperative" or "past") and `body_share`. `rules`
+    are those of the repository's linters. `subject_max`, `ticket_pattern` and `ticket_format` are the user's
+    settings, which take precedence over the style. With `any_case` the ticket may be in lower case in the
+    branch's name; it is offered in upper case.
     """
 
     change: str = ""
     branch: str = ""
-    style: Mapping[str, Any] = field(default_factory=dict)
-    rules: commit_lint.LintRules = field(default_factory=commit_lint.LintRules)
+    style: Mapping[str, object] = field(default_factory=dict)
+    rules: LintRules = field(default_factory=LintRules)
     subject_max: int = 0
     ticket_pattern: str = ""
     ticket_format: str = ""
@@ -69,7 +79,7 @@ class MessageFacts:
 
 
 def gather_facts(repo: Repository, config: Config, change: str) -> MessageFacts:
-    """The facts for a change (compact text) in a repository. What cannot be read is left out."""
+    """The facts for a compact change in a repository; files that cannot be read are ignored."""
     try:
         active = bundle.open_active_bundle(repo.state_dir)
         style = active.read_json(bundle.STYLE_FILE) if active else {}
@@ -82,9 +92,7 @@ def gather_facts(repo: Repository, config: Config, change: str) -> MessageFacts:
         change=change,
         branch=repo.query_text("symbolic-ref", "--quiet", "--short", "HEAD") if pattern else "",
         style=style,
-        rules=commit_lint.load_lint_rules(repo.work_tree)
-        if config.lint and repo.work_tree
-        else commit_lint.LintRules(),
+        rules=_load_rules(repo) if config.lint else LintRules(),
         subject_max=config.subject_length,
         ticket_pattern=pattern,
         ticket_format=config.ticket_format
@@ -94,27 +102,33 @@ def gather_facts(repo: Repository, config: Config, change: str) -> MessageFacts:
     )
 
 
-def _get_style_text(style: Mapping[str, Any], key: str) -> str:
+def _load_rules(repo: Repository) -> LintRules:
+    from gitpeft.suggest.lint_config import load_lint_rules
+
+    return load_lint_rules(repo.work_tree) if repo.work_tree else LintRules()
+
+
+def _get_style_text(style: Mapping[str, object], key: str) -> str:
     value = style.get(key)
     return value if isinstance(value, str) and len(value) <= 200 else ""
 
 
-def _get_style_words(style: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def _get_style_words(style: Mapping[str, object], key: str) -> tuple[str, ...]:
     value = style.get(key)
     return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
 
 
-def _get_style_number(style: Mapping[str, Any], key: str) -> float:
+def _get_style_number(style: Mapping[str, object], key: str) -> float:
     value = style.get(key)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
 def clean_message(message: str, known: str) -> str | None:
-    """A message fit to be shown and committed; None when it is not one.
+    """The message without anything that must not be offered; None if nothing useful is left.
 
-    Control characters, diff lines, special tokens and excessive length reject it. Trailers are dropped, and
-    so are issue numbers, mentions and addresses that `known` (change and branch) does not hold: no model can
-    know them.
+    Messages with control characters, lines of a diff, special tokens or excessive length are rejected.
+    Trailers are removed, and so are issue numbers, mentions and URLs that `known` (the change and the branch)
+    does not contain: a model can only have invented them.
     """
     text = unicodedata.normalize("NFC", message.replace("\r\n", "\n")).strip()
     if not text or len(text) > LENGTH_LIMIT or text.count("\n") > LINES_LIMIT or not _is_printable(text):
@@ -132,12 +146,12 @@ def clean_message(message: str, known: str) -> str | None:
 
 
 def _is_printable(text: str) -> bool:
-    """No control, format (bidirectional, zero width), private or unassigned character but newline and tab."""
+    """Whether it has no control, format, surrogate, private or unassigned character but newline and tab."""
     return all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn") for c in text)
 
 
 def _remove_unknown_references(text: str, known: str) -> str:
-    """Take out each reference that is not in `known`, with the brackets and the word that lead up to it."""
+    """The text without references that `known` does not contain, and the brackets and words around them."""
     for reference in {match[0] for match in _REFERENCE_PATTERN.finditer(text)}:
         if not _contains_reference(known, reference):
             name = re.escape(reference)
@@ -154,43 +168,43 @@ def _contains_reference(known: str, reference: str) -> bool:
 def select_suggestions(
     suggestions: Sequence[Suggestion], facts: MessageFacts, wanted: int, pool: int
 ) -> list[Suggestion]:
-    """The best `wanted` suggestions that may be offered, no two alike but for case and the full stop.
+    """The best `wanted` suggestions that may be offered; no two differ only in case or a full stop.
 
-    What breaks a linter's rule, and cannot be fixed by small changes, is left out: the commit would be
-    refused. What only departs from the learnt style goes behind what does not; else the order stays. The
-    first `pool` suggestions are ordered before the others are looked at, so that what comes first does not
-    depend on how many are wanted.
+    Messages that break a linter's rule and cannot be fixed are left out: the linter would refuse the commit.
+    Messages that depart from the team's style come after those that do not; otherwise the order is kept. The
+    first `pool` suggestions are sorted before the others are considered, so that the first one does not
+    depend on the number wanted.
     """
-    found: dict[str, Suggestion] = {}
+    selected: dict[str, Suggestion] = {}
     for part in (suggestions[:pool], suggestions[pool:]):
         fitting = [
             replace_fields(one, message=text) for one in part if (text := prepare_message(one.message, facts))
         ]
         for one in sorted(fitting, key=lambda one: count_style_departures(one.message, facts)):
-            found.setdefault(one.message.casefold().rstrip("."), one)
-    return list(found.values())[:wanted]
+            selected.setdefault(one.message.casefold().rstrip("."), one)
+    return list(selected.values())[:wanted]
 
 
 def prepare_message(message: str, facts: MessageFacts) -> str | None:
-    """One message as it may be offered; None when it may not."""
+    """The message, cleaned and adapted to the conventions; None if it must not be offered."""
     text = clean_message(message, f"{facts.change}\n{facts.branch}")
-    shaped = apply_conventions(text, facts) if text else None
-    return shaped if shaped and _is_printable(shaped) else None
+    adapted = apply_conventions(text, facts) if text else None
+    return adapted if adapted and _is_printable(adapted) else None
 
 
 def apply_conventions(message: str, facts: MessageFacts) -> str | None:
-    """The message with its ticket, and with what a linter minds put right; None when that is not enough."""
+    """The message with the branch's ticket and fixed for the linters; None if it still breaks a rule."""
     if 0 < _get_style_number(facts.style, "body_share") < MIN_BODY_SHARE:
         message = message.partition("\n")[0]
     for ticketed in _add_ticket(autofix_message(message, facts), facts):
-        mended = autofix_message(ticketed, facts)
-        if not commit_lint.find_violations(mended, facts.rules):
-            return mended
+        fixed = autofix_message(ticketed, facts)
+        if not find_violations(fixed, facts.rules):
+            return fixed
     return None
 
 
 def _add_ticket(message: str, facts: MessageFacts) -> list[str]:
-    """The message in the forms that name the branch's ticket, the preferred one first."""
+    """The message with the branch's ticket in each possible place, the preferred one first."""
     ticket = extract_ticket(facts.branch, facts.ticket_pattern, any_case=facts.any_case)
     if not ticket or ticket.lower() in message.lower():
         return [message]
@@ -201,30 +215,33 @@ def _add_ticket(message: str, facts: MessageFacts) -> list[str]:
 
 
 def extract_ticket(branch: str, pattern: str, *, any_case: bool = False) -> str:
-    """The ticket that a branch names: the pattern's first group, or all of it. `""` when there is none.
+    """The ticket in a branch's name: the pattern's first group, or all that it matches; "" if there is none.
 
-    With `any_case` small letters count as the capitals that the pattern is in.
+    With `any_case`, lower case matches too, only whole words do, and the ticket is returned in upper case.
     """
     if not branch or not pattern:
         return ""
     try:
-        found = re.search(
+        match = re.search(
             rf"(?<![^\W_])(?:{pattern})(?!\d)" if any_case else pattern, branch, re.I * any_case
         )
     except re.error:
         return ""
-    ticket = (found[1] if found.re.groups else found[0]) if found else ""
+    ticket = (match[1] if match.re.groups else match[0]) if match else ""
     ticket = ticket.upper() if any_case else ticket
     return ticket if ticket and len(ticket) <= 40 and re.fullmatch(r"[\w#.-]+", ticket) else ""
 
 
 def autofix_message(message: str, facts: MessageFacts) -> str:
-    """Put right what changes no meaning: full stop, first letter, an obvious type, a body and its width."""
+    """The message with fixes that do not change its meaning.
+
+    They concern a full stop, the first letter, an obvious type, a required body, and the width of the body.
+    """
     rules = facts.rules
     subject, _, body = message.partition("\n")
     if rules.full_stops:
         subject = subject.rstrip(rules.full_stops + " ")
-    parts = commit_lint.parse_header(subject)
+    parts = parse_header(subject)
     if rules.type_required and not parts.type and (kind := _infer_type(facts.change, rules.types)):
         subject = f"{kind}: {subject}"
     subject = _fix_subject_case(subject, rules)
@@ -236,27 +253,24 @@ def autofix_message(message: str, facts: MessageFacts) -> str:
     return f"{subject}\n\n{body}" if body else subject
 
 
-def _fix_subject_case(subject: str, rules: commit_lint.LintRules) -> str:
-    """The subject with its first letter large or small, if that is what its case asks for."""
-    text = commit_lint.parse_header(subject).subject
-    if not text or not commit_lint.has_wrong_case(subject, rules):
+def _fix_subject_case(subject: str, rules: LintRules) -> str:
+    """The subject with its first letter in the other case, if the rules then allow it."""
+    text = parse_header(subject).subject
+    if not text or not has_wrong_case(subject, rules):
         return subject
     head = subject[: len(subject) - len(text)]
     for first in (text[0].lower(), text[0].upper()):
-        if not commit_lint.has_wrong_case(head + first + text[1:], rules):
+        if not has_wrong_case(head + first + text[1:], rules):
             return head + first + text[1:]
     return subject
 
 
 def _infer_type(change: str, types: Sequence[str]) -> str:
-    """The type of a change whose files are all of one kind; `""` for any other."""
+    """The type of a change if all its files are documentation, tests or CI configuration; else ""."""
     paths = _list_changed_paths(change)
-    for kind, place in _TYPE_PATHS:
-        if (
-            paths
-            and kind in (types or commit_lint.CONVENTIONAL_TYPES)
-            and all(re.search(place, path) for path in paths)
-        ):
+    for kind, pattern in _TYPE_PATHS:
+        allowed = kind in (types or CONVENTIONAL_TYPES)
+        if paths and allowed and all(re.search(pattern, path) for path in paths):
             return kind
     return ""
 
@@ -266,7 +280,7 @@ def _list_changed_paths(change: str) -> list[str]:
 
 
 def _describe_files(change: str) -> str:
-    """A body that says only what is certain: which files change."""
+    """A body for a linter that requires one: which files the change touches."""
     paths = [path for path in _list_changed_paths(change) if path.isprintable()]
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return f"Files changed: {', '.join(paths[:3])}{more}." if paths else ""
@@ -282,8 +296,8 @@ def _wrap_body(body: str, width: int) -> str:
 
 
 def count_style_departures(message: str, facts: MessageFacts) -> int:
-    """In how many ways a message departs from the learnt style."""
-    parts, style = commit_lint.parse_header(message), facts.style
+    """The number of ways in which a message departs from the team's style (length, type, scope, tense)."""
+    parts, style = parse_header(message), facts.style
     length = facts.subject_max or int(_get_style_number(style, "subject_length_p95"))
     types, scopes = _get_style_words(style, "types"), _get_style_words(style, "scopes")
     first = re.match(r"\W*([A-Za-z]+)", parts.subject)

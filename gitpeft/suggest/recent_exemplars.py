@@ -1,7 +1,7 @@
-"""The commits since the model was made: hides how they become exemplars without a training.
+"""The rolling index: commits made after the model was trained become exemplars without another training.
 
-A repository's newest commits resemble the next one most. Each is read once; the terms by which retrieval
-compares it are kept in `<state_dir>/recent.json`, a cache that may be deleted at any time.
+A repository's newest commits are the most similar to its next one. Each is read once; its terms for retrieval
+are stored in `<state_dir>/recent.json`, a cache that may be deleted at any time.
 """
 
 import json
@@ -17,17 +17,17 @@ from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.git.streams import read_commits_within
 from gitpeft.history.filters import find_exclusion_reason, is_bot
-from gitpeft.suggest import retrieval
 from gitpeft.suggest.retrieval import IndexEntry
+from gitpeft.suggest.terms import extract_terms, pack_terms
 
 MAX_RECENT_COMMITS = 300
-"""How many commits back is looked."""
+"""The newest commits that may become exemplars."""
 
 READ_BATCH_SIZE = 16
-"""Commits read in one go, newest first: after a long pause the rest follow in the next ones."""
+"""Commits read in one hook, newest first; after a long pause the next hooks read the others."""
 
 READ_SECONDS = 0.2
-"""How long one go may take; the commit that git was at by then is given up."""
+"""Time for reading them; the commit at which it runs out is never read again."""
 
 _CACHE_SIZE = 4 * MAX_RECENT_COMMITS
 _CACHE_VERSION = 1
@@ -35,9 +35,10 @@ _SEPARATOR = "\n\0\n"
 
 
 def refresh_recent_commits(repo: Repository, made_at: str, tip: str = "HEAD") -> list[str]:
-    """Read what is new up to `tip`; the ids of usable commits that `made_at` has not, oldest first.
+    """Read commits up to `tip` that are not in the cache yet.
 
-    `made_at` is the newest commit that the model knows. [] where the two cannot be compared.
+    Returns the ids of the usable commits that are reachable from `tip` and not from `made_at`, the newest
+    commit that the model was trained on; oldest first. [] if one of the two does not exist.
     """
     try:
         wanted = repo.list_newer_commits(tip, made_at, MAX_RECENT_COMMITS)
@@ -50,22 +51,25 @@ def refresh_recent_commits(repo: Repository, made_at: str, tip: str = "HEAD") ->
     if unread:
         commits = read_commits_within(repo, unread, READ_SECONDS)
         repo.mark_generated_files([change for commit in commits for change in commit.files])
-        known |= dict.fromkeys(unread[: len(commits) + 1])  # whatever git stopped at would stop it again
+        known |= dict.fromkeys(unread[: len(commits) + 1])  # a commit that took too long would do so again
         known |= {commit.sha: _build_index_entry(commit) for commit in commits}
         _save_cache(repo.state_dir, known)
     return [sha for sha in reversed(wanted) if known.get(sha)]
 
 
 def load_recent_entries(state_dir: Path, shas: Iterable[str]) -> list[IndexEntry]:
-    """What `refresh` read of these commits, a repeated subject only where it is newest."""
+    """The index entries of these commits, oldest first, as `refresh_recent_commits` stored them.
+
+    Of commits with the same subject only the newest is returned.
+    """
     known = _load_cache(state_dir)
-    found = [entry for sha in shas if (entry := known.get(sha))]
-    newest = {entry.subject: entry.sha for entry in found}
-    return [entry for entry in found if newest[entry.subject] == entry.sha]
+    entries = [entry for sha in shas if (entry := known.get(sha))]
+    newest = {entry.subject: entry.sha for entry in entries}
+    return [entry for entry in entries if newest[entry.subject] == entry.sha]
 
 
 def _build_index_entry(commit: Commit) -> IndexEntry | None:
-    """What retrieval needs of a commit, as training would see it; None when it has nothing to teach."""
+    """The index entry of a commit, filtered and masked as for training; None if training would exclude it."""
     from gitpeft.redaction import mask_secrets
 
     if is_bot(commit.author):
@@ -75,18 +79,18 @@ def _build_index_entry(commit: Commit) -> IndexEntry | None:
     subject = clean_subject(subject)
     if find_exclusion_reason(subject, body, change):
         return None
-    return IndexEntry(commit.sha, subject, retrieval.pack_terms(retrieval.extract_terms(change)))
+    return IndexEntry(commit.sha, subject, pack_terms(extract_terms(change)))
 
 
 def _load_cache(state_dir: Path) -> dict[str, IndexEntry | None]:
-    """The cache; empty when there is none, or it is damaged or of another version."""
+    """Index entries by commit id, None for unusable ones; {} if the file is missing, damaged or outdated."""
     try:
         data = json.loads((state_dir / "recent.json").read_bytes())
         if data["version"] != _CACHE_VERSION:
             return {}
         return {
-            sha: IndexEntry(sha, str(found[0]), _decode_terms(found[1])) if found else None
-            for sha, found in data["commits"].items()
+            sha: IndexEntry(sha, str(row[0]), _decode_terms(row[1])) if row else None
+            for sha, row in data["commits"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return {}
@@ -95,12 +99,12 @@ def _load_cache(state_dir: Path) -> dict[str, IndexEntry | None]:
 def _decode_terms(text: str) -> bytes:
     raw = b64decode(text, validate=True)
     if len(raw) % 8:
-        raise ValueError("terms come in pairs of 32 bits")
+        raise ValueError("terms and counts are pairs of 32-bit numbers")
     return raw
 
 
 def _save_cache(state_dir: Path, known: dict[str, IndexEntry | None]) -> None:
-    """Write the newest entries, those read last."""
+    """Write the entries that were read last, at most `_CACHE_SIZE`."""
     kept: Sequence[tuple[str, IndexEntry | None]] = list(known.items())[-_CACHE_SIZE:]
     commits = {sha: [one.subject, b64encode(one.terms).decode()] if one else None for sha, one in kept}
     write_json_cache(state_dir / "recent.json", {"version": _CACHE_VERSION, "commits": commits})

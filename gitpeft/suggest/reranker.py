@@ -1,15 +1,16 @@
-"""Which message to offer: hides what rules a candidate out, and how a chooser weighs it.
+"""The reranker: it rules out candidates with flaws and orders the others by a linear model of their features.
 
-Generated messages and those of earlier commits are weighed by the same features, whichever way they came.
+Generated and retrieved messages are scored by the same features (`reranker_features`). The weights are fitted
+by `learn.evaluation.reranker` and stored in a bundle as `chooser.json`.
 """
 
 import json
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from gitpeft.bundle.embedded import ONNX_FOLDER, find_embedded_base
+from gitpeft.bundle.manifest import RERANKER_FILE
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 from gitpeft.suggest.reranker_features import (
@@ -22,12 +23,13 @@ from gitpeft.suggest.reranker_features import (
 )
 
 RERANKED = "chooser"
+"""The mode, as `chooser.json` stores it, in which candidates are ordered by their scores."""
 
 _ISSUE_PATTERN = lazy_pattern(r"#\d+")
 _WORD_PATTERN = lazy_pattern(r"\w+")
 _REPEATED_WORDS = lazy_pattern(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
 _CODE_NAME = lazy_pattern(r"\b[A-Za-z]+(?:[a-z][A-Z]|_|\d)\w+\b")
-"""Names as only code has them: camel case, an underscore or a digit inside."""
+"""Names that only occur in code: camel case, an underscore or a digit inside."""
 
 _DANGLING_END = lazy_pattern(r"(?:[:,/&+=<([{-]|\b(?:the|a|an|and|or|of))$", re.IGNORECASE)
 _REFIT_HINT = "run `gitpeft init` to fit it again"
@@ -35,9 +37,10 @@ _REFIT_HINT = "run `gitpeft init` to fit it again"
 
 @lazy_dataclass(frozen=True, slots=True)
 class MessageCandidate:
-    """A message that may be offered, with its `features` (see `weigh.FEATURES`); `flaw` says why it must not.
+    """A message with its features, in the order of `RERANKER_FEATURES`.
 
-    `mean` is its log-probability per token, 0 where the model was not asked.
+    `flaw` is the reason why it must not be offered, "" if there is none. `like` are the ids of the commits
+    behind it. `mean` is its log-probability per token, 0 for a message that the model did not generate.
     """
 
     message: str
@@ -48,31 +51,34 @@ class MessageCandidate:
     mean: float = 0.0
 
     def get_feature(self, name: str) -> float:
-        """One feature by its name."""
+        """The value of the feature with this name."""
         return self.features[RERANKER_FEATURES.index(name)]
 
 
 def build_candidates(
     drafts: Sequence[DraftMessage], context: RerankingContext, longest: int
 ) -> list[MessageCandidate]:
-    """The different messages among `drafts`, in order, with features and flaws.
+    """The different messages among `drafts`, in their order, with features and flaws.
 
-    `longest` is the length of a message in characters. A message that was generated word for word as an
-    earlier one counts as generated, with that commit behind it.
+    `longest` is the length of the longest allowed message in characters. A generated message that repeats a
+    retrieved one word for word counts as generated, with the retrieved message's commit behind it.
     """
-    earlier = {draft.message: draft for draft in reversed(drafts) if draft.origin == RETRIEVED}
+    retrieved = {draft.message: draft for draft in reversed(drafts) if draft.origin == RETRIEVED}
     first: dict[str, DraftMessage] = {}
     for draft in drafts:
         first.setdefault(draft.message, draft)
     unique = list(first.values())
-    seen, issues = "\n".join([context.seen_text, *earlier]), set(_ISSUE_PATTERN.findall(context.seen_text))
-    found = []
-    for draft, features in zip(unique, compute_features(unique, earlier, context), strict=True):
-        same = earlier.get(draft.message)
-        like = same.like if same else draft.like
-        wrong = find_flaw(draft, seen, longest) or _check_issue_numbers(draft, issues)
-        found.append(MessageCandidate(draft.message, draft.origin, like, features, wrong, draft.mean))
-    return found
+    seen = "\n".join([context.seen_text, *retrieved])
+    known_issues = set(_ISSUE_PATTERN.findall(context.seen_text))
+    candidates = []
+    for draft, features in zip(unique, compute_features(unique, retrieved, context), strict=True):
+        like = retrieved.get(draft.message, draft).like
+        flaw = find_flaw(draft, seen, longest) or _check_issue_numbers(draft, known_issues)
+        candidates.append(MessageCandidate(draft.message, draft.origin, like, features, flaw, draft.mean))
+    return candidates
+
+
+# --- flaws --------------------------------------------------------------------------------------------------
 
 
 def _check_issue_numbers(draft: DraftMessage, known: set[str]) -> str:
@@ -80,7 +86,7 @@ def _check_issue_numbers(draft: DraftMessage, known: set[str]) -> str:
 
 
 def find_flaw(draft: DraftMessage, seen: str, longest: int) -> str:
-    """Why a message must not be offered, "" when it may. `seen` is all that its author read."""
+    """Why a message must not be offered, "" if it may. `seen` is all text from which it may take names."""
     text = draft.message
     if not _WORD_PATTERN.search(text):
         return "empty"
@@ -92,7 +98,7 @@ def find_flaw(draft: DraftMessage, seen: str, longest: int) -> str:
 
 
 def _find_generation_flaw(draft: DraftMessage, seen: str) -> str:
-    """What only a model writes."""
+    """A flaw that only generated messages have: people's messages are taken as they are."""
     text = draft.message
     if not draft.finished or _DANGLING_END.search(text):
         return "unfinished"
@@ -106,16 +112,20 @@ def _find_generation_flaw(draft: DraftMessage, seen: str) -> str:
 
 
 def _is_truncated_name(name: str, seen: str) -> bool:
-    """Whether a name of the code is the beginning of a longer one, and was seen only as that."""
+    """Whether a name occurs in the seen text only as the beginning of longer names."""
     return not re.search(rf"\b{name}(?![A-Za-z0-9])", seen) and re.search(rf"\b{name}", seen) is not None
+
+
+# --- scores -------------------------------------------------------------------------------------------------
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class Reranker:
-    """A weighted sum of candidates' features. Best score below `threshold`: nothing is offered.
+    """A logistic model of candidates' features: score = sigmoid(weights · features + bias).
 
-    `mode` "chooser" orders candidates by score; "generated" and "retrieved" put that kind first, in its own
-    order of likelihood or similarity, and "retrieved" does without the model.
+    `mode` "chooser" orders candidates by score; "generated" and "retrieved" put messages of that origin
+    first, in the order of likelihood or similarity, and "retrieved" never runs the model. If the best score
+    is below `threshold`, nothing is offered.
     """
 
     mode: str = GENERATED
@@ -125,39 +135,39 @@ class Reranker:
     threshold: float | None = None
 
     @classmethod
-    def from_data(cls, data: dict[str, Any], kind: str) -> "Reranker":
-        """Read `chooser.json`; {} gives the default of a bundle's kind. GitpeftError when it is damaged.
+    def from_data(cls, data: Mapping[str, object], kind: str) -> "Reranker":
+        """Read `chooser.json`; {} gives the default for a bundle's kind. GitpeftError when it is damaged.
 
-        One that weighs what this version does not know gives way to the embedded base's.
+        A reranker of another version, with features that this one does not have, is replaced by that of the
+        embedded base.
         """
-        chooser = cls._parse_data(data, kind)
-        return chooser if set(chooser.features) <= set(RERANKER_FEATURES) else load_embedded_reranker()
+        stored = cls._parse_data(data, kind)
+        return stored if set(stored.features) <= set(RERANKER_FEATURES) else load_embedded_reranker()
 
     @classmethod
-    def _parse_data(cls, data: dict[str, Any], kind: str) -> "Reranker":
+    def _parse_data(cls, data: Mapping[str, object], kind: str) -> "Reranker":
         default = GENERATED if kind == "model" else RETRIEVED
         try:
             threshold = data.get("threshold")
-            chooser = cls(
+            stored = cls(
                 str(data.get("mode", default)),
-                tuple(map(str, data.get("features", ()))),
-                tuple(map(float, data.get("weights", ()))),
-                float(data.get("bias", 0.0)),
-                None if threshold is None else float(threshold),
+                tuple(map(str, _require_list(data.get("features", [])))),
+                tuple(map(_require_number, _require_list(data.get("weights", [])))),
+                _require_number(data.get("bias", 0.0)),
+                None if threshold is None else _require_number(threshold),
             )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise GitpeftError(f"the model's chooser cannot be read: {error}", _REFIT_HINT) from None
-        if not chooser._is_consistent(data):
-            raise GitpeftError("the model's chooser is damaged", _REFIT_HINT)
-        return chooser
-
-    def _is_consistent(self, data: dict[str, Any]) -> bool:
-        listed = isinstance(data.get("features", []), list | tuple)
-        known = self.mode in (RERANKED, GENERATED, RETRIEVED)
-        return listed and known and len(self.features) == len(self.weights)
+        except (TypeError, AttributeError) as error:
+            raise GitpeftError(f"the model's reranker cannot be read: {error}", _REFIT_HINT) from None
+        if stored.mode not in (RERANKED, GENERATED, RETRIEVED) or len(stored.features) != len(stored.weights):
+            raise GitpeftError("the model's reranker is damaged", _REFIT_HINT)
+        return stored
 
     def score_candidate(self, candidate: MessageCandidate) -> float:
-        """The B-Norm (0..1) to be expected; without weights a message's similarity or mean probability."""
+        """The expected B-Norm of a candidate, in 0..1.
+
+        Without weights it is the similarity of a retrieved message or the mean token probability of a
+        generated one.
+        """
         if not self.features:
             retrieved = candidate.origin == RETRIEVED
             likelihood = math.exp(min(0.0, candidate.mean))
@@ -165,9 +175,9 @@ class Reranker:
         products = (w * candidate.get_feature(f) for f, w in zip(self.features, self.weights, strict=True))
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, sum(products) + self.bias))))
 
-    def rank_candidates(self, found: Sequence[MessageCandidate]) -> list[tuple[float, MessageCandidate]]:
-        """(score, candidate) of those that may be offered, best first; [] if the best is not good enough."""
-        scored = [(self.score_candidate(one), one) for one in found if not one.flaw]
+    def rank_candidates(self, candidates: Sequence[MessageCandidate]) -> list[tuple[float, MessageCandidate]]:
+        """(score, candidate) of those without flaws, best first; [] if the best is below the threshold."""
+        scored = [(self.score_candidate(one), one) for one in candidates if not one.flaw]
         if self.mode == RERANKED:
             scored.sort(key=lambda pair: -pair[0])
         else:
@@ -177,8 +187,20 @@ class Reranker:
         return scored
 
 
-def is_outdated_reranker(data: dict[str, Any]) -> bool:
-    """Whether a chooser was fitted by another version, on what this one does not weigh.
+def _require_list(value: object) -> Sequence[object]:
+    if not isinstance(value, list | tuple):
+        raise TypeError("features and weights need to be lists")
+    return value
+
+
+def _require_number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError("weights, bias and threshold need to be numbers")
+    return float(value)
+
+
+def is_outdated_reranker(data: Mapping[str, object]) -> bool:
+    """Whether a stored reranker was fitted by another version, with features that this one does not have.
 
     GitpeftError when it is damaged.
     """
@@ -186,12 +208,12 @@ def is_outdated_reranker(data: dict[str, Any]) -> bool:
 
 
 def load_embedded_reranker() -> Reranker:
-    """The embedded base's chooser, fitted on many histories. GitpeftError when its file cannot be used."""
-    path = find_embedded_base() / ONNX_FOLDER / "chooser.json"
+    """The embedded base's reranker, fitted on many repositories; GitpeftError if it cannot be read."""
+    path = find_embedded_base() / ONNX_FOLDER / RERANKER_FILE
     try:
-        found = Reranker._parse_data(json.loads(path.read_bytes()), "model")
+        stored = Reranker._parse_data(json.loads(path.read_bytes()), "model")
     except (OSError, ValueError, RecursionError, GitpeftError):
-        found = Reranker()
-    if not found.features or not set(found.features) <= set(RERANKER_FEATURES):
+        stored = Reranker()
+    if not stored.features or not set(stored.features) <= set(RERANKER_FEATURES):
         raise GitpeftError(f"{path} is damaged or missing", "install gitpeft again")
-    return found
+    return stored

@@ -1,7 +1,7 @@
-"""What speaks for a message and against it: hides the features by which a chooser weighs candidates.
+"""The features of candidate messages that the reranker weighs.
 
-None of them asks the model how likely it finds a message: how a candidate sits among the others, the team's
-newest subjects and the words of the change told more on histories that nothing was fitted on.
+The model's likelihood of a message is not one of them: on repositories outside the fit, agreement with other
+candidates, the team's newest subjects and the words of the change predicted quality better.
 """
 
 import math
@@ -30,26 +30,33 @@ RERANKER_FEATURES = (
     "previous",
     "invents_number",
 )
-"""What a chooser may weigh, in the order of `weigh`. One that comes to mean something else needs another
-name: the weights of older choosers belong to the older meaning."""
+"""The names of the features, in the order of `compute_features`, which describes them. A feature whose
+meaning changes needs another name: the weights of stored rerankers belong to the old meaning."""
 
 _NUMBER_PATTERN = lazy_pattern(r"\d+")
 _WORD_PATTERN = lazy_pattern(r"\w+")
 _NAME_PART_PATTERN = lazy_pattern(r"\d+|[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
-"""Words, and the parts of names: `dropHTTPCache_2` has four."""
+"""Words, and the parts of names: `dropHTTPCache_2` has four parts."""
 
 _SUFFIXES = ("ing", "ed", "es", "s", "e")
 _LENGTH_WINDOW = 50
+"""Newest subjects whose median length is the usual one."""
+
 _DEFAULT_LENGTH = 6.0
+"""The usual length in words where there is no subject yet."""
+
 _ECHO_FLOOR = 0.05
+"""Added to similarities, so that a retrieved message without any still counts a little."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class DraftMessage:
-    """A message as it came: from the model or from an earlier commit.
+    """A message from the model (`origin` GENERATED) or from an earlier commit (RETRIEVED).
 
-    `mean` is its log-probability per token (0 where the model was not asked), `similarity` that of the commit
-    whose message it is (0 for a new one), `age` how many commits ago that was, `like` the commits behind it.
+    `like` are the ids of the commits behind it: its exemplars, or the commit whose message it is. For
+    generated messages `mean` is the log-probability per token, and `finished` whether the end was reached;
+    for retrieved ones `similarity` (0..1) is that of the commit's change, and `age` how many commits ago it
+    was made.
     """
 
     message: str
@@ -62,10 +69,10 @@ class DraftMessage:
 
 
 class RerankingContext:
-    """What messages are held against.
+    """What the features compare messages with.
 
-    `change` is the compact change, `previous` the author's previous subject, `recent` the newest subjects of
-    the repository, oldest first.
+    `change` is the compact change, `previous` the author's previous subject ("" if there is none), `recent`
+    are the newest subjects of the repository, oldest first.
     """
 
     def __init__(self, change: str, previous: str = "", recent: Sequence[str] = ()) -> None:
@@ -75,22 +82,22 @@ class RerankingContext:
 
     @cached_property
     def seen_text(self) -> str:
-        """All that a message may take numbers and names from."""
+        """The text from which a message may take numbers and names."""
         return f"{self.change}\n{self.previous}"
 
     @cached_property
     def seen_numbers(self) -> set[str]:
-        """Every number that was seen."""
+        """All numbers of that text."""
         return set(_NUMBER_PATTERN.findall(self.seen_text))
 
     @cached_property
     def path_words(self) -> set[str]:
-        """The words in the paths of the change."""
+        """The words of the paths of the change, in lower case."""
         return {part for _, path in self._parsed_change[0] for part in _split_name_parts(path)}
 
     @cached_property
     def change_stems(self) -> set[str]:
-        """The words of paths and lines and the parts of their names, without endings."""
+        """The stems of all words and parts of names in the paths and lines of the change."""
         lines = (line for block in self._parsed_change[1].values() for line in block)
         return set(map(_stem_word, self.path_words.union(_split_name_parts("\n".join(lines)))))
 
@@ -100,7 +107,7 @@ class RerankingContext:
 
     @cached_property
     def opening_words(self) -> Counter[str]:
-        """The first words of the newest subjects."""
+        """How many of the newest subjects begin with each word."""
         return Counter(_get_first_word(_split_words(subject)) for subject in self.recent)
 
     @cached_property
@@ -112,62 +119,96 @@ class RerankingContext:
 
     @cached_property
     def previous_words(self) -> Counter[str]:
-        """The words of the author's previous subject."""
+        """The words of the author's previous subject, counted."""
         return Counter(_split_words(self.previous))
 
 
 def compute_features(
-    drafts: Sequence[DraftMessage], earlier: Mapping[str, DraftMessage], context: RerankingContext
+    drafts: Sequence[DraftMessage], retrieved: Mapping[str, DraftMessage], context: RerankingContext
 ) -> list[tuple[float, ...]]:
-    """The features (see `FEATURES`) of messages that all differ; `earlier` are the retrieved ones by message.
+    """The features of each draft, in the order of `RERANKER_FEATURES`; the messages must all differ.
 
-    `agreement` is the mean unigram F1 with all others, `echo` that with the earlier ones among them, each
-    counting as much as its change is similar. `in_change`, `in_paths` and `novel` are shares of a message's
-    words: in the change, in its paths, and neither in the change nor in an earlier message. `opening` is the
-    logarithm of how often a recent subject began so, `previous` the F1 with the author's previous subject.
+    `retrieved` are the retrieved drafts by message.
+
+    - words, off_length: length in words, and its distance from the usual length;
+    - is_retrieved; is_exemplar: whether the message is one of `retrieved`, generated or not; similarity and
+      age (as ln(1 + age)) of that one's commit, 0 for a new message;
+    - agreement: mean unigram F1 with all other drafts; echo: the same over the retrieved ones among them,
+      each weighted by the similarity of its change;
+    - in_change, in_paths: the share of its words that stand in the change, and in its paths; novel: the share
+      of its words that stand neither in the change nor in a retrieved message;
+    - opening: ln(1 + recent subjects that begin with the same word); previous: unigram F1 with the author's
+      previous subject;
+    - invents_number: whether it contains a number that stands neither in the change nor in that subject.
     """
     bags = [Counter(_split_words(draft.message)) for draft in drafts]
-    alike = _compute_pairwise_f1(bags)
-    similar = [
-        earlier[one.message].similarity + _ECHO_FLOOR if one.message in earlier else 0.0 for one in drafts
-    ]
-    learnt = {_stem_word(part) for message in earlier for part in _split_name_parts(message)}
-    found: list[tuple[float, ...]] = []
-    for place, draft in enumerate(drafts):
-        same = earlier.get(draft.message)
-        parts = _split_name_parts(draft.message)
-        content = [_stem_word(part) for part in parts if len(part) > 2]
-        new = [part for part in content if part not in context.change_stems]
-        others = [i for i in range(len(drafts)) if i != place]
-        length = len(draft.message.split())
-        found.append(
-            (
-                float(length),
-                abs(length - context.usual_length),
-                float(draft.origin == RETRIEVED),
-                float(same is not None),
-                same.similarity if same else 0.0,
-                math.log1p(same.age) if same else 0.0,
-                _compute_weighted_mean([(1.0, alike[place][i]) for i in others]),
-                _compute_weighted_mean([(similar[i], alike[place][i]) for i in others]),
-                _compute_share(len(content) - len(new), content),
-                _compute_share(sum(part in context.path_words for part in parts), parts),
-                _compute_share(sum(part not in learnt for part in new), content),
-                math.log1p(context.opening_words[_get_first_word(_split_words(draft.message))]),
-                _compute_f1(bags[place], context.previous_words),
-                float(not context.seen_numbers.issuperset(_NUMBER_PATTERN.findall(draft.message))),
-            )
+    overlaps = _compute_pairwise_f1(bags)
+    similarities = [_get_echo_weight(retrieved.get(draft.message)) for draft in drafts]
+    known_stems = {_stem_word(part) for message in retrieved for part in _split_name_parts(message)}
+    return [
+        (
+            *_measure_length(draft, context),
+            *_measure_origin(draft, retrieved.get(draft.message)),
+            *_measure_agreement(place, overlaps[place], similarities),
+            *_measure_vocabulary(draft, known_stems, context),
+            *_measure_habits(draft, bags[place], context),
+            float(not context.seen_numbers.issuperset(_NUMBER_PATTERN.findall(draft.message))),
         )
-    return found
+        for place, draft in enumerate(drafts)
+    ]
+
+
+def _measure_length(draft: DraftMessage, context: RerankingContext) -> tuple[float, float]:
+    length = len(draft.message.split())
+    return float(length), abs(length - context.usual_length)
+
+
+def _measure_origin(draft: DraftMessage, same: DraftMessage | None) -> tuple[float, float, float, float]:
+    is_retrieved = float(draft.origin == RETRIEVED)
+    return (
+        (is_retrieved, 1.0, same.similarity, math.log1p(same.age)) if same else (is_retrieved, 0.0, 0.0, 0.0)
+    )
+
+
+def _get_echo_weight(same: DraftMessage | None) -> float:
+    return same.similarity + _ECHO_FLOOR if same else 0.0
+
+
+def _measure_agreement(
+    place: int, overlaps: Sequence[float], similarities: Sequence[float]
+) -> tuple[float, float]:
+    others = [other for other in range(len(overlaps)) if other != place]
+    return (
+        _compute_weighted_mean([(1.0, overlaps[other]) for other in others]),
+        _compute_weighted_mean([(similarities[other], overlaps[other]) for other in others]),
+    )
+
+
+def _measure_vocabulary(
+    draft: DraftMessage, known_stems: set[str], context: RerankingContext
+) -> tuple[float, float, float]:
+    parts = _split_name_parts(draft.message)
+    content = [_stem_word(part) for part in parts if len(part) > 2]
+    new = [part for part in content if part not in context.change_stems]
+    return (
+        _compute_share(len(content) - len(new), content),
+        _compute_share(sum(part in context.path_words for part in parts), parts),
+        _compute_share(sum(part not in known_stems for part in new), content),
+    )
+
+
+def _measure_habits(draft: DraftMessage, bag: Counter[str], context: RerankingContext) -> tuple[float, float]:
+    first = _get_first_word(_split_words(draft.message))
+    return math.log1p(context.opening_words[first]), _compute_f1(bag, context.previous_words)
 
 
 def _compute_pairwise_f1(bags: Sequence[Counter[str]]) -> list[list[float]]:
-    """The F1 of each pair; 0 on the diagonal."""
-    found = [[0.0] * len(bags) for _ in bags]
+    """The unigram F1 of each pair of bags of words; 0 on the diagonal."""
+    overlaps = [[0.0] * len(bags) for _ in bags]
     for i, bag in enumerate(bags):
         for j in range(i):
-            found[i][j] = found[j][i] = _compute_f1(bag, bags[j])
-    return found
+            overlaps[i][j] = overlaps[j][i] = _compute_f1(bag, bags[j])
+    return overlaps
 
 
 def _split_name_parts(text: str) -> list[str]:
@@ -183,7 +224,7 @@ def _get_first_word(words: Sequence[str]) -> str:
 
 
 def _stem_word(word: str) -> str:
-    """A word without its English ending, as far as letters alone tell."""
+    """A word without its English ending; a rule of suffixes, not a full stemmer."""
     for ending in _SUFFIXES:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word[: -len(ending)]

@@ -1,17 +1,17 @@
-"""From a change to suggested messages: the one way for the hook, the commands and the prefetch.
+"""From a change to suggested messages, in one way for the hook, the commands and the prefetch.
 
     change ─▶ SuggestionRequest ─▶ cache, or the model ─▶ select_suggestions ─▶ Offer
 
-`suggest_for_staged` runs the model in a confined child process, `suggest_for_commit` in this one. Both ask it
-through `_ask_model` and select what may be offered in the same way, so the first suggestion for a change does
-not depend on who asks, or for how many.
+`suggest_for_staged` runs the model in a sandboxed child process, `suggest_for_commit` in this one. Both go
+through `_ask_model` and `postprocess.select_suggestions`, so the first suggestion for a change depends
+neither on the command nor on the number of messages asked for.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gitpeft.bundle.bundle import open_active_bundle, read_active_id
 from gitpeft.config import Config
@@ -30,16 +30,17 @@ if TYPE_CHECKING:
     from gitpeft.suggest.suggester import Suggester
 
 SPARE_MESSAGES = 1
-"""Messages asked for beyond those shown, because some may not be fit to be offered."""
+"""Messages asked for beyond those shown, because some may have to be left out."""
 
 _PREFETCH_FRESH_SECONDS = 600.0
+"""Seconds for which the mark of a pre-commit stage counts."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class SuggestionRequest:
-    """What the model is asked: the change (masked), the author's previous subject, how many messages.
+    """A request to the model: the masked compact change, the author's previous subject, how many messages.
 
-    `after` is the revision that the change comes after, `least` the score in percent that a message needs.
+    `after` is the revision on which the change is based, `least` the score in percent that a message needs.
     """
 
     change: str
@@ -48,8 +49,22 @@ class SuggestionRequest:
     after: str = "HEAD"
     least: int = 0
 
-    def cache_key(self, model: str) -> str:
-        """Its name in the cache of a model's suggestions."""
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> "SuggestionRequest":
+        """Read what `to_dict` wrote; KeyError or TypeError when it is malformed."""
+        change, previous, n, least = data["change"], data["previous"], data["n"], data.get("least", 0)
+        if not (isinstance(change, str) and isinstance(previous, str)):
+            raise TypeError("change and previous need to be text")
+        if not (isinstance(n, int) and isinstance(least, int)):
+            raise TypeError("n and least need to be whole numbers")
+        return cls(change, previous, n, least=least)
+
+    def to_dict(self) -> dict[str, object]:
+        """The request as the child process reads it."""
+        return {"change": self.change, "previous": self.previous, "n": self.n, "least": self.least}
+
+    def get_cache_key(self, model: str) -> str:
+        """The key of the request in the cache, for the model with this id."""
         return cache.compute_cache_key(self.change, self.previous, self.n, model, self.least)
 
 
@@ -68,7 +83,10 @@ class Offer:
 
 @lazy_dataclass(slots=True)
 class SuggestionLimits:
-    """What an answer may cost: `deadline` is a moment of `time.monotonic`, `waiting` is called meanwhile."""
+    """Limits of an answer: `deadline` in the time of `time.monotonic`, and the child's memory in MiB.
+
+    `waiting` is called about every 50 ms while the answer is not there.
+    """
 
     deadline: float
     memory_mb: int
@@ -81,7 +99,7 @@ class SuggestionLimits:
 def build_staged_request(
     repo: Repository, config: Config, wanted: int = 0, base: str = ""
 ) -> SuggestionRequest:
-    """The request for the staged change, against `base` (default: HEAD), to show `wanted` messages.
+    """The request for the staged change, relative to `base` (default: HEAD), for at least `wanted` messages.
 
     NothingStagedError when nothing is staged, or all of it is excluded.
     """
@@ -101,9 +119,9 @@ def build_staged_request(
 
 
 def build_commit_request(repo: Repository, config: Config, wanted: int, rev: str) -> SuggestionRequest:
-    """The request for a commit's change, as if it were staged on its parent; its message is not looked at.
+    """The request for a commit's change, as if it were staged on its parent; its message is not read.
 
-    Any score will do: who names a commit wants to see a message.
+    There is no least score: whoever names a commit wants to see a message.
     """
     from gitpeft.redaction import mask_secrets
 
@@ -113,12 +131,12 @@ def build_commit_request(repo: Repository, config: Config, wanted: int, rev: str
 
 
 def _count_asked(config: Config, wanted: int) -> int:
-    """How many messages the model is asked for: never fewer than the hook asks, whoever asks."""
+    """How many messages the model is asked for: at least as many as the hook asks for."""
     return max(wanted, 1 + config.alternatives) + SPARE_MESSAGES
 
 
 def _parse_described_files(repo: Repository, patch: bytes, config: Config) -> list[FileChange]:
-    """The files of a patch that a message may speak of, as mining sees them."""
+    """The files of a patch without the excluded ones, with generated files marked as in mining."""
     files = [
         file for file in parse_patch(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)
     ]
@@ -138,11 +156,11 @@ def suggest_for_staged(
     wanted: int = 0,
     base: str = "",
 ) -> Offer:
-    """What may be offered for the staged change: `wanted` messages, or as many as the hook shows.
+    """The suggestions for the staged change: at most `wanted`, or by default as many as the hook shows.
 
-    From the cache, or from the model in a confined child. The child starts before git is asked what is
-    staged, because loading the model takes longer; not so where a pre-commit stage has probably left the
-    suggestions in the cache. GitpeftError when there is no model, or it fails, or is late.
+    They come from the cache, or from the model in a sandboxed child. The child starts before git is asked for
+    the staged change, because loading the model takes longer; but not if a pre-commit stage has probably left
+    the suggestions in the cache. GitpeftError when there is no model, or it fails or is late.
     """
     state, model = repo.state_dir, read_active_id(repo.state_dir)
     if not model:
@@ -154,7 +172,7 @@ def suggest_for_staged(
         request = build_staged_request(repo, config, wanted, base)
         facts = postprocess.gather_facts(repo, config, request.change)
         trace.mark_step("change")
-        key = request.cache_key(model)
+        key = request.get_cache_key(model)
         found = _wait_for_cached(state, key, limits)
         if found is not None:
             trace.mark_step("cached")
@@ -172,9 +190,10 @@ def suggest_for_staged(
 def suggest_for_commit(
     repo: Repository, config: Config, suggester: "Suggester", rev: str, wanted: int
 ) -> Offer:
-    """What could have been offered for the change of a commit, with the commits before it as exemplars.
+    """The suggestions for a commit's change, with only the commits before it as exemplars.
 
-    The branch's ticket is left out: it belongs to what is staged.
+    The branch's ticket is left out: it belongs to the staged change. GitpeftError when there is no such
+    commit.
     """
     from gitpeft.suggest import postprocess
 
@@ -187,14 +206,14 @@ def suggest_for_commit(
 
 
 def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLimits) -> None:
-    """Work out what the hook will offer for what is staged now, and leave it in the cache."""
+    """Compute the suggestions that the hook will need for the staged change, and store them in the cache."""
     state, model = repo.state_dir, read_active_id(repo.state_dir)
     if not model:
         return
     (state / "answers").mkdir(parents=True, exist_ok=True)
     (state / "answers" / "prefetched").touch()
     request = build_staged_request(repo, config)
-    key = request.cache_key(model)
+    key = request.get_cache_key(model)
     if cache.load_cached_suggestions(state, key) is not None:
         return
     mark = cache.claim_key(state, key)
@@ -211,7 +230,7 @@ def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLim
 
 
 def _wait_for_cached(state: Path, key: str, limits: SuggestionLimits) -> list[Suggestion] | None:
-    """The suggestions in the cache, waiting for them while the pre-commit stage still works on them."""
+    """The suggestions in the cache, after waiting for a pre-commit stage that still computes them."""
     found = cache.load_cached_suggestions(state, key)
     while found is None and cache.is_claimed(state, key) and time.monotonic() < limits.deadline:
         limits.waiting()
@@ -224,11 +243,11 @@ def _store_suggestions(state: Path, key: str, suggestions: Sequence[Suggestion])
     try:
         cache.store_cached_suggestions(state, key, suggestions)
     except OSError:
-        pass  # a full disk costs the next run its cache, nothing more
+        pass  # on a full disk the next run finds no cache, nothing more
 
 
 def _take_prefetch_mark(state: Path) -> bool:
-    """Whether a pre-commit stage started on this commit; the mark is used up by looking."""
+    """Whether a pre-commit stage has started a prefetch for this commit; removes its mark."""
     mark = state / "answers" / "prefetched"
     try:
         fresh = time.time() - mark.stat().st_mtime < _PREFETCH_FRESH_SECONDS
@@ -248,64 +267,56 @@ def _start_worker(state: Path, limits: SuggestionLimits) -> Worker:
 def _ask_worker(
     repo: Repository, worker: Worker, request: SuggestionRequest, limits: SuggestionLimits, trace: HookTrace
 ) -> list[Suggestion]:
-    """Put a request to the confined child; the newest commits are read while it still loads the model."""
+    """Send a request to the child; the newest commits are read here while it still loads the model."""
     since = recent_exemplars.refresh_recent_commits(
         repo, _find_newest_known_commit(repo.state_dir), request.after
     )
     trace.mark_step("recent")
-    told = worker.get_answer(
-        {
-            "change": request.change,
-            "previous": request.previous,
-            "n": request.n,
-            "least": request.least,
-            "since": since,
-        },
-        limits.waiting,
-    )
+    answer = worker.get_answer({**request.to_dict(), "since": since}, limits.waiting)
     trace.mark_step("answer")
-    for step in ("started", "opened", "asked", "told", "timings"):
-        trace.mark_step(step, told.get(step))
-    rows = told.get("suggestions")
+    for step in ("started", "loaded", "requested", "answered", "timings"):
+        trace.mark_step(step, answer.get(step))
+    rows = answer.get("suggestions")
     return (cache.parse_suggestions(rows) if isinstance(rows, list) else None) or []
 
 
 def _find_newest_known_commit(state: Path) -> str:
-    """The newest commit that the active model knows."""
+    """The newest commit that the active model was trained on, "" if there is none."""
     try:
         bundle = open_active_bundle(state)
     except GitpeftError:
-        return ""  # the worker finds the same, and says it
+        return ""  # the child will fail to open it too, and report why
     return bundle.newest_commit if bundle else ""
 
 
 def load_message_handler(state_dir: Path) -> RequestHandler:
-    """Load the active model, in the child, and return what answers one request with it."""
+    """Load the active model, in the child, and return the function that answers a request with it."""
     from gitpeft.suggest.suggester import open_active_suggester
 
-    model = open_active_suggester(state_dir)
-    model.prepare()
+    suggester = open_active_suggester(state_dir)
+    suggester.prepare()
 
-    def answer(told: dict[str, Any]) -> dict[str, Any]:
-        request = SuggestionRequest(told["change"], told["previous"], told["n"], least=told.get("least", 0))
-        found = _ask_model(model, state_dir, request, told.get("since") or ())
-        return {"suggestions": [one.to_row() for one in found], "timings": model.timings}
+    def handle_request(data: Mapping[str, object]) -> dict[str, object]:
+        since = data.get("since")
+        shas = [str(sha) for sha in since] if isinstance(since, list) else []
+        suggestions = _ask_model(suggester, state_dir, SuggestionRequest.from_dict(data), shas)
+        return {"suggestions": [one.to_row() for one in suggestions], "timings": suggester.timings}
 
-    return answer
+    return handle_request
 
 
 def _ask_model(
-    model: "Suggester",
+    suggester: "Suggester",
     state_dir: Path,
     request: SuggestionRequest,
     since: Sequence[str],
     before: str | None = None,
 ) -> list[Suggestion]:
-    """The model's suggestions, best first, with the commits `since` it was made among its exemplars.
+    """The model's suggestions, best first; the commits `since` its training may be exemplars too.
 
-    For a commit of the past (`before`) only earlier ones serve as exemplars.
+    For an earlier commit (`before`) only the commits before it are exemplars.
     """
     if since or before is not None:
-        model.index_recent_commits(recent_exemplars.load_recent_entries(state_dir, since))
+        suggester.index_recent_commits(recent_exemplars.load_recent_entries(state_dir, since))
     least = request.least / 100
-    return model.suggest(request.change, request.previous, request.n, least=least, before=before)
+    return suggester.suggest(request.change, request.previous, request.n, least=least, before=before)

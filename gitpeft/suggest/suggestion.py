@@ -1,13 +1,13 @@
-"""A suggested message, and its form in JSON: in the cache and between the processes of a hook."""
+"""A suggested message, and its JSON form in the cache and between the hook and its child process."""
 
 from gitpeft.lazy import lazy_dataclass
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A message to offer: `score` in 0..1, `origin` "generated" or "retrieved".
+    """A message to offer, with its score (0..1) and its origin ("generated" or "retrieved").
 
-    `like` are the commits behind it: the one whose message it repeats, or those that the model saw.
+    `like` are the ids of the commits behind it: the one whose message it is, or the model's exemplars.
     """
 
     message: str
@@ -21,7 +21,7 @@ class Suggestion:
 
     @classmethod
     def from_row(cls, row: object) -> "Suggestion | None":
-        """The suggestion that `to_row` wrote; None for anything else."""
+        """The suggestion that `to_row` wrote; None if it is anything else."""
         if not (isinstance(row, list) and len(row) == 4):
             return None
         message, score, origin, like = row

@@ -68,7 +68,7 @@ def row(name: str, data: dataset.Dataset, bodies: dict[str, str]) -> str:
 
 def found(index: CommitIndex, change: str, bodies: dict[str, str]) -> tuple[tuple[str, str], str]:
     """The most similar commit (id, subject), and the body of the most similar one that has one."""
-    near = index.find_nearest(change, LOOKED_AT, fresh=0)
+    near = index.find_nearest(change, LOOKED_AT, recency_weight=0)
     some = next((bodies[one.sha] for one in near if bodies.get(one.sha)), "")
     return ((near[0].sha, near[0].subject) if near else ("", "")), some
 

@@ -120,7 +120,7 @@ class Bench:
     def cached(self) -> float:
         asked = service.build_staged_request(self.repo, load_config(self.repo))
         state = self.repo.state_dir
-        name = asked.cache_key(read_active_id(state))
+        name = asked.get_cache_key(read_active_id(state))
         messages = ("Teach the parser about tabs", "Accept tabs", "Allow tabs")
         cache.store_cached_suggestions(state, name, [Suggestion(message) for message in messages])
         return self.to_editor()

@@ -1,4 +1,4 @@
-"""Group I of the contract: what may be offered. No model is needed to say that."""
+"""Group I of the hook contract: which messages may be offered, and in which form."""
 
 import json
 from itertools import pairwise
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
 from gitpeft.git.repository import Repository
-from gitpeft.suggest import commit_lint, postprocess
+from gitpeft.suggest import commit_lint, lint_config, postprocess
 from gitpeft.suggest.postprocess import (
     TICKET_FORMAT,
     MessageFacts,
@@ -27,7 +27,7 @@ CHANGE = "Mgitpeft/parser.py +1 -1\n#gitpeft/parser.py\n+see #7 and ABC-9\n"
 
 
 def select(messages: list[str], facts: MessageFacts, wanted: int) -> list[str]:
-    """The messages that are offered of these."""
+    """Those of the messages that are offered, as they are offered."""
     found = select_suggestions([Suggestion(message) for message in messages], facts, wanted, len(messages))
     return [one.message for one in found]
 
@@ -36,7 +36,7 @@ def select(messages: list[str], facts: MessageFacts, wanted: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("said", "offered"),
+    ("generated", "offered"),
     [
         ("Fix tabs (#123)", "Fix tabs"),
         ("Fix tabs (fixes #123)", "Fix tabs"),
@@ -55,58 +55,58 @@ def select(messages: list[str], facts: MessageFacts, wanted: int) -> list[str]:
         ("Fix UTF-8 and SHA-256", "Fix UTF-8 and SHA-256"),
     ],
 )
-def test_i4_nothing_that_the_change_does_not_name(said: str, offered: str) -> None:
-    assert clean_message(said, CHANGE) == offered
+def test_i4_references_that_the_change_does_not_contain_are_removed(generated: str, offered: str) -> None:
+    assert clean_message(generated, CHANGE) == offered
 
 
 @pytest.mark.parametrize(
-    "said", ["", " \n", "(#123)", "#123", "...", "a" * 201, "\x07bell", "a\u2066b", "\ue000"]
+    "generated", ["", " \n", "(#123)", "#123", "...", "a" * 201, "\x07bell", "a\u2066b", "\ue000"]
 )
-def test_d9_what_is_no_message(said: str) -> None:
-    assert clean_message(said, "") is None
+def test_d9_text_that_is_not_a_message(generated: str) -> None:
+    assert clean_message(generated, "") is None
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=300))
-def test_d9_whatever_is_offered_is_printable_and_stays_as_it_is(said: str) -> None:
-    found = clean_message(said, CHANGE)
-    if found is not None:
-        assert all(c.isprintable() or c in "\n\t" or c.isspace() for c in found)
-        assert found.strip() == found and not found.split("\n")[0].isspace()
-        assert clean_message(found, CHANGE) == found
+def test_d9_a_cleaned_message_is_printable_and_stays_the_same(generated: str) -> None:
+    cleaned = clean_message(generated, CHANGE)
+    if cleaned is not None:
+        assert all(c.isprintable() or c in "\n\t" or c.isspace() for c in cleaned)
+        assert cleaned.strip() == cleaned and not cleaned.split("\n")[0].isspace()
+        assert clean_message(cleaned, CHANGE) == cleaned
 
 
 # --- I1: the learnt style ---------------------------------------------------------------------------------
 
 
-def test_i1_what_departs_from_the_style_goes_behind() -> None:
+def test_i1_messages_that_depart_from_the_style_come_last() -> None:
     style = {"subject_length_p95": 20, "types": ["fix", "feat"], "scopes": ["ui"], "tense": "imperative"}
-    said = [
+    messages = [
         "fix: a subject that is rather too long for this team",
         "fix(core): wrong scope",
         "chore: wrong type",
         "fix: added tabs",
         "fix(ui): add tabs",
     ]
-    assert select(said, MessageFacts(style=style), 5)[0] == "fix(ui): add tabs"
-    assert select(said, MessageFacts(), 5) == said
+    assert select(messages, MessageFacts(style=style), 5)[0] == "fix(ui): add tabs"
+    assert select(messages, MessageFacts(), 5) == messages
 
 
-def test_i1_a_set_length_counts_more_than_the_learnt_one() -> None:
+def test_i1_the_length_in_the_settings_takes_precedence() -> None:
     facts = MessageFacts(style={"subject_length_p95": 10}, subject_max=30)
     assert postprocess.count_style_departures("fix the tabs", facts) == 0
 
 
 def test_i1_no_body_where_the_team_writes_none() -> None:
-    said = ["Fix tabs\n\nThey were refused."]
-    assert select(said, MessageFacts(style={"body_share": 0.01}), 1) == ["Fix tabs"]
-    assert select(said, MessageFacts(style={"body_share": 0.4}), 1) == said
+    messages = ["Fix tabs\n\nThey were refused."]
+    assert select(messages, MessageFacts(style={"body_share": 0.01}), 1) == ["Fix tabs"]
+    assert select(messages, MessageFacts(style={"body_share": 0.4}), 1) == messages
 
 
 @pytest.mark.parametrize(
     "damage", [{"types": 3}, {"subject_length_p95": "x"}, {"ticket_pattern": "["}, {"tense": []}]
 )
-def test_i1_a_damaged_style_is_no_style(damage: dict[str, object]) -> None:
+def test_i1_a_damaged_style_is_ignored(damage: dict[str, object]) -> None:
     facts = MessageFacts(style=damage, branch="main", ticket_pattern=str(damage.get("ticket_pattern", "")))
     assert select(["Fix tabs"], facts, 1) == ["Fix tabs"]
 
@@ -140,9 +140,9 @@ types=fix,docs
 """
 
 
-def rules_of(tmp_path: Path, name: str, text: str) -> commit_lint.LintRules:
+def load_rules(tmp_path: Path, name: str, text: str) -> commit_lint.LintRules:
     (tmp_path / name).write_text(text)
-    return commit_lint.load_lint_rules(tmp_path)
+    return lint_config.load_lint_rules(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,9 @@ def rules_of(tmp_path: Path, name: str, text: str) -> commit_lint.LintRules:
     ],
 )
 def test_i2_commitlint(tmp_path: Path, message: str, broken: list[str]) -> None:
-    assert commit_lint.find_violations(message, rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)) == broken
+    assert (
+        commit_lint.find_violations(message, load_rules(tmp_path, ".commitlintrc.yml", COMMITLINT)) == broken
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_i2_commitlint(tmp_path: Path, message: str, broken: list[str]) -> None:
     ],
 )
 def test_i2_every_file_that_commitlint_may_have(tmp_path: Path, name: str, text: str) -> None:
-    assert rules_of(tmp_path, name, text).types == ("fix",)
+    assert load_rules(tmp_path, name, text).types == ("fix",)
 
 
 @pytest.mark.parametrize(
@@ -186,25 +188,25 @@ def test_i2_every_file_that_commitlint_may_have(tmp_path: Path, name: str, text:
     ],
 )
 def test_i2_gitlint(tmp_path: Path, message: str, broken: list[str]) -> None:
-    assert commit_lint.find_violations(message, rules_of(tmp_path, ".gitlint", GITLINT)) == broken
+    assert commit_lint.find_violations(message, load_rules(tmp_path, ".gitlint", GITLINT)) == broken
 
 
 def test_i2_commitizen(tmp_path: Path) -> None:
-    rules = rules_of(tmp_path, "pyproject.toml", '[tool.commitizen]\nname = "cz_conventional_commits"\n')
+    rules = load_rules(tmp_path, "pyproject.toml", '[tool.commitizen]\nname = "cz_conventional_commits"\n')
     assert rules.type_required and "bump" in rules.types
     (tmp_path / "pyproject.toml").write_text(
         '[tool.commitizen.customize]\nschema_pattern = "^(fix|feat): "\n'
     )
-    assert commit_lint.find_violations("other", commit_lint.load_lint_rules(tmp_path)) == ["pattern"]
+    assert commit_lint.find_violations("other", lint_config.load_lint_rules(tmp_path)) == ["pattern"]
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
-    assert commit_lint.load_lint_rules(tmp_path) == commit_lint.LintRules()
+    assert lint_config.load_lint_rules(tmp_path) == commit_lint.LintRules()
 
 
 @pytest.mark.parametrize("name", ["commitlint.config.js", ".commitlintrc.cjs", "commitlint.config.ts"])
 def test_i2_a_configuration_that_is_a_program_is_not_run(tmp_path: Path, name: str) -> None:
-    rules = rules_of(tmp_path, name, f"require('fs').writeFileSync('{tmp_path}/ran', '')")
+    rules = load_rules(tmp_path, name, f"require('fs').writeFileSync('{tmp_path}/ran', '')")
     assert rules.unread == (name,) and not (tmp_path / "ran").exists()
-    assert "not run" in next(commit_lint.explain_unread_files(rules))
+    assert "not run" in next(lint_config.explain_unread_files(rules))
 
 
 @pytest.mark.parametrize(
@@ -224,14 +226,14 @@ def test_i2_a_configuration_that_is_a_program_is_not_run(tmp_path: Path, name: s
     "name", [".commitlintrc", ".gitlint", ".commitlintrc.json", ".cz.toml", "package.json"]
 )
 def test_i2_a_file_that_cannot_be_read_is_named_and_ignored(tmp_path: Path, name: str, text: str) -> None:
-    rules = rules_of(tmp_path, name, text if name != "package.json" else '"commitlint"' + text)
+    rules = load_rules(tmp_path, name, text if name != "package.json" else '"commitlint"' + text)
     assert rules.unread in ((name,), ())
     if rules.unread:
         assert commit_lint.find_violations("Fix tabs", rules) == []
 
 
-def test_i2_little_things_are_put_right_and_the_rest_is_left_out(tmp_path: Path) -> None:
-    rules = rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)
+def test_i2_small_violations_are_fixed_and_other_messages_left_out(tmp_path: Path) -> None:
+    rules = load_rules(tmp_path, ".commitlintrc.yml", COMMITLINT)
     docs = "Mdocs/a.md +1 -1\n"
     assert select(["Explain tabs."], MessageFacts(docs, rules=rules), 1) == ["docs: explain tabs"]
     assert select(["Explain tabs.", "fix: Accept tabs."], MessageFacts(CHANGE, rules=rules), 2) == [
@@ -239,8 +241,8 @@ def test_i2_little_things_are_put_right_and_the_rest_is_left_out(tmp_path: Path)
     ]
 
 
-def test_i2_a_required_body_says_only_what_is_certain(tmp_path: Path) -> None:
-    rules = rules_of(tmp_path, ".gitlint", "[title-max-length]\nline-length=50\n")
+def test_i2_a_required_body_lists_the_files(tmp_path: Path) -> None:
+    rules = load_rules(tmp_path, ".gitlint", "[title-max-length]\nline-length=50\n")
     [message] = select(["Accept tabs"], MessageFacts(CHANGE, rules=rules), 1)
     assert message == "Accept tabs\n\nFiles changed: gitpeft/parser.py." and not commit_lint.find_violations(
         message, rules
@@ -283,9 +285,9 @@ def test_i3_the_ticket_comes_from_the_branch(branch: str, pattern: str, form: st
         ("main", "Fix tabs"),
     ],
 )
-@pytest.mark.parametrize("said", ["Fix tabs", "[ABC-7] Fix tabs", "ABC-7: Fix tabs", "ABC-7 - Fix tabs"])
-def test_i3_a_learnt_pattern_and_form(repo: Repo, branch: str, expected: str, said: str) -> None:
-    """The ticket of an earlier commit, which a model may repeat, gives way to that of the branch."""
+@pytest.mark.parametrize("generated", ["Fix tabs", "[ABC-7] Fix tabs", "ABC-7: Fix tabs", "ABC-7 - Fix tabs"])
+def test_i3_a_learnt_pattern_and_format(repo: Repo, branch: str, expected: str, generated: str) -> None:
+    """The ticket of an earlier commit, which a model may repeat, is replaced by that of the branch."""
     style = {"ticket_pattern": r"(?:ABC|OPS)-\d+", "ticket_format": "[{ticket}] {subject}"}
     facts = MessageFacts(
         branch=branch,
@@ -293,7 +295,7 @@ def test_i3_a_learnt_pattern_and_form(repo: Repo, branch: str, expected: str, sa
         ticket_format=style["ticket_format"],
         any_case=True,
     )
-    assert select([said], facts, 1) == [expected]
+    assert select([generated], facts, 1) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -304,10 +306,8 @@ def test_i3_a_learnt_pattern_and_form(repo: Repo, branch: str, expected: str, sa
         ("(a+)+", "{ticket}: {subject}"),
     ],
 )
-def test_f5_the_style_of_a_model_is_held_to_what_a_setting_may_be(
-    repo: Repo, pattern: str, form: str
-) -> None:
-    """A model may come from anybody; its style shapes what goes into the message."""
+def test_f5_the_style_of_a_model_is_validated_like_a_setting(repo: Repo, pattern: str, form: str) -> None:
+    """A model may come from anybody, and its style determines what goes into the message."""
     repo.commit("Start", a="a\n")
     repository = Repository.open(repo.path)
     with bundles.staging_folder(repository.state_dir) as folder:
@@ -324,18 +324,18 @@ def test_f5_the_style_of_a_model_is_held_to_what_a_setting_may_be(
     assert all(text.startswith(("Fix tabs", "main", "MAIN")) for text in select(["Fix tabs"], facts, 1))
 
 
-def test_i3_a_ticket_that_is_named_already_is_not_named_twice() -> None:
+def test_i3_a_ticket_that_is_already_there_is_not_added() -> None:
     facts = MessageFacts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+")
     assert select(["Fix tabs for ABC-12"], facts, 1) == ["Fix tabs for ABC-12"]
 
 
-def test_i3_the_ticket_goes_where_the_linter_lets_it(tmp_path: Path) -> None:
-    rules = rules_of(tmp_path, ".commitlintrc.yml", COMMITLINT)
+def test_i3_the_ticket_goes_where_the_linter_allows_it(tmp_path: Path) -> None:
+    rules = load_rules(tmp_path, ".commitlintrc.yml", COMMITLINT)
     facts = MessageFacts(branch="ABC-12", ticket_pattern=r"[A-Z]+-\d+", rules=rules)
     assert select(["fix: accept tabs"], facts, 1) == ["fix: accept tabs (ABC-12)"]
 
 
-def test_i3_facts_of_a_repository_and_none_on_a_detached_head(repo: Repo) -> None:
+def test_i3_the_branch_of_a_repository_and_of_a_detached_head(repo: Repo) -> None:
     repo.commit("Start", a="a\n")
     repo.git("checkout", "-q", "-b", "ABC-7-x")
     repo.git("config", "gitpeft.ticketPattern", "[A-Z]+-[0-9]+")
@@ -346,15 +346,15 @@ def test_i3_facts_of_a_repository_and_none_on_a_detached_head(repo: Repo) -> Non
 
 
 def test_alternatives_differ_in_more_than_case_and_a_full_stop() -> None:
-    said = ["Accept tabs in names", "accept tabs in names", "Accept tabs in names.", "Accept tabs"]
-    assert select(said, MessageFacts(), 3) == ["Accept tabs in names", "Accept tabs"]
+    messages = ["Accept tabs in names", "accept tabs in names", "Accept tabs in names.", "Accept tabs"]
+    assert select(messages, MessageFacts(), 3) == ["Accept tabs in names", "Accept tabs"]
 
 
 def test_i5_the_same_input_gives_the_same_offer() -> None:
-    said = ["Fix tabs (#1)", "fix: Tabs", "Fix tabs", "Other"]
+    messages = ["Fix tabs (#1)", "fix: Tabs", "Fix tabs", "Other"]
     facts = MessageFacts(CHANGE, style={"types": ["fix"]})
-    assert len({tuple(select(said, facts, 3)) for _ in range(5)}) == 1
-    assert select(said, facts, 9).count("Fix tabs") == 1
+    assert len({tuple(select(messages, facts, 3)) for _ in range(5)}) == 1
+    assert select(messages, facts, 9).count("Fix tabs") == 1
 
 
 def test_f7_aliases_of_yaml_are_refused(tmp_path: Path) -> None:
@@ -363,14 +363,14 @@ def test_f7_aliases_of_yaml_are_refused(tmp_path: Path) -> None:
         f"{name}: &{name} [*{before}, *{before}]\n" for before, name in pairwise("abcdefghijklmnop")
     )
     text = bomb + "rules:\n  type-enum: [2, always, *p]\n"
-    assert rules_of(tmp_path, ".commitlintrc.yml", text).unread == (".commitlintrc.yml",)
+    assert load_rules(tmp_path, ".commitlintrc.yml", text).unread == (".commitlintrc.yml",)
 
 
 @pytest.mark.parametrize(
     "text", ["a: [", "\tx: 1", "- a\nb: 1", "!!python/object/apply:os.system ['true']", "a: 1\n---\nb: 2"]
 )
 def test_f7_yaml_that_cannot_be_read_is_left_unread(tmp_path: Path, text: str) -> None:
-    rules = rules_of(tmp_path, ".commitlintrc.yml", text)
+    rules = load_rules(tmp_path, ".commitlintrc.yml", text)
     assert rules.unread == (".commitlintrc.yml",)
 
 
@@ -378,5 +378,5 @@ def test_yaml_is_read_as_yaml(tmp_path: Path) -> None:
     text = (
         "rules: {type-enum: [2, always, ['feat', \"fix\"]], header-max-length: [2, always, 50]}  # one line\n"
     )
-    rules = rules_of(tmp_path, ".commitlintrc.yml", text)
+    rules = load_rules(tmp_path, ".commitlintrc.yml", text)
     assert (rules.types, rules.header_max) == (("feat", "fix"), 50)

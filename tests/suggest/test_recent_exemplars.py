@@ -1,4 +1,4 @@
-"""Commits made since the model: read once, as training would read them, and looked at before all others."""
+"""The rolling index: commits made after the model are read once, as for training, and become exemplars."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from gitpeft.git.repository import Repository
 from gitpeft.git.streams import read_commits_within
 from gitpeft.history.store import History
 from gitpeft.learn.data import dataset
-from gitpeft.suggest import recent_exemplars, retrieval, service
+from gitpeft.suggest import recent_exemplars, service
 from gitpeft.suggest.recent_exemplars import load_recent_entries, refresh_recent_commits
 from gitpeft.suggest.suggester import open_active_suggester
+from gitpeft.suggest.terms import extract_terms, pack_terms
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 
@@ -42,7 +43,7 @@ def opened(repo: Repo) -> Repository:
     return Repository.open(repo.path)
 
 
-def test_what_came_after_the_model_oldest_first(grown: tuple[Repo, str, list[str]]) -> None:
+def test_commits_after_the_model_are_returned_oldest_first(grown: tuple[Repo, str, list[str]]) -> None:
     repo, made_at, later = grown
     assert refresh_recent_commits(opened(repo), made_at) == later
     assert refresh_recent_commits(opened(repo), later[1]) == later[2:]
@@ -74,7 +75,7 @@ def test_a_commit_is_read_once(grown: tuple[Repo, str, list[str]], monkeypatch: 
     assert read == [newest]
 
 
-def test_a_long_pause_is_caught_up_with_newest_first(
+def test_after_a_long_pause_the_newest_commits_are_read_first(
     grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo, made_at, later = grown
@@ -94,11 +95,11 @@ def test_the_terms_are_those_of_training(grown: tuple[Repo, str, list[str]]) -> 
     for entry in found:
         example = examples[entry.sha]
         assert entry.subject == example.message
-        assert entry.terms == retrieval.pack_terms(retrieval.extract_terms(example.change))
+        assert entry.terms == pack_terms(extract_terms(example.change))
     assert "AKIA" not in (state(repo) / "recent.json").read_text()
 
 
-def test_what_teaches_nothing_is_passed_over_and_not_read_again(grown: tuple[Repo, str, list[str]]) -> None:
+def test_unusable_commits_are_skipped_and_not_read_again(grown: tuple[Repo, str, list[str]]) -> None:
     repo, made_at, later = grown
     repo.commit('Revert "add file 3"', **{"f3.py": None})
     repo.commit("fixup! add file 1", **{"f1.py": "x = 1\n"})
@@ -139,14 +140,14 @@ def test_where_nothing_can_be_written_nothing_fails(grown: tuple[Repo, str, list
     assert [path.name for path in state(repo).iterdir()] == ["recent.json"]
 
 
-def test_a_model_of_another_history_and_no_commit_at_all(
+def test_a_model_of_another_history_and_a_missing_branch(
     repo: Repo, grown: tuple[Repo, str, list[str]]
 ) -> None:
     assert refresh_recent_commits(opened(repo), "0" * 40) == []
     assert refresh_recent_commits(opened(repo), "HEAD", "no-such-branch") == []
 
 
-def test_an_object_that_is_not_here_is_given_up_and_not_fetched(
+def test_a_missing_object_is_skipped_and_not_fetched(
     grown: tuple[Repo, str, list[str]], tmp_path: Path
 ) -> None:
     repo, made_at, later = grown
@@ -163,7 +164,9 @@ def test_an_object_that_is_not_here_is_given_up_and_not_fetched(
     assert len(clone.git("rev-list", "--objects", "--all", "--missing=print").split("?")) > 4
 
 
-def test_time_runs_out(grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_at_which_time_runs_out_is_skipped(
+    grown: tuple[Repo, str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     repo, made_at, later = grown
     monkeypatch.setattr(recent_exemplars, "READ_SECONDS", 0.0)
     assert refresh_recent_commits(opened(repo), made_at) == []
@@ -176,12 +179,12 @@ def test_the_newest_commit_is_an_exemplar(grown: tuple[Repo, str, list[str]]) ->
     tinymodel.bundle(state(repo))
     suggester = open_active_suggester(state(repo))
     repo.stage(**{"f9.py": "value_3 = 4\n", "f3.py": "value_3 = 5\n"})
-    question = service.build_staged_request(opened(repo), Config(), 1)
-    assert all("add file" not in one.message for one in suggester.suggest(question.change, "", 3))
+    request = service.build_staged_request(opened(repo), Config(), 1)
+    assert all("add file" not in one.message for one in suggester.suggest(request.change, "", 3))
     suggester.index_recent_commits(
-        load_recent_entries(state(repo), refresh_recent_commits(opened(repo), made_at, question.after))
+        load_recent_entries(state(repo), refresh_recent_commits(opened(repo), made_at, request.after))
     )
-    best = suggester.suggest(question.change, "")[0]
+    best = suggester.suggest(request.change, "")[0]
     assert (best.message, best.like) == ("add file 3", (later[3],))
     suggester.index_recent_commits([])
-    assert all("add file" not in one.message for one in suggester.suggest(question.change, "", 3))
+    assert all("add file" not in one.message for one in suggester.suggest(request.change, "", 3))

@@ -1,4 +1,4 @@
-"""What is offered: features, flaws, and the chooser that weighs them."""
+"""Candidates with features and flaws, and the reranker that orders them."""
 
 import math
 from pathlib import Path
@@ -32,15 +32,15 @@ def candidates(*drafts: DraftMessage) -> list[MessageCandidate]:
 
 
 def test_features_of_both_kinds() -> None:
-    made, found = candidates(
+    generated, retrieved = candidates(
         draft("cache: wait 30 s", mean=-0.5),
         draft("cache: wait 99 s", origin=RETRIEVED, like=("b",), similarity=0.7, age=2),
     )
-    assert (made.mean, found.mean) == (-0.5, 0)
-    assert len(made.features) == len(RERANKER_FEATURES) and made.get_feature("agreement") == 0.75
-    assert found.get_feature("similarity") == 0.7 and found.get_feature("is_retrieved") == 1
-    assert found.get_feature("is_exemplar") == 1 and found.get_feature("invents_number") == 1
-    assert (made.like, found.like) == (("a",), ("b",))
+    assert (generated.mean, retrieved.mean) == (-0.5, 0)
+    assert len(generated.features) == len(RERANKER_FEATURES) and generated.get_feature("agreement") == 0.75
+    assert retrieved.get_feature("similarity") == 0.7 and retrieved.get_feature("is_retrieved") == 1
+    assert retrieved.get_feature("is_exemplar") == 1 and retrieved.get_feature("invents_number") == 1
+    assert (generated.like, retrieved.like) == (("a",), ("b",))
 
 
 def test_a_message_generated_word_for_word_is_listed_once_with_its_commit() -> None:
@@ -93,7 +93,7 @@ def test_flaws_of_generated_messages(message: str, flaw: str) -> None:
     assert candidates(draft(message))[0].flaw == flaw
 
 
-def test_people_may_stammer_but_their_issue_numbers_are_others() -> None:
+def test_retrieved_messages_may_repeat_words_but_not_issue_numbers() -> None:
     def flaw(message: str) -> str:
         return candidates(draft(message, origin=RETRIEVED))[0].flaw
 
@@ -102,7 +102,7 @@ def test_people_may_stammer_but_their_issue_numbers_are_others() -> None:
     assert candidates(draft("fix cache", finished=False))[0].flaw == "unfinished"
 
 
-# --- the chooser --------------------------------------------------------------------------------------------
+# --- the reranker -------------------------------------------------------------------------------------------
 
 LIKELY = draft("drop cache", mean=-0.1)
 UNLIKELY = draft("add test", mean=-3.0)
@@ -110,11 +110,11 @@ NEAR = draft("old words", origin=RETRIEVED, like=("b",), similarity=0.9)
 FLAWED = draft("fix #99", mean=-0.01)
 
 
-def order(chooser: Reranker) -> list[str]:
-    return [one.message for _, one in chooser.rank_candidates(candidates(FLAWED, LIKELY, UNLIKELY, NEAR))]
+def order(fitted: Reranker) -> list[str]:
+    return [one.message for _, one in fitted.rank_candidates(candidates(FLAWED, LIKELY, UNLIKELY, NEAR))]
 
 
-def test_without_a_chooser_the_kind_of_the_bundle_decides() -> None:
+def test_without_a_fitted_reranker_the_kind_of_the_bundle_decides() -> None:
     assert order(Reranker.from_data({}, "model")) == ["drop cache", "add test", "old words"]
     assert order(Reranker.from_data({}, "retrieval")) == ["old words", "drop cache", "add test"]
     scores = [Reranker.from_data({}, "model").score_candidate(one) for one in candidates(LIKELY, NEAR)]
@@ -123,9 +123,9 @@ def test_without_a_chooser_the_kind_of_the_bundle_decides() -> None:
 
 def test_weights_order_and_score() -> None:
     data = {"mode": "chooser", "features": ["is_retrieved", "words"], "weights": [2, -0.5], "bias": 1}
-    chooser = Reranker.from_data(data, "model")
-    assert order(chooser) == ["old words", "drop cache", "add test"]
-    score, best = chooser.rank_candidates(candidates(LIKELY, NEAR))[0]
+    fitted = Reranker.from_data(data, "model")
+    assert order(fitted) == ["old words", "drop cache", "add test"]
+    score, best = fitted.rank_candidates(candidates(LIKELY, NEAR))[0]
     assert score == pytest.approx(1 / (1 + math.exp(-2))) and best.origin == RETRIEVED
 
 
@@ -138,12 +138,12 @@ def test_below_the_threshold_nothing_is_offered() -> None:
 
 def test_enormous_weights_do_not_overflow() -> None:
     for weight in (1e308, -1e308):
-        chooser = Reranker.from_data({"mode": "chooser", "features": ["words"], "weights": [weight]}, "model")
-        assert 0 <= chooser.score_candidate(candidates(LIKELY)[0]) <= 1
+        fitted = Reranker.from_data({"mode": "chooser", "features": ["words"], "weights": [weight]}, "model")
+        assert 0 <= fitted.score_candidate(candidates(LIKELY)[0]) <= 1
 
 
-def test_a_chooser_of_another_version_gives_way() -> None:
-    """It weighs what this one does not: the default one stands in, and `gitpeft doctor` can tell."""
+def test_a_reranker_of_another_version_is_replaced() -> None:
+    """It has unknown features: the embedded base's takes its place, and `gitpeft doctor` can tell."""
     data = {"mode": "chooser", "features": ["unheard_of", "words"], "weights": [1.0, 2.0], "threshold": 0.9}
     assert (
         Reranker.from_data(data, "model")
@@ -156,7 +156,7 @@ def test_a_chooser_of_another_version_gives_way() -> None:
         and not reranker.is_outdated_reranker({"features": ["words"], "weights": [1]})
     )
     assert reranker.load_embedded_reranker().features == RERANKER_FEATURES, (
-        "fitted by this version, on all that it weighs"
+        "fitted by this version, on all its features"
     )
 
 
@@ -172,7 +172,7 @@ def test_a_chooser_of_another_version_gives_way() -> None:
         '{"features": ["x"], "weights": [1]}',
     ],
 )
-def test_an_embedded_chooser_that_is_damaged_is_a_sentence(
+def test_a_damaged_embedded_reranker_is_reported(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reranker, "find_embedded_base", lambda: tmp_path)
@@ -199,6 +199,6 @@ def test_an_embedded_chooser_that_is_damaged_is_a_sentence(
         {"bias": None},
     ],
 )
-def test_a_chooser_that_makes_no_sense(data: Any) -> None:
-    with pytest.raises(GitpeftError, match="the model's chooser"):
+def test_a_malformed_reranker(data: Any) -> None:
+    with pytest.raises(GitpeftError, match="the model's reranker"):
         Reranker.from_data(data, "model")

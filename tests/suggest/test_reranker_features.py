@@ -1,4 +1,4 @@
-"""What speaks for a message: each feature by hand."""
+"""The reranker's features, each computed by hand."""
 
 import math
 from collections.abc import Sequence
@@ -24,29 +24,29 @@ Adocs/usage.md +9 -0
 RECENT = ["Fix the parser", "fix router", "Add a test for the config of the app", "Drop it"]
 
 
-def of(
+def measure(
     message: str, *, among: Sequence[DraftMessage] = (), origin: str = GENERATED, **context: object
 ) -> dict[str, float]:
-    """The features of one message that stands first among others."""
+    """The features, by name, of a message that comes first among others."""
     drafts = [DraftMessage(message, origin, ()), *among]
     earlier = {one.message: one for one in drafts if one.origin == RETRIEVED}
-    given = RerankingContext(**{"change": CHANGE, **context})  # type: ignore[arg-type]
-    return dict(zip(RERANKER_FEATURES, compute_features(drafts, earlier, given)[0], strict=True))
+    compared = RerankingContext(**{"change": CHANGE, **context})  # type: ignore[arg-type]
+    return dict(zip(RERANKER_FEATURES, compute_features(drafts, earlier, compared)[0], strict=True))
 
 
 def earlier(message: str, similarity: float = 0.5, age: int = 3) -> DraftMessage:
     return DraftMessage(message, RETRIEVED, ("b",), similarity=similarity, age=age)
 
 
-def test_length_beside_the_usual() -> None:
-    assert of("drop it now")["words"] == 3
-    assert of("drop it now")["off_length"] == 3.0, "six words where nothing is known"
-    assert of("drop it now", recent=RECENT)["off_length"] == 0.5  # 2, 2, 3, 9
-    assert of("a b c d", recent=["x y", "x", "x y z"])["off_length"] == 2
+def test_length_and_its_distance_from_the_usual() -> None:
+    assert measure("drop it now")["words"] == 3
+    assert measure("drop it now")["off_length"] == 3.0, "six words where nothing is known"
+    assert measure("drop it now", recent=RECENT)["off_length"] == 0.5  # 2, 2, 3, 9
+    assert measure("a b c d", recent=["x y", "x", "x y z"])["off_length"] == 2
 
 
-def test_where_it_comes_from() -> None:
-    new = of("drop the cache", among=[earlier("add cache")])
+def test_origin_similarity_and_age() -> None:
+    new = measure("drop the cache", among=[earlier("add cache")])
     assert (new["is_retrieved"], new["is_exemplar"], new["similarity"], new["age"]) == (0, 0, 0, 0)
     drafts = [DraftMessage("add cache", GENERATED, ()), DraftMessage("x", RETRIEVED, ())]
     known = {"add cache": earlier("add cache", 0.7, 9)}
@@ -57,9 +57,9 @@ def test_where_it_comes_from() -> None:
     assert (same["similarity"], same["age"]) == (0.7, math.log1p(9))
 
 
-def test_how_others_agree() -> None:
+def test_agreement_with_other_candidates() -> None:
     others = [DraftMessage("drop cache", GENERATED, ()), earlier("add cache", 0.95), earlier("x y", 0.0)]
-    found = of("Drop the cache", among=others)
+    found = measure("Drop the cache", among=others)
     assert found["agreement"] == pytest.approx((0.8 + 0.4 + 0) / 3)
     assert found["echo"] == pytest.approx(1.0 * 0.4 / 1.05)
     copied = [DraftMessage("add cache", GENERATED, ()), DraftMessage("x y", RETRIEVED, ())]
@@ -72,24 +72,26 @@ def test_how_others_agree() -> None:
             strict=True,
         )
     )["echo"]
-    assert echo == found["echo"], "a copy by the model speaks for its commit as well"
-    assert of("drop the cache")["agreement"] == of("drop the cache")["echo"] == 0
+    assert echo == found["echo"], "a generated copy counts like the retrieved message"
+    assert measure("drop the cache")["agreement"] == measure("drop the cache")["echo"] == 0
 
 
-def test_words_of_the_change() -> None:
-    """Names are taken apart, endings are cut; words of one or two letters do not count."""
-    assert of("drops stale entry in an age")["in_change"] == pytest.approx(3 / 4)  # entr(y) is not entri(es)
-    assert of("timeouts expire")["in_change"] == 1
-    assert of("removed file", change=" a.py +1 -1\n#a.py\n-remove_files()")["in_change"] == 1
-    assert of("it is")["in_change"] == 0
-    assert of("")["in_change"] == 0
+def test_words_that_stand_in_the_change() -> None:
+    """Names are split, endings are cut; words of one or two letters do not count."""
+    assert measure("drops stale entry in an age")["in_change"] == pytest.approx(
+        3 / 4
+    )  # entr(y) is not entri(es)
+    assert measure("timeouts expire")["in_change"] == 1
+    assert measure("removed file", change=" a.py +1 -1\n#a.py\n-remove_files()")["in_change"] == 1
+    assert measure("it is")["in_change"] == 0
+    assert measure("")["in_change"] == 0
 
 
 @pytest.mark.parametrize(
     "name", ["dropStaleEntries", "drop_stale", "DROP_STALE", "Stale.drop()", "http_cache.py"]
 )
-def test_a_name_of_the_change_is_no_invention(name: str) -> None:
-    found = of(name)
+def test_a_name_of_the_change_is_not_novel(name: str) -> None:
+    found = measure(name)
     assert found["in_change"] == 1 and found["novel"] == 0
 
 
@@ -103,38 +105,38 @@ def test_a_name_of_the_change_is_no_invention(name: str) -> None:
         (" a.md +1 -1\n#a.md\n+Änderung am файл", "Änderung файл"),
     ],
 )
-def test_names_are_taken_apart_as_people_read_them(change: str, message: str) -> None:
-    assert of(message, change=change)["in_change"] == 1
+def test_names_are_split_as_people_read_them(change: str, message: str) -> None:
+    assert measure(message, change=change)["in_change"] == 1
 
 
-def test_words_of_its_paths() -> None:
-    assert of("document the http cache usage")["in_paths"] == pytest.approx(3 / 5)
-    assert of("httpCache.py")["in_paths"] == 1
-    assert of("timeout")["in_paths"] == 0, "a word of the lines is none of a path"
+def test_words_that_stand_in_a_path() -> None:
+    assert measure("document the http cache usage")["in_paths"] == pytest.approx(3 / 5)
+    assert measure("httpCache.py")["in_paths"] == 1
+    assert measure("timeout")["in_paths"] == 0, "a word of the lines is none of a path"
 
 
-def test_words_from_nowhere() -> None:
-    found = of("drop wonderful cache entries", among=[earlier("wonderful things")])
+def test_novel_words() -> None:
+    found = measure("drop wonderful cache entries", among=[earlier("wonderful things")])
     assert found["novel"] == 0
-    assert of("drop wonderful cache entries")["novel"] == pytest.approx(1 / 4)
+    assert measure("drop wonderful cache entries")["novel"] == pytest.approx(1 / 4)
 
 
-def test_how_the_team_begins() -> None:
-    assert of("FIX it", recent=RECENT)["opening"] == math.log1p(2)
-    assert of("remove it", recent=RECENT)["opening"] == of("fix it")["opening"] == 0
+def test_openings_of_recent_subjects() -> None:
+    assert measure("FIX it", recent=RECENT)["opening"] == math.log1p(2)
+    assert measure("remove it", recent=RECENT)["opening"] == measure("fix it")["opening"] == 0
 
 
-def test_what_the_author_did_before() -> None:
-    assert of("drop the cache", previous="drop cache")["previous"] == pytest.approx(0.8)
-    assert of("drop the cache")["previous"] == 0
+def test_words_of_the_previous_subject() -> None:
+    assert measure("drop the cache", previous="drop cache")["previous"] == pytest.approx(0.8)
+    assert measure("drop the cache")["previous"] == 0
 
 
-def test_numbers_from_nowhere() -> None:
-    assert [of(text)["invents_number"] for text in ("wait 30 s", "wait 31 s", "wait")] == [0, 1, 0]
-    assert of("see 12", previous="fix #12")["invents_number"] == 0
+def test_invented_numbers() -> None:
+    assert [measure(text)["invents_number"] for text in ("wait 30 s", "wait 31 s", "wait")] == [0, 1, 0]
+    assert measure("see 12", previous="fix #12")["invents_number"] == 0
 
 
-def test_nothing_known_and_nothing_to_weigh() -> None:
+def test_empty_input() -> None:
     assert compute_features([], {}, RerankingContext("")) == []
-    assert all(math.isfinite(x) for x in of("", change="").values())
-    assert all(math.isfinite(x) for x in of("…", change="~3 more files", recent=["", "…"]).values())
+    assert all(math.isfinite(x) for x in measure("", change="").values())
+    assert all(math.isfinite(x) for x in measure("…", change="~3 more files", recent=["", "…"]).values())

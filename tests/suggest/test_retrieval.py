@@ -1,4 +1,4 @@
-"""The retrieval index against a plain computation of the same cosines, and what it promises about order."""
+"""The retrieval index compared with a plain computation of the same cosines, and the order of its results."""
 
 import math
 from collections import Counter
@@ -19,9 +19,8 @@ from gitpeft.suggest.retrieval import (
     CommitIndex,
     IndexEntry,
     Neighbour,
-    extract_terms,
-    pack_terms,
 )
+from gitpeft.suggest.terms import extract_terms, pack_terms
 
 WORDS = ("parse", "cache", "token", "render", "index", "stream", "commit", "author", "budget", "prune")
 
@@ -41,8 +40,8 @@ def build(changes: Sequence[str], subjects: Sequence[str] = ()) -> CommitIndex:
     )
 
 
-def cosines(changes: Sequence[str], asked: str) -> list[float]:
-    """What `nearest` computes, over dictionaries."""
+def cosines(changes: Sequence[str], query_change: str) -> list[float]:
+    """What `find_nearest` computes, with dictionaries instead of arrays."""
     counted = [extract_terms(one) for one in changes]
     frequency = Counter(term for found in counted for term in found)
     limit = max(8, int(0.4 * len(changes)))
@@ -53,7 +52,7 @@ def cosines(changes: Sequence[str], asked: str) -> list[float]:
         norm = math.sqrt(sum(w * w for w in weights.values())) or 1.0
         return {t: w / norm for t, w in weights.items()}
 
-    query = vector(extract_terms(asked))
+    query = vector(extract_terms(query_change))
     return [sum(w * query.get(t, 0.0) for t, w in vector(found).items()) for found in counted]
 
 
@@ -66,9 +65,9 @@ CHANGE = st.builds(
 
 @profile(max_examples=60)
 @given(st.lists(CHANGE, min_size=1, max_size=40), CHANGE, st.integers(1, 5))
-def test_the_nearest_are_those_of_highest_cosine(changes: list[str], asked: str, n: int) -> None:
-    expected = cosines(changes, asked)
-    found = build(changes).find_nearest(asked, n, fresh=0)
+def test_the_nearest_are_those_of_highest_cosine(changes: list[str], query_change: str, n: int) -> None:
+    expected = cosines(changes, query_change)
+    found = build(changes).find_nearest(query_change, n, recency_weight=0)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     assert len(found) == min(n, sum(score > 1e-6 for score in expected))
     best = sorted(expected, reverse=True)[: len(found)]
@@ -77,26 +76,26 @@ def test_the_nearest_are_those_of_highest_cosine(changes: list[str], asked: str,
 
 
 def test_newer_commits_count_more() -> None:
-    dice = np.random.default_rng(5)
-    changes = [change(f"{WORDS[dice.integers(9)]}.py", *dice.choice(WORDS, 3)) for _ in range(60)]
+    generator = np.random.default_rng(5)
+    changes = [change(f"{WORDS[generator.integers(9)]}.py", *generator.choice(WORDS, 3)) for _ in range(60)]
     index, reordered = build(changes), 0
-    for asked in changes[::6]:
-        similar = cosines(changes, asked)
-        weighed = [
+    for query_change in changes[::6]:
+        similar = cosines(changes, query_change)
+        weighted = [
             score * (1 + RECENCY_WEIGHT * math.exp((i - 59) / RECENCY_DECAY))
             for i, score in enumerate(similar)
         ]
-        found = index.find_nearest(asked, 3)
-        best = sorted(weighed, reverse=True)[: len(found)]
-        assert [weighed[one.position] for one in found] == pytest.approx(best, abs=6e-3)
+        found = index.find_nearest(query_change, 3)
+        best = sorted(weighted, reverse=True)[: len(found)]
+        assert [weighted[one.position] for one in found] == pytest.approx(best, abs=6e-3)
         assert all(one.score == pytest.approx(similar[one.position], abs=2e-3) for one in found)
-        reordered += found != index.find_nearest(asked, 3, fresh=0)
+        reordered += found != index.find_nearest(query_change, 3, recency_weight=0)
     assert reordered
 
 
 @pytest.mark.parametrize("n", [1, 3, 4])
 @pytest.mark.parametrize("count", [5, 13, 17, 60])
-def test_of_equally_similar_commits_the_newest_come_first(count: int, n: int) -> None:
+def test_of_equally_similar_commits_the_newest_comes_first(count: int, n: int) -> None:
     """Releases: dozens of commits that change the same line of the same file."""
     release, others = change("version.py", "version"), [change(f"{word}.py", word) for word in WORDS]
     changes = [others[i % 9] if i % 4 else release for i in range(4 * count)]
@@ -104,20 +103,20 @@ def test_of_equally_similar_commits_the_newest_come_first(count: int, n: int) ->
     assert [one.position for one in found] == [4 * (count - i - 1) for i in range(min(n, count))]
 
 
-def test_how_many_are_asked_for_changes_nothing_about_the_first() -> None:
+def test_the_first_results_do_not_depend_on_the_number_wanted() -> None:
     """Training asks for as many as the input shows, the runtime for more."""
-    dice = np.random.default_rng(3)
-    changes = [change(f"{WORDS[dice.integers(4)]}.py", WORDS[dice.integers(4)]) for _ in range(150)]
+    generator = np.random.default_rng(3)
+    changes = [change(f"{WORDS[generator.integers(4)]}.py", WORDS[generator.integers(4)]) for _ in range(150)]
     index = build(changes)
-    for asked in set(changes):
+    for query_change in set(changes):
         assert (
-            index.find_nearest(asked, 3)
-            == index.find_nearest(asked, 4)[:3]
-            == index.find_nearest(asked, 20)[:3]
+            index.find_nearest(query_change, 3)
+            == index.find_nearest(query_change, 4)[:3]
+            == index.find_nearest(query_change, 20)[:3]
         )
 
 
-def test_only_earlier_commits() -> None:
+def test_only_commits_before_a_position_are_searched() -> None:
     changes = [compact_change([FileChange(f"{WORDS[i % 5]}/f.c", "M", hunks=[])]) for i in range(30)]
     changes = [one.replace("f.c", f"{WORDS[i % 5]}.x{i % 5}") for i, one in enumerate(changes)]
     index = build(changes)
@@ -138,28 +137,28 @@ def test_a_subject_is_given_once_by_its_nearest_commit() -> None:
     assert len({one.subject for one in found}) == len(found)
 
 
-def test_nothing_similar_is_nothing_found() -> None:
+def test_nothing_is_found_if_nothing_is_similar() -> None:
     index = build([change("a.py", "parse")] * 2)
     assert index.find_nearest(compact_change([FileChange("z/other.c", "M")]), 3) == []
     assert index.find_nearest("", 3) == []
     assert build([]).find_nearest(change("a.py", "parse"), 3) == []
 
 
-def test_saved_and_loaded_it_answers_alike(tmp_path: Path) -> None:
+def test_a_saved_index_gives_the_same_results(tmp_path: Path) -> None:
     changes = [change(f"src/{WORDS[i % 7]}.py", *WORDS[i % 4 : i % 9]) for i in range(50)]
     index = build(changes, [f"naïve – {i} 测试" for i in range(50)])
     index.save(tmp_path)
     again = CommitIndex.load(lambda name: (tmp_path / name).read_bytes())
     assert len(again) == 50 and again.get_commit(49) == (shas(50)[49], "naïve – 49 测试")
-    for asked in changes:
-        assert again.find_nearest(asked, 4) == index.find_nearest(asked, 4)
+    for query_change in changes:
+        assert again.find_nearest(query_change, 4) == index.find_nearest(query_change, 4)
     assert {path.suffix for path in tmp_path.iterdir()} == {".npy"}
     first = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     build(changes, [f"naïve – {i} 测试" for i in range(50)]).save(tmp_path)
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == first
 
 
-def test_an_empty_index_survives_a_file(tmp_path: Path) -> None:
+def test_an_empty_index_can_be_saved(tmp_path: Path) -> None:
     build([]).save(tmp_path)
     assert len(CommitIndex.load(lambda name: (tmp_path / name).read_bytes())) == 0
     assert (
@@ -183,9 +182,9 @@ def entries(changes: Sequence[str], first: int) -> list[IndexEntry]:
     CHANGE,
 )
 def test_an_extended_index_computes_the_same_cosines(
-    changes: list[str], later: list[str], new: list[str], asked: str
+    changes: list[str], later: list[str], new: list[str], query_change: str
 ) -> None:
-    """Terms known before keep their weight; new ones are weighed among the later commits."""
+    """Terms known before keep their weight; new ones are weighted among the later commits."""
     later = later + [change(f"new/{i}.py", f"fresh_{i}") for i, _ in enumerate(new)]
     everything = build(changes).with_later_commits(entries(later, 1000))
     assert len(everything) == len(changes) + len(later)
@@ -201,17 +200,17 @@ def test_an_extended_index_computes_the_same_cosines(
         norm = math.sqrt(sum(w * w for w in weights.values())) or 1.0
         return {t: w / norm for t, w in weights.items()}
 
-    query = vector(extract_terms(asked), idf)
+    query = vector(extract_terms(query_change), idf)
     expected = [
         sum(w * query.get(t, 0.0) for t, w in vector(extract_terms(e), idf).items()) for e in changes + later
     ]
-    found = everything.find_nearest(asked, 100)
+    found = everything.find_nearest(query_change, 100)
     assert len({one.position for one in found}) == sum(score > 1e-6 for score in expected)
     assert all(one.score == pytest.approx(expected[one.position], abs=3e-3) for one in found)
     assert all(everything.get_commit(one.position) == (one.sha, one.subject) for one in found)
 
 
-def test_extended_again_and_asked_about_the_past() -> None:
+def test_extending_replaces_later_commits_and_respects_positions() -> None:
     changes = [change(f"src/{word}.py", word) for word in WORDS]
     index = build(changes)
     once = index.with_later_commits(entries(changes[:2], 500))
@@ -223,7 +222,7 @@ def test_extended_again_and_asked_about_the_past() -> None:
     assert once.find_nearest(compact_change([FileChange("z/other.c", "M")]), 3) == []
 
 
-def test_what_is_common_stays_unimportant_in_later_commits() -> None:
+def test_frequent_terms_stay_ignored_in_later_commits() -> None:
     """A word in nearly every commit of the history is not a rare one because the newest commits are few."""
     changes = [change(f"{i}/only{i}.x{i}", "common") for i in range(40)]
     index = build(changes)
@@ -231,7 +230,7 @@ def test_what_is_common_stays_unimportant_in_later_commits() -> None:
     assert later.find_nearest(change("another/q.qq", "common"), 5) == []
 
 
-def test_places() -> None:
+def test_positions_of_commits() -> None:
     ids = shas(3)
     index = CommitIndex.build(
         [change("a.py", "parse")] * 3, ["one", f"revert {ids[0]} again", f"{ids[1]} was wrong"], ids
@@ -241,24 +240,11 @@ def test_places() -> None:
     assert index.get_commit(2) == (ids[2], f"{ids[1]} was wrong")
 
 
-def test_an_index_that_repeats_a_file_is_loaded_without_pickle(tmp_path: Path) -> None:
+def test_an_index_is_loaded_without_pickle(tmp_path: Path) -> None:
     build([change("a.py", "parse")]).save(tmp_path)
     np.save(tmp_path / "rows.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"object|pickle"):
         CommitIndex.load(lambda name: (tmp_path / name).read_bytes())
-
-
-def test_terms_tell_what_matters_apart() -> None:
-    modified, created = change("src/parse.py", "cache"), change("src/parse.py", "cache", status="A")
-    assert extract_terms(modified) == extract_terms(modified)
-    assert extract_terms(modified) != extract_terms(created)
-    removed = compact_change(
-        [FileChange("src/parse.py", "M", removed=1, hunks=[Hunk("", ["-cache(value)"])])]
-    )
-    shared, all_ = extract_terms(modified) & extract_terms(removed), extract_terms(modified)
-    assert 0 < shared.total() < all_.total()
-    assert extract_terms("") == Counter()
-    assert len(extract_terms(change("a.py", *(f"word{i}" for i in range(100))))) <= 160
 
 
 def test_a_neighbour_is_a_plain_value() -> None:

@@ -1,4 +1,4 @@
-"""The one way from a change to an offer: whoever asks, and for however many, the same comes first."""
+"""From a change to an offer: the first suggestion depends neither on the command nor on the number wanted."""
 
 import sys
 import time
@@ -18,13 +18,13 @@ from tests.support import standin, tinymodel
 from tests.support.gitrepo import Repo
 from tests.support.hooking import MODEL
 
-SAID = ("Accept tabs", "Allow tabs", "Teach the parser tabs", "Read tabs", "fix: accept tabs")
+MESSAGES = ("Accept tabs", "Allow tabs", "Teach the parser tabs", "Read tabs", "fix: accept tabs")
 Ask = Callable[..., Offer]
 
 
 @pytest.fixture
 def ask(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Asks about a staged change; the model says `SAID`, and the team writes `fix: …`."""
+    """Asks for suggestions for a staged change; the model answers `MESSAGES`, the team writes `fix: …`."""
     repo.commit("Start", **{"README": "hello\n"})
     repo.write("a.py", "a = 1\n")
     repo.git("add", ".")
@@ -32,7 +32,7 @@ def ask(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> Ask:
     opened.state_dir.mkdir()
     (opened.state_dir / "current").write_text(MODEL)
     monkeypatch.setitem(sys.modules, "gitpeft.suggest.suggester", standin)
-    monkeypatch.setenv("STANDIN", "say:" + "|".join(SAID))
+    monkeypatch.setenv("STANDIN", "say:" + "|".join(MESSAGES))
     facts = postprocess.MessageFacts(style={"types": ["fix"]})
     monkeypatch.setattr(postprocess, "gather_facts", lambda *_: facts)
 
@@ -56,7 +56,7 @@ def test_no_more_than_wanted_are_offered(ask: Ask) -> None:
 
 
 def test_every_suggestion_is_offered_when_all_are_wanted(ask: Ask) -> None:
-    assert sorted(ask(20).messages) == sorted(SAID)
+    assert sorted(ask(20).messages) == sorted(MESSAGES)
 
 
 def test_the_second_time_the_cache_answers_alike(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,13 +65,13 @@ def test_the_second_time_the_cache_answers_alike(ask: Ask, monkeypatch: pytest.M
     assert ask() == first
 
 
-def test_what_the_prefetch_left_is_what_the_hook_offers(
+def test_the_hook_offers_what_the_prefetch_stored(
     ask: Ask, repo: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = SuggestionLimits(time.monotonic() + 30, 2048)
     service.prefetch_suggestions(Repository.open(repo.path), Config(), limits)
     monkeypatch.setenv("STANDIN", "exit:3")
-    assert ask().messages[0] == SAID[0]
+    assert ask().messages[0] == MESSAGES[0]
 
 
 def test_with_more_alternatives_more_are_ranked_together(ask: Ask) -> None:

@@ -1,4 +1,4 @@
-"""A tiny model, exported and bundled, answers; so does a bundle without a model."""
+"""Suggestions from a tiny exported model in a bundle, and from a bundle that only retrieves."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.doctor import examine_repository
-from gitpeft.runtime import beam_search
-from gitpeft.suggest.retrieval import IndexEntry, extract_terms, pack_terms
+from gitpeft.suggest.retrieval import IndexEntry
 from gitpeft.suggest.suggester import Suggester, open_active_suggester
 from gitpeft.suggest.suggestion import Suggestion
+from gitpeft.suggest.terms import extract_terms, pack_terms
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 
@@ -41,7 +41,7 @@ def ready(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def state(ready: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy that a test may change."""
     return Path(shutil.copytree(ready, tmp_path / "state"))
 
 
@@ -60,7 +60,7 @@ def test_from_model_to_suggestion(ready: Path) -> None:
     assert stages <= suggester.timings.keys() and min(suggester.timings.values()) >= 0
 
 
-def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Path) -> None:
+def test_the_time_of_imports_is_measured_once(ready: Path) -> None:
     suggester = open_active_suggester(ready)
     suggester.prepare()
     suggester.timings["imports"] = 99.0
@@ -68,16 +68,16 @@ def test_preparing_and_asking_leave_the_time_that_imports_really_took(ready: Pat
     assert suggester.timings["imports"] == 99.0
 
 
-def test_a_message_costs_what_its_candidate_scores(ready: Path) -> None:
+def test_the_loss_of_a_message_is_its_negative_score(ready: Path) -> None:
     suggester = open_active_suggester(ready)
     change = tinymodel.CHANGES[0]
     found = suggester.collect_candidates(change, "cho")
     earlier = [one.message for one in found if one.origin == "retrieved"]
     assert earlier
-    model = suggester._model
-    assert model is not None
-    codec, memory = suggester._encode_source(model, change, "cho", suggester._find_nearest(change, None)[:3])
-    together = beam_search.score_messages(model.network, memory, codec.encode_many(earlier), model.words)
+    generator = suggester._generator
+    assert generator is not None
+    encoded = generator.encode_source(change, "cho", suggester._find_nearest(change, None)[:3])
+    together = generator.score_texts(encoded, earlier)
     for message, scored in zip(earlier, together, strict=True):
         loss = suggester.compute_loss(change, "cho", message)
         assert loss == pytest.approx(-scored.mean, rel=0.01), "int8 sees the batch"
@@ -86,15 +86,15 @@ def test_a_message_costs_what_its_candidate_scores(ready: Path) -> None:
     whole = [one for one in found if one.origin == "generated" and one.flaw != "unfinished"]
     losses = [suggester.compute_loss(change, "cho", one.message) for one in whole]
     near = [loss == pytest.approx(-one.mean, rel=0.02) for loss, one in zip(losses, whole, strict=True)]
-    assert any(near), "a text can be cut into other tokens than it was written in, but not always"
+    assert any(near), "a text may be encoded with other tokens than it was generated with, but not always"
 
 
-def test_the_newest_subjects_say_how_the_team_begins(ready: Path) -> None:
-    """Of the index, the commits made since it was, and only those before a given one."""
+def test_the_newest_subjects_determine_the_usual_openings(ready: Path) -> None:
+    """Those of the index and of later commits, and only those before a given commit."""
     suggester = open_active_suggester(ready)
 
-    def opening(**how: Any) -> set[float]:
-        found = suggester.collect_candidates(CHANGE, "", **how)
+    def opening(**options: Any) -> set[float]:
+        found = suggester.collect_candidates(CHANGE, "", **options)
         return {one.get_feature("opening") for one in found if one.message == "cache: drop stale entries"}
 
     assert opening() == {math.log1p(1)}
@@ -109,13 +109,13 @@ def test_the_newest_subjects_say_how_the_team_begins(ready: Path) -> None:
     assert opening(before=tinymodel.SHAS[2]) == {math.log1p(1)}
 
 
-def test_the_same_question_has_the_same_answer(ready: Path) -> None:
+def test_the_same_request_has_the_same_answer(ready: Path) -> None:
     first = open_active_suggester(ready)
     assert first.collect_candidates(CHANGE, PREVIOUS) == first.collect_candidates(CHANGE, PREVIOUS)
     assert open_active_suggester(ready).suggest(CHANGE, PREVIOUS, 5) == first.suggest(CHANGE, PREVIOUS, 5)
 
 
-def test_a_seed_asks_for_other_wordings(ready: Path) -> None:
+def test_a_seed_samples_other_wordings(ready: Path) -> None:
     suggester = open_active_suggester(ready)
 
     def generated(seed: int | None) -> list[str]:
@@ -127,12 +127,12 @@ def test_a_seed_asks_for_other_wordings(ready: Path) -> None:
     assert len({tuple(generated(seed)) for seed in (None, 1, 2, 3)}) > 2
 
 
-def test_only_commits_before_a_given_one_are_looked_at(ready: Path) -> None:
+def test_only_commits_before_a_given_one_are_retrieved(ready: Path) -> None:
     found = open_active_suggester(ready).collect_candidates(CHANGE, "", before=tinymodel.SHAS[1])
     assert [one.like for one in found if one.origin == "retrieved"] == [(tinymodel.SHAS[0],)]
 
 
-def test_a_change_like_no_other_and_no_change_at_all(ready: Path) -> None:
+def test_an_unseen_change_and_an_empty_one(ready: Path) -> None:
     suggester = open_active_suggester(ready)
     assert any(
         one.origin == "generated" for one in suggester.collect_candidates("Anew/x.bin +0 -0 (binary)", "")
@@ -150,7 +150,7 @@ def test_more_beams_find_more(ready: Path) -> None:
     assert len(few) == 1 < len(many)
 
 
-def test_a_chooser_may_do_without_the_model(tmp_path: Path, model: Any) -> None:
+def test_a_reranker_that_only_retrieves_does_not_run_the_model(tmp_path: Path, model: Any) -> None:
     tinymodel.bundle(tmp_path, model, {"mode": "retrieved"})
     suggester = open_active_suggester(tmp_path)
     [best] = suggester.suggest(CHANGE, PREVIOUS)
@@ -168,8 +168,8 @@ def test_each_message_needs_the_least_score(ready: Path) -> None:
     assert suggester.suggest(CHANGE, PREVIOUS, 9, least=1.01) == []
 
 
-def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any, repo: Repo) -> None:
-    """An upgrade of gitpeft leaves no dead hook; `gitpeft doctor` says what to do."""
+def test_a_reranker_of_another_version_is_replaced(tmp_path: Path, model: Any, repo: Repo) -> None:
+    """After an upgrade of gitpeft the hook still works, and `gitpeft doctor` says what to do."""
     state = Repository.open(repo.path).state_dir
     tinymodel.bundle(state, model, {"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]})
     assert open_active_suggester(state).suggest(CHANGE, PREVIOUS)
@@ -179,8 +179,8 @@ def test_a_chooser_of_another_version_is_stood_in_for(tmp_path: Path, model: Any
 
 
 def test_nothing_is_offered_below_the_threshold(tmp_path: Path, model: Any) -> None:
-    chooser = {"mode": "chooser", "features": ["words"], "weights": [0.0], "bias": -1.0, "threshold": 0.5}
-    tinymodel.bundle(tmp_path, model, chooser)
+    stored = {"mode": "chooser", "features": ["words"], "weights": [0.0], "bias": -1.0, "threshold": 0.5}
+    tinymodel.bundle(tmp_path, model, stored)
     assert open_active_suggester(tmp_path).suggest(CHANGE, PREVIOUS, 3) == []
 
 
@@ -195,17 +195,17 @@ def test_retrieval_only(tmp_path: Path) -> None:
     assert open_active_suggester(tmp_path).suggest("", "") == []
 
 
-def test_retrieval_may_be_chosen_from_too(tmp_path: Path) -> None:
-    """A chooser weighs without a model as well: here by age, the newest first."""
-    chooser = {"mode": "chooser", "features": ["age"], "weights": [-1.0]}
-    tinymodel.bundle(tmp_path, None, chooser)
+def test_retrieved_messages_are_reranked_without_a_model_too(tmp_path: Path) -> None:
+    """Here by age, the newest first."""
+    stored = {"mode": "chooser", "features": ["age"], "weights": [-1.0]}
+    tinymodel.bundle(tmp_path, None, stored)
     found = open_active_suggester(tmp_path).suggest(tinymodel.CHANGES[0], PREVIOUS, 9)
     ages = [tinymodel.SHAS[::-1].index(one.like[0]) for one in found]
     assert len(found) > 1 and ages == sorted(ages)
 
 
-def test_the_previous_subject_is_taken_as_it_was_learnt(ready: Path) -> None:
-    """Without the number that a forge appends: nobody can know the next one."""
+def test_the_previous_subject_is_cleaned_as_in_training(ready: Path) -> None:
+    """Without the number that a forge appends, because nobody can know the next one."""
     suggester = open_active_suggester(ready)
     texts = ("cache: drop", "cache: drop (#1234)")
     plain, numbered = (suggester.collect_candidates(CHANGE, text) for text in texts)
@@ -225,17 +225,17 @@ def test_retrieval_imports_neither_onnxruntime_nor_tokenizers(tmp_path: Path) ->
     assert done.stdout.split() == []
 
 
-# --- what can be wrong --------------------------------------------------------------------------------------
+# --- damage ----------------------------------------------------------------------------------------------
 
 
 def test_no_model_yet(tmp_path: Path) -> None:
-    with pytest.raises(GitpeftError, match="there is no model yet") as found:
+    with pytest.raises(GitpeftError, match="there is no model yet") as raised:
         open_active_suggester(tmp_path)
-    assert found.value.hint == "run `gitpeft init`"
+    assert raised.value.hint == "run `gitpeft init`"
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "tokenizer.json"])
-def test_a_flipped_bit_in_what_is_loaded(state: Path, name: str) -> None:
+def test_a_flipped_bit_in_a_file_that_is_loaded(state: Path, name: str) -> None:
     path = state / "models" / bundles.read_active_ids(state)[0] / name
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -244,8 +244,8 @@ def test_a_flipped_bit_in_what_is_loaded(state: Path, name: str) -> None:
         open_active_suggester(state).suggest(CHANGE, PREVIOUS)
 
 
-def forged(state: Path, name: str, raw: bytes) -> None:
-    """Replace a file of the active bundle, with a manifest that agrees."""
+def replace_in_bundle(state: Path, name: str, raw: bytes) -> None:
+    """Replace a file of the active bundle, and its entry in the manifest."""
     old = state / "models" / bundles.read_active_ids(state)[0]
     (old / name).write_bytes(raw)
     data = json.loads((old / "manifest.json").read_bytes())
@@ -270,8 +270,8 @@ def forged(state: Path, name: str, raw: bytes) -> None:
         ("style.json", b'{"subject_length": "long"}'),
     ],
 )
-def test_a_file_that_is_not_what_it_should_be(state: Path, name: str, raw: bytes) -> None:
-    forged(state, name, raw)
-    with pytest.raises(GitpeftError) as found:
+def test_a_malformed_file_is_named(state: Path, name: str, raw: bytes) -> None:
+    replace_in_bundle(state, name, raw)
+    with pytest.raises(GitpeftError) as raised:
         open_active_suggester(state).suggest(CHANGE, PREVIOUS)
-    assert found.value.hint and "\n" not in found.value.message
+    assert raised.value.hint and "\n" not in raised.value.message

@@ -119,13 +119,13 @@ class Hooked:
         """Put messages into the cache for what is staged now."""
         repo = Repository.open(self.repo.path)
         asked = service.build_staged_request(repo, load_config(repo), wanted, base)
-        self._store_answer(asked.cache_key(MODEL), messages or standin.MESSAGES)
+        self._store_answer(asked.get_cache_key(MODEL), messages or standin.MESSAGES)
 
     def answer_active(self) -> None:
         """Put messages into the cache for what is staged now, under the model that is really active."""
         repo = Repository.open(self.repo.path)
         asked = service.build_staged_request(repo, load_config(repo))
-        self._store_answer(asked.cache_key(read_active_id(repo.state_dir)), standin.MESSAGES)
+        self._store_answer(asked.get_cache_key(read_active_id(repo.state_dir)), standin.MESSAGES)
 
     def _store_answer(self, key: str, messages: Sequence[str]) -> None:
         state = Repository.open(self.repo.path).state_dir

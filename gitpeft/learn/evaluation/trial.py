@@ -15,8 +15,9 @@ from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.evaluation.text_metrics import b_norm
 from gitpeft.suggest import recent_exemplars
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
-from gitpeft.suggest.retrieval import CommitIndex, IndexEntry, extract_terms, pack_terms
+from gitpeft.suggest.retrieval import CommitIndex, IndexEntry
 from gitpeft.suggest.suggester import Suggester
+from gitpeft.suggest.terms import extract_terms, pack_terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ def nearest_messages(
         for before in entries_known_before(examples, since)
     )
     near = [
-        one.find_nearest(example.change, 1, fresh=0) for one, example in zip(known, examples, strict=True)
+        one.find_nearest(example.change, 1, recency_weight=0)
+        for one, example in zip(known, examples, strict=True)
     ]
     return [found[0].subject if found else "" for found in near]
 

@@ -370,7 +370,7 @@ def _count_held_out(champion: Bundle, known: int) -> int:
 
 def _load_known_commits(champion: Bundle) -> list[str]:
     """The commits of the champion's index, oldest first."""
-    index = CommitIndex.load(lambda name: champion.read(f"{bundles.INDEX_FOLDER}/{name}"))
+    index = CommitIndex.load_from_bundle(champion)
     return [index.get_commit(place)[0] for place in range(len(index))]
 
 

@@ -17,8 +17,7 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
 from gitpeft.runtime.tokenizer import TokenCodec
-from gitpeft.suggest import service
-from gitpeft.suggest import suggester as suggest_suggester
+from gitpeft.suggest import generator, service
 from tests.support import generated, tinymodel
 from tests.support.generated import AUTHORS, Step
 from tests.support.gitrepo import Repo
@@ -240,7 +239,7 @@ def test_the_hook_reads_what_training_read(
         asked.append(render_change(*arguments))
         return asked[-1]
 
-    monkeypatch.setattr(suggest_suggester, "render_change", spy)
+    monkeypatch.setattr(generator, "render_change", spy)
     known = {"train": data.first_valid, "valid": data.first_valid, "test": data.first_test}[part]
     manifest = _manifest(model[1])
     with trial.open_trial_suggester(manifest, model[0], data.index_before(known), {}) as suggester:

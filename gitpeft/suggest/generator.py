@@ -1,0 +1,112 @@
+"""The generative model of a bundle: loading it, draft messages for a change, and the loss of given messages.
+
+Tokenizer, encoder and decoder are loaded on threads of their own, from files that are read and hashed while
+the libraries are imported.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, Bundle
+from gitpeft.diff.render import TokenBudget, render_change
+from gitpeft.runtime.background import BackgroundTask
+from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens, Hypothesis, score_messages
+from gitpeft.runtime.onnx_model import EncodedSource, EncoderDecoder
+from gitpeft.runtime.tokenizer import TokenCodec, wrap_source
+from gitpeft.suggest.read_errors import explain_read_errors
+from gitpeft.suggest.reranker_features import GENERATED, DraftMessage
+from gitpeft.suggest.stage_timer import StageTimer
+
+if TYPE_CHECKING:
+    from gitpeft.suggest.retrieval import Neighbour
+
+MAX_TOKENS = 40
+"""Tokens of the longest message."""
+
+
+def start_reading_files(bundle: Bundle) -> BackgroundTask[dict[str, bytes]]:
+    """Read and check the files of a bundle's model in the background."""
+    names = (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE)
+    return BackgroundTask(lambda: {name: bundle.read(name) for name in names})
+
+
+def import_libraries() -> None:
+    """Import what loading and running a model needs, so that the time this takes can be measured."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import numpy  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import tokenizers  # noqa: F401
+
+
+class MessageGenerator:
+    """The model of a bundle. `files` are its files by name; loading starts at once, in the background.
+
+    `width` is the number of beams. `timer` measures the stages tokenizer (waiting for it), render, encode and
+    decode.
+    """
+
+    def __init__(
+        self, bundle: Bundle, files: BackgroundTask[dict[str, bytes]], width: int, timer: StageTimer
+    ) -> None:
+        settings = bundle.manifest.settings
+        with explain_read_errors("the manifest"):
+            self._special = GenerationTokens.from_settings(settings)
+            self._wrapping = list(settings.get("before", ())), list(settings.get("after", ()))
+            self._budget = TokenBudget(**bundle.manifest.budget)
+        self._width = width
+        self._timer = timer
+        self._network = EncoderDecoder(
+            lambda: files.get_result()[ENCODER_FILE], lambda: files.get_result()[DECODER_FILE]
+        )
+        self._codec = BackgroundTask(lambda: _parse_tokenizer(files.get_result()[TOKENIZER_FILE]))
+
+    def generate_drafts(
+        self, change: str, previous: str, exemplars: "Sequence[Neighbour]", seed: int | None = None
+    ) -> list[DraftMessage]:
+        """Draft messages for a compact change, the likeliest first.
+
+        `previous` is the author's previous subject, `exemplars` are similar earlier commits, the most similar
+        first. A `seed` samples other wordings, the same ones for the same seed.
+        """
+        encoded = self.encode_source(change, previous, exemplars)
+        with self._timer.measure("decode"):
+            search = BeamSearch(self._width, MAX_TOKENS, seed=seed)
+            hypotheses = search.run(self._network, encoded, self._special)
+            if seed is not None:
+                hypotheses = self._rescore_without_noise(encoded, hypotheses)
+        codec = self._codec.get_result()
+        like = tuple(exemplar.sha for exemplar in exemplars)
+        return [
+            DraftMessage(codec.decode(one.ids), GENERATED, like, one.mean, finished=one.finished)
+            for one in hypotheses
+        ]
+
+    def _rescore_without_noise(
+        self, encoded: EncodedSource, hypotheses: Sequence[Hypothesis]
+    ) -> list[Hypothesis]:
+        """The finished hypotheses with the log-probabilities of the model alone, the likeliest first."""
+        finished = [one.ids for one in hypotheses if one.finished]
+        scored = score_messages(self._network, encoded, finished, self._special)
+        return sorted(scored, key=lambda one: -one.mean)
+
+    def score_texts(self, encoded: EncodedSource, messages: Sequence[str]) -> list[Hypothesis]:
+        """The log-probability of each message, cut to `MAX_TOKENS` tokens, for an encoded source."""
+        ids = [one[:MAX_TOKENS] for one in self._codec.get_result().encode_many(messages)]
+        return score_messages(self._network, encoded, ids, self._special)
+
+    def encode_source(self, change: str, previous: str, exemplars: "Sequence[Neighbour]") -> EncodedSource:
+        """Render a change, the previous subject and exemplars into the model's input, and encode it."""
+        with self._timer.measure("tokenizer"):
+            codec = self._codec.get_result()
+        with self._timer.measure("render"):
+            subjects = [exemplar.subject for exemplar in exemplars]
+            rendered = render_change(change, subjects, previous, self._budget, codec)
+            source = wrap_source(rendered or codec.marks["file"], self._wrapping, self._budget.total)
+        with self._timer.measure("encode"):
+            return self._network.encode(source)
+
+
+def _parse_tokenizer(raw: bytes) -> TokenCodec:
+    with explain_read_errors(TOKENIZER_FILE):
+        return TokenCodec.from_bytes(raw)
