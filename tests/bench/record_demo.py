@@ -25,9 +25,9 @@ from rich.text import Text
 
 COLUMNS, ROWS = 84, 20
 EDITOR = (
-    "vim -N -u NONE -i NONE -n --cmd 'set shortmess+=FW noruler' --cmd 'let g:gitcommit_summary_length=72'"
+    "vim -N -u NONE -i NONE -n --cmd 'set shortmess+=FW noruler'"
     " -c 'syntax on' -c 'set ft=gitcommit'"
-    " -c 'hi gitcommitSummary cterm=bold ctermfg=15'"
+    " -c 'hi gitcommitSummary cterm=bold ctermfg=15' -c 'hi link gitcommitOverflow gitcommitSummary'"
 )
 """vim without anybody's settings."""
 
