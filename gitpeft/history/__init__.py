@@ -1,1 +1,1 @@
-"""The mined history of a repository: its store, the past of a change, and which commits are fixes."""
+"""The mined history of a repository: the store, the history before a change, and fix detection."""

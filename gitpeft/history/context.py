@@ -1,8 +1,8 @@
-"""What happened before a change: hides the tables that answer it at one point of history, and their upkeep.
+"""The history before a change: earlier changes, authors and fixes of its files, at any point of the history.
 
-The tables lie in the history's database: a row for each commit that is no merge, and one for each file that
-it touched. `reached` marks the ancestors of one commit, the *place*; `move` takes it elsewhere by asking git
-for the difference alone, so that a commit on top of the last one costs a row.
+The tables are part of the history's database: a row for each commit that is not a merge, and one for each
+file that it touched. `reached` marks the ancestors of one commit, the *cursor*. `move_cursor` moves it by
+asking git only for the difference, so that a commit on top of the last one costs a single row.
 """
 
 import hashlib
@@ -34,8 +34,10 @@ CREATE INDEX touch_open ON touch (change) WHERE lines IS NULL;
 
 YEAR_SECONDS = 365 * 86400
 UNCOUNTED_KINDS = ("generated", "submodule")
+"""Kinds of files that count in no metric."""
+
 MAX_LINEAGE_NAMES = 16
-"""Names that a file's history is followed through."""
+"""The most names under which the history of a file is followed."""
 
 KINDS_WITH_LINES = ("text", "generated", "symlink", "mode")
 """Kinds of files that have lines."""
@@ -46,12 +48,15 @@ _MAX_COMPANION_FILES = 20
 
 
 ChangeRows = tuple[tuple[str, str, int, bool], list[tuple[object, ...]]]
-"""A commit to be stored: (id, author's hash, commit time, fix or not), and the rows that `touches` made."""
+"""A commit to store: (id, author's hash, commit time, is it a fix), and rows of `build_touch_rows`."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class TouchedFile:
-    """What a change does to one file. `lines` is its length before; `functions` are keys (`function_key`)."""
+    """The change of one file. `lines` is its length before, `functions` are hashes of the changed functions.
+
+    `origin` is its old path in a rename.
+    """
 
     path: str
     status: str
@@ -65,9 +70,9 @@ class TouchedFile:
 
 @lazy_dataclass(frozen=True, slots=True)
 class MeasuredChange:
-    """A change as it is about to be made: its files, who makes it (a hash), when (unix seconds).
+    """A change as the metrics need it: its files, the author (a hash) and the time (Unix seconds).
 
-    `fix` is what its message says, False while it has none.
+    `fix` tells whether its message says that it is a fix, False before there is a message.
     """
 
     files: tuple[TouchedFile, ...]
@@ -77,13 +82,13 @@ class MeasuredChange:
 
     @property
     def counted_files(self) -> list[TouchedFile]:
-        """The files that count."""
+        """The files that count in the metrics."""
         return [file for file in self.files if file.kind not in UNCOUNTED_KINDS]
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class EarlierChange:
-    """One earlier change of a file: its number, who (a hash), when, whether it was a fix, and where in it."""
+    """One earlier change of a file: row id, author (a hash), time, whether it was a fix, the functions."""
 
     change: int
     author: str
@@ -94,7 +99,7 @@ class EarlierChange:
 
 @lazy_dataclass(frozen=True, slots=True)
 class CompanionFile:
-    """A file that usually changes with another one: in `together` of the last `of` changes."""
+    """A file that usually changes with `beside`: in `together` of the last `of` changes of that file."""
 
     path: str
     beside: str
@@ -103,30 +108,30 @@ class CompanionFile:
 
 
 class HistoryContext(Protocol):
-    """What the metrics ask of history before a change. `names` are paths as the change finds them."""
+    """The history before a change, as the metrics need it. `names` are paths before the change."""
 
     def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
-        """Different earlier changes of these files, from `since` (unix seconds) on."""
+        """The number of earlier changes of any of these files, from `since` (Unix seconds) on."""
         ...
 
     def count_fixes(self, names: Sequence[str], since: int) -> int:
-        """Those of them that were fixes."""
+        """The number of these changes that were fixes."""
         ...
 
     def count_developers(self, names: Sequence[str]) -> int:
-        """Different authors of earlier changes of these files."""
+        """The number of authors of earlier changes of these files."""
         ...
 
     def find_last_change_time(self, name: str) -> int | None:
-        """When a file was last changed; None when it never was."""
+        """The time of the last change of a file; None when there was none."""
         ...
 
     def measure_experience(self, author: str, now: int) -> tuple[int, float]:
-        """The author's earlier changes: how many, and the sum of 1 / (1 + full years ago)."""
+        """The number of the author's earlier changes, and the sum of 1 / (1 + full years ago) over them."""
         ...
 
     def count_subsystem_changes(self, author: str, subsystems: frozenset[str]) -> int:
-        """The author's earlier changes in any of the subsystems."""
+        """The number of the author's earlier changes in any of the subsystems."""
         ...
 
 
@@ -136,7 +141,7 @@ def find_subsystem(path: str) -> str:
 
 
 def hash_function_heading(heading: str) -> str:
-    """What is stored of a function's heading: enough to know it again, nothing that could be a secret."""
+    """Hash a function's heading: it is recognised again, but no secret in it is stored."""
     return hashlib.blake2b(heading.encode(), digest_size=6).hexdigest()
 
 
@@ -152,7 +157,7 @@ def compute_recent_experience(times: Iterable[int], now: int) -> float:
 def build_touch_rows(
     files: Sequence[FileChange], names: Sequence[tuple[str, str | None]]
 ) -> list[tuple[object, ...]]:
-    """Rows for the files of a commit; `names` are their masked paths, each with where it came from."""
+    """Build the rows of a commit's files; `names` are their masked paths, with the old path in a rename."""
     return [_build_touch_row(file, *name) for file, name in zip(files, names, strict=True)]
 
 
@@ -165,7 +170,7 @@ def _build_touch_row(file: FileChange, path: str, origin: str | None) -> tuple[o
 
 
 def store_changes(db: sqlite3.Connection, changes: Iterable[ChangeRows]) -> None:
-    """Add commits that are no merges."""
+    """Add commits, without merges."""
     command = "INSERT OR IGNORE INTO change (sha, author, time, fix, subsystems) VALUES (?, ?, ?, ?, ?)"
     for head, rows in changes:
         subsystems = "\t".join(sorted({find_subsystem(str(row[0])) for row in rows}))
@@ -176,7 +181,7 @@ def store_changes(db: sqlite3.Connection, changes: Iterable[ChangeRows]) -> None
 
 
 def delete_changes(db: sqlite3.Connection, shas: Iterable[str]) -> None:
-    """Forget commits."""
+    """Delete commits."""
     for sha in shas:
         db.execute("DELETE FROM touch WHERE change = (SELECT id FROM change WHERE sha = ?)", (sha,))
         db.execute("DELETE FROM change WHERE sha = ?", (sha,))
@@ -185,15 +190,15 @@ def delete_changes(db: sqlite3.Connection, shas: Iterable[str]) -> None:
 def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequence[str]) -> None:
     """Fill in the length that each newly stored file had before its change; `order` is oldest first.
 
-    A content is as long as the one that it was made from, plus what was added, minus what was removed: from
-    one to the next that gives every length, exactly. Git is asked only where such a chain begins.
+    The length of a content is that of the content before, plus the lines added, minus those removed. Along a
+    chain of changes this gives every length exactly, so git is asked only for the content at its start.
     """
     rows = db.execute(
         "SELECT touch.rowid, sha, coalesce(origin, path), old, new, added - removed, status FROM touch"
         " JOIN change ON change.id = change WHERE lines IS NULL"
     ).fetchall()
-    place = {sha: number for number, sha in enumerate(order)}
-    rows.sort(key=lambda row: place.get(row[1], -1))
+    position = {sha: number for number, sha in enumerate(order)}
+    rows.sort(key=lambda row: position.get(row[1], -1))
     steps: dict[str, tuple[str, int]] = {}
     for _, _, _, old, new, grown, _ in rows:
         steps.setdefault(new, (old, grown))
@@ -209,16 +214,16 @@ def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequ
 
 
 def _name_old_content(sha: str, path: str, old: str, status: str) -> str:
-    """What git calls the content before a change; "" where there was none."""
+    """Git's name of the content before a change; "" where there was none."""
     return "" if status == "A" else old or f"{sha}^:{path}"
 
 
 def _find_chain_start(
     name: str, steps: dict[str, tuple[str, int]], starts: dict[str, tuple[str, int]]
 ) -> tuple[str, int]:
-    """Where a chain of contents begins ("" in nothing), and how many lines it grew since.
+    """The content at which a chain begins ("" for an empty start), and the number of lines it grew since.
 
-    `starts` keeps what was found for every content on the way.
+    `starts` is a cache of the results for every content on the way.
     """
     way: dict[str, int] = {}
     at = name
@@ -232,54 +237,55 @@ def _find_chain_start(
     return root, grown
 
 
-# --- the place ----------------------------------------------------------------------------------------------
+# --- the cursor ---------------------------------------------------------------------------------------------
 
 
-def find_place_difference(
+def find_cursor_difference(
     db: sqlite3.Connection, repository: Repository, head: str | None
 ) -> tuple[list[str], list[str]]:
-    """The commits that are below `head` (None: nothing is) but not below the place, and the other way round.
+    """The commits that `head` reaches but the cursor does not, and the other way round; None reaches nothing.
 
-    Newest first, without merges. Where the place is unknown to git by now, everything below `head`.
+    Newest first, without merges. Where git does not know the cursor's commit any more, all that `head`
+    reaches.
     """
-    ordinary = ("rev-list", "--no-merges", "--date-order")
-    place = read_place(db)
-    if place == (head or ""):
+    command = ("rev-list", "--no-merges", "--date-order")
+    cursor = read_cursor(db)
+    if cursor == (head or ""):
         return [], []
-    if place and head:
+    if cursor and head:
         try:
-            lines = repository.run(*ordinary, "--left-right", f"{head}...{place}", "--").decode().split()
+            lines = repository.run(*command, "--left-right", f"{head}...{cursor}", "--").decode().split()
             return [line[1:] for line in lines if line[0] == "<"], [
                 line[1:] for line in lines if line[0] == ">"
             ]
         except GitpeftError:
             pass
-    away = [sha for (sha,) in db.execute("SELECT sha FROM change WHERE reached")]
-    return (repository.run(*ordinary, head, "--").decode().split() if head else []), away
+    reached = [sha for (sha,) in db.execute("SELECT sha FROM change WHERE reached")]
+    return (repository.run(*command, head, "--").decode().split() if head else []), reached
 
 
 def list_unread_commits(db: sqlite3.Connection, shas: Sequence[str]) -> list[str]:
-    """Those of the commits that are neither stored nor known to be unreadable."""
+    """The commits that are neither stored nor known to be unreadable."""
     query = "SELECT 1 FROM change WHERE sha = ? UNION ALL SELECT 1 FROM skipped WHERE sha = ?"
     return [sha for sha in shas if not db.execute(query, (sha, sha)).fetchone()]
 
 
-def move_place(db: sqlite3.Connection, head: str | None, left: Sequence[str], right: Sequence[str]) -> None:
-    """Take the place to a commit, by the `difference` between the two; the caller ends the transaction."""
+def move_cursor(db: sqlite3.Connection, head: str | None, left: Sequence[str], right: Sequence[str]) -> None:
+    """Move the cursor to a commit by `find_cursor_difference`; the caller ends the transaction."""
     command = "UPDATE change SET reached = ? WHERE sha = ?"
     db.executemany(command, [(0, sha) for sha in right])
     db.executemany(command, [(1, sha) for sha in left])
     db.execute("INSERT OR REPLACE INTO setting VALUES ('place', ?)", (head or "",))
 
 
-def read_place(db: sqlite3.Connection) -> str:
-    """The commit of the place, "" before the first one."""
+def read_cursor(db: sqlite3.Connection) -> str:
+    """The commit of the cursor, "" before the first one."""
     row = db.execute("SELECT value FROM setting WHERE name = 'place'").fetchone()
     return str(row[0]) if row else ""
 
 
 def load_stored_changes(db: sqlite3.Connection, shas: set[str]) -> dict[str, MeasuredChange]:
-    """Those of the commits that are stored, by id."""
+    """Load the commits that are stored, by id."""
     files: dict[int, list[TouchedFile]] = {}
     columns = "change, path, status, kind, added, removed, lines, functions, origin"
     query = f"SELECT {columns} FROM touch ORDER BY rowid"
@@ -297,7 +303,7 @@ def load_stored_changes(db: sqlite3.Connection, shas: set[str]) -> dict[str, Mea
 
 
 class StoredContext:
-    """The past of the place, asked of the tables file by file."""
+    """A `HistoryContext` at the cursor, read from the tables file by file."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -306,7 +312,7 @@ class StoredContext:
         self._own: dict[str, list[tuple[int, str]]] = {}
 
     def load_earlier_changes(self, path: str) -> list[EarlierChange]:
-        """Every earlier change of a file, under the names that it had before too."""
+        """Load all earlier changes of a file, under its earlier names too."""
         if path not in self._seen:
             names, at = [path], 0
             rows: dict[int, EarlierChange] = {}
@@ -333,30 +339,30 @@ class StoredContext:
         return {one.change: one for name in names for one in self.load_earlier_changes(name)}
 
     def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
-        """See `Past`."""
+        """See `HistoryContext`."""
         return sum(
             since is None or one.time >= since for one in self._collect_earlier_changes(names).values()
         )
 
     def count_fixes(self, names: Sequence[str], since: int) -> int:
-        """See `Past`."""
+        """See `HistoryContext`."""
         return sum(one.fix and one.time >= since for one in self._collect_earlier_changes(names).values())
 
     def count_developers(self, names: Sequence[str]) -> int:
-        """See `Past`."""
+        """See `HistoryContext`."""
         return len({one.author for one in self._collect_earlier_changes(names).values()})
 
     def find_last_change_time(self, name: str) -> int | None:
-        """See `Past`."""
+        """See `HistoryContext`."""
         return max((one.time for one in self.load_earlier_changes(name)), default=None)
 
     def measure_experience(self, author: str, now: int) -> tuple[int, float]:
-        """See `Past`."""
+        """See `HistoryContext`."""
         times = [time for time, _ in self._load_author_changes(author)]
         return len(times), compute_recent_experience(times, now)
 
     def count_subsystem_changes(self, author: str, subsystems: frozenset[str]) -> int:
-        """See `Past`."""
+        """See `HistoryContext`."""
         return sum(
             not subsystems.isdisjoint(names.split("\t")) for _, names in self._load_author_changes(author)
         )
@@ -368,10 +374,10 @@ class StoredContext:
         return self._own[author]
 
     def find_companions(self, paths: Sequence[str], support: int, confidence: float) -> list[CompanionFile]:
-        """Files that usually change with one of these and are not among them, surest first.
+        """Files that usually change with one of these and are not among them, most certain first.
 
-        Counted over the last 200 changes of a file that touched at most 20 files: at least `support` of them
-        together, and at least the share `confidence`.
+        Counted over the last 200 changes of a file, without those that touched more than 20 files: at least
+        `support` of them, and at least the share `confidence`, changed both (association rules).
         """
         found = [
             one for path in paths[:_MAX_COMPANION_PATHS] for one in self._count_companions(path, set(paths))

@@ -1,4 +1,4 @@
-"""Which commits have something to teach: the rule that training and the hook share."""
+"""Which commits are used as examples: the rule that training and the hook share."""
 
 import re
 
@@ -22,14 +22,14 @@ _ASSISTANT_TRAILER = lazy_pattern(
 
 
 def is_bot(identity: str) -> bool:
-    """Whether an author (`Name <mail>`) is a program, by its name or address."""
+    """Whether an author (`Name <mail>`) is a bot, judged by name and address."""
     return _BOT_IDENTITY.search(identity) is not None
 
 
 def find_exclusion_reason(subject: str, body: str, change: str) -> str:
-    """Why a commit that is no merge and not a bot's teaches nothing, "" when it does.
+    """Why a commit is not used as an example, "" when it is used; merges and bots are excluded elsewhere.
 
-    `subject` is cleaned (`diff.clean_subject`), `change` compact.
+    `subject` is cleaned (`diff.render.clean_subject`), `change` in the compact form.
     """
     if _REVERT_SUBJECT.match(subject):
         return "revert"

@@ -1,13 +1,13 @@
-"""Which commits repair something: hides how people say so, and which of these ways a repository really uses.
+"""Fix detection: which commits fix a bug, by their messages and the conventions of the repository.
 
-A message counts for one of these kinds of evidence, the strongest first:
+A message has at most one kind of evidence, the strongest of these:
 
-- `revert`   `Revert "…"`, or `This reverts commit <id>` (what it takes back is `reverted`)
-- `trailer`  `Fixes: <id>` names the commit that was wrong (`named`)
-- `pattern`  what the team says itself (`gitpeft.fixPattern`); it then replaces the three below
-- `type`     a conventional commit of type `fix`; one of another type, `feat` or `docs`, is none
-- `issue`    `fixes #12`, `closes GH-12`, `resolves ABC-12`, unless the subject announces something new
-- `word`     the subject speaks of a fix, a bug or a crash, and not only of a typo, a test or the style
+- `revert`   `Revert "…"`, or `This reverts commit <id>` (see `find_reverted_commits`)
+- `trailer`  `Fixes: <id>` names the commit that was wrong (see `parse_fixes_trailers`)
+- `pattern`  it matches the team's own `gitpeft.fixPattern`, which then replaces the three below
+- `type`     a conventional commit of type `fix`; other types, such as `feat` or `docs`, are not fixes
+- `issue`    `fixes #12`, `closes GH-12`, `resolves ABC-12`, unless the subject announces new work
+- `word`     the subject mentions a fix, a bug or a crash, and not only a typo, a test or the style
 """
 
 import re
@@ -19,13 +19,13 @@ EVIDENCE_KINDS = ("revert", "trailer", "pattern", "type", "issue", "word")
 """The kinds of evidence, the strongest first."""
 
 COMMON_SHARE = 0.5
-"""A weak kind that holds for more than this share of all messages tells nothing about any of them."""
+"""A weak kind of evidence that matches more than this share of all messages is ignored."""
 
 CONVENTIONAL_SHARE = 0.6
-"""Where this share of subjects has a conventional type, what has none is not searched for words."""
+"""Where this share of the subjects has a conventional type, the others are not searched for words."""
 
 MIN_MESSAGES = 50
-"""Messages below which nothing is learnt about habits."""
+"""With fewer messages the conventions of a repository are not inferred."""
 
 _CONVENTIONAL_TYPE = re.compile(
     r"(?P<type>feat|feature|fix|bugfix|hotfix|docs?|style|refactor|perf|tests?|build|ci|chore|revert|deps"
@@ -140,12 +140,15 @@ _FIX_HINTS = (
     *("undefined", "infinite", "vulnerab", "cve-", "repair", "around", "correct", "broken", "wrong"),
     *("erroneous", "faulty", "don't", "doesn't", "do not", "no longer", "prevent", "avoid"),
 )
-"""Substrings (in lower case) of which every message that is evidence without a pattern holds one."""
+"""Substrings (in lower case); a message with evidence other than `pattern` contains at least one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixConventions:
-    """How a repository marks its fixes: the kinds that count there, and its own pattern if it names one."""
+    """How a repository marks its fixes: the kinds of evidence that count, and its own pattern, if any.
+
+    `typed` says that nearly all its subjects have a conventional type.
+    """
 
     kinds: frozenset[str] = frozenset(EVIDENCE_KINDS)
     pattern: str = ""
@@ -153,22 +156,26 @@ class FixConventions:
 
 
 DEFAULT_CONVENTIONS = FixConventions()
-"""What counts where nothing is known of the repository."""
+"""The conventions assumed where nothing is known of the repository."""
 
 
-def find_fix_evidence(message: str, habits: FixConventions = DEFAULT_CONVENTIONS) -> str | None:
-    """The strongest kind of evidence that a commit repairs something; None if its message gives none.
+def find_fix_evidence(message: str, conventions: FixConventions = DEFAULT_CONVENTIONS) -> str | None:
+    """The strongest kind of evidence in a message that the commit is a fix; None if there is none.
 
-    A revert counts by its message alone here; one that takes back a revert repairs nothing.
+    A revert counts by its message alone; the revert of a revert is not a fix.
     """
-    if not habits.pattern and message.isascii() and not any(map(message.lower().__contains__, _FIX_HINTS)):
-        return None  # most messages end here, for a fraction of the work that follows
+    if (
+        not conventions.pattern
+        and message.isascii()
+        and not any(map(message.lower().__contains__, _FIX_HINTS))
+    ):
+        return None  # most messages end here, at a fraction of the cost
     subject, _, body = message.lstrip("\n").partition("\n")
-    kind = _classify_message(subject.strip(), body, habits)
-    return kind if kind in habits.kinds else None
+    kind = _classify_message(subject.strip(), body, conventions)
+    return kind if kind in conventions.kinds else None
 
 
-def _classify_message(subject: str, body: str, habits: FixConventions) -> str | None:
+def _classify_message(subject: str, body: str, conventions: FixConventions) -> str | None:
     typed = _CONVENTIONAL_TYPE.match(subject)
     if is_revert_of_revert(subject):
         return None
@@ -176,8 +183,8 @@ def _classify_message(subject: str, body: str, habits: FixConventions) -> str | 
         return "revert"
     if _FIXES_TRAILER.search(body):
         return "trailer"
-    if habits.pattern:
-        return "pattern" if re.search(habits.pattern, f"{subject}\n{body}", re.M) else None
+    if conventions.pattern:
+        return "pattern" if re.search(conventions.pattern, f"{subject}\n{body}", re.M) else None
     if typed:
         about = subject[typed.end() :]
         return _classify_typed_subject(
@@ -185,22 +192,22 @@ def _classify_message(subject: str, body: str, habits: FixConventions) -> str | 
         )
     if _NOT_A_FIX.match(subject) or _FIX_OUTSIDE_CODE.search(subject):
         return None
-    if "issue" in habits.kinds and _has_issue_reference(subject, body):
+    if "issue" in conventions.kinds and _has_issue_reference(subject, body):
         return "issue"
     return (
         "word"
-        if not habits.typed and _has_fault_word(_CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject)))
+        if not conventions.typed and _has_fault_word(_CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject)))
         else None
     )
 
 
 def _is_revert_body(body: str) -> bool:
-    """Whether a body begins with what it takes back; that of a squashed branch may only tell of a revert."""
+    """Whether a body begins with what it reverts; a squashed branch may mention a revert further down."""
     return _REVERTED_COMMIT.match(body.lstrip()) is not None
 
 
 def _classify_typed_subject(kind: str, rest: str) -> str | None:
-    """Whether a conventional commit is a fix: by its type, and not if it says that a trifle was fixed."""
+    """`type` if a conventional commit is a fix by its type and not a trivial one; else None."""
     if kind not in _FIX_TYPES or _TRIVIAL_SCOPE.match(rest) or _FIX_OUTSIDE_CODE.search(rest):
         return None
     return None if _TRIVIAL_FIX.search(f"fix {rest.rpartition(': ')[2]}") else "type"
@@ -216,34 +223,34 @@ def _has_issue_reference(subject: str, body: str) -> bool:
 
 
 def _has_fault_word(subject: str) -> bool:
-    """Whether the subject names a fault or its repair once trifles and other senses are taken away."""
+    """Whether the subject names a fault or its repair, without trivial fixes and other senses."""
     return _FAULT_WORD.search(_OTHER_SENSE.sub("", _TRIVIAL_FIX.sub("", subject))) is not None
 
 
 def learn_fix_conventions(
     messages: Iterable[str], pattern: str = ""
 ) -> tuple[FixConventions, dict[str, int]]:
-    """The habits of a repository from all its messages, and how many of them each kind of evidence matched.
+    """Infer the conventions of a repository from its messages; also the number of matches of each kind.
 
-    Words count for nothing where nearly every subject has a conventional type; a weak kind of evidence that
-    most messages carry (issue references where each change needs one) counts for nothing either.
+    Words are ignored where nearly every subject has a conventional type, and so is a weak kind of evidence
+    that most messages have, such as issue references where every change must have one.
     """
     texts = list(messages)
     typed = sum(_CONVENTIONAL_TYPE.match(text.lstrip("\n")) is not None for text in texts)
-    habits = FixConventions(
+    conventions = FixConventions(
         pattern=pattern, typed=len(texts) >= MIN_MESSAGES and typed > CONVENTIONAL_SHARE * len(texts)
     )
-    counts = Counter(kind for text in texts if (kind := find_fix_evidence(text, habits)))
+    counts = Counter(kind for text in texts if (kind := find_fix_evidence(text, conventions)))
     weak = {
         kind
         for kind in ("issue", "word")
         if len(texts) >= MIN_MESSAGES and counts[kind] > COMMON_SHARE * len(texts)
     }
-    return FixConventions(habits.kinds - weak, pattern, habits.typed), dict(counts)
+    return FixConventions(conventions.kinds - weak, pattern, conventions.typed), dict(counts)
 
 
 def find_reverted_commits(message: str) -> tuple[str, ...]:
-    """The ids (some may be short) of the commits that a message says it reverts, as a whole."""
+    """The ids (full or abbreviated) of the commits that a message says it reverts."""
     subject, _, body = message.lstrip("\n").partition("\n")
     if not (_REVERT_START.match(subject.strip()) or _is_revert_body(body)):
         return ()
@@ -251,9 +258,9 @@ def find_reverted_commits(message: str) -> tuple[str, ...]:
 
 
 def find_reverted_subject(message: str) -> str:
-    """The subject of the commit that a message says it reverts, where it gives one; else empty.
+    """The subject of the commit that a message says it reverts; "" if it names none.
 
-    `Reapply "x"` reverts the revert of x, whose own subject is `Revert "x"`.
+    `Reapply "x"` reverts the revert of x, whose subject is `Revert "x"`.
     """
     subject = message.lstrip("\n").partition("\n")[0].strip()
     if again := _REAPPLIED_SUBJECT.match(subject):
@@ -263,7 +270,7 @@ def find_reverted_subject(message: str) -> str:
 
 
 def is_revert_of_revert(subject: str) -> bool:
-    """Whether a subject brings back what was reverted: `Reapply "x"`, or `Revert` an even number of times."""
+    """Whether a subject restores what was reverted: `Reapply "x"`, or `Revert` an even number of times."""
     chain = _REVERT_CHAIN.match(subject)
     words = re.findall("revert|reapply", chain[0].lower()) if chain else []
     return bool(words) and (words.count("revert") + 2 * words.count("reapply")) % 2 == 0

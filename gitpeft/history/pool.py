@@ -1,7 +1,9 @@
-"""Several processes for one long piece of work: hides fork, pipes, and workers that end before their time.
+"""A pool of forked worker processes, each of which streams its results through a pipe.
 
-A worker is a copy of this process that computes and sends what it finds through a pipe; it shares no file and
-no database with it. It ends when nobody reads its pipe any more, so none outlives its parent.
+Not `concurrent.futures.ProcessPoolExecutor`, because its workers outlive their parent: of two workers, two
+were still running five seconds after a SIGKILL or SIGTERM of the parent (Python 3.11, fork). It also returns
+one result per task, and would hold the results of a whole history in memory unless submission is throttled.
+Here a worker ends as soon as nobody reads its pipe, and waits while nobody does.
 """
 
 import json
@@ -13,57 +15,60 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Generic, NoReturn, TypeVar, cast
 
 from gitpeft.errors import GitpeftError
 
 WorkShare = TypeVar("WorkShare")
+Result = TypeVar("Result")
 
-_PART_HEADER = struct.Struct(">cI")  # what a part is, and its size in bytes
-_FOUND, _DONE, _REFUSED, _FAILED = b"+", b".", b"!", b"?"
+_PART_HEADER = struct.Struct(">cI")  # the kind of a part, and its size in bytes
+_RESULT, _DONE, _USER_ERROR, _CRASH = b"+", b".", b"!", b"?"
 
 
 def can_fork() -> bool:
-    """Whether this process can be copied: on Linux, and while no other thread of Python runs.
+    """Whether this process can be forked: on Linux, and while no other Python thread runs.
 
-    macOS has libraries that do not survive a fork, Windows has none.
+    Some libraries of macOS do not survive a fork, and Windows has none.
     """
     return sys.platform == "linux" and threading.active_count() == 1
 
 
 def map_in_processes(
-    shares: Sequence[WorkShare], work: Callable[[WorkShare], Iterable[Any]]
-) -> Iterator[Any]:
-    """What `work` finds in each share (JSON types), a worker for each, taken in turn: always in one order.
+    shares: Sequence[WorkShare], work: Callable[[WorkShare], Iterable[Result]]
+) -> Iterator[Result]:
+    """Run `work` on each share in a process of its own, and yield the results, one of each share in turn.
 
-    What a worker raises is raised here; GitpeftError when one was killed. No worker is left afterwards.
+    Results are JSON values (tuples arrive as lists), and their order is always the same. An exception in a
+    worker is raised here: a GitpeftError as it is, others as RuntimeError with the traceback. Raises
+    GitpeftError when a worker was killed. No worker is left afterwards.
     """
-    workers: list[_ForkedWorker] = []
+    workers: list[_ForkedWorker[WorkShare, Result]] = []
     try:
         for share in shares:
             workers.append(_ForkedWorker(share, work, [other.pipe for other in workers]))
         turns = workers[:]
         while turns:
             for worker in turns[:]:
-                kind, found = worker.receive_part()
+                kind, result = worker.receive_part()
                 if kind == _DONE:
                     turns.remove(worker)
                 else:
-                    yield found
+                    yield result
     finally:
         for worker in workers:
             worker.kill_and_wait()
 
 
-class _ForkedWorker:
-    """One copy of this process, seen from here."""
+class _ForkedWorker(Generic[WorkShare, Result]):
+    """A forked worker, as its parent sees it."""
 
     def __init__(
-        self, share: WorkShare, work: Callable[[WorkShare], Iterable[Any]], others: list[IO[bytes]]
+        self, share: WorkShare, work: Callable[[WorkShare], Iterable[Result]], others: list[IO[bytes]]
     ) -> None:
         read, write = os.pipe()
         with warnings.catch_warnings():
-            # other threads are those of libraries for arithmetic, which a worker does not call
+            # threads that Python does not know are those of linear algebra libraries, which no worker calls
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if not self.pid:
@@ -73,49 +78,50 @@ class _ForkedWorker:
         os.close(write)
         self.pipe = os.fdopen(read, "rb")
 
-    def receive_part(self) -> tuple[bytes, Any]:
-        """The next part of what it found, or that there is no more."""
+    def receive_part(self) -> tuple[bytes, Result]:
+        """Read the next part: a result, or the end."""
         kind, size = _PART_HEADER.unpack(self._read_pipe(_PART_HEADER.size))
         content = json.loads(self._read_pipe(size))
-        if kind == _REFUSED:
+        if kind == _USER_ERROR:
             raise GitpeftError(*content)
-        if kind == _FAILED:
+        if kind == _CRASH:
             raise RuntimeError(f"in a worker process:\n{content}")
-        return kind, content
+        return kind, cast(Result, content)
 
     def _read_pipe(self, size: int) -> bytes:
-        found = self.pipe.read(size)
-        if len(found) < size:
+        content = self.pipe.read(size)
+        if len(content) < size:
             raise GitpeftError(
-                "a process that read the history was killed", "Run the command again: what was read is kept."
+                "a process that was reading the history was killed",
+                "Run the command again; what was read so far is kept.",
             )
-        return found
+        return content
 
     def kill_and_wait(self) -> None:
-        """Stop it if it still runs, and collect it."""
+        """Kill the worker if it still runs, and wait for it."""
         self.pipe.close()
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
 
-def _run_worker(share: WorkShare, work: Callable[[WorkShare], Iterable[Any]], pipe: int) -> NoReturn:
-    """The life of a worker; nothing of the parent's is run or written on the way out."""
+def _run_worker(share: WorkShare, work: Callable[[WorkShare], Iterable[object]], pipe: int) -> NoReturn:
+    """The main function of a worker; it exits without running or writing anything of the parent's."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        for found in work(share):
-            _send_part(pipe, _FOUND, found)
+        for result in work(share):
+            _send_part(pipe, _RESULT, result)
         _send_part(pipe, _DONE, None)
     except BrokenPipeError:
         pass
     except GitpeftError as error:
-        _send_part(pipe, _REFUSED, [error.message, error.hint])
+        _send_part(pipe, _USER_ERROR, [error.message, error.hint])
     except BaseException:
-        _send_part(pipe, _FAILED, traceback.format_exc())
+        _send_part(pipe, _CRASH, traceback.format_exc())
     finally:
         os._exit(0)
 
 
-def _send_part(pipe: int, kind: bytes, content: Any) -> None:
+def _send_part(pipe: int, kind: bytes, content: object) -> None:
     raw = json.dumps(content).encode()
     view = memoryview(_PART_HEADER.pack(kind, len(raw)) + raw)
     while view:

@@ -1,8 +1,8 @@
-"""The mined past: hides an incremental sqlite cache of parsed commits, keyed by their ids.
+"""The history store: an incremental SQLite cache of parsed commits, keyed by their ids.
 
-The database holds what a commit contains; which commits there are, and in which order, is asked of git each
-time. So rewritten history needs no special case: rows that nothing reaches any more are dropped. Secrets are
-masked, and authors hashed with a salt that never leaves the database, before anything is stored.
+The database holds the content of commits; git is asked each time which commits there are, and in which order.
+So a rewritten history needs no special case: rows that no ref reaches any more are dropped. Before anything
+is stored, secrets are masked, and authors hashed with a salt that never leaves the database.
 """
 
 import hashlib
@@ -29,15 +29,18 @@ from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 
 SCHEMA_VERSION = 4
-"""Version of the tables and what they hold; a database of another, or of another renderer, is built anew."""
+"""Version of the tables and their content; a database of another version, or renderer, is built anew."""
 
 _DATABASE_VERSION = SCHEMA_VERSION * 1000 + RENDERER_VERSION
 _BATCH_SIZE = 256
 _PARALLEL_THRESHOLD = 1000
-"""Commits from which on several processes read; with 300 two were slower than one, with 700 hardly faster."""
+"""From this many commits on, several processes read.
+
+Two were slower than one with 300 commits, and hardly faster with 700.
+"""
 
 MAX_CATCH_UP_COMMITS = 300
-"""Commits that are read on the way, where the past of a commit is asked for."""
+"""The most unread commits that `History.context_before` reads by itself."""
 
 _MAX_BODY_LENGTH = 4000  # characters of a message's body that are kept
 _CREATE_TABLES = (
@@ -52,7 +55,7 @@ CREATE TABLE record (
     + context.CREATE_CONTEXT_TABLES
 )
 _PackedBatch = tuple[list[tuple[object, ...]], list[context.ChangeRows], list[tuple[str, str]]]
-"""Rows of `record`, what `past` stores beside them, and (id, reason) of what was left out."""
+"""Rows of `record`, the same commits for `history.context`, and (id, reason) of the commits left out."""
 
 _RECORD_COLUMNS = (
     "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
@@ -61,7 +64,7 @@ _RECORD_COLUMNS = (
 
 @lazy_dataclass(frozen=True, slots=True)
 class PathChange:
-    """The change of one file: path, git's status letter, where it came from, lines, and kind (see `diff`)."""
+    """The change of one file: path, git's status letter, old path, lines, and kind (see `FileChange`)."""
 
     path: str
     status: str
@@ -75,7 +78,7 @@ class PathChange:
 class CommitRecord:
     """One mined commit. Times are Unix seconds; `author` is a salted hash; `change` is compact, masked text.
 
-    A merge has no change of its own: `merge` is set, and counts and texts of the change are empty.
+    A merge has no change of its own: the counts and texts of its change are empty.
     """
 
     sha: str
@@ -99,13 +102,13 @@ class CommitRecord:
 
     @property
     def paths(self) -> tuple[PathChange, ...]:
-        """What happened to each file, in git's order."""
+        """The change of each file, in git's order."""
         return tuple(map(_unpack_path_change, self._paths.split("\n"))) if self._paths else ()
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class MiningReport:
-    """What a run of `History.mine` did: `new` commits of `total`, those left out by reason, rows dropped."""
+    """The result of mining: `new` commits of `total`, those skipped by reason, and rows pruned."""
 
     new: int
     total: int
@@ -115,7 +118,7 @@ class MiningReport:
 
 
 class History:
-    """The cache of one repository; a context manager."""
+    """The history store of one repository; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,9 +126,10 @@ class History:
 
     @classmethod
     def open(cls, state_dir: Path, wait_ms: int | None = None) -> Self:
-        """The cache in a state directory, made where it is missing, built anew where it is unusable.
+        """Open the store in a state directory; a missing or unusable database is created anew.
 
-        `wait_ms` is how long to wait for another writer, ten seconds unless given.
+        `wait_ms` is how long to wait for another writer, ten seconds by default. Raises GitpeftError where
+        the folder cannot be written.
         """
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
@@ -135,7 +139,7 @@ class History:
             return history
         except (OSError, sqlite3.OperationalError) as error:
             raise GitpeftError(
-                f"cannot open {state_dir / 'history.db'}: {error}", "see who may write in that folder"
+                f"cannot open {state_dir / 'history.db'}: {error}", "Check the permissions of that folder."
             ) from error
 
     def __enter__(self) -> Self:
@@ -147,7 +151,7 @@ class History:
         self.close()
 
     def close(self) -> None:
-        """Give the database back."""
+        """Close the database."""
         self._db.close()
 
     def mine_commits(
@@ -157,10 +161,10 @@ class History:
         jobs: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> MiningReport:
-        """Read the commits that `tip` reaches and the cache does not hold yet, with `jobs` processes.
+        """Read the commits that `tip` reaches and the store does not have yet, with `jobs` processes.
 
-        Everything read is kept even when this is killed. `progress` gets the commits done and those to do.
-        Raises GitpeftError while another process mines, and when `tip` names no commit.
+        What was read is kept even when this process is killed. `progress` gets the number of commits done and
+        in total. Raises GitpeftError while another process mines, and for an unknown `tip`.
         """
         start = time.monotonic()
         tip = repository.resolve_commit(tip)
@@ -168,11 +172,11 @@ class History:
             reachable = [sha for sha, _ in repository.rev_list(tip)]
             known = self._load_known_shas()
             wanted = [sha for sha in reversed(reachable) if sha not in known]
-            self._execute_many("DELETE FROM skipped", [()])  # what was left out the last time is tried again
+            self._execute_many("DELETE FROM skipped", [()])  # commits skipped the last time are tried again
             skipped = self._store_commits(repository, wanted, jobs or _count_cores(), progress)
             context.fill_line_counts(self._db, repository, reachable)
             with self._db:
-                context.move_place(self._db, tip, *context.find_place_difference(self._db, repository, tip))
+                context.move_cursor(self._db, tip, *context.find_cursor_difference(self._db, repository, tip))
             pruned = self._prune_unreachable(repository, known.difference(reachable))
         seconds = time.monotonic() - start
         return MiningReport(len(wanted) - sum(skipped.values()), len(reachable), skipped, pruned, seconds)
@@ -180,7 +184,7 @@ class History:
     def load_records(
         self, repository: Repository, tip: str = "HEAD", newest: int | None = None
     ) -> list[CommitRecord]:
-        """The mined commits that `tip` reaches (it included), oldest first; at most the `newest` so many."""
+        """Load the mined commits that `tip` reaches, oldest first; only the `newest` ones, if given."""
         reachable = [sha for sha, _ in repository.rev_list(repository.resolve_commit(tip))]
         wanted = reachable if newest is None else reachable[-newest:]
         keep = set(wanted)
@@ -188,33 +192,26 @@ class History:
         found = {row[0]: _record_from_row(row) for row in rows if row[0] in keep}
         return [found[sha] for sha in wanted if sha in found]
 
-    def iterate_changes(
-        self, repository: Repository, tip: str = "HEAD"
-    ) -> Iterator[tuple[str, str, int, tuple[PathChange, ...]]]:
-        """Of each mined commit that is no merge, oldest first: id, author, commit time, and its files."""
-        for one in self.load_records(repository, tip):
-            if not one.is_merge:
-                yield one.sha, one.author, one.commit_time, one.paths
-
     def load_measured_changes(self, shas: set[str]) -> dict[str, context.MeasuredChange]:
-        """Those of the commits that are stored and no merges, as the metrics see them, by id."""
+        """Load the stored commits, without merges, as the metrics need them, by id."""
         return context.load_stored_changes(self._db, shas)
 
     @contextmanager
     def context_before(
         self, repository: Repository, head: str | None, *, keep: bool = False
     ) -> Iterator[context.StoredContext]:
-        """The past as a change on top of `head` finds it (None: as the first change does).
+        """The history before a change on top of `head` (None: before the first commit).
 
-        Commits that were never read are read if they are few, else this raises GitpeftError, as it does while
-        another process mines. With `keep` the next call starts from here, which is the cheaper the nearer.
+        Unread commits are read if they are at most `MAX_CATCH_UP_COMMITS`. Raises GitpeftError if they are
+        more, or while another process mines. With `keep` the cursor stays here, which makes a near next call
+        cheap.
         """
-        left, right = context.find_place_difference(self._db, repository, head)
+        left, right = context.find_cursor_difference(self._db, repository, head)
         if new := context.list_unread_commits(self._db, left):
             self._read_new_commits(repository, new)
         try:
-            if head != (context.read_place(self._db) or None):
-                context.move_place(self._db, head, left, right)
+            if head != (context.read_cursor(self._db) or None):
+                context.move_cursor(self._db, head, left, right)
             yield context.StoredContext(self._db)
             if keep:
                 self._db.commit()
@@ -223,17 +220,17 @@ class History:
 
     def _read_new_commits(self, repository: Repository, new: Sequence[str]) -> None:
         if len(new) > MAX_CATCH_UP_COMMITS:
-            raise GitpeftError(f"{len(new):,} commits are not read yet", "Run `gitpeft mine`.")
+            raise GitpeftError(f"{len(new):,} commits are not mined yet", "Run `gitpeft mine`.")
         with _lock_history(self.path.with_name("history.lock")):
             self._store_commits(repository, new, 1, None)
             context.fill_line_counts(self._db, repository, new[::-1])
 
     def count_skipped(self) -> dict[str, int]:
-        """How many commits the last mining left out, by reason."""
+        """The number of commits that the last mining skipped, by reason."""
         return dict(self._db.execute("SELECT reason, count(*) FROM skipped GROUP BY reason"))
 
     def hash_author(self, identity: str) -> str:
-        """The hash under which an author (`Name <mail>`, or a mail address) is stored here."""
+        """The hash under which an author (`Name <mail>`, or a mail address) is stored."""
         return _hash_identity(self._load_salt(), identity)
 
     def _load_salt(self) -> str:
@@ -249,7 +246,7 @@ class History:
         jobs: int,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, int]:
-        """Store the commits, a batch in a transaction."""
+        """Store the commits, one batch per transaction."""
         skipped: Counter[str] = Counter()
         done = 0
         for rows, changes, left_out in self._pack_in_batches(repository, shas, jobs):
@@ -268,12 +265,12 @@ class History:
     def _pack_in_batches(
         self, repository: Repository, shas: Sequence[str], jobs: int
     ) -> Iterator[_PackedBatch]:
-        """The commits ready to be stored; many of them are read and packed by as many processes as `jobs`."""
+        """Read and pack the commits for storing; many of them in `jobs` processes."""
         pack = _CommitPacker(self._load_salt())
         if jobs == 1 or len(shas) < _PARALLEL_THRESHOLD:
             return pack.pack_batches(stream_commits(repository, shas, jobs))
-        import gitpeft.history.fix_detection  # noqa: F401 - once, here, and not in every process
-        from gitpeft.history import pool  # not on the way of the hook, which reads a few commits
+        import gitpeft.history.fix_detection  # noqa: F401 - here once, not in every process
+        from gitpeft.history import pool  # the hook reads few commits and does not need it
 
         if not pool.can_fork():
             return pack.pack_batches(stream_commits(repository, shas, jobs))
@@ -284,7 +281,7 @@ class History:
         )
 
     def _prune_unreachable(self, repository: Repository, beyond: set[str]) -> int:
-        """Drop, of the rows that the tip does not reach, those that no branch, tag or other ref reaches."""
+        """Delete the rows of `beyond`, which the tip does not reach, that no other ref reaches either."""
         if not beyond:
             return 0
         gone = beyond.difference(sha for sha, _ in repository.rev_list("--all", "HEAD"))
@@ -303,14 +300,14 @@ _TEXT_SEPARATOR = "\n\0\n"
 
 
 class _CommitPacker:
-    """Turns commits into rows: compact, masked, hashed."""
+    """Packs commits into rows: changes compact, secrets masked, authors hashed."""
 
     def __init__(self, salt: str) -> None:
         self.salt = salt
         self.authors: dict[str, tuple[str, bool]] = {}
 
     def pack_batches(self, items: Iterable[Commit | SkippedCommit]) -> Iterator[_PackedBatch]:
-        """The commits a batch at a time."""
+        """Pack the commits in batches."""
         items = iter(items)
         while taken := list(islice(items, _BATCH_SIZE)):
             commits = [item for item in taken if isinstance(item, Commit)]
@@ -327,7 +324,7 @@ class _CommitPacker:
             )
 
     def pack_record(self, commit: Commit) -> tuple[object, ...]:
-        """The columns of a commit, in the order of `_COLUMNS`."""
+        """The columns of a commit, in the order of `_RECORD_COLUMNS`."""
         author, bot = self._identify_author(commit.author)
         files = commit.files
         texts = (
@@ -337,13 +334,13 @@ class _CommitPacker:
             commit.body.strip("\n")[: 2 * _MAX_BODY_LENGTH],
         )
         change, paths, subject, body = mask_secrets(_TEXT_SEPARATOR.join(texts)).split(_TEXT_SEPARATOR)
-        body = body[:_MAX_BODY_LENGTH]  # cut when it is masked: half a secret would not be known as one
+        body = body[:_MAX_BODY_LENGTH]  # cut after masking: half a secret would not be recognised
         added, removed = sum([change.added for change in files]), sum([change.removed for change in files])
         head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
         return (*head, subject, body, change, len(files), added, removed, paths)
 
     def pack_change(self, commit: Commit, row: tuple[object, ...]) -> list[context.ChangeRows]:
-        """What the metrics need of a commit whose `row` is known; nothing of a merge."""
+        """The same commit for `history.context`, given its `row`; nothing for a merge."""
         from gitpeft.history.fix_detection import (
             find_fix_evidence,
         )  # where nothing is new, its patterns are not needed
@@ -364,7 +361,7 @@ class _CommitPacker:
 
 
 def _hash_identity(salt: str, identity: str) -> str:
-    """A person's name varies more than the address, so the address decides where there is one."""
+    """Hash an author by the mail address where there is one: names vary more."""
     mail = identity.rpartition("<")[2].rstrip(">").strip().lower() or identity
     return hashlib.blake2b(mail.encode(), key=bytes.fromhex(salt), digest_size=8).hexdigest()
 
@@ -402,7 +399,7 @@ def _count_cores() -> int:
 
 
 def _connect_database(path: Path) -> sqlite3.Connection:
-    """A usable database at `path`; one that is broken, or has other tables than these, is replaced."""
+    """Open the database at `path`; one that is damaged, or of another version, is replaced."""
     db = _open_usable_database(path)
     if db is None:
         with _lock_history(path.with_name("history.lock"), patience=10):
@@ -419,14 +416,14 @@ def _open_usable_database(path: Path) -> sqlite3.Connection | None:
             return db
     except sqlite3.OperationalError:
         raise
-    except sqlite3.DatabaseError:  # not a database, or a damaged one: it can be mined again
+    except sqlite3.DatabaseError:  # no database, or a damaged one: the history can be mined again
         pass
     db.close()
     return None
 
 
 def _create_database(path: Path) -> sqlite3.Connection:
-    """An empty database. It writes ahead: readers never wait, and a killed writer loses one batch at most."""
+    """Create an empty database in WAL mode: readers never wait, a killed writer loses one batch at most."""
     for leftover in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         leftover.unlink(missing_ok=True)
     db = sqlite3.connect(path, timeout=10)
@@ -439,7 +436,10 @@ def _create_database(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _lock_history(path: Path, patience: float = 0) -> Iterator[None]:
-    """Keep a second writer out; a database's lock, because that ends with its process on every system."""
+    """Keep a second writer out.
+
+    The lock is one of SQLite, not `files.hold_lock`, which a forked worker would inherit and keep.
+    """
     db = sqlite3.connect(path, timeout=patience, isolation_level=None)
     try:
         _begin_exclusive(db)
@@ -454,4 +454,4 @@ def _begin_exclusive(db: sqlite3.Connection) -> None:
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
             raise
-        raise GitpeftError("another process is reading this history", "Wait until it is done.") from error
+        raise GitpeftError("another process is mining this history", "Wait until it is done.") from error

@@ -68,14 +68,14 @@ def test_changes_are_of_ordinary_commits_oldest_first(mined: tuple[Repo, Reposit
     _, repository = mined
     with History.open(repository.state_dir) as history:
         history.mine_commits(repository)
-        changes = list(history.iterate_changes(repository))
-    assert [[path.path for path in paths] for *_, paths in changes] == [
+        ordinary = [one for one in history.load_records(repository) if not one.is_merge]
+    assert [[path.path for path in one.paths] for one in ordinary] == [
         ["a.py", "b.txt"],
         ["side"],
         ["main"],
         ["a.py", "c.txt"],
     ]
-    assert [when for _, _, when, _ in changes] == [EPOCH + i * HOUR for i in (0, 1, 2, 4)]
+    assert [one.commit_time for one in ordinary] == [EPOCH + i * HOUR for i in (0, 1, 2, 4)]
 
 
 def test_only_what_is_new_is_read(mined: tuple[Repo, Repository]) -> None:
@@ -405,7 +405,7 @@ def test_a_killed_process_costs_a_batch(
     monkeypatch.setattr(_CommitPacker, "pack_record", killed)
     with pytest.raises(GitpeftError, match="killed") as caught:
         mine(repo)
-    assert "what was read is kept" in caught.value.hint
+    assert "what was read so far is kept" in caught.value.hint
     assert len(crowd) == 2
     for pid in crowd:
         with pytest.raises(ChildProcessError):  # none is left; other tests may have left theirs
