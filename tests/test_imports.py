@@ -21,7 +21,7 @@ IMPORTERS = {
     "torch": {"learn"},
     "transformers": {"learn"},
     "peft": {"learn"},
-    "safetensors": {"learn"},
+    "safetensors": {"learn", "share.lora_merge"},
     "huggingface_hub": {
         "learn.models.hub"
     },  # comes with transformers; offline unless a person says otherwise

@@ -119,9 +119,9 @@ def pull(
     asking = typer.confirm if sys.stdin.isatty() and not as_json else None
     terms = publish.TrustTerms(accept, asking)
     if source is not None:
-        done = publish.pull_model_from_path(repository, source, terms, aside=no_activate)
+        done = publish.pull_model_from_path(repository, source, terms, activate=not no_activate)
     else:
-        done = publish.pull_model(repository, remote, channel, terms, aside=no_activate)
+        done = publish.pull_model(repository, remote, channel, terms, activate=not no_activate)
     if as_json:
         console.print_json(asdict(done))
         return

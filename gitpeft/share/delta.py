@@ -1,18 +1,17 @@
-"""A bundle on its way: hides which of its files need not travel, and how they come back bit by bit.
+"""Delta encoding of published bundles: which files are not sent, and how they are reconstructed bit by bit.
 
-    pack     bundle            -> files to send, and how the others are made
-    unpack   files, base, how  -> the bundle's own files, which its manifest then proves
+    encode_deltas      bundle              -> files to send, and recipes for the others
+    reconstruct_files  files, recipes      -> the other files, which the manifest's hashes then verify
 
-An int8 graph is sent as the difference from what the receiver can make itself: from the base's own graph
-with the adapter folded in (see `fold`) or, where the method does not allow that, from the base's graph as it
-is. A difference that saves too little is not worth its trouble, and the file travels whole.
+An int8 graph is sent as its difference from a file that the receiver has or can compute: the base's graph
+with the adapter merged into it (`share.lora_merge`) or, where the method does not allow that, the base's own
+graph. Where the difference saves too little, the file is sent whole.
 """
 
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gitpeft.bundle.bundle import ADAPTER_FOLDER, DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, Bundle, Manifest
 from gitpeft.bundle.embedded import EMBEDDED_BASE, ONNX_FOLDER, compute_base_digest, find_embedded_base
@@ -20,37 +19,37 @@ from gitpeft.errors import GitpeftError
 from gitpeft.share import lora_merge
 
 RECONSTRUCTION_WAYS = ("fold", "base")
-"""What a file is made from: the base's graph with the adapter in it, or the base's own file."""
+"""What a file is reconstructed from: the base's graph with the adapter merged in, or the base's own file."""
 
 MAX_DELTA_SHARE = 0.6
-"""A difference larger than this share of the file, both compressed, does not travel in its place."""
+"""A difference larger than this share of the file, both compressed, is not used."""
 
 _DELTA_SUFFIX = ".difference"
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaRecipe:
-    """How the receiver makes a file: one of `WAYS`, and the file of the difference, "" for none."""
+    """How to reconstruct a file: one of `RECONSTRUCTION_WAYS`, and the file of the difference ("": none)."""
 
     way: str
     difference: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """For the list of what is sent."""
+        """The recipe as a JSON object of `share.json`."""
         return {"way": self.way, "difference": self.difference}
 
     @classmethod
-    def from_dict(cls, data: Any) -> "DeltaRecipe":
-        """Read what `to_json` wrote; ValueError when it is none."""
+    def from_dict(cls, data: object) -> "DeltaRecipe":
+        """Parse such an object; ValueError when it is invalid."""
         if not isinstance(data, dict) or data.get("way") not in RECONSTRUCTION_WAYS:
-            raise ValueError("a file is to be made in an unknown way")
-        if not isinstance(data.get("difference"), str):
-            raise ValueError("a difference is no file name")
-        return cls(data["way"], data["difference"])
+            raise ValueError("unknown way to reconstruct a file")
+        if not isinstance(difference := data.get("difference"), str):
+            raise ValueError("the name of a difference is not a text")
+        return cls(data["way"], difference)
 
 
 def encode_deltas(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, DeltaRecipe]]:
-    """The files to send, by name, and how each of the others is made."""
+    """The files to send, by name, and the recipes of the others."""
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     made: dict[str, DeltaRecipe] = {}
     base = match_embedded_base(bundle.manifest)
@@ -73,18 +72,18 @@ def encode_deltas(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, DeltaReci
 def reconstruct_files(
     read: Callable[[str], bytes], made: Mapping[str, DeltaRecipe], manifest: Manifest
 ) -> dict[str, bytes]:
-    """The files that were not sent, by name; `read` gives those that were.
+    """Reconstruct the files that were not sent, by name; `read` returns those that were.
 
-    GitpeftError when they need another base than the one here. That they are right is for the manifest's
-    hashes to say.
+    Raises GitpeftError when they need another base than the one here. The result is verified by the hashes in
+    the manifest, not here.
     """
     if not made:
         return {}
     base = match_embedded_base(manifest)
     if base is None:
         raise GitpeftError(
-            f"the model was tuned from another base than the {EMBEDDED_BASE} of this gitpeft",
-            "install the gitpeft version of whoever published it",
+            f"the model was tuned from another version of the base {EMBEDDED_BASE} than yours",
+            "Install the version of gitpeft with which it was published.",
         )
     ways = {one.way for one in made.values()}
     sources = _build_delta_sources(base, lambda name: read(f"{ADAPTER_FOLDER}/{name}"), needed=ways)
@@ -92,7 +91,7 @@ def reconstruct_files(
 
 
 def match_embedded_base(manifest: Manifest) -> Path | None:
-    """The embedded base's folder, if the model was tuned from exactly that one."""
+    """The folder of the embedded base, if the model was tuned from exactly this version of it."""
     folder = find_embedded_base()
     if manifest.base != EMBEDDED_BASE or not (folder / ONNX_FOLDER / ENCODER_FILE).is_file():
         return None
@@ -102,7 +101,7 @@ def match_embedded_base(manifest: Manifest) -> Path | None:
 def _build_delta_sources(
     base: Path, read: Callable[[str], bytes], needed: set[str] | None = None
 ) -> dict[str, dict[str, bytes]]:
-    """The files that can be made here, by way and name."""
+    """The files from which others can be reconstructed here, by way and name."""
     names = (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE)
     found = {"base": {name: (base / ONNX_FOLDER / name).read_bytes() for name in names}}
     if needed is None or "fold" in needed:
@@ -115,7 +114,7 @@ def _build_delta_sources(
 
 
 def _choose_shortest_delta(wanted: bytes, sources: Mapping[str, bytes]) -> tuple[str, bytes] | None:
-    """The way with the smallest difference (empty: none at all); None if none saves enough."""
+    """The way with the smallest difference (b"" where the files are equal); None if none saves enough."""
     found = {way: _compute_delta(wanted, one) for way, one in sources.items() if len(one) == len(wanted)}
     best = min(found, key=lambda way: len(found[way]), default=None)
     if best is None or len(found[best]) > MAX_DELTA_SHARE * len(zlib.compress(wanted, 1)):
@@ -142,7 +141,9 @@ def _apply_delta(
 ) -> bytes:
     start, size = sources[made.way].get(name, b""), manifest.files[name].size
     if len(start) != size:
-        raise GitpeftError(f"{name} cannot be made from this base", "publish it again with the same gitpeft")
+        raise GitpeftError(
+            f"{name} cannot be reconstructed from this base", "Publish it again with the same gitpeft."
+        )
     if not made.difference:
         return start
     try:
@@ -151,5 +152,5 @@ def _apply_delta(
     except zlib.error:
         difference = b""
     if len(difference) != size:
-        raise GitpeftError(f"{made.difference} is damaged", "publish it again")
+        raise GitpeftError(f"{made.difference} is damaged", "Publish it again.")
     return _xor_bytes(start, difference)

@@ -1,49 +1,63 @@
-"""A base's int8 graphs with a LoRA adapter in them, without torch: hides ONNX's and safetensors' bytes.
+"""Merging a LoRA adapter into the int8 ONNX graphs of its base, without torch.
 
-A tuned model has the base's graphs with other numbers in the same places. Which of the base's weights lies
-where is seen from the numbers themselves: the scales of an int8 matrix are the largest magnitudes of its
-columns, so that a run of scales names the weight it was made from. Each such weight gets its update,
-W + alpha / r · B · A (Hu et al. 2021), and is made int8 again as the export makes it.
+A tuned model has the base's graphs with other numbers in the same places. Where each of the base's weights
+lies is found by the numbers themselves: the scales of an int8 matrix are the largest magnitudes of its
+columns, so that a run of scales identifies the weight that it was made from. Each of these weights gets its
+update, W + alpha / r · B · A (Hu et al. 2021), and is quantised again as the export does.
 
-Every sum is taken in one order, in float64, element by element: all machines get the same bits, whatever
-their linear algebra library does.
+All sums are taken in a fixed order, in float64, element by element, so that all machines get the same bits,
+whatever their linear algebra library does. The few fields of ONNX that are needed are parsed here, because
+the receiver of a model does not need the onnx package (31 MB) for anything else.
 """
 
 import json
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE
 from gitpeft.bundle.embedded import BASE_WEIGHTS_FILE, ONNX_FOLDER
 from gitpeft.errors import GitpeftError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
 INT8_LEVELS = 63
-"""As in `learn.graph`, where the reason is; a test holds the two together."""
+"""As in `learn.export.graph`, where the reason is; a test compares the two."""
 
 ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
-_KEY_SCALES = 4  # scales that are compared to find a weight, before all of them are
+_KEY_SCALES = 4  # number of scales by which a weight is looked up, before all of them are compared
 _PEFT_PREFIX = "base_model.model."
-_ONNX_INT8, _ONNX_FLOAT = 3, 1  # ONNX's numbers of these types
+_ONNX_INT8, _ONNX_FLOAT = 3, 1  # TensorProto.DataType
 _PLAIN_LORA_CONFIG = {
     "peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "modules_to_save": None, "use_dora": False,
     "use_rslora": False, "lora_bias": False, "rank_pattern": {}, "alpha_pattern": {},
     "layer_replication": None, "trainable_token_indices": None, "target_parameters": None,
 }  # fmt: skip
-"""What `adapter_config.json` says of a LoRA that is nothing but W + alpha / r · B · A."""
+"""The settings in `adapter_config.json` of a plain LoRA, W + alpha / r · B · A."""
 
 
 class NotMergeableError(GitpeftError):
-    """The adapter, the base or its graphs are of another kind: the tuned graphs themselves are needed."""
+    """The adapter, the base or its graphs are of another kind; the tuned graphs themselves are needed."""
+
+
+class LoraUpdate(NamedTuple):
+    """A low-rank update of a weight (out, in): W + scale · up · down, with down (r, in) and up (out, r)."""
+
+    down: "FloatArray"
+    up: "FloatArray"
+    scale: float
 
 
 def merge_lora_into_graphs(base: Path, read: Callable[[str], bytes]) -> dict[str, bytes]:
-    """The encoder's and the decoder's ONNX file of `base` with an adapter folded in.
+    """The ONNX files of the encoder and decoder of `base`, by name, with an adapter merged into them.
 
-    `read` gives a file of the adapter by its name. NotFoldableError when the method or the base does not
-    allow it, GitpeftError when the adapter's shapes are not the base's.
+    `read` returns a file of the adapter by its name. Raises NotMergeableError when the method or the base
+    does not allow it, GitpeftError when the shapes of the adapter do not fit the base.
     """
     weights = read_safetensors((base / BASE_WEIGHTS_FILE).read_bytes())
     updates = _read_lora_updates(read, weights)
@@ -53,45 +67,37 @@ def merge_lora_into_graphs(base: Path, read: Callable[[str], bytes]) -> dict[str
     }
     used = set().union(*(names for _, names in found.values()))
     if missing := updates.keys() - used:
-        raise NotMergeableError(f"the base's graphs do not show {min(missing)}")
+        raise NotMergeableError(f"{min(missing)} was not found in the base's graphs")
     return {name: raw for name, (raw, _) in found.items()}
 
 
-def read_safetensors(raw: bytes) -> dict[str, Any]:
-    """The arrays of a safetensors file, float32, by name; GitpeftError when it is none."""
+def read_safetensors(raw: bytes) -> "dict[str, FloatArray]":
+    """The arrays of a safetensors file by name, as float32; GitpeftError when it is invalid."""
     import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
-    kinds = {"F16": np.float16, "F32": np.float32}
     try:
-        [length] = struct.unpack_from("<Q", raw)
-        head = json.loads(raw[8 : 8 + length])
-        head.pop("__metadata__", None)
-        claimed = sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in head.values())
-        if claimed > len(raw):  # the same bytes under many names would take memory without end
-            raise ValueError("its entries overlap")
-        found = {}
-        for name, entry in head.items():
-            start, end = entry["data_offsets"]
-            data = np.frombuffer(raw[8 + length + start : 8 + length + end], kinds[entry["dtype"]])
-            found[name] = data.reshape(entry["shape"]).astype(np.float32)
-    except (struct.error, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        arrays = load(raw)
+    except (SafetensorError, LookupError, ValueError, TypeError) as error:
         raise GitpeftError(f"the adapter's tensors cannot be read: {error}") from None
-    return found
+    if any(array.dtype not in (np.float16, np.float32) for array in arrays.values()):
+        raise GitpeftError("the adapter's tensors cannot be read: they are not float16 or float32")
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 # --- the adapter --------------------------------------------------------------------------------------------
 
 
 def _read_lora_updates(
-    read: Callable[[str], bytes], weights: Mapping[str, Any]
-) -> dict[str, tuple[Any, Any, float]]:
-    """(A, B, alpha / r) by the name of the weight that they change."""
+    read: Callable[[str], bytes], weights: "Mapping[str, FloatArray]"
+) -> dict[str, LoraUpdate]:
+    """The updates of an adapter, by the name of the weight that they change."""
     import numpy as np
 
-    config = _parse_lora_config(read(ADAPTER_CONFIG_FILE))
-    scale = float(config["lora_alpha"]) / int(config["r"])
+    scale = _parse_lora_scale(read(ADAPTER_CONFIG_FILE))
     halves = read_safetensors(read(ADAPTER_TENSORS_FILE))
-    found = {}
+    updates = {}
     for name, down in halves.items():
         if name.endswith(".lora_B.weight") and name.replace("lora_B", "lora_A") in halves:
             continue
@@ -99,40 +105,40 @@ def _read_lora_updates(
         up = halves.get(name.replace("lora_A", "lora_B"))
         target = f"{module}.weight"
         if module == name or not name.endswith(".lora_A.weight") or up is None or target not in weights:
-            raise NotMergeableError(f"the adapter holds {name}, which is no LoRA of this base")
+            raise NotMergeableError(f"the adapter's {name} is no LoRA of this base")
         if down.ndim != 2 or up.ndim != 2 or weights[target].shape != (len(up), down.shape[1]):
             raise GitpeftError(f"the adapter's {name} does not have the shape of the base's {target}")
         if up.shape[1] != len(down) or not (np.isfinite(up).all() and np.isfinite(down).all()):
             raise GitpeftError(f"the adapter's {name} is damaged")
-        found[target] = (down, up, scale)
-    return found
+        updates[target] = LoraUpdate(down, up, scale)
+    return updates
 
 
-def _parse_lora_config(raw: bytes) -> dict[str, Any]:
+def _parse_lora_scale(raw: bytes) -> float:
+    """alpha / r of a plain LoRA; NotMergeableError for any other adapter."""
     try:
         config = json.loads(raw)
         plain = all(config.get(key, value) == value for key, value in _PLAIN_LORA_CONFIG.items())
-        sane = type(config["r"]) is int and config["r"] > 0 and float(config["lora_alpha"]) > 0
+        rank, alpha = config["r"], float(config["lora_alpha"])
     except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise GitpeftError(f"the adapter's configuration cannot be read: {error}") from None
-    if not plain or not sane:
-        raise NotMergeableError("the adapter is no plain LoRA")
-    return dict(config)
+    if not (plain and type(rank) is int and rank > 0 and alpha > 0):
+        raise NotMergeableError("the adapter is not a plain LoRA")
+    return alpha / rank
 
 
-def merge_lora_update(weight: Any, update: tuple[Any, Any, float] | None) -> Any:
-    """W + scale · B · A, float32, summed rank by rank in float64."""
+def merge_lora_update(weight: "FloatArray", update: LoraUpdate | None) -> "FloatArray":
+    """W + scale · B · A, float32, summed rank by rank in float64; W unchanged without an update."""
     import numpy as np
 
     if update is None:
         return weight
-    down, up, scale = update
     total = np.zeros(weight.shape, np.float64)
     term = np.empty(weight.shape, np.float64)
-    for row, column in zip(down.astype(np.float64), up.T.astype(np.float64), strict=True):
+    for row, column in zip(update.down.astype(np.float64), update.up.T.astype(np.float64), strict=True):
         np.multiply(column[:, None], row[None, :], out=term)
         np.add(total, term, out=total)
-    return (weight + scale * total).astype(np.float32)
+    return cast("FloatArray", (weight + update.scale * total).astype(np.float32))
 
 
 # --- the graphs ---------------------------------------------------------------------------------------------
@@ -140,7 +146,7 @@ def merge_lora_update(weight: Any, update: tuple[Any, Any, float] | None) -> Any
 
 @dataclass(frozen=True, slots=True)
 class _StoredArray:
-    """A stored array of a graph: type, shape, and where its bytes are."""
+    """A stored array of a graph: its type, shape, and the range of its bytes."""
 
     kind: int
     shape: tuple[int, ...]
@@ -149,9 +155,9 @@ class _StoredArray:
 
 
 def _merge_into_graph(
-    path: Path, weights: Mapping[str, Any], updates: Mapping[str, Any]
+    path: Path, weights: "Mapping[str, FloatArray]", updates: Mapping[str, LoraUpdate]
 ) -> tuple[bytes, set[str]]:
-    """A graph with the updates in it, and the names of the weights that were found there."""
+    """A graph with the updates merged in, and the names of the weights that were found in it."""
     import numpy as np
 
     raw = bytearray(path.read_bytes())
@@ -180,20 +186,20 @@ def _merge_into_graph(
 
 
 class _WeightFinder:
-    """The base's matrices, findable by what a graph shows of them."""
+    """Finds the base's matrices by their numbers in a graph."""
 
-    def __init__(self, weights: Mapping[str, Any]) -> None:
+    def __init__(self, weights: "Mapping[str, FloatArray]") -> None:
         import numpy as np
 
         self._weights = {name: weight for name, weight in weights.items() if weight.ndim == 2}
-        self._scales: dict[bytes, list[tuple[str, Any]]] = {}
+        self._scales: dict[bytes, list[tuple[str, FloatArray]]] = {}
         for name, weight in self._weights.items():
             largest = np.abs(weight).max(axis=1)
             scale = (np.where(largest > 0, largest, np.float32(1.0)) / INT8_LEVELS).astype(np.float32)
             self._scales.setdefault(scale[:_KEY_SCALES].tobytes(), []).append((name, scale))
 
-    def find_by_scales(self, scales: Any) -> list[str]:
-        """The weights that lie side by side in an int8 matrix; [] when one of them is not known."""
+    def find_by_scales(self, scales: "FloatArray") -> list[str]:
+        """The weights that lie side by side in an int8 matrix with these scales; [] if one is unknown."""
         import numpy as np
 
         names, at = [], 0
@@ -207,7 +213,7 @@ class _WeightFinder:
         return names
 
     def find_by_values(self, raw: bytes | bytearray, shape: tuple[int, ...]) -> str:
-        """The weight that was stored as it is, columns for rows; "" when it is none."""
+        """The weight whose transpose was stored unchanged, as float32; "" when there is none."""
         import numpy as np
 
         stored = np.frombuffer(raw, np.float32).reshape(shape).T
@@ -217,8 +223,8 @@ class _WeightFinder:
         return ""
 
 
-def _quantize_int8(columns: Any) -> tuple[Any, Any]:
-    """Levels and a scale for each column, exactly as `learn.graph.int8` makes them."""
+def _quantize_int8(columns: "FloatArray") -> "tuple[NDArray[np.int8], FloatArray]":
+    """Levels and one scale per column, exactly as `learn.export.graph.quantise_int8` computes them."""
     import numpy as np
 
     largest = np.abs(columns).max(axis=0, keepdims=True)
@@ -227,19 +233,15 @@ def _quantize_int8(columns: Any) -> tuple[Any, Any]:
     return levels, scale.astype(np.float32).reshape(-1)
 
 
-# --- just enough of ONNX's protobuf -------------------------------------------------------------------------
+# --- the needed part of ONNX's protobuf format --------------------------------------------------------------
 
-_GRAPH_FIELD, _INITIALIZER_FIELD, _DIMS_FIELD, _TYPE_FIELD, _RAW_FIELD = (
-    7,
-    5,
-    1,
-    2,
-    9,
-)  # field numbers of onnx.proto
+# field numbers of onnx.proto
+_GRAPH_FIELD, _INITIALIZER_FIELD = 7, 5
+_DIMS_FIELD, _TYPE_FIELD, _RAW_FIELD = 1, 2, 9
 
 
 def _read_stored_arrays(raw: bytes) -> Iterator[_StoredArray]:
-    """The arrays stored in a model, in its order; GitpeftError when it is none."""
+    """The arrays stored in a model, in order; GitpeftError when the model is invalid."""
     try:
         for number, graph in _read_fields(raw, 0, len(raw)):
             if number == _GRAPH_FIELD and isinstance(graph, tuple):
@@ -273,7 +275,7 @@ def _read_packed_ints(raw: bytes, at: int, end: int) -> Iterator[int]:
 
 
 def _read_fields(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
-    """(field number, value) of a message: a number, or where the bytes of anything longer are."""
+    """(field number, value) of a message, where the value is a number or the range of its bytes."""
     while at < end:
         key, at = _read_varint(raw, at)
         if key & 7 == 0:

@@ -1,13 +1,13 @@
-"""A published model as a set of files: hides its list, what is left to the receiver, and every check of it.
+"""Packages: a published model as a set of files, and the checks that a received one must pass.
 
-    share.json      what is here, with size and SHA-256, and what the receiver makes (see `travel`)
-    manifest.json   the bundle's own manifest: its SHA-256 is the model's id on every machine
-    card.md         what a person reads first
-    adapter/ index/ style.json chooser.json …   the bundle's files, but those that can be made
+    share.json      the list of files with size and SHA-256, and recipes for the others (see `share.delta`)
+    manifest.json   the bundle's own manifest; its SHA-256 is the model's id on every machine
+    card.md         the model card, for people
+    adapter/ index/ style.json chooser.json …   the bundle's files, except those that can be reconstructed
 
-What arrives is untrusted: names, number, kinds and declared sizes are judged before a byte of content is
-read, contents before anything is put together, and the model has answered a question in a confined process
-before its folder moves to the others.
+A received package is untrusted: names, number, kinds and declared sizes are checked before any content is
+read, contents before anything is reconstructed, and the model must answer a request in a sandboxed process
+before its folder is moved to the other models.
 """
 
 import hashlib
@@ -31,23 +31,20 @@ from gitpeft.suggest import service
 
 PACKAGE_FORMAT = 1
 LISTING_FILE, CARD_FILE = "share.json", "card.md"
-MAX_PACKAGE_FILES, MAX_PACKAGE_FILE_BYTES, MAX_PACKAGE_BYTES, MAX_LISTING_BYTES = (
-    100,
-    512 << 20,
-    1 << 30,
-    1 << 20,
-)
-"""A published model has at most this many files, bytes in one, bytes in all; and in a text of ours."""
+MAX_PACKAGE_FILES = 100
+MAX_PACKAGE_FILE_BYTES, MAX_PACKAGE_BYTES = 512 << 20, 1 << 30
+MAX_LISTING_BYTES = 1 << 20
+"""The most bytes of `share.json` and of `manifest.json`."""
 
 TRIAL_SECONDS, TRIAL_MB = 120.0, 4096
 _TRIAL_REQUEST = {"change": " src/parser.py +1 -1\n#src/parser.py\n-x = 1\n+x = 2", "previous": "", "n": 1}
-_REJECTED_HINT = "the model that was active stays so; tell whoever published this one"
+_REJECTED_HINT = "Your active model stays; tell whoever published this one."
 _LOCAL_PATH_PATTERN = re.compile(r'"(?:/|[A-Za-z]:\\\\|~/)')
 
 
 @dataclass(frozen=True, slots=True)
 class PackageListing:
-    """`share.json`: the model's id, what travels, and what its receiver makes."""
+    """The content of `share.json`: the model's id, the files sent, and the recipes of the others."""
 
     bundle: str
     base: str
@@ -69,12 +66,12 @@ class PackageListing:
 
     @classmethod
     def from_json(cls, raw: bytes) -> "PackageListing":
-        """Read `share.json`; GitpeftError when it is none or of another version."""
+        """Parse `share.json`; GitpeftError when it is invalid or of another version."""
         try:
             data = json.loads(raw)
             if data["format"] != PACKAGE_FORMAT:
-                hint = "install the gitpeft version of whoever published it"
-                raise GitpeftError(f"the model was published in format {data['format']!r:.20}", hint)
+                hint = "Install the version of gitpeft with which it was published."
+                raise GitpeftError(f"unknown package format {data['format']!r:.20}", hint)
             return cls(
                 str(data["bundle"]),
                 str(data["base"]),
@@ -84,13 +81,13 @@ class PackageListing:
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise GitpeftError(
-                f"the published model's list cannot be read: {error}", _REJECTED_HINT
+                f"the published model's share.json is invalid: {error}", _REJECTED_HINT
             ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class PackageEntry:
-    """A file as its carrier describes it; `regular` is False for links, programs and whatever else."""
+    """A file as its source lists it; `regular` is False for links, executables and anything else."""
 
     name: str
     size: int
@@ -99,7 +96,7 @@ class PackageEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelPackage:
-    """What arrived: its entries, and what reads one by its name."""
+    """A received package: its entries, and a function that reads one by its name."""
 
     entries: tuple[PackageEntry, ...]
     read: Callable[[str], bytes]
@@ -109,7 +106,7 @@ class ModelPackage:
 
 
 def pack_bundle(bundle: Bundle) -> dict[str, bytes]:
-    """All files to publish, by name. GitpeftError when one tells about folders of this machine."""
+    """All files to publish, by name. GitpeftError when one contains paths of this machine."""
     bundles.verify_bundle(bundle)
     files, made = delta.encode_deltas(bundle)
     files[MANIFEST_FILE] = (bundle.path / MANIFEST_FILE).read_bytes()
@@ -125,24 +122,24 @@ def pack_bundle(bundle: Bundle) -> dict[str, bytes]:
 
 
 def list_entries(files: Mapping[str, bytes]) -> tuple[PackageEntry, ...]:
-    """The entries of files in memory."""
+    """The entries of a package in memory."""
     return tuple(PackageEntry(name, len(raw), True) for name, raw in files.items())
 
 
 def _refuse_local_paths(files: Mapping[str, bytes]) -> None:
-    """Where somebody's base lies is nobody else's business, and of no use to them."""
+    """Raise GitpeftError if a file contains a local path: it is private, and useless to others."""
     for name, raw in files.items():
         if name in (
             MANIFEST_FILE,
             f"{bundles.ADAPTER_FOLDER}/adapter_config.json",
         ) and _LOCAL_PATH_PATTERN.search(raw.decode("utf-8", "replace")):
             raise GitpeftError(
-                f"{name} of the model names a folder of this machine", "train it again, then publish"
+                f"{name} of the model contains a path of this machine", "Train again, then publish."
             )
 
 
 def render_model_card(bundle: Bundle) -> str:
-    """What a person wants to know of a model, in Markdown."""
+    """The model card, in Markdown: origin, base, method and measured quality."""
     manifest = bundle.manifest
     commits, test = manifest.commits, manifest.metrics.get("test", {})
     lines = [
@@ -168,7 +165,7 @@ def render_model_card(bundle: Bundle) -> str:
 
 
 def read_folder_package(folder: Path) -> ModelPackage:
-    """A published model in a folder; no link is followed."""
+    """The package in a folder; links are not followed."""
     entries = []
     for path in sorted(folder.rglob("*")):
         state = path.lstat()
@@ -181,26 +178,26 @@ def read_folder_package(folder: Path) -> ModelPackage:
 
 
 def check_entries(entries: tuple[PackageEntry, ...]) -> None:
-    """Refuse what no honest publisher sends, from names and declared sizes alone."""
+    """Raise GitpeftError for names, kinds or declared sizes that no genuine package has."""
     if len(entries) > MAX_PACKAGE_FILES:
         raise GitpeftError(f"the published model has more than {MAX_PACKAGE_FILES} files", _REJECTED_HINT)
     names = {one.name for one in entries}
     if len(names) < len(entries) or any(str(up) in names for name in names for up in Path(name).parents):
-        raise GitpeftError("the published model has two files of one name", _REJECTED_HINT)
+        raise GitpeftError("the published model has two files with the same name", _REJECTED_HINT)
     for one in entries:
         try:
             validate_file_name(one.name)
         except ValueError:
             shown = ascii(one.name)[:80]
             raise GitpeftError(
-                f"the published model holds {shown}, a name that is refused", _REJECTED_HINT
+                f"the published model contains the forbidden file name {shown}", _REJECTED_HINT
             ) from None
         if not one.regular:
-            raise GitpeftError(f"{one.name} of the published model is no plain file", _REJECTED_HINT)
+            raise GitpeftError(f"{one.name} of the published model is not a regular file", _REJECTED_HINT)
         if one.size > MAX_PACKAGE_FILE_BYTES:
             raise GitpeftError(
                 f"{one.name} of the published model has {one.size / 1e6:,.0f} MB, "
-                f"more than the {MAX_PACKAGE_FILE_BYTES / 1e6:,.0f} MB that are taken",
+                f"more than the allowed {MAX_PACKAGE_FILE_BYTES / 1e6:,.0f} MB",
                 _REJECTED_HINT,
             )
     if sum(one.size for one in entries) > MAX_PACKAGE_BYTES:
@@ -209,47 +206,49 @@ def check_entries(entries: tuple[PackageEntry, ...]) -> None:
         )
 
 
-def verify_listing(parcel: ModelPackage) -> tuple[PackageListing, Manifest]:
-    """The two lists of a parcel, held against each other and against what is there."""
-    check_entries(parcel.entries)
-    sizes = {one.name: one.size for one in parcel.entries}
+def verify_listing(received: ModelPackage) -> tuple[PackageListing, Manifest]:
+    """Check the listing and the manifest of a package against each other and against its entries."""
+    check_entries(received.entries)
+    sizes = {one.name: one.size for one in received.entries}
     for name in (LISTING_FILE, MANIFEST_FILE):
         if name not in sizes or sizes[name] > MAX_LISTING_BYTES:
-            raise GitpeftError(f"this is no published model: it has no {name}", _REJECTED_HINT)
-    found = PackageListing.from_json(parcel.read(LISTING_FILE))
+            raise GitpeftError(f"not a published model: {name} is missing or too large", _REJECTED_HINT)
+    found = PackageListing.from_json(received.read(LISTING_FILE))
     if {name: one.size for name, one in found.files.items()} != {
         n: s for n, s in sizes.items() if n != LISTING_FILE
     }:
-        raise GitpeftError("the published model is not what its list says", _REJECTED_HINT)
-    raw = _read_verified_file(parcel, found, MANIFEST_FILE)
+        raise GitpeftError("the published model does not match its share.json", _REJECTED_HINT)
+    raw = _read_verified_file(received, found, MANIFEST_FILE)
     if hashlib.sha256(raw).hexdigest() != found.bundle:
-        raise GitpeftError("the published model's manifest is not the one its list names", _REJECTED_HINT)
+        raise GitpeftError("the published model's manifest does not match its share.json", _REJECTED_HINT)
     manifest = Manifest.from_json(raw)
     extra = {MANIFEST_FILE, CARD_FILE, *(one.difference for one in found.made.values() if one.difference)}
     here = (found.files.keys() - extra) | found.made.keys()
     if here != manifest.files.keys() or found.made.keys() & found.files.keys():
-        raise GitpeftError("the published model's two lists contradict each other", _REJECTED_HINT)
+        raise GitpeftError(
+            "the published model's manifest and share.json contradict each other", _REJECTED_HINT
+        )
     check_entries(tuple(PackageEntry(name, one.size, True) for name, one in manifest.files.items()))
     return found, manifest
 
 
-def _read_verified_file(parcel: ModelPackage, found: PackageListing, name: str) -> bytes:
-    raw = parcel.read(name)
+def _read_verified_file(received: ModelPackage, found: PackageListing, name: str) -> bytes:
+    raw = received.read(name)
     one = found.files[name]
     if len(raw) != one.size or hashlib.sha256(raw).hexdigest() != one.sha256:
         raise GitpeftError(f"{name} of the published model is damaged", _REJECTED_HINT)
     return raw
 
 
-def receive_package(parcel: ModelPackage, state_dir: Path) -> str:
-    """Put a parcel's model among the others, proved but not active; its id.
+def receive_package(received: ModelPackage, state_dir: Path) -> str:
+    """Verify a package and add its model to the others, without activating it; returns its id.
 
-    GitpeftError, and nothing kept, when anything about it is wrong.
+    Raises GitpeftError, and keeps nothing, when any check fails.
     """
-    found, manifest = verify_listing(parcel)
+    found, manifest = verify_listing(received)
     with _open_scratch_folder(state_dir) as scratch:
         with bundles.staging_folder(scratch) as folder:
-            files = {name: _read_verified_file(parcel, found, name) for name in found.files}
+            files = {name: _read_verified_file(received, found, name) for name in found.files}
             files |= delta.reconstruct_files(_make_file_reader(files), found.made, manifest)
             for name in manifest.files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +264,7 @@ def _make_file_reader(files: Mapping[str, bytes]) -> Callable[[str], bytes]:
     def read_file(name: str) -> bytes:
         if name not in files:
             raise GitpeftError(
-                f"the published model does not hold {ascii(name)[1:80]}, of which it is made", _REJECTED_HINT
+                f"the published model lacks {ascii(name)[1:80]}, which its recipes need", _REJECTED_HINT
             )
         return files[name]
 
@@ -273,7 +272,7 @@ def _make_file_reader(files: Mapping[str, bytes]) -> Callable[[str], bytes]:
 
 
 def _run_trial(scratch: Path) -> None:
-    """Let the model answer a question where it can do no harm: that proves its graphs and their shapes."""
+    """Let the model answer a request in a sandbox, which proves that its graphs load and fit together."""
     with Worker(scratch, service.load_message_handler, time.monotonic() + TRIAL_SECONDS, TRIAL_MB) as worker:
         try:
             worker.get_answer(_TRIAL_REQUEST)
@@ -284,7 +283,7 @@ def _run_trial(scratch: Path) -> None:
 
 
 def _move_into_models(source: Path, target: Path) -> None:
-    """One rename; a model that is whole and here already is left as it is, a damaged one replaced."""
+    """Move a model in one rename; an intact one that is here already is kept, a damaged one replaced."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         try:
@@ -297,7 +296,7 @@ def _move_into_models(source: Path, target: Path) -> None:
 
 @contextmanager
 def _open_scratch_folder(state_dir: Path) -> Iterator[Path]:
-    """A state folder of its own beside the models, gone afterwards; what killed runs left goes too."""
+    """A temporary state folder beside the models; leftovers of killed runs are removed too."""
     import shutil
 
     state_dir.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Publish and pull: hides how a model becomes a commit, a folder or a git bundle, and whose word is taken.
+"""Publishing and pulling a model: as a commit on a remote, as a folder, or as a git bundle.
 
-publish   bundle -> parcel -> parentless commit -> a channel of a remote (see `channel`)
-pull      the same, the other way, and only when asked to
+publish   bundle -> package -> commit without a parent -> a channel of a remote (see `share.remote`)
+pull      the reverse, after every check, and only on request
 """
 
 import secrets
@@ -18,12 +18,12 @@ from gitpeft.share.package import ModelPackage, PackageEntry
 from gitpeft.share.signing import Signer
 
 KEPT_VERSIONS = 5
-"""Dated versions that stay on the remote."""
+"""Dated versions that are kept on the remote."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """What was published where; `size` in bytes as sent, before git packs it."""
+    """What was published, and where; `size` is in bytes, before git compresses it."""
 
     bundle: str
     commit: str
@@ -35,7 +35,7 @@ class PublishedModel:
 
 @dataclass(frozen=True, slots=True)
 class PulledModel:
-    """What was pulled, and whose word it rests on."""
+    """What was pulled, and who signed it."""
 
     bundle: str
     commit: str
@@ -54,9 +54,9 @@ def publish_model(
     sign: bool | None = None,
     keep: int = KEPT_VERSIONS,
 ) -> PublishedModel:
-    """Put the active model on a remote.
+    """Publish the active model to a channel of a remote.
 
-    GitpeftError when somebody has published since this repository last looked: they and you are to compare.
+    Raises GitpeftError when somebody else has published since this repository last fetched the channel.
     """
     channels.check_remote_and_channel(repo, remote, channel)
     bundle = bundles.require_active_bundle(repo.state_dir)
@@ -66,7 +66,7 @@ def publish_model(
     tree = _write_tree(repo, files)
     if place.at and repo.query_text("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}") == tree:
         return PublishedModel(
-            bundle.id, place.at, place.ref, 0, _is_signed(repo, place.at), ["it was there already"]
+            bundle.id, place.at, place.ref, 0, _is_signed(repo, place.at), ["already published"]
         )
     parent = seen if place.is_branch else ""
     commit, signed = _commit_tree(repo, tree, bundle.id, channel, sign, parent)
@@ -84,7 +84,7 @@ def publish_model(
 def publish_model_to_path(
     repo: Repository, path: Path, channel: str = "main", *, sign: bool | None = None
 ) -> PublishedModel:
-    """Put the active model into a new folder or, where the name ends in `.bundle`, into a git bundle."""
+    """Publish the active model as a new folder or, if the name ends in `.bundle`, as a git bundle."""
     channels.check_channel_name(channel)
     bundle = bundles.require_active_bundle(repo.state_dir)
     files = package.pack_bundle(bundle)
@@ -92,9 +92,7 @@ def publish_model_to_path(
     notes = _warn_if_unreachable(repo, bundle)
     if path.suffix != ".bundle":
         if sign:
-            raise GitpeftError(
-                "a folder carries no signature", "name a file *.bundle, or publish to a remote"
-            )
+            raise GitpeftError("a folder cannot be signed", "Publish to a file *.bundle or to a remote.")
         _write_folder(path, files)
         return PublishedModel(bundle.id, "", str(path), size, False, notes)
     commit, signed = _commit_tree(repo, _write_tree(repo, files), bundle.id, channel, sign, "")
@@ -113,13 +111,13 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     import tempfile
 
     if path.exists():
-        raise GitpeftError(f"{path} exists already", "name a folder that does not, or a file *.bundle")
+        raise GitpeftError(f"{path} exists already", "Choose a new folder, or a file *.bundle.")
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         spare = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
     except OSError as error:
         raise GitpeftError(
-            f"cannot write {path}: {error.strerror}", "choose another place with --to"
+            f"cannot write {path}: {error.strerror}", "Choose another path with --to."
         ) from None
     try:
         for name, raw in files.items():
@@ -134,7 +132,7 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 def _commit_tree(
     repo: Repository, tree: str, id_: str, channel: str, sign: bool | None, parent: str
 ) -> tuple[str, bool]:
-    """A commit of these files, and whether it is signed."""
+    """Commit a tree; returns the commit's id, and whether it is signed."""
     signed = signing.is_signing_enabled(repo) if sign is None else sign
     subject = f"chore: publish gitpeft model {id_[:12]}"
     parents = ("-p", parent) if parent else ()
@@ -144,13 +142,13 @@ def _commit_tree(
             "commit-tree", tree, *parents, *(("-S",) if signed else ()), "-m", subject, "-m", body
         )
     except GitpeftError as error:
-        hint = "set user.name and user.email, and see that git can sign; --no-sign publishes without"
+        hint = "Set user.name and user.email, and check that git can sign; --no-sign publishes unsigned."
         raise GitpeftError(f"the model could not be committed: {error.message}", hint) from None
     return said.decode().strip(), signed
 
 
 def _write_tree(repo: Repository, files: Mapping[str, bytes]) -> str:
-    """Write files and folders into the object database; the id of the top folder."""
+    """Write files and folders into the object database; returns the id of the tree."""
     lines, folders = [], dict[str, dict[str, bytes]]()
     for name, raw in files.items():
         folder, slash, rest = name.partition("/")
@@ -164,7 +162,7 @@ def _write_tree(repo: Repository, files: Mapping[str, bytes]) -> str:
 
 
 def _warn_if_unreachable(repo: Repository, bundle: bundles.Bundle) -> list[str]:
-    """A warning where the model learnt from commits that no branch holds any more."""
+    """A warning if the model was trained on commits that no branch or tag contains any more."""
     tip = str(bundle.manifest.commits.get("to", ""))
     places = ("refs/heads", "refs/remotes", "refs/tags")
     if not tip or repo.query_text(
@@ -172,25 +170,25 @@ def _warn_if_unreachable(repo: Repository, bundle: bundles.Bundle) -> list[str]:
     ):
         return []
     return [
-        f"the model learnt from {tip[:12]}, which no branch holds any more: it may remember what was purged"
+        f"the model was trained on {tip[:12]}, which is on no branch any more: it may contain purged content"
     ]
 
 
 # --- pull ---------------------------------------------------------------------------------------------------
 
 ACCEPT_OLDER = "older"
-"""With this in place of a key a model is taken that is older than the one before it."""
+"""Given in place of a key, this accepts a model that is older than the one pulled before."""
 
 _CHANNEL_TRAILER = "Channel: "
-_MAX_LISTING_BYTES = 64 << 10  # bytes; that of an honest model has about 2,000
+_MAX_LISTING_BYTES = 64 << 10  # that of a genuine model has about 2,000
 
 ConfirmFunction = Callable[[str], bool]
-"""Puts a yes-or-no question to a person."""
+"""Asks a person a yes-or-no question."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrustTerms:
-    """On whose word a model is taken: the key (or `unsigned`) accepted beforehand, and whom to ask else."""
+    """Which models to trust: the key (or `unsigned`) accepted beforehand, and how to ask for any other."""
 
     accept: str = ""
     ask: ConfirmFunction | None = None
@@ -202,13 +200,15 @@ def pull_model(
     channel: str = "main",
     terms: TrustTerms = TrustTerms(),
     *,
-    aside: bool = False,
+    activate: bool = True,
 ) -> PulledModel:
-    """Fetch a channel's newest model, check it in every way, and make it active (not so with `aside`)."""
+    """Fetch the newest model of a channel, verify it, and activate it unless told otherwise."""
     channels.check_remote_and_channel(repo, remote, channel)
     place = channels.locate_channel(repo, remote, channel, probe=False)
     if not place.at:
-        raise GitpeftError(f"nothing is published on {remote} in the channel {channel}", "`gitpeft publish`")
+        raise GitpeftError(
+            f"nothing is published on {remote} in the channel {channel}", "Run `gitpeft publish` first."
+        )
     commit = channels.fetch_ref(repo, remote, place.ref, channels.build_tracking_ref(remote, channel))
     _check_channel_and_age(repo, commit, remote, channel, terms)
     done = _accept_package(
@@ -217,7 +217,7 @@ def pull_model(
         commit,
         signing.verify_commit_signature(repo, commit),
         terms,
-        aside,
+        activate,
     )
     repo.run("update-ref", channels.build_pulled_ref(remote, channel), commit)
     return done
@@ -226,47 +226,45 @@ def pull_model(
 def _check_channel_and_age(
     repo: Repository, commit: str, remote: str, channel: str, terms: TrustTerms
 ) -> None:
-    """Refuse a commit that belongs elsewhere, and ask about one older than what was taken from there before.
+    """Refuse a commit of another channel, and ask about one older than the one pulled before.
 
-    A signature stays good for ever: without this, whoever may push could put any signed model back.
+    A signature is valid for ever: without this check, anybody who may push could restore an old signed model.
     """
     body = repo.run("cat-file", "commit", commit).partition(b"\n\n")[2].decode("utf-8", "replace")
     named = next((line for line in body.splitlines() if line.startswith(_CHANNEL_TRAILER)), None)
     if named is not None and named != f"{_CHANNEL_TRAILER}{channel}":
         raise GitpeftError(
             f"the model was published for another channel ({ascii(named)[1:60]})",
-            f"somebody moved it to {channel}: tell whoever published it; the active model stays",
+            f"Somebody moved it to {channel}: tell whoever published it. Your active model stays.",
         )
     before = repo.query_text("log", "-1", "--format=%ct", channels.build_pulled_ref(remote, channel), "--")
     if not before or int(repo.query_text("log", "-1", "--format=%ct", commit, "--") or 0) >= int(before):
         return
-    what = "The model is older than the one that was taken from there before"
-    if terms.accept != ACCEPT_OLDER and not (
-        terms.ask is not None and terms.ask(f"{what}. Use it all the same?")
-    ):
+    what = "The model is older than the one pulled from there before"
+    if terms.accept != ACCEPT_OLDER and not (terms.ask is not None and terms.ask(f"{what}. Use it anyway?")):
         raise GitpeftError(
-            f"{what.lower()}: it was not taken",
-            f"ask whoever published it, or pull with --accept {ACCEPT_OLDER}",
+            f"{what.lower()}; it was not pulled",
+            f"Ask whoever published it, or pull with --accept {ACCEPT_OLDER}.",
         )
 
 
 def pull_model_from_path(
-    repo: Repository, path: Path, terms: TrustTerms = TrustTerms(), *, aside: bool = False
+    repo: Repository, path: Path, terms: TrustTerms = TrustTerms(), *, activate: bool = True
 ) -> PulledModel:
-    """The same from a folder or a git bundle that `publish_to` wrote."""
+    """The same from a folder or a git bundle that `publish_model_to_path` wrote."""
     if path.is_dir():
         return _accept_package(
-            repo, package.read_folder_package(path), "", Signer(signing.UNSIGNED), terms, aside
+            repo, package.read_folder_package(path), "", Signer(signing.UNSIGNED), terms, activate
         )
     if not path.is_file():
         raise GitpeftError(
-            f"there is no {path}", "name a folder, or a file *.bundle, of `gitpeft publish --to`"
+            f"{path} does not exist", "Pass a folder or a file *.bundle made by `gitpeft publish --to`."
         )
     said = repo.run_with_network("bundle", "list-heads", str(path.absolute()))
     refs = [line.split(" ", 1)[1] for line in said.out.splitlines() if f" {channels.MODELS_REF}/" in line]
     if said.code or len(refs) != 1:
         raise GitpeftError(
-            f"{path} holds no published model", "`gitpeft publish --to FILE.bundle` writes one"
+            f"{path} contains no published model", "`gitpeft publish --to FILE.bundle` writes one."
         )
     commit = channels.fetch_ref(repo, str(path.absolute()), refs[0], "refs/gitpeft/file/latest")
     return _accept_package(
@@ -275,15 +273,15 @@ def pull_model_from_path(
         commit,
         signing.verify_commit_signature(repo, commit),
         terms,
-        aside,
+        activate,
     )
 
 
 def read_commit_package(repo: Repository, commit: str) -> ModelPackage:
-    """What a commit holds, as git lists it; contents are read only on demand, each by its own id."""
+    """The package in a commit; contents are read only on demand, each by its object id."""
     blobs: dict[str, str] = {}
     entries = []
-    # not all of it: a few objects can stand for millions of names
+    # limited, because a few tree objects can stand for millions of names
     listing = repo.run_limited(_MAX_LISTING_BYTES, "ls-tree", "-r", "-z", "-l", "--full-tree", commit)
     for line in listing.split(b"\0")[:-1][
         : package.MAX_PACKAGE_FILES + 1
@@ -298,32 +296,34 @@ def read_commit_package(repo: Repository, commit: str) -> ModelPackage:
 
 
 def _accept_package(
-    repo: Repository, found: ModelPackage, commit: str, signer: Signer, terms: TrustTerms, aside: bool
+    repo: Repository, found: ModelPackage, commit: str, signer: Signer, terms: TrustTerms, activate: bool
 ) -> PulledModel:
-    """Judge, ask, put together, prove, and only then activate."""
+    """Check, ask, reconstruct, test, and only then activate."""
     package.verify_listing(found)
     _check_trust(signer, terms)
     id_ = package.receive_package(found, repo.state_dir)
-    if not aside:
+    if activate:
         bundles.activate_bundle(repo.state_dir, id_)
         bundles.prune_bundles(repo.state_dir)
-    return PulledModel(id_, commit, signer, not aside)
+    return PulledModel(id_, commit, signer, activate)
 
 
 def _check_trust(signer: Signer, terms: TrustTerms) -> None:
-    """Return when somebody vouches for the signer; GitpeftError when nobody does or can be asked."""
+    """Raise GitpeftError unless the signer is trusted, accepted beforehand, or accepted when asked."""
     if signer.is_trusted or (terms.accept and terms.accept == signer.key):
         return
     unsigned = signer.key == signing.UNSIGNED
-    what = "is not signed" if unsigned else f"is signed by {signer.key}, whom nobody here vouches for"
-    if terms.ask is not None and terms.ask(f"The model {what}. Use it all the same?"):
+    what = "is not signed" if unsigned else f"is signed by the unknown key {signer.key}"
+    if terms.ask is not None and terms.ask(f"The model {what}. Use it anyway?"):
         return
     remedy = (
-        "publish it signed, to a remote or a *.bundle"
+        "Publish it signed, to a remote or a *.bundle"
         if unsigned
-        else f"add the key to {signing.SIGNERS_FILE} on the default branch"
+        else f"Add the key to {signing.SIGNERS_FILE} on the default branch"
     )
-    raise GitpeftError(f"the model {what}: it was not taken", f"{remedy}, or pull with --accept {signer.key}")
+    raise GitpeftError(
+        f"the model {what}; it was not pulled", f"{remedy}, or pull with --accept {signer.key}"
+    )
 
 
 def _is_signed(repo: Repository, commit: str) -> bool:

@@ -1,11 +1,12 @@
-"""A channel of models on a remote: hides its refs, the compare-and-swap, and what a server may refuse.
+"""Channels: where models are published on a remote.
 
     refs/gitpeft/models/<channel>/latest       the newest model
     refs/gitpeft/models/<channel>/<date>-<id>  the newest few
-    refs/gitpeft/remotes/<remote>/models/…     what was fetched of them, in this repository
+    refs/gitpeft/remotes/<remote>/models/…     the last fetched one, in this repository
 
-What a server has is replaced only by somebody who has seen it. Where a server hides or refuses refs/gitpeft,
-the branch gitpeft/models/<channel> serves, which has no other history than models.
+A model on a server is replaced only by somebody who has fetched it before (compare-and-swap by a push with a
+lease). Where a server hides or refuses refs/gitpeft, the branch gitpeft/models/<channel> is used instead; its
+history consists of models only.
 """
 
 import re
@@ -20,7 +21,7 @@ from gitpeft.terminal import replace_unprintable
 MODELS_REF, PROBE_REF = "refs/gitpeft/models", "refs/gitpeft/probe"
 _CHANNEL_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,39}")
 _PUSH_OPTIONS = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
-"""Of `git push`: client hooks check code, and none travels here."""
+"""Options of `git push`; client hooks are skipped, because they check code, and this is none."""
 
 _FETCH_OPTIONS = (
     *("--no-tags", "--no-prune", "--no-write-fetch-head", "--no-auto-maintenance", "--refmap="),
@@ -30,7 +31,7 @@ _FETCH_OPTIONS = (
 
 @dataclass(slots=True)
 class ChannelLocation:
-    """Where a channel lies on a remote: `latest` and its dated refs, each with the commit it names now."""
+    """Where a channel is on a remote: its ref and present commit, and its dated refs with their commits."""
 
     ref: str
     at: str
@@ -39,71 +40,71 @@ class ChannelLocation:
 
     @property
     def is_branch(self) -> bool:
-        """Whether the remote allows no better."""
+        """Whether it is a branch, because the remote allows no other refs."""
         return self.ref.startswith("refs/heads/")
 
 
 def check_remote_and_channel(repo: Repository, remote: str, channel: str) -> None:
-    """GitpeftError unless there is such a remote, and may be such a channel."""
+    """Raise GitpeftError for an unknown remote or an invalid name of a channel."""
     check_channel_name(channel)
     if remote not in (known := repo.list_remotes()):
-        names = f"known are {', '.join(known)}" if known else "`git remote add` adds one"
-        raise GitpeftError(f"there is no remote {remote}", f"{names}; --to and --from take a path instead")
+        names = f"Known: {', '.join(known)}" if known else "`git remote add` adds one"
+        raise GitpeftError(f"unknown remote {remote}", f"{names}; --to and --from take a path instead.")
 
 
 def check_channel_name(channel: str) -> None:
-    """GitpeftError unless a channel may be called so."""
+    """Raise GitpeftError for an invalid name of a channel."""
     if not _CHANNEL_PATTERN.fullmatch(channel) or channel == "latest":
-        raise GitpeftError(f"{channel!r} cannot be a channel's name", "use letters, digits, - and _")
+        raise GitpeftError(f"invalid channel name {channel!r}", "Use letters, digits, - and _.")
 
 
 # --- where it is --------------------------------------------------------------------------------------------
 
 
 def build_published_ref(channel: str) -> str:
-    """The ref of what this repository published, or tried to, in itself."""
+    """The local ref of the model that this repository published, or tried to."""
     return f"{MODELS_REF}/{channel}/latest"
 
 
 def build_tracking_ref(remote: str, channel: str) -> str:
-    """The ref of what a remote was last seen to have, in this repository."""
+    """The local ref of the model last seen on a remote."""
     return f"refs/gitpeft/remotes/{remote}/models/{channel}/latest"
 
 
 def build_pulled_ref(remote: str, channel: str) -> str:
-    """The ref of what was last taken from a remote, in this repository."""
+    """The local ref of the model last pulled from a remote."""
     return f"refs/gitpeft/taken/{remote}/{channel}"
 
 
 def _build_ref_names(channel: str) -> tuple[str, str]:
-    """The prefix of a channel in the namespace, and its branch where that is refused."""
+    """The prefix of a channel's refs, and its branch for servers that refuse them."""
     return f"{MODELS_REF}/{channel}/", f"refs/heads/gitpeft/models/{channel}"
 
 
 def _list_remote_refs(repo: Repository, remote: str, *patterns: str) -> dict[str, str]:
-    """The remote's refs that match, with their commits. GitpeftError when it cannot be reached."""
+    """The matching refs of a remote, with their commits. GitpeftError when it cannot be reached."""
     said = repo.run_with_network("ls-remote", "--refs", remote, *patterns)
     if said.code:
         raise GitpeftError(
-            f"{remote} cannot be reached: {_extract_git_error(said.err)}", "check it with `git ls-remote`"
+            f"{remote} cannot be reached: {_extract_git_error(said.err)}", "Check it with `git ls-remote`."
         )
     pairs = (line.split("\t", 1) for line in said.out.splitlines() if "\t" in line)
     return {ref: sha for sha, ref in pairs}
 
 
 def _extract_git_error(text: str) -> str:
-    """git's own reason, without what is only politeness."""
+    """The reason in git's error output, without its general advice."""
     lines = [
         line.removeprefix("fatal: ").removeprefix("error: ") for line in text.splitlines() if line.strip()
     ]
-    told = [
+    reasons = [
         line for line in lines if not line.startswith(("Please make sure", "and the repository", "hint:"))
     ]
-    return replace_unprintable((told or lines or ["git gave no reason"])[0][:200])
+    return replace_unprintable((reasons or lines or ["git gave no reason"])[0][:200])
 
 
 def locate_channel(repo: Repository, remote: str, channel: str, *, probe: bool = True) -> ChannelLocation:
-    """Where the channel is; for a new one, where it can be."""
+    """Find where a channel is or, for a new one, where it can be; `probe` tries that out."""
     prefix, branch = _build_ref_names(channel)
     found = _list_remote_refs(repo, remote, f"{prefix}*", branch)
     dated = {ref: sha for ref, sha in found.items() if ref.startswith(prefix) and ref != f"{prefix}latest"}
@@ -114,12 +115,12 @@ def locate_channel(repo: Repository, remote: str, channel: str, *, probe: bool =
     reason = _probe_refusal(repo, remote) if probe and not dated else ""
     if not reason:
         return ChannelLocation(f"{prefix}latest", "", dated, [])
-    note = f"{remote} does not take refs/gitpeft ({reason}): the branch {branch[11:]} serves instead"
+    note = f"{remote} does not accept refs/gitpeft ({reason}); using the branch {branch[11:]} instead"
     return ChannelLocation(branch, "", {}, [note])
 
 
 def _probe_refusal(repo: Repository, remote: str) -> str:
-    """Why refs/gitpeft cannot be used on a remote, "" when it can: tried with an empty commit."""
+    """Why refs/gitpeft cannot be used on a remote, "" when they can; tried with an empty commit."""
     tree = repo.run("mktree", input=b"").decode().strip()
     commit = repo.run("commit-tree", tree, "-m", "chore: see if refs/gitpeft can be used").decode().strip()
     ref = f"{PROBE_REF}/{secrets.token_hex(8)}"
@@ -128,7 +129,7 @@ def _probe_refusal(repo: Repository, remote: str) -> str:
         return _parse_rejection(said.out) or _extract_git_error(said.err)
     visible = ref in _list_remote_refs(repo, remote, ref)
     repo.run_with_network(*_build_push_command(remote), remote, f":{ref}")
-    return "" if visible else "it hides them"
+    return "" if visible else "hidden"
 
 
 def _build_push_command(remote: str) -> tuple[str, ...]:
@@ -140,11 +141,11 @@ def _parse_rejection(output: str) -> str:
     return replace_unprintable(found[1][:200]) if found else ""
 
 
-# --- what moves it ------------------------------------------------------------------------------------------
+# --- moving it ---------------------------------------------------------------------------------------------
 
 
 def check_seen_commit(repo: Repository, remote: str, channel: str, place: ChannelLocation) -> str:
-    """What the remote has, if it was seen here: pulled, or put there by this repository; "" for nothing."""
+    """The commit on the remote, "" for none; GitpeftError unless it was fetched or published from here."""
     known = (build_tracking_ref(remote, channel), build_published_ref(channel))
     if place.at and place.at not in {
         repo.query_text("rev-parse", "--verify", "--quiet", ref) for ref in known
@@ -155,15 +156,15 @@ def check_seen_commit(repo: Repository, remote: str, channel: str, place: Channe
 
 def _make_overtaken_error(remote: str, commit: str) -> GitpeftError:
     return GitpeftError(
-        f"somebody else published a model to {remote} meanwhile ({commit[:12]}); yours was not",
-        "compare before you replace it: `gitpeft pull --no-activate`, `gitpeft models`; then publish again",
+        f"somebody else published a model to {remote} meanwhile ({commit[:12]}); yours was not published",
+        "To compare: `gitpeft pull --no-activate`, `gitpeft models`. Then publish again.",
     )
 
 
 def push_model(
     repo: Repository, remote: str, place: ChannelLocation, seen: str, commit: str, id_: str
 ) -> None:
-    """Replace `seen` by `commit` on the remote, or nothing at all."""
+    """Replace the commit `seen` by `commit` on the remote, or raise GitpeftError and change nothing."""
     lease = (f"--force-with-lease={place.ref}:{seen}",)
     refs = [f"{commit}:{place.ref}"]
     if not place.is_branch:
@@ -176,28 +177,28 @@ def push_model(
         return
     now = _list_remote_refs(repo, remote, place.ref).get(place.ref, "")
     if now not in (seen, commit):
-        raise _make_overtaken_error(remote, now or "taken away again")
+        raise _make_overtaken_error(remote, now or "deleted again")
     if now != commit:
         reason = _parse_rejection(said.out) or _extract_git_error(said.err)
-        raise GitpeftError(f"{remote} refused the model: {reason}", "you need the right to push there")
+        raise GitpeftError(f"{remote} refused the model: {reason}", "You need permission to push there.")
 
 
 def prune_dated_refs(repo: Repository, remote: str, place: ChannelLocation, keep: int) -> list[str]:
-    """Take the oldest dated versions away; a remote that forbids it keeps them."""
+    """Delete the oldest dated versions; returns a note if the remote forbids it."""
     old = sorted(place.dated, reverse=True)[max(0, keep) :]
     if (
         not old
         or repo.run_with_network(*_build_push_command(remote), remote, *(f":{ref}" for ref in old)).code == 0
     ):
         return []
-    return [f"{len(old)} old versions could not be taken from {remote}"]
+    return [f"{len(old)} old versions could not be deleted on {remote}"]
 
 
 def fetch_ref(repo: Repository, source: str, ref: str, target: str) -> str:
-    """Bring a ref of a remote, or of a file, into this repository as `target`; the commit that it names."""
+    """Fetch a ref of a remote or a file into this repository as `target`; returns its commit."""
     said = repo.run_with_network("fetch", *_FETCH_OPTIONS, source, f"+{ref}:{target}")
     if said.code:
         raise GitpeftError(
-            f"the model could not be fetched: {_extract_git_error(said.err)}", "the active model stays"
+            f"the model could not be fetched: {_extract_git_error(said.err)}", "Your active model stays."
         )
     return repo.resolve_commit(target)

@@ -1,9 +1,9 @@
-"""Who vouches for a published model: hides signature formats, and where a team says whom it believes.
+"""Signatures of published models: who signed one, and whether the team trusts the key.
 
 The team's list is the file `.gitpeft-signers` of the default branch, in the format of ssh's allowed signers:
 whoever may change that branch decides who may publish. The user's own `gpg.ssh.allowedSignersFile` counts
-too. An OpenPGP signature is believed as far as the user's own keyring trusts its key. There is one list,
-whatever remote a model comes from: that of `origin`, or of the only remote, or of `checkout.defaultRemote`.
+too. An OpenPGP key is trusted as far as the user's keyring trusts it. Whatever remote a model comes from, the
+list is that of `checkout.defaultRemote`, of `origin`, or of the only remote.
 """
 
 import re
@@ -27,33 +27,33 @@ _PGP_TRUST = re.compile(r"^\[GNUPG:\] TRUST_(?:FULLY|ULTIMATE)\b", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Who signed: `key` is a fingerprint or `UNSIGNED`, `name` who that is, "" when nobody here knows."""
+    """Who signed: `key` is a fingerprint or `UNSIGNED`, `name` the trusted owner of the key, or ""."""
 
     key: str
     name: str = ""
 
     @property
     def is_trusted(self) -> bool:
-        """Whether the team or the user's keyring vouches for the key."""
+        """Whether the team or the user's keyring trusts the key."""
         return bool(self.name)
 
 
 def is_signing_enabled(repo: Repository) -> bool:
-    """Whether the user's git is set up to sign."""
+    """Whether the user's git is configured to sign."""
     return repo.query_text("config", "--type=bool", "commit.gpgSign") == "true" or bool(
         repo.get_config("user.signingkey")
     )
 
 
 def verify_commit_signature(repo: Repository, commit: str) -> Signer:
-    """Who signed a commit. GitpeftError when its signature is not its own, or cannot be checked here."""
+    """Who signed a commit. GitpeftError when the signature is invalid, or cannot be checked here."""
     head = repo.run("cat-file", "commit", commit).partition(b"\n\n")[0]
     if b"\ngpgsig" not in head:
         return Signer(UNSIGNED)
     if b"BEGIN SSH SIGNATURE" in head:
         return _verify_ssh_signature(repo, commit)
     found = _verify_gpg_signature(repo, commit)
-    # whoever has any certificate below a trusted root is trusted by gpgsm: that is nobody's word for a model
+    # gpgsm trusts every certificate below a trusted root, which says nothing about a model
     return found if b"BEGIN PGP SIGNATURE" in head else Signer(found.key)
 
 
@@ -74,10 +74,10 @@ def _verify_ssh_signature(repo: Repository, commit: str) -> Signer:
 def _verify_gpg_signature(repo: Repository, commit: str) -> Signer:
     said = repo.run_with_network("verify-commit", "--raw", commit)
     key, name = _PGP_KEY.search(said.err), _PGP_NAME.search(said.err)
-    if absent := _PGP_ABSENT.search(said.err):  # anybody can write this key's number into a signature
+    if absent := _PGP_ABSENT.search(said.err):  # anybody can write a key's id into a signature
         raise GitpeftError(
-            f"the model claims to be signed with the key {absent[1][:40]}, which is not in your keyring",
-            "import the key from whoever published the model, or take no model from there",
+            f"the model is signed with the key {absent[1][:40]}, which is not in your keyring",
+            "Import the key of whoever published the model, or do not pull from there.",
         )
     if key is None or said.code:
         raise _make_invalid_signature_error(said.err)
@@ -87,8 +87,8 @@ def _verify_gpg_signature(repo: Repository, commit: str) -> Signer:
 def _make_invalid_signature_error(text: str) -> GitpeftError:
     line = next((line for line in reversed(text.splitlines()) if line and "[GNUPG:]" not in line), "")
     return GitpeftError(
-        f"the signature of the published model is not valid{f' ({line[:120]})' if line else ''}",
-        "it was changed after it was signed, or signed by somebody else: the active model stays",
+        f"the signature of the published model is invalid{f' ({line[:120]})' if line else ''}",
+        "It was changed after signing, or signed by somebody else. Your active model stays.",
     )
 
 
@@ -101,7 +101,7 @@ def _read_user_signers(repo: Repository) -> bytes:
 
 
 def read_team_signers(repo: Repository) -> bytes:
-    """The team's list as the default branch was last fetched; b"" where there is none."""
+    """The team's list in the default branch as last fetched; b"" where there is none."""
     branch = find_default_branch(repo)
     if not branch or repo.query_text("cat-file", "-t", f"{branch}:{SIGNERS_FILE}") != "blob":
         return b""
@@ -109,7 +109,7 @@ def read_team_signers(repo: Repository) -> bytes:
 
 
 def _choose_trusted_remote(repo: Repository) -> str:
-    """The one remote whose default branch holds the list; "" where it is not plain which."""
+    """The remote whose default branch has the list; "" where it is not clear which."""
     remotes = repo.list_remotes()
     if (chosen := repo.get_config("checkout.defaultRemote")) in remotes:
         return str(chosen)
@@ -117,7 +117,7 @@ def _choose_trusted_remote(repo: Repository) -> str:
 
 
 def find_default_branch(repo: Repository) -> str:
-    """The local name of the default branch that counts, "" if it is not here; without remotes, HEAD."""
+    """The local name of the default branch with the list, "" if it is not here; HEAD without remotes."""
     remote = _choose_trusted_remote(repo)
     if not remote:
         return "" if repo.list_remotes() else "HEAD"
@@ -127,6 +127,6 @@ def find_default_branch(repo: Repository) -> str:
     said = repo.run_with_network("ls-remote", "--symref", remote, "HEAD")
     found = re.match(r"ref: refs/heads/(\S+)\tHEAD", said.out)
     places = [f"refs/remotes/{remote}/{found[1]}"] if found else []
-    if found and repo.work_tree is None:  # there the branches are the remote's, and nobody's work
+    if found and repo.work_tree is None:  # in a bare repository the branches are copies of the remote's
         places.append(f"refs/heads/{found[1]}")
     return next((place for place in places if repo.query_text("rev-parse", "--verify", "--quiet", place)), "")

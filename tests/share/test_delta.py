@@ -75,7 +75,7 @@ def test_folding_says_the_same_bits_in_another_process_with_other_threads(lora: 
         f"base, adapter = Path({str(lora.base)!r}), Path({str(lora.adapter)!r})\n"
         "found = lora_merge.merge_lora_into_graphs(base, lambda name: (adapter / name).read_bytes())\n"
         "print(hashlib.sha256(b''.join(found.values())).hexdigest())\n"
-        "assert not {'torch', 'onnx', 'safetensors'} & set(sys.modules)\n"
+        "assert not {'torch', 'onnx'} & set(sys.modules)\n"
     )
     said = set()
     for threads in ("1", "4"):
@@ -89,10 +89,10 @@ def test_levels_and_scales_are_the_exports() -> None:
     assert lora_merge.INT8_LEVELS == graph.INT8_LEVELS
     weights = np.random.default_rng(3).normal(size=(40, 60)).astype(np.float32)
     weights[:, 7] = 0
-    for ours, theirs in zip(
-        lora_merge._quantize_int8(weights), graph.quantise_int8(weights, axis=0), strict=True
-    ):
-        assert np.array_equal(ours, theirs)
+    levels, scale = lora_merge._quantize_int8(weights)
+    expected_levels, expected_scale = graph.quantise_int8(weights, axis=0)
+    assert np.array_equal(levels, expected_levels)
+    assert np.array_equal(scale, expected_scale)
 
 
 def test_tensors_are_read_as_their_library_reads_them(lora: Tuned) -> None:
@@ -149,7 +149,7 @@ def test_tensors_over_the_same_bytes_are_refused() -> None:
     data = bytes(4000)
     entry = {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}
     head = json.dumps({f"t{i}": entry for i in range(500)}).encode()
-    with pytest.raises(GitpeftError, match="overlap"):
+    with pytest.raises(GitpeftError, match="cannot be read"):
         lora_merge.read_safetensors(struct.pack("<Q", len(head)) + head + data)
 
 
@@ -214,7 +214,7 @@ def test_a_receiver_with_another_base_refuses(
     files, made = delta.encode_deltas(bundle)
     other = write_base(tmp_path / "other", tinymodel.pointer_t5(seed=9))
     monkeypatch.setattr(delta, "find_embedded_base", lambda: other)
-    with pytest.raises(GitpeftError, match="another base"):
+    with pytest.raises(GitpeftError, match="another version of the base"):
         unpacked(files, made, bundle)
 
 
