@@ -1,11 +1,11 @@
-"""The one error that a person is meant to read."""
+"""The error that is shown to people."""
 
 
 class GitpeftError(Exception):
-    """A problem that the user can do something about.
+    """A problem that the user can solve.
 
-    `message` says what is wrong in one sentence, `hint` what to do next. The command line prints both and
-    exits with 1; the hook prints the message and lets the commit proceed.
+    `message` says in one sentence what is wrong, `hint` what to do about it. The command line prints both and
+    exits with 1; a hook prints the message and lets the commit proceed.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -15,4 +15,4 @@ class GitpeftError(Exception):
 
 
 class NothingStagedError(GitpeftError):
-    """There is no change that a message could describe."""
+    """There is no staged change that a message could describe."""

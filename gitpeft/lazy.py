@@ -46,24 +46,24 @@ else:
 
 
 def field_names(cls: type) -> tuple[str, ...]:
-    """The names of a record's fields, in order."""
+    """The names of the fields of a lazy dataclass, in order."""
     return tuple(_get_fields(cls))
 
 
 def replace_fields(instance: _Record, **values: Any) -> _Record:
-    """A copy with other values for some fields, as `dataclasses.replace` makes it."""
+    """A copy with other values for some fields, as by `dataclasses.replace`."""
     kind = type(instance)
     return kind(**{name: getattr(instance, name) for name in _get_fields(kind)} | values)
 
 
 class _Field:
-    """What was said of one field."""
+    """The definition of one field."""
 
     def __init__(self, default: Any, factory: Any, repr: bool, compare: bool) -> None:
         self.default, self.factory, self.repr, self.compare = default, factory, repr, compare
 
     def to_dataclass_field(self) -> Any:
-        """The same for `dataclasses`."""
+        """The same field for `dataclasses`."""
         import dataclasses
 
         given = {"default": self.default, "default_factory": self.factory}
@@ -72,7 +72,7 @@ class _Field:
 
 
 class _LazyDataclassFields:
-    """The fields as `dataclasses` wants them, made when it asks."""
+    """The fields as `dataclasses` stores them, made when it reads them."""
 
     def __get__(self, _: object, owner: type) -> Any:
         import dataclasses
@@ -88,7 +88,7 @@ def _get_fields(cls: type) -> dict[str, _Field]:
 
 
 def _build_class(cls: type, frozen: bool, slots: bool) -> type:
-    """The class again, with what a dataclass has and it does not define itself."""
+    """Build the class again, with the methods of a dataclass that it does not define itself."""
     body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
     given = {name: _as_field(body.pop(name, _MISSING)) for name in cls.__annotations__}
     compared = tuple(name for name, one in given.items() if one.compare)
@@ -114,12 +114,12 @@ def _build_class(cls: type, frozen: bool, slots: bool) -> type:
     return made
 
 
-def _as_field(value: Any) -> _Field:
+def _as_field(value: object) -> _Field:
     return value if isinstance(value, _Field) else _Field(value, _MISSING, repr=True, compare=True)
 
 
 def _set_init(cls: Any, frozen: bool) -> None:
-    """Give a class an `__init__` that compiles the real one, which takes its place, when first called."""
+    """Set an `__init__` that, when first called, compiles the real one and replaces itself by it."""
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         cls.__init__ = _compile_init(cls, frozen)
@@ -129,7 +129,7 @@ def _set_init(cls: Any, frozen: bool) -> None:
 
 
 def _compile_init(cls: type, frozen: bool) -> Callable[..., None]:
-    """As fast as one by hand: histories of many thousand commits are made of records."""
+    """Compile an `__init__` as fast as one by hand: a history has many thousand records."""
     scope: dict[str, Any] = {"nothing": _MISSING, "put": object.__setattr__}
     taken, lines = ["self"], ["pass"]
     for name, one in _get_fields(cls).items():
@@ -148,16 +148,16 @@ def _compile_init(cls: type, frozen: bool) -> Callable[..., None]:
     return made
 
 
-def _make_repr(shown: tuple[str, ...]) -> Callable[[Any], str]:
-    def __repr__(self: Any) -> str:
+def _make_repr(shown: tuple[str, ...]) -> Callable[[object], str]:
+    def __repr__(self: object) -> str:
         values = (f"{name}={getattr(self, name)!r}" for name in shown)
         return f"{type(self).__qualname__}({', '.join(values)})"
 
     return __repr__
 
 
-def _make_eq(compared: tuple[str, ...]) -> Callable[[Any, object], Any]:
-    def __eq__(self: Any, other: object) -> Any:
+def _make_eq(compared: tuple[str, ...]) -> Callable[[object, object], bool]:
+    def __eq__(self: object, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
         return [getattr(self, name) for name in compared] == [getattr(other, name) for name in compared]
@@ -165,15 +165,15 @@ def _make_eq(compared: tuple[str, ...]) -> Callable[[Any, object], Any]:
     return __eq__
 
 
-def _make_hash(compared: tuple[str, ...]) -> Callable[[Any], int]:
+def _make_hash(compared: tuple[str, ...]) -> Callable[[object], int]:
     return lambda self: hash(tuple(getattr(self, name) for name in compared))
 
 
-def _raise_frozen(_: Any, name: str, *value: Any) -> None:
+def _raise_frozen(_: object, name: str, *value: object) -> None:
     from dataclasses import FrozenInstanceError
 
     raise FrozenInstanceError(f"cannot {'assign to' if value else 'delete'} field {name!r}")
 
 
-def _reduce_instance(self: Any) -> tuple[Any, ...]:
+def _reduce_instance(self: object) -> tuple[object, ...]:
     return type(self), tuple(getattr(self, name) for name in _get_fields(type(self)))

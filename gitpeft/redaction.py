@@ -1,8 +1,9 @@
-"""Secrets out of text: hides which detector knows them, and keeps it away from ordinary text.
+"""Redaction: masks secrets in text.
 
-The formats of keys and tokens are those of detect-secrets, as is the judgement of how random a value is.
-Loading it costs some 100 ms, so it sees a line only when a cheap test finds something there that may be a
-secret. What it has no rule for that says *where* the secret is (named values, URLs, key blocks) is done here.
+The formats of keys and tokens, and the entropy limits for random values, are those of detect-secrets. Loading
+it takes some 100 ms, so it is asked only about lines in which a cheap test finds something that may be a
+secret. Rules here find what detect-secrets cannot locate within a line: named values, passwords in URLs, key
+blocks.
 """
 
 import re
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Protocol, cast
 
 from gitpeft.lazy import lazy_pattern
 
@@ -35,15 +36,16 @@ _ANCHORED_FORMATS = (
         r"_(?:pat_[\w-]{20}|(?<=[rs]k_)live_\w{24}|(?<=npm_)\w{20}|(?<=hf_)[a-zA-Z]{30}|authToken=)"
     ),
 )
-"""Every secret of a known format is found by one of these or holds a mark.
+"""Every secret of a known format matches one of these or contains a marker.
 
-They begin with a single letter, a rare one where there is a choice, because `re` jumps to it by `memchr`.
+They begin with a single letter, a rare one where there is a choice, because `re` finds it quickly by
+`memchr`.
 """
 _KNOWN_FORMATS = lazy_pattern(
     r"xox[abposr]-\d|hooks\.slack\.com/services/T|(?<![a-zA-Z])sk-[\w-]{20}|sq0csp-[\w\\-]{43}|pypi-Ag\w{10}"
     r"|api\.softlayer\.com/soap/|-us(?<=[0-9a-z]{32}-us)[0-9]"
 )
-"""What must follow the marks, or one of those below."""
+"""What must follow the markers, unless one of the formats below does."""
 
 _OTHER_FORMATS = lazy_pattern(
     r"github_pat_\w{20,}|AIza[\w-]{35}|hf_[a-zA-Z]{30,}|(?<![a-zA-Z])sk-(?:ant|proj|svcacct)-[\w-]{20,}|npm_[a-zA-Z0-9]{36}"
@@ -51,16 +53,16 @@ _OTHER_FORMATS = lazy_pattern(
     r"|AGE-SECRET-KEY-1[0-9A-Z]{20,}|GOCSPX-[\w-]{20,}|ya29\.[\w-]{20,}|glsa_\w{20,}|lin_api_\w{20,}"
     r"|sk_test_\w{20,}"
 )
-"""Formats that detect-secrets 1.5 does not know yet."""
+"""Formats that detect-secrets 1.5 does not know."""
 
 _SECRET_NAME_PARTS = (
     *("passw", "passphrase", "_pass", "pwd", "contrase", "secret", "token", "credential", "_key", "apikey"),
     *("api-key", "access-key", "accesskey", "privatekey", "authkey", "authorization", "curl"),
 )
-"""Substrings (in lower case) of which every name of a secret holds one."""
+"""Substrings (in lower case); every name of a secret contains one of them."""
 
 _SECRET_NAME_STEMS = ("pass", "key", "token", "secret", "pwd", "credential", "contrase", "authoriz", "curl")
-"""Fewer ones, of which every word above holds one."""
+"""Fewer substrings; each of those above contains one of them."""
 
 _SECRET_NAME = (
     r"(?:passw(?:or)?d|passphrase|pwd|_pass|contrase[nñ]a|secret|token|credential"
@@ -71,7 +73,7 @@ _STRONG_SECRET_NAME = lazy_pattern(
     r"|(?:db|database|key)[_-]?pass",
     re.I,
 )
-"""Names that make a secret of every value, those of the keyword rule of detect-secrets."""
+"""Names whose values are always secret, as in the keyword rule of detect-secrets."""
 _UUID = lazy_pattern(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
 _QUOTED_ASSIGNMENT = lazy_pattern(
     rf"(?P<name>(?<![\w-])[\w-]*{_SECRET_NAME}[\w-]*)[\]\)\"'`]*\s*(?::=|=>|[!=]==?|=|:|\()\s*[@bruf]?([\"'`])"
@@ -106,7 +108,7 @@ _SECRET_CONTEXTS = (
         rf"define\(\s*[\"']\w*{_UPPERCASE_SECRET_NAME}\w*[\"']\s*,\s*([\"'])(?P<value>[^\"']{{4,}})\1"
     ),
 )
-"""Places that tell by themselves what stands in them: headers, options, connection strings, environments."""
+"""Contexts whose values are secret: headers, options, connection strings, environment variables."""
 
 _URL_PASSWORD = lazy_pattern(r"://[^\s:/?#\[\]@<>\"'{}$%]*:(?P<value>[^\s:/?#\[\]@\"'`]+)@[\w\[]")
 _ORDINARY_VALUE = lazy_pattern(
@@ -115,10 +117,10 @@ _ORDINARY_VALUE = lazy_pattern(
     r"|password|passwd|secret|token|required|optional|example)s?$",
     re.I,
 )
-"""Values that hold the place of a secret, or are no value at all."""
+"""Values that are placeholders of a secret, or not values at all."""
 
 _OPENSSH_KEY_START = "b3BlbnNzaC1rZXktdjE"
-"""How each private key of OpenSSH begins: where one is changed, no other sign may be in sight."""
+"""The beginning of every private key of OpenSSH; in a diff of one, nothing else may give it away."""
 
 _KEY_BEGIN = lazy_pattern(
     rf"BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-|{_OPENSSH_KEY_START}"
@@ -131,9 +133,9 @@ _KEY_END = lazy_pattern(r"-----END |Private-MAC|^[@#\0]")
 _LONG_TOKEN = lazy_pattern(r"(?<![\w+/-])(?=[\w+/-]*[0-9])[\w+/-]{40}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27}")
 _TOKEN_TAIL = lazy_pattern(r"[\w./=+-]*[\w/=]")
 _LINE_PIECE = lazy_pattern(r".{1,998}[^\s:=!(\[,]\s(?![\s:=!])|.{1,1000}", re.DOTALL)
-"""Some rules take time quadratic in the length of a line: one of more than 1,000 characters is cut up.
+"""Pieces of at most 1,000 characters, because some rules take time quadratic in the length of a line.
 
-Where it can be between words, not between a name and its value.
+Lines are cut between words where possible, and not between a name and its value.
 """
 
 _DETECTOR_PLUGINS = (
@@ -154,7 +156,7 @@ _DETECTOR_PLUGINS = (
 
 
 def mask_secrets(text: str) -> str:
-    """The text with each secret replaced by `<secret>`; masking twice changes nothing more."""
+    """Replace each secret in a text by `<secret>`. Idempotent."""
     for _ in range(8):
         if not _may_hold_secret(text):
             break
@@ -166,7 +168,7 @@ def mask_secrets(text: str) -> str:
 
 
 def _may_hold_secret(text: str) -> bool:
-    """Whether a closer look is worth it."""
+    """A cheap test whether a text may contain a secret."""
     if "PRIVATE KEY" in text or "PuTTY-User-Key" in text or _OPENSSH_KEY_START in text:
         return True
     if "://" in text and "@" in text and _URL_PASSWORD.search(text):
@@ -190,7 +192,7 @@ def _has_secret_name(text: str) -> bool:
 
 
 def _mask_private_keys(lines: Iterable[str]) -> Iterator[str]:
-    """The lines with the body of each private key masked, on one line or on many."""
+    """Mask the body of each private key, on one line or on several."""
     inside = False
     for line in lines:
         if _KEY_BEGIN.search(line):
@@ -210,7 +212,7 @@ def _mask_lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _mask_line(line: str) -> str:
-    """The line with secrets masked that are in a URL, named, or of a known format."""
+    """Mask secrets that are in a URL, named, or of a known format."""
     if "://" in line:
         line = _URL_PASSWORD.sub(_mask_value, line)
     if _has_secret_name(line):
@@ -224,12 +226,12 @@ def _mask_line(line: str) -> str:
 
 
 def _mask_base64_lines(match: re.Match[str]) -> str:
-    """A run of lines that are nothing but base64, as in a key or a certificate, each masked."""
+    """Mask a run of lines that are only base64, as in a key or a certificate."""
     return "".join(f"\n{line[:1]}{PLACEHOLDER}" for line in match[0].split("\n")[1:])
 
 
 def _mask_value(match: re.Match[str]) -> str:
-    """What was matched, its value masked unless it stands for one."""
+    """Mask the value in a match, unless it is a placeholder."""
     value = match["value"]
     if _ORDINARY_VALUE.match(value):
         return match[0]
@@ -238,32 +240,30 @@ def _mask_value(match: re.Match[str]) -> str:
 
 
 def _mask_named_value(match: re.Match[str]) -> str:
-    """The same, when the name or the value looks like that of a secret to the detector."""
+    """The same, if the name or the value is that of a secret."""
     if _ORDINARY_VALUE.match(match["value"]) or not _is_secret(match["name"], match["value"]):
         return match[0]
     return _mask_value(match)
 
 
 def _mask_setting(match: re.Match[str]) -> str:
-    """The same without quotes, where a value may just as well be another name."""
+    """The same without quotes, where a value may also be another name."""
     name, value = match["name"], match["value"]
     code = re.search(r"[(){}\[\],;]", value) or re.fullmatch(r"[A-Za-z_.]+\d?", value)
     return match[0] if code and not (name.isupper() and value.isalnum()) else _mask_named_value(match)
 
 
 def _is_secret(name: str, value: str) -> bool:
-    """Whether a value is one: any value of a telling name; of another a long, random one that is no UUID."""
+    """Whether a named value is secret: any value of a strong name; of others, long random ones but UUIDs."""
     if _STRONG_SECRET_NAME.search(name):
         return True
     if len(value) < 16 or _UUID.fullmatch(value):
         return False
-    return any(
-        judge.calculate_shannon_entropy(value) > judge.entropy_limit for judge in _load_entropy_detectors()
-    )
+    return any(one.calculate_shannon_entropy(value) > one.entropy_limit for one in _load_entropy_detectors())
 
 
 def _mask_formats(line: str) -> str:
-    """The line without what matches a rule of the detector, or of the formats that it does not know."""
+    """Mask what matches a format of detect-secrets, or one that it does not know."""
     spans = sorted(span for span in _find_format_spans(line) if PLACEHOLDER not in line[slice(*span)])
     at = 0
     parts = []
@@ -285,7 +285,7 @@ def _find_format_spans(line: str) -> Iterator[tuple[int, int]]:
 
 
 def _find_secret_span(match: re.Match[str]) -> tuple[int, int]:
-    """The secret in a match: its longest group, unless that is a mere prefix; then all to its end."""
+    """The span of the secret in a match: its longest group, or all to the end of the token if it has none."""
     group = max(
         range(match.re.groups + 1), key=lambda i: (i > 0 and len(match[i] or "") >= 16, len(match[i] or ""))
     )
@@ -294,11 +294,25 @@ def _find_secret_span(match: re.Match[str]) -> tuple[int, int]:
     return start, rest.end() if rest and not match.re.groups else end
 
 
+class _FormatDetector(Protocol):
+    """What is used of a detector of detect-secrets that recognises a format."""
+
+    denylist: Iterable[re.Pattern[str]]
+
+
+class _EntropyDetector(Protocol):
+    """What is used of a detector of detect-secrets that measures entropy."""
+
+    entropy_limit: float
+
+    def calculate_shannon_entropy(self, data: str) -> float: ...
+
+
 @contextmanager
 def _stub_requests() -> Iterator[None]:
-    """Let detect-secrets import without `requests`: it only serves to try keys out, which must not happen.
+    """Import detect-secrets without `requests`, which it only uses to try keys out on their services.
 
-    Without it no connection can be made, and loading takes a third of the time.
+    With an empty module in its place no connection can be made, and loading takes a third of the time.
     """
     if "requests" in sys.modules:
         yield
@@ -314,18 +328,19 @@ def _stub_requests() -> Iterator[None]:
 
 
 @cache
-def _load_format_detectors() -> list[Any]:
-    """The detectors of detect-secrets that know a format by its shape."""
+def _load_format_detectors() -> "list[_FormatDetector]":
+    """The detectors of detect-secrets that recognise a format."""
     with _stub_requests():
         modules = [import_module(f"detect_secrets.plugins.{name}") for name in _DETECTOR_PLUGINS]
         regex_based = import_module("detect_secrets.plugins.base").RegexBasedDetector
     found = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
-    return [kind() for kind in found if issubclass(kind, regex_based) and kind is not regex_based]
+    kinds = [kind for kind in found if issubclass(kind, regex_based) and kind is not regex_based]
+    return [cast(_FormatDetector, kind()) for kind in kinds]
 
 
 @cache
-def _load_entropy_detectors() -> list[Any]:
-    """The detectors that go by how random a value looks."""
+def _load_entropy_detectors() -> "list[_EntropyDetector]":
+    """The detectors of detect-secrets that measure the entropy of a value."""
     with _stub_requests():
         entropy = import_module("detect_secrets.plugins.high_entropy_strings")
     return [entropy.Base64HighEntropyString(), entropy.HexHighEntropyString()]

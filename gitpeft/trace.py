@@ -1,4 +1,4 @@
-"""When each step of a hook was reached: written to the file that GITPEFT_TRACE names, for benchmarks."""
+"""Times at which a hook reached each step, written to the file in GITPEFT_TRACE, for benchmarks."""
 
 import json
 import os
@@ -6,18 +6,18 @@ import time
 
 
 class HookTrace:
-    """Moments as Unix seconds, by the name of the step."""
+    """The times of the steps by name, in Unix seconds."""
 
     def __init__(self) -> None:
         self.started = time.time()
         self.moments: dict[str, object] = {"hook": self.started}
 
     def mark_step(self, step: str, moment: object = None) -> None:
-        """Remember that a step was reached, now or at `moment`."""
+        """Record that a step was reached, now or at `moment`."""
         self.moments[step] = time.time() if moment is None else moment
 
     def write_trace(self) -> None:
-        """Append one JSON line, where a file was asked for; a file that cannot be written is no matter."""
+        """Append one line of JSON if GITPEFT_TRACE names a file; errors of writing are ignored."""
         self.mark_step("done")
         path = os.environ.get("GITPEFT_TRACE")
         if not path:

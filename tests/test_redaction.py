@@ -228,7 +228,8 @@ def test_the_detector_cannot_reach_a_network() -> None:
     secret = FORMATS["stripe"]
     code = (
         "import sys, socket; socket.socket = None; from gitpeft.redaction import mask_secrets;"
-        f"print(mask('k = {secret}')); print('detect_secrets' in sys.modules, 'requests' in sys.modules)"
+        f"print(mask_secrets('k = {secret}'));"
+        "print('detect_secrets' in sys.modules, 'requests' in sys.modules)"
     )
     assert python(code) == f"k = {PLACEHOLDER}\nTrue False"
 
