@@ -148,6 +148,7 @@ def backtest(
     lock = session.hold_training_lock(repository) if tune else nullcontext()
     with session.show_progress(as_json) as listen, lock:
         from gitpeft.learn.risk import backtest as risk_backtest
+        from gitpeft.learn.risk.backtest_report import format_backtest_summary
 
         teacher = _make_risk_teacher(repository, until, tune) if tune else None
         period = risk_backtest.BacktestPeriod(tip, months, budget)
@@ -156,10 +157,10 @@ def backtest(
     _write_page(place, found.page)
     if as_json:
         taught = {"taught": teacher.notes} if teacher else {}
-        console.print_json(found.data | {"page": str(place)} | taught)
+        console.print_json(found.report.as_dict() | {"page": str(place)} | taught)
         return
     without = [f"no encoder: {note['why']}" for note in teacher.notes if "why" in note] if teacher else []
-    for line in [*risk_backtest.format_backtest_summary(found.data), *without, f"The page: {place}"]:
+    for line in [*format_backtest_summary(found.report), *without, f"The page: {place}"]:
         print(line)
 
 

@@ -40,14 +40,15 @@ from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.models import bases, methods
-from gitpeft.learn.risk import backtest, encoder, line_check, selection
+from gitpeft.learn.risk import ablations, backtest_report, encoder, line_check, prequential, selection
 from gitpeft.learn.risk.classifiers import LabelledCommits
 from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer
 from gitpeft.learn.risk.metric_replay import MeasuredCommit, measure_history
-from gitpeft.learn.risk.selection import RiskTrial
+from gitpeft.learn.risk.prequential import RiskTrial
 from gitpeft.learn.szz import szz
 from gitpeft.risk.change_metrics import KAMEI_METRICS, ChangeMetrics
 from gitpeft.risk.model import LINES_ADDED, RISK_FEATURES
+from tests.support import risk_tuning
 
 _WHO = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
 IDENTITY = dict.fromkeys(_WHO, "bench@example.org")
@@ -138,7 +139,7 @@ class Tuning:
 
     def teacher(self) -> RiskEncoderTrainer:
         found = methods.make_method(*methods.parse_method(self.method))
-        return RiskEncoderTrainer(bases.find_base(self.base), found, 30.0, lesson=self.lesson(0.0))
+        return RiskEncoderTrainer(bases.find_base(self.base), found, 30.0, settings=self.lesson(0.0))
 
     def lesson(self, shown: float) -> encoder.RiskTuningSettings:
         return encoder.RiskTuningSettings(epochs=self.epochs, minutes=30.0, shown=shown)
@@ -147,8 +148,8 @@ class Tuning:
 def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
     header()
     for source in sources:
-        show(f"{source.name}, metrics of the csv", selection.evaluate_time_split(source.theirs))
-        trial = selection.evaluate_time_split(source.ours, teach=how.teacher() if how else None)
+        show(f"{source.name}, metrics of the csv", risk_tuning.evaluate_time_split(source.theirs))
+        trial = risk_tuning.evaluate_time_split(source.ours, teach=how.teacher() if how else None)
         if how:
             trial.ranked.update(with_messages(source, how))
         show(f"{source.name}, our metrics", trial)
@@ -161,13 +162,13 @@ def labelled(sources: Sequence[Source], how: Tuning | None) -> None:
 def with_messages(source: Source, how: Tuning) -> dict[str, ranking_metrics.RankedCommits]:
     """The newest fifth as ranked by an encoder trained with messages and `fix`: with them, and without."""
     data = source.ours
-    cut = len(data) - round(selection.TEST_SHARE * len(data))
+    cut = len(data) - round(risk_tuning.TEST_SHARE * len(data))
     hold = cut - cut // 8
     parts = (slice(0, hold), slice(hold, cut), slice(cut, None))
     train, valid, test = map(data.take, parts)
     told = encoder.RiskData(train, valid, test, source.texts)
     base, method = bases.find_base(how.base), methods.make_method(*methods.parse_method(how.method))
-    tuned = encoder.tune_and_score(base, method, told, how.lesson(1.0))
+    tuned = risk_tuning.tune_and_score(base, method, told, how.lesson(1.0))
     bare = replace(told.test, metrics=tuple(replace(one, fix=0) for one in told.test.metrics))
     asked = encoder.encode_commits(bare, source.texts, base, tuned.scaling.features, 0.0)
     removed = replace(tuned.test, scores=encoder.predict_logits(tuned.model, asked, base))
@@ -175,7 +176,7 @@ def with_messages(source: Source, how: Tuning) -> dict[str, ranking_metrics.Rank
 
 
 def show_ablations(name: str, trial: RiskTrial) -> None:
-    for model, found in backtest.measure_counterfactuals(trial).items():
+    for model, found in ablations.measure_ablations(trial).items():
         print(
             f"| {name} | {model}: AUC in blocks | "
             + ", ".join(f"{k} {x:.3f}" for k, x in found.items())
@@ -185,7 +186,9 @@ def show_ablations(name: str, trial: RiskTrial) -> None:
 
 def header() -> None:
     print(
-        "| data | model | n (buggy) | " + " | ".join(backtest.BACKTEST_METRICS[name] for name in SHOWN) + " |"
+        "| data | model | n (buggy) | "
+        + " | ".join(backtest_report.BACKTEST_METRICS[name] for name in SHOWN)
+        + " |"
     )
     print("|---" * (len(SHOWN) + 3) + "|")
 
@@ -221,7 +224,7 @@ def own(histories: Sequence[Path], how: Tuning | None) -> None:
                     for sha, one in encoder.load_commit_texts(history, repository, tip).items()
                 }
             now, teach = max(one.change.time for one in found), how.teacher() if how else None
-            trial = selection.evaluate_prequential(found, verdicts, now, texts=texts, teach=teach)
+            trial = prequential.evaluate_prequential(found, verdicts, now, texts=texts, teach=teach)
             guilty = line_check.make_fixed_line_lookup(repository, verdicts.verdicts)
             checks = (
                 {

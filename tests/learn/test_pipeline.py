@@ -26,7 +26,7 @@ from gitpeft.learn.evaluation import messages
 from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.reranker import RerankerChoice
 from gitpeft.learn.results import ModelPlan, PipelineResult
-from gitpeft.learn.risk.selection import MIN_KNOWN_BUGS
+from gitpeft.learn.risk.prequential import MIN_KNOWN_BUGS
 from gitpeft.learn.training import finetune
 from gitpeft.risk.model import load_risk_model
 from gitpeft.suggest.reranker import Reranker

@@ -22,9 +22,9 @@ from gitpeft.learn.evaluation import messages, ranking_metrics, trial
 from gitpeft.learn.evaluation.messages import BundleDraft, MeasuredMessages
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
 from gitpeft.learn.results import CandidateModel
-from gitpeft.learn.risk import relabel, selection
+from gitpeft.learn.risk import labelled_history, relabel, selection
 from gitpeft.learn.risk.classifiers import LabelledCommits, add_encoder_readings, rank_commits
-from gitpeft.learn.risk.selection import LabelledHistory
+from gitpeft.learn.risk.labelled_history import LabelledHistory
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import RiskModel
@@ -185,7 +185,7 @@ def compare_risk_models(
         if contender.is_usable
         else contender
     )
-    base_rate = float(selection.label_commits(rest, known.found, known.now).truth.mean())
+    base_rate = float(labelled_history.label_commits(rest, known.found, known.now).truth.mean())
     new, old = _rank_or_constant(copy, held, base_rate), _rank_or_constant(installed, held, base_rate)
     bugs = int(held.truth.sum())
     name, metric = (AUC, "auc") if min(bugs, len(held) - bugs) >= MIN_COMMITS_PER_CLASS else (BRIER, "brier")

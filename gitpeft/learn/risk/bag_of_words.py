@@ -1,4 +1,4 @@
-"""Which words go with bugs: hides a logistic regression on hashed words, and what makes it cheap."""
+"""Fits a logistic regression on the hashed words of changes."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from gitpeft.risk.bag_of_words import BUCKET_COUNT, hash_words
 Array = NDArray[np.float64]
 
 MAX_WORD_COMMITS = 1500
-"""Commits that are learnt from, the newest ones: the work grows with the third power of their number."""
+"""Commits that are fitted on, the newest ones: the time grows with the third power of their number."""
 
 RIDGE_PENALTY = 1.0
 FOLD_COUNT = 3
@@ -18,7 +18,7 @@ _MAX_STEPS = 60
 
 
 def build_word_matrix(changes: Sequence[str]) -> NDArray[np.float32]:
-    """A row for each change, of length one or empty, so that a product with weights is `words.score`."""
+    """A row for each change, of length one or empty, so that its product with weights is the score."""
     rows = np.zeros((len(changes), BUCKET_COUNT), dtype=np.float32)
     for row, change in zip(rows, changes, strict=True):
         if found := list(hash_words(change)):
@@ -27,10 +27,9 @@ def build_word_matrix(changes: Sequence[str]) -> NDArray[np.float32]:
 
 
 def fit_word_weights(changes: Sequence[str], truth: Array) -> tuple[tuple[float, ...], Array]:
-    """A weight for each bucket, and what models that had not seen them say of the changes, (n).
+    """A weight for each bucket, and out-of-fold scores of the changes, (n).
 
-    Those are fitted without one of `FOLDS` consecutive stretches each; NaN for changes that are too old to be
-    learnt from.
+    The folds are `FOLD_COUNT` consecutive stretches; NaN for changes that are too old to be fitted on.
     """
     first = max(0, len(changes) - MAX_WORD_COMMITS)
     rows, y = build_word_matrix(changes[first:]), truth[first:]

@@ -1,12 +1,11 @@
-"""Scores of commits, fitted and calibrated: hides the logistic regression, the words, and how they are added.
+"""Fits and calibrates the candidate risk models: lines added, logistic regression, words, encoder.
 
-All of them are `risk.Model`s: sums of weighted features. What is no metric (see `risk.WORDS`, `risk.READING`)
-stands in `Labelled` beside the metrics.
+All of them are `RiskModel`s, sums of weighted features. Features that are no metrics (`WORDS_FEATURE`,
+`ENCODER_FEATURE`) are in `LabelledCommits` besides the metrics.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +31,23 @@ from gitpeft.risk.model import (
 
 Array = NDArray[np.float64]
 
+Rows = slice | Sequence[int] | NDArray[np.int64]
+"""A selection of commits."""
+
 WordFit = tuple[tuple[float, ...], Array]
-"""Weights of words, and what models that had not seen them say of commits (see `wording.learn`)."""
+"""Weights of words, and out-of-fold scores of the commits (see `bag_of_words.fit_word_weights`)."""
 
 _RIDGE_GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _LINES_ADDED_RIDGE = 0.1
-"""The penalty on lines added: where the other features say nothing, what is left is the baseline."""
+"""The penalty on lines added, so low that the model falls back to the baseline without other evidence."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledCommits:
-    """Commits, oldest first: metrics, whether a fix came (1) or not (0), their times, and their ids.
+    """Commits, oldest first: metrics, labels (1 buggy, 0 clean), times (unix seconds), and ids.
 
-    `changes` are their compact texts, none where nobody reads them; `readings` the logits of an encoder that
-    was not taught these commits, NaN for those that it was.
+    `changes` are their compact texts, empty where no model reads them; `readings` the logits of an encoder,
+    NaN for commits that it was trained on.
     """
 
     metrics: tuple[ChangeMetrics, ...]
@@ -58,7 +60,7 @@ class LabelledCommits:
     def __len__(self) -> int:
         return len(self.metrics)
 
-    def take(self, rows: Any) -> "LabelledCommits":
+    def take(self, rows: Rows) -> "LabelledCommits":
         """Some of the commits, in order."""
         chosen = np.arange(len(self))[rows]
         metrics, shas = [self.metrics[i] for i in chosen], [self.shas[i] for i in chosen]
@@ -110,18 +112,16 @@ def fit_logistic_regression(
 def combine_models(
     base: RiskModel, data: LabelledCommits, learnt: WordFit, readings: Array | None = None
 ) -> RiskModel:
-    """A regression, the words and, where there are any, the readings: added, each in its own spread.
+    """The sum of a regression, the words and, if given, the readings, each divided by its standard deviation.
 
-    Equal shares need no fit: with few bugs fitted ones are not better. `base` and `learnt` are fitted on
-    `data`; `readings` tell the spread, also by commits that are not in it.
+    Equal shares need no fit: with few bugs, fitted ones are not better. `base` and `learnt` are fitted on
+    `data`; the standard deviation of `readings` includes commits that are not in it.
     """
     weights, unseen = learnt
     columns = {WORDS_FEATURE: unseen} | ({} if readings is None else {ENCODER_FEATURE: readings})
     spread = float(score_commits(base, data).std()) + logistic.SPREAD
     spreads = [float(np.nanstd(column)) for column in columns.values()]
-    added = [
-        1 / one if one > logistic.SPREAD else 0.0 for one in spreads
-    ]  # what says nothing counts for nothing
+    added = [1 / one if one > logistic.SPREAD else 0.0 for one in spreads]  # constant columns count nothing
     return replace(
         base,
         kind=METRICS_AND_WORDS if readings is None else METRICS_WORDS_AND_ENCODER,
@@ -134,16 +134,16 @@ def combine_models(
 
 
 def make_encoder_model(readings: Array) -> RiskModel:
-    """What the encoder reads, which knows the metrics as well."""
+    """The encoder's logit alone; the encoder knows the metrics as well."""
     return RiskModel(
         TUNED_ENCODER, features=(ENCODER_FEATURE,), weights=(1.0,), means=(float(np.nanmean(readings)),)
     )
 
 
 def fit_candidate_models(data: LabelledCommits, readings: Array | None = None) -> dict[str, RiskModel]:
-    """Every score that these commits allow, the simpler one first; without calibration.
+    """Every model that these commits allow, the simpler one first; without calibration.
 
-    `readings` as in `combination`.
+    `readings` as in `combine_models`.
     """
     base = fit_logistic_regression(data)
     found = {LINES_ADDED: make_lines_added_model(), LOGISTIC_REGRESSION: base}
@@ -160,7 +160,7 @@ def fit_candidate_models(data: LabelledCommits, readings: Array | None = None) -
 
 
 def build_design_matrix(data: LabelledCommits, features: Sequence[str], words: Sequence[float] = ()) -> Array:
-    """The features of the commits, (n, features); `words` are the weights behind that feature."""
+    """The features of the commits, (n, features); `words` are the weights of the words feature."""
     beside: dict[str, Array] = {}
     if WORDS_FEATURE in features:
         beside[WORDS_FEATURE] = bag_of_words.build_word_matrix(data.changes).astype(float) @ np.array(words)
@@ -174,7 +174,7 @@ def build_design_matrix(data: LabelledCommits, features: Sequence[str], words: S
 
 
 def add_encoder_readings(reader: OnnxRiskEncoder | None, data: LabelledCommits) -> LabelledCommits:
-    """The commits with what a reader reads in them; without one as they are."""
+    """The commits with the logits of an encoder; unchanged without one."""
     if reader is None:
         return data
     rows = zip(data.changes, data.metrics, strict=True)
@@ -206,7 +206,7 @@ def apply_curve(curve: logistic.CalibrationCurve, x: Array) -> Array:
 
 
 def rank_commits(model: RiskModel, data: LabelledCommits) -> RankedCommits:
-    """What the model says of commits, beside what became of them."""
+    """The model's scores and probabilities of commits, with their labels."""
     found = score_commits(model, data)
     chances = np.array([model.predict_probability(score) for score in found])
     return RankedCommits(data.truth, found, chances, data.effort)

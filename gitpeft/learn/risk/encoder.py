@@ -1,10 +1,10 @@
-"""Defect prediction as a task of the trainer: hides how code, message and metrics become one score.
+"""The risk encoder: a base's encoder that is tuned to predict defects from a change and its metrics.
 
     logit = w · pooled encoder states + v · (A · scaled metrics + a) + b
 
 The encoder is that of any base, tuned by any method of `methods`; the metrics pass a linear layer and join
-its pooled state, as in the study (arXiv 2402.06247). All behind the encoder is linear on purpose: where the
-pooled state is a mean, the logit is a sum over the tokens, which tells what each line adds to it.
+its pooled state, as in the study (arXiv 2402.06247). Everything after the encoder is linear on purpose: where
+the pooled state is a mean, the logit is a sum over the tokens, so that each line has its share of it.
 """
 
 import json
@@ -22,13 +22,12 @@ from gitpeft.diff.render import clean_subject
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.learn import logistic
 from gitpeft.learn.data.batches import EncodedCommits
-from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
-from gitpeft.learn.risk import classifiers, selection
+from gitpeft.learn.risk import classifiers, labelled_history
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
+from gitpeft.learn.risk.labelled_history import BugLabels, Listener
 from gitpeft.learn.risk.metric_replay import MeasuredCommit, find_latest_time, measure_history
-from gitpeft.learn.risk.selection import Listener
+from gitpeft.learn.risk.prequential import MIN_KNOWN_BUGS
 from gitpeft.risk import encoder as risk_encoder
 from gitpeft.risk.change_metrics import KAMEI_METRICS
 from gitpeft.risk.model import RISK_FEATURES
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from gitpeft.learn.training.settings import TrainingCost, TrainingSettings
 
 METRICS_WIDTH = 16
-"""Numbers that the metrics are joined to the pooled state as."""
+"""The width of the linear layer of the metrics."""
 
 DROPOUT = 0.2
 SCALING_FILE = "judge.json"
@@ -48,7 +47,7 @@ _MIN_SPREAD = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class CommitText:
-    """What a judge reads of a commit: the change as compact text, and its subject."""
+    """The input of a risk encoder: the change as compact text, and the subject of the commit."""
 
     change: str
     message: str
@@ -56,9 +55,9 @@ class CommitText:
 
 @dataclass(frozen=True, slots=True)
 class FeatureScaling:
-    """Means and spreads of features over a training part; what comes later is scaled by the same.
+    """Means and standard deviations of features over a training part, by which later commits are scaled too.
 
-    What did not vary there is not stretched: its spread is 1.
+    The spread of a feature that did not vary is 1.
     """
 
     features: tuple[str, ...]
@@ -67,7 +66,7 @@ class FeatureScaling:
 
     @classmethod
     def from_commits(cls, data: LabelledCommits, features: Sequence[str]) -> "FeatureScaling":
-        """Those of some commits."""
+        """The scaling of some commits."""
         x = classifiers.build_design_matrix(data, features)
         spread = np.where(x.std(0) > _MIN_SPREAD, x.std(0), 1.0)
         return cls(tuple(features), tuple(map(float, x.mean(0))), tuple(map(float, spread)))
@@ -81,9 +80,10 @@ class RiskOutput(NamedTuple):
 
 
 class RiskEncoderModel(nn.Module):
-    """A base's encoder with a linear verdict over its pooled state and the metrics.
+    """A base's encoder with a linear layer over its pooled state and the metrics.
 
-    Before training its logit is `prior` for every change. `gitpeft_fresh` names what every method trains.
+    Before training its logit is `prior` for every change. `gitpeft_fresh` names the layers that every method
+    trains.
     """
 
     gitpeft_fresh = ("metrics", "logit")
@@ -107,7 +107,7 @@ class RiskEncoderModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, features: Tensor, labels: Tensor | None = None
     ) -> RiskOutput:
-        """Ids and mask (n, S), features (n, k) as `risk.scaled` gives them, labels (n) 1 or 0."""
+        """Ids and mask (n, S), features (n, k) as `scale_features` gives them, labels (n) 1 or 0."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
         pooled = pool_states(states.float(), attention_mask, self.pooling)
         beside = self.metrics((features - self.mean) / self.spread)
@@ -117,7 +117,7 @@ class RiskEncoderModel(nn.Module):
         return RiskOutput(nn.functional.binary_cross_entropy_with_logits(found, labels.float()), found)
 
     def save_pretrained(self, folder: Path) -> None:
-        """All weights, as `methods.load_merged` reads them after full tuning."""
+        """All weights, as `methods.load_merged_model` reads them after full tuning."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ class RiskEncoderModel(nn.Module):
 
 
 def pool_states(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """The state (n, d) of a source: the first, the last real one, or the mean of the real ones."""
+    """The state (n, d) of a source: the first, the last unmasked one, or the mean of the unmasked ones."""
     if pooling == "first":
         return states[:, 0]
     if pooling == "last":
@@ -138,21 +138,21 @@ def pool_states(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
 def create_risk_encoder(
     base: "BaseModel", scaling: FeatureScaling, prior: float = 0.0, seed: int = 0
 ) -> RiskEncoderModel:
-    """An untrained judge over the base's encoder."""
+    """An untrained risk encoder over the base's encoder."""
     model = base.load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return RiskEncoderModel(model.get_encoder(), model.config, base.architecture.pooling, scaling, prior)
 
 
-# --- what it learns from ------------------------------------------------------------------------------------
+# --- data ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class RiskData:
-    """Labelled commits of one history in three parts by time, and what is to be read of each.
+    """Labelled commits of one history in three parts by time, and the text of each commit.
 
-    `train` and `valid` carry what was known when `test` begins, `test` what is known now.
+    `train` and `valid` have the labels known when `test` begins, `test` those known now.
     """
 
     train: LabelledCommits
@@ -169,9 +169,9 @@ def build_risk_data(
     valid: float = 0.1,
     test: float = 0.1,
 ) -> RiskData:
-    """The commits up to `until` whose fate is known; `history` holds them already.
+    """The labelled commits up to `until`, which are mined already.
 
-    GitpeftError where there are too few known bugs in a part to learn or to measure anything.
+    GitpeftError where a part has too few known bugs to learn from or to measure on.
     """
     from gitpeft.config import load_config
     from gitpeft.learn.szz import szz
@@ -183,36 +183,36 @@ def build_risk_data(
 
 
 def split_by_time(
-    measured: Sequence[MeasuredCommit], found: selection.BugLabels, valid: float, test: float
+    measured: Sequence[MeasuredCommit], found: BugLabels, valid: float, test: float
 ) -> RiskData:
-    """The three parts, without texts; see `risk_data`."""
+    """The three parts, without texts; see `build_risk_data`."""
     now = find_latest_time(measured)
-    everything = selection.label_commits(measured, found, now)
+    everything = labelled_history.label_commits(measured, found, now)
     first = len(everything) - round(test * len(everything))
     start = int(everything.times[first]) if 0 < first < len(everything) else now
-    before = selection.label_commits([one for one in measured if one.change.time < start], found, start)
+    before = labelled_history.label_commits(
+        [one for one in measured if one.change.time < start], found, start
+    )
     cut = len(before) - round(valid / (1 - test) * len(before))
     parts = before.take(slice(0, cut)), before.take(slice(cut, None)), everything.take(slice(first, None))
     known = [int(part.truth.sum()) for part in parts]
-    if known[0] < selection.MIN_KNOWN_BUGS or not all(
-        0 < n < len(part) for n, part in zip(known, parts, strict=True)
-    ):
+    if known[0] < MIN_KNOWN_BUGS or not all(0 < n < len(part) for n, part in zip(known, parts, strict=True)):
         raise GitpeftError(
             f"not enough history to learn risk from: {known[0]} known bugs in the oldest part, {known[1]} in "
-            f"the validation part, {known[2]} in the newest ({selection.MIN_KNOWN_BUGS}, 1 and 1 are needed)",
-            "a longer history, or `gitpeft.fixPattern` for how fixes are named here",
+            f"the validation part, {known[2]} in the newest ({MIN_KNOWN_BUGS}, 1 and 1 are needed)",
+            "use a longer history, or set `gitpeft.fixPattern` to how fixes are named here",
         )
     return RiskData(*parts, texts={})
 
 
 def load_commit_texts(history: History, repository: Repository, until: str) -> dict[str, CommitText]:
-    """What is to be read of each commit up to `until`."""
+    """The text of each commit up to `until`."""
     records = history.load_records(repository, repository.resolve_commit(until))
     return {one.sha: CommitText(one.change, clean_subject(one.subject)) for one in records}
 
 
 def encode_change(text: CommitText, base: "BaseModel", message: bool) -> list[int]:
-    """Ids of a change as the hook renders it, with its message in front where that is to be seen."""
+    """Ids of a change as the hook renders it, after its message where `message` is set."""
     before, after = base.find_wrapping_ids()
     read = risk_encoder.build_encoder_input(
         text.change, text.message if message else "", base.budget, base.load_codec()
@@ -229,7 +229,7 @@ def encode_commits(
     shown: float,
     seed: int = 0,
 ) -> EncodedCommits:
-    """Commits as a judge reads them; the share `shown` of them, drawn at random, with their messages."""
+    """Commits as a risk encoder reads them; a random share `shown` of them with their messages."""
     dice = random.Random(seed)
     missing = CommitText("", "")
     sources = [encode_change(texts.get(sha, missing), base, dice.random() < shown) for sha in data.shas]
@@ -241,12 +241,12 @@ def encode_commits(
 
 @dataclass(frozen=True, slots=True)
 class RiskTuningSettings:
-    """How to tune a judge. Training ends after `epochs` passes or `minutes`, and keeps the best of `checks`
-    looks at the validation loss.
+    """How to tune a risk encoder. Training ends after `epochs` passes or `minutes`; the weights with the best
+    validation loss, which is measured `checks` times, are kept.
 
     `shown` is the share of training commits that come with their message; with any, the metric `fix`, which
-    is read off the message, is among the features. At a commit there is none yet, so that what the hook asks
-    learns with 0.
+    is derived from the message, is among the features. When the hook runs there is no message yet, so what it
+    uses is trained with 0.
     """
 
     epochs: float = 4.0
@@ -259,47 +259,8 @@ class RiskTuningSettings:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The metrics beside the text."""
+        """The metrics that are used besides the text."""
         return KAMEI_METRICS if self.shown else RISK_FEATURES
-
-
-@dataclass(frozen=True, slots=True)
-class TunedRiskEncoder:
-    """A tuned judge, and what it says of later commits; its probabilities are calibrated on `valid`."""
-
-    model: Any
-    method: "TuningMethod"
-    scaling: FeatureScaling
-    valid: RankedCommits
-    test: RankedCommits
-    cost: "TrainingCost"
-
-
-def tune_and_score(
-    base: "BaseModel", method: "TuningMethod", data: RiskData, lesson: RiskTuningSettings | None = None
-) -> TunedRiskEncoder:
-    """Tune a base's encoder with a method on the training part, and score the later ones.
-
-    What has messages in training has them in validation and test as well.
-    """
-    lesson = lesson or RiskTuningSettings()
-    tuned, method, scaling, cost = train_risk_encoder(
-        base, method, data.train, data.valid, data.texts, lesson
-    )
-    told = [
-        predict_logits(
-            tuned,
-            encode_commits(part, data.texts, base, scaling.features, 1.0 if lesson.shown else 0.0),
-            base,
-        )
-        for part in (data.valid, data.test)
-    ]
-    curve = logistic.fit_platt_sigmoid(told[0], data.valid.truth)
-    valid, test = (
-        RankedCommits(part.truth, x, classifiers.apply_curve(curve, x), part.effort)
-        for part, x in zip((data.valid, data.test), told, strict=True)
-    )
-    return TunedRiskEncoder(tuned, method, scaling, valid, test, cost)
 
 
 def train_risk_encoder(
@@ -308,50 +269,50 @@ def train_risk_encoder(
     train: LabelledCommits,
     valid: LabelledCommits,
     texts: Mapping[str, CommitText],
-    lesson: RiskTuningSettings,
+    settings: RiskTuningSettings,
 ) -> tuple[Any, "TuningMethod", FeatureScaling, "TrainingCost"]:
-    """The tuned model, the method with its layers chosen, the scaling, and what it cost."""
+    """The tuned model, the method with its layers chosen, the scaling, and the cost."""
     from gitpeft.learn.models import methods
     from gitpeft.learn.training.loop import iterate_batch_losses, pick_device, train_model
 
-    scaling = FeatureScaling.from_commits(train, lesson.features)
+    scaling = FeatureScaling.from_commits(train, settings.features)
     share = float(np.clip(train.truth.mean(), 1e-3, 1 - 1e-3))
     device = pick_device()
-    model = create_risk_encoder(base, scaling, float(np.log(share / (1 - share))), lesson.seed).to(device)
+    model = create_risk_encoder(base, scaling, float(np.log(share / (1 - share))), settings.seed).to(device)
     parts = [
-        encode_commits(part, texts, base, lesson.features, lesson.shown, lesson.seed)
+        encode_commits(part, texts, base, settings.features, settings.shown, settings.seed)
         for part in (train, valid)
     ]
-    settings = _make_trainer_settings(base, method, lesson, len(train))
+    schedule = _make_trainer_settings(base, method, settings, len(train))
     if method.name == "hybrid" and not method.full:
-        ranked = methods.rank_layers(model, iterate_batch_losses(model, parts[0], settings, 8))
+        ranked = methods.rank_layers(model, iterate_batch_losses(model, parts[0], schedule, 8))
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
-    torch.manual_seed(lesson.seed)  # what a method adds begins with random weights
+    torch.manual_seed(settings.seed)  # a method initialises its weights at random
     tuned = methods.attach_method(model, method).to(device)
     cost = train_model(
-        tuned, parts[0], settings, valid=parts[1] if len(valid) else None, evaluate_every=1 / lesson.checks
+        tuned, parts[0], schedule, valid=parts[1] if len(valid) else None, evaluate_every=1 / settings.checks
     )
     return tuned.eval(), method, scaling, cost
 
 
 def _make_trainer_settings(
-    base: "BaseModel", method: "TuningMethod", lesson: RiskTuningSettings, examples: int
+    base: "BaseModel", method: "TuningMethod", settings: RiskTuningSettings, examples: int
 ) -> "TrainingSettings":
     from gitpeft.learn.training.loop import count_batch_parts
     from gitpeft.learn.training.settings import TrainingSettings
 
-    batch_tokens = lesson.batch * base.budget.total
+    batch_tokens = settings.batch * base.budget.total
     return TrainingSettings(
-        steps=max(1, round(lesson.epochs * examples / lesson.batch)),
-        minutes=lesson.minutes,
+        steps=max(1, round(settings.epochs * examples / settings.batch)),
+        minutes=settings.minutes,
         batch_tokens=batch_tokens,
         parts=count_batch_parts(batch_tokens),
         lr=method.lr,
         warmup=0.1,
         decay=0.9,
-        weight_decay=lesson.weight_decay,
+        weight_decay=settings.weight_decay,
         source_limit=base.budget.total,
-        seed=lesson.seed,
+        seed=settings.seed,
     )
 
 
@@ -372,11 +333,11 @@ def predict_logits(model: Any, data: EncodedCommits, base: "BaseModel", batch: i
     return found
 
 
-# --- keeping ------------------------------------------------------------------------------------------------
+# --- storing ------------------------------------------------------------------------------------------------
 
 
 def save_trained_encoder(model: Any, scaling: FeatureScaling, folder: Path) -> None:
-    """What was trained, as `methods.save` writes it, and the scaling beside it."""
+    """Store what was trained, as `methods.save_trained_weights` does, with the scaling beside it."""
     from gitpeft.learn.models import methods
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -385,7 +346,7 @@ def save_trained_encoder(model: Any, scaling: FeatureScaling, folder: Path) -> N
 
 
 def load_trained_encoder(base: "BaseModel", method: "TuningMethod", folder: Path) -> RiskEncoderModel:
-    """A judge with what `save` wrote folded in; bottlenecks stay in it (see `methods.load_merged`)."""
+    """A risk encoder with the stored weights merged in; bottleneck adapters stay separate."""
     from gitpeft.learn.models import methods
 
     kept = json.loads((folder / SCALING_FILE).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""From a tuned judge to the graph that the hook runs: hides int8, its proof, and when there is time for it.
+"""Exports a tuned risk encoder as the int8 graph that the hook runs, through a parity gate.
 
-A teacher is what `defects.train` asks for an encoder: it tunes the base within its minutes, exports the
-judge, and reads commits through the very graph that would ship.
+`RiskEncoderTrainer` is what `selection.train_risk_model` calls for an encoder: it tunes the base within its
+minutes, exports it, and scores commits through the very graph that would ship.
 """
 
 import tempfile
@@ -30,10 +30,10 @@ PARITY_SAMPLES = 60
 """Changes that the gate compares."""
 
 EXPORTABLE_TYPES = ("pointer-t5", "t5")
-"""Model types whose judge can be exported: where the pooled state is a mean, every token has its share."""
+"""Model types that can be exported: their pooled state is a mean, so each token has a share of the logit."""
 
 MAX_TUNING_COMMITS = 4000
-"""Commits that are learnt from, the newest ones; more would not be read within the time anyway."""
+"""Commits that are trained on, the newest ones; more would not fit into the budget anyway."""
 
 RiskInput = tuple[Sequence[int], Sequence[float]]
 """Token ids of a change, and its features."""
@@ -41,7 +41,7 @@ RiskInput = tuple[Sequence[int], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class RiskParityBounds:
-    """What the gate lets through.
+    """The bounds of the parity gate.
 
     `exact`: largest difference of a logit between torch and ONNX in float32. `moved`: mean change of a logit
     by int8, in standard deviations of the logits.
@@ -53,7 +53,7 @@ class RiskParityBounds:
 
 @dataclass(frozen=True, slots=True)
 class RiskParity:
-    """What the gate measured over `examples` changes; `rank` is the rank correlation of int8 with float32."""
+    """The parity measured over `examples` changes; `rank` is the rank correlation of int8 with float32."""
 
     examples: int
     exact: float
@@ -64,15 +64,15 @@ class RiskParity:
 def export_risk_encoder(
     model: RiskEncoderModel, asked: Sequence[RiskInput], bounds: RiskParityBounds | None = None
 ) -> tuple[bytes, RiskParity]:
-    """The int8 graph of a judge on the CPU, once the gate has let it through.
+    """The int8 graph of a risk encoder on the CPU, and its parity.
 
-    `asked` are some dozens of changes that it was not taught. GitpeftError when a bound does not hold, and
-    for an architecture whose graphs cannot be written.
+    `asked` are some dozens of changes that it was not trained on. GitpeftError where a bound does not hold,
+    and for an architecture that cannot be exported.
     """
     kind = model.config.model_type
     if kind not in EXPORTABLE_TYPES:
         raise GitpeftError(
-            f"models of type {kind} cannot be exported", f"known are {', '.join(EXPORTABLE_TYPES)}"
+            f"models of type {kind} cannot be exported", f"supported are {', '.join(EXPORTABLE_TYPES)}"
         )
     model.eval()
     with torch.no_grad():
@@ -88,10 +88,10 @@ def export_risk_encoder(
     bounds = bounds or RiskParityBounds()
     if not (found.exact <= bounds.exact and found.moved <= bounds.moved):
         raise GitpeftError(
-            f"the exported judge is not the trained one: torch and ONNX differ by {found.exact:.2g} (bound "
-            f"{bounds.exact:g}), int8 moves a logit by {found.moved:.1%} of their spread (bound "
+            f"the exported risk encoder differs from the trained one: torch and ONNX by {found.exact:.2g} "
+            f"(bound {bounds.exact:g}), int8 moves a logit by {found.moved:.1%} of their spread (bound "
             f"{bounds.moved:.0%})",
-            "the risk model goes without",
+            "the risk model is used without it",
         )
     return small, found
 
@@ -113,39 +113,39 @@ def _run_graph(graph: bytes, asked: Sequence[RiskInput]) -> Array:
     return np.array([float(run(["logit"], one)[0][0]) for one in feeds])
 
 
-# --- teaching -----------------------------------------------------------------------------------------------
+# --- training -----------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class RiskEncoderTrainer:
-    """Tunes a base with a method on whatever commits it is given, each time within `minutes`.
+    """Tunes a base with a method on the commits that it is given, each time within `minutes`.
 
-    `graph` is the last one that passed the gate, `notes` what there is to tell of each time: what it cost,
-    or why there is none.
+    `graph` is the last one that passed the gate; `notes` has, for each time, the cost or the reason (`why`)
+    for having no encoder.
     """
 
     base: "BaseModel"
     method: "TuningMethod"
     minutes: float
     seed: int = 0
-    lesson: RiskTuningSettings | None = None
+    settings: RiskTuningSettings | None = None
     graph: bytes | None = None
     notes: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, data: LabelledCommits) -> "GraphScorer | None":
-        """See `defects.Teach`."""
+        """See `prequential.TrainEncoder`."""
         older = frozenset(data.shas[:-MAX_TUNING_COMMITS])
         data = data.take(slice(-MAX_TUNING_COMMITS, None))
         cut = len(data) - max(1, len(data) // 8)
         train, valid = data.take(slice(0, cut)), data.take(slice(cut, None))
         if not 0 < train.truth.sum() < cut:
-            self.notes.append({"why": "all commits that it would learn from are buggy, or none is"})
+            self.notes.append({"why": "all commits to train on are buggy, or none is"})
             return None
         texts = {sha: CommitText(change, "") for sha, change in zip(data.shas, data.changes, strict=True)}
-        lesson = self.lesson or RiskTuningSettings(minutes=self.minutes, seed=self.seed)
+        settings = self.settings or RiskTuningSettings(minutes=self.minutes, seed=self.seed)
         try:
             model, method, scaling, cost = encoder.train_risk_encoder(
-                self.base, self.method, train, valid, texts, lesson
+                self.base, self.method, train, valid, texts, settings
             )
             self.graph, parity = export_risk_encoder(
                 self._fold_weights(model, method, scaling), self._make_parity_inputs(valid, texts)
@@ -182,14 +182,14 @@ def _make_graph_loader(graph: bytes) -> Callable[[], bytes]:
 
 
 class GraphScorer:
-    """Reads commits through a graph, each once; NaN for those that it was taught."""
+    """Scores commits through a graph, each once; NaN for those that it was trained on."""
 
     def __init__(self, reader: OnnxRiskEncoder, taught: frozenset[str]) -> None:
         self.reader, self.taught = reader, taught
         self._known: dict[str, float] = {}
 
     def __call__(self, data: LabelledCommits) -> Array:
-        """See `defects.Read`."""
+        """See `prequential.EncoderScorer`."""
         rows = zip(data.shas, data.changes, data.metrics, strict=True)
         return np.array([self._score_commit(*row) for row in rows], dtype=float)
 

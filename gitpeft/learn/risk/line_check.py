@@ -1,12 +1,11 @@
-"""Whether the lines that weigh most are the ones that fixes changed: hides the labels of lines, and chance.
+"""Checks line attribution: is the line with the largest weight one that a later fix changed?
 
-A verdict of `learn.labels` names lines of the buggy commit that a later fix removed or changed. The heaviest
-added line hits when it is one of them; a line drawn at random hits as often as their share among all added
-lines that are shown.
+SZZ names the lines of a buggy commit that a fix removed or changed. The added line with the largest weight
+hits when it is one of them; a line drawn at random hits as often as their share among all added lines shown.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -18,16 +17,31 @@ from gitpeft.learn.szz.szz import BugIntroducingCommit
 from gitpeft.risk.line_attribution import ChangedLine
 
 MAX_CHECKED_COMMITS = 200
-"""Commits that are looked at, the newest ones: each costs a question to git for every file."""
+"""Commits that are checked, the newest ones: each takes a call of git for every file."""
 
 FixedLineLookup = Callable[[Sequence[str]], Mapping[str, frozenset[ChangedLine]]]
-"""The lines of commits that fixes changed, as the compact text shows them."""
+"""Finds the lines of commits that fixes changed, as the compact text shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineHits:
+    """On `n` commits with fixed and other added lines: the share of `hits`, that of a random line (`chance`),
+    and the difference (`gain`) with its 95 % bootstrap interval."""
+
+    n: int = 0
+    hits: float = 0.0
+    chance: float = 0.0
+    gain: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, as `RiskModel.report` keeps them."""
+        return asdict(self) | {"gain": list(self.gain)}
 
 
 def make_fixed_line_lookup(
     repository: Repository, verdicts: Mapping[str, BugIntroducingCommit]
 ) -> FixedLineLookup:
-    """Looks the lines up in the commits themselves."""
+    """A lookup that reads the lines from the commits."""
 
     def look_up_lines(shas: Sequence[str]) -> dict[str, frozenset[ChangedLine]]:
         known = [sha for sha in shas if sha in verdicts][-MAX_CHECKED_COMMITS:]
@@ -49,20 +63,18 @@ def _read_fixed_lines(repository: Repository, verdict: BugIntroducingCommit) -> 
 
 def measure_line_hits(
     rows: Sequence[tuple[Sequence[ChangedLine], frozenset[ChangedLine]]], seed: int = 0
-) -> dict[str, Any]:
-    """How often the first line of a commit is guilty, against chance; rows are (its lines, the guilty ones).
-
-    `n` commits of which some shown lines are guilty and some are not; `hits` and `chance` are shares of them,
-    `gain` the difference with its 95 % bootstrap interval. No gain where there is no such commit.
-    """
+) -> LineHits:
+    """How often the first line of a commit was fixed later; rows are (lines by weight, fixed lines)."""
     hits, chances = [], []
-    for lines, guilty in rows:
-        right = [line in guilty for line in lines]
+    for lines, fixed in rows:
+        right = [line in fixed for line in lines]
         if any(right) and not all(right):
             hits.append(float(right[0]))
             chances.append(sum(right) / len(right))
     if not hits:
-        return {"n": 0, "hits": 0.0, "chance": 0.0, "gain": [0.0, 0.0, 0.0]}
+        return LineHits()
     gain = bootstrap_mean((np.array(hits) - np.array(chances)).tolist(), seed)
-    means = {"hits": round(float(np.mean(hits)), 4), "chance": round(float(np.mean(chances)), 4)}
-    return {"n": len(hits)} | means | {"gain": [round(float(x), 4) for x in (gain.mean, gain.low, gain.high)]}
+    mean, low, high = (round(float(x), 4) for x in gain)
+    return LineHits(
+        len(hits), round(float(np.mean(hits)), 4), round(float(np.mean(chances)), 4), (mean, low, high)
+    )

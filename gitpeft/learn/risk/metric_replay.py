@@ -1,7 +1,8 @@
-"""Every change of a history with its metrics: hides how the past of each commit is had without asking again.
+"""Computes the change metrics of every commit of a history in one pass.
 
-A commit is a number by its time, a set of commits is one long integer: its ancestors, the changes of a file,
-those of an author. What `Past` asks is then a few operations on such integers, exact along all parents.
+Commits are numbered by time, and a set of commits (ancestors, the changes of a file, those of an author) is
+one long integer. The queries of `HistoryContext` are then a few operations on such integers, exact along all
+parents.
 """
 
 import time
@@ -39,7 +40,7 @@ def measure_history(history: History, repository: Repository, tip: str = "HEAD")
 
 
 def find_latest_time(measured: Sequence[MeasuredCommit]) -> int:
-    """The newest moment of a commit, 0 without any; one dated in the future tells nothing of today."""
+    """The time of the newest commit, 0 without any; dates in the future do not count."""
     times = [one.change.time for one in measured]
     return max(
         (moment for moment in times if moment <= time.time() + DAY_SECONDS), default=max(times, default=0)
@@ -49,7 +50,7 @@ def find_latest_time(measured: Sequence[MeasuredCommit]) -> int:
 def _iter_ancestor_sets(
     listed: Sequence[tuple[str, tuple[str, ...]]], number: dict[str, int]
 ) -> Iterator[tuple[str, int]]:
-    """Each commit with the set of its stored ancestors, oldest first; a set goes when nobody needs it."""
+    """Each commit with the set of its stored ancestors, oldest first; sets are freed once they are used."""
     waiting: dict[str, int] = defaultdict(int)
     for _, parents in listed:
         for parent in parents:

@@ -12,9 +12,9 @@ import numpy as np
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
-from gitpeft.learn.risk import selection
+from gitpeft.learn.risk import labelled_history
 from gitpeft.learn.risk.classifiers import LabelledCommits, add_encoder_readings, rank_commits
-from gitpeft.learn.risk.selection import LabelledHistory, Listener
+from gitpeft.learn.risk.labelled_history import LabelledHistory, Listener
 from gitpeft.risk.assessor import load_risk_encoder
 from gitpeft.risk.model import RiskModel, load_risk_model
 
@@ -35,7 +35,7 @@ def mine_labelled_history(
     """The history and labels known at the commit `tip`; None where it has no commits."""
     with History.open(repo.state_dir) as history:
         history.mine_commits(repo, tip)
-        return selection.read_labelled_history(history, repo, tip, listen)
+        return labelled_history.read_labelled_history(history, repo, tip, listen)
 
 
 def get_fit_time(bundle: Bundle, model: RiskModel) -> float:
@@ -60,7 +60,7 @@ def select_newly_labelled(known: LabelledHistory, until: float) -> LabelledCommi
 
 
 def _label_at(known: LabelledHistory, moment: float) -> LabelledCommits:
-    return selection.label_commits(known.measured, known.found, int(moment), texts=known.texts)
+    return labelled_history.label_commits(known.measured, known.found, int(moment), texts=known.texts)
 
 
 def collect_calibration_pairs(repo: Repository, bundle: Bundle) -> list[tuple[float, bool]]:

@@ -9,9 +9,9 @@ import pytest
 
 from gitpeft.learn.retrain import champion_challenger
 from gitpeft.learn.retrain.champion_challenger import AUC, B_NORM, BRIER, ChallengeResult
-from gitpeft.learn.risk import relabel, selection
+from gitpeft.learn.risk import labelled_history, relabel, selection
+from gitpeft.learn.risk.labelled_history import LabelledHistory
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
-from gitpeft.learn.risk.selection import LabelledHistory
 from gitpeft.risk.change_metrics import DAY_SECONDS
 from gitpeft.risk.model import LOGISTIC_REGRESSION, RiskModel
 from tests.support.riskhistory import Found, history
@@ -68,8 +68,8 @@ def test_who_fights_has_not_seen_what_is_fought_on(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(selection, "train_risk_model", watch)
     verdict = champion_challenger.compare_risk_models(installed, until, installed, known)
-    judged = set(selection.label_commits(known.measured, known.found, known.now).shas)
-    before = set(selection.label_commits(known.measured, known.found, until).shas)
+    judged = set(labelled_history.label_commits(known.measured, known.found, known.now).shas)
+    before = set(labelled_history.label_commits(known.measured, known.found, until).shas)
     held = {one.sha for one in known.measured} - seen[0]
     assert verdict.result is not None and len(held) == verdict.result.n == len(judged - before) // 2
     assert held < judged - before
@@ -136,8 +136,8 @@ def test_what_became_of_the_labels_is_counted() -> None:
     later = LabelledHistory(known.measured, found, known.now)
     before, after = relabel.compare_labels(known, until), relabel.compare_labels(later, until)
     assert (after.known, after.changed, after.judged) == (before.known + 1, before.changed + 1, before.judged)
-    now = selection.label_commits(known.measured, known.found, known.now)
-    then = selection.label_commits(known.measured, known.found, until)
+    now = labelled_history.label_commits(known.measured, known.found, known.now)
+    then = labelled_history.label_commits(known.measured, known.found, until)
     assert before.judged == len(now) - len(then)
     assert relabel.compare_labels(known, known.now) == relabel.LabelChanges(0, 0, 0)
     assert np.isin(then.shas, now.shas).all()

@@ -14,7 +14,7 @@ from gitpeft.bundle import registry
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import charts
-from gitpeft.learn.risk import backtest, selection
+from gitpeft.learn.risk import backtest, prequential
 from gitpeft.learn.risk.backtest import BacktestPeriod
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
@@ -27,6 +27,7 @@ from gitpeft.risk.model import (
     METRICS_WORDS_AND_ENCODER,
     TUNED_ENCODER,
 )
+from tests.support import tinymodel
 from tests.support.commands import Call
 from tests.support.gitrepo import Repo
 from tests.support.riskhistory import Found, history, play
@@ -50,7 +51,7 @@ def looked(
 
 def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
     done, measured, found = looked
-    data = done.data
+    data: Any = done.report.as_dict()
     now = measured[-1].change.time
     since = now - 12 * backtest.MONTH
     judged = [
@@ -78,13 +79,16 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
     assert 0.03 < shipped["flagged"] / len(judged) < 0.2  # a budget of a tenth, on commits it has not seen
 
 
-def test_changes_told_differently(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
+def test_altered_changes(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
     lines, regression = (
-        looked[0].data["models"][name]["counterfactual"] for name in (LINES_ADDED, LOGISTIC_REGRESSION)
+        looked[0].report.models[name].counterfactual for name in (LINES_ADDED, LOGISTIC_REGRESSION)
     )
     assert lines["size held constant"] == 0.5 and lines["added and removed swapped"] == 0.5
-    assert regression["message removed"] == regression["as it is"] > 0.8
-    assert regression["size held constant"] > 0.75  # what matters in this history is not size
+    unaltered, bare, same_size = (
+        regression[name] or 0 for name in ("unaltered", "message removed", "size held constant")
+    )
+    assert bare == unaltered > 0.8
+    assert same_size > 0.75  # what matters in this history is not size
 
 
 def test_the_page_is_whole_and_asks_nobody(
@@ -97,9 +101,9 @@ def test_the_page_is_whole_and_asks_nobody(
     for figure in figures:
         ElementTree.fromstring(figure)
         assert "nan" not in figure
-    assert len(re.findall(r"<tr>", text)) > 10 + len(looked[0].data["flags"][:200])
+    assert len(re.findall(r"<tr>", text)) > 10 + len(looked[0].report.flags[:200])
     HTMLParser().feed(text)
-    assert json.loads(json.dumps(looked[0].data)) is not None
+    assert json.loads(json.dumps(looked[0].report.as_dict())) is not None
 
 
 def test_names_on_a_page_are_text() -> None:
@@ -117,7 +121,7 @@ def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     play(monkeypatch, measured, found)
     repo.commit("start", a="1\n")
     done = gitpeft("backtest", "--repo", repo.path, "--months", "9")
-    assert done.code == 0 and "false alarms a week" in done.said and "(shipped)" in done.said
+    assert done.code == 0 and "false alarms a week" in done.said and "(selected)" in done.said
     assert (repo.path / ".git" / "gitpeft" / "backtest.html").read_text().startswith("<!doctype html>")
     data: dict[str, Any] = json.loads(
         gitpeft("backtest", "--repo", repo.path, "--json", "--out", tmp_path / "b.html").out
@@ -179,28 +183,80 @@ def test_an_encoder_stands_beside_the_others(
     assert len(asked) == 1 and asked[0][0] == 0.5
     assert {TUNED_ENCODER, METRICS_WORDS_AND_ENCODER} <= data["models"].keys() and data["taught"] == []
     assert data["models"][TUNED_ENCODER]["metrics"]["auc"][0] > 0.99
-    assert data["commits"] < len(again) <= 2 * data["commits"], "what is told as it was is not read again"
+    assert data["commits"] < len(again) <= 2 * data["commits"], "an unaltered change is not read again"
     told = data["models"][TUNED_ENCODER]["counterfactual"]
-    assert told["as it is"] == told["message removed"] > 0.99 > told["added and removed swapped"]
+    assert told["unaltered"] == told["message removed"] > 0.99 > told["added and removed swapped"]
     assert data["unread"] == 0
 
-    monkeypatch.setattr(selection, "MAX_ENCODER_COMMITS", 100)
+    monkeypatch.setattr(prequential, "MAX_ENCODER_COMMITS", 100)
     short = json.loads(gitpeft("backtest", "--repo", repo.path, "--tune", "0.5", "--json").out)
     assert short["commits"] == 100 and short["unread"] == data["commits"] - 100
     assert short["left_out"] == data["left_out"]
-    assert f"{short['unread']} older ones were not judged" in "\n".join(
-        backtest.format_backtest_summary(short)
-    )
+    shown = gitpeft("backtest", "--repo", repo.path, "--tune", "0.5").said
+    assert f"{short['unread']} older ones are skipped" in shown
 
     monkeypatch.setattr(Teacher, "__call__", lambda self, data: self.notes.append({"why": "too few"}))
     declined = gitpeft("backtest", "--repo", repo.path, "--tune", "1").said
-    assert "no encoder: too few" in declined and "not judged" not in declined
+    assert "no encoder: too few" in declined and "are skipped" not in declined
     with registry.hold_training_lock(Repository.open(repo.path).state_dir):
         busy = gitpeft("backtest", "--repo", repo.path, "--tune", "1")
     assert busy.code == 1
     monkeypatch.setattr("gitpeft.learn.pipeline.can_train", lambda: False)
     bare = gitpeft("backtest", "--repo", repo.path, "--tune", "1")
     assert bare.code == 1 and "gitpeft[train] is not installed" in bare.said
+
+
+def thin_out(measured: list[MeasuredCommit], found: Found, kept: int) -> Found:
+    """The same history with so many bugs in its last year."""
+    year_ago = measured[-1].change.time - 12 * backtest.MONTH
+    late = [one.sha for one in measured if one.change.time > year_ago and one.sha in found.known]
+    gone = set(late[:-kept]) if kept else set(late)
+    return Found({sha: when for sha, when in found.known.items() if sha not in gone}, found.days)
+
+
+def test_too_few_bugs_are_counted_and_judge_nothing(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, gitpeft: Call
+) -> None:
+    """One bug at the top of a ranking would be an AUC of 1."""
+    measured, found = history(900, 1, 0.9)
+    few = thin_out(measured, found, 3)
+    play(monkeypatch, measured, few)
+    repo.commit("start", a="1\n")
+    done = gitpeft("backtest", "--repo", repo.path)
+    assert done.code == 0
+    assert re.search(r"Too few bugs to judge: [1-3] in \d+ commits \(at least 10 needed\)\.", done.said)
+    assert re.search(r"Try --months \d+\.", done.said) and "fixed later: " in done.said
+    assert "AUC" not in done.said
+    found_json: dict[str, Any] = json.loads(gitpeft("backtest", "--repo", repo.path, "--json").out)
+    assert found_json["models"] == {} and 0 < len(found_json["bugs"]) == found_json["buggy"] <= 3
+    page = (repo.path / ".git" / "gitpeft" / "backtest.html").read_text()
+    assert "Too few bugs to judge" in page and "AUC" not in page and "<svg" not in page
+
+
+def test_a_score_that_the_hook_does_not_use_is_said_to_be_off(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, gitpeft: Call
+) -> None:
+    measured, found = history(800, 2, 0.0)
+    play(monkeypatch, measured, found)
+    repo.commit("start", a="1\n")
+    done = gitpeft("backtest", "--repo", repo.path)
+    assert "The hook flags nothing here: no model beats lines added." in done.said
+    assert "(selected)" not in done.said and "Selected:" not in done.said
+    active = tinymodel.bundle(Repository.open(repo.path).state_dir)
+    assert active
+    refused = gitpeft("backtest", "--repo", repo.path)
+    assert "The hook flags nothing here: no risk model was made yet" in refused.said
+
+
+def test_flagged_commits_have_a_date_and_a_score(
+    looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
+) -> None:
+    flag = looked[0].report.flags[0]
+    assert (
+        0 <= flag.score <= 100
+        and f"<td data-head='estimated bug probability'>{flag.score} %" in looked[0].page
+    )
+    assert "<h1>repo: risk backtest</h1>" in looked[0].page
 
 
 def test_too_little_is_a_sentence_with_the_number(repo: Repo, gitpeft: Call) -> None:
@@ -220,5 +276,5 @@ def test_months_of_more_than_two_years_are_judged_in_longer_parts(
     play(monkeypatch, measured, found)
     sha = repo.commit("start", a="1\n")
     done = look_back(repo, sha, 30)
-    assert len(done.data["models"][LOGISTIC_REGRESSION]["drift"]) <= 24
-    assert selection.PREQUENTIAL_BLOCKS == 5
+    assert len(done.report.models[LOGISTIC_REGRESSION].drift) <= 24
+    assert prequential.PREQUENTIAL_BLOCKS == 5

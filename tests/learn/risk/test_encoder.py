@@ -15,6 +15,7 @@ from gitpeft.learn.models import bases, methods
 from gitpeft.learn.risk import encoder
 from gitpeft.learn.risk.encoder import CommitText, FeatureScaling, RiskTuningSettings
 from tests.support import tinymodel
+from tests.support.risk_tuning import tune_and_score
 from tests.support.riskhistory import data, history
 from tests.support.tuning import ARCHITECTURES, METHODS
 
@@ -44,9 +45,7 @@ def test_an_architecture_judges_is_kept_and_loaded(
 ) -> None:
     base, lesson = bases.find_base(str(folders(name))), RiskTuningSettings(epochs=6, batch=8, shown=0.5)
     given = methods.make_method(*methods.parse_method(text))
-    tuned = encoder.tune_and_score(
-        base, replace(given, lr=2e-2 if name == "plbart" else 1e-2), data(), lesson
-    )
+    tuned = tune_and_score(base, replace(given, lr=2e-2 if name == "plbart" else 1e-2), data(), lesson)
     cost = tuned.cost
     assert cost.steps == 30 and 0 < cost.trainable <= cost.parameters and len(cost.valid_curve) >= 8
     assert (cost.trainable == cost.parameters) is (text == "full")
@@ -63,18 +62,18 @@ def test_an_architecture_judges_is_kept_and_loaded(
 def test_it_learns_what_only_the_text_tells(folders: Callable[[str], Path]) -> None:
     base = bases.find_base(str(folders("codet5")))
     lesson = RiskTuningSettings(epochs=10, batch=8, checks=4)
-    found = encoder.tune_and_score(base, methods.make_method("lora", {"rank": 4, "lr": 1e-2}), data(), lesson)
+    found = tune_and_score(base, methods.make_method("lora", {"rank": 4, "lr": 1e-2}), data(), lesson)
     assert ranking_metrics.roc_auc(found.test.truth, found.test.scores) == 1
     assert found.cost.valid_curve[-1][1] < found.cost.valid_curve[0][1]
     assert "fix" not in found.scaling.features  # no message is read, so that nothing read off one may be
-    again = encoder.tune_and_score(base, methods.make_method("lora", {"rank": 4, "lr": 1e-2}), data(), lesson)
+    again = tune_and_score(base, methods.make_method("lora", {"rank": 4, "lr": 1e-2}), data(), lesson)
     np.testing.assert_allclose(again.test.scores, found.test.scores, rtol=1e-2)
 
 
 def test_a_decoder_alone_cannot_be_tuned_to_judge(folders: Callable[[str], Path]) -> None:
     base = bases.find_base(str(folders("codet5")))
     with pytest.raises(GitpeftError, match=r"no module for .* in decoder"):
-        encoder.tune_and_score(
+        tune_and_score(
             base, methods.make_method("lora", {"rank": 4, "side": "decoder"}), data(), RiskTuningSettings()
         )
 

@@ -34,6 +34,7 @@ from gitpeft.share import package
 from tests.support import tinymodel
 from tests.support.commands import Call
 from tests.support.gitrepo import Repo
+from tests.support.risk_tuning import evaluate_time_split
 from tests.support.riskhistory import data, history, play
 from tests.support.risky import MODEL, change_core, fixed_often
 from tests.support.tuning import ARCHITECTURES
@@ -122,13 +123,13 @@ def test_a_teacher_reads_what_it_was_not_taught(
     texts = tuple(data().texts[sha].change for sha in given.shas)
     given = classifiers.LabelledCommits(given.metrics, given.truth, given.times, given.shas, texts)
     method = methods.make_method("lora", {"rank": 4, "lr": 1e-2})
-    teacher = RiskEncoderTrainer(base, method, 1.0, lesson=RiskTuningSettings(epochs=2, batch=8))
+    teacher = RiskEncoderTrainer(base, method, 1.0, settings=RiskTuningSettings(epochs=2, batch=8))
     read = teacher(given)
     assert read is not None and teacher.graph and teacher.notes[0]["parity"]["exact"] < 1e-3
     found = read(given)
     held = len(given) // 8
     assert np.isnan(found[:-held]).all() and not np.isnan(found[-held:]).any()
-    trial = selection.evaluate_time_split(given, 0.25, teacher)
+    trial = evaluate_time_split(given, 0.25, teacher)
     assert set(trial.ranked) == {"lines added", "logistic regression", "metrics and words", "tuned encoder",
                                  "metrics, words and encoder"}  # fmt: skip
     assert ENCODER_FEATURE in trial.parts[0].models["tuned encoder"].features

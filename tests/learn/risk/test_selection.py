@@ -10,11 +10,12 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.evaluation import ranking_metrics
-from gitpeft.learn.risk import classifiers, selection
+from gitpeft.learn.risk import classifiers, labelled_history, prequential, selection
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from gitpeft.risk.model import LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL, RiskModel, scale_features
 from tests.support.gitrepo import EPOCH
+from tests.support.risk_tuning import evaluate_time_split
 from tests.support.riskhistory import Found, history
 
 
@@ -35,13 +36,13 @@ def test_lines_added_stay_where_nothing_beats_them() -> None:
     assert model.report["chosen"] == LINES_ADDED
 
 
-@pytest.mark.parametrize("known", [0, selection.MIN_KNOWN_BUGS - 1])
+@pytest.mark.parametrize("known", [0, prequential.MIN_KNOWN_BUGS - 1])
 def test_too_few_known_bugs_are_no_model(known: int) -> None:
     measured, found = history(300, 3, 0.5)
     found.known = dict.fromkeys(list(found.known)[:known], EPOCH)
     model = selection.train_risk_model(measured, found, measured[-1].change.time)
     assert model.kind == NO_MODEL and not model.is_usable
-    assert model.why == f"not enough history ({known} known bugs, {selection.MIN_KNOWN_BUGS} needed)"
+    assert model.why == f"not enough history ({known} known bugs, {prequential.MIN_KNOWN_BUGS} needed)"
 
 
 def test_a_score_that_says_nothing_is_not_shown() -> None:
@@ -56,7 +57,7 @@ def test_a_score_that_says_nothing_is_not_shown() -> None:
 def test_young_commits_are_left_out_and_not_taken_for_clean() -> None:
     measured, found = history(100, 5, 0.5)
     now = measured[-1].change.time
-    data = selection.label_commits(measured, found, now)
+    data = labelled_history.label_commits(measured, found, now)
     kept = set(data.shas)
     for one in measured:
         young = one.change.time > now - 10 * DAY_SECONDS
@@ -85,10 +86,10 @@ def test_a_block_is_judged_by_what_was_known_when_it_began(monkeypatch: pytest.M
         asked.append((max(one.change.time for one in known), when))
         return label(known, labels, when)
 
-    label = selection.label_commits
-    monkeypatch.setattr(selection, "label_commits", watch)
-    trial = selection.evaluate_prequential(measured, found, now)
-    assert trial is not None and len(asked) == 1 + selection.PREQUENTIAL_BLOCKS and asked[0] == (now, now)
+    label = labelled_history.label_commits
+    monkeypatch.setattr(prequential, "label_commits", watch)
+    trial = prequential.evaluate_prequential(measured, found, now)
+    assert trial is not None and len(asked) == 1 + prequential.PREQUENTIAL_BLOCKS and asked[0] == (now, now)
     starts = [float(part.block.times[0]) for part in trial.parts]
     assert [when for _, when in asked[1:]] == starts
     assert all(newest < when for newest, when in asked[1:])
@@ -102,8 +103,8 @@ def test_a_block_is_judged_by_what_was_known_when_it_began(monkeypatch: pytest.M
 
 def test_probabilities_are_those_that_come_true() -> None:
     measured, found = history(4000, 8, 0.5)
-    data = selection.label_commits(measured, found, measured[-1].change.time)
-    trial = selection.evaluate_time_split(data)
+    data = labelled_history.label_commits(measured, found, measured[-1].change.time)
+    trial = evaluate_time_split(data)
     one = trial.ranked[LOGISTIC_REGRESSION]
     assert ranking_metrics.expected_calibration_error(one.truth, one.chances) < 0.05
     assert abs(one.chances.mean() - one.truth.mean()) < 0.05
@@ -112,7 +113,7 @@ def test_probabilities_are_those_that_come_true() -> None:
 def test_the_fit_is_the_minimum() -> None:
     """No other weights do better on the penalised loss, whichever way one goes from these."""
     measured, found = history(300, 9, 0.5)
-    data = selection.label_commits(measured, found, measured[-1].change.time)
+    data = labelled_history.label_commits(measured, found, measured[-1].change.time)
     names, ridge = ("la", "nuc"), 3.0
     model = classifiers.fit_logistic_regression(data, names, ridge)
     x = classifiers.build_design_matrix(data, names)
