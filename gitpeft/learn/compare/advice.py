@@ -119,7 +119,7 @@ def _describe_quality(report: TaskReport, row: Finalist, gain: _Gain) -> str:
     score = format_interval_text(report.get_score(row), metric.digits)
     difference = format_interval_text(gain.gap, metric.digits, "+")
     return (
-        f"{row.label} reaches {metric.name} {score}; compared with {gain.over} that is {difference}, "
+        f"{row.label} reaches {metric.name} {score}: {difference} compared with {gain.over}, "
         f"{format_significance(gain.gap)}."
     )
 

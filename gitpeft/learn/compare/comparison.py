@@ -156,7 +156,10 @@ class Comparison:
     # --- the plan -------------------------------------------------------------------------------------------
 
     def _load_or_make(
-        self, name: str, decode: Callable[[Mapping[str, Any]], Stored], make: Callable[[], Mapping[str, Any]]
+        self,
+        name: str,
+        decode: Callable[[Mapping[str, Any]], Stored],
+        make: Callable[[], Mapping[str, object]],
     ) -> Stored:
         """A stored intermediate result; what cannot be read is made again, which is announced."""
         path = self.folder / f"{name}.json"
@@ -168,7 +171,7 @@ class Comparison:
         write_json(path, make())
         return decode(json.loads(path.read_text(encoding="utf-8")))
 
-    def _plan_short_rung(self) -> Mapping[str, Any]:
+    def _plan_short_rung(self) -> Mapping[str, object]:
         """Plan from the measured costs of a run."""
         pace = self._measure_pace()
         runs = len({one.kind for one in self.found})
@@ -214,7 +217,7 @@ class Comparison:
         least, most = layer_probes.MIN_PROBED_COMMITS, layer_probes.MAX_PROBED_COMMITS
         return count_probed_commits(self.remaining_seconds(), pace, systems, least, most)
 
-    def _plan_long_rung(self, plan: ShortRungPlan, short: Sequence[RunResult]) -> Mapping[str, Any]:
+    def _plan_long_rung(self, plan: ShortRungPlan, short: Sequence[RunResult]) -> Mapping[str, object]:
         finals = select_finalists(short, plan.least)
         chosen = tuple(one.candidate for one in finals) or plan.candidates
         costs = tuple(one.step_seconds for one in finals) or (plan.pace.step,) * len(chosen)

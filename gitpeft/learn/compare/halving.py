@@ -163,7 +163,7 @@ class LongRungPlan:
         return cls(chosen, data["steps"], tuple(data.get("costs") or [1.0] * len(chosen)))
 
 
-def encode_plan(plan: ShortRungPlan | LongRungPlan) -> dict[str, Any]:
+def encode_plan(plan: ShortRungPlan | LongRungPlan) -> dict[str, object]:
     """Plain values, as plans are stored."""
     return asdict(plan)
 

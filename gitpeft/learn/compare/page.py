@@ -110,7 +110,7 @@ def _format_saving(row: Finalist, full: Finalist | None) -> str:
     if full is None or row is full:
         return ""
     saved = row.cost.adapter_bytes / full.cost.adapter_bytes - 1
-    return f" ({saved:+.0%} compared with full)"
+    return f" ({saved:+.0%} compared with full)" if abs(saved) >= 0.005 else ""
 
 
 # --- quality against cost -----------------------------------------------------------------------------------

@@ -358,8 +358,8 @@ def split_for_challenger(records: Sequence[CommitRecord], champion: Bundle, seed
         dataset.share_for_count(valid, len(bare)),
         dataset.share_for_count(tested, len(bare)),
     )
-    taught = set(known[: int(0.8 * len(known))])
-    chosen, replayed = _sample_replay(data.examples[: data.first_valid], taught, seed)
+    trained_on = set(known[: int(0.8 * len(known))])
+    chosen, replayed = _sample_replay(data.examples[: data.first_valid], trained_on, seed)
     return ChallengerSplit(replace(data, taught=chosen), new, replayed)
 
 
@@ -375,11 +375,11 @@ def _load_known_commits(champion: Bundle) -> list[str]:
 
 
 def _sample_replay(
-    examples: Sequence[Example], taught: set[str], seed: int
+    examples: Sequence[Example], trained_on: set[str], seed: int
 ) -> tuple[tuple[Example, ...], int]:
     """What the champion was not trained on and a sample of the rest, in order; the sample's size."""
-    fresh = {example.sha for example in examples if example.sha not in taught}
-    old = [example for example in examples if example.sha in taught]
+    fresh = {example.sha for example in examples if example.sha not in trained_on}
+    old = [example for example in examples if example.sha in trained_on]
     sample = random.Random(seed).sample(old, min(len(old), max(MIN_REPLAYED, len(fresh))))
     chosen = fresh | {example.sha for example in sample}
     return tuple(example for example in examples if example.sha in chosen), len(sample)

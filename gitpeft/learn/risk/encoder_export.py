@@ -19,6 +19,7 @@ from gitpeft.learn.export import t5
 from gitpeft.learn.risk import classifiers, encoder
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.encoder import CommitText, RiskEncoderModel, RiskTuningSettings
+from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import RISK_FEATURES
 
@@ -184,8 +185,8 @@ def _make_graph_loader(graph: bytes) -> Callable[[], bytes]:
 class GraphScorer:
     """Scores commits through a graph, each once; NaN for those that it was trained on."""
 
-    def __init__(self, reader: OnnxRiskEncoder, taught: frozenset[str]) -> None:
-        self.reader, self.taught = reader, taught
+    def __init__(self, reader: OnnxRiskEncoder, trained_on: frozenset[str]) -> None:
+        self.reader, self.trained_on = reader, trained_on
         self._known: dict[str, float] = {}
 
     def __call__(self, data: LabelledCommits) -> Array:
@@ -193,8 +194,8 @@ class GraphScorer:
         rows = zip(data.shas, data.changes, data.metrics, strict=True)
         return np.array([self._score_commit(*row) for row in rows], dtype=float)
 
-    def _score_commit(self, sha: str, change: str, metrics: Any) -> float:
-        if sha in self.taught:
+    def _score_commit(self, sha: str, change: str, metrics: ChangeMetrics) -> float:
+        if sha in self.trained_on:
             return float("nan")
         if sha not in self._known:
             self._known[sha] = self.reader.score_change(change, metrics).logit

@@ -72,7 +72,8 @@ def collect_calibration_pairs(repo: Repository, bundle: Bundle) -> list[tuple[fl
     known = mine_labelled_history(repo, head) if model.is_usable and head else None
     if known is None:
         return []
-    judged = select_newly_labelled(known, get_fit_time(bundle, model))
-    judged = add_encoder_readings(load_risk_encoder(model, bundle), judged)
-    said = rank_commits(model, judged) if len(judged) else None
-    return [(float(p), bool(t)) for p, t in zip(said.chances, said.truth, strict=True)] if said else []
+    labelled = select_newly_labelled(known, get_fit_time(bundle, model))
+    if not len(labelled):
+        return []
+    ranked = rank_commits(model, add_encoder_readings(load_risk_encoder(model, bundle), labelled))
+    return [(float(p), bool(t)) for p, t in zip(ranked.chances, ranked.truth, strict=True)]

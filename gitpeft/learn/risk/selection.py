@@ -113,12 +113,12 @@ def train_risk_model(
 
 
 def _collect_usual_scores(
-    name: str, fitted: FittedModels, recent: LabelledCommits, taught: set[str]
+    name: str, fitted: FittedModels, recent: LabelledCommits, trained_on: set[str]
 ) -> Sequence[float]:
     """Scores of the recent commits; of a model that reads text, only where it was not trained on them."""
     if name in METRICS_ONLY:
         return [fitted.models[name].compute_score(one) for one in recent.metrics]
-    fresh = recent.take([i for i, sha in enumerate(recent.shas) if sha not in taught])
+    fresh = recent.take([i for i, sha in enumerate(recent.shas) if sha not in trained_on])
     return [*fitted.usual[name], *drop_nan(score_commits(fitted.models[name], fresh))]
 
 

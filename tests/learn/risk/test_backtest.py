@@ -16,6 +16,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn import charts
 from gitpeft.learn.risk import backtest, prequential
 from gitpeft.learn.risk.backtest import BacktestPeriod
+from gitpeft.learn.risk.backtest_report import format_backtest_summary
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
@@ -39,14 +40,16 @@ def look_back(repo: Repo, sha: str, months: int) -> backtest.RiskBacktest:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def looked(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]:
+    repo = Repo.create(tmp_path_factory.mktemp("looked") / "repo")
     measured, found = history(900, 1, 0.9)
-    play(monkeypatch, measured, found)
     sha = repo.commit("start", a="1\n")
-    return look_back(repo, sha, 12), measured, found
+    with pytest.MonkeyPatch.context() as patch:
+        play(patch, measured, found)
+        return look_back(repo, sha, 12), measured, found
 
 
 def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
@@ -214,38 +217,36 @@ def thin_out(measured: list[MeasuredCommit], found: Found, kept: int) -> Found:
     return Found({sha: when for sha, when in found.known.items() if sha not in gone}, found.days)
 
 
-def test_too_few_bugs_are_counted_and_judge_nothing(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch, gitpeft: Call
-) -> None:
+def test_too_few_bugs_are_counted_and_judge_nothing(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     """One bug at the top of a ranking would be an AUC of 1."""
     measured, found = history(900, 1, 0.9)
-    few = thin_out(measured, found, 3)
-    play(monkeypatch, measured, few)
-    repo.commit("start", a="1\n")
-    done = gitpeft("backtest", "--repo", repo.path)
-    assert done.code == 0
-    assert re.search(r"Too few bugs to judge: [1-3] in \d+ commits \(at least 10 needed\)\.", done.said)
-    assert re.search(r"Try --months \d+\.", done.said) and "fixed later: " in done.said
-    assert "AUC" not in done.said
-    found_json: dict[str, Any] = json.loads(gitpeft("backtest", "--repo", repo.path, "--json").out)
-    assert found_json["models"] == {} and 0 < len(found_json["bugs"]) == found_json["buggy"] <= 3
-    page = (repo.path / ".git" / "gitpeft" / "backtest.html").read_text()
-    assert "Too few bugs to judge" in page and "AUC" not in page and "<svg" not in page
+    play(monkeypatch, measured, thin_out(measured, found, 3))
+    done = look_back(repo, repo.commit("start", a="1\n"), 12)
+    text = "\n".join(format_backtest_summary(done.report))
+    assert re.search(r"Too few bugs to judge: [1-3] in \d+ commits \(at least 10 needed\)\.", text)
+    assert re.search(r"Try --months \d+\.", text)
+    assert "fixed later: " in text
+    assert "AUC" not in text
+    plain: Any = done.report.as_dict()
+    assert plain["models"] == {}
+    assert 0 < len(plain["bugs"]) == plain["buggy"] <= 3
+    assert "Too few bugs to judge" in done.page
+    assert "AUC" not in done.page
+    assert "<svg" not in done.page
 
 
 def test_a_score_that_the_hook_does_not_use_is_said_to_be_off(
-    repo: Repo, monkeypatch: pytest.MonkeyPatch, gitpeft: Call
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured, found = history(800, 2, 0.0)
     play(monkeypatch, measured, found)
-    repo.commit("start", a="1\n")
-    done = gitpeft("backtest", "--repo", repo.path)
-    assert "The hook flags nothing here: no model beats lines added." in done.said
-    assert "(selected)" not in done.said and "Selected:" not in done.said
-    active = tinymodel.bundle(Repository.open(repo.path).state_dir)
-    assert active
-    refused = gitpeft("backtest", "--repo", repo.path)
-    assert "The hook flags nothing here: no risk model was made yet" in refused.said
+    sha = repo.commit("start", a="1\n")
+    text = "\n".join(format_backtest_summary(look_back(repo, sha, 3).report))
+    assert "The hook flags nothing here: no model beats lines added." in text
+    assert "elected" not in text
+    tinymodel.bundle(Repository.open(repo.path).state_dir)
+    refused = "\n".join(format_backtest_summary(look_back(repo, sha, 3).report))
+    assert "The hook flags nothing here: no risk model was made yet" in refused
 
 
 def test_flagged_commits_have_a_date_and_a_score(
