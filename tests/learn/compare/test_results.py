@@ -43,7 +43,7 @@ def test_a_stored_result_is_what_it_was() -> None:
 
 def test_a_result_that_cannot_be_read_is_started_again_with_a_sentence(tmp_path: Path) -> None:
     heard: list[str] = []
-    runs = ComparisonRuns(tmp_path, {}, lambda *_: None, lambda _, now: heard.append(now), lambda: None)  # type: ignore[arg-type,return-value]
+    runs = ComparisonRuns(tmp_path, {}, lambda *_: None, lambda _, now: heard.append(now), lambda: None)  # type: ignore[arg-type]
     path = tmp_path / "result.json"
     for text in ("{", "{}", '{"candidate": {"unknown": 1}}'):
         path.write_text(text)
