@@ -24,7 +24,7 @@ from gitpeft.learn.risk.prequential import (
     fit_models,
     select_model,
 )
-from gitpeft.learn.training.loop import TrainingCost
+from gitpeft.learn.training.settings import TrainingCost
 
 TEST_SHARE = 0.2
 
