@@ -17,7 +17,7 @@ NumberFormat = Callable[[float], str]
 WIDTH, HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 26, 40
 _LEGEND_ROW = 15  # height of a name in a legend
-_MANY_COLUMNS = 4  # more of them do not fit on a phone
+_MANY_COLUMNS = 3  # more of them do not fit on a phone
 _COLOURS = ("#0b63c5", "#c2410c", "#15803d", "#a21caf", "#8a6100", "#0e7490", "#be123c", "#4d7c0f")
 
 _PAGE_STYLE = """
@@ -119,7 +119,7 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str =
         return Markup("<p class='empty'>none</p>")
     hint = ""
     if kind != "text" and len(head) > _MANY_COLUMNS:
-        hint = "<p class='scrolls'>Scroll sideways for all columns →</p>"
+        hint = "<p class='scrolls'>Scroll sideways if columns are cut off →</p>"
     top = "".join(f"<th scope='col'>{escape_text(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{_render_cells(head, row)}</tr>\n" for row in rows)
     return Markup(

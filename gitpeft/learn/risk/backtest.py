@@ -151,13 +151,10 @@ def _explain_inactive_score(repository: Repository, known: _ReplayedHistory, tri
     if active is not None:
         model = load_risk_model(active)
         return model.why if not model.is_usable else no_better if model.kind == LINES_ADDED else ""
+    if trial.chosen == LINES_ADDED:
+        return no_better
     bugs = int(label_commits(known.measured, known.found, known.now).truth.sum())
-    if bugs < MIN_KNOWN_BUGS:
-        return selection.explain_few_bugs(bugs)
-    auc = summarise_ranking(trial.ranked[trial.chosen])["auc"]
-    if not auc.low > 0.5:
-        return selection.explain_chance_level(auc)
-    return no_better if trial.chosen == LINES_ADDED else ""
+    return selection.explain_few_bugs(bugs) if bugs < MIN_KNOWN_BUGS else ""
 
 
 def _advise_on_months(known: _ReplayedHistory, period: BacktestPeriod) -> str:
