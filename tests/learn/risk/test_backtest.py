@@ -16,7 +16,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn import charts
 from gitpeft.learn.risk import backtest, prequential
 from gitpeft.learn.risk.backtest import BacktestPeriod
-from gitpeft.learn.risk.backtest_report import format_backtest_summary
+from gitpeft.learn.risk.backtest_report import BacktestReport, format_backtest_summary
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
@@ -27,6 +27,7 @@ from gitpeft.risk.model import (
     METRICS_AND_WORDS,
     METRICS_WORDS_AND_ENCODER,
     TUNED_ENCODER,
+    RiskModel,
 )
 from tests.support import tinymodel
 from tests.support.commands import Call
@@ -195,8 +196,6 @@ def test_an_encoder_stands_beside_the_others(
     short = json.loads(gitpeft("backtest", "--repo", repo.path, "--tune", "0.5", "--json").out)
     assert short["commits"] == 100 and short["unread"] == data["commits"] - 100
     assert short["left_out"] == data["left_out"]
-    shown = gitpeft("backtest", "--repo", repo.path, "--tune", "0.5").said
-    assert f"{short['unread']} older ones are skipped" in shown
 
     monkeypatch.setattr(Teacher, "__call__", lambda self, data: self.notes.append({"why": "too few"}))
     declined = gitpeft("backtest", "--repo", repo.path, "--tune", "1").said
@@ -244,9 +243,31 @@ def test_a_score_that_the_hook_does_not_use_is_said_to_be_off(
     text = "\n".join(format_backtest_summary(look_back(repo, sha, 3).report))
     assert "The hook flags nothing here: no model beats lines added." in text
     assert "elected" not in text
-    tinymodel.bundle(Repository.open(repo.path).state_dir)
-    refused = "\n".join(format_backtest_summary(look_back(repo, sha, 3).report))
-    assert "The hook flags nothing here: no risk model was made yet" in refused
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (RiskModel(why="not enough history (27 known bugs, 40 needed)"), "not enough history (27 known"),
+        (RiskModel(LINES_ADDED), "no model beats lines added"),
+        (RiskModel(LOGISTIC_REGRESSION), ""),
+    ],
+)
+def test_the_installed_model_decides_whether_the_hook_flags(
+    model: RiskModel, reason: str, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `init` refused is off, whatever the backtest selects."""
+    repository = Repository.open(repo.path)
+    tinymodel.bundle(repository.state_dir)
+    monkeypatch.setattr(backtest, "load_risk_model", lambda _bundle: model)
+    found = backtest._explain_inactive_score(repository, None, None)  # type: ignore[arg-type]
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
+
+
+def test_commits_that_an_encoder_does_not_read_are_counted() -> None:
+    report = BacktestReport("demo", "HEAD", 12, 10, 100, 20, 5, 7, None)
+    assert "7 older ones are skipped" in "\n".join(format_backtest_summary(report))
 
 
 def test_flagged_commits_have_a_date_and_a_score(
