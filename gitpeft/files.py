@@ -1,4 +1,4 @@
-"""Files that are replaced in one step, and locks that end with their process."""
+"""Replacing files atomically, and file locks that end with their process."""
 
 import errno
 import json
@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of a file system that has no locks."""
 
 
 def replace_file(
@@ -20,14 +20,15 @@ def replace_file(
     durable: bool = False,
     check: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Replace a file, or make it, in one rename: whoever reads it sees the old content or the new.
+    """Replace or create a file by one rename: a reader sees the old content or the new, never a part.
 
-    The content is written to `temporary` (default: a hidden name beside `path`) and looked at by `check`
-    first. `mode` are the permission bits, as they come if None; `durable` waits for the disk. OSError, with
-    the file as it was and nothing beside it, where the directory or the disk does not allow it.
+    The content is first written to `temporary` (default: a hidden name beside `path`), which `check` may
+    reject by raising. `mode` are the permission bits (default: as the umask has it); `durable` flushes the
+    content to disk before the rename. On OSError, or what `check` raises, the file is unchanged and the
+    temporary one removed.
     """
     spare = temporary or path.with_name(f".{path.name}.{os.getpid()}")
-    remove_file(spare)  # a killed process with this number may have left it
+    remove_file(spare)  # a killed process with the same id may have left it
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(spare, flags, 0o600 if mode is not None else 0o666), "wb") as file:
@@ -45,20 +46,20 @@ def replace_file(
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file that may be gone already, or not be removable."""
+    """Remove a file; no error if it is missing or cannot be removed."""
     try:
         path.unlink()
     except OSError:
         pass
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Replace a file by `data` as indented JSON in UTF-8."""
+def write_json(path: Path, data: object) -> None:
+    """Replace a file by `data` as indented JSON; OSError or TypeError when that is not possible."""
     replace_file(path, json.dumps(data, indent=1).encode())
 
 
-def write_json_cache(path: Path, data: Any) -> None:
-    """Replace a cache by `data` as JSON; a failure costs the next look its cache, no more."""
+def write_json_cache(path: Path, data: object) -> None:
+    """Replace a cache by `data` as JSON; an OSError is ignored, and the next reader finds an older cache."""
     try:
         replace_file(path, json.dumps(data).encode())
     except OSError:
@@ -67,10 +68,10 @@ def write_json_cache(path: Path, data: Any) -> None:
 
 @contextmanager
 def hold_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a file (made where it is missing) or folder; it ends with its process.
+    """Hold an exclusive lock on a folder, or on a file, which is created if it is missing.
 
-    Gives True once the lock is held; without `wait` False where another process holds it. A file system
-    without locks does without them.
+    The context is True once the lock is held; without `wait` it is False if another process holds it. The
+    system releases the lock when its process ends. On a file system without locks nothing is locked.
     """
     import fcntl
 
@@ -79,7 +80,9 @@ def hold_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
         held = True
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = wait or os.path.samestat(os.fstat(handle), path.stat())  # its last holder may remove it
+            held = wait or os.path.samestat(
+                os.fstat(handle), path.stat()
+            )  # its last holder may have removed the file
         except (BlockingIOError, FileNotFoundError):
             held = False
         except OSError as error:

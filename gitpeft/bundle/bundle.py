@@ -18,7 +18,6 @@ determines every byte. How much is checked depends on when:
 import hashlib
 import json
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ from gitpeft.bundle.manifest import (
 )
 from gitpeft.errors import GitpeftError
 from gitpeft.files import hold_lock, replace_file
-from gitpeft.lazy import lazy_dataclass, replace_fields
+from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
 
 __all__ = [
     "ADAPTER_FOLDER",
@@ -78,7 +77,7 @@ __all__ = [
 CURRENT_FILE = "current"
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 31
-_BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
+_BUNDLE_ID = lazy_pattern(r"[0-9a-f]{64}")
 _STALE_SECONDS = 24 * 3600
 
 

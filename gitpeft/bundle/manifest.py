@@ -7,13 +7,12 @@ is refused: such a model would be asked in another form than it was trained on.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import field, field_names, lazy_dataclass
+from gitpeft.lazy import field, field_names, lazy_dataclass, lazy_pattern
 
 BUNDLE_FORMAT = 1
 """Version of a bundle's layout and of its manifest."""
@@ -33,7 +32,7 @@ BUNDLE_KINDS = {"model": {ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE}, "retrieva
 """The kinds of bundle and the files that each must have."""
 
 REBUILD_HINT = "run `gitpeft init` to build the model again"
-_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,3}")
+_FILE_NAME = lazy_pattern(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,3}")
 
 CommitRange = TypedDict("CommitRange", {"from": str, "to": str, "count": int, "held": int}, total=False)
 """The commits that a model was trained on: the ids of the first and the last, how many commits in this range

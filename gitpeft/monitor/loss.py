@@ -20,8 +20,9 @@ from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json_cache
 from gitpeft.git.repository import Repository
 from gitpeft.suggest import recent_exemplars, service
-from gitpeft.suggest.retrieval import CommitIndex, IndexEntry
+from gitpeft.suggest.retrieval import CommitIndex
 from gitpeft.suggest.suggester import Suggester
+from gitpeft.suggest.terms import IndexEntry
 
 MIN_COMMITS, MAX_COMMITS = 20, 40
 """Commits of each kind that are needed, and that are asked about at most."""

@@ -17,8 +17,7 @@ from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.git.streams import read_commits_within
 from gitpeft.history.filters import find_exclusion_reason, is_bot
-from gitpeft.suggest.retrieval import IndexEntry
-from gitpeft.suggest.terms import extract_terms, pack_terms
+from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
 
 MAX_RECENT_COMMITS = 300
 """The newest commits that may become exemplars."""

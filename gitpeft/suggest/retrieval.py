@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gitpeft.bundle.bundle import INDEX_FOLDER, Bundle
 from gitpeft.lazy import field_names, lazy_dataclass
-from gitpeft.suggest.terms import extract_terms
+from gitpeft.suggest.terms import IndexEntry, extract_terms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,15 +35,6 @@ newest commit: habits drift, and what a team did last week it often goes on doin
 
 _CANDIDATES_PER_RESULT = 4
 """Commits looked at for each result, because several may have the same subject."""
-
-
-@lazy_dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """A commit to be added to an index: `terms` are those of its change as `terms.pack_terms` writes them."""
-
-    sha: str
-    subject: str
-    terms: bytes
 
 
 @lazy_dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from gitpeft.suggest.suggestion import Suggestion
 
 if TYPE_CHECKING:
     from gitpeft.suggest.generator import MessageGenerator
-    from gitpeft.suggest.retrieval import CommitIndex, IndexEntry, Neighbour
+    from gitpeft.suggest.retrieval import CommitIndex, Neighbour
+    from gitpeft.suggest.terms import IndexEntry
 
 BEAM_WIDTH = 4
 NEIGHBOUR_COUNT = 10

@@ -1,16 +1,28 @@
-"""The terms by which changes are compared: hashed words of paths, headings and lines, with their counts."""
+"""The terms by which retrieval compares changes: hashed words of paths, headings and lines, and counts.
 
-import re
+A module of its own because the hook counts the terms of new commits without searching the index.
+"""
+
 import struct
 import zlib
 from collections import Counter
 
 from gitpeft.diff.compact import split_compact
+from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
-_IDENTIFIER_PATTERN = re.compile(r"[A-Za-z_][A-Za-z_0-9]{2,}")
+_IDENTIFIER_PATTERN = lazy_pattern(r"[A-Za-z_][A-Za-z_0-9]{2,}")
 _MAX_TERMS = 160
 _PATH_COUNT, _FOLDER_COUNT, _STEM_COUNT, _SUFFIX_COUNT = 6, 1, 2, 1
 """How many occurrences of an identifier a path counts as, and its folder, its name and its suffix."""
+
+
+@lazy_dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A commit to be added to an index: `terms` are those of its change as `pack_terms` writes them."""
+
+    sha: str
+    subject: str
+    terms: bytes
 
 
 def extract_terms(change: str) -> Counter[int]:

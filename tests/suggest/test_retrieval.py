@@ -17,10 +17,9 @@ from gitpeft.suggest.retrieval import (
     RECENCY_DECAY,
     RECENCY_WEIGHT,
     CommitIndex,
-    IndexEntry,
     Neighbour,
 )
-from gitpeft.suggest.terms import extract_terms, pack_terms
+from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
 
 WORDS = ("parse", "cache", "token", "render", "index", "stream", "commit", "author", "budget", "prune")
 

@@ -15,10 +15,9 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.doctor import examine_repository
-from gitpeft.suggest.retrieval import IndexEntry
 from gitpeft.suggest.suggester import Suggester, open_active_suggester
 from gitpeft.suggest.suggestion import Suggestion
-from gitpeft.suggest.terms import extract_terms, pack_terms
+from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
 

@@ -15,9 +15,9 @@ from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.evaluation.text_metrics import b_norm
 from gitpeft.suggest import recent_exemplars
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
-from gitpeft.suggest.retrieval import CommitIndex, IndexEntry
+from gitpeft.suggest.retrieval import CommitIndex
 from gitpeft.suggest.suggester import Suggester
-from gitpeft.suggest.terms import extract_terms, pack_terms
+from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
 
 
 @dataclass(frozen=True, slots=True)
