@@ -6,7 +6,7 @@ The settings may be JSON, YAML, TOML or INI files. A configuration that is a pro
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,7 @@ def _apply_commitlint(data: object, rules: LintRules) -> LintRules:
     """The rules, changed by commitlint's settings; TypeError where these are malformed."""
     settings = _require_mapping(data)
     extends = settings.get("extends") or []
-    bases = [extends] if isinstance(extends, str) else [str(base) for base in _require_list(extends)]
+    bases = [str(base) for base in (extends if isinstance(extends, list) else [extends])]
     combined: dict[str, object] = {}
     if any("angular" in base for base in bases):
         combined.update(_ANGULAR_RULES)
@@ -126,13 +126,13 @@ def _apply_commitlint(data: object, rules: LintRules) -> LintRules:
     for name, setting in combined.items():
         level, *options = setting if isinstance(setting, list) else [setting]
         if level == _ERROR_LEVEL:
-            applicable, value = (*options, *("always", None)[len(options) :])[:2]
-            rules = _apply_commitlint_rule(name, applicable == "never", value, rules)
+            value = options[1] if len(options) > 1 else None
+            rules = _apply_commitlint_rule(name, options[:1] == ["never"], value, rules)
     return rules
 
 
 def _apply_commitlint_rule(name: str, never: bool, value: object, rules: LintRules) -> LintRules:
-    """The rules, changed by one of commitlint's: `never` or "always", and the rule's value."""
+    """The rules, changed by one of commitlint's, which is to hold "always" or `never`, and has a value."""
     words = tuple(str(one) for one in (value if isinstance(value, list) else [value] if value else []))
     number = value if isinstance(value, int) else 0
     changes: dict[str, dict[str, object]] = {
@@ -156,12 +156,6 @@ def _apply_commitlint_rule(name: str, never: bool, value: object, rules: LintRul
 def _require_mapping(value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise TypeError("settings are a mapping")
-    return value
-
-
-def _require_list(value: object) -> Sequence[object]:
-    if not isinstance(value, list):
-        raise TypeError("a list is needed")
     return value
 
 

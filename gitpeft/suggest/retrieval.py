@@ -164,15 +164,15 @@ class CommitIndex:
             return []
         similarities = self._compute_similarities(extract_terms(change))[:limit]
         scores = similarities * (1 + recency_weight * np.exp(np.arange(1 - limit, 1) / RECENCY_DECAY))
-        found: dict[str, Neighbour] = {}
+        nearest: dict[str, Neighbour] = {}
         for position in _rank_positions(scores, _CANDIDATES_PER_RESULT * n):
             sha, subject = self.get_commit(position)
-            if subject not in found:
+            if subject not in nearest:
                 similarity = float(similarities[position])
-                found[subject] = Neighbour(position, subject, sha, similarity, limit - position)
-            if len(found) == n:
+                nearest[subject] = Neighbour(position, subject, sha, similarity, limit - position)
+            if len(nearest) == n:
                 break
-        return list(found.values())
+        return list(nearest.values())
 
     def _compute_similarities(self, counts: Counter[int]) -> "Floats":
         """Cosine similarity (N) of a change's terms to every commit, the later ones included."""

@@ -173,18 +173,18 @@ def suggest_for_staged(
         facts = postprocess.gather_facts(repo, config, request.change)
         trace.mark_step("change")
         key = request.get_cache_key(model)
-        found = _wait_for_cached(state, key, limits)
-        if found is not None:
+        suggestions = _wait_for_cached(state, key, limits)
+        if suggestions is not None:
             trace.mark_step("cached")
         else:
             worker = worker or _start_worker(state, limits)
-            found = _ask_worker(repo, worker, request, limits, trace)
-            _store_suggestions(state, key, found)
+            suggestions = _ask_worker(repo, worker, request, limits, trace)
+            _store_suggestions(state, key, suggestions)
     finally:
         if worker is not None:
             worker.kill()
     shown = wanted or 1 + config.alternatives
-    return Offer(postprocess.select_suggestions(found, facts, shown, _count_asked(config, 0)), request)
+    return Offer(postprocess.select_suggestions(suggestions, facts, shown, _count_asked(config, 0)), request)
 
 
 def suggest_for_commit(
@@ -200,9 +200,9 @@ def suggest_for_commit(
     sha = repo.resolve_commit(rev)
     request = build_commit_request(repo, config, wanted, sha)
     since = recent_exemplars.refresh_recent_commits(repo, suggester.bundle.newest_commit, request.after)
-    found = _ask_model(suggester, repo.state_dir, request, since, sha) if request.change else []
+    suggestions = _ask_model(suggester, repo.state_dir, request, since, sha) if request.change else []
     facts = replace_fields(postprocess.gather_facts(repo, config, request.change), branch="")
-    return Offer(postprocess.select_suggestions(found, facts, wanted, _count_asked(config, 0)), request)
+    return Offer(postprocess.select_suggestions(suggestions, facts, wanted, _count_asked(config, 0)), request)
 
 
 def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLimits) -> None:
@@ -219,8 +219,8 @@ def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLim
     mark = cache.claim_key(state, key)
     try:
         with _start_worker(state, limits) as worker:
-            found = _ask_worker(repo, worker, request, limits, HookTrace())
-            cache.store_cached_suggestions(state, key, found)
+            suggestions = _ask_worker(repo, worker, request, limits, HookTrace())
+            cache.store_cached_suggestions(state, key, suggestions)
     finally:
         if mark:
             mark.unlink(missing_ok=True)
@@ -231,12 +231,12 @@ def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLim
 
 def _wait_for_cached(state: Path, key: str, limits: SuggestionLimits) -> list[Suggestion] | None:
     """The suggestions in the cache, after waiting for a pre-commit stage that still computes them."""
-    found = cache.load_cached_suggestions(state, key)
-    while found is None and cache.is_claimed(state, key) and time.monotonic() < limits.deadline:
+    suggestions = cache.load_cached_suggestions(state, key)
+    while suggestions is None and cache.is_claimed(state, key) and time.monotonic() < limits.deadline:
         limits.waiting()
         time.sleep(0.01)
-        found = cache.load_cached_suggestions(state, key)
-    return found
+        suggestions = cache.load_cached_suggestions(state, key)
+    return suggestions
 
 
 def _store_suggestions(state: Path, key: str, suggestions: Sequence[Suggestion]) -> None:
