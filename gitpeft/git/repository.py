@@ -32,7 +32,7 @@ OLDEST_GIT = (2, 31)
 """The oldest supported git, the first with `--path-format=absolute` and `--diff-merges`."""
 
 NON_EDITORS = frozenset({"", ":", "true", "cat"})
-"""Programs that git may be told to call for a message, but that show it to nobody."""
+"""Values of GIT_EDITOR that open no editor: the message is shown to nobody."""
 
 DIFF_OPTIONS = (
     *("-p", "-U1", "-M50%", "-l400", "--full-index", "--diff-algorithm=myers", "--indent-heuristic"),

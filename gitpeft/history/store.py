@@ -22,7 +22,6 @@ from gitpeft.diff.patch import FileChange
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
-from gitpeft.git.streams import stream_commits
 from gitpeft.history import context
 from gitpeft.history.filters import is_bot
 from gitpeft.lazy import field, lazy_dataclass
@@ -266,6 +265,8 @@ class History:
         self, repository: Repository, shas: Sequence[str], jobs: int
     ) -> Iterator[_PackedBatch]:
         """Read and pack the commits for storing; many of them in `jobs` processes."""
+        from gitpeft.git.streams import stream_commits  # only where something is new
+
         pack = _CommitPacker(self._load_salt())
         if jobs == 1 or len(shas) < _PARALLEL_THRESHOLD:
             return pack.pack_batches(stream_commits(repository, shas, jobs))

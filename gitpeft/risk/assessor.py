@@ -17,7 +17,6 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.log import SkippedCommit
 from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository
-from gitpeft.git.streams import stream_commits
 from gitpeft.history.context import MeasuredChange
 from gitpeft.history.store import History
 from gitpeft.lazy import field, lazy_dataclass
@@ -129,6 +128,7 @@ class RiskAssessor:
     def assess_commit(self, rev: str) -> RiskReport:
         """Assess a commit as if it were staged on its parent; its message is not used by the model."""
         # a slow import that the hook never needs: its patterns take longer to compile than all the rest
+        from gitpeft.git.streams import stream_commits
         from gitpeft.history.fix_detection import find_fix_evidence
 
         sha = self.repository.resolve_commit(rev)
