@@ -90,7 +90,8 @@ def measure(source: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         offers, examples = ask_all(repo, active, arguments)
     references = [example.message for example in examples]
     by_system = {
-        name: text_metrics.score_sentences(messages, references) for name, messages in offers.items()
+        name: {key: metric(messages, references) for key, metric in text_metrics.TEXT_METRICS.items()}
+        for name, messages in offers.items()
     }
     told = outcome.as_dict()
     return {

@@ -164,6 +164,9 @@ def test_a_comparison_on_the_terminal(
     assert "loss 3.1" in done.err and (tmp_path / "page.html").exists()
     again = json.loads(gitpeft("compare", "--repo", repo.path, "--json").out)
     assert again["tasks"][0]["advice"] == to_plain(task.advice)
-    for wrong, said in (("--low-resource", "no list of numbers"), ("--transfer", "names no two languages")):
+    for wrong, said in (
+        ("--low-resource", "is not a list of numbers"),
+        ("--transfer", "does not name two languages"),
+    ):
         done = gitpeft("compare", "--repo", repo.path, wrong, "x")
         assert done.code == 2 and said in done.said

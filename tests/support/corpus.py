@@ -4,7 +4,9 @@ import json
 import lzma
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from gitpeft.learn.pretraining.corpus import CorpusRecord
 
 NAMES = ("parser", "cache", "router", "config", "logger", "session")
 
@@ -12,7 +14,7 @@ NAMES = ("parser", "cache", "router", "config", "logger", "session")
 ACTIONS = ("add", "fix", "remove")
 
 
-def record(repo: str, number: int, **changes: Any) -> dict[str, Any]:
+def record(repo: str, number: int, **changes: Any) -> CorpusRecord:
     """A commit of the corpus; what it says follows from what it does."""
     name, action = NAMES[number % 6], ACTIONS[number % 3]
     word = "".join("abcdefghij"[int(digit)] for digit in str(number))
@@ -22,14 +24,14 @@ def record(repo: str, number: int, **changes: Any) -> dict[str, Any]:
         "previous": subject(number - 3) if number > 2 else "", "subject": subject(number), "body": "",
         "files": 1, "diff": f" src/{name}.py +{number} -1\n#src/{name}.py\n@def {name}():\n{line}",
     }  # fmt: skip
-    return {**given, **changes}
+    return cast("CorpusRecord", {**given, **changes})
 
 
 def subject(number: int) -> str:
     return f"{ACTIONS[number % 3]} {NAMES[number % 6]} {number}"
 
 
-def write(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+def write(path: Path, records: Iterable[CorpusRecord]) -> Path:
     with lzma.open(path, "wt", encoding="utf-8", preset=0) as file:
         file.writelines(json.dumps(one) + "\n" for one in records)
     return path

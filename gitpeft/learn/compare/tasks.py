@@ -70,7 +70,7 @@ class ComparisonTask(Protocol):
     def whole(self) -> TaskPart: ...  # noqa: D102 - see above
 
     @property
-    def parts(self) -> LanguageSplit: ...  # noqa: D102
+    def parts(self) -> LanguageSplit[Any]: ...  # noqa: D102
 
     @property
     def commits(self) -> int: ...  # noqa: D102

@@ -1,8 +1,8 @@
-"""A repository's history as examples: hides what is left out and why, and the split by time.
+"""A repository's history as examples: which commits are left out and why, and the split by time.
 
 The protocol: merges, bots, reverts, commits written by an assistant, repeated messages and commits that touch
-only lock or generated files are out, and counted. The oldest 80 % teach, the next 10 % choose between
-settings, the newest 10 % measure; an example's exemplars are always earlier than itself.
+only lock or generated files are out, and counted. The oldest 80 % are for training, the next 10 %
+for validation, the newest 10 % for testing; an example's exemplars are always earlier than itself.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ MAX_MESSAGE_TOKENS = 40
 """A message is learnt up to this many tokens."""
 
 MIN_TRAINING_EXAMPLES = 50
-"""Usable examples below which nothing is trained."""
+"""Nothing is trained on fewer usable examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Dataset:
 
     `train`, `valid`, `test` are consecutive; `first_valid` and `first_test` are places in `examples` (and in
     `index`, which holds the same commits in the same order). `left_out` counts commits by reason. With
-    `taught`, that part of the oldest is what teaches (see `learn.retrain`).
+    `taught`, only these of the oldest are trained on (see `learn.retrain`).
     """
 
     examples: tuple[Example, ...]
@@ -59,17 +59,17 @@ class Dataset:
 
     @property
     def train(self) -> tuple[Example, ...]:
-        """The oldest part, or what was chosen of it."""
+        """The training part: the oldest commits, or what was chosen of them."""
         return self.taught or self.examples[: self.first_valid]
 
     @property
     def valid(self) -> tuple[Example, ...]:
-        """The part that chooses between settings."""
+        """The validation part."""
         return self.examples[self.first_valid : self.first_test]
 
     @property
     def test(self) -> tuple[Example, ...]:
-        """The newest part."""
+        """The test part: the newest commits."""
         return self.examples[self.first_test :]
 
     def index_before(self, place: int) -> CommitIndex:
@@ -85,7 +85,7 @@ def build_example_index(examples: Sequence[Example]) -> CommitIndex:
 
 
 def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> tuple[list[int], list[int]]:
-    """Source and target ids of an example: what a model reads and what it is to write, ended."""
+    """Source and target ids of an example: the input, and the message with its end token."""
     source = render_change(example.change, example.like, example.previous, budget, codec)
     return source, [*codec.encode(example.message)[:MAX_MESSAGE_TOKENS], codec.end]
 
@@ -108,14 +108,14 @@ def build_dataset(
 
 
 def share_for_count(count: int, total: int) -> float:
-    """The share that `make` rounds to `count` of `total`."""
+    """The share that `build_dataset` rounds to `count` of `total`."""
     return (count - 0.25) / total
 
 
 def build_dataset_from_parts(train: Sequence[Example], valid: Sequence[Example], neighbours: int) -> Dataset:
     """Examples chosen of a history: the exemplars of both parts come from `train` alone.
 
-    Nothing is left to measure on.
+    There is no test part.
     """
     bare, known = [*train, *valid], build_example_index(train)
     examples = [_add_exemplars(bare, i, known, min(i, len(train)), neighbours) for i in range(len(bare))]
@@ -151,7 +151,7 @@ def _filter_records(records: Sequence[CommitRecord]) -> tuple[list[Example], dic
 
 
 def find_record_exclusion(record: CommitRecord, subject: str) -> str:
-    """Why a commit teaches nothing, "" when it does."""
+    """Why a commit is no example, "" when it is one."""
     if record.is_merge:
         return "merge"
     if record.bot:

@@ -1,8 +1,8 @@
-"""Parts of a history that methods are tried on besides the whole: hides how they are cut.
+"""Parts of a history on which methods are compared besides the whole.
 
-Low resource: the newest commits of the training part, as if the repository had no more. Transfer: commits in
-one language teach, commits in another ask; beside it stands as much teaching in the language itself. The
-exemplars of a part come from its own teaching commits only.
+Low resource: the newest commits of the training part, as if the repository had no more. Language transfer:
+training on commits in one language, evaluation on commits in another, compared with as much training in the
+language itself. The exemplars of a part come from its own training commits only.
 """
 
 import re
@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from gitpeft.diff.compact import split_compact
 from gitpeft.errors import GitpeftError
 
 LOW_RESOURCE, LANGUAGE_TRANSFER = "low resource", "transfer"
 MIN_SUBSET_TRAINING, MIN_SUBSET_VALIDATION = 20, 10
-"""Commits below which a part teaches nothing, or tells nothing."""
+"""How many commits a part needs for training, and for validation."""
 
 LANGUAGE_BY_SUFFIX = {
     "c": "c", "h": "c", "cc": "c++", "cpp": "c++", "cxx": "c++", "hh": "c++", "hpp": "c++", "cs": "c#",
@@ -32,9 +32,17 @@ LANGUAGE_BY_SUFFIX = {
 _CHANGE_COUNTS = re.compile(r" \+(\d+) -(\d+)")
 
 
+T = TypeVar("T")
+"""An example of a task."""
+
+
 @dataclass(frozen=True, slots=True)
 class HistorySubset:
-    """A part: what kind, who teaches (a number of commits, or a language), who asks, how many teach."""
+    """A part of a history.
+
+    Its kind, what is trained on (a number of commits, or a language), the language of the
+    evaluation, and the number of training commits.
+    """
 
     kind: str
     taught: str
@@ -48,62 +56,62 @@ class HistorySubset:
 
 
 @dataclass(frozen=True, slots=True)
-class LanguageSplit:
+class LanguageSplit(Generic[T]):
     """A training part and a validation part, each with the language of every example."""
 
-    train: Sequence[Any]
-    valid: Sequence[Any]
-    language: Callable[[Any], str]
+    train: Sequence[T]
+    valid: Sequence[T]
+    language: Callable[[T], str]
 
-    def select_subset(self, cut: HistorySubset) -> tuple[list[Any], list[Any], list[Any]]:
-        """What teaches, what chooses between a run's steps, and what is asked about."""
+    def select_subset(self, cut: HistorySubset) -> tuple[list[T], list[T], list[T]]:
+        """The training, validation and evaluation examples of a part."""
         if cut.kind == LOW_RESOURCE:
             return list(self.train[-cut.examples :]), list(self.valid), list(self.valid)
-        chooses = self._filter_language(self.valid, cut.taught)  # of the language to come nothing is known
+        valid = self._filter_language(self.valid, cut.taught)  # nothing is known of the other language
         asked = self._filter_language(self.valid, cut.asked)
-        return self._filter_language(self.train, cut.taught)[-cut.examples :], chooses, asked
+        return self._filter_language(self.train, cut.taught)[-cut.examples :], valid, asked
 
-    def _filter_language(self, examples: Sequence[Any], language: str) -> list[Any]:
+    def _filter_language(self, examples: Sequence[T], language: str) -> list[T]:
         return [one for one in examples if self.language(one) == language]
 
 
 def plan_subsets(
-    parts: LanguageSplit, sizes: Sequence[int], pairs: Sequence[tuple[str, str]]
+    parts: LanguageSplit[Any], sizes: Sequence[int], pairs: Sequence[tuple[str, str]]
 ) -> list[HistorySubset]:
-    """The cuts that were asked for; GitpeftError where a part is too small to say anything."""
+    """The parts that were asked for; GitpeftError where one is too small."""
     found = [_plan_low_resource(parts, size) for size in dict.fromkeys(sorted(sizes))]
     for taught, asked in dict.fromkeys(pairs):
         found += _plan_transfer(parts, taught, asked)
     return list(dict.fromkeys(found))
 
 
-def _plan_low_resource(parts: LanguageSplit, size: int) -> HistorySubset:
+def _plan_low_resource(parts: LanguageSplit[Any], size: int) -> HistorySubset:
     if not MIN_SUBSET_TRAINING <= size < len(parts.train):
         raise GitpeftError(
-            f"{size} commits cannot be taken of the {len(parts.train)} that teach",
+            f"cannot take {size} of the {len(parts.train)} training commits",
             f"choose numbers from {MIN_SUBSET_TRAINING} to {len(parts.train) - 1}, "
             "as in --low-resource 50,200",
         )
     return HistorySubset(LOW_RESOURCE, str(size), "", size)
 
 
-def _plan_transfer(parts: LanguageSplit, taught: str, asked: str) -> list[HistorySubset]:
-    """From one language to the other, and, as many commits of it, within the other."""
+def _plan_transfer(parts: LanguageSplit[Any], taught: str, asked: str) -> list[HistorySubset]:
+    """From one language to the other, and with as many commits within the other."""
     teach, ask = (Counter(map(parts.language, part)) for part in (parts.train, parts.valid))
     short = [
-        f"{have} commits in {name} that {do}"
-        for name, have, least, do in (
-            (taught, teach[taught], MIN_SUBSET_TRAINING, "teach"),
-            (taught, ask[taught], MIN_SUBSET_VALIDATION, "choose"),
-            (asked, teach[asked], MIN_SUBSET_TRAINING, "teach"),
-            (asked, ask[asked], MIN_SUBSET_VALIDATION, "are asked about"),
+        f"{have} {part} commits in {name}"
+        for name, have, least, part in (
+            (taught, teach[taught], MIN_SUBSET_TRAINING, "training"),
+            (taught, ask[taught], MIN_SUBSET_VALIDATION, "validation"),
+            (asked, teach[asked], MIN_SUBSET_TRAINING, "training"),
+            (asked, ask[asked], MIN_SUBSET_VALIDATION, "evaluation"),
         )
         if have < least
     ]
     if short:
         known = ", ".join(f"{name} ({n})" for name, n in teach.most_common() if n >= MIN_SUBSET_TRAINING)
         raise GitpeftError(
-            f"{taught}:{asked} cannot be tried: only {short[0]}",
+            f"{taught}:{asked} cannot be compared: only {short[0]}",
             f"languages with enough commits: {known or 'none'}",
         )
     size = min(teach[taught], teach[asked])
@@ -120,7 +128,9 @@ def parse_language_pairs(text: str) -> list[tuple[str, str]]:
         taught, colon, asked = (part.strip().lower() for part in one.partition(":"))
         names = tuple(LANGUAGE_BY_SUFFIX.get(name.lstrip("."), name) for name in (taught, asked))
         if not colon or not all(names) or names[0] == names[1]:
-            raise GitpeftError(f"{one} names no two languages", "write FROM:TO, as in --transfer python:go")
+            raise GitpeftError(
+                f"'{one}' does not name two languages", "write FROM:TO, as in --transfer python:go"
+            )
         found.append((names[0], names[1]))
     return found
 
@@ -131,7 +141,7 @@ def parse_sizes(text: str) -> list[int]:
         return [int(one) for one in text.split(",") if one.strip()]
     except ValueError:
         raise GitpeftError(
-            f"{text} is no list of numbers", "write them as in --low-resource 50,200,1000"
+            f"'{text}' is not a list of numbers", "write them as in --low-resource 50,200,1000"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""How good a ranking of commits by risk is: hides the definitions of the field and their intervals.
+"""Metrics of a ranking of commits by risk, with their confidence intervals.
 
 `truth` holds 1 for a commit that a later fix corrected and 0 for a clean one, `scores` what a model said
 (higher is riskier), `effort` the changed lines. All functions take arrays of one length n, in the same order.
@@ -6,7 +6,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,7 +152,7 @@ class RankedCommits:
     def __len__(self) -> int:
         return len(self.truth)
 
-    def select_rows(self, rows: NDArray[Any]) -> "RankedCommits":
+    def select_rows(self, rows: NDArray[np.integer]) -> "RankedCommits":
         """Some of the commits."""
         return RankedCommits(self.truth[rows], self.scores[rows], self.chances[rows], self.effort[rows])
 

@@ -1,7 +1,7 @@
-"""How a chooser learns what people took: hides the loss, the prior that it starts from, and who judges it.
+"""Fits the reranker, which decides which candidate message comes first, and evaluates it.
 
-The weights are fitted question by question: what counts is which of its candidates is best, not how good they
-are by themselves. A chooser that was fitted on many histories is the prior of one that is fitted on one.
+The weights are fitted listwise: what counts is which candidate of a commit is best, not how good it is by
+itself. A reranker that was fitted on many histories is the prior of one that is fitted on one.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gitpeft.lazy import replace_fields
 from gitpeft.learn import logistic
@@ -17,15 +18,16 @@ from gitpeft.learn.evaluation.trial import ExampleCandidates, score_reranker
 from gitpeft.suggest.reranker import RERANKED, Reranker
 from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES, RETRIEVED
 
+FloatArray = NDArray[np.float64]
 DEFAULT_MODE = "default"
 CROSS_VALIDATION_FOLDS = 5
 
 TARGET_TEMPERATURE = 0.2
-"""B-Norm (0..1) over this is the logit of how a question's candidates should be preferred."""
+"""B-Norm (0..1) divided by this is the logit of a candidate in the target distribution."""
 
 RIDGE_STRENGTH = 6.0
-"""How strongly weights are held to the prior: as by so many questions. On the validation parts of flask, gin
-and axios (120 to 340 questions) 0.2 to 6 are alike, and 60 is worse."""
+"""Strength of the ridge penalty towards the prior, in commits. On the validation parts of flask, gin
+and axios (120 to 340 commits) 0.2 to 6 are equal, and 60 is worse."""
 
 _MAX_STEPS, _TOLERANCE, _MIN_SPREAD = 50, 1e-7, 1e-6
 _MAX_HALVINGS = 30
@@ -33,10 +35,10 @@ _MAX_HALVINGS = 30
 
 @dataclass(frozen=True, slots=True)
 class RerankerChoice:
-    """The chooser that validation prefers, and what each way of choosing scored there (B-Norm, `n` examples).
+    """The reranker that is best on validation, and the score of each way of ranking (B-Norm, `n` examples).
 
-    `name` is the way that won: generated, retrieved, default (the prior) or chooser (fitted). The fitted
-    one's score is cross-validated: each fold is scored by a chooser that was fitted without it.
+    `name` is the best way: generated, retrieved, default (the prior) or chooser (fitted). The fitted one's
+    score is cross-validated: each fold is scored by a reranker that was fitted without it.
     """
 
     name: str
@@ -46,7 +48,7 @@ class RerankerChoice:
 
     @property
     def best_score(self) -> float:
-        """The score of the way that won."""
+        """The score of the best way."""
         return self.scores[self.name]
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,7 +57,7 @@ class RerankerChoice:
 
 
 def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> RerankerChoice:
-    """Fit a chooser on validation examples, from a prior if there is one; the best way of choosing stays."""
+    """Fit a reranker on validation examples, from a prior if there is one; the best way of ranking wins."""
     known = prior if prior is not None and prior.weights else Reranker()
     ways = {
         mode: replace_fields(known, mode=mode) for mode in (GENERATED, RETRIEVED)
@@ -76,9 +78,9 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
 
 
 def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> Reranker:
-    """Weights under which a question's best candidate, by B-Norm, gets the highest score.
+    """Weights under which a commit's best candidate, by B-Norm, gets the highest score.
 
-    The softmax of the scores is brought near to that of the B-Norms over `TEMPERATURE`: ListNet's top-one
+    The softmax of the scores is fitted to that of the B-Norms over `TARGET_TEMPERATURE`: ListNet's top-one
     loss (Cao et al. 2007), by Newton's method, with a ridge towards the prior's weights (0 without one) in
     units of each feature's spread, once these are at this loss's scale. The scale of the scores is then
     fitted so that a score, through the logistic function, is the B-Norm (0..1) to be expected.
@@ -89,7 +91,7 @@ def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = No
         return prior if prior is not None and prior.weights else Reranker(mode=GENERATED)
     rows, goals = (np.concatenate(parts) for parts in zip(*questions, strict=True))
     spread = rows.std(0)
-    spread[spread < _MIN_SPREAD] = 1.0  # what never differs here keeps the prior's weight
+    spread[spread < _MIN_SPREAD] = 1.0  # a constant feature keeps the prior's weight
     asked_for = [(x / spread, _target_distribution(y)) for x, y in questions]
     start = np.zeros(len(RERANKER_FEATURES))
     if prior is not None and prior.weights:
@@ -102,23 +104,24 @@ def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = No
     return Reranker(RERANKED, RERANKER_FEATURES, tuple(map(float, scale * weights)), bias)
 
 
-def _read_question(one: ExampleCandidates) -> tuple[Any, Any]:
-    """Features (k, len(FEATURES)) and B-Norm (k, 0..1) of the candidates that may be offered."""
+def _read_question(one: ExampleCandidates) -> tuple[FloatArray, FloatArray]:
+    """Features (k, len(RERANKER_FEATURES)) and B-Norm (k, 0..1) of the candidates that may be offered."""
     usable = [c for c in one.found if not c.flaw]
     goals = b_norm([c.message for c in usable], [one.example.message] * len(usable))
     return np.array([c.features for c in usable]).reshape(-1, len(RERANKER_FEATURES)), np.array(goals) / 100
 
 
-def _target_distribution(goals: Any) -> Any:
+def _target_distribution(goals: FloatArray) -> FloatArray:
     return _softmax(goals / TARGET_TEMPERATURE)
 
 
-def _softmax(logits: Any) -> Any:
-    raised = np.exp(logits - logits.max())
-    return raised / raised.sum()
+def _softmax(logits: FloatArray) -> FloatArray:
+    raised: FloatArray = np.exp(logits - logits.max())
+    shares: FloatArray = raised / raised.sum()
+    return shares
 
 
-def _fit_listwise(questions: Sequence[tuple[Any, Any]], start: Any) -> Any:
+def _fit_listwise(questions: Sequence[tuple[FloatArray, FloatArray]], start: FloatArray) -> FloatArray:
     """The weights (d) that minimise the mean cross-entropy plus the ridge; the loss is convex."""
     weights, loss = start, _listwise_loss(questions, start, start)
     ridge = RIDGE_STRENGTH / len(questions)
@@ -142,12 +145,14 @@ def _fit_listwise(questions: Sequence[tuple[Any, Any]], start: Any) -> Any:
     return weights
 
 
-def _listwise_loss(questions: Sequence[tuple[Any, Any]], weights: Any, start: Any) -> float:
+def _listwise_loss(
+    questions: Sequence[tuple[FloatArray, FloatArray]], weights: FloatArray, start: FloatArray
+) -> float:
     costs = [-wanted @ np.log(_softmax(x @ weights) + 1e-30) for x, wanted in questions]
     return float(np.mean(costs) + RIDGE_STRENGTH / len(questions) * ((weights - start) ** 2).sum())
 
 
-def _calibrate_scores(scores: Any, goals: Any) -> tuple[float, float]:
+def _calibrate_scores(scores: FloatArray, goals: FloatArray) -> tuple[float, float]:
     """Scale and bias of a logistic regression from scores to goals; the scale stays above 0."""
     mean, spread = float(scores.mean()), float(scores.std()) + 1e-9
     [slope], bias = logistic.fit_logistic_newton(((scores - mean) / spread)[:, None], goals, np.ones(1))

@@ -1,4 +1,4 @@
-"""What a model would have suggested for unseen commits: hides trial bundles and what is known at each."""
+"""What a model would have suggested for unseen commits, each with the exemplars of its day."""
 
 import json
 import random
@@ -22,14 +22,14 @@ from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
 
 @dataclass(frozen=True, slots=True)
 class ExampleCandidates:
-    """An example and all that a model could have offered for it."""
+    """An example and the candidates that a model has for it."""
 
     example: Example
     found: tuple[MessageCandidate, ...]
 
-    def offered_message(self, chooser: Reranker) -> str:
-        """The message that this chooser would have put first, "" if none."""
-        best = chooser.rank_candidates(self.found)
+    def offered_message(self, reranker: Reranker) -> str:
+        """The message that this reranker would have put first, "" if none."""
+        best = reranker.rank_candidates(self.found)
         return best[0][1].message if best else ""
 
 
@@ -37,7 +37,7 @@ class ExampleCandidates:
 def open_trial_suggester(
     manifest: Manifest, files: Path, index: CommitIndex, style: Mapping[str, object]
 ) -> Iterator[Suggester]:
-    """A suggester from exported files and an index (none if empty), in a bundle that is gone afterwards."""
+    """A suggester from exported files and an index (none if empty), in a temporary bundle."""
     with tempfile.TemporaryDirectory(prefix="gitpeft-trial-") as scratch:
         state = Path(scratch)
         with bundles.staging_folder(state) as folder:
@@ -64,8 +64,8 @@ def collect_candidates(
 ) -> list[ExampleCandidates]:
     """Every candidate for every example.
 
-    `since` are all examples that the suggester's index has not, oldest first: each question then sees those
-    before it, as many as the hook looks back.
+    `since` are all examples that are not in the suggester's index, oldest first: for each example those
+    before it are indexed, as many as the hook looks back.
     """
     asked = []
     for number, (example, before) in enumerate(
@@ -88,9 +88,9 @@ def sample_examples(examples: Sequence[Example], most: int, seed: int) -> list[E
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), most))]
 
 
-def score_reranker(asked: Sequence[ExampleCandidates], chooser: Reranker) -> list[float]:
-    """B-Norm of what the chooser puts first, a number per example; 0 where nothing is offered."""
-    return b_norm([one.offered_message(chooser) for one in asked], [one.example.message for one in asked])
+def score_reranker(asked: Sequence[ExampleCandidates], reranker: Reranker) -> list[float]:
+    """B-Norm of what the reranker puts first, for each example; 0 where nothing is suggested."""
+    return b_norm([one.offered_message(reranker) for one in asked], [one.example.message for one in asked])
 
 
 def nearest_messages(
@@ -98,7 +98,7 @@ def nearest_messages(
 ) -> list[str]:
     """The baseline: the message of the most similar commit of the index, "" when none is similar at all.
 
-    `since` as in `ask`.
+    `since` as in `collect_candidates`.
     """
     known = (
         index.with_later_commits(before) if since else index

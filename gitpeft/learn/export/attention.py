@@ -1,4 +1,4 @@
-"""How every exported decoder attends: hides caches, masks, fused operators and bottlenecks.
+"""Attention in exported graphs: caches, masks, fused operators, and bottlenecks behind projections.
 
 Shapes: S source length, B hypotheses, T new tokens, P past tokens, E = P + T, N heads, H head width. The keys
 and values of the source are never repeated: where a layer looks at it, all tokens of all hypotheses are one
@@ -7,17 +7,19 @@ long query.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph
+from gitpeft.learn.export.graph import FUSED_DOMAIN, FloatArray, OnnxGraph
 
 MASKED_SCORE = -1e9
-"""Added to the score of what must not be looked at."""
+"""Added to the score of a position that is masked."""
+
+DistanceBias = tuple[FloatArray, int, int]
+"""Biases (heads, distances) of the relative distances low..high, and these two."""
 
 ACTIVATION_OPERATORS = {
     "relu": ("", "Relu"),
@@ -37,10 +39,10 @@ _BOTTLENECK_OPERATORS = {
 class AttentionProjections:
     """A layer's four projections; scores are multiplied with `scale`."""
 
-    query: Any
-    key: Any
-    value: Any
-    output: Any
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
     heads: int
     scale: float
 
@@ -58,11 +60,11 @@ class AttentionProjections:
 class HypothesisBatch:
     """The new tokens of all hypotheses, (1, B·T), and the bias and mask with which they look back.
 
-    `past` and `end` are P and E, vectors of one number. `table` as in `bias`.
+    `past` and `end` are P and E, vectors of one number. `table` as in `add_position_bias`.
     """
 
     def __init__(
-        self, graph: OnnxGraph, layers: int, attention: AttentionProjections, table: tuple[Any, int, int]
+        self, graph: OnnxGraph, layers: int, attention: AttentionProjections, table: DistanceBias
     ) -> None:
         self._graph = graph
         tokens = graph.add_input("tokens", "int64", ["B", "T"])
@@ -142,10 +144,11 @@ def add_cross_outputs(graph: OnnxGraph, states: str, attentions: Sequence[Attent
             graph.add_output(split, f"cross.{number}.{name}", shape)
 
 
-def project_jointly(graph: OnnxGraph, x: str, linears: Sequence[Any]) -> list[str]:
+def project_jointly(graph: OnnxGraph, x: str, linears: Sequence[nn.Linear]) -> list[str]:
     """Several projections of one input as one multiplication."""
     weights = [linear.weight for linear in linears]
-    biases = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
+    given = [bias for linear in linears if (bias := getattr(linear, "bias", None)) is not None]
+    biases = torch.cat(given) if given else None
     joined = graph.add_linear(x, torch.cat(weights), biases)
     sizes = graph.add_ints(*(len(weight) for weight in weights))
     return graph.add_multi_node("x" * len(linears), "Split", joined, sizes, axis=-1)
@@ -157,7 +160,7 @@ def _add_attention(graph: OnnxGraph, inputs: list[str], attention: AttentionProj
     )
 
 
-def add_output_projection(graph: OnnxGraph, x: str, linear: Any) -> str:
+def add_output_projection(graph: OnnxGraph, x: str, linear: nn.Linear) -> str:
     """A sublayer's last projection, and the bottlenecks behind it where the model has any."""
     hidden = graph.add_linear(x, linear.weight, linear.bias)
     for down, activation, up in getattr(linear, "stages", list)():
@@ -183,7 +186,7 @@ def add_activation_operator(graph: OnnxGraph, x: str, kind: tuple[str, str]) -> 
     return graph.add_node(operator, x, domain=domain, **factor)
 
 
-def add_position_bias(graph: OnnxGraph, start: str, end: str, table: tuple[Any, int, int]) -> str:
+def add_position_bias(graph: OnnxGraph, start: str, end: str, table: DistanceBias) -> str:
     """Bias (1, N, end - start, end) of positions start..end looking at 0..end.
 
     `table` holds the bias (N, distances) of the distances low..high; beyond them it stays the same, as in T5.
@@ -203,6 +206,6 @@ def add_position_range(graph: OnnxGraph, start: str, end: str) -> str:
     return graph.add_node("Range", graph.add_node("Squeeze", start), graph.add_node("Squeeze", end), one)
 
 
-def make_causal_table(heads: int) -> tuple[Any, int, int]:
-    """A table for `bias` that knows nothing of distances but that what comes later is out of sight."""
+def make_causal_table(heads: int) -> DistanceBias:
+    """A table for `add_position_bias` that only masks later positions."""
     return np.tile(np.array([0.0, MASKED_SCORE], dtype=np.float32), (heads, 1)), 0, 1

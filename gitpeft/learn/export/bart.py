@@ -1,4 +1,4 @@
-"""ONNX graphs of BART, PLBART and RoBERTa with a decoder: hides what these three call their parts.
+"""ONNX graphs of BART, PLBART, and RoBERTa with a decoder.
 
 All are transformers that add, then normalise, with learnt positions and biases everywhere. Inputs and outputs
 are those of `t5` without a pointer head.
@@ -8,7 +8,7 @@ Shapes: S source length, B hypotheses, T new tokens, P past tokens, N heads, H h
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gitpeft.learn.export.attention import (
     AttentionProjections,
@@ -24,6 +24,19 @@ from gitpeft.learn.export.attention import (
 )
 from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph, tensor_to_array
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+    from transformers.models.bart.modeling_bart import (
+        BartAttention,
+        BartConfig,
+        BartDecoder,
+        BartDecoderLayer,
+        BartEncoder,
+        BartEncoderLayer,
+    )
+    from transformers.models.roberta.modeling_roberta import RobertaAttention, RobertaLayer, RobertaModel
+
 _TIED_TABLE_NAME = "embedding"
 
 
@@ -32,12 +45,12 @@ class _Layer:
     """A layer's parts in the order in which they act; an encoder's has no `source`."""
 
     own: AttentionProjections
-    own_norm: Any
+    own_norm: "nn.LayerNorm"
     source: AttentionProjections | None
-    source_norm: Any
-    up: Any
-    down: Any
-    norm: Any
+    source_norm: "nn.LayerNorm | None"
+    up: "nn.Linear"
+    down: "nn.Linear"
+    norm: "nn.LayerNorm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +60,12 @@ class _Stack:
     `first` is the row of `places` that belongs to the first token.
     """
 
-    tokens: Any
+    tokens: "nn.Embedding"
     scale: float
-    places: Any
+    places: "nn.Embedding"
     first: int
-    everywhere: Any
-    norm: Any
+    everywhere: "nn.Embedding | None"
+    norm: "nn.LayerNorm"
     layers: Sequence[_Layer]
     activation: str
 
@@ -61,13 +74,13 @@ class _Stack:
 class _Head:
     """From the decoder's states to the vocabulary: RoBERTa has a layer in between, and all have a bias."""
 
-    dense: Any
-    norm: Any
-    table: Any
-    bias: Any
+    dense: "nn.Linear | None"
+    norm: "nn.LayerNorm | None"
+    table: "Tensor"
+    bias: "Tensor"
 
 
-def build_encoder_graph(model: Any, quantise: bool) -> bytes:
+def build_encoder_graph(model: "PreTrainedModel", quantise: bool) -> bytes:
     """Graph of `source` (1, S) to `cross.I.key`, `cross.I.value` (1, N, S, H) for each decoder layer I."""
     graph = OnnxGraph(quantise)
     source = graph.add_input("source", "int64", [1, "S"])
@@ -82,7 +95,7 @@ def build_encoder_graph(model: Any, quantise: bool) -> bytes:
     return graph.to_bytes()
 
 
-def build_decoder_graph(model: Any, quantise: bool) -> bytes:
+def build_decoder_graph(model: "PreTrainedModel", quantise: bool) -> bytes:
     """Graph of `tokens` (B, T), `past.I.key/value` (B, N, P, H) and the encoder's results to `probabilities`.
 
     As `t5.decoder`.
@@ -102,7 +115,7 @@ def build_decoder_graph(model: Any, quantise: bool) -> bytes:
         x = _add_and_normalise(
             graph, x, add_cached_attention(graph, x, layer.own, batch, number), layer.own_norm
         )
-        if layer.source is not None:
+        if layer.source is not None and layer.source_norm is not None:
             x = _add_and_normalise(
                 graph, x, add_cross_attention(graph, x, layer.source, number), layer.source_norm
             )
@@ -128,7 +141,7 @@ def _embed_positions(graph: OnnxGraph, stack: _Stack, start: str, end: str) -> s
     return graph.add_node("Unsqueeze", rows, graph.add_ints(0))
 
 
-def _add_and_normalise(graph: OnnxGraph, x: str, update: str, norm: Any) -> str:
+def _add_and_normalise(graph: OnnxGraph, x: str, update: str, norm: "nn.LayerNorm") -> str:
     """The sum of both, normalised."""
     weights = [graph.add_constant(tensor_to_array(part)) for part in (norm.weight, norm.bias)]
     kind = "SkipLayerNormalization"
@@ -141,7 +154,7 @@ def _add_feed_forward(graph: OnnxGraph, x: str, layer: _Layer, activation: str) 
 
 
 def _add_logits(graph: OnnxGraph, x: str, head: _Head) -> str:
-    if head.dense is not None:
+    if head.dense is not None and head.norm is not None:
         x = add_named_activation(graph, graph.add_linear(x, head.dense.weight, head.dense.bias), "gelu")
         weights = [graph.add_constant(tensor_to_array(part)) for part in (head.norm.weight, head.norm.bias)]
         x = graph.add_node("LayerNormalization", x, *weights, axis=-1, epsilon=float(head.norm.eps))
@@ -149,21 +162,21 @@ def _add_logits(graph: OnnxGraph, x: str, head: _Head) -> str:
     return graph.add_node("Add", found, graph.add_constant(tensor_to_array(head.bias).reshape(-1)))
 
 
-# --- what they call their parts -----------------------------------------------------------------------------
+# --- reading the models -------------------------------------------------------------------------------------
 
 
-def _read_model(model: Any) -> tuple[_Stack, _Stack, _Head]:
+def _read_model(model: "PreTrainedModel") -> tuple[_Stack, _Stack, _Head]:
     """Encoder, decoder and head of a model."""
     return _read_roberta(model) if model.config.model_type == "encoder-decoder" else _read_bart(model)
 
 
-def _read_bart(model: Any) -> tuple[_Stack, _Stack, _Head]:
+def _read_bart(model: "PreTrainedModel") -> tuple[_Stack, _Stack, _Head]:
     head = _Head(None, None, model.lm_head.weight, model.final_logits_bias)
     stacks = model.model.encoder, model.model.decoder
     return _read_bart_stack(stacks[0], model.config), _read_bart_stack(stacks[1], model.config), head
 
 
-def _read_bart_stack(stack: Any, config: Any) -> _Stack:
+def _read_bart_stack(stack: "BartEncoder | BartDecoder", config: "BartConfig") -> _Stack:
     scale, offset = float(stack.embed_tokens.embed_scale or 1.0), int(stack.embed_positions.offset)
     layers = [_read_bart_layer(layer) for layer in stack.layers]
     return _Stack(
@@ -172,7 +185,7 @@ def _read_bart_stack(stack: Any, config: Any) -> _Stack:
     )  # fmt: skip
 
 
-def _read_bart_layer(layer: Any) -> _Layer:
+def _read_bart_layer(layer: "BartEncoderLayer | BartDecoderLayer") -> _Layer:
     other = getattr(layer, "encoder_attn", None)
     return _Layer(
         _read_bart_attention(layer.self_attn),
@@ -185,18 +198,18 @@ def _read_bart_layer(layer: Any) -> _Layer:
     )
 
 
-def _read_bart_attention(module: Any) -> AttentionProjections:
+def _read_bart_attention(module: "BartAttention") -> AttentionProjections:
     parts = (module.q_proj, module.k_proj, module.v_proj, module.out_proj)
     return AttentionProjections(*parts, module.num_heads, float(module.head_dim**-0.5))
 
 
-def _read_roberta(model: Any) -> tuple[_Stack, _Stack, _Head]:
+def _read_roberta(model: "PreTrainedModel") -> tuple[_Stack, _Stack, _Head]:
     head = model.decoder.lm_head
     found = _Head(head.dense, head.layer_norm, head.decoder.weight, head.decoder.bias)
     return _read_roberta_stack(model.encoder), _read_roberta_stack(model.decoder.roberta), found
 
 
-def _read_roberta_stack(stack: Any) -> _Stack:
+def _read_roberta_stack(stack: "RobertaModel") -> _Stack:
     known = stack.embeddings
     layers = [_read_roberta_layer(layer) for layer in stack.encoder.layer]
     return _Stack(
@@ -205,7 +218,7 @@ def _read_roberta_stack(stack: Any) -> _Stack:
     )  # fmt: skip
 
 
-def _read_roberta_layer(layer: Any) -> _Layer:
+def _read_roberta_layer(layer: "RobertaLayer") -> _Layer:
     other = getattr(layer, "crossattention", None)
     return _Layer(
         _read_roberta_attention(layer.attention), layer.attention.output.LayerNorm,
@@ -214,7 +227,7 @@ def _read_roberta_layer(layer: Any) -> _Layer:
     )  # fmt: skip
 
 
-def _read_roberta_attention(module: Any) -> AttentionProjections:
+def _read_roberta_attention(module: "RobertaAttention") -> AttentionProjections:
     inner, heads = module.self, module.self.num_attention_heads
     parts = (inner.query, inner.key, inner.value, module.output.dense)
     return AttentionProjections(*parts, heads, float(inner.attention_head_size**-0.5))

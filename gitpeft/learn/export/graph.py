@@ -1,15 +1,23 @@
-"""An ONNX graph under construction: hides names, node protos, and how a weight is stored as int8.
+"""An ONNX graph under construction, in float32 or with weights in int8.
 
 The graphs are written node by node instead of being traced: that takes a second instead of half a minute,
 depends on no exporter, and yields at once the fused operators of ONNX Runtime that a trace is optimised into.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto, ValueInfoProto
+
+FloatArray = NDArray[np.float32]
+NodeAttribute = int | float | str | Sequence[int]
+"""The value of a node's attribute."""
 
 OPSET_VERSION = 18
 IR_VERSION = 9
@@ -24,19 +32,20 @@ _ELEMENT_TYPES = {"float": 1, "int64": 7}
 class OnnxGraph:
     """Collects nodes; every method that computes something returns the name of its result.
 
-    With `quantise`, `linear` and `table` store int8 with one scale a column (a row of a table).
+    With `quantise`, weights of linear layers and embeddings are stored as int8 with one scale a column (of an
+    embedding: a row).
     """
 
     def __init__(self, quantise: bool) -> None:
         self.quantise = quantise
-        self._nodes: list[Any] = []
-        self._initializers: dict[str, Any] = {}
-        self._inputs: list[Any] = []
-        self._outputs: list[Any] = []
+        self._nodes: list[NodeProto] = []
+        self._initializers: dict[str, TensorProto] = {}
+        self._inputs: list[ValueInfoProto] = []
+        self._outputs: list[ValueInfoProto] = []
         self._count = 0
 
     def add_input(self, name: str, kind: str, shape: Sequence[int | str]) -> str:
-        """Declare an input; a dimension is a number or the name of a free one."""
+        """Declare an input; a dimension is a number or the name of a variable one."""
         from onnx import helper
 
         self._inputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES[kind], list(shape)))
@@ -49,8 +58,8 @@ class OnnxGraph:
         self._nodes.append(helper.make_node("Identity", [value], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES["float"], list(shape)))
 
-    def add_constant(self, array: Any, name: str = "") -> str:
-        """Store an array; a name that is stored already is taken for the same array."""
+    def add_constant(self, array: NDArray[np.generic], name: str = "") -> str:
+        """Store an array; a name that is stored already stands for the same array."""
         from onnx import numpy_helper
 
         name = name or self._make_name("constant")
@@ -66,21 +75,21 @@ class OnnxGraph:
         """A constant vector of int64."""
         return self.add_constant(np.array(values, dtype=np.int64), "ints" + "_".join(map(str, values)))
 
-    def add_node(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+    def add_node(self, kind: str, *inputs: str, domain: str = "", **attributes: NodeAttribute) -> str:
         """Append a node with one result; an empty input name is an input left out."""
         return self.add_multi_node("x", kind, *inputs, domain=domain, **attributes)[0]
 
     def add_multi_node(
-        self, results: str, kind: str, *inputs: str, domain: str = "", **attributes: Any
+        self, results: str, kind: str, *inputs: str, domain: str = "", **attributes: NodeAttribute
     ) -> list[str]:
-        """Append a node with one result for each letter of `results`; `-` is a result that is left out."""
+        """Append a node with one result for each letter of `results`; `-` is an output that is not used."""
         from onnx import helper
 
         names = ["" if letter == "-" else self._make_name(kind.lower()) for letter in results]
         self._nodes.append(helper.make_node(kind, list(inputs), names, domain=domain, **attributes))
         return [name for name in names if name]
 
-    def add_fused_node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def add_fused_node(self, kind: str, *inputs: str, **attributes: NodeAttribute) -> str:
         """Append a node of ONNX Runtime's own operators."""
         return self.add_node(kind, *inputs, domain=FUSED_DOMAIN, **attributes)
 
@@ -111,7 +120,7 @@ class OnnxGraph:
         return self.add_node("Mul", floats, self.add_node("Gather", self.add_constant(scale[:, None]), ids))
 
     def add_tied_embedding(self, table: Tensor, ids: str, name: str) -> str:
-        """As `embedding`, out of the array that `tied_columns` stores, which lies the other way round."""
+        """As `add_embedding`, from the transposed array that `add_tied_projection` stores."""
         if not self.quantise:
             rows = self.add_node("Gather", self.add_constant(tensor_to_array(table).T, name), ids, axis=1)
         else:
@@ -123,7 +132,7 @@ class OnnxGraph:
         return self.add_node("Transpose", rows, perm=[1, 2, 0])
 
     def add_tied_projection(self, x: str, table: Tensor, name: str) -> str:
-        """x · tableᵀ: a table that is both input and output of a network is stored once."""
+        """x · tableᵀ: an embedding that is both input and output of a network is stored once."""
         if not self.quantise:
             return self.add_node("MatMul", x, self.add_constant(tensor_to_array(table).T, name))
         return self.add_fused_node("DynamicQuantizeMatMul", x, *self._add_tied_table(table, name))
@@ -156,16 +165,14 @@ class OnnxGraph:
         return f"{stem}.{self._count}"
 
 
-def tensor_to_array(tensor: Tensor) -> Any:
+def tensor_to_array(tensor: Tensor) -> FloatArray:
     """A tensor as a float32 array."""
-    return tensor.detach().to(torch.float32).cpu().numpy()
+    found: FloatArray = tensor.detach().to(torch.float32).cpu().numpy()
+    return found
 
 
-def quantise_int8(weights: Any, axis: int) -> tuple[Any, Any]:
-    """Symmetric levels (int8) and scales (float32): one scale for each index of the axis that is kept.
-
-    `axis` is the one that is reduced.
-    """
+def quantise_int8(weights: FloatArray, axis: int) -> tuple[NDArray[np.int8], FloatArray]:
+    """Symmetric levels (int8) and scales (float32), one for each index of the axis that is not `axis`."""
     largest = np.abs(weights).max(axis=axis, keepdims=True)
     scale = np.where(largest > 0, largest, 1.0) / INT8_LEVELS
     levels = np.clip(np.rint(weights / scale), -INT8_LEVELS, INT8_LEVELS).astype(np.int8)

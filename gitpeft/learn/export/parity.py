@@ -1,4 +1,4 @@
-"""From a trained model to the files that run without torch: hides graphs, int8, and the proof of both.
+"""Exports a trained model to files that run without torch, through a gate that checks their parity.
 
 The gate compares three forms of one model on held-out examples: torch, ONNX in float32, ONNX in int8. The
 first two must agree to the last digits, the last two in what they choose and in how likely they find the
@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE
 from gitpeft.errors import GitpeftError
@@ -23,15 +24,21 @@ from gitpeft.learn.models import architectures
 from gitpeft.runtime.beam_search import GenerationTokens, compute_floored_log
 from gitpeft.runtime.onnx_model import EncodedSource, EncoderDecoder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LogProbabilities = NDArray[np.float64]
+"""(tokens, vocabulary)."""
+
 
 class GraphWriter(Protocol):
     """A module that writes the two ONNX graphs of an architecture; int8 with `quantise`, else float32."""
 
-    def build_encoder_graph(self, model: Any, quantise: bool) -> bytes:
+    def build_encoder_graph(self, model: "PreTrainedModel", quantise: bool) -> bytes:
         """The serialised encoder: from a source to what every decoding step reads."""
         ...
 
-    def build_decoder_graph(self, model: Any, quantise: bool) -> bytes:
+    def build_decoder_graph(self, model: "PreTrainedModel", quantise: bool) -> bytes:
         """The serialised decoder: from tokens and their past to probabilities."""
         ...
 
@@ -58,12 +65,12 @@ NEAR_TIE_NATS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class MessageParityBounds:
-    """What the gate lets through.
+    """The limits of the gate.
 
     `exact`: largest difference of a log-probability between torch and ONNX in float32. `agreement`: smallest
     share of positions where int8 chooses float32's token, or one that float32 finds less likely by no more
-    than `TIE`. `nats`: largest change, by int8, of the mean log-probability of a real message's token;
-    `drop`: largest share by which int8 makes float32's loss on real messages worse.
+    than `NEAR_TIE_NATS`. `nats`: largest change, by int8, of the mean log-probability of a real message's
+    token; `drop`: largest share by which int8 makes float32's loss on real messages worse.
     """
 
     exact: float = 1e-3
@@ -74,7 +81,7 @@ class MessageParityBounds:
 
 @dataclass(frozen=True, slots=True)
 class MessageParity:
-    """What the gate measured (see `Bounds`) over `examples` messages of `tokens` tokens.
+    """What the gate measured (see `MessageParityBounds`) over `examples` messages of `tokens` tokens.
 
     `same` is the agreement without near ties counted in, `loss` float32's on real messages, nats a token.
     """
@@ -94,11 +101,9 @@ class MessageParity:
         return -self.nats / self.loss
 
     def describe_drop(self) -> str:
-        """What int8 costs, in a line."""
+        """The change of the loss by int8, in a line."""
         share, bound = f"{self.quality_drop:+.2%}", f"{self.bounds.drop:.0%}"
-        return (
-            f"int8 costs {share} of quality (loss {self.loss:.3f} on {self.examples} messages; bound {bound})"
-        )
+        return f"int8 loss change: {share} (loss {self.loss:.3f} on {self.examples} messages; bound {bound})"
 
     def list_failures(self) -> list[str]:
         """A sentence for each bound that does not hold, with the bound in it."""
@@ -118,7 +123,7 @@ class MessageParity:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What `export` wrote: the gate's result, sizes in bytes, and the manifest's `settings` for decoding."""
+    """What `export_model` wrote: the gate's result, the `settings` for decoding, and sizes in bytes."""
 
     parity: MessageParity
     settings: dict[str, Any]
@@ -143,7 +148,7 @@ class ExportResult:
 
 
 def export_model(
-    model: Any,
+    model: "PreTrainedModel",
     tokenizer_json: Path,
     out_dir: Path,
     examples: Sequence[TokenPair],
@@ -152,8 +157,8 @@ def export_model(
 ) -> ExportResult:
     """Write encoder.onnx, decoder.onnx and tokenizer.json into `out_dir`, once the gate has let them through.
 
-    `model` is an encoder-decoder of `GRAPHS`, LoRA merged, on the CPU; `examples` are held-out ones, some
-    dozens, their sources with the ids of `wrapping` before and after what the hook renders. Raises
+    `model` is an encoder-decoder of `GRAPH_WRITERS`, LoRA merged, on the CPU; `examples` are some dozens of
+    held-out ones, their sources with the ids of `wrapping` before and after what the hook renders. Raises
     GitpeftError, and writes nothing, when a bound does not hold or the model is of another type.
     """
     start = time.perf_counter()
@@ -186,7 +191,7 @@ def _make_network(files: tuple[bytes, bytes]) -> EncoderDecoder:
     return EncoderDecoder(lambda: files[0], lambda: files[1])
 
 
-def build_graphs(model: Any, quantise: bool) -> tuple[bytes, bytes]:
+def build_graphs(model: "PreTrainedModel", quantise: bool) -> tuple[bytes, bytes]:
     """The encoder's and the decoder's ONNX file."""
     kind = model.config.model_type
     if kind not in GRAPH_WRITERS:
@@ -198,7 +203,7 @@ def build_graphs(model: Any, quantise: bool) -> tuple[bytes, bytes]:
         return writer.build_encoder_graph(model, quantise), writer.build_decoder_graph(model, quantise)
 
 
-def make_decoding_settings(model: Any, tokenizer_json: Path) -> dict[str, Any]:
+def make_decoding_settings(model: "PreTrainedModel", tokenizer_json: Path) -> dict[str, Any]:
     """`start`, `end` and `banned` ids: special tokens, and what the model has and the tokenizer has not."""
     from tokenizers import Tokenizer
 
@@ -226,7 +231,7 @@ def _compact_tokenizer(path: Path) -> bytes:
 
 
 def measure_parity(
-    model: Any,
+    model: "PreTrainedModel",
     plain: EncoderDecoder,
     small: EncoderDecoder,
     examples: Sequence[TokenPair],
@@ -255,13 +260,15 @@ def measure_parity(
     return MessageParity(len(examples), tokens, worst, *shares, bounds)
 
 
-def _largest_gap(a: Any, b: Any) -> float:
-    """Largest difference; infinite when a value is no number, which a plain maximum could hide."""
+def _largest_gap(a: LogProbabilities, b: LogProbabilities) -> float:
+    """Largest difference; infinite when a value is NaN, which a plain maximum could miss."""
     gap = float(np.abs(np.log(np.exp(a) + RARE_PROBABILITY) - np.log(np.exp(b) + RARE_PROBABILITY)).max())
     return gap if np.isfinite(gap) else float("inf")
 
 
-def _score_with_torch(model: Any, source: Sequence[int], inputs: Sequence[int]) -> Any:
+def _score_with_torch(
+    model: "PreTrainedModel", source: Sequence[int], inputs: Sequence[int]
+) -> LogProbabilities:
     ids = torch.tensor([list(source)])
     with torch.inference_mode(), _use_one_thread():
         output = model(
@@ -281,12 +288,14 @@ def _use_one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _score_at_once(network: EncoderDecoder, memory: EncodedSource, inputs: Sequence[int]) -> Any:
+def _score_at_once(network: EncoderDecoder, memory: EncodedSource, inputs: Sequence[int]) -> LogProbabilities:
     tokens = np.array([inputs], dtype=np.int64)
     return compute_floored_log(network.run_decoder(memory, tokens, network.make_empty_past(1))[0][0])
 
 
-def _score_stepwise(network: EncoderDecoder, memory: EncodedSource, inputs: Sequence[int]) -> Any:
+def _score_stepwise(
+    network: EncoderDecoder, memory: EncodedSource, inputs: Sequence[int]
+) -> LogProbabilities:
     past, rows = network.make_empty_past(1), []
     for token in inputs:
         found, past = network.run_decoder(memory, np.array([[token]], dtype=np.int64), past)

@@ -1,4 +1,4 @@
-"""T5, with or without the pointer head, as two ONNX graphs: hides where `transformers` keeps each weight.
+"""T5, with or without the pointer head, as two ONNX graphs.
 
 The encoder graph takes one source and gives what every decoding step reads: keys and values of the
 cross-attention of all decoder layers and, with a pointer head, the keys of the source positions. The decoder
@@ -8,7 +8,7 @@ layer looks at the source, all tokens of all hypotheses are one long query.
 Shapes: S source length, B hypotheses, T new tokens, P past tokens, N heads, H head width, V vocabulary.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from gitpeft.learn.export.attention import (
     MASKED_SCORE,
     AttentionProjections,
+    DistanceBias,
     HypothesisBatch,
     add_cached_attention,
     add_cross_attention,
@@ -26,16 +27,27 @@ from gitpeft.learn.export.attention import (
     add_position_bias,
     add_self_attention,
 )
-from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph, tensor_to_array
+from gitpeft.learn.export.graph import FUSED_DOMAIN, FloatArray, OnnxGraph, tensor_to_array
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+    from transformers.models.t5.modeling_t5 import (
+        T5Attention,
+        T5Config,
+        T5DenseActDense,
+        T5DenseGatedActDense,
+        T5Stack,
+    )
 
 _BLOCKED_SCORE = -1e4
 _TIED_TABLE_NAME = "embedding"
 
 
-def build_encoder_graph(model: Any, quantise: bool) -> bytes:
+def build_encoder_graph(model: "PreTrainedModel", quantise: bool) -> bytes:
     """Graph of `source` (1, S) to `cross.I.key`, `cross.I.value` (1, N, S, H), `keys`, `mask`.
 
-    I counts the decoder's layers; the last two are the pointer head's (see `_pointer_outputs`).
+    I counts the decoder's layers; the last two are the pointer head's (see `_add_pointer_outputs`).
     """
     graph = OnnxGraph(quantise)
     source = graph.add_input("source", "int64", [1, "S"])
@@ -48,10 +60,10 @@ def build_encoder_graph(model: Any, quantise: bool) -> bytes:
     return graph.to_bytes()
 
 
-def build_risk_encoder_graph(model: Any, quantise: bool) -> bytes:
+def build_risk_encoder_graph(model: "PreTrainedModel", quantise: bool) -> bytes:
     """Graph of `source` (1, S) and `features` (1, K) to `logit` (1), and to what each token adds (1, S).
 
-    `model` is a `learn.judge.Judge`. What comes behind the encoder keeps float32.
+    `model` is a `learn.risk.encoder.RiskEncoderModel`. Everything after the encoder stays in float32.
     """
     graph = OnnxGraph(quantise)
     source = graph.add_input("source", "int64", [1, "S"])
@@ -71,7 +83,7 @@ def build_risk_encoder_graph(model: Any, quantise: bool) -> bytes:
     return graph.to_bytes()
 
 
-def _encode_source(graph: OnnxGraph, source: str, model: Any) -> tuple[str, str]:
+def _encode_source(graph: OnnxGraph, source: str, model: "PreTrainedModel") -> tuple[str, str]:
     """The embedded source, and the encoder's states."""
     stack = model.encoder
     embedded = graph.add_embedding(stack.embed_tokens.weight, source)
@@ -89,7 +101,7 @@ def _encode_source(graph: OnnxGraph, source: str, model: Any) -> tuple[str, str]
     return embedded, stream.normed
 
 
-def build_decoder_graph(model: Any, quantise: bool) -> bytes:
+def build_decoder_graph(model: "PreTrainedModel", quantise: bool) -> bytes:
     """Graph of `tokens` (B, T), `past.I.key/value` (B, N, P, H) and the encoder's results to `probabilities`.
 
     These are (B, T, V): whoever needs the logarithm of a few of them does not pay for all.
@@ -122,7 +134,7 @@ def build_decoder_graph(model: Any, quantise: bool) -> bytes:
 class _ResidualStream:
     """The residual stream of a stack: `normed` is what the next layer reads."""
 
-    def __init__(self, graph: OnnxGraph, start: str, stack: Any) -> None:
+    def __init__(self, graph: OnnxGraph, start: str, stack: "T5Stack") -> None:
         self._graph = graph
         final = stack.final_layer_norm
         self._norms = iter([*(layer.layer_norm for block in stack.block for layer in block.layer), final])
@@ -144,7 +156,7 @@ class _ResidualStream:
         return self._graph.add_constant(tensor_to_array(next(self._norms).weight))
 
 
-def _read_attention(module: Any) -> AttentionProjections:
+def _read_attention(module: "T5Attention") -> AttentionProjections:
     """T5 does not scale its scores: its weights do."""
     return AttentionProjections(module.q, module.k, module.v, module.o, module.n_heads, 1.0)
 
@@ -152,7 +164,7 @@ def _read_attention(module: Any) -> AttentionProjections:
 # --- relative positions -------------------------------------------------------------------------------------
 
 
-def _encoder_bias_table(attention: Any) -> tuple[Any, int, int]:
+def _encoder_bias_table(attention: "T5Attention") -> DistanceBias:
     furthest = attention.relative_attention_max_distance
     return (
         _compute_distance_biases(attention, torch.arange(-furthest, furthest + 1), True),
@@ -161,14 +173,14 @@ def _encoder_bias_table(attention: Any) -> tuple[Any, int, int]:
     )
 
 
-def _decoder_bias_table(attention: Any) -> tuple[Any, int, int]:
+def _decoder_bias_table(attention: "T5Attention") -> DistanceBias:
     """As the encoder's, with one more distance: every later position is out of sight."""
     furthest = attention.relative_attention_max_distance
     values = _compute_distance_biases(attention, torch.arange(-furthest, 1), False)
     return np.pad(values, ((0, 0), (0, 1)), constant_values=MASKED_SCORE), -furthest, 1
 
 
-def _compute_distance_biases(attention: Any, distances: Tensor, both_ways: bool) -> Any:
+def _compute_distance_biases(attention: "T5Attention", distances: Tensor, both_ways: bool) -> FloatArray:
     count, furthest = attention.relative_attention_num_buckets, attention.relative_attention_max_distance
     buckets = attention._relative_position_bucket(distances, both_ways, count, furthest)
     return tensor_to_array(attention.relative_attention_bias.weight[buckets].T)
@@ -177,7 +189,9 @@ def _compute_distance_biases(attention: Any, distances: Tensor, both_ways: bool)
 # --- feed-forward, vocabulary, pointer ----------------------------------------------------------------------
 
 
-def _add_feed_forward(graph: OnnxGraph, x: str, dense: Any, config: Any) -> str:
+def _add_feed_forward(
+    graph: OnnxGraph, x: str, dense: "T5DenseActDense | T5DenseGatedActDense", config: "T5Config"
+) -> str:
     gated = hasattr(dense, "wi_0")
     weight = torch.cat([dense.wi_0.weight, dense.wi_1.weight]) if gated else dense.wi.weight
     hidden = graph.add_linear(x, weight)
@@ -191,7 +205,7 @@ def _add_feed_forward(graph: OnnxGraph, x: str, dense: Any, config: Any) -> str:
     )
 
 
-def _embed_decoder_tokens(graph: OnnxGraph, tokens: str, model: Any) -> str:
+def _embed_decoder_tokens(graph: OnnxGraph, tokens: str, model: "PreTrainedModel") -> str:
     table = model.decoder.embed_tokens.weight
     return (
         graph.add_tied_embedding(table, tokens, _TIED_TABLE_NAME)
@@ -200,17 +214,19 @@ def _embed_decoder_tokens(graph: OnnxGraph, tokens: str, model: Any) -> str:
     )
 
 
-def _is_tied(model: Any) -> bool:
+def _is_tied(model: "PreTrainedModel") -> bool:
     return bool(model.lm_head.weight.data_ptr() == model.decoder.embed_tokens.weight.data_ptr())
 
 
-def _add_logits(graph: OnnxGraph, states: str, model: Any) -> str:
+def _add_logits(graph: OnnxGraph, states: str, model: "PreTrainedModel") -> str:
     if model.config.scale_decoder_outputs:
         states = graph.add_node("Mul", states, graph.add_floats(model.model_dim**-0.5))
     return graph.add_tied_projection(states, model.lm_head.weight, _TIED_TABLE_NAME)
 
 
-def _add_pointer_outputs(graph: OnnxGraph, source: str, states: str, embedded: str, model: Any) -> None:
+def _add_pointer_outputs(
+    graph: OnnxGraph, source: str, states: str, embedded: str, model: "PreTrainedModel"
+) -> None:
     """`keys` (1, d, S), scaled, and `mask` (1, S), which is added to the score of each source position."""
     head, width = model.pointer, model.config.d_model
     padding = graph.add_constant(np.zeros((1, 1, width), dtype=np.float32))
@@ -229,7 +245,7 @@ def _add_pointer_outputs(graph: OnnxGraph, source: str, states: str, embedded: s
     )
 
 
-def _mix_copies(graph: OnnxGraph, outputs: str, embedded: str, model: Any) -> str:
+def _mix_copies(graph: OnnxGraph, outputs: str, embedded: str, model: "PreTrainedModel") -> str:
     """generated · (1 - gate) + copied · gate, (1, B·T, V), as `pointer_t5` mixes them."""
     head, width = model.pointer, model.config.d_model
     source = graph.add_input("source", "int64", [1, "S"])
@@ -252,7 +268,7 @@ def _mix_copies(graph: OnnxGraph, outputs: str, embedded: str, model: Any) -> st
     return graph.add_node("ScatterElements", generated, index, copied, axis=2, reduction="add")
 
 
-def _project_exactly(graph: OnnxGraph, x: str, linear: Any) -> str:
+def _project_exactly(graph: OnnxGraph, x: str, linear: "nn.Linear") -> str:
     """A projection of the pointer head: the scores of alike positions lie close, so it keeps float32."""
     return graph.add_linear(x, linear.weight, linear.bias, exact=True)
 

@@ -1,4 +1,4 @@
-"""What each architecture calls its parts: hides module names behind layers, placements and sides.
+"""Names of modules in each architecture, so that tuning methods speak of layers, placements and sides only.
 
 A *layer* is `encoder.3` or `decoder.0` in every architecture. A *place* is the full name of a module as
 `named_modules` gives it.
@@ -7,9 +7,12 @@ A *layer* is `encoder.3` or `decoder.0` in every architecture. A *place* is the 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gitpeft.errors import GitpeftError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SIDES = ("both", "encoder", "decoder")
 
@@ -84,7 +87,7 @@ ARCHITECTURES = {
 
 
 def find_architecture(model_type: str) -> Architecture:
-    """The family of a model type; GitpeftError when there is none."""
+    """The architecture of a model type; GitpeftError when it is not supported."""
     if model_type not in ARCHITECTURES:
         raise GitpeftError(
             f"models of type {model_type} cannot be tuned", f"known are {', '.join(sorted(ARCHITECTURES))}"
@@ -106,21 +109,21 @@ class LayerRegion:
         return chosen and layer not in self.without and self.side in ("both", layer.partition(".")[0])
 
 
-def map_layers(model: Any) -> dict[str, str]:
+def map_layers(model: "PreTrainedModel") -> dict[str, str]:
     """The layers of a model, in order, and the module that each of them is."""
     return {
         layer: place[: len(place) - len(tail) - 1] for place, layer, tail in _iterate_layer_modules(model)
     }
 
 
-def find_modules(model: Any, part: str, region: LayerRegion) -> list[str]:
-    """The modules of a model that a family's pattern (`attention`, `norm`, …) names in a region.
+def find_modules(model: "PreTrainedModel", part: str, region: LayerRegion) -> list[str]:
+    """The modules of a model in a region that a pattern of its architecture (`attention`, `norm`, …) matches.
 
     GitpeftError when none matches, or when the region names a layer that the model does not have.
     """
     _check_layer_names(model, region)
-    family = find_architecture(model.config.model_type)
-    pattern = "|".join(getattr(family, name) for name in part.split("+"))
+    architecture = find_architecture(model.config.model_type)
+    pattern = "|".join(getattr(architecture, name) for name in part.split("+"))
     found = [
         p
         for p, layer, tail in _iterate_layer_modules(model)
@@ -134,13 +137,13 @@ def find_modules(model: Any, part: str, region: LayerRegion) -> list[str]:
     return found
 
 
-def find_outside_linears(model: Any) -> list[str]:
-    """The linear layers that belong to no layer and are tuned with all of them."""
+def find_outside_linears(model: "PreTrainedModel") -> list[str]:
+    """The linear modules outside of all layers that `all-linear` tunes as well."""
     pattern = find_architecture(model.config.model_type).outside
     return [name for name, _ in model.named_modules() if pattern and re.fullmatch(pattern, name)]
 
 
-def _iterate_layer_modules(model: Any) -> Iterator[tuple[str, str, str]]:
+def _iterate_layer_modules(model: "PreTrainedModel") -> Iterator[tuple[str, str, str]]:
     """Modules that lie in a layer: full name, layer, and the name inside of it."""
     pattern = re.compile(find_architecture(model.config.model_type).layer + r"\.(?P<tail>.+)")
     for name, _ in model.named_modules():
@@ -149,7 +152,7 @@ def _iterate_layer_modules(model: Any) -> Iterator[tuple[str, str, str]]:
             yield name, f"{side}.{found['number']}", found["tail"]
 
 
-def _check_layer_names(model: Any, region: LayerRegion) -> None:
+def _check_layer_names(model: "PreTrainedModel", region: LayerRegion) -> None:
     known = map_layers(model)
     for name in (*region.layers, *region.without):
         if name not in known:

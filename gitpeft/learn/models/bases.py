@@ -1,11 +1,11 @@
-"""Base models: hides where they are, how they are checked, and what each architecture calls its parts."""
+"""Base models on this machine: finds them by name, checks and loads them, their tokenizer and reranker."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gitpeft.bundle.bundle import RERANKER_FILE
 from gitpeft.bundle.embedded import (
@@ -23,6 +23,10 @@ from gitpeft.learn.models import architectures, hub
 from gitpeft.runtime.tokenizer import TokenCodec
 from gitpeft.suggest import reranker
 from gitpeft.suggest.reranker import Reranker
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import EncoderDecoderModel, PreTrainedModel
 
 __all__ = ["EMBEDDED_BASE", "BaseModel", "compute_base_digest", "find_base", "find_embedded_base"]
 
@@ -59,7 +63,7 @@ class BaseModel:
         return folder if (folder / "settings.json").is_file() else None
 
     def load_reranker(self) -> Reranker:
-        """Its default chooser; the embedded base's where it has none, since all weigh the same features.
+        """Its default reranker; the embedded base's where it has none, since all use the same features.
 
         GitpeftError when its file is damaged.
         """
@@ -73,7 +77,7 @@ class BaseModel:
 
     @property
     def architecture(self) -> architectures.Architecture:
-        """How the architecture calls its parts."""
+        """The names of its modules."""
         return architectures.find_architecture(self.kind)
 
     def load_codec(self) -> TokenCodec:
@@ -85,14 +89,14 @@ class BaseModel:
         tokenizer = _load_tokenizer(self.tokenizer_path)
         before, after = self.architecture.wrapped
         if before and tokenizer.token_to_id(_UNIXCODER_MARK) is not None:
-            before = (*before, _UNIXCODER_MARK, "</s>")  # its encoder is told what it is wanted for
+            before = (*before, _UNIXCODER_MARK, "</s>")  # UniXcoder's prefix for its encoder-decoder mode
         found = [[tokenizer.token_to_id(token) for token in tokens] for tokens in (before, after)]
         return [i for i in found[0] if i is not None], [i for i in found[1] if i is not None]
 
-    def load(self) -> Any:
+    def load(self) -> "PreTrainedModel":
         """The model in float32. Safetensors only; no code of the base is ever run.
 
-        An encoder alone gets a decoder with random layers (see `_with_decoder`).
+        An encoder alone gets a decoder with random layers (see `_add_decoder`).
         """
         import torch
         from transformers import AutoModel, AutoModelForSeq2SeqLM
@@ -116,7 +120,7 @@ class BaseModel:
         return model
 
 
-def _add_decoder(encoder: Any, attention: str) -> Any:
+def _add_decoder(encoder: "PreTrainedModel", attention: str) -> "EncoderDecoderModel":
     """An encoder-decoder: six layers with random weights over the encoder's own embeddings.
 
     As in the study of Liu et al. (arXiv 2402.06247), so that an encoder can write messages. The new modules
@@ -147,7 +151,7 @@ def _add_decoder(encoder: Any, attention: str) -> Any:
 
 
 @cache
-def _load_tokenizer(path: Path) -> Any:
+def _load_tokenizer(path: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(path))
@@ -161,9 +165,9 @@ def _load_codec(path: Path) -> TokenCodec:
 def find_base(name: str) -> BaseModel:
     """The base with this name: `mini`, a folder of `transformers` files, a preset, or `owner/name@commit`.
 
-    A preset or a hub id is looked for among what was downloaded; see `hub.folder`. GitpeftError when there is
-    none, when it holds no safetensors or no `tokenizer.json`, or when its configuration is damaged or that of
-    a model that cannot be tuned here.
+    A preset or a hub id is looked for among what was downloaded; see `hub.resolve_hub_base`. GitpeftError
+    when there is none, when it holds no safetensors or no `tokenizer.json`, or when its configuration is
+    damaged or that of a model that cannot be tuned here.
     """
     folder = find_embedded_base() if name == EMBEDDED_BASE else Path(name).expanduser()
     if not folder.exists() and (name in hub.BASE_PRESETS or hub.is_hub_id(name)):

@@ -9,10 +9,11 @@ PEFT has no such method. Importing this module registers one, `BOTTLENECK`, afte
 A bottleneck gives h + up(activation(down(h))) for the output h of a sublayer, before the residual sum
 (Houlsby et al. 2019, arXiv 1902.00751, after both sublayers; Pfeiffer et al. 2021, arXiv 2005.00247, after
 the feed-forward only). `up` starts at zero, so that a fresh adapter changes nothing. It is not linear and so
-cannot be merged: `fold` puts everything else in place and leaves the bottlenecks in the model.
+cannot be merged: `fold_adapter` merges everything else and leaves the bottlenecks in the model.
 """
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper, PeftType, register_peft_method
 from peft.utils.other import match_target_against_key
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from gitpeft.learn.models import architectures
 
@@ -52,9 +54,10 @@ _extend_peft_types()
 class BottleneckConfig(PeftConfig):  # type: ignore[misc]
     """Settings of a bottleneck adapter.
 
-    `width` of the bottleneck; `activation`, one of `ACTIVATIONS`; `placement`: houlsby or pfeiffer, read
-    where `target_modules` is not given. `target_modules`: the linear layers after which a bottleneck is put,
-    `norm_modules`: the LayerNorms that get a copy to train; names or name endings, or one regular expression.
+    `width` of the bottleneck; `activation`, one of `ACTIVATION_MODULES`; `placement`: houlsby or pfeiffer,
+    read where `target_modules` is not given. `target_modules`: the linear layers after which a bottleneck is
+    put, `norm_modules`: the LayerNorms that get a copy to train; names or name endings, or one regular
+    expression.
     Without them they are those of the model's type. ValueError for an unknown activation or placement.
     """
 
@@ -95,7 +98,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.base_layer = base_layer
         self.merged_adapters: list[str] = []
 
-    def list_active_modules(self, table: nn.ModuleDict) -> list[Any]:
+    def list_active_modules(self, table: nn.ModuleDict) -> list[nn.Module]:
         """The modules of the active adapters, in their order; none where adapters are disabled."""
         names = [] if self.disable_adapters else self.active_adapters
         return [table[name] for name in names if name in table]
@@ -135,10 +138,11 @@ class Bottleneck(BottleneckLayer):
             nn.init.zeros_(parameter)
         self._activate_adapter(adapter_name, config)
 
-    def stages(self) -> list[tuple[Any, ...]]:
+    def stages(self) -> list[tuple[nn.Linear, nn.Module, nn.Linear]]:
         """(down, activation, up) of the active adapters, in the order in which they act."""
         tables = (self.bottleneck_down, self.bottleneck_activation, self.bottleneck_up)
-        return list(zip(*(self.list_active_modules(table) for table in tables), strict=True))
+        found: Any = zip(*(self.list_active_modules(table) for table in tables), strict=True)
+        return list(found)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the linear layer's, (…, in) to (…, out)."""
@@ -163,9 +167,10 @@ class OwnNorm(BottleneckLayer):
         self._activate_adapter(adapter_name, config)
 
     @property
-    def active_norm(self) -> Any:
-        """The norm that counts now."""
-        return [self.base_layer, *self.list_active_modules(self.bottleneck_norm)][-1]
+    def active_norm(self) -> nn.Module:
+        """The norm that is used now."""
+        found: nn.Module = [self.base_layer, *self.list_active_modules(self.bottleneck_norm)][-1]
+        return found
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the norm's. PEFT keeps copies in 32 bits, also where the base goes on in half precision."""
@@ -181,7 +186,9 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
     tuner_layer_cls = BottleneckLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - PEFT's attribute; see the method below
 
-    def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> Any:
+    def _prepare_adapter_config(
+        self, peft_config: BottleneckConfig, model_config: dict[str, object]
+    ) -> BottleneckConfig:
         kind = model_config.get("model_type", "")
         if peft_config.target_modules is None and kind not in architectures.ARCHITECTURES:
             raise ValueError("Please specify `target_modules` in `peft_config`")
@@ -194,7 +201,7 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
         return peft_config
 
     @staticmethod
-    def _check_target_module_exists(peft_config: BottleneckConfig, key: str) -> Any:
+    def _check_target_module_exists(peft_config: BottleneckConfig, key: str) -> bool | re.Match[str] | None:
         found = BaseTuner._check_target_module_exists(peft_config, key)
         return found or _is_norm(peft_config, key) or found
 
@@ -232,7 +239,7 @@ def _matches_name(names: Sequence[str], key: str) -> bool:
     return key in names or any(key.endswith(f".{name}") for name in names)
 
 
-def _wrap_module(target: nn.Module, config: BottleneckConfig, key: str) -> Any:
+def _wrap_module(target: nn.Module, config: BottleneckConfig, key: str) -> BottleneckLayer:
     if _is_norm(config, key):
         return OwnNorm(target)
     if not isinstance(target, nn.Linear):
@@ -248,10 +255,10 @@ register_peft_method(name=_PEFT_NAME, config_cls=BottleneckConfig, model_cls=Bot
 
 
 @torch.no_grad()
-def fold_adapter(model: PeftModel) -> Any:
-    """The base model with the active adapter in place: norms and fully tuned modules are its own again.
+def fold_adapter(model: PeftModel) -> PreTrainedModel:
+    """The base model with the active adapter merged: norms and fully tuned modules are its own again.
 
-    `Bottleneck` layers stay, which is what exporters look for.
+    `Bottleneck` layers stay; exporters look for them.
     """
     inner = model.get_base_model()
     for name, module in list(inner.named_modules()):

@@ -1,7 +1,7 @@
-"""Base models from the Hugging Face hub: hides where downloads are; refuses what is not pinned or not safe.
+"""Base models from the Hugging Face hub; what is not pinned to a commit, or not safetensors, is refused.
 
-Nothing is fetched unless a person says so: `HF_HUB_OFFLINE=0`. Only weights as safetensors, configuration and
-tokenizer are asked for, at one commit, which the base's name then carries.
+Nothing is fetched unless the user allows it: `HF_HUB_OFFLINE=0`. Only weights as safetensors, configuration
+and tokenizer are requested, at one commit, which becomes part of the base's name.
 """
 
 import os

@@ -16,7 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 _CACHE_FIELD = "cache" if "cache" in {one.name for one in fields(Seq2SeqLMOutput)} else "past_key_values"
-"""What the library calls the decoder's past, which newer releases renamed."""
+"""The library's name of the decoder's cache, which newer releases changed."""
 
 
 class PointerT5Config(T5Config):  # type: ignore[misc]

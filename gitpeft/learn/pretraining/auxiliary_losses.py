@@ -1,13 +1,14 @@
-"""What a base learns beside messages, from the same reading of a change: hides heads and damaged inputs.
+"""Auxiliary tasks of pretraining, beside messages, with their heads and corrupted inputs.
 
-Three tasks ride on the encoder states of the message task and cost a few percent of a step: was a line added
-or removed (its sign hidden, as `probing.line_types` asks), how many of an exemplar's words will the message
-have, and which tokens stood in hidden spans of the diff. A part of the examples is read damaged for it; their
-messages are learnt all the same. The heads live in `model.heads` while training and are in no saved base.
+Three tasks use the encoder states of the message task and cost a few percent of a step: was a line added
+or removed (its sign hidden, as the probes of `compare` ask), how many of an exemplar's words will the message
+have, and which tokens stood in hidden spans of the diff. For this a part of the examples is
+corrupted; the model still learns to write their messages. The heads are in `model.heads` while training, and
+in no saved base.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits, nll_loss, pad
 from gitpeft.learn.training.loop import Objective
 from gitpeft.runtime.tokenizer import END_TOKEN, SPECIAL_TOKENS, UNKNOWN_TOKEN
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 _MARK_IDS = {token.strip("<>"): number for number, token in enumerate(SPECIAL_TOKENS)}
 _MASK_ID, _FIRST_MARK = SPECIAL_TOKENS.index(UNKNOWN_TOKEN), SPECIAL_TOKENS.index(END_TOKEN) + 2
 
 CORRUPTED_SHARE = 0.3
-"""Share of the examples that are read damaged."""
+"""Share of the examples whose input is corrupted."""
 
 _SIGNLESS_SHARE = 0.3
-"""Share of the damaged ones that lose every sign, as a probe reads them; others lose this share of it."""
+"""Share of the corrupted examples that lose every sign, as in a probe; of others, share of the signs."""
 
 _SPAN_TOKENS, _HIDDEN_SHARE = 3, 0.12
 """Tokens of a hidden span, and about which share of a damaged diff is hidden."""
@@ -31,14 +36,14 @@ _SPAN_TOKENS, _HIDDEN_SHARE = 3, 0.12
 
 @dataclass(frozen=True, slots=True)
 class AuxiliaryWeights:
-    """What each task's loss counts beside that of messages; 0 leaves it out, and its head and damage too."""
+    """What each task's loss counts beside that of messages; 0 leaves it out, with its corruption."""
 
     line_type: float = 0.0
     matching: float = 0.0
     denoise: float = 0.0
 
     def has_any(self) -> bool:
-        """Whether there is anything to learn beside messages."""
+        """Whether there is any auxiliary task."""
         return max(self.line_type, self.matching, self.denoise) > 0
 
 
@@ -54,22 +59,22 @@ class AuxiliaryHeads(nn.Module):
             nn.init.zeros_(head.bias)
 
 
-def attach_heads(model: Any) -> None:
+def attach_heads(model: "PreTrainedModel") -> None:
     """Give the model heads unless it has them."""
     if not hasattr(model, "heads"):
         model.heads = AuxiliaryHeads(model.config.d_model).to(model.device)
 
 
-def detach_heads(model: Any) -> None:
+def detach_heads(model: "PreTrainedModel") -> None:
     """Take the heads away: a base is saved without them."""
     if hasattr(model, "heads"):
         del model.heads
 
 
 def make_joint_objective(weights: AuxiliaryWeights) -> Objective:
-    """The loss of messages and, weighted, of the tasks beside them; `attach` comes first."""
+    """The loss of messages plus the weighted losses of the auxiliary tasks; `attach_heads` comes first."""
 
-    def compute_joint_loss(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def compute_joint_loss(model: "PreTrainedModel", inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         ids = inputs["input_ids"]
         read = corrupt_sources(ids, weights)
         found = model(**{**inputs, "input_ids": read})
@@ -161,7 +166,7 @@ def _matching_loss(
     return binary_cross_entropy_with_logits(said, parts.average_text(common, ids)[asked])
 
 
-def _denoising_loss(model: Any, states: Tensor, ids: Tensor, read: Tensor) -> Tensor:
+def _denoising_loss(model: "PreTrainedModel", states: Tensor, ids: Tensor, read: Tensor) -> Tensor:
     """Negative log-likelihood of hidden tokens, by the output's own table."""
     hidden = (read == _MASK_ID) & (ids != _MASK_ID)
     if not hidden.any():

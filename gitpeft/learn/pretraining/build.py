@@ -27,20 +27,21 @@ from gitpeft.runtime.tokenizer import SPECIAL_TOKENS, TokenCodec
 if TYPE_CHECKING:
     from gitpeft.bundle.bundle import Manifest
     from gitpeft.learn.evaluation.trial import ExampleCandidates
+    from gitpeft.learn.models.pointer_t5 import PointerT5ForConditionalGeneration
 
 COMMITS_PER_VALIDATION_REPOSITORY, COMMITS_PER_TRAINING_REPOSITORY = 60, 30
-"""How many commits of each validation repository the default chooser is measured on, and how many of each
+"""How many commits of each validation repository the default reranker is evaluated on, and how many of each
 other one it is fitted on."""
 
 ProgressListener = Callable[[str, float, str], None]
-"""Hears (step, share done 0..1, detail)."""
+"""Called with (step, share done 0..1, detail)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainingRecipe:
     """A `recipe.toml`: data, tokenizer, input budget, model configuration and training stages.
 
-    `beside` weighs what each stage learns beside messages.
+    `beside` holds the weights of the auxiliary tasks of each stage.
     """
 
     files: tuple[str, ...]
@@ -226,7 +227,7 @@ def _make_stage_listener(
 
 
 def export_base(recipe: PretrainingRecipe, corpus_dir: Path, out: Path, listen: ProgressListener) -> None:
-    """The files that let the base be used untuned and without torch: `out/onnx/`, with a default chooser."""
+    """The files that let the base be used untuned and without torch: `out/onnx/`, with a default reranker."""
     from gitpeft.bundle import bundle as bundles
     from gitpeft.learn.evaluation import reranker
     from gitpeft.learn.export.parity import export_model
@@ -265,10 +266,10 @@ def export_base(recipe: PretrainingRecipe, corpus_dir: Path, out: Path, listen: 
 def _ask_training_repositories(
     recipe: PretrainingRecipe, corpus_dir: Path, manifest: "Manifest", folder: Path, listen: ProgressListener
 ) -> list["ExampleCandidates"]:
-    """What the base offers in the repositories that taught it: from this the default chooser learns.
+    """The candidates of the base in the training repositories, on which the default reranker is fitted.
 
-    The base saw some of these commits, once, so that what it writes there is a little better than elsewhere.
-    How the chooser does where the base has seen nothing is what the validation repositories are asked for.
+    The base saw some of these commits, once, so that its messages are a little better there than elsewhere.
+    The validation repositories show how the reranker does where the base has seen nothing.
     """
     asked: list[ExampleCandidates] = []
     for number, name in enumerate(recipe.files):
@@ -296,7 +297,7 @@ def _ask_newest(
         return trial.collect_candidates(suggester, trial.sample_examples(newest, most, seed), since=newest)
 
 
-def make_random_model(recipe: PretrainingRecipe) -> Any:
+def make_random_model(recipe: PretrainingRecipe) -> "PointerT5ForConditionalGeneration":
     """A pointer T5 with random weights."""
     import torch
 
@@ -314,7 +315,9 @@ def make_random_model(recipe: PretrainingRecipe) -> Any:
     return model
 
 
-def save_base(model: Any, recipe: PretrainingRecipe, work: Path, out: Path) -> None:
+def save_base(
+    model: "PointerT5ForConditionalGeneration", recipe: PretrainingRecipe, work: Path, out: Path
+) -> None:
     """The transformers files of a base in `out`, weights in half precision, with its input budget."""
     import torch
     from transformers import PreTrainedTokenizerFast

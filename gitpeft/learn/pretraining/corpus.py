@@ -1,4 +1,4 @@
-"""Many repositories' histories as training examples for a base: hides the corpus format and its cleaning."""
+"""Histories of many repositories as training examples for a base: the corpus format and its cleaning."""
 
 import json
 import lzma
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from gitpeft.diff.patch import normalize_line
 from gitpeft.diff.render import clean_subject
@@ -17,12 +17,25 @@ from gitpeft.redaction import mask_secrets
 from gitpeft.runtime.tokenizer import END_TOKEN, PAD_TOKEN, SPECIAL_TOKENS, UNKNOWN_TOKEN
 from gitpeft.suggest.retrieval import CommitIndex
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 _CHANGE_COUNTS = re.compile(r" \+(\d+) -(\d+)")
 _MAX_REPEATS = 15
-"""A message, digits aside, is learnt at most this often over all repositories."""
+"""A message, digits aside, is used for training at most this often, over all repositories."""
 
 
-def read_corpus_file(path: Path, leave_out: Iterable[str] = ()) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+class CorpusRecord(TypedDict):
+    """A line of a corpus file: a commit, with the author's previous subject."""
+
+    repo: str
+    sha: str
+    subject: str
+    previous: str
+    diff: str
+
+
+def read_corpus_file(path: Path, leave_out: Iterable[str] = ()) -> Iterator[tuple[str, list[CorpusRecord]]]:
     """The records of a corpus file by repository, oldest first; each must be sorted by repository."""
     out = set(leave_out)
     with lzma.open(path, "rt", encoding="utf-8") as lines:
@@ -31,7 +44,7 @@ def read_corpus_file(path: Path, leave_out: Iterable[str] = ()) -> Iterator[tupl
                 yield repo, list(group)
 
 
-def build_examples(records: Sequence[dict[str, Any]], neighbours: int) -> list[Example]:
+def build_examples(records: Sequence[CorpusRecord], neighbours: int) -> list[Example]:
     """The examples of one repository: cleaned, masked, each with its nearest *earlier* subjects (0: none)."""
     kept = [record for record in records if _is_usable(record)]
     changes = [mask_secrets(normalise_diff(record["diff"])) for record in kept]
@@ -52,7 +65,7 @@ def build_examples(records: Sequence[dict[str, Any]], neighbours: int) -> list[E
     ]
 
 
-def _is_usable(record: dict[str, Any]) -> bool:
+def _is_usable(record: CorpusRecord) -> bool:
     return 2 <= len(clean_subject(record["subject"]).split()) <= 22 and bool(record["diff"].strip())
 
 
@@ -73,13 +86,13 @@ def _count_changed_lines(line: str) -> int:
 
 
 class RepeatFilter:
-    """Lets a message through at most `_REPEATS` times; digits and case do not tell messages apart."""
+    """Lets a message through at most `_MAX_REPEATS` times; digits and case are ignored."""
 
     def __init__(self) -> None:
         self._seen: Counter[str] = Counter()
 
     def __call__(self, message: str) -> bool:
-        """Whether this message may still be learnt from."""
+        """Whether this message is still within the limit."""
         key = re.sub(r"\d+", "0", message.lower())
         self._seen[key] += 1
         return self._seen[key] <= _MAX_REPEATS
@@ -97,7 +110,7 @@ def drop_context(example: Example, dice: random.Random) -> Example:
     return Example(example.change, example.message, previous, like, example.sha, example.group)
 
 
-def train_tokenizer(texts: Iterable[str], size: int) -> Any:
+def train_tokenizer(texts: Iterable[str], size: int) -> "Tokenizer":
     """A byte-level BPE of `size` tokens with the section marks as special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -1,7 +1,9 @@
-"""Changes that are nearly the same as earlier ones: hides how they are found among hundreds of thousands.
+"""Finds changes that are nearly the same as earlier ones, among hundreds of thousands.
 
 MinHash with banding (Broder 1997; Leskovec, Rajaraman, Ullman, *Mining of Massive Datasets*, chapter 3) over
-the set of a change's paths and changed lines; digits and white space do not tell lines apart.
+the set of a change's paths and changed lines; digits and white space are ignored. It is written here, in 20
+lines of numpy: datasketch would bring scipy along, and its other hash functions would let other commits
+through, so that the recorded bases could not be made again.
 """
 
 import re
@@ -13,10 +15,10 @@ from numpy.typing import NDArray
 
 _BANDS, _ROWS = 8, 4
 _MIN_SIMILARITY = 0.8
-"""Estimated Jaccard similarity from which two changes are copies."""
+"""Changes of at least this estimated Jaccard similarity are copies."""
 
 _MAX_COPIES = 3
-"""A change and its copies are learnt at most this often over all repositories."""
+"""At most this many copies of a change are used for training, over all repositories."""
 
 _HASH_PRIME = (1 << 31) - 1
 _HASH_FACTORS, _HASH_OFFSETS = np.random.default_rng(5).integers(
@@ -25,7 +27,7 @@ _HASH_FACTORS, _HASH_OFFSETS = np.random.default_rng(5).integers(
 
 
 class NearDuplicateFilter:
-    """Lets a change and what is nearly the same through at most `_REPEATS` times."""
+    """Lets a change and its near duplicates through at most `_MAX_COPIES` times."""
 
     def __init__(self) -> None:
         self._seen: Counter[int] = Counter()
@@ -33,7 +35,7 @@ class NearDuplicateFilter:
         self._bands: dict[tuple[int, bytes], int] = {}
 
     def __call__(self, change: str) -> bool:
-        """Whether this change, a text of `diff.compact`, may still be learnt from."""
+        """Whether this change, a text of `diff.compact`, is still within the limit."""
         sketch = _compute_minhash(change)
         keys = [(band, row.tobytes()) for band, row in enumerate(sketch.reshape(_BANDS, _ROWS))]
         near = {self._bands[key] for key in keys if key in self._bands}

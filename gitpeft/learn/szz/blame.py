@@ -1,4 +1,4 @@
-"""Who wrote each line, at any moment: hides a replay of the whole history in place of many `git blame`.
+"""The origin of each line at every commit: one replay of the whole history instead of many `git blame`.
 
 Commits come parents first. Each carries the files of its tree, and each file an array that holds for every
 line the version it comes from, as `git blame -w` would find by walking back: a change puts its own lines in
@@ -9,7 +9,6 @@ the first parent whose line it is. Trees share what is equal, and are dropped wi
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,11 @@ from gitpeft.git.log import Commit
 from gitpeft.learn.szz.edits import CommitEdit, FileEdit, HunkRanges
 
 LineOrigins = NDArray[np.int64]
-"""Each line's origin: the number of a version, shifted by `SHIFT`, plus the line there from 0."""
+"""Each line's origin: the number of a version, shifted by `VERSION_SHIFT`, plus the line there from 0."""
 
 VERSION_SHIFT = 24
 UNKNOWN_ORIGIN = -1
-"""Origin of a line whose past is not here: shallow clones, missing objects, versions that do not fit."""
+"""Origin of a line whose history is not here: shallow clones, missing objects, versions that do not fit."""
 
 _UNASSIGNED = -2
 _LINE_MASK = (1 << VERSION_SHIFT) - 1
@@ -261,7 +260,7 @@ def splice_lines(old: LineOrigins, places: HunkRanges, base: int | None) -> Line
 
     Without a base the new lines stay open. Old lines that should be there and are not become unknown.
     """
-    parts: list[Any] = []
+    parts: list[LineOrigins] = []
     length = at = 0
     for a, n, b, m in places:
         start = a - 1 if n else a

@@ -1,17 +1,16 @@
-"""What each commit of a history does to lines, kept: hides the cache, and the reading of what is not in it.
+"""A cache of what each commit of a history does to lines; what is missing is read from git.
 
-A commit never changes, so what was read of it stays true; which commits there are, and in which order, is
-asked of git each time. A grown history costs the reading of what is new and the replay of the whole, which is
-cheap.
+A commit never changes, so what was read of it stays true; git is asked each time which commits there are, and
+in which order. When a history has grown, only new commits are read; the whole is replayed, which is cheap.
 """
 
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit, SkippedCommit
@@ -29,7 +28,7 @@ from gitpeft.learn.szz.edits import (
 )
 
 CACHE_VERSION = 1
-"""Version of what is kept; a cache of another one is emptied."""
+"""Version of the cache; one of another version is emptied."""
 
 _BATCH_SIZE = 500
 _MAX_PENDING_BYTES = 32 << 20  # characters of patches that wait for the content of their files
@@ -93,7 +92,7 @@ class EditCache:
         skipped: Counter[str] = Counter()
         done = 0
 
-        def keep_readable(item: Any) -> bool:
+        def keep_readable(item: CommitEdit | SkippedCommit) -> TypeGuard[CommitEdit]:
             nonlocal done
             done += 1
             if done % _BATCH_SIZE == 0 or done == len(todo):
@@ -104,21 +103,15 @@ class EditCache:
 
         merges = [commit.sha for commit in todo if len(commit.parents) > 1]
         ordinary = [commit.sha for commit in todo if len(commit.parents) < 2]
-        self._store_ordinary_edits(
-            repository,
-            filter(
-                keep_readable,
-                stream_diff_tree(repository, ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser),
-            ),
-            details,
-        )
+        found = stream_diff_tree(repository, ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser)
+        self._store_ordinary_edits(repository, filter(keep_readable, found), details)
         for edit in filter(keep_readable, _read_merges(repository, merges)):
             self._store_edit(edit, "")
         self._flush_rows()
         return len(todo) - skipped.total(), skipped
 
     def _store_ordinary_edits(
-        self, repository: Repository, found: Iterable[Any], details: Mapping[str, str]
+        self, repository: Repository, found: Iterable[CommitEdit], details: Mapping[str, str]
     ) -> None:
         pending: list[CommitEdit] = []
         size = 0
@@ -163,7 +156,7 @@ class EditCache:
         self._rows = []
 
 
-def _read_merges(repository: Repository, shas: Sequence[str]) -> Iterable[Any]:
+def _read_merges(repository: Repository, shas: Sequence[str]) -> Iterator[CommitEdit | SkippedCommit]:
     """What each merge brings into its first parent, with the files in which it mixes its parents."""
     mixed = {
         edit.sha: edit

@@ -1,4 +1,4 @@
-"""What each commit does to lines: hides git's patches and the combined diffs of merges.
+"""What each commit does to lines, parsed from git's patches and the combined diffs of merges.
 
 Patches are read as `git blame -w` would see them: without context, white space ignored, renames followed. Of
 a commit there remain the places that changed; of a fix also the lines that were taken out and put in.
@@ -74,9 +74,9 @@ class CommitEdit:
     """What a commit does. `mixed` is for merges, whose `files` compare with the first parent, without places.
 
     `suspects` are, of a fix, the numbers of the lines of the old files that may have been wrong, by old path;
-    `passed` counts removed lines and files that are out of question, by reason; `prints` holds, of commits
+    `passed` counts removed lines and files that are excluded, by reason; `prints` holds, of commits
     that a revert concerns, the checksums of the removed and added lines of each hunk by path (old, new).
-    `size` is files and added lines; `moves` are blocks that only change their place (see `moves.find`).
+    `size` is files and added lines; `moves` are blocks that only change their place (see `moved_lines`).
     """
 
     sha: str

@@ -1,7 +1,7 @@
-"""Blocks of lines that a commit takes out in one place and puts in at another: hides the search.
+"""Finds blocks of lines that a commit removes in one place and adds in another.
 
-A block counts from `SUBSTANCE` letters and digits on, as in `git diff --color-moved` and `git blame -M`; what
-formatting changes is not compared. Lines that only change their order within one hunk are not moved: their
+A block needs `MIN_BLOCK_CHARACTERS` letters and digits, as in `git diff --color-moved` and `git blame -M`;
+formatting is ignored. Lines that only change their order within one hunk are not moved: their
 order may be what was wrong.
 """
 
@@ -15,7 +15,7 @@ MIN_BLOCK_CHARACTERS = 20
 """Letters and digits that a block must have."""
 
 MAX_CHANGED_LINES = 20_000
-"""Changed lines of a commit above which nobody looks for blocks."""
+"""In a commit with more changed lines, blocks are not searched."""
 
 _MAX_PLACES = 20
 _NON_ALNUM = re.compile(rb"[^A-Za-z0-9]")

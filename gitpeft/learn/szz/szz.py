@@ -1,9 +1,9 @@
-"""Which commits introduced bugs, and when that became known: hides SZZ, the tracing of fixed lines.
+"""SZZ: which commits introduced bugs, by tracing the lines that fixes change, and when that became known.
 
-After Śliwerski, Zimmermann and Zeller (2005), with what later work found needful (Kim et al. 2006, da Costa
+After Śliwerski, Zimmermann and Zeller (2005), with the corrections of later work (Kim et al. 2006, da Costa
 et al. 2017): comments, blank, moved and reformatted lines, large commits and impossible dates are left out,
-and counted. A fix that names the commit that was wrong (a revert, a `Fixes:` trailer) is believed. Commits
-are accused, never people.
+and counted. A fix that names the commit that was wrong (a revert, a `Fixes:` trailer) is believed. Only
+commits are labelled, never people.
 """
 
 import time
@@ -29,10 +29,10 @@ Listener = Callable[[str, float, str], None]
 
 IGNORE_REVS_FILE = ".git-blame-ignore-revs"
 MIN_LATENCY_SAMPLES = 20
-"""Verdicts below which a quantile of the latency says nothing."""
+"""Labelled commits that a quantile of the latency needs."""
 
 LARGE_COMMIT_FILES, LARGE_COMMIT_LINES = 100, 10_000
-"""A commit of more files or added lines is an import or a rewrite: it is not called the cause of a bug."""
+"""A commit of more files or added lines is an import or a rewrite: it is not labelled as bug-introducing."""
 
 _EARLIEST_DATE = 631_152_000  # 1990-01-01, before which no version control dates its commits
 
@@ -41,9 +41,9 @@ _EARLIEST_DATE = 631_152_000  # 1990-01-01, before which no version control date
 class BugIntroducingCommit:
     """A commit that introduced a bug.
 
-    `known` is when that came out: the commit time of its earliest fix, in Unix seconds. `fixes` are the ids
-    of the fixes that traced to it, oldest first. `lines` are (path in that commit, 1-based line of its new
-    file) that fixes later removed or changed; none where a fix only names the commit.
+    `known` is when that became known: the commit time of its earliest fix, in Unix seconds. `fixes` are the
+    ids of the fixes that traced to it, oldest first. `lines` are (path in that commit, 1-based line of its
+    new file) that fixes later removed or changed; none where a fix only names the commit.
     """
 
     sha: str
@@ -54,12 +54,12 @@ class BugIntroducingCommit:
 
 @dataclass(frozen=True, slots=True)
 class TraceReport:
-    """What was found and what was left out, and why.
+    """Counts of what was found and what was left out, and why.
 
-    `commits` were looked at, `read` of them now (the rest was kept); `fixes` counts fixes by kind of evidence
-    (see `history.fix_detection`), `unused` messages that have evidence of a kind that says nothing here;
-    `traced` lines lead to a verdict. `lines`, `files` and `skipped` count what led to none, by reason: lines
-    that fixes removed, files of fixes, and commits.
+    `commits` were examined, `read` of them now (the rest came from the cache). `fixes` counts fixes by kind
+    of evidence (see `history.fix_detection`), `unused` messages with evidence of a kind that is not reliable
+    here. `traced` lines lead to a labelled commit; `lines`, `files` and `skipped` count by reason what led
+    to none: lines that fixes removed, files of fixes, and commits.
     """
 
     commits: int
@@ -75,7 +75,7 @@ class TraceReport:
 
 @dataclass(frozen=True, slots=True)
 class SzzLabels:
-    """The verdicts by commit, the fixes with the kind of evidence for each, and the counts behind them."""
+    """The bug-introducing commits by id, the fixes with the kind of evidence for each, and the counts."""
 
     verdicts: dict[str, BugIntroducingCommit]
     fixes: dict[str, str]
@@ -87,9 +87,9 @@ class SzzLabels:
         return {sha for sha, verdict in self.verdicts.items() if verdict.known <= time}
 
     def latency_quantile(self, quantile: float) -> float | None:
-        """Days from bug to first fix that this share of the verdicts did not exceed, interpolated linearly.
+        """Quantile (0..1) of the days from a bug to its first fix, interpolated linearly.
 
-        None with fewer than `ENOUGH` verdicts.
+        None with fewer than `MIN_LATENCY_SAMPLES` labelled commits.
         """
         if len(self._days) < MIN_LATENCY_SAMPLES:
             return None
@@ -100,7 +100,7 @@ class SzzLabels:
 
 @dataclass(slots=True)
 class _MessageEvidence:
-    """What the messages of a history say: its fixes with their kinds, and the commits that some name."""
+    """Evidence from messages: the fixes with their kinds, and the commits that some of them name."""
 
     commits: dict[str, Commit]
     fixes: dict[str, str]
@@ -111,7 +111,7 @@ class _MessageEvidence:
     unused: dict[str, int]
 
     def required_details(self) -> dict[str, str]:
-        """What is to be known of each commit beside the places that it changes."""
+        """What has to be read of each commit besides the ranges that it changes."""
         found: dict[str, str] = defaultdict(str)
         for sha in self.ignored:
             found[sha] += DETAIL_CONTINUATIONS
@@ -125,29 +125,29 @@ class _MessageEvidence:
 def trace_bug_introducing_commits(
     repository: Repository, tip: str, config: Config, listen: Listener
 ) -> SzzLabels:
-    """Label the history that `tip` reaches; what was read is kept in the state directory for the next time.
+    """Label the history that `tip` reaches; what was read is cached in the state directory.
 
-    `listen` hears the step, the share that is done, and a few words. Raises GitpeftError when `tip` names no
-    commit.
+    `listen` is called with the step, the share that is done, and a few words. Raises
+    GitpeftError when `tip` names no commit.
     """
     start = time.monotonic()
     listen("labels", 0.0, "messages")
     sha = repository.resolve_commit(tip)
     commits = read_commit_messages(repository, sha)
     case = _collect_message_evidence(commits, config.fix_pattern, _read_ignored_revisions(repository, sha))
-    with EditCache.open(repository.state_dir) as ledger:
-        read, unread = ledger.read_missing(
+    with EditCache.open(repository.state_dir) as cache:
+        read, unread = cache.read_missing(
             repository,
             commits,
             case.required_details(),
             lambda n, of: listen("labels", 0.9 * n / max(1, of), f"{n:,} commits"),
         )
         case.skipped.update(unread)
-        trial = _BugTracer(case, ledger.get_edit)
-        replay = BlameReplay(commits, ledger.get_edit, through=True, reverts=case.reverts)
+        tracer = _BugTracer(case, cache.get_edit)
+        replay = BlameReplay(commits, cache.get_edit, through=True, reverts=case.reverts)
         for step in replay:
-            trial.process_step(step, replay)
-    labels = trial.build_labels(len(commits), read, start)
+            tracer.process_step(step, replay)
+    labels = tracer.build_labels(len(commits), read, start)
     listen(
         "labels", 1.0, f"{len(labels.fixes):,} fixes, {len(labels.verdicts):,} commits that introduced bugs"
     )
@@ -155,7 +155,7 @@ def trace_bug_introducing_commits(
 
 
 def _read_ignored_revisions(repository: Repository, tip: str) -> frozenset[str]:
-    """The commits that the team wants passed over, as committed at the tip."""
+    """The commits that the team excludes from blame, as committed at the tip."""
     text = read_file(repository, tip, IGNORE_REVS_FILE).decode("utf-8", "replace")
     return frozenset(line.partition("#")[0].strip().lower() for line in text.splitlines())
 
@@ -257,7 +257,7 @@ def _has_plausible_date(commit: Commit) -> bool:
 
 
 class _BugTracer:
-    """Collects what speaks against each commit while the history is replayed."""
+    """Collects the evidence against each commit while the history is replayed."""
 
     def __init__(self, case: _MessageEvidence, edits: Callable[[str], CommitEdit | None]) -> None:
         self.case = case
@@ -305,7 +305,7 @@ class _BugTracer:
     def _trace_suspect_lines(
         self, step: ReplayStep, edit: CommitEdit, replay: BlameReplay
     ) -> Iterator[tuple[str, str, int]]:
-        """Commit, path and line of the origin of each suspect line whose commit has no excuse."""
+        """Commit, path and line of the origin of each suspect line, unless its commit is excluded."""
         fix = step.commit.sha
         for old_path, numbers in edit.suspects.items():
             version = step.before.get_file(old_path)
@@ -333,7 +333,7 @@ class _BugTracer:
         return "dated after its fix" if found.commit_time > self.case.commits[fix].commit_time else ""
 
     def build_labels(self, commits: int, read: int, start: float) -> SzzLabels:
-        """The verdicts, in the order of when they became known."""
+        """The labels, in the order in which they became known."""
         times = {sha: commit.commit_time for sha, commit in self.case.commits.items()}
         verdicts = sorted(
             (_make_bug_introducing_commit(sha, by, times) for sha, by in self.evidence.items()),

@@ -7,9 +7,12 @@ products need for the real tokens, padding aside, over what the device's own mat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _CROSS_ATTENTION = ("EncDecAttention", "encoder_attn")
 _KEY_VALUE_NAMES = ("k", "v", "k_proj", "v_proj")
@@ -30,7 +33,7 @@ class StepFlops:
     cross: float
 
     @classmethod
-    def from_model(cls, model: Any) -> "StepFlops":
+    def from_model(cls, model: "PreTrainedModel") -> "StepFlops":
         """Read off a model's weights: 2 operations a weight and token forward, 2 for the gradient of its
         input, and 2 more for that of the weight where it is trained."""
         sides = {"source": 0.0, "target": 0.0}
@@ -55,7 +58,7 @@ class StepFlops:
         return float((per_token + self.encoder * s * s + self.decoder * t * t + self.cross * s * t).sum())
 
 
-def _heads_width(config: Any) -> int:
+def _heads_width(config: "PretrainedConfig") -> int:
     """The width of all heads together."""
     heads = config.num_attention_heads
     return int(heads * (getattr(config, "d_kv", None) or config.hidden_size // heads))

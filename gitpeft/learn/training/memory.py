@@ -1,4 +1,4 @@
-"""How much memory a piece of work took at its worst: hides kernels and devices."""
+"""Peak memory of a piece of work, on the CPU and on a GPU, and giving memory back."""
 
 import ctypes
 import sys
@@ -8,7 +8,7 @@ _PROCESS_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear
 
 
 def reset_peak_memory(device: str = "cpu") -> None:
-    """Forget earlier peaks, where the system can: Linux since 4.0, and GPUs."""
+    """Reset the peaks, where the system supports it: Linux since 4.0, and GPUs."""
     try:
         _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set size
     except OSError:
@@ -20,7 +20,7 @@ def reset_peak_memory(device: str = "cpu") -> None:
 
 
 def read_peak_resident() -> int:
-    """Most resident memory of this process since `reset`, in bytes; since its start where that cannot be."""
+    """Peak resident memory of this process in bytes: since `reset_peak_memory`, or since its start."""
     import resource
 
     try:
@@ -33,7 +33,7 @@ def read_peak_resident() -> int:
 
 
 def read_peak_device(device: str) -> tuple[int, int]:
-    """Most device memory allocated and reserved since `reset`, in bytes; zeros without a GPU."""
+    """Most device memory allocated and reserved since `reset_peak_memory`, in bytes; zeros without a GPU."""
     if not device.startswith("cuda"):
         return 0, 0
     import torch

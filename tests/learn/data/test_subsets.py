@@ -44,7 +44,7 @@ def test_a_change_is_in_the_language_of_most_of_its_lines(change: str, language:
     assert detect_main_language(change) == language
 
 
-def parts(train: str = "pg" * 40, valid: str = "pg" * 12) -> LanguageSplit:
+def parts(train: str = "pg" * 40, valid: str = "pg" * 12) -> LanguageSplit[str]:
     return LanguageSplit(list(train), list(valid), lambda one: {"p": "python", "g": "go"}[one])
 
 
@@ -62,10 +62,10 @@ def test_the_newest_commits_and_as_many_of_either_language() -> None:
 @pytest.mark.parametrize(
     ("sizes", "pairs", "sentence"),
     [
-        ((80,), (), "80 commits cannot be taken of the 80 that teach"),
-        ((3,), (), "3 commits cannot be taken"),
-        ((), (("python", "rust"),), "python:rust cannot be tried: only 0 commits in rust that teach"),
-        ((), (("rust", "python"),), "only 0 commits in rust that teach"),
+        ((80,), (), "cannot take 80 of the 80 training commits"),
+        ((3,), (), "cannot take 3 of"),
+        ((), (("python", "rust"),), "python:rust cannot be compared: only 0 training commits in rust"),
+        ((), (("rust", "python"),), "only 0 training commits in rust"),
     ],
 )
 def test_parts_that_say_nothing_are_refused(sizes: Any, pairs: Any, sentence: str) -> None:
@@ -78,9 +78,9 @@ def test_how_they_are_written() -> None:
     assert subsets.parse_sizes("50, 200,") == [50, 200] and subsets.parse_sizes("") == []
     assert subsets.parse_language_pairs("py:go,Java:.js") == [("python", "go"), ("java", "javascript")]
     for wrong in ("python", "py:python", ":go"):
-        with pytest.raises(GitpeftError, match="names no two languages"):
+        with pytest.raises(GitpeftError, match="does not name two languages"):
             subsets.parse_language_pairs(wrong)
-    with pytest.raises(GitpeftError, match="no list of numbers"):
+    with pytest.raises(GitpeftError, match="is not a list of numbers"):
         subsets.parse_sizes("many")
 
 

@@ -24,7 +24,6 @@ from gitpeft.learn.evaluation.text_metrics import (
     first_word_match,
     paired_bootstrap,
     rouge_l,
-    score_sentences,
 )
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -149,7 +148,11 @@ def test_nothing_to_resample_is_an_error() -> None:
 
 def test_scores_sum_up_every_metric() -> None:
     scores = MetricScores.from_metrics(
-        score_sentences(["fix bug", "Add docs"], ["fix bug", "remove docs"]), seed=5
+        {
+            name: metric(["fix bug", "Add docs"], ["fix bug", "remove docs"])
+            for name, metric in TEXT_METRICS.items()
+        },
+        seed=5,
     )
     assert scores.n == 2
     assert set(scores.metrics) == set(TEXT_METRICS)

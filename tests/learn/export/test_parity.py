@@ -100,7 +100,7 @@ def test_messages_longer_than_the_furthest_distance() -> None:
         ),
         (
             MessageParityBounds(agreement=0, nats=9, drop=-9),
-            r"int8 costs [+-]\d+\.\d+% of quality \(.*bound -900%\)",
+            r"int8 loss change: [+-]\d+\.\d+% \(.*bound -900%\)",
         ),
     ],
 )
@@ -126,11 +126,11 @@ def test_a_number_that_is_none_stops_the_export(tmp_path: Path) -> None:
 def test_bounds_are_judged_one_by_one() -> None:
     good = MessageParity(1, 1, 1e-5, 0.9, 1.0, -0.01, 4.0, MessageParityBounds())
     assert good.list_failures() == [] and good.quality_drop == pytest.approx(0.0025)
-    assert good.describe_drop() == "int8 costs +0.25% of quality (loss 4.000 on 1 messages; bound 1%)"
+    assert good.describe_drop() == "int8 loss change: +0.25% (loss 4.000 on 1 messages; bound 1%)"
     assert len(MessageParity(1, 1, math.inf, 0.1, 0.2, -0.3, 4.0, MessageParityBounds()).list_failures()) == 4
     assert len(MessageParity(1, 1, NAN, NAN, NAN, NAN, NAN, MessageParityBounds()).list_failures()) == 4
     (only,) = MessageParity(1, 1, 1e-5, 0.9, 1.0, -0.01, 0.5, MessageParityBounds()).list_failures()
-    assert "int8 costs +2.00%" in only
+    assert "int8 loss change: +2.00%" in only
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
