@@ -41,6 +41,7 @@ class Config:
     ticket_format: str = ""
     fix_pattern: str = ""  # "": the built-in patterns
     lint: bool = True
+    prefill: bool = True
     quiet: bool = False
     stats: bool = True
     amend: bool = False
@@ -139,6 +140,7 @@ _SPECS = (
     # not shared: it is matched against whole histories, where no time limit applies
     SettingSpec("fixPattern", _parse_pattern, shared=False),
     SettingSpec("lint", _parse_boolean, shared=True),
+    SettingSpec("prefill", _parse_boolean, shared=True),
     SettingSpec("quiet", _parse_boolean, shared=True),
     SettingSpec("stats", _parse_boolean, shared=False),
     SettingSpec("amend", _parse_boolean, shared=False),

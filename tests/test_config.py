@@ -139,7 +139,7 @@ def test_no_setting_is_a_command_path_or_address() -> None:
     assert shared == {
         *("enabled", "alternatives", "exclude", "minscore", "subjectlength", "ticketpattern"),
         "ticketformat",
-        *("lint", "quiet", "riskbudget"),
+        *("lint", "prefill", "quiet", "riskbudget"),
     }
 
 

@@ -1,7 +1,10 @@
 """Commands that suggest messages: suggest, commit."""
 
+import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,7 +62,9 @@ def suggest(
         if as_json:
             console.print_json(answer.as_dict(), indent=None)
         elif not answer.suggestions:
-            raise _make_nothing_offered_error(settings.min_score if rev is None else 0)
+            from gitpeft.cli.interactive import make_nothing_offered_error
+
+            raise make_nothing_offered_error(settings.min_score if rev is None else 0)
         else:
             print("\n".join(one.message for one in answer.suggestions))
 
@@ -140,22 +145,50 @@ def _print_each(answers: Iterable[_Answer]) -> None:
             print("\n".join(f"    {line}" for line in message.splitlines()), flush=True)
 
 
-def _make_nothing_offered_error(least: int) -> GitpeftError:
-    if least:
-        return GitpeftError(
-            f"no suggestion reaches gitpeft.minScore ({least})", "lower it, or write the message yourself"
-        )
-    return GitpeftError("no suggestion for this change", "write the message yourself")
+def commit(
+    all_: Annotated[
+        bool, typer.Option("--all", "-a", help="Include all changed tracked files, as git commit -a.")
+    ] = False,
+    signoff: Annotated[bool, typer.Option("--signoff", "-s", help="Add a Signed-off-by trailer.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the diff in the editor, as git commit -v.")
+    ] = False,
+    repo: options.RepoOption = None,
+) -> None:
+    """Pick a suggested message and commit.
 
-
-def commit(repo: options.RepoOption = None) -> None:
-    """Pick a suggested message and commit."""
+    A message can be edited before the commit. Exits with 0 only if there is a new commit.
+    """
     from gitpeft import config
     from gitpeft.cli import interactive
 
     repository = Repository.open(repo)
+    flags = {"--all": all_, "--signoff": signoff, "--verbose": verbose}
+    given = [flag for flag, wanted in flags.items() if wanted]
     terminal = interactive.Terminal(say=print, ask=input)
-    settings = config.load_config(repository)
-    done = interactive.commit_interactively(repository, settings, terminal, repository.run_with_terminal)
+    with _stage_tracked_files(repository) if all_ else nullcontext(repository) as staged:
+        refresh = partial(staged.run, "add", "--update", ":/") if all_ else lambda: None
+        tools = interactive.CommitTools(repository.run_with_terminal, given, refresh)
+        done = interactive.commit_interactively(staged, config.load_config(repository), terminal, tools)
     if done.action != "committed":  # a script that goes on must not take a cancelled one for a commit
         raise typer.Exit(done.code or 1)
+
+
+@contextmanager
+def _stage_tracked_files(repository: Repository) -> Iterator[Repository]:
+    """The repository with an index of its own, in which tracked files can be staged without a commitment."""
+    index = repository.git_dir / "index"
+    copy = repository.state_dir / f"index-{os.getpid()}"
+    before = os.environ.get("GIT_INDEX_FILE")
+    try:
+        repository.state_dir.mkdir(parents=True, exist_ok=True)
+        if index.exists():
+            shutil.copyfile(index, copy)
+        os.environ["GIT_INDEX_FILE"] = str(copy)
+        staged = Repository.open(repository.cwd)
+        os.environ.pop("GIT_INDEX_FILE")
+        yield staged
+    finally:
+        copy.unlink(missing_ok=True)
+        if before is not None:
+            os.environ["GIT_INDEX_FILE"] = before

@@ -1,4 +1,4 @@
-"""The commit-message file: hides what git puts into it, in every cleanup mode, comment string and encoding.
+"""The commit-message file: reading what git put into it, and adding suggestions and comments.
 
 An offer is only ever put in front of what the file holds. All that git wrote (trailers, comments, scissors,
 diff) stays byte for byte where it was, so nothing below can be damaged.
@@ -161,8 +161,8 @@ def insert_messages(
     ]  # which says what is wrong
     head, others = ([], fitting) if only_comments else (fitting[:1], fitting[1:])
     blocks = [_encode_text(message, rules) for message in head]
-    if others and rules.strips and not rules.auto:
-        blocks.append(_format_alternatives(others, rules))
+    if fitting and rules.strips and not rules.auto:
+        blocks.append(_format_comments(others, rules, prefilled=bool(head)))
     if not blocks:
         return content
     if only_comments:
@@ -202,12 +202,16 @@ def _insert_before_comments(content: bytes, block: bytes, comment: bytes, eol: b
     return content[:place] + ending + block.replace(b"\n", eol) + eol + content[place:]
 
 
-def _format_alternatives(messages: Sequence[str], rules: MessageFileRules) -> bytes:
-    """Whole messages as comments: uncomment all lines of one and it is a valid message."""
-    which = "one of these" if len(messages) > 1 else "this one"
-    title = f"gitpeft: or {which}, with all its lines uncommented"
-    parts = [comment_out_lines(_encode_text(text, rules), rules.comment) for text in (title, *messages)]
-    return b"\n\n".join(parts)
+CANCEL_HINT = "gitpeft: suggested above. To cancel the commit, delete the message (vim: :cq)."
+OTHERS_TITLE = "gitpeft: other suggestions (to use one, uncomment it and delete the one above):"
+COMMENTS_TITLE = "gitpeft: suggestions (to use one, uncomment it):"
+
+
+def _format_comments(messages: Sequence[str], rules: MessageFileRules, *, prefilled: bool) -> bytes:
+    """How to cancel, and whole messages as comments: uncomment all lines of one and it is a valid message."""
+    titles = [CANCEL_HINT, *([OTHERS_TITLE] if messages else [])] if prefilled else [COMMENTS_TITLE]
+    texts = ("\n".join(titles), *messages)
+    return b"\n\n".join(comment_out_lines(_encode_text(text, rules), rules.comment) for text in texts)
 
 
 def comment_out_lines(text: bytes, comment: bytes) -> bytes:

@@ -145,7 +145,9 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
     messages = _suggest_messages(repo, config, source, trace)
     head = repo.resolve_head() if config.stats else None
     signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
-    changed = message_file.insert_messages(content, messages, rules, only_comments=occupied)
+    changed = message_file.insert_messages(
+        content, messages, rules, only_comments=occupied or not config.prefill
+    )
     changed = message_file.insert_notes(changed, notes, rules)
     if changed != content:
         message_file.write_message_file(path, changed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gitpeft.cli.interactive import CommitOutcome, Terminal, commit_interactively
+from gitpeft.cli.interactive import CommitOutcome, CommitTools, Terminal, commit_interactively
 from gitpeft.config import Config, load_config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
@@ -30,22 +30,29 @@ class Person:
     def __init__(self, *words: str | BaseException) -> None:
         self.words = list(words)
         self.heard: list[str] = []
+        self.prompts: list[str] = []
 
-    def ask(self, _: str) -> str:
+    def ask(self, prompt: str) -> str:
+        self.prompts.append(prompt)
         word = self.words.pop(0) if self.words else EOFError()
         if isinstance(word, BaseException):
             raise word
         return word
 
 
-def talk(hooked: Hooked, person: Person, config: Config | None = None) -> CommitOutcome:
+def talk(
+    hooked: Hooked, person: Person, config: Config | None = None, options: Sequence[str] = ()
+) -> CommitOutcome:
     repo = Repository.open(hooked.repo.path)
 
     def run(args: Sequence[str]) -> int:
         return hooked.repo.run(*args, env=hooked.env).returncode
 
     return commit_interactively(
-        repo, config or load_config(repo), Terminal(person.heard.append, person.ask), run
+        repo,
+        config or load_config(repo),
+        Terminal(person.heard.append, person.ask),
+        CommitTools(run, options),
     )
 
 
@@ -66,20 +73,57 @@ def test_e_opens_the_editor_of_git(hooked: Hooked, tmp_path: Path) -> None:
     assert hooked.message().startswith(OTHER) and hooked.message().endswith("and more")
 
 
-@pytest.mark.parametrize("word", ["q", EOFError(), KeyboardInterrupt()])
-def test_leaving_commits_nothing(hooked: Hooked, word: str | BaseException) -> None:
-    before = hooked.repo.git("status", "--porcelain")
-    assert talk(hooked, Person(word)).action == "cancelled"
+@pytest.mark.parametrize(("word", "code"), [("q", 0), (EOFError(), 130), (KeyboardInterrupt(), 130)])
+def test_leaving_commits_nothing(hooked: Hooked, word: str | BaseException, code: int) -> None:
+    before, person = hooked.repo.git("status", "--porcelain"), Person(word)
+    outcome = talk(hooked, person)
+    assert (outcome.action, outcome.code) == ("cancelled", code)
+    assert (person.heard[-1] == "") is (code == 130), "the prompt's line is ended"
     assert hooked.message() == "Start" and hooked.repo.git("status", "--porcelain") == before
 
 
-def test_i5_r_shows_others_and_says_when_there_are_none(hooked: Hooked) -> None:
-    person = Person("r", "r", "r", "1")
+def test_i5_m_shows_more_and_says_when_there_are_no_more(hooked: Hooked) -> None:
+    person = Person("m", "m", "m", "3")
     talk(hooked, person, Config(alternatives=0))
-    first, second, third = (f"1  {text.splitlines()[0]}" for text in standin.MESSAGES)
-    heard = [line.split("\n")[0] for line in person.heard]
-    assert heard == [first, second, third, "There are no others.", third]
+    first, second, third = (text.splitlines()[0] for text in standin.MESSAGES)
+    _, *heard = [line.split("\n")[0] for line in person.heard]
+    assert heard == [f"> 1  {first}", f"  2  {second}", f"  3  {third}", "No more suggestions."]
     assert hooked.message() == THIRD
+
+
+def test_b_goes_back_and_numbers_stay(hooked: Hooked) -> None:
+    person = Person("m", "b", "2")
+    talk(hooked, person, Config(alternatives=0))
+    assert person.heard[1].lstrip("> ") == person.heard[3].lstrip()
+    assert "[b] back" in person.prompts[1]
+    assert "[b] back" not in person.prompts[0] + person.prompts[2]
+    assert hooked.message() == OTHER
+
+
+def test_return_commits_nothing_once_more_were_asked_for(hooked: Hooked) -> None:
+    person = Person("m", "", "b", "", "q")
+    assert talk(hooked, person, Config(alternatives=0)).action == "cancelled"
+    assert sum(line.startswith("Enter ") for line in person.heard) == 2
+
+
+def test_what_is_staged_is_shown_first(hooked: Hooked) -> None:
+    person = Person("q")
+    talk(hooked, person)
+    assert [line.split()[0] for line in person.heard[0].splitlines()] == ["parser.py"]
+    assert "+" in person.heard[0]
+
+
+def test_an_editor_that_fails_leads_back_to_the_list(hooked: Hooked) -> None:
+    """As `:cq` in vim does."""
+    hooked.env["EDIT_WITH"] = "exit 1"
+    person = Person("e1", "2")
+    outcome = talk(hooked, person)
+    assert "Not committed." in person.heard and (outcome.action, hooked.message()) == ("committed", OTHER)
+
+
+def test_options_go_to_git(hooked: Hooked) -> None:
+    assert talk(hooked, Person("1"), options=["--signoff"]).action == "committed"
+    assert hooked.message().startswith(f"{SUGGESTION}\n\nSigned-off-by: ")
 
 
 def test_i5_the_same_change_is_offered_the_same_messages(hooked: Hooked) -> None:
@@ -94,7 +138,7 @@ def test_i5_the_same_change_is_offered_the_same_messages(hooked: Hooked) -> None
 @pytest.mark.parametrize("word", ["0", "9", "e9", "x", "1; rm", "١"])
 def test_a_word_that_means_nothing_is_asked_again(hooked: Hooked, word: str) -> None:
     person = Person(word, "q")
-    assert talk(hooked, person).action == "cancelled" and "Please say" in person.heard[-1]
+    assert talk(hooked, person).action == "cancelled" and "Enter 1-3" in person.heard[-1]
 
 
 @pytest.mark.parametrize("what", ["index", "head"])
@@ -133,7 +177,7 @@ def test_a_message_that_git_has_already_is_not_replaced(hooked: Hooked, what: st
     repo.run(*{"squash": ["merge", "--squash", "side"]}.get(what, [what, "side"]))
     repo.write("README", "both\n")
     repo.git("add", "README")
-    with pytest.raises(GitpeftError, match="under way"):
+    with pytest.raises(GitpeftError, match="in progress"):
         talk(hooked, Person("1"))
 
 
@@ -161,4 +205,4 @@ def test_f5_what_is_said_cannot_command_the_terminal(hooked: Hooked, monkeypatch
     monkeypatch.setenv("STANDIN", "say:\x1b[2Jred|Plain")
     person = Person("q")
     talk(hooked, person)
-    assert person.heard == ["1  Plain"]
+    assert person.heard[1:] == ["> 1  Plain"]

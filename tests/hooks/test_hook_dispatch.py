@@ -14,7 +14,7 @@ from tests.support.hooking import OTHER, SUGGESTION, THIRD, Hooked, needs_git, s
 def test_a1_a_commit_with_an_editor_is_offered_a_message(hooked: Hooked) -> None:
     done = hooked.git("commit")
     assert done.returncode == 0, done.stderr
-    assert hooked.seen().startswith(f"{SUGGESTION}\n\n# gitpeft: or one of these")
+    assert hooked.seen().startswith(f"{SUGGESTION}\n\n# gitpeft: suggested above.")
     assert f"# {OTHER.splitlines()[0]}\n#\n# They were" in hooked.seen() and f"# {THIRD}\n" in hooked.seen()
     assert hooked.message() == SUGGESTION
     assert b"gitpeft" not in done.stderr and hooked.log() == ""

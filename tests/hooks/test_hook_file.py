@@ -90,7 +90,16 @@ def test_b8_the_number_of_alternatives_is_a_setting(hooked: Hooked) -> None:
     hooked.repo.git("config", "gitpeft.alternatives", "0")
     before = shown_without_hook(hooked, "commit")
     hooked.git("commit")
-    assert hooked.seen() == f"{SUGGESTION}\n{before}"
+    hint = "# gitpeft: suggested above. To cancel the commit, delete the message (vim: :cq)."
+    assert hooked.seen() == f"{SUGGESTION}\n\n{hint}\n{before}"
+
+
+def test_b8_without_prefill_the_message_is_empty(hooked: Hooked) -> None:
+    """gitpeft.prefill=false: leaving the editor as it was commits nothing."""
+    hooked.repo.git("config", "gitpeft.prefill", "false")
+    done = hooked.git("commit")
+    assert f"# {SUGGESTION}\n" in hooked.seen()
+    assert done.returncode == 1 and hooked.message() == "Start"
 
 
 def test_b10_an_emptied_file_stops_the_commit_as_ever(hooked: Hooked) -> None:

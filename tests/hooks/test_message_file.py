@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,17 @@ def test_b8_what_is_offered_behind_is_announced_by_its_number() -> None:
         insert_messages(STATUS, [BEST, OTHER], MessageFileRules()),
         insert_messages(STATUS, [BEST, OTHER, "x"], MessageFileRules()),
     )
-    assert b"# gitpeft: or this one, with all its lines" in one
-    assert b"# gitpeft: or one of these, with all its lines" in two
+    for shown in (one, two):
+        assert shown.count(b"# gitpeft: suggested above. To cancel the commit, delete the message") == 1
+        assert shown.count(b"# gitpeft: other suggestions (to use one, uncomment it") == 1
+    alone = insert_messages(STATUS, [BEST], MessageFileRules())
+    assert b"To cancel the commit" in alone and b"other suggestions" not in alone
+
+
+def test_b8_without_prefill_all_suggestions_are_comments() -> None:
+    shown = insert_messages(STATUS, [BEST, OTHER], MessageFileRules(), only_comments=True)
+    assert b"# gitpeft: suggestions (to use one, uncomment it):" in shown
+    assert stripped(shown) == b""
 
 
 def test_b8_uncommenting_all_lines_of_an_alternative_gives_that_message() -> None:
@@ -162,12 +172,13 @@ def test_a18_a_file_with_an_offer_counts_as_written() -> None:
 
 def test_b11_an_encoding_is_used_or_the_file_is_left() -> None:
     latin = MessageFileRules(encoding=message_file.find_codec("ISO-8859-1"))
-    assert insert_messages(b"", ["Grüße"], latin) == "Grüße\n".encode("latin-1")
+    bare = replace(latin, strips=False)
+    assert insert_messages(b"", ["Grüße"], bare) == "Grüße\n".encode("latin-1")
     with pytest.raises(GitpeftError, match="cannot be written"):
         insert_messages(b"", ["Tabs → spaces"], latin)
     offered = insert_messages(b"", ["Grüße", "Tabs → spaces", "Größe"], latin)
     assert offered.startswith("Grüße\n".encode("latin-1")) and "# Größe\n".encode("latin-1") in offered
-    assert insert_messages(b"", ["Tabs → spaces", "Plain"], latin) == b"Plain\n"
+    assert insert_messages(b"", ["Tabs → spaces", "Plain"], bare) == b"Plain\n"
 
 
 @pytest.mark.parametrize("name", ["klingon", "utf-16", "rot13", "hex", "idna\0"])
