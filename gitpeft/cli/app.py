@@ -44,9 +44,9 @@ _METHOD_COMMANDS = ("init", "train")
 class _RootCommand(TyperGroup):
     """The command `gitpeft`, whose help fits on one screen."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the overview of all commands."""
-        print(format_overview())
+    def get_help(self, ctx: Any) -> str:
+        """The overview of all commands."""
+        return format_overview()
 
 
 app = typer.Typer(

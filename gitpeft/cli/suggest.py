@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,16 +179,10 @@ def _stage_tracked_files(repository: Repository) -> Iterator[Repository]:
     """The repository with an index of its own, in which tracked files can be staged without a commitment."""
     index = repository.git_dir / "index"
     copy = repository.state_dir / f"index-{os.getpid()}"
-    before = os.environ.get("GIT_INDEX_FILE")
     try:
         repository.state_dir.mkdir(parents=True, exist_ok=True)
         if index.exists():
             shutil.copyfile(index, copy)
-        os.environ["GIT_INDEX_FILE"] = str(copy)
-        staged = Repository.open(repository.cwd)
-        os.environ.pop("GIT_INDEX_FILE")
-        yield staged
+        yield replace(repository, environment={**repository.environment, "GIT_INDEX_FILE": str(copy)})
     finally:
         copy.unlink(missing_ok=True)
-        if before is not None:
-            os.environ["GIT_INDEX_FILE"] = before

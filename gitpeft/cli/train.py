@@ -65,6 +65,7 @@ def _install_hooks(repository: Repository, risk: dict[str, object]) -> str:
 
     The pre-commit hook comes with it where there is a risk model that has something to flag.
     """
+    from gitpeft.cli import views
     from gitpeft.hooks import stubs
     from gitpeft.hooks.install import install_hooks
     from gitpeft.risk.model import RISK_MODEL_KINDS
@@ -73,10 +74,10 @@ def _install_hooks(repository: Repository, risk: dict[str, object]) -> str:
     for name in stubs.HOOK_NAMES if risk.get("kind") in RISK_MODEL_KINDS[1:] else stubs.HOOK_NAMES[:1]:
         try:
             [done] = install_hooks(repository, hooks=[name])
-            said.append(" ".join((f"{done.where} {done.action} ({done.strategy})", *done.notes)))
+            said.append(" ".join((views.shorten_path(repository, done.where), done.action, *done.notes)))
         except GitpeftError as error:
             said.append(f"{name} not installed: {error.message}. {error.hint}")
-    return "; ".join(said)
+    return "\n".join(said)
 
 
 def mine(

@@ -42,7 +42,7 @@ def print_outcome(repository: "Repository", outcome: "PipelineResult", hooks: st
     print(wrap_text(f"{CHECK_MARK} gitpeft is ready in {_name_repository(repository)} ({spent})"))
     print_rows(list(_describe_outcome(repository, outcome, hooks)), indent="  ")
     if samples := outcome.candidate.measured.samples:
-        print("\nSamples from the newest commits")
+        print("\nTypical suggestions for the newest commits: the best, the median and the worst")
         for sha, theirs, ours in samples[:MAX_SAMPLES]:
             print_rows(
                 [(sha[:8], f"team: {_cut(theirs)}"), ("", f"gitpeft: {_cut(ours) or '(nothing)'}")], "  "
@@ -55,7 +55,7 @@ def _describe_outcome(
     repository: "Repository", outcome: "PipelineResult", hooks: str
 ) -> Iterator[tuple[str, str]]:
     left_out = sorted(outcome.left_out.items(), key=lambda item: -item[1])
-    without = ", ".join(f"{number:,} {why}" for why, number in left_out)
+    without = ", ".join(_format_exclusion(why, number) for why, number in left_out)
     total = outcome.used + sum(outcome.left_out.values())
     yield "History", f"{outcome.used:,} of {total:,} commits used" + (f" ({without})" if without else "")
     yield "Model", "\n".join(_describe_made_model(outcome.candidate))
@@ -63,7 +63,16 @@ def _describe_outcome(
         yield "Quality", quality
     yield "Risk", describe_risk_model(outcome.candidate.risk.model)
     yield "Hook", hooks
-    yield "Disk", f"{format_size(measure_folder(repository.state_dir))} in {repository.state_dir}"
+    size = format_size(measure_folder(repository.state_dir))
+    yield "Disk", f"{size} in {shorten_path(repository, repository.state_dir)}"
+
+
+_STRENGTHS = {"tuned half way": "half-strength"}
+_EXCLUSION_PLURALS = {"repeated message": "repeated messages", "merge": "merges", "revert": "reverts"}
+
+
+def _format_exclusion(why: str, number: int) -> str:
+    return f"{number:,} {why if number == 1 else _EXCLUSION_PLURALS.get(why, why)}"
 
 
 def _describe_made_model(made: "CandidateModel") -> Iterator[str]:
@@ -77,9 +86,9 @@ def _describe_made_model(made: "CandidateModel") -> Iterator[str]:
         if "not installed" in made.why:
             yield "to tune it: pip install 'gitpeft[train]', then gitpeft init"
     if scores := made.selected.scores:
-        best = max(scores, key=lambda name: scores[name])
-        scored = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
-        yield f"selected on validation commits (B-Norm): {best}; {scored}"
+        ranked = sorted(scores.items(), key=lambda item: -item[1])
+        scored = ", ".join(f"{_STRENGTHS.get(name, name)} {score:.1f}" for name, score in ranked)
+        yield f"best on validation commits (B-Norm): {scored}"
 
 
 def _describe_quality(test: dict[str, Any]) -> str:
@@ -254,10 +263,11 @@ def _describe_hook(repository: "Repository", state: "RepositoryStatus") -> str:
     running = [hook for hook in offers if hook.runs]
     if not running:
         return "installed, but git does not run it: see `gitpeft doctor`"
-    return f"on ({_shorten(repository, running[0].where)})"
+    return f"on ({shorten_path(repository, running[0].where)})"
 
 
-def _shorten(repository: "Repository", path: Path) -> str:
+def shorten_path(repository: "Repository", path: Path) -> str:
+    """A path as seen from the top of the work tree, where it lies in there."""
     root = repository.work_tree
     return str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path)
 
@@ -285,16 +295,17 @@ def _describe_details(state: "RepositoryStatus", model: ActiveModel | None) -> I
     """What `--verbose` adds."""
     for hook in state.hooks:
         yield hook.name, f"{hook.how} in {hook.where}, {'runs' if hook.runs else 'does not run'}"
-    if model and (level := model.health.level):
+    if model and (level := model.health.loss):
         yield (
             "Loss",
             f"{level.new:.2f} nats/token on the newest {level.n_new} commits, "
             f"{level.old:.2f} on {level.n_old} before the model was made",
         )
-    if model and (check := model.health.promise):
+    if model and (check := model.health.calibration):
         yield (
             "Calibration",
-            f"{check.promised:.1f} bugs predicted in {check.n:,} later commits, {check.found:,} found so far",
+            f"{check.predicted:.1f} bugs predicted in {check.n:,} later commits, "
+            f"{check.observed:,} found so far",
         )
     if state.log:
         yield "Log", "\n".join(state.log)

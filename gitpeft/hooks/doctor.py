@@ -21,10 +21,14 @@ from gitpeft.hooks.install import (
     is_configured,
     uninstall_hooks,
 )
-from gitpeft.suggest import commit_lint, lint_config, reranker
+from gitpeft.suggest import commit_lint, lint_config, reranker, service
+from gitpeft.suggest.suggester import open_active_suggester
 
 LOG_LINES = 5
 _MAX_LOG_LINES = 1000
+SCORED_COMMITS = 10
+"""Commits whose suggestions are scored where `gitpeft.minScore` is set."""
+
 PROBLEM_DAYS = 7
 """What the hook's log says counts for so many days."""
 
@@ -220,6 +224,7 @@ def examine_repository(
         *_check_model(repo, state),
         *_check_recent_problems(read_recent_problems(repo, config), config),
         *_check_disabling_settings(repo, config),
+        *_check_min_score(repo, config, state),
         *(DoctorFinding("setting", problem, "correct it with `git config`") for problem in config.problems),
         *_check_lint_settings(repo),
     ]
@@ -348,6 +353,33 @@ def _check_disabling_settings(repo: Repository, config: Config) -> Iterator[Doct
         yield DoctorFinding(
             "editor", f"{said}, in which no message can be read", "set one with `git config core.editor`"
         )
+
+
+def _check_min_score(repo: Repository, config: Config, state: RepositoryStatus) -> Iterator[DoctorFinding]:
+    """Whether any of the newest commits would have got a suggestion that reaches gitpeft.minScore."""
+    if not config.min_score or not state.model:
+        return
+    scores = _measure_best_scores(repo, config)
+    if scores and max(scores) < config.min_score:
+        yield DoctorFinding(
+            "score",
+            f"gitpeft.minScore = {config.min_score}, but the best score for the {len(scores)} newest commits "
+            f"is {max(scores):.0f}: nothing will be suggested",
+            f"git config gitpeft.minScore {int(min(scores))}",
+        )
+
+
+def _measure_best_scores(repo: Repository, config: Config) -> list[float]:
+    """The score (0 to 100) of the best suggestion for each of the newest commits, asked as the hook asks."""
+    scores = []
+    try:
+        suggester = open_active_suggester(repo.state_dir)
+        for sha in repo.query_text("rev-list", "--no-merges", f"-{SCORED_COMMITS}", "HEAD", "--").split():
+            offer = service.suggest_for_commit(repo, config, suggester, sha, 1)
+            scores += [100 * one.score for one in offer.suggestions]
+    except Exception:  # a model that cannot be asked is a finding of its own
+        return []
+    return scores
 
 
 def _check_recent_problems(problems: RecentProblems, config: Config) -> Iterator[DoctorFinding]:

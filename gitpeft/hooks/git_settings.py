@@ -1,8 +1,9 @@
-"""Several settings of a repository in one step: hides git's lock, and what a killed writer leaves of it.
+"""Changing several git settings of a repository in one step.
 
 `git config` writes one setting at a time, and a `git config` that is killed leaves a lock behind that stops
 every later one. Here the settings are changed in a copy, which then takes the place of the file by a rename;
-the lock is git's own, and a second name of a temporary file, by which `hookfile.sweep` knows it again.
+the lock is git's own, and a second name of a temporary file, by which `hook_file.remove_temporary_files`
+recognises it.
 """
 
 import os

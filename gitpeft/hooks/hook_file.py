@@ -1,4 +1,4 @@
-"""Hook files on disk: hides how one is replaced, kept aside and put back without a moment of half a hook."""
+"""Hook files on disk: replacing one, moving it aside and restoring it, each in one atomic step."""
 
 import os
 import stat
@@ -80,7 +80,7 @@ def replace_file(
 
 
 def get_temporary_path(path: Path) -> Path:
-    """The temporary name beside `path`, which `sweep` removes when this process was killed."""
+    """The temporary name beside `path`; `remove_temporary_files` removes it if this process is killed."""
     return path.with_name(f"{_TEMPORARY_PREFIX}{path.name}.{os.getpid()}")
 
 

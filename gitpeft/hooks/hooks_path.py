@@ -1,4 +1,4 @@
-"""Where hooks belong in a repository: hides `core.hooksPath` in its scopes, and who else manages hooks."""
+"""Where the hooks of a repository are: `core.hooksPath` in its scopes, and other hook managers."""
 
 import os
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Put hooks in, take them out: hides the strategies, and what keeps an interrupted one harmless."""
+"""Installing and uninstalling the git hooks, with a strategy for each kind of hook management."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Lines in the files of other hook managers: hides their formats, and how the lines come out again.
+"""Adding our lines to the files of husky, lefthook and pre-commit, and removing them again.
 
 What is written calls the stub in this clone's own state directory, if there is one: a team-mate without
 gitpeft, or a clone on which nobody installed it, runs nothing.

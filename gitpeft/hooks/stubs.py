@@ -1,4 +1,4 @@
-"""The text of a hook: hides where the stubs are kept, how one is filled in, and how one is known again."""
+"""The text of the hooks: finding the stubs, filling one in, and recognising an installed one."""
 
 import hashlib
 import re

@@ -1,8 +1,8 @@
-"""When a model has fallen behind: hides how acceptance is counted, and what makes retraining due.
+"""How often suggestions are accepted, and when retraining is due.
 
-An offer is noted with the commit that it was made on; later it is held against the commit that came of it.
-What stays is three numbers for each model: kept, edited, discarded. The wording of an offer is forgotten as
-soon as it is counted, and nothing ever leaves `<state_dir>`. `gitpeft.stats=false` turns all of it off.
+An offer is recorded with the commit that it was made on, and later compared with the commit that followed.
+Three counts remain for each model: kept, edited, discarded. The text of an offer is deleted as soon as it is
+counted, and nothing ever leaves `<state_dir>`. `gitpeft.stats=false` turns all of it off.
 """
 
 import json
@@ -195,4 +195,4 @@ def describe_due_retraining(
 
 
 def _format_due_message(why: str) -> str:
-    return f"Retraining is due: {why}. Run `gitpeft train`."
+    return f"due: {why}. Run `gitpeft train`."

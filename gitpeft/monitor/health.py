@@ -1,7 +1,6 @@
-"""Where an installed model stands: hides what `gitpeft status` measures of it, and in which order it is due.
+"""What `gitpeft status` measures of the active model: acceptance, validation loss, calibration.
 
-Everything is counted, or asked of the model itself; only the verdicts on its risk score need labels, which
-the caller brings along. The hook has no part in it.
+Only the calibration of the risk score needs labels, which the caller provides. The hook does none of this.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,18 +18,18 @@ from gitpeft.monitor.loss import LossShift
 from gitpeft.risk.model import load_risk_model
 
 OutcomeProvider = Callable[[Repository, Bundle], Sequence[tuple[float, bool]]]
-"""What the bundle's score gave each commit that was judged since it was fitted, and what came of it."""
+"""The probability that the bundle's score gives each commit labelled since it was fitted, and the label."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelHealth:
-    """`ahead` commits since the model was made (None: not comparable), what became of its offers, its loss,
-    its promises, and the sentence that says when retraining is due, "" when it is not."""
+    """How a model is doing: `ahead` commits since it was made (None: not comparable), what became of its
+    offers, its loss, its calibration, and why retraining is due, "" when it is not."""
 
     ahead: int | None
     accepted: Acceptance
-    level: LossShift | None
-    promise: CalibrationCheck | None
+    loss: LossShift | None
+    calibration: CalibrationCheck | None
     due: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -38,8 +37,8 @@ class ModelHealth:
         return {
             "commits_since": self.ahead,
             "acceptance": asdict(self.accepted),
-            "level": asdict(self.level) if self.level else None,
-            "promise": asdict(self.promise) if self.promise else None,
+            "level": asdict(self.loss) if self.loss else None,
+            "promise": self.calibration.as_dict() if self.calibration else None,
             "due": self.due,
         }
 
@@ -47,7 +46,7 @@ class ModelHealth:
 def measure_model_health(
     repo: Repository, bundle: Bundle, config: Config, judge: OutcomeProvider | None
 ) -> ModelHealth:
-    """Measure what is new; `judge` is None where labels cannot be had."""
+    """Measure what is new; `judge` is None where commits cannot be labelled."""
     ahead = repo.count_commits_since(bundle.newest_commit)
     accepted = acceptance.count_acceptance(repo).get(bundle.id, Acceptance())
     if not bundle.newest_commit or repo.resolve_head() is None:
@@ -66,7 +65,7 @@ def _measure_loss(repo: Repository, bundle: Bundle, config: Config) -> LossShift
     try:
         return loss.measure_loss_shift(repo, bundle, config)
     except GitpeftError:
-        return None  # a damaged model is `gitpeft doctor`'s to tell
+        return None  # a damaged model is reported by `gitpeft doctor`
 
 
 def _check_calibration(
@@ -82,16 +81,16 @@ def _check_calibration(
 
 
 def _describe_problems(now: LossShift | None, kept: CalibrationCheck | None) -> list[str]:
-    """What the measures say against the model, in words."""
+    """What the measures say against the model."""
     found = []
     if now is not None and now.has_risen:
         found.append(
-            f"what the team writes costs the model {now.new:.2f} nats a token on the newest {now.n_new} "
-            f"commits, against {now.old:.2f} before"
+            f"the loss has risen to {now.new:.2f} nats/token on the newest {now.n_new} commits, "
+            f"from {now.old:.2f} before"
         )
     if kept is not None and kept.is_miscalibrated:
         found.append(
-            f"the risk score promised {kept.promised:.0f} bugs in the {kept.n:,} commits judged since, "
-            f"{kept.found:,} became known"
+            f"the risk score is miscalibrated: {kept.predicted:.0f} bugs predicted in {kept.n:,} "
+            f"later commits, {kept.observed:,} found"
         )
     return found

@@ -1,9 +1,9 @@
-"""How well a model still foretells what the team writes: hides which commits are asked about, and the cache.
+"""How well a model still predicts what the team writes: its validation loss before and since it was made.
 
-The measure is validation loss: nats a token of the team's own subject, given the change and the exemplars of
-that day. It is taken on the newest commits that the model knew but was neither taught nor chosen by (the old
-level), and on the newest ones since. No commit is asked about twice: losses lie in `<state_dir>/level.json`,
-a cache that may be deleted at any time. Nothing is learnt, and no torch is needed.
+The loss is in nats per token of the team's own subject, given the change and the exemplars of that day. It
+is measured on the newest commits that the model knew but was neither trained nor selected on (the old level),
+and on the newest ones since. Losses are cached in `<state_dir>/level.json`, which may be deleted at any time.
+Nothing is trained, and torch is not needed.
 """
 
 import json
@@ -25,13 +25,13 @@ from gitpeft.suggest.suggester import Suggester
 from gitpeft.suggest.terms import IndexEntry
 
 MIN_COMMITS, MAX_COMMITS = 20, 40
-"""Commits of each kind that are needed, and that are asked about at most."""
+"""Commits of each kind that are needed, and that are used at most."""
 
 TIME_LIMIT_SECONDS = 8.0
-"""How long one look may take; what is left over is asked in the next one."""
+"""How long one measurement may take; the commits that are left over are measured in the next one."""
 
 MIN_RISE_SIGMAS = 2.58
-"""Beyond this many standard errors a rise is no chance (99 %): `status` is asked again and again."""
+"""Beyond this many standard errors a rise is not chance (99 %); `status` is run again and again."""
 
 MIN_RELATIVE_RISE = 0.05
 """A rise by less than this share of the old level is not worth a training, however certain it is."""
@@ -86,7 +86,7 @@ def measure_loss_shift(repo: Repository, bundle: Bundle, config: Config) -> Loss
 
 
 def _list_held_out_commits(bundle: Bundle) -> Iterator[_EvaluationCommit]:
-    """The newest commits of the index that the model was neither taught nor chosen by, newest first."""
+    """The newest commits of the index that the model was neither trained nor selected on, newest first."""
     index = CommitIndex.load_from_bundle(bundle)
     held = min(MAX_COMMITS, int(bundle.manifest.commits.get("held", len(index) // 10)))
     for place in reversed(range(len(index) - held, len(index))):
@@ -108,7 +108,7 @@ def _list_new_commits(repo: Repository, bundle: Bundle) -> Iterator[_EvaluationC
 def _compute_losses(
     repo: Repository, bundle: Bundle, config: Config, asked: Sequence[_EvaluationCommit]
 ) -> dict[str, float | None]:
-    """Nats a token by commit; None for one that cannot be asked about (it is no longer here, say)."""
+    """Nats per token by commit; None for one that cannot be measured (it is no longer here, say)."""
     until = time.monotonic() + TIME_LIMIT_SECONDS
     suggester = Suggester(bundle)
     found: dict[str, float | None] = {}

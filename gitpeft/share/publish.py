@@ -71,6 +71,7 @@ def publish_model(
     parent = seen if place.is_branch else ""
     commit, signed = _commit_tree(repo, tree, bundle.id, channel, sign, parent)
     repo.run("update-ref", channels.build_published_ref(channel), commit)
+    size = _measure_pack(repo, commit, seen)
     channels.push_model(repo, remote, place, seen, commit, bundle.id)
     repo.run("update-ref", channels.build_tracking_ref(remote, channel), commit)
     notes = [
@@ -78,7 +79,7 @@ def publish_model(
         *_warn_if_unreachable(repo, bundle),
         *channels.prune_dated_refs(repo, remote, place, keep - 1),
     ]
-    return PublishedModel(bundle.id, commit, place.ref, sum(map(len, files.values())), signed, notes)
+    return PublishedModel(bundle.id, commit, place.ref, size, signed, notes)
 
 
 def publish_model_to_path(
@@ -100,10 +101,18 @@ def publish_model_to_path(
     spare = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         repo.run("bundle", "create", "--quiet", str(spare), channels.build_published_ref(channel))
+        size = spare.stat().st_size
         spare.replace(path.absolute())
     finally:
         spare.unlink(missing_ok=True)
     return PublishedModel(bundle.id, commit, str(path), size, signed, notes)
+
+
+def _measure_pack(repo: Repository, commit: str, seen: str) -> int:
+    """The bytes that a push of `commit` sends to a remote that has `seen`, compressed as git sends them."""
+    revisions = f"{commit}\n{f'^{seen}' if seen else ''}\n"
+    options = ("--revs", "--thin", "--stdout", "--delta-base-offset", "-q")
+    return len(repo.run("pack-objects", *options, input=revisions.encode()))
 
 
 def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:

@@ -475,3 +475,112 @@ def test_odd_subjects_are_printed_as_they_are(tmp_path: Path, gitpeft: Call) -> 
     repo.stage(**{"src/m2.py": "x = 9\n"})
     found = answer(gitpeft("suggest", "-n", "9", "--json", "--repo", repo.path))
     assert any(one["message"] == "[bold]naïve 测试[/] c" for one in found["suggestions"])
+
+
+# --- options that all commands share ------------------------------------------------------------------------
+
+
+def test_the_overview_fits_a_small_terminal(gitpeft: Call) -> None:
+    lines = gitpeft("-h").out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_repository_may_be_named_before_the_command(team: Repo, gitpeft: Call) -> None:
+    said = gitpeft("status", "-C", team.path).out
+    assert "Model" in said
+    assert gitpeft("-C", team.path, "status").out == said
+
+
+def test_v_is_the_version(gitpeft: Call) -> None:
+    assert gitpeft("-V").out == f"{__version__}\n"
+
+
+def test_completion_can_be_installed(gitpeft: Call) -> None:
+    assert "gitpeft" in gitpeft("--show-completion", "bash").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("install", "--strategy", "huskie"), "husky"),
+        (("compare", "--task", "messages"), "message"),
+        (("risk", "--format", "jason"), "json"),
+    ],
+)
+def test_a_wrong_choice_names_the_right_ones(
+    arguments: Sequence[str], meant: str, team: Repo, gitpeft: Call
+) -> None:
+    done = gitpeft(*arguments, "--repo", team.path)
+    assert done.code == 2
+    assert f"Did you mean {meant}?" in done.said
+
+
+def test_a_range_is_described_commit_by_commit(team: Repo, gitpeft: Call) -> None:
+    done = gitpeft("suggest", "HEAD~3..HEAD", "-n", "1", "--json", "--repo", team.path)
+    revs = team.git("rev-list", "--reverse", "HEAD~3..HEAD").split()
+    assert [json.loads(line)["rev"] for line in done.out.splitlines()] == revs
+    text = gitpeft("suggest", "HEAD~3..HEAD", "-n", "1", "--repo", team.path)
+    assert [line for line in text.out.splitlines() if not line.startswith(" ")] == [rev[:10] for rev in revs]
+
+
+def test_uninstall_says_what_stays_and_purge_deletes_it(team: Repo, tmp_path: Path, gitpeft: Call) -> None:
+    repo = _with_model(team, tmp_path)
+    state = repo.path / ".git" / "gitpeft"
+    gitpeft("install", "--repo", repo.path)
+    said = gitpeft("uninstall", "--repo", repo.path).out
+    assert "MB of models and caches stay" in said and "--purge" in said
+    assert state.is_dir()
+    assert "deleted" in gitpeft("uninstall", "--purge", "--repo", repo.path).out
+    assert not state.exists()
+
+
+def test_all_stages_tracked_files_only_for_the_commit(
+    team: Repo, tmp_path: Path, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = _with_model(team, tmp_path)
+    [path] = repo.git("ls-files", "src/parser.py").split()
+    (repo.path / path).write_text("def read_99(value):\n    return value\n")
+    before = repo.git("status", "--porcelain")
+    monkeypatch.setattr("builtins.input", lambda _: "q")
+    assert gitpeft("commit", "--repo", repo.path).code == 1
+    cancelled = gitpeft("commit", "-a", "--repo", repo.path)
+    assert cancelled.code == 1 and path in cancelled.out
+    assert repo.git("status", "--porcelain") == before
+    monkeypatch.setattr("builtins.input", lambda _: "1")
+    assert gitpeft("commit", "-a", "-s", "--repo", repo.path).code == 0
+    assert repo.git("status", "--porcelain") == ""
+    assert "Signed-off-by" in repo.git("log", "-1", "--format=%b")
+
+
+# --- doctor -------------------------------------------------------------------------------------------------
+
+
+def doctor_codes(gitpeft: Call, repo: Repo) -> list[str]:
+    return [one["code"] for one in json.loads(gitpeft("doctor", "--json", "--repo", repo.path).out)]
+
+
+def test_doctor_knows_of_a_score_that_nothing_reaches(team: Repo, tmp_path: Path, gitpeft: Call) -> None:
+    repo = _with_model(team, tmp_path)
+    gitpeft("install", "--repo", repo.path)
+    assert "score" not in doctor_codes(gitpeft, repo)
+    repo.git("config", "gitpeft.minScore", "100")
+    assert "score" in doctor_codes(gitpeft, repo)
+
+
+def test_doctor_knows_of_timeouts_until_the_limit_is_raised(
+    team: Repo, tmp_path: Path, gitpeft: Call
+) -> None:
+    repo = _with_model(team, tmp_path)
+    repo.git("config", "gitpeft.timeoutMs", "2000")
+    gitpeft("install", "--repo", repo.path)
+    now, old = time.strftime("%Y-%m-%dT%H:%M:%S%z"), "2020-01-01T00:00:00+0000"
+    text = "no suggestion within 2000 ms (gitpeft.timeoutMs)"
+    log = repo.path / ".git" / "gitpeft" / "hook.log"
+    log.write_text(f"{old} {text}\n")
+    assert "timeouts" not in doctor_codes(gitpeft, repo)
+    log.write_text(f"{now} {text}\n")
+    assert "timeouts" in doctor_codes(gitpeft, repo)
+    assert "1 timeout in the last 7 days" in gitpeft("status", "--repo", repo.path).said
+    repo.git("config", "gitpeft.timeoutMs", "4000")
+    assert "timeouts" not in doctor_codes(gitpeft, repo)

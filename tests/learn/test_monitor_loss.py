@@ -84,11 +84,11 @@ def test_a_team_that_writes_otherwise(served: Repo, gitpeft: Call) -> None:
     assert active is not None
     said = health.measure_model_health(repository, active, config.load_config(repository), None)
     assert said.due == (
-        f"Retraining is due: what the team writes costs the model {found.new:.2f} nats a token on the newest "
-        f"40 commits, against {found.old:.2f} before. Run `gitpeft train`."
+        f"due: the loss has risen to {found.new:.2f} nats/token on the newest "
+        f"40 commits, from {found.old:.2f} before. Run `gitpeft train`."
     )
     shown = gitpeft("status", "--repo", served.path).said
-    assert "nats a token on the newest 40 commits" in shown and "Run `gitpeft train`." in shown
+    assert "nats/token on the newest 40 commits" in shown and "Run `gitpeft train`." in shown
     told = json.loads(gitpeft("status", "--repo", served.path, "--json").out)["manifest"]
     assert told["level"]["n_new"] == 40 and told["due"] == said.due
     assert told["promise"]["n"] > 0, "the labels were looked at, too"

@@ -142,7 +142,7 @@ def test_a_retraining_that_found_nothing_better_is_not_asked_for_again(tmp_path:
 def test_what_is_measured_is_said_after_what_is_counted() -> None:
     complaints = ["the loss rose", "the score is wrong"]
     assert acceptance.describe_due_retraining({}, 3, Acceptance(), complaints) == (
-        "Retraining is due: the loss rose. Run `gitpeft train`."
+        "due: the loss rose. Run `gitpeft train`."
     )
     assert "60 commits" in acceptance.describe_due_retraining({}, 60, Acceptance(), complaints)
 

@@ -41,8 +41,8 @@ def test_a_promise_is_broken_beyond_chance(
     n: int, chance: float, buggy: int, calibrated: int, broken: bool
 ) -> None:
     found = CalibrationCheck.from_outcomes(judged(n, chance, buggy), calibrated)
-    assert found.is_miscalibrated == broken and 0 <= found.chance <= 1
-    assert (found.n, found.found) == (n, buggy) and found.promised == pytest.approx(n * chance)
+    assert found.is_miscalibrated == broken and 0 <= found.p_value <= 1
+    assert (found.n, found.observed) == (n, buggy) and found.predicted == pytest.approx(n * chance)
 
 
 def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,19 +63,19 @@ def test_it_is_worked_out_when_enough_has_come_and_kept(repo: Repo, monkeypatch:
 
     for number in range(calibration.RECHECK_COMMITS - 1):
         repo.commit(f"Number {number}")
-    assert stand().promise is None and not asked
+    assert stand().calibration is None and not asked
     repo.commit("One more")
     found = stand()
-    assert found.promise == CalibrationCheck.from_outcomes(judged(100, 0.3, 10), 500) and len(asked) == 1
+    assert found.calibration == CalibrationCheck.from_outcomes(judged(100, 0.3, 10), 500) and len(asked) == 1
     assert found.due == (
-        "Retraining is due: the risk score promised 30 bugs in the 100 commits judged since, "
-        "10 became known. Run `gitpeft train`."
+        "due: the risk score is miscalibrated: 30 bugs predicted in 100 later commits, "
+        "10 found. Run `gitpeft train`."
     )
     assert stand() == found and len(asked) == 1, "kept"
     assert json.loads(json.dumps(found.as_dict()))["promise"]["found"] == 10
     assert (
-        health.measure_model_health(repository, active, config.load_config(repository), None).promise
-        == found.promise
+        health.measure_model_health(repository, active, config.load_config(repository), None).calibration
+        == found.calibration
     )
     for text in ("", "[]", '{"model": "x"}'):
         (repository.state_dir / "promise.json").write_text(text)
@@ -93,5 +93,5 @@ def test_where_nothing_can_be_judged_nothing_is_said(repo: Repo) -> None:
     judges: tuple[health.OutcomeProvider | None, ...] = (None, lambda *_: [])
     for judge in judges:
         found = health.measure_model_health(repository, active, config.load_config(repository), judge)
-        assert found.promise is None and found.due == "" and found.ahead == 30
+        assert found.calibration is None and found.due == "" and found.ahead == 30
     assert not Path(repository.state_dir / "promise.json").exists()

@@ -85,7 +85,7 @@ def measure_on_test(
 ) -> MeasuredMessages:
     """Score a model and its baseline, the nearest neighbour, on at most `most` of the newest commits.
 
-    Three of the commits are kept as samples.
+    Three of the commits are kept as samples: best, median and worst by B-Norm.
     """
     examples = trial.sample_examples(data.test, most, seed=2)
     if not examples:
@@ -100,11 +100,11 @@ def measure_on_test(
         ours = [one.offered_message(reranker) for one in found]
         scores["gitpeft"] = score_messages(ours, references)
     scores["nearest neighbour"] = score_messages(nearest, references)
-    samples = [
-        SampleMessage(example.sha[:10], example.message, message)
-        for example, message in zip(examples, ours, strict=True)
-    ]
-    return MeasuredMessages(scores, tuple(samples[:: max(1, len(samples) // 3)][:3]))
+    quality = text_metrics.b_norm(ours, references)
+    ranked = sorted(range(len(examples)), key=lambda place: -quality[place])
+    chosen = dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1]))
+    samples = (SampleMessage(examples[i].sha[:10], references[i], ours[i]) for i in chosen)
+    return MeasuredMessages(scores, tuple(samples))
 
 
 def score_messages(hypotheses: Sequence[str], references: Sequence[str]) -> MetricScores:

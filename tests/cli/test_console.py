@@ -1,0 +1,66 @@
+"""What is printed: widths, encodings, ages, progress without a terminal."""
+
+import io
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from gitpeft.cli import console, progress
+from tests.support.sources import CHECKOUT
+
+
+def test_rows_fit_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    console.print_rows([("Hook", "on " * 30), ("Model", "one\ntwo")])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[0].startswith("Hook   on")
+    assert lines[-2:] == ["Model  one", "       two"]
+    assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        ("2026-01-10T12:00:00+00:00", "just now"),
+        ("2026-01-10T11:00:00Z", "1 hour ago"),
+        ("2026-01-07T11:00:00", "3 days ago"),
+        ("some day", "some day"),
+    ],
+)
+def test_an_age_is_in_its_largest_unit(moment: str, said: str) -> None:
+    assert console.format_age(moment, datetime(2026, 1, 10, 12, 0, 30, tzinfo=UTC)) == said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(3, "3 s"), (92, "1 min 32 s"), (7800, "2 h 10 min")])
+def test_a_duration_is_in_two_units_at_most(seconds: float, said: str) -> None:
+    assert console.format_duration(seconds) == said
+
+
+def test_what_the_encoding_lacks_is_replaced() -> None:
+    program = "from gitpeft.cli import console; console.tolerate_all_characters(); print('✓ naïve')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, env={"PYTHONIOENCODING": "ascii"}, capture_output=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout == b"? na?ve\n"
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = [100.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", said)
+    lines = progress.ProgressLines()
+    for second in range(40):
+        now[0] = 100.0 + second
+        lines.show_step("train", second / 100, f"{second * 10} tokens/s")
+    lines.show_step("export", 0.0, "")
+    assert said.getvalue().splitlines() == [
+        "gitpeft: Training: 0 tokens/s",
+        "gitpeft: Training: 15%, 150 tokens/s, 1 min 25 s left",
+        "gitpeft: Training: 30%, 300 tokens/s, 1 min 10 s left",
+        "gitpeft: Exporting to ONNX",
+    ]
