@@ -102,7 +102,7 @@ def format_overview() -> str:
             *lines,
             "",
             "Examples: gitpeft init    gitpeft suggest -n 3    gitpeft risk main..HEAD",
-            "-h, --help (also after a command)  -V, --version  -C, --repo PATH  --install-completion",
+            "-h, --help   -V, --version   -C, --repo PATH   --install-completion",
         ]
     )
 
