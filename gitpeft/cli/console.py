@@ -50,8 +50,10 @@ def print_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
 def print_error(message: str, hint: str = "") -> None:
     """A problem that a person can do something about, on standard error."""
     color = sys.stderr.isatty()
-    mark = "\033[1;31merror:\033[0m" if color else "error:"
-    print(f"{mark} {replace_unprintable(message, keep=chr(10))}", file=sys.stderr)
+    text = f"error: {replace_unprintable(message, keep=chr(10))}"
+    if color and "\n" not in text:
+        text = textwrap.fill(text, get_width(), break_long_words=False, break_on_hyphens=False)
+    print(text.replace("error:", "\033[1;31merror:\033[0m", 1) if color else text, file=sys.stderr)
     if hint:
         print(replace_unprintable(hint, keep="\n\t"), file=sys.stderr)
 

@@ -126,10 +126,10 @@ def doctor(
     from gitpeft.hooks.doctor import examine_repository
 
     repository = Repository.open(repo)
-    found = examine_repository(repository, mend=fix)
+    found = examine_repository(repository, fix=fix)
     if as_json:
         console.print_json([asdict(one) for one in found])
     else:
         views.print_findings(found)
-    if any(not one.mended for one in found):
+    if any(not one.fixed for one in found):
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def risk(
     rev: Annotated[
-        str | None, typer.Argument(help="A commit, or a range A..B; default: what is staged.")
+        str | None, typer.Argument(metavar="[REV]", help="A commit or range A..B; default: what is staged.")
     ] = None,
     staged: Annotated[bool, typer.Option("--staged", help="Assess what is staged (the default).")] = False,
     stdin: Annotated[bool, typer.Option("--stdin", help="Assess the revisions on standard input.")] = False,

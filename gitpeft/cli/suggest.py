@@ -25,7 +25,7 @@ SUGGEST_SECONDS = 20.0
 
 def suggest(
     rev: Annotated[
-        str | None, typer.Argument(help="A commit, or a range A..B; default: what is staged.")
+        str | None, typer.Argument(metavar="[REV]", help="A commit or range A..B; default: what is staged.")
     ] = None,
     staged: Annotated[bool, typer.Option("--staged", help="For what is staged (the default).")] = False,
     stdin: Annotated[

@@ -27,7 +27,7 @@ def init(
     no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Skip hook installation.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Set up gitpeft here: learn from this history and install the hook.
+    """Learn from this history and install the git hook.
 
     Reads the history, tunes a model on it, exports it, fits the risk model and installs the hooks. With fewer
     than 50 usable commits, or without `gitpeft[train]`, the base model is used without tuning, together with

@@ -321,30 +321,28 @@ def print_models(found: Sequence["ModelVersion"]) -> None:
         return
     for one in found:
         mark = {"active": "*", "previous": "-"}.get(one.state, " ")
-        count = format_count(int(one.commits.get("count", 0)), "commit")
-        print(
-            wrap_text(
-                f"{mark} {one.id[:SHORT_ID]}  {format_age(one.created):<14} {count}, {format_size(one.size)}"
-            )
-        )
+        count, size = format_count(int(one.commits.get("count", 0)), "commit"), format_size(one.size)
+        state = f", {one.state}" if one.state else ""
+        print(wrap_text(f"{mark} {one.id[:SHORT_ID]}  {format_age(one.created):<14} {count}, {size}{state}"))
         print(wrap_text(describe_method(one.base, one.method), "    "))
         if one.verdict:
             print(wrap_text(f"when made: {one.verdict}", "    "))
         if one.aside:
             print(wrap_text("not activated, because it was not better", "    "))
-    print("\n* active   - the one before it: `gitpeft rollback` activates it")
+    if any(one.state == "previous" for one in found):
+        print("\n`gitpeft rollback` activates the previous model.")
 
 
 def print_findings(found: Sequence["DoctorFinding"]) -> None:
     """What `gitpeft doctor` found: what works in one line each, then each problem and its solution."""
     from gitpeft.hooks.doctor import AREAS
 
-    broken = {one.area for one in found if not one.mended}
+    broken = {one.area for one in found if not one.fixed}
     print("  ".join(f"{CHECK_MARK} {area}" for area in AREAS if area not in broken))
     for one in found:
-        mark = f"{CHECK_MARK} fixed:" if one.mended else WARNING_MARK
+        mark = f"{CHECK_MARK} fixed:" if one.fixed else WARNING_MARK
         print(wrap_text(f"{mark} {one.text}", "  ", ""))
-        if one.remedy and not one.mended:
+        if one.remedy and not one.fixed:
             print("\n".join(f"    {line}" for line in one.remedy.splitlines()))
     if not broken:
         print("No problems found: the next commit in an editor gets a suggestion.")

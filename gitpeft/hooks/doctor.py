@@ -86,12 +86,12 @@ class RepositoryStatus:
 
 @dataclass(frozen=True, slots=True)
 class DoctorFinding:
-    """One thing that is wrong: a word for programs, a sentence, the way out, and whether it was mended."""
+    """One thing that is wrong: a word for programs, a sentence, the way out, and whether it was fixed."""
 
     code: str
     text: str
     remedy: str = ""
-    mended: bool = False
+    fixed: bool = False
 
     @property
     def area(self) -> str:
@@ -209,18 +209,18 @@ def _runs_through_manager(place: hooks_path.HooksFolder, manager: str, name: str
 
 
 def examine_repository(
-    repo: Repository, *, mend: bool = False, python: str = sys.executable
+    repo: Repository, *, fix: bool = False, python: str = sys.executable
 ) -> list[DoctorFinding]:
     """Everything that keeps a suggestion away, each with its way out; an empty list when all is well.
 
-    With `mend`, what concerns only gitpeft's own files is put right: a stale interpreter, an old version, a
+    With `fix`, what concerns only gitpeft's own files is put right: a stale interpreter, an old version, a
     lost executable bit, what an interrupted installation left. Settings and other people's hooks never are.
     """
     place, state, config = hooks_path.find_hooks_folder(repo), read_status(repo), load_config(repo)
     return [
         *_check_git(repo, place),
-        *_check_hooks(repo, state, place, mend, python),
-        *_check_leftovers(repo, place, mend),
+        *_check_hooks(repo, state, place, fix, python),
+        *_check_leftovers(repo, place, fix),
         *_check_model(repo, state),
         *_check_recent_problems(read_recent_problems(repo, config), config),
         *_check_disabling_settings(repo, config),
@@ -253,7 +253,7 @@ def _check_git(repo: Repository, place: hooks_path.HooksFolder) -> Iterator[Doct
 
 
 def _check_hooks(
-    repo: Repository, state: RepositoryStatus, place: hooks_path.HooksFolder, mend: bool, python: str
+    repo: Repository, state: RepositoryStatus, place: hooks_path.HooksFolder, fix: bool, python: str
 ) -> Iterator[DoctorFinding]:
     if not any(hook.name == stubs.HOOK_NAMES[0] for hook in state.hooks):
         yield DoctorFinding("not-installed", "the hook is not installed", "run `gitpeft install`")
@@ -264,7 +264,7 @@ def _check_hooks(
     for hook in state.hooks:
         finding = _check_hook(repo, hook, place, python)
         if finding is not None:
-            yield _mend_hook(repo, hook, finding, python) if mend else finding
+            yield _fix_hook(repo, hook, finding, python) if fix else finding
 
 
 def _check_hook(
@@ -306,8 +306,8 @@ def _check_hook(
     return None
 
 
-def _mend_hook(repo: Repository, hook: HookStatus, finding: DoctorFinding, python: str) -> DoctorFinding:
-    """Mend what is gitpeft's own, and say whether that worked."""
+def _fix_hook(repo: Repository, hook: HookStatus, finding: DoctorFinding, python: str) -> DoctorFinding:
+    """Repair what is gitpeft's own, and say whether that worked."""
     if finding.code not in ("stale-python", "not-executable", "outdated", "stub-missing", "config-broken"):
         return finding
     try:
@@ -315,11 +315,11 @@ def _mend_hook(repo: Repository, hook: HookStatus, finding: DoctorFinding, pytho
             uninstall_hooks(repo, hooks=[hook.name])
         install_hooks(repo, strategy=hook.how, hooks=[hook.name], python=python)
     except GitpeftError as error:
-        return DoctorFinding(finding.code, finding.text, f"could not be mended: {error.message}")
-    return DoctorFinding(finding.code, finding.text, "mended", mended=True)
+        return DoctorFinding(finding.code, finding.text, f"could not be fixed: {error.message}")
+    return DoctorFinding(finding.code, finding.text, "fixed", fixed=True)
 
 
-def _check_leftovers(repo: Repository, place: hooks_path.HooksFolder, mend: bool) -> Iterator[DoctorFinding]:
+def _check_leftovers(repo: Repository, place: hooks_path.HooksFolder, fix: bool) -> Iterator[DoctorFinding]:
     for name in stubs.HOOK_NAMES:
         hook, kept = place.folder / name, place.folder / (name + stubs.CHAINED_SUFFIX)
         if not os.path.lexists(kept) or hook_file.inspect_hook(hook).kind in ("ours", "changed"):
@@ -327,11 +327,11 @@ def _check_leftovers(repo: Repository, place: hooks_path.HooksFolder, mend: bool
         if hook_file.inspect_hook(place.folder / f"{name}.legacy").kind == "ours":
             continue
         half = os.path.lexists(hook) and hook_file.is_same_hook(hook, kept)
-        if half and mend:
+        if half and fix:
             kept.unlink()
         text = "an interrupted installation left" if half else "another program replaced the hook; kept is"
-        remedy = "mended" if half and mend else f"compare {kept} with {hook}, and delete what is not needed"
-        yield DoctorFinding("leftover", f"{text} {kept}", remedy, mended=half and mend)
+        remedy = "fixed" if half and fix else f"compare {kept} with {hook}, and delete what is not needed"
+        yield DoctorFinding("leftover", f"{text} {kept}", remedy, fixed=half and fix)
 
 
 def _check_disabling_settings(repo: Repository, config: Config) -> Iterator[DoctorFinding]:

@@ -203,7 +203,7 @@ def _insert_before_comments(content: bytes, block: bytes, comment: bytes, eol: b
 
 
 CANCEL_HINT = "gitpeft: suggested above. To cancel the commit, delete the message (vim: :cq)."
-OTHERS_TITLE = "gitpeft: other suggestions (to use one, uncomment it and delete the one above):"
+OTHERS_TITLE = "gitpeft: other suggestions (uncomment one and delete the one above):"
 COMMENTS_TITLE = "gitpeft: suggestions (to use one, uncomment it):"
 
 

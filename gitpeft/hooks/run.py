@@ -1,4 +1,4 @@
-"""What git runs: decides cheaply whether to offer a message, gets it in time, and never breaks a commit.
+"""What git runs in a hook: offers a message or a risk flag in time, and never breaks a commit.
 
 Stage one is the standard library and git's plumbing; whatever is heavy happens in a confined child. The exit
 code is 0 whatever happens; a failure is one line in `<common-dir>/gitpeft/hook.log` and one on the terminal.
@@ -23,13 +23,13 @@ from gitpeft.trace import HookTrace
 
 MAX_LOG_BYTES = 64 << 10
 STARTUP_SECONDS = 2.0
-"""Time for the first steps, until the settings are known."""
+"""Time limit until the settings are known."""
 
 MEMORY_MB = 2048
-"""What reading the change may take; the model has a limit of its own."""
+"""Memory for reading the change; the model has a limit of its own."""
 
 STOP_EXIT_CODE = 77
-"""The exit code by which the stub knows that a commit is to be stopped, and not that something broke."""
+"""Exit code that tells the stub to stop the commit; any other failure lets it pass."""
 
 PROGRESS_SECONDS = 0.3
 _COMMIT_SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _reset_process_state() -> None:
-    """Undo what a program may hand down to all that it starts, and what is relied on here.
+    """Reset signals and descriptors that a calling program may have changed.
 
     Blocked or ignored signals would take the clock and the ends of children away; a pipe that got the number
     of a closed standard stream would be lost when the child silences itself.
@@ -102,7 +102,7 @@ def _dispatch_hook(argv: list[str]) -> int:
     elif argv[:1] == ["prepare-commit-msg"]:
         run_prepare_commit_msg(argv[1:])
     else:
-        raise GitpeftError("the hook was called without its name")
+        raise GitpeftError("the hook was called without its name, nothing suggested")
     return 0
 
 
@@ -174,7 +174,7 @@ def _suggest_messages(repo: Repository, config: Config, source: str, trace: Hook
 
 
 def _load_risk_notes(repo: Repository) -> list[str]:
-    """What the pre-commit stage said of this very change, where that is wanted in the file."""
+    """What the pre-commit stage printed about this very change."""
     from gitpeft.diff.patch import parse_patch
     from gitpeft.risk import precommit
 
@@ -202,7 +202,7 @@ def _parse_arguments(args: Sequence[str]) -> tuple[Path, str, str]:
 
 
 def _start_timer(config: Config, trace: HookTrace) -> None:
-    """The whole budget counts from the start of this process."""
+    """Start the timer; the time budget counts from the start of this process."""
     _HookOutput.timeout_ms = config.timeout_ms
     signal.setitimer(signal.ITIMER_REAL, max(0.01, _seconds_left(config, trace)))
 
@@ -223,7 +223,7 @@ def _is_opted_in(config: Config, source: str, about: str) -> bool:
 
 
 def run_prefetch() -> None:
-    """Work out a message while the other checks of this commit run. The stub put this in the background."""
+    """Compute a suggestion in the background, while the other checks of this commit run."""
     from gitpeft.suggest import service
 
     trace = HookTrace()
@@ -242,7 +242,7 @@ def run_prefetch() -> None:
 
 
 def run_risk_check() -> int:
-    """Say what makes the staged change risky, if it is among the riskiest; `STOP` where that is asked for."""
+    """Print what makes the staged change risky, if it is flagged; returns 77 where that stops the commit."""
     trace = HookTrace()
     repo = Repository.open()
     _HookOutput.log = repo.state_dir / "hook.log"
@@ -265,7 +265,7 @@ def run_risk_check() -> int:
 
 
 class _HookOutput:
-    """Where the hook speaks: its log, and the descriptor of the terminal that the stub handed over."""
+    """Where messages go: the log, and the descriptor of the terminal that the stub passed on."""
 
     log: Path | None = None
     timeout_ms = int(1000 * STARTUP_SECONDS)
@@ -296,7 +296,7 @@ def _print_to_terminal(text: str) -> None:
 
 
 def _append_to_log(line: str) -> None:
-    """Append to the log; when it is full its older half goes."""
+    """Append to the log; when it is full its older half is dropped."""
     if _HookOutput.log is None:
         return
     try:
@@ -313,14 +313,14 @@ def _append_to_log(line: str) -> None:
 
 
 class _ProgressLine:
-    """A line on a terminal while the model works, once that takes noticeably long."""
+    """A line on the terminal while the model works, once that takes long."""
 
     def __init__(self, started: float) -> None:
         self.started = started
         self.shown = False
 
     def show_once(self) -> None:
-        """Say it, once, when it is time and somebody can see it."""
+        """Show it once, after `PROGRESS_SECONDS`, on a terminal."""
         if self.shown or _HookOutput.quiet or time.time() - self.started < PROGRESS_SECONDS:
             return
         self.shown = True
@@ -328,7 +328,7 @@ class _ProgressLine:
             _print_to_terminal("gitpeft: reading the change …")
 
     def clear_line(self) -> None:
-        """Take the line away again."""
+        """Remove the line again."""
         if self.shown and os.isatty(_HookOutput.get_terminal_fd()):
             _print_to_terminal("\r\033[K")
 

@@ -122,7 +122,7 @@ def test_e2_a_line_that_a_person_added_is_an_installation(repo: Repo) -> None:
     assert [(hook.how, hook.runs) for hook in read_status(opened(repo)).hooks] == [("line", True)]
     assert [finding.code for finding in examine_repository(opened(repo))] == ["no-model"]
     again.where.chmod(0o644)
-    assert [finding.code for finding in examine_repository(opened(repo), mend=True) if finding.mended] == [
+    assert [finding.code for finding in examine_repository(opened(repo), fix=True) if finding.fixed] == [
         "not-executable"
     ]
     assert [hook.runs for hook in read_status(opened(repo)).hooks] == [True]
@@ -190,7 +190,7 @@ def test_e4_an_edited_hook_is_left_alone(repo: Repo) -> None:
     with pytest.raises(GitpeftError, match="edited"):
         put_in(repo)
     assert snapshot(repo) == edited
-    assert [finding.code for finding in examine_repository(opened(repo), mend=True)][:1] == ["edited"]
+    assert [finding.code for finding in examine_repository(opened(repo), fix=True)][:1] == ["edited"]
 
 
 # --- E6: core.hooksPath -----------------------------------------------------------------------------------
@@ -585,11 +585,11 @@ def test_e12_d10_a_configured_hook_that_is_gone_stops_nothing(
     assert (moved / "ran").read_text() == "F x y\n"
 
 
-def test_e12_a_command_of_another_version_is_mended(repo: Repo, newer: Newer) -> None:
+def test_e12_a_command_of_another_version_is_fixed(repo: Repo, newer: Newer) -> None:
     install.install_hooks(newer, strategy="config")
     repo.git("config", f"hook.gitpeft-{NAME}.command", "'/was/here/once'")
     assert [finding.code for finding in examine_repository(newer)] == ["outdated", "no-model"]
-    assert [finding.mended for finding in examine_repository(newer, mend=True)] == [True, False]
+    assert [finding.fixed for finding in examine_repository(newer, fix=True)] == [True, False]
     assert repo.git("config", f"hook.gitpeft-{NAME}.command") == managers.format_hook_command(NAME)
 
 
@@ -644,12 +644,12 @@ def test_e12_a_configured_hook_on_an_older_git_is_found_by_the_doctor(repo: Repo
     assert "config-ignored" in [finding.code for finding in examine_repository(Older.open(repo.path))]
 
 
-def test_e12_an_event_without_a_command_is_mended(repo: Repo, newer: Newer) -> None:
+def test_e12_an_event_without_a_command_is_fixed(repo: Repo, newer: Newer) -> None:
     install.install_hooks(newer, strategy="config")
     repo.git("config", "--unset", f"hook.gitpeft-{NAME}.command")
     assert "config-broken" in [finding.code for finding in examine_repository(newer)]
     assert [
-        finding.mended for finding in examine_repository(newer, mend=True) if finding.code == "config-broken"
+        finding.fixed for finding in examine_repository(newer, fix=True) if finding.code == "config-broken"
     ] == [True]
     assert [hook.runs for hook in read_status(newer).hooks] == [True]
 
@@ -731,7 +731,7 @@ def test_e16_status_tells_what_is_there(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("damage", ["stale-python", "not-executable", "outdated"])
-def test_e16_the_doctor_finds_and_mends(repo: Repo, tmp_path: Path, damage: str) -> None:
+def test_e16_the_doctor_finds_and_fixes(repo: Repo, tmp_path: Path, damage: str) -> None:
     put_in(repo, python=str(tmp_path / "gone") if damage == "stale-python" else sys.executable)
     if damage == "not-executable":
         hook_of(repo).chmod(0o644)
@@ -741,7 +741,7 @@ def test_e16_the_doctor_finds_and_mends(repo: Repo, tmp_path: Path, damage: str)
         unsealed = text[:mark] + b"@SEAL@" + text[mark + 64 :]
         hook_of(repo).write_bytes(unsealed.replace(b"@SEAL@", stubs._compute_seal(unsealed)))
     assert [finding.code for finding in examine_repository(opened(repo))] == [damage, "no-model"]
-    assert [finding.mended for finding in examine_repository(opened(repo), mend=True)] == [True, False]
+    assert [finding.fixed for finding in examine_repository(opened(repo), fix=True)] == [True, False]
     assert [finding.code for finding in examine_repository(opened(repo))] == ["no-model"]
 
 
@@ -752,7 +752,7 @@ def test_e16_the_doctor_finds_what_an_interrupted_installation_left(repo: Repo) 
         hook_file.inspect_hook(hook_of(repo)), hook_of(repo).with_name(NAME + stubs.CHAINED_SUFFIX)
     )
     assert "leftover" in [finding.code for finding in examine_repository(opened(repo))]
-    examine_repository(opened(repo), mend=True)
+    examine_repository(opened(repo), fix=True)
     assert snapshot(repo) == before
 
 

@@ -58,7 +58,7 @@ def test_b8_what_is_offered_behind_is_announced_by_its_number() -> None:
     )
     for shown in (one, two):
         assert shown.count(b"# gitpeft: suggested above. To cancel the commit, delete the message") == 1
-        assert shown.count(b"# gitpeft: other suggestions (to use one, uncomment it") == 1
+        assert shown.count(b"# gitpeft: other suggestions (uncomment one and delete the one above):") == 1
     alone = insert_messages(STATUS, [BEST], MessageFileRules())
     assert b"To cancel the commit" in alone and b"other suggestions" not in alone
 
