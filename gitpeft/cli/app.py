@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -44,7 +44,7 @@ _METHOD_COMMANDS = ("init", "train")
 class _RootCommand(TyperGroup):
     """The command `gitpeft`, whose help fits on one screen."""
 
-    def get_help(self, ctx: Any) -> str:
+    def get_help(self, ctx: typer.Context) -> str:  # type: ignore[override]
         """The overview of all commands."""
         return format_overview()
 

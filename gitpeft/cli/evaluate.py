@@ -35,46 +35,56 @@ def evaluate(
     else:
         from gitpeft.cli import tables
 
-        tables.print_evaluation(outcome.measured.as_dict(), outcome.measured.samples)
+        tables.print_evaluation(outcome.measured)
+
+
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option("--methods", metavar="METHOD", help="As --method of train; default: all."),
+]
+RanksOption = Annotated[
+    list[int] | None,
+    typer.Option("--ranks", metavar="N", min=1, help="Ranks to try (widths, for adapters)."),
+]
+PlacementsOption = Annotated[
+    list[str] | None, typer.Option("--placements", metavar="PLACE", help="Placements to try.")
+]
+BasesOption = Annotated[
+    list[str] | None, typer.Option("--bases", metavar="BASE", help="Base models to try; default: mini.")
+]
+ComparisonBudgetOption = Annotated[
+    float, typer.Option("--budget", metavar="MINUTES", min=1.0, help="Time for the whole comparison.")
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Long runs of each method.")]
+TaskOption = Annotated[
+    str,
+    options.make_choice_option("--task", choices=("message", "risk", "both"), help="What to compare on."),
+]
+LowResourceOption = Annotated[
+    str,
+    typer.Option("--low-resource", metavar="N,N", help="Try also with only the newest N commits."),
+]
+TransferOption = Annotated[
+    str,
+    typer.Option(
+        "--transfer",
+        metavar="FROM:TO,…",
+        help="Try also: train on commits in one language, evaluate on those in another.",
+    ),
+]
 
 
 def compare(
     repo: options.RepoOption = None,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option("--methods", metavar="METHOD", help="As --method of train; default: all."),
-    ] = None,
-    ranks: Annotated[
-        list[int] | None,
-        typer.Option("--ranks", metavar="N", min=1, help="Ranks to try (widths, for adapters)."),
-    ] = None,
-    placements: Annotated[
-        list[str] | None, typer.Option("--placements", metavar="PLACE", help="Placements to try.")
-    ] = None,
-    bases: Annotated[
-        list[str] | None, typer.Option("--bases", metavar="BASE", help="Base models to try; default: mini.")
-    ] = None,
-    budget: Annotated[
-        float, typer.Option("--budget", metavar="MINUTES", min=1.0, help="Time for the whole comparison.")
-    ] = 30.0,
-    seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", min=1, help="Long runs of each method.")
-    ] = 1,
-    task: Annotated[
-        str,
-        options.make_choice_option("--task", choices=("message", "risk", "both"), help="What to compare on."),
-    ] = "message",
-    low: Annotated[
-        str,
-        typer.Option("--low-resource", metavar="N,N", help="Try also with only the newest N commits."),
-    ] = "",
-    transfer: Annotated[
-        str,
-        typer.Option(
-            "--transfer", metavar="FROM:TO,…",
-            help="Try also: train on commits in one language, evaluate on those in another.",
-        ),
-    ] = "",
+    methods: MethodsOption = None,
+    ranks: RanksOption = None,
+    placements: PlacementsOption = None,
+    bases: BasesOption = None,
+    budget: ComparisonBudgetOption = 30.0,
+    seeds: SeedsOption = 1,
+    task: TaskOption = "message",
+    low: LowResourceOption = "",
+    transfer: TransferOption = "",
     until: options.UntilOption = "HEAD",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Copy the page here.")] = None,
     as_json: options.JsonOption = False,

@@ -1,7 +1,7 @@
 """Tables of scores, drawn with rich: evaluations and comparisons."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         TransferTable,
     )
     from gitpeft.learn.compare.results import Difference
-    from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval
+    from gitpeft.learn.evaluation.messages import MeasuredMessages
+    from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval, MetricScores
 
 stdout_console = Console(highlight=False, soft_wrap=False)
 
@@ -29,9 +30,10 @@ METRIC_LABELS = {
 }
 
 
-def print_evaluation(test: dict[str, Any], samples: Sequence[tuple[str, str, str]]) -> None:
+def print_evaluation(measured: "MeasuredMessages") -> None:
     """The scores of all systems, and suggestions beside what the team wrote."""
-    stdout_console.print(_build_scores_table(test))
+    samples = measured.samples
+    stdout_console.print(_build_scores_table(measured.scores))
     stdout_console.print(
         "B-Norm: smoothed BLEU, 0-100. first word: % of suggestions whose first word is right."
     )
@@ -39,17 +41,17 @@ def print_evaluation(test: dict[str, Any], samples: Sequence[tuple[str, str, str
         stdout_console.print(_build_samples_table(samples))
 
 
-def _build_scores_table(test: dict[str, Any]) -> Table:
+def _build_scores_table(scores: "Mapping[str, MetricScores]") -> Table:
     """Systems by metrics, each mean with its 95 % interval."""
-    n = next(iter(test.values()))["n"]
-    table = Table(title=f"Newest {n} usable commits (mean, 95% interval)", title_justify="left")
+    first = next(iter(scores.values()))
+    table = Table(title=f"Newest {first.n} usable commits (mean, 95% interval)", title_justify="left")
     table.add_column("")
-    names = [name for name in METRIC_LABELS if name in next(iter(test.values()))]
+    names = [name for name in METRIC_LABELS if name in first.metrics]
     for name in names:
         table.add_column(METRIC_LABELS[name], justify="right")
-    for system, row in test.items():
-        cells = (f"{row[m]['mean']:.1f} ({row[m]['low']:.1f}-{row[m]['high']:.1f})" for m in names)
-        table.add_row(system, *cells)
+    for system, row in scores.items():
+        intervals = [row.metrics[name] for name in names]
+        table.add_row(system, *(f"{one.mean:.1f} ({one.low:.1f}-{one.high:.1f})" for one in intervals))
     return table
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gitpeft.bundle.registry import ModelVersion
     from gitpeft.git.repository import Repository
     from gitpeft.hooks.doctor import DoctorFinding, RecentProblems, RepositoryStatus
+    from gitpeft.learn.evaluation.messages import MeasuredMessages
     from gitpeft.learn.results import CandidateModel, PipelineResult
     from gitpeft.learn.retrain.run import RetrainingResult
     from gitpeft.learn.training.finetune import RunCost
@@ -59,7 +60,7 @@ def _describe_outcome(
     total = outcome.used + sum(outcome.left_out.values())
     yield "History", f"{outcome.used:,} of {total:,} commits used" + (f" ({without})" if without else "")
     yield "Model", "\n".join(_describe_made_model(outcome.candidate))
-    if quality := _describe_quality(outcome.candidate.measured.as_dict()):
+    if quality := _describe_quality(outcome.candidate.measured):
         yield "Quality", quality
     yield "Risk", describe_risk_model(outcome.candidate.risk.model)
     yield "Hook", hooks
@@ -91,18 +92,18 @@ def _describe_made_model(made: "CandidateModel") -> Iterator[str]:
         yield f"best on validation commits (B-Norm): {scored}"
 
 
-def _describe_quality(test: dict[str, Any]) -> str:
+def _describe_quality(measured: "MeasuredMessages") -> str:
     """The share of right first words, beside that of the nearest earlier commit."""
-    ours, nearest = test.get("gitpeft"), test.get("nearest neighbour")
+    ours, nearest = measured.scores.get("gitpeft"), measured.scores.get("nearest neighbour")
     if not ours or not nearest:
         return ""
-    mine, other = ours["first_word"], nearest["first_word"]
+    mine, other = ours.metrics["first_word"], nearest.metrics["first_word"]
     said = (
-        f"right first word in {mine['mean']:.0f}% ({mine['low']:.0f}-{mine['high']:.0f}) of the "
-        f"{ours['n']} newest commits; nearest past message: {other['mean']:.0f}% "
-        f"({other['low']:.0f}-{other['high']:.0f})"
+        f"right first word in {mine.mean:.0f}% ({mine.low:.0f}-{mine.high:.0f}) of the "
+        f"{ours.n} newest commits; nearest past message: {other.mean:.0f}% "
+        f"({other.low:.0f}-{other.high:.0f})"
     )
-    overlap = mine["low"] <= other["high"] and other["low"] <= mine["high"]
+    overlap = mine.low <= other.high and other.low <= mine.high
     return said + ("; too few commits to tell them apart" if overlap else "")
 
 

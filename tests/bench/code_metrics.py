@@ -145,11 +145,13 @@ class Sources:
         return [one for one in self.signatures() if any(map(mentions_any, annotations(one.node)))]
 
     def string_subscripts(self) -> list[Found]:
-        """Reads of an item by a literal text."""
+        """Reads of an item by a literal text; a type such as `Iterator["Path"]` is none."""
         return [
             one
             for one in self.find(ast.Subscript)
             if isinstance(one.node, ast.Subscript)
+            and not ast.unparse(one.node.value).rpartition(".")[2][:1].isupper()
+            and ast.unparse(one.node.value) not in ("type", "list", "tuple", "dict", "set")
             and isinstance(one.node.ctx, ast.Load)
             and isinstance(one.node.slice, ast.Constant)
             and isinstance(one.node.slice.value, str)

@@ -10,7 +10,7 @@ from gitpeft.learn.compare import comparison, findings, halving, layer_probes, t
 from gitpeft.learn.compare.findings import SubsetRun
 from gitpeft.learn.compare.halving import ShortRungPlan
 from gitpeft.learn.compare.report import ComparisonReport, RungSteps, ShortRun, TaskFacts, TaskReport
-from gitpeft.learn.compare.results import LayerAccuracies, RunCandidate, RunCost, RunResult
+from gitpeft.learn.compare.results import ComparisonCost, LayerAccuracies, RunCandidate, RunResult
 from gitpeft.learn.compare.scoring import MessageScorer, RiskScorer
 from gitpeft.learn.data.subsets import LANGUAGE_TRANSFER, LOW_RESOURCE, HistorySubset
 
@@ -20,7 +20,7 @@ REFERENCES = [(f"{i:010x}", f"parser: add read_{i} to the module") for i in rang
 def run_of(label: str, right: int, trainable: int = 1000, seed: int = 0) -> RunResult:
     """A long run whose first `right` offers are what the team wrote."""
     offers = [message if i < right else "nothing alike" for i, (_, message) in enumerate(REFERENCES)]
-    cost = RunCost(
+    cost = ComparisonCost(
         trainable / 1e6, trainable, 2**30, 0, 60.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0
     )  # fmt: skip
     return result(label, 3.0, answers=offers, cost=cost, candidate=RunCandidate(label, "mini", seed))
@@ -43,7 +43,7 @@ def advised(runs: Any, baselines: dict[str, Any], **facts: Any) -> TaskReport:
 
 
 def result(label: str, loss: float, **more: Any) -> RunResult:
-    whole = RunResult(RunCandidate(label, "mini"), {"name": label}, 9, loss, 1.0, 9.0, RunCost())
+    whole = RunResult(RunCandidate(label, "mini"), {"name": label}, 9, loss, 1.0, 9.0, ComparisonCost())
     return replace(whole, **more)
 
 

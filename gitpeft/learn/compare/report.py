@@ -6,8 +6,8 @@ from typing import Any
 
 from gitpeft.learn.compare.results import (
     Answer,
+    ComparisonCost,
     Difference,
-    RunCost,
     encode_fields,
     encode_interval,
     to_plain,
@@ -55,7 +55,7 @@ class Finalist:
     by_seed: Sequence[float]
     valid_loss: float
     scores: SystemScores
-    cost: RunCost
+    cost: ComparisonCost
     parity: Mapping[str, object]
     against_best: Difference
     against_full: Difference | None = None

@@ -48,7 +48,7 @@ class RunCandidate:
 
 
 @dataclass(frozen=True, slots=True)
-class RunCost:
+class ComparisonCost:
     """What a run took. Memory and files in bytes, times in seconds, `answer_ms` milliseconds a commit.
 
     `share` of the weights is `trainable`; `reserved` is the memory of a GPU, 0 without one; `halved` counts
@@ -74,12 +74,12 @@ class RunCost:
         return max(self.reserved or self.peak_memory, 1)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "RunCost":
+    def from_dict(cls, data: Mapping[str, Any]) -> "ComparisonCost":
         """Those of the values that a comparison reports."""
         return cls(**{one.name: data[one.name] for one in fields(cls) if one.name in data})
 
     @classmethod
-    def average(cls, costs: Sequence["RunCost"]) -> "RunCost":
+    def average(cls, costs: Sequence["ComparisonCost"]) -> "ComparisonCost":
         """The mean of each cost over several runs."""
         names = [one.name for one in fields(cls) if one.name != "device"]
         means = {name: sum(getattr(cost, name) for cost in costs) / len(costs) for name in names}
@@ -97,13 +97,13 @@ class TrainedRun:
     steps: int
     seconds: float
     valid_loss: float
-    cost: RunCost
+    cost: ComparisonCost
 
     @classmethod
     def from_training(cls, cost: Mapping[str, Any]) -> "TrainedRun":
         """From the costs that a training wrote."""
         best = min(loss for _, loss in cost["valid_curve"])
-        return cls(cost["steps"], cost["seconds"], best, RunCost.from_dict(cost))
+        return cls(cost["steps"], cost["seconds"], best, ComparisonCost.from_dict(cost))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class RunResult:
     valid_loss: float
     step_seconds: float
     around_seconds: float
-    cost: RunCost
+    cost: ComparisonCost
     seconds: float = 0.0
     answers: Answers = ()
     parity: Mapping[str, object] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class RunResult:
         known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
         return cls(
             **known
-            | {"candidate": RunCandidate(**data["candidate"]), "cost": RunCost.from_dict(data["cost"])}
+            | {"candidate": RunCandidate(**data["candidate"]), "cost": ComparisonCost.from_dict(data["cost"])}
         )
 
     def as_dict(self) -> dict[str, object]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gitpeft.learn.compare.advice import DEFAULT_METHOD, SystemAnswers, write_advice
 from gitpeft.learn.compare.report import Advice, Baseline, Finalist, Sample, TaskFacts, TaskReport
-from gitpeft.learn.compare.results import Answers, Difference, RunCost, RunResult
+from gitpeft.learn.compare.results import Answers, ComparisonCost, Difference, RunResult
 from gitpeft.learn.compare.scoring import AnswerScorer
 
 SAMPLE_COUNT = 5
@@ -60,7 +60,7 @@ def _summarise_finalist(runs: Sequence[RunResult], scorer: AnswerScorer) -> Fina
         by_seed=[scorer.score_runs([one]).mean for one in answers],
         valid_loss=sum(run.valid_loss for run in runs) / len(runs),
         scores=scorer.score_all_metrics(answers),
-        cost=RunCost.average([run.cost for run in runs]),
+        cost=ComparisonCost.average([run.cost for run in runs]),
         parity=first.parity,
         against_best=Difference(0.0, 0.0, 0.0),
     )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from gitpeft.diff.compact import split_compact
 from gitpeft.errors import GitpeftError
@@ -76,7 +76,7 @@ class LanguageSplit(Generic[T]):
 
 
 def plan_subsets(
-    parts: LanguageSplit[Any], sizes: Sequence[int], pairs: Sequence[tuple[str, str]]
+    parts: LanguageSplit[T], sizes: Sequence[int], pairs: Sequence[tuple[str, str]]
 ) -> list[HistorySubset]:
     """The parts that were asked for; GitpeftError where one is too small."""
     found = [_plan_low_resource(parts, size) for size in dict.fromkeys(sorted(sizes))]
@@ -85,7 +85,7 @@ def plan_subsets(
     return list(dict.fromkeys(found))
 
 
-def _plan_low_resource(parts: LanguageSplit[Any], size: int) -> HistorySubset:
+def _plan_low_resource(parts: LanguageSplit[T], size: int) -> HistorySubset:
     if not MIN_SUBSET_TRAINING <= size < len(parts.train):
         raise GitpeftError(
             f"cannot take {size} of the {len(parts.train)} training commits",
@@ -95,7 +95,7 @@ def _plan_low_resource(parts: LanguageSplit[Any], size: int) -> HistorySubset:
     return HistorySubset(LOW_RESOURCE, str(size), "", size)
 
 
-def _plan_transfer(parts: LanguageSplit[Any], taught: str, asked: str) -> list[HistorySubset]:
+def _plan_transfer(parts: LanguageSplit[T], taught: str, asked: str) -> list[HistorySubset]:
     """From one language to the other, and with as many commits within the other."""
     teach, ask = (Counter(map(parts.language, part)) for part in (parts.train, parts.valid))
     short = [

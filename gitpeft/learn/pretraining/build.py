@@ -21,6 +21,7 @@ from gitpeft.learn.data.dataset import Example, build_example_index, encode_exam
 from gitpeft.learn.pretraining import auxiliary_losses, corpus
 from gitpeft.learn.pretraining.auxiliary_losses import AuxiliaryWeights
 from gitpeft.learn.pretraining.dedup import NearDuplicateFilter
+from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
 from gitpeft.runtime.tokenizer import SPECIAL_TOKENS, TokenCodec
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 COMMITS_PER_VALIDATION_REPOSITORY, COMMITS_PER_TRAINING_REPOSITORY = 60, 30
 """How many commits of each validation repository the default reranker is evaluated on, and how many of each
 other one it is fitted on."""
-
-ProgressListener = Callable[[str, float, str], None]
-"""Called with (step, share done 0..1, detail)."""
 
 
 @dataclass(frozen=True, slots=True)
