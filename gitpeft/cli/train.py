@@ -127,7 +127,7 @@ def train(
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Retrain on new commits; the new model must not be worse.
+    """Retrain on new commits; the new model must be better.
 
     Training starts from the active model, on the new commits and a sample of the old ones; then both models
     are tested on the newest commits, which neither has seen. Without an active model the trained run is kept,

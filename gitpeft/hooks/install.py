@@ -282,6 +282,11 @@ def _install_in_manager(repo: Repository, manager: str, name: str, python: str) 
             f" line for {manager}'s own {name}",
         )
     line = managers.MANAGER_LINES[manager]
+    if manager == "husky" and not (repo.work_tree / line.file).parent.is_dir():
+        raise GitpeftError(
+            "husky is not set up here: there is no folder .husky",
+            "run `npx husky init` first, or `gitpeft install` without --strategy",
+        )
     before = _read_own_stub(repo, name)
     _write_own_stub(repo, name, python)
     try:

@@ -270,6 +270,13 @@ def test_e7_husky_gets_a_line_in_its_own_file(repo: Repo, existing: str | None) 
     assert snapshot(repo) == before
 
 
+def test_e7_husky_that_is_not_set_up_is_said_and_nothing_changes(repo: Repo) -> None:
+    before = snapshot(repo)
+    with pytest.raises(GitpeftError, match="husky is not set up here"):
+        put_in(repo, strategy="husky")
+    assert snapshot(repo) == before
+
+
 def test_e7_e15_a_file_behind_a_link_out_of_the_repository_is_refused(repo: Repo, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / NAME).write_text("npm test\n")

@@ -62,5 +62,8 @@ def _fetch_snapshot(repo: str, revision: str, offline: bool) -> Path:
             )
         )
     except Exception as error:  # a dozen classes, none of which says more than this to a person
-        hint = "set HF_HUB_OFFLINE=0 to download it once, or name a folder that holds it"
-        raise GitpeftError(f"the base {repo} is not on this machine ({type(error).__name__})", hint) from None
+        if offline:
+            hint = "set HF_HUB_OFFLINE=0 to download it once, or name a folder that holds it"
+            raise GitpeftError(f"the base model {repo} is not on this machine", hint) from None
+        hint = "check its name and the network, or name a folder that holds it"
+        raise GitpeftError(f"cannot download the base model {repo} ({type(error).__name__})", hint) from None

@@ -56,7 +56,7 @@ class EditCache:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise GitpeftError(
-                    "another process is reading this history", "Wait until it is done."
+                    "another process is tracing this history", "wait for it to end, then try again"
                 ) from error
             return cls(None)
         except OSError:
