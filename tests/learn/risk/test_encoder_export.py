@@ -21,7 +21,7 @@ from gitpeft.history.store import History
 from gitpeft.learn import pipeline
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.results import ModelPlan
-from gitpeft.learn.risk import classifiers, encoder, encoder_export, selection
+from gitpeft.learn.risk import classifiers, encoder, encoder_export, labelled_history, prequential, selection
 from gitpeft.learn.risk.encoder import RiskTuningSettings
 from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer, RiskParityBounds, export_risk_encoder
 from gitpeft.learn.risk.metric_replay import measure_history
@@ -84,7 +84,7 @@ def test_the_graph_is_the_judge(base: bases.BaseModel, text: str, tmp_path: Path
 def test_what_int8_moves_too_far_is_refused(base: bases.BaseModel, tmp_path: Path) -> None:
     model = judged(base, "lora:rank=4,lr=0.02", tmp_path)
     asked = [(encoder.encode_change(data().texts[sha], base, False), [0.0] * 13) for sha in data().valid.shas]
-    with pytest.raises(GitpeftError, match="the exported judge is not the trained one"):
+    with pytest.raises(GitpeftError, match="the exported risk encoder differs from the trained one"):
         export_risk_encoder(model, asked, RiskParityBounds(moved=0.0))
 
 
@@ -279,11 +279,12 @@ def test_init_leaves_the_graph_where_it_is_worth_it(
 ) -> None:
     """With a history in which it wins; it has two looks at the commits, each bounded in time."""
     monkeypatch.setattr(encoder_export, "RiskParityBounds", lambda: RiskParityBounds(moved=9.0, exact=1e-2))
-    monkeypatch.setattr(selection, "select_model", lambda _: TUNED_ENCODER)
+    for module in (prequential, selection):
+        monkeypatch.setattr(module, "select_model", lambda _: TUNED_ENCODER)
     monkeypatch.setattr(selection, "_reject_chance_model", lambda model, _: model)
     measured, found = history(300, 1, 0.9)
     play(monkeypatch, measured, found)
-    monkeypatch.setattr(selection, "measure_history", lambda *_: measured)
+    monkeypatch.setattr(labelled_history, "measure_history", lambda *_: measured)
     tip = repo.commit("start", a="1\n")
     repository = Repository.open(repo.path)
     plan = ModelPlan(base=str(base.folder), settings={"rank": 4}, minutes=0.5)

@@ -141,7 +141,7 @@ def test_the_file_gives_back_the_model_and_nothing_else_is_believed() -> None:
         ("kind", "oracle"), ("weights", [1.0]), ("features", ["la"]), ("scores", []), ("curve", [[0, "x"]]),
         ("bias", math.nan), ("scores", None), ("means", []),
     ):  # fmt: skip
-        with pytest.raises(GitpeftError, match="risk model cannot be read"):
+        with pytest.raises(GitpeftError, match="risk model is invalid"):
             RiskModel.from_dict({**data, key: value})
     assert not RiskModel.from_dict({}).is_usable and "init" in RiskModel.from_dict({}).why
 
