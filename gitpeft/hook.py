@@ -1,4 +1,4 @@
-"""The module that installed hooks start, as `python -I -m gitpeft.hook`; see `gitpeft.hooks.run`."""
+"""The module from which installed hooks call `run`; see `gitpeft.hooks.run`."""
 
 from gitpeft.hooks.run import run
 

@@ -27,12 +27,10 @@ def install(
         bool,
         typer.Option(
             "--prefetch/--no-prefetch",
-            help="Also a pre-commit hook, which works on the suggestion while other hooks run.",
+            help="Also a pre-commit hook: it prepares the suggestion while other hooks run, and flags risk.",
         ),
     ] = False,
-    risk: Annotated[
-        bool, typer.Option("--risk", help="The same pre-commit hook; it also flags the riskiest changes.")
-    ] = False,
+    risk: Annotated[bool, typer.Option("--risk", help="The same as --prefetch.")] = False,
 ) -> None:
     """Install the git hooks.
 

@@ -15,7 +15,7 @@ from gitpeft.terminal import replace_unprintable
 def models(repo: options.RepoOption = None, as_json: options.JsonOption = False) -> None:
     """List the models kept here, newest first.
 
-    The active model and the one before it always stay; of the others, the three newest.
+    The three newest models are kept, and always the active one and the one before it.
     """
     from gitpeft.bundle import registry
 
@@ -101,7 +101,9 @@ def pull(
     ] = None,
     accept: Annotated[
         str,
-        typer.Option("--accept", metavar="KEY", help="Trust this unknown signer; or the word unsigned."),
+        typer.Option(
+            "--accept", metavar="KEY", help="A key to accept, or one of the words unsigned and older."
+        ),
     ] = "",
     no_activate: Annotated[
         bool, typer.Option("--no-activate", help="Keep the active model; only store the new one.")

@@ -1,7 +1,7 @@
 """What git runs in a hook: offers a message or a risk flag in time, and never breaks a commit.
 
 Stage one is the standard library and git's plumbing; whatever is heavy happens in a confined child. The exit
-code is 0 whatever happens; a failure is one line in `<common-dir>/gitpeft/hook.log` and one on the terminal.
+code is 0 but for a flagged change under `gitpeft.risk=block`; a failure is one line in `<common-dir>/gitpeft/hook.log` and one on the terminal.
 """
 
 import gc
@@ -43,7 +43,7 @@ class _TimeBudgetExceeded(Exception):
 def main(argv: Sequence[str]) -> int:
     """Run one hook: `prepare-commit-msg FILE [SOURCE [OBJECT]]`, `pre-commit` or `risk`.
 
-    Returns 0 whatever happens, but `STOP` where `gitpeft.risk` is `block` and a change was flagged.
+    Returns 0 whatever happens, except `STOP_EXIT_CODE` for a flagged change where `gitpeft.risk` is `block`.
     """
     _reset_process_state()
     try:

@@ -1,4 +1,4 @@
-"""The reranker: it rules out candidates with flaws and orders the others by a linear model of their features.
+"""The reranker: it rules out candidates with flaws and orders the others by a score linear in their features.
 
 Generated and retrieved messages are scored by the same features (`reranker_features`). The weights are fitted
 by `learn.evaluation.reranker` and stored in a bundle as `chooser.json`.
