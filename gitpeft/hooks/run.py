@@ -1,7 +1,8 @@
 """What git runs in a hook: offers a message or a risk flag in time, and never breaks a commit.
 
 Stage one is the standard library and git's plumbing; whatever is heavy happens in a confined child. The exit
-code is 0 but for a flagged change under `gitpeft.risk=block`; a failure is one line in `<common-dir>/gitpeft/hook.log` and one on the terminal.
+code is 0, except for a flagged change under `gitpeft.risk=block`; a failure is a line on the terminal and in
+`<common-dir>/gitpeft/hook.log`.
 """
 
 import gc

@@ -123,7 +123,11 @@ def record(repo: Path, change: str) -> Iterator[Frame]:
     """The screens of one commit; the repository is as before afterwards."""
     with staged(repo, change), tempfile.TemporaryDirectory() as home:
         environment = {"HOME": home, "GIT_EDITOR": EDITOR, "CI": "", "TERM": "screen-256color"}
-        people = {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org"}
+        people = {
+            f"GIT_{role}_{what}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for what, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))
+        }
         terminal = Terminal(repo, environment | people | {"GIT_PAGER": "cat"})
         try:
             terminal.type("PS1='$ '; clear")
