@@ -1,0 +1,333 @@
+"""Extracts facts from a change: short statements that its lines prove.
+
+Nothing is guessed: every name, number and version in a fact stands in the change. Time is linear in the lines
+that `gitpeft.diff.parse` keeps, and nothing but the standard library is needed, because the hook asks.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from gitpeft.diff.patch import FileChange, normalize_line
+from gitpeft.lazy import field, lazy_dataclass
+from tests.bench.smol.edits import iterate_runs, split_change
+
+MAX_NAMES = 4
+"""So many names are listed of each kind; the others are counted."""
+
+_TEST = re.compile(
+    r"(?:^|/)(?:tests?|specs?|__tests__|testing|testdata|fixtures|e2e)/"
+    r"|(?:_test|\.test|\.spec|_spec|Tests?)\.\w+$"
+    r"|(?:^|/)(?:test_|conftest)[^/]*$",
+)
+_CI = re.compile(
+    r"(?:^|/)\.(?:github/(?:workflows|actions)|circleci|gitlab-ci|travis|appveyor|azure|cirrus|buildkite)"
+    r"|(?:^|/)(?:azure-pipelines|appveyor|codecov|Jenkinsfile|dependabot)[^/]*$|(?:^|/)\.github/dependabot"
+)
+_DOCS = re.compile(
+    r"\.(?:md|rst|adoc|mdx|markdown)$|(?:^|/)(?:docs?|documentation|docs_src|website)/"
+    r"|(?:^|/)(?:readme|change(?:s|log)|history|news|authors|contribut\w+|licen[cs]e|copying)\b[^/]*$",
+    re.IGNORECASE,
+)
+_BUILD = re.compile(
+    r"(?:^|/)(?:pyproject\.toml|setup\.(?:py|cfg)|tox\.ini|requirements[^/]*\.txt|package\.json|go\.mod|cargo\.toml"
+    r"|makefile[^/]*|cmakelists\.txt|[^/]*\.cmake|build\.gradle[^/]*|pom\.xml|gemfile[^/]*|[^/]*\.gemspec"
+    r"|composer\.json|dockerfile[^/]*|[^/]*\.csproj|mix\.exs|\.pre-commit-config\.yaml|meson\.build"
+    r"|\.eslintrc[^/]*|tsconfig[^/]*\.json|\.gitignore|\.editorconfig)$",
+    re.IGNORECASE,
+)
+_CHANGELOG = re.compile(
+    r"(?:^|/)(?:change(?:s|log)|history|news|releases?)\b[^/]*$|(?:^|/)(?:newsfragments?|changes?|\.changeset)/",
+    re.IGNORECASE,
+)
+_PROSE = re.compile(r"\.(?:md|rst|adoc|mdx|markdown|txt)$", re.IGNORECASE)
+COMMENT_LINE = re.compile(
+    r"\s*(?:#(?!include|define|if|end|pragma|\[)|//|/\*|\*(?![\w(*])|\*/|--\s|;;|<!--|%\s|\"\"\"|''')"
+)
+IMPORT_LINE = re.compile(
+    r"\s*(?:import\b|from\s+\S+\s+import\b|use\s+[\w:]+|#include\b|require(?:_relative)?\b|using\s+[\w.]+;"
+    r"|export .* from"
+    r"|(?:const|var|let)\s.*=\s*require\(|package\s|\"[\w./-]+\"\s*$|mod\s+\w+;|pub use\b)"
+)
+_MODIFIERS = (
+    r"(?:(?:pub(?:\([^)]*\))?|export|default|async|static|public|private|protected|internal|abstract|final"
+    r"|override|inline|virtual|unsafe|extern(?: \"C\")?|const|constexpr|declare|open|suspend"
+    r"|sealed|data|readonly|partial)\s+)*"
+)
+_KEYWORDS = (
+    r"def|fn|func|function\*?|fun|class|struct|enum|interface|trait|type|protocol|object|record|module"
+    r"|defmodule|defp|defmacro|namespace|macro_rules!|union|sub|mod"
+)
+_DEFINITION = re.compile(
+    rf"\s*{_MODIFIERS}(?P<kind>{_KEYWORDS})\s+(?:\([^)]*\)\s*)?(?:self\.)?(?P<name>[A-Za-z_$][\w$]*[?!]?)"
+)
+_ASSIGNED_FUNCTION = re.compile(
+    r"\s*(?:export\s+)?(?:const|let|var|module\.exports\.|exports\.|[\w.]+\.prototype\.)\s*(?P<name>[A-Za-z_$][\w$]*)"
+    r"\s*=\s*(?:async\s*)?(?:function\b|\([^)]*\)\s*=>|\w+\s*=>)"
+)
+_TYPED_FUNCTION = re.compile(
+    r"\s*(?!return\b|else\b|new\b|throw\b|await\b|case\b|delete\b|goto\b|yield\b|raise\b|in\b|not\b|and\b|or\b)"
+    r"(?:[\w.:]+(?:<[^()]*>)?(?:\[\])*[\s*&]+)+(?P<name>~?[A-Za-z_]\w*)\s*\([^;]*(?:\)\s*(?:const|noexcept|override"
+    r"|throws [\w., ]+|async)*\s*\{?|,)\s*$"
+)
+_CONSTANT = re.compile(
+    r"\s*(?:(?:export|pub|public|private|static|final|const|let|val|readonly|#define|int|long|String)\s+)*"
+    r"(?P<name>[A-Z][A-Z0-9]*_[A-Z0-9_]+|(?<=#define )\w+)\b(?!\()\s*(?:[:=]|\d|\"|\()"
+)
+_TEST_TITLE = re.compile(
+    r"\s*(?:it|test|describe|context|specify|scenario)\s*\(?\s*([\"'`])(?P<name>.{3,70}?)\1"
+)
+_SECTION = re.compile(r"#{1,6}\s+(?P<name>\S.{1,60}?)\s*#*$")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]{2,}")
+_VERSION = re.compile(r"(?<![\w.])v?\d+(?:\.\d+)+(?:[-.+]?(?:[a-z]\w*|\d+))*")
+_KEY = re.compile(r"([A-Za-z_][\w.-]*)[\"'\])]*\s*(?::=|[:=]=?|=>)\s*[\"'(\[^~>=<v]*$")
+_WORD = re.compile(r"[A-Za-z_][\w-]*")
+_KINDS = {
+    **dict.fromkeys(("def", "fn", "func", "function", "function*", "fun", "defp", "sub"), "function"),
+    **dict.fromkeys(("defmodule", "mod", "namespace"), "module"),
+    **dict.fromkeys(("macro_rules!", "defmacro"), "macro"),
+}
+
+Definition = tuple[str, str]
+"""Kind and name."""
+
+
+@lazy_dataclass(slots=True)
+class _Findings:
+    """What was seen in the lines of a change."""
+
+    added: dict[Definition, None] = field(default_factory=dict)
+    removed: dict[Definition, None] = field(default_factory=dict)
+    renamed: dict[tuple[str, str, str], None] = field(default_factory=dict)
+    versions: dict[tuple[str, str, str], None] = field(default_factory=dict)
+    values: dict[tuple[str, str, str], None] = field(default_factory=dict)
+    replaced: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+def extract_facts(files: Sequence[FileChange]) -> list[str]:
+    """What the change does, the most telling first; each a few words."""
+    seen = _Findings()
+    for change in files:
+        if change.kind == "text":
+            _read_file(change, seen)
+    found = [
+        _describe_limits(files),
+        *_list_files(files),
+        *_list_versions(seen),
+        *_list_definitions(seen, files),
+        *_list_values(seen),
+        *_find_changelog_entry(files),
+    ]
+    return [fact for fact in found if fact]
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def classify_path(path: str) -> str:
+    """What a file is for, by its path: CI, tests, docs, build, or "" for the code itself."""
+    for name, pattern in (
+        ("CI", _CI),
+        ("tests", _TEST),
+        ("docs", _DOCS),
+        ("build", _BUILD),
+    ):
+        if pattern.search(path):
+            return name
+    return ""
+
+
+def _describe_limits(files: Sequence[FileChange]) -> str:
+    """What the whole change is limited to, "" where nothing can be said."""
+    if all(change.status == "R" and not change.added + change.removed for change in files):
+        return "only renames"
+    changed = [line for change in files for hunk in change.hunks for line in hunk.lines if line[0] != " "]
+    words = [line for line in changed if line[1:].strip()]
+    said = [name] if (name := _get_only({classify_path(change.path) for change in files})) else []
+    if words and not any(change.status != "M" for change in files):
+        prose = any(_PROSE.search(change.path) for change in files)
+        said += [label for label, test in _LIMITS if not (prose and label == "comments") and test(words)]
+    directions = (sum(c.added for c in files) > 0, sum(c.removed for c in files) > 0)
+    if directions in ((True, False), (False, True)):
+        said.append("added lines" if directions[0] else "removed lines")
+    return f"only {', '.join(said)}" if said else ""
+
+
+def _get_only(names: set[str]) -> str:
+    return names.pop() if len(names) == 1 else ""
+
+
+def _is_formatting(lines: Sequence[str]) -> bool:
+    sides = ("".join("".join(line[1:].split()) for line in lines if line[0] == sign) for sign in "-+")
+    old, new = sides
+    return old.translate(_IGNORED_BY_FORMATTERS) == new.translate(_IGNORED_BY_FORMATTERS)
+
+
+_IGNORED_BY_FORMATTERS = str.maketrans("'", '"', ",;")
+
+
+def _make_matcher(pattern: re.Pattern[str]) -> Callable[[Sequence[str]], bool]:
+    return lambda lines: all(pattern.match(line[1:]) for line in lines)
+
+
+_LIMITS: tuple[tuple[str, Callable[[Sequence[str]], bool]], ...] = (
+    ("formatting", _is_formatting),
+    ("comments", _make_matcher(COMMENT_LINE)),
+    ("imports", _make_matcher(IMPORT_LINE)),
+)
+
+
+def _list_files(files: Sequence[FileChange]) -> list[str]:
+    moved = [f"{_base_name(c.old_path or '')} -> {_base_name(c.path)}" for c in files if c.status == "R"]
+    return [
+        _join_names("adds file", [_base_name(c.path) for c in files if c.status == "A"]),
+        _join_names("deletes file", [_base_name(c.path) for c in files if c.status == "D"]),
+        _join_names("renames file", moved),
+    ]
+
+
+def _base_name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _join_names(what: str, names: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - MAX_NAMES} more" if len(distinct) > MAX_NAMES else ""
+    return f"{what} {', '.join(distinct[:MAX_NAMES])}{more}" if distinct else ""
+
+
+# --- lines ------------------------------------------------------------------------------------------------
+
+
+def _read_file(change: FileChange, seen: _Findings) -> None:
+    prose = bool(_PROSE.search(change.path))
+    for hunk in change.hunks:
+        for _, run in iterate_runs(hunk.lines):
+            for old, new in run:
+                before = _find_definition(old, prose) if old else None
+                after = _find_definition(new, prose) if new else None
+                _note_definitions(before, after, seen)
+                if old and new:
+                    _compare_lines(normalize_line(old), normalize_line(new), seen)
+
+
+def _note_definitions(before: Definition | None, after: Definition | None, seen: _Findings) -> None:
+    if before and after and before[0] == after[0] and before[1] != after[1]:
+        seen.renamed[before[0], before[1], after[1]] = None
+        return
+    if before:
+        seen.removed[before] = None
+    if after:
+        seen.added[after] = None
+
+
+def _find_definition(line: str, prose: bool) -> Definition | None:
+    """What a line begins to define."""
+    if prose:
+        match = _SECTION.match(line)
+        return ("section", normalize_line(match["name"])) if match else None
+    if match := _TEST_TITLE.match(line):
+        return "test", normalize_line(match["name"])
+    if (match := _DEFINITION.match(line)) and match["name"] not in (
+        "in",
+        "of",
+        "for",
+        "is",
+    ):
+        name = match["name"]
+        kind = _KINDS.get(match["kind"], match["kind"])
+        return ("test" if kind == "function" and name.lower().startswith("test") else kind), name
+    if match := _ASSIGNED_FUNCTION.match(line):
+        return "function", match["name"]
+    if match := _CONSTANT.match(line):
+        return "constant", match["name"]
+    if (match := _TYPED_FUNCTION.match(line)) and match["name"] not in (
+        "if",
+        "for",
+        "while",
+        "switch",
+        "catch",
+        "when",
+    ):
+        return "function", match["name"]
+    return None
+
+
+def _compare_lines(old: str, new: str, seen: _Findings) -> None:
+    """Note what one line became: a version, the value of a name, or one text for another."""
+    was, became = _VERSION.findall(old), _VERSION.findall(new)
+    if was and len(was) == len(became) and was != became and _VERSION.sub("", old) == _VERSION.sub("", new):
+        one = next(i for i, pair in enumerate(zip(was, became, strict=True)) if pair[0] != pair[1])
+        seen.versions[_find_version_name(old, was[one]), was[one], became[one]] = None
+        return
+    start, before, after, _ = split_change(old, new)
+    if not (0 < len(before.strip()) <= 40 and 0 < len(after.strip()) <= 40):
+        return
+    key = _KEY.search(start)
+    if key and (before[0].isdigit() or after[0].isdigit() or len(before) + len(after) <= 24):
+        seen.values[key[1], before.strip(), after.strip()] = None
+    elif re.search(r"\w", before) and re.search(r"\w", after):
+        seen.replaced[before.strip(), after.strip()] += 1
+
+
+def _find_version_name(line: str, version: str) -> str:
+    """Whose version a line tells: the last name before it."""
+    names = _WORD.findall(line[: line.find(version)])
+    names = [
+        name for name in names if name.lower() not in ("v", "version", "rev", "const", "var", "let", "uses")
+    ]
+    return f"{names[-1]} " if names else ""
+
+
+# --- as text ----------------------------------------------------------------------------------------------
+
+
+def _list_versions(seen: _Findings) -> list[str]:
+    return [_join_names("version", (f"{name}{old} -> {new}" for name, old, new in seen.versions))]
+
+
+def _list_definitions(seen: _Findings, files: Sequence[FileChange]) -> list[str]:
+    said = [
+        _join_names(f"renames {kind}", (f"{a} -> {b}" for k, a, b in seen.renamed if k == kind))
+        for kind in dict.fromkeys(kind for kind, _, _ in seen.renamed)
+    ]
+    gone = {definition: None for definition in seen.removed if definition not in seen.added}
+    new = {definition: None for definition in seen.added if definition not in seen.removed}
+    both = [definition for definition in seen.added if definition in seen.removed]
+    for verb, found in (("adds", new), ("removes", gone), ("redefines", both)):
+        for kind in dict.fromkeys(kind for kind, _ in found):
+            said.append(_join_names(f"{verb} {kind}", (name for k, name in found if k == kind)))
+    known = {name for _, name in (*seen.added, *seen.removed)}
+    inner = (name for change in files for name in _list_enclosing(change) if name not in known)
+    return [*said, _join_names("changes inside", inner)]
+
+
+def _list_enclosing(change: FileChange) -> Iterable[str]:
+    """The names of the functions or classes around the changed lines."""
+    if change.kind != "text" or change.status in "AD" or _PROSE.search(change.path):
+        return []
+    found = (_find_definition(line, False) for line in change.functions)
+    return [definition[1] for definition in found if definition]
+
+
+def _list_values(seen: _Findings) -> list[str]:
+    often = [(pair, n) for pair, n in seen.replaced.most_common(MAX_NAMES)]
+    return [
+        _join_names("sets", (f"{name}: {old} -> {new}" for name, old, new in seen.values)),
+        _join_names(
+            "replaces",
+            (f"{old} -> {new}" + (f" ({n}x)" if n > 1 else "") for (old, new), n in often),
+        ),
+    ]
+
+
+def _find_changelog_entry(files: Sequence[FileChange]) -> list[str]:
+    """What the change itself says of it in a log of changes: the first new line with some words."""
+    for change in files:
+        if _CHANGELOG.search(change.path):
+            lines = (
+                normalize_line(line[1:]) for hunk in change.hunks for line in hunk.lines if line[0] == "+"
+            )
+            said = next((line for line in lines if len(_WORD.findall(line)) >= 4), "")
+            return [f"notes: {said.lstrip('-*+ ')[:110]}"] if said else []
+    return []
