@@ -50,7 +50,7 @@ littl bit tweak adjust rework rewrit reorganis reorganiz cosmetic format lint st
 initial first last next properly correctly possible ability able provid
 """
 VERB_STEMS = frozenset(_VERBS_WORDS.split())
-"""Stems of words that say what is done rather than to what; what they promise is tested by `contradicts_change`."""
+"""Stems of words that say what is done rather than to what; `contradicts_change` tests them."""
 
 _ADDING = frozenset(["add", "introduc", "implement", "creat", "feat"])
 _REMOVING = frozenset(["remov", "remove", "delet", "drop"])
