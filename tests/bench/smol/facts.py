@@ -1,7 +1,7 @@
 """Extracts facts from a change: short statements that its lines prove.
 
 Nothing is guessed: every name, number and version in a fact stands in the change. Time is linear in the lines
-that `gitpeft.diff.parse` keeps, and nothing but the standard library is needed, because the hook asks.
+that `gitpeft.diff.patch.parse_patch` keeps. Only the standard library is needed, as on the hook path.
 """
 
 import re

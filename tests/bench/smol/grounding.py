@@ -1,8 +1,8 @@
 """Selects training messages by grounding: how many of their content words can be read from the prompt.
 
-Most public messages say things that no change holds, and who learns them learns to invent. So each message
-gets a share: how many of its content words stand in the prompt. What
-names a number that stands nowhere is out.
+Many public messages state things that cannot be read from the change; a model trained on them learns to
+invent. Each message therefore gets a score, the share of its content words that occur in the prompt. A message
+with a number that does not occur in the prompt is refused.
 """
 
 import re
