@@ -1,8 +1,8 @@
 """Selects training messages by grounding: how many of their content words can be read from the prompt.
 
 Many public messages state things that cannot be read from the change; a model trained on them learns to
-invent. Each message therefore gets a score, the share of its content words that occur in the prompt. A message
-with a number that does not occur in the prompt is refused.
+invent. Each message therefore gets a score, the share of its content words that occur in the prompt.
+A message with a number that does not occur in the prompt is refused.
 """
 
 import re

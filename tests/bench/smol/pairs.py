@@ -3,7 +3,7 @@
     python -m tests.bench.smol.pairs MINED OUT --tokenizer FILE
 
 Each pair gets the subjects of its nearest earlier commits; `grounding.judge_message` decides what is kept.
-Writes `train.jsonl` (all repositories shuffled), `valid.jsonl` (whole repositories that are never trained on)
+Writes `train.jsonl` (shuffled), `valid.jsonl` (whole repositories that are never trained on)
 and `counts.json` (what each rule kept and left out).
 """
 
