@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -122,7 +123,7 @@ class TrainingRun:
             foreach=True,
         )
         self.average = [w.detach().clone() for w in self.weights]
-        self.place = self.steps = 0
+        self.place = self.begun = self.steps = 0
         self.seconds = 0.0
         self.asked_to_stop = False
         signal.signal(signal.SIGTERM, self._stop)
@@ -143,7 +144,7 @@ class TrainingRun:
         self.model.end()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.rate * min(1.0, (self.place + 8) / self.recipe.warm)
+            group["lr"] = self.recipe.rate * min(1.0, (self.place - self.begun + 8) / self.recipe.warm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
@@ -180,6 +181,7 @@ class TrainingRun:
             state |= {f"{i}.{name}": moments[name] for name in ("exp_avg", "exp_avg_sq") if name in moments}
         note = {
             "place": self.place,
+            "begun": self.begun,
             "steps": self.steps,
             "seconds": round(self.seconds),
             "recipe": asdict(self.recipe),
@@ -208,6 +210,7 @@ class TrainingRun:
             note["steps"],
             note["seconds"],
         )
+        self.begun = note.get("begun", 0)
         with torch.no_grad():
             for i, weight in enumerate(self.weights):
                 weight.copy_(state[f"{i}.weight"])
@@ -220,8 +223,10 @@ class TrainingRun:
         return True
 
     def start_from(self, adapter: Path) -> None:
-        """Begin with an adapter that was trained before."""
+        """Begin with an adapter that was trained before, at the pair after its last, with a new warm-up."""
         self.model.load_adapter(load_file(adapter))
+        with safe_open(adapter, "pt") as file:
+            self.place = self.begun = json.loads(file.metadata()["note"])["place"]
         self.average = [w.detach().clone() for w in self.weights]
 
 
