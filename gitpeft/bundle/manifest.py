@@ -77,7 +77,7 @@ class Manifest:
     tokenizer_digest: str = ""
     method: dict[str, Any] = field(default_factory=dict)
     commits: CommitRange = field(default_factory=CommitRange)
-    budget: dict[str, int] = field(default_factory=dict)
+    budget: dict[str, Any] = field(default_factory=dict)
     seeds: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -35,13 +35,17 @@ _MIN_BLOCK_TOKENS = 16
 
 @lazy_dataclass(frozen=True, slots=True)
 class TokenBudget:
-    """The most tokens that each part of a model's input may take; what the others leave goes to the diff."""
+    """The most tokens that each part of a model's input may take; what the others leave goes to the diff.
+
+    `layout` is the form of the input: "marks" (section marks) or "prompt" (text, for causal language models).
+    """
 
     total: int = 192
     exemplars: int = 3
     exemplar_tokens: int = 18
     previous_tokens: int = 16
     file_tokens: int = 48
+    layout: str = "marks"
 
 
 def render_change(

@@ -16,6 +16,9 @@ PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<pad>", "</s>", "<unk>"
 SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN, *(f"<{mark}>" for mark in SECTION_MARKS))
 """Special tokens of the embedded tokenizer, in the order of their ids."""
 
+PROMPT_ENDING = "Commit message:"
+"""The last line of the layout "prompt"."""
+
 _MARK_SPELLINGS = {
     "like": "\n* ",
     "previous": "\n< ",
@@ -69,6 +72,18 @@ class TokenCodec:
         if known is not None:
             return [known]
         return list(self._tokenizer.encode(_MARK_SPELLINGS.get(mark, "\n "), add_special_tokens=False).ids)
+
+    def encode_message(self, message: str, layout: str = "marks") -> list[int]:
+        """The ids of a message as a model with this layout of its input writes it, without an end."""
+        return self.encode(f" {message}" if layout == "prompt" else message)
+
+    def find_message_start(self) -> int:
+        """The last id of the layout "prompt", after which a message begins."""
+        return self.encode(PROMPT_ENDING)[-1]
+
+    def find_message_end(self, layout: str = "marks") -> int:
+        """The id that ends a message: with the layout "prompt" that of a new line, else the end token."""
+        return self.encode("\n")[-1] if layout == "prompt" else self.end
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens; `<mark>` or `</s>` in a text is encoded as text."""

@@ -79,3 +79,11 @@ def test_no_special_token_is_added(codec: TokenCodec, tmp_path: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.save(str(path))
     assert TokenCodec.load(path).encode_many(["fix"]) == codec.encode_many(["fix"])
+
+
+def test_a_message_in_the_form_of_each_layout(codec: TokenCodec) -> None:
+    assert codec.encode_message("fix typo") == codec.encode("fix typo")
+    assert codec.encode_message("fix typo", "prompt") == codec.encode(" fix typo")
+    assert codec.find_message_end() == codec.end
+    assert codec.decode([codec.find_message_end("prompt"), *codec.encode("x")]) == "x"
+    assert codec.encode("Commit message:")[-1] == codec.find_message_start()
