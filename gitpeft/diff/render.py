@@ -3,11 +3,11 @@
 Training and the hook use the same renderer. See `diff.patch` for the other forms of a change.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from gitpeft.diff.compact import divide_fairly, split_compact
+from gitpeft.diff.subjects import clean_subject
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
 _WORD_CHARACTER = lazy_pattern(r"\w")
@@ -103,17 +103,6 @@ def _truncate_pieces(found: Iterable[RenderedPiece], room: int) -> list[Rendered
             )
         room -= len(piece.ids)
     return kept
-
-
-_FORGE_NUMBER = lazy_pattern(r"(?:\s*\((?:#|gh-)\d+\))+\s*$", re.IGNORECASE)
-
-
-def clean_subject(subject: str) -> str:
-    """A subject without the issue numbers, such as `(#12)`, that a forge appends when it merges.
-
-    They cannot be known before the merge. Idempotent.
-    """
-    return _FORGE_NUMBER.sub("", " ".join(subject.split()))
 
 
 def _encode_file_lines(

@@ -29,7 +29,7 @@ def is_bot(identity: str) -> bool:
 def find_exclusion_reason(subject: str, body: str, change: str) -> str:
     """Why a commit is not used as an example, "" when it is used; merges and bots are excluded elsewhere.
 
-    `subject` is cleaned (`diff.render.clean_subject`), `change` in the compact form.
+    `subject` is cleaned (`diff.subjects.clean_subject`), `change` in the compact form.
     """
     if _REVERT_SUBJECT.match(subject):
         return "revert"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gitpeft.diff.compact import compact_change
-from gitpeft.diff.render import clean_subject
+from gitpeft.diff.subjects import clean_subject
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json_cache
 from gitpeft.git.log import Commit

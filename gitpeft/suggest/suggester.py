@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.diff.render import TokenBudget, clean_subject
+from gitpeft.diff.render import TokenBudget
+from gitpeft.diff.subjects import clean_subject
 from gitpeft.suggest import reranker
 from gitpeft.suggest.read_errors import explain_read_errors
 from gitpeft.suggest.reranker import MessageCandidate, Reranker

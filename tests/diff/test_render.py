@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import FileChange, Hunk
-from gitpeft.diff.render import SECTION_MARKS, TokenBudget, clean_subject, render_change
+from gitpeft.diff.render import SECTION_MARKS, TokenBudget, render_change
+from gitpeft.diff.subjects import clean_subject
 from tests.support.changes import FILE_CHANGES, TEXTS
 
 

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from gitpeft.diff.render import TokenBudget, clean_subject, render_change
+from gitpeft.diff.render import TokenBudget, render_change
+from gitpeft.diff.subjects import clean_subject
 from gitpeft.history.filters import find_exclusion_reason
 from gitpeft.history.store import CommitRecord
 from gitpeft.runtime.tokenizer import TokenCodec

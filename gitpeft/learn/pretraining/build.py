@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gitpeft.diff.render import TokenBudget, clean_subject
+from gitpeft.diff.render import TokenBudget
+from gitpeft.diff.subjects import clean_subject
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.data.dataset import Example, build_example_index, encode_example

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from gitpeft.diff.patch import normalize_line
-from gitpeft.diff.render import clean_subject
+from gitpeft.diff.subjects import clean_subject
 from gitpeft.learn.data.dataset import Example
 from gitpeft.redaction import mask_secrets
 from gitpeft.runtime.tokenizer import END_TOKEN, PAD_TOKEN, SPECIAL_TOKENS, UNKNOWN_TOKEN

@@ -22,10 +22,9 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from gitpeft.diff.render import clean_subject
+from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
 from gitpeft.redaction import mask_secrets
 from gitpeft.suggest.retrieval import CommitIndex
-from tests.bench.smol.grounding import strip_issue_numbers
 from tests.bench.smol.pairs import make_encoder, restore_file_changes
 from tests.bench.smol.prompt import Encode
 from tests.bench.smol.train import Item, make_item

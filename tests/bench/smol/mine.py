@@ -18,7 +18,7 @@ from typing import Any
 
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import FileChange, parse_patch
-from gitpeft.diff.render import clean_subject
+from gitpeft.diff.subjects import clean_subject
 from gitpeft.history.filters import find_exclusion_reason, is_bot
 from gitpeft.redaction import mask_secrets
 

@@ -19,11 +19,12 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from gitpeft.diff.grounding import ChangeSize, mark_distinct
 from gitpeft.diff.patch import FileChange, Hunk
-from gitpeft.diff.render import clean_subject
+from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
 from gitpeft.redaction import mask_secrets
 from gitpeft.suggest.retrieval import CommitIndex
-from tests.bench.smol.grounding import ChangeSize, judge_message, mark_distinct, strip_issue_numbers
+from tests.bench.smol.grounding import judge_message
 from tests.bench.smol.prompt import Encode, PromptBudget, render_prompt
 
 VALIDATION_REPOSITORIES = ("simonw/sqlite-utils", "spf13/cobra", "koajs/koa", "google/gson")
