@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 stdout_console = Console(highlight=False, soft_wrap=False)
 
 METRIC_LABELS = {
+    "keystrokes_saved": "saved",
+    "kept": "kept",
+    "nearly_kept": "nearly",
+    "coverage": "offered",
     "b_norm": "B-Norm",
     "rouge_l": "ROUGE-L",
     "edit_similarity": "edit sim.",
@@ -35,7 +39,8 @@ def print_evaluation(measured: "MeasuredMessages") -> None:
     samples = measured.samples
     stdout_console.print(_build_scores_table(measured.scores))
     stdout_console.print(
-        "B-Norm: smoothed BLEU, 0-100. first word: % of suggestions whose first word is right."
+        "saved: % of keystrokes, 0 where nothing is offered. kept, nearly: % of offers that save 60 %, 40 %. "
+        "offered: % of commits. B-Norm: smoothed BLEU, 0-100. first word: % right."
     )
     if samples:
         stdout_console.print(_build_samples_table(samples))
@@ -46,13 +51,16 @@ def _build_scores_table(scores: "Mapping[str, MetricScores]") -> Table:
     first = next(iter(scores.values()))
     table = Table(title=f"Newest {first.n} usable commits (mean, 95% interval)", title_justify="left")
     table.add_column("")
-    names = [name for name in METRIC_LABELS if name in first.metrics]
+    names = [name for name in METRIC_LABELS if any(name in row.metrics for row in scores.values())]
     for name in names:
         table.add_column(METRIC_LABELS[name], justify="right")
     for system, row in scores.items():
-        intervals = [row.metrics[name] for name in names]
-        table.add_row(system, *(f"{one.mean:.1f} ({one.low:.1f}-{one.high:.1f})" for one in intervals))
+        table.add_row(system, *(_format_score(row.metrics.get(name)) for name in names))
     return table
+
+
+def _format_score(one: "ConfidenceInterval | None") -> str:
+    return f"{one.mean:.1f} ({one.low:.1f}-{one.high:.1f})" if one else ""
 
 
 def _build_samples_table(found: Sequence[tuple[str, str, str]]) -> Table:

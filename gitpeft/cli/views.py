@@ -89,19 +89,20 @@ def _describe_made_model(made: "CandidateModel") -> Iterator[str]:
     if scores := made.selected.scores:
         ranked = sorted(scores.items(), key=lambda item: -item[1])
         scored = ", ".join(f"{_STRENGTHS.get(name, name)} {score:.1f}" for name, score in ranked)
-        yield f"best on validation commits (B-Norm): {scored}"
+        yield f"best on validation commits (% of keystrokes saved): {scored}"
 
 
 def _describe_quality(measured: "MeasuredMessages") -> str:
-    """The share of right first words, beside that of the nearest earlier commit."""
+    """How many keystrokes the suggestions save, beside the nearest earlier message."""
     ours, nearest = measured.scores.get("gitpeft"), measured.scores.get("nearest neighbour")
     if not ours or not nearest:
         return ""
-    mine, other = ours.metrics["first_word"], nearest.metrics["first_word"]
+    mine, other = ours.metrics["keystrokes_saved"], nearest.metrics["keystrokes_saved"]
+    kept = f"; {row.mean:.0f}% of them could be kept" if (row := ours.metrics.get("kept")) else ""
     said = (
-        f"right first word in {mine.mean:.0f}% ({mine.low:.0f}-{mine.high:.0f}) of the "
-        f"{ours.n} newest commits; nearest past message: {other.mean:.0f}% "
-        f"({other.low:.0f}-{other.high:.0f})"
+        f"{mine.mean:.0f}% ({mine.low:.0f}-{mine.high:.0f}) of the keystrokes saved on the {ours.n} newest "
+        f"commits, something offered for {ours.metrics['coverage'].mean:.0f}%{kept}; nearest past message: "
+        f"{other.mean:.0f}% ({other.low:.0f}-{other.high:.0f})"
     )
     overlap = mine.low <= other.high and other.low <= mine.high
     return said + ("; too few commits to tell them apart" if overlap else "")

@@ -151,14 +151,28 @@ def render_model_card(bundle: Bundle) -> str:
         "",
     ]
     for system, row in test.items() if isinstance(test, dict) else ():
-        score = row.get("b_norm") if isinstance(row, dict) else None
-        if isinstance(score, dict):
-            lines.append(
-                f"- {system}: B-Norm {score['mean']:.1f} ({score['low']:.1f} to {score['high']:.1f}), "
-                f"{row['n']} held-out commits"
-            )
+        scores = (
+            [_format_score(row, key, label) for key, label in _CARD_METRICS] if isinstance(row, dict) else []
+        )
+        if any(scores):
+            lines.append(f"- {system}: {', '.join(filter(None, scores))}, {row['n']} held-out commits")
     verdict = manifest.metrics.get("duel", {}).get("verdict")
     return "\n".join([*lines, *([f"- {verdict}"] if verdict else []), "", "`gitpeft pull` fetches it.", ""])
+
+
+_CARD_METRICS = (
+    ("keystrokes_saved", "keystrokes saved (%)"),
+    ("kept", "kept (% of offers)"),
+    ("coverage", "offered (% of commits)"),
+    ("b_norm", "B-Norm"),
+)
+
+
+def _format_score(row: Mapping[str, object], key: str, label: str) -> str:
+    score = row.get(key)
+    if not isinstance(score, dict):
+        return ""
+    return f"{label} {score['mean']:.1f} ({score['low']:.1f} to {score['high']:.1f})"
 
 
 # --- receiving ----------------------------------------------------------------------------------------------

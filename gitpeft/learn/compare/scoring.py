@@ -7,7 +7,6 @@ which are drawn together in each resample of a paired bootstrap (Koehn 2004).
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -16,7 +15,12 @@ from numpy.typing import NDArray
 from gitpeft.learn.compare.report import MetricInfo, SystemScores
 from gitpeft.learn.compare.results import Answers, Difference
 from gitpeft.learn.evaluation import ranking_metrics, text_metrics
-from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval, b_norm, bootstrap_mean, paired_bootstrap
+from gitpeft.learn.evaluation.text_metrics import (
+    ConfidenceInterval,
+    bootstrap_mean,
+    keystrokes_saved,
+    paired_bootstrap,
+)
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -45,13 +49,15 @@ class AnswerScorer(Protocol):
 
 
 class MessageScorer:
-    """Scores messages by B-Norm against those that the team wrote."""
+    """Scores messages by the keystrokes that they save against those that the team wrote."""
 
     metric: ClassVar[MetricInfo] = MetricInfo(
-        "b_norm",
-        "B-Norm",
+        "keystrokes_saved",
+        "keystrokes saved, %",
         1,
         {
+            "keystrokes_saved": "keystrokes saved, %",
+            "kept": "kept, % of offers",
             "b_norm": "B-Norm",
             "rouge_l": "ROUGE-L",
             "edit_similarity": "edit similarity",
@@ -71,11 +77,7 @@ class MessageScorer:
 
     def score_all_metrics(self, runs: Sequence[Answers]) -> SystemScores:
         """See `AnswerScorer`; without the libraries of ROUGE-L and edit similarity those are left out."""
-        complete = find_spec("rapidfuzz") and find_spec("rouge_score")
-        names = [name for name in text_metrics.TEXT_METRICS if complete or name in ("b_norm", "first_word")]
-        messages = [str(one) for one in runs[0]]
-        scores = {name: text_metrics.TEXT_METRICS[name](messages, self._references) for name in names}
-        found = {name: bootstrap_mean(values, seed=0) for name, values in scores.items()}
+        found = text_metrics.score_messages([str(one) for one in runs[0]], self._references).metrics
         return SystemScores(len(self), found | {self.metric.key: self.score_runs(runs)})
 
     def compare_runs(self, runs: Sequence[Answers], others: Sequence[Answers]) -> Difference:
@@ -89,7 +91,7 @@ class MessageScorer:
 
     def _score_each_commit(self, runs: Sequence[Answers]) -> list[float]:
         """A score for each commit, averaged over seeds."""
-        by_seed = [b_norm([str(one) for one in run], self._references) for run in runs]
+        by_seed = [keystrokes_saved([str(one) for one in run], self._references) for run in runs]
         return [sum(column) / len(column) for column in zip(*by_seed, strict=True)]
 
 

@@ -1,9 +1,8 @@
 """Evaluates a model before it is installed: chooses its reranker on validation commits, and scores it on test
 commits beside the baseline of the nearest neighbour."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.data.style import MessageStyle
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.evaluation.reranker import RerankerChoice, choose_reranker
-from gitpeft.learn.evaluation.text_metrics import MetricScores
+from gitpeft.learn.evaluation.text_metrics import MetricScores, score_messages
 from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.reranker_features import RETRIEVED
 
@@ -85,7 +84,7 @@ def measure_on_test(
 ) -> MeasuredMessages:
     """Score a model and its baseline, the nearest neighbour, on at most `most` of the newest commits.
 
-    Three of the commits are kept as samples: best, median and worst by B-Norm.
+    Three of the commits are kept as samples: best, median and worst by the keystrokes saved.
     """
     examples = trial.sample_examples(data.test, most, seed=2)
     if not examples:
@@ -100,17 +99,8 @@ def measure_on_test(
         ours = [one.offered_message(reranker) for one in found]
         scores["gitpeft"] = score_messages(ours, references)
     scores["nearest neighbour"] = score_messages(nearest, references)
-    quality = text_metrics.b_norm(ours, references)
+    quality = text_metrics.keystrokes_saved(ours, references)
     ranked = sorted(range(len(examples)), key=lambda place: -quality[place])
     chosen = dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1]))
     samples = (SampleMessage(examples[i].sha[:10], references[i], ours[i]) for i in chosen)
     return MeasuredMessages(scores, tuple(samples))
-
-
-def score_messages(hypotheses: Sequence[str], references: Sequence[str]) -> MetricScores:
-    """Every metric that can be computed here (without `gitpeft[train]` only our own), with its interval."""
-    complete = find_spec("rapidfuzz") and find_spec("rouge_score")
-    names = text_metrics.TEXT_METRICS if complete else ("b_norm", "first_word")
-    return MetricScores.from_metrics(
-        {name: text_metrics.TEXT_METRICS[name](hypotheses, references) for name in names}
-    )

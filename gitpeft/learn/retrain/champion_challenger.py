@@ -1,6 +1,6 @@
 """Compares a freshly trained challenger with the installed champion, for messages and for risk separately.
 
-    messages   B-Norm of the first suggestion of each model, on the newest commits that neither model was
+    messages   keystrokes saved by the first suggestion of each model, on the newest commits that neither was
                trained or validated on; both see the exemplars known at that time, as in the hook
     risk       ROC AUC on the newest commits that were labelled after the installed score was fitted; where
                there are too few bugs or too few clean commits for an AUC, the Brier score
@@ -18,7 +18,7 @@ import numpy as np
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.learn.data.dataset import Dataset, Example
-from gitpeft.learn.evaluation import messages, ranking_metrics, trial
+from gitpeft.learn.evaluation import ranking_metrics, text_metrics, trial
 from gitpeft.learn.evaluation.messages import BundleDraft, MeasuredMessages
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
 from gitpeft.learn.results import CandidateModel
@@ -46,8 +46,8 @@ are only compared on if the installed score predicted at least this many bugs in
 HELD_OUT_SHARE = 0.5
 """Of the commits that the installed model was not trained on, the share (the newest) that is tested on."""
 
-B_NORM, AUC, BRIER = "B-Norm", "AUC", "Brier score"
-_METRIC_DIGITS = {B_NORM: 1, AUC: 3, BRIER: 4}
+SAVED, AUC, BRIER = "keystrokes saved (%)", "AUC", "Brier score"
+_METRIC_DIGITS = {SAVED: 1, AUC: 3, BRIER: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ class ChallengeVerdict:
 def compare_message_models(
     champion: Bundle, challenger: CandidateModel, data: Dataset, listen: ProgressListener
 ) -> tuple[ChallengeVerdict, MeasuredMessages]:
-    """Compare by B-Norm on `data.test`; also the scores of both models."""
-    from gitpeft.learn.evaluation.text_metrics import b_norm, paired_bootstrap
+    """Compare by the keystrokes saved on `data.test`; also the scores of both models."""
+    from gitpeft.learn.evaluation.text_metrics import keystrokes_saved, paired_bootstrap
 
     manifest = champion.manifest
     reranker = Reranker.from_data(champion.read_json(bundles.RERANKER_FILE), manifest.kind)
@@ -123,12 +123,12 @@ def compare_message_models(
     selected = challenger.selected
     new = _suggest_first(selected.draft, selected.reranker, challenger.style, data, examples, listen)
     measured = {
-        "gitpeft": messages.score_messages(new, references),
-        "installed model": messages.score_messages(old, references),
+        "gitpeft": text_metrics.score_messages(new, references),
+        "installed model": text_metrics.score_messages(old, references),
     }
-    scores = b_norm(new, references), b_norm(old, references)
+    scores = keystrokes_saved(new, references), keystrokes_saved(old, references)
     difference = paired_bootstrap(*scores, seed=0)
-    result = ChallengeResult(B_NORM, len(examples), mean(scores[1]), mean(scores[0]), *difference)
+    result = ChallengeResult(SAVED, len(examples), mean(scores[1]), mean(scores[0]), *difference)
     return ChallengeVerdict.from_result(result), MeasuredMessages(measured)
 
 

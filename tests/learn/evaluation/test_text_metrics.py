@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
 from gitpeft.learn.evaluation.text_metrics import (
     TEXT_METRICS,
@@ -20,10 +21,16 @@ from gitpeft.learn.evaluation.text_metrics import (
     _tokenise_text,
     b_norm,
     bootstrap_mean,
+    compute_saving,
     edit_similarity,
     first_word_match,
+    kept_offers,
+    keystrokes_saved,
+    nearly_kept_offers,
+    offered_share,
     paired_bootstrap,
     rouge_l,
+    score_messages,
 )
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -88,6 +95,30 @@ def test_edit_similarity_by_hand() -> None:
     assert edit_similarity(["kitten", "Fix", "", "a"], ["sitting", "fix", "abc", "a"]) == pytest.approx(
         [100 * 4 / 7, 100 * 2 / 3, 0, 100]
     )
+
+
+def test_keystrokes_saved_by_hand() -> None:
+    offers = ["kitten", "", "Fix typo", "Fix typo in a file that nobody knows", "Fix typo in readme"]
+    written = ["sitting", "abc", "Fix typo", "Fix typo", "Fix typo in README"]
+    assert keystrokes_saved(offers, written) == pytest.approx([100 * 4 / 7, 0, 100, 0, 100 * 12 / 18])
+    assert kept_offers(offers, written) == [0, 0, 100, 0, 100]
+    assert nearly_kept_offers(offers, written) == [100, 0, 100, 0, 100]
+    assert offered_share(offers, written) == [100, 0, 100, 100, 100]
+
+
+@given(st.text(max_size=12), st.text(min_size=1, max_size=12))
+def test_the_saving_is_that_of_an_independent_edit_distance(offer: str, written: str) -> None:
+    distance = Levenshtein.distance(offer, written)
+    assert compute_saving(offer, written) == pytest.approx(max(0.0, 1 - distance / len(written)))
+
+
+def test_shares_of_what_is_offered_leave_abstentions_out() -> None:
+    scores = score_messages(["Fix typo", "", "", "Add"], ["Fix typo", "Add x", "Fix y", "Remove the cache"])
+    assert scores.n == 4
+    assert scores.metrics["kept"].mean == 50 and scores.metrics["keystrokes_saved"].mean == 25
+    assert scores.metrics["coverage"].mean == 50
+    nothing = score_messages(["", ""], ["Fix typo", "Add x"])
+    assert "kept" not in nothing.metrics and nothing.metrics["coverage"].mean == 0
 
 
 def test_first_word_by_hand() -> None:

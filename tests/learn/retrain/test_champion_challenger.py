@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gitpeft.learn.retrain import champion_challenger
-from gitpeft.learn.retrain.champion_challenger import AUC, B_NORM, BRIER, ChallengeResult
+from gitpeft.learn.retrain.champion_challenger import AUC, BRIER, SAVED, ChallengeResult
 from gitpeft.learn.risk import labelled_history, relabel, selection
 from gitpeft.learn.risk.labelled_history import LabelledHistory
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
@@ -95,7 +95,7 @@ def test_few_bugs_are_told_by_the_brier_score() -> None:
     )
     assert (
         not ChallengeResult(BRIER, 30, 0.1, 0.2, 0.1, 0.05, 0.15).won
-        and ChallengeResult(B_NORM, 30, 1, 2, 1, 0, 2).won
+        and ChallengeResult(SAVED, 30, 1, 2, 1, 0, 2).won
     )
 
 

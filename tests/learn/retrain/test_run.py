@@ -19,7 +19,7 @@ from gitpeft.learn.evaluation.messages import MeasuredMessages
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.retrain import champion_challenger
 from gitpeft.learn.retrain import run as retrain_run
-from gitpeft.learn.retrain.champion_challenger import B_NORM, ChallengeResult, ChallengeVerdict
+from gitpeft.learn.retrain.champion_challenger import SAVED, ChallengeResult, ChallengeVerdict
 from gitpeft.learn.retrain.run import RetrainingResult
 from gitpeft.learn.risk.relabel import LabelChanges
 from gitpeft.monitor import acceptance
@@ -51,7 +51,7 @@ def risk_challenger(won: bool) -> retrain_run._RiskChallenger:
 
 def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
     """Let every comparison end like this."""
-    one = ChallengeResult(B_NORM, 30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
+    one = ChallengeResult(SAVED, 30, 10.0, 10.0 + difference, difference, difference - 1, difference + 1)
     told = ChallengeVerdict.from_result(one), MeasuredMessages()
     monkeypatch.setattr(champion_challenger, "compare_message_models", lambda *_: told)
 
@@ -169,7 +169,7 @@ def test_only_a_better_challenger_replaces_the_champion(
         assert listed[done.bundle].aside == ""
     else:
         assert done.action == "aside" and bundles.read_active_ids(state(copied))[0] == before
-        assert listed[done.bundle].aside == done.reason and "B-Norm" in done.reason
+        assert listed[done.bundle].aside == done.reason and "keystrokes saved" in done.reason
     assert not pipeline.find_last_trained_plan(Repository.open(copied.path)).rival, (
         "export goes round no duel"
     )
@@ -196,7 +196,7 @@ def test_each_task_goes_its_own_way(
     assert done.tasks["message"].won == (message > 0) and done.tasks["risk"].won == risk
     listed = {one.id: one for one in registry.list_model_versions(state(copied))}
     lost = done.aside or (done.bundle if done.action == "aside" else "")
-    assert bool(lost) == (message < 0) and (not lost or "B-Norm" in listed[lost].aside)
+    assert bool(lost) == (message < 0) and (not lost or "keystrokes saved" in listed[lost].aside)
     tip = copied.git("rev-parse", "HEAD")
     assert acceptance.load_failed_retraining_tip(state(copied), new.id) == ("" if message > 0 else tip)
     if risk and message < 0:
@@ -230,7 +230,7 @@ def test_a_model_that_was_pulled_meanwhile_is_not_overrun(
 
     def pulled(*_: object) -> tuple[ChallengeVerdict, MeasuredMessages]:
         tinymodel.bundle(state(copied), created="2030-01-01T00:00:00Z")
-        one = ChallengeResult(B_NORM, 30, 10, 12, 2, 1, 3)
+        one = ChallengeResult(SAVED, 30, 10, 12, 2, 1, 3)
         return ChallengeVerdict.from_result(one), MeasuredMessages()
 
     monkeypatch.setattr(champion_challenger, "compare_message_models", pulled)
