@@ -1,9 +1,10 @@
-"""The compact form of a change: the bounded text that the history store keeps of a commit.
+"""The compact form of a change: at most 2,400 characters, for retrieval, the risk score and section marks.
 
-`compact_change` writes it and `split_compact` reads it. See `diff.patch` for the other forms of a change.
+`compact_change` writes it and `split_compact` reads it. The history keeps a longer form (`diff.stored`), from
+which it can be made. See `diff.patch` for the other forms of a change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gitpeft.diff.patch import FileChange, Hunk, file_priority, normalize_line
 from gitpeft.lazy import lazy_pattern
@@ -20,13 +21,17 @@ MAX_FILES_LISTED = 24
 MAX_FILES_SHOWN = 8
 """Files whose hunks are kept."""
 
-_MAX_PATH_LENGTH = 300
+MAX_PATH_LENGTH = 300
+"""Characters that are kept of a path."""
+
 _UNLISTED_COUNT_ROOM = 10
 """Characters reserved for the number of files that are not listed."""
 
 
-def compact_change(files: Sequence[FileChange]) -> str:
+def compact_change(files: Sequence[FileChange], unlisted: int = 0) -> str:
     """Write a change as bounded text: one line per file, then the hunks of the largest files.
+
+    `unlisted` is the number of smaller files that the change has beside `files`.
 
     A file line is its status (` ` when modified), path and counts; `~N` counts the files that are not listed.
     `#path` opens a file's hunks: `@heading`, then lines with `+`, `-`, or a space for the one before.
@@ -34,34 +39,36 @@ def compact_change(files: Sequence[FileChange]) -> str:
     where a line is cut; whoever stores the text masks it (`redaction.mask_secrets`).
     """
     ordered = sorted(files, key=file_priority, reverse=True)
-    lines = _format_file_lines(ordered)
-    room = MAX_COMPACT_LENGTH - _text_length(lines)
+    lines = _format_file_lines(ordered, unlisted)
+    room = MAX_COMPACT_LENGTH - text_length(lines)
     blocks = [_format_hunk_block(change) for change in ordered[:MAX_FILES_SHOWN] if change.hunks]
     for block, share in zip(
-        blocks, divide_fairly([_text_length(block) for block in blocks], room), strict=True
+        blocks, divide_fairly([text_length(block) for block in blocks], room), strict=True
     ):
-        lines += _take_lines(block, share)
+        lines += take_lines(block, share)
     return "\n".join(lines)
 
 
-def _format_file_lines(ordered: Sequence[FileChange]) -> list[str]:
-    lines = [_format_file_line(change) for change in ordered[:MAX_FILES_LISTED]]
-    while _text_length(lines) > MAX_COMPACT_LENGTH - _UNLISTED_COUNT_ROOM:
+def _format_file_lines(ordered: Sequence[FileChange], unlisted: int) -> list[str]:
+    lines = [format_file_line(change) for change in ordered[:MAX_FILES_LISTED]]
+    while text_length(lines) > MAX_COMPACT_LENGTH - _UNLISTED_COUNT_ROOM:
         lines.pop()
-    return lines if len(lines) == len(ordered) else [*lines, f"~{len(ordered) - len(lines)}"]
+    left = len(ordered) - len(lines) + unlisted
+    return [*lines, f"~{left}"] if left else lines
 
 
-def _format_file_line(change: FileChange) -> str:
+def format_file_line(change: FileChange, plain: Collection[str] = ("text", "generated")) -> str:
+    """The line of a file; its kind is named unless it is one of `plain`."""
     status = " " if change.status == "M" else change.status
-    note = f" ({change.kind})" if change.kind not in ("text", "generated") else ""
+    note = f" ({change.kind})" if change.kind not in plain else ""
     origin = f" <{change.old_path}" if change.old_path else ""
-    path = change.path[:_MAX_PATH_LENGTH]
-    return f"{status}{path} +{change.added} -{change.removed}{note}{origin[:_MAX_PATH_LENGTH]}"
+    path = change.path[:MAX_PATH_LENGTH]
+    return f"{status}{path} +{change.added} -{change.removed}{note}{origin[:MAX_PATH_LENGTH]}"
 
 
 def _format_hunk_block(change: FileChange) -> list[str]:
     """The hunks of a file as lines, not many more than fit into a compact text."""
-    lines = [f"#{change.path[:_MAX_PATH_LENGTH]}"]
+    lines = [f"#{change.path[:MAX_PATH_LENGTH]}"]
     heading = None
     room = MAX_COMPACT_LENGTH
     for hunk in change.hunks:
@@ -70,7 +77,7 @@ def _format_hunk_block(change: FileChange) -> list[str]:
             lines.append(f"@{heading}")
         changed = _format_changed_lines(hunk)
         lines += changed
-        room -= _text_length(changed)
+        room -= text_length(changed)
         if room < 0:
             break
     return lines
@@ -91,13 +98,14 @@ def _format_changed_lines(hunk: Hunk) -> list[str]:
     return lines
 
 
-def _text_length(lines: Sequence[str]) -> int:
+def text_length(lines: Sequence[str]) -> int:
+    """Characters of lines, each with its new line."""
     return sum(map(len, lines)) + len(lines)
 
 
-def _take_lines(lines: list[str], room: int) -> list[str]:
+def take_lines(lines: list[str], room: int) -> list[str]:
     """The lines of a block that fit; nothing where only its `#path` would."""
-    if _text_length(lines) <= room:
+    if text_length(lines) <= room:
         return lines if len(lines) > 1 else []
     taken = []
     for line in lines:
@@ -129,7 +137,10 @@ def divide_fairly(wanted: Sequence[int], room: int) -> list[int]:
 
 
 def split_compact(change: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
-    """Split a compact text into its files, as (label, path), and the hunk lines of those shown, by path."""
+    """Split a compact text into its files, as (label, path), and the hunk lines of those shown, by path.
+
+    A stored text (`diff.stored`) is split in the same way, all of it.
+    """
     files: list[tuple[str, str]] = []
     blocks: dict[str, list[str]] = {}
     block: list[str] | None = None
@@ -138,7 +149,7 @@ def split_compact(change: str) -> tuple[list[tuple[str, str]], dict[str, list[st
             block = blocks.setdefault(line[1:], [])
         elif block is not None:
             block.append(line)
-        elif line and line[0] != "~":
+        elif line and line[0] not in "~=":
             files.append((_format_file_label(line), extract_path(line)))
     return files, blocks
 

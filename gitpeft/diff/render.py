@@ -4,23 +4,17 @@ Training and the hook use the same renderer. See `diff.patch` for the other form
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from gitpeft.diff.compact import divide_fairly, split_compact
+from gitpeft.diff.model_input import RenderedPiece as RenderedPiece
+from gitpeft.diff.model_input import RendererTokenizer as RendererTokenizer
+from gitpeft.diff.model_input import TokenBudget as TokenBudget
+from gitpeft.diff.prompt import render_prompt
+from gitpeft.diff.stored import read_stored_change, shorten_change
 from gitpeft.diff.subjects import clean_subject
-from gitpeft.lazy import lazy_dataclass, lazy_pattern
+from gitpeft.lazy import lazy_pattern
 
 _WORD_CHARACTER = lazy_pattern(r"\w")
-
-
-class RendererTokenizer(Protocol):
-    """The tokenizer that the renderer needs: ids of many texts at once, and the ids of each section mark."""
-
-    marks: dict[str, list[int]]
-
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode each text, without special tokens."""
-        ...
 
 
 SECTION_MARKS = ("like", "previous", "file", "hunk", "add", "delete", "keep")
@@ -33,50 +27,26 @@ _MAX_PATH_TOKENS = 20
 _MIN_BLOCK_TOKENS = 16
 
 
-@lazy_dataclass(frozen=True, slots=True)
-class TokenBudget:
-    """The most tokens that each part of a model's input may take; what the others leave goes to the diff.
-
-    `layout` is the form of the input: "marks" (section marks) or "prompt" (text, for causal language models).
-    """
-
-    total: int = 192
-    exemplars: int = 3
-    exemplar_tokens: int = 18
-    previous_tokens: int = 16
-    file_tokens: int = 48
-    layout: str = "marks"
-
-
 def render_change(
     change: str, exemplars: Sequence[str], previous: str, budget: TokenBudget, tokenizer: RendererTokenizer
 ) -> list[int]:
     """Token ids of a model's input: exemplars, the author's previous subject, the files, then the diff.
 
-    `change` is a text of `compact_change`, `exemplars` are subjects of similar earlier changes, nearest
-    first. Every listed file gets its line as long as `file_tokens` lasts; the rest of `budget.total` is
-    divided fairly between the files whose hunks are shown.
+    `change` is a text of `store_change` or of `compact_change`, `exemplars` are subjects of similar earlier
+    changes, nearest first. The layout "prompt" is described in `diff.prompt`; a prompt comes whole, its
+    ending included. With section marks every listed file gets its line as long as `file_tokens` lasts; the
+    rest of `budget.total` is divided fairly between the files whose hunks are shown.
     """
     return [i for piece in render_pieces(change, exemplars, previous, budget, tokenizer) for i in piece.ids]
-
-
-@lazy_dataclass(frozen=True, slots=True)
-class RenderedPiece:
-    """A part of a model's input: its token ids, and the file and line of the compact text that they encode.
-
-    `path` is "" for messages, `line` is "" for anything but a line of a hunk.
-    """
-
-    ids: list[int]
-    path: str = ""
-    line: str = ""
 
 
 def render_pieces(
     change: str, exemplars: Sequence[str], previous: str, budget: TokenBudget, tokenizer: RendererTokenizer
 ) -> list[RenderedPiece]:
     """The same as `render_change`, part by part."""
-    files, blocks = split_compact(change)
+    if budget.layout == "prompt":
+        return render_prompt(read_stored_change(change), exemplars, previous, tokenizer.encode_many, budget)
+    files, blocks = split_compact(shorten_change(change))
     exemplars = list(exemplars[: budget.exemplars])
     previous = clean_subject(previous)
     texts = [*exemplars, previous, *(name for name, _ in files)]

@@ -22,11 +22,11 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from gitpeft.diff.prompt import Encode
 from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
 from gitpeft.redaction import mask_secrets
 from gitpeft.suggest.retrieval import CommitIndex
 from tests.bench.smol.pairs import make_encoder, restore_file_changes
-from tests.bench.smol.prompt import Encode
 from tests.bench.smol.train import Item, make_item
 
 PARTS = {"valid": (0.8, 0.9), "test": (0.9, 1.0)}

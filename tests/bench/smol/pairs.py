@@ -19,13 +19,15 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from gitpeft.diff.facts import extract_facts
 from gitpeft.diff.grounding import ChangeSize, mark_distinct
 from gitpeft.diff.patch import FileChange, Hunk
+from gitpeft.diff.prompt import PROMPT_BUDGET, Encode, PromptContent, render_prompt
 from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
+from gitpeft.lazy import replace_fields
 from gitpeft.redaction import mask_secrets
 from gitpeft.suggest.retrieval import CommitIndex
 from tests.bench.smol.grounding import judge_message
-from tests.bench.smol.prompt import Encode, PromptBudget, render_prompt
 
 VALIDATION_REPOSITORIES = ("simonw/sqlite-utils", "spf13/cobra", "koajs/koa", "google/gson")
 """Repositories to validate on: Python, Go, JavaScript, Java."""
@@ -54,6 +56,15 @@ def restore_file_changes(files: Sequence[dict[str, Any]]) -> list[FileChange]:
 def make_encoder(tokenizer: Tokenizer) -> Encode:
     """Ids of many texts at once, nothing added."""
     return lambda texts: [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def render_files(
+    files: Sequence[FileChange], like: Sequence[str], previous: str, encode: Encode, tokens: int
+) -> list[int]:
+    """The prompt of mined files as token ids, at most so many."""
+    content = PromptContent(files, "; ".join(extract_facts(files)))
+    pieces = render_prompt(content, like, previous, encode, replace_fields(PROMPT_BUDGET, total=tokens))
+    return [i for piece in pieces for i in piece.ids]
 
 
 def make_pairs(
@@ -87,7 +98,7 @@ def _judge_pair(
     pair: dict[str, Any], files: Sequence[dict[str, Any]], tokenizer: Tokenizer
 ) -> dict[str, Any]:
     changes = restore_file_changes(files)
-    text = tokenizer.decode(render_prompt(changes, [], "", make_encoder(tokenizer), PromptBudget(total=700)))
+    text = tokenizer.decode(render_files(changes, [], "", make_encoder(tokenizer), 700))
     size = ChangeSize(
         sum(c.added for c in changes),
         sum(c.removed for c in changes),

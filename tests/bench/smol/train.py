@@ -26,9 +26,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from gitpeft.diff.patch import FileChange
+from gitpeft.diff.prompt import PROMPT_VERSION, Encode
 from tests.bench.smol import llama
-from tests.bench.smol.pairs import make_encoder, restore_file_changes
-from tests.bench.smol.prompt import LAYOUT, Encode, PromptBudget, render_prompt
+from tests.bench.smol.pairs import make_encoder, render_files, restore_file_changes
 
 MESSAGE_TOKENS = 40
 
@@ -48,7 +48,7 @@ class Recipe:
     tokens: int = 512
     beta: float = 0.98
     seed: int = 1
-    layout: int = LAYOUT
+    layout: int = PROMPT_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def make_item(
     tokens: int,
 ) -> Item:
     """A pair as ids, the message ended by a new line."""
-    prompt = render_prompt(files, like, previous, encode, PromptBudget(tokens))
+    prompt = render_files(files, like, previous, encode, tokens)
     written, end = encode([" " + message, "\n"])
     ids = torch.tensor([*prompt, *written[:MESSAGE_TOKENS], *end])
     return Item(ids, len(prompt), len(message.encode()))

@@ -1,12 +1,13 @@
 """Pairs removed lines with the added lines that replaced them, and finds what differs inside; linear time."""
 
-import re
 from collections.abc import Iterator, Sequence
+
+from gitpeft.lazy import lazy_pattern
 
 LOOK_AHEAD = 3
 """So many lines further on a partner is looked for."""
 
-_TOKEN = re.compile(r"\d+(?:\.\w+)+|\w+|\s+|.")
+_TOKEN = lazy_pattern(r"\d+(?:\.\w+)+|\w+|\s+|.")
 _ALIKE = 0.5
 
 Pair = tuple[str | None, str | None]

@@ -8,88 +8,22 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from gitpeft.diff.definitions import COMMENT_LINE, IMPORT_LINE, Definition, find_definition
+from gitpeft.diff.edits import iterate_runs, split_change
 from gitpeft.diff.patch import FileChange, normalize_line
-from gitpeft.lazy import field, lazy_dataclass
-from tests.bench.smol.edits import iterate_runs, split_change
+from gitpeft.diff.path_kinds import CHANGELOG_PATH, PROSE_PATH, classify_path
+from gitpeft.lazy import field, lazy_dataclass, lazy_pattern
 
 MAX_NAMES = 4
 """So many names are listed of each kind; the others are counted."""
 
-_TEST = re.compile(
-    r"(?:^|/)(?:tests?|specs?|__tests__|testing|testdata|fixtures|e2e)/"
-    r"|(?:_test|\.test|\.spec|_spec|Tests?)\.\w+$"
-    r"|(?:^|/)(?:test_|conftest)[^/]*$",
-)
-_CI = re.compile(
-    r"(?:^|/)\.(?:github/(?:workflows|actions)|circleci|gitlab-ci|travis|appveyor|azure|cirrus|buildkite)"
-    r"|(?:^|/)(?:azure-pipelines|appveyor|codecov|Jenkinsfile|dependabot)[^/]*$|(?:^|/)\.github/dependabot"
-)
-_DOCS = re.compile(
-    r"\.(?:md|rst|adoc|mdx|markdown)$|(?:^|/)(?:docs?|documentation|docs_src|website)/"
-    r"|(?:^|/)(?:readme|change(?:s|log)|history|news|authors|contribut\w+|licen[cs]e|copying)\b[^/]*$",
-    re.IGNORECASE,
-)
-_BUILD = re.compile(
-    r"(?:^|/)(?:pyproject\.toml|setup\.(?:py|cfg)|tox\.ini|requirements[^/]*\.txt|package\.json|go\.mod|cargo\.toml"
-    r"|makefile[^/]*|cmakelists\.txt|[^/]*\.cmake|build\.gradle[^/]*|pom\.xml|gemfile[^/]*|[^/]*\.gemspec"
-    r"|composer\.json|dockerfile[^/]*|[^/]*\.csproj|mix\.exs|\.pre-commit-config\.yaml|meson\.build"
-    r"|\.eslintrc[^/]*|tsconfig[^/]*\.json|\.gitignore|\.editorconfig)$",
-    re.IGNORECASE,
-)
-_CHANGELOG = re.compile(
-    r"(?:^|/)(?:change(?:s|log)|history|news|releases?)\b[^/]*$|(?:^|/)(?:newsfragments?|changes?|\.changeset)/",
-    re.IGNORECASE,
-)
-_PROSE = re.compile(r"\.(?:md|rst|adoc|mdx|markdown|txt)$", re.IGNORECASE)
-COMMENT_LINE = re.compile(
-    r"\s*(?:#(?!include|define|if|end|pragma|\[)|//|/\*|\*(?![\w(*])|\*/|--\s|;;|<!--|%\s|\"\"\"|''')"
-)
-IMPORT_LINE = re.compile(
-    r"\s*(?:import\b|from\s+\S+\s+import\b|use\s+[\w:]+|#include\b|require(?:_relative)?\b|using\s+[\w.]+;"
-    r"|export .* from"
-    r"|(?:const|var|let)\s.*=\s*require\(|package\s|\"[\w./-]+\"\s*$|mod\s+\w+;|pub use\b)"
-)
-_MODIFIERS = (
-    r"(?:(?:pub(?:\([^)]*\))?|export|default|async|static|public|private|protected|internal|abstract|final"
-    r"|override|inline|virtual|unsafe|extern(?: \"C\")?|const|constexpr|declare|open|suspend"
-    r"|sealed|data|readonly|partial)\s+)*"
-)
-_KEYWORDS = (
-    r"def|fn|func|function\*?|fun|class|struct|enum|interface|trait|type|protocol|object|record|module"
-    r"|defmodule|defp|defmacro|namespace|macro_rules!|union|sub|mod"
-)
-_DEFINITION = re.compile(
-    rf"\s*{_MODIFIERS}(?P<kind>{_KEYWORDS})\s+(?:\([^)]*\)\s*)?(?:self\.)?(?P<name>[A-Za-z_$][\w$]*[?!]?)"
-)
-_ASSIGNED_FUNCTION = re.compile(
-    r"\s*(?:export\s+)?(?:const|let|var|module\.exports\.|exports\.|[\w.]+\.prototype\.)\s*(?P<name>[A-Za-z_$][\w$]*)"
-    r"\s*=\s*(?:async\s*)?(?:function\b|\([^)]*\)\s*=>|\w+\s*=>)"
-)
-_TYPED_FUNCTION = re.compile(
-    r"\s*(?!return\b|else\b|new\b|throw\b|await\b|case\b|delete\b|goto\b|yield\b|raise\b|in\b|not\b|and\b|or\b)"
-    r"(?:[\w.:]+(?:<[^()]*>)?(?:\[\])*[\s*&]+)+(?P<name>~?[A-Za-z_]\w*)\s*\([^;]*(?:\)\s*(?:const|noexcept|override"
-    r"|throws [\w., ]+|async)*\s*\{?|,)\s*$"
-)
-_CONSTANT = re.compile(
-    r"\s*(?:(?:export|pub|public|private|static|final|const|let|val|readonly|#define|int|long|String)\s+)*"
-    r"(?P<name>[A-Z][A-Z0-9]*_[A-Z0-9_]+|(?<=#define )\w+)\b(?!\()\s*(?:[:=]|\d|\"|\()"
-)
-_TEST_TITLE = re.compile(
-    r"\s*(?:it|test|describe|context|specify|scenario)\s*\(?\s*([\"'`])(?P<name>.{3,70}?)\1"
-)
-_SECTION = re.compile(r"#{1,6}\s+(?P<name>\S.{1,60}?)\s*#*$")
-_OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]{2,}")
-_VERSION = re.compile(r"(?<![\w.])v?\d+(?:\.\d+)+(?:[-.+]?(?:[a-z]\w*|\d+))*")
-_KEY = re.compile(r"([A-Za-z_][\w.-]*)[\"'\])]*\s*(?::=|[:=]=?|=>)\s*[\"'(\[^~>=<v]*$")
-_WORD = re.compile(r"[A-Za-z_][\w-]*")
-_KINDS = {
-    **dict.fromkeys(("def", "fn", "func", "function", "function*", "fun", "defp", "sub"), "function"),
-    **dict.fromkeys(("defmodule", "mod", "namespace"), "module"),
-    **dict.fromkeys(("macro_rules!", "defmacro"), "macro"),
-}
-
-Definition = tuple[str, str]
-"""Kind and name."""
+_VERSION = lazy_pattern(r"(?<![\w.])v?\d+(?:\.\d+)+(?:[-.+]?(?:[a-z]\w*|\d+))*")
+_KEY = lazy_pattern(r"([A-Za-z_][\w.-]*)[\"'\])]*\s*(?::=|[:=]=?|=>)\s*[\"'(\[^~>=<v]*$")
+_WORD = lazy_pattern(r"[A-Za-z_][\w-]*")
+_UNNAMED = frozenset(("v", "version", "rev", "const", "var", "let", "uses"))
+_MAX_FUNCTIONS = 12
+_MAX_VALUE_LENGTH = 40
+_MAX_ENTRY_LENGTH = 110
 
 
 @lazy_dataclass(slots=True)
@@ -104,14 +38,17 @@ class _Findings:
     replaced: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
-def extract_facts(files: Sequence[FileChange]) -> list[str]:
-    """What the change does, the most telling first; each a few words."""
+def extract_facts(files: Sequence[FileChange], whole: bool = True) -> list[str]:
+    """What the change does, the most telling first; each a few words.
+
+    What is true of all lines is said only where the files have them all (`whole`).
+    """
     seen = _Findings()
     for change in files:
         if change.kind == "text":
             _read_file(change, seen)
     found = [
-        _describe_limits(files),
+        _describe_limits(files, whole),
         *_list_files(files),
         *_list_versions(seen),
         *_list_definitions(seen, files),
@@ -124,33 +61,26 @@ def extract_facts(files: Sequence[FileChange]) -> list[str]:
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def classify_path(path: str) -> str:
-    """What a file is for, by its path: CI, tests, docs, build, or "" for the code itself."""
-    for name, pattern in (
-        ("CI", _CI),
-        ("tests", _TEST),
-        ("docs", _DOCS),
-        ("build", _BUILD),
-    ):
-        if pattern.search(path):
-            return name
-    return ""
-
-
-def _describe_limits(files: Sequence[FileChange]) -> str:
+def _describe_limits(files: Sequence[FileChange], whole: bool) -> str:
     """What the whole change is limited to, "" where nothing can be said."""
-    if all(change.status == "R" and not change.added + change.removed for change in files):
+    if files and all(change.status == "R" and not change.added + change.removed for change in files):
         return "only renames"
-    changed = [line for change in files for hunk in change.hunks for line in hunk.lines if line[0] != " "]
-    words = [line for line in changed if line[1:].strip()]
     said = [name] if (name := _get_only({classify_path(change.path) for change in files})) else []
-    if words and not any(change.status != "M" for change in files):
-        prose = any(_PROSE.search(change.path) for change in files)
-        said += [label for label, test in _LIMITS if not (prose and label == "comments") and test(words)]
+    if whole and all(change.status == "M" for change in files):
+        said += _list_line_limits(files)
     directions = (sum(c.added for c in files) > 0, sum(c.removed for c in files) > 0)
     if directions in ((True, False), (False, True)):
         said.append("added lines" if directions[0] else "removed lines")
     return f"only {', '.join(said)}" if said else ""
+
+
+def _list_line_limits(files: Sequence[FileChange]) -> list[str]:
+    """What all changed lines with text are limited to."""
+    changed = [line for change in files for hunk in change.hunks for line in hunk.lines if line[0] != " "]
+    lines = [line for line in changed if line[1:].strip()]
+    prose = any(PROSE_PATH.search(change.path) for change in files)
+    limits = [(label, test) for label, test in _LIMITS if not (prose and label == "comments")]
+    return [label for label, test in limits if test(lines)] if lines else []
 
 
 def _get_only(names: set[str]) -> str:
@@ -200,12 +130,12 @@ def _join_names(what: str, names: Iterable[str]) -> str:
 
 
 def _read_file(change: FileChange, seen: _Findings) -> None:
-    prose = bool(_PROSE.search(change.path))
+    prose = bool(PROSE_PATH.search(change.path))
     for hunk in change.hunks:
         for _, run in iterate_runs(hunk.lines):
             for old, new in run:
-                before = _find_definition(old, prose) if old else None
-                after = _find_definition(new, prose) if new else None
+                before = find_definition(old, prose) if old else None
+                after = find_definition(new, prose) if new else None
                 _note_definitions(before, after, seen)
                 if old and new:
                     _compare_lines(normalize_line(old), normalize_line(new), seen)
@@ -221,38 +151,6 @@ def _note_definitions(before: Definition | None, after: Definition | None, seen:
         seen.added[after] = None
 
 
-def _find_definition(line: str, prose: bool) -> Definition | None:
-    """What a line begins to define."""
-    if prose:
-        match = _SECTION.match(line)
-        return ("section", normalize_line(match["name"])) if match else None
-    if match := _TEST_TITLE.match(line):
-        return "test", normalize_line(match["name"])
-    if (match := _DEFINITION.match(line)) and match["name"] not in (
-        "in",
-        "of",
-        "for",
-        "is",
-    ):
-        name = match["name"]
-        kind = _KINDS.get(match["kind"], match["kind"])
-        return ("test" if kind == "function" and name.lower().startswith("test") else kind), name
-    if match := _ASSIGNED_FUNCTION.match(line):
-        return "function", match["name"]
-    if match := _CONSTANT.match(line):
-        return "constant", match["name"]
-    if (match := _TYPED_FUNCTION.match(line)) and match["name"] not in (
-        "if",
-        "for",
-        "while",
-        "switch",
-        "catch",
-        "when",
-    ):
-        return "function", match["name"]
-    return None
-
-
 def _compare_lines(old: str, new: str, seen: _Findings) -> None:
     """Note what one line became: a version, the value of a name, or one text for another."""
     was, became = _VERSION.findall(old), _VERSION.findall(new)
@@ -261,7 +159,7 @@ def _compare_lines(old: str, new: str, seen: _Findings) -> None:
         seen.versions[_find_version_name(old, was[one]), was[one], became[one]] = None
         return
     start, before, after, _ = split_change(old, new)
-    if not (0 < len(before.strip()) <= 40 and 0 < len(after.strip()) <= 40):
+    if not (0 < len(before.strip()) <= _MAX_VALUE_LENGTH and 0 < len(after.strip()) <= _MAX_VALUE_LENGTH):
         return
     key = _KEY.search(start)
     if key and (before[0].isdigit() or after[0].isdigit() or len(before) + len(after) <= 24):
@@ -272,10 +170,8 @@ def _compare_lines(old: str, new: str, seen: _Findings) -> None:
 
 def _find_version_name(line: str, version: str) -> str:
     """Whose version a line tells: the last name before it."""
-    names = _WORD.findall(line[: line.find(version)])
-    names = [
-        name for name in names if name.lower() not in ("v", "version", "rev", "const", "var", "let", "uses")
-    ]
+    words = _WORD.findall(line[: line.find(version)])
+    names = [word for word in words if word.lower() not in _UNNAMED]
     return f"{names[-1]} " if names else ""
 
 
@@ -304,9 +200,9 @@ def _list_definitions(seen: _Findings, files: Sequence[FileChange]) -> list[str]
 
 def _list_enclosing(change: FileChange) -> Iterable[str]:
     """The names of the functions or classes around the changed lines."""
-    if change.kind != "text" or change.status in "AD" or _PROSE.search(change.path):
+    if change.kind != "text" or change.status in "AD" or PROSE_PATH.search(change.path):
         return []
-    found = (_find_definition(line, False) for line in change.functions)
+    found = (find_definition(line, False) for line in change.functions[:_MAX_FUNCTIONS])
     return [definition[1] for definition in found if definition]
 
 
@@ -324,10 +220,10 @@ def _list_values(seen: _Findings) -> list[str]:
 def _find_changelog_entry(files: Sequence[FileChange]) -> list[str]:
     """What the change itself says of it in a log of changes: the first new line with some words."""
     for change in files:
-        if _CHANGELOG.search(change.path):
+        if CHANGELOG_PATH.search(change.path):
             lines = (
                 normalize_line(line[1:]) for hunk in change.hunks for line in hunk.lines if line[0] == "+"
             )
             said = next((line for line in lines if len(_WORD.findall(line)) >= 4), "")
-            return [f"notes: {said.lstrip('-*+ ')[:110]}"] if said else []
+            return [f"notes: {said.lstrip('-*+ ')[:_MAX_ENTRY_LENGTH]}"] if said else []
     return []

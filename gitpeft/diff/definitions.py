@@ -1,0 +1,80 @@
+"""What a line of code begins to define, and whether it is a comment or an import, for many languages."""
+
+from gitpeft.diff.patch import normalize_line
+from gitpeft.lazy import lazy_pattern
+
+Definition = tuple[str, str]
+"""Kind and name."""
+
+COMMENT_LINE = lazy_pattern(
+    r"\s*(?:#(?!include|define|if|end|pragma|\[)|//|/\*|\*(?![\w(*])|\*/|--\s|;;|<!--|%\s|\"\"\"|''')"
+)
+IMPORT_LINE = lazy_pattern(
+    r"\s*(?:import\b|from\s+\S+\s+import\b|use\s+[\w:]+|#include\b|require(?:_relative)?\b|using\s+[\w.]+;"
+    r"|export .* from"
+    r"|(?:const|var|let)\s.*=\s*require\(|package\s|\"[\w./-]+\"\s*$|mod\s+\w+;|pub use\b)"
+)
+_MODIFIERS = (
+    r"(?:(?:pub(?:\([^)]*\))?|export|default|async|static|public|private|protected|internal|abstract|final"
+    r"|override|inline|virtual|unsafe|extern(?: \"C\")?|const|constexpr|declare|open|suspend"
+    r"|sealed|data|readonly|partial)\s+)*"
+)
+_KEYWORDS = (
+    r"def|fn|func|function\*?|fun|class|struct|enum|interface|trait|type|protocol|object|record|module"
+    r"|defmodule|defp|defmacro|namespace|macro_rules!|union|sub|mod"
+)
+_DEFINITION = lazy_pattern(
+    rf"\s*{_MODIFIERS}(?P<kind>{_KEYWORDS})\s+(?:\([^)]*\)\s*)?(?:self\.)?(?P<name>[A-Za-z_$][\w$]*[?!]?)"
+)
+_ASSIGNED_FUNCTION = lazy_pattern(
+    r"\s*(?:export\s+)?(?:const|let|var|module\.exports\.|exports\.|[\w.]+\.prototype\.)\s*(?P<name>[A-Za-z_$][\w$]*)"
+    r"\s*=\s*(?:async\s*)?(?:function\b|\([^)]*\)\s*=>|\w+\s*=>)"
+)
+_GENERIC = r"<(?:[^()<>]|<(?:[^()<>]|<[^()<>]*>)*>)*>"
+_TYPED_FUNCTION = lazy_pattern(
+    r"\s*(?!return\b|else\b|new\b|throw\b|await\b|case\b|delete\b|goto\b|yield\b|raise\b|in\b|not\b|and\b|or\b)"
+    rf"(?:[\w.:]+(?:{_GENERIC})?(?:\[\])*[\s*&]+)+(?P<name>~?[A-Za-z_]\w*)\s*\([^;]*"
+    r"(?:\)\s*(?:const|noexcept|override|async)*(?:throws [\w., ]+)?\s*\{?|,)\s*$"
+)
+"""Unambiguous on purpose: a pattern that can match one line in many ways may take minutes to fail."""
+
+_CONSTANT = lazy_pattern(
+    r"\s*(?:(?:export|pub|public|private|static|final|const|let|val|readonly|#define|int|long|String)\s+)*"
+    r"(?P<name>[A-Z][A-Z0-9]*_[A-Z0-9_]+|(?<=#define )\w+)\b(?!\()\s*(?:[:=]|\d|\"|\()"
+)
+_TEST_TITLE = lazy_pattern(
+    r"\s*(?:it|test|describe|context|specify|scenario)\s*\(?\s*([\"'`])(?P<name>.{3,70}?)\1"
+)
+_SECTION = lazy_pattern(r"#{1,6}\s+(?P<name>\S.{1,60}?)\s*#*$")
+_KINDS = {
+    **dict.fromkeys(("def", "fn", "func", "function", "function*", "fun", "defp", "sub"), "function"),
+    **dict.fromkeys(("defmodule", "mod", "namespace"), "module"),
+    **dict.fromkeys(("macro_rules!", "defmacro"), "macro"),
+}
+
+
+_NOT_NAMES = frozenset(("in", "of", "for", "is"))
+_STATEMENTS = frozenset(("if", "for", "while", "switch", "catch", "when"))
+
+
+def find_definition(line: str, prose: bool) -> Definition | None:
+    """What a line begins to define: in `prose` a section, else a test, function, class, constant …"""
+    if prose:
+        match = _SECTION.match(line)
+        return ("section", normalize_line(match["name"])) if match else None
+    if match := _TEST_TITLE.match(line):
+        return "test", normalize_line(match["name"])
+    if (match := _DEFINITION.match(line)) and match["name"] not in _NOT_NAMES:
+        return _name_kind(match["kind"], match["name"]), match["name"]
+    if match := _ASSIGNED_FUNCTION.match(line):
+        return "function", match["name"]
+    if match := _CONSTANT.match(line):
+        return "constant", match["name"]
+    if (match := _TYPED_FUNCTION.match(line)) and match["name"] not in _STATEMENTS:
+        return "function", match["name"]
+    return None
+
+
+def _name_kind(keyword: str, name: str) -> str:
+    kind = _KINDS.get(keyword, keyword)
+    return "test" if kind == "function" and name.lower().startswith("test") else kind

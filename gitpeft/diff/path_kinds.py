@@ -1,0 +1,42 @@
+"""What a file is for, as far as its path tells."""
+
+import re
+from functools import lru_cache
+
+from gitpeft.lazy import lazy_pattern
+
+_TEST = lazy_pattern(
+    r"(?:^|/)(?:tests?|specs?|__tests__|testing|testdata|fixtures|e2e)/"
+    r"|(?:_test|\.test|\.spec|_spec|Tests?)\.\w+$"
+    r"|(?:^|/)(?:test_|conftest)[^/]*$",
+)
+_CI = lazy_pattern(
+    r"(?:^|/)\.(?:github/(?:workflows|actions)|circleci|gitlab-ci|travis|appveyor|azure|cirrus|buildkite)"
+    r"|(?:^|/)(?:azure-pipelines|appveyor|codecov|Jenkinsfile|dependabot)[^/]*$|(?:^|/)\.github/dependabot"
+)
+_DOCS = lazy_pattern(
+    r"\.(?:md|rst|adoc|mdx|markdown)$|(?:^|/)(?:docs?|documentation|docs_src|website)/"
+    r"|(?:^|/)(?:readme|change(?:s|log)|history|news|authors|contribut\w+|licen[cs]e|copying)\b[^/]*$",
+    re.IGNORECASE,
+)
+_BUILD = lazy_pattern(
+    r"(?:^|/)(?:pyproject\.toml|setup\.(?:py|cfg)|tox\.ini|requirements[^/]*\.txt|package\.json|go\.mod|cargo\.toml"
+    r"|makefile[^/]*|cmakelists\.txt|[^/]*\.cmake|build\.gradle[^/]*|pom\.xml|gemfile[^/]*|[^/]*\.gemspec"
+    r"|composer\.json|dockerfile[^/]*|[^/]*\.csproj|mix\.exs|\.pre-commit-config\.yaml|meson\.build"
+    r"|\.eslintrc[^/]*|tsconfig[^/]*\.json|\.gitignore|\.editorconfig)$",
+    re.IGNORECASE,
+)
+CHANGELOG_PATH = lazy_pattern(
+    r"(?:^|/)(?:change(?:s|log)|history|news|releases?)\b[^/]*$|(?:^|/)(?:newsfragments?|changes?|\.changeset)/",
+    re.IGNORECASE,
+)
+PROSE_PATH = lazy_pattern(r"\.(?:md|rst|adoc|mdx|markdown|txt)$", re.IGNORECASE)
+
+
+_KINDS = (("CI", _CI), ("tests", _TEST), ("docs", _DOCS), ("build", _BUILD))
+
+
+@lru_cache(4096)
+def classify_path(path: str) -> str:
+    """What a file is for: CI, tests, docs, build, or "" for the code itself."""
+    return next((name for name, pattern in _KINDS if pattern.search(path)), "")

@@ -1,0 +1,34 @@
+"""Pairs of removed and added lines."""
+
+from gitpeft.diff.edits import are_alike, iterate_runs, pair_lines, split_change
+
+
+def test_similar_lines_are_paired() -> None:
+    assert pair_lines(["size = 1"], ["import os", "size = 2"]) == [
+        (None, "import os"),
+        ("size = 1", "size = 2"),
+    ]
+    assert pair_lines(["gone = 1", "size = 1"], ["size = 2"]) == [
+        ("gone = 1", None),
+        ("size = 1", "size = 2"),
+    ]
+
+
+def test_lines_that_share_little_are_not_paired() -> None:
+    assert not are_alike("return None", "x = compute(1)")
+    assert not are_alike("", "x")
+    assert pair_lines(["alpha beta"], ["x = 1"]) == [("alpha beta", None), (None, "x = 1")]
+
+
+def test_runs_are_separated_by_context_and_by_a_removal_after_an_addition() -> None:
+    lines = [" a", "-old one", "+old two", "-other", " b", "+new"]
+    assert list(iterate_runs(lines)) == [
+        ("a", [("old one", "old two")]),
+        ("a", [("other", None)]),
+        ("b", [(None, "new")]),
+    ]
+
+
+def test_what_differs_inside_of_two_lines() -> None:
+    assert split_change("v = f(1.2.3)", "v = f(1.2.4)") == ("v = f(", "1.2.3", "1.2.4", ")")
+    assert split_change("a b", "a b") == ("a b", "", "", "")
