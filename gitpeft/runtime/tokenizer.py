@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gitpeft.diff.prompt import PROMPT_ENDING as PROMPT_ENDING
 from gitpeft.diff.render import SECTION_MARKS
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN = "<pad>", "</s>", "<unk>"
 SPECIAL_TOKENS = (PAD_TOKEN, END_TOKEN, UNKNOWN_TOKEN, *(f"<{mark}>" for mark in SECTION_MARKS))
 """Special tokens of the embedded tokenizer, in the order of their ids."""
-
-PROMPT_ENDING = "Commit message:"
-"""The last line of the layout "prompt"."""
 
 _MARK_SPELLINGS = {
     "like": "\n* ",
