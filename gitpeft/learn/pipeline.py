@@ -250,8 +250,9 @@ def make_training_job(plan: ModelPlan) -> TrainingJob:
     """The training that a plan asks for."""
     from gitpeft.learn.models import bases, methods
 
-    method = methods.make_method(plan.method, plan.settings)
-    return TrainingJob(bases.find_base(plan.base), method, plan.seed, plan.minutes, warm=plan.warm)
+    base = bases.find_base(plan.base)
+    method = methods.make_method(plan.method, plan.settings, causal=base.architecture.causal)
+    return TrainingJob(base, method, plan.seed, plan.minutes, warm=plan.warm)
 
 
 # --- a run --------------------------------------------------------------------------------------------------
@@ -294,10 +295,13 @@ def _prepare_run_folder(repo: Repository, plan: ModelPlan, mined: MinedHistory, 
 
 def _compute_run_key(repo: Repository, plan: ModelPlan, mined: MinedHistory, data: Dataset) -> str:
     """A hash of everything that determines a run's result."""
-    from gitpeft.learn.models import bases, methods
+    from gitpeft.learn.models import methods
 
-    digest = "" if explain_skipped_training(plan, data) else bases.find_base(plan.base).digest
-    method = methods.make_method(plan.method, plan.settings).as_dict()  # with the defaults, which count too
+    if explain_skipped_training(plan, data):
+        digest, method = "", methods.make_method(plan.method, plan.settings).as_dict()
+    else:
+        job = make_training_job(plan)
+        digest, method = job.base.digest, job.method.as_dict()  # with the defaults, which count too
     resolved = asdict(plan) | {"until": mined.tip}
     parts = [resolved, method, digest, RENDERER_VERSION, len(data.examples)]
     parts += [pattern] if (pattern := load_config(repo).fix_pattern) else []
@@ -450,5 +454,8 @@ def make_risk_encoder_trainer(plan: ModelPlan, minutes: float) -> "RiskEncoderTr
     job = make_training_job(plan)
     if job.base.kind not in EXPORTABLE_TYPES:
         return None
-    method = job.method if job.method.is_encoder_only() else methods.make_method(plan.method)
+    architecture = job.base.architecture
+    method = job.method
+    if not method.stays_on(architecture.reading_side):
+        method = methods.make_method(plan.method, causal=architecture.causal)
     return RiskEncoderTrainer(job.base, method, minutes, plan.seed)

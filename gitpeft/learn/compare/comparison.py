@@ -208,7 +208,9 @@ class Comparison:
             return 0.0
         base = next(iter(self.bases.values()))
         asked = self._make_questions(base, PACE_COMMITS)
-        return layer_probes.measure_seconds_per_commit(base.load().get_encoder(), asked, PACE_COMMITS)
+        return layer_probes.measure_seconds_per_commit(
+            architectures.get_reading_stack(base.load()), asked, PACE_COMMITS
+        )
 
     def _count_probed(self, pace: RunTimings, systems: int) -> int:
         """Commits that the layers of all systems are probed on; 0 where the budget is too small."""
@@ -308,7 +310,7 @@ class Comparison:
             self.watch(self.runs.rows, "probing the untuned base model")
             return {
                 name: layer_probes.probe_layers(
-                    base.load().get_encoder(), self._make_questions(base, plan.probed)
+                    architectures.get_reading_stack(base.load()), self._make_questions(base, plan.probed)
                 )
                 for name, base in self.bases.items()
             }

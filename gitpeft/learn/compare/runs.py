@@ -139,9 +139,10 @@ class ComparisonRuns:
         )
 
     def _make_job(self, order: RunRequest) -> TrainingJob:
-        method = methods.make_method(*methods.parse_method(order.who.method))
         checks = min(4, max(1, order.steps // 10))
         base = self.bases[order.who.base]
+        name, settings = methods.parse_method(order.who.method)
+        method = methods.make_method(name, settings, causal=base.architecture.causal)
         return TrainingJob(base, method, order.who.seed, order.minutes, order.steps, checks=checks)
 
     def _train_method(

@@ -133,11 +133,10 @@ class MessageTaskPart:
     def load_encoder(self, job: TrainingJob, method: "TuningMethod", folder: Path) -> "nn.Module":
         """See `TaskPart`."""
         from gitpeft.bundle import bundle as bundles
-        from gitpeft.learn.models import methods
+        from gitpeft.learn.models import architectures, methods
 
         model = methods.load_merged_model(job.base.load(), method, folder / bundles.ADAPTER_FOLDER)
-        encoder: nn.Module = model.get_encoder()
-        return encoder
+        return architectures.get_reading_stack(model)
 
     def ask_baselines(self, bases: Mapping[str, "BaseModel"]) -> dict[str, Answers]:
         """The message of the nearest neighbour, and each base model without tuning, with exemplars."""

@@ -91,6 +91,55 @@ class RenderedExamples:
 
 
 @dataclass(slots=True)
+class PromptedExamples(RenderedExamples):
+    """Examples for a causal language model, which reads source, `start` and the message as one sequence."""
+
+    start: int = 0
+
+    @classmethod
+    def from_pairs(
+        cls, pairs: Sequence[tuple[TokenRow, TokenRow]], start: int = 0
+    ) -> "PromptedExamples":
+        """As `RenderedExamples`'; `start` is the id between a source and its message."""
+        flat = RenderedExamples.from_pairs(pairs)
+        return cls(flat.source, flat.source_at, flat.target, flat.target_at, start)
+
+    def collate_batch(self, chosen: Sequence[int], source_limit: int, pad: int, padding: int) -> BatchArrays:
+        """The model's inputs, filled up on the left so that all rows end with their message.
+
+        `input_ids`, `attention_mask` and `position_ids` (n, S + T); `labels` and `shift_labels` (n, T), the
+        same, filled with -100 on the left; `logits_to_keep` (T), the places that predict them: nothing else
+        is computed over the whole vocabulary.
+        """
+        pairs = [self.get_pair(i, source_limit) for i in chosen]
+        height = _round_up(max(len(target) for _, target in pairs), 4)
+        width = _round_up(max(len(source) + len(target) for source, target in pairs), pad)
+        ids = np.full((len(pairs), max(width, height)), padding, dtype=np.int64)
+        mask, labels = np.zeros_like(ids), np.full((len(pairs), height), -100, dtype=np.int64)
+        for row, (source, target) in enumerate(pairs):
+            read = [*source, self.start, *target[:-1]]
+            ids[row, -len(read) :], mask[row, -len(read) :] = read, 1
+            labels[row, height - len(target) :] = target
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": np.maximum(mask.cumsum(1) - 1, 0),
+            "labels": labels,
+            "shift_labels": labels,
+            "logits_to_keep": np.arange(ids.shape[1] - height, ids.shape[1]),
+        }
+
+    def select_examples(self, chosen: Iterable[int]) -> "PromptedExamples":
+        """The chosen examples, in the given order."""
+        return self.from_pairs([self.get_pair(i, 1 << 30) for i in chosen], self.start)
+
+    def iterate_batches(self, tokens: int, limit: int, seed: int) -> Iterator[list[int]]:
+        """As `RenderedExamples`'; a token of a message costs no more than one of its source."""
+        lengths = np.minimum(np.diff(self.source_at), limit) + np.diff(self.target_at)
+        yield from _shuffle_batches(lengths, tokens, seed)
+
+
+@dataclass(slots=True)
 class EncodedCommits:
     """n labelled changes for a risk encoder: `source` are token ids, flat, `source_at` n + 1 offsets.
 

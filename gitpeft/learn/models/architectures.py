@@ -21,8 +21,9 @@ SIDES = ("both", "encoder", "decoder")
 class Architecture:
     """Names of an architecture. All are regular expressions for whole names.
 
-    `layer` finds a layer at the start of a module's name (groups `side`, missing for an encoder alone, and
-    `number`); the others match what follows it. `outside` are linear layers that are in no layer, full names.
+    `layer` finds a layer at the start of a module's name (groups `side`, missing where there is one stack
+    alone, and `number`); the others match what follows it. `outside` are linear layers that are in no layer,
+    full names. `causal`: a decoder alone, which reads a prompt and goes on with the message.
     `pooling` says which encoder state stands for the whole input (first, last or mean). `begins_with_end`: a
     message is started by the token that ends it, whatever the configuration says. `wrapped`: tokens around a
     source, by name, where the hook's rendering is not read as it is.
@@ -40,6 +41,12 @@ class Architecture:
     begins_with_end: bool = False
     wrapped: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     makes_decoder: bool = False
+    causal: bool = False
+
+    @property
+    def reading_side(self) -> str:
+        """The side that reads a source: a causal model has no other."""
+        return "decoder" if self.causal else "encoder"
 
 
 _T5 = Architecture(
@@ -75,6 +82,16 @@ _ROBERTA = Architecture(
     wrapped=(("<s>",), ("</s>",)),
     makes_decoder=True,
 )
+_LLAMA = Architecture(
+    layer=r"(?:(?:model|encoder)\.)?layers\.(?P<number>\d+)",
+    query_value=r"self_attn\.[qv]_proj",
+    attention=r"self_attn\.[qkvo]_proj",
+    feed_forward=r"mlp\.(gate|up|down)_proj",
+    after_attention=r"self_attn\.o_proj",
+    after_feed_forward=r"mlp\.down_proj",
+    norm=r"(input|post_attention)_layernorm",
+    causal=True,
+)
 ARCHITECTURES = {
     "t5": _T5,
     "pointer-t5": _POINTER_T5,
@@ -82,8 +99,27 @@ ARCHITECTURES = {
     "plbart": replace(_BART, begins_with_end=True),
     "roberta": _ROBERTA,
     "encoder-decoder": _ROBERTA,
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "mistral": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
 }
 """The architectures by `model_type`. `encoder-decoder` is a RoBERTa with a decoder made for it."""
+
+
+def is_causal(model_type: str) -> bool:
+    """Whether models of a type are causal language models; False for a type that is not supported."""
+    return model_type in ARCHITECTURES and ARCHITECTURES[model_type].causal
+
+
+def get_reading_stack(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The part of a message model that turns a source into hidden states: its encoder, or a causal model's
+    only stack."""
+    causal = is_causal(model.config.model_type)
+    found: PreTrainedModel = model.get_decoder() if causal else model.get_encoder()
+    return found
 
 
 def find_architecture(model_type: str) -> Architecture:
@@ -145,10 +181,11 @@ def find_outside_linears(model: "PreTrainedModel") -> list[str]:
 
 def _iterate_layer_modules(model: "PreTrainedModel") -> Iterator[tuple[str, str, str]]:
     """Modules that lie in a layer: full name, layer, and the name inside of it."""
-    pattern = re.compile(find_architecture(model.config.model_type).layer + r"\.(?P<tail>.+)")
+    architecture = find_architecture(model.config.model_type)
+    pattern = re.compile(architecture.layer + r"\.(?P<tail>.+)")
     for name, _ in model.named_modules():
         if found := pattern.fullmatch(name):
-            side = found["side"] or "encoder"
+            side = found.groupdict().get("side") or architecture.reading_side
             yield name, f"{side}.{found['number']}", found["tail"]
 
 

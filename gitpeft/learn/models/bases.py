@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gitpeft.bundle.bundle import RERANKER_FILE
 from gitpeft.bundle.embedded import (
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EMBEDDED_BASE", "BaseModel", "compute_base_digest", "find_base", "find_embedded_base"]
 
+CAUSAL_BUDGET: Mapping[str, Any] = {"total": 512, "layout": "prompt"}
+"""The input of a causal language model whose configuration names none."""
+
 DECODER_LAYERS = 6
 _UNIXCODER_MARK = "<encoder-decoder>"
 
@@ -38,7 +42,8 @@ _UNIXCODER_MARK = "<encoder-decoder>"
 class BaseModel:
     """A base model on this machine: its name, folder, sha256 over weights, configuration and tokenizer.
 
-    `kind` is the architecture, as `model_type` of its configuration has it.
+    `kind` is the architecture, as `model_type` of its configuration has it; `states` the layers of its
+    encoder, or of all of it where it has none, times their width.
     """
 
     name: str
@@ -46,6 +51,7 @@ class BaseModel:
     digest: str
     budget: TokenBudget
     kind: str = "pointer-t5"
+    states: int = 6 * 256
 
     @property
     def tokenizer_path(self) -> Path:
@@ -99,7 +105,7 @@ class BaseModel:
         An encoder alone gets a decoder with random layers (see `_add_decoder`).
         """
         import torch
-        from transformers import AutoModel, AutoModelForSeq2SeqLM
+        from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
         from transformers.utils import logging
 
         import gitpeft.learn.models.pointer_t5  # noqa: F401 - registers the embedded base's class
@@ -115,6 +121,11 @@ class BaseModel:
         if self.architecture.makes_decoder:
             encoder = AutoModel.from_pretrained(self.folder, add_pooling_layer=False, **safely)
             return _add_decoder(encoder, attention)
+        if self.architecture.causal:
+            model = AutoModelForCausalLM.from_pretrained(self.folder, **safely)
+            model.config.use_cache = False
+            model.set_attn_implementation("sdpa")  # what it saves in memory counts with 500 tokens
+            return model
         model = AutoModelForSeq2SeqLM.from_pretrained(self.folder, **safely)
         model.set_attn_implementation(attention)
         return model
@@ -184,7 +195,10 @@ def find_base(name: str) -> BaseModel:
         )
     try:
         config = json.loads((folder / BASE_CONFIG_FILE).read_text(encoding="utf-8"))
-        kind, budget = config.get("model_type"), TokenBudget(**config.get("gitpeft_budget", {}))
+        kind = config.get("model_type")
+        standard = CAUSAL_BUDGET if architectures.is_causal(kind) else {}
+        budget = TokenBudget(**config.get("gitpeft_budget", standard))
+        states = _count_states(config)
     except (ValueError, TypeError, AttributeError) as error:
         hint = "get the base again, or leave --base out"
         raise GitpeftError(
@@ -194,4 +208,10 @@ def find_base(name: str) -> BaseModel:
         raise GitpeftError(
             f"the base {name} is a {kind}", f"known are {', '.join(sorted(architectures.ARCHITECTURES))}"
         )
-    return BaseModel(name, folder.resolve(), compute_base_digest(folder), budget, kind)
+    return BaseModel(name, folder.resolve(), compute_base_digest(folder), budget, kind, states)
+
+
+def _count_states(config: Mapping[str, Any]) -> int:
+    layers = [config[key] for key in ("num_layers", "num_hidden_layers", "encoder_layers") if key in config]
+    width = config.get("d_model") or config.get("hidden_size") or 0
+    return int(max(layers, default=1) * width) or 1

@@ -68,10 +68,10 @@ class TuningMethod:
             read = (*read, *(name for name in _METHOD_ROWS[self.rest].settings if name not in read))
         return {name: value for name, value in asdict(self).items() if name in ("name", "lr", *read)}
 
-    def is_encoder_only(self) -> bool:
-        """Whether everything that it names is in the encoder, so that it can tune a risk encoder."""
-        return self.side != "decoder" and all(
-            name.startswith("encoder") for name in (*self.layers, *self.full)
+    def stays_on(self, side: str) -> bool:
+        """Whether everything that it names is on this side, so that it can tune that side alone."""
+        return self.side in ("both", side) and all(
+            name.startswith(side) for name in (*self.layers, *self.full)
         )
 
     @property
@@ -91,16 +91,26 @@ DEFAULT_METHODS = {
 }
 """The methods by name, each with its default settings."""
 
+CAUSAL_RATES = {"lora": 2e-4, "adapter": 5e-4, "full": 3e-5, "hybrid": 1e-4}
+"""Peak rates for causal language models, where none is given: they are larger, and pretrained for long."""
+
 
 # --- by name ------------------------------------------------------------------------------------------------
 
 
-def make_method(name: str, settings: MethodSettings | None = None) -> TuningMethod:
-    """The method of this name with its default settings, or those given; GitpeftError for an invalid one."""
+def make_method(
+    name: str, settings: MethodSettings | None = None, *, causal: bool = False
+) -> TuningMethod:
+    """The method of this name with its default settings, or those given; GitpeftError for an invalid one.
+
+    The default learning rate depends on the family of the base: `causal` language models or others.
+    """
     if name not in DEFAULT_METHODS:
         raise GitpeftError(f"unknown method '{name}'", f"known are {', '.join(DEFAULT_METHODS)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (settings or {}).items()}
     default = DEFAULT_METHODS[name]
+    if causal:
+        default = replace(default, lr=CAUSAL_RATES[name])
     rest = given.get("rest", default.rest) if name == "hybrid" else name
     known = {
         "lr",
@@ -267,8 +277,9 @@ def _adapter_config(
 
 
 def _peft_task_type(model: "PreTrainedModel") -> str | None:
-    """PEFT's task type of the model: sequence to sequence unless it says otherwise; None: none of PEFT's."""
-    return getattr(model, "gitpeft_task", "SEQ_2_SEQ_LM")
+    """PEFT's task type of the model, unless it says otherwise itself; None: none of PEFT's."""
+    causal = architectures.is_causal(model.config.model_type)
+    return getattr(model, "gitpeft_task", "CAUSAL_LM" if causal else "SEQ_2_SEQ_LM")
 
 
 def _list_fresh_modules(model: "PreTrainedModel") -> list[str]:

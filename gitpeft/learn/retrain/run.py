@@ -311,12 +311,13 @@ def _matches_plan(champion: Bundle, plan: ModelPlan) -> bool:
     """
     from gitpeft.learn.models import bases, methods
 
-    manifest = champion.manifest
-    if manifest.base_digest != bases.find_base(plan.base).digest:
+    manifest, base = champion.manifest, bases.find_base(plan.base)
+    if manifest.base_digest != base.digest:
         return False
     if manifest.method.get("name") == "none":
         return bool(manifest.metrics.get("tuning")) and plan.method == ModelPlan().method
-    method = methods.make_method(plan.method, plan.settings).as_dict()
+    causal = base.architecture.causal
+    method = methods.make_method(plan.method, plan.settings, causal=causal).as_dict()
     return bool(json.loads(json.dumps(method)) == manifest.method)
 
 

@@ -23,6 +23,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.data.batches import EncodedCommits
+from gitpeft.learn.models import architectures
 from gitpeft.learn.risk import classifiers, labelled_history
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.labelled_history import BugLabels, Listener
@@ -142,7 +143,8 @@ def create_risk_encoder(
     model = base.load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return RiskEncoderModel(model.get_encoder(), model.config, base.architecture.pooling, scaling, prior)
+        stack = architectures.get_reading_stack(model)
+        return RiskEncoderModel(stack, model.config, base.architecture.pooling, scaling, prior)
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -306,7 +308,7 @@ def _make_trainer_settings(
         steps=max(1, round(settings.epochs * examples / settings.batch)),
         minutes=settings.minutes,
         batch_tokens=batch_tokens,
-        parts=count_batch_parts(batch_tokens),
+        parts=count_batch_parts(batch_tokens, base.states),
         lr=method.lr,
         warmup=0.1,
         decay=0.9,

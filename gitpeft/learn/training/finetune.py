@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MESSAGE_TASK = "messages"
 MAX_EPOCHS = 8
-BATCH_EXAMPLES = 24
+BATCH_EXAMPLES, CAUSAL_BATCH_EXAMPLES = 24, 8
 """Examples a batch holds when all are as long as the budget allows."""
 
 PARITY_EXAMPLES = 48
@@ -148,23 +148,28 @@ def _save_adapter(model: "PreTrainedModel", folder: Path) -> int:
     return sum(path.stat().st_size for path in adapter.rglob("*") if path.is_file())
 
 
-def count_max_steps(examples: int) -> int:
+def count_batch_examples(base: "BaseModel") -> int:
+    """Examples of a batch: fewer for causal models, whose training sees few batches in its minutes."""
+    return CAUSAL_BATCH_EXAMPLES if base.architecture.causal else BATCH_EXAMPLES
+
+
+def count_max_steps(examples: int, batch: int = BATCH_EXAMPLES) -> int:
     """Steps of `MAX_EPOCHS` passes over so many examples."""
-    return max(1, MAX_EPOCHS * examples // BATCH_EXAMPLES)
+    return max(1, MAX_EPOCHS * examples // batch)
 
 
 def _make_settings(job: TrainingJob, examples: int) -> TrainingSettings:
     from gitpeft.learn.training.loop import count_batch_parts
 
-    batch_tokens = BATCH_EXAMPLES * job.base.budget.total
+    batch_tokens = count_batch_examples(job.base) * job.base.budget.total
     return TrainingSettings(
-        steps=job.steps or count_max_steps(examples),
+        steps=job.steps or count_max_steps(examples, count_batch_examples(job.base)),
         minutes=job.minutes,
         batch_tokens=batch_tokens,
         lr=job.method.lr,
         warmup=0.05,
         decay=0.7,
-        parts=count_batch_parts(batch_tokens),
+        parts=count_batch_parts(batch_tokens, job.base.states),
         seed=job.seed,
         source_limit=job.base.budget.total,
     )
@@ -198,9 +203,12 @@ def _read_method(job: TrainingJob, folder: Path) -> "TuningMethod":
 
 def render_examples(examples: Sequence[Example], base: "BaseModel") -> "RenderedExamples":
     """Examples as token ids; messages end with the end token."""
-    from gitpeft.learn.data.batches import RenderedExamples
+    from gitpeft.learn.data.batches import PromptedExamples, RenderedExamples
 
-    return RenderedExamples.from_pairs(list(map(partial(encode_example_for_base, base), examples)))
+    pairs = list(map(partial(encode_example_for_base, base), examples))
+    if base.architecture.causal:
+        return PromptedExamples.from_pairs(pairs, base.load_codec().find_message_start())
+    return RenderedExamples.from_pairs(pairs)
 
 
 def encode_example_for_base(base: "BaseModel", example: Example) -> tuple[list[int], list[int]]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gitpeft.learn.models import architectures
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -20,10 +22,11 @@ _KEY_VALUE_NAMES = ("k", "v", "k_proj", "v_proj")
 
 @dataclass(frozen=True, slots=True)
 class StepFlops:
-    """What one training step over a sequence-to-sequence model costs, in floating-point operations.
+    """What one training step over a message model costs, in floating-point operations.
 
     `source` and `target` are operations a token of either side, forward and backward; `encoder`, `decoder`
-    and `cross` are those a *pair* of tokens in attention (source with source, target with target, both).
+    and `cross` are those a *pair* of tokens in attention (source with source, target with target, both); a
+    causal model's tokens look at half of the pairs.
     """
 
     source: float
@@ -42,6 +45,8 @@ class StepFlops:
                 side = "source" if _reads_source(name) else "target"
                 sides[side] += (6 if weight.requires_grad else 4) * weight.numel()
         config = model.config
+        if architectures.is_causal(config.model_type):
+            return cls._for_causal_model(config, sum(sides.values()))
         above, below = getattr(config, "encoder", config), getattr(config, "decoder", config)
         sides["target"] += 6 * below.vocab_size * below.hidden_size  # the output's table, which may be shared
         if hasattr(model, "pointer"):
@@ -50,6 +55,12 @@ class StepFlops:
         layers = getattr(below, "num_decoder_layers", None) or getattr(below, "decoder_layers", None)
         decoder = 12 * _heads_width(below) * (layers or below.num_hidden_layers)
         return cls(sides["source"], sides["target"], encoder, decoder, decoder)
+
+    @classmethod
+    def _for_causal_model(cls, config: "PretrainedConfig", weights: float) -> "StepFlops":
+        """Every token passes every layer and looks at those before it; only messages pass the output."""
+        pair = 6 * _heads_width(config) * config.num_hidden_layers
+        return cls(weights, weights + 6 * config.vocab_size * config.hidden_size, pair, pair, 2 * pair)
 
     def count_batch(self, sources: Sequence[int], targets: Sequence[int]) -> float:
         """Operations of a batch whose examples have these lengths in tokens."""
@@ -61,7 +72,8 @@ class StepFlops:
 def _heads_width(config: "PretrainedConfig") -> int:
     """The width of all heads together."""
     heads = config.num_attention_heads
-    return int(heads * (getattr(config, "d_kv", None) or config.hidden_size // heads))
+    known = getattr(config, "d_kv", None) or getattr(config, "head_dim", None)
+    return int(heads * (known or config.hidden_size // heads))
 
 
 def _is_embedding_table(name: str) -> bool:

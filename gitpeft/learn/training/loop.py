@@ -16,6 +16,7 @@ import torch
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import BatchArrays
+from gitpeft.learn.models import architectures
 from gitpeft.learn.training import memory
 from gitpeft.learn.training.checkpoint import (
     BestWeights,
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 120
 
-MAX_HELD_TOKENS = 2_200
-"""Source tokens that are held at once on a CPU: the memory is the user's, and more at once is no faster."""
+MAX_HELD_STATES = 2_200 * 6 * 256
+"""Source tokens that are held at once on a CPU, times layers, times their width: the memory is the user's, and
+more at once is no faster."""
 
 _STEPS_BETWEEN_READS = 16
 """Steps between two looks at the loss on a GPU."""
@@ -73,9 +75,12 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def count_batch_parts(batch_tokens: int) -> int:
-    """`TrainingSettings.parts` for this machine: on a CPU each part holds about `MAX_HELD_TOKENS` at most."""
-    return 1 if pick_device().type != "cpu" else -(-batch_tokens // MAX_HELD_TOKENS)
+def count_batch_parts(batch_tokens: int, states: int) -> int:
+    """`TrainingSettings.parts` for this machine: on a CPU each part holds about `MAX_HELD_STATES` at most.
+
+    `states` are a model's layers times their width. A part holds at least one example.
+    """
+    return 1 if pick_device().type != "cpu" else -(-batch_tokens * states // MAX_HELD_STATES)
 
 
 def train_model(
@@ -135,10 +140,17 @@ def train_model(
 def _compile_model(model: "PreTrainedModel", backend: str) -> None:
     """Compile encoder and decoder in place, lengths left open; "" undoes it. The loss stays as it is: how
     many labels are real differs from batch to batch."""
-    for part in (model.get_encoder(), model.get_decoder()) if hasattr(model, "get_encoder") else ():
+    for part in _list_stacks(model):
         vars(part).pop("forward", None)
         if backend:
             part.forward = torch.compile(part.forward, backend=backend, dynamic=True)
+
+
+def _list_stacks(model: "PreTrainedModel") -> list["PreTrainedModel"]:
+    if not hasattr(model, "get_encoder"):
+        return []
+    causal = architectures.is_causal(model.config.model_type)
+    return [model.get_decoder()] if causal else [model.get_encoder(), model.get_decoder()]
 
 
 def _message_loss(model: "PreTrainedModel", inputs: BatchTensors) -> tuple[torch.Tensor, torch.Tensor]:

@@ -152,7 +152,7 @@ def test_a_judge_is_tuned_whatever_the_messages_were_tuned_with(base: bases.Base
     name, settings = methods.parse_method(text)
     plan = ModelPlan(base=str(base.name), method=name, settings=settings)
     teacher = pipeline.make_risk_encoder_trainer(plan, 1.0)
-    assert teacher is not None and teacher.method.name == name and teacher.method.is_encoder_only()
+    assert teacher is not None and teacher.method.name == name and teacher.method.stays_on("encoder")
 
 
 # --- in a bundle --------------------------------------------------------------------------------------------
