@@ -88,6 +88,20 @@ def roberta(seed: int = 0) -> Any:
     return _seeded(seed, lambda: RobertaForSequenceClassification(config))
 
 
+def causal(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
+    """A random causal language model of a type."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {
+        "vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 1024,
+        "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
+        "use_cache": False,
+    }  # fmt: skip
+    config = AutoConfig.for_model(kind, **{**shape, **changes})
+    return _seeded(seed, lambda: AutoModelForCausalLM.from_config(config))
+
+
 def _seeded(seed: int, build: Callable[[], Any]) -> Any:
     """A model in evaluation mode whose weights are small enough for its output to be far from certain."""
     import torch

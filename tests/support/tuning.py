@@ -1,6 +1,7 @@
 """What tuning is tested on: methods by their text, small architectures, a batch, trained weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ TEXTS = (
     "hybrid:rest=adapter,width=8,full=encoder.0+decoder.0",
 )
 """Every method, at the size of the test's models, which have two layers a side (BART one)."""
+
+
+def on_side(text: str, side: str) -> str:
+    """The method with the layers of its text on the side that a base has."""
+    return text.replace("encoder.", f"{side}.") if side == "decoder" else text
 
 
 def named(text: str, make: Any = None) -> TuningMethod:
@@ -80,11 +86,14 @@ def _roberta() -> Any:
     )  # fmt: skip
 
 
+CAUSAL_TYPES = ("llama", "qwen2", "qwen3", "mistral", "granite", "smollm3")
+
 ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "codet5": lambda: tinymodel.plain_t5(dropout_rate=0.1),
     "codet5p": lambda: tinymodel.plain_t5(feed_forward_proj="gated-gelu"),
     "plbart": _plbart,
     "unixcoder": _roberta,
+    **{kind: partial(tinymodel.causal, kind) for kind in CAUSAL_TYPES},
 }
 
 

@@ -53,7 +53,7 @@ from gitpeft.learn.compare.tasks import ComparisonTask, MessageTask
 from gitpeft.learn.data import dataset, subsets
 from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.data.subsets import HistorySubset
-from gitpeft.learn.models import methods
+from gitpeft.learn.models import architectures, methods
 from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import ProgressListener
 

@@ -136,7 +136,8 @@ class MessageTaskPart:
         from gitpeft.learn.models import architectures, methods
 
         model = methods.load_merged_model(job.base.load(), method, folder / bundles.ADAPTER_FOLDER)
-        return architectures.get_reading_stack(model)
+        stack: nn.Module = architectures.get_reading_stack(model)
+        return stack
 
     def ask_baselines(self, bases: Mapping[str, "BaseModel"]) -> dict[str, Answers]:
         """The message of the nearest neighbour, and each base model without tuning, with exemplars."""

@@ -97,9 +97,7 @@ class PromptedExamples(RenderedExamples):
     start: int = 0
 
     @classmethod
-    def from_pairs(
-        cls, pairs: Sequence[tuple[TokenRow, TokenRow]], start: int = 0
-    ) -> "PromptedExamples":
+    def from_pairs(cls, pairs: Sequence[tuple[TokenRow, TokenRow]], start: int = 0) -> "PromptedExamples":
         """As `RenderedExamples`'; `start` is the id between a source and its message."""
         flat = RenderedExamples.from_pairs(pairs)
         return cls(flat.source, flat.source_at, flat.target, flat.target_at, start)

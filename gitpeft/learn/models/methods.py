@@ -98,9 +98,7 @@ CAUSAL_RATES = {"lora": 2e-4, "adapter": 5e-4, "full": 3e-5, "hybrid": 1e-4}
 # --- by name ------------------------------------------------------------------------------------------------
 
 
-def make_method(
-    name: str, settings: MethodSettings | None = None, *, causal: bool = False
-) -> TuningMethod:
+def make_method(name: str, settings: MethodSettings | None = None, *, causal: bool = False) -> TuningMethod:
     """The method of this name with its default settings, or those given; GitpeftError for an invalid one.
 
     The default learning rate depends on the family of the base: `causal` language models or others.

@@ -25,8 +25,7 @@ class StepFlops:
     """What one training step over a message model costs, in floating-point operations.
 
     `source` and `target` are operations a token of either side, forward and backward; `encoder`, `decoder`
-    and `cross` are those a *pair* of tokens in attention (source with source, target with target, both); a
-    causal model's tokens look at half of the pairs.
+    and `cross` are those a *pair* of tokens in attention (source with source, target with target, both).
     """
 
     source: float
@@ -58,8 +57,8 @@ class StepFlops:
 
     @classmethod
     def _for_causal_model(cls, config: "PretrainedConfig", weights: float) -> "StepFlops":
-        """Every token passes every layer and looks at those before it; only messages pass the output."""
-        pair = 6 * _heads_width(config) * config.num_hidden_layers
+        """Every token passes every layer, and counts for all pairs, as in PaLM; only messages are put out."""
+        pair = 12 * _heads_width(config) * config.num_hidden_layers
         return cls(weights, weights + 6 * config.vocab_size * config.hidden_size, pair, pair, 2 * pair)
 
     def count_batch(self, sources: Sequence[int], targets: Sequence[int]) -> float:

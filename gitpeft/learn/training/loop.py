@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 120
 
 MAX_HELD_STATES = 2_200 * 6 * 256
-"""Source tokens that are held at once on a CPU, times layers, times their width: the memory is the user's, and
-more at once is no faster."""
+"""Source tokens that are held at once on a CPU, times layers, times their width: the memory is the user's,
+and more at once is no faster."""
 
 _STEPS_BETWEEN_READS = 16
 """Steps between two looks at the loss on a GPU."""

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from gitpeft.learn.data.batches import RenderedExamples
+from gitpeft.learn.data.batches import PromptedExamples, RenderedExamples
 from tests.support import tinymodel
 
 _IDS = st.lists(st.integers(0, 60_000), max_size=30)
@@ -80,3 +81,23 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", source=given_, source_at=given_, target=given_, target_at=given_)
     with pytest.raises(ValueError, match=r"allow_pickle"):
         RenderedExamples.load(tmp_path / "x.npz")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_batch_of_prompts_has_the_loss_of_its_sequences(kind: str) -> None:
+    """Padding changes nothing, and nothing but the messages counts."""
+    model, start, pairs = tinymodel.causal(kind), 7, tinymodel.pairs(4)
+    examples = PromptedExamples.from_pairs(pairs, start)
+    arrays = examples.collate_batch([2, 0, 1], 1 << 30, 16, 0)
+    found = model(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    assert found.logits.shape[:2] == arrays["labels"].shape
+    nats, count = 0.0, 0
+    for source, message in pairs[:3]:
+        ids = torch.tensor([[*source, start, *message]])
+        said = model(input_ids=ids).logits[0, len(source) : -1].log_softmax(-1)
+        nats -= float(said[range(len(message)), ids[0, len(source) + 1 :]].sum())
+        count += len(message)
+    assert float(found.loss) == pytest.approx(nats / count, rel=1e-4)
+    again = examples.select_examples([3, 1])
+    assert again.start == start and again.get_pair(1, 99)[1].tolist() == list(pairs[1][1])

@@ -14,13 +14,14 @@ from gitpeft.errors import GitpeftError
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
+from gitpeft.learn.export import parity
 from gitpeft.learn.models import bases, hub, methods
 from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import TrainingJob
 from gitpeft.runtime import onnx_model
 from gitpeft.suggest.reranker import MessageCandidate
 from tests.support import tinymodel
-from tests.support.tuning import ARCHITECTURES, METHODS
+from tests.support.tuning import ARCHITECTURES, METHODS, on_side
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,9 @@ def nobody(_step: str, _done: float, _detail: str) -> None:
 @torch.no_grad()
 def said(model: Any, base: bases.BaseModel) -> torch.Tensor:
     source, target = finetune.encode_example_for_base(base, data().test[0])
+    if base.architecture.causal:
+        ids = [*source, base.load_codec().find_message_start(), *target[:-1]]
+        return model.eval()(input_ids=torch.tensor([ids])).logits[:, len(source) :]  # type: ignore[no-any-return]
     found: torch.Tensor = model.eval()(
         input_ids=torch.tensor([source]),
         attention_mask=torch.ones((1, len(source)), dtype=torch.long),
@@ -76,6 +80,7 @@ def test_an_architecture_learns_is_kept_and_loaded(
         whole(model, folder)
 
     monkeypatch.setattr(methods, "save_trained_weights", save)
+    text = on_side(text, base.architecture.reading_side)
     job = TrainingJob(base, methods.make_method(*methods.parse_method(text)), steps=3, checks=1)
     method, cost = finetune.tune_base(job, data(), tmp_path / "run", nobody)
     assert cost.training.steps == 3 and 0 < cost.training.share <= 1 and cost.adapter_bytes > 1000
@@ -85,6 +90,8 @@ def test_an_architecture_learns_is_kept_and_loaded(
     again = methods.load_merged_model(base.load(), method, folder)
     torch.testing.assert_close(said(again, base), said(trained[0], base), atol=1e-4, rtol=1e-4)
     assert float((said(base.load(), base) - said(again, base)).abs().max()) > 1e-6
+    if base.kind not in parity.GRAPH_WRITERS and base.architecture.causal:
+        return
     from tests.support.tinybase import loosen
 
     loosen(monkeypatch)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gitpeft.learn.data.batches import PromptedExamples
 from gitpeft.learn.training.flops import StepFlops, measure_matrix_rate
 from tests.support import tinymodel
 
@@ -23,6 +24,16 @@ def test_what_a_step_needs(build: Callable[[], Any], source: int, target: int) -
     assert StepFlops.from_model(model).count_batch([source] * 3, [target] * 3) == pytest.approx(
         counted.get_total_flops(), rel=0.04
     )
+
+
+def test_what_a_step_of_a_causal_model_needs() -> None:
+    model = tinymodel.causal().train()
+    model.set_attn_implementation("eager")
+    arrays = PromptedExamples.from_pairs([([9] * 83, [9] * 12)] * 3).collate_batch(range(3), 999, 1, 0)
+    with FlopCounterMode(display=False) as counted:
+        model(**{name: torch.from_numpy(array) for name, array in arrays.items()}).loss.backward()
+    needed = StepFlops.from_model(model).count_batch([83] * 3, [12] * 3)
+    assert needed == pytest.approx(counted.get_total_flops(), rel=0.04)
 
 
 def test_frozen_weights_need_no_gradient_of_their_own() -> None:
