@@ -11,7 +11,8 @@ Every step leaves its result in the run's folder and is not repeated where that 
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -125,16 +126,28 @@ def _train_model(
         rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
         listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes[-1:])))
 
-    cost = train_model(
-        model,
-        train,
-        _make_settings(job, len(data.train)),
-        valid=valid,
-        on_step=report_progress,
-        checkpoint=folder / "checkpoint",
-        evaluate_every=1 / job.checks,
-    )
+    with speed_up_where_possible(model) as fast:
+        settings = _make_settings(job, len(data.train))
+        cost = train_model(
+            model,
+            train,
+            replace(settings, parts=1) if fast else settings,
+            valid=valid,
+            on_step=report_progress,
+            checkpoint=folder / "checkpoint",
+            evaluate_every=1 / job.checks,
+        )
     return model, method, cost, notes
+
+
+@contextmanager
+def speed_up_where_possible(model: "PreTrainedModel") -> Iterator[bool]:
+    """Train a LoRA of a Llama-like base with `fast_lora` where this machine can; whether it does."""
+    from gitpeft.learn.training.fast_lora import engine
+
+    possible = not engine.find_obstacle(model)
+    with engine.speed_up(model) if possible else nullcontext():
+        yield possible
 
 
 def _save_adapter(model: "PreTrainedModel", folder: Path) -> int:

@@ -17,7 +17,7 @@ from gitpeft.learn.risk.encoder import CommitText, FeatureScaling, RiskTuningSet
 from tests.support import tinymodel
 from tests.support.risk_tuning import tune_and_score
 from tests.support.riskhistory import data, history
-from tests.support.tuning import ARCHITECTURES, METHODS
+from tests.support.tuning import ARCHITECTURES, METHODS, on_side
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_an_architecture_judges_is_kept_and_loaded(
     name: str, text: str, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
     base, lesson = bases.find_base(str(folders(name))), RiskTuningSettings(epochs=6, batch=8, shown=0.5)
-    given = methods.make_method(*methods.parse_method(text))
+    given = methods.make_method(*methods.parse_method(on_side(text, base.architecture.reading_side)))
     tuned = tune_and_score(base, replace(given, lr=2e-2 if name == "plbart" else 1e-2), data(), lesson)
     cost = tuned.cost
     assert cost.steps == 30 and 0 < cost.trainable <= cost.parameters and len(cost.valid_curve) >= 8

@@ -1,0 +1,1 @@
+"""LoRA training of Llama-like models on a CPU, fast: see `engine`."""
