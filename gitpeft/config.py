@@ -42,6 +42,7 @@ class Config:
     fix_pattern: str = ""  # "": the built-in patterns
     lint: bool = True
     prefill: bool = True
+    ahead: bool = True
     quiet: bool = False
     stats: bool = True
     amend: bool = False
@@ -141,6 +142,7 @@ _SPECS = (
     SettingSpec("fixPattern", _parse_pattern, shared=False),
     SettingSpec("lint", _parse_boolean, shared=True),
     SettingSpec("prefill", _parse_boolean, shared=True),
+    SettingSpec("ahead", _parse_boolean, shared=False),
     SettingSpec("quiet", _parse_boolean, shared=True),
     SettingSpec("stats", _parse_boolean, shared=False),
     SettingSpec("amend", _parse_boolean, shared=False),

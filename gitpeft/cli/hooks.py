@@ -39,7 +39,7 @@ def install(
     from gitpeft.hooks import stubs
     from gitpeft.hooks.install import install_hooks
 
-    names = stubs.HOOK_NAMES if prefetch or risk else stubs.HOOK_NAMES[:1]
+    names = [stubs.SUGGESTION_HOOK, *([stubs.RISK_HOOK] if prefetch or risk else []), stubs.AHEAD_HOOK]
     for done in install_hooks(Repository.open(repo), strategy=strategy, hooks=names):
         print(f"{done.where}: {done.action} ({done.strategy})")
         for note in done.notes:

@@ -71,7 +71,8 @@ def _install_hooks(repository: Repository, risk: dict[str, object]) -> str:
     from gitpeft.risk.model import RISK_MODEL_KINDS
 
     said = []
-    for name in stubs.HOOK_NAMES if risk.get("kind") in RISK_MODEL_KINDS[1:] else stubs.HOOK_NAMES[:1]:
+    flags = risk.get("kind") in RISK_MODEL_KINDS[1:]
+    for name in (stubs.SUGGESTION_HOOK, *([stubs.RISK_HOOK] if flags else []), stubs.AHEAD_HOOK):
         try:
             [done] = install_hooks(repository, hooks=[name])
             said.append(" ".join((views.shorten_path(repository, done.where), done.action, *done.notes)))

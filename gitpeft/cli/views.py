@@ -257,7 +257,7 @@ def print_status(
 
 
 def _describe_hook(repository: "Repository", state: "RepositoryStatus") -> str:
-    offers = [hook for hook in state.hooks if hook.name == stubs.HOOK_NAMES[0]]
+    offers = [hook for hook in state.hooks if hook.name == stubs.SUGGESTION_HOOK]
     if not offers:
         return "not installed: run `gitpeft install`"
     if not state.enabled:
@@ -265,7 +265,8 @@ def _describe_hook(repository: "Repository", state: "RepositoryStatus") -> str:
     running = [hook for hook in offers if hook.runs]
     if not running:
         return "installed, but git does not run it: see `gitpeft doctor`"
-    return f"on ({shorten_path(repository, running[0].where)})"
+    ahead = "" if state.works_ahead else ", not working ahead"
+    return f"on ({shorten_path(repository, running[0].where)}{ahead})"
 
 
 def shorten_path(repository: "Repository", path: Path) -> str:

@@ -211,6 +211,13 @@ class Repository:
                 raise
         return self.run("diff-index", "--cached", *DIFF_OPTIONS, self.empty_tree, "--")
 
+    def read_staged_entries(self) -> bytes:
+        """The staged change as modes, object ids and paths: equal where the change is, and quick to read."""
+        return self.run(
+            *("diff", "--cached", "--raw", "--no-abbrev", "--no-renames", "--no-ext-diff"),
+            "--ignore-submodules=none",
+        )
+
     def read_commit_patch(self, rev: str) -> bytes:
         """The change of a commit against its first parent, as a patch for `parse_patch`."""
         options = ["--root", "--no-commit-id", "--diff-merges=first-parent"]

@@ -76,12 +76,18 @@ class RepositoryStatus:
     enabled: bool
     model: str
     log: tuple[str, ...]
+    ahead: bool = True
 
     @property
     def is_working(self) -> bool:
         """Whether the next commit with an editor can be offered a message."""
-        offers = [hook for hook in self.hooks if hook.name == stubs.HOOK_NAMES[0]]
+        offers = [hook for hook in self.hooks if hook.name == stubs.SUGGESTION_HOOK]
         return self.enabled and bool(self.model) and any(hook.runs for hook in offers)
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether work on a message begins as soon as something is staged."""
+        return self.ahead and any(hook.runs for hook in self.hooks if hook.name == stubs.AHEAD_HOOK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +144,15 @@ def _is_later(stamp: str, moment: float) -> bool:
 
 def read_status(repo: Repository) -> RepositoryStatus:
     """What is installed here, and whether it works. Changes nothing."""
-    place = hooks_path.find_hooks_folder(repo)
+    place, config = hooks_path.find_hooks_folder(repo), load_config(repo)
     return RepositoryStatus(
         hooks=tuple(_find_hooks(repo, place)),
         folder=place.folder,
         disabled=place.disabled,
-        enabled=load_config(repo).enabled,
+        enabled=config.enabled,
         model=read_active_id(repo.state_dir),
         log=tuple(_read_log(repo)),
+        ahead=config.ahead,
     )
 
 
@@ -170,7 +177,7 @@ def _find_hooks(repo: Repository, place: hooks_path.HooksFolder) -> Iterator[Hoo
         if managers.has_hook_line(hook_file.read_hook_text(place.folder / name), name):
             yield _describe_hook(name, found, "line", not place.disabled and _is_executable(found))
     if repo.work_tree is not None:
-        name = stubs.HOOK_NAMES[0]
+        name = stubs.SUGGESTION_HOOK
         for manager, line in managers.MANAGER_LINES.items():
             if managers.is_line_present(repo.work_tree, line):
                 runs = _is_executable(own[name]) and _runs_through_manager(place, manager, name)
@@ -255,9 +262,9 @@ def _check_git(repo: Repository, place: hooks_path.HooksFolder) -> Iterator[Doct
 def _check_hooks(
     repo: Repository, state: RepositoryStatus, place: hooks_path.HooksFolder, fix: bool, python: str
 ) -> Iterator[DoctorFinding]:
-    if not any(hook.name == stubs.HOOK_NAMES[0] for hook in state.hooks):
+    if not any(hook.name == stubs.SUGGESTION_HOOK for hook in state.hooks):
         yield DoctorFinding("not-installed", "the hook is not installed", "run `gitpeft install`")
-    if len({hook.how for hook in state.hooks if hook.name == stubs.HOOK_NAMES[0] and hook.runs}) > 1:
+    if len({hook.how for hook in state.hooks if hook.name == stubs.SUGGESTION_HOOK and hook.runs}) > 1:
         yield DoctorFinding(
             "twice", "the hook is installed in two ways", "run `gitpeft uninstall`, then install again"
         )

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gitpeft.config import load_config
 from gitpeft.errors import GitpeftError
 from gitpeft.files import hold_lock
 from gitpeft.git.repository import Repository
@@ -20,7 +21,7 @@ CONFIG_HOOKS_VERSION = (2, 54)
 
 @dataclass(frozen=True, slots=True)
 class InstalledHook:
-    """What `install` did: `action` is created, unchanged, updated or chained; git runs `where`."""
+    """What `install` did: `action` is created, unchanged, updated, chained or skipped; git runs `where`."""
 
     strategy: str
     action: str
@@ -40,12 +41,13 @@ def install_hooks(
     repo: Repository,
     *,
     strategy: str = "auto",
-    hooks: Sequence[str] = stubs.HOOK_NAMES[:1],
+    hooks: Sequence[str] = (stubs.SUGGESTION_HOOK,),
     python: str = sys.executable,
 ) -> list[InstalledHook]:
     """Install hooks for this interpreter, one result each; a second call changes nothing.
 
-    GitpeftError, with nothing changed, where a hook may not be put, or a strategy does not fit.
+    GitpeftError, with nothing changed, where a hook may not be put, or a strategy does not fit; the one that
+    works ahead, without which everything works, is then only skipped.
     """
     if strategy not in STRATEGIES:
         raise GitpeftError(f"unknown strategy {strategy!r}", f"one of {', '.join(STRATEGIES)}")
@@ -53,7 +55,8 @@ def install_hooks(
         done: dict[str, InstalledHook] = {}
         try:
             for name in hooks:
-                done[name] = _install_hook(repo, strategy, name, python)
+                install = _install_ahead_hook if name == stubs.AHEAD_HOOK else _install_hook
+                done[name] = install(repo, strategy, name, python)
         except GitpeftError:
             _undo_installation(repo, done)
             raise
@@ -80,6 +83,20 @@ def _install_hook(repo: Repository, strategy: str, name: str, python: str) -> In
     if chosen == "stub":
         return _install_as_stub(repo, name, python)
     return _install_in_manager(repo, chosen, name, python)
+
+
+def _install_ahead_hook(repo: Repository, strategy: str, name: str, python: str) -> InstalledHook:
+    """Install the hook that works ahead, or say why not. No hook manager's own lines start it."""
+    folder = hooks_path.find_hooks_folder(repo).folder
+    try:
+        if not load_config(repo).ahead:
+            raise GitpeftError("gitpeft.ahead is false")
+        if hooks_path.find_husky_root(folder):
+            raise GitpeftError("husky calls no such hook")
+        return _install_hook(repo, "auto" if strategy in managers.MANAGER_LINES else strategy, name, python)
+    except GitpeftError as error:
+        note = f"nothing is worked on ahead: {error.message}{f' ({error.hint})' if error.hint else ''}"
+        return InstalledHook(strategy, "skipped", folder / name, (note,))
 
 
 def _choose_strategy(repo: Repository, name: str) -> str:
@@ -121,7 +138,7 @@ _OVERCOMMIT_SETTINGS = f"""\
 PrepareCommitMsg:
   Gitpeft:
     enabled: true
-    command: ['sh', '-c', '{managers.format_hook_command(stubs.HOOK_NAMES[0])} "$@"', 'gitpeft']
+    command: ['sh', '-c', '{managers.format_hook_command(stubs.SUGGESTION_HOOK)} "$@"', 'gitpeft']
     description: 'Suggest a commit message'
 """
 
@@ -204,7 +221,7 @@ def _install_for_line(repo: Repository, name: str, python: str) -> InstalledHook
         "line",
         action,
         path,
-        (f"add this line to the hook that git runs:\n{managers.format_hook_line(name)}",),
+        (f"add this line to the hook {name} that git runs:\n{managers.format_hook_line(name)}",),
     )
 
 
@@ -275,9 +292,9 @@ def _remove_from_config(repo: Repository, name: str) -> bool:
 def _install_in_manager(repo: Repository, manager: str, name: str, python: str) -> InstalledHook:
     if repo.work_tree is None:
         raise GitpeftError(f"{manager} runs hooks only in a work tree", "run this in a clone with files")
-    if name != stubs.HOOK_NAMES[0]:
+    if name != stubs.SUGGESTION_HOOK:
         raise GitpeftError(
-            f"gitpeft's line for {manager} covers only {stubs.HOOK_NAMES[0]}, not the risk flag",
+            f"gitpeft's line for {manager} covers only {stubs.SUGGESTION_HOOK}, not the risk flag",
             f"run `gitpeft install` alone; for the flag, `gitpeft install --strategy line --risk` gives a"
             f" line for {manager}'s own {name}",
         )
@@ -347,7 +364,7 @@ def _uninstall_hook(repo: Repository, name: str) -> Iterator[RemovedHook]:
     for folder in hooks_path.list_hook_folders(repo):
         if _restore_chained_hook(folder, name):
             yield RemovedHook(folder / name, "restored")
-    if repo.work_tree is not None and name == stubs.HOOK_NAMES[0]:
+    if repo.work_tree is not None and name == stubs.SUGGESTION_HOOK:
         for line in managers.MANAGER_LINES.values():
             if managers.remove_line(repo.work_tree, line):
                 yield RemovedHook(repo.work_tree / line.file, "removed")

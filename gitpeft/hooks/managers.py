@@ -23,7 +23,7 @@ def format_hook_command(name: str) -> str:
 
 def format_hook_line(name: str) -> str:
     """The line for a hook in sh; only the one before a commit may stop it (`gitpeft.risk` set to `block`)."""
-    return f'{{ {format_hook_command(name)} "$@"; }} || {"exit" if name == stubs.HOOK_NAMES[1] else ":"}\n'
+    return f'{{ {format_hook_command(name)} "$@"; }} || {"exit" if name == stubs.RISK_HOOK else ":"}\n'
 
 
 def has_hook_line(content: bytes, name: str) -> bool:
@@ -36,10 +36,10 @@ _BLOCK_PATTERN = re.compile(
     rb"(?P<gap>\n?)^# >>> gitpeft(?P<notes>[a-z ]*) >>>\n.*?^# <<< gitpeft <<<\n", re.MULTILINE | re.DOTALL
 )
 
-HUSKY_LINE = format_hook_line(stubs.HOOK_NAMES[0])
+HUSKY_LINE = format_hook_line(stubs.SUGGESTION_HOOK)
 _LEFTHOOK_COMMAND = f"""\
     gitpeft:
-      run: '{format_hook_command(stubs.HOOK_NAMES[0])} {{0}}'
+      run: '{format_hook_command(stubs.SUGGESTION_HOOK)} {{0}}'
       interactive: true
 """
 LEFTHOOK_LINES = f"prepare-commit-msg:\n  commands:\n{_LEFTHOOK_COMMAND}"

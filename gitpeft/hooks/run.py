@@ -32,6 +32,12 @@ MEMORY_MB = 2048
 STOP_EXIT_CODE = 77
 """Exit code that tells the stub to stop the commit; any other failure lets it pass."""
 
+SUPERSEDED_EXIT_CODE = 75
+"""Exit code that tells the stub of working ahead that something else has been staged meanwhile."""
+
+AHEAD_SECONDS = 30.0
+"""Time for an answer on which nobody waits yet."""
+
 PROGRESS_SECONDS = 0.3
 _COMMIT_SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
 _OPT_IN_SOURCES = frozenset({"commit", "template", "squash"})
@@ -41,10 +47,15 @@ class _TimeBudgetExceeded(Exception):
     """The time budget is spent."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one hook: `prepare-commit-msg FILE [SOURCE [OBJECT]]`, `pre-commit` or `risk`.
+class _StagingSuperseded(Exception):
+    """Something else has been staged since the work on a message began."""
 
-    Returns 0 whatever happens, except `STOP_EXIT_CODE` for a flagged change where `gitpeft.risk` is `block`.
+
+def main(argv: Sequence[str]) -> int:
+    """Run one hook: `prepare-commit-msg FILE [SOURCE [OBJECT]]`, `pre-commit`, `risk` or `post-index-change`.
+
+    Returns 0 whatever happens, except `STOP_EXIT_CODE` for a flagged change where `gitpeft.risk` is `block`,
+    and `SUPERSEDED_EXIT_CODE` where working ahead was given up.
     """
     _reset_process_state()
     try:
@@ -55,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
             signal.setitimer(signal.ITIMER_REAL, 0)  # what is said below may not be cut short
     except NothingStagedError:
         pass
+    except _StagingSuperseded:
+        return SUPERSEDED_EXIT_CODE
     except _TimeBudgetExceeded:
         what = "no risk score" if list(argv[:1]) == ["risk"] else "no suggestion"
         _report_problem(f"{what} within the time allowed (gitpeft.timeoutMs)")
@@ -100,6 +113,8 @@ def _dispatch_hook(argv: list[str]) -> int:
         return run_risk_check()
     if argv[:1] == ["pre-commit"]:
         run_prefetch()
+    elif argv[:1] == ["post-index-change"]:
+        run_ahead()
     elif argv[:1] == ["prepare-commit-msg"]:
         run_prepare_commit_msg(argv[1:])
     else:
@@ -169,9 +184,12 @@ def _suggest_messages(repo: Repository, config: Config, source: str, trace: Hook
     )
     base = _find_amend_base(repo) if source == "commit" else ""
     try:
-        return service.suggest_for_staged(repo, config, limits, trace, base=base).messages
+        offer = service.suggest_for_staged(repo, config, limits, trace, base=base)
     finally:
         progress.clear_line()
+    if offer.problem:
+        _append_to_log(_format_problem(f"{offer.problem}, an earlier message was offered instead"))
+    return offer.messages
 
 
 def _load_risk_notes(repo: Repository) -> list[str]:
@@ -242,6 +260,55 @@ def run_prefetch() -> None:
     service.prefetch_suggestions(repo, config, limits)
 
 
+def run_ahead() -> None:
+    """Compute a suggestion for what was just staged, in the background; given up when that changes again.
+
+    Nothing is logged: what fails here fails again, with a line, when somebody commits.
+    """
+    from gitpeft.suggest import service
+
+    os.closerange(3, 256)  # what the caller of git left open, such as a lock, is not held here
+    try:
+        os.setsid()
+    except OSError:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, AHEAD_SECONDS + 5)
+    repo = Repository.open()
+    config = load_config(repo)
+    if not (config.enabled and config.ahead) or repo.find_editor() in NON_EDITORS:
+        return
+    watch = _StagingWatch(repo)
+    limits = service.SuggestionLimits(
+        time.monotonic() + AHEAD_SECONDS, config.memory_mb, watch.stop_if_changed
+    )
+    service.prefetch_suggestions(repo, config, limits)
+
+
+class _StagingWatch:
+    """Notices when something else is staged; that git only refreshes the index is no reason to stop."""
+
+    def __init__(self, repo: Repository) -> None:
+        self._repo = repo
+        self._index = repo.git_dir / "index"
+        self._written = self._find_write_time()
+        self._staged = repo.read_staged_entries()
+
+    def stop_if_changed(self) -> None:
+        """Raise _StagingSuperseded when the staged change is no longer the first one."""
+        written = self._find_write_time()
+        if written == self._written:
+            return
+        self._written = written
+        if self._repo.read_staged_entries() != self._staged:
+            raise _StagingSuperseded
+
+    def _find_write_time(self) -> int:
+        try:
+            return self._index.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+
 def run_risk_check() -> int:
     """Print what makes the staged change risky, if it is flagged; returns 77 where that stops the commit."""
     trace = HookTrace()
@@ -281,12 +348,16 @@ class _HookOutput:
 
 def _report_problem(text: str) -> None:
     """One line in the log, and the first one on the terminal too."""
-    line = format_as_line(text.replace("the time allowed", f"{_HookOutput.timeout_ms} ms"))
+    line = _format_problem(text)
     _append_to_log(line)
     if _HookOutput.quiet or _HookOutput.said:
         return
     _HookOutput.said = True
     _print_to_terminal(f"gitpeft: {line}\n")
+
+
+def _format_problem(text: str) -> str:
+    return format_as_line(text.replace("the time allowed", f"{_HookOutput.timeout_ms} ms"))
 
 
 def _print_to_terminal(text: str) -> None:

@@ -7,8 +7,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-HOOK_NAMES = ("prepare-commit-msg", "pre-commit")
-"""The hooks there are; the first is the one that `install` puts in unless told otherwise."""
+SUGGESTION_HOOK, RISK_HOOK, AHEAD_HOOK = HOOK_NAMES = (
+    "prepare-commit-msg",
+    "pre-commit",
+    "post-index-change",
+)
+"""The hooks there are: one offers a message, one flags risk, one works ahead when something is staged."""
 
 CHAINED_SUFFIX = ".gitpeft-chained"
 """Ending of the name under which a hook that was there before is kept."""

@@ -1,8 +1,8 @@
 """The child process that runs a model: fork, pipes, deadline, and what is reported when the child fails.
 
 The child is forked before anything heavy is imported. It loads the model while its parent still asks git
-what changed; then it reads one request and writes one answer. A crash, an endless loop or exhausted memory
-ends the child only.
+what changed; then it reads one request and writes its answer, after a preliminary one where it has that. A
+crash, an endless loop or exhausted memory ends the child only.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +21,20 @@ from gitpeft.runtime import sandbox
 ANSWER_LIMIT = 256 << 10
 """Bytes of the longest answer; a child that writes more is killed."""
 
+PRELIMINARY_SECONDS = 0.1
+"""How long before the deadline a preliminary answer is taken, so that there is time to use it."""
+
 _POLL_SECONDS = 0.05
 _READ_BYTES = 64 << 10
 
-RequestHandler = Callable[[dict[str, object]], Mapping[str, object]]
-"""From a request to its answer; the values of both are what JSON can hold."""
+RequestHandler = Callable[[dict[str, object]], Mapping[str, object] | Iterator[Mapping[str, object]]]
+"""From a request to its answer, after any number of others that set `PRELIMINARY`.
+
+The values of all are what JSON can hold.
+"""
+
+PRELIMINARY = "preliminary"
+"""The key that marks an answer as one to fall back on when the real one does not come."""
 
 HandlerFactory = Callable[[Path], RequestHandler]
 """Loads a handler from a state directory; called in the child."""
@@ -41,7 +50,10 @@ class _ChildLimits:
 
 
 class Worker:
-    """A sandboxed child of this process. Used as a context manager, it never outlives the block."""
+    """A sandboxed child of this process. Used as a context manager, it never outlives the block.
+
+    `problem` says, after an answer, why it is only a preliminary one; "" where it is not.
+    """
 
     def __init__(
         self,
@@ -58,9 +70,12 @@ class Worker:
         self.deadline = deadline
         self._late = f"{missing} within the time allowed (gitpeft.timeoutMs)"
         self._answered = False
+        self._preliminary: dict[str, object] | None = None
+        self.problem = ""
         child_reads, self._request_pipe = os.pipe()
         self._answer_pipe, child_writes = os.pipe()
         seconds = max(0.05, deadline - time.monotonic())
+        self._margin = min(PRELIMINARY_SECONDS, seconds / 10)
         limits = _ChildLimits(seconds, memory_mb, os.getpid())
         self.pid = os.fork()
         if self.pid == 0:
@@ -102,18 +117,33 @@ class Worker:
     ) -> dict[str, object]:
         """Send the request and wait for the answer; `waiting` is called about every 50 ms meanwhile.
 
-        GitpeftError when the child is late, answers too much, dies, or reports an error of its own.
+        When the child is late, answers too much, dies, or reports an error of its own, `problem` is set and
+        its preliminary answer returned; GitpeftError where there is none.
         """
         self._send_request(json.dumps(request).encode())
-        raw = self._receive_answer(waiting)
         try:
-            answer = json.loads(raw)
-        except ValueError:
-            raise GitpeftError(self._explain_failure()) from None
-        if not isinstance(answer, dict) or "error" in answer:
-            problem = answer.get("error") if isinstance(answer, dict) else None
-            raise GitpeftError(str(problem or "the model gave no answer")[:300])
-        return answer
+            return self._read_answer(waiting)
+        except GitpeftError as error:
+            if self._preliminary is None:
+                raise
+            self.problem = error.message
+            return self._preliminary
+
+    def _read_answer(self, waiting: Callable[[], None]) -> dict[str, object]:
+        """The answer; a preliminary one is kept meanwhile."""
+        for raw in self._receive_lines(waiting):
+            try:
+                answer = json.loads(raw)
+            except ValueError:
+                break
+            if not isinstance(answer, dict) or "error" in answer:
+                problem = answer.get("error") if isinstance(answer, dict) else None
+                raise GitpeftError(str(problem or "the model gave no answer")[:300])
+            if not answer.get(PRELIMINARY):
+                self._answered = True
+                return answer
+            self._preliminary = answer
+        raise GitpeftError(self._explain_failure())
 
     def _send_request(self, request: bytes) -> None:
         try:
@@ -123,10 +153,11 @@ class Worker:
         os.close(self._request_pipe)
         self._request_pipe = -1
 
-    def _receive_answer(self, waiting: Callable[[], None]) -> bytes:
-        raw = b""
+    def _receive_lines(self, waiting: Callable[[], None]) -> Iterator[bytes]:
+        """Each line as it comes, the last one also without its end."""
+        raw, total = b"", 0
         while True:
-            left = self.deadline - time.monotonic()
+            left = self.deadline - time.monotonic() - (self._margin if self._preliminary else 0)
             if left <= 0:
                 self.kill()
                 raise GitpeftError(self._late)
@@ -134,13 +165,15 @@ class Worker:
                 waiting()
                 continue
             part = os.read(self._answer_pipe, _READ_BYTES)
-            raw += part
-            if len(raw) > ANSWER_LIMIT:
+            total += len(part)
+            if total > ANSWER_LIMIT:
                 self.kill()
                 raise GitpeftError(f"the model answered too much (over {ANSWER_LIMIT >> 10} KiB)")
-            if not part or part.endswith(b"\n"):  # the pipe itself ends only when the child has exited
-                self._answered = bool(part)
-                return raw
+            *lines, raw = (raw + part).split(b"\n")
+            yield from lines
+            if not part:
+                yield raw
+                return
 
     def _explain_failure(self) -> str:
         """Why there is no answer, from the way the child ended."""
@@ -169,9 +202,10 @@ def _run_child(prepare: Callable[[], RequestHandler], pipes: tuple[int, int], li
             signal.signal(number, signal.SIG_DFL)
         os.chdir("/")
         sandbox.restrict_process(limits.seconds + 0.5, limits.memory_mb, limits.parent)
-        raw = json.dumps(_serve_request(prepare, request_pipe)).encode() + b"\n"
-        while raw:
-            raw = raw[os.write(answer_pipe, raw) :]
+        for answer in _produce_answers(prepare, request_pipe):
+            raw = json.dumps(answer).encode() + b"\n"
+            while raw:
+                raw = raw[os.write(answer_pipe, raw) :]
         code = 0
     finally:
         os._exit(code)
@@ -190,21 +224,30 @@ def _detach_descriptors(kept: set[int]) -> None:
                 pass
 
 
-def _serve_request(prepare: Callable[[], RequestHandler], request_pipe: int) -> dict[str, object]:
-    """The answer to one request, with the time (Unix seconds) of each step; {"error": …} when it failed."""
-    started = time.time()
+def _produce_answers(
+    prepare: Callable[[], RequestHandler], request_pipe: int
+) -> Iterator[Mapping[str, object]]:
+    """The answers to one request; the last one is {"error": …} when it failed."""
     try:
-        handler = prepare()  # now: the parent has not sent the request yet
-        loaded = time.time()
-        with open(request_pipe, "rb") as pipe:
-            request = json.loads(pipe.read())
-        requested = time.time()
-        answer = handler(request)
+        yield from _serve_request(prepare, request_pipe)
     except GitpeftError as error:
-        return {"error": f"{error.message}{f' ({error.hint})' if error.hint else ''}"}
+        yield {"error": f"{error.message}{f' ({error.hint})' if error.hint else ''}"}
     except MemoryError:
-        return {"error": "not enough memory for the model (gitpeft.memoryMb)"}
+        yield {"error": "not enough memory for the model (gitpeft.memoryMb)"}
     except Exception as error:  # whatever a damaged model raises; its text could hold anything
-        return {"error": f"the model failed ({type(error).__name__})"}
-    times = {"started": started, "loaded": loaded, "requested": requested, "answered": time.time()}
-    return {**answer, **times}
+        yield {"error": f"the model failed ({type(error).__name__})"}
+
+
+def _serve_request(
+    prepare: Callable[[], RequestHandler], request_pipe: int
+) -> Iterator[Mapping[str, object]]:
+    """Preliminary answers, then the answer, with the time (Unix seconds) of each step."""
+    started = time.time()
+    handler = prepare()  # now: the parent has not sent the request yet
+    loaded = time.time()
+    with open(request_pipe, "rb") as pipe:
+        request = json.loads(pipe.read())
+    times = {"started": started, "loaded": loaded, "requested": time.time()}
+    answers = handler(request)
+    for answer in [answers] if isinstance(answers, Mapping) else answers:
+        yield {**answer, **times, "answered": time.time()}

@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from gitpeft.files import replace_file
+from gitpeft.files import remove_file, replace_file
 from gitpeft.suggest.suggestion import Suggestion
 
 MAX_ANSWERS = 32
@@ -69,20 +70,50 @@ def _prune_cache(folder: Path) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def claim_key(state_dir: Path, key: str) -> Path | None:
-    """Mark a key as being worked on by this process; the mark's file, or None if it cannot be written."""
-    mark = state_dir / "answers" / f"{key}.busy"
+@contextmanager
+def hold_claim(state_dir: Path, key: str) -> Iterator[bool]:
+    """Claim a key while this process works on it, so that no other does the same work.
+
+    The context is False where another process has claimed it, or where no claim can be written.
+    """
+    mark = _get_claim_path(state_dir, key)
+    claimed = _create_claim(mark) or (not is_claimed(state_dir, key) and _replace_claim(mark))
+    try:
+        yield claimed
+    finally:
+        if claimed:
+            remove_file(mark)
+
+
+def _get_claim_path(state_dir: Path, key: str) -> Path:
+    return state_dir / "answers" / f"{key}.busy"
+
+
+def _replace_claim(mark: Path) -> bool:
+    """Take over the claim of a process that was killed."""
+    remove_file(mark)
+    return _create_claim(mark)
+
+
+def _create_claim(mark: Path) -> bool:
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(str(os.getpid()))
+        descriptor = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     except OSError:
-        return None
-    return mark
+        return False
+    try:
+        os.write(descriptor, str(os.getpid()).encode())
+    except OSError:
+        remove_file(mark)
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def is_claimed(state_dir: Path, key: str) -> bool:
     """Whether another process, which is still alive, works on a key."""
-    mark = state_dir / "answers" / f"{key}.busy"
+    mark = _get_claim_path(state_dir, key)
     try:
         if abs(time.time() - mark.stat().st_mtime) > CLAIM_SECONDS:
             return False  # killed long ago, and the system may have given its id to another process

@@ -8,7 +8,7 @@ neither on the command nor on the number of messages asked for.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.errors import NothingStagedError as NothingStagedError
 from gitpeft.git.repository import DIFF_OPTIONS, Repository
 from gitpeft.lazy import lazy_dataclass, replace_fields
-from gitpeft.runtime.worker import RequestHandler, Worker
+from gitpeft.runtime.worker import PRELIMINARY, RequestHandler, Worker
 from gitpeft.suggest import cache, recent_exemplars
 from gitpeft.suggest.suggestion import Suggestion
 from gitpeft.trace import HookTrace
@@ -70,10 +70,14 @@ class SuggestionRequest:
 
 @lazy_dataclass(frozen=True, slots=True)
 class Offer:
-    """Suggestions that may be offered for a change, best first."""
+    """Suggestions that may be offered for a change, best first.
+
+    `problem` says why the model has no part in them: it was late, or failed. They are retrieved ones then.
+    """
 
     suggestions: list[Suggestion]
     request: SuggestionRequest
+    problem: str = ""
 
     @property
     def messages(self) -> list[str]:
@@ -160,7 +164,8 @@ def suggest_for_staged(
 
     They come from the cache, or from the model in a sandboxed child. The child starts before git is asked for
     the staged change, because loading the model takes longer; but not if a pre-commit stage has probably left
-    the suggestions in the cache. GitpeftError when there is no model, or it fails or is late.
+    the suggestions in the cache. Where the model fails or is late, earlier messages are offered; GitpeftError
+    when none can be, or there is no model.
     """
     state, model = repo.state_dir, read_active_id(repo.state_dir)
     if not model:
@@ -173,18 +178,23 @@ def suggest_for_staged(
         facts = postprocess.gather_facts(repo, config, request.change)
         trace.mark_step("change")
         key = request.get_cache_key(model)
-        suggestions = _wait_for_cached(state, key, limits)
+        suggestions, problem = _wait_for_cached(state, key, limits), ""
         if suggestions is not None:
             trace.mark_step("cached")
         else:
             worker = worker or _start_worker(state, limits)
-            suggestions = _ask_worker(repo, worker, request, limits, trace)
-            _store_suggestions(state, key, suggestions)
+            with cache.hold_claim(state, key):
+                suggestions, problem = _ask_worker(repo, worker, request, limits, trace)
+                if not problem:
+                    _store_suggestions(state, key, suggestions)
     finally:
         if worker is not None:
             worker.kill()
     shown = wanted or 1 + config.alternatives
-    return Offer(postprocess.select_suggestions(suggestions, facts, shown, _count_asked(config, 0)), request)
+    chosen = postprocess.select_suggestions(suggestions, facts, shown, _count_asked(config, 0))
+    if problem and not chosen:
+        raise GitpeftError(problem)
+    return Offer(chosen, request, problem)
 
 
 def suggest_for_commit(
@@ -200,13 +210,17 @@ def suggest_for_commit(
     sha = repo.resolve_commit(rev)
     request = build_commit_request(repo, config, wanted, sha)
     since = recent_exemplars.refresh_recent_commits(repo, suggester.bundle.newest_commit, request.after)
-    suggestions = _ask_model(suggester, repo.state_dir, request, since, sha) if request.change else []
+    _index_recent_commits(suggester, repo.state_dir, since, sha)
+    suggestions = _ask_model(suggester, request, sha) if request.change else []
     facts = replace_fields(postprocess.gather_facts(repo, config, request.change), branch="")
     return Offer(postprocess.select_suggestions(suggestions, facts, wanted, _count_asked(config, 0)), request)
 
 
 def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLimits) -> None:
-    """Compute the suggestions that the hook will need for the staged change, and store them in the cache."""
+    """Compute the suggestions that the hook will need for the staged change, and store them in the cache.
+
+    Nothing is done where they are there already, or where another process is at work on them.
+    """
     state, model = repo.state_dir, read_active_id(repo.state_dir)
     if not model:
         return
@@ -216,23 +230,26 @@ def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLim
     key = request.get_cache_key(model)
     if cache.load_cached_suggestions(state, key) is not None:
         return
-    mark = cache.claim_key(state, key)
-    try:
+    with cache.hold_claim(state, key) as claimed:
+        if not claimed:
+            return
         with _start_worker(state, limits) as worker:
-            suggestions = _ask_worker(repo, worker, request, limits, HookTrace())
-            cache.store_cached_suggestions(state, key, suggestions)
-    finally:
-        if mark:
-            mark.unlink(missing_ok=True)
+            suggestions, problem = _ask_worker(repo, worker, request, limits, HookTrace())
+            if not problem:
+                cache.store_cached_suggestions(state, key, suggestions)
 
 
 # --- the cache ----------------------------------------------------------------------------------------------
 
 
 def _wait_for_cached(state: Path, key: str, limits: SuggestionLimits) -> list[Suggestion] | None:
-    """The suggestions in the cache, after waiting for a pre-commit stage that still computes them."""
+    """The suggestions in the cache, after waiting for another process that still computes them.
+
+    Waits for half of the time at most: one that works ahead gives way to everything else on a busy machine.
+    """
     suggestions = cache.load_cached_suggestions(state, key)
-    while suggestions is None and cache.is_claimed(state, key) and time.monotonic() < limits.deadline:
+    until = (time.monotonic() + limits.deadline) / 2
+    while suggestions is None and cache.is_claimed(state, key) and time.monotonic() < until:
         limits.waiting()
         time.sleep(0.01)
         suggestions = cache.load_cached_suggestions(state, key)
@@ -266,8 +283,11 @@ def _start_worker(state: Path, limits: SuggestionLimits) -> Worker:
 
 def _ask_worker(
     repo: Repository, worker: Worker, request: SuggestionRequest, limits: SuggestionLimits, trace: HookTrace
-) -> list[Suggestion]:
-    """Send a request to the child; the newest commits are read here while it still loads the model."""
+) -> tuple[list[Suggestion], str]:
+    """Send a request to the child; the newest commits are read here while it still loads the model.
+
+    Returns the suggestions and what kept the model from them, "" for nothing.
+    """
     since = recent_exemplars.refresh_recent_commits(
         repo, _find_newest_known_commit(repo.state_dir), request.after
     )
@@ -277,7 +297,8 @@ def _ask_worker(
     for step in ("started", "loaded", "requested", "answered", "timings"):
         trace.mark_step(step, answer.get(step))
     rows = answer.get("suggestions")
-    return (cache.parse_suggestions(rows) if isinstance(rows, list) else None) or []
+    suggestions = (cache.parse_suggestions(rows) if isinstance(rows, list) else None) or []
+    return suggestions, worker.problem
 
 
 def _find_newest_known_commit(state: Path) -> str:
@@ -296,27 +317,33 @@ def load_message_handler(state_dir: Path) -> RequestHandler:
     suggester = open_active_suggester(state_dir)
     suggester.prepare()
 
-    def handle_request(data: Mapping[str, object]) -> dict[str, object]:
+    def handle_request(data: Mapping[str, object]) -> Iterator[dict[str, object]]:
         since = data.get("since")
         shas = [str(sha) for sha in since] if isinstance(since, list) else []
-        suggestions = _ask_model(suggester, state_dir, SuggestionRequest.from_dict(data), shas)
-        return {"suggestions": [one.to_row() for one in suggestions], "timings": suggester.timings}
+        request = SuggestionRequest.from_dict(data)
+        _index_recent_commits(suggester, state_dir, shas)
+        if suggester.generates:  # something to offer should the model take too long
+            found = suggester.suggest_retrieved(
+                request.change, request.previous, request.n, least=request.least / 100
+            )
+            yield {PRELIMINARY: True, "suggestions": [one.to_row() for one in found]}
+        suggestions = _ask_model(suggester, request)
+        yield {"suggestions": [one.to_row() for one in suggestions], "timings": suggester.timings}
 
     return handle_request
 
 
-def _ask_model(
-    suggester: "Suggester",
-    state_dir: Path,
-    request: SuggestionRequest,
-    since: Sequence[str],
-    before: str | None = None,
-) -> list[Suggestion]:
-    """The model's suggestions, best first; the commits `since` its training may be exemplars too.
-
-    For an earlier commit (`before`) only the commits before it are exemplars.
-    """
+def _index_recent_commits(
+    suggester: "Suggester", state_dir: Path, since: Sequence[str], before: str | None = None
+) -> None:
+    """Make exemplars of the commits `since` the model's training; for an earlier commit, of no others."""
     if since or before is not None:
         suggester.index_recent_commits(recent_exemplars.load_recent_entries(state_dir, since))
+
+
+def _ask_model(
+    suggester: "Suggester", request: SuggestionRequest, before: str | None = None
+) -> list[Suggestion]:
+    """The model's suggestions, best first; for an earlier commit (`before`) from commits before it."""
     least = request.least / 100
     return suggester.suggest(request.change, request.previous, request.n, least=least, before=before)

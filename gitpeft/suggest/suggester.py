@@ -83,8 +83,18 @@ class Suggester:
         message needs. If the index contains the commit `before`, only earlier commits are retrieved. A `seed`
         samples other wordings, the same ones for the same seed.
         """
-        generate = self._reranker.mode != RETRIEVED
-        candidates = self.collect_candidates(change, previous, generate=generate, before=before, seed=seed)
+        candidates = self.collect_candidates(
+            change, previous, generate=self.generates, before=before, seed=seed
+        )
+        return self._choose_best(candidates, n, least)
+
+    def suggest_retrieved(
+        self, change: str, previous: str, n: int = 1, *, least: float = 0.0
+    ) -> list[Suggestion]:
+        """The same from earlier messages alone, in a few milliseconds: the model is not waited for."""
+        return self._choose_best(self.collect_candidates(change, previous, generate=False), n, least)
+
+    def _choose_best(self, candidates: Sequence[MessageCandidate], n: int, least: float) -> list[Suggestion]:
         ranked = [pair for pair in self._reranker.rank_candidates(candidates) if pair[0] >= least]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in ranked[:n]]
 
@@ -97,7 +107,12 @@ class Suggester:
 
     def prepare(self) -> None:
         """Load now what the first request would load."""
-        self._load_missing(self._reranker.mode != RETRIEVED and self._has_model)
+        self._load_missing(self.generates)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model has a part in what is suggested; else suggestions are earlier messages."""
+        return self._reranker.mode != RETRIEVED and self._has_model
 
     def collect_candidates(
         self,

@@ -136,6 +136,21 @@ def test_d2_a_bare_path_as_a_gui_has_it(hooked: Hooked) -> None:
 # --- D3, D4: time, memory, crashes ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("behaviour", [f"sleep:{LONG}", "segfault", "memory", "exit:3"])
+def test_d3_d4_without_the_model_an_earlier_message_is_offered(hooked: Hooked, behaviour: str) -> None:
+    """It is not taken for the model's: the next commit asks again."""
+    hooked.repo.git("config", "gitpeft.timeoutMs", "3000")
+    hooked.repo.git("config", "gitpeft.memoryMb", "512")
+    found = {"STANDIN_RETRIEVED": "Accept tabs too|Read tabs"}
+    done = hooked.git("commit", edit=':>"$file"', env={"STANDIN": behaviour, **found})
+    assert hooked.seen().startswith("Accept tabs too\n"), done.stderr
+    assert b"gitpeft" not in done.stderr
+    assert "an earlier message was offered instead" in hooked.log()
+    assert eventually(lambda: not processes_of(hooked))
+    hooked.git("commit", env=found)
+    assert hooked.message() == SUGGESTION
+
+
 @pytest.mark.parametrize("behaviour", ["loop", f"sleep:{LONG}"])
 def test_d3_a_model_that_takes_too_long_is_ended(hooked: Hooked, behaviour: str) -> None:
     hooked.repo.git("config", "gitpeft.timeoutMs", "400")

@@ -30,6 +30,8 @@ ANSWERS: dict[str, Any] = json.loads((WRITTEN / "answers.json").read_text())
 MODEL = hashlib.sha256((WRITTEN / "bundle" / "manifest.json").read_bytes()).hexdigest()
 PLACEHOLDER = "/opt/gitpeft/bin/python"
 COMMITS = 120
+OLD_HOOKS = (stubs.SUGGESTION_HOOK, stubs.RISK_HOOK)
+"""The hooks that there were then."""
 
 
 def old_stub(name: str, python: str) -> str:
@@ -75,7 +77,7 @@ def upgraded(template: Repo, tmp_path: Path) -> Repo:
 def committing(upgraded: Repo, python: str, tmp_path: Path) -> Hooked:
     """Both hooks as that commit installed them."""
     hooked = Hooked.with_editor(upgraded, python, tmp_path / "tools")
-    for name in stubs.HOOK_NAMES:
+    for name in OLD_HOOKS:
         script(hooked.hook.with_name(name), old_stub(name, python))
     return hooked
 
@@ -88,7 +90,7 @@ def codes(gitpeft: Call, repo: Repo) -> set[str]:
 # --- hooks ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", stubs.HOOK_NAMES)
+@pytest.mark.parametrize("name", OLD_HOOKS)
 def test_an_installed_stub_is_known_as_ours_and_intact(name: str) -> None:
     raw = (WRITTEN / "hooks" / name).read_bytes()
     assert stubs.recognise_stub(raw) == stubs.Stub(1, PLACEHOLDER, True)
@@ -115,7 +117,7 @@ def test_the_stub_before_a_commit_flags_it(committing: Hooked) -> None:
 def test_doctor_and_status_find_the_installed_hooks_in_order(committing: Hooked, gitpeft: Call) -> None:
     assert codes(gitpeft, committing.repo) == set()
     hooks = json.loads(gitpeft("status", "--repo", committing.repo.path, "--json").out)["hooks"]
-    assert {hook["name"] for hook in hooks if hook["runs"]} == set(stubs.HOOK_NAMES)
+    assert {hook["name"] for hook in hooks if hook["runs"]} == set(OLD_HOOKS)
 
 
 def test_installing_again_leaves_or_renews_the_stub(committing: Hooked) -> None:
@@ -127,6 +129,19 @@ def test_installing_again_leaves_or_renews_the_stub(committing: Hooked) -> None:
     [moved] = install_hooks(repository, python="/new/python")
     assert moved.action == "updated"
     assert stubs.recognise_stub(committing.hook.read_bytes()) == stubs.Stub(1, "/new/python", True)
+
+
+def test_installing_again_adds_the_hook_that_works_ahead(committing: Hooked, gitpeft: Call) -> None:
+    there = ("--repo", committing.repo.path)
+    assert "not working ahead" in gitpeft("status", *there).out
+    before = {name: committing.hook.with_name(name).read_bytes() for name in OLD_HOOKS}
+    done = gitpeft("install", "--risk", *there)
+    assert done.code == 0, done.said
+    after = {name: stubs.recognise_stub(committing.hook.with_name(name).read_bytes()) for name in OLD_HOOKS}
+    assert set(before) == {name for name, stub in after.items() if stub and stub.intact}
+    assert committing.hook.with_name(stubs.AHEAD_HOOK).read_bytes() == stubs.render_stub(stubs.AHEAD_HOOK)
+    assert "not working ahead" not in gitpeft("status", *there).out
+    assert codes(gitpeft, committing.repo) == set()
 
 
 def test_uninstall_takes_the_installed_stubs_out(committing: Hooked, gitpeft: Call) -> None:

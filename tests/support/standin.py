@@ -1,7 +1,8 @@
 """Stands in for `gitpeft.suggest.suggester` in the interpreters that `support.hooking.make_python` makes.
 
-The environment variable STANDIN says what the model does; the default is to answer at once. Only an
-interpreter that a test made imports this: nothing in the package knows of it.
+The environment variable STANDIN says what the model does; the default is to answer at once. STANDIN_RETRIEVED
+holds earlier messages that are found before that, with `|` between them. Only an interpreter that a test made
+imports this: nothing in the package knows of it.
 """
 
 import ctypes
@@ -20,12 +21,17 @@ class Model:
     """Gives the same messages to every change."""
 
     timings: ClassVar[dict[str, float]] = {}
+    generates = True
 
     def prepare(self) -> None:
         pass
 
     def index_recent_commits(self, since: object) -> None:
         pass
+
+    def suggest_retrieved(self, change: str, previous: str, n: int, *, least: float) -> list[Suggestion]:
+        found = os.environ.get("STANDIN_RETRIEVED", "")
+        return [Suggestion(message, 0.1, "retrieved") for message in found.split("|")[:n] if message]
 
     def suggest(
         self, change: str, previous: str, n: int, *, least: float, before: object = None
