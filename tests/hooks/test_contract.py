@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-COUNTS = {"A": 18, "B": 14, "C": 14, "D": 10, "E": 17, "F": 7, "G": 4, "H": 8, "I": 5}
+COUNTS = {"A": 18, "B": 14, "C": 14, "D": 10, "E": 17, "F": 7, "G": 4, "H": 8, "I": 5, "J": 12}
 IDS = [f"{group}{n}" for group, last in COUNTS.items() for n in range(1, last + 1)]
-ROW = re.compile(r"^\| ([A-I]\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| ([A-J]\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
 def rows() -> dict[str, str]:

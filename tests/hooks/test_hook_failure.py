@@ -20,7 +20,7 @@ from gitpeft.hooks.stubs import render_stub
 from gitpeft.runtime.worker import RequestHandler, Worker
 from gitpeft.suggest import cache, service
 from tests.support.gitrepo import Repo
-from tests.support.hooking import SUGGESTION, Hooked, make_python, script
+from tests.support.hooking import SUGGESTION, Hooked, eventually, make_python, script
 
 MINE = 'echo mine >"$file"'
 LONG = 60
@@ -35,16 +35,6 @@ def nothing_offered(hooked: Hooked, done: subprocess.CompletedProcess[bytes], re
     assert len(said) == 1 and reason in said[0], done.stderr
     assert "\x1b" not in said[0] and "Traceback" not in done.stderr.decode()
     assert eventually(lambda: not processes_of(hooked))
-
-
-def eventually(true: Callable[[], object], seconds: float = 20) -> bool:
-    """Whether something comes true in time; on a busy machine everything takes longer."""
-    until = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def processes_of(hooked: Hooked) -> list[str]:

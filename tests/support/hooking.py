@@ -11,7 +11,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,6 +196,16 @@ class Hooked:
             timeout=timeout,
             check=False,
         )
+
+
+def eventually(true: Callable[[], object], seconds: float = 20) -> bool:
+    """Whether something comes true in time; on a busy machine everything takes longer."""
+    until = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def listing(folder: Path, *left_out: str) -> dict[str, tuple[int, bytes]]:
