@@ -9,8 +9,10 @@ BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE = (
     "config.json",
     "tokenizer.json",
 )
-ONNX_FOLDER = "onnx"
-"""The folder, inside a base's, of its ONNX files."""
+ONNX_FOLDER, BASE_ADAPTER_FOLDER = "onnx", "adapter"
+"""The folders, inside a base's, of its ONNX files, and of an adapter that belongs to it."""
+
+_ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def find_embedded_base() -> Path:
@@ -23,10 +25,14 @@ def find_embedded_base() -> Path:
 def compute_base_digest(folder: Path) -> str:
     """The SHA-256, in hexadecimal, of the SHA-256 digests of a base's weights, configuration and tokenizer.
 
+    That of its own adapter's weights follows where it has one.
+
     OSError when one of the files cannot be read.
     """
     total = hashlib.sha256()
-    for name in (BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE):
-        with (folder / name).open("rb") as file:
+    paths = [folder / name for name in (BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE)]
+    adapter = folder / BASE_ADAPTER_FOLDER / _ADAPTER_WEIGHTS_FILE
+    for path in [*paths, *([adapter] if adapter.is_file() else [])]:
+        with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

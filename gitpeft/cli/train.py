@@ -214,14 +214,23 @@ def build_base(
         Path | None, typer.Option(help="Folder for intermediate results; default: OUT/work.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="A table [profile.NAME] of the recipe, such as gpu, over its other settings.")
+    ] = "",
 ) -> None:
-    """Train a base model from random weights, as a recipe says.
+    """Train a base model from random weights, or the adapter of a pretrained one, as a recipe says.
 
     Interrupted, the same command continues where it was.
     """
     with session.explain_resuming(), session.show_progress(False) as listen:
-        from gitpeft.learn.pretraining import build
+        from gitpeft.learn.pretraining import adapter_build, build
 
-        made = build.PretrainingRecipe.load(recipe)
-        build.pretrain_base(made, corpus, work or out / "work", out, listen, device)
-    print(f"the base is in {out}")
+        work = work or out / "work"
+        if adapter_build.is_adapter_recipe(recipe):
+            wanted = adapter_build.AdapterRecipe.load(recipe, profile)
+            finished = adapter_build.build_adapter(wanted, corpus, work, out, listen, device)
+        else:
+            made = build.PretrainingRecipe.load(recipe)
+            build.pretrain_base(made, corpus, work, out, listen, device)
+            finished = True
+    print(f"the base is in {out}" if finished else "stopped: the same command continues from the checkpoint")

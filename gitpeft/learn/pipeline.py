@@ -386,7 +386,7 @@ def _list_milder_variants(run: _Run, tuned: BundleDraft) -> dict[str, Callable[[
 
 def _export_half_tuned(run: _Run, tuned: BundleDraft) -> BundleDraft:
     job = make_training_job(run.plan)
-    folder = finetune.scale_adapter(run.folder, HALF_STRENGTH)
+    folder = finetune.scale_adapter(run.folder, HALF_STRENGTH, job.base.find_start(job.method))
     exported = finetune.export_run(job.base, job.method, run.data, folder)
     return _complete_draft(tuned, folder, exported, strength=HALF_STRENGTH)
 

@@ -135,7 +135,7 @@ class MessageTaskPart:
         from gitpeft.bundle import bundle as bundles
         from gitpeft.learn.models import architectures, methods
 
-        model = methods.load_merged_model(job.base.load(), method, folder / bundles.ADAPTER_FOLDER)
+        model = methods.load_merged_model(job.base.load_for(method), method, folder / bundles.ADAPTER_FOLDER)
         stack: nn.Module = architectures.get_reading_stack(model)
         return stack
 

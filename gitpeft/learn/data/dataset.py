@@ -88,6 +88,8 @@ def build_example_index(examples: Sequence[Example]) -> CommitIndex:
 def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> tuple[list[int], list[int]]:
     """Source and target ids of an example: the input, and the message with what ends it."""
     source = render_change(example.change, example.like, example.previous, budget, codec)
+    if budget.layout == "prompt":
+        source = source[:-1]  # its last token starts the message
     written = codec.encode_message(example.message, budget.layout)[:MAX_MESSAGE_TOKENS]
     return source, [*written, codec.find_message_end(budget.layout)]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gitpeft.bundle.bundle import RERANKER_FILE
 from gitpeft.bundle.embedded import (
+    BASE_ADAPTER_FOLDER,
     BASE_CONFIG_FILE,
     BASE_TOKENIZER_FILE,
     BASE_WEIGHTS_FILE,
@@ -28,6 +29,8 @@ from gitpeft.suggest.reranker import Reranker
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import EncoderDecoderModel, PreTrainedModel
+
+    from gitpeft.learn.models.methods import TuningMethod
 
 __all__ = ["EMBEDDED_BASE", "BaseModel", "compute_base_digest", "find_base", "find_embedded_base"]
 
@@ -99,11 +102,40 @@ class BaseModel:
         found = [[tokenizer.token_to_id(token) for token in tokens] for tokens in (before, after)]
         return [i for i in found[0] if i is not None], [i for i in found[1] if i is not None]
 
-    def load(self) -> "PreTrainedModel":
-        """The model in float32. Safetensors only; no code of the base is ever run.
+    def find_adapter(self) -> Path | None:
+        """The folder of the base's own adapter, a LoRA in PEFT's form; None where it has none.
 
-        An encoder alone gets a decoder with random layers (see `_add_decoder`).
+        Such a base is its weights with this adapter. A LoRA of the same shape starts from it.
         """
+        folder = self.folder / BASE_ADAPTER_FOLDER
+        return folder if (folder / "adapter_model.safetensors").is_file() else None
+
+    def find_start(self, method: "TuningMethod") -> Path | None:
+        """The adapter that this method starts from, since it goes on with the same matrices; else None."""
+        from gitpeft.learn.models import methods
+
+        folder = self.find_adapter()
+        return folder if folder is not None and methods.continues_adapter(method, folder) else None
+
+    def load_for(self, method: "TuningMethod") -> "PreTrainedModel":
+        """The model that this method is attached to: without the base's adapter where it starts from it."""
+        return self.load(adapted=self.find_start(method) is None)
+
+    def load(self, *, adapted: bool = True) -> "PreTrainedModel":
+        """The model in float32, with the base's own adapter merged unless `adapted` is False.
+
+        Safetensors only; no code of the base is ever run. An encoder alone gets a decoder with random layers
+        (see `_add_decoder`).
+        """
+        model, adapter = self._load_weights(), self.find_adapter()
+        if not adapted or adapter is None:
+            return model
+        from peft import PeftModel
+
+        whole: PreTrainedModel = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        return whole
+
+    def _load_weights(self) -> "PreTrainedModel":
         import torch
         from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
         from transformers.utils import logging

@@ -3,6 +3,7 @@
 Also how trained weights are saved, loaded, merged, and started from. A method is a row of a table.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -376,6 +377,17 @@ def load_merged_model(base_model: "PreTrainedModel", method: TuningMethod, folde
     from gitpeft.learn.models import bottleneck
 
     return bottleneck.fold_adapter(PeftModel.from_pretrained(base_model, folder))
+
+
+def continues_adapter(method: TuningMethod, folder: Path) -> bool:
+    """Whether a method trains the very matrices that the LoRA in `folder` has, so that it can start there."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        known = config["peft_type"], config["r"], config["lora_alpha"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise GitpeftError(f"{folder} is damaged", "get the base again, or name another one") from None
+    shape = replace(method, lr=DEFAULT_METHODS["lora"].lr, rank=16, alpha=32)
+    return shape == DEFAULT_METHODS["lora"] and known == ("LORA", method.rank, method.alpha)
 
 
 def warm_start_model(model: "PreTrainedModel", method: TuningMethod, folder: str) -> "PreTrainedModel":

@@ -3,6 +3,7 @@
 Every step leaves its result in the run's folder and is not repeated where that is there:
 
     method.json    the method, with the layers of a hybrid chosen
+    examples.json  how many of the newest examples fit into the minutes, for a large base
     checkpoint/    an unfinished training
     adapter/       the trained weights
     run.json       the cost of the training (`RunCost`)
@@ -39,8 +40,13 @@ BATCH_EXAMPLES, CAUSAL_BATCH_EXAMPLES = 24, 8
 """Examples a batch holds when all are as long as the budget allows."""
 
 PARITY_EXAMPLES = 48
-MAX_LOSS_EXAMPLES = 200
-"""A validation pass costs as much as several steps: on all of a long history it would eat short budgets."""
+MAX_LOSS_EXAMPLES, MAX_CAUSAL_EXAMPLES, CAUSAL_CHECKS = 200, 40, 3
+"""A validation pass costs as much as several steps: on all of a long history it would eat short budgets. For
+causal models it is made on fewer examples, and as many times at most."""
+
+MAX_POOL, PACE_EXAMPLES, TRAINING_SHARE = 20_000, 4, 0.8
+"""A large base learns from at most so many of the newest examples; from how many the pace is measured; and
+the share of the minutes that is left beside validation."""
 PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
 """Batches of the gradient pass that chooses a hybrid's layers, and the examples in each; smaller than in
  training, because all weights have gradients there."""
@@ -114,11 +120,13 @@ def _train_model(
     from gitpeft.learn.models import methods
     from gitpeft.learn.training.loop import pick_device, train_model
 
-    held_out = trial.sample_examples(data.valid, MAX_LOSS_EXAMPLES, seed=1)
-    train, valid = (render_examples(part, job.base) for part in (data.train, held_out))
-    model, device = job.base.load(), pick_device()
+    causal = job.base.architecture.causal
+    held_out = trial.sample_examples(data.valid, MAX_CAUSAL_EXAMPLES if causal else MAX_LOSS_EXAMPLES, seed=1)
+    train, valid = (render_examples(part, job.base) for part in (list_newest(job, data.train), held_out))
+    model, device = job.base.load_for(job.method), pick_device()
     method = _resolve_method(job, model.to(device), train, folder)
-    model = methods.warm_start_model(methods.attach_method(model, method), method, job.warm).to(device)
+    start = job.warm or str(job.base.find_start(method) or "")
+    model = methods.warm_start_model(methods.attach_method(model, method), method, start).to(device)
     notes: list[str] = []
 
     def report_progress(progress: TrainingProgress) -> None:
@@ -127,7 +135,9 @@ def _train_model(
         listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes[-1:])))
 
     with speed_up_where_possible(model) as fast:
-        settings = _make_settings(job, len(data.train))
+        if causal and not job.steps:
+            train = fit_into_minutes(model, train, job, folder)
+        settings = _make_settings(job, len(train))
         cost = train_model(
             model,
             train,
@@ -135,19 +145,47 @@ def _train_model(
             valid=valid,
             on_step=report_progress,
             checkpoint=folder / "checkpoint",
-            evaluate_every=1 / job.checks,
+            evaluate_every=1 / (min(job.checks, CAUSAL_CHECKS) if causal else job.checks),
         )
     return model, method, cost, notes
 
 
 @contextmanager
-def speed_up_where_possible(model: "PreTrainedModel") -> Iterator[bool]:
+def speed_up_where_possible(
+    model: "PreTrainedModel", threads: int | None = None, *, compiled: bool = False
+) -> Iterator[bool]:
     """Train a LoRA of a Llama-like base with `fast_lora` where this machine can; whether it does."""
     from gitpeft.learn.training.fast_lora import engine
 
     possible = not engine.find_obstacle(model)
-    with engine.speed_up(model) if possible else nullcontext():
+    with engine.speed_up(model, threads, compiled=compiled) if possible else nullcontext():
         yield possible
+
+
+def list_newest(job: TrainingJob, examples: Sequence[Example]) -> Sequence[Example]:
+    """The examples that a training may see: all, or of a long history the newest where the base is large."""
+    return examples[-MAX_POOL:] if job.base.architecture.causal else examples
+
+
+def fit_into_minutes(
+    model: "PreTrainedModel", train: "RenderedExamples", job: TrainingJob, folder: Path
+) -> "RenderedExamples":
+    """As many of the newest examples as one pass within the job's minutes takes, by the pace of a few.
+
+    A message of a later commit is closer to those of the next ones; half the history seen twice teaches less.
+    """
+    from gitpeft.learn.training.loop import measure_pace
+
+    known = folder / "examples.json"
+    if known.exists():  # a training that was killed goes on with the same examples
+        most = int(_read_json(known))
+    else:
+        few = range(max(0, len(train) - PACE_EXAMPLES), len(train))
+        settings = replace(_make_settings(job, len(train)), parts=1)
+        seconds = measure_pace(model, train.select_examples(few), settings)
+        most = max(count_batch_examples(job.base), int(TRAINING_SHARE * 60 * job.minutes / seconds))
+        write_json(known, most)
+    return train.select_examples(range(max(0, len(train) - most), len(train)))
 
 
 def _save_adapter(model: "PreTrainedModel", folder: Path) -> int:
@@ -238,7 +276,7 @@ def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder:
     done = folder / "exported.json"
     if done.exists():
         return ExportResult.from_dict(_read_json(done))
-    model = methods.load_merged_model(base.load(), method, folder / bundles.ADAPTER_FOLDER)
+    model = methods.load_merged_model(base.load_for(method), method, folder / bundles.ADAPTER_FOLDER)
     held_out = trial.sample_examples(data.valid, PARITY_EXAMPLES, seed=0)
     pairs = [encode_example_for_base(base, example) for example in held_out]
     asked = [(source, target[:-1]) for source, target in pairs]
@@ -247,11 +285,13 @@ def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder:
     return result
 
 
-def scale_adapter(folder: Path, strength: float) -> Path:
-    """A copy of a run's LoRA whose update is scaled by `strength`; a folder for `export_run`.
+def scale_adapter(folder: Path, strength: float, start: Path | None = None) -> Path:
+    """A copy of a run's LoRA between its start and its end; a folder for `export_run`.
 
-    Weights between those of the base and the tuned ones are often better than either on later commits
-    (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
+    `start` is the folder of the adapter that it started from, if any: its matrices are moved by `strength`
+    towards the tuned ones. Otherwise the update of the base is scaled. Weights between those of the start and
+    the tuned ones are often better than either on later commits (Wortsman et al. 2022, "Robust fine-tuning of
+    zero-shot models", arXiv 2109.01903).
     """
     from safetensors.torch import load_file, save_file
 
@@ -261,8 +301,11 @@ def scale_adapter(folder: Path, strength: float) -> Path:
         shutil.rmtree(new, ignore_errors=True)
         shutil.copytree(folder / bundles.ADAPTER_FOLDER, new)
         weights = load_file(new / "adapter_model.safetensors")
+        before = load_file(start / "adapter_model.safetensors") if start else {}
         for name in weights:
-            if ".lora_B." in name:
+            if before:
+                weights[name] = before[name].float().lerp(weights[name].float(), strength)
+            elif ".lora_B." in name:
                 weights[name] = weights[name] * strength
         save_file(weights, new / "adapter_model.safetensors", {"format": "pt"})
         new.rename(softer / bundles.ADAPTER_FOLDER)

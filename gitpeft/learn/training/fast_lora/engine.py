@@ -21,7 +21,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gitpeft.learn.training.fast_lora.arithmetic import KERNELS, FrozenProduct, Int8Product, PlainProduct
+from gitpeft.learn.training.fast_lora.arithmetic import (
+    KERNELS,
+    FrozenProduct,
+    Int8Product,
+    PlainProduct,
+    compile_kernels,
+)
 from gitpeft.learn.training.fast_lora.layer import FrozenLayer, LayerShape, LinearGroup, Low, apply_layer
 
 MODEL_TYPES = ("llama", "qwen2", "mistral")
@@ -60,12 +66,16 @@ def find_obstacle(model: Any) -> str:
 
 
 @contextmanager
-def speed_up(model: Any, threads: int | None = None) -> Iterator[None]:
+def speed_up(model: Any, threads: int | None = None, *, compiled: bool = False) -> Iterator[None]:
     """Let the model compute in `threads` threads (all by default), one example each, until the end.
+
+    With `compiled` the element-wise parts are compiled where that can be done: worth it for long trainings.
 
     The loss differs a little from that of float32: its frozen matrices have 8 bits.
     """
     before, threads = torch.get_num_threads(), threads or torch.get_num_threads()
+    if compiled:
+        compile_kernels()
     torch.set_num_threads(1)
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         vars(model)["forward"] = _FastModel(model, Int8Product, torch.bfloat16, pool).forward

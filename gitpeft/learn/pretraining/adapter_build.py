@@ -1,0 +1,176 @@
+"""Builds the adapter of a pretrained base: recipe → pairs of public histories → a run → `adapter/`.
+
+Every step leaves its result in a work folder and is skipped where that is there. A run that stopped (killed,
+out of minutes, on another machine) goes on when the same command is given again.
+"""
+
+import csv
+import json
+import random
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gitpeft.bundle.embedded import BASE_ADAPTER_FOLDER
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.data.batches import PromptedExamples
+from gitpeft.learn.data.dataset import MAX_MESSAGE_TOKENS
+from gitpeft.learn.models import bases, methods
+from gitpeft.learn.pretraining import adapter_run, commit_pairs
+from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings, ValidationPart
+from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
+from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
+from gitpeft.learn.training.loop import pick_device
+from gitpeft.runtime.tokenizer import TokenCodec
+
+GROUNDED_CHANCE = 0.6
+"""Validation pairs whose probability to be kept is at least this are measured apart from the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecipe:
+    """A `recipe.toml` with a table `[adapter]`: data, the adapter's shape, and how it is trained.
+
+    `repositories` is the file (name, commit, …; tab-separated) beside the recipe, `start` an earlier
+    checkpoint to begin with where the run has none, "" for none.
+    """
+
+    folder: Path
+    repositories: str
+    rules: PairRules
+    tokens: int
+    method: Mapping[str, Any]
+    start: str
+    settings: AdapterSettings
+
+    @classmethod
+    def load(cls, path: Path, profile: str = "") -> "AdapterRecipe":
+        """Read a recipe, with the settings of `[profile.NAME]` over those of `[train]`.
+
+        GitpeftError names the file and what is wrong in it.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            data, adapter = raw["data"], dict(raw["adapter"])
+            other = raw.get("profile", {})[profile] if profile else {}
+            rules = PairRules(int(data["newest"]), tuple(data["validation"]), int(data.get("seed", 1)))
+            start = str(adapter.pop("start", ""))
+            settings = AdapterSettings(**(raw["train"] | other))
+            tokens = int(raw["input"]["total"])
+            return cls(path.parent, str(data["repositories"]), rules, tokens, adapter, start, settings)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            hint = "compare it with models/smol/recipe.toml"
+            raise GitpeftError(f"cannot use the recipe {path}: {error!r}", hint) from error
+
+    def read_repositories(self) -> dict[str, str]:
+        """The commit to start mining from, by OWNER/NAME."""
+        with (self.folder / self.repositories).open(encoding="utf-8", newline="") as rows:
+            return {row["repo"]: row["commit"] for row in csv.DictReader(rows, delimiter="\t")}
+
+
+def is_adapter_recipe(path: Path) -> bool:
+    """Whether a recipe is one for an adapter; False where it cannot be read."""
+    try:
+        return "adapter" in tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def build_adapter(
+    recipe: AdapterRecipe,
+    corpus: Path,
+    work: Path,
+    out: Path,
+    listen: ProgressListener,
+    device: str | None = None,
+) -> bool:
+    """Train the adapter of the base in `out`; leaves it there once all pairs were seen, and says whether."""
+    base = bases.find_base(str(out))
+    codec = base.load_codec()
+    train, valid = commit_pairs.make_pairs(
+        recipe.read_repositories(), corpus, work, codec, recipe.rules, listen
+    )
+    reader = PairReader(train, codec, recipe.tokens, recipe.settings.seed)
+    settings = recipe.settings if recipe.settings.pairs else replace(recipe.settings, pairs=len(reader.lines))
+    run = _open_run(base, recipe, settings, work / "run", device)
+
+    def report(row: dict[str, float]) -> None:
+        with (run.folder / adapter_run.LOG_FILE).open("a", encoding="utf-8") as log:
+            log.write(json.dumps({name: round(value, 4) for name, value in row.items()}) + "\n")
+        listen("train", row["place"] / settings.pairs, " · ".join(f"{k} {v:.4g}" for k, v in row.items()))
+
+    with speed_up_where_possible(run.model, settings.threads, compiled=settings.compile):
+        held = read_validation(valid, codec, recipe.tokens, settings.checked)
+        finished = adapter_run.train_adapter(run, reader, held, report)
+    if finished:
+        adapter_run.write_adapter(run, out / BASE_ADAPTER_FOLDER)
+    return finished
+
+
+def _open_run(
+    base: bases.BaseModel, recipe: AdapterRecipe, settings: AdapterSettings, folder: Path, device: str | None
+) -> AdapterRun:
+    """The run at its last checkpoint, else at the recipe's start."""
+    import torch
+
+    torch.manual_seed(settings.seed)
+    method = methods.make_method("lora", dict(recipe.method), causal=True)
+    model: Any = methods.attach_method(base.load(adapted=False), method).to(pick_device(device))
+    folder.mkdir(parents=True, exist_ok=True)
+    run = AdapterRun(model, folder, settings)
+    run.resume(recipe.folder / recipe.start if recipe.start else None)
+    return run
+
+
+class PairReader:
+    """Pairs in the order of their file, over and over, as examples of a causal model."""
+
+    def __init__(self, path: Path, codec: TokenCodec, tokens: int, seed: int) -> None:
+        self.lines = path.read_text(encoding="utf-8").splitlines()
+        self.codec, self.tokens, self.seed = codec, tokens, seed
+
+    def make_examples(self, places: Sequence[int]) -> PromptedExamples:
+        """The pairs at these places, their surroundings thinned out at random, but the same every time."""
+        return encode_pairs([self._read_pair(place) for place in places], self.codec, self.tokens)
+
+    def _read_pair(self, place: int) -> PairRecord:
+        pair = dict(json.loads(self.lines[place % len(self.lines)]))
+        like, previous = drop_context(pair["like"], pair["previous"], random.Random(f"{self.seed} {place}"))
+        return pair | {"like": like, "previous": previous}
+
+
+def drop_context(like: list[str], previous: str, dice: random.Random) -> tuple[list[str], str]:
+    """Sometimes fewer earlier subjects or none, as in a young repository."""
+    roll = dice.random()
+    if roll < 0.12:
+        like = []
+    elif roll < 0.3:
+        like = like[: dice.randint(1, 2)]
+    return like, "" if dice.random() < 0.2 else previous
+
+
+def encode_pairs(pairs: Sequence[PairRecord], codec: TokenCodec, tokens: int) -> PromptedExamples:
+    """Pairs as token ids, prompts of at most `tokens`; each message is ended by a new line."""
+    found, end = [], codec.find_message_end("prompt")
+    for pair in pairs:
+        files = commit_pairs.restore_files(pair["files"])
+        prompt = commit_pairs.render_pair(files, pair["like"], pair["previous"], codec, tokens)
+        written = codec.encode_message(pair["message"], "prompt")[:MAX_MESSAGE_TOKENS]
+        found.append((prompt[:-1], [*written, end]))
+    return PromptedExamples.from_pairs(found, codec.find_message_start())
+
+
+def read_validation(path: Path, codec: TokenCodec, tokens: int, most: int) -> dict[str, ValidationPart]:
+    """Validation pairs, two grounded ones for each of the others."""
+    pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    good = [pair for pair in pairs if pair["chance"] >= GROUNDED_CHANCE]
+    rest = [pair for pair in pairs if pair["chance"] < GROUNDED_CHANCE]
+    dice = random.Random(0)
+    found = {}
+    for name, part, size in (("grounded", good, most * 2 // 3), ("others", rest, most // 3)):
+        if chosen := dice.sample(part, min(size, len(part))):
+            total = sum(len(pair["message"].encode()) for pair in chosen)
+            found[name] = ValidationPart(encode_pairs(chosen, codec, tokens), total)
+    return found

@@ -1,0 +1,298 @@
+"""Training pairs (change and context, message) from public histories: mined, judged by grounding, shuffled.
+
+A pair is a JSON line with the files of a commit as plain values, so that its prompt can be made at any
+length. What each rule kept and left out is counted.
+"""
+
+import gzip
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gitpeft.diff.compact import compact_change
+from gitpeft.diff.facts import extract_facts
+from gitpeft.diff.grounding import (
+    ChangeSize,
+    GroundingText,
+    contradicts_change,
+    list_invented_numbers,
+    mark_distinct,
+    measure_grounding,
+)
+from gitpeft.diff.patch import FileChange, Hunk
+from gitpeft.diff.prompt import PROMPT_BUDGET, PromptContent, render_prompt
+from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
+from gitpeft.errors import GitpeftError
+from gitpeft.git.log import Commit
+from gitpeft.git.repository import Repository
+from gitpeft.git.streams import stream_commits
+from gitpeft.history.filters import find_exclusion_reason, is_bot
+from gitpeft.lazy import replace_fields
+from gitpeft.learn.training.finetune import ProgressListener
+from gitpeft.redaction import mask_secrets
+from gitpeft.runtime.tokenizer import TokenCodec
+from gitpeft.suggest.retrieval import CommitIndex
+
+MAX_REPEATS, MAX_REPEATS_IN_REPOSITORY = 12, 3
+"""How often a message is learnt, over all repositories and within one."""
+
+JUDGED_TOKENS = 700
+"""The length of the prompt in which a message's words are looked for."""
+
+_MAX_CHANGED_LINES, _MAX_FILES, _MAX_LINES, _MAX_FILE_LINES, _MAX_LINE_LENGTH = 6000, 40, 260, 100, 200
+_VALIDATION_PAIRS = 150
+
+PairRecord = dict[str, Any]
+"""A pair, or a mined commit that becomes one, as it is stored in JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairRules:
+    """What is mined and kept: the newest commits of each repository, those to validate on, and the seed."""
+
+    newest: int = 1000
+    validation: tuple[str, ...] = ()
+    seed: int = 1
+
+
+def make_pairs(
+    repositories: Mapping[str, str],
+    corpus: Path,
+    work: Path,
+    codec: TokenCodec,
+    rules: PairRules,
+    listen: ProgressListener,
+) -> tuple[Path, Path]:
+    """The files of the training and the validation pairs, made in `work` unless they are there.
+
+    `repositories` are the commits to start from, by OWNER/NAME; each has its bare clone in `corpus`, as
+    OWNER+NAME or OWNER+NAME/git. GitpeftError where one is missing.
+    """
+    train, valid = work / "train.jsonl", work / "valid.jsonl"
+    if train.exists() and valid.exists():
+        return train, valid
+    (work / "mined").mkdir(parents=True, exist_ok=True)
+    dice, counts = random.Random(rules.seed), Counter[str]()
+    learnt: list[str] = []
+    held: list[str] = []
+    for number, (name, tip) in enumerate(sorted(repositories.items())):
+        listen("pairs", number / len(repositories), name)
+        found = judge_repository(_mine_once(name, tip, corpus, work / "mined", rules, counts), codec, counts)
+        if name in rules.validation:
+            later = found[len(found) // 2 :]
+            held += [json.dumps(pair) for pair in dice.sample(later, min(_VALIDATION_PAIRS, len(later)))]
+        else:
+            kept = [pair for pair in found[len(found) // 5 :] if dice.random() < pair["chance"]]
+            counts.update(f"kept: {pair['rule']}" for pair in kept)
+            learnt += [json.dumps(pair) for pair in kept]
+    dice.shuffle(learnt)
+    allowed = mark_distinct((json.loads(line)["message"] for line in learnt), MAX_REPEATS)
+    learnt = [line for line, ok in zip(learnt, allowed, strict=True) if ok]
+    (work / "counts.json").write_text(json.dumps(dict(sorted(counts.items())), indent=1), encoding="utf-8")
+    for path, lines in ((valid, held), (train, learnt)):
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    listen("pairs", 1.0, f"{len(learnt):,} pairs, {len(held):,} for validation")
+    return train, valid
+
+
+# --- mining -------------------------------------------------------------------------------------------------
+
+
+def _mine_once(
+    name: str, tip: str, corpus: Path, folder: Path, rules: PairRules, counts: Counter[str]
+) -> list[PairRecord]:
+    path = folder / f"{name.replace('/', '+')}.jsonl.gz"
+    if not path.exists():
+        spare = path.with_suffix(".new")
+        with gzip.open(spare, "wt", compresslevel=3) as lines:
+            found = mine_repository(open_clone(corpus, name), tip, rules.newest, counts)
+            lines.writelines(json.dumps({"repo": name, **one}) + "\n" for one in found)
+        spare.replace(path)
+    with gzip.open(path, "rt") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def open_clone(corpus: Path, name: str) -> Repository:
+    """The clone of OWNER/NAME in the folder of the corpus; GitpeftError where there is none."""
+    folder = corpus / name.replace("/", "+")
+    for place in (folder, folder / "git"):
+        if (place / "HEAD").exists() or (place / ".git").exists():
+            return Repository.open(place)
+    raise GitpeftError(f"no clone of {name} in {corpus}", f"git clone --bare it as {folder}")
+
+
+def mine_repository(repository: Repository, tip: str, newest: int, counts: Counter[str]) -> list[PairRecord]:
+    """The usable ones of the newest commits of a history that are no merges, oldest first, secrets masked."""
+    listed = repository.run("log", "--no-merges", f"-n{newest}", "--format=%H", tip).decode().split()
+    commits = {one.sha: one for one in stream_commits(repository, listed) if isinstance(one, Commit)}
+    last: dict[str, str] = {}
+    found = []
+    for sha in reversed(listed):
+        if (commit := commits.get(sha)) is None:
+            counts["mined: unreadable"] += 1
+            continue
+        author, subject = commit.author.lower(), clean_subject(commit.subject)
+        reason = _find_reason(commit, subject)
+        counts[f"mined: {reason or 'usable'}"] += 1
+        if not reason:
+            found.append(
+                {"sha": sha[:12], "subject": subject, "previous": last.get(author, ""),
+                 "change": mask_secrets(compact_change(commit.files)), "files": bound_files(commit.files)}
+            )  # fmt: skip
+        last[author] = subject
+    return found
+
+
+def _find_reason(commit: Commit, subject: str) -> str:
+    if is_bot(commit.author):
+        return "bot"
+    if sum(change.added + change.removed for change in commit.files) > _MAX_CHANGED_LINES:
+        return "huge"
+    return find_exclusion_reason(subject, commit.body, compact_change(commit.files))
+
+
+def bound_files(files: Iterable[FileChange]) -> list[PairRecord]:
+    """The files as plain values, no more lines than a prompt could ever show."""
+    ordered = sorted(files, key=lambda c: (c.kind == "text", c.added + c.removed), reverse=True)[:_MAX_FILES]
+    room, found = _MAX_LINES, []
+    for change in ordered:
+        hunks = []
+        for hunk in change.hunks:
+            lines = [line[:_MAX_LINE_LENGTH] for line in hunk.lines[: max(0, min(room, _MAX_FILE_LINES))]]
+            room -= len(lines)
+            if lines:
+                masked = mask_secrets("\n".join(lines)).split("\n")
+                hunks.append([hunk.heading[:_MAX_LINE_LENGTH], masked])
+        found.append(
+            {"path": change.path, "status": change.status, "old": change.old_path, "added": change.added,
+             "removed": change.removed, "kind": change.kind, "functions": list(change.functions[:12]),
+             "hunks": hunks}
+        )  # fmt: skip
+    return found
+
+
+def restore_files(files: Sequence[PairRecord]) -> list[FileChange]:
+    """What `bound_files` gave, as file changes again."""
+    return [
+        FileChange(
+            f["path"],
+            f["status"],
+            f["old"],
+            f["added"],
+            f["removed"],
+            f["kind"],
+            [Hunk(heading, lines) for heading, lines in f["hunks"]],
+            functions=tuple(f["functions"]),
+        )
+        for f in files
+    ]
+
+
+def render_pair(
+    files: Sequence[FileChange], like: Sequence[str], previous: str, codec: TokenCodec, tokens: int
+) -> list[int]:
+    """The prompt of a pair as token ids, at most so many."""
+    content = PromptContent(files, "; ".join(extract_facts(files)))
+    budget = replace_fields(PROMPT_BUDGET, total=tokens)
+    pieces = render_prompt(content, like, previous, codec.encode_many, budget)
+    return [i for piece in pieces for i in piece.ids]
+
+
+# --- judging ------------------------------------------------------------------------------------------------
+
+
+def judge_repository(
+    records: Sequence[PairRecord], codec: TokenCodec, counts: Counter[str]
+) -> list[PairRecord]:
+    """The pairs of one repository, oldest first, each with its nearest earlier subjects and its verdict."""
+    subjects = [strip_issue_numbers(mask_secrets(clean_subject(one["subject"]))) for one in records]
+    changes = [one["change"] for one in records]
+    index = CommitIndex.build(changes, subjects, [one["sha"] for one in records])
+    allowed = mark_distinct(subjects, MAX_REPEATS_IN_REPOSITORY)
+    found = []
+    for i, record in enumerate(records):
+        like = [near.subject for near in index.find_nearest(changes[i], 3, before=i)]
+        previous = strip_issue_numbers(mask_secrets(clean_subject(record["previous"])))
+        verdict = _judge_pair(subjects[i], like, previous, record["files"], codec)
+        if not allowed[i]:
+            verdict = Verdict("repeated in its repository")
+        counts[f"seen: {verdict.rule}"] += 1
+        found.append(
+            {"repo": record["repo"], "sha": record["sha"], "message": subjects[i], "like": like,
+             "previous": previous, "files": record["files"], "rule": verdict.rule,
+             "grounded": round(verdict.grounded, 3), "chance": verdict.chance}
+        )  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The rule that decided about a pair, how grounded its message is, and the probability to keep it."""
+
+    rule: str
+    grounded: float = 0.0
+    chance: float = 0.0
+
+
+def _judge_pair(
+    message: str, like: Sequence[str], previous: str, files: Sequence[PairRecord], codec: TokenCodec
+) -> Verdict:
+    changes = restore_files(files)
+    text = codec.decode(render_pair(changes, [], "", codec, JUDGED_TOKENS))
+    size = ChangeSize(
+        sum(c.added for c in changes),
+        sum(c.removed for c in changes),
+        any(c.status == "D" for c in changes),
+        any(c.status == "R" for c in changes),
+    )
+    return judge_message(message, text, "\n".join([*like, previous]), size)
+
+
+_DEPENDENCY = re.compile(
+    r"\b(?:bump(?:s|ed)?|upgrad(?:e[sd]?|ing)|update[sd]?)\b"
+    r".*(?:\bdep(?:s|endenc(?:y|ies))\b|\bto v?\d|\bfrom v?\d)"
+    r"|^(?:bump|build\(deps|chore\(deps|deps)",
+    re.IGNORECASE,
+)
+_RELEASE = re.compile(
+    r"^(?:(?:chore|build)(?:\([^)]*\))?:\s*)?"
+    r"(?:(?:release|version|bump|prepare|tag|publish|start|back to|begin)\b.{0,24})?"
+    r"v?\d+\.\d+[\w.+-]*\W*$",
+    re.IGNORECASE,
+)
+_ISSUE_FIRST = re.compile(r"^(?:#\d+|gh-\d+|[A-Z]{2,}-\d+)\b", re.IGNORECASE)
+_CHANCES = ((0.75, 1.0), (0.6, 0.9), (0.45, 0.6), (0.3, 0.25), (0.15, 0.08))
+"""The least grounding, and the probability with which such a message is kept."""
+
+
+def judge_message(message: str, change: str, beside: str, size: ChangeSize) -> Verdict:
+    """Whether to learn a message, given the prompt's part about the change and the part beside it.
+
+    By its grounding: the share of its content words that can be read there. A message with a number that
+    does not occur in the change is refused.
+    """
+    if not message.isascii() or not 2 <= len(message.split()) <= 20 or not 8 <= len(message) <= 110:
+        return Verdict("length or letters")
+    if _ISSUE_FIRST.match(message):
+        return Verdict("begins with an issue number")
+    known = GroundingText(change)
+    if list_invented_numbers(message, known):
+        return Verdict("a number that is not in the change")
+    if contradicts_change(message, size):
+        return Verdict("verb contradicts the change")
+    share = measure_grounding(message, known, beside)
+    if share is None:
+        return Verdict("no content words", chance=0.1)
+    if _DEPENDENCY.search(message):
+        return Verdict("dependency update", share, 0.25 if share >= 0.5 else 0)
+    if _RELEASE.match(message):
+        return Verdict("release", share, 0.3)
+    for least, chance in _CHANCES:
+        if share >= least:
+            return Verdict(f"grounding at least {least:.2f}", share, chance)
+    return Verdict("grounding below 0.15", share, 0.02)
