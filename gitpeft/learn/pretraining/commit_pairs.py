@@ -38,6 +38,15 @@ from gitpeft.redaction import mask_secrets
 from gitpeft.runtime.tokenizer import TokenCodec
 from gitpeft.suggest.retrieval import CommitIndex
 
+_HELD_OUT = """
+pallets/flask gin-gonic/gin axios/axios openstack/swift golang/net pytest-dev/pytest tokio-rs/tokio
+encode/httpx apache/zookeeper apache/ant-ivy apache/giraph apache/gora apache/commons-codec
+apache/commons-lang sharkdp/bat
+jqlang/jq prettier/prettier pypa/packaging junegunn/fzf redis/redis-py
+"""
+HELD_OUT = frozenset(_HELD_OUT.split())
+"""Repositories that bases are measured on: nothing is ever learnt from them."""
+
 MAX_REPEATS, MAX_REPEATS_IN_REPOSITORY = 12, 3
 """How often a message is learnt, over all repositories and within one."""
 
@@ -74,6 +83,10 @@ def make_pairs(
     OWNER+NAME or OWNER+NAME/git. GitpeftError where one is missing.
     """
     train, valid = work / "train.jsonl", work / "valid.jsonl"
+    if measured := sorted(HELD_OUT & repositories.keys()):
+        raise GitpeftError(
+            f"{measured[0]} is there to measure with, and is not learnt from", "take it out of the list"
+        )
     if train.exists() and valid.exists():
         return train, valid
     (work / "mined").mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """Evaluates an adapter on histories that were not trained on.
 
-    python -m tests.bench.smol.evaluate_offers BASE MINED OUT --adapter FILE
+    python -m tests.bench.smol.evaluate_offers BASE CORPUS OUT --adapter FILE
+
+CORPUS is a folder of bare clones, OWNER+NAME each.
 
 Nats a byte (ending included), and the greedy and the best of four beams beside what the team wrote:
 keystrokes saved, and the share that saves at least 60 %. `--part valid` reads the 10 % before the newest
@@ -8,11 +10,12 @@ keystrokes saved, and the share that saves at least 60 %. `--part valid` reads t
 """
 
 import argparse
-import gzip
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +25,32 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from gitpeft.diff.prompt import Encode
 from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
+from gitpeft.learn.pretraining.commit_pairs import (
+    mine_repository,
+    open_clone,
+    render_pair,
+    restore_files,
+)
 from gitpeft.redaction import mask_secrets
+from gitpeft.runtime.tokenizer import TokenCodec
 from gitpeft.suggest.retrieval import CommitIndex
-from tests.bench.smol.pairs import make_encoder, restore_file_changes
-from tests.bench.smol.train import Item, make_item
 
 PARTS = {"valid": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
-def load_history(path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A commit as ids: where its message starts, and how many bytes that has."""
+
+    ids: torch.Tensor
+    start: int
+    size: int
+
+
+def load_history(corpus: Path, name: str) -> list[dict[str, Any]]:
     """The commits of a history that count, oldest first: none whose message was there before."""
-    with gzip.open(path, "rt") as lines:
-        records = [json.loads(line) for line in lines]
+    records = mine_repository(open_clone(corpus, name), "HEAD", 1000, Counter())
     seen: set[str] = set()
     found = []
     for record in records:
@@ -62,17 +77,12 @@ def sample_commits(records: Sequence[dict[str, Any]], part: str, n: int) -> list
     return [records[i] for i in places]
 
 
-def make_commit_item(record: dict[str, Any], encode: Encode, tokens: int) -> Item:
-    """A commit as the model reads it, and its message."""
+def make_commit_item(record: dict[str, Any], codec: TokenCodec, tokens: int) -> Item:
+    """A commit as the model reads it, and its message, whole."""
     previous = strip_issue_numbers(mask_secrets(clean_subject(record["previous"])))
-    return make_item(
-        restore_file_changes(record["files"]),
-        record["like"],
-        previous,
-        record["subject"],
-        encode,
-        tokens,
-    )
+    prompt = render_pair(restore_files(record["files"]), record["like"], previous, codec, tokens)
+    written = [*codec.encode_message(record["subject"], "prompt"), codec.find_message_end("prompt")]
+    return Item(torch.tensor([*prompt, *written]), len(prompt), len(record["subject"].encode()))
 
 
 def merge_adapter(base: Path, adapter: Path | None) -> Any:
@@ -80,7 +90,6 @@ def merge_adapter(base: Path, adapter: Path | None) -> Any:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if adapter:
         with safe_open(adapter, "pt") as file, torch.no_grad():
-            recipe = json.loads(file.metadata()["note"])["recipe"]
             for name in file.keys():  # noqa: SIM118 (it is no dictionary)
                 if ".lora_A." not in name:
                     continue
@@ -89,7 +98,7 @@ def merge_adapter(base: Path, adapter: Path | None) -> Any:
                     file.get_tensor(name.replace("lora_A", "lora_B")).float(),
                 )
                 module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-                model.get_submodule(module).weight += recipe["alpha"] / recipe["rank"] * (b @ a)
+                model.get_submodule(module).weight += 2 * (b @ a)  # alpha is twice the rank
     return model.bfloat16()
 
 
@@ -126,7 +135,7 @@ def measure_saved_keystrokes(offer: str, message: str) -> float:
 def main() -> None:
     """Judge, and write a line a commit."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("base", "mined", "out"):
+    for name in ("base", "corpus", "out"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--part", choices=list(PARTS), default="valid")
@@ -139,18 +148,19 @@ def main() -> None:
         help="for so many commits of each also write offers",
     )
     parser.add_argument("--beams", type=int, default=4)
-    parser.add_argument("--repos", nargs="*", default=["pallets+flask", "gin-gonic+gin", "axios+axios"])
+    parser.add_argument("--repos", nargs="*", default=["pallets/flask", "gin-gonic/gin", "axios/axios"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = Tokenizer.from_file(str(args.base / "tokenizer.json"))
-    model, encode = merge_adapter(args.base, args.adapter), make_encoder(tokenizer)
+    model = merge_adapter(args.base, args.adapter)
+    codec = TokenCodec.load(args.base / "tokenizer.json")
     with open(args.out, "w") as lines, torch.no_grad():
         for repo in args.repos:
             total = size = 0.0
             gains: dict[str, list[float]] = {}
-            records = sample_commits(load_history(args.mined / f"{repo}.jsonl.gz"), args.part, args.n)
+            records = sample_commits(load_history(args.corpus, repo), args.part, args.n)
             for i, record in enumerate(records):
-                one = make_commit_item(record, encode, args.tokens)
+                one = make_commit_item(record, codec, args.tokens)
                 row: dict[str, Any] = {
                     "repo": repo,
                     "sha": record["sha"],

@@ -1,7 +1,7 @@
-"""Which messages the SmolLM2 scripts learn."""
+"""Which messages of public histories are learnt."""
 
 from gitpeft.diff.grounding import ChangeSize
-from tests.bench.smol.grounding import judge_message
+from gitpeft.learn.pretraining.commit_pairs import judge_message
 
 SIZE = ChangeSize(5, 5, False, False)
 
@@ -12,7 +12,7 @@ def test_an_invented_version_is_refused() -> None:
 
 def test_a_verb_against_the_change_is_refused() -> None:
     size = ChangeSize(0, 9, False, False)
-    assert judge_message("Add a reader", "- reader", "", size).rule == "verb against the change"
+    assert judge_message("Add a reader", "- reader", "", size).rule == "verb contradicts the change"
 
 
 def test_a_grounded_message_is_kept_and_another_rarely() -> None:

@@ -1,0 +1,202 @@
+"""`gitpeft base build` for the adapter of a pretrained base, small: from clones to `adapter/`, in pieces."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.models import bases, methods
+from gitpeft.learn.pretraining import adapter_build, adapter_run, commit_pairs
+from gitpeft.learn.pretraining.adapter_build import AdapterRecipe, PairReader
+from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings
+from tests.support import tinymodel
+from tests.support.gitrepo import Repo
+
+NOUNS = [
+    f"{a}{b}"
+    for a in ("sun", "rain", "snow", "wind", "fog")
+    for b in ("fall", "day", "rise", "y", "s", "less")
+]
+
+RECIPE = """\
+[data]
+repositories = "repositories.tsv"
+newest = 60
+validation = ["b/held"]
+
+[input]
+total = 400
+
+[adapter]
+rank = 4
+alpha = 8
+start = "checkpoint/adapter_model.safetensors"
+
+[train]
+rate = 1e-2
+warm = 16
+batch = 4
+pairs = 24
+check_every = 12
+checked = 6
+compile = false
+
+[profile.pieces]
+minutes = 0.0
+"""
+
+
+def nobody(_step: str, _done: float, _detail: str) -> None:
+    """Hears nothing."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe with its list of repositories, their clones in `corpus`, and a base in `out`."""
+    top = tmp_path_factory.mktemp("adapter")
+    rows = ["repo\tcommit\tlicence"]
+    for name in ("a/first", "b/held"):
+        repo = Repo.create(top / "corpus" / name.replace("/", "+"))
+        for number in range(30):
+            word, more = ("parser", "cache", "router")[number % 3], NOUNS[number]
+            content = f"def {word}_{more}(): pass\n"
+            repo.commit(f"Let {word} have {word}_{more}", **{f"src/{word}.py": content})
+        rows.append(f"{name}\t{repo.git('rev-parse', 'HEAD')}\tMIT")
+    (top / "repositories.tsv").write_text("\n".join(rows) + "\n")
+    (top / "recipe.toml").write_text(RECIPE)
+    tinymodel.causal().save_pretrained(top / "out")
+    tinymodel.write_tokenizer(top / "out")
+    return top
+
+
+def build(place: Path, work: str, profile: str = "") -> bool:
+    recipe = AdapterRecipe.load(place / "recipe.toml", profile)
+    return adapter_build.build_adapter(recipe, place / "corpus", place / work, place / "out", nobody, "cpu")
+
+
+def test_from_clones_to_an_adapter_that_the_base_has(place: Path) -> None:
+    assert adapter_build.is_adapter_recipe(place / "recipe.toml")
+    assert build(place, "whole")
+    counts = json.loads((place / "whole" / "counts.json").read_text())
+    assert counts["mined: usable"] == 60 and sum(n for name, n in counts.items() if "kept" in name) >= 20
+    log = [json.loads(line) for line in (place / "whole" / "run" / "log.jsonl").read_text().splitlines()]
+    checks = [row["valid: grounded"] for row in log if "valid: grounded" in row]
+    assert len(checks) == 3 and checks[-1] < checks[0], "it has learnt"
+    base = bases.find_base(str(place / "out"))
+    start = base.find_start(methods.make_method("lora", {"rank": 4}))
+    assert start is not None and start == base.find_adapter()
+    assert base.find_start(methods.make_method("lora", {"rank": 8})) is None
+    assert base.find_start(methods.make_method("full")) is None
+    with torch.no_grad():
+        ids = torch.arange(10, 40)[None]
+        plain, whole = base.load(adapted=False)(ids).logits, base.load()(ids).logits
+    assert float((plain - whole).abs().max()) > 1e-3
+    config = json.loads((start / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None and {p.suffix for p in start.iterdir()} == {
+        ".json", ".safetensors"
+    }  # fmt: skip
+
+
+def test_in_pieces_it_comes_to_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each start of the command goes on with the very next pair."""
+    if not (place / "whole" / "run").exists():
+        build(place, "whole")
+    steps = AdapterRun.take_step
+
+    def take_one(run: AdapterRun, examples: Any) -> float:
+        run.asked_to_stop = run.at.steps == 2
+        return steps(run, examples)
+
+    monkeypatch.setattr(AdapterRun, "take_step", take_one)
+    assert not build(place, "parts")
+    monkeypatch.undo()
+    stopped = adapter_run._read_position(place / "parts" / "run" / "state.safetensors")
+    assert stopped.place == 12 and stopped.steps == 3
+    assert not build(place, "parts", "pieces"), "no minutes at all"
+    assert build(place, "parts")
+    whole, parts = (load_file(place / work / "run" / "state.safetensors") for work in ("whole", "parts"))
+    for name, one in whole.items():
+        torch.testing.assert_close(parts[name], one, atol=1e-6, rtol=1e-5)
+
+
+def test_a_checkpoint_of_the_first_scripts_is_read(place: Path, tmp_path: Path) -> None:
+    """There the weights had numbers, and first matrices with the same input were one."""
+    base = bases.find_base(str(place / "out"))
+    method = methods.make_method("lora", {"rank": 4})
+    run = AdapterRun(methods.attach_method(base.load(adapted=False), method), tmp_path, AdapterSettings())
+    names = list(run.weights)
+    dice = torch.Generator().manual_seed(0)
+    wanted = {name: torch.randn(weight.shape, generator=dice) for name, weight in run.weights.items()}
+    state: dict[str, torch.Tensor] = {}
+    number = 0
+    for layer in range(2):
+        for parts in (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",)):
+            a, b = (
+                [
+                    wanted[next(n for n in names if f".layers.{layer}." in n and f"{part}.lora_{side}" in n)]
+                    for part in parts
+                ]
+                for side in "AB"
+            )
+            for matrix in (torch.cat(a), *b):
+                for factor, kind in enumerate(("weight", "average", "exp_avg", "exp_avg_sq"), 1):
+                    state[f"{number}.{kind}"] = matrix * factor
+                number += 1
+    note = {"note": json.dumps({"place": 640, "steps": 80, "seconds": 9, "recipe": {"rank": 4}})}
+    save_file(state, tmp_path / "state.safetensors", note)
+    assert run.resume() and run.at.place == 640 and run.at.steps == 80
+    for name, weight in run.weights.items():
+        assert torch.equal(weight.detach(), wanted[name]) and torch.equal(run.average[name], 2 * wanted[name])
+        assert torch.equal(run.optimiser.state[weight]["exp_avg_sq"], 4 * wanted[name])
+    run.save()
+    again = AdapterRun(methods.attach_method(base.load(adapted=False), method), tmp_path, AdapterSettings())
+    assert again.resume() and again.at.place == 640
+    assert all(torch.equal(again.average[name], 2 * wanted[name]) for name in names)
+
+
+def test_a_run_begins_with_an_earlier_adapter(place: Path, tmp_path: Path) -> None:
+    base, method = bases.find_base(str(place / "out")), methods.make_method("lora", {"rank": 4})
+    first = AdapterRun(
+        methods.attach_method(base.load(adapted=False), method), tmp_path / "a", AdapterSettings()
+    )
+    first.at.place = 40
+    first.save()
+    second = AdapterRun(
+        methods.attach_method(base.load(adapted=False), method), tmp_path / "b", AdapterSettings()
+    )
+    assert not second.resume(tmp_path / "nothing") and second.at.place == 0
+    assert second.resume(tmp_path / "a" / "adapter_model.safetensors")
+    assert second.at.place == second.at.begun == 40 and second.at.steps == 0
+    for name, weight in second.weights.items():
+        torch.testing.assert_close(weight, first.weights[name], atol=1e-2, rtol=1e-2)
+    other = methods.attach_method(base.load(adapted=False), methods.make_method("lora", {"rank": 2}))
+    with pytest.raises(GitpeftError, match="cannot go on"):
+        AdapterRun(other, tmp_path / "a", AdapterSettings()).resume()
+
+
+def test_pairs_are_the_same_at_every_reading(place: Path) -> None:
+    if not (place / "whole").exists():
+        build(place, "whole")
+    codec = bases.find_base(str(place / "out")).load_codec()
+    reader = PairReader(place / "whole" / "train.jsonl", codec, 400, seed=1)
+    once, again = reader.make_examples(range(3, 9)), reader.make_examples([5])
+    assert once.get_pair(2, 999)[0].tolist() == again.get_pair(0, 999)[0].tolist()
+    source, target = again.get_pair(0, 999)
+    assert len(source) < 400 and target[-1] == codec.find_message_end("prompt")
+    message = json.loads(reader.lines[5])["message"]
+    assert codec.decode(target.tolist()) == message and again.start == codec.find_message_start()
+
+
+def test_what_a_recipe_or_a_corpus_lacks_is_named(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(GitpeftError, match="cannot use the recipe"):
+        AdapterRecipe.load(place / "recipe.toml", "cluster")
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("rate =", "speed ="))
+    with pytest.raises(GitpeftError, match="speed"):
+        AdapterRecipe.load(tmp_path / "recipe.toml")
+    with pytest.raises(GitpeftError, match="no clone of x/y") as error:
+        commit_pairs.open_clone(tmp_path, "x/y")
+    assert "git clone" in error.value.hint
