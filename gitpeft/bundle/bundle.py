@@ -12,6 +12,7 @@ determines every byte. How much is checked depends on when:
 
 - `open_bundle`, in each hook: the manifest against the id, the versions, and type and size of each file;
 - `Bundle.read`: the SHA-256 of a file when it is read, so that what is loaded is what was checked;
+- `Bundle.open_blocks`: the CRC-32 of each block when it is read, for files too large to be read whole;
 - `verify_bundle`, before an activation and in `gitpeft doctor`: every byte.
 """
 
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gitpeft.bundle.block_file import BlockFile
 from gitpeft.bundle.manifest import (
     ADAPTER_FOLDER,
     DECODER_FILE,
@@ -110,6 +112,21 @@ class Bundle:
         if FileEntry.from_content(raw) != entry:
             raise GitpeftError(f"{name} of the model is damaged", REBUILD_HINT)
         return raw
+
+    def open_blocks(self, name: str, checksums: bytes) -> BlockFile:
+        """A file that is read in parts, each checked when it is read; GitpeftError when it is missing.
+
+        `checksums` are those of its blocks, from a file of the bundle that was read whole.
+        """
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise GitpeftError(f"the model has no {name}", REBUILD_HINT)
+        path = self.path / name
+        _check_file(path, entry.size)
+        try:
+            return BlockFile(path, entry.size, checksums)
+        except OSError as error:
+            raise GitpeftError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
 
     def read_json(self, name: str) -> dict[str, object]:
         """A JSON object of the bundle, {} when it has no such file; GitpeftError when it is not an object."""

@@ -322,7 +322,7 @@ def test_nothing_after_until_reaches_the_model(copied: Repo, built: Built) -> No
     for name, (_, raw) in listing(active(copied).path).items():
         assert word.encode() not in raw.lower() and shout.encode() not in raw, name
     found = active(copied)
-    index = CommitIndex.load(lambda name: found.read(f"index/{name}"))
+    index = CommitIndex.load_from_bundle(found)
     assert len(index) == COUNT and index.find_position(copied.git("rev-parse", "HEAD")) is None
     [folder] = [p for p in state_of(copied).glob("runs/*") if cut in (p / "plan.json").read_text()
                 and '"seed": 7' in (p / "plan.json").read_text()]  # fmt: skip

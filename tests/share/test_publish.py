@@ -95,7 +95,7 @@ def test_a_model_reaches_another_clone(bare: Repo, ada: Repo, ben: Repo) -> None
 def test_what_is_published_says_what_it_is(bare: Repo, ada: Repo) -> None:
     done = publish.publish_model(opened(ada))
     names = bare.git("ls-tree", "-r", "--name-only", LATEST).split()
-    assert {"share.json", "manifest.json", "card.md", "style.json", "index/rows.npy"} <= set(names)
+    assert {"share.json", "manifest.json", "card.md", "style.json", "index/rows.bin"} <= set(names)
     listed = json.loads(bare.git("show", f"{LATEST}:share.json"))
     for name, entry in listed["files"].items():
         raw = bare.run("show", f"{LATEST}:{name}").stdout
@@ -543,8 +543,8 @@ def relisted(files: Files, **changes: object) -> Files:
 
 
 def flipped(files: Files) -> Files:
-    raw = files["index/rows.npy"][1]
-    return {**files, "index/rows.npy": ("100644", raw[:-1] + bytes([raw[-1] ^ 1]))}
+    raw = files["index/rows.bin"][1]
+    return {**files, "index/rows.bin": ("100644", raw[:-1] + bytes([raw[-1] ^ 1]))}
 
 
 def with_file(name: str, mode: str = "100644", content: bytes = b"x") -> Callable[[Files], Files]:
@@ -569,7 +569,7 @@ def remade(**changes: object) -> Callable[[Files], Files]:
 
 def declared_huge(files: Files) -> Files:
     manifest = json.loads(files["manifest.json"][1])
-    manifest["files"]["index/rows.npy"]["size"] = 2 << 30
+    manifest["files"]["index/rows.bin"]["size"] = 2 << 30
     return remade(**manifest)(files)
 
 
@@ -684,8 +684,8 @@ def test_a_model_that_does_not_run_is_refused(bare: Repo, ada: Repo, ben: Repo) 
     files = published(bare, ada)
     manifest = json.loads(files["manifest.json"][1])
     broken = b"\x93NUMPY no array"
-    manifest["files"]["index/rows.npy"] = {"size": len(broken), "sha256": hashlib.sha256(broken).hexdigest()}
-    replace_with(bare, remade(**manifest)({**files, "index/rows.npy": ("100644", broken)}))
+    manifest["files"]["index/rows.bin"] = {"size": len(broken), "sha256": hashlib.sha256(broken).hexdigest()}
+    replace_with(bare, remade(**manifest)({**files, "index/rows.bin": ("100644", broken)}))
     with pytest.raises(GitpeftError, match="does not run here: index of the model cannot be used"):
         publish.pull_model(opened(ben), terms=ANYONE)
     assert active(ben) == "" and registry.list_model_versions(state(ben)) == []

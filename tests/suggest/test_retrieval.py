@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
+from gitpeft.bundle.bundle import Bundle, FileEntry, Manifest
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import FileChange, Hunk
+from gitpeft.errors import GitpeftError
+from gitpeft.lazy import replace_fields
+from gitpeft.suggest import index_arrays
 from gitpeft.suggest.retrieval import (
     RECENCY_DECAY,
     RECENCY_WEIGHT,
@@ -37,6 +41,16 @@ def build(changes: Sequence[str], subjects: Sequence[str] = ()) -> CommitIndex:
     return CommitIndex.build(
         changes, subjects or [f"subject {i}" for i in range(len(changes))], shas(len(changes))
     )
+
+
+def reopen(folder: Path) -> CommitIndex:
+    """The index in the files of a folder, as a bundle opens it."""
+    root = folder.parent / f"{folder.name}-bundle"
+    root.mkdir(exist_ok=True)
+    if not (root / "index").exists():
+        (root / "index").symlink_to(folder)
+    files = {f"index/{path.name}": FileEntry.from_content(path.read_bytes()) for path in folder.iterdir()}
+    return CommitIndex.load_from_bundle(Bundle(root, Manifest("retrieval", "", files=files)))
 
 
 def cosines(changes: Sequence[str], query_change: str) -> list[float]:
@@ -147,11 +161,11 @@ def test_a_saved_index_gives_the_same_results(tmp_path: Path) -> None:
     changes = [change(f"src/{WORDS[i % 7]}.py", *WORDS[i % 4 : i % 9]) for i in range(50)]
     index = build(changes, [f"naïve – {i} 测试" for i in range(50)])
     index.save(tmp_path)
-    again = CommitIndex.load(lambda name: (tmp_path / name).read_bytes())
+    again = reopen(tmp_path)
     assert len(again) == 50 and again.get_commit(49) == (shas(50)[49], "naïve – 49 测试")
     for query_change in changes:
         assert again.find_nearest(query_change, 4) == index.find_nearest(query_change, 4)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".npy"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".bin"}
     first = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     build(changes, [f"naïve – {i} 测试" for i in range(50)]).save(tmp_path)
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == first
@@ -159,11 +173,80 @@ def test_a_saved_index_gives_the_same_results(tmp_path: Path) -> None:
 
 def test_an_empty_index_can_be_saved(tmp_path: Path) -> None:
     build([]).save(tmp_path)
-    assert len(CommitIndex.load(lambda name: (tmp_path / name).read_bytes())) == 0
-    assert (
-        CommitIndex.load(lambda name: (tmp_path / name).read_bytes()).find_nearest(change("a.py", "parse"), 2)
-        == []
-    )
+    assert len(reopen(tmp_path)) == 0
+    assert reopen(tmp_path).find_nearest(change("a.py", "parse"), 2) == []
+
+
+def test_an_index_in_files_is_the_same_with_many_terms(tmp_path: Path) -> None:
+    """More terms than one block holds, and postings over several blocks."""
+    changes = [change(f"d{i % 30}/f{i}.x{i}", f"word{i}", f"only{i % 7}") for i in range(1500)]
+    index = build(changes)
+    assert len(index.arrays.heads) > 3
+    index.save(tmp_path)
+    again = reopen(tmp_path)
+    for query_change in changes[::101]:
+        assert again.find_nearest(query_change, 10) == index.find_nearest(query_change, 10)
+        assert again.find_nearest(query_change, 3, before=700) == index.find_nearest(
+            query_change, 3, before=700
+        )
+    later = entries(changes[5:9], 5000)
+    assert again.with_later_commits(later).find_nearest(changes[6], 5) == index.with_later_commits(
+        later
+    ).find_nearest(changes[6], 5)
+
+
+def test_terms_sorted_in_ranges_give_the_same_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [change(f"d{i % 30}/f{i}.x{i}", f"word{i}", f"only{i % 7}") for i in range(300)]
+    whole = build(changes).arrays
+    monkeypatch.setattr(index_arrays, "_PARTITION_POSTINGS", 100)
+    parts = build(changes).arrays
+    assert len(whole.rows) > 1600
+    for name in ("heads", "vocabulary", "starts", "rows", "weights", "places", "commits"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+
+
+def test_an_index_of_an_earlier_version_gives_the_same_results(tmp_path: Path) -> None:
+    changes = [change(f"src/{WORDS[i % 7]}.py", *WORDS[i % 4 : i % 9]) for i in range(50)]
+    index = build(changes)
+    arrays = index.arrays
+    documents = np.diff(arrays.starts[:])
+    for name in ("vocabulary", "starts", "rows", "weights", "places", "commits"):
+        np.save(tmp_path / f"{name}.npy", getattr(arrays, name))
+    np.save(tmp_path / "idf.npy", index_arrays.compute_idf(documents, 50))
+    again = reopen(tmp_path)
+    for query_change in changes:
+        assert again.find_nearest(query_change, 4) == index.find_nearest(query_change, 4)
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "starts", "rows", "weights", "places", "commits"])
+def test_a_damaged_block_is_noticed_when_it_is_read(tmp_path: Path, name: str) -> None:
+    changes = [change(f"src/{WORDS[i % 7]}.py", *WORDS[i % 4 : i % 9]) for i in range(50)]
+    build(changes).save(tmp_path)
+    index = reopen(tmp_path)
+    path = tmp_path / f"{name}.bin"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(GitpeftError, match=f"{name}.bin of the model is damaged"):
+        index.find_nearest(changes[3], 4)
+
+
+def test_an_index_that_is_cut_off_is_noticed(tmp_path: Path) -> None:
+    changes = [change(f"src/{WORDS[i % 7]}.py", *WORDS[i % 4 : i % 9]) for i in range(50)]
+    build(changes).save(tmp_path)
+    index = reopen(tmp_path)
+    for path in tmp_path.glob("*.bin"):
+        path.write_bytes(path.read_bytes()[:7])
+    with pytest.raises(GitpeftError, match="is damaged"):
+        index.find_nearest(changes[3], 4)
+
+
+def test_rows_beyond_the_last_commit_are_refused(tmp_path: Path) -> None:
+    """An index that somebody else made has right checksums, whatever is in it."""
+    found = build([change("a.py", "parse")] * 5 + [change("b.py", "cache")] * 5).arrays
+    far = replace_fields(found, rows=np.full(len(found.rows), 2**31 - 1, dtype=np.int32))
+    with pytest.raises(GitpeftError, match="it names unknown commits"):
+        CommitIndex(far).find_nearest(change("b.py", "cache"), 2)
 
 
 def entries(changes: Sequence[str], first: int) -> list[IndexEntry]:
@@ -240,10 +323,11 @@ def test_positions_of_commits() -> None:
 
 
 def test_an_index_is_loaded_without_pickle(tmp_path: Path) -> None:
-    build([change("a.py", "parse")]).save(tmp_path)
+    for name in ("vocabulary", "starts", "rows", "weights", "places", "commits", "idf"):
+        np.save(tmp_path / f"{name}.npy", np.zeros(2, dtype=np.int64))
     np.save(tmp_path / "rows.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"object|pickle"):
-        CommitIndex.load(lambda name: (tmp_path / name).read_bytes())
+        reopen(tmp_path)
 
 
 def test_a_neighbour_is_a_plain_value() -> None:
