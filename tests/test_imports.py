@@ -32,6 +32,8 @@ IMPORTERS = {
     "tokenizers": {"runtime.tokenizer", "suggest.generator", "risk.encoder", "learn"},
     # share: a model that was pulled is put together where there is no torch.
     "numpy": {
+        "bundle.block_file",
+        "suggest.index_arrays",
         "runtime.beam_search",
         "runtime.onnx_model",
         "suggest.generator",
