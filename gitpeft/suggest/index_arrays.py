@@ -132,10 +132,11 @@ class IndexArrays:
             size = bundle.manifest.files[file].size if file in bundle else 0
             found.append(BlockArray(bundle.open_blocks(file, checksums), size, dtype))
             checksums = checksums[4 * count_blocks(size) :]
-        if checksums:
-            raise ValueError("there are more checksums than blocks")
         heads = np.frombuffer(bundle.read(f"{INDEX_FOLDER}/{_HEADS_FILE}"), dtype="<u4")
         vocabulary, starts, rows, weights, places, commits = found
+        sizes = len(starts) - len(vocabulary), len(rows) - len(weights), len(heads), min(len(places), 1)
+        if sizes != (1, 0, -(-len(vocabulary) // HEAD_STEP), 1) or checksums:
+            raise ValueError("its files do not fit each other")
         return cls(heads, vocabulary, starts, rows, weights, places, commits)
 
 
