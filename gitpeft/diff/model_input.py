@@ -5,6 +5,9 @@ from typing import Protocol
 
 from gitpeft.lazy import lazy_dataclass
 
+PROMPT_ENDING = "Commit message:"
+"""The last line of the layout "prompt"."""
+
 
 @lazy_dataclass(frozen=True, slots=True)
 class TokenBudget:

@@ -1,8 +1,9 @@
-"""What a file is for, as far as its path tells."""
+"""What a file is for, as far as its path tells, and which files are shown first."""
 
 import re
 from functools import lru_cache
 
+from gitpeft.diff.patch import FileChange
 from gitpeft.lazy import lazy_pattern
 
 _TEST = lazy_pattern(
@@ -40,3 +41,9 @@ _KINDS = (("CI", _CI), ("tests", _TEST), ("docs", _DOCS), ("build", _BUILD))
 def classify_path(path: str) -> str:
     """What a file is for: CI, tests, docs, build, or "" for the code itself."""
     return next((name for name, pattern in _KINDS if pattern.search(path)), "")
+
+
+def rank_file(change: FileChange) -> tuple[int, int]:
+    """Sort key of the files that a prompt shows: code first, then tests, then the rest; the larger first."""
+    rank = 3 if change.kind != "text" else {"": 0, "tests": 1}.get(classify_path(change.path), 2)
+    return rank, -(change.added + change.removed)

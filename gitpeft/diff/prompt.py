@@ -19,9 +19,10 @@ from collections.abc import Callable, Sequence
 from gitpeft.diff.compact import divide_fairly
 from gitpeft.diff.definitions import COMMENT_LINE, IMPORT_LINE
 from gitpeft.diff.edits import iterate_runs, split_change
-from gitpeft.diff.model_input import RenderedPiece, TokenBudget
+from gitpeft.diff.model_input import PROMPT_ENDING, RenderedPiece, TokenBudget
 from gitpeft.diff.patch import FileChange, Hunk, normalize_line
-from gitpeft.diff.path_kinds import classify_path
+from gitpeft.diff.path_kinds import rank_file
+from gitpeft.diff.stored import MAX_FACTS_LENGTH, ChangeContent
 from gitpeft.diff.subjects import strip_issue_numbers
 from gitpeft.lazy import lazy_dataclass
 
@@ -32,12 +33,6 @@ PROMPT_BUDGET = TokenBudget(
     total=512, exemplars=3, exemplar_tokens=24, previous_tokens=20, file_tokens=40, layout="prompt"
 )
 """The budget in which the commit adapter of models/smol is trained."""
-
-PROMPT_ENDING = "Commit message:"
-"""The last line of a prompt."""
-
-MAX_FACTS_LENGTH = 800
-"""Characters of the facts that can be shown."""
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 """Token ids of each text."""
@@ -53,15 +48,6 @@ _FIRST, _COMMENT, _HEADING, _BEFORE, _IMPORT = -1, 50, 100, 200, 300
 
 
 @lazy_dataclass(frozen=True, slots=True)
-class PromptContent:
-    """What a prompt shows of a change: its files with their hunks, how many more there are, and its facts."""
-
-    files: Sequence[FileChange]
-    facts: str
-    unlisted: int = 0
-
-
-@lazy_dataclass(frozen=True, slots=True)
 class _Line:
     """A line that may be shown: how urgent it is (0 first), its text, and where it comes from."""
 
@@ -71,7 +57,7 @@ class _Line:
 
 
 def render_prompt(
-    content: PromptContent, exemplars: Sequence[str], previous: str, encode: Encode, budget: TokenBudget
+    content: ChangeContent, exemplars: Sequence[str], previous: str, encode: Encode, budget: TokenBudget
 ) -> list[RenderedPiece]:
     """The prompt in pieces, at most `budget.total` tokens; it ends with `PROMPT_ENDING`.
 
@@ -92,12 +78,6 @@ def render_prompt(
         RenderedPiece(end),
     ]
     return [piece for piece in pieces if piece.ids]
-
-
-def rank_file(change: FileChange) -> tuple[int, int]:
-    """Sort key of the files to show: code first, then tests, then the rest; the larger change first."""
-    rank = 3 if change.kind != "text" else {"": 0, "tests": 1}.get(classify_path(change.path), 2)
-    return rank, -(change.added + change.removed)
 
 
 def _encode_head(

@@ -9,7 +9,6 @@ from gitpeft.diff.compact import divide_fairly, split_compact
 from gitpeft.diff.model_input import RenderedPiece as RenderedPiece
 from gitpeft.diff.model_input import RendererTokenizer as RendererTokenizer
 from gitpeft.diff.model_input import TokenBudget as TokenBudget
-from gitpeft.diff.prompt import render_prompt
 from gitpeft.diff.stored import read_stored_change, shorten_change
 from gitpeft.diff.subjects import clean_subject
 from gitpeft.lazy import lazy_pattern
@@ -45,6 +44,8 @@ def render_pieces(
 ) -> list[RenderedPiece]:
     """The same as `render_change`, part by part."""
     if budget.layout == "prompt":
+        from gitpeft.diff.prompt import render_prompt  # here, because it costs the hook of other models time
+
         return render_prompt(read_stored_change(change), exemplars, previous, tokenizer.encode_many, budget)
     files, blocks = split_compact(shorten_change(change))
     exemplars = list(exemplars[: budget.exemplars])

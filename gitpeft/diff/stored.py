@@ -27,7 +27,6 @@ from gitpeft.diff.compact import (
     take_lines,
     text_length,
 )
-from gitpeft.diff.facts import extract_facts
 from gitpeft.diff.patch import (
     MAX_LINE_LENGTH,
     FileChange,
@@ -36,11 +35,13 @@ from gitpeft.diff.patch import (
     is_generated,
     normalize_line,
 )
-from gitpeft.diff.prompt import MAX_FACTS_LENGTH, PromptContent, rank_file
-from gitpeft.lazy import lazy_pattern
+from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
 MAX_STORED_LENGTH = 8000
 """Characters of a stored text."""
+
+MAX_FACTS_LENGTH = 800
+"""Characters of the facts that are kept."""
 
 MAX_FILES_READ = 40
 """Files whose hunks are read for the facts, and which get a line; the others are only counted."""
@@ -55,12 +56,23 @@ _SAME_HEADING = "@@"
 _FILE_LINE = lazy_pattern(r"(.)(.*?) \+(\d+) -(\d+)(?: \(([a-z]+)\))?(?: <(.*))?")
 
 
+@lazy_dataclass(frozen=True, slots=True)
+class ChangeContent:
+    """A change as it is stored: files with the hunks that were kept, facts, and how many more files."""
+
+    files: Sequence[FileChange]
+    facts: str
+    unlisted: int = 0
+
+
 def store_change(files: Sequence[FileChange]) -> str:
     """Write a change as bounded text; "" for none.
 
     The facts are computed from lines whose secrets are masked. For the rest, whoever keeps the text masks it
     (`redaction.mask_secrets`).
     """
+    from gitpeft.diff.facts import extract_facts  # here, because what only reads a text does not need them
+
     if not files:
         return ""
     ordered = sorted(files, key=file_priority, reverse=True)
@@ -106,6 +118,8 @@ def _is_whole(change: FileChange) -> bool:
 
 def _choose_shown_files(read: Sequence[FileChange]) -> list[FileChange]:
     """The files whose hunks are kept: those of the compact form, and those of a prompt; the largest first."""
+    from gitpeft.diff.path_kinds import rank_file
+
     in_prompt = [change for change in sorted(read, key=rank_file) if change.hunks][:_MAX_FILES_IN_PROMPT]
     chosen = {change.path for change in (*read[:MAX_FILES_SHOWN], *in_prompt)}
     return [change for change in read if change.path in chosen and change.hunks]
@@ -171,7 +185,7 @@ def shorten_change(text: str) -> str:
     return compact_change(content.files, content.unlisted)
 
 
-def read_stored_change(text: str) -> PromptContent:
+def read_stored_change(text: str) -> ChangeContent:
     """The files, hunks and facts in a stored text.
 
     Of a text in the compact form the facts are computed from what it has.
@@ -189,8 +203,13 @@ def read_stored_change(text: str) -> PromptContent:
         elif change := _read_file_line(line):
             files[change.path] = change
     found = list(files.values())
-    told = "; ".join(extract_facts(found)) if facts is None else facts
-    return PromptContent(found, told, unlisted)
+    return ChangeContent(found, _extract_facts_of_rest(found) if facts is None else facts, unlisted)
+
+
+def _extract_facts_of_rest(files: Sequence[FileChange]) -> str:
+    from gitpeft.diff.facts import extract_facts
+
+    return "; ".join(extract_facts(files, whole=all(map(_is_whole, files))))
 
 
 def _read_file_line(line: str) -> FileChange | None:

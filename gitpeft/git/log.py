@@ -7,8 +7,8 @@ that no text in a message or a file can be mistaken for one.
 import os
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-from gitpeft.diff.compact import MAX_FILES_SHOWN
 from gitpeft.diff.patch import FileChange, file_priority, parse_patch
+from gitpeft.diff.stored import MAX_FILES_READ
 from gitpeft.git.process import decode_text
 from gitpeft.lazy import lazy_dataclass
 
@@ -124,10 +124,10 @@ class CommitParser(RecordParser[Commit]):
         self.files: list[FileChange] = []
 
     def add_patch(self, patch: bytes, whole: bool) -> None:
-        """Parse a part of the patch; of a large commit, no more hunks are kept than can be shown."""
+        """Parse a part of the patch; of a large commit, no more hunks are kept than are read."""
         self.files += parse_patch(patch) if len(patch) > 1 else []
         if not whole:
-            for change in sorted(self.files, key=file_priority, reverse=True)[MAX_FILES_SHOWN:]:
+            for change in sorted(self.files, key=file_priority, reverse=True)[MAX_FILES_READ:]:
                 change.hunks = []
 
     def build_item(self, fields: list[bytes]) -> Commit:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import sqlite3
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gitpeft.diff.compact import RENDERER_VERSION, compact_change
+from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.patch import FileChange
+from gitpeft.diff.stored import store_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit, SkippedCommit
 from gitpeft.git.repository import Repository
@@ -27,10 +29,16 @@ from gitpeft.history.filters import is_bot
 from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the tables and their content; a database of another version, or renderer, is built anew."""
 
 _DATABASE_VERSION = SCHEMA_VERSION * 1000 + RENDERER_VERSION
+_UPGRADABLE_VERSION = 4001
+"""The version before: it has the same tables, with changes in the compact form as plain text.
+
+They are kept and used as they are until their commits are mined again.
+"""
+
 _BATCH_SIZE = 256
 _PARALLEL_THRESHOLD = 1000
 """From this many commits on, several processes read.
@@ -75,7 +83,7 @@ class PathChange:
 
 @lazy_dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """One mined commit. Times are Unix seconds; `author` is a salted hash; `change` is compact, masked text.
+    """One mined commit. Times are Unix seconds; `author` is a salted hash; `change` is stored, masked text.
 
     A merge has no change of its own: the counts and texts of its change are empty.
     """
@@ -170,15 +178,16 @@ class History:
         with _lock_history(self.path.with_name("history.lock")):
             reachable = [sha for sha, _ in repository.rev_list(tip)]
             known = self._load_known_shas()
-            wanted = [sha for sha in reversed(reachable) if sha not in known]
+            current = known.difference(self._load_outdated_shas())
+            wanted = [sha for sha in reversed(reachable) if sha not in current]
             self._execute_many("DELETE FROM skipped", [()])  # commits skipped the last time are tried again
             skipped = self._store_commits(repository, wanted, jobs or _count_cores(), progress)
             context.fill_line_counts(self._db, repository, reachable)
             with self._db:
                 context.move_cursor(self._db, tip, *context.find_cursor_difference(self._db, repository, tip))
+            new = len(self._load_known_shas()) - len(known)
             pruned = self._prune_unreachable(repository, known.difference(reachable))
-        seconds = time.monotonic() - start
-        return MiningReport(len(wanted) - sum(skipped.values()), len(reachable), skipped, pruned, seconds)
+        return MiningReport(new, len(reachable), skipped, pruned, time.monotonic() - start)
 
     def load_records(
         self, repository: Repository, tip: str = "HEAD", newest: int | None = None
@@ -238,6 +247,11 @@ class History:
     def _load_known_shas(self) -> set[str]:
         return {sha for (sha,) in self._db.execute("SELECT sha FROM record")}
 
+    def _load_outdated_shas(self) -> set[str]:
+        """The commits whose changes an earlier version stored."""
+        query = "SELECT sha FROM record WHERE typeof(change) = 'text' AND change <> ''"
+        return {sha for (sha,) in self._db.execute(query)}
+
     def _store_commits(
         self,
         repository: Repository,
@@ -251,7 +265,8 @@ class History:
         for rows, changes, left_out in self._pack_in_batches(repository, shas, jobs):
             with self._db:
                 self._db.executemany(
-                    f"INSERT OR REPLACE INTO record ({_RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})", rows
+                    f"INSERT OR REPLACE INTO record ({_RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})",
+                    map(_compress_change, rows),
                 )
                 self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
                 context.store_changes(self._db, changes)
@@ -297,11 +312,12 @@ class History:
 
 
 _PLACEHOLDERS = ", ".join("?" * len(_RECORD_COLUMNS.split(",")))
+_CHANGE_COLUMN = _RECORD_COLUMNS.split(", ").index("change")
 _TEXT_SEPARATOR = "\n\0\n"
 
 
 class _CommitPacker:
-    """Packs commits into rows: changes compact, secrets masked, authors hashed."""
+    """Packs commits into rows: changes bounded, secrets masked, authors hashed."""
 
     def __init__(self, salt: str) -> None:
         self.salt = salt
@@ -329,7 +345,7 @@ class _CommitPacker:
         author, bot = self._identify_author(commit.author)
         files = commit.files
         texts = (
-            compact_change(files) if files else "",
+            store_change(files),
             "\n".join(map(_pack_path_change, files)),
             commit.subject,
             commit.body.strip("\n")[: 2 * _MAX_BODY_LENGTH],
@@ -383,12 +399,29 @@ def _unpack_path_change(line: str) -> PathChange:
 
 
 def _record_from_row(
-    row: tuple[str, int, int, int, str, int, str, str, str, int, int, int, str],
+    row: tuple[str, int, int, int, str, int, str, str, str | bytes, int, int, int, str],
 ) -> CommitRecord:
     sha, parents, time_, commit_time, author, bot = row[:6]
     subject, body, change, files, added, removed, paths = row[6:]
     head = (sha, parents, time_, commit_time, author, bool(bot))
-    return CommitRecord(*head, subject, body, change, files, added, removed, paths)
+    text = change if isinstance(change, str) else _decompress_change(change)
+    return CommitRecord(*head, subject, body, text, files, added, removed, paths)
+
+
+def _decompress_change(packed: bytes) -> str:
+    try:
+        return zlib.decompress(packed).decode()
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise GitpeftError(
+            f"the mined history is damaged: {error}", "Delete history.db and run `gitpeft mine`."
+        ) from None
+
+
+def _compress_change(row: Sequence[object]) -> tuple[object, ...]:
+    """A row with its change compressed, which saves two thirds; the row of a commit without one as it is."""
+    change = row[_CHANGE_COLUMN]
+    packed = zlib.compress(str(change).encode()) if change else ""
+    return (*row[:_CHANGE_COLUMN], packed, *row[_CHANGE_COLUMN + 1 :])
 
 
 def _count_cores() -> int:
@@ -411,7 +444,10 @@ def _connect_database(path: Path) -> sqlite3.Connection:
 def _open_usable_database(path: Path) -> sqlite3.Connection | None:
     db = sqlite3.connect(path, timeout=10)
     try:
-        if db.execute("PRAGMA user_version").fetchone()[0] == _DATABASE_VERSION:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version == _UPGRADABLE_VERSION:
+            db.execute(f"PRAGMA user_version = {_DATABASE_VERSION}")
+        if version in (_UPGRADABLE_VERSION, _DATABASE_VERSION):
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("SELECT max(rowid), (SELECT value FROM setting) FROM record").fetchone()
             return db

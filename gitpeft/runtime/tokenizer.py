@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gitpeft.diff.prompt import PROMPT_ENDING as PROMPT_ENDING
+from gitpeft.diff.model_input import PROMPT_ENDING as PROMPT_ENDING
 from gitpeft.diff.render import SECTION_MARKS
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from gitpeft.bundle.bundle import open_active_bundle, read_active_id
 from gitpeft.config import Config
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import FileChange, parse_patch
+from gitpeft.diff.stored import store_change
 from gitpeft.errors import GitpeftError
 from gitpeft.errors import NothingStagedError as NothingStagedError
 from gitpeft.git.repository import DIFF_OPTIONS, Repository
@@ -38,7 +39,7 @@ _PREFETCH_FRESH_SECONDS = 600.0
 
 @lazy_dataclass(frozen=True, slots=True)
 class SuggestionRequest:
-    """A request to the model: the masked compact change, the author's previous subject, how many messages.
+    """A request to the model: the masked change, the author's previous subject, how many messages.
 
     `after` is the revision on which the change is based, `least` the score in percent that a message needs.
     """
@@ -118,7 +119,7 @@ def build_staged_request(
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
     previous = mask_secrets(repo.find_previous_subject())
-    change = mask_secrets(compact_change(files))
+    change = _write_change(repo, files)
     return SuggestionRequest(change, previous, _count_asked(config, wanted), base or "HEAD", config.min_score)
 
 
@@ -129,9 +130,24 @@ def build_commit_request(repo: Repository, config: Config, wanted: int, rev: str
     """
     from gitpeft.redaction import mask_secrets
 
-    change = mask_secrets(compact_change(_parse_described_files(repo, repo.read_commit_patch(rev), config)))
+    change = _write_change(repo, _parse_described_files(repo, repo.read_commit_patch(rev), config))
     previous = mask_secrets(repo.find_subject_before(rev))
     return SuggestionRequest(change, previous, _count_asked(config, wanted), f"{rev}^")
+
+
+def _write_change(repo: Repository, files: Sequence[FileChange]) -> str:
+    """The change in the form that the active model reads, with its secrets masked.
+
+    The stored form is for prompts; the compact one, which is a tenth of the work, for all other models.
+    """
+    from gitpeft.redaction import mask_secrets
+
+    try:
+        bundle = open_active_bundle(repo.state_dir)
+    except GitpeftError:
+        bundle = None  # whoever loads the model reports why
+    reads_prompts = bundle is not None and bundle.manifest.budget.get("layout") == "prompt"
+    return mask_secrets(store_change(files) if reads_prompts else compact_change(files))
 
 
 def _count_asked(config: Config, wanted: int) -> int:

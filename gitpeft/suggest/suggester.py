@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.diff.render import TokenBudget
+from gitpeft.diff.stored import shorten_change
 from gitpeft.diff.subjects import clean_subject
 from gitpeft.suggest import reranker
 from gitpeft.suggest.read_errors import explain_read_errors
@@ -56,7 +57,8 @@ class Suggester:
         self._beams = beams
         self._reranker = Reranker.from_data(bundle.read_json(bundles.RERANKER_FILE), bundle.manifest.kind)
         with explain_read_errors("the manifest"):
-            self._exemplar_count = TokenBudget(**bundle.manifest.budget).exemplars
+            budget = TokenBudget(**bundle.manifest.budget)
+        self._exemplar_count, self._layout = budget.exemplars, budget.layout
         with explain_read_errors(bundles.STYLE_FILE):
             self._longest = _read_longest_subject(bundle)
         self._index: CommitIndex | None = None
@@ -77,7 +79,7 @@ class Suggester:
         before: str | None = None,
         seed: int | None = None,
     ) -> list[Suggestion]:
-        """At most `n` messages for a compact change (`diff.compact`), best first; [] if none is good enough.
+        """At most `n` messages for a stored or compact change, best first; [] if none is good enough.
 
         `previous` is the author's previous subject, "" if there is none; `least` the score (0..1) that each
         message needs. If the index contains the commit `before`, only earlier commits are retrieved. A `seed`
@@ -129,6 +131,7 @@ class Suggester:
         """
         generate = generate and self._has_model
         self._load_missing(generate)
+        change = self._fit_form(change)
         with self._timer.measure("retrieve"):
             end = self._count_commits_before(before)
             neighbours = self._find_nearest(change, end)
@@ -151,9 +154,14 @@ class Suggester:
         """
         self._load_missing(True)
         assert self._generator is not None, "this bundle only retrieves"
+        change = self._fit_form(change)
         exemplars = self._find_nearest(change, self._count_commits_before(before))[: self._exemplar_count]
         encoded = self._generator.encode_source(change, previous, exemplars)
         return -self._generator.score_texts(encoded, [message])[0].mean
+
+    def _fit_form(self, change: str) -> str:
+        """The change in the form that the model was trained on: the compact one, unless it reads prompts."""
+        return change if self._layout == "prompt" else shorten_change(change)
 
     def _count_commits_before(self, before: str | None) -> int | None:
         """How many commits of the index are older than `before`; None for all."""

@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 
 from gitpeft.diff.compact import split_compact
+from gitpeft.diff.stored import shorten_change
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
 _IDENTIFIER_PATTERN = lazy_pattern(r"[A-Za-z_][A-Za-z_0-9]{2,}")
@@ -26,13 +27,15 @@ class IndexEntry:
 
 
 def extract_terms(change: str) -> Counter[int]:
-    """The terms of a compact change (`diff.compact`) with their counts: the 160 most frequent, as CRC-32.
+    """The terms of a change in its compact form with their counts: the 160 most frequent, as CRC-32.
+
+    Of a stored text (`diff.stored`) the compact form is made first: a change has the same terms in both.
 
     Terms are each path, its folder, its name and its suffix (with the kind of file change), and the
     identifiers of headings and lines in lower case; those of added and removed lines count again with the
     sign, so that a removed word is another term than an added one.
     """
-    files, blocks = split_compact(change)
+    files, blocks = split_compact(shorten_change(change))
     counts: Counter[str] = Counter()
     for label, path in files:
         _count_path_terms(counts, label, path)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import pytest
 
 from gitpeft.diff.facts import extract_facts
+from gitpeft.diff.model_input import PROMPT_ENDING
 from gitpeft.diff.patch import FileChange, Hunk
-from gitpeft.diff.prompt import PROMPT_BUDGET, PROMPT_ENDING, PromptContent, render_prompt
+from gitpeft.diff.prompt import PROMPT_BUDGET, render_prompt
+from gitpeft.diff.stored import ChangeContent
 from gitpeft.lazy import replace_fields
 
 
@@ -26,7 +28,7 @@ def render(
     previous: str = "",
     more: int = 0,
 ) -> str:
-    content = PromptContent(files, "; ".join(extract_facts(files)), more)
+    content = ChangeContent(files, "; ".join(extract_facts(files)), more)
     budget = replace_fields(PROMPT_BUDGET, total=total, exemplar_tokens=99, previous_tokens=99)
     pieces = render_prompt(content, like, previous, encode, replace_fields(budget, file_tokens=999))
     return bytes(i for piece in pieces for i in piece.ids).decode()
@@ -96,7 +98,7 @@ def test_code_comes_before_tests_and_other_files() -> None:
 def test_pieces_say_which_line_they_show() -> None:
     change = make_change("a.py", "-x = 1", "+x = 2", "-gone = 3")
     pieces = render_prompt(
-        PromptContent([change], ""), (), "", encode, replace_fields(PROMPT_BUDGET, total=999)
+        ChangeContent([change], ""), (), "", encode, replace_fields(PROMPT_BUDGET, total=999)
     )
     assert [(piece.path, piece.line) for piece in pieces] == [
         ("a.py", ""),

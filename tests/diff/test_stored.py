@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from gitpeft.diff.compact import compact_change, split_compact
 from gitpeft.diff.facts import extract_facts
 from gitpeft.diff.patch import FileChange, Hunk
-from gitpeft.diff.prompt import PROMPT_BUDGET, PromptContent, render_prompt
+from gitpeft.diff.prompt import PROMPT_BUDGET, render_prompt
 from gitpeft.diff.stored import (
     MAX_FILES_READ,
     MAX_STORED_LENGTH,
+    ChangeContent,
     read_stored_change,
     shorten_change,
     store_change,
@@ -48,7 +49,7 @@ def changes(draw: st.DrawFn) -> list[FileChange]:
     ]
 
 
-def render(content: PromptContent) -> str:
+def render(content: ChangeContent) -> str:
     pieces = render_prompt(content, ["Fix dates"], "Add tests", encode, PROMPT_BUDGET)
     return bytes(i for piece in pieces for i in piece.ids).decode()
 
@@ -57,7 +58,7 @@ def render(content: PromptContent) -> str:
 @given(changes())
 def test_a_prompt_of_the_stored_text_is_that_of_the_change(files: list[FileChange]) -> None:
     largest_first = sorted(files, key=lambda c: (c.kind == "text", c.added + c.removed), reverse=True)
-    direct = PromptContent(largest_first, "; ".join(extract_facts(largest_first)) if files else "")
+    direct = ChangeContent(largest_first, "; ".join(extract_facts(largest_first)) if files else "")
     assert render(read_stored_change(store_change(files))) == render(direct)
 
 
@@ -74,7 +75,7 @@ def test_a_compact_text_of_an_earlier_version_is_read() -> None:
     content = read_stored_change(text)
     assert content.facts == "sets size: 1 -> 2"
     assert content.files == [change]
-    assert read_stored_change("") == PromptContent([], "")
+    assert read_stored_change("") == ChangeContent([], "")
     assert store_change([]) == "" == shorten_change("")
 
 

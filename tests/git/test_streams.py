@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gitpeft.diff.compact import compact_change
+from gitpeft.diff.stored import MAX_FILES_READ, store_change
 from gitpeft.git.log import Commit, SkippedCommit
 from tests.support.gitrepo import EPOCH, Repo, fingerprint, merge_side, partial_clone
 from tests.support.reading import read_commit, read_history
@@ -120,9 +120,9 @@ def test_an_enormous_commit_is_read_in_parts(repo: Repo, monkeypatch: pytest.Mon
     monkeypatch.setattr("gitpeft.git.log._SPILL_BYTES", 2000)
     monkeypatch.setattr("gitpeft.git.streams._CHUNK_BYTES", 700)
     parts = read_commit(repo, sha).files
-    assert compact_change(parts) == compact_change(whole)
+    assert store_change(parts) == store_change(whole)
     assert [(f.path, f.added) for f in parts] == [(f.path, f.added) for f in whole]
-    assert sum(bool(f.hunks) for f in parts) < 30
+    assert sum(bool(f.hunks) for f in parts) < MAX_FILES_READ + 22
 
 
 def test_a_type_change_is_not_torn_apart(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import parse_patch
+from gitpeft.diff.stored import shorten_change, store_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.history import pool
 from gitpeft.history.filters import is_bot
 from gitpeft.history.store import History, MiningReport, PathChange, _CommitPacker
+from gitpeft.redaction import mask_secrets
 from tests.support.gitrepo import EPOCH, HOUR, Repo, fingerprint, merge_side, partial_clone
 
 
@@ -58,7 +59,7 @@ def test_records_are_what_git_says(mined: tuple[Repo, Repository]) -> None:
         PathChange("a.py", "M", None, 2, 1, "text"),
         PathChange("c.txt", "R", "b.txt", 0, 0, "text"),
     )
-    assert last.change == compact_change(parse_patch(repository.read_commit_patch("HEAD")))
+    assert last.change == store_change(parse_patch(repository.read_commit_patch("HEAD")))
     assert {r.author for r in records} == {ada}
     assert sorted(r.is_merge for r in records) == [False] * 4 + [True]
     assert [r.change for r in records if r.is_merge] == [""]
@@ -117,6 +118,9 @@ def test_secrets_and_identities_are_not_stored(repo: Repo) -> None:
     )
     mine(repo)
     stored = b"".join(path.read_bytes() for path in (repo.path / ".git" / "gitpeft").iterdir())
+    repository = Repository.open(repo.path)
+    with History.open(repository.state_dir) as history:
+        stored += "".join(one.change for one in history.load_records(repository)).encode()
     for forbidden in (token[:40], "hunt3r22", "Ada Author", "ada@example.org"):
         assert forbidden.encode() not in stored
     assert b"<secret>" in stored
@@ -221,6 +225,61 @@ def test_an_unusable_database_is_built_anew(mined: tuple[Repo, Repository], dama
         content = path.read_bytes()
         path.write_bytes({"garbage": b"x" * 5000, "truncated": content[:70], "empty": b""}[damage])
     assert mine(repo).new == 5
+
+
+def test_a_database_of_the_version_before_is_kept_and_renewed_by_mining(
+    mined: tuple[Repo, Repository],
+) -> None:
+    repo, repository = mined
+    mine(repo)
+    with History.open(repository.state_dir) as history:
+        records = history.load_records(repository)
+        salt = history.hash_author("a <b@c.de>")
+    _make_older(repository.state_dir / "history.db", {one.sha: shorten_change(one.change) for one in records})
+    with History.open(repository.state_dir) as history:
+        older = history.load_records(repository)
+        assert [one.change for one in older] == [shorten_change(one.change) for one in records]
+        with history.context_before(repository, repository.resolve_commit("HEAD")) as before:
+            assert before.count_changes(["a.py"]) == 2
+        report = history.mine_commits(repository)
+        assert (report.new, report.total, report.pruned) == (0, 5, 0)
+        assert history.load_records(repository) == records
+        assert history.hash_author("a <b@c.de>") == salt
+        assert history.mine_commits(repository).new == 0
+
+
+def _make_older(path: Path, changes: dict[str, str]) -> None:
+    """Turn a database into what the version before wrote: changes in the compact form, as plain text."""
+    db = sqlite3.connect(path)
+    with db:
+        db.executemany("UPDATE record SET change = ? WHERE sha = ?", [(t, sha) for sha, t in changes.items()])
+        db.execute("PRAGMA user_version = 4001")
+    db.close()
+
+
+def test_a_damaged_change_is_reported(mined: tuple[Repo, Repository]) -> None:
+    repo, repository = mined
+    mine(repo)
+    db = sqlite3.connect(repository.state_dir / "history.db")
+    with db:
+        db.execute("UPDATE record SET change = x'789c00' WHERE change <> ''")
+    db.close()
+    with History.open(repository.state_dir) as history, pytest.raises(GitpeftError, match="damaged"):
+        history.load_records(repository)
+
+
+def test_a_staged_change_reads_as_the_commit_that_it_becomes(repo: Repo) -> None:
+    repo.commit("feat: start", **{"src/dates.py": "def parse(raw):\n    return raw\n", "b.txt": "1\n" * 30})
+    lines = "def parse(raw):\n    return int(raw)\n\n\ndef show(date):\n    print(date)\n"
+    repo.stage(**{"src/dates.py": lines, "c.py": "x = 1\n" * 500, "b.txt": None})
+    repository = Repository.open(repo.path)
+    staged = mask_secrets(store_change(parse_patch(repository.read_staged_patch())))
+    repo.git("commit", "-q", "-m", "fix: dates")
+    mine(repo)
+    with History.open(repository.state_dir) as history:
+        record = history.load_records(repository)[-1]
+    assert record.change == staged
+    assert staged.startswith("=adds file c.py; deletes file b.txt; adds function show")
 
 
 def test_a_second_miner_is_refused(mined: tuple[Repo, Repository]) -> None:

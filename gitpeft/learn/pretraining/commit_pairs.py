@@ -25,7 +25,8 @@ from gitpeft.diff.grounding import (
     measure_grounding,
 )
 from gitpeft.diff.patch import FileChange, Hunk
-from gitpeft.diff.prompt import PROMPT_BUDGET, PromptContent, render_prompt
+from gitpeft.diff.prompt import PROMPT_BUDGET, render_prompt
+from gitpeft.diff.stored import ChangeContent
 from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit
@@ -210,7 +211,7 @@ def render_pair(
     files: Sequence[FileChange], like: Sequence[str], previous: str, codec: TokenCodec, tokens: int
 ) -> list[int]:
     """The prompt of a pair as token ids, at most so many."""
-    content = PromptContent(files, "; ".join(extract_facts(files)))
+    content = ChangeContent(files, "; ".join(extract_facts(files)))
     budget = replace_fields(PROMPT_BUDGET, total=tokens)
     pieces = render_prompt(content, like, previous, codec.encode_many, budget)
     return [i for piece in pieces for i in piece.ids]

@@ -13,6 +13,7 @@ import numpy as np
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.config import load_config
+from gitpeft.diff.stored import shorten_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
@@ -111,7 +112,7 @@ def _read_history(repository: Repository, until: str, listen: Listener) -> _Repl
         raise GitpeftError("there is no commit to look at", "choose a later --until")
     found = szz.trace_bug_introducing_commits(repository, until, load_config(repository), listen)
     subjects = {one.sha: one.subject for one in records}
-    texts = {one.sha: one.change for one in records}
+    texts = {one.sha: shorten_change(one.change) for one in records}
     return _ReplayedHistory(measured, found, find_latest_time(measured), subjects, texts)
 
 

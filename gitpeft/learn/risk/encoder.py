@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gitpeft.diff.stored import shorten_change
 from gitpeft.diff.subjects import clean_subject
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
@@ -210,7 +211,7 @@ def split_by_time(
 def load_commit_texts(history: History, repository: Repository, until: str) -> dict[str, CommitText]:
     """The text of each commit up to `until`."""
     records = history.load_records(repository, repository.resolve_commit(until))
-    return {one.sha: CommitText(one.change, clean_subject(one.subject)) for one in records}
+    return {one.sha: CommitText(shorten_change(one.change), clean_subject(one.subject)) for one in records}
 
 
 def encode_change(text: CommitText, base: "BaseModel", message: bool) -> list[int]:

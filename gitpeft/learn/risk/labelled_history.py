@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from gitpeft.config import load_config
+from gitpeft.diff.stored import shorten_change
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
@@ -91,7 +92,7 @@ def read_labelled_history(
     if not measured:
         return None
     found = szz.trace_bug_introducing_commits(repository, until, load_config(repository), listen)
-    texts = {one.sha: one.change for one in history.load_records(repository, until)}
+    texts = {one.sha: shorten_change(one.change) for one in history.load_records(repository, until)}
     return LabelledHistory(
         measured, found, find_latest_time(measured), texts, make_fixed_line_lookup(repository, found.verdicts)
     )

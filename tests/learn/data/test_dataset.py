@@ -1,8 +1,9 @@
 """A history as examples: what is left out and why, what an example may know, and the replay of the hook."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import pytest
 from gitpeft.config import Config
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import FileChange, Hunk
+from gitpeft.diff.prompt import PROMPT_BUDGET
 from gitpeft.diff.render import TokenBudget, render_change
+from gitpeft.diff.stored import shorten_change
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord, History
+from gitpeft.lazy import replace_fields
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
@@ -223,12 +227,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, tinymodel.fill(folder, tinymodel.pointer_t5())
 
 
+@pytest.mark.parametrize("layout", ["marks", "prompt"])
 @pytest.mark.parametrize("part", ["train", "valid", "test"])
 def test_the_hook_reads_what_training_read(
     replayed: tuple[Repo, Dataset],
     model: tuple[Path, dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     part: str,
+    layout: str,
 ) -> None:
     """Each commit's change, staged on its parent, gives the very tokens that its example gave."""
     repo, data = replayed
@@ -241,23 +247,26 @@ def test_the_hook_reads_what_training_read(
 
     monkeypatch.setattr(generator, "render_change", spy)
     known = {"train": data.first_valid, "valid": data.first_valid, "test": data.first_test}[part]
-    manifest = _manifest(model[1])
+    budget = TokenBudget() if layout == "marks" else replace_fields(PROMPT_BUDGET, total=150)
+    manifest = _manifest(model[1], budget)
+    monkeypatch.setattr(service, "open_active_bundle", lambda _: SimpleNamespace(manifest=manifest))
+    fit = shorten_change if layout == "marks" else str
     with trial.open_trial_suggester(manifest, model[0], data.index_before(known), {}) as suggester:
         for example in _examples(data, part):
             before = example.sha if part == "train" else None
             for question in _staged(repo, example.sha):
                 suggester.collect_candidates(question.change, question.previous, before=before)
                 assert (question.change, asked[-1]) == (
-                    example.change,
-                    dataset.encode_example(example, TokenBudget(), codec)[0],
+                    fit(example.change),
+                    render_change(example.change, example.like, example.previous, budget, codec),
                 )
     assert len(asked) == len(_examples(data, part)) > 5
 
 
-def _manifest(settings: dict[str, Any]) -> Any:
+def _manifest(settings: dict[str, Any], budget: TokenBudget) -> Any:
     from gitpeft.bundle.bundle import Manifest
 
-    return Manifest("model", "", budget={"total": TokenBudget().total}, settings=settings)
+    return Manifest("model", "", budget=asdict(budget), settings=settings)
 
 
 def _examples(data: Dataset, part: str) -> tuple[Example, ...]:
@@ -277,7 +286,7 @@ def _staged(repo: Repo, sha: str) -> Iterator[service.SuggestionRequest]:
 
 def test_the_replay_covers_what_is_odd(replayed: tuple[Repo, Dataset]) -> None:
     _, data = replayed
-    text = "\n".join(e.change for e in data.examples)
+    text = "\n".join(shorten_change(e.change) for e in data.examples)
     for needed in ("<secret>", "(binary)", "(mode)", "(symlink)", "Rdocs", "Dlatin.txt", "~16", "Tguide.md"):
         assert needed in text, needed
     assert any("<secret>" in e.message for e in data.examples)
