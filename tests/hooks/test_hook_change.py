@@ -190,7 +190,7 @@ def test_c9_what_gitattributes_call_generated_is_named_and_not_shown(hooked: Hoo
     with History.open(tmp_path / "state") as history:
         history.mine_commits(repo)
         record = history.load_records(repo)[-1]
-    stored = shorten_change(record.change)
+        stored = shorten_change(record.change)
         assert stored == saw(hooked) == build_commit_request(repo, Config(), 1, "HEAD").change
     assert {path.path: path.kind for path in record.paths}["gen/a b.py"] == "generated"
     for place in (

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gitpeft.diff.stored import shorten_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord, History
@@ -122,7 +123,7 @@ def test_what_is_staged_scores_as_the_commit_does(repo: Repo) -> None:
         repo.git("commit", "-q", "-m", "core: more")
         history.mine_commits(repository)
         after = assessor.assess_commit("HEAD")
-    change = next(r.change for r in _records(repository) if r.subject == "core: more")
+    change = next(shorten_change(r.change) for r in _records(repository) if r.subject == "core: more")
     assert staged.beside == after.beside == {WORDS_FEATURE: bag_of_words.score_words(change, WEIGHTS)}
 
 
