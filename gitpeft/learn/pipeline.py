@@ -12,9 +12,10 @@ replaced in the last step only, in one rename.
 
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
@@ -64,6 +65,7 @@ TUNED, HALF_TUNED, UNTUNED = "tuned", "tuned half way", "untuned"
 """The variants among which validation selects, by the names that manifests have."""
 
 HALF_STRENGTH = 0.5
+_VARIANTS = {1.0: TUNED, HALF_STRENGTH: HALF_TUNED, 0.0: UNTUNED}
 _KEPT_RUNS = 3
 
 
@@ -117,11 +119,11 @@ def build_candidate(
     run = _Run(repo, plan, mined, data, folder, listen, clock or _StepClock())
     wording = learn_team_style(mined.records, data, repo.list_branches())
     if why:
-        draft, trained = _draft_untuned(run), None
+        draft, trained, scores = _draft_untuned(run), None, dict[str, float]()
     else:
-        draft, trained = _train_and_export(run)
+        draft, trained, scores = _train_and_export(run)
     with run.clock.measure("choose"):
-        selected = _select_variant(run, draft, wording)
+        selected = _select_variant(run, draft, wording, scores)
     with run.clock.measure("risk"):
         risk = fit_risk_model(repo, mined, folder, listen, None if why else plan)
     _delete_old_runs(folder)
@@ -322,15 +324,22 @@ def _make_count_listener(listen: ProgressListener, step: str) -> Callable[[int, 
 # --- the steps for messages ---------------------------------------------------------------------------------
 
 
-def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel]:
-    """The base, tuned on this history and exported."""
+def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, float]]:
+    """The base, tuned on this history and exported.
+
+    Of a large base only the variant is exported that validation prefers; with it come the scores of all.
+    """
     job = make_training_job(run.plan)
     reranker = job.base.load_reranker()  # a damaged one is reported before any work
     with run.clock.measure("train"):
         method, cost = finetune.tune_base(job, run.data, run.folder, run.listen)
+    strength, losses = finetune.choose_strength(run.folder)
+    folder = run.folder
+    if strength < 1:
+        folder = finetune.scale_adapter(run.folder, strength, job.base.find_start(method))
     with run.clock.measure("export"):
         run.listen("export", 0.0, "")
-        exported = finetune.export_run(job.base, method, run.data, run.folder)
+        exported = finetune.export_run(job.base, method, run.data, folder)
         run.listen("export", 1.0, exported.parity.describe_drop())
     trained = TrainedModel(method, replace(cost, exported_bytes=exported.total_bytes), exported.parity)
     manifest = replace(
@@ -340,7 +349,17 @@ def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel]:
         seeds={"train": run.plan.seed},
         metrics={"cost": trained.cost.as_dict(curves=False)},
     )
-    return _complete_draft(BundleDraft(manifest, reranker=reranker), run.folder, exported), trained
+    draft = _complete_draft(
+        BundleDraft(manifest, reranker=reranker), folder, exported, **_note_strength(strength)
+    )
+    if not strength:
+        draft = replace(draft, adapter=None, manifest=replace(draft.manifest, method={"name": "none"}))
+    return draft, trained, {_VARIANTS[one]: math.exp(-loss) for one, loss in losses.items()}
+
+
+def _note_strength(strength: float) -> dict[str, float]:
+    """For the manifest, where not all of the update is used."""
+    return {} if strength == 1 else {"strength": strength}
 
 
 def _complete_draft(
@@ -352,15 +371,19 @@ def _complete_draft(
     return BundleDraft(manifest, folder, folder / bundles.ADAPTER_FOLDER, draft.reranker)
 
 
-def _select_variant(run: _Run, draft: BundleDraft, wording: MessageStyle) -> SelectedModel:
+def _select_variant(
+    run: _Run, draft: BundleDraft, wording: MessageStyle, scores: Mapping[str, float]
+) -> SelectedModel:
     """The variant of the model, with its reranker, that scores best on validation; ties go to the tuned one.
+
+    `scores` are there already where the variant was selected by its loss.
 
     A team's newest commits are sometimes closer to the base and their exemplars than to its old ones.
     """
     count = _make_count_listener(run.listen, "choose")
     choice = messages.choose_on_validation(draft, run.data, wording, count)
-    if choice is None or draft.adapter is None:
-        return SelectedModel(draft, choice)
+    if choice is None or draft.adapter is None or scores:
+        return SelectedModel(draft, choice, scores)
     best, scores = (draft, choice), {TUNED: choice.best_score}
     for name, make_variant in _list_milder_variants(run, draft).items():
         variant = make_variant()

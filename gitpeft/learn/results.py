@@ -67,8 +67,9 @@ class SelectedModel:
     """The variant that validation prefers, with its reranker.
 
     `choice` holds the validation scores of the ways of ranking, None where there was too little to validate
-    on; `scores` the validation score (B-Norm) of the tuned model, of milder variants of it and of the base
-    without tuning, empty where nothing was tuned.
+    on; `scores` the validation score of the tuned model, of milder variants of it and of the base without
+    tuning, empty where nothing was tuned: B-Norm, or for a causal base exp(-loss), the geometric mean of the
+    probabilities of a message's tokens.
     """
 
     draft: BundleDraft

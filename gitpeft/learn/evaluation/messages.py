@@ -19,6 +19,9 @@ MAX_VALIDATION_COMMITS, MAX_TEST_COMMITS, MIN_VALIDATION_COMMITS = 200, 200, 20
 """How many validation and test examples a run evaluates on, drawn at random when there are more, and how many
 validation examples are needed to choose a reranker."""
 
+MAX_CAUSAL_COMMITS = 60
+"""How many validation and test examples a causal language model is evaluated on: each takes it a second."""
+
 CountListener = Callable[[int, int], None]
 """Called with how many commits of how many were evaluated."""
 
@@ -65,7 +68,7 @@ def choose_on_validation(
 
     Each validation commit is treated as in the hook: those before it are among the exemplars.
     """
-    examples = trial.sample_examples(data.valid, MAX_VALIDATION_COMMITS, seed=1)
+    examples = trial.sample_examples(data.valid, _limit_commits(draft, MAX_VALIDATION_COMMITS), seed=1)
     if draft.files is None or len(examples) < MIN_VALIDATION_COMMITS:
         return None
     index = data.index_before(data.first_valid)
@@ -74,19 +77,26 @@ def choose_on_validation(
     return choose_reranker(asked, draft.reranker)
 
 
+def _limit_commits(draft: BundleDraft, most: int) -> int:
+    causal = draft.files is not None and draft.manifest.budget.get("layout") == "prompt"
+    return min(most, MAX_CAUSAL_COMMITS) if causal else most
+
+
 def measure_on_test(
     draft: BundleDraft,
     data: Dataset,
     style: MessageStyle,
     reranker: Reranker,
     listen: CountListener,
-    most: int = MAX_TEST_COMMITS,
+    most: int | None = None,
 ) -> MeasuredMessages:
     """Score a model and its baseline, the nearest neighbour, on at most `most` of the newest commits.
 
+    None: 200, or fewer where the model is slow.
+
     Three of the commits are kept as samples: best, median and worst by the keystrokes saved.
     """
-    examples = trial.sample_examples(data.test, most, seed=2)
+    examples = trial.sample_examples(data.test, most or _limit_commits(draft, MAX_TEST_COMMITS), seed=2)
     if not examples:
         return MeasuredMessages()
     index = data.index_before(data.first_test)

@@ -19,6 +19,7 @@ from gitpeft.bundle.embedded import (
     compute_base_digest,
     find_embedded_base,
 )
+from gitpeft.diff.prompt import PROMPT_BUDGET
 from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures, hub
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from gitpeft.learn.models.methods import TuningMethod
 
 __all__ = ["EMBEDDED_BASE", "BaseModel", "compute_base_digest", "find_base", "find_embedded_base"]
-
-CAUSAL_BUDGET: Mapping[str, Any] = {"total": 512, "layout": "prompt"}
-"""The input of a causal language model whose configuration names none."""
 
 DECODER_LAYERS = 6
 _UNIXCODER_MARK = "<encoder-decoder>"
@@ -228,8 +226,9 @@ def find_base(name: str) -> BaseModel:
     try:
         config = json.loads((folder / BASE_CONFIG_FILE).read_text(encoding="utf-8"))
         kind = config.get("model_type")
-        standard = CAUSAL_BUDGET if architectures.is_causal(kind) else {}
-        budget = TokenBudget(**config.get("gitpeft_budget", standard))
+        budget = PROMPT_BUDGET if architectures.is_causal(kind) else TokenBudget()
+        if "gitpeft_budget" in config:
+            budget = TokenBudget(**config["gitpeft_budget"])
         states = _count_states(config)
     except (ValueError, TypeError, AttributeError) as error:
         hint = "get the base again, or leave --base out"

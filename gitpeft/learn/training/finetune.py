@@ -6,6 +6,7 @@ Every step leaves its result in the run's folder and is not repeated where that 
     examples.json  how many of the newest examples fit into the minutes, for a large base
     checkpoint/    an unfinished training
     adapter/       the trained weights
+    strengths.json the validation loss of all, half and none of its update, for a large base
     run.json       the cost of the training (`RunCost`)
     exported.json  what the parity gate measured (`ExportResult`), beside the ONNX files
 """
@@ -27,6 +28,7 @@ from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, Trai
 from gitpeft.runtime.tokenizer import wrap_source
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from gitpeft.learn.data.batches import RenderedExamples
@@ -39,7 +41,7 @@ MAX_EPOCHS = 8
 BATCH_EXAMPLES, CAUSAL_BATCH_EXAMPLES = 24, 8
 """Examples a batch holds when all are as long as the budget allows."""
 
-PARITY_EXAMPLES = 48
+PARITY_EXAMPLES, CAUSAL_PARITY_EXAMPLES = 48, 16
 MAX_LOSS_EXAMPLES, MAX_CAUSAL_EXAMPLES, CAUSAL_CHECKS = 200, 40, 3
 """A validation pass costs as much as several steps: on all of a long history it would eat short budgets. For
 causal models it is made on fewer examples, and as many times at most."""
@@ -47,6 +49,9 @@ causal models it is made on fewer examples, and as many times at most."""
 MAX_POOL, PACE_EXAMPLES, TRAINING_SHARE = 20_000, 4, 0.8
 """A large base learns from at most so many of the newest examples; from how many the pace is measured; and
 the share of the minutes that is left beside validation."""
+STRENGTHS, STRENGTHS_FILE = (1.0, 0.5, 0.0), "strengths.json"
+"""The shares of a LoRA's update that are tried on validation, and the file of their losses in a run."""
+
 PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
 """Batches of the gradient pass that chooses a hybrid's layers, and the examples in each; smaller than in
  training, because all weights have gradients there."""
@@ -118,6 +123,7 @@ def _train_model(
 ) -> tuple["PreTrainedModel", "TuningMethod", TrainingCost, list[str]]:
     """The tuned model, the method, the cost, and notes for people."""
     from gitpeft.learn.models import methods
+    from gitpeft.learn.training.checkpoint import copy_trainable_weights
     from gitpeft.learn.training.loop import pick_device, train_model
 
     causal = job.base.architecture.causal
@@ -134,6 +140,7 @@ def _train_model(
         rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
         listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes[-1:])))
 
+    before = copy_trainable_weights(model)
     with speed_up_where_possible(model) as fast:
         if causal and not job.steps:
             train = fit_into_minutes(model, train, job, folder)
@@ -147,7 +154,43 @@ def _train_model(
             checkpoint=folder / "checkpoint",
             evaluate_every=1 / (min(job.checks, CAUSAL_CHECKS) if causal else job.checks),
         )
+        if causal and method.name == "lora" and not job.warm:
+            losses = measure_strengths(model, before if start else {}, valid, settings)
+            write_json(folder / STRENGTHS_FILE, {f"{one:g}": loss for one, loss in losses.items()})
     return model, method, cost, notes
+
+
+def measure_strengths(
+    model: "PreTrainedModel",
+    start: Mapping[str, "Tensor"],
+    valid: "RenderedExamples",
+    settings: TrainingSettings,
+) -> dict[float, float]:
+    """The validation loss (nats a token) of a tuned LoRA, of half of its update, and of none of it.
+
+    The model keeps the tuned weights. See `blend_lora` for `start`.
+    """
+    from gitpeft.learn.training.checkpoint import copy_trainable_weights
+    from gitpeft.learn.training.loop import measure_loss
+
+    tuned, found = copy_trainable_weights(model), {}
+    for strength in STRENGTHS:
+        model.load_state_dict(blend_lora(tuned, start, strength), strict=False)
+        found[strength] = measure_loss(model, valid, settings)
+    model.load_state_dict(tuned, strict=False)
+    return found
+
+
+def choose_strength(folder: Path) -> tuple[float, dict[float, float]]:
+    """How much of a run's update is best on validation, and the losses; all of it where it was not measured.
+
+    Of equals, the larger share.
+    """
+    path = folder / STRENGTHS_FILE
+    if not path.exists():
+        return 1.0, {}
+    losses = {float(name): float(loss) for name, loss in _read_json(path).items()}
+    return min(losses, key=lambda strength: (losses[strength], -strength)), losses
 
 
 @contextmanager
@@ -277,7 +320,8 @@ def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder:
     if done.exists():
         return ExportResult.from_dict(_read_json(done))
     model = methods.load_merged_model(base.load_for(method), method, folder / bundles.ADAPTER_FOLDER)
-    held_out = trial.sample_examples(data.valid, PARITY_EXAMPLES, seed=0)
+    most = CAUSAL_PARITY_EXAMPLES if base.architecture.causal else PARITY_EXAMPLES
+    held_out = trial.sample_examples(data.valid, most, seed=0)
     pairs = [encode_example_for_base(base, example) for example in held_out]
     asked = [(source, target[:-1]) for source, target in pairs]
     result = export_model(model, base.tokenizer_path, folder, asked, wrapping=base.find_wrapping_ids())
@@ -302,14 +346,18 @@ def scale_adapter(folder: Path, strength: float, start: Path | None = None) -> P
         shutil.copytree(folder / bundles.ADAPTER_FOLDER, new)
         weights = load_file(new / "adapter_model.safetensors")
         before = load_file(start / "adapter_model.safetensors") if start else {}
-        for name in weights:
-            if before:
-                weights[name] = before[name].float().lerp(weights[name].float(), strength)
-            elif ".lora_B." in name:
-                weights[name] = weights[name] * strength
-        save_file(weights, new / "adapter_model.safetensors", {"format": "pt"})
+        save_file(blend_lora(weights, before, strength), new / "adapter_model.safetensors", {"format": "pt"})
         new.rename(softer / bundles.ADAPTER_FOLDER)
     return softer
+
+
+def blend_lora(
+    tuned: Mapping[str, "Tensor"], start: Mapping[str, "Tensor"], strength: float
+) -> dict[str, "Tensor"]:
+    """A LoRA's matrices, moved by `strength` from `start` to the tuned ones; without a start, scaled."""
+    if start:
+        return {name: start[name].float().lerp(one.float(), strength) for name, one in tuned.items()}
+    return {name: one * strength if ".lora_B." in name else one for name, one in tuned.items()}
 
 
 def _read_json(path: Path) -> Any:

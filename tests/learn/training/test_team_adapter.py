@@ -1,0 +1,119 @@
+"""A team's LoRA goes on from the adapter of its base, and validation says how far."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gitpeft.learn.data import dataset
+from gitpeft.learn.data.dataset import Dataset, Example
+from gitpeft.learn.models import bases, methods
+from gitpeft.learn.models.bases import BaseModel
+from gitpeft.learn.training import finetune, loop
+from gitpeft.learn.training.finetune import TrainingJob
+from gitpeft.learn.training.settings import TrainingSettings
+from tests.support import tinymodel
+from tests.support.tuning import disturb
+
+LORA = methods.make_method("lora", {"rank": 4, "lr": 1e-9})
+
+
+def nobody(_step: str, _done: float, _detail: str) -> None:
+    """Hears nothing."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """A causal base with an adapter of its own."""
+    folder = tmp_path_factory.mktemp("base")
+    tinymodel.causal().save_pretrained(folder)
+    tinymodel.write_tokenizer(folder)
+    before = bases.find_base(str(folder)).digest
+    model = methods.attach_method(tinymodel.causal(), LORA)
+    disturb(model)
+    methods.save_trained_weights(model, folder / "adapter")
+    found = bases.find_base(str(folder))
+    assert found.digest != before and found.digest == bases.find_base(str(folder)).digest
+    return found
+
+
+def data() -> Dataset:
+    examples = tuple(
+        Example(tinymodel.CHANGES[i % 4], f"{tinymodel.SUBJECTS[i % 4]} {i}", "", (), f"{i:040x}")
+        for i in range(30)
+    )
+    return Dataset(examples, dataset.build_example_index(examples), 20, 25, {})
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    found: torch.Tensor = model.eval()(torch.arange(10, 60)[None]).logits
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(folder / "adapter" / "adapter_model.safetensors")
+    return found
+
+
+def test_the_same_lora_goes_on_and_other_methods_start_over_it(base: BaseModel, tmp_path: Path) -> None:
+    """With a rate of nearly nothing, every method ends as the base with its adapter."""
+    whole = logits(base.load())
+    assert float((whole - logits(base.load(adapted=False))).abs().max()) > 1e-2
+    for number, (name, settings) in enumerate([("lora", {"rank": 4}), ("lora", {"rank": 2}), ("full", {})]):
+        method = methods.make_method(name, {**settings, "lr": 1e-9})
+        folder = tmp_path / str(number)
+        finetune.tune_base(TrainingJob(base, method, steps=1, checks=1), data(), folder, nobody)
+        tuned = methods.load_merged_model(base.load_for(method), method, folder / "adapter")
+        torch.testing.assert_close(logits(tuned), whole, atol=1e-3, rtol=1e-3)
+    assert {n: w.shape for n, w in weights(tmp_path / "0").items()} == {
+        n: w.shape for n, w in load_file(base.folder / "adapter" / "adapter_model.safetensors").items()
+    }
+
+
+def test_validation_measures_all_half_and_none_of_the_update(base: BaseModel, tmp_path: Path) -> None:
+    method = methods.make_method("lora", {"rank": 4, "lr": 5e-2})
+    finetune.tune_base(TrainingJob(base, method, steps=6, checks=1), data(), tmp_path, nobody)
+    strength, losses = finetune.choose_strength(tmp_path)
+    assert list(losses) == [1.0, 0.5, 0.0] and losses[strength] == min(losses.values())
+    assert losses[1.0] != losses[0.0]
+    start = base.find_start(method)
+    half = finetune.scale_adapter(tmp_path, 0.5, start)
+    none = finetune.scale_adapter(tmp_path, 0.0, start)
+    for name, one in load_file(base.folder / "adapter" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(weights(half)[name], (one + weights(tmp_path)[name]) / 2)
+        torch.testing.assert_close(weights(none)[name], one)
+    plain = methods.load_merged_model(base.load_for(method), method, none / "adapter")
+    torch.testing.assert_close(logits(plain), logits(base.load()), atol=1e-4, rtol=1e-4)
+    assert finetune.choose_strength(tmp_path / "nothing") == (1.0, {})
+    (tmp_path / "strengths.json").write_text('{"1": 2.0, "0.5": 2.0, "0": 2.5}')
+    assert finetune.choose_strength(tmp_path)[0] == 1.0, "of equals the whole update"
+
+
+def test_a_training_sees_as_many_of_the_newest_as_its_minutes_allow(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "measure_pace", lambda *_: 1.0)
+    train = finetune.render_examples(data().train, base)
+    job = TrainingJob(base, LORA, minutes=0.25)
+    some = finetune.fit_into_minutes(base.load(), train, job, tmp_path)
+    assert len(some) == 12 and some.get_pair(11, 999)[1].tolist() == train.get_pair(19, 999)[1].tolist()
+    monkeypatch.setattr(loop, "measure_pace", lambda *_: 100.0)
+    assert len(finetune.fit_into_minutes(base.load(), train, job, tmp_path)) == 12, (
+        "killed, it goes on with them"
+    )
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    assert len(finetune.fit_into_minutes(base.load(), train, job, tmp_path)) == 8, "at least one batch"
+    assert json.loads((tmp_path / "examples.json").read_text()) == 8
+
+
+def test_the_pace_leaves_no_gradient(base: BaseModel) -> None:
+    model = methods.attach_method(base.load(), LORA)
+    train = finetune.render_examples(data().train[:3], base)
+    assert loop.measure_pace(model, train, TrainingSettings()) > 0
+    assert all(p.grad is None for p in model.parameters())
