@@ -1,7 +1,8 @@
 """The settings: `git config gitpeft.*`, before a committed file `.gitpeft`, before the defaults.
 
 The committed file is written by other people, so only the settings marked `shared` are read there, each typed
-and bounded. None of them can name a command, a path, an interpreter or an address.
+and bounded. None of them can name a command, a path, an interpreter or an address. Where the work tree lacks
+the file (a sparse checkout, for instance), the one in the index counts, as with `.gitattributes`.
 """
 
 import re
@@ -34,7 +35,7 @@ class Config:
     alternatives: int = 2
     timeout_ms: int = 2000
     memory_mb: int = 2048
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()  # lines of a `.gitignore`
     subject_length: int = 0  # 0: as in this history
     min_score: int = 0  # of a message, 0 to 100
     ticket_pattern: str = ""  # "": as in this history
@@ -51,6 +52,7 @@ class Config:
     risk: str = "warn"
     risk_budget: int = 10  # percent of commits
     risk_comments: bool = False
+    ignore_case: bool = False  # git's own core.ignoreCase, for the patterns in `exclude`
     problems: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -99,12 +101,20 @@ def _make_choice_parser(*words: str) -> Callable[[Sequence[str]], str]:
     return parse_choice
 
 
-def _parse_globs(values: Sequence[str]) -> tuple[str, ...]:
-    if len(values) > MAX_LIST_ITEMS or any(not value or len(value) > MAX_VALUE_LENGTH for value in values):
-        raise ValueError(
-            f"expected at most {MAX_LIST_ITEMS} patterns of at most {MAX_VALUE_LENGTH} characters"
-        )
-    return tuple(values)
+class _PartlyInvalidError(ValueError):
+    """A list of which only some values are invalid; `valid` are the others, which count."""
+
+    def __init__(self, said: str, valid: tuple[str, ...]) -> None:
+        super().__init__(said)
+        self.valid = valid
+
+
+def _parse_path_patterns(values: Sequence[str]) -> tuple[str, ...]:
+    valid = tuple(value for value in values if value and len(value) <= MAX_VALUE_LENGTH)[:MAX_LIST_ITEMS]
+    if len(valid) < len(values):
+        said = f"expected at most {MAX_LIST_ITEMS} patterns of at most {MAX_VALUE_LENGTH} characters"
+        raise _PartlyInvalidError(said, valid)
+    return valid
 
 
 def _parse_pattern(values: Sequence[str]) -> str:
@@ -133,7 +143,7 @@ _SPECS = (
     SettingSpec("alternatives", _make_number_parser(0, 9), shared=True),
     SettingSpec("timeoutMs", _make_number_parser(100, 30_000), shared=False),
     SettingSpec("memoryMb", _make_number_parser(256, 65_536), shared=False),
-    SettingSpec("exclude", _parse_globs, shared=True),
+    SettingSpec("exclude", _parse_path_patterns, shared=True),
     SettingSpec("minScore", _make_number_parser(0, 100), shared=True),
     SettingSpec("subjectLength", _make_number_parser(20, 200), shared=True),
     SettingSpec("ticketPattern", _parse_pattern, shared=True),
@@ -168,12 +178,16 @@ def sanitize_setting(key: str, value: str) -> str:
 
 
 def parse_config_listing(listing: bytes) -> dict[str, list[str]]:
-    """Parse the output of `git config --list -z`: the values of each key (section and name in lower case)."""
+    """Parse the output of `git config --list -z`: the values of each key (section and name in lower case).
+
+    Bytes that are not UTF-8 become U+FFFD; but a pattern of `gitpeft.exclude` stands for exactly its bytes,
+    as paths do.
+    """
     found: dict[str, list[str]] = {}
-    for entry in listing.decode(errors="replace").split("\0"):
-        if entry:
-            key, _, value = entry.partition("\n")
-            found.setdefault(key, []).append(value)
+    for entry in filter(None, listing.split(b"\0")):
+        exact = entry.startswith(b"gitpeft.exclude\n")
+        key, _, value = entry.decode(errors="surrogateescape" if exact else "replace").partition("\n")
+        found.setdefault(key, []).append(value)
     return found
 
 
@@ -183,7 +197,9 @@ def load_config(repo: Repository, listing: Mapping[str, Sequence[str]] | None = 
     `listing` is all of git's configuration, where the caller has read it already.
     """
     own = parse_config_listing(repo.run("config", "--list", "-z")) if listing is None else listing
-    config = _apply_settings(Config(), _read_shared_config(repo), SHARED_CONFIG_FILE, shared_only=True)
+    ignore_case = own.get("core.ignorecase", ["false"])[-1].lower() in _TRUE_WORDS
+    config = Config(ignore_case=ignore_case)
+    config = _apply_settings(config, _read_shared_config(repo), SHARED_CONFIG_FILE, shared_only=True)
     return _apply_settings(config, own, "git config", shared_only=False)
 
 
@@ -196,16 +212,32 @@ def load_valid_config(repo: Repository) -> Config:
 
 
 def _read_shared_config(repo: Repository) -> dict[str, list[str]]:
-    """The settings in `.gitpeft` of the work tree; git itself parses it, without includes."""
+    """The settings in the committed file, as git itself parses it, without includes."""
     path = None if repo.work_tree is None else Path(repo.work_tree) / SHARED_CONFIG_FILE
     try:
         state = path.lstat() if path else None
+    except FileNotFoundError:
+        return _read_indexed_config(repo)
     except OSError:
         return {}
     if path is None or state is None or not stat.S_ISREG(state.st_mode) or state.st_size > MAX_FILE_BYTES:
         return {}
+    return _list_settings(repo, "--file", str(path))
+
+
+def _read_indexed_config(repo: Repository) -> dict[str, list[str]]:
+    """The same from the index, for a work tree without the file."""
+    if not repo.may_be_in_index(SHARED_CONFIG_FILE):
+        return {}
+    blob = repo.find_indexed_file(SHARED_CONFIG_FILE)
+    if not blob or int(repo.run("cat-file", "-s", blob)) > MAX_FILE_BYTES:
+        return {}
+    return _list_settings(repo, "--blob", blob)
+
+
+def _list_settings(repo: Repository, *source: str) -> dict[str, list[str]]:
     try:
-        return parse_config_listing(repo.run("config", "--file", str(path), "--no-includes", "--list", "-z"))
+        return parse_config_listing(repo.run("config", *source, "--no-includes", "--list", "-z"))
     except GitpeftError:
         return {"gitpeft": ["unreadable"]}
 
@@ -227,6 +259,8 @@ def _apply_settings(
             values[spec.field] = spec.parse(texts)
         except ValueError as error:
             problems.append(f"{source}: gitpeft.{name}: {error}")
+            if isinstance(error, _PartlyInvalidError):  # what is excluded stays so beside a mistake
+                values[spec.field] = error.valid
     return replace_fields(config, **values, problems=tuple(problems))
 
 
@@ -243,4 +277,4 @@ def _describe_refusal(name: str, spec: SettingSpec | None) -> str:
     return f"unknown setting gitpeft.{replace_unprintable(name[:40])}{hint}"
 
 
-assert {spec.field for spec in _SPECS} == set(field_names(Config)) - {"problems"}
+assert {spec.field for spec in _SPECS} == set(field_names(Config)) - {"ignore_case", "problems"}

@@ -176,6 +176,11 @@ class Repository:
         """The id of the current commit; None before the first one."""
         return self.query_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
 
+    def list_tracked_files(self) -> list[str]:
+        """The paths in the index, from the top of the repository, as `decode_path` returns them."""
+        output = self.run("ls-files", "-z", "--", ":(top)")
+        return [name.decode("utf-8", "surrogateescape") for name in output.split(b"\0") if name]
+
     def list_branches(self) -> list[str]:
         """The names of all branches, remote-tracking ones included."""
         return self.query_text(
@@ -202,14 +207,17 @@ class Repository:
         """The folder in which git looks for hooks (`core.hooksPath` included); it may not exist."""
         return self.cwd / os.fsdecode(self.run("rev-parse", "--git-path", "hooks").rstrip(b"\n"))
 
-    def read_staged_patch(self) -> bytes:
-        """The change in the index (in a hook, that of `GIT_INDEX_FILE`) as a patch for `parse_patch`."""
+    def read_staged_patch(self, base: str = "HEAD", *options: str) -> bytes:
+        """The change in the index (in a hook, that of `GIT_INDEX_FILE`) as a patch for `parse_patch`.
+
+        It is relative to `base`; further `options` of git override those in `DIFF_OPTIONS`.
+        """
         try:
-            return self.run("diff-index", "--cached", *DIFF_OPTIONS, "HEAD", "--")
+            return self.run("diff-index", "--cached", *DIFF_OPTIONS, *options, base, "--")
         except GitpeftError:
-            if self.resolve_head() is not None:
+            if base != "HEAD" or self.resolve_head() is not None:
                 raise
-        return self.run("diff-index", "--cached", *DIFF_OPTIONS, self.empty_tree, "--")
+        return self.read_staged_patch(self.empty_tree, *options)
 
     def read_staged_entries(self) -> bytes:
         """The staged change as modes, object ids and paths: equal where the change is, and quick to read."""
@@ -218,10 +226,38 @@ class Repository:
             "--ignore-submodules=none",
         )
 
-    def read_commit_patch(self, rev: str) -> bytes:
-        """The change of a commit against its first parent, as a patch for `parse_patch`."""
-        options = ["--root", "--no-commit-id", "--diff-merges=first-parent"]
-        return self.run("diff-tree", *options, *DIFF_OPTIONS, self.resolve_commit(rev), "--")
+    def read_commit_patch(self, rev: str, *options: str) -> bytes:
+        """The change of a commit against its first parent, likewise."""
+        shape = ["--root", "--no-commit-id", "--diff-merges=first-parent"]
+        return self.run("diff-tree", *shape, *DIFF_OPTIONS, *options, self.resolve_commit(rev), "--")
+
+    def may_be_in_index(self, path: str) -> bool:
+        """Whether a file at the top of the repository can be in the index, from a glance at the index.
+
+        Never wrongly False, and much faster than git, for what is looked up in every commit and is hardly
+        ever there.
+        """
+        own = self.environment.get("GIT_INDEX_FILE", "")
+        try:
+            content = (self.cwd / own if own else self.git_dir / "index").read_bytes()
+        except OSError:
+            return bool(own)
+        # a version from 4 on stores paths without what they share, and a `link` is a second file of entries
+        plain = content[4:8] in (b"\0\0\0\2", b"\0\0\0\3") and b"\0link" not in content
+        return not plain or os.fsencode(path) + b"\0" in content
+
+    def find_indexed_file(self, path: str) -> str:
+        """The id of the content of a regular file in the index, by its path from the top; "" for none.
+
+        In a merge conflict, that of our side.
+        """
+        entries = self.run("ls-files", "-s", "-z", "--", f":(top,literal){path}").split(b"\0")
+        for entry in entries:
+            mode, _, rest = entry.partition(b" ")
+            blob, _, stage = rest.partition(b"\t")[0].partition(b" ")
+            if mode.startswith(b"100") and stage in (b"0", b"2"):
+                return blob.decode("ascii")
+        return ""
 
     def mark_generated_files(
         self, files: Sequence["FileChange"], known: dict[str, bool] | None = None

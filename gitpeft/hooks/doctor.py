@@ -5,13 +5,15 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.bundle import bundle
 from gitpeft.bundle.bundle import read_active_id
 from gitpeft.config import Config, load_config
-from gitpeft.errors import GitpeftError
+from gitpeft.diff.ignore_patterns import PathExclusion, find_idle_patterns
+from gitpeft.errors import GitpeftError, NothingStagedError
 from gitpeft.git.repository import NON_EDITORS, OLDEST_GIT, Repository
 from gitpeft.hooks import hook_file, hooks_path, managers, stubs
 from gitpeft.hooks.install import (
@@ -23,6 +25,7 @@ from gitpeft.hooks.install import (
 )
 from gitpeft.suggest import commit_lint, lint_config, reranker, service
 from gitpeft.suggest.suggester import open_active_suggester
+from gitpeft.terminal import replace_unprintable
 
 LOG_LINES = 5
 _MAX_LOG_LINES = 1000
@@ -44,6 +47,7 @@ _AREA_BY_CODE = {
     "failures": "model",
     "score": "settings",
     "setting": "settings",
+    "exclude": "settings",
     "off": "settings",
     "environment": "settings",
     "linter": "settings",
@@ -347,8 +351,7 @@ def _check_disabling_settings(repo: Repository, config: Config) -> Iterator[Doct
         yield DoctorFinding(
             "off", "gitpeft.enabled is false", "turn it on with `git config gitpeft.enabled true`"
         )
-    if "*" in config.exclude:
-        yield DoctorFinding("off", "gitpeft.exclude leaves out every file", "name fewer files there")
+    yield from _check_excludes(repo, config)
     for name, silent in (
         ("GITPEFT", lambda value: value == "0"),
         ("CI", lambda value: value not in _OFF_VALUES),
@@ -359,6 +362,22 @@ def _check_disabling_settings(repo: Repository, config: Config) -> Iterator[Doct
         said = f"git opens {editor!r}" if editor else "git finds no editor"
         yield DoctorFinding(
             "editor", f"{said}, in which no message can be read", "set one with `git config core.editor`"
+        )
+
+
+def _check_excludes(repo: Repository, config: Config) -> Iterator[DoctorFinding]:
+    """Patterns that leave out everything, or nothing that is tracked here."""
+    if not config.exclude:
+        return
+    paths = repo.list_tracked_files()
+    exclusion = PathExclusion(config.exclude, config.ignore_case)
+    if all(exclusion.excludes(path) for path in paths or ["any file"]):
+        yield DoctorFinding("off", "gitpeft.exclude leaves out every file", "name fewer files there")
+    for pattern in find_idle_patterns(config.exclude, paths, config.ignore_case) if paths else ():
+        yield DoctorFinding(
+            "exclude",
+            f"the pattern {replace_unprintable(pattern)!r} of gitpeft.exclude matches no tracked file",
+            "patterns are those of .gitignore, from the top of the repository: correct it, or remove it",
         )
 
 
@@ -382,8 +401,9 @@ def _measure_best_scores(repo: Repository, config: Config) -> list[float]:
     try:
         suggester = open_active_suggester(repo.state_dir)
         for sha in repo.query_text("rev-list", "--no-merges", f"-{SCORED_COMMITS}", "HEAD", "--").split():
-            offer = service.suggest_for_commit(repo, config, suggester, sha, 1)
-            scores += [100 * one.score for one in offer.suggestions]
+            with suppress(NothingStagedError):  # all of it is excluded
+                offer = service.suggest_for_commit(repo, config, suggester, sha, 1)
+                scores += [100 * one.score for one in offer.suggestions]
     except Exception:  # a model that cannot be asked is a finding of its own
         return []
     return scores

@@ -9,18 +9,19 @@ neither on the command nor on the number of messages asked for.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.bundle.bundle import open_active_bundle, read_active_id
 from gitpeft.config import Config
 from gitpeft.diff.compact import compact_change
+from gitpeft.diff.ignore_patterns import PathExclusion
 from gitpeft.diff.patch import FileChange, parse_patch
 from gitpeft.diff.stored import store_change
 from gitpeft.errors import GitpeftError
 from gitpeft.errors import NothingStagedError as NothingStagedError
-from gitpeft.git.repository import DIFF_OPTIONS, Repository
+from gitpeft.git.repository import Repository
 from gitpeft.lazy import lazy_dataclass, replace_fields
 from gitpeft.runtime.worker import PRELIMINARY, RequestHandler, Worker
 from gitpeft.suggest import cache, recent_exemplars
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 SPARE_MESSAGES = 1
 """Messages asked for beyond those shown, because some may have to be left out."""
 
+_SEE_EXCLUDE = "see `git config gitpeft.exclude` and the file .gitpeft"
 _PREFETCH_FRESH_SECONDS = 600.0
 """Seconds for which the mark of a pre-commit stage counts."""
 
@@ -110,12 +112,11 @@ def build_staged_request(
     """
     from gitpeft.redaction import mask_secrets
 
-    patch = (
-        repo.run("diff-index", "--cached", *DIFF_OPTIONS, base, "--") if base else repo.read_staged_patch()
-    )
-    files = _parse_described_files(repo, patch, config)
+    read_patch = partial(repo.read_staged_patch, base or "HEAD")
+    patch = read_patch()
+    files = _parse_described_files(repo, patch, config, read_patch)
     if not files and patch:
-        raise NothingStagedError("everything that is staged is excluded", "see `git config gitpeft.exclude`")
+        raise NothingStagedError("everything that is staged is excluded", _SEE_EXCLUDE)
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
     previous = mask_secrets(repo.find_previous_subject())
@@ -126,11 +127,17 @@ def build_staged_request(
 def build_commit_request(repo: Repository, config: Config, wanted: int, rev: str) -> SuggestionRequest:
     """The request for a commit's change, as if it were staged on its parent; its message is not read.
 
-    There is no least score: whoever names a commit wants to see a message.
+    There is no least score: whoever names a commit wants to see a message. NothingStagedError when all of its
+    change is excluded.
     """
     from gitpeft.redaction import mask_secrets
 
-    change = _write_change(repo, _parse_described_files(repo, repo.read_commit_patch(rev), config))
+    read_patch = partial(repo.read_commit_patch, rev)
+    patch = read_patch()
+    files = _parse_described_files(repo, patch, config, read_patch)
+    if not files and patch:
+        raise NothingStagedError("everything that this commit changes is excluded", _SEE_EXCLUDE)
+    change = _write_change(repo, files)
     previous = mask_secrets(repo.find_subject_before(rev))
     return SuggestionRequest(change, previous, _count_asked(config, wanted), f"{rev}^")
 
@@ -155,13 +162,38 @@ def _count_asked(config: Config, wanted: int) -> int:
     return max(wanted, 1 + config.alternatives) + SPARE_MESSAGES
 
 
-def _parse_described_files(repo: Repository, patch: bytes, config: Config) -> list[FileChange]:
-    """The files of a patch without the excluded ones, with generated files marked as in mining."""
-    files = [
-        file for file in parse_patch(patch) if not any(fnmatch(file.path, glob) for glob in config.exclude)
-    ]
+def _parse_described_files(
+    repo: Repository, patch: bytes, config: Config, read_again: Callable[[str], bytes]
+) -> list[FileChange]:
+    """The files of a patch without the excluded ones, with generated files marked as in mining.
+
+    A file that was moved out of what is excluded, or into it, is one that was added or deleted: its other
+    name is not read. For these, `read_again` reads the same change with another option of git.
+    """
+    files = parse_patch(patch)
+    if config.exclude:
+        files = _leave_out_excluded(files, read_again, PathExclusion(config.exclude, config.ignore_case))
     repo.mark_generated_files(files)
     return files
+
+
+def _leave_out_excluded(
+    files: Sequence[FileChange], read_again: Callable[[str], bytes], exclusion: PathExclusion
+) -> list[FileChange]:
+    def is_excluded(path: str, file: FileChange) -> bool:
+        return exclusion.excludes(path, is_folder=file.kind == "submodule")
+
+    kept, split = [], []
+    for file in files:
+        sides = {is_excluded(path, file) for path in (file.old_path, file.path) if path is not None}
+        if sides == {False}:
+            kept.append(file)
+        elif len(sides) == 2:
+            split += [path for path in (file.old_path, file.path) if path and not is_excluded(path, file)]
+    if split:
+        apart = parse_patch(read_again("--no-renames"))
+        kept += [file for file in apart if file.path in split]
+    return kept
 
 
 # --- offers -------------------------------------------------------------------------------------------------
