@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -292,6 +293,14 @@ class Repository:
         names = "\0".join(paths).encode("utf-8", "replace")
         values = top.run("check-attr", "-z", "--stdin", "linguist-generated", input=names).split(b"\0")[2::3]
         return {path: value in (b"set", b"true") for path, value in zip(paths, values, strict=True)}
+
+    def read_commit_time(self) -> int:
+        """The committer's time, in Unix seconds, of a commit made now: `GIT_COMMITTER_DATE`, or the clock."""
+        if self.environment.get("GIT_COMMITTER_DATE"):
+            said = self.run("var", "GIT_COMMITTER_IDENT").rpartition(b"> ")[2].partition(b" ")[0]
+            if said.isdigit():
+                return int(said)
+        return int(time.time())
 
     def find_previous_subject(self, author: str | None = None, rev: str = "HEAD") -> str:
         """The newest subject by an author, given by mail address (default: the current user); "" if none.

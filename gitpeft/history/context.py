@@ -33,6 +33,10 @@ CREATE INDEX touch_open ON touch (change) WHERE lines IS NULL;
 """
 
 YEAR_SECONDS = 365 * 86400
+
+Period = tuple[int, int]
+"""The first and the last moment of a period, both part of it, in Unix seconds."""
+
 UNCOUNTED_KINDS = ("generated", "submodule")
 """Kinds of files that count in no metric."""
 
@@ -70,9 +74,10 @@ class TouchedFile:
 
 @lazy_dataclass(frozen=True, slots=True)
 class MeasuredChange:
-    """A change as the metrics need it: its files, the author (a hash) and the time (Unix seconds).
+    """A change as the metrics need it: its files, the author (a hash) and its moment (Unix seconds).
 
-    `fix` tells whether its message says that it is a fix, False before there is a message.
+    The moment is the committer's time: of a commit the stored one, of a staged change the one that git would
+    record now. `fix` tells whether its message says that it is a fix, False before there is a message.
     """
 
     files: tuple[TouchedFile, ...]
@@ -96,6 +101,10 @@ class EarlierChange:
     fix: bool
     functions: frozenset[str]
 
+    def is_within(self, period: Period) -> bool:
+        """Whether it falls into a period."""
+        return period[0] <= self.time <= period[1]
+
 
 @lazy_dataclass(frozen=True, slots=True)
 class CompanionFile:
@@ -110,20 +119,20 @@ class CompanionFile:
 class HistoryContext(Protocol):
     """The history before a change, as the metrics need it. `names` are paths before the change."""
 
-    def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
-        """The number of earlier changes of any of these files, from `since` (Unix seconds) on."""
+    def count_changes(self, names: Sequence[str], period: Period | None = None) -> int:
+        """The number of earlier changes of any of these files, in a period or ever."""
         ...
 
-    def count_fixes(self, names: Sequence[str], since: int) -> int:
-        """The number of these changes that were fixes."""
+    def count_fixes(self, names: Sequence[str], period: Period) -> int:
+        """The number of these changes in a period that were fixes."""
         ...
 
     def count_developers(self, names: Sequence[str]) -> int:
         """The number of authors of earlier changes of these files."""
         ...
 
-    def find_last_change_time(self, name: str) -> int | None:
-        """The time of the last change of a file; None when there was none."""
+    def find_last_change_time(self, name: str, now: int) -> int | None:
+        """The time of the last change of a file up to `now`; None when there was none."""
         ...
 
     def measure_experience(self, author: str, now: int) -> tuple[int, float]:
@@ -338,23 +347,23 @@ class StoredContext:
     def _collect_earlier_changes(self, names: Sequence[str]) -> dict[int, EarlierChange]:
         return {one.change: one for name in names for one in self.load_earlier_changes(name)}
 
-    def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
+    def count_changes(self, names: Sequence[str], period: Period | None = None) -> int:
         """See `HistoryContext`."""
         return sum(
-            since is None or one.time >= since for one in self._collect_earlier_changes(names).values()
+            period is None or one.is_within(period) for one in self._collect_earlier_changes(names).values()
         )
 
-    def count_fixes(self, names: Sequence[str], since: int) -> int:
+    def count_fixes(self, names: Sequence[str], period: Period) -> int:
         """See `HistoryContext`."""
-        return sum(one.fix and one.time >= since for one in self._collect_earlier_changes(names).values())
+        return sum(one.fix and one.is_within(period) for one in self._collect_earlier_changes(names).values())
 
     def count_developers(self, names: Sequence[str]) -> int:
         """See `HistoryContext`."""
         return len({one.author for one in self._collect_earlier_changes(names).values()})
 
-    def find_last_change_time(self, name: str) -> int | None:
+    def find_last_change_time(self, name: str, now: int) -> int | None:
         """See `HistoryContext`."""
-        return max((one.time for one in self.load_earlier_changes(name)), default=None)
+        return max((one.time for one in self.load_earlier_changes(name) if one.time <= now), default=None)
 
     def measure_experience(self, author: str, now: int) -> tuple[int, float]:
         """See `HistoryContext`."""

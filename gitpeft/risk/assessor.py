@@ -4,7 +4,6 @@ A `RiskAssessor` brings together the mined history (metrics and evidence), the m
 probability) and, where the model needs one, the encoder.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -114,12 +113,12 @@ class RiskAssessor:
         self.budget, self.brief, self.encoder = budget, brief, encoder
 
     def assess_staged(self) -> RiskReport:
-        """Assess the staged change, with the author and the time that git would record now.
+        """Assess the staged change, with the author and the committer's time that git would record now.
 
         Raises GitpeftError where too many commits of the history have not been mined yet.
         """
-        name, _, when = self.repository.query_text("var", "GIT_AUTHOR_IDENT").rpartition("> ")
-        now = int(when.split()[0]) if when[:1].isdigit() else int(time.time())
+        name = self.repository.query_text("var", "GIT_AUTHOR_IDENT").rpartition("> ")[0]
+        now = self.repository.read_commit_time()
         files, change, head = risk_model.read_staged_change(
             self.repository, self.history.hash_author(f"{name}>"), now
         )

@@ -2,9 +2,10 @@
 
 The fourteen of Kamei et al., "A Large-Scale Empirical Study of Just-in-Time Quality Assurance" (TSE 2013),
 and a few more. Submodules and lock, minified, vendored or otherwise generated files count in none of them; a
-binary file has no lines. Times are commit times, not author times: what matters is when a change came into
-this history. Merges are not changes. A file's history is followed through renames (not copies), along all
-parents.
+binary file has no lines. The moment of a change is its committer's time, not the author's: what matters is
+when it came into this history. Of a staged change it is the time that git would record now. A period, such as
+the last year, ends at that moment: an earlier commit with a later date is in none. Merges are not changes. A
+file's history is followed through renames (not copies), along all parents.
 
 =======  ===============================================  ===============================================
 name     here                                             in the data of Zeng et al. (ISSTA 2021)
@@ -114,8 +115,8 @@ def compute_change_metrics(context: HistoryContext, change: MeasuredChange) -> C
         exp=exp,
         rexp=rexp,
         sexp=context.count_subsystem_changes(change.author, areas),
-        fixes=context.count_fixes(paths, change.time - YEAR_SECONDS),
-        recent=context.count_changes(paths, change.time - RECENT_SECONDS),
+        fixes=context.count_fixes(paths, (change.time - YEAR_SECONDS, change.time)),
+        recent=context.count_changes(paths, (change.time - RECENT_SECONDS, change.time)),
         functions=sum(len(file.functions) for file in files),
         new=sum(file.status == "A" for file in files),
         tests=tested / max(1, sum(sizes)),
@@ -146,6 +147,6 @@ def is_test_file(path: str) -> bool:
 
 
 def _mean_file_age(context: HistoryContext, names: Sequence[str], now: int) -> float:
-    """Mean days since the last change of each file; 0 for new files and for times in the future."""
-    last = [context.find_last_change_time(name) for name in names]
-    return sum(max(0, now - time) / DAY_SECONDS for time in last if time is not None) / max(1, len(names))
+    """Mean days since the last change of each file; 0 for one without an earlier change."""
+    last = [context.find_last_change_time(name, now) for name in names]
+    return sum((now - time) / DAY_SECONDS for time in last if time is not None) / max(1, len(names))

@@ -11,6 +11,7 @@ from gitpeft.history.context import (
     CompanionFile,
     EarlierChange,
     MeasuredChange,
+    Period,
     StoredContext,
     TouchedFile,
     hash_function_heading,
@@ -65,16 +66,16 @@ def gather_evidence(
     """
     counted = change.counted_files
     by_size = sorted(counted, key=lambda file: -(file.added + file.removed))[:_MAX_FILES]
-    since = change.time - YEAR_SECONDS
+    year = change.time - YEAR_SECONDS, change.time
     found = [
-        *_find_often_fixed_functions(context, by_size, files, since)[:1],
-        *_find_often_fixed_files(context, by_size, since)[:2],
+        *_find_often_fixed_functions(context, by_size, files, year)[:1],
+        *_find_often_fixed_files(context, by_size, year)[:2],
     ]
     found += _find_missing_companions(context, by_size, exists)[:1]
     found += _find_riskiest_line(lines) if model.can_rank_lines else []
     found += [
         *_check_change_size(metrics, model),
-        *_find_many_author_files(context, by_size, since)[:1],
+        *_find_many_author_files(context, by_size, year)[:1],
         *_find_long_unchanged_files(context, by_size, change.time)[:1],
     ]
     return found[:MAX_EVIDENCE]
@@ -84,17 +85,17 @@ def _previous_path(file: TouchedFile) -> str:
     return file.origin or file.path
 
 
-def _load_changes_since(context: StoredContext, file: TouchedFile, since: int) -> list[EarlierChange]:
-    return [one for one in context.load_earlier_changes(_previous_path(file)) if one.time >= since]
+def _load_changes_within(context: StoredContext, file: TouchedFile, period: Period) -> list[EarlierChange]:
+    return [one for one in context.load_earlier_changes(_previous_path(file)) if one.is_within(period)]
 
 
 def _find_often_fixed_files(
-    context: StoredContext, files: Sequence[TouchedFile], since: int
+    context: StoredContext, files: Sequence[TouchedFile], last_year: Period
 ) -> list[Evidence]:
     """Files of which several earlier changes were fixes."""
     found = []
     for file in files:
-        year = _load_changes_since(context, file, since)
+        year = _load_changes_within(context, file, last_year)
         fixes = sum(one.fix for one in year)
         if fixes >= _MIN_FIXES:
             text = f"{file.path}: {fixes} of its {len(year)} changes in the last year were fixes"
@@ -103,13 +104,13 @@ def _find_often_fixed_files(
 
 
 def _find_often_fixed_functions(
-    context: StoredContext, files: Sequence[TouchedFile], shown: Sequence[FileChange], since: int
+    context: StoredContext, files: Sequence[TouchedFile], shown: Sequence[FileChange], last_year: Period
 ) -> list[Evidence]:
     """Functions of which several earlier changes were fixes, identified by git's hunk headings."""
     headings = {hash_function_heading(heading): heading for file in shown for heading in file.functions}
     found = []
     for file in files:
-        year = _load_changes_since(context, file, since)
+        year = _load_changes_within(context, file, last_year)
         for key in sorted(file.functions & headings.keys()):
             fixes = sum(one.fix and key in one.functions for one in year)
             if fixes >= _MIN_FIXES:
@@ -161,12 +162,12 @@ def _check_change_size(metrics: ChangeMetrics, model: RiskModel) -> list[Evidenc
 
 
 def _find_many_author_files(
-    context: StoredContext, files: Sequence[TouchedFile], since: int
+    context: StoredContext, files: Sequence[TouchedFile], last_year: Period
 ) -> list[Evidence]:
     """Files that many people change: how many, never who."""
     found = []
     for file in files:
-        year = _load_changes_since(context, file, since)
+        year = _load_changes_within(context, file, last_year)
         people = len({one.author for one in year})
         if people >= _MIN_AUTHORS:
             text = f"{file.path}: {len(year)} changes by {people} people in the last year"
@@ -180,7 +181,7 @@ def _find_long_unchanged_files(
     """Files that were not changed for a long time."""
     found = []
     for file in files:
-        last = context.find_last_change_time(_previous_path(file))
+        last = context.find_last_change_time(_previous_path(file), now)
         days = 0 if last is None else (now - last) // DAY_SECONDS
         if days >= _MIN_UNCHANGED_DAYS:
             found.append(

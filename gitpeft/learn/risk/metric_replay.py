@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gitpeft.git.repository import Repository
-from gitpeft.history.context import MAX_LINEAGE_NAMES, YEAR_SECONDS, MeasuredChange, find_subsystem
+from gitpeft.history.context import MAX_LINEAGE_NAMES, YEAR_SECONDS, MeasuredChange, Period, find_subsystem
 from gitpeft.history.store import History
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics, compute_change_metrics
 
@@ -27,7 +27,10 @@ class MeasuredCommit:
 
 
 def measure_history(history: History, repository: Repository, tip: str = "HEAD") -> list[MeasuredCommit]:
-    """The stored commits that `tip` reaches and that are no merges, oldest first."""
+    """The stored commits that `tip` reaches and that are no merges, oldest first by their moment.
+
+    Where dates are out of order, a commit may so come before its parents.
+    """
     listed = repository.rev_list(repository.resolve_commit(tip))
     changes = history.load_measured_changes({sha for sha, _ in listed})
     past = _ReplayedContext(changes)
@@ -36,7 +39,7 @@ def measure_history(history: History, repository: Repository, tip: str = "HEAD")
         if sha in changes:
             past.before = ancestors
             found.append(MeasuredCommit(sha, changes[sha], compute_change_metrics(past, changes[sha])))
-    return found
+    return sorted(found, key=lambda one: one.change.time)
 
 
 def find_latest_time(measured: Sequence[MeasuredCommit]) -> int:
@@ -114,29 +117,37 @@ class _ReplayedContext:
         """How many commits of this history are older than a moment."""
         return bisect_left(self.times, moment)
 
-    def count_changes(self, names: Sequence[str], since: int | None = None) -> int:
-        """See `Past`."""
-        return (self._find_changes(names) >> (0 if since is None else self._count_older(since))).bit_count()
+    def _keep_until(self, found: int, moment: int) -> int:
+        """Those of a set of commits that are not younger than a moment."""
+        return found & ((1 << self._count_older(moment + 1)) - 1)
 
-    def count_fixes(self, names: Sequence[str], since: int) -> int:
-        """See `Past`."""
-        return ((self._find_changes(names) & self.fixing) >> self._count_older(since)).bit_count()
+    def _count_within(self, found: int, period: Period) -> int:
+        return (self._keep_until(found, period[1]) >> self._count_older(period[0])).bit_count()
+
+    def count_changes(self, names: Sequence[str], period: Period | None = None) -> int:
+        """See `HistoryContext`."""
+        found = self._find_changes(names)
+        return found.bit_count() if period is None else self._count_within(found, period)
+
+    def count_fixes(self, names: Sequence[str], period: Period) -> int:
+        """See `HistoryContext`."""
+        return self._count_within(self._find_changes(names) & self.fixing, period)
 
     def count_developers(self, names: Sequence[str]) -> int:
-        """See `Past`."""
+        """See `HistoryContext`."""
         found = self._find_changes(names)
         writers = {
             who for name in names for one in self._follow_renames(name) for who in self.writers.get(one, ())
         }
         return sum(found & self.authors[who] != 0 for who in writers)
 
-    def find_last_change_time(self, name: str) -> int | None:
-        """See `Past`."""
-        found = self._find_changes([name])
+    def find_last_change_time(self, name: str, now: int) -> int | None:
+        """See `HistoryContext`."""
+        found = self._keep_until(self._find_changes([name]), now)
         return self.times[found.bit_length() - 1] if found else None
 
     def measure_experience(self, author: str, now: int) -> tuple[int, float]:
-        """See `Past`."""
+        """See `HistoryContext`."""
         own = self.authors.get(author, 0) & self.before
         exp, rexp, years = own.bit_count(), 0.0, 0
         rest = own
@@ -149,7 +160,7 @@ class _ReplayedContext:
         return exp, rexp
 
     def count_subsystem_changes(self, author: str, subsystems: frozenset[str]) -> int:
-        """See `Past`."""
+        """See `HistoryContext`."""
         found = 0
         for area in subsystems:
             found |= self.areas.get(area, 0)
