@@ -1,5 +1,6 @@
 """The options that several commands share, and how values from a fixed set are checked."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,16 +48,17 @@ def blame_option(name: str) -> Iterator[None]:
         raise typer.BadParameter(f"{error.message}{hint}", param_hint=f"'{name}'") from None
 
 
-def check_one_source(rev: str | None, staged: bool, stdin: bool) -> None:
+def check_one_source(rev: str | None, staged: bool, stdin: bool, all_: bool) -> None:
     """A change comes from one place only."""
-    if (rev is not None) + staged + stdin > 1:
-        raise typer.BadParameter("give a revision, --staged or --stdin, not several")
+    if (rev is not None) + staged + stdin + all_ > 1:
+        raise typer.BadParameter("give a revision, --staged, --all or --stdin, not several")
 
 
 def read_revisions() -> Iterator[str]:
-    """The revisions on standard input, a line each."""
+    """The revisions on standard input, a line each, as they are written."""
     for line in sys.stdin.buffer:
-        if rev := line.decode("utf-8", "replace").replace("\0", "\ufffd").strip():
+        rev = os.fsdecode(line.rstrip(b"\r\n")).replace("\0", "\ufffd")
+        if rev.strip():
             yield rev
 
 
@@ -65,6 +67,14 @@ def make_failures_error(failed: int) -> GitpeftError:
     return GitpeftError(f"{format_count(failed, 'revision')} failed", 'see "error" or "why" in the output')
 
 
+RevArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[REV]",
+        help="A commit or a range, as for git (HEAD~2, :/text, v1.0..); default: what is staged.",
+    ),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="For every commit of all branches and tags.")]
 RepoOption = Annotated[
     Path | None,
     typer.Option(

@@ -1,6 +1,7 @@
 """The command risk."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,11 +17,10 @@ if TYPE_CHECKING:
 
 
 def risk(
-    rev: Annotated[
-        str | None, typer.Argument(metavar="[REV]", help="A commit or range A..B; default: what is staged.")
-    ] = None,
+    rev: options.RevArgument = None,
     staged: Annotated[bool, typer.Option("--staged", help="Assess what is staged (the default).")] = False,
     stdin: Annotated[bool, typer.Option("--stdin", help="Assess the revisions on standard input.")] = False,
+    all_: options.AllOption = False,
     format_: Annotated[
         str,
         options.make_choice_option(
@@ -46,13 +46,13 @@ def risk(
     The percentile is the change's place among the recent commits of this repository. By default the riskiest
     tenth is flagged (`git config gitpeft.riskBudget`). The report never names a person.
     """
-    options.check_one_source(rev, staged, stdin)
+    options.check_one_source(rev, staged, stdin, all_)
     if as_json and format_ not in ("text", "json"):
         raise typer.BadParameter(f"--json contradicts --format {format_}")
     from gitpeft.cli import risk_report
 
     repository = Repository.open(repo)
-    reports = _assess_changes(repository, rev, stdin, until)
+    reports = _assess_changes(repository, _Source(rev, stdin, all_), until)
     printer = risk_report.make_printer(repository, "json" if as_json else format_, explain)
     limit = risk_report.PercentileLimit(fail_above)
     for report in reports:
@@ -62,28 +62,39 @@ def risk(
     limit.enforce()
 
 
-def _assess_changes(
-    repository: Repository, rev: str | None, stdin: bool, until: str | None
-) -> "Iterator[RiskReport]":
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What to assess: a revision, those on standard input, all commits, or what is staged."""
+
+    rev: str | None
+    stdin: bool
+    all: bool
+
+
+def _assess_changes(repository: Repository, source: _Source, until: str | None) -> "Iterator[RiskReport]":
     """Reports for what was asked for; with `until`, by a model of what was known then."""
     from gitpeft import config
     from gitpeft.risk import assessor
 
     settings = config.load_config(repository)
     train = None if until is None else _make_model_trainer(repository, until)
-    if not stdin:
-        yield from assessor.assess_revision(repository, settings, rev, train)
+    if source.all:
+        yield from assessor.assess_commits(repository, settings, repository.list_tips(), train)
+    elif not source.stdin:
+        yield from assessor.assess_revision(repository, settings, source.rev, train)
     else:
-        with assessor.open_assessor(repository, settings, None, train) as opened:
+        with assessor.open_assessor(repository, settings, (), train) as opened:
             yield from _assess_from_stdin(opened)
 
 
 def _make_model_trainer(repository: Repository, until: str) -> "TrainModel":
+    tip = repository.resolve_commit(until)
+
     def train(history: "History") -> "RiskModel":
         from gitpeft.learn.risk import selection
 
-        history.mine_commits(repository, until)
-        return selection.train_from_history(history, repository, repository.resolve_commit(until))
+        history.mine_commits(repository, tip)
+        return selection.train_from_history(history, repository, tip)
 
     return train
 

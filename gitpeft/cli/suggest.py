@@ -24,13 +24,12 @@ SUGGEST_SECONDS = 20.0
 
 
 def suggest(
-    rev: Annotated[
-        str | None, typer.Argument(metavar="[REV]", help="A commit or range A..B; default: what is staged.")
-    ] = None,
+    rev: options.RevArgument = None,
     staged: Annotated[bool, typer.Option("--staged", help="For what is staged (the default).")] = False,
     stdin: Annotated[
         bool, typer.Option("--stdin", help="For the revisions on standard input, a line each; prints JSON.")
     ] = False,
+    all_: options.AllOption = False,
     number: Annotated[
         int | None,
         typer.Option(
@@ -45,7 +44,7 @@ def suggest(
 
     The commit's own message is never looked at, and only earlier commits serve as examples.
     """
-    options.check_one_source(rev, staged, stdin)
+    options.check_one_source(rev, staged, stdin, all_)
     from gitpeft import config
 
     repository = Repository.open(repo)
@@ -53,8 +52,7 @@ def suggest(
     wanted = number or 1 + settings.alternatives
     if stdin:
         _print_json_lines(_answer_each(repository, settings, options.read_revisions(), wanted))
-    elif rev is not None and ".." in rev:
-        revs = _list_range(repository, rev)
+    elif (revs := _list_several(repository, rev, all_)) is not None:
         answers = _answer_each(repository, settings, revs, wanted)
         _print_json_lines(answers) if as_json else _print_each(answers)
     else:
@@ -120,11 +118,13 @@ def _answer_each(
             yield _Answer(rev, error=error.message)
 
 
-def _list_range(repository: Repository, between: str) -> list[str]:
-    from gitpeft.risk.assessor import check_commit_range
-
-    check_commit_range(between)
-    return repository.list_range_commits(between)
+def _list_several(repository: Repository, rev: str | None, all_: bool) -> list[str] | None:
+    """The commits of a range, or all; None for a single commit and for what is staged."""
+    if all_:
+        return repository.list_range_commits(repository.list_tips())
+    named = [] if rev is None else repository.resolve_revisions(rev)
+    single = not named or (len(named) == 1 and not named[0].startswith("^"))
+    return None if single else repository.list_range_commits(named)
 
 
 def _print_json_lines(answers: Iterable[_Answer]) -> None:

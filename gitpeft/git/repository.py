@@ -24,7 +24,7 @@ from gitpeft.git.process import (
     start_git,
     wait_for_output,
 )
-from gitpeft.lazy import lazy_dataclass, replace_fields
+from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
 
 if TYPE_CHECKING:
     from gitpeft.diff.patch import FileChange
@@ -44,6 +44,7 @@ DIFF_OPTIONS = (
 """The options of every patch, so that a staged change reads exactly like the commit that it becomes."""
 
 _MAX_PREVIOUS_COMMITS = 200
+_FULL_ID = lazy_pattern(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -167,11 +168,34 @@ class Repository:
         return tuple(int(part) for part in found[0].split(".")) if found else ()
 
     def resolve_commit(self, rev: str) -> str:
-        """The id of the commit that `rev` names. Raises GitpeftError when there is none."""
-        sha = self.query_text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+        """The id of the commit that `rev` names, in any way that git knows (`:/text`, `main@{yesterday}`).
+
+        Raises GitpeftError when there is none, or when it names several.
+        """
+        named = [rev] if _FULL_ID.fullmatch(rev) else self.resolve_revisions(rev)
+        if len(named) > 1 or named[0].startswith("^"):
+            raise GitpeftError(f"{rev!r} does not name one commit", "Name a single commit here, not a range.")
+        sha = self.query_text("rev-parse", "--verify", "--quiet", f"{named[0]}^{{commit}}")
         if not sha:
-            raise GitpeftError(f"unknown revision {rev!r}", "See `git log --oneline`.")
+            raise _make_unknown_error(rev)
         return sha
+
+    def resolve_revisions(self, text: str) -> list[str]:
+        """What git takes a revision or a range for: ids, those that are left out with a `^` before them.
+
+        The text is handed to git as it is. Raises GitpeftError with git's message when it names nothing.
+        """
+        try:
+            # one argument, so that the dots in `:/fix a..b` are git's to judge, like everything else
+            output = self.run("rev-parse", "--revs-only", "--end-of-options", text, "--")
+        except GitpeftError as error:
+            reason = error.message.partition("fatal: ")[2]
+            if reason and not reason.startswith("bad revision"):
+                raise GitpeftError(f"revision {text!r}: {reason}", "See `git log --oneline`.") from None
+            raise _make_unknown_error(text) from None
+        if not output.strip():
+            raise _make_unknown_error(text)
+        return output.decode("ascii").split()
 
     def resolve_head(self) -> str | None:
         """The id of the current commit; None before the first one."""
@@ -338,15 +362,15 @@ class Repository:
         lines = self.run("rev-list", *order, *tips, "--").decode().splitlines()
         return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines)]
 
-    def list_range_commits(self, between: str) -> list[str]:
-        """The commits of `A..B` without merges, oldest first. GitpeftError for an unknown revision."""
-        order = ["--no-merges", "--date-order", "--reverse", "--end-of-options"]
-        try:
-            return self.run("rev-list", *order, between, "--").decode().split()
-        except GitpeftError:
-            raise GitpeftError(
-                f"unknown revision in the range {between!r}", "See `git log --oneline`."
-            ) from None
+    def list_range_commits(self, named: Sequence[str]) -> list[str]:
+        """The commits of what `resolve_revisions` returned, without merges, oldest first."""
+        order = ["--no-merges", "--date-order", "--reverse"]
+        return self.run("rev-list", *order, *named, "--").decode("ascii").split()
+
+    def list_tips(self) -> list[str]:
+        """The ids of the commits of all branches, tags and other refs, but of no published model."""
+        refs = ["--no-walk=unsorted", "--exclude=refs/gitpeft/*", "--all"]
+        return list(dict.fromkeys(self.run("rev-list", *refs, "--").decode("ascii").split()))
 
     def count_commits_since(self, rev: str) -> int | None:
         """How many commits are in `rev..HEAD`; None where one of the two is unknown here."""
@@ -379,6 +403,10 @@ _EMPTY_TREES = {
     "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
     "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 }
+
+
+def _make_unknown_error(rev: str) -> GitpeftError:
+    return GitpeftError(f"unknown revision {rev!r}", "See `git log --oneline`.")
 
 
 def _split_shell_words(text: str) -> list[str]:

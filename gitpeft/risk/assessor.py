@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
 from gitpeft.diff.patch import FileChange
-from gitpeft.errors import GitpeftError
 from gitpeft.git.log import SkippedCommit
 from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository
@@ -144,9 +143,9 @@ class RiskAssessor:
         )
         return self._build_report(rev, parent, change, found.files)
 
-    def assess_range(self, between: str) -> Iterator[RiskReport]:
-        """Assess the commits of a range `A..B`, without merges, oldest first."""
-        for sha in self.repository.list_range_commits(between):
+    def assess_range(self, named: Sequence[str]) -> Iterator[RiskReport]:
+        """Assess the commits of what `resolve_revisions` returned, without merges, oldest first."""
+        for sha in self.repository.list_range_commits(named):
             yield self.assess_commit(sha)
 
     def _build_report(
@@ -198,25 +197,34 @@ TrainModel = Callable[[History], RiskModel]
 def assess_revision(
     repository: Repository, config: Config, rev: str | None, train: TrainModel | None = None
 ) -> Iterator[RiskReport]:
-    """Assess a commit, a range `A..B`, or the staged change (None), after mining new commits.
+    """Assess a commit, a range of any form that git knows, or the staged change (None), after mining.
 
-    The model is the active one, or the one that `train` returns. Raises GitpeftError for an unknown revision.
+    `rev` is handed to git as it is. The model is the active one, or the one that `train` returns. Raises
+    GitpeftError for an unknown revision.
     """
-    if rev is not None and ".." in rev:
-        check_commit_range(rev)
-        with open_assessor(repository, config, rev.rpartition("..")[2], train) as assessor:
-            yield from assessor.assess_range(rev)
-    else:
-        with open_assessor(repository, config, rev, train) as assessor:
-            yield assessor.assess_staged() if rev is None else assessor.assess_commit(rev)
+    named = [] if rev is None else repository.resolve_revisions(rev)
+    if rev is not None and (len(named) > 1 or named[0].startswith("^")):
+        yield from assess_commits(repository, config, named, train)
+        return
+    with open_assessor(repository, config, [] if rev is None else [rev], train) as assessor:
+        yield assessor.assess_staged() if rev is None else assessor.assess_commit(rev)
+
+
+def assess_commits(
+    repository: Repository, config: Config, named: Sequence[str], train: TrainModel | None = None
+) -> Iterator[RiskReport]:
+    """The same for all commits that `resolve_revisions` or `list_tips` returned."""
+    tips = [one for one in named if not one.startswith("^")]
+    with open_assessor(repository, config, tips, train) as assessor:
+        yield from assessor.assess_range(named)
 
 
 @contextmanager
 def open_assessor(
-    repository: Repository, config: Config, rev: str | None, train: TrainModel | None = None
+    repository: Repository, config: Config, named: Sequence[str] = (), train: TrainModel | None = None
 ) -> Iterator[RiskAssessor]:
-    """Mine what HEAD and `rev` reach, and open an assessor with the active model or that of `train`."""
-    tips = [repository.resolve_commit(rev)] if rev is not None else []
+    """Mine what HEAD and `named` reach, and open an assessor with the active model or that of `train`."""
+    tips = [repository.resolve_commit(one) for one in named]
     tips += [head] if (head := repository.resolve_head()) is not None else []
     with History.open(repository.state_dir) as history:
         for tip in tips:
@@ -237,10 +245,3 @@ def load_risk_encoder(model: RiskModel, bundle: bundles.Bundle | None) -> "OnnxR
     from gitpeft.risk.encoder import OnnxRiskEncoder
 
     return OnnxRiskEncoder.from_bundle(bundle)
-
-
-def check_commit_range(text: str) -> None:
-    """Raise GitpeftError unless a text is a range of the form `A..B`."""
-    first, dots, last = text.partition("..")
-    if not (dots and first and last) or last.startswith("."):
-        raise GitpeftError(f"{text!r} is not a range", "Write A..B: the commits of B that are not in A.")
