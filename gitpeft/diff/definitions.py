@@ -1,5 +1,7 @@
 """What a line of code begins to define, and whether it is a comment or an import, for many languages."""
 
+import re
+
 from gitpeft.diff.patch import normalize_line
 from gitpeft.lazy import lazy_pattern
 
@@ -21,7 +23,7 @@ _MODIFIERS = (
 )
 _KEYWORDS = (
     r"def|fn|func|function\*?|fun|class|struct|enum|interface|trait|type|protocol|object|record|module"
-    r"|defmodule|defp|defmacro|namespace|macro_rules!|union|sub|mod"
+    r"|defmodule|defp|defmacro|macro_rules!|union|sub|mod"
 )
 _DEFINITION = lazy_pattern(
     rf"\s*{_MODIFIERS}(?P<kind>{_KEYWORDS})\s+(?:\([^)]*\)\s*)?(?:self\.)?(?P<name>[A-Za-z_$][\w$]*[?!]?)"
@@ -48,13 +50,13 @@ _TEST_TITLE = lazy_pattern(
 _SECTION = lazy_pattern(r"#{1,6}\s+(?P<name>\S.{1,60}?)\s*#*$")
 _KINDS = {
     **dict.fromkeys(("def", "fn", "func", "function", "function*", "fun", "defp", "sub"), "function"),
-    **dict.fromkeys(("defmodule", "mod", "namespace"), "module"),
+    **dict.fromkeys(("defmodule", "mod"), "module"),
     **dict.fromkeys(("macro_rules!", "defmacro"), "macro"),
 }
 
 
 _NOT_NAMES = frozenset(("in", "of", "for", "is"))
-_STATEMENTS = frozenset(("if", "for", "while", "switch", "catch", "when"))
+_STATEMENTS = frozenset(("if", "for", "while", "switch", "catch", "when", "func", "function"))
 
 
 def find_definition(line: str, prose: bool) -> Definition | None:
@@ -64,7 +66,7 @@ def find_definition(line: str, prose: bool) -> Definition | None:
         return ("section", normalize_line(match["name"])) if match else None
     if match := _TEST_TITLE.match(line):
         return "test", normalize_line(match["name"])
-    if (match := _DEFINITION.match(line)) and match["name"] not in _NOT_NAMES:
+    if (match := _DEFINITION.match(line)) and _is_name(match["name"], match["kind"]):
         return _name_kind(match["kind"], match["name"]), match["name"]
     if match := _ASSIGNED_FUNCTION.match(line):
         return "function", match["name"]
@@ -75,6 +77,56 @@ def find_definition(line: str, prose: bool) -> Definition | None:
     return None
 
 
+def _is_name(name: str, keyword: str) -> bool:
+    """Whether it is one; `$x` in a macro of Rust stands for another."""
+    return name not in _NOT_NAMES and not (keyword == "fn" and name.startswith("$"))
+
+
 def _name_kind(keyword: str, name: str) -> str:
     kind = _KINDS.get(keyword, keyword)
     return "test" if kind == "function" and name.lower().startswith("test") else kind
+
+
+# --- dependencies and titles --------------------------------------------------------------------------------
+
+_QUOTED_REQUIREMENT = r"\s*[\"'](?P<name>[A-Za-z][\w.-]*)(?:\[[\w, -]+\])?\s*(?:[=<>~!]=|>|<)\s*\d"
+_DEPENDENCIES = (
+    (
+        lazy_pattern(r"(?:^|/)go\.mod$"),
+        lazy_pattern(r"\s*(?:require\s+)?(?P<name>[\w.-]+\.[a-z]+/\S+)\s+v\d"),
+    ),
+    (
+        lazy_pattern(r"(?:^|/)package\.json$"),
+        lazy_pattern(r"\s*\"(?P<name>@?[\w./-]+)\":\s*\"(?:[\^~]|[<>]=?\s*)?\d+\.[\w.-]+\""),
+    ),
+    (
+        lazy_pattern(r"(?:^|/)Cargo\.toml$"),
+        lazy_pattern(r"\s*(?P<name>[\w-]+)\s*=\s*(?:\"[\^~=<> ]*\d[\w., <>=*]*\"|\{.*\bversion\s*=)"),
+    ),
+    (lazy_pattern(r"(?:^|/)Gemfile$"), lazy_pattern(r"\s*gem\s+[\"'](?P<name>[\w-]+)")),
+    (lazy_pattern(r"(?:^|/)(?:pyproject\.toml|setup\.py)$"), lazy_pattern(_QUOTED_REQUIREMENT)),
+    (
+        lazy_pattern(r"(?:^|/)requirements(?:[^/]*|/[^/]+)\.(?:txt|in)$"),
+        lazy_pattern(r"(?P<name>[A-Za-z][\w.-]*)(?:\[[\w, -]+\])?\s*(?:[=<>~!]=|>|<|$)"),
+    ),
+)
+_NO_DEPENDENCY = frozenset(("version", "rust-version", "edition", "node", "npm", "python"))
+_UNDERLINE = lazy_pattern(r"([-=~^\"'*+#])\1{3,}\s*$")
+
+
+def find_dependency_pattern(path: str) -> re.Pattern[str] | None:
+    """The pattern of a line that names a dependency in a file; None where no file of its kind does."""
+    return next((pattern for paths, pattern in _DEPENDENCIES if paths.search(path)), None)
+
+
+def find_dependency(line: str, pattern: re.Pattern[str]) -> Definition | None:
+    """The dependency that a line names."""
+    match = pattern.match(line)
+    return ("dependency", match["name"]) if match and match["name"] not in _NO_DEPENDENCY else None
+
+
+def is_underlined(title: str, below: str) -> bool:
+    """Whether a line of prose is the title of a section, by the line below it."""
+    return (
+        _UNDERLINE.match(below) is not None and 3 <= len(title.strip()) <= 60 and title.strip()[0].isalnum()
+    )

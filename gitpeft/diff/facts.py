@@ -7,11 +7,20 @@ that `gitpeft.diff.patch.parse_patch` keeps. Only the standard library is needed
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
-from gitpeft.diff.definitions import COMMENT_LINE, IMPORT_LINE, Definition, find_definition
-from gitpeft.diff.edits import iterate_runs, split_change
+from gitpeft.diff.definitions import (
+    COMMENT_LINE,
+    IMPORT_LINE,
+    Definition,
+    find_definition,
+    find_dependency,
+    find_dependency_pattern,
+    is_underlined,
+)
+from gitpeft.diff.edits import Pair, iterate_runs, split_change
 from gitpeft.diff.patch import FileChange, normalize_line
-from gitpeft.diff.path_kinds import CHANGELOG_PATH, PROSE_PATH, classify_path
+from gitpeft.diff.path_kinds import PROSE_PATH, classify_path, is_changelog
 from gitpeft.lazy import field, lazy_dataclass, lazy_pattern
 
 MAX_NAMES = 4
@@ -20,6 +29,7 @@ MAX_NAMES = 4
 _VERSION = lazy_pattern(r"(?<![\w.])v?\d+(?:\.\d+)+(?:[-.+]?(?:[a-z]\w*|\d+))*")
 _KEY = lazy_pattern(r"([A-Za-z_][\w.-]*)[\"'\])]*\s*(?::=|[:=]=?|=>)\s*[\"'(\[^~>=<v]*$")
 _WORD = lazy_pattern(r"[A-Za-z_][\w-]*")
+_TAG = lazy_pattern(r"<[^<>]*>")
 _UNNAMED = frozenset(("v", "version", "rev", "const", "var", "let", "uses"))
 _MAX_FUNCTIONS = 12
 _MAX_VALUE_LENGTH = 40
@@ -78,7 +88,7 @@ def _list_line_limits(files: Sequence[FileChange]) -> list[str]:
     """What all changed lines with text are limited to."""
     changed = [line for change in files for hunk in change.hunks for line in hunk.lines if line[0] != " "]
     lines = [line for line in changed if line[1:].strip()]
-    prose = any(PROSE_PATH.search(change.path) for change in files)
+    prose = any(PROSE_PATH.search(path) or classify_path(path) == "docs" for path in (c.path for c in files))
     limits = [(label, test) for label, test in _LIMITS if not (prose and label == "comments")]
     return [label for label, test in limits if test(lines)] if lines else []
 
@@ -131,18 +141,35 @@ def _join_names(what: str, names: Iterable[str]) -> str:
 
 def _read_file(change: FileChange, seen: _Findings) -> None:
     prose = bool(PROSE_PATH.search(change.path))
+    dependencies = find_dependency_pattern(change.path)
+
+    def find(line: str | None) -> Definition | None:
+        if not line:
+            return None
+        found = find_dependency(line, dependencies) if dependencies else None
+        return found or find_definition(line, prose)
+
     for hunk in change.hunks:
         for _, run in iterate_runs(hunk.lines):
             for old, new in run:
-                before = find_definition(old, prose) if old else None
-                after = find_definition(new, prose) if new else None
-                _note_definitions(before, after, seen)
+                _note_definitions(find(old), find(new), seen)
                 if old and new:
                     _compare_lines(normalize_line(old), normalize_line(new), seen)
+            if prose:
+                _note_underlined_titles(run, seen)
+
+
+def _note_underlined_titles(run: Sequence[Pair], seen: _Findings) -> None:
+    """Note the sections whose titles are underlined, as in reStructuredText."""
+    for side, known in ((0, seen.removed), (1, seen.added)):
+        for title, below in pairwise(filter(None, (pair[side] for pair in run))):
+            if is_underlined(title, below):
+                known["section", normalize_line(title)] = None
 
 
 def _note_definitions(before: Definition | None, after: Definition | None, seen: _Findings) -> None:
-    if before and after and before[0] == after[0] and before[1] != after[1]:
+    same_kind = before and after and before[0] == after[0] != "dependency"
+    if before and after and same_kind and before[1] != after[1]:
         seen.renamed[before[0], before[1], after[1]] = None
         return
     if before:
@@ -162,7 +189,12 @@ def _compare_lines(old: str, new: str, seen: _Findings) -> None:
     if not (0 < len(before.strip()) <= _MAX_VALUE_LENGTH and 0 < len(after.strip()) <= _MAX_VALUE_LENGTH):
         return
     key = _KEY.search(start)
-    if key and (before[0].isdigit() or after[0].isdigit() or len(before) + len(after) <= 24):
+    if key and (
+        not any(map(str.isalnum, before))
+        or before[0].isdigit()
+        or after[0].isdigit()
+        or len(before) + len(after) <= 24
+    ):
         seen.values[key[1], before.strip(), after.strip()] = None
     elif re.search(r"\w", before) and re.search(r"\w", after):
         seen.replaced[before.strip(), after.strip()] += 1
@@ -189,7 +221,7 @@ def _list_definitions(seen: _Findings, files: Sequence[FileChange]) -> list[str]
     ]
     gone = {definition: None for definition in seen.removed if definition not in seen.added}
     new = {definition: None for definition in seen.added if definition not in seen.removed}
-    both = [definition for definition in seen.added if definition in seen.removed]
+    both = [one for one in seen.added if one in seen.removed and one[0] != "dependency"]
     for verb, found in (("adds", new), ("removes", gone), ("redefines", both)):
         for kind in dict.fromkeys(kind for kind, _ in found):
             said.append(_join_names(f"{verb} {kind}", (name for k, name in found if k == kind)))
@@ -207,7 +239,8 @@ def _list_enclosing(change: FileChange) -> Iterable[str]:
 
 
 def _list_values(seen: _Findings) -> list[str]:
-    often = [(pair, n) for pair, n in seen.replaced.most_common(MAX_NAMES)]
+    renamed = {(old, new) for _, old, new in seen.renamed}
+    often = [(pair, n) for pair, n in seen.replaced.most_common() if pair not in renamed][:MAX_NAMES]
     return [
         _join_names("sets", (f"{name}: {old} -> {new}" for name, old, new in seen.values)),
         _join_names(
@@ -220,10 +253,14 @@ def _list_values(seen: _Findings) -> list[str]:
 def _find_changelog_entry(files: Sequence[FileChange]) -> list[str]:
     """What the change itself says of it in a log of changes: the first new line with some words."""
     for change in files:
-        if CHANGELOG_PATH.search(change.path):
-            lines = (
-                normalize_line(line[1:]) for hunk in change.hunks for line in hunk.lines if line[0] == "+"
-            )
-            said = next((line for line in lines if len(_WORD.findall(line)) >= 4), "")
+        if is_changelog(change.path):
+            added = (line[1:] for hunk in change.hunks for line in hunk.lines if line[0] == "+")
+            lines = (normalize_line(_TAG.sub("", line)) for line in added)
+            said = next(filter(_is_entry, lines), "")
             return [f"notes: {said.lstrip('-*+ ')[:_MAX_ENTRY_LENGTH]}"] if said else []
     return []
+
+
+def _is_entry(line: str) -> bool:
+    """Whether a line of a log of changes says something: no title, and no link to a comparison."""
+    return len(_WORD.findall(line)) >= 4 and not line.startswith(("#", "[", "..", "<!--"))

@@ -27,14 +27,22 @@ _BUILD = lazy_pattern(
     r"|\.eslintrc[^/]*|tsconfig[^/]*\.json|\.gitignore|\.editorconfig)$",
     re.IGNORECASE,
 )
-CHANGELOG_PATH = lazy_pattern(
+_CHANGELOG = lazy_pattern(
     r"(?:^|/)(?:change(?:s|log)|history|news|releases?)\b[^/]*$|(?:^|/)(?:newsfragments?|changes?|\.changeset)/",
     re.IGNORECASE,
+)
+_CODE_PATH = lazy_pattern(
+    r"\.(?:ya?ml|json|toml|cfg|ini|lock|sh|ps1|html?|css|py|js|mjs|ts|tsx|jsx|go|rs|c|h|cc|cpp|hpp|java|kt|rb|php|cs)$"
 )
 PROSE_PATH = lazy_pattern(r"\.(?:md|rst|adoc|mdx|markdown|txt)$", re.IGNORECASE)
 
 
 _KINDS = (("CI", _CI), ("tests", _TEST), ("docs", _DOCS), ("build", _BUILD))
+
+
+def is_changelog(path: str) -> bool:
+    """Whether a file tells people what has changed."""
+    return _CHANGELOG.search(path) is not None and not _CODE_PATH.search(path)
 
 
 @lru_cache(4096)

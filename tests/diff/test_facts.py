@@ -66,6 +66,76 @@ def test_the_change_log_speaks_for_the_change() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (".github/workflows/release.yml", "+      uses: actions/checkout@v3 with a token"),
+        ("CHANGELOG.md", "+[Unreleased]: https://example.org/compare/v1...HEAD of it"),
+        ("CHANGES.rst", "+## What is new in this version"),
+    ],
+)
+def test_what_is_no_entry_of_a_change_log_does_not(path: str, line: str) -> None:
+    assert not any(fact.startswith("notes") for fact in extract_facts([make_change(path, line)]))
+
+
+def test_an_entry_is_told_without_its_tags() -> None:
+    line = '+<action dev="x" type="add" due-to="y">Add a channel that cannot be closed.</action>'
+    facts = extract_facts([make_change("src/changes/changes.xml", line)])
+    assert "notes: Add a channel that cannot be closed." in facts
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "name"),
+    [
+        ("go.mod", "\tgithub.com/a/b v1.2.3", "github.com/a/b"),
+        ("web/package.json", '    "@a/b": "^1.2.3",', "@a/b"),
+        ("Cargo.toml", 'serde = { version = "1", features = ["derive"] }', "serde"),
+        ("Cargo.toml", 'serde_json = "1.0"', "serde_json"),
+        ("Gemfile", "gem 'rack', '~> 3'", "rack"),
+        ("pyproject.toml", '    "click[x]>=8.1",', "click"),
+        ("requirements/dev.txt", "pytest", "pytest"),
+    ],
+)
+def test_dependencies_are_named(path: str, line: str, name: str) -> None:
+    assert f"adds dependency {name}" in extract_facts([make_change(path, f"+{line}")])
+    assert f"removes dependency {name}" in extract_facts([make_change(path, f"-{line}")])
+    other = line.replace(name, "other/it" if "/" in name else "other")
+    if "go.mod" not in path:
+        facts = extract_facts([make_change(path, f"-{line}", f"+{other}")])
+        assert not any(fact.startswith("renames") for fact in facts)
+
+
+def test_a_new_version_of_a_dependency_is_no_new_dependency() -> None:
+    facts = extract_facts([make_change("go.mod", "-\tgithub.com/a/b v1.2.3", "+\tgithub.com/a/b v1.3.0")])
+    assert facts == ["only build", "version b v1.2.3 -> v1.3.0"]
+    assert extract_facts([make_change("package.json", '+  "version": "1.2.3",')]) == [
+        "only build, added lines"
+    ]
+
+
+def test_titles_that_are_underlined_are_sections() -> None:
+    facts = extract_facts([make_change("docs/a.rst", "+Reading dates", "+-------------", "+", "+Words.")])
+    assert "adds section Reading dates" in facts
+
+
+def test_a_renaming_is_told_once() -> None:
+    facts = extract_facts([make_change("a.py", "-def read(raw):", "+def parse(raw):")])
+    assert facts == ["renames function read -> parse"]
+
+
+def test_an_empty_value_that_is_filled() -> None:
+    facts = extract_facts(
+        [make_change("a.py", '-    "SCRIPT_NAME": "",', '+    "SCRIPT_NAME": scope["root"],')]
+    )
+    assert facts == ['sets SCRIPT_NAME: "" -> scope["root"]']
+
+
+def test_a_list_in_prose_is_no_comment() -> None:
+    assert extract_facts([make_change("AUTHORS", "+* [Ada](https://example.org)")]) == [
+        "only docs, added lines"
+    ]
+
+
+@pytest.mark.parametrize(
     ("line", "found"),
     [
         ("    async def read(self):", ("function", "read")),
@@ -78,6 +148,9 @@ def test_the_change_log_speaks_for_the_change() -> None:
         ("  it('reads dates', () => {", ("test", "reads dates")),
         ("MAX_SIZE = 3", ("constant", "MAX_SIZE")),
         ("    return make(x)", None),
+        ("    defer func() {", None),
+        ("        fn $f(self) {", None),
+        ("namespace Serilog", None),
         ("if (x) {", None),
     ],
 )
