@@ -38,6 +38,7 @@ from gitpeft.bundle.manifest import (
     RISK_MODEL_FILE,
     STYLE_FILE,
     TOKENIZER_FILE,
+    WEIGHTS_FILE,
     FileEntry,
     Manifest,
     validate_file_name,
@@ -57,6 +58,7 @@ __all__ = [
     "RISK_MODEL_FILE",
     "STYLE_FILE",
     "TOKENIZER_FILE",
+    "WEIGHTS_FILE",
     "Bundle",
     "FileEntry",
     "Manifest",
@@ -80,6 +82,8 @@ CURRENT_FILE = "current"
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 31
 _BUNDLE_ID = lazy_pattern(r"[0-9a-f]{64}")
+_OWN_WEIGHTS_ENTRY = b"\n\x08location\x12" + bytes([len(WEIGHTS_FILE)]) + WEIGHTS_FILE.encode()
+"""How ONNX spells that an array lies in `WEIGHTS_FILE`: fields 1 and 2 of a StringStringEntryProto."""
 _STALE_SECONDS = 24 * 3600
 
 
@@ -127,6 +131,20 @@ class Bundle:
             return BlockFile(path, entry.size, checksums)
         except OSError as error:
             raise GitpeftError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
+
+    def check_file(self, name: str) -> None:
+        """As `read`, without holding the content in memory: for weights that are mapped."""
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise GitpeftError(f"the model has no {name}", REBUILD_HINT)
+        _check_file(self.path / name, entry.size)
+        try:
+            with open(self.path / name, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _explain_unreadable(self.path / name, error) from None
+        if digest != entry.sha256:
+            raise GitpeftError(f"{name} of the model is damaged", REBUILD_HINT)
 
     def read_json(self, name: str) -> dict[str, object]:
         """A JSON object of the bundle, {} when it has no such file; GitpeftError when it is not an object."""
@@ -237,7 +255,7 @@ def verify_bundle(bundle: Bundle) -> None:
     GitpeftError when a check fails.
     """
     for name in bundle.manifest.files:
-        bundle.read(name)
+        bundle.check_file(name)
     if extra := set(_list_files(bundle.path)) - {MANIFEST_FILE, *bundle.manifest.files}:
         raise GitpeftError(
             f"the model's folder holds {min(extra)}, which its manifest does not list", REBUILD_HINT
@@ -246,13 +264,20 @@ def verify_bundle(bundle: Bundle) -> None:
 
 
 def _refuse_external_data(bundle: Bundle) -> None:
-    """Refuse ONNX files that keep weights in other files, which a field `location` would name.
+    """Refuse ONNX files that keep weights in other files than the bundle's own `WEIGHTS_FILE`.
 
-    The word is looked for in the raw bytes: that needs no parser, and no encoding can avoid it.
+    A field `location` would name them. The word is looked for in the raw bytes: that needs no parser, and no
+    encoding can avoid it.
     """
     for name in bundle.manifest.files:
-        if name.endswith(".onnx") and b"location" in bundle.read(name):
-            raise GitpeftError(f"{name} keeps data outside its own file", "export the model into one file")
+        if name.endswith(".onnx"):
+            raw = bundle.read(name)
+            if name == DECODER_FILE and WEIGHTS_FILE in bundle:
+                raw = raw.replace(_OWN_WEIGHTS_ENTRY, b"")
+            if b"location" in raw:
+                raise GitpeftError(
+                    f"{name} keeps data outside its own file", "export the model into one file"
+                )
 
 
 def _read_regular_file(path: Path, limit: int = _MAX_FILE_BYTES) -> bytes:
@@ -265,7 +290,11 @@ def _read_regular_file(path: Path, limit: int = _MAX_FILE_BYTES) -> bytes:
                 raise GitpeftError(f"{path.name} of the model is too large", REBUILD_HINT)
             return file.read(size)  # read(limit) would allocate all that it is asked for
     except OSError as error:
-        raise GitpeftError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
+        raise _explain_unreadable(path, error) from None
+
+
+def _explain_unreadable(path: Path, error: OSError) -> GitpeftError:
+    return GitpeftError(f"cannot read {path}: {error.strerror}", "check its permissions")
 
 
 def _check_file(path: Path, size: int | None = None) -> None:

@@ -20,6 +20,7 @@ BUNDLE_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
+WEIGHTS_FILE = "decoder.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 STYLE_FILE = "style.json"
 RERANKER_FILE = "chooser.json"
@@ -28,8 +29,15 @@ RISK_ENCODER_FILE = "risk.onnx"
 INDEX_FOLDER = "index"
 ADAPTER_FOLDER = "adapter"
 
-BUNDLE_KINDS = {"model": {ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE}, "retrieval": set[str]()}
-"""The kinds of bundle and the files that each must have."""
+BUNDLE_KINDS: dict[str, tuple[set[str], ...]] = {
+    "model": (
+        {ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE},
+        {DECODER_FILE, WEIGHTS_FILE, TOKENIZER_FILE},
+    ),
+    "retrieval": (set(),),
+}
+"""The kinds of bundle and the files that each must have: of a model, those of an encoder-decoder or those of
+a causal language model, whose weights are a file of their own."""
 
 REBUILD_HINT = "run `gitpeft init` to build the model again"
 _FILE_NAME = lazy_pattern(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,3}")
@@ -117,8 +125,9 @@ class Manifest:
             kind = annotation if annotation in (str, int) else dict
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is not a {kind.__name__}")
-        if missing := BUNDLE_KINDS[self.kind] - self.files.keys():
-            raise ValueError(f"a {self.kind} bundle needs {', '.join(sorted(missing))}")
+        missing = [needed - self.files.keys() for needed in BUNDLE_KINDS[self.kind]]
+        if all(missing):
+            raise ValueError(f"a {self.kind} bundle needs {', '.join(sorted(min(missing, key=sorted)))}")
 
 
 def _check_versions(bundle_format: object, renderer: object) -> None:

@@ -6,6 +6,7 @@ W width of a head.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gitpeft.errors import GitpeftError
@@ -48,10 +49,11 @@ class OnnxSession(Protocol):
         """The named outputs for these inputs, numpy arrays by name."""
 
 
-def open_session(model: bytes, threads: int) -> OnnxSession:
+def open_session(model: bytes, threads: int, folder: Path | None = None) -> OnnxSession:
     """Load an ONNX model for the CPU; GitpeftError when onnxruntime cannot.
 
-    Idle threads do not spin: on a busy machine, spinning costs more than it saves.
+    `folder` is where the weights lie that the model keeps in another file; they are mapped into memory. Idle
+    threads do not spin: on a busy machine, spinning costs more than it saves.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
@@ -62,6 +64,8 @@ def open_session(model: bytes, threads: int) -> OnnxSession:
     options.log_severity_level = 4
     # The graphs are exported in the form that the optimiser produces: its passes would only take time.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
         session: OnnxSession = onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"]
@@ -123,6 +127,69 @@ class EncoderDecoder:
 
         Returns the probabilities (B, T, V) of the token that follows each, and the extended KV cache.
         """
+        names = ["probabilities", *(name.replace("past.", "present.") for name in self._past_shapes)]
+        feeds = {**memory.feeds, **past, "tokens": tokens}
+        probabilities, *present = self._decoder.get_result().run(names, feeds)
+        return probabilities, dict(zip(self._past_shapes, present, strict=True))
+
+    def make_empty_past(self, batch: int) -> "Past":
+        """The KV cache (B, H, 0, W) of `batch` hypotheses without tokens; call `encode` first."""
+        import numpy as np
+
+        shapes = {name: (batch, heads, 0, width) for name, (heads, width) in self._past_shapes.items()}
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+PREFILL_CHUNK = 128
+"""Tokens of a prompt that are read at once. Attention to all of a long prompt at once would compute the half
+of its scores that is masked."""
+
+
+class CausalDecoder:
+    """An exported causal language model (`learn.export.llama` documents inputs and outputs of the graph).
+
+    It has the protocol of `EncoderDecoder`: a prompt is encoded into its keys and values, which all
+    hypotheses read.
+    """
+
+    def __init__(
+        self, graph: Callable[[], bytes], folder: Path, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Load the graph that a function returns, with the weights that lie in `folder`.
+
+        `check` raises GitpeftError when the weights are damaged. It reads all of them, and so runs beside
+        the loading; no result is given before it has ended.
+        """
+        self._checked = BackgroundTask(check)
+        self._decoder = BackgroundTask(lambda: open_session(graph(), DECODER_THREADS, folder))
+
+    def encode(self, source: Sequence[int]) -> EncodedSource:
+        """Read a prompt of S > 0 token ids."""
+        import numpy as np
+        import onnxruntime
+
+        session = self._decoder.get_result()
+        cached = [one for one in session.get_inputs() if one.name.startswith("past.")]
+        self._past_shapes = {one.name: (one.shape[1], one.shape[3]) for one in cached}
+        names = [name.replace("past.", "present.") for name in self._past_shapes]
+        options = onnxruntime.RunOptions()
+        # Without it, the output layer would be computed for every token of the prompt.
+        options.only_execute_path_to_fetches = True
+        past = self.make_empty_past(1)
+        nothing = self._name_prefix(past)
+        for start in range(0, len(source), PREFILL_CHUNK):
+            tokens = np.array([source[start : start + PREFILL_CHUNK]], dtype=np.int64)
+            present = session.run(names, {**nothing, **past, "tokens": tokens}, options)
+            past = dict(zip(self._past_shapes, present, strict=True))
+        self._checked.get_result()
+        return EncodedSource(self._name_prefix(past), list(source))
+
+    @staticmethod
+    def _name_prefix(past: "Past") -> "Past":
+        return {name.replace("past.", "prefix."): values for name, values in past.items()}
+
+    def run_decoder(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Floats, Past]":
+        """As `EncoderDecoder.run_decoder`."""
         names = ["probabilities", *(name.replace("past.", "present.") for name in self._past_shapes)]
         feeds = {**memory.feeds, **past, "tokens": tokens}
         probabilities, *present = self._decoder.get_result().run(names, feeds)

@@ -162,7 +162,11 @@ def _add_attention(graph: OnnxGraph, inputs: list[str], attention: AttentionProj
 
 def add_output_projection(graph: OnnxGraph, x: str, linear: nn.Linear) -> str:
     """A sublayer's last projection, and the bottlenecks behind it where the model has any."""
-    hidden = graph.add_linear(x, linear.weight, linear.bias)
+    return add_bottlenecks(graph, graph.add_linear(x, linear.weight, linear.bias), linear)
+
+
+def add_bottlenecks(graph: OnnxGraph, hidden: str, linear: nn.Linear) -> str:
+    """The bottlenecks behind a projection whose result is `hidden`, where the model has any."""
     for down, activation, up in getattr(linear, "stages", list)():
         inner = add_activation_operator(
             graph, graph.add_linear(hidden, down.weight, down.bias), _BOTTLENECK_OPERATORS[type(activation)]

@@ -4,8 +4,10 @@ The graphs are written node by node instead of being traced: that takes a second
 depends on no exporter, and yields at once the fused operators of ONNX Runtime that a trace is optimised into.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -13,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from onnx import NodeProto, TensorProto, ValueInfoProto
+    from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 FloatArray = NDArray[np.float32]
-NodeAttribute = int | float | str | Sequence[int]
+NodeAttribute: TypeAlias = "int | float | str | Sequence[int] | GraphProto"
 """The value of a node's attribute."""
 
 OPSET_VERSION = 18
@@ -26,6 +28,12 @@ INT8_LEVELS = 63
 """Weights keep 7 of 8 bits. CPUs without VNNI add two u8·s8 products in 16 bits: 2·255·63 fits, and 2·255·127
 does not: the sum would saturate on those CPUs and on no other."""
 
+BLOCK_WIDTH, BLOCK_ZERO = 32, 128
+"""Numbers that share a scale in a table of 8-bit blocks, and the level that stands for 0."""
+
+SCALE_SUFFIX = ".scale"
+"""What follows the name of int8 weights in the name of their scales."""
+
 _ELEMENT_TYPES = {"float": 1, "int64": 7}
 
 
@@ -33,11 +41,14 @@ class OnnxGraph:
     """Collects nodes; every method that computes something returns the name of its result.
 
     With `quantise`, weights of linear layers and embeddings are stored as int8 with one scale a column (of an
-    embedding: a row).
+    embedding: a row). With `outside`, weights are not stored in the model but in a file of that name beside
+    it, from which ONNX Runtime maps them into memory (see `save`).
     """
 
-    def __init__(self, quantise: bool) -> None:
+    def __init__(self, quantise: bool, outside: str = "") -> None:
         self.quantise = quantise
+        self._outside = outside
+        self._weights: dict[str, NDArray[np.generic]] = {}
         self._nodes: list[NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._inputs: list[ValueInfoProto] = []
@@ -67,6 +78,18 @@ class OnnxGraph:
             self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
+    def add_weights(self, array: NDArray[np.generic], name: str) -> str:
+        """Store weights under a name, outside of the model where the graph keeps them there."""
+        if not self._outside:
+            return self.add_constant(array, name)
+        if name not in self._initializers:
+            from onnx import TensorProto, helper
+
+            self._weights[name] = np.ascontiguousarray(array)
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            self._initializers[name] = TensorProto(name=name, data_type=kind, dims=array.shape)
+        return name
+
     def add_floats(self, *values: float) -> str:
         """A constant vector of float32, or a scalar when there is one value."""
         return self.add_constant(np.array(values if len(values) > 1 else values[0], dtype=np.float32))
@@ -93,11 +116,17 @@ class OnnxGraph:
         """Append a node of ONNX Runtime's own operators."""
         return self.add_node(kind, *inputs, domain=FUSED_DOMAIN, **attributes)
 
-    def add_linear(self, x: str, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False) -> str:
-        """x · weightᵀ + bias, with `weight` (out, in) as torch stores it; `exact` keeps float32."""
+    def add_linear(
+        self, x: str, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False, name: str = ""
+    ) -> str:
+        """x · weightᵀ + bias, with `weight` (out, in) as torch stores it; `exact` keeps float32.
+
+        With a `name`, the weights are stored under it (see `add_weights`).
+        """
         columns = tensor_to_array(weight).T
         if not self.quantise or exact:
-            product = self.add_node("MatMul", x, self.add_constant(columns))
+            stored = self.add_weights(columns, name) if name else self.add_constant(columns)
+            product = self.add_node("MatMul", x, stored)
             return (
                 product
                 if bias is None
@@ -105,9 +134,11 @@ class OnnxGraph:
             )
         levels, scale = quantise_int8(columns, axis=0)
         extra = [] if bias is None else ["", self.add_constant(tensor_to_array(bias))]
-        return self.add_fused_node(
-            "DynamicQuantizeMatMul", x, self.add_constant(levels), self.add_constant(scale), *extra
-        )
+        if name:
+            pair = self.add_weights(levels, name), self.add_weights(scale, f"{name}{SCALE_SUFFIX}")
+        else:
+            pair = self.add_constant(levels), self.add_constant(scale)
+        return self.add_fused_node("DynamicQuantizeMatMul", x, *pair, *extra)
 
     def add_embedding(self, table: Tensor, ids: str) -> str:
         """The rows of an embedding table (n, width) for `ids` (a, b): (a, b, width)."""
@@ -122,7 +153,7 @@ class OnnxGraph:
     def add_tied_embedding(self, table: Tensor, ids: str, name: str) -> str:
         """As `add_embedding`, from the transposed array that `add_tied_projection` stores."""
         if not self.quantise:
-            rows = self.add_node("Gather", self.add_constant(tensor_to_array(table).T, name), ids, axis=1)
+            rows = self.add_node("Gather", self.add_weights(tensor_to_array(table).T, name), ids, axis=1)
         else:
             levels, scale = self._add_tied_table(table, name)
             floats = self.add_node(
@@ -134,12 +165,40 @@ class OnnxGraph:
     def add_tied_projection(self, x: str, table: Tensor, name: str) -> str:
         """x · tableᵀ: an embedding that is both input and output of a network is stored once."""
         if not self.quantise:
-            return self.add_node("MatMul", x, self.add_constant(tensor_to_array(table).T, name))
+            return self.add_node("MatMul", x, self.add_weights(tensor_to_array(table).T, name))
         return self.add_fused_node("DynamicQuantizeMatMul", x, *self._add_tied_table(table, name))
 
     def _add_tied_table(self, table: Tensor, name: str) -> tuple[str, str]:
         levels, scale = quantise_int8(tensor_to_array(table).T, axis=0)
-        return self.add_constant(levels, name), self.add_constant(scale, f"{name}.scale")
+        return self.add_weights(levels, name), self.add_weights(scale, f"{name}{SCALE_SUFFIX}")
+
+    def add_block_embedding(self, table: Tensor, ids: str, name: str) -> str:
+        """As `add_embedding`, from the array that `add_block_projection` stores: in int8, with a scale for
+        every `BLOCK_WIDTH` numbers of a row.
+        """
+        width = table.shape[1]
+        if not self.quantise:
+            return self.add_node("Gather", self.add_weights(tensor_to_array(table), name), ids)
+        levels, scale = self._add_block_table(table, name)
+        rows = self.add_node("Cast", self.add_node("Gather", levels, ids), to=_ELEMENT_TYPES["float"])
+        rows = self.add_node("Sub", rows, self.add_floats(BLOCK_ZERO))
+        factors = self.add_node("Unsqueeze", self.add_node("Gather", scale, ids), self.add_ints(-1))
+        flat = self.add_reshape(self.add_node("Mul", rows, factors), 0, 0, -1)
+        return flat if width % BLOCK_WIDTH == 0 else self.add_slice(flat, 2, 0, width)
+
+    def add_block_projection(self, x: str, table: Tensor, name: str) -> str:
+        """x · tableᵀ, more exact than `add_tied_projection` and slower where x has many rows."""
+        size, width = table.shape
+        if not self.quantise:
+            whole = self.add_weights(tensor_to_array(table), name)
+            return self.add_fused_node("FusedMatMul", x, whole, transB=1)
+        stored = self._add_block_table(table, name)
+        shape = {"K": width, "N": size, "bits": 8, "block_size": BLOCK_WIDTH, "accuracy_level": 4}
+        return self.add_fused_node("MatMulNBits", x, *stored, **shape)
+
+    def _add_block_table(self, table: Tensor, name: str) -> tuple[str, str]:
+        levels, scale = quantise_blocks(tensor_to_array(table))
+        return self.add_weights(levels, name), self.add_weights(scale, f"{name}{SCALE_SUFFIX}")
 
     def add_reshape(self, x: str, *shape: int) -> str:
         """Reshape; 0 keeps a dimension, -1 is what is left."""
@@ -148,6 +207,23 @@ class OnnxGraph:
     def add_slice(self, x: str, axis: int, start: int, stop: int = 2**31 - 1) -> str:
         """A range of one axis."""
         return self.add_node("Slice", x, self.add_ints(start), self.add_ints(stop), self.add_ints(axis))
+
+    def add_branch(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str]) -> str:
+        """The result of `then`, or of `otherwise` where `condition` (one bool) is false; one is computed.
+
+        Both functions append nodes to this graph and may read all that was computed before.
+        """
+        branches = []
+        for build in (then, otherwise):
+            from onnx import helper
+
+            outer, self._nodes = self._nodes, []
+            result = build()
+            value = helper.make_empty_tensor_value_info(result)
+            value.type.tensor_type.elem_type = _ELEMENT_TYPES["float"]
+            branches.append(helper.make_graph(self._nodes, self._make_name("branch"), [], [value]))
+            self._nodes = outer
+        return self.add_node("If", condition, then_branch=branches[0], else_branch=branches[1])
 
     def to_bytes(self) -> bytes:
         """The serialised model."""
@@ -160,15 +236,60 @@ class OnnxGraph:
         model = helper.make_model(graph, producer_name="gitpeft", opset_imports=opsets, ir_version=IR_VERSION)
         return bytes(model.SerializeToString())
 
+    def save(self, path: Path) -> None:
+        """Write the model, and the file of the weights that it keeps outside, as safetensors."""
+        if self._outside:
+            from safetensors.numpy import save_file
+
+            save_file(self._weights, path.with_name(self._outside))
+            self._locate_weights(path.with_name(self._outside))
+        path.write_bytes(self.to_bytes())
+
+    def _locate_weights(self, file: Path) -> None:
+        """Note in the model where in the file each array lies."""
+        from onnx import TensorProto
+
+        for name, (start, end) in read_tensor_ranges(file).items():
+            tensor = self._initializers[name]
+            tensor.data_location = TensorProto.EXTERNAL
+            place = {"location": self._outside, "offset": str(start), "length": str(end - start)}
+            for key, value in place.items():
+                tensor.external_data.add(key=key, value=value)
+
     def _make_name(self, stem: str) -> str:
         self._count += 1
         return f"{stem}.{self._count}"
+
+
+def read_tensor_ranges(file: Path) -> dict[str, tuple[int, int]]:
+    """Where the tensors of a safetensors file lie: first byte, and the one after the last, by name."""
+    with file.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(size))
+    header.pop("__metadata__", None)
+    return {
+        name: (8 + size + one["data_offsets"][0], 8 + size + one["data_offsets"][1])
+        for name, one in header.items()
+    }
 
 
 def tensor_to_array(tensor: Tensor) -> FloatArray:
     """A tensor as a float32 array."""
     found: FloatArray = tensor.detach().to(torch.float32).cpu().numpy()
     return found
+
+
+def quantise_blocks(rows: FloatArray) -> tuple[NDArray[np.uint8], FloatArray]:
+    """Levels (n, blocks, BLOCK_WIDTH), of which BLOCK_ZERO stands for 0, and scales (n, blocks).
+
+    Numbers that were unpacked from blocks of 8 bits (GGUF's Q8_0) are held as they are.
+    """
+    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK_WIDTH)))
+    blocks = padded.reshape(len(rows), -1, BLOCK_WIDTH)
+    largest = np.abs(blocks).max(axis=2)
+    scale = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
+    levels = np.clip(np.rint(blocks / scale[:, :, None]), -127, 127) + BLOCK_ZERO
+    return levels.astype(np.uint8), scale
 
 
 def quantise_int8(weights: FloatArray, axis: int) -> tuple[NDArray[np.int8], FloatArray]:
