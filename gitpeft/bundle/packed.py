@@ -12,7 +12,7 @@ that llama.cpp's GGUF format has for them. Each block stands for 32 weights of a
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gitpeft.bundle.embedded import BASE_WEIGHTS_FILE
 from gitpeft.errors import GitpeftError
@@ -57,7 +57,7 @@ class PackedWeights:
         if not is_packed_base(folder):
             raise GitpeftError(f"{path} holds no packed weights", _DAMAGED_HINT)
         try:
-            self._file: Any = safe_open(path, "numpy")
+            self._file = cast("Any", safe_open(path, "numpy"))
             names: list[str] = self._file.keys()
             self._forms = dict(map(_split_name, names))
         except (OSError, SafetensorError) as error:
