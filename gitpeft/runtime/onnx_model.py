@@ -1,4 +1,4 @@
-"""An exported encoder-decoder in onnxruntime: sessions, encoding a source, decoder steps, the KV cache.
+"""Exported models in onnxruntime: sessions, encoding a source, decoder steps, the KV cache.
 
 Shapes: B hypotheses, S source tokens, T message tokens, V tokens of the vocabulary, H attention heads,
 W width of a head.
@@ -89,6 +89,19 @@ class EncodedSource:
     source: list[int] = field(default_factory=list)
 
 
+class MessageNetwork(Protocol):
+    """A model that writes messages: `EncoderDecoder` or `CausalDecoder`."""
+
+    def encode(self, source: Sequence[int]) -> EncodedSource:
+        """Read a source of S > 0 token ids."""
+
+    def run_decoder(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Floats, Past]":
+        """Probabilities (B, T, V) of what follows each of `tokens` (B, T), and the extended KV cache."""
+
+    def make_empty_past(self, batch: int) -> "Past":
+        """The KV cache of `batch` hypotheses without tokens; call `encode` first."""
+
+
 class EncoderDecoder:
     """An exported encoder and decoder (`learn.export.t5` documents the inputs and outputs of the graphs).
 
@@ -148,8 +161,7 @@ of its scores that is masked."""
 class CausalDecoder:
     """An exported causal language model (`learn.export.llama` documents inputs and outputs of the graph).
 
-    It has the protocol of `EncoderDecoder`: a prompt is encoded into its keys and values, which all
-    hypotheses read.
+    To encode a prompt is to compute its keys and values, which all hypotheses read.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.diff.model_input import PROMPT_ENDING as PROMPT_ENDING
-from gitpeft.diff.render import SECTION_MARKS
+from gitpeft.diff.render import SECTION_MARKS, TokenBudget, render_change
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,6 +34,17 @@ def wrap_source(ids: Sequence[int], around: tuple[Sequence[int], Sequence[int]],
     """
     before, after = around
     return [*before, *ids[: total - len(before) - len(after)], *after]
+
+
+def render_source(
+    change: str, exemplars: Sequence[str], previous: str, budget: TokenBudget, codec: "TokenCodec"
+) -> list[int]:
+    """What a model reads of a change (see `diff.render.render_change`), without the id that starts a message.
+
+    A prompt ends with that id, which a causal language model gets as its first token instead.
+    """
+    found = render_change(change, exemplars, previous, budget, codec)
+    return found[:-1] if budget.layout == "prompt" else found
 
 
 class TokenCodec:

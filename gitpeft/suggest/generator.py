@@ -8,12 +8,12 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, Bundle
-from gitpeft.diff.render import TokenBudget, render_change
+from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle
+from gitpeft.diff.render import TokenBudget
 from gitpeft.runtime.background import BackgroundTask
 from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens, Hypothesis, score_messages
-from gitpeft.runtime.onnx_model import EncodedSource, EncoderDecoder
-from gitpeft.runtime.tokenizer import TokenCodec, wrap_source
+from gitpeft.runtime.onnx_model import CausalDecoder, EncodedSource, EncoderDecoder, MessageNetwork
+from gitpeft.runtime.tokenizer import TokenCodec, render_source, wrap_source
 from gitpeft.suggest.read_errors import explain_read_errors
 from gitpeft.suggest.reranker_features import GENERATED, DraftMessage
 from gitpeft.suggest.stage_timer import StageTimer
@@ -26,9 +26,18 @@ MAX_TOKENS = 40
 
 
 def start_reading_files(bundle: Bundle) -> BackgroundTask[dict[str, bytes]]:
-    """Read and check the files of a bundle's model in the background."""
-    names = (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE)
+    """Read and check the files of a bundle's model in the background, but for weights that are mapped."""
+    names = [name for name in (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE) if name in bundle]
     return BackgroundTask(lambda: {name: bundle.read(name) for name in names})
+
+
+def _open_network(bundle: Bundle, files: BackgroundTask[dict[str, bytes]]) -> MessageNetwork:
+    def read_decoder() -> bytes:
+        return files.get_result()[DECODER_FILE]
+
+    if WEIGHTS_FILE in bundle:
+        return CausalDecoder(read_decoder, bundle.path, lambda: bundle.check_file(WEIGHTS_FILE))
+    return EncoderDecoder(lambda: files.get_result()[ENCODER_FILE], read_decoder)
 
 
 def import_libraries() -> None:
@@ -56,9 +65,7 @@ class MessageGenerator:
             self._budget = TokenBudget(**bundle.manifest.budget)
         self._width = width
         self._timer = timer
-        self._network = EncoderDecoder(
-            lambda: files.get_result()[ENCODER_FILE], lambda: files.get_result()[DECODER_FILE]
-        )
+        self._network = _open_network(bundle, files)
         self._codec = BackgroundTask(lambda: _parse_tokenizer(files.get_result()[TOKENIZER_FILE]))
 
     def generate_drafts(
@@ -92,7 +99,8 @@ class MessageGenerator:
 
     def score_texts(self, encoded: EncodedSource, messages: Sequence[str]) -> list[Hypothesis]:
         """The log-probability of each message, cut to `MAX_TOKENS` tokens, for an encoded source."""
-        ids = [one[:MAX_TOKENS] for one in self._codec.get_result().encode_many(messages)]
+        codec, layout = self._codec.get_result(), self._budget.layout
+        ids = [codec.encode_message(one, layout)[:MAX_TOKENS] for one in messages]
         return score_messages(self._network, encoded, ids, self._special)
 
     def encode_source(self, change: str, previous: str, exemplars: "Sequence[Neighbour]") -> EncodedSource:
@@ -101,7 +109,7 @@ class MessageGenerator:
             codec = self._codec.get_result()
         with self._timer.measure("render"):
             subjects = [exemplar.subject for exemplar in exemplars]
-            rendered = render_change(change, subjects, previous, self._budget, codec)
+            rendered = render_source(change, subjects, previous, self._budget, codec)
             source = wrap_source(rendered or codec.marks["file"], self._wrapping, self._budget.total)
         with self._timer.measure("encode"):
             return self._network.encode(source)

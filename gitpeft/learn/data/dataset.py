@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from gitpeft.diff.render import TokenBudget, render_change
+from gitpeft.diff.render import TokenBudget
 from gitpeft.diff.subjects import clean_subject
 from gitpeft.history.filters import find_exclusion_reason
 from gitpeft.history.store import CommitRecord
-from gitpeft.runtime.tokenizer import TokenCodec
+from gitpeft.runtime.tokenizer import TokenCodec, render_source
 from gitpeft.suggest.retrieval import CommitIndex
 
 PREVIOUS_WINDOW = 200
@@ -87,9 +87,7 @@ def build_example_index(examples: Sequence[Example]) -> CommitIndex:
 
 def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> tuple[list[int], list[int]]:
     """Source and target ids of an example: the input, and the message with what ends it."""
-    source = render_change(example.change, example.like, example.previous, budget, codec)
-    if budget.layout == "prompt":
-        source = source[:-1]  # its last token starts the message
+    source = render_source(example.change, example.like, example.previous, budget, codec)
     written = codec.encode_message(example.message, budget.layout)[:MAX_MESSAGE_TOKENS]
     return source, [*written, codec.find_message_end(budget.layout)]
 

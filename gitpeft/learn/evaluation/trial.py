@@ -51,9 +51,23 @@ def open_trial_suggester(
 
 
 def copy_model_files(files: Path, folder: Path) -> None:
-    """The ONNX files and the tokenizer of an exported model, into a bundle's folder."""
-    for name in (bundles.ENCODER_FILE, bundles.DECODER_FILE, bundles.TOKENIZER_FILE):
+    """The ONNX files, weights and tokenizer of an exported model, into a bundle's folder.
+
+    Weights that are a file of their own are linked where that is possible: a file of a bundle never changes.
+    """
+    if (files / bundles.WEIGHTS_FILE).is_file():
+        _link_file(files / bundles.WEIGHTS_FILE, folder / bundles.WEIGHTS_FILE)
+    else:
+        shutil.copyfile(files / bundles.ENCODER_FILE, folder / bundles.ENCODER_FILE)
+    for name in (bundles.DECODER_FILE, bundles.TOKENIZER_FILE):
         shutil.copyfile(files / name, folder / name)
+
+
+def _link_file(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def collect_candidates(

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
 NAME_JOINT = "|"
-_HEAD_NAMES = ("lm_head.weight", "model.embed_tokens.weight")
+_HEAD_NAME, _EMBEDDING_NAME = "lm_head.weight", "model.embed_tokens.weight"
+_LEAST_SCALE = 1e-20
 
 
 def save_graph(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
@@ -219,7 +220,7 @@ def _add_attention(step: _Step, x: str, number: int, module: "LlamaAttention", p
     graph, settings = step.graph, step.settings
     heads, key_heads, width = settings.heads, settings.key_heads, settings.head_width
     parts = [getattr(module, f"{part}_proj") for part in "qkv"]
-    joined = add_named_linears(graph, x, parts, [f"{place}.{part}_proj" for part in "qkv"])
+    joined = _add_linears(graph, x, parts, [f"{place}.{part}_proj" for part in "qkv"])
     split = step.split_hypotheses(joined, (heads + 2 * key_heads) * width)
     sizes = graph.add_ints(heads * width, key_heads * width, key_heads * width)
     query, key, value = graph.add_multi_node("xxx", "Split", split, sizes, axis=-1)
@@ -235,7 +236,7 @@ def _add_attention(step: _Step, x: str, number: int, module: "LlamaAttention", p
     mixed = graph.add_node("Reshape", mixed, step.grouped)
     whole = graph.add_node("Transpose", mixed, perm=[0, 3, 1, 2, 4])
     flat = graph.add_reshape(whole, 1, -1, heads * width)
-    return add_named_linears(graph, flat, [module.o_proj], [f"{place}.o_proj"])
+    return _add_output_linear(graph, flat, module.o_proj, f"{place}.o_proj")
 
 
 def _turn_heads(step: _Step, x: str, number: int, norm: "LlamaRMSNorm | None") -> str:
@@ -286,37 +287,38 @@ def _mix_values(step: _Step, query: str, key: str, value: str, number: int) -> s
 # --- linear layers ------------------------------------------------------------------------------------------
 
 
-def add_named_linears(graph: OnnxGraph, x: str, linears: "Sequence[nn.Linear]", names: Sequence[str]) -> str:
+def _add_linears(graph: OnnxGraph, x: str, linears: "Sequence[nn.Linear]", names: Sequence[str]) -> str:
     """Projections of one input as one multiplication, their results side by side."""
     biases = [bias for linear in linears if (bias := getattr(linear, "bias", None)) is not None]
     weight = torch.cat([linear.weight.detach() for linear in linears])
     name = NAME_JOINT.join(f"{name}.weight" for name in names)
-    product = graph.add_linear(x, weight, torch.cat(biases) if biases else None, name=name)
-    return add_bottlenecks(graph, product, linears[0]) if len(linears) == 1 else product
+    return graph.add_linear(x, weight, torch.cat(biases) if biases else None, name=name)
+
+
+def _add_output_linear(graph: OnnxGraph, x: str, linear: "nn.Linear", name: str) -> str:
+    """A sublayer's last projection, and the bottlenecks behind it where the model has any."""
+    return add_bottlenecks(graph, _add_linears(graph, x, [linear], [name]), linear)
 
 
 def _add_feed_forward(graph: OnnxGraph, x: str, module: "LlamaMLP", place: str) -> str:
     """down(silu(gate(x)) · up(x))."""
-    joined = add_named_linears(
-        graph, x, [module.gate_proj, module.up_proj], [f"{place}.gate_proj", f"{place}.up_proj"]
-    )
+    parts = [module.gate_proj, module.up_proj]
+    joined = _add_linears(graph, x, parts, [f"{place}.gate_proj", f"{place}.up_proj"])
     gate, up = graph.add_multi_node("xx", "Split", joined, axis=-1, num_outputs=2)
-    active = graph.add_fused_node("QuickGelu", gate, alpha=1.0)
-    hidden = graph.add_node("Mul", active, up)
+    hidden = graph.add_node("Mul", graph.add_fused_node("QuickGelu", gate, alpha=1.0), up)
     if not graph.quantise:
-        return add_named_linears(graph, hidden, [module.down_proj], [f"{place}.down_proj"])
-    # One scale for all rows would leave the others without digits: at the first token of a text, a few of
+        return _add_output_linear(graph, hidden, module.down_proj, f"{place}.down_proj")
+    # One scale for all rows would leave most of them without digits: at the first token of a text, a few of
     # these numbers are a thousand times as large as elsewhere (Sun et al. 2024, arXiv 2402.17762).
     largest = graph.add_node("ReduceMax", graph.add_node("Abs", hidden), graph.add_ints(-1), keepdims=1)
-    largest = graph.add_node("Max", largest, graph.add_floats(1e-20))
+    largest = graph.add_node("Max", largest, graph.add_floats(_LEAST_SCALE))
     scaled = graph.add_node("Div", hidden, largest)
-    found = add_named_linears(graph, scaled, [module.down_proj], [f"{place}.down_proj"])
-    return graph.add_node("Mul", found, largest)
+    product = _add_linears(graph, scaled, [module.down_proj], [f"{place}.down_proj"])
+    return add_bottlenecks(graph, graph.add_node("Mul", product, largest), module.down_proj)
 
 
 def _add_embedding(graph: OnnxGraph, model: "PreTrainedModel", tokens: str) -> str:
-    table = model.model.embed_tokens.weight
-    x = graph.add_block_embedding(table, tokens, _HEAD_NAMES[1])
+    x = graph.add_block_embedding(model.model.embed_tokens.weight, tokens, _EMBEDDING_NAME)
     factor = float(getattr(model.config, "embedding_multiplier", 1.0))
     return x if factor == 1.0 else graph.add_node("Mul", x, graph.add_floats(factor))
 
@@ -326,5 +328,5 @@ def _add_logits(graph: OnnxGraph, model: "PreTrainedModel", x: str) -> str:
     factor = float(getattr(model.config, "logits_scaling", 1.0))
     if factor != 1.0:
         x = graph.add_node("Div", x, graph.add_floats(factor))
-    name = _HEAD_NAMES[1 if head.data_ptr() == table.data_ptr() else 0]
+    name = _EMBEDDING_NAME if head.data_ptr() == table.data_ptr() else _HEAD_NAME
     return graph.add_block_projection(x, head, name)

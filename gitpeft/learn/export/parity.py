@@ -6,8 +6,9 @@ real message.
 """
 
 import json
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,22 +18,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE
+from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.export import bart, t5
+from gitpeft.learn.export import bart, llama, t5
 from gitpeft.learn.models import architectures
 from gitpeft.runtime.beam_search import GenerationTokens, compute_floored_log
-from gitpeft.runtime.onnx_model import EncodedSource, EncoderDecoder
+from gitpeft.runtime.onnx_model import CausalDecoder, EncodedSource, EncoderDecoder, MessageNetwork
+from gitpeft.runtime.tokenizer import TokenCodec
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel
+
+PROMPT_LAYOUT = "prompt"
+"""The form in which causal language models read a change."""
 
 LogProbabilities = NDArray[np.float64]
 """(tokens, vocabulary)."""
 
 
 class GraphWriter(Protocol):
-    """A module that writes the two ONNX graphs of an architecture; int8 with `quantise`, else float32."""
+    """A module that writes the two graphs of an encoder-decoder; int8 with `quantise`, else float32."""
 
     def build_encoder_graph(self, model: "PreTrainedModel", quantise: bool) -> bytes:
         """The serialised encoder: from a source to what every decoding step reads."""
@@ -50,7 +56,7 @@ GRAPH_WRITERS: Mapping[str, GraphWriter] = {
     "plbart": bart,
     "encoder-decoder": bart,
 }
-"""The module that writes the graphs, by model type."""
+"""The module that writes the graphs of an encoder-decoder, by model type."""
 
 RARE_PROBABILITY = 1e-6
 """A token less likely than this is as good as impossible: differences below it do not count."""
@@ -154,12 +160,15 @@ def export_model(
     examples: Sequence[TokenPair],
     bounds: MessageParityBounds | None = None,
     wrapping: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    replace_weights: Callable[[Path], None] = lambda _: None,
 ) -> ExportResult:
-    """Write encoder.onnx, decoder.onnx and tokenizer.json into `out_dir`, once the gate has let them through.
+    """Write the model's files and tokenizer.json into `out_dir`, once the gate has let them through.
 
-    `model` is an encoder-decoder of `GRAPH_WRITERS`, LoRA merged, on the CPU; `examples` are some dozens of
-    held-out ones, their sources with the ids of `wrapping` before and after what the hook renders. Raises
-    GitpeftError, and writes nothing, when a bound does not hold or the model is of another type.
+    `model` is of one of the types of `architectures.ARCHITECTURES`, LoRA merged, on the CPU; `examples`
+    are some dozens of held-out ones, their sources with the ids of `wrapping` before and after what the hook
+    renders. `replace_weights` gets the folder of the int8 files of a causal model and may replace its weights
+    by equal ones that can be made again without torch. Raises GitpeftError, and leaves nothing, when a bound
+    does not hold or the model is of another type.
     """
     start = time.perf_counter()
     if not examples:
@@ -167,37 +176,51 @@ def export_model(
     model.eval()
     settings = make_decoding_settings(model, tokenizer_json)
     settings |= {name: list(ids) for name, ids in zip(("before", "after"), wrapping, strict=True) if ids}
-    plain, small = build_graphs(model, quantise=False), build_graphs(model, quantise=True)
     words = GenerationTokens.from_settings(settings)
-    parity = measure_parity(
-        model, _make_network(plain), _make_network(small), examples, words, bounds or MessageParityBounds()
-    )
-    if failures := parity.list_failures():
-        raise GitpeftError(
-            f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
-        )
-    files = {
-        ENCODER_FILE: small[0],
-        DECODER_FILE: small[1],
-        TOKENIZER_FILE: _compact_tokenizer(tokenizer_json),
-    }
-    for name, raw in files.items():
-        (out_dir / name).write_bytes(raw)
-    sizes = {name: len(raw) for name, raw in files.items()}
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out_dir) as scratch:
+        plain, small = (Path(scratch) / kind for kind in ("float32", "int8"))
+        for folder in (plain, small):
+            folder.mkdir()
+            write_graphs(model, folder == small, folder)
+        replace_weights(small)
+        networks = open_network(plain), open_network(small)
+        parity = measure_parity(model, *networks, examples, words, bounds or MessageParityBounds())
+        if failures := parity.list_failures():
+            raise GitpeftError(
+                f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
+            )
+        (small / TOKENIZER_FILE).write_bytes(_compact_tokenizer(tokenizer_json))
+        files = sorted(small.iterdir())
+        sizes = {path.name: path.stat().st_size for path in files}
+        for path in files:
+            path.replace(out_dir / path.name)
     return ExportResult(parity, settings, sizes, round(time.perf_counter() - start, 2))
 
 
-def _make_network(files: tuple[bytes, bytes]) -> EncoderDecoder:
-    return EncoderDecoder(lambda: files[0], lambda: files[1])
+def write_graphs(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
+    """Write the model's ONNX files, and the file of its weights where that is one of its own."""
+    if architectures.is_causal(model.config.model_type):
+        with torch.no_grad():
+            llama.save_graph(model, quantise, folder)
+        return
+    for name, raw in zip((ENCODER_FILE, DECODER_FILE), build_graphs(model, quantise), strict=True):
+        (folder / name).write_bytes(raw)
+
+
+def open_network(folder: Path) -> MessageNetwork:
+    """The model whose files `write_graphs` wrote."""
+    decoder = (folder / DECODER_FILE).read_bytes
+    if (folder / WEIGHTS_FILE).is_file():
+        return CausalDecoder(decoder, folder)
+    return EncoderDecoder((folder / ENCODER_FILE).read_bytes, decoder)
 
 
 def build_graphs(model: "PreTrainedModel", quantise: bool) -> tuple[bytes, bytes]:
-    """The encoder's and the decoder's ONNX file."""
+    """The ONNX files of an encoder-decoder's encoder and decoder."""
     kind = model.config.model_type
     if kind not in GRAPH_WRITERS:
-        raise GitpeftError(
-            f"models of type {kind} cannot be exported", f"known are {', '.join(sorted(GRAPH_WRITERS))}"
-        )
+        known = ", ".join(sorted(architectures.ARCHITECTURES))
+        raise GitpeftError(f"models of type {kind} cannot be exported", f"known are {known}")
     writer = GRAPH_WRITERS[kind]
     with torch.no_grad():
         return writer.build_encoder_graph(model, quantise), writer.build_decoder_graph(model, quantise)
@@ -208,12 +231,20 @@ def make_decoding_settings(model: "PreTrainedModel", tokenizer_json: Path) -> di
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
-    end, size = int(model.config.eos_token_id), tokenizer.get_vocab_size()
+    start, end = _find_message_limits(model, tokenizer)
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    banned = (special | set(range(size, int(model.config.vocab_size)))) - {end}
-    begins_with_end = architectures.find_architecture(model.config.model_type).begins_with_end
-    start = end if begins_with_end else int(model.config.decoder_start_token_id)
+    banned = (special | set(range(tokenizer.get_vocab_size(), int(model.config.vocab_size)))) - {end}
     return {"start": start, "end": end, "banned": sorted(banned)}
+
+
+def _find_message_limits(model: "PreTrainedModel", tokenizer: "Tokenizer") -> tuple[int, int]:
+    """The ids that start and end a message."""
+    architecture = architectures.find_architecture(model.config.model_type)
+    if architecture.causal:
+        codec = TokenCodec(tokenizer)
+        return codec.find_message_start(), codec.find_message_end(PROMPT_LAYOUT)
+    end = int(model.config.eos_token_id)
+    return end if architecture.begins_with_end else int(model.config.decoder_start_token_id), end
 
 
 def _compact_tokenizer(path: Path) -> bytes:
@@ -232,8 +263,8 @@ def _compact_tokenizer(path: Path) -> bytes:
 
 def measure_parity(
     model: "PreTrainedModel",
-    plain: EncoderDecoder,
-    small: EncoderDecoder,
+    plain: MessageNetwork,
+    small: MessageNetwork,
     examples: Sequence[TokenPair],
     words: GenerationTokens,
     bounds: MessageParityBounds,
@@ -243,7 +274,7 @@ def measure_parity(
     for number, (source, message) in enumerate(examples):
         targets = [*message, words.end]
         inputs = [words.start, *message]
-        exact = _score_with_torch(model, source, inputs)
+        exact = score_with_torch(model, source, inputs)
         memory = plain.encode(source)
         whole = _score_at_once(plain, memory, inputs)
         worst = max(worst, _largest_gap(exact, whole))
@@ -266,14 +297,16 @@ def _largest_gap(a: LogProbabilities, b: LogProbabilities) -> float:
     return gap if np.isfinite(gap) else float("inf")
 
 
-def _score_with_torch(
+def score_with_torch(
     model: "PreTrainedModel", source: Sequence[int], inputs: Sequence[int]
 ) -> LogProbabilities:
-    ids = torch.tensor([list(source)])
+    """Log-probabilities (T, V) of what follows each of T tokens of a message, the start being the first."""
+    ids, tokens = torch.tensor([list(source)]), torch.tensor([list(inputs)])
     with torch.inference_mode(), _use_one_thread():
-        output = model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=torch.tensor([list(inputs)])
-        )
+        if architectures.is_causal(model.config.model_type):
+            output = model(input_ids=torch.cat([ids, tokens], 1), logits_to_keep=len(inputs))
+        else:
+            output = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=tokens)
         return compute_floored_log(torch.softmax(output.logits[0].float(), dim=-1).numpy())
 
 
@@ -288,13 +321,13 @@ def _use_one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _score_at_once(network: EncoderDecoder, memory: EncodedSource, inputs: Sequence[int]) -> LogProbabilities:
+def _score_at_once(network: MessageNetwork, memory: EncodedSource, inputs: Sequence[int]) -> LogProbabilities:
     tokens = np.array([inputs], dtype=np.int64)
     return compute_floored_log(network.run_decoder(memory, tokens, network.make_empty_past(1))[0][0])
 
 
 def _score_stepwise(
-    network: EncoderDecoder, memory: EncodedSource, inputs: Sequence[int]
+    network: MessageNetwork, memory: EncodedSource, inputs: Sequence[int]
 ) -> LogProbabilities:
     past, rows = network.make_empty_past(1), []
     for token in inputs:

@@ -1,0 +1,260 @@
+"""Causal language models: torch, the graph in float32 and in int8 agree, and so do search and scores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.export import parity as exporting
+from gitpeft.learn.export.parity import MessageParityBounds, export_model, open_network, score_with_torch
+from gitpeft.learn.models import methods
+from gitpeft.runtime import beam_search, onnx_model
+from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens
+from gitpeft.runtime.onnx_model import CausalDecoder
+from tests.support import tinymodel
+from tests.support.tuning import TEXTS, disturb, named, on_side
+
+LOOSE = MessageParityBounds(agreement=0.5, nats=0.5, drop=9.0)
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {"tie_word_embeddings": False},
+    "qwen3": {"head_dim": 16},
+    "granite": {
+        "embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0,
+        "attention_multiplier": 0.3,
+    },
+    "mistral": {"sliding_window": None},
+    "smollm3": {"num_hidden_layers": 4},
+}  # fmt: skip
+WORDS = GenerationTokens(3, 1)
+
+
+def model(kind: str) -> Any:
+    """A random model of a type; biases, where it has some, are not zero."""
+    import torch
+
+    found = tinymodel.causal(kind, **MODELS[kind])
+    with torch.no_grad():
+        for name, weight in found.named_parameters():
+            if name.endswith("bias"):
+                weight.copy_(torch.linspace(-0.3, 0.3, len(weight)))
+    return found
+
+
+def network(one: Any, folder: Path, quantise: bool = False) -> CausalDecoder:
+    exporting.write_graphs(one, quantise, folder)
+    found = open_network(folder)
+    assert isinstance(found, CausalDecoder)
+    return found
+
+
+# --- parity -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_architecture_goes_through_the_gate(kind: str, tmp_path: Path) -> None:
+    tokenizer = tinymodel.write_tokenizer(tmp_path)
+    done = export_model(model(kind), tokenizer, tmp_path, tinymodel.pairs(8), LOOSE)
+    assert done.parity.exact < 1e-4 and done.parity.examples == 8
+    assert set(done.sizes) == {"decoder.onnx", "decoder.safetensors", "tokenizer.json"}
+    assert done.sizes == {p: (tmp_path / p).stat().st_size for p in done.sizes}
+    assert not list(tmp_path.glob(".export-*"))
+    assert done.settings["end"] not in done.settings["banned"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_method_ends_in_the_same_graph(kind: str, text: str, tmp_path: Path) -> None:
+    method = named(on_side(text, "decoder").replace("side=encoder", "side=decoder"))
+    tuned = methods.attach_method(model(kind), method)
+    disturb(tuned)
+    methods.save_trained_weights(tuned, tmp_path)
+    merged = methods.load_merged_model(model(kind), method, tmp_path).eval()
+    tokenizer = tinymodel.write_tokenizer(tmp_path)
+    assert export_model(merged, tokenizer, tmp_path, tinymodel.pairs(6), LOOSE).parity.exact < 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 2, onnx_model.PREFILL_CHUNK, onnx_model.PREFILL_CHUNK + 1, 300])
+def test_prompts_of_any_length(length: int, tmp_path: Path) -> None:
+    """Read in one part, exactly one, and several."""
+    one = model("llama")
+    runtime = network(one, tmp_path)
+    source = [10 + (7 * i) % 380 for i in range(length)]
+    expected = score_with_torch(one, source, [3, 20, 21])
+    found, _ = runtime.run_decoder(
+        runtime.encode(source), np.array([[3, 20, 21]]), runtime.make_empty_past(1)
+    )
+    assert np.abs(np.log(found[0] + 1e-9) - expected).max() < 1e-3
+
+
+def test_a_model_with_a_sliding_window_is_refused(tmp_path: Path) -> None:
+    sliding = tinymodel.causal("mistral", sliding_window=16)
+    with pytest.raises(GitpeftError, match="whose attention slides"):
+        exporting.write_graphs(sliding, False, tmp_path)
+
+
+def test_a_bound_that_does_not_hold_leaves_no_file(tmp_path: Path) -> None:
+    tokenizer = tinymodel.write_tokenizer(tmp_path)
+    (tmp_path / "out").mkdir()
+    strict = MessageParityBounds(exact=0.0, agreement=0, nats=9, drop=9)
+    with pytest.raises(GitpeftError, match="torch and ONNX differ"):
+        export_model(model("llama"), tokenizer, tmp_path / "out", tinymodel.pairs(2), strict)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_weights_lie_outside_and_a_tied_table_is_stored_once(tmp_path: Path) -> None:
+    wide = tinymodel.causal("llama", vocab_size=4000)
+    exporting.write_graphs(wide, True, tmp_path)
+    assert (tmp_path / "decoder.onnx").stat().st_size < 40_000
+    assert (tmp_path / "decoder.safetensors").stat().st_size < 1.5 * 4000 * 32
+
+
+# --- the search ---------------------------------------------------------------------------------------------
+
+
+def next_tokens(one: Any, source: Sequence[int], ids: Sequence[int]) -> Any:
+    """Log-probabilities of what follows a message that has begun, by torch."""
+    return score_with_torch(one, source, [WORDS.start, *ids])[-1]
+
+
+def reference_search(
+    one: Any, source: Sequence[int], width: int, limit: int
+) -> list[tuple[list[int], float]]:
+    """Beam search, spelt out over the model of `transformers`: finished messages with their total."""
+    beams: list[tuple[list[int], float]] = [([], 0.0)]
+    finished: list[tuple[list[int], float]] = []
+    for _ in range(limit):
+        grown = []
+        for ids, total in beams:
+            scores = next_tokens(one, source, ids)
+            grown += [([*ids, int(i)], total + scores[i]) for i in np.argsort(-scores)[: 2 * width]]
+        grown.sort(key=lambda item: -item[1])
+        finished += [(ids[:-1], total) for ids, total in grown[:width] if ids[-1] == WORDS.end]
+        beams = [item for item in grown if item[0][-1] != WORDS.end][:width]
+        finished = sorted(finished, key=lambda item: -item[1] / (len(item[0]) + 1))[:width]
+        best = beams[0][1] / len(beams[0][0])
+        if len(finished) == width and finished[-1][1] / (len(finished[-1][0]) + 1) >= best:
+            break
+    return finished
+
+
+@pytest.fixture(scope="module")
+def taught() -> Any:
+    """A llama that ends what it begins: trained on a few pairs."""
+    import torch
+
+    found = tinymodel.causal("llama", vocab_size=60)
+    examples = tinymodel.pairs(8, size=60)
+    optimizer = torch.optim.Adam(found.parameters(), lr=0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        for source, message in examples:
+            ids = torch.tensor([[*source, WORDS.start, *message, WORDS.end]])
+            labels = ids.clone()
+            labels[:, : len(source) + 1] = -100
+            found(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+    return found.eval()
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_the_search_finds_what_the_models_own_logits_say(taught: Any, width: int, tmp_path: Path) -> None:
+    runtime, compared = network(taught, tmp_path), 0
+    for seed in range(6):
+        source = [10 + (7 * i + seed) % 50 for i in range(20)]
+        expected = reference_search(taught, source, width, 15)
+        found = BeamSearch(width, 15, repeats=True).run(runtime, runtime.encode(source), WORDS)
+        if not expected or not found[0].finished:
+            continue
+        assert found[0].ids == expected[0][0]
+        assert found[0].total == pytest.approx(expected[0][1], abs=1e-3)
+        compared += 1
+    assert compared >= 3
+
+
+def test_given_messages_score_as_the_model_says(taught: Any, tmp_path: Path) -> None:
+    """Of different lengths, all in one call, each as if it were alone."""
+    runtime, source = network(taught, tmp_path), list(range(20, 50))
+    messages = [[30, 31], [40], [50, 51, 52, 53, 54], []]
+    found = beam_search.score_messages(runtime, runtime.encode(source), messages, WORDS)
+    for ids, one in zip(messages, found, strict=True):
+        scores = score_with_torch(taught, source, [WORDS.start, *ids])
+        expected = sum(scores[row, token] for row, token in enumerate([*ids, WORDS.end]))
+        assert one.total == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_all_hypotheses_read_one_prefix(taught: Any, tmp_path: Path) -> None:
+    """The prompt's keys and values have a batch of one, and steps hand on only what they added."""
+    runtime = network(taught, tmp_path)
+    memory = runtime.encode(list(range(20, 50)))
+    assert {values.shape[0] for values in memory.feeds.values()} == {1}
+    assert {values.shape[2] for values in memory.feeds.values()} == {30}
+    _, past = runtime.run_decoder(memory, np.array([[3], [4], [5]]), runtime.make_empty_past(3))
+    assert {values.shape[:3] for values in past.values()} == {(3, 2, 1)}
+
+
+# --- bundles ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> bundles.Bundle:
+    id_ = tinymodel.bundle(tmp_path, model("llama"))
+    return bundles.open_bundle(tmp_path / "models" / id_)
+
+
+def test_a_bundle_of_a_causal_model_answers(bundle: bundles.Bundle) -> None:
+    from gitpeft.suggest.suggester import Suggester
+
+    suggester = Suggester(bundle)
+    assert suggester.suggest(tinymodel.CHANGES[0], "")
+    assert bundle.manifest.kind == "model" and "encoder.onnx" not in bundle
+
+
+def test_flipped_bits_in_the_weights_are_found_before_an_answer(bundle: bundles.Bundle) -> None:
+    from gitpeft.suggest.generator import MessageGenerator, start_reading_files
+    from gitpeft.suggest.stage_timer import StageTimer
+
+    path = bundle.path / bundles.WEIGHTS_FILE
+    raw = bytearray(path.read_bytes())
+    raw[-100] ^= 4
+    path.write_bytes(raw)
+    generator = MessageGenerator(bundle, start_reading_files(bundle), 2, StageTimer())
+    with pytest.raises(GitpeftError, match=r"decoder\.safetensors of the model is damaged"):
+        generator.generate_drafts(tinymodel.CHANGES[0], "", [])
+    with pytest.raises(GitpeftError, match=r"decoder\.safetensors of the model is damaged"):
+        bundles.verify_bundle(bundle)
+
+
+def test_cut_weights_are_found_when_the_bundle_is_opened(bundle: bundles.Bundle) -> None:
+    path = bundle.path / bundles.WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(GitpeftError, match=r"decoder\.safetensors of the model is damaged: it has"):
+        bundles.open_bundle(bundle.path)
+
+
+def test_a_graph_names_no_file_but_the_bundles_own(bundle: bundles.Bundle, tmp_path: Path) -> None:
+    """Neither another one beside the right one nor a way out of the folder."""
+    import onnx
+
+    with bundles.staging_folder(tmp_path) as folder:
+        for name in bundle.manifest.files:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(bundle.read(name))
+        graph = onnx.load_from_string(bundle.read("decoder.onnx"))
+        stored = next(one for one in graph.graph.initializer if one.data_location)
+        next(one for one in stored.external_data if one.key == "location").value = "../decoder.safetensors"
+        (folder / "decoder.onnx").write_bytes(graph.SerializeToString())
+        with pytest.raises(GitpeftError, match=r"decoder\.onnx keeps data outside its own file"):
+            bundles.write_bundle(folder, bundle.manifest)
+
+
+def test_a_model_without_encoder_needs_its_weights(bundle: bundles.Bundle, tmp_path: Path) -> None:
+    with bundles.staging_folder(tmp_path) as folder:
+        for name in ("decoder.onnx", "tokenizer.json"):
+            (folder / name).write_bytes(bundle.read(name))
+        with pytest.raises(GitpeftError, match=r"a model bundle needs decoder\.safetensors"):
+            bundles.write_bundle(folder, bundle.manifest)
