@@ -125,9 +125,9 @@ class Manifest:
             kind = annotation if annotation in (str, int) else dict
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is not a {kind.__name__}")
-        missing: list[set[str]] = [needed - self.files.keys() for needed in BUNDLE_KINDS[self.kind]]
+        missing = [sorted(needed - self.files.keys()) for needed in BUNDLE_KINDS[self.kind]]
         if all(missing):
-            raise ValueError(f"a {self.kind} bundle needs {', '.join(sorted(min(missing, key=len)))}")
+            raise ValueError(f"a {self.kind} bundle needs {', '.join(min(missing, key=len))}")
 
 
 def _check_versions(bundle_format: object, renderer: object) -> None:
