@@ -127,7 +127,7 @@ class Manifest:
                 raise TypeError(f"{name} is not a {kind.__name__}")
         missing = [sorted(needed - self.files.keys()) for needed in BUNDLE_KINDS[self.kind]]
         if all(missing):
-            raise ValueError(f"a {self.kind} bundle needs {', '.join(min(missing, key=len))}")
+            raise ValueError(f"a {self.kind} bundle needs {' or '.join(map(', '.join, missing))}")
 
 
 def _check_versions(bundle_format: object, renderer: object) -> None:

@@ -256,5 +256,5 @@ def test_a_model_without_encoder_needs_its_weights(bundle: bundles.Bundle, tmp_p
     with bundles.staging_folder(tmp_path) as folder:
         for name in ("decoder.onnx", "tokenizer.json"):
             (folder / name).write_bytes(bundle.read(name))
-        with pytest.raises(GitpeftError, match=r"a model bundle needs decoder\.safetensors"):
+        with pytest.raises(GitpeftError, match=r"a model bundle needs encoder\.onnx or decoder\.safetensors"):
             bundles.write_bundle(folder, bundle.manifest)
