@@ -1,10 +1,11 @@
-"""Time from `git commit` to the editor: without a hook, on the fast path, from the cache, and cold.
+"""Time from `git commit` to the editor: without a hook, on the fast path, worked ahead, cached, and cold.
 
     python tests/bench/bench_hook.py                a random model of the embedded base's shape
     python tests/bench/bench_hook.py --repo PATH    the active model of a repository
 
-The four cases are measured in turns, so that a busy machine is busy for all of them. Times are milliseconds;
-the first round does not count. The split of a cold run comes from the hook's own trace.
+The cases are measured in turns, so that a busy machine is busy for all of them. Times are milliseconds; the
+first round does not count. The split of a cold run comes from the hook's own trace. "Worked ahead" is a commit
+two seconds after `git add` in a terminal. `git add` is timed in a loop of the shell, with and without the hook.
 """
 
 import argparse
@@ -26,10 +27,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from gitpeft.bundle.bundle import read_active_id
 from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
+from gitpeft.hooks import stubs
 from gitpeft.hooks.install import install_hooks
 from gitpeft.suggest import cache, service
 from gitpeft.suggest.suggestion import Suggestion
 from tests.support.hooking import make_python
+from tests.support.terminal import open_terminal, run_on_terminal
+
+AHEAD_SECONDS = 2.0
+"""Seconds between staging and committing for which the answer is to be there."""
+
+ADDS = 40
+"""Runs of `git add`, or of the hook, that are timed together."""
+
+ADD_LOOP = 'n=0; while [ $n -lt {adds} ]; do n=$((n + 1)); echo "$1 $n" >timed; git {options} add timed; done'
+HOOK_LOOP = 'n=0; while [ $n -lt {adds} ]; do n=$((n + 1)); : >"$2"; {command}; done'
 
 EDITOR = '#!/bin/sh\ndate +%s%N >"$OPENED"\nexit 1\n'
 IDENTITY = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_CONFIG_NOSYSTEM": "1"}
@@ -62,7 +74,8 @@ class Bench:
         self.stage()
         self.git("commit", "-q", "-m", "Start")
         self.repo = Repository.open(self.path)
-        install_hooks(self.repo, python=make_python(folder / "python", fake=False))
+        hooks = (stubs.SUGGESTION_HOOK, stubs.AHEAD_HOOK)
+        install_hooks(self.repo, hooks=hooks, python=make_python(folder / "python", fake=False))
         self.give_model(source)
         self.git("config", "gitpeft.timeoutMs", "20000")
 
@@ -86,8 +99,17 @@ class Bench:
             weight.data.mul_(0.2)
         tinymodel.bundle(state, model)
 
+    def on_terminal(self, *command: str) -> None:
+        with open_terminal() as terminal:
+            done = run_on_terminal(command, terminal, self.path, self.env)
+        assert done.returncode == 0, done.stderr
+
     def stage(self) -> None:
-        """A change of about 60 lines in three files that was never there before."""
+        """A change of about 60 lines in three files that was never there before; nothing works ahead."""
+        self.write_change()
+        subprocess.run(["git", "add", "-A"], cwd=self.path, env={**self.env, "GITPEFT": "0"}, check=True)
+
+    def write_change(self) -> None:
         self.count += 1
         dice = random.Random(self.count)
         for name in ("parser.py", "cache.py", "tests/test_parser.py"):
@@ -97,7 +119,6 @@ class Bench:
             ]
             (self.path / name).parent.mkdir(exist_ok=True)
             (self.path / name).write_text(f"def step_{self.count}():\n" + "\n".join(lines) + "\n")
-        self.git("add", "-A")
 
     def to_editor(self, *options: str) -> float:
         """Milliseconds from the start of `git commit` until the editor runs."""
@@ -124,6 +145,39 @@ class Bench:
         messages = ("Teach the parser about tabs", "Accept tabs", "Allow tabs")
         cache.store_cached_suggestions(state, name, [Suggestion(message) for message in messages])
         return self.to_editor()
+
+    def worked_ahead(self) -> float:
+        self.write_change()
+        self.on_terminal("git", "add", "-A")
+        time.sleep(AHEAD_SECONDS)
+        return self.to_editor()
+
+    def time_adds(self, *options: str) -> float:
+        """Milliseconds of one `git add` in a terminal."""
+        program = ADD_LOOP.format(adds=ADDS, options=" ".join(options))
+        return self._time_loop(program) / ADDS
+
+    def time_hook(self, command: str) -> float:
+        """Milliseconds of one call of the hook, or of another command; nothing is under way then."""
+        program = HOOK_LOOP.format(adds=ADDS, command=command)
+        return self._time_loop(program) / ADDS
+
+    def _time_loop(self, program: str) -> float:
+        self.wait_until_idle()
+        mark = str(self.repo.state_dir / "ahead" / ".git.pid")
+        with open_terminal() as terminal:
+            started = time.perf_counter()
+            command = ["sh", "-c", program, "sh", str(time.time_ns()), mark]
+            run_on_terminal(command, terminal, self.path, self.env)
+            taken = time.perf_counter() - started
+        self.wait_until_idle()
+        return taken * 1e3
+
+    def wait_until_idle(self) -> None:
+        """Until nothing works ahead any more."""
+        while any(path.read_text() for path in (self.repo.state_dir / "ahead").glob("*.pid")):
+            time.sleep(0.1)
+        time.sleep(0.5)
 
     def cold(self) -> float:
         self.stage()
@@ -174,6 +228,27 @@ def rebase(bench: Bench, commits: int) -> tuple[float, float]:
     return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
 
 
+def print_add_times(bench: Bench, rounds: int) -> None:
+    """`git add` with and without the hook, and the hook alone beside a shell that does nothing."""
+    hook = str(bench.repo.find_hooks_dir() / stubs.AHEAD_HOOK)
+    cases: dict[str, Callable[[], float]] = {
+        "git add": bench.time_adds,
+        "git add, no hook": lambda: bench.time_adds("-c", "core.hooksPath=/dev/null"),
+        "the hook, starting work": lambda: bench.time_hook(f"'{hook}' 0 0"),
+        "the hook, after a checkout": lambda: bench.time_hook(f"'{hook}' 1 0"),
+        "sh -c :": lambda: bench.time_hook("sh -c :"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            times[name].append(case())
+    print(f"\n{rounds} rounds of {ADDS}\n\n| ms each | p50 | p95 |\n|---|---|---|")
+    for name, values in times.items():
+        print(row(name, values))
+    ratio = statistics.median(times["git add"]) / statistics.median(times["git add, no hook"])
+    print(f"\n`git add` with the hook takes {ratio:.2f} times as long")
+
+
 def row(name: str, times: Sequence[float]) -> str:
     ordered = sorted(times)
     p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
@@ -186,6 +261,7 @@ def main() -> None:
     )
     parser.add_argument("--repo", type=Path, help="take the active model of this repository")
     parser.add_argument("--commits", type=int, default=50)
+    parser.add_argument("--adds", type=int, default=7, help="rounds of git add, 0 for none")
     parser.add_argument("--rebase", type=int, default=100, help="commits to rebase, 0 for none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -193,6 +269,7 @@ def main() -> None:
         cases: dict[str, Callable[[], float]] = {
             "no hook, to the editor": bench.without,
             "fast path, the hook alone": bench.fast,
+            "worked ahead, to the editor": bench.worked_ahead,
             "cached, to the editor": bench.cached,
             "cold, to the editor": bench.cold,
         }
@@ -206,6 +283,8 @@ def main() -> None:
         print("| ms | p50 | p95 |\n|---|---|---|")
         for name, values in {**times, **bench.steps()}.items():
             print(row(name, values))
+        if options.adds:
+            print_add_times(bench, options.adds)
         if options.rebase:
             with_hook, without = rebase(bench, options.rebase)
             print(f"\n{options.rebase} picks: {with_hook:.2f} s with the hook, {without:.2f} s without")

@@ -1,11 +1,14 @@
-"""The differential oracle: every command of the contract with and without the hook gives the same history.
+"""The differential oracle: every command of the contract with and without the hooks gives the same history.
 
 Dates and identities are fixed, so equal history means equal ids. The hook's model answers every question, so
 a message that is written where none belongs is seen. Only `git commit` with an editor may differ (A1), and
-there the editor of these tests replaces the whole message.
+there the editor of these tests replaces the whole message. Everything is run at a terminal, so that work
+ahead begins as often as it does for a person.
 """
 
+import functools
 import os
+import pty
 import shlex
 import shutil
 from collections import Counter
@@ -17,8 +20,9 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from gitpeft.hooks import stubs
 from tests.support.gitrepo import EPOCH, HOUR, Repo
-from tests.support.hooking import Hooked, copy_repo, listing, needs_git, script
+from tests.support.hooking import Hooked, copy_repo, eventually, listing, needs_git, script
 
 MINE = 'echo mine >"$file"'
 KEEP = ":"
@@ -47,8 +51,15 @@ def begin(folder: Path, python: str) -> Path:
     repo.commit("fixup! Two", two="2 2\n")
     repo.write("one", "1 1\n")
     (folder / "with").mkdir()
-    Hooked.create(copy_repo(repo.path, folder / "with" / "side"), python, folder / "tools")
+    hooked = Hooked.create(copy_repo(repo.path, folder / "with" / "side"), python, folder / "tools")
+    hooked.install(hooks=(stubs.SUGGESTION_HOOK, stubs.AHEAD_HOOK))
     return folder
+
+
+@functools.cache
+def terminal() -> int:
+    """One terminal for all of them; its other side stays open, too."""
+    return pty.openpty()[1]
 
 
 class Pair:
@@ -58,7 +69,7 @@ class Pair:
         shutil.copytree(start, folder, symlinks=True, dirs_exist_ok=True)
         env = {"GIT_EDITOR": str(folder / "tools/editor"), "EDIT_SEEN": str(folder / "tools/seen")}
         self.sides = [
-            Hooked(Repo(folder / name / "side", EPOCH + 24 * HOUR), python, folder / "tools", env)
+            Hooked(Repo(folder / name / "side", EPOCH + 24 * HOUR), python, folder / "tools", env, terminal())
             for name in ("without", "with")
         ]
 
@@ -215,6 +226,16 @@ def test_the_oracle_sees_a_hook_that_writes_where_it_should_not(
         run(pair, line)
     without_hook, with_the_hook = pair.views()
     assert with_the_hook != without_hook
+
+
+def test_the_oracle_has_work_ahead_going_on(start: Path, python: str, tmp_path: Path) -> None:
+    pair = Pair(start, python, tmp_path)
+    pair.write("one", "1 1 1\n")
+    pair.git("add", "-A")
+    assert eventually(lambda: (pair.sides[1].state / "ahead" / ".git.tree").exists())
+    assert not (pair.sides[0].state / "ahead").exists()
+    without_hook, with_the_hook = pair.views()
+    assert with_the_hook == without_hook
 
 
 # --- generated sequences ----------------------------------------------------------------------------------

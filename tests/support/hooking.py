@@ -29,6 +29,7 @@ from gitpeft.suggest.suggestion import Suggestion
 from tests.support import standin
 from tests.support.gitrepo import Repo
 from tests.support.sources import CHECKOUT
+from tests.support.terminal import run_on_terminal
 
 MODEL = "0" * 64
 SUGGESTION, OTHER, THIRD = standin.MESSAGES
@@ -85,6 +86,8 @@ class Hooked:
     python: str
     tools: Path
     env: dict[str, str] = field(default_factory=dict)
+    terminal: int | None = None
+    """The terminal at which people are; without one nothing works ahead."""
 
     @classmethod
     def create(cls, repo: Repo, python: str, tools: Path) -> "Hooked":
@@ -159,7 +162,12 @@ class Hooked:
         """Run git with the scripted editor; `edit` is shell that may change the file "$file"."""
         for name in ("seen", "seen.count"):
             (self.tools / name).unlink(missing_ok=True)
-        return self.repo.run(*args, input=input, env={**self.env, "EDIT_WITH": edit, **(env or {})})
+        given = {"EDIT_WITH": edit, **(env or {})}
+        if self.terminal is None:
+            return self.repo.run(*args, input=input, env={**self.env, **given})
+        return run_on_terminal(
+            ["git", *args], self.terminal, self.repo.path, {**self.full_env(), **given}, input or ""
+        )
 
     def seen(self) -> str:
         """What the editor showed first; AssertionError when none was opened."""
