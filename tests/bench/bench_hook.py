@@ -4,8 +4,9 @@
     python tests/bench/bench_hook.py --repo PATH    the active model of a repository
 
 The cases are measured in turns, so that a busy machine is busy for all of them. Times are milliseconds; the
-first round does not count. The split of a cold run comes from the hook's own trace. "Worked ahead" is a commit
-two seconds after `git add` in a terminal. `git add` is timed in a loop of the shell, with and without the hook.
+first round does not count. The split of a cold run comes from the hook's own trace. "Worked ahead" is a
+commit two seconds after `git add` in a terminal. `git add` is timed in a loop of the shell, with and without
+the hook.
 """
 
 import argparse

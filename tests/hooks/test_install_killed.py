@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft.git.repository import Repository
-from gitpeft.hooks import install
+from gitpeft.hooks import install, stubs
 from tests.support.foreignhooks import (
     CONFIG,
     FOREIGN,
@@ -53,6 +53,10 @@ def a_deep_folder(repo: Repo) -> None:
     repo.git("config", "core.sharedRepository", "group")
 
 
+def foreign_ahead(repo: Repo) -> None:
+    script(repo.path / ".git/hooks" / stubs.AHEAD_HOOK, FOREIGN)
+
+
 def husky_with_a_line(repo: Repo) -> None:
     husky(repo)
     repo.write(f".husky/{NAME}", "true")
@@ -73,10 +77,11 @@ def pre_commit_file(repo: Repo) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A repository as it is before, and the strategy that is asked for."""
+    """A repository as it is before, the strategy that is asked for, and the hook."""
 
     prepare: Callable[[Repo], object]
     strategy: str = "auto"
+    hook: str = stubs.SUGGESTION_HOOK
 
 
 CASES = {
@@ -92,17 +97,20 @@ CASES = {
     "lefthook": Case(lefthook),
     "pre-commit": Case(pre_commit),
     "pre-commit file": Case(pre_commit_file, "pre-commit"),
+    "ahead": Case(no_folder, hook=stubs.AHEAD_HOOK),
+    "ahead, chained": Case(foreign_ahead, hook=stubs.AHEAD_HOOK),
+    "ahead, config": Case(lambda _: None, "config", stubs.AHEAD_HOOK),
 }
-QUICK = ("deep folder", "chained", "config", "husky with a line")
+QUICK = ("deep folder", "chained", "config", "ahead, chained", "husky with a line")
 
 
-def perform(what: str, path: Path, strategy: str) -> None:
+def perform(what: str, path: Path, strategy: str, hook: str = stubs.SUGGESTION_HOOK) -> None:
     """One installation or removal; with a git that is older than configured hooks it takes it for a newer."""
     repo = Repository.open(path)
     if repo.git_version < install.CONFIG_HOOKS_VERSION:
         vars(repo)["git_version"] = install.CONFIG_HOOKS_VERSION
     if what == "install":
-        install.install_hooks(repo, strategy=strategy)
+        install.install_hooks(repo, strategy=strategy, hooks=[hook])
     else:
         install.uninstall_hooks(repo)
 
@@ -111,13 +119,13 @@ class Trial:
     """One repository in its three states: before, installed, and as the last kill left it."""
 
     def __init__(self, repo: Repo, case: Case, folder: Path) -> None:
-        self.repo, self.strategy = repo, case.strategy
+        self.repo, self.strategy, self.hook = repo, case.strategy, case.hook
         repo.commit("Start", a="a\n")
         case.prepare(repo)
         self.before = folder / "before"
         self.installed = folder / "installed"
         shutil.copytree(repo.path, self.before, symlinks=True)
-        perform("install", repo.path, case.strategy)
+        perform("install", repo.path, case.strategy, case.hook)
         shutil.copytree(repo.path, self.installed, symlinks=True)
         self.states = [snapshot(Repo(self.before)), snapshot(Repo(self.installed))]
         assert self.states[0] != self.states[1]
@@ -133,7 +141,7 @@ class Trial:
         self._each_file_is_old_or_new(step)
         self._a_commit_works(step)
         then = what if step % 2 else {"install": "uninstall", "uninstall": "install"}[what]
-        perform(then, self.repo.path, self.strategy)
+        perform(then, self.repo.path, self.strategy, self.hook)
         left = differences(snapshot(self.repo), self.states[1 if then == "install" else 0])
         assert not left, (step, then, left)
 
@@ -143,7 +151,7 @@ class Trial:
             last = name.rpartition("/")[2]
             if last and not last.startswith(".gitpeft-new.") and last not in ("config.lock", *NOTES):
                 assert now.get(name) in (old.get(name), new.get(name)), (step, name, now.get(name))
-        hook, kept = f".git/hooks/{NAME}", f".git/hooks/{NAME}.gitpeft-chained"
+        hook, kept = f".git/hooks/{self.hook}", f".git/hooks/{self.hook}.gitpeft-chained"
         if kept in new and now[hook] == new[hook]:
             assert now[kept] == new[kept], f"step {step}: the earlier hook no longer runs"
 
@@ -195,7 +203,7 @@ def killed_before(number: int, what: str, trial: Trial) -> bool:
         code = 1
         try:
             sys.addaudithook(count)
-            perform(what, trial.repo.path, trial.strategy)
+            perform(what, trial.repo.path, trial.strategy, trial.hook)
             code = 0
         finally:
             os._exit(code)
@@ -251,12 +259,12 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from gitpeft.git.repository import Repository
-from gitpeft.hooks import install
+from gitpeft.hooks import install, stubs
 repo = Repository.open(Path(sys.argv[2]))
 if repo.git_version < install.CONFIG_HOOKS_VERSION:
     vars(repo)["git_version"] = install.CONFIG_HOOKS_VERSION
 if sys.argv[1] == "install":
-    install.install_hooks(repo, strategy=sys.argv[3])
+    install.install_hooks(repo, strategy=sys.argv[3], hooks=[sys.argv[4]])
 else:
     install.uninstall_hooks(repo)
 """
@@ -265,7 +273,7 @@ _CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed)")
 
 def traced(what: str, trial: Trial, *options: str) -> subprocess.CompletedProcess[bytes]:
     """Run it under strace, with the git that it runs."""
-    program = [sys.executable, "-c", PROGRAM, what, str(trial.repo.path), trial.strategy]
+    program = [sys.executable, "-c", PROGRAM, what, str(trial.repo.path), trial.strategy, trial.hook]
     return subprocess.run(
         ["strace", "-f", "-qq", *options, *program],
         cwd=Path(__file__).parents[2],
