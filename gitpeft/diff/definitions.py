@@ -26,7 +26,7 @@ _KEYWORDS = (
     r"|defmodule|defp|defmacro|macro_rules!|union|sub|mod"
 )
 _DEFINITION = lazy_pattern(
-    rf"\s*{_MODIFIERS}(?P<kind>{_KEYWORDS})\s+(?:\([^)]*\)\s*)?(?:self\.)?(?P<name>[A-Za-z_$][\w$]*[?!]?)"
+    rf"\s*{_MODIFIERS}(?P<kind>{_KEYWORDS})\s+(?:\([^)]*\)\s*)?(?:self\.|r#)?(?P<name>[A-Za-z_$][\w$]*[?!]?)"
 )
 _ASSIGNED_FUNCTION = lazy_pattern(
     r"\s*(?:export\s+)?(?:const|let|var|module\.exports\.|exports\.|[\w.]+\.prototype\.)\s*(?P<name>[A-Za-z_$][\w$]*)"

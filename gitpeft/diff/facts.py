@@ -34,6 +34,9 @@ _UNNAMED = frozenset(("v", "version", "rev", "const", "var", "let", "uses"))
 _MAX_FUNCTIONS = 12
 _MAX_VALUE_LENGTH = 40
 _MAX_ENTRY_LENGTH = 110
+_MIN_LINE_LENGTH, _MAX_LINE_LENGTH, _MIN_LETTERS = 8, 80, 6
+_MIN_REPEATS = 3
+"""A line is named when so many files have got or lost it."""
 
 
 @lazy_dataclass(slots=True)
@@ -63,6 +66,7 @@ def extract_facts(files: Sequence[FileChange], whole: bool = True) -> list[str]:
         *_list_versions(seen),
         *_list_definitions(seen, files),
         *_list_values(seen),
+        *_list_repeated_lines(files, whole),
         *_find_changelog_entry(files),
     ]
     return [fact for fact in found if fact]
@@ -118,16 +122,24 @@ _LIMITS: tuple[tuple[str, Callable[[Sequence[str]], bool]], ...] = (
 
 
 def _list_files(files: Sequence[FileChange]) -> list[str]:
-    moved = [f"{_base_name(c.old_path or '')} -> {_base_name(c.path)}" for c in files if c.status == "R"]
+    renamed = [(c.old_path or "", c.path) for c in files if c.status == "R"]
+    names = [(_base_name(old), _base_name(new), new) for old, new in renamed]
     return [
         _join_names("adds file", [_base_name(c.path) for c in files if c.status == "A"]),
         _join_names("deletes file", [_base_name(c.path) for c in files if c.status == "D"]),
-        _join_names("renames file", moved),
+        _join_names("renames file", [f"{old} -> {new}" for old, new, _ in names if old != new]),
+        _join_names(
+            "moves file", [f"{new} to {_get_folder(path)}" for old, new, path in names if old == new]
+        ),
     ]
 
 
 def _base_name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _get_folder(path: str) -> str:
+    return f"{path.rpartition('/')[0]}/"
 
 
 def _join_names(what: str, names: Iterable[str]) -> str:
@@ -248,6 +260,24 @@ def _list_values(seen: _Findings) -> list[str]:
             (f"{old} -> {new}" + (f" ({n}x)" if n > 1 else "") for (old, new), n in often),
         ),
     ]
+
+
+def _list_repeated_lines(files: Sequence[FileChange], whole: bool) -> list[str]:
+    """The line that was added to the most files, and the one that was removed from the most."""
+    found = []
+    for sign, verb, word in (("+", "adds", "to"), ("-", "removes", "from")):
+        counts = Counter(line for change in files for line in _list_distinct_lines(change, sign))
+        for line, n in counts.most_common(1):
+            if n >= _MIN_REPEATS:
+                found.append(f"{verb} `{line}` {word} {'' if whole else 'at least '}{n} files")
+    return found
+
+
+def _list_distinct_lines(change: FileChange, sign: str) -> Iterable[str]:
+    """The lines of a file with this sign that say enough to be quoted."""
+    lines = (normalize_line(line[1:]) for hunk in change.hunks for line in hunk.lines if line[0] == sign)
+    fitting = (line for line in lines if _MIN_LINE_LENGTH <= len(line) <= _MAX_LINE_LENGTH)
+    return dict.fromkeys(line for line in fitting if sum(map(str.isalpha, line)) >= _MIN_LETTERS)
 
 
 def _find_changelog_entry(files: Sequence[FileChange]) -> list[str]:

@@ -28,7 +28,7 @@ _BUILD = lazy_pattern(
     re.IGNORECASE,
 )
 _CHANGELOG = lazy_pattern(
-    r"(?:^|/)(?:change(?:s|log)|history|news|releases?)\b[^/]*$|(?:^|/)(?:newsfragments?|changes?|\.changeset)/",
+    r"(?:^|/)(?:change(?:s|log)|history|news|releases?)\b[^/]*$|(?:^|/)(?:newsfragments?|changes?|changelogs?(?:\.d)?|\.changeset)/",
     re.IGNORECASE,
 )
 _CODE_PATH = lazy_pattern(

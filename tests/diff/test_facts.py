@@ -32,10 +32,21 @@ def test_facts_name_versions_and_values() -> None:
     assert "sets timeout: 10 -> 30" in extract_facts([make_change("a.py", "-timeout = 10", "+timeout = 30")])
 
 
+def test_a_file_that_keeps_its_name_is_moved() -> None:
+    assert extract_facts([FileChange("b/a.py", "R", "a.py")]) == ["only renames", "moves file a.py to b/"]
+
+
+def test_a_line_in_many_files_is_named() -> None:
+    files = [make_change(f"{name}.rb", "+# frozen_string_literal: true") for name in "abc"]
+    assert extract_facts(files)[-1] == "adds `# frozen_string_literal: true` to 3 files"
+    assert not any("files" in fact for fact in extract_facts(files[:2]))
+    assert "to at least 3 files" in extract_facts(files, whole=False)[-1]
+
+
 def test_facts_name_files() -> None:
     renamed = FileChange("b/new.py", "R", "a/old.py")
     assert extract_facts([renamed]) == ["only renames", "renames file old.py -> new.py"]
-    files = [make_change(f"{name}.py", "+x = 1", status="A") for name in "abcdef"]
+    files = [make_change(f"{name}.py", f"+{name} = 1", status="A") for name in "abcdef"]
     assert "adds file a.py, b.py, c.py, d.py and 2 more" in extract_facts(files)
 
 
@@ -143,6 +154,7 @@ def test_a_list_in_prose_is_no_comment() -> None:
         ("export const make = async (x) => {", ("function", "make")),
         ("public Map<String, List<Integer>> group(int x) {", ("function", "group")),
         ("static int read_all(FILE *f)", ("function", "read_all")),
+        ("mod r#async {", ("module", "async")),
         ("pub struct Reader<'a> {", ("struct", "Reader")),
         ("def test_dates():", ("test", "test_dates")),
         ("  it('reads dates', () => {", ("test", "reads dates")),
