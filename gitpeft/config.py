@@ -196,7 +196,7 @@ def load_config(repo: Repository, listing: Mapping[str, Sequence[str]] | None = 
 
     `listing` is all of git's configuration, where the caller has read it already.
     """
-    own = parse_config_listing(repo.run("config", "--list", "-z")) if listing is None else listing
+    own = parse_config_listing(repo.read_config_listing()) if listing is None else listing
     ignore_case = own.get("core.ignorecase", ["false"])[-1].lower() in _TRUE_WORDS
     config = Config(ignore_case=ignore_case)
     config = _apply_settings(config, _read_shared_config(repo), SHARED_CONFIG_FILE, shared_only=True)

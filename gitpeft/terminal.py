@@ -1,4 +1,14 @@
-"""Text for terminals and logs: foreign text is shown, never obeyed."""
+"""Foreign names: kept byte by byte where they identify something, shown on terminals, never obeyed."""
+
+
+def decode_exactly(name: bytes) -> str:
+    """A path or a person as text that stands for exactly these bytes; those not UTF-8 become surrogates."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def encode_exactly(name: str) -> bytes:
+    """The bytes of what `decode_exactly` returned."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def replace_unprintable(text: str, keep: str = "") -> str:

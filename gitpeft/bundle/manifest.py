@@ -99,7 +99,7 @@ class Manifest:
         from dataclasses import asdict
 
         text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
-        return text.encode() + b"\n"
+        return text.encode(errors="backslashreplace") + b"\n"
 
     @classmethod
     def from_json(cls, raw: bytes) -> "Manifest":

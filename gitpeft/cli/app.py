@@ -19,6 +19,7 @@ from gitpeft import __version__
 from gitpeft.cli import console, evaluate, hooks, models, options, risk, suggest, train
 from gitpeft.cli.train import build_base
 from gitpeft.errors import GitpeftError
+from gitpeft.terminal import replace_unprintable
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
     "Start": {"init": train.init},
@@ -135,7 +136,8 @@ def main() -> None:
             message = f"cannot write {error.filename or 'a file'}: {error.strerror}"
             console.print_error(message, _UNWRITABLE_HINT)
             sys.exit(1)
-        print(f"gitpeft has a bug: {type(error).__name__}: {error}\n{_write_bug_log()}", file=sys.stderr)
+        what = replace_unprintable(f"{type(error).__name__}: {error}")
+        print(f"gitpeft has a bug: {what}\n{_write_bug_log()}", file=sys.stderr)
         sys.exit(3)
 
 
@@ -143,6 +145,6 @@ def _write_bug_log() -> str:
     """Keep the traceback; where it is."""
     import tempfile
 
-    with tempfile.NamedTemporaryFile("w", prefix="gitpeft-", suffix=".log", delete=False) as log:
-        log.write(traceback.format_exc())
+    with tempfile.NamedTemporaryFile("wb", prefix="gitpeft-", suffix=".log", delete=False) as log:
+        log.write(traceback.format_exc().encode(errors="backslashreplace"))
     return f"the details are in {log.name}"

@@ -1,5 +1,6 @@
 """What commands print: lines that fit the terminal, errors, questions, JSON."""
 
+import codecs
 import json
 import shutil
 import sys
@@ -16,12 +17,29 @@ MAX_WIDTH = 80
 CHECK_MARK, WARNING_MARK = "✓", "!"
 
 
+_ASCII_ALIAS = "gitpeft-ascii"
+
+
 def tolerate_all_characters() -> None:
-    """What the encoding of standard output or standard error cannot show is replaced, not fatal."""
-    for stream in (sys.stdout, sys.stderr):
+    """What the encodings of the standard streams cannot carry is replaced, not fatal."""
+    codecs.register(_find_ascii_alias)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")
+            # click takes a stream that is called ASCII for a mistake, and writes UTF-8 into it
+            ascii_only = stream is not sys.stdin and codecs.lookup(stream.encoding).name == "ascii"
+            reconfigure(encoding=_ASCII_ALIAS if ascii_only else None, errors="replace")
+
+
+def _find_ascii_alias(name: str) -> codecs.CodecInfo | None:
+    """ASCII under a name of our own."""
+    if name.replace("_", "-") != _ASCII_ALIAS:
+        return None
+    known = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        known.encode, known.decode, known.streamreader, known.streamwriter, known.incrementalencoder,
+        known.incrementaldecoder, name=_ASCII_ALIAS,
+    )  # fmt: skip
 
 
 def get_width() -> int:

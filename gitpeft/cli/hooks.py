@@ -8,6 +8,7 @@ import typer
 
 from gitpeft.cli import console, options
 from gitpeft.git.repository import Repository
+from gitpeft.terminal import replace_unprintable
 
 if TYPE_CHECKING:
     from gitpeft.bundle.bundle import Bundle
@@ -41,9 +42,9 @@ def install(
 
     names = [stubs.SUGGESTION_HOOK, *([stubs.RISK_HOOK] if prefetch or risk else []), stubs.AHEAD_HOOK]
     for done in install_hooks(Repository.open(repo), strategy=strategy, hooks=names):
-        print(f"{done.where}: {done.action} ({done.strategy})")
+        print(replace_unprintable(f"{done.where}: {done.action} ({done.strategy})"))
         for note in done.notes:
-            print(f"  {note}")
+            print(f"  {replace_unprintable(note)}")
 
 
 def uninstall(
@@ -61,14 +62,15 @@ def uninstall(
     repository = Repository.open(repo)
     removed = uninstall_hooks(repository)
     for done in removed:
-        print(f"{done.where}: {done.action}")
+        print(replace_unprintable(f"{done.where}: {done.action}"))
     if not removed:
         print("no hook of gitpeft is installed here")
+    place = replace_unprintable(str(repository.state_dir))
     if purge:
-        print(f"deleted {repository.state_dir} ({console.format_size(delete_state(repository))})")
+        print(f"deleted {place} ({console.format_size(delete_state(repository))})")
     elif size := measure_state(repository):
         print(
-            f"{console.format_size(size)} of models and caches stay in {repository.state_dir}; "
+            f"{console.format_size(size)} of models and caches stay in {place}; "
             "`gitpeft uninstall --purge` deletes them"
         )
 

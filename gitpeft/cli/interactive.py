@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gitpeft.config import Config, parse_config_listing
-from gitpeft.diff.patch import parse_patch
+from gitpeft.diff.patch import parse_patch, show_path
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks import message_file
@@ -214,7 +214,7 @@ def _describe_staged_files(repo: Repository) -> list[str]:
     lines = []
     for file in files[:MAX_FILES_SHOWN]:
         added, removed = f"+{file.added}" * bool(file.added), f"-{file.removed}" * bool(file.removed)
-        lines.append(f"{format_as_line(file.path)}  {added} {removed}".rstrip())
+        lines.append(f"{format_as_line(show_path(file.path))}  {added} {removed}".rstrip())
     more = len(files) - MAX_FILES_SHOWN
     return lines + ([f"and {more} more files"] if more > 0 else [])
 
@@ -249,9 +249,7 @@ def _commit_with_message(
     tools.refresh()
     if _read_staged_state(repo) != before:
         raise GitpeftError("HEAD or the staged change moved while you chose", "run `gitpeft commit` again")
-    rules = message_file.read_message_file_rules(
-        repo, parse_config_listing(repo.run("config", "--list", "-z")), b""
-    )
+    rules = message_file.read_message_file_rules(repo, parse_config_listing(repo.read_config_listing()), b"")
     rules = replace(rules, strips=False)  # nothing but the message: no comment may end up in the commit
     content = message_file.insert_messages(b"", [text], rules)
     file = repo.state_dir / f"message-{os.getpid()}"

@@ -11,6 +11,7 @@ import typer
 from gitpeft.cli import console, options, session
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
+from gitpeft.terminal import replace_unprintable
 
 if TYPE_CHECKING:
     from gitpeft.learn.results import ModelPlan
@@ -103,9 +104,10 @@ def mine(
         console.print_json(asdict(report))
     else:
         skipped = "".join(f"; {n:,} skipped: {why}" for why, n in report.skipped.items())
+        undated = f"; {report.undated:,} with a date that no clock can show" if report.undated else ""
         print(
             f"{report.new:,} new of {report.total:,} commits in {report.seconds:.1f} s "
-            f"({rate:,.0f}/s){skipped}"
+            f"({rate:,.0f}/s){skipped}{undated}"
         )
 
 
@@ -177,7 +179,7 @@ def _train_together(repos: list[Repository], plan: "ModelPlan", asked: bool, as_
         console.print_json([asdict(one) for one in done])
     else:
         for one in done:
-            print(f"{one.repository}: {one.action}, {one.reason}")
+            print(replace_unprintable(f"{one.repository}: {one.action}, {one.reason}"))
 
 
 def _make_confirmation(asked: bool) -> Callable[[str], bool]:
@@ -233,4 +235,5 @@ def build_base(
             made = build.PretrainingRecipe.load(recipe)
             build.pretrain_base(made, corpus, work, out, listen, device)
             finished = True
-    print(f"the base is in {out}" if finished else "stopped: the same command continues from the checkpoint")
+    done = f"the base is in {out}" if finished else "stopped: the same command continues from the checkpoint"
+    print(replace_unprintable(done))

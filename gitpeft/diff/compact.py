@@ -6,7 +6,7 @@ which it can be made. See `diff.patch` for the other forms of a change.
 
 from collections.abc import Collection, Sequence
 
-from gitpeft.diff.patch import FileChange, Hunk, file_priority, normalize_line
+from gitpeft.diff.patch import FileChange, Hunk, file_priority, normalize_line, show_path
 from gitpeft.lazy import lazy_pattern
 
 RENDERER_VERSION = 1
@@ -61,14 +61,14 @@ def format_file_line(change: FileChange, plain: Collection[str] = ("text", "gene
     """The line of a file; its kind is named unless it is one of `plain`."""
     status = " " if change.status == "M" else change.status
     note = f" ({change.kind})" if change.kind not in plain else ""
-    origin = f" <{change.old_path}" if change.old_path else ""
-    path = change.path[:MAX_PATH_LENGTH]
+    origin = f" <{show_path(change.old_path)}" if change.old_path else ""
+    path = show_path(change.path)[:MAX_PATH_LENGTH]
     return f"{status}{path} +{change.added} -{change.removed}{note}{origin[:MAX_PATH_LENGTH]}"
 
 
 def _format_hunk_block(change: FileChange) -> list[str]:
     """The hunks of a file as lines, not many more than fit into a compact text."""
-    lines = [f"#{change.path[:MAX_PATH_LENGTH]}"]
+    lines = [f"#{show_path(change.path)[:MAX_PATH_LENGTH]}"]
     heading = None
     room = MAX_COMPACT_LENGTH
     for hunk in change.hunks:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gitpeft.lazy import lazy_dataclass
+from gitpeft.terminal import encode_exactly
 
 _WILDCARDS = frozenset(b"*?[\\")
 _CLASSES = {
@@ -63,13 +64,13 @@ class PathExclusion:
         self._folders: dict[bytes, bool] = {}
 
     def excludes(self, path: str, *, is_folder: bool = False) -> bool:
-        """Whether a path (from the top of the repository, as `decode_path` returns it) is excluded.
+        """Whether a path (from the top of the repository, as `decode_exactly` returns it) is excluded.
 
         A submodule counts as a folder.
         """
         if not self.patterns:
             return False
-        name = path.encode("utf-8", "surrogateescape")
+        name = encode_exactly(path)
         return self._is_in_excluded_folder(name) or self._decide(name, is_folder)
 
     def _is_in_excluded_folder(self, name: bytes) -> bool:
@@ -89,7 +90,7 @@ class PathExclusion:
 
 def find_idle_patterns(patterns: Sequence[str], paths: Sequence[str], ignore_case: bool = False) -> list[str]:
     """The patterns that match none of the paths, nor any folder on the way to one."""
-    names = [path.encode("utf-8", "surrogateescape") for path in paths]
+    names = [encode_exactly(path) for path in paths]
     known = {folder: True for name in names for folder in _list_folders(name)}
     known |= dict.fromkeys(names, False)
     parsed = [(text, parse_ignore_pattern(text, ignore_case)) for text in patterns]
@@ -108,7 +109,7 @@ def _list_folders(name: bytes) -> Iterator[bytes]:
 
 def parse_ignore_pattern(text: str, ignore_case: bool = False) -> IgnorePattern | None:
     """Parse a line of a `.gitignore`; None for a comment, an empty line and a malformed pattern."""
-    pattern = _trim_trailing_spaces(text.encode("utf-8", "surrogateescape").removesuffix(b"\r"))
+    pattern = _trim_trailing_spaces(encode_exactly(text).removesuffix(b"\r"))
     if not pattern or pattern.startswith(b"#"):
         return None
     negated = pattern.startswith(b"!")

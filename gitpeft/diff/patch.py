@@ -9,7 +9,40 @@ import re
 from functools import lru_cache
 
 from gitpeft.lazy import field, lazy_dataclass, lazy_pattern
-from gitpeft.terminal import replace_unprintable
+from gitpeft.terminal import decode_exactly, encode_exactly, replace_unprintable
+
+# --- paths --------------------------------------------------------------------------------------------------
+
+_UNQUOTABLE = lazy_pattern(r'^"|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+
+
+def quote_path(path: str) -> str:
+    """A path on one line of valid Unicode: itself or, with control characters or odd bytes, quoted as by git.
+
+    Different paths stay different; `unquote_path` reverses it.
+    """
+    if _UNQUOTABLE.search(path) is None:
+        return path
+    return '"' + "".join(map(_escape_byte, encode_exactly(path))) + '"'
+
+
+def _escape_byte(byte: int) -> str:
+    return chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
+
+
+def unquote_path(quoted: str) -> str:
+    """The path that `quote_path`, or git, has quoted."""
+    return decode_exactly(_unquote_bytes(quoted.encode())) if quoted.startswith('"') else quoted
+
+
+def show_path(path: str) -> str:
+    """A path for people and models, with `?` for what is not printable: different paths may look the same."""
+    return (
+        path if path.isprintable() else replace_unprintable(encode_exactly(path).decode("utf-8", "replace"))
+    )
+
+
+# --- changes ------------------------------------------------------------------------------------------------
 
 MAX_LINE_LENGTH = 160
 """Characters that are kept of a line."""
@@ -23,7 +56,8 @@ _MAX_LENGTH_READ = 4 * MAX_LINE_LENGTH
 _GENERATED_PATH = lazy_pattern(
     r"(?:^|/)(?:package-lock\.json|npm-shrinkwrap\.json|[^/]*\.lock|pnpm-lock\.yaml|go\.sum|gradle\.lockfile"
     r"|node_modules/.*|vendor/.*|third_party/.*|dist/.*\.(?:js|css|map)|[^/]*\.min\.(?:js|css|mjs|cjs)"
-    r"|[^/]*\.(?:map|snap|pb\.go|svg)|[^/]*_pb2(?:_grpc)?\.pyi?|[^/]*\.generated\.[^/]*)$"
+    r"|[^/]*\.(?:map|snap|pb\.go|svg)|[^/]*_pb2(?:_grpc)?\.pyi?|[^/]*\.generated\.[^/]*)\Z",
+    re.DOTALL,
 )
 _ESCAPE_SEQUENCE = lazy_pattern(rb'\\([abtnvfr"\\]|[0-7]{3})')
 _ESCAPE_CODES = {b"a": 7, b"b": 8, b"t": 9, b"n": 10, b"v": 11, b"f": 12, b"r": 13, b'"': 34, b"\\": 92}
@@ -45,6 +79,7 @@ class Hunk:
 class FileChange:
     """The change of one file. `added` and `removed` are exact; `hunks` may hold fewer lines than they count.
 
+    `path` and `old_path` are of `decode_exactly` and identify the file; `show_path` makes them presentable.
     `status` is git's letter (A D M R C T); `kind` is text, binary, submodule, symlink, mode or generated.
     `blobs` are the ids of the content before and after, "" where git names none (a pure rename, a mode).
     `functions` are the distinct functions that the hunks change, including hunks that are not kept.
@@ -165,29 +200,24 @@ def _parse_header_line(line: bytes, change: FileChange, modes: list[bytes]) -> N
         modes.append(line[-6:])
     elif line.startswith((b"rename from ", b"copy from ")):
         change.status = "R" if line.startswith(b"r") else "C"
-        change.old_path = _decode_path(_unquote_bytes(line.split(b" from ", 1)[1]))
+        change.old_path = decode_exactly(_unquote_bytes(line.split(b" from ", 1)[1]))
     elif line.startswith((b"rename to ", b"copy to ")):
-        change.path = _decode_path(_unquote_bytes(line.split(b" to ", 1)[1]))
+        change.path = decode_exactly(_unquote_bytes(line.split(b" to ", 1)[1]))
     elif line.startswith(b"old mode "):
         modes.append(b"old")
     elif line.startswith((b"Binary files ", b"GIT binary patch")):
         change.kind = "binary"
 
 
-def unquote_path(quoted: str) -> str:
-    """Decode a path that git may have quoted into the form that `FileChange` uses."""
-    return _decode_path(_unquote_bytes(quoted.encode())) if quoted.startswith('"') else quoted
-
-
 def _parse_header_path(quoted: bytes) -> str | None:
     name = _unquote_bytes(quoted)
-    return None if name == b"/dev/null" else _decode_path(name[2:])
+    return None if name == b"/dev/null" else decode_exactly(name[2:])
 
 
 def _parse_common_path(names: bytes) -> str:
     """The path in `a/PATH b/PATH`, where both sides are the same file (mode changes, binary, empty files)."""
     half = names[: len(names) // 2]
-    return _decode_path(_unquote_bytes(half)[2:])
+    return decode_exactly(_unquote_bytes(half)[2:])
 
 
 def _unquote_bytes(name: bytes) -> bytes:
@@ -199,11 +229,6 @@ def _unquote_bytes(name: bytes) -> bytes:
         return bytes([_ESCAPE_CODES[code] if code in _ESCAPE_CODES else int(code, 8) & 255])
 
     return _ESCAPE_SEQUENCE.sub(decode_escape, name[1:-1])
-
-
-def _decode_path(name: bytes) -> str:
-    """A path as one line of text; unprintable characters become `?`, so that no control byte is passed on."""
-    return replace_unprintable(name.decode("utf-8", "replace"))
 
 
 def _decode_line(line: bytes) -> str:

@@ -34,8 +34,9 @@ from gitpeft.diff.patch import (
     file_priority,
     is_generated,
     normalize_line,
+    show_path,
 )
-from gitpeft.lazy import lazy_dataclass, lazy_pattern
+from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
 
 MAX_STORED_LENGTH = 8000
 """Characters of a stored text."""
@@ -75,7 +76,7 @@ def store_change(files: Sequence[FileChange]) -> str:
 
     if not files:
         return ""
-    ordered = sorted(files, key=file_priority, reverse=True)
+    ordered = sorted(map(_show_names, files), key=file_priority, reverse=True)
     read, others = _mask_hunks(ordered[:MAX_FILES_READ]), ordered[MAX_FILES_READ:]
     facts = extract_facts([*read, *map(_drop_hunks, others)], whole=not others and all(map(_is_whole, read)))
     lines = [f"={'; '.join(facts)[:MAX_FACTS_LENGTH]}", *_format_file_lines(read, len(others))]
@@ -84,6 +85,13 @@ def store_change(files: Sequence[FileChange]) -> str:
     for block, share in zip(blocks, shares, strict=True):
         lines += take_lines(block, share)
     return "\n".join(lines)
+
+
+def _show_names(change: FileChange) -> FileChange:
+    """A file with its paths as text for people and models."""
+    path, old = show_path(change.path), change.old_path and show_path(change.old_path)
+    same = (path, old) == (change.path, change.old_path)
+    return change if same else replace_fields(change, path=path, old_path=old)
 
 
 def _mask_hunks(files: Sequence[FileChange]) -> list[FileChange]:

@@ -11,15 +11,25 @@ from gitpeft.diff.patch import FileChange, file_priority, parse_patch
 from gitpeft.diff.stored import MAX_FILES_READ
 from gitpeft.git.process import decode_text
 from gitpeft.lazy import lazy_dataclass
+from gitpeft.terminal import decode_exactly
 
-_COMMIT_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%an <%ae>%x00%s%x00%b%x00"
+_COMMIT_FIELDS = "%H%x00%P%x00%at%x00%ct%x00%aN <%aE>%x00%s%x00%b%x00"
 _SPILL_BYTES = 1 << 23
 _FILE_START = b"\ndiff --git "
+
+NO_TIME = 0
+"""The time of a commit that has no usable date."""
+
+LATEST_TIME = 253_402_300_799
+"""The end of the year 9999: the latest time of a commit."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit and its change; a merge has no `files`. Times are Unix seconds, `author` is `Name <mail>`."""
+    """A commit and its change; a merge has no `files`. Times are of `parse_time`.
+
+    `author` is `Name <mail>` as git's mailmap has it, in the form of `decode_exactly`.
+    """
 
     sha: str
     parents: tuple[str, ...]
@@ -49,6 +59,18 @@ class HasSha(Protocol):
 
 
 ParsedItem = TypeVar("ParsedItem", bound=HasSha)
+
+
+def parse_time(digits: bytes | str) -> int:
+    """Parse a time that git printed, in Unix seconds; `NO_TIME` for none, or one before 1970.
+
+    Git stores any number of digits, and a moment before 1970 as one close to 2^64. What is later than the
+    year 9999, which neither SQLite, floats nor calendars carry, becomes `LATEST_TIME`.
+    """
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 40:
+        return NO_TIME
+    time = int(digits)
+    return min(time, LATEST_TIME) if time < 1 << 63 else NO_TIME
 
 
 def new_record_mark() -> bytes:
@@ -133,11 +155,11 @@ class CommitParser(RecordParser[Commit]):
     def build_item(self, fields: list[bytes]) -> Commit:
         """Build the commit."""
         files, self.files = self.files, []
-        sha, parents, time, commit_time = (field.decode("ascii") for field in fields[:4])
-        author, subject, body = map(decode_text, fields[4:])
-        return Commit(
-            sha, tuple(parents.split()), int(time or 0), int(commit_time or 0), author, subject, body, files
-        )
+        sha, parents = (field.decode("ascii") for field in fields[:2])
+        time, commit_time = map(parse_time, fields[2:4])
+        subject, body = map(decode_text, fields[5:])
+        author = decode_exactly(fields[4])
+        return Commit(sha, tuple(parents.split()), time, commit_time, author, subject, body, files)
 
 
 def _find_last_file_start(patch: bytes) -> int:

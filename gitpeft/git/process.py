@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from gitpeft.errors import GitpeftError
+from gitpeft.terminal import encode_exactly
 
 REPOSITORY_VARIABLES = (
     *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT"),
@@ -102,7 +103,7 @@ def start_git_with_lines(
     import tempfile  # not used in the hook
 
     with tempfile.TemporaryFile() as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.write(encode_exactly("".join(f"{line}\n" for line in lines)))
         file.seek(0)
         return start_git_with_input(arguments, file, cwd, environment)
 

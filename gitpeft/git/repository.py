@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.errors import GitpeftError
+from gitpeft.git.places import EMPTY_TREES, find_places
 from gitpeft.git.process import (
     UNWANTED_VARIABLES,
     build_environment,
@@ -25,12 +26,10 @@ from gitpeft.git.process import (
     wait_for_output,
 )
 from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
+from gitpeft.terminal import decode_exactly, encode_exactly
 
 if TYPE_CHECKING:
     from gitpeft.diff.patch import FileChange
-
-OLDEST_GIT = (2, 31)
-"""The oldest supported git, the first with `--path-format=absolute` and `--diff-merges`."""
 
 NON_EDITORS = frozenset({"", ":", "true", "cat"})
 """Values of GIT_EDITOR that open no editor: the message is shown to nobody."""
@@ -80,15 +79,9 @@ class Repository:
         if not cwd.is_dir():
             raise GitpeftError(f"{cwd} is not a directory", "Pass the path of a git repository.")
         environment = build_environment(foreign=path is not None)
-        places = ["--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel"]
-        process = start_git(["rev-parse", "--path-format=absolute", *places], cwd, environment)
-        output, errors = wait_for_output(process)
-        lines = os.fsdecode(output).splitlines()
-        if len(lines) < 3:
-            raise _no_repository_error(cwd, errors)
-        empty = _EMPTY_TREES.get(lines[2], _EMPTY_TREES["sha1"])
-        top = Path(lines[3]) if len(lines) > 3 else None
-        return cls(cwd, Path(lines[0]), Path(lines[1]), top, empty, environment)
+        found = find_places(cwd, environment)
+        empty = EMPTY_TREES.get(found.algorithm, EMPTY_TREES["sha1"])
+        return cls(cwd, found.git_dir, found.common_dir, found.work_tree, empty, environment)
 
     @property
     def state_dir(self) -> Path:
@@ -101,7 +94,7 @@ class Repository:
         output, errors = wait_for_output(process, input)
         if process.returncode:
             message = decode_output(errors).strip() or f"exit status {process.returncode}"
-            raise GitpeftError(f"git {args[0]}: {message.splitlines()[0]}")
+            raise GitpeftError(f"git {args[0]}: {message.partition(chr(10))[0]}")
         return output
 
     def run_limited(self, limit: int, *args: str) -> bytes:
@@ -157,7 +150,7 @@ class Repository:
     def query_text(self, *args: str) -> str:
         """Run git and return its output as text, without the last line end; "" when it fails."""
         try:
-            return decode_output(self.run(*args)).rstrip("\n")
+            return decode_output(self.run(*args)).removesuffix("\n")
         except GitpeftError:
             return ""
 
@@ -202,15 +195,14 @@ class Repository:
         return self.query_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
 
     def list_tracked_files(self) -> list[str]:
-        """The paths in the index, from the top of the repository, as `decode_path` returns them."""
+        """The paths in the index, from the top of the repository, as `decode_exactly` returns them."""
         output = self.run("ls-files", "-z", "--", ":(top)")
-        return [name.decode("utf-8", "surrogateescape") for name in output.split(b"\0") if name]
+        return [decode_exactly(name) for name in output.split(b"\0") if name]
 
     def list_branches(self) -> list[str]:
         """The names of all branches, remote-tracking ones included."""
-        return self.query_text(
-            "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes"
-        ).splitlines()
+        names = self.query_text("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes")
+        return [name for name in names.split("\n") if name]
 
     def get_config(self, key: str, default: str | None = None) -> str | None:
         """The value of a setting, the last one where it has several."""
@@ -230,7 +222,7 @@ class Repository:
 
     def find_hooks_dir(self) -> Path:
         """The folder in which git looks for hooks (`core.hooksPath` included); it may not exist."""
-        return self.cwd / os.fsdecode(self.run("rev-parse", "--git-path", "hooks").rstrip(b"\n"))
+        return self.cwd / os.fsdecode(self.run("rev-parse", "--git-path", "hooks").removesuffix(b"\n"))
 
     def read_staged_patch(self, base: str = "HEAD", *options: str) -> bytes:
         """The change in the index (in a hook, that of `GIT_INDEX_FILE`) as a patch for `parse_patch`.
@@ -314,53 +306,120 @@ class Repository:
         if self.work_tree is None:
             return dict.fromkeys(paths, False)
         top = replace_fields(self, cwd=self.work_tree)
-        names = "\0".join(paths).encode("utf-8", "replace")
+        names = encode_exactly("\0".join(paths))
         values = top.run("check-attr", "-z", "--stdin", "linguist-generated", input=names).split(b"\0")[2::3]
         return {path: value in (b"set", b"true") for path, value in zip(paths, values, strict=True)}
 
     def read_commit_time(self) -> int:
         """The committer's time, in Unix seconds, of a commit made now: `GIT_COMMITTER_DATE`, or the clock."""
-        if self.environment.get("GIT_COMMITTER_DATE"):
-            said = self.run("var", "GIT_COMMITTER_IDENT").rpartition(b"> ")[2].partition(b" ")[0]
-            if said.isdigit():
-                return int(said)
-        return int(time.time())
+        if not self.environment.get("GIT_COMMITTER_DATE"):
+            return int(time.time())
+        from gitpeft.git.log import parse_time  # hardly ever needed
+
+        said = self.run("var", "GIT_COMMITTER_IDENT").rpartition(b"> ")[2].partition(b" ")[0]
+        return parse_time(said) or int(time.time())
 
     def find_previous_subject(self, author: str | None = None, rev: str = "HEAD") -> str:
         """The newest subject by an author, given by mail address (default: the current user); "" if none.
 
-        Looks at the newest 200 commits, without merges, up to and including `rev`.
+        Authors are compared after git's mailmap. Looks at the newest 200 commits, without merges, up to and
+        including `rev`.
         """
-        mail = author or self.environment.get("GIT_AUTHOR_EMAIL") or self._find_own_email()
-        shape = ["--no-show-signature", "--format=%ae%x00%s"]
+        shape = ["-z", "--no-show-signature", "--format=%an <%ae>%x00%aE%x00%s"]
         try:
             log = self.run(
                 "log", f"-{_MAX_PREVIOUS_COMMITS}", "--no-merges", *shape, "--end-of-options", rev, "--"
             )
         except GitpeftError:
             return ""
-        for line in map(decode_text, log.split(b"\n")):
-            author_mail, _, subject = line.partition("\0")
-            if author_mail.lower() == mail.lower():
-                return subject
-        return ""
+        fields = log.split(b"\0")
+        rows = list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))
+        mail = (self._find_own_mail(rows) if author is None else encode_exactly(author)).lower()
+        return next((decode_text(subject) for _, theirs, subject in rows if theirs.lower() == mail), "")
 
     def find_subject_before(self, rev: str) -> str:
         """As `find_previous_subject`, for the author of a commit and the commits before it."""
         sha = self.resolve_commit(rev)
-        shape = ["--no-show-signature", "--format=%ae%x00%P"]
-        mail, _, parents = self.query_text("log", "-1", *shape, sha, "--").partition("\0")
-        return self.find_previous_subject(mail.strip(), f"{sha}^") if parents.strip() else ""
+        shape = ["--no-show-signature", "--format=%aE%x00%P"]
+        mail, _, parents = self.run("log", "-1", *shape, sha, "--").partition(b"\0")
+        return self.find_previous_subject(decode_exactly(mail), f"{sha}^") if parents.strip() else ""
 
-    def _find_own_email(self) -> str:
-        found = re.search(r"<([^<>]*)>[^<>]*$", self.query_text("var", "GIT_AUTHOR_IDENT"))
-        return found[1] if found else ""
+    def _find_own_mail(self, rows: Sequence[tuple[bytes, bytes, bytes]]) -> bytes:
+        """The mapped address of the current user, from their commits (author, mapped address, …) or git."""
+        own = encode_exactly(self.read_author())
+        known = (mail for author, mail, _ in rows if author == own)
+        return next(known, None) or get_mail(encode_exactly(self.map_identity(decode_exactly(own))))
+
+    def read_author(self) -> str:
+        """Who is the author of a commit made now, as `Name <mail>`, before git's mailmap; "" if unknown."""
+        name, mail = (self.environment.get(f"GIT_AUTHOR_{what}") for what in ("NAME", "EMAIL"))
+        if name and mail:
+            return decode_exactly(os.fsencode(f"{name} <{mail}>"))
+        try:
+            ident = self.run("var", "GIT_AUTHOR_IDENT")
+        except GitpeftError:
+            return ""
+        return decode_exactly(ident.rpartition(b">")[0] + b">")
+
+    # --- git's mailmap --------------------------------------------------------------------------------------
+
+    def map_identity(self, identity: str) -> str:
+        """A person (`Name <mail>`) as git's mailmap has it; what is no identity to git stays as it is."""
+        if not self.mailmap_state:
+            return identity
+        try:
+            output = self.run("check-mailmap", "--stdin", input=encode_exactly(identity) + b"\n")
+        except GitpeftError:
+            return identity
+        return decode_exactly(output.removesuffix(b"\n"))
+
+    @property
+    def mailmap_state(self) -> str:
+        """A hash of everything that git's mailmap is read from; "" where there is none."""
+        parts = [self._read_own_mailmap(), *map(self._read_mailmap_setting, self._mailmap_settings)]
+        if not any(parts):
+            return ""
+        import hashlib  # only where there is a mailmap
+
+        return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
+
+    def _read_own_mailmap(self) -> bytes:
+        if self.work_tree is None:  # there git reads the one of HEAD
+            return self.query_text("rev-parse", "--verify", "--quiet", "HEAD:.mailmap").encode()
+        return _read_file(self.work_tree / ".mailmap", os.O_NOFOLLOW)
+
+    def _read_mailmap_setting(self, setting: bytes) -> bytes:
+        """What a setting of `git config` (name, line end, value) adds to the mailmap."""
+        name, _, value = setting.partition(b"\n")
+        if name == b"mailmap.file":
+            path = self.query_text("config", "--type=path", "--get", "mailmap.file")
+            return value + b"\n" + _read_file((self.work_tree or self.git_dir) / path)
+        if name == b"mailmap.blob":
+            sha = self.query_text("rev-parse", "--verify", "--quiet", "--end-of-options", os.fsdecode(value))
+            return value + b"\n" + sha.encode()
+        return b""
+
+    @cached_property
+    def _mailmap_settings(self) -> list[bytes]:
+        try:
+            return self.run("config", "-z", "--get-regexp", r"^mailmap\.").split(b"\0")
+        except GitpeftError:
+            return []
+
+    def read_config_listing(self) -> bytes:
+        """All of git's configuration, as `git config --list -z` prints it."""
+        listing = self.run("config", "--list", "-z")
+        found = [entry for entry in listing.split(b"\0") if entry.startswith(b"mailmap.")]
+        self.__dict__["_mailmap_settings"] = found  # the hook need not ask git again
+        return listing
+
+    # --- lists of commits -----------------------------------------------------------------------------------
 
     def rev_list(self, *tips: str) -> list[tuple[str, tuple[str, ...]]]:
         """The commits that `tips` (or options such as `--all`) reach, oldest first, each with its parents."""
         order = ["--parents", "--date-order", "--reverse"]
-        lines = self.run("rev-list", *order, *tips, "--").decode().splitlines()
-        return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines)]
+        lines = self.run("rev-list", *order, *tips, "--").decode("ascii").split("\n")
+        return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines[:-1])]
 
     def list_range_commits(self, named: Sequence[str]) -> list[str]:
         """The commits of what `resolve_revisions` returned, without merges, oldest first."""
@@ -399,10 +458,18 @@ class Repository:
         return self.run("rev-list", *options, "--end-of-options", tip, *excluded, "--").decode().split()
 
 
-_EMPTY_TREES = {
-    "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
-    "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
-}
+def get_mail(identity: bytes) -> bytes:
+    """The address in `Name <mail>`, or all of what is not of that form."""
+    return identity.rpartition(b"<")[2].partition(b">")[0]
+
+
+def _read_file(path: Path, flags: int = 0) -> bytes:
+    """The first MiB of a file; b"" where there is none."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags), "rb") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return b""
 
 
 def _make_unknown_error(rev: str) -> GitpeftError:
@@ -416,15 +483,3 @@ def _split_shell_words(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError:  # a syntax error; the shell will report it
         return text.split()
-
-
-def _no_repository_error(cwd: Path, errors: bytes) -> GitpeftError:
-    message = decode_output(errors).strip()
-    if "dubious ownership" in message:
-        hint = message.splitlines()[-1].strip()
-        return GitpeftError(f"git does not trust {cwd}: it is owned by another user", hint)
-    if "not a git repository" in message:
-        return GitpeftError(f"{cwd} is not in a git repository", "Run this in a clone, or pass --repo PATH.")
-    oldest = ".".join(map(str, OLDEST_GIT))
-    first = message.splitlines()[0] if message else "git printed nothing"
-    return GitpeftError(first, f"gitpeft needs git {oldest} or newer.")

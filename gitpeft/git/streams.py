@@ -19,6 +19,7 @@ from gitpeft.git.log import (
 )
 from gitpeft.git.process import start_git_with_input, start_git_with_lines, widen_pipe
 from gitpeft.git.repository import DIFF_OPTIONS, Repository
+from gitpeft.terminal import decode_exactly
 
 _DIFF_TREE_COMMAND = ("diff-tree", "--stdin", "--always", "--root", "-r")
 _CHUNK_BYTES = 1 << 18
@@ -105,6 +106,18 @@ def read_commit_messages(repository: Repository, tip: str) -> list[Commit]:
     parser = CommitParser(mark)
     options = ["--topo-order", "--reverse", "--no-show-signature", build_format_option(mark)]
     return [*parser.feed(repository.run("log", *options, tip, "--")), *parser.close()]
+
+
+def read_authors(repository: Repository, shas: Sequence[str]) -> list[tuple[str, str]]:
+    """The id and the author, as in `Commit`, of each of these commits that is here."""
+    if not shas:
+        return []  # git would take HEAD
+    options = ["--no-walk=unsorted", "--ignore-missing", "--no-show-signature", "-z"]
+    command = ["log", "--stdin", *options, "--format=%H%x00%aN <%aE>"]
+    process = start_git_with_lines(command, shas, repository.cwd, repository.environment)
+    fields = process.communicate()[0].split(b"\0")
+    pairs = zip(fields[::2], fields[1::2], strict=False)
+    return [(sha.decode("ascii"), decode_exactly(author)) for sha, author in pairs]
 
 
 def find_incomplete_commits(repository: Repository, shas: Sequence[str]) -> set[str]:

@@ -8,13 +8,15 @@ asking git only for the difference, so that a commit on top of the last one cost
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
-from gitpeft.diff.patch import FileChange
+from gitpeft.diff.patch import FileChange, quote_path, unquote_path
 from gitpeft.errors import GitpeftError
+from gitpeft.git.log import NO_TIME
 from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository
+from gitpeft.history.paths import mask_names
 from gitpeft.lazy import lazy_dataclass
 
 CREATE_CONTEXT_TABLES = """
@@ -59,7 +61,7 @@ ChangeRows = tuple[tuple[str, str, int, bool], list[tuple[object, ...]]]
 class TouchedFile:
     """The change of one file. `lines` is its length before, `functions` are hashes of the changed functions.
 
-    `origin` is its old path in a rename.
+    `path` is of `paths.mask_path`; so is `origin`, the old path in a rename.
     """
 
     path: str
@@ -132,7 +134,7 @@ class HistoryContext(Protocol):
         ...
 
     def find_last_change_time(self, name: str, now: int) -> int | None:
-        """The time of the last change of a file up to `now`; None when there was none."""
+        """The time of the last change of a file up to `now`; None when none has a usable date."""
         ...
 
     def measure_experience(self, author: str, now: int) -> tuple[int, float]:
@@ -163,16 +165,17 @@ def compute_recent_experience(times: Iterable[int], now: int) -> float:
 # --- storing ------------------------------------------------------------------------------------------------
 
 
-def build_touch_rows(
-    files: Sequence[FileChange], names: Sequence[tuple[str, str | None]]
-) -> list[tuple[object, ...]]:
-    """Build the rows of a commit's files; `names` are their masked paths, with the old path in a rename."""
-    return [_build_touch_row(file, *name) for file, name in zip(files, names, strict=True)]
+def build_touch_rows(files: Sequence[FileChange]) -> list[tuple[object, ...]]:
+    """Build the rows of a commit's files."""
+    return [_build_touch_row(file, *mask_names(file)) for file in files]
 
 
 def _build_touch_row(file: FileChange, path: str, origin: str | None) -> tuple[object, ...]:
     functions = " ".join(map(hash_function_heading, file.functions))
-    origin = origin if file.status == "R" else None  # a copy begins a history of its own
+    path = quote_path(path)
+    origin = (
+        quote_path(origin) if origin and file.status == "R" else None
+    )  # a copy begins a history of its own
     lines = None if file.kind in KINDS_WITH_LINES else 0
     counts = (file.status, file.kind, file.added, file.removed)
     return (path, origin, *counts, lines, functions, *(file.blobs if lines is None else (None, None)))
@@ -182,11 +185,15 @@ def store_changes(db: sqlite3.Connection, changes: Iterable[ChangeRows]) -> None
     """Add commits, without merges."""
     command = "INSERT OR IGNORE INTO change (sha, author, time, fix, subsystems) VALUES (?, ?, ?, ?, ?)"
     for head, rows in changes:
-        subsystems = "\t".join(sorted({find_subsystem(str(row[0])) for row in rows}))
+        subsystems = "\t".join(sorted({_quote_subsystem(unquote_path(str(row[0]))) for row in rows}))
         made = db.execute(command, (*head, subsystems))
         if made.rowcount:
             numbered = [(made.lastrowid, *row) for row in rows]
             db.executemany("INSERT INTO touch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", numbered)
+
+
+def _quote_subsystem(path: str) -> str:
+    return quote_path(find_subsystem(path))
 
 
 def delete_changes(db: sqlite3.Connection, shas: Iterable[str]) -> None:
@@ -194,6 +201,14 @@ def delete_changes(db: sqlite3.Connection, shas: Iterable[str]) -> None:
     for sha in shas:
         db.execute("DELETE FROM touch WHERE change = (SELECT id FROM change WHERE sha = ?)", (sha,))
         db.execute("DELETE FROM change WHERE sha = ?", (sha,))
+
+
+def forget_changes(db: sqlite3.Connection, shas: Collection[str]) -> None:
+    """Delete commits that are going to be stored again, and forget where the cursor is."""
+    if shas:
+        delete_changes(db, shas)
+        db.execute("UPDATE change SET reached = 0")
+        db.execute("DELETE FROM setting WHERE name = 'place'")
 
 
 def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequence[str]) -> None:
@@ -212,7 +227,8 @@ def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequ
     for _, _, _, old, new, grown, _ in rows:
         steps.setdefault(new, (old, grown))
     named = {
-        number: _name_old_content(sha, path, old, status) for number, sha, path, old, _, _, status in rows
+        number: _name_old_content(sha, unquote_path(path), old, status)
+        for number, sha, path, old, _, _, status in rows
     }
     starts: dict[str, tuple[str, int]] = {}
     found = {number: _find_chain_start(name, steps, starts) for number, name in named.items()}
@@ -299,9 +315,9 @@ def load_stored_changes(db: sqlite3.Connection, shas: set[str]) -> dict[str, Mea
     columns = "change, path, status, kind, added, removed, lines, functions, origin"
     query = f"SELECT {columns} FROM touch ORDER BY rowid"
     for number, path, status, kind, added, removed, lines, functions, origin in db.execute(query):
-        touch = TouchedFile(
-            path, status, kind, added, removed, lines or 0, frozenset(functions.split()), origin
-        )
+        before = unquote_path(origin) if origin else None
+        hashes = frozenset(functions.split())
+        touch = TouchedFile(unquote_path(path), status, kind, added, removed, lines or 0, hashes, before)
         files.setdefault(number, []).append(touch)
     rows = db.execute("SELECT id, sha, author, time, fix FROM change")
     return {
@@ -331,7 +347,7 @@ class StoredContext:
                     rows[change] = EarlierChange(
                         change, author, time, bool(fix), frozenset(functions.split())
                     )
-                names += sorted({row[0] for row in found} - {None, *names})
+                names += sorted({unquote_path(row[0]) for row in found if row[0]}.difference(names))
                 at += 1
             self._seen[path] = list(rows.values())
             self._names[path] = set(names)
@@ -341,7 +357,7 @@ class StoredContext:
         return self._db.execute(
             "SELECT origin, id, author, time, fix, functions FROM touch JOIN change ON id = touch.change"
             " WHERE path = ? AND reached ORDER BY id",
-            (path,),
+            (quote_path(path),),
         )
 
     def _collect_earlier_changes(self, names: Sequence[str]) -> dict[int, EarlierChange]:
@@ -363,7 +379,8 @@ class StoredContext:
 
     def find_last_change_time(self, name: str, now: int) -> int | None:
         """See `HistoryContext`."""
-        return max((one.time for one in self.load_earlier_changes(name) if one.time <= now), default=None)
+        times = (one.time for one in self.load_earlier_changes(name) if one.time <= now)
+        return max(times, default=NO_TIME) or None
 
     def measure_experience(self, author: str, now: int) -> tuple[int, float]:
         """See `HistoryContext`."""
@@ -372,9 +389,8 @@ class StoredContext:
 
     def count_subsystem_changes(self, author: str, subsystems: frozenset[str]) -> int:
         """See `HistoryContext`."""
-        return sum(
-            not subsystems.isdisjoint(names.split("\t")) for _, names in self._load_author_changes(author)
-        )
+        wanted = set(map(quote_path, subsystems))
+        return sum(not wanted.isdisjoint(names.split("\t")) for _, names in self._load_author_changes(author))
 
     def _load_author_changes(self, author: str) -> list[tuple[int, str]]:
         if author not in self._own:
@@ -407,6 +423,6 @@ class StoredContext:
             rows = self._db.execute("SELECT path FROM touch WHERE change = ?", (one.change,)).fetchall()
             if len(rows) <= _MAX_COMPANION_FILES:
                 of += 1
-                counts.update(name for (name,) in rows)
+                counts.update(unquote_path(name) for (name,) in rows)
         known = known | self._names[path]
         return [CompanionFile(name, path, n, of) for name, n in counts.most_common(8) if name not in known]

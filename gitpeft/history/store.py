@@ -5,7 +5,6 @@ So a rewritten history needs no special case: rows that no ref reaches any more 
 is stored, secrets are masked, and authors hashed with a salt that never leaves the database.
 """
 
-import hashlib
 import os
 import sqlite3
 import time
@@ -13,23 +12,25 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from gitpeft.diff.compact import RENDERER_VERSION
-from gitpeft.diff.patch import FileChange
+from gitpeft.diff.patch import FileChange, quote_path, unquote_path
 from gitpeft.diff.stored import store_change
 from gitpeft.errors import GitpeftError
-from gitpeft.git.log import Commit, SkippedCommit
+from gitpeft.git.log import LATEST_TIME, NO_TIME, Commit, SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.history import context
-from gitpeft.history.filters import is_bot
+from gitpeft.history.authors import MAX_COMMITS_TO_MAP, AuthorHasher, follow_mailmap
+from gitpeft.history.paths import mask_names
 from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Version of the tables and their content; a database of another version, or renderer, is built anew."""
 
 _DATABASE_VERSION = SCHEMA_VERSION * 1000 + RENDERER_VERSION
@@ -115,13 +116,17 @@ class CommitRecord:
 
 @lazy_dataclass(frozen=True, slots=True)
 class MiningReport:
-    """The result of mining: `new` commits of `total`, those skipped by reason, and rows pruned."""
+    """The result of mining: `new` commits of `total`, those skipped by reason, and rows pruned.
+
+    `undated` commits of all that are stored have a date that cannot be used (see `parse_time`).
+    """
 
     new: int
     total: int
     skipped: dict[str, int]
     pruned: int
     seconds: float
+    undated: int = 0
 
 
 class History:
@@ -176,18 +181,23 @@ class History:
         start = time.monotonic()
         tip = repository.resolve_commit(tip)
         with _lock_history(self.path.with_name("history.lock")):
+            follow_mailmap(self._db, repository, self._authors)
             reachable = [sha for sha, _ in repository.rev_list(tip)]
             known = self._load_known_shas()
-            current = known.difference(self._load_outdated_shas())
+            outdated = self._load_outdated_shas()
+            current = known.difference(outdated)
             wanted = [sha for sha in reversed(reachable) if sha not in current]
             self._execute_many("DELETE FROM skipped", [()])  # commits skipped the last time are tried again
+            with self._db:
+                context.forget_changes(self._db, outdated)
             skipped = self._store_commits(repository, wanted, jobs or _count_cores(), progress)
             context.fill_line_counts(self._db, repository, reachable)
             with self._db:
                 context.move_cursor(self._db, tip, *context.find_cursor_difference(self._db, repository, tip))
             new = len(self._load_known_shas()) - len(known)
             pruned = self._prune_unreachable(repository, known.difference(reachable))
-        return MiningReport(new, len(reachable), skipped, pruned, time.monotonic() - start)
+            undated = self._count_undated()
+        return MiningReport(new, len(reachable), skipped, pruned, time.monotonic() - start, undated)
 
     def load_records(
         self, repository: Repository, tip: str = "HEAD", newest: int | None = None
@@ -214,6 +224,7 @@ class History:
         more, or while another process mines. With `keep` the cursor stays here, which makes a near next call
         cheap.
         """
+        follow_mailmap(self._db, repository, self._authors, MAX_COMMITS_TO_MAP)
         left, right = context.find_cursor_difference(self._db, repository, head)
         if new := context.list_unread_commits(self._db, left):
             self._read_new_commits(repository, new)
@@ -239,10 +250,17 @@ class History:
 
     def hash_author(self, identity: str) -> str:
         """The hash under which an author (`Name <mail>`, or a mail address) is stored."""
-        return _hash_identity(self._load_salt(), identity)
+        return self._authors.identify(identity)[0]
 
-    def _load_salt(self) -> str:
-        return str(self._db.execute("SELECT value FROM setting WHERE name = 'salt'").fetchone()[0])
+    def _count_undated(self) -> int:
+        odd = f"({NO_TIME}, {LATEST_TIME})"
+        query = f"SELECT count(*) FROM record WHERE time IN {odd} OR commit_time IN {odd}"
+        return int(self._db.execute(query).fetchone()[0])
+
+    @cached_property
+    def _authors(self) -> AuthorHasher:
+        salt = self._db.execute("SELECT value FROM setting WHERE name = 'salt'").fetchone()[0]
+        return AuthorHasher(str(salt))
 
     def _load_known_shas(self) -> set[str]:
         return {sha for (sha,) in self._db.execute("SELECT sha FROM record")}
@@ -282,7 +300,7 @@ class History:
         """Read and pack the commits for storing; many of them in `jobs` processes."""
         from gitpeft.git.streams import stream_commits  # only where something is new
 
-        pack = _CommitPacker(self._load_salt())
+        pack = _CommitPacker(self._authors)
         if jobs == 1 or len(shas) < _PARALLEL_THRESHOLD:
             return pack.pack_batches(stream_commits(repository, shas, jobs))
         import gitpeft.history.fix_detection  # noqa: F401 - here once, not in every process
@@ -319,9 +337,8 @@ _TEXT_SEPARATOR = "\n\0\n"
 class _CommitPacker:
     """Packs commits into rows: changes bounded, secrets masked, authors hashed."""
 
-    def __init__(self, salt: str) -> None:
-        self.salt = salt
-        self.authors: dict[str, tuple[str, bool]] = {}
+    def __init__(self, authors: AuthorHasher) -> None:
+        self.authors = authors
 
     def pack_batches(self, items: Iterable[Commit | SkippedCommit]) -> Iterator[_PackedBatch]:
         """Pack the commits in batches."""
@@ -329,11 +346,7 @@ class _CommitPacker:
         while taken := list(islice(items, _BATCH_SIZE)):
             commits = [item for item in taken if isinstance(item, Commit)]
             rows = [self.pack_record(commit) for commit in commits]
-            changes = [
-                one
-                for commit, row in zip(commits, rows, strict=True)
-                for one in self.pack_change(commit, row)
-            ]
+            changes = [one for commit in commits for one in self.pack_change(commit)]
             yield (
                 rows,
                 changes,
@@ -342,59 +355,42 @@ class _CommitPacker:
 
     def pack_record(self, commit: Commit) -> tuple[object, ...]:
         """The columns of a commit, in the order of `_RECORD_COLUMNS`."""
-        author, bot = self._identify_author(commit.author)
+        author, bot = self.authors.identify(commit.author)
         files = commit.files
         texts = (
             store_change(files),
-            "\n".join(map(_pack_path_change, files)),
             commit.subject,
             commit.body.strip("\n")[: 2 * _MAX_BODY_LENGTH],
         )
-        change, paths, subject, body = mask_secrets(_TEXT_SEPARATOR.join(texts)).split(_TEXT_SEPARATOR)
+        change, subject, body = mask_secrets(_TEXT_SEPARATOR.join(texts)).split(_TEXT_SEPARATOR)
+        paths = "\n".join(map(_pack_path_change, files))
         body = body[:_MAX_BODY_LENGTH]  # cut after masking: half a secret would not be recognised
         added, removed = sum([change.added for change in files]), sum([change.removed for change in files])
         head = (commit.sha, len(commit.parents), commit.time, commit.commit_time, author, bot)
         return (*head, subject, body, change, len(files), added, removed, paths)
 
-    def pack_change(self, commit: Commit, row: tuple[object, ...]) -> list[context.ChangeRows]:
-        """The same commit for `history.context`, given its `row`; nothing for a merge."""
+    def pack_change(self, commit: Commit) -> list[context.ChangeRows]:
+        """The same commit for `history.context`; nothing for a merge."""
         from gitpeft.history.fix_detection import (
             find_fix_evidence,
         )  # where nothing is new, its patterns are not needed
 
         if len(commit.parents) > 1:
             return []
-        names = [_unpack_names(line) for line in str(row[-1]).split("\n")] if commit.files else []
         fix = find_fix_evidence(f"{commit.subject}\n\n{commit.body}") is not None
-        head = (commit.sha, self._identify_author(commit.author)[0], commit.commit_time, fix)
-        return [(head, context.build_touch_rows(commit.files, names))]
-
-    def _identify_author(self, identity: str) -> tuple[str, bool]:
-        found = self.authors.get(identity)
-        if found is None:
-            found = _hash_identity(self.salt, identity), is_bot(identity)
-            self.authors[identity] = found
-        return found
-
-
-def _hash_identity(salt: str, identity: str) -> str:
-    """Hash an author by the mail address where there is one: names vary more."""
-    mail = identity.rpartition("<")[2].rstrip(">").strip().lower() or identity
-    return hashlib.blake2b(mail.encode(), key=bytes.fromhex(salt), digest_size=8).hexdigest()
+        when = commit.commit_time or commit.time
+        head = (commit.sha, self.authors.identify(commit.author)[0], when, fix)
+        return [(head, context.build_touch_rows(commit.files))]
 
 
 def _pack_path_change(change: FileChange) -> str:
-    fields = [change.status, str(change.added), str(change.removed), change.kind, change.path]
-    return "\t".join(fields if change.old_path is None else [*fields, change.old_path])
-
-
-def _unpack_names(line: str) -> tuple[str, str | None]:
-    path, *origin = line.split("\t")[4:]
-    return path, origin[0] if origin else None
+    names = (quote_path(name) for name in mask_names(change) if name is not None)
+    return "\t".join([change.status, str(change.added), str(change.removed), change.kind, *names])
 
 
 def _unpack_path_change(line: str) -> PathChange:
-    status, added, removed, kind, path, *origin = line.split("\t")
+    status, added, removed, kind, *names = line.split("\t")
+    path, *origin = map(unquote_path, names)
     return PathChange(path, status, origin[0] if origin else None, int(added), int(removed), kind)
 
 

@@ -14,7 +14,8 @@ from gitpeft.bundle.bundle import read_active_id
 from gitpeft.config import Config, load_config
 from gitpeft.diff.ignore_patterns import PathExclusion, find_idle_patterns
 from gitpeft.errors import GitpeftError, NothingStagedError
-from gitpeft.git.repository import NON_EDITORS, OLDEST_GIT, Repository
+from gitpeft.git.places import OLDEST_GIT
+from gitpeft.git.repository import NON_EDITORS, Repository
 from gitpeft.hooks import hook_file, hooks_path, managers, stubs
 from gitpeft.hooks.install import (
     CONFIG_HOOKS_VERSION,
@@ -163,7 +164,7 @@ def read_status(repo: Repository) -> RepositoryStatus:
 def _read_log(repo: Repository, most: int = LOG_LINES) -> list[str]:
     """The newest lines of the hook's log, oldest first."""
     try:
-        return (repo.state_dir / "hook.log").read_text(errors="replace").splitlines()[-most:]
+        return (repo.state_dir / "hook.log").read_text("utf-8", "replace").splitlines()[-most:]
     except OSError:
         return []
 

@@ -112,7 +112,7 @@ def has_text(content: bytes, comment: bytes) -> bool:
     `commit -s` and `--trailer` put their lines behind an empty one; a first line that looks like a trailer
     is a subject (`fix: …`).
     """
-    lines = content[: find_scissors(content, comment)].splitlines()
+    lines = content[: find_scissors(content, comment)].split(b"\n")
     if any(line.startswith(comment + b" " + _OFFER_PREFIX) for line in lines):
         return True
     text = [line for line in lines if line.strip() and not line.startswith(comment)]
@@ -143,7 +143,7 @@ def strips_comments(content: bytes, comment: bytes, cleanup: str, command: Seque
 
 
 def _has_comment(above: bytes, comment: bytes) -> bool:
-    return any(line.startswith(comment) for line in above.splitlines())
+    return any(line.startswith(comment) for line in above.split(b"\n"))
 
 
 def insert_messages(
@@ -194,10 +194,10 @@ def _prepend_blocks(blocks: Sequence[bytes], content: bytes, eol: bytes) -> byte
 def _insert_before_comments(content: bytes, block: bytes, comment: bytes, eol: bytes) -> bytes:
     """Put a block of comments behind the text, in front of git's first comment line."""
     place, limit = 0, find_scissors(content, comment)
-    for line in content[:limit].splitlines(keepends=True):
+    for line in content[:limit].split(b"\n"):
         if line.startswith(comment):
             break
-        place += len(line)
+        place = min(place + len(line) + 1, limit)
     ending = b"" if not place or content[:place].endswith(b"\n") else eol
     return content[:place] + ending + block.replace(b"\n", eol) + eol + content[place:]
 

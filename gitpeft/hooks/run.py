@@ -144,7 +144,7 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
         return
     repo = Repository.open()
     _HookOutput.log = repo.state_dir / "hook.log"
-    listing = parse_config_listing(repo.run("config", "--list", "-z"))
+    listing = parse_config_listing(repo.read_config_listing())
     config = load_config(repo, listing)
     _HookOutput.quiet = config.quiet
     _start_timer(config, trace)
@@ -361,8 +361,9 @@ def _format_problem(text: str) -> str:
 
 
 def _print_to_terminal(text: str) -> None:
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"  # there may be no standard error
     try:
-        os.write(_HookOutput.get_terminal_fd(), text.encode(errors="replace"))
+        os.write(_HookOutput.get_terminal_fd(), text.encode(encoding, "replace"))
     except OSError:
         pass  # nobody listens
 

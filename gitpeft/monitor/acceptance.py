@@ -104,7 +104,7 @@ def _load_acceptance(path: Path) -> dict[str, Acceptance]:
 
 
 def _read_offers(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             one = json.loads(line)
             if isinstance(one["model"], str) and isinstance(one["head"], str) and one["offered"]:
@@ -126,9 +126,10 @@ def _list_subjects_by_parent(repo: Repository) -> dict[str, list[str]]:
     shape = ["--no-show-signature", "--no-merges", "--format=%P%x00%s"]
     tips = ["--branches", *(["HEAD"] if repo.resolve_head() else [])]
     found: dict[str, list[str]] = {}
-    for line in repo.query_text("log", f"-{_MAX_LOG_COMMITS}", *shape, *tips, "--").splitlines():
-        parent, _, subject = line.partition("\0")
-        found.setdefault(parent, []).append(subject)
+    for line in repo.query_text("log", f"-{_MAX_LOG_COMMITS}", *shape, *tips, "--").split("\n"):
+        parent, mark, subject = line.partition("\0")
+        if mark:
+            found.setdefault(parent, []).append(subject)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
-from gitpeft.diff.patch import FileChange
+from gitpeft.diff.patch import FileChange, quote_path
 from gitpeft.git.log import SkippedCommit
 from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository
@@ -68,7 +68,7 @@ class RiskReport:
             "percentile": _round_optional(self.percentile, 1),
             "flagged": self.flagged,
             "evidence": [one.as_dict() for one in self.evidence],
-            "files": list(self.files),
+            "files": list(map(quote_path, self.files)),
             "model": self.model,
             **({"why": self.why} if self.why else {}),
         }
@@ -116,10 +116,10 @@ class RiskAssessor:
 
         Raises GitpeftError where too many commits of the history have not been mined yet.
         """
-        name = self.repository.query_text("var", "GIT_AUTHOR_IDENT").rpartition("> ")[0]
+        author = self.repository.map_identity(self.repository.read_author())
         now = self.repository.read_commit_time()
         files, change, head = risk_model.read_staged_change(
-            self.repository, self.history.hash_author(f"{name}>"), now
+            self.repository, self.history.hash_author(author), now
         )
         return self._build_report(STAGED, head, change, files)
 
@@ -139,7 +139,7 @@ class RiskAssessor:
         author = self.history.hash_author(found.author)
         fix = find_fix_evidence(f"{found.subject}\n\n{found.body}") is not None
         change = risk_model.build_measured_change(
-            self.repository, found.files, parent or "", author, found.commit_time, fix
+            self.repository, found.files, parent or "", author, found.commit_time or found.time, fix
         )
         return self._build_report(rev, parent, change, found.files)
 

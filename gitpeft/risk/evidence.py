@@ -5,7 +5,7 @@ Each can be checked with `git log`, and none of them names a person.
 
 from collections.abc import Callable, Sequence
 
-from gitpeft.diff.patch import FileChange
+from gitpeft.diff.patch import FileChange, quote_path
 from gitpeft.history.context import (
     YEAR_SECONDS,
     CompanionFile,
@@ -46,7 +46,7 @@ class Evidence:
         """The fact as a JSON object."""
         from dataclasses import asdict
 
-        return asdict(self)
+        return asdict(self) | {"path": quote_path(self.path)}
 
 
 def gather_evidence(
@@ -98,7 +98,7 @@ def _find_often_fixed_files(
         year = _load_changes_within(context, file, last_year)
         fixes = sum(one.fix for one in year)
         if fixes >= _MIN_FIXES:
-            text = f"{file.path}: {fixes} of its {len(year)} changes in the last year were fixes"
+            text = f"{quote_path(file.path)}: {fixes} of its {len(year)} changes in the last year were fixes"
             found.append(Evidence("fixes", text, file.path, {"fixes": fixes, "changes": len(year)}))
     return sorted(found, key=lambda one: -one.numbers["fixes"])
 
@@ -114,7 +114,7 @@ def _find_often_fixed_functions(
         for key in sorted(file.functions & headings.keys()):
             fixes = sum(one.fix and key in one.functions for one in year)
             if fixes >= _MIN_FIXES:
-                text = f"{file.path}, in “{headings[key][:60]}”: {fixes} fixes in the last year"
+                text = f"{quote_path(file.path)}, in “{headings[key][:60]}”: {fixes} fixes in the last year"
                 found.append(Evidence("function", text, file.path, {"fixes": fixes}))
     return sorted(found, key=lambda one: -one.numbers["fixes"])
 
@@ -140,7 +140,8 @@ def _find_missing_companions(
 
 
 def _describe_companion(one: CompanionFile) -> Evidence:
-    text = f"{one.path} usually changes with {one.beside} ({one.together} of {one.of} times), but not here"
+    path, beside = quote_path(one.path), quote_path(one.beside)
+    text = f"{path} usually changes with {beside} ({one.together} of {one.of} times), but not here"
     numbers = {"together": one.together, "of": one.of, "confidence": round(one.together / one.of, 3)}
     return Evidence("companion", text, one.path, numbers)
 
@@ -170,7 +171,7 @@ def _find_many_author_files(
         year = _load_changes_within(context, file, last_year)
         people = len({one.author for one in year})
         if people >= _MIN_AUTHORS:
-            text = f"{file.path}: {len(year)} changes by {people} people in the last year"
+            text = f"{quote_path(file.path)}: {len(year)} changes by {people} people in the last year"
             found.append(Evidence("spread", text, file.path, {"changes": len(year), "people": people}))
     return sorted(found, key=lambda one: -one.numbers["people"])
 
@@ -184,7 +185,6 @@ def _find_long_unchanged_files(
         last = context.find_last_change_time(_previous_path(file), now)
         days = 0 if last is None else (now - last) // DAY_SECONDS
         if days >= _MIN_UNCHANGED_DAYS:
-            found.append(
-                Evidence("age", f"{file.path} was last changed {days} days ago", file.path, {"days": days})
-            )
+            text = f"{quote_path(file.path)} was last changed {days} days ago"
+            found.append(Evidence("age", text, file.path, {"days": days}))
     return sorted(found, key=lambda one: -one.numbers["days"])

@@ -8,7 +8,7 @@ from gitpeft.lazy import lazy_pattern
 from gitpeft.risk.assessor import NOTHING_CHANGED, NOTHING_TO_ASSESS, STAGED, RiskReport
 from gitpeft.risk.change_metrics import METRIC_LABELS
 from gitpeft.risk.model import ENCODER_FEATURE, LINES_ADDED, WORDS_FEATURE
-from gitpeft.terminal import replace_unprintable
+from gitpeft.terminal import encode_exactly, replace_unprintable
 
 REPORT_FORMATS = ("text", "json", "sarif", "github")
 SARIF_RULE_ID = "risky-change"
@@ -100,7 +100,7 @@ def _build_sarif_result(report: RiskReport) -> dict[str, object]:
         "level": "warning",
         "message": {"text": message},
         "locations": [
-            {"physicalLocation": {"artifactLocation": {"uri": quote(path)}}}
+            {"physicalLocation": {"artifactLocation": {"uri": quote(encode_exactly(path))}}}
             for path in _list_reported_paths(report)
         ],
         "partialFingerprints": {"commit/v1": report.rev},
@@ -139,5 +139,6 @@ def _escape_github_message(text: str) -> str:
 
 
 def _escape_github_property(text: str) -> str:
-    """Escape the value of a property as GitHub's toolkit does."""
+    """Escape the value of a property as GitHub's toolkit does; bytes that are not UTF-8 become U+FFFD."""
+    text = encode_exactly(text).decode("utf-8", "replace")
     return _escape_github_message(text).replace(":", "%3A").replace(",", "%2C")

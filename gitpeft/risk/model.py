@@ -20,8 +20,8 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.objects import read_head_and_line_counts, read_line_counts
 from gitpeft.git.repository import Repository
 from gitpeft.history.context import KINDS_WITH_LINES, MeasuredChange, TouchedFile, hash_function_heading
+from gitpeft.history.paths import mask_names
 from gitpeft.lazy import field, field_names, lazy_dataclass
-from gitpeft.redaction import mask_secrets
 from gitpeft.risk import bag_of_words
 from gitpeft.risk.change_metrics import KAMEI_METRICS, METRIC_NAMES, ChangeMetrics
 
@@ -250,7 +250,7 @@ def _build_touched_files(
             functions=frozenset(map(hash_function_heading, file.functions)),
             origin=origin if file.status == "R" else None,
         )
-        for file, (path, origin) in zip(files, mask_paths(files), strict=True)
+        for file, (path, origin) in zip(files, map(mask_names, files), strict=True)
     )
 
 
@@ -265,14 +265,3 @@ def _find_old_blob(file: FileChange, parent: str) -> str:
         return ""
     old = file.blobs[0].strip("0") and file.blobs[0]
     return old or (f"{parent}:{file.old_path or file.path}" if parent else "")
-
-
-def mask_paths(files: Sequence[FileChange]) -> list[tuple[str, str | None]]:
-    """The path and the old path of each file with secrets masked, as the history stores them."""
-    lines = (
-        mask_secrets("\n".join(f"{file.path}\t{file.old_path or ''}" for file in files)).split("\n")
-        if files
-        else []
-    )
-    pairs = (line.partition("\t") for line in lines)
-    return [(path, origin or None) for path, _, origin in pairs]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
+from gitpeft.git.log import parse_time
 from gitpeft.git.repository import Repository
 from gitpeft.share import package, signing
 from gitpeft.share import remote as channels
@@ -240,14 +241,15 @@ def _check_channel_and_age(
     A signature is valid for ever: without this check, anybody who may push could restore an old signed model.
     """
     body = repo.run("cat-file", "commit", commit).partition(b"\n\n")[2].decode("utf-8", "replace")
-    named = next((line for line in body.splitlines() if line.startswith(_CHANNEL_TRAILER)), None)
+    named = next((line for line in body.split("\n") if line.startswith(_CHANNEL_TRAILER)), None)
     if named is not None and named != f"{_CHANNEL_TRAILER}{channel}":
         raise GitpeftError(
             f"the model was published for another channel ({ascii(named)[1:60]})",
             f"Somebody moved it to {channel}: tell whoever published it. Your active model stays.",
         )
     before = repo.query_text("log", "-1", "--format=%ct", channels.build_pulled_ref(remote, channel), "--")
-    if not before or int(repo.query_text("log", "-1", "--format=%ct", commit, "--") or 0) >= int(before):
+    now = repo.query_text("log", "-1", "--format=%ct", commit, "--")
+    if not before or parse_time(now) >= parse_time(before):
         return
     what = "The model is older than the one pulled from there before"
     if terms.accept != ACCEPT_OLDER and not (terms.ask is not None and terms.ask(f"{what}. Use it anyway?")):
@@ -270,7 +272,7 @@ def pull_model_from_path(
             f"{path} does not exist", "Pass a folder or a file *.bundle made by `gitpeft publish --to`."
         )
     said = repo.run_with_network("bundle", "list-heads", str(path.absolute()))
-    refs = [line.split(" ", 1)[1] for line in said.out.splitlines() if f" {channels.MODELS_REF}/" in line]
+    refs = [line.split(" ", 1)[1] for line in said.out.split("\n") if f" {channels.MODELS_REF}/" in line]
     if said.code or len(refs) != 1:
         raise GitpeftError(
             f"{path} contains no published model", "`gitpeft publish --to FILE.bundle` writes one."

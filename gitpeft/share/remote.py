@@ -88,14 +88,14 @@ def _list_remote_refs(repo: Repository, remote: str, *patterns: str) -> dict[str
         raise GitpeftError(
             f"{remote} cannot be reached: {_extract_git_error(said.err)}", "Check it with `git ls-remote`."
         )
-    pairs = (line.split("\t", 1) for line in said.out.splitlines() if "\t" in line)
+    pairs = (line.split("\t", 1) for line in said.out.split("\n") if "\t" in line)
     return {ref: sha for sha, ref in pairs}
 
 
 def _extract_git_error(text: str) -> str:
     """The reason in git's error output, without its general advice."""
     lines = [
-        line.removeprefix("fatal: ").removeprefix("error: ") for line in text.splitlines() if line.strip()
+        line.removeprefix("fatal: ").removeprefix("error: ") for line in text.split("\n") if line.strip()
     ]
     reasons = [
         line for line in lines if not line.startswith(("Please make sure", "and the repository", "hint:"))

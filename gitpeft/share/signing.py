@@ -85,7 +85,7 @@ def _verify_gpg_signature(repo: Repository, commit: str) -> Signer:
 
 
 def _make_invalid_signature_error(text: str) -> GitpeftError:
-    line = next((line for line in reversed(text.splitlines()) if line and "[GNUPG:]" not in line), "")
+    line = next((line for line in reversed(text.split("\n")) if line and "[GNUPG:]" not in line), "")
     return GitpeftError(
         f"the signature of the published model is invalid{f' ({line[:120]})' if line else ''}",
         "It was changed after signing, or signed by somebody else. Your active model stays.",

@@ -1,5 +1,6 @@
 """`gitpeft.diff.patch` with git itself as the oracle."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import MAX_LINES_KEPT, FileChange, is_generated, parse_patch
 from gitpeft.git.repository import Repository
-from tests.support.changes import printable_path
 from tests.support.gitrepo import EPOCH, Repo
 
 NUMSTAT = ("diff-tree", "-r", "--root", "--no-commit-id", "-M50%", "-l400", "--numstat", "-z")
@@ -24,14 +24,14 @@ NASTY = "-- x\n++ x\n@@ x\n@@ -1 +1 @@\ndiff --git a/x b/x\n--- a/x\n+++ b/x\nin
 
 
 def counted(repo: Repo, rev: str, *options: str) -> dict[str, tuple[int, int]]:
-    """What `git diff-tree --numstat` counts, by path as this project prints paths; 0 for binary files."""
+    """What `git diff-tree --numstat` counts, by path; 0 for binary files."""
     fields = repo.run(*NUMSTAT, *options, rev).stdout.split(b"\0")
     found = {}
     while fields and fields[0]:
         added, removed, path = fields.pop(0).split(b"\t", 2)
         if not path:
             _, path = fields.pop(0), fields.pop(0)
-        found[printable_path(path)] = (
+        found[os.fsdecode(path)] = (
             0 if added == b"-" else int(added),
             0 if removed == b"-" else int(removed),
         )

@@ -235,18 +235,17 @@ def test_counts_are_those_of_numstat(staged: Repo) -> None:
 
 
 def _numstat(items: list[bytes]) -> dict[str, tuple[str, str]]:
-    """`-z --numstat` as {path: (added, removed)}, the paths as `diff` prints them."""
+    """`-z --numstat` as {path: (added, removed)}."""
     counts: dict[str, tuple[str, str]] = {}
     rest = iter(items)
     for item in rest:
         if not item:
             continue
-        added, removed, path = item.decode("utf-8", "replace").split("\t", 2)
+        added, removed, path = os.fsdecode(item).split("\t", 2)
         if not path:
             next(rest)
-            path = next(rest).decode()
-        name = "".join(c if c.isprintable() else "?" for c in path)
-        counts[name] = (added, removed)
+            path = os.fsdecode(next(rest))
+        counts[path] = (added, removed)
     return counts
 
 

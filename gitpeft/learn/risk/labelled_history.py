@@ -12,6 +12,7 @@ import numpy as np
 
 from gitpeft.config import load_config
 from gitpeft.diff.stored import shorten_change
+from gitpeft.git.log import NO_TIME
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
@@ -60,7 +61,7 @@ def label_commits(
     patience: float = PATIENCE_QUANTILE,
     texts: Mapping[str, str] | None = None,
 ) -> LabelledCommits:
-    """The commits that have a label at `now` (unix seconds); later ones and those too young are left out.
+    """The commits that have a label at `now` (unix seconds), without later, too young and undated ones.
 
     `texts` are the compact changes by commit, for models that read them.
     """
@@ -69,7 +70,9 @@ def label_commits(
     kept = [
         one
         for one in measured
-        if one.change.time <= now and one.metrics.nf and (one.sha in known or one.change.time <= now - wait)
+        if NO_TIME < one.change.time <= now
+        and one.metrics.nf
+        and (one.sha in known or one.change.time <= now - wait)
     ]
     return build_labelled_commits(kept, np.array([one.sha in known for one in kept], dtype=float), texts)
 

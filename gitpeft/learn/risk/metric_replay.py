@@ -144,7 +144,7 @@ class _ReplayedContext:
     def find_last_change_time(self, name: str, now: int) -> int | None:
         """See `HistoryContext`."""
         found = self._keep_until(self._find_changes([name]), now)
-        return self.times[found.bit_length() - 1] if found else None
+        return (self.times[found.bit_length() - 1] or None) if found else None
 
     def measure_experience(self, author: str, now: int) -> tuple[int, float]:
         """See `HistoryContext`."""

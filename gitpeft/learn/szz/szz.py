@@ -157,7 +157,7 @@ def trace_bug_introducing_commits(
 def _read_ignored_revisions(repository: Repository, tip: str) -> frozenset[str]:
     """The commits that the team excludes from blame, as committed at the tip."""
     text = read_file(repository, tip, IGNORE_REVS_FILE).decode("utf-8", "replace")
-    return frozenset(line.partition("#")[0].strip().lower() for line in text.splitlines())
+    return frozenset(line.partition("#")[0].strip().lower() for line in text.split("\n"))
 
 
 def _collect_message_evidence(

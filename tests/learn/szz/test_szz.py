@@ -301,7 +301,7 @@ def test_odd_content_does_no_harm(repo: Repo) -> None:
     fix = repo.commit("Fix area", **files)
     found = find(repo)
     assert {sha: verdict.fixes for sha, verdict in found.verdicts.items()} == {bug: (fix,), other: (fix,)}
-    assert found.verdicts[other].lines == (("caf\ufffd.py", 2),)
+    assert found.verdicts[other].lines == (("caf\udce9.py", 2),)
     assert found.report.files == {"binary, link or submodule": 1, "added": 1}
 
 
