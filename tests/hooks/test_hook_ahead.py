@@ -15,7 +15,7 @@ from gitpeft.hooks import install, stubs
 from gitpeft.hooks.doctor import read_status
 from tests.support.foreignhooks import LEFTHOOK_HOOK, husky, snapshot
 from tests.support.gitrepo import Repo
-from tests.support.hooking import SUGGESTION, Hooked, eventually, listing, script
+from tests.support.hooking import SUGGESTION, Hooked, eventually, listing, needs_git, script
 from tests.support.terminal import open_terminal, run_on_terminal
 
 ALL = (stubs.SUGGESTION_HOOK, stubs.AHEAD_HOOK)
@@ -144,6 +144,39 @@ def test_j3_many_writes_of_the_index_are_one_piece_of_work(desk: Desk) -> None:
     assert desk.ahead_starts() <= 2
     desk.git("commit", STANDIN="exit:3")
     assert desk.hooked.message() == SUGGESTION, "the last staging was answered"
+
+
+def test_j3_hunks_that_are_chosen_one_by_one(desk: Desk) -> None:
+    text = "".join(f"{n}\n" for n in range(60))
+    desk.git("commit", "-q", "--allow-empty", "-m", "Third", GITPEFT="0")
+    desk.stage("a", text, GITPEFT="0")
+    desk.git("commit", "-q", "-m", "Text", GITPEFT="0")
+    desk.write("a", text.replace("5\n", "five\n").replace("45\n", "forty-five\n"))
+    desk.git("add", "-p", input="y\nn\ny\n")
+    assert eventually(desk.answers)
+    desk.settle()
+    assert desk.ahead_starts() == 1
+
+
+@pytest.mark.parametrize("form", ["split", "sparse", "version 4"])
+def test_j3_forms_of_the_index(desk: Desk, form: str) -> None:
+    if form == "split":
+        desk.git("update-index", "--split-index", GITPEFT="0")
+    elif form == "version 4":
+        desk.git("update-index", "--index-version", "4", GITPEFT="0")
+    else:
+        needs_git(2, 37, "--sparse-index")
+        desk.stage("in/a", "1\n", GITPEFT="0")
+        desk.stage("out/a", "1\n", GITPEFT="0")
+        desk.git("commit", "-q", "-m", "Folders", GITPEFT="0")
+        desk.git("sparse-checkout", "set", "--cone", "--sparse-index", "in", GITPEFT="0")
+    before = (desk.hooked.repo.path / ".git/index").stat().st_mtime_ns
+    desk.stage("in/a", "2\n")
+    assert eventually(desk.answers)
+    desk.settle()
+    assert (desk.hooked.repo.path / ".git/index").stat().st_mtime_ns > before
+    desk.git("commit", STANDIN="exit:3")
+    assert desk.hooked.message() == SUGGESTION
 
 
 def test_j4_a_newer_staging_replaces_an_older_one(desk: Desk) -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from gitpeft.config import load_config
 from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
 from gitpeft.hooks import run
+from gitpeft.hooks.doctor import read_recent_problems
 from gitpeft.hooks.stubs import render_stub
 from gitpeft.runtime.worker import RequestHandler, Worker
 from gitpeft.suggest import cache, service
@@ -136,6 +139,9 @@ def test_d3_d4_without_the_model_an_earlier_message_is_offered(hooked: Hooked, b
     assert hooked.seen().startswith("Accept tabs too\n"), done.stderr
     assert b"gitpeft" not in done.stderr
     assert "an earlier message was offered instead" in hooked.log()
+    repository = Repository.open(hooked.repo.path)
+    problems = read_recent_problems(repository, load_config(repository))
+    assert problems.timeouts == behaviour.startswith("sleep"), "the doctor hears of it"
     assert eventually(lambda: not processes_of(hooked))
     hooked.git("commit", env=found)
     assert hooked.message() == SUGGESTION

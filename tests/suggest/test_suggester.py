@@ -158,6 +158,17 @@ def test_a_reranker_that_only_retrieves_does_not_run_the_model(tmp_path: Path, m
     assert any(one.origin == "generated" for one in suggester.collect_candidates(CHANGE, PREVIOUS))
 
 
+def test_earlier_messages_are_there_before_the_model(ready: Path) -> None:
+    """They are reranked among themselves, and the model is not run."""
+    model = open_active_suggester(ready)
+    assert model.generates
+    found = model.suggest_retrieved(CHANGE, "", 3)
+    assert found
+    assert {one.origin for one in found} == {"retrieved"}
+    assert "decode" not in model.timings
+    assert not model.suggest_retrieved(CHANGE, "", 3, least=1.01)
+
+
 def test_each_message_needs_the_least_score(ready: Path) -> None:
     suggester = open_active_suggester(ready)
     every = suggester.suggest(CHANGE, PREVIOUS, 9)
