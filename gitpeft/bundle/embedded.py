@@ -1,9 +1,12 @@
-"""The base model that is part of the package: where its files are, and the digest that identifies it."""
+"""The base models that are part of the package: where their files are, and the digest that identifies one."""
 
 import hashlib
 from pathlib import Path
 
 EMBEDDED_BASE = "mini"
+"""The default."""
+
+EMBEDDED_BASES = (EMBEDDED_BASE, "smol")
 BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE = (
     "model.safetensors",
     "config.json",
@@ -15,11 +18,11 @@ ONNX_FOLDER, BASE_ADAPTER_FOLDER = "onnx", "adapter"
 _ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 
-def find_embedded_base() -> Path:
-    """The folder of the embedded base: `models/mini` of a checkout, or its copy in an installed package."""
+def find_embedded_base(name: str = EMBEDDED_BASE) -> Path:
+    """The folder of an embedded base: `models/NAME` of a checkout, or its copy in an installed package."""
     package = Path(__file__).resolve().parents[1]
-    packaged = package / "_models" / EMBEDDED_BASE
-    return packaged if packaged.is_dir() else package.parent / "models" / EMBEDDED_BASE
+    packaged = package / "_models" / name
+    return packaged if packaged.is_dir() else package.parent / "models" / name
 
 
 def compute_base_digest(folder: Path) -> str:

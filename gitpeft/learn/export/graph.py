@@ -28,6 +28,9 @@ INT8_LEVELS = 63
 """Weights keep 7 of 8 bits. CPUs without VNNI add two u8·s8 products in 16 bits: 2·255·63 fits, and 2·255·127
 does not: the sum would saturate on those CPUs and on no other."""
 
+PAIR_LEVELS = 127
+"""The largest sum of two neighbouring levels of one sign; rounding may add one."""
+
 BLOCK_WIDTH, BLOCK_ZERO = 32, 128
 """Numbers that share a scale in a table of 8-bit blocks, and the level that stands for 0."""
 
@@ -132,7 +135,7 @@ class OnnxGraph:
                 if bias is None
                 else self.add_node("Add", product, self.add_constant(tensor_to_array(bias)))
             )
-        levels, scale = quantise_int8(columns, axis=0)
+        levels, scale = quantise_pairs(columns) if name else quantise_int8(columns, axis=0)
         extra = [] if bias is None else ["", self.add_constant(tensor_to_array(bias))]
         if name:
             pair = self.add_weights(levels, name), self.add_weights(scale, f"{name}{SCALE_SUFFIX}")
@@ -290,6 +293,21 @@ def quantise_blocks(rows: FloatArray) -> tuple[NDArray[np.uint8], FloatArray]:
     scale = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
     levels = np.clip(np.rint(blocks / scale[:, :, None]), -127, 127) + BLOCK_ZERO
     return levels.astype(np.uint8), scale
+
+
+def quantise_pairs(columns: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
+    """Levels (in, out) and one scale a column, finer than those of `quantise_int8` and as safe.
+
+    A CPU without VNNI adds the products of two neighbouring rows in 16 bits. So it is not each level but the
+    sum of two neighbours of one sign that is bounded: 255·128 fits.
+    """
+    padded = np.pad(columns, ((0, len(columns) % 2), (0, 0)))
+    pairs = padded.reshape(-1, 2, columns.shape[1])
+    sums = np.maximum(np.maximum(pairs, 0).sum(axis=1), np.maximum(-pairs, 0).sum(axis=1)).max(axis=0)
+    largest = np.abs(columns).max(axis=0)
+    scale = np.maximum(largest / 127, sums / PAIR_LEVELS)
+    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
+    return np.rint(columns / scale).astype(np.int8), scale
 
 
 def quantise_int8(weights: FloatArray, axis: int) -> tuple[NDArray[np.int8], FloatArray]:

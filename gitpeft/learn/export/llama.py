@@ -296,8 +296,21 @@ def _add_linears(graph: OnnxGraph, x: str, linears: "Sequence[nn.Linear]", names
 
 
 def _add_output_linear(graph: OnnxGraph, x: str, linear: "nn.Linear", name: str) -> str:
-    """A sublayer's last projection, and the bottlenecks behind it where the model has any."""
-    return add_bottlenecks(graph, _add_linears(graph, x, [linear], [name]), linear)
+    """A sublayer's last projection, and the bottlenecks behind it where the model has any.
+
+    In int8 each row of `x` is scaled by itself. One scale for all rows would leave most of them without
+    digits: at the first token of a text, a few of the numbers before the second projection are a thousand
+    times as large as elsewhere (Sun et al. 2024, arXiv 2402.17762).
+    """
+    if not graph.quantise:
+        return add_bottlenecks(graph, _add_linears(graph, x, [linear], [name]), linear)
+    largest = graph.add_node("ReduceMax", graph.add_node("Abs", x), graph.add_ints(-1), keepdims=1)
+    largest = graph.add_node("Max", largest, graph.add_floats(_LEAST_SCALE))
+    product = graph.add_linear(graph.add_node("Div", x, largest), linear.weight, name=f"{name}.weight")
+    product = graph.add_node("Mul", product, largest)
+    if getattr(linear, "bias", None) is not None:
+        product = graph.add_node("Add", product, graph.add_constant(tensor_to_array(linear.bias)))
+    return add_bottlenecks(graph, product, linear)
 
 
 def _add_feed_forward(graph: OnnxGraph, x: str, module: "LlamaMLP", place: str) -> str:
@@ -306,15 +319,7 @@ def _add_feed_forward(graph: OnnxGraph, x: str, module: "LlamaMLP", place: str) 
     joined = _add_linears(graph, x, parts, [f"{place}.gate_proj", f"{place}.up_proj"])
     gate, up = graph.add_multi_node("xx", "Split", joined, axis=-1, num_outputs=2)
     hidden = graph.add_node("Mul", graph.add_fused_node("QuickGelu", gate, alpha=1.0), up)
-    if not graph.quantise:
-        return _add_output_linear(graph, hidden, module.down_proj, f"{place}.down_proj")
-    # One scale for all rows would leave most of them without digits: at the first token of a text, a few of
-    # these numbers are a thousand times as large as elsewhere (Sun et al. 2024, arXiv 2402.17762).
-    largest = graph.add_node("ReduceMax", graph.add_node("Abs", hidden), graph.add_ints(-1), keepdims=1)
-    largest = graph.add_node("Max", largest, graph.add_floats(_LEAST_SCALE))
-    scaled = graph.add_node("Div", hidden, largest)
-    product = _add_linears(graph, scaled, [module.down_proj], [f"{place}.down_proj"])
-    return add_bottlenecks(graph, graph.add_node("Mul", product, largest), module.down_proj)
+    return _add_output_linear(graph, hidden, module.down_proj, f"{place}.down_proj")
 
 
 def _add_embedding(graph: OnnxGraph, model: "PreTrainedModel", tokens: str) -> str:

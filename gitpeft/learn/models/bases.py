@@ -15,6 +15,7 @@ from gitpeft.bundle.embedded import (
     BASE_TOKENIZER_FILE,
     BASE_WEIGHTS_FILE,
     EMBEDDED_BASE,
+    EMBEDDED_BASES,
     ONNX_FOLDER,
     compute_base_digest,
     find_embedded_base,
@@ -24,6 +25,7 @@ from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures, hub
 from gitpeft.runtime.tokenizer import TokenCodec
+from gitpeft.share.packed import PackedWeights, is_packed_base
 from gitpeft.suggest import reranker
 from gitpeft.suggest.reranker import Reranker
 
@@ -152,13 +154,39 @@ class BaseModel:
             encoder = AutoModel.from_pretrained(self.folder, add_pooling_layer=False, **safely)
             return _add_decoder(encoder, attention)
         if self.architecture.causal:
-            model = AutoModelForCausalLM.from_pretrained(self.folder, **safely)
+            packed = is_packed_base(self.folder)
+            model = (
+                _unpack_model(self.folder)
+                if packed
+                else AutoModelForCausalLM.from_pretrained(self.folder, **safely)
+            )
             model.config.use_cache = False
             model.set_attn_implementation("sdpa")  # what it saves in memory counts with 500 tokens
             return model
         model = AutoModelForSeq2SeqLM.from_pretrained(self.folder, **safely)
         model.set_attn_implementation(attention)
         return model
+
+
+def _unpack_model(folder: Path) -> "PreTrainedModel":
+    """A causal language model in float32 from packed weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):  # random weights for all of it would take longer than reading the real ones
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    weights = PackedWeights(folder)
+    state = {name: torch.from_numpy(weights.read(name)) for name in weights}
+    missing, unknown = model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    if unknown or set(missing) - {"lm_head.weight"} or (missing and not config.tie_word_embeddings):
+        raise GitpeftError(
+            f"the weights in {folder} do not fit its configuration",
+            "install gitpeft again, or name another base",
+        )
+    return model.eval()
 
 
 def _add_decoder(encoder: "PreTrainedModel", attention: str) -> "EncoderDecoderModel":
@@ -210,7 +238,7 @@ def find_base(name: str) -> BaseModel:
     when there is none, when it holds no safetensors or no `tokenizer.json`, or when its configuration is
     damaged or that of a model that cannot be tuned here.
     """
-    folder = find_embedded_base() if name == EMBEDDED_BASE else Path(name).expanduser()
+    folder = find_embedded_base(name) if name in EMBEDDED_BASES else Path(name).expanduser()
     if not folder.exists() and (name in hub.BASE_PRESETS or hub.is_hub_id(name)):
         folder, name = hub.resolve_hub_base(name)
     missing = [
