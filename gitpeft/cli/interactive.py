@@ -252,10 +252,19 @@ def _commit_with_message(
     rules = message_file.read_message_file_rules(repo, parse_config_listing(repo.read_config_listing()), b"")
     rules = replace(rules, strips=False)  # nothing but the message: no comment may end up in the commit
     content = message_file.insert_messages(b"", [text], rules)
+    cleanup: list[str] = []
+    if not content and edit:
+        raise GitpeftError(
+            "git would take the message for a comment (core.commentChar)", "commit it without editing"
+        )
+    if not content:
+        content, cleanup = f"{text}\n".encode(rules.encoding), ["--cleanup=whitespace"]
     file = repo.state_dir / f"message-{os.getpid()}"
     try:
         file.write_bytes(content)
-        code = tools.run(["commit", *tools.options, *(["--edit"] if edit else []), "--file", str(file)])
+        code = tools.run(
+            ["commit", *cleanup, *tools.options, *(["--edit"] if edit else []), "--file", str(file)]
+        )
     except OSError as error:
         raise GitpeftError(f"cannot write {file}: {error.strerror}") from None
     finally:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 COMMENT_CHARACTERS = "#;@!$%^&|:"
 """What `core.commentChar=auto` may choose from (git's own list)."""
 
+_MARKS = frozenset(f"{COMMENT_CHARACTERS}/*-=~+>.")
+"""Characters in front of a word that are no part of it."""
+
 MAX_MESSAGE_FILE_BYTES = 64 << 20
 """A larger file (`commit -v` of an enormous change) is left alone."""
 
@@ -240,12 +243,13 @@ def _encode_text(text: str, rules: MessageFileRules) -> bytes:
 
 
 def escape_comment_lines(message: str, rules: MessageFileRules) -> str:
-    """The message with no line that git would take for a comment; empty when nothing of it is left.
+    """The message with no line that git would take for a comment; "" when that would cost it its meaning.
 
-    A reference at the start of the subject moves to its end (`#12 fix x` becomes `fix x (#12)`), other lines
-    are set in by one space.
+    A reference at the start of the subject moves to its end (`#12 fix x` becomes `fix x (#12)`), a mark in
+    front of it goes (`# Fix x`), other lines are set in by one space. Where the comment string is a part of
+    the first word (`Add x`, `[net] x` and the comment strings `A`, `[`), the message is left out.
     """
-    starts = tuple(COMMENT_CHARACTERS) if rules.auto else (rules.comment.decode(errors="replace"),)
+    starts = tuple(COMMENT_CHARACTERS) if rules.auto else (rules.comment.decode(rules.encoding, "replace"),)
     subject, *body = message.strip().split("\n")
     if subject.startswith(starts):
         subject = _strip_comment_start(subject, starts)
@@ -259,7 +263,10 @@ def _strip_comment_start(subject: str, starts: tuple[str, ...]) -> str:
         return f"{moved[2].rstrip()} ({moved[1]})"
     while subject.startswith(starts):
         start = next(start for start in starts if subject.startswith(start))
-        subject = subject[len(start) :].lstrip()
+        subject = subject[len(start) :]
+        if not set(start) <= _MARKS and not subject[:1].isspace():
+            return ""
+        subject = subject.lstrip()
     return subject
 
 

@@ -165,6 +165,9 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
         content, messages, rules, only_comments=occupied or not config.prefill
     )
     changed = message_file.insert_notes(changed, notes, rules)
+    if messages and not any(message_file.escape_comment_lines(message, rules) for message in messages):
+        comment = rules.comment.decode(errors="replace")
+        _report_problem(f"every suggestion begins with core.commentChar, {comment!r}: nothing suggested")
     if changed != content:
         message_file.write_message_file(path, changed)
         if config.stats and source == "":
