@@ -257,16 +257,22 @@ def print_status(
 
 
 def _describe_hook(repository: "Repository", state: "RepositoryStatus") -> str:
-    offers = [hook for hook in state.hooks if hook.name == stubs.SUGGESTION_HOOK]
+    offers = [hook for hook in state.hooks if hook.name == stubs.SUGGESTION_HOOK and not hook.worktree]
     if not offers:
-        return "not installed: run `gitpeft install`"
+        return (
+            "not installed here: run `gitpeft install`"
+            if state.hooks
+            else "not installed: run `gitpeft install`"
+        )
     if not state.enabled:
         return "off (gitpeft.enabled is false)"
     running = [hook for hook in offers if hook.runs]
     if not running:
         return "installed, but git does not run it: see `gitpeft doctor`"
-    ahead = "" if state.works_ahead else ", not working ahead"
-    return f"on ({shorten_path(repository, running[0].where)}{ahead})"
+    where = shorten_path(repository, running[0].where)
+    if state.silence:
+        return f"silent: {state.silence} ({where})"
+    return f"on ({where}{'' if state.works_ahead else ', not working ahead'})"
 
 
 def shorten_path(repository: "Repository", path: Path) -> str:
@@ -297,7 +303,8 @@ def _describe_active_model(model: ActiveModel) -> Iterator[tuple[str, str]]:
 def _describe_details(state: "RepositoryStatus", model: ActiveModel | None) -> Iterator[tuple[str, str]]:
     """What `--verbose` adds."""
     for hook in state.hooks:
-        yield hook.name, f"{hook.how} in {hook.where}, {'runs' if hook.runs else 'does not run'}"
+        how = "runs" if hook.runs else "for another worktree" if hook.worktree else "does not run"
+        yield hook.name, f"{hook.how} in {hook.where}, {how}"
     if model and (level := model.health.loss):
         yield (
             "Loss",

@@ -220,6 +220,21 @@ class Repository:
         pairs = (decode_output(item).partition("\n") for item in output.split(b"\0") if item)
         return {key: value if mark else "true" for key, mark, value in pairs}
 
+    def list_worktrees(self) -> list[Path]:
+        """The work trees of this repository that are there, this one first; a bare one counts for none."""
+        found = [self.work_tree] if self.work_tree is not None else []
+        zero = self.git_version >= (2, 36)
+        try:
+            listed = self.run("worktree", "list", "--porcelain", *(["-z"] if zero else []))
+        except GitpeftError:
+            return found
+        separator = b"\0" if zero else b"\n"
+        for entry in listed.split(2 * separator):
+            words = entry.split(separator)
+            if words[0].startswith(b"worktree ") and b"bare" not in words:
+                found.append(Path(os.fsdecode(words[0].removeprefix(b"worktree "))))
+        return [path for path in dict.fromkeys(found) if path.is_dir()]
+
     def find_hooks_dir(self) -> Path:
         """The folder in which git looks for hooks (`core.hooksPath` included); it may not exist."""
         return self.cwd / os.fsdecode(self.run("rev-parse", "--git-path", "hooks").removesuffix(b"\n"))

@@ -5,18 +5,17 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gitpeft.bundle import bundle
 from gitpeft.bundle.bundle import read_active_id
 from gitpeft.config import Config, load_config
-from gitpeft.diff.ignore_patterns import PathExclusion, find_idle_patterns
-from gitpeft.errors import GitpeftError, NothingStagedError
+from gitpeft.diff.ignore_patterns import find_idle_patterns
+from gitpeft.errors import GitpeftError
 from gitpeft.git.places import OLDEST_GIT
-from gitpeft.git.repository import NON_EDITORS, Repository
-from gitpeft.hooks import hook_file, hooks_path, managers, stubs
+from gitpeft.git.repository import Repository
+from gitpeft.hooks import hook_file, hooks_path, managers, rehearsal, stubs
 from gitpeft.hooks.install import (
     CONFIG_HOOKS_VERSION,
     get_config_section,
@@ -24,15 +23,12 @@ from gitpeft.hooks.install import (
     is_configured,
     uninstall_hooks,
 )
-from gitpeft.suggest import commit_lint, lint_config, reranker, service
-from gitpeft.suggest.suggester import open_active_suggester
+from gitpeft.hooks.run import Refusal
+from gitpeft.suggest import commit_lint, lint_config, reranker
 from gitpeft.terminal import replace_unprintable
 
 LOG_LINES = 5
 _MAX_LOG_LINES = 1000
-SCORED_COMMITS = 10
-"""Commits whose suggestions are scored where `gitpeft.minScore` is set."""
-
 PROBLEM_DAYS = 7
 """What the hook's log says counts for so many days."""
 
@@ -55,12 +51,14 @@ _AREA_BY_CODE = {
     "editor": "editor",
 }
 _TIMEOUT_PATTERN = re.compile(r"no suggestion within (\d+) ms")
-_OFF_VALUES = ("", "0", "false")
 
 
 @dataclass(frozen=True, slots=True)
 class HookStatus:
-    """One installed hook: how it came in (stub, config, line, or a manager's name), and if git runs it."""
+    """One installed hook: how it came in (stub, config, line, or a manager's name), and if git runs it here.
+
+    `worktree` is the other work tree that it is for, where `core.hooksPath` is relative; None for this one.
+    """
 
     name: str
     where: Path
@@ -69,11 +67,15 @@ class HookStatus:
     python: str
     version: int
     intact: bool
+    worktree: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStatus:
-    """The state of a repository at a glance. `model` is the id of the active one, `""` for none."""
+    """The state of a repository at a glance. `model` is the id of the active one, `""` for none.
+
+    `silence` says why the next commit would get no offer all the same, by the settings and the environment.
+    """
 
     hooks: tuple[HookStatus, ...]
     folder: Path
@@ -82,12 +84,13 @@ class RepositoryStatus:
     model: str
     log: tuple[str, ...]
     ahead: bool = True
+    silence: str = ""
 
     @property
     def is_working(self) -> bool:
         """Whether the next commit with an editor can be offered a message."""
         offers = [hook for hook in self.hooks if hook.name == stubs.SUGGESTION_HOOK]
-        return self.enabled and bool(self.model) and any(hook.runs for hook in offers)
+        return not self.silence and bool(self.model) and any(hook.runs for hook in offers)
 
     @property
     def works_ahead(self) -> bool:
@@ -150,6 +153,7 @@ def _is_later(stamp: str, moment: float) -> bool:
 def read_status(repo: Repository) -> RepositoryStatus:
     """What is installed here, and whether it works. Changes nothing."""
     place, config = hooks_path.find_hooks_folder(repo), load_config(repo)
+    silence = next((one.text for one in rehearsal.find_silence(repo, config)), "")
     return RepositoryStatus(
         hooks=tuple(_find_hooks(repo, place)),
         folder=place.folder,
@@ -158,6 +162,7 @@ def read_status(repo: Repository) -> RepositoryStatus:
         model=read_active_id(repo.state_dir),
         log=tuple(_read_log(repo)),
         ahead=config.ahead,
+        silence=silence,
     )
 
 
@@ -170,9 +175,10 @@ def _read_log(repo: Repository, most: int = LOG_LINES) -> list[str]:
 
 
 def _find_hooks(repo: Repository, place: hooks_path.HooksFolder) -> Iterator[HookStatus]:
+    elsewhere = hooks_path.map_other_worktrees(repo)
     for name, found in hooks_path.find_stubs(repo, stubs.HOOK_NAMES):
         runs = not place.disabled and found.path.parent == place.folder and _is_called(found, name)
-        yield _describe_hook(name, found, "stub", runs)
+        yield replace(_describe_hook(name, found, "stub", runs), worktree=elsewhere.get(found.path.parent))
     own = {name: hook_file.inspect_hook(repo.state_dir / "hooks" / name) for name in stubs.HOOK_NAMES}
     for name, found in own.items():
         if is_configured(repo, name):
@@ -233,10 +239,10 @@ def examine_repository(
         *_check_git(repo, place),
         *_check_hooks(repo, state, place, fix, python),
         *_check_leftovers(repo, place, fix),
-        *_check_model(repo, state),
+        *(broken := list(_check_model(repo, state))),
         *_check_recent_problems(read_recent_problems(repo, config), config),
-        *_check_disabling_settings(repo, config),
-        *_check_min_score(repo, config, state),
+        *_check_excludes(repo, config),
+        *_check_rehearsal(repo, config, not any(one.code in ("no-model", "model") for one in broken)),
         *(DoctorFinding("setting", problem, "correct it with `git config`") for problem in config.problems),
         *_check_lint_settings(repo),
     ]
@@ -267,8 +273,12 @@ def _check_git(repo: Repository, place: hooks_path.HooksFolder) -> Iterator[Doct
 def _check_hooks(
     repo: Repository, state: RepositoryStatus, place: hooks_path.HooksFolder, fix: bool, python: str
 ) -> Iterator[DoctorFinding]:
-    if not any(hook.name == stubs.SUGGESTION_HOOK for hook in state.hooks):
+    offers = [hook for hook in state.hooks if hook.name == stubs.SUGGESTION_HOOK]
+    if not offers:
         yield DoctorFinding("not-installed", "the hook is not installed", "run `gitpeft install`")
+    elif all(hook.worktree for hook in offers):
+        said = f"the hook is installed in {offers[0].worktree} only, but git looks in {place.folder} here"
+        yield DoctorFinding("not-installed", said, "run `gitpeft install` in this work tree")
     if len({hook.how for hook in state.hooks if hook.name == stubs.SUGGESTION_HOOK and hook.runs}) > 1:
         yield DoctorFinding(
             "twice", "the hook is installed in two ways", "run `gitpeft uninstall`, then install again"
@@ -298,7 +308,7 @@ def _check_hook(
         return DoctorFinding("stale-python", f"the interpreter in {hook.where} is gone: {hook.python}", again)
     if not os.access(hook.where, os.X_OK):
         return DoctorFinding("not-executable", f"{hook.where} is not executable, so git ignores it", again)
-    if hook.how == "stub" and hook.where.parent != place.folder:
+    if hook.how == "stub" and hook.where.parent != place.folder and not hook.worktree:
         return DoctorFinding("shadowed", f"git runs the hooks in {place.folder}, not {hook.where}", again)
     if command and command != managers.format_hook_command(hook.name):
         return DoctorFinding(
@@ -311,7 +321,12 @@ def _check_hook(
         return DoctorFinding(
             "config-disabled", f"{setting} is off", f"turn it on with `git config {setting} true`"
         )
-    if not hook.runs:
+    if not hook.runs and hook.how in managers.ACTIVATIONS:
+        said = f"{hook.how} does not run this hook: git finds no hook of {hook.how} in {place.folder}"
+        return DoctorFinding(
+            "manager-inactive", said, f"{managers.ACTIVATIONS[hook.how]} once in this work tree"
+        )
+    if not hook.runs and not hook.worktree:
         return DoctorFinding("displaced", f"another hook manager took the place of {hook.where}", again)
     if hook_file.inspect_hook(hook.where).content != stubs.render_stub(hook.name, hook.python):
         return DoctorFinding("outdated", f"{hook.where} is of another version", again)
@@ -346,68 +361,28 @@ def _check_leftovers(repo: Repository, place: hooks_path.HooksFolder, fix: bool)
         yield DoctorFinding("leftover", f"{text} {kept}", remedy, fixed=half and fix)
 
 
-def _check_disabling_settings(repo: Repository, config: Config) -> Iterator[DoctorFinding]:
-    """What a person, or this environment, has asked for."""
-    if not config.enabled:
-        yield DoctorFinding(
-            "off", "gitpeft.enabled is false", "turn it on with `git config gitpeft.enabled true`"
-        )
-    yield from _check_excludes(repo, config)
-    for name, silent in (
-        ("GITPEFT", lambda value: value == "0"),
-        ("CI", lambda value: value not in _OFF_VALUES),
-    ):
-        if silent(value := os.environ.get(name, "")):
-            yield DoctorFinding("environment", f"{name}={value} keeps the hook silent here", f"unset {name}")
-    if (editor := repo.find_editor()) in NON_EDITORS:
-        said = f"git opens {editor!r}" if editor else "git finds no editor"
-        yield DoctorFinding(
-            "editor", f"{said}, in which no message can be read", "set one with `git config core.editor`"
-        )
+def _check_rehearsal(repo: Repository, config: Config, has_model: bool) -> Iterator[DoctorFinding]:
+    """Whether the next commit would get an offer, as far as the hook itself is installed."""
+    refusals = list(rehearsal.find_silence(repo, config))
+    if has_model:
+        try:
+            refusals += rehearsal.find_model_refusals(repo, config)
+        except Exception as error:  # any damage is a finding, none may end the examination
+            said = f"the hook was rehearsed, and failed ({type(error).__name__})"
+            refusals.append(Refusal("model", said, "run `gitpeft init`"))
+    for one in refusals:
+        yield DoctorFinding(one.code, one.text, one.remedy)
 
 
 def _check_excludes(repo: Repository, config: Config) -> Iterator[DoctorFinding]:
-    """Patterns that leave out everything, or nothing that is tracked here."""
-    if not config.exclude:
-        return
-    paths = repo.list_tracked_files()
-    exclusion = PathExclusion(config.exclude, config.ignore_case)
-    if all(exclusion.excludes(path) for path in paths or ["any file"]):
-        yield DoctorFinding("off", "gitpeft.exclude leaves out every file", "name fewer files there")
+    """Patterns that leave out nothing that is tracked here."""
+    paths = repo.list_tracked_files() if config.exclude else []
     for pattern in find_idle_patterns(config.exclude, paths, config.ignore_case) if paths else ():
         yield DoctorFinding(
             "exclude",
             f"the pattern {replace_unprintable(pattern)!r} of gitpeft.exclude matches no tracked file",
             "patterns are those of .gitignore, from the top of the repository: correct it, or remove it",
         )
-
-
-def _check_min_score(repo: Repository, config: Config, state: RepositoryStatus) -> Iterator[DoctorFinding]:
-    """Whether any of the newest commits would have got a suggestion that reaches gitpeft.minScore."""
-    if not config.min_score or not state.model:
-        return
-    scores = _measure_best_scores(repo, config)
-    if scores and max(scores) < config.min_score:
-        yield DoctorFinding(
-            "score",
-            f"gitpeft.minScore = {config.min_score}, but the best score for the {len(scores)} newest commits "
-            f"is {max(scores):.0f}: nothing will be suggested",
-            f"git config gitpeft.minScore {int(min(scores))}",
-        )
-
-
-def _measure_best_scores(repo: Repository, config: Config) -> list[float]:
-    """The score (0 to 100) of the best suggestion for each of the newest commits, asked as the hook asks."""
-    scores = []
-    try:
-        suggester = open_active_suggester(repo.state_dir)
-        for sha in repo.query_text("rev-list", "--no-merges", f"-{SCORED_COMMITS}", "HEAD", "--").split():
-            with suppress(NothingStagedError):  # all of it is excluded
-                offer = service.suggest_for_commit(repo, config, suggester, sha, 1)
-                scores += [100 * one.score for one in offer.suggestions]
-    except Exception:  # a model that cannot be asked is a finding of its own
-        return []
-    return scores
 
 
 def _check_recent_problems(problems: RecentProblems, config: Config) -> Iterator[DoctorFinding]:

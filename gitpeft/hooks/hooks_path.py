@@ -1,4 +1,7 @@
-"""Where the hooks of a repository are: `core.hooksPath` in its scopes, and other hook managers."""
+"""Where the hooks of a repository are: `core.hooksPath` in its scopes, and other hook managers.
+
+A relative `core.hooksPath` means another directory in every work tree.
+"""
 
 import os
 from collections.abc import Iterable
@@ -37,6 +40,11 @@ class HooksFolder:
     disabled: bool
     owned: bool
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether every work tree has a directory of its own."""
+        return self.setting is not None and not self.setting.value.startswith(("/", "~", "%"))
+
 
 def read_hooks_path(repo: Repository) -> HooksPathSetting | None:
     """`core.hooksPath` as it counts here; None when it is not set."""
@@ -57,7 +65,7 @@ def find_hooks_folder(repo: Repository) -> HooksFolder:
 
 
 def _is_inside_repository(folder: Path, repo: Repository) -> bool:
-    roots = [repo.common_dir, repo.git_dir, *([repo.work_tree] if repo.work_tree else [])]
+    roots = [repo.common_dir, repo.git_dir, *repo.list_worktrees()]
     return any(folder.is_relative_to(os.path.realpath(root)) for root in roots)
 
 
@@ -123,13 +131,29 @@ def read_remembered_folders(repo: Repository) -> list[Path]:
     ]
 
 
+def map_other_worktrees(repo: Repository) -> dict[Path, Path]:
+    """The directories in which git looks for hooks in the other work trees, where it looks elsewhere here.
+
+    By directory the work tree; only directories that belong to this repository.
+    """
+    here, found = find_hooks_folder(repo).folder, dict[Path, Path]()
+    for root in repo.list_worktrees():
+        if root != repo.work_tree:
+            try:
+                place = find_hooks_folder(Repository.open(root))
+            except GitpeftError:
+                continue  # damaged, or somebody else's
+            if place.owned and place.folder != here:
+                found[place.folder] = root
+    return found
+
+
 def list_hook_folders(repo: Repository) -> list[Path]:
-    """Every folder of this repository in which a hook of ours may lie."""
+    """Every folder of this repository, in all its work trees, in which a hook of ours may lie."""
     found = find_hooks_folder(repo)
     usual = Path(os.path.realpath(repo.common_dir / "hooks"))
-    return list(
-        dict.fromkeys([usual, *([found.folder] if found.owned else []), *read_remembered_folders(repo)])
-    )
+    here = [usual, *([found.folder] if found.owned else []), *read_remembered_folders(repo)]
+    return list(dict.fromkeys([*here, *map_other_worktrees(repo)]))
 
 
 def find_stubs(repo: Repository, names: Iterable[str]) -> list[tuple[str, hook_file.HookFile]]:

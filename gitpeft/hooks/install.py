@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gitpeft.config import load_config
@@ -131,7 +131,17 @@ def _install_as_stub(repo: Repository, name: str, python: str) -> InstalledHook:
         found = hook_file.inspect_hook(folder / f"{name}.legacy")
     text = stubs.render_stub(name, python)
     _make_hooks_folder(repo, folder)
-    return _write_stub(repo, name, found, text)
+    done = _write_stub(repo, name, found, text)
+    return done if done.action == "unchanged" else replace(done, notes=_describe_other_worktrees(repo))
+
+
+def _describe_other_worktrees(repo: Repository) -> tuple[str, ...]:
+    """That the hook is in this work tree alone, where the others look for hooks elsewhere."""
+    others = [root for folder, root in hooks_path.map_other_worktrees(repo).items()]
+    if not others or not hooks_path.find_hooks_folder(repo).is_relative:
+        return ()
+    names = ", ".join(map(str, others))
+    return (f"core.hooksPath is relative: run `gitpeft install` in the other worktrees too ({names})",)
 
 
 _OVERCOMMIT_SETTINGS = f"""\
@@ -300,10 +310,7 @@ def _install_in_manager(repo: Repository, manager: str, name: str, python: str) 
         )
     line = managers.MANAGER_LINES[manager]
     if manager == "husky" and not (repo.work_tree / line.file).parent.is_dir():
-        raise GitpeftError(
-            "husky is not set up here: there is no folder .husky",
-            "run `npx husky init` first, or `gitpeft install` without --strategy",
-        )
+        raise _make_no_husky_error(repo)
     before = _read_own_stub(repo, name)
     _write_own_stub(repo, name, python)
     try:
@@ -312,15 +319,27 @@ def _install_in_manager(repo: Repository, manager: str, name: str, python: str) 
         if before is None:
             _remove_own_stub(repo, name)
         raise
+    elsewhere = hooks_path.map_other_worktrees(repo)
     for _, found in hooks_path.find_stubs(repo, [name]):  # one that the manager shadows or moved aside
-        if found.kind == "ours":
+        if found.kind == "ours" and found.path.parent not in elsewhere:
             hook_file.remove_hook(found, name)
-    notes = {
-        "husky": (),
-        "lefthook": ("run `lefthook install` once, so that git calls lefthook for this hook",),
-        "pre-commit": ("run `pre-commit install -t prepare-commit-msg` once",),
-    }[manager]
+    active = manager == "husky" and (hooks_path.find_hooks_folder(repo).folder / name).is_file()
+    notes = () if active else (f"{managers.ACTIVATIONS[manager]} once in this work tree",)
     return InstalledHook(manager, "created" if added else "unchanged", repo.work_tree / line.file, notes)
+
+
+def _make_no_husky_error(repo: Repository) -> GitpeftError:
+    place = hooks_path.find_hooks_folder(repo)
+    if not hooks_path.find_husky_root(place.folder):
+        return GitpeftError(
+            "husky is not set up here: there is no folder .husky",
+            "run `npx husky init` first, or `gitpeft install` without --strategy",
+        )
+    return GitpeftError(
+        f"git looks for husky's hooks in {place.folder} (core.hooksPath), but this work tree has no .husky",
+        "check out a branch that has .husky; or, if husky is no longer used, run"
+        " `git config --unset core.hooksPath`, then `gitpeft install`",
+    )
 
 
 def _read_own_stub(repo: Repository, name: str) -> bytes | None:
@@ -364,10 +383,10 @@ def _uninstall_hook(repo: Repository, name: str) -> Iterator[RemovedHook]:
     for folder in hooks_path.list_hook_folders(repo):
         if _restore_chained_hook(folder, name):
             yield RemovedHook(folder / name, "restored")
-    if repo.work_tree is not None and name == stubs.SUGGESTION_HOOK:
+    for root in repo.list_worktrees() if name == stubs.SUGGESTION_HOOK else []:
         for line in managers.MANAGER_LINES.values():
-            if managers.remove_line(repo.work_tree, line):
-                yield RemovedHook(repo.work_tree / line.file, "removed")
+            if managers.remove_line(root, line):
+                yield RemovedHook(root / line.file, "removed")
     if _remove_own_stub(repo, name):
         yield RemovedHook(repo.state_dir / "hooks" / name, "removed")
 
@@ -436,9 +455,9 @@ def _remove_leftovers(repo: Repository) -> None:
     for folder in (*hooks_path.list_hook_folders(repo), repo.state_dir / "hooks"):
         hook_file.remove_temporary_files(folder)
     git_settings.remove_settings_leftovers(repo)
-    if repo.work_tree is not None:
+    for root in repo.list_worktrees():
         for line in managers.MANAGER_LINES.values():
-            managers.remove_line_leftovers(repo.work_tree, line)
+            managers.remove_line_leftovers(root, line)
 
 
 @contextmanager

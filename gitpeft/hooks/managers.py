@@ -73,6 +73,13 @@ MANAGER_LINES = {
     "pre-commit": ManagerLine("pre-commit", ".pre-commit-config.yaml", PRE_COMMIT_LINES),
 }
 
+ACTIVATIONS = {
+    "husky": "run `npx husky` (or the package manager's install)",
+    "lefthook": "run `lefthook install`, so that git calls lefthook for this hook,",
+    "pre-commit": "run `pre-commit install -t prepare-commit-msg`",
+}
+"""What makes git run the hooks of a manager, to be continued with how often."""
+
 
 def add_line(root: Path, line: ManagerLine) -> bool:
     """Append the line to its file, between marks. False when it is there already.

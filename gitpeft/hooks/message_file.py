@@ -9,7 +9,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ MAX_MESSAGE_FILE_BYTES = 64 << 20
 _SCISSORS_LINE = b" ------------------------ >8 ------------------------"
 _TRAILER_START = lazy_pattern(rb"[A-Za-z0-9][A-Za-z0-9-]*[ \t]*:[ \t]|\(cherry picked from commit ")
 _LEADING_REFERENCE = lazy_pattern(r"(#\d+|[%;@!$^&|:]\S+)[\s:,-]+(.+)", re.DOTALL)
+_SOURCES_WITH_TEXT = frozenset({"commit", "template", "squash"})
 _OFFER_PREFIX = b"gitpeft: "
 _TEMPORARY_INFIX = ".gitpeft-"
 
@@ -50,28 +51,7 @@ class MessageFileRules:
     strips: bool = True
 
 
-def read_message_file_rules(
-    repo: "Repository", settings: Mapping[str, Sequence[str]], content: bytes
-) -> MessageFileRules:
-    """How git will read the message file that holds `content`, by the repository's settings.
-
-    GitpeftError where its encoding is unknown.
-    """
-    character = [*settings.get("core.commentchar", []), *settings.get("core.commentstring", [])]
-    comment, auto = b"#", False
-    if character:  # git itself says which of the two it understands
-        auto = settings.get("core.commentchar", [""])[-1] == "auto" or character[-1] == "auto"
-        comment = repo.run("stripspace", "-c", input=b"x\n").removesuffix(b" x\n") or b"#"
-    cleanup = settings.get("commit.cleanup", [""])[-1]
-    return MessageFileRules(
-        comment=comment,
-        auto=auto,
-        encoding=find_codec(settings.get("i18n.commitencoding", [""])[-1]),
-        strips=strips_comments(content, comment, cleanup, _find_calling_git()),
-    )
-
-
-def _find_calling_git() -> list[str] | None:
+def find_calling_git() -> list[str] | None:
     """The command line of the git that called this hook, where the system shows it."""
     pid = os.getppid()
     for _ in range(8):
@@ -83,6 +63,30 @@ def _find_calling_git() -> list[str] | None:
         except (OSError, ValueError, IndexError):
             return None
     return None
+
+
+def read_message_file_rules(
+    repo: "Repository",
+    settings: Mapping[str, Sequence[str]],
+    content: bytes,
+    calling: Callable[[], list[str] | None] = find_calling_git,
+) -> MessageFileRules:
+    """How git will read the message file that holds `content`, by the repository's settings.
+
+    `calling` finds the command line of the git that will. GitpeftError where its encoding is unknown.
+    """
+    character = [*settings.get("core.commentchar", []), *settings.get("core.commentstring", [])]
+    comment, auto = b"#", False
+    if character:  # git itself says which of the two it understands
+        auto = settings.get("core.commentchar", [""])[-1] == "auto" or character[-1] == "auto"
+        comment = repo.run("stripspace", "-c", input=b"x\n").removesuffix(b" x\n") or b"#"
+    cleanup = settings.get("commit.cleanup", [""])[-1]
+    return MessageFileRules(
+        comment=comment,
+        auto=auto,
+        encoding=find_codec(settings.get("i18n.commitencoding", [""])[-1]),
+        strips=strips_comments(content, comment, cleanup, calling()),
+    )
 
 
 def find_codec(name: str) -> str:
@@ -147,6 +151,31 @@ def strips_comments(content: bytes, comment: bytes, cleanup: str, command: Seque
 
 def _has_comment(above: bytes, comment: bytes) -> bool:
     return any(line.startswith(comment) for line in above.split(b"\n"))
+
+
+@lazy_dataclass(frozen=True, slots=True)
+class OfferPlan:
+    """Where messages may go: in front of the file, or (`only_comments`) nowhere but in comments.
+
+    `refusal` says why there is no place for them at all; "" where there is.
+    """
+
+    only_comments: bool
+    refusal: str = ""
+
+
+def plan_offer(content: bytes, rules: MessageFileRules, source: str, *, prefill: bool) -> OfferPlan:
+    """Where messages may go in a file that git made from `source`, the second argument of the hook."""
+    occupied = has_text(content, rules.comment)
+    if occupied and source not in _SOURCES_WITH_TEXT:
+        return OfferPlan(True, "the message file holds text already")
+    if (occupied or not prefill) and not rules.strips:
+        return OfferPlan(
+            True, "suggestions could only be comments, and git would keep comments in the message"
+        )
+    if (occupied or not prefill) and rules.auto:
+        return OfferPlan(True, "suggestions could only be comments, and core.commentChar is auto")
+    return OfferPlan(occupied or not prefill)
 
 
 def insert_messages(

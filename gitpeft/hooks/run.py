@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +18,7 @@ from gitpeft.config import Config, load_config, parse_config_listing
 from gitpeft.errors import GitpeftError, NothingStagedError
 from gitpeft.files import replace_file
 from gitpeft.git.repository import NON_EDITORS, Repository
+from gitpeft.lazy import lazy_dataclass
 from gitpeft.runtime.sandbox import limit_memory
 from gitpeft.terminal import format_as_line
 from gitpeft.trace import HookTrace
@@ -40,7 +41,6 @@ AHEAD_SECONDS = 30.0
 
 PROGRESS_SECONDS = 0.3
 _COMMIT_SOURCES = frozenset({"", "message", "template", "merge", "squash", "commit"})
-_OPT_IN_SOURCES = frozenset({"commit", "template", "squash"})
 
 
 class _TimeBudgetExceeded(Exception):
@@ -107,7 +107,7 @@ def _exit_by_interrupt() -> None:
 
 
 def _dispatch_hook(argv: list[str]) -> int:
-    if os.environ.get("GITPEFT") == "0" or os.environ.get("CI", "") not in ("", "0", "false"):
+    if any(find_environment_refusals()):
         return 0
     if argv[:1] == ["risk"]:
         return run_risk_check()
@@ -131,6 +131,44 @@ def _locate_error(error: Exception) -> str:
     return f"{type(error).__name__}{place}"
 
 
+# --- whether anything is offered: asked by the hook, and by `doctor` and `status` ---------------------------
+
+
+@lazy_dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no message is offered: a word for programs, a sentence, and the way out."""
+
+    code: str
+    text: str
+    remedy: str
+
+
+def find_environment_refusals() -> Iterator[Refusal]:
+    """What in the environment keeps the hook silent."""
+    if os.environ.get("GITPEFT") == "0":
+        yield Refusal("environment", "GITPEFT=0 keeps the hook silent here", "unset GITPEFT")
+    if (value := os.environ.get("CI", "")) not in ("", "0", "false"):
+        yield Refusal("environment", f"CI={value} keeps the hook silent here", "unset CI")
+
+
+def find_refusals(repo: Repository, config: Config, source: str, about: str) -> Iterator[Refusal]:
+    """What keeps an offer from a commit of this kind, whatever its message file holds.
+
+    `source` and `about` are the second and third argument that git gives to the hook.
+    """
+    if not config.enabled:
+        yield Refusal("off", "gitpeft.enabled is false", "turn it on with `git config gitpeft.enabled true`")
+    if not _is_opted_in(config, source, about):
+        key = "amend" if source == "commit" else source
+        what = {"commit": "an amended commit", "template": "a commit with a template (commit.template)"}
+        text = f"{what.get(source, 'a squashed commit')} gets no suggestion, because gitpeft.{key} is false"
+        yield Refusal("setting", text, f"git config gitpeft.{key} true")
+    if (editor := repo.find_editor()) in NON_EDITORS:
+        said = f"git opens {editor!r}" if editor else "git finds no editor"
+        text = f"{said}, in which no message can be read"
+        yield Refusal("editor", text, "set one with `git config core.editor`")
+
+
 # --- prepare-commit-msg -----------------------------------------------------------------------------------
 
 
@@ -148,12 +186,12 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
     config = load_config(repo, listing)
     _HookOutput.quiet = config.quiet
     _start_timer(config, trace)
-    if not config.enabled or not _is_opted_in(config, source, about) or repo.find_editor() in NON_EDITORS:
+    if any(find_refusals(repo, config, source, about)):
         return
     content = message_file.read_message_file(path)
     rules = message_file.read_message_file_rules(repo, listing, content)
-    occupied = message_file.has_text(content, rules.comment)
-    if occupied and (source not in _OPT_IN_SOURCES or not rules.strips or rules.auto):
+    plan = message_file.plan_offer(content, rules, source, prefill=config.prefill)
+    if plan.refusal:
         return
     if config.problems:
         _report_problem(config.problems[0])
@@ -161,9 +199,7 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
     messages = _suggest_messages(repo, config, source, trace)
     head = repo.resolve_head() if config.stats else None
     signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
-    changed = message_file.insert_messages(
-        content, messages, rules, only_comments=occupied or not config.prefill
-    )
+    changed = message_file.insert_messages(content, messages, rules, only_comments=plan.only_comments)
     changed = message_file.insert_notes(changed, notes, rules)
     if messages and not any(message_file.escape_comment_lines(message, rules) for message in messages):
         comment = rules.comment.decode(errors="replace")
@@ -257,7 +293,7 @@ def run_prefetch() -> None:
     _HookOutput.log = repo.state_dir / "hook.log"
     config = load_config(repo)
     _start_timer(config, trace)
-    if not config.enabled or repo.find_editor() in NON_EDITORS:
+    if any(find_refusals(repo, config, "", "")):
         return
     limits = service.SuggestionLimits(time.monotonic() + config.timeout_ms / 1000, config.memory_mb)
     service.prefetch_suggestions(repo, config, limits)

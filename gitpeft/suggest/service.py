@@ -245,18 +245,32 @@ def suggest_for_staged(
     return Offer(chosen, request, problem)
 
 
+def rehearse_for_commit(repo: Repository, config: Config, limits: SuggestionLimits, rev: str) -> None:
+    """Do for a commit's change what the hook does for a staged one, without the cache: to see if it answers.
+
+    GitpeftError when there is no model, or it fails or is late.
+    """
+    from gitpeft.suggest import postprocess
+
+    with _start_worker(repo.state_dir, limits) as worker:
+        request = build_commit_request(repo, config, 0, rev)
+        facts = postprocess.gather_facts(repo, config, request.change)
+        suggestions = _ask_worker(repo, worker, request, limits, HookTrace())
+        postprocess.select_suggestions(suggestions, facts, 1 + config.alternatives, _count_asked(config, 0))
+
+
 def suggest_for_commit(
-    repo: Repository, config: Config, suggester: "Suggester", rev: str, wanted: int
+    repo: Repository, config: Config, suggester: "Suggester", rev: str, wanted: int, least: int = 0
 ) -> Offer:
     """The suggestions for a commit's change, with only the commits before it as exemplars.
 
-    The branch's ticket is left out: it belongs to the staged change. GitpeftError when there is no such
-    commit.
+    `least` is the score in percent that each needs. The branch's ticket is left out: it belongs to the staged
+    change. GitpeftError when there is no such commit.
     """
     from gitpeft.suggest import postprocess
 
     sha = repo.resolve_commit(rev)
-    request = build_commit_request(repo, config, wanted, sha)
+    request = replace_fields(build_commit_request(repo, config, wanted, sha), least=least)
     since = recent_exemplars.refresh_recent_commits(repo, suggester.bundle.newest_commit, request.after)
     _index_recent_commits(suggester, repo.state_dir, since, sha)
     suggestions = _ask_model(suggester, request, sha) if request.change else []

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 from gitpeft.suggest.suggestion import Suggestion
@@ -22,6 +23,7 @@ class Model:
 
     timings: ClassVar[dict[str, float]] = {}
     generates = True
+    bundle = SimpleNamespace(newest_commit="")
 
     def prepare(self) -> None:
         pass
