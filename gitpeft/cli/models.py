@@ -67,6 +67,10 @@ def publish(
     keep: Annotated[
         int, typer.Option("--keep", metavar="N", min=1, help="Dated versions that stay on the remote.")
     ] = 5,
+    push_option: Annotated[
+        list[str] | None,
+        typer.Option("--push-option", "-o", metavar="TEXT", help="Passed on to `git push`; may be repeated."),
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Share the active model with the team through git.
@@ -80,7 +84,9 @@ def publish(
     if to is not None:
         done = share_publish.publish_model_to_path(repository, to, channel, sign=sign)
     else:
-        done = share_publish.publish_model(repository, remote, channel, sign=sign, keep=keep)
+        done = share_publish.publish_model(
+            repository, remote, channel, sign=sign, keep=keep, push_options=push_option or ()
+        )
     if as_json:
         console.print_json(asdict(done))
         return

@@ -5,8 +5,6 @@ in, whether the file has a place, whether the model answers in time and reaches 
 by `hooks.run`, `hooks.message_file` and `suggest.service` themselves.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -84,13 +82,13 @@ def _imitate_message_file(settings: Mapping[str, Sequence[str]], template: bytes
 # --- with the model -----------------------------------------------------------------------------------------
 
 
-def find_model_refusals(repo: Repository, config: Config, python: str = sys.executable) -> Iterator[Refusal]:
+def find_model_refusals(repo: Repository, config: Config) -> Iterator[Refusal]:
     """Why the model would give nothing: too slow for `gitpeft.timeoutMs`, or never at `gitpeft.minScore`."""
     commits = repo.query_text("rev-list", "--no-merges", f"-{SCORED_COMMITS}", "HEAD", "--").split()
     if not commits:
         return
     try:
-        needed = measure_answer_time(repo, config, commits[0], python)
+        needed = measure_answer_time(repo, config, commits[0])
     except GitpeftError as error:
         yield Refusal("model", f"the hook was rehearsed, and failed: {error.message}", error.hint)
         return
@@ -112,19 +110,18 @@ def _has_shown_files(repo: Repository, config: Config, rev: str) -> bool:
         return False
 
 
-def measure_answer_time(repo: Repository, config: Config, rev: str, python: str = sys.executable) -> int:
-    """Milliseconds that the hook needs for a commit's change, the start of its interpreter included.
+def measure_answer_time(repo: Repository, config: Config, rev: str) -> int:
+    """Milliseconds that the hook needs for a commit's change; the start of Python comes on top.
 
     A first answer that is late is tried again: files that were not in memory yet are no reason to complain.
     """
-    needed = _time_rehearsal(repo, config, rev, python)
-    return needed if needed <= config.timeout_ms else min(needed, _time_rehearsal(repo, config, rev, python))
+    needed = _time_rehearsal(repo, config, rev)
+    return needed if needed <= config.timeout_ms else min(needed, _time_rehearsal(repo, config, rev))
 
 
-def _time_rehearsal(repo: Repository, config: Config, rev: str, python: str) -> int:
+def _time_rehearsal(repo: Repository, config: Config, rev: str) -> int:
     start = time.monotonic()
-    subprocess.run([python, "-I", "-c", "import gitpeft.hooks.run"], capture_output=True, check=False)
-    limits = service.SuggestionLimits(time.monotonic() + PATIENCE_SECONDS, config.memory_mb)
+    limits = service.SuggestionLimits(start + PATIENCE_SECONDS, config.memory_mb)
     service.rehearse_for_commit(repo, config, limits, rev)
     return round(1000 * (time.monotonic() - start))
 

@@ -5,7 +5,7 @@ pull      the reverse, after every check, and only on request
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import parse_time
 from gitpeft.git.repository import Repository
-from gitpeft.share import package, signing
+from gitpeft.share import memory, package, signing
 from gitpeft.share import remote as channels
+from gitpeft.share.address import find_remote_ends
 from gitpeft.share.package import ModelPackage, PackageEntry
 from gitpeft.share.signing import Signer
 
@@ -54,14 +55,17 @@ def publish_model(
     *,
     sign: bool | None = None,
     keep: int = KEPT_VERSIONS,
+    push_options: Sequence[str] = (),
 ) -> PublishedModel:
-    """Publish the active model to a channel of a remote.
+    """Publish the active model to a channel of a remote; `push_options` go to its server.
 
     Raises GitpeftError when somebody else has published since this repository last fetched the channel.
     """
     channels.check_remote_and_channel(repo, remote, channel)
     bundle = bundles.require_active_bundle(repo.state_dir)
-    place = channels.locate_channel(repo, remote, channel)
+    _require_identity(repo)
+    pusher = channels.Pusher(repo, remote, push_options)
+    place = channels.locate_channel_to_write(pusher, channel)
     seen = channels.check_seen_commit(repo, remote, channel, place)
     files = package.pack_bundle(bundle)
     tree = _write_tree(repo, files)
@@ -72,13 +76,16 @@ def publish_model(
     parent = seen if place.is_branch else ""
     commit, signed = _commit_tree(repo, tree, bundle.id, channel, sign, parent)
     repo.run("update-ref", channels.build_published_ref(channel), commit)
+    memory.note_seen_commit(repo, remote, channel, commit)
     size = _measure_pack(repo, commit, seen)
-    channels.push_model(repo, remote, place, seen, commit, bundle.id)
+    channels.push_model(pusher, place, seen, commit, bundle.id)
     repo.run("update-ref", channels.build_tracking_ref(remote, channel), commit)
     notes = [
         *place.notes,
         *_warn_if_unreachable(repo, bundle),
-        *channels.prune_dated_refs(repo, remote, place, keep - 1),
+        *channels.prune_dated_refs(pusher, place, keep - 1),
+        *channels.describe_reading_end(repo, remote, place, commit),
+        *pusher.notes,
     ]
     return PublishedModel(bundle.id, commit, place.ref, size, signed, notes)
 
@@ -97,6 +104,7 @@ def publish_model_to_path(
             raise GitpeftError("a folder cannot be signed", "Publish to a file *.bundle or to a remote.")
         _write_folder(path, files)
         return PublishedModel(bundle.id, "", str(path), size, False, notes)
+    _require_identity(repo)
     commit, signed = _commit_tree(repo, _write_tree(repo, files), bundle.id, channel, sign, "")
     repo.run("update-ref", channels.build_published_ref(channel), commit)
     spare = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -139,6 +147,18 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(spare, ignore_errors=True)
 
 
+def _require_identity(repo: Repository) -> None:
+    """Raise GitpeftError, with what to do, unless git knows who commits, as the model becomes a commit."""
+    if all(repo.query_text("var", name) for name in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")):
+        return
+    raise GitpeftError(
+        "git does not know who publishes: a model is a commit, and needs a name and an address",
+        'git config user.name "Your Name"\ngit config user.email you@example.org\n(in CI the variables'
+        " GIT_AUTHOR_NAME, GIT_AUTHOR_EMAIL, GIT_COMMITTER_NAME and GIT_COMMITTER_EMAIL do as well);"
+        " then publish again",
+    )
+
+
 def _commit_tree(
     repo: Repository, tree: str, id_: str, channel: str, sign: bool | None, parent: str
 ) -> tuple[str, bool]:
@@ -152,7 +172,7 @@ def _commit_tree(
             "commit-tree", tree, *parents, *(("-S",) if signed else ()), "-m", subject, "-m", body
         )
     except GitpeftError as error:
-        hint = "Set user.name and user.email, and check that git can sign; --no-sign publishes unsigned."
+        hint = "Check that git can sign; --no-sign publishes unsigned."
         raise GitpeftError(f"the model could not be committed: {error.message}", hint) from None
     return said.decode().strip(), signed
 
@@ -214,10 +234,14 @@ def pull_model(
 ) -> PulledModel:
     """Fetch the newest model of a channel, verify it, and activate it unless told otherwise."""
     channels.check_remote_and_channel(repo, remote, channel)
-    place = channels.locate_channel(repo, remote, channel, probe=False)
+    place = channels.locate_channel(repo, remote, channel)
     if not place.at:
+        ends = find_remote_ends(repo, remote)
         raise GitpeftError(
-            f"nothing is published on {remote} in the channel {channel}", "Run `gitpeft publish` first."
+            f"nothing is published on {remote} in the channel {channel}",
+            f"{ends.describe()}: a model is here once it is copied from there."
+            if ends.is_split
+            else "Run `gitpeft publish` first.",
         )
     commit = channels.fetch_ref(repo, remote, place.ref, channels.build_tracking_ref(remote, channel))
     _check_channel_and_age(repo, commit, remote, channel, terms)
@@ -230,7 +254,14 @@ def pull_model(
         activate,
     )
     repo.run("update-ref", channels.build_pulled_ref(remote, channel), commit)
+    memory.note_pulled_commit(repo, remote, channel, commit, _read_commit_time(repo, commit))
     return done
+
+
+def _read_commit_time(repo: Repository, commit: str) -> int:
+    """The committer's time in Unix seconds, 0 where the commit is not here."""
+    text = repo.query_text("log", "-1", "--no-show-signature", "--format=%ct", commit, "--")
+    return parse_time(text) if text else 0
 
 
 def _check_channel_and_age(
@@ -247,9 +278,11 @@ def _check_channel_and_age(
             f"the model was published for another channel ({ascii(named)[1:60]})",
             f"Somebody moved it to {channel}: tell whoever published it. Your active model stays.",
         )
-    before = repo.query_text("log", "-1", "--format=%ct", channels.build_pulled_ref(remote, channel), "--")
-    now = repo.query_text("log", "-1", "--format=%ct", commit, "--")
-    if not before or parse_time(now) >= parse_time(before):
+    before = max(
+        _read_commit_time(repo, channels.build_pulled_ref(remote, channel)),
+        memory.recall_channel(repo, remote, channel).pulled_time,
+    )
+    if _read_commit_time(repo, commit) >= before:
         return
     what = "The model is older than the one pulled from there before"
     if terms.accept != ACCEPT_OLDER and not (terms.ask is not None and terms.ask(f"{what}. Use it anyway?")):

@@ -5,17 +5,21 @@
     refs/gitpeft/remotes/<remote>/models/…     the last fetched one, in this repository
 
 A model on a server is replaced only by somebody who has fetched it before (compare-and-swap by a push with a
-lease). Where a server hides or refuses refs/gitpeft, the branch gitpeft/models/<channel> is used instead; its
-history consists of models only.
+lease). Where a remote is read at one address and written at others, publishing asks those it writes to, and
+pulling the one it reads from. Where a server hides or refuses refs/gitpeft, the branch
+gitpeft/models/<channel> is used instead; its history consists of models only.
 """
 
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from gitpeft.errors import GitpeftError
-from gitpeft.git.repository import Repository
+from gitpeft.git.repository import GitResult, Repository
+from gitpeft.share import memory
+from gitpeft.share.address import find_remote_ends, hide_credentials
 from gitpeft.terminal import replace_unprintable
 
 MODELS_REF, PROBE_REF = "refs/gitpeft/models", "refs/gitpeft/probe"
@@ -29,10 +33,17 @@ _FETCH_OPTIONS = (
 )
 
 
+_NO_PUSH_OPTIONS = "does not support push options"
+
+
 @dataclass(slots=True)
 class ChannelLocation:
-    """Where a channel is on a remote: its ref and present commit, and its dated refs with their commits."""
+    """Where a channel is on a remote: its ref and present commit, and its dated refs with their commits.
 
+    `name` is what was asked: the remote, or one of the addresses that it is written at.
+    """
+
+    name: str
     ref: str
     at: str
     dated: dict[str, str]
@@ -42,6 +53,40 @@ class ChannelLocation:
     def is_branch(self) -> bool:
         """Whether it is a branch, because the remote allows no other refs."""
         return self.ref.startswith("refs/heads/")
+
+
+@dataclass(slots=True)
+class Pusher:
+    """Pushes to a remote with the options for its server: `options`, then those of `push.pushOption`.
+
+    The latter are left out, and `notes` says so, where the server takes none: git refuses to push then.
+    """
+
+    repo: Repository
+    remote: str
+    options: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
+
+    def push(self, *arguments: str) -> GitResult:
+        """Run `git push` with these arguments, options first; the caller judges the exit code."""
+        options = [f"--push-option={option}" for option in self.options]
+        settings = [
+            "-c",
+            f"remote.{self.remote}.mirror=false",
+            *(["-c", "push.pushOption="] * bool(self.notes)),
+        ]
+        said = self.repo.run_with_network(*settings, "push", *_PUSH_OPTIONS, *options, *arguments)
+        if said.code and _NO_PUSH_OPTIONS in said.err:
+            if self.options:
+                raise GitpeftError(
+                    f"{self.remote} takes no push options", "publish again without --push-option"
+                )
+            if not self.notes:
+                self.notes.append(
+                    f"{self.remote} takes no push options: those of push.pushOption were left out"
+                )
+                return self.push(*arguments)
+        return said
 
 
 def check_remote_and_channel(repo: Repository, remote: str, channel: str) -> None:
@@ -86,7 +131,8 @@ def _list_remote_refs(repo: Repository, remote: str, *patterns: str) -> dict[str
     said = repo.run_with_network("ls-remote", "--refs", remote, *patterns)
     if said.code:
         raise GitpeftError(
-            f"{remote} cannot be reached: {_extract_git_error(said.err)}", "Check it with `git ls-remote`."
+            f"{hide_credentials(remote)} cannot be reached: {_extract_git_error(said.err)}",
+            "Check it with `git ls-remote`.",
         )
     pairs = (line.split("\t", 1) for line in said.out.split("\n") if "\t" in line)
     return {ref: sha for sha, ref in pairs}
@@ -103,37 +149,56 @@ def _extract_git_error(text: str) -> str:
     return replace_unprintable((reasons or lines or ["git gave no reason"])[0][:200])
 
 
-def locate_channel(repo: Repository, remote: str, channel: str, *, probe: bool = True) -> ChannelLocation:
-    """Find where a channel is or, for a new one, where it can be; `probe` tries that out."""
+def locate_channel(repo: Repository, remote: str, channel: str) -> ChannelLocation:
+    """Find where a channel is, to read it; `at` is "" where it is not."""
+    return _find_channel(repo, remote, channel)
+
+
+def locate_channel_to_write(pusher: Pusher, channel: str) -> ChannelLocation:
+    """Find where a channel is or, for a new one, where it can be, at every address that a push goes to.
+
+    GitpeftError when these hold different models.
+    """
+    repo, remote = pusher.repo, pusher.remote
+    places = [_find_channel(repo, name, channel) for name in find_remote_ends(repo, remote).written_names]
+    if len({(place.ref, place.at) for place in places}) > 1:
+        names = " and ".join(hide_credentials(place.name) for place in places)
+        raise GitpeftError(
+            f"a push to {remote} goes to {names}, which hold different models in the channel {channel}",
+            "`git remote add` each as a remote of its own, and publish there with --remote",
+        )
+    place = places[0]
+    if place.at or place.dated:
+        return place
+    reasons = [reason for each in places if (reason := _probe_refusal(pusher, each.name))]
+    if not reasons:
+        return place
+    branch = _build_ref_names(channel)[1]
+    note = f"{remote} does not accept refs/gitpeft ({reasons[0]}); using the branch {branch[11:]} instead"
+    return ChannelLocation(place.name, branch, "", {}, [note])
+
+
+def _find_channel(repo: Repository, name: str, channel: str) -> ChannelLocation:
     prefix, branch = _build_ref_names(channel)
-    found = _list_remote_refs(repo, remote, f"{prefix}*", branch)
+    found = _list_remote_refs(repo, name, f"{prefix}*", branch)
     dated = {ref: sha for ref, sha in found.items() if ref.startswith(prefix) and ref != f"{prefix}latest"}
-    if f"{prefix}latest" in found:
-        return ChannelLocation(f"{prefix}latest", found[f"{prefix}latest"], dated, [])
-    if branch in found:
-        return ChannelLocation(branch, found[branch], {}, [])
-    reason = _probe_refusal(repo, remote) if probe and not dated else ""
-    if not reason:
-        return ChannelLocation(f"{prefix}latest", "", dated, [])
-    note = f"{remote} does not accept refs/gitpeft ({reason}); using the branch {branch[11:]} instead"
-    return ChannelLocation(branch, "", {}, [note])
+    if f"{prefix}latest" not in found and branch in found:
+        return ChannelLocation(name, branch, found[branch], {}, [])
+    return ChannelLocation(name, f"{prefix}latest", found.get(f"{prefix}latest", ""), dated, [])
 
 
-def _probe_refusal(repo: Repository, remote: str) -> str:
-    """Why refs/gitpeft cannot be used on a remote, "" when they can; tried with an empty commit."""
+def _probe_refusal(pusher: Pusher, name: str) -> str:
+    """Why refs/gitpeft cannot be used at an address, "" when they can; tried with an empty commit."""
+    repo, remote = pusher.repo, pusher.remote
     tree = repo.run("mktree", input=b"").decode().strip()
     commit = repo.run("commit-tree", tree, "-m", "chore: see if refs/gitpeft can be used").decode().strip()
     ref = f"{PROBE_REF}/{secrets.token_hex(8)}"
-    said = repo.run_with_network(*_build_push_command(remote), remote, f"{commit}:{ref}")
+    said = pusher.push(remote, f"{commit}:{ref}")
     if said.code:
         return _parse_rejection(said.out) or _extract_git_error(said.err)
-    visible = ref in _list_remote_refs(repo, remote, ref)
-    repo.run_with_network(*_build_push_command(remote), remote, f":{ref}")
+    visible = ref in _list_remote_refs(repo, name, ref)
+    pusher.push(remote, f":{ref}")
     return "" if visible else "hidden"
-
-
-def _build_push_command(remote: str) -> tuple[str, ...]:
-    return ("-c", f"remote.{remote}.mirror=false", "push", *_PUSH_OPTIONS)
 
 
 def _parse_rejection(output: str) -> str:
@@ -145,12 +210,18 @@ def _parse_rejection(output: str) -> str:
 
 
 def check_seen_commit(repo: Repository, remote: str, channel: str, place: ChannelLocation) -> str:
-    """The commit on the remote, "" for none; GitpeftError unless it was fetched or published from here."""
-    known = (build_tracking_ref(remote, channel), build_published_ref(channel))
-    if place.at and place.at not in {
-        repo.query_text("rev-parse", "--verify", "--quiet", ref) for ref in known
-    }:
+    """The commit on the remote, "" for none; GitpeftError unless it was fetched or published from here.
+
+    Its objects are here afterwards, where a pruned mirror or a fresh clone lacks them.
+    """
+    known = memory.recall_channel(repo, remote, channel).seen
+    refs = [build_tracking_ref(remote, channel), *([] if known else [build_published_ref(channel)])]
+    if not place.at:
+        return ""
+    if place.at not in {*known, *(repo.query_text("rev-parse", "--verify", "--quiet", ref) for ref in refs)}:
         raise _make_overtaken_error(remote, place.at)
+    if not repo.query_text("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}"):
+        fetch_ref(repo, place.name, place.ref, build_tracking_ref(remote, channel))
     return place.at
 
 
@@ -161,37 +232,59 @@ def _make_overtaken_error(remote: str, commit: str) -> GitpeftError:
     )
 
 
-def push_model(
-    repo: Repository, remote: str, place: ChannelLocation, seen: str, commit: str, id_: str
-) -> None:
-    """Replace the commit `seen` by `commit` on the remote, or raise GitpeftError and change nothing."""
+def push_model(pusher: Pusher, place: ChannelLocation, seen: str, commit: str, id_: str) -> None:
+    """Replace the commit `seen` by `commit` on the remote, or raise GitpeftError and change nothing.
+
+    Where a push goes to several addresses, one may have taken it and another not: the error says so.
+    """
+    repo, remote = pusher.repo, pusher.remote
     lease = (f"--force-with-lease={place.ref}:{seen}",)
     refs = [f"{commit}:{place.ref}"]
     if not place.is_branch:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         refs.append(f"{commit}:{place.ref.removesuffix('latest')}{stamp}-{id_[:12]}")
-    said = repo.run_with_network(*_build_push_command(remote), "--atomic", *lease, remote, *refs)
+    said = pusher.push("--atomic", *lease, remote, *refs)
     if said.code and "does not support --atomic" in said.err:
-        said = repo.run_with_network(*_build_push_command(remote), *lease, remote, *refs)
+        said = pusher.push(*lease, remote, *refs)
     if said.code == 0:
         return
-    now = _list_remote_refs(repo, remote, place.ref).get(place.ref, "")
-    if now not in (seen, commit):
-        raise _make_overtaken_error(remote, now or "deleted again")
-    if now != commit:
+    names = find_remote_ends(repo, remote).written_names
+    now = {name: _list_remote_refs(repo, name, place.ref).get(place.ref, "") for name in names}
+    others = [sha for sha in now.values() if sha not in (seen, commit)]
+    if others:
+        raise _make_overtaken_error(remote, others[0] or "deleted again")
+    if refused := [name for name, sha in now.items() if sha != commit]:
         reason = _parse_rejection(said.out) or _extract_git_error(said.err)
-        raise GitpeftError(f"{remote} refused the model: {reason}", "You need permission to push there.")
+        taken = [hide_credentials(name) for name, sha in now.items() if sha == commit]
+        hint = f"{' and '.join(taken)} took it. " if taken else ""
+        raise GitpeftError(
+            f"{hide_credentials(refused[0])} refused the model: {reason}",
+            f"{hint}You need permission to push there.",
+        )
 
 
-def prune_dated_refs(repo: Repository, remote: str, place: ChannelLocation, keep: int) -> list[str]:
+def describe_reading_end(repo: Repository, remote: str, place: ChannelLocation, commit: str) -> list[str]:
+    """What to say where a remote is read elsewhere than written, and the model is not there yet."""
+    ends = find_remote_ends(repo, remote)
+    if not ends.is_split:
+        return []
+    try:
+        there = _list_remote_refs(repo, remote, place.ref).get(place.ref, "")
+    except GitpeftError as error:
+        return [f"{ends.describe()}; {error.message}"]
+    if there == commit:
+        return []
+    return [
+        f"{ends.describe()}, which does not have the model yet: `gitpeft pull` finds it once it is copied"
+    ]
+
+
+def prune_dated_refs(pusher: Pusher, place: ChannelLocation, keep: int) -> list[str]:
     """Delete the oldest dated versions; returns a note if the remote forbids it."""
     old = sorted(place.dated, reverse=True)[max(0, keep) :]
-    if (
-        not old
-        or repo.run_with_network(*_build_push_command(remote), remote, *(f":{ref}" for ref in old)).code == 0
-    ):
+    if not old or pusher.push(pusher.remote, *(f":{ref}" for ref in old)).code == 0:
         return []
-    return [f"{len(old)} old versions could not be deleted on {remote}"]
+    return [f"{len(old)} old versions could not be deleted on {pusher.remote}"]
 
 
 def fetch_ref(repo: Repository, source: str, ref: str, target: str) -> str:

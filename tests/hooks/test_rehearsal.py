@@ -84,7 +84,7 @@ def modelled(hooked: Hooked, monkeypatch: pytest.MonkeyPatch) -> Hooked:
 
 def rehearse(hooked: Hooked) -> list[str]:
     repo = repo_of(hooked)
-    return [one.code for one in rehearsal.find_model_refusals(repo, load_config(repo), hooked.python)]
+    return [one.code for one in rehearsal.find_model_refusals(repo, load_config(repo))]
 
 
 @pytest.mark.parametrize(("limit", "codes"), [("100", ["timeouts"]), ("30000", [])])
