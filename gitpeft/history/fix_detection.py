@@ -2,18 +2,23 @@
 
 A message has at most one kind of evidence, the strongest of these:
 
-- `revert`   `Revert "…"`, or `This reverts commit <id>` (see `find_reverted_commits`)
+- `revert`   it takes a change back, in one of the forms of `history.reverts`
 - `trailer`  `Fixes: <id>` names the commit that was wrong (see `parse_fixes_trailers`)
 - `pattern`  it matches the team's own `gitpeft.fixPattern`, which then replaces the three below
-- `type`     a conventional commit of type `fix`; other types, such as `feat` or `docs`, are not fixes
-- `issue`    `fixes #12`, `closes GH-12`, `resolves ABC-12`, unless the subject announces new work
-- `word`     the subject mentions a fix, a bug or a crash, and not only a typo, a test or the style
+- `type`     a conventional commit of type `fix`, an emoji of gitmoji such as 🐛 or `:bug:`, or a mark such as
+             `BUG:` or `[FIX]` (`history.fix_words`); other types, such as `feat` or `docs`, are not fixes
+- `issue`    `fixes #12`, `closes GH-12`, `resolves ABC-12`, `Closes-Bug: 12`, unless the subject announces
+             new work
+- `word`     the subject mentions a fix, a bug or a crash, in English or one of some thirty other languages,
+             and not only a typo, a test or the style
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from gitpeft.history import fix_words, reverts
 
 EVIDENCE_KINDS = ("revert", "trailer", "pattern", "type", "issue", "word")
 """The kinds of evidence, the strongest first."""
@@ -30,16 +35,11 @@ MIN_MESSAGES = 50
 _CONVENTIONAL_TYPE = re.compile(
     r"(?P<type>feat|feature|fix|bugfix|hotfix|docs?|style|refactor|perf|tests?|build|ci|chore|revert|deps"
     r"|release"
-    r"|wip|types|i18n|security)(?:\((?P<scope>[^()\n]*)\))?!?: ",
+    r"|wip|types|i18n|security)(?:\((?P<scope>[^()\n]*)\))?!?(?:: |：\s*)",
     re.I,
 )
 _FIX_TYPES = frozenset({"fix", "bugfix", "hotfix"})
 
-_REVERT_START = re.compile(r'(?:revert|reapply)\b[: ]|revert(?:ed|s|ing)? (?:"|commit\b)', re.I)
-_REVERTED_COMMIT = re.compile(r"\bthis (?:partially |partly )?reverts? (?:commit )?([0-9a-f]{7,64})\b", re.I)
-_REVERTED_SUBJECT = re.compile(r'revert(?:ed|s)?:? "(.+)"', re.I)
-_REAPPLIED_SUBJECT = re.compile(r'reapply "(.+)"', re.I)
-_REVERT_CHAIN = re.compile(r'(?:(?:revert|reapply) "?)+(?=["\S])', re.I)
 _FIXES_TRAILER = re.compile(r"^fixes: *(?:commit +)?([0-9a-f]{7,64})\b", re.I | re.M)
 
 _ISSUE_REFERENCE = (
@@ -139,6 +139,20 @@ _FIX_HINTS = (
     *("deadlock", "race c", "ta race", "leak", "overflow", "free", "off by", "off-by", "pointer"),
     *("undefined", "infinite", "vulnerab", "cve-", "repair", "around", "correct", "broken", "wrong"),
     *("erroneous", "faulty", "don't", "doesn't", "do not", "no longer", "prevent", "avoid"),
+    *(
+        "back",
+        "undo",
+        "apply",
+        "appli",
+        "land",
+        "instat",
+        ":rewind:",
+        "bf: ",
+        ":ambulance:",
+        ":adhesive",
+        ":lock:",
+    ),
+    *(":beetle:", ":apple:", ":penguin:", ":checkered", ":non-potable", *fix_words.FOREIGN_HINTS),
 )
 """Substrings (in lower case); a message with evidence other than `pattern` contains at least one of them."""
 
@@ -176,10 +190,11 @@ def find_fix_evidence(message: str, conventions: FixConventions = DEFAULT_CONVEN
 
 
 def _classify_message(subject: str, body: str, conventions: FixConventions) -> str | None:
+    meaning, subject = fix_words.find_emoji_meaning(subject)
     typed = _CONVENTIONAL_TYPE.match(subject)
-    if is_revert_of_revert(subject):
+    if reverts.is_revert_of_revert(subject):
         return None
-    if _REVERT_START.match(subject) or (typed and typed["type"].lower() == "revert") or _is_revert_body(body):
+    if meaning == "revert" or reverts.is_revert(f"{subject}\n{body}") or _is_typed(typed, "revert"):
         return "revert"
     if _FIXES_TRAILER.search(body):
         return "trailer"
@@ -190,20 +205,28 @@ def _classify_message(subject: str, body: str, conventions: FixConventions) -> s
         return _classify_typed_subject(
             typed["type"].lower(), f"{typed['scope']}: {about}" if typed["scope"] else about
         )
+    if meaning == "other":
+        return None
+    mark = fix_words.FIX_MARK.match(subject)
+    if meaning == "fix" or mark:
+        return _classify_typed_subject("fix", subject[mark.end() :] if mark else subject)
+    return _classify_plain_subject(subject, body, conventions)
+
+
+def _is_typed(typed: re.Match[str] | None, kind: str) -> bool:
+    return typed is not None and typed["type"].lower() == kind
+
+
+def _classify_plain_subject(subject: str, body: str, conventions: FixConventions) -> str | None:
+    """`issue` or `word` for a subject without a type; else None."""
     if _NOT_A_FIX.match(subject) or _FIX_OUTSIDE_CODE.search(subject):
         return None
     if "issue" in conventions.kinds and _has_issue_reference(subject, body):
         return "issue"
-    return (
-        "word"
-        if not conventions.typed and _has_fault_word(_CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject)))
-        else None
-    )
-
-
-def _is_revert_body(body: str) -> bool:
-    """Whether a body begins with what it reverts; a squashed branch may mention a revert further down."""
-    return _REVERTED_COMMIT.match(body.lstrip()) is not None
+    if conventions.typed:
+        return None
+    plain = _CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject))
+    return "word" if _has_fault_word(plain) or fix_words.is_foreign_fix(subject) else None
 
 
 def _classify_typed_subject(kind: str, rest: str) -> str | None:
@@ -215,7 +238,8 @@ def _classify_typed_subject(kind: str, rest: str) -> str | None:
 
 def _has_issue_reference(subject: str, body: str) -> bool:
     whole = f"{subject}\n{body}"
-    if not (_FIXES_ISSUE.search(whole) or _CLOSES_ISSUE.search(whole)) or _NEW_WORK.match(subject):
+    patterns = (_FIXES_ISSUE, _CLOSES_ISSUE, fix_words.FIX_TRAILER)
+    if not any(pattern.search(whole) for pattern in patterns) or _NEW_WORK.match(subject):
         return False
     return not _TRIVIAL_FIX.search(subject) or _has_fault_word(
         _CLOSES_ISSUE.sub("", _FIXES_ISSUE.sub("", subject))
@@ -236,7 +260,7 @@ def learn_fix_conventions(
     that most messages have, such as issue references where every change must have one.
     """
     texts = list(messages)
-    typed = sum(_CONVENTIONAL_TYPE.match(text.lstrip("\n")) is not None for text in texts)
+    typed = sum(_has_type(text.lstrip("\n")) for text in texts)
     conventions = FixConventions(
         pattern=pattern, typed=len(texts) >= MIN_MESSAGES and typed > CONVENTIONAL_SHARE * len(texts)
     )
@@ -249,31 +273,9 @@ def learn_fix_conventions(
     return FixConventions(conventions.kinds - weak, pattern, conventions.typed), dict(counts)
 
 
-def find_reverted_commits(message: str) -> tuple[str, ...]:
-    """The ids (full or abbreviated) of the commits that a message says it reverts."""
-    subject, _, body = message.lstrip("\n").partition("\n")
-    if not (_REVERT_START.match(subject.strip()) or _is_revert_body(body)):
-        return ()
-    return tuple(found.lower() for found in _REVERTED_COMMIT.findall(message))
-
-
-def find_reverted_subject(message: str) -> str:
-    """The subject of the commit that a message says it reverts; "" if it names none.
-
-    `Reapply "x"` reverts the revert of x, whose subject is `Revert "x"`.
-    """
-    subject = message.lstrip("\n").partition("\n")[0].strip()
-    if again := _REAPPLIED_SUBJECT.match(subject):
-        return f'Revert "{again[1]}"'
-    found = _REVERTED_SUBJECT.match(subject)
-    return found[1] if found else ""
-
-
-def is_revert_of_revert(subject: str) -> bool:
-    """Whether a subject restores what was reverted: `Reapply "x"`, or `Revert` an even number of times."""
-    chain = _REVERT_CHAIN.match(subject)
-    words = re.findall("revert|reapply", chain[0].lower()) if chain else []
-    return bool(words) and (words.count("revert") + 2 * words.count("reapply")) % 2 == 0
+def _has_type(message: str) -> bool:
+    meaning, rest = fix_words.find_emoji_meaning(message)
+    return bool(meaning) or _CONVENTIONAL_TYPE.match(rest) is not None
 
 
 def parse_fixes_trailers(message: str) -> tuple[str, ...]:

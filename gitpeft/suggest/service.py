@@ -255,7 +255,9 @@ def rehearse_for_commit(repo: Repository, config: Config, limits: SuggestionLimi
     with _start_worker(repo.state_dir, limits) as worker:
         request = build_commit_request(repo, config, 0, rev)
         facts = postprocess.gather_facts(repo, config, request.change)
-        suggestions = _ask_worker(repo, worker, request, limits, HookTrace())
+        suggestions, problem = _ask_worker(repo, worker, request, limits, HookTrace())
+        if problem:
+            raise GitpeftError(problem)
         postprocess.select_suggestions(suggestions, facts, 1 + config.alternatives, _count_asked(config, 0))
 
 

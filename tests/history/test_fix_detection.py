@@ -6,11 +6,10 @@ from gitpeft.history.fix_detection import (
     MIN_MESSAGES,
     FixConventions,
     find_fix_evidence,
-    find_reverted_commits,
-    find_reverted_subject,
     learn_fix_conventions,
     parse_fixes_trailers,
 )
+from gitpeft.history.reverts import find_reverted_subject, parse_revert
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -128,10 +127,10 @@ def test_little_history_teaches_no_habits() -> None:
 
 def test_what_a_message_takes_back_or_names() -> None:
     message = f'Revert "Add a "cache" (#3)"\n\nThis reverts commit {SHA}.'
-    assert find_reverted_commits(message) == (SHA,)
+    assert parse_revert(message).shas == (SHA,)
     assert find_reverted_subject(message) == 'Add a "cache" (#3)'
     assert find_reverted_subject('Reapply "Add a cache"') == 'Revert "Add a cache"'
-    assert find_reverted_commits("Squashed\n\n* one\n* This reverts commit " + SHA) == ()
+    assert not parse_revert("Squashed\n\n* one\n* This reverts commit " + SHA)
     assert parse_fixes_trailers(f"x\n\nFixes: {SHA[:12]} (mm: cache)\nFixes: #12\nFixes: abc") == (SHA[:12],)
 
 

@@ -7,7 +7,6 @@ commits are labelled, never people.
 """
 
 import time
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from gitpeft.config import Config
 from gitpeft.diff.patch import unquote_path
 from gitpeft.git.log import Commit
-from gitpeft.git.objects import read_file
 from gitpeft.git.repository import Repository
 from gitpeft.git.streams import read_commit_messages
 from gitpeft.history import fix_detection
@@ -23,11 +21,12 @@ from gitpeft.learn.szz.blame import BlameReplay, ReplayStep
 from gitpeft.learn.szz.candidate_lines import classify_non_code
 from gitpeft.learn.szz.edit_cache import EditCache
 from gitpeft.learn.szz.edits import DETAIL_CHECKSUMS, DETAIL_CONTINUATIONS, DETAIL_SUSPECTS, CommitEdit
+from gitpeft.learn.szz.ignored_revisions import read_ignored_revisions
+from gitpeft.learn.szz.reverts import RevertTargets, ShaResolver, find_reverts, find_standing_reverts
 from gitpeft.risk.change_metrics import DAY_SECONDS
 
 Listener = Callable[[str, float, str], None]
 
-IGNORE_REVS_FILE = ".git-blame-ignore-revs"
 MIN_LATENCY_SAMPLES = 20
 """Labelled commits that a quantile of the latency needs."""
 
@@ -105,7 +104,7 @@ class _MessageEvidence:
     commits: dict[str, Commit]
     fixes: dict[str, str]
     named: dict[str, tuple[str, ...]]
-    reverts: dict[str, tuple[str, ...]]
+    reverts: dict[str, RevertTargets]
     ignored: frozenset[str]
     skipped: Counter[str]
     unused: dict[str, int]
@@ -117,7 +116,7 @@ class _MessageEvidence:
             found[sha] += DETAIL_CONTINUATIONS
         for sha in self.fixes:
             found[sha] += DETAIL_SUSPECTS
-        for sha in {*self.reverts, *(target for targets in self.reverts.values() for target in targets)}:
+        for sha in {*self.reverts, *(sha for targets in self.reverts.values() for sha in targets.commits)}:
             found[sha] += DETAIL_CHECKSUMS if len(self.commits[sha].parents) < 2 else ""
         return dict(found)
 
@@ -134,7 +133,9 @@ def trace_bug_introducing_commits(
     listen("labels", 0.0, "messages")
     sha = repository.resolve_commit(tip)
     commits = read_commit_messages(repository, sha)
-    case = _collect_message_evidence(commits, config.fix_pattern, _read_ignored_revisions(repository, sha))
+    ignored = read_ignored_revisions(repository, sha)
+    case = _collect_message_evidence(commits, config.fix_pattern, ignored.shas)
+    case.skipped.update(ignored.unread)
     with EditCache.open(repository.state_dir) as cache:
         read, unread = cache.read_missing(
             repository,
@@ -144,7 +145,8 @@ def trace_bug_introducing_commits(
         )
         case.skipped.update(unread)
         tracer = _BugTracer(case, cache.get_edit)
-        replay = BlameReplay(commits, cache.get_edit, through=True, reverts=case.reverts)
+        taken_back = {sha: targets.commits for sha, targets in case.reverts.items()}
+        replay = BlameReplay(commits, cache.get_edit, through=True, reverts=taken_back)
         for step in replay:
             tracer.process_step(step, replay)
     labels = tracer.build_labels(len(commits), read, start)
@@ -152,12 +154,6 @@ def trace_bug_introducing_commits(
         "labels", 1.0, f"{len(labels.fixes):,} fixes, {len(labels.verdicts):,} commits that introduced bugs"
     )
     return labels
-
-
-def _read_ignored_revisions(repository: Repository, tip: str) -> frozenset[str]:
-    """The commits that the team excludes from blame, as committed at the tip."""
-    text = read_file(repository, tip, IGNORE_REVS_FILE).decode("utf-8", "replace")
-    return frozenset(line.partition("#")[0].strip().lower() for line in text.split("\n"))
 
 
 def _collect_message_evidence(
@@ -171,8 +167,8 @@ def _collect_message_evidence(
         for kind in fix_detection.EVIDENCE_KINDS
         if kind in counts and kind not in habits.kinds
     }
-    reverts = _find_reverts(commits, texts)
-    standing = _find_standing_reverts(reverts)
+    reverts = find_reverts(commits)
+    standing = find_standing_reverts(reverts)
     skipped: Counter[str] = Counter()
     found: dict[str, str] = {}
     for sha, text in texts.items():
@@ -185,71 +181,17 @@ def _collect_message_evidence(
             skipped["implausible date"] += 1
         else:
             found[sha] = kind
-    find_sha = _ShaResolver(commits)
+    find_sha = ShaResolver(commits)
     named = {
         sha: find_sha.resolve_prefixes(fix_detection.parse_fixes_trailers(texts[sha]))
         for sha, kind in found.items()
         if kind == "trailer"
     }
-    named |= {sha: reverts[sha] for sha in found if sha in reverts}
+    named |= {sha: reverts[sha].commits for sha in found if sha in reverts}
     ours = frozenset(ignored.intersection(by_sha))
     return _MessageEvidence(
         by_sha, found, {k: v for k, v in named.items() if v}, reverts, ours, skipped, unused
     )
-
-
-class _ShaResolver:
-    """Full ids of commits from short ones."""
-
-    def __init__(self, commits: Sequence[Commit]) -> None:
-        self.shas = sorted(commit.sha for commit in commits)
-
-    def resolve_prefix(self, start: str) -> str | None:
-        """The commit whose id begins so, None where there is none or several."""
-        at = bisect_left(self.shas, start)
-        found = [sha for sha in self.shas[at : at + 2] if sha.startswith(start)]
-        return found[0] if len(found) == 1 else None
-
-    def resolve_prefixes(self, starts: Sequence[str]) -> tuple[str, ...]:
-        """Those that are here, each once."""
-        return tuple(dict.fromkeys(sha for start in starts if (sha := self.resolve_prefix(start))))
-
-
-def _find_reverts(commits: Sequence[Commit], texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """For each revert the earlier commits that it takes back: by their ids, or else by the subject it quotes.
-
-    That of a merge names no single commit, and that of an unknown one none: these are left to the lines.
-    """
-    finder = _ShaResolver(commits)
-    seen: set[str] = set()
-    latest: dict[str, str] = {}
-    found: dict[str, tuple[str, ...]] = {}
-    for commit in commits:
-        text = texts.get(commit.sha, "")
-        starts, subject = fix_detection.find_reverted_commits(text), fix_detection.find_reverted_subject(text)
-        targets = finder.resolve_prefixes(starts) or ((latest[subject],) if subject in latest else ())
-        if starts or subject:
-            found[commit.sha] = tuple(sha for sha in targets if sha in seen and sha in texts)
-        seen.add(commit.sha)
-        latest[commit.subject] = commit.sha
-    return found
-
-
-def _find_standing_reverts(reverts: dict[str, tuple[str, ...]]) -> set[str]:
-    """The reverts that take something back for good: not taken back themselves, and not of a revert.
-
-    `reverts` is in the order of history; a later one decides over an earlier one, so the newest come first.
-    """
-    undone: set[str] = set()
-    standing: set[str] = set()
-    for sha in reversed(reverts):
-        if sha in undone:
-            continue
-        again = [target for target in reverts[sha] if target in reverts]
-        undone.update(again)
-        if not again or len(again) < len(reverts[sha]):
-            standing.add(sha)
-    return standing
 
 
 def _has_plausible_date(commit: Commit) -> bool:
@@ -276,13 +218,16 @@ class _BugTracer:
             return
         self.passed.update(edit.passed)
         blamed = self._resolve_named_bugs(sha)
+        found: set[str] = set()
         for bug, path, line in self._trace_suspect_lines(step, edit, replay):
             if blamed is None or bug in blamed:
                 self.evidence.setdefault(bug, {}).setdefault(sha, set()).add((path, line))
                 self.traced += 1
+                found.add(bug)
             else:
                 self.passed["line: of a commit that the fix does not name"] += 1
-        for bug in blamed or ():
+        branches = self.case.reverts[sha].branches if sha in self.case.reverts else frozenset()
+        for bug in (blamed or set()) - (branches if found & branches else set()):
             self.evidence.setdefault(bug, {}).setdefault(sha, set())
 
     def _resolve_named_bugs(self, fix: str) -> set[str] | None:
