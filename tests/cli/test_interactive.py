@@ -1,16 +1,14 @@
 """The conversation of `gitpeft commit`, played from a list of answers; the commits are real."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from gitpeft.cli.interactive import CommitOutcome, CommitTools, Terminal, commit_interactively
-from gitpeft.config import Config, load_config
+from gitpeft.config import Config
 from gitpeft.errors import GitpeftError
-from gitpeft.git.repository import Repository
 from tests.support import standin
+from tests.support.conversation import Person, talk
 from tests.support.gitrepo import Repo
 from tests.support.hooking import OTHER, SUGGESTION, THIRD, Hooked, script
 
@@ -22,38 +20,6 @@ def hooked(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hooke
     hooked = Hooked.create(repo, sys.executable, tmp_path / "tools")
     hooked.stage()
     return hooked
-
-
-class Person:
-    """Says the given words, one after the other; an Exception among them is raised."""
-
-    def __init__(self, *words: str | BaseException) -> None:
-        self.words = list(words)
-        self.heard: list[str] = []
-        self.prompts: list[str] = []
-
-    def ask(self, prompt: str) -> str:
-        self.prompts.append(prompt)
-        word = self.words.pop(0) if self.words else EOFError()
-        if isinstance(word, BaseException):
-            raise word
-        return word
-
-
-def talk(
-    hooked: Hooked, person: Person, config: Config | None = None, options: Sequence[str] = ()
-) -> CommitOutcome:
-    repo = Repository.open(hooked.repo.path)
-
-    def run(args: Sequence[str]) -> int:
-        return hooked.repo.run(*args, env=hooked.env).returncode
-
-    return commit_interactively(
-        repo,
-        config or load_config(repo),
-        Terminal(person.heard.append, person.ask),
-        CommitTools(run, options),
-    )
 
 
 @pytest.mark.parametrize(

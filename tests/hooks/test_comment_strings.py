@@ -8,7 +8,7 @@ import pytest
 from gitpeft.errors import GitpeftError
 from gitpeft.hooks import message_file
 from gitpeft.hooks.message_file import MessageFileRules, insert_messages
-from tests.cli.test_interactive import Person, talk
+from tests.support.conversation import Person, talk
 from tests.support.hooking import OTHER, THIRD, Hooked, needs_git
 
 

@@ -13,7 +13,6 @@ from gitpeft.errors import GitpeftError
 from gitpeft.share import memory, publish
 from gitpeft.share.address import hide_credentials
 from gitpeft.share.publish import TrustTerms
-from tests.share.test_publish import LATEST, refs
 from tests.support import tinymodel
 from tests.support.commands import Call
 from tests.support.gitrepo import Repo
@@ -21,6 +20,12 @@ from tests.support.hooking import script
 from tests.support.sharing import ANYONE, active, member, opened, remote, state
 
 DAY = "2024-06-{:02}T00:00:00Z"
+LATEST = "refs/gitpeft/models/main/latest"
+
+
+def refs(repo: Repo) -> dict[str, str]:
+    lines = repo.git("for-each-ref", "--format=%(refname) %(objectname)").split("\n")
+    return dict(line.split() for line in lines if line)
 
 
 @pytest.fixture
