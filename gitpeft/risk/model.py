@@ -29,6 +29,10 @@ RISK_FEATURES = tuple(name for name in KAMEI_METRICS if name != "fix")
 """The metrics that a model uses: all but `fix`, since a change has no message yet when it is assessed."""
 
 _UNSCALED_FEATURES = frozenset({"entropy", "tests", "fix"})
+MIN_JUDGED_BUGS = 10
+"""Later-fixed commits below which no score is judged: the interval of an AUC would span most of 0.5 to 1, and
+one bug at the top of a ranking makes it perfect. Only counts and evidence are shown then."""
+
 LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL = "lines added", "logistic regression", "none"
 METRICS_AND_WORDS, TUNED_ENCODER, METRICS_WORDS_AND_ENCODER = (
     "metrics and words",
@@ -43,6 +47,8 @@ RISK_MODEL_KINDS = (
     METRICS_WORDS_AND_ENCODER,
 )
 """The kinds of models, the simpler ones first."""
+
+_COUNTS_OF_REPORT = frozenset({"until", "n", "buggy", "labelled", "recent"})
 
 WORDS_FEATURE, ENCODER_FEATURE = "words", "reading"
 """Features that are not metrics: the score of the words, and the encoder's logit (see `risk.encoder`)."""
@@ -142,6 +148,12 @@ class RiskModel:
         return self.kind != NO_MODEL
 
     @property
+    def is_judged(self) -> bool:
+        """Whether enough later-fixed commits stand behind the measurements (of old files: unknown, True)."""
+        buggy = self.report.get("buggy", MIN_JUDGED_BUGS)
+        return isinstance(buggy, int) and buggy >= MIN_JUDGED_BUGS
+
+    @property
     def needs_encoder(self) -> bool:
         """Whether one of its features comes from an encoder."""
         return ENCODER_FEATURE in self.features
@@ -204,8 +216,21 @@ def interpolate_linearly(points: Sequence[tuple[float, float]], x: float) -> flo
 
 
 def load_risk_model(bundle: bundles.Bundle | None) -> RiskModel:
-    """The risk model of a bundle; without one, a model whose `why` says so."""
-    return RiskModel.from_dict(bundle.read_json(bundles.RISK_MODEL_FILE) if bundle else {})
+    """The risk model of a bundle; without one that could be judged, a model whose `why` says so."""
+    return reject_unjudged_model(
+        RiskModel.from_dict(bundle.read_json(bundles.RISK_MODEL_FILE) if bundle else {})
+    )
+
+
+def reject_unjudged_model(model: RiskModel) -> RiskModel:
+    """The model, or, where it was measured on too few later-fixed commits, the reason in counts."""
+    if model.is_judged:
+        return model
+    buggy, n = model.report.get("buggy", 0), model.report.get("n", 0)
+    needed = f"{MIN_JUDGED_BUGS} needed"
+    why = f"too few bugs to judge a score ({buggy} of the {n:,} newest labelled commits, {needed})"
+    counts = {key: value for key, value in model.report.items() if key in _COUNTS_OF_REPORT}
+    return RiskModel(why=why, known=model.known, needed=model.needed, latency=model.latency, report=counts)
 
 
 # --- a change -----------------------------------------------------------------------------------------------

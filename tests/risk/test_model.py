@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,44 @@ def test_too_little_history_says_so_and_still_counts(core: Repo, gitpeft: Call) 
     assert "5 of its 7 changes" in done.out and "flagged" not in done.out
     [report] = load(gitpeft("risk", "--format", "json", "--repo", core.path).out)
     assert report["percentile"] is None and report["probability"] is None and report["why"]
+
+
+FEW = {
+    "n": 127,
+    "buggy": 1,
+    "chosen": "x",
+    "test": {"x": {"auc": [0.944, 0.905, 0.984], "capture_20": [1.0, 1.0, 1.0]}},
+}
+
+
+@pytest.mark.parametrize("format_", ["text", "json", "sarif", "github"])
+def test_no_figure_without_enough_behind_it(core: Repo, gitpeft: Call, format_: str) -> None:
+    """An AUC of 0.944 (0.905 to 0.984) on one later-fixed commit means nothing: counts and words then."""
+    give(core, replace(MODEL, report=FEW))
+    change_core(core)
+    done = gitpeft("risk", "--format", format_, "--repo", core.path)
+    assert done.code == 0 and 'percentile": 9' not in done.out and "of recent commits" not in done.out
+    assert "too few bugs to judge a score (1 of the 127 newest labelled commits, 10 needed)" in done.out
+    if format_ in ("text", "json"):
+        assert "5 of its 7 changes in the last year were fixes" in done.out
+    assert gitpeft("risk", "--fail-above", "50", "--repo", core.path).code == 1, (
+        "and a limit cannot be applied"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("status", "--verbose"), ("status", "--json")])
+def test_nor_in_status(core: Repo, gitpeft: Call, arguments: tuple[str, ...]) -> None:
+    give(core, replace(MODEL, report=FEW))
+    done = gitpeft(*arguments, "--repo", core.path)
+    assert "AUC" not in done.out and "0.944" not in done.out and "auc" not in done.out
+    assert "1 of the 127 newest" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize(("buggy", "judged"), [(9, False), (10, True)])
+def test_ten_bugs_are_enough(buggy: int, judged: bool) -> None:
+    found = model.reject_unjudged_model(replace(MODEL, report={**FEW, "buggy": buggy}))
+    assert found.is_usable is judged and ("test" in found.report) is judged
+    assert model.reject_unjudged_model(replace(MODEL, report={})).is_usable, "of earlier versions: not known"
 
 
 def test_without_a_model_the_way_to_one_is_named(repo: Repo, gitpeft: Call) -> None:

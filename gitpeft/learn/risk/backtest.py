@@ -22,7 +22,6 @@ from gitpeft.learn.evaluation.ranking_metrics import summarise_ranking
 from gitpeft.learn.risk import ablations, prequential, selection
 from gitpeft.learn.risk.backtest_page import render_backtest_page
 from gitpeft.learn.risk.backtest_report import (
-    MIN_JUDGED_BUGS,
     BacktestReport,
     FlaggedCommit,
     Interval,
@@ -41,7 +40,7 @@ from gitpeft.learn.risk.prequential import (
 from gitpeft.learn.szz import szz
 from gitpeft.learn.szz.szz import SzzLabels
 from gitpeft.risk.change_metrics import DAY_SECONDS
-from gitpeft.risk.model import LINES_ADDED, load_risk_model
+from gitpeft.risk.model import LINES_ADDED, MIN_JUDGED_BUGS, load_risk_model
 
 MONTH = 30.44 * DAY_SECONDS
 WEEK = 7 * DAY_SECONDS
@@ -211,12 +210,13 @@ def _round_or_none(x: float) -> float | None:
 
 def _summarise_block(name: str, part: EvaluationBlock, budget: float) -> PeriodResult:
     ranked = prequential.standardise_scores(name, part)
+    judged = part.block.truth.sum() >= MIN_JUDGED_BUGS
     return PeriodResult(
         start=int(part.block.times[0]),
         commits=len(part.block),
         buggy=int(part.block.truth.sum()),
         flagged=int(prequential.flag_commits(name, part, budget).sum()),
-        auc=_round_or_none(ranking_metrics.roc_auc(ranked.truth, ranked.scores)),
+        auc=_round_or_none(ranking_metrics.roc_auc(ranked.truth, ranked.scores)) if judged else None,
         expected=round(float(ranked.chances.sum()), 1),
     )
 

@@ -17,6 +17,7 @@ from gitpeft.learn.risk.backtest_report import (
     describe_commits,
     describe_verdict,
     format_model_name,
+    format_precision,
 )
 from gitpeft.learn.risk.prequential import RiskTrial
 
@@ -113,7 +114,7 @@ def _render_flag_counts(report: BacktestReport) -> str:
         [
             format_model_name(name, report),
             f"{one.flagged:,}",
-            f"{one.right:,} ({one.precision:.0%})",
+            f"{one.right:,}{format_precision(one)}",
             f"{one.false_alarms_a_week:.2f}",
             _format_number(one.rank_correlation_with_size, 2),
         ]

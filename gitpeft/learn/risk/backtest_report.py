@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-MIN_JUDGED_BUGS = 10
-"""Known bugs in the period below which no score is judged: the interval of an AUC would span most of 0.5 to
-1, and one bug at the top of a ranking makes it perfect."""
+from gitpeft.risk.model import MIN_JUDGED_BUGS
 
 Interval = tuple[float | None, float | None, float | None]
 """A mean and its 95 % interval; None where it is undefined."""
@@ -26,7 +24,10 @@ BACKTEST_METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class PeriodResult:
-    """One block of the period: its start (unix seconds), commits, bugs, flags, AUC, and expected bugs."""
+    """One block of the period: its start (unix seconds), commits, bugs, flags, AUC, and expected bugs.
+
+    With fewer than `MIN_JUDGED_BUGS` bugs the AUC is None.
+    """
 
     start: int
     commits: int
@@ -170,9 +171,14 @@ def _format_model(name: str, one: ModelResult, report: BacktestReport) -> list[s
     return [
         f"{format_model_name(name, report)}: AUC {auc:.2f} ({low:.2f} to {high:.2f}), {capture:.0%} of "
         "the bugs in the riskiest 20 % of the commits",
-        f"  {one.flagged} flagged, {one.right} of them fixed later ({one.precision:.0%}); "
+        f"  {one.flagged} flagged, {one.right} of them fixed later{format_precision(one)}; "
         f"{one.false_alarms_a_week:.1f} false alarms a week",
     ]
+
+
+def format_precision(one: ModelResult) -> str:
+    """The precision in brackets; "" where too few commits are flagged for a percentage."""
+    return f" ({one.precision:.0%})" if one.flagged >= MIN_JUDGED_BUGS else ""
 
 
 def _format_bug(one: FlaggedCommit) -> str:

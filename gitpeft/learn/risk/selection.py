@@ -38,7 +38,7 @@ from gitpeft.learn.risk.prequential import (
     select_model,
 )
 from gitpeft.risk.line_attribution import extract_features_from_text
-from gitpeft.risk.model import RiskModel
+from gitpeft.risk.model import RiskModel, reject_unjudged_model
 
 _QUANTILE_COUNT = 201
 
@@ -156,7 +156,10 @@ def _compute_quantiles(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _reject_chance_model(model: RiskModel, ranked: RankedCommits) -> RiskModel:
-    """Replace a model that is no better than chance on later commits by the reason why there is none."""
+    """Replace a model that is no better than chance on later commits, or was measured on too few bugs, by the
+    reason why there is none."""
+    if not model.is_judged:
+        return reject_unjudged_model(model)
     auc = summarise_ranking(ranked)["auc"]
     if not auc.low > 0.5:
         return RiskModel(

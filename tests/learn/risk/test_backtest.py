@@ -80,6 +80,7 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
         (f["time"] for f in data["flags"]), reverse=True
     )
     assert sum(month["commits"] for month in shipped["drift"]) == len(judged)
+    assert all(month["buggy"] >= 10 for month in shipped["drift"] if month["auc"] is not None)
     assert 0.03 < shipped["flagged"] / len(judged) < 0.2  # a budget of a tenth, on commits it has not seen
 
 
