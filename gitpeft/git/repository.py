@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.errors import GitpeftError
+from gitpeft.git.mailmap import Mailmap
 from gitpeft.git.places import EMPTY_TREES, find_places
 from gitpeft.git.process import (
     UNWANTED_VARIABLES,
@@ -363,7 +364,7 @@ class Repository:
         """The mapped address of the current user, from their commits (author, mapped address, …) or git."""
         own = encode_exactly(self.read_author())
         known = (mail for author, mail, _ in rows if author == own)
-        return next(known, None) or get_mail(encode_exactly(self.map_identity(decode_exactly(own))))
+        return next(known, None) or get_mail(encode_exactly(self.mailmap.map_identity(decode_exactly(own))))
 
     def read_author(self) -> str:
         """Who is the author of a commit made now, as `Name <mail>`, before git's mailmap; "" if unknown."""
@@ -376,56 +377,15 @@ class Repository:
             return ""
         return decode_exactly(ident.rpartition(b">")[0] + b">")
 
-    # --- git's mailmap --------------------------------------------------------------------------------------
-
-    def map_identity(self, identity: str) -> str:
-        """A person (`Name <mail>`) as git's mailmap has it; what is no identity to git stays as it is."""
-        if not self.mailmap_state:
-            return identity
-        try:
-            output = self.run("check-mailmap", "--stdin", input=encode_exactly(identity) + b"\n")
-        except GitpeftError:
-            return identity
-        return decode_exactly(output.removesuffix(b"\n"))
-
-    @property
-    def mailmap_state(self) -> str:
-        """A hash of everything that git's mailmap is read from; "" where there is none."""
-        parts = [self._read_own_mailmap(), *map(self._read_mailmap_setting, self._mailmap_settings)]
-        if not any(parts):
-            return ""
-        import hashlib  # only where there is a mailmap
-
-        return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
-
-    def _read_own_mailmap(self) -> bytes:
-        if self.work_tree is None:  # there git reads the one of HEAD
-            return self.query_text("rev-parse", "--verify", "--quiet", "HEAD:.mailmap").encode()
-        return _read_file(self.work_tree / ".mailmap", os.O_NOFOLLOW)
-
-    def _read_mailmap_setting(self, setting: bytes) -> bytes:
-        """What a setting of `git config` (name, line end, value) adds to the mailmap."""
-        name, _, value = setting.partition(b"\n")
-        if name == b"mailmap.file":
-            path = self.query_text("config", "--type=path", "--get", "mailmap.file")
-            return value + b"\n" + _read_file((self.work_tree or self.git_dir) / path)
-        if name == b"mailmap.blob":
-            sha = self.query_text("rev-parse", "--verify", "--quiet", "--end-of-options", os.fsdecode(value))
-            return value + b"\n" + sha.encode()
-        return b""
-
     @cached_property
-    def _mailmap_settings(self) -> list[bytes]:
-        try:
-            return self.run("config", "-z", "--get-regexp", r"^mailmap\.").split(b"\0")
-        except GitpeftError:
-            return []
+    def mailmap(self) -> Mailmap:
+        """Git's mailmap, read anew at each question."""
+        return Mailmap(self.run, self.work_tree, self.git_dir)
 
     def read_config_listing(self) -> bytes:
         """All of git's configuration, as `git config --list -z` prints it."""
         listing = self.run("config", "--list", "-z")
-        found = [entry for entry in listing.split(b"\0") if entry.startswith(b"mailmap.")]
-        self.__dict__["_mailmap_settings"] = found  # the hook need not ask git again
+        self.mailmap.take_settings(listing)  # the hook need not ask git again
         return listing
 
     # --- lists of commits -----------------------------------------------------------------------------------
@@ -476,15 +436,6 @@ class Repository:
 def get_mail(identity: bytes) -> bytes:
     """The address in `Name <mail>`, or all of what is not of that form."""
     return identity.rpartition(b"<")[2].partition(b">")[0]
-
-
-def _read_file(path: Path, flags: int = 0) -> bytes:
-    """The first MiB of a file; b"" where there is none."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags), "rb") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return b""
 
 
 def _make_unknown_error(rev: str) -> GitpeftError:

@@ -37,7 +37,7 @@ def follow_mailmap(
     The database has no names, so git prints the authors again: one `git log` without diffs. With `most`,
     nothing is done where more commits are stored.
     """
-    state = repository.mailmap_state
+    state = repository.mailmap.compute_state()
     row = db.execute("SELECT value FROM setting WHERE name = 'mailmap'").fetchone()
     if state == (row[0] if row else ""):
         return

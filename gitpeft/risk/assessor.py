@@ -116,7 +116,7 @@ class RiskAssessor:
 
         Raises GitpeftError where too many commits of the history have not been mined yet.
         """
-        author = self.repository.map_identity(self.repository.read_author())
+        author = self.repository.mailmap.map_identity(self.repository.read_author())
         now = self.repository.read_commit_time()
         files, change, head = risk_model.read_staged_change(
             self.repository, self.history.hash_author(author), now

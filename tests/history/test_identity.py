@@ -83,7 +83,7 @@ def test_names_as_identity_people_are_those_of_the_mailmap(team: Repo, where: st
         assert history.mine_commits(repository).new == 0
         with history.context_before(repository, repository.resolve_head()) as context:
             assert context.count_developers(["core.py"]) == 2
-            ada = history.hash_author(repository.map_identity("Ada <ada@old.org>"))
+            ada = history.hash_author(repository.mailmap.map_identity("Ada <ada@old.org>"))
             assert context.measure_experience(ada, team.clock)[0] == 3
 
 
@@ -184,7 +184,7 @@ def test_names_as_identity_any_person_is_mapped_as_check_mailmap_does(
     repo.write(".mailmap", before.encode() + author.rpartition(b"<")[2].rstrip(b">") + after.encode())
     done = repo.run("check-mailmap", "--stdin", input=author + b"\n")
     said = done.stdout.removesuffix(b"\n") if done.returncode == 0 else author
-    mapped = Repository.open(repo.path).map_identity(author.decode("utf-8", "surrogateescape"))
+    mapped = Repository.open(repo.path).mailmap.map_identity(author.decode("utf-8", "surrogateescape"))
     assert mapped.encode("utf-8", "surrogateescape") == said
 
 
