@@ -173,9 +173,7 @@ def test_unshowable_any_text_is_printed(text: str, encoding: str) -> None:
         sys.stdout.flush()
 
 
-@given(st.lists(st.tuples(MESSAGES, PATHS), min_size=1, max_size=4), st.sampled_from(ENCODINGS))
-@settings(max_examples=8)
-def test_unshowable_any_history_is_shown(
+def _check_shown(
     tmp_path_factory: pytest.TempPathFactory, commits: list[tuple[bytes, bytes]], encoding: str
 ) -> None:
     repo = Repo.create(tmp_path_factory.mktemp("shown") / "repo")
@@ -186,3 +184,20 @@ def test_unshowable_any_history_is_shown(
             code, text = Terminal(patch, encoding).run(patch, "--repo", repo.path, *call)
         assert code in (0, 1)
         assert encoding == "utf-16" or all(c.isprintable() or c in "\n\t" for c in text)
+
+
+@given(st.lists(st.tuples(MESSAGES, PATHS), min_size=1, max_size=4), st.sampled_from(ENCODINGS))
+@settings(max_examples=8)
+def test_unshowable_any_history_is_shown(
+    tmp_path_factory: pytest.TempPathFactory, commits: list[tuple[bytes, bytes]], encoding: str
+) -> None:
+    _check_shown(tmp_path_factory, commits, encoding)
+
+
+@pytest.mark.slow
+@given(st.lists(st.tuples(MESSAGES, PATHS), min_size=1, max_size=4), st.sampled_from(ENCODINGS))
+@settings(max_examples=80)
+def test_unshowable_any_history_is_shown_at_length(
+    tmp_path_factory: pytest.TempPathFactory, commits: list[tuple[bytes, bytes]], encoding: str
+) -> None:
+    _check_shown(tmp_path_factory, commits, encoding)

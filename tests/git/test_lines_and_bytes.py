@@ -118,11 +118,7 @@ def test_lines_and_bytes_a_carriage_return_begins_no_line_of_a_message_file() ->
     assert has_text(b"text\r# goes on\n", b"#")
 
 
-@given(st.lists(PATHS, min_size=1, max_size=6, unique=True))
-@settings(max_examples=15)
-def test_lines_and_bytes_any_path_is_read_as_git_has_it(
-    tmp_path_factory: pytest.TempPathFactory, paths: list[bytes]
-) -> None:
+def _check_paths(tmp_path_factory: pytest.TempPathFactory, paths: list[bytes]) -> None:
     kept: list[bytes] = []
     for path in paths:  # no file may be a folder of another one
         if not any(
@@ -146,6 +142,23 @@ def test_lines_and_bytes_any_path_is_read_as_git_has_it(
         [change] = history.load_measured_changes({sha}).values()
         assert sorted(one.path for one in record.paths) == expected
         assert sorted(file.path for file in change.files) == expected
+
+
+@given(st.lists(PATHS, min_size=1, max_size=6, unique=True))
+@settings(max_examples=15)
+def test_lines_and_bytes_any_path_is_read_as_git_has_it(
+    tmp_path_factory: pytest.TempPathFactory, paths: list[bytes]
+) -> None:
+    _check_paths(tmp_path_factory, paths)
+
+
+@pytest.mark.slow
+@given(st.lists(PATHS, min_size=1, max_size=6, unique=True))
+@settings(max_examples=150)
+def test_lines_and_bytes_any_path_is_read_as_git_has_it_at_length(
+    tmp_path_factory: pytest.TempPathFactory, paths: list[bytes]
+) -> None:
+    _check_paths(tmp_path_factory, paths)
 
 
 _FOLDER = st.text(

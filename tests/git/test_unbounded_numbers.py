@@ -113,11 +113,7 @@ def test_unbounded_numbers_a_commit_without_a_date_teaches_no_risk() -> None:
     assert labelled.times.min() >= EPOCH and labelled.times.max() <= now
 
 
-@given(st.lists(st.tuples(DATES, DATES), min_size=1, max_size=8))
-@settings(max_examples=12)
-def test_unbounded_numbers_any_date_is_bounded_and_agrees_with_git(
-    tmp_path_factory: pytest.TempPathFactory, dates: list[tuple[bytes, bytes]]
-) -> None:
+def _check_dates(tmp_path_factory: pytest.TempPathFactory, dates: list[tuple[bytes, bytes]]) -> None:
     repo = Repo.create(tmp_path_factory.mktemp("dates") / "repo")
     shas = write_history(repo, [RawCommit(author_date=one, committer_date=other) for one, other in dates])
     repository = Repository.open(repo.path)
@@ -134,6 +130,23 @@ def test_unbounded_numbers_any_date_is_bounded_and_agrees_with_git(
                 assert time in (NO_TIME, LATEST_TIME)
     with History.open(repository.state_dir) as history:
         assert history.mine_commits(repository).new == len(shas)
+
+
+@given(st.lists(st.tuples(DATES, DATES), min_size=1, max_size=8))
+@settings(max_examples=12)
+def test_unbounded_numbers_any_date_is_bounded_and_agrees_with_git(
+    tmp_path_factory: pytest.TempPathFactory, dates: list[tuple[bytes, bytes]]
+) -> None:
+    _check_dates(tmp_path_factory, dates)
+
+
+@pytest.mark.slow
+@given(st.lists(st.tuples(DATES, DATES), min_size=1, max_size=8))
+@settings(max_examples=150)
+def test_unbounded_numbers_any_date_is_bounded_and_agrees_with_git_at_length(
+    tmp_path_factory: pytest.TempPathFactory, dates: list[tuple[bytes, bytes]]
+) -> None:
+    _check_dates(tmp_path_factory, dates)
 
 
 @given(st.text(max_size=60) | st.integers(0, 2**80).map(str))

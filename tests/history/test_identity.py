@@ -139,9 +139,7 @@ def test_names_as_identity_risk_counts_people_not_addresses(team: Repo, gitpeft:
     assert found["metrics"]["ndev"] == 2
 
 
-@given(st.lists(AUTHORS, min_size=1, max_size=6), ENCODINGS, MESSAGES, st.data())
-@settings(max_examples=12)
-def test_names_as_identity_any_author_and_message_are_read_as_git_prints_them(
+def _check_people(
     tmp_path_factory: pytest.TempPathFactory,
     authors: list[bytes],
     encoding: bytes,
@@ -168,6 +166,31 @@ def test_names_as_identity_any_author_and_message_are_read_as_git_prints_them(
         records = {one.sha: one for one in history.load_records(repository)}
         for sha, (author, _) in said.items():
             assert records[sha].author == history.hash_author(author.decode("utf-8", "surrogateescape"))
+
+
+@given(st.lists(AUTHORS, min_size=1, max_size=6), ENCODINGS, MESSAGES, st.data())
+@settings(max_examples=12)
+def test_names_as_identity_any_author_and_message_are_read_as_git_prints_them(
+    tmp_path_factory: pytest.TempPathFactory,
+    authors: list[bytes],
+    encoding: bytes,
+    message: bytes,
+    data: st.DataObject,
+) -> None:
+    _check_people(tmp_path_factory, authors, encoding, message, data)
+
+
+@pytest.mark.slow
+@given(st.lists(AUTHORS, min_size=1, max_size=6), ENCODINGS, MESSAGES, st.data())
+@settings(max_examples=150)
+def test_names_as_identity_any_author_and_message_are_read_as_git_prints_them_at_length(
+    tmp_path_factory: pytest.TempPathFactory,
+    authors: list[bytes],
+    encoding: bytes,
+    message: bytes,
+    data: st.DataObject,
+) -> None:
+    _check_people(tmp_path_factory, authors, encoding, message, data)
 
 
 @given(
