@@ -40,8 +40,11 @@ _SIGNED_TRAILER = lazy_pattern(r"^(?:co-authored|assisted|generated)-by:(.*)$", 
 _TOOLS = (
     r"(?:claude code|claude|cursor|(?:github )?copilot|chatgpt|openai|(?:openai )?codex|aider|gemini|devin)"
 )
+# a tool that is named without an address, or with one that nobody reads
 _TOOL_TRAILER = lazy_pattern(
-    rf"^(?:assisted|generated)-by:\s*{_TOOLS}\b[^<@\n]*$", re.IGNORECASE | re.MULTILINE
+    rf"^(?:(?:assisted|generated)-by:\s*{_TOOLS}\b[^<@\n]*$"
+    rf"|(?:co-authored|assisted|generated)-by:\s*{_TOOLS}\b[^<\n]*<no-?reply@)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _TOOL_LINE = lazy_pattern(
     rf"^\W*generated with \[?{_TOOLS}(?: cli)?(?:\]\(\S*\)|\]?)\W*$", re.IGNORECASE | re.MULTILINE

@@ -249,6 +249,8 @@ def test_names_as_identity_bots_are_addresses(identity: str) -> None:
         ("Co-authored-by: Claude Martin <cm@example.com>", False),
         ("Co-authored-by: Devin Gemini <dg@example.com>", False),
         ("Assisted-by: Claude Monet <monet@giverny.fr>", False),
+        ("Co-authored-by: Claude <123+claude-m@users.noreply.github.com>", False),
+        ("Co-authored-by: Claude <noreply@example.org>", True),
         ("Co-authored-by: Cody Cursor <cody@cursor-furniture.com>", False),
         ("the table is generated with Cursor pagination in mind", False),
         ("Co-Authored-By: Claude Opus 4 <noreply@anthropic.com>", True),
