@@ -21,7 +21,7 @@ IMPORTERS = {
     "torch": {"learn"},
     "transformers": {"learn"},
     "peft": {"learn"},
-    "safetensors": {"learn", "share.lora_merge", "share.packed"},
+    "safetensors": {"learn", "share.lora_merge", "share.packed", "share.packed_merge"},
     "huggingface_hub": {
         "learn.models.hub"
     },  # comes with transformers; offline unless a person says otherwise
@@ -42,6 +42,7 @@ IMPORTERS = {
         "risk.encoder",
         "share.lora_merge",
         "share.packed",
+        "share.packed_merge",
         "share.delta",
         "learn",
     },

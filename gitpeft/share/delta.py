@@ -13,10 +13,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gitpeft.bundle.bundle import ADAPTER_FOLDER, DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, Bundle, Manifest
-from gitpeft.bundle.embedded import EMBEDDED_BASE, ONNX_FOLDER, compute_base_digest, find_embedded_base
+from gitpeft.bundle.bundle import (
+    ADAPTER_FOLDER,
+    DECODER_FILE,
+    ENCODER_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    Bundle,
+    Manifest,
+)
+from gitpeft.bundle.embedded import (
+    BASE_TOKENIZER_FILE,
+    EMBEDDED_BASE,
+    EMBEDDED_BASES,
+    ONNX_FOLDER,
+    compute_base_digest,
+    find_embedded_base,
+)
 from gitpeft.errors import GitpeftError
-from gitpeft.share import lora_merge
+from gitpeft.share import lora_merge, packed_merge
+from gitpeft.share.packed import is_packed_base
 
 RECONSTRUCTION_WAYS = ("fold", "base")
 """What a file is reconstructed from: the base's graph with the adapter merged in, or the base's own file."""
@@ -55,8 +71,10 @@ def encode_deltas(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, DeltaReci
     base = match_embedded_base(bundle.manifest)
     if base is None:
         return files, made
-    sources = _build_delta_sources(base, lambda name: bundle.read(f"{ADAPTER_FOLDER}/{name}"))
-    for name in (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE):
+    sources = _build_delta_sources(base, bundle.read)
+    for name in (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
+        if name not in files:
+            continue
         best = _choose_shortest_delta(
             files[name], {way: found[name] for way, found in sources.items() if name in found}
         )
@@ -82,18 +100,20 @@ def reconstruct_files(
     base = match_embedded_base(manifest)
     if base is None:
         raise GitpeftError(
-            f"the model was tuned from another version of the base {EMBEDDED_BASE} than yours",
+            f"the model was tuned from another version of the base {manifest.base} than yours",
             "Install the version of gitpeft with which it was published.",
         )
     ways = {one.way for one in made.values()}
-    sources = _build_delta_sources(base, lambda name: read(f"{ADAPTER_FOLDER}/{name}"), needed=ways)
+    sources = _build_delta_sources(base, read, needed=ways)
     return {name: _apply_delta(name, one, sources, read, manifest) for name, one in made.items()}
 
 
 def match_embedded_base(manifest: Manifest) -> Path | None:
     """The folder of the embedded base, if the model was tuned from exactly this version of it."""
-    folder = find_embedded_base()
-    if manifest.base != EMBEDDED_BASE or not (folder / ONNX_FOLDER / ENCODER_FILE).is_file():
+    if manifest.base not in EMBEDDED_BASES:
+        return None
+    folder = find_embedded_base() if manifest.base == EMBEDDED_BASE else find_embedded_base(manifest.base)
+    if not (folder / ONNX_FOLDER / ENCODER_FILE).is_file() and not is_packed_base(folder):
         return None
     return folder if compute_base_digest(folder) == manifest.base_digest else None
 
@@ -101,12 +121,39 @@ def match_embedded_base(manifest: Manifest) -> Path | None:
 def _build_delta_sources(
     base: Path, read: Callable[[str], bytes], needed: set[str] | None = None
 ) -> dict[str, dict[str, bytes]]:
-    """The files from which others can be reconstructed here, by way and name."""
+    """The files from which others can be reconstructed here, by way and name.
+
+    `read` returns a file of the bundle.
+    """
+
+    def read_adapter(name: str) -> bytes:
+        return read(f"{ADAPTER_FOLDER}/{name}")
+
+    if is_packed_base(base):
+        return _build_packed_sources(base, read, read_adapter, needed)
     names = (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE)
     found = {"base": {name: (base / ONNX_FOLDER / name).read_bytes() for name in names}}
     if needed is None or "fold" in needed:
         try:
-            found["fold"] = lora_merge.merge_lora_into_graphs(base, read)
+            found["fold"] = lora_merge.merge_lora_into_graphs(base, read_adapter)
+        except GitpeftError:
+            if needed is not None:
+                raise
+    return found
+
+
+def _build_packed_sources(
+    base: Path,
+    read: Callable[[str], bytes],
+    read_adapter: Callable[[str], bytes],
+    needed: set[str] | None,
+) -> dict[str, dict[str, bytes]]:
+    """The tokenizer of a packed base, and its weights with the adapter merged in."""
+    found: dict[str, dict[str, bytes]] = {"base": {TOKENIZER_FILE: (base / BASE_TOKENIZER_FILE).read_bytes()}}
+    if needed is None or "fold" in needed:
+        try:
+            weights = packed_merge.merge_lora_into_weights(base, read(DECODER_FILE), read_adapter)
+            found["fold"] = {WEIGHTS_FILE: weights}
         except GitpeftError:
             if needed is not None:
                 raise

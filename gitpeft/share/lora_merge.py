@@ -60,7 +60,7 @@ def merge_lora_into_graphs(base: Path, read: Callable[[str], bytes]) -> dict[str
     does not allow it, GitpeftError when the shapes of the adapter do not fit the base.
     """
     weights = read_safetensors((base / BASE_WEIGHTS_FILE).read_bytes())
-    updates = _read_lora_updates(read, weights)
+    updates = read_lora_updates(read, weights)
     found = {
         name: _merge_into_graph(base / ONNX_FOLDER / name, weights, updates)
         for name in (ENCODER_FILE, DECODER_FILE)
@@ -89,10 +89,13 @@ def read_safetensors(raw: bytes) -> "dict[str, FloatArray]":
 # --- the adapter --------------------------------------------------------------------------------------------
 
 
-def _read_lora_updates(
+def read_lora_updates(
     read: Callable[[str], bytes], weights: "Mapping[str, FloatArray]"
 ) -> dict[str, LoraUpdate]:
-    """The updates of an adapter, by the name of the weight that they change."""
+    """The updates of an adapter, by the name of the weight that they change.
+
+    NotMergeableError when it is no plain LoRA of these weights, GitpeftError when it is damaged.
+    """
     import numpy as np
 
     scale = _parse_lora_scale(read(ADAPTER_CONFIG_FILE))
@@ -237,7 +240,7 @@ def _quantize_int8(columns: "FloatArray") -> "tuple[NDArray[np.int8], FloatArray
 
 # field numbers of onnx.proto
 _GRAPH_FIELD, _INITIALIZER_FIELD = 7, 5
-_DIMS_FIELD, _TYPE_FIELD, _RAW_FIELD = 1, 2, 9
+_DIMS_FIELD, _TYPE_FIELD, _NAME_FIELD, _RAW_FIELD = 1, 2, 8, 9
 
 
 def _read_stored_arrays(raw: bytes) -> Iterator[_StoredArray]:
@@ -250,6 +253,32 @@ def _read_stored_arrays(raw: bytes) -> Iterator[_StoredArray]:
                         yield from _read_stored_array(raw, tensor)
     except (IndexError, ValueError) as error:
         raise GitpeftError(f"the base's graph cannot be read: {error}") from None
+
+
+def read_array_shapes(raw: bytes) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays that a model holds or names, by name; GitpeftError when it is invalid."""
+    found = {}
+    try:
+        for number, graph in _read_fields(raw, 0, len(raw)):
+            if number != _GRAPH_FIELD or not isinstance(graph, tuple):
+                continue
+            for inner, tensor in _read_fields(raw, *graph):
+                if inner == _INITIALIZER_FIELD and isinstance(tensor, tuple):
+                    name, shape = _read_array_name(raw, tensor)
+                    found[name] = shape
+    except (IndexError, ValueError) as error:
+        raise GitpeftError(f"the graph cannot be read: {error}") from None
+    return found
+
+
+def _read_array_name(raw: bytes, tensor: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
+    name, shape = "", list[int]()
+    for number, value in _read_fields(raw, *tensor):
+        if number == _NAME_FIELD and isinstance(value, tuple):
+            name = raw[slice(*value)].decode()
+        elif number == _DIMS_FIELD:
+            shape += [value] if isinstance(value, int) else _read_packed_ints(raw, *value)
+    return name, tuple(shape)
 
 
 def _read_stored_array(raw: bytes, tensor: tuple[int, int]) -> Iterator[_StoredArray]:

@@ -106,7 +106,7 @@ def folded(bundle: bundles.Bundle, base: bases.BaseModel) -> Way:
 
 def adapted(bundle: bundles.Bundle, base: bases.BaseModel) -> Way:
     """LoRA matrices as inputs of the base's graphs; without an adapter they are empty and change nothing."""
-    updates = lora_merge._read_lora_updates(
+    updates = lora_merge.read_lora_updates(
         lambda name: bundle.read(f"adapter/{name}"),
         weights := lora_merge.read_safetensors((base.folder / "model.safetensors").read_bytes()),
     )
