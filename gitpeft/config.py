@@ -37,7 +37,7 @@ class Config:
     memory_mb: int = 2048
     exclude: tuple[str, ...] = ()  # lines of a `.gitignore`
     subject_length: int = 0  # 0: as in this history
-    min_score: int = 0  # of a message, 0 to 100
+    min_score: int = -1  # of a message, 0 to 100; -1: what the model was found to need
     ticket_pattern: str = ""  # "": as in this history
     ticket_format: str = ""
     fix_pattern: str = ""  # "": the built-in patterns

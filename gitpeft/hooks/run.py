@@ -196,7 +196,9 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
     if config.problems:
         _report_problem(config.problems[0])
     notes = _load_risk_notes(repo) if config.risk_comments and source == "" else []
-    messages = _suggest_messages(repo, config, source, trace)
+    messages, withheld = _suggest_messages(repo, config, source, trace)
+    if withheld and not config.quiet:
+        notes = [message_file.NOTHING_OFFERED, *notes]
     head = repo.resolve_head() if config.stats else None
     signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
     changed = message_file.insert_messages(content, messages, rules, only_comments=plan.only_comments)
@@ -206,15 +208,17 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
         _report_problem(f"every suggestion begins with core.commentChar, {comment!r}: nothing suggested")
     if changed != content:
         message_file.write_message_file(path, changed)
-        if config.stats and source == "":
+        if config.stats and source == "" and messages:
             from gitpeft.monitor import acceptance
 
             acceptance.record_offer(repo.state_dir, head, messages)
     trace.write_trace()
 
 
-def _suggest_messages(repo: Repository, config: Config, source: str, trace: HookTrace) -> list[str]:
-    """Messages for the staged change that may be offered, best first."""
+def _suggest_messages(
+    repo: Repository, config: Config, source: str, trace: HookTrace
+) -> tuple[list[str], bool]:
+    """Messages for the staged change, best first, and whether all were withheld for their scores."""
     from gitpeft.suggest import service
 
     progress = _ProgressLine(trace.started)
@@ -228,7 +232,7 @@ def _suggest_messages(repo: Repository, config: Config, source: str, trace: Hook
         progress.clear_line()
     if offer.problem:
         _append_to_log(_format_problem(f"{offer.problem}, an earlier message was offered instead"))
-    return offer.messages
+    return offer.messages, offer.withheld
 
 
 def _load_risk_notes(repo: Repository) -> list[str]:

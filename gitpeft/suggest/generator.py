@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle
 from gitpeft.diff.render import TokenBudget
+from gitpeft.lazy import replace_fields
 from gitpeft.runtime.background import BackgroundTask
 from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens, Hypothesis, score_messages
 from gitpeft.runtime.onnx_model import CausalDecoder, EncodedSource, EncoderDecoder, MessageNetwork
@@ -64,6 +65,7 @@ class MessageGenerator:
             self._wrapping = list(settings.get("before", ())), list(settings.get("after", ()))
             self._budget = TokenBudget(**bundle.manifest.budget)
         self._width = width
+        self._encoded: EncodedSource | None = None
         self._timer = timer
         self._network = _open_network(bundle, files)
         self._codec = BackgroundTask(lambda: _parse_tokenizer(files.get_result()[TOKENIZER_FILE]))
@@ -76,7 +78,7 @@ class MessageGenerator:
         `previous` is the author's previous subject, `exemplars` are similar earlier commits, the most similar
         first. A `seed` samples other wordings, the same ones for the same seed.
         """
-        encoded = self.encode_source(change, previous, exemplars)
+        encoded = self._encoded = self.encode_source(change, previous, exemplars)
         with self._timer.measure("decode"):
             search = BeamSearch(self._width, MAX_TOKENS, seed=seed)
             hypotheses = search.run(self._network, encoded, self._special)
@@ -85,8 +87,31 @@ class MessageGenerator:
         codec = self._codec.get_result()
         like = tuple(exemplar.sha for exemplar in exemplars)
         return [
-            DraftMessage(codec.decode(one.ids), GENERATED, like, one.mean, finished=one.finished)
+            DraftMessage(
+                codec.decode(one.ids),
+                GENERATED,
+                like,
+                one.mean,
+                finished=one.finished,
+                tokens=len(one.ids) + 1,
+            )
             for one in hypotheses
+        ]
+
+    @property
+    def scores_cheaply(self) -> bool:
+        """Whether the likelihood of a message costs little; a causal model needs ten times that."""
+        return isinstance(self._network, EncoderDecoder)
+
+    def score_drafts(self, drafts: Sequence[DraftMessage]) -> list[DraftMessage]:
+        """Drafts of other origin with the model's log-probability, for the change of the last drafts."""
+        if self._encoded is None or not drafts:
+            return list(drafts)
+        with self._timer.measure("score"):
+            scored = self.score_texts(self._encoded, [draft.message for draft in drafts])
+        return [
+            replace_fields(draft, mean=one.mean, tokens=len(one.ids) + 1)
+            for draft, one in zip(drafts, scored, strict=True)
         ]
 
     def _rescore_without_noise(

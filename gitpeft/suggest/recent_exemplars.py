@@ -29,7 +29,7 @@ READ_SECONDS = 0.2
 """Time for reading them; the commit at which it runs out is never read again."""
 
 _CACHE_SIZE = 4 * MAX_RECENT_COMMITS
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _SEPARATOR = "\n\0\n"
 
 
@@ -67,6 +67,13 @@ def load_recent_entries(state_dir: Path, shas: Iterable[str]) -> list[IndexEntry
     return [entry for entry in entries if newest[entry.subject] == entry.sha]
 
 
+def build_index_entry(sha: str, subject: str, change: str) -> IndexEntry:
+    """The index entry of a commit: its terms, and the slots of its subject."""
+    from gitpeft.suggest.analogy import describe_slots  # only where a commit is read for the first time
+
+    return IndexEntry(sha, subject, pack_terms(extract_terms(change)), describe_slots(subject, change))
+
+
 def _build_index_entry(commit: Commit) -> IndexEntry | None:
     """The index entry of a commit, filtered and masked as for training; None if training would exclude it."""
     from gitpeft.redaction import mask_secrets
@@ -78,7 +85,7 @@ def _build_index_entry(commit: Commit) -> IndexEntry | None:
     subject = clean_subject(subject)
     if find_exclusion_reason(subject, body, change):
         return None
-    return IndexEntry(commit.sha, subject, pack_terms(extract_terms(change)))
+    return build_index_entry(commit.sha, subject, change)
 
 
 def _load_cache(state_dir: Path) -> dict[str, IndexEntry | None]:
@@ -88,7 +95,7 @@ def _load_cache(state_dir: Path) -> dict[str, IndexEntry | None]:
         if data["version"] != _CACHE_VERSION:
             return {}
         return {
-            sha: IndexEntry(sha, str(row[0]), _decode_terms(row[1])) if row else None
+            sha: IndexEntry(sha, str(row[0]), _decode_terms(row[1]), str(row[2])) if row else None
             for sha, row in data["commits"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
@@ -105,5 +112,7 @@ def _decode_terms(text: str) -> bytes:
 def _save_cache(state_dir: Path, known: dict[str, IndexEntry | None]) -> None:
     """Write the entries that were read last, at most `_CACHE_SIZE`."""
     kept: Sequence[tuple[str, IndexEntry | None]] = list(known.items())[-_CACHE_SIZE:]
-    commits = {sha: [one.subject, b64encode(one.terms).decode()] if one else None for sha, one in kept}
+    commits = {
+        sha: [one.subject, b64encode(one.terms).decode(), one.slots] if one else None for sha, one in kept
+    }
     write_json_cache(state_dir / "recent.json", {"version": _CACHE_VERSION, "commits": commits})

@@ -14,6 +14,7 @@ from gitpeft.bundle.manifest import RERANKER_FILE
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 from gitpeft.suggest.reranker_features import (
+    ANALOGY,
     GENERATED,
     RERANKER_FEATURES,
     RETRIEVED,
@@ -73,7 +74,11 @@ def build_candidates(
     candidates = []
     for draft, features in zip(unique, compute_features(unique, retrieved, context), strict=True):
         like = retrieved.get(draft.message, draft).like
-        flaw = find_flaw(draft, seen, longest) or _check_issue_numbers(draft, known_issues)
+        flaw = (
+            find_flaw(draft, seen, longest)
+            or _check_issue_numbers(draft, known_issues)
+            or context.find_flaw(draft.message, draft.message in retrieved or draft.origin == ANALOGY)
+        )
         candidates.append(MessageCandidate(draft.message, draft.origin, like, features, flaw, draft.mean))
     return candidates
 
@@ -121,11 +126,13 @@ def _is_truncated_name(name: str, seen: str) -> bool:
 
 @lazy_dataclass(frozen=True, slots=True)
 class Reranker:
-    """A logistic model of candidates' features: score = sigmoid(weights · features + bias).
+    """Two linear models of candidates' features: one orders them, the other says what the first is worth.
 
-    `mode` "chooser" orders candidates by score; "generated" and "retrieved" put messages of that origin
-    first, in the order of likelihood or similarity, and "retrieved" never runs the model. If the best score
-    is below `threshold`, nothing is offered.
+    `mode` "chooser" orders candidates by weights · features; "generated" and "retrieved" put messages of that
+    origin first, in the order of likelihood or similarity, and "retrieved" never runs the model. A score is
+    sigmoid(value_weights · features + value_bias), the share of keystrokes that a candidate is expected to
+    save; without these weights, as earlier versions stored it, sigmoid(weights · features + bias). If the
+    score of the first is below `threshold`, nothing is offered.
     """
 
     mode: str = GENERATED
@@ -133,6 +140,8 @@ class Reranker:
     weights: tuple[float, ...] = ()
     bias: float = 0.0
     threshold: float | None = None
+    value_weights: tuple[float, ...] = ()
+    value_bias: float = 0.0
 
     @classmethod
     def from_data(cls, data: Mapping[str, object], kind: str) -> "Reranker":
@@ -155,36 +164,61 @@ class Reranker:
                 tuple(map(_require_number, _require_list(data.get("weights", [])))),
                 _require_number(data.get("bias", 0.0)),
                 None if threshold is None else _require_number(threshold),
+                tuple(map(_require_number, _require_list(data.get("value_weights", [])))),
+                _require_number(data.get("value_bias", 0.0)),
             )
         except (TypeError, AttributeError) as error:
             raise GitpeftError(f"the model's reranker cannot be read: {error}", _REFIT_HINT) from None
-        if stored.mode not in (RERANKED, GENERATED, RETRIEVED) or len(stored.features) != len(stored.weights):
+        if stored.mode not in (RERANKED, GENERATED, RETRIEVED) or not stored._is_complete():
             raise GitpeftError("the model's reranker is damaged", _REFIT_HINT)
         return stored
 
+    def _is_complete(self) -> bool:
+        """Whether there is a weight for each feature."""
+        return len(self.weights) == len(self.features) and len(self.value_weights) in (0, len(self.features))
+
+    def order_candidate(self, candidate: MessageCandidate) -> float:
+        """What candidates are ordered by: the higher, the better."""
+        return (
+            self._weigh_features(candidate, self.weights)
+            if self.features
+            else self.score_candidate(candidate)
+        )
+
+    def _weigh_features(self, candidate: MessageCandidate, weights: Sequence[float]) -> float:
+        return sum(w * candidate.get_feature(f) for f, w in zip(self.features, weights, strict=True))
+
     def score_candidate(self, candidate: MessageCandidate) -> float:
-        """The expected B-Norm of a candidate, in 0..1.
+        """The share of keystrokes that a candidate is expected to save, in 0..1.
 
         Without weights it is the similarity of a retrieved message or the mean token probability of a
         generated one.
         """
         if not self.features:
-            retrieved = candidate.origin == RETRIEVED
+            generated = candidate.origin == GENERATED
             likelihood = math.exp(min(0.0, candidate.mean))
-            return min(1.0, candidate.get_feature("similarity")) if retrieved else likelihood
-        products = (w * candidate.get_feature(f) for f, w in zip(self.features, self.weights, strict=True))
-        return 1 / (1 + math.exp(-max(-60.0, min(60.0, sum(products) + self.bias))))
+            return likelihood if generated else min(1.0, candidate.get_feature("similarity"))
+        weights, bias = (
+            (self.value_weights, self.value_bias) if self.value_weights else (self.weights, self.bias)
+        )
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, self._weigh_features(candidate, weights) + bias))))
 
-    def rank_candidates(self, candidates: Sequence[MessageCandidate]) -> list[tuple[float, MessageCandidate]]:
-        """(score, candidate) of those without flaws, best first; [] if the best is below the threshold."""
-        scored = [(self.score_candidate(one), one) for one in candidates if not one.flaw]
+    def rank_candidates(
+        self, candidates: Sequence[MessageCandidate], least: float | None = None
+    ) -> list[tuple[float, MessageCandidate]]:
+        """(score, candidate) of those without flaws, best first; [] if the first one's score is too low.
+
+        It has to reach `least`, or the threshold of the reranker where that is None.
+        """
+        fitting = [one for one in candidates if not one.flaw]
         if self.mode == RERANKED:
-            scored.sort(key=lambda pair: -pair[0])
+            fitting.sort(key=lambda one: -self.order_candidate(one))
         else:
-            scored.sort(key=lambda pair: pair[1].origin != self.mode)
-        if not scored or (self.threshold is not None and scored[0][0] < self.threshold):
+            fitting.sort(key=lambda one: one.origin != self.mode)
+        needed = self.threshold if least is None else least
+        if not fitting or (needed is not None and self.score_candidate(fitting[0]) < needed):
             return []
-        return scored
+        return [(self.score_candidate(one), one) for one in fitting]
 
 
 def _require_list(value: object) -> Sequence[object]:

@@ -1,8 +1,4 @@
-"""The features of candidate messages that the reranker weighs.
-
-The model's likelihood of a message is not one of them: on repositories outside the fit, agreement with other
-candidates, the team's newest subjects and the words of the change predicted quality better.
-"""
+"""The features of candidate messages that the reranker weighs."""
 
 import math
 from collections import Counter
@@ -10,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from gitpeft.diff.compact import split_compact
+from gitpeft.diff.grounding import measure_grounding
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
+from gitpeft.suggest.change_view import ChangeView
+from gitpeft.suggest.checks import find_ungrounded, list_foreign_stems, measure_verb_fit
+from gitpeft.suggest.team_wording import TeamWording
 
-GENERATED, RETRIEVED = "generated", "retrieved"
+GENERATED, RETRIEVED, ANALOGY, DESCRIBED = "generated", "retrieved", "analogy", "described"
 
 RERANKER_FEATURES = (
     "words",
@@ -29,6 +29,21 @@ RERANKER_FEATURES = (
     "opening",
     "previous",
     "invents_number",
+    "is_analogy",
+    "is_described",
+    "analogy_similarity",
+    "is_scored",
+    "likelihood",
+    "surprise",
+    "grounded",
+    "foreign",
+    "fits_verb",
+    "short",
+    "echoes_opening",
+    "formulaic",
+    "top_similarity",
+    "change_size",
+    "file_count",
 )
 """The names of the features, in the order of `compute_features`, which describes them. A feature whose
 meaning changes needs another name: the weights of stored rerankers belong to the old meaning."""
@@ -45,18 +60,23 @@ _LENGTH_WINDOW = 50
 _DEFAULT_LENGTH = 6.0
 """The usual length in words where there is no subject yet."""
 
+_SHORT, _FORMULA_COUNT = 2, 5
+_UNSCORED_LIKELIHOOD, _UNSCORED_SURPRISE = -3.0, 3.4
+"""What is assumed of a message that the model did not score: about the mean of those that it scores."""
+
 _ECHO_FLOOR = 0.05
 """Added to similarities, so that a retrieved message without any still counts a little."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class DraftMessage:
-    """A message from the model (`origin` GENERATED) or from an earlier commit (RETRIEVED).
+    """A message from the model (`origin` GENERATED), of an earlier commit (RETRIEVED), of such a commit with
+    its slots filled (ANALOGY), or put together from facts (DESCRIBED).
 
-    `like` are the ids of the commits behind it: its exemplars, or the commit whose message it is. For
-    generated messages `mean` is the log-probability per token, and `finished` whether the end was reached;
-    for retrieved ones `similarity` (0..1) is that of the commit's change, and `age` how many commits ago it
-    was made.
+    `like` are the ids of the commits behind it: its exemplars, or the commit whose message it is. `mean` is
+    the log-probability per token and `tokens` how many tokens that was, 0 where the model did not score it;
+    for generated messages `finished` is whether the end was reached. For retrieved messages and analogies
+    `similarity` (0..1) is that of the commit's change, and `age` how many commits ago it was made.
     """
 
     message: str
@@ -66,6 +86,11 @@ class DraftMessage:
     similarity: float = 0.0
     age: int = 0
     finished: bool = True
+    tokens: int = 0
+
+
+RECENT_SUBJECT_COUNT = 100
+"""Newest subjects from which the features learn what is usual."""
 
 
 class RerankingContext:
@@ -78,7 +103,17 @@ class RerankingContext:
     def __init__(self, change: str, previous: str = "", recent: Sequence[str] = ()) -> None:
         self.change = change
         self.previous = previous
-        self.recent = recent
+        self.recent = recent[-RECENT_SUBJECT_COUNT:]
+        self.view = ChangeView(change)
+        self.wording = TeamWording(recent)
+        self._flaws: dict[tuple[str, bool], str] = {}
+
+    def find_flaw(self, message: str, copied: bool) -> str:
+        """Why a message must not be offered for this change (`checks.find_ungrounded`)."""
+        key = message, copied
+        if key not in self._flaws:
+            self._flaws[key] = find_ungrounded(message, copied, self.view, self.wording)
+        return self._flaws[key]
 
     @cached_property
     def seen_text(self) -> str:
@@ -139,11 +174,22 @@ def compute_features(
       of its words that stand neither in the change nor in a retrieved message;
     - opening: ln(1 + recent subjects that begin with the same word); previous: unigram F1 with the author's
       previous subject;
-    - invents_number: whether it contains a number that stands neither in the change nor in that subject.
+    - invents_number: whether it contains a number that stands neither in the change nor in that subject;
+    - is_analogy, is_described: its origin; analogy_similarity: for an analogy, how similar its commit is;
+    - is_scored; likelihood, surprise: whether the model scored it, its log-probability per token, and
+      ln(1 - the log-probability of all tokens);
+    - grounded: the share of its content words that stand in the change (`diff.grounding`); foreign: how many
+      stand neither there nor in the team's wording; fits_verb: whether its first verb is what the change does
+      (1), may be (0) or hardly is (-1); short: whether it has at most two words;
+    - echoes_opening: how much of the similarity of the nearest messages is of those that begin with its word;
+    - formulaic, top_similarity, change_size, file_count, the same for all: mean unigram F1 of the nearest
+      messages with each other, similarity of the nearest change, ln(1 + changed lines), ln(files).
     """
     bags = [Counter(_split_words(draft.message)) for draft in drafts]
     overlaps = _compute_pairwise_f1(bags)
     similarities = [_get_echo_weight(retrieved.get(draft.message)) for draft in drafts]
+    nearest = list(retrieved.values())
+    shared = _measure_question(nearest, context)
     known_stems = {_stem_word(part) for message in retrieved for part in _split_name_parts(message)}
     return [
         (
@@ -153,6 +199,11 @@ def compute_features(
             *_measure_vocabulary(draft, known_stems, context),
             *_measure_habits(draft, bags[place], context),
             float(not context.seen_numbers.issuperset(_NUMBER_PATTERN.findall(draft.message))),
+            *_measure_new_origin(draft),
+            *_measure_likelihood(draft),
+            *_measure_truth(draft, context),
+            _measure_opening_echo(draft, nearest),
+            *shared,
         )
         for place, draft in enumerate(drafts)
     ]
@@ -200,6 +251,49 @@ def _measure_vocabulary(
 def _measure_habits(draft: DraftMessage, bag: Counter[str], context: RerankingContext) -> tuple[float, float]:
     first = _get_first_word(_split_words(draft.message))
     return math.log1p(context.opening_words[first]), _compute_f1(bag, context.previous_words)
+
+
+def _measure_new_origin(draft: DraftMessage) -> tuple[float, float, float]:
+    is_analogy = draft.origin == ANALOGY
+    return float(is_analogy), float(draft.origin == DESCRIBED), draft.similarity * is_analogy
+
+
+def _measure_likelihood(draft: DraftMessage) -> tuple[float, float, float]:
+    if not draft.tokens:
+        return 0.0, _UNSCORED_LIKELIHOOD, _UNSCORED_SURPRISE
+    return float(draft.tokens > 0), draft.mean, math.log1p(max(0.0, -draft.mean * draft.tokens))
+
+
+def _measure_truth(draft: DraftMessage, context: RerankingContext) -> tuple[float, float, float, float]:
+    share = measure_grounding(draft.message, context.view.grounding, "")
+    foreign = list_foreign_stems(draft.message, context.view, context.wording)
+    return (
+        0.5 if share is None else share,
+        float(len(foreign)),
+        measure_verb_fit(draft.message, context.view),
+        float(len(draft.message.split()) <= _SHORT),
+    )
+
+
+def _measure_opening_echo(draft: DraftMessage, nearest: Sequence[DraftMessage]) -> float:
+    word = _get_first_word(_split_words(draft.message))
+    weights = [(one.similarity + _ECHO_FLOOR, _get_first_word(_split_words(one.message))) for one in nearest]
+    return sum(w for w, other in weights if other == word) / max(1e-9, sum(w for w, _ in weights))
+
+
+def _measure_question(
+    nearest: Sequence[DraftMessage], context: RerankingContext
+) -> tuple[float, float, float, float]:
+    """What is the same for all candidates of a change."""
+    bags = [Counter(_split_words(one.message)) for one in nearest[:_FORMULA_COUNT]]
+    alike = [_compute_f1(a, b) for i, a in enumerate(bags) for b in bags[:i]]
+    size = context.view.size
+    return (
+        sum(alike) / max(1, len(alike)),
+        max((one.similarity for one in nearest), default=0.0),
+        math.log1p(size.added + size.removed),
+        math.log(max(1, len(context.view.files))),
+    )
 
 
 def _compute_pairwise_f1(bags: Sequence[Counter[str]]) -> list[list[float]]:

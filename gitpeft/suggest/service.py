@@ -43,7 +43,8 @@ _PREFETCH_FRESH_SECONDS = 600.0
 class SuggestionRequest:
     """A request to the model: the masked change, the author's previous subject, how many messages.
 
-    `after` is the revision on which the change is based, `least` the score in percent that a message needs.
+    `after` is the revision on which the change is based, `least` the score in percent that a message needs;
+    -1 stands for what the model was found to need on validation commits.
     """
 
     change: str
@@ -66,6 +67,10 @@ class SuggestionRequest:
         """The request as the child process reads it."""
         return {"change": self.change, "previous": self.previous, "n": self.n, "least": self.least}
 
+    def get_least_score(self) -> float | None:
+        """The least score, 0 to 1; None for what the model was found to need."""
+        return None if self.least < 0 else self.least / 100
+
     def get_cache_key(self, model: str) -> str:
         """The key of the request in the cache, for the model with this id."""
         return cache.compute_cache_key(self.change, self.previous, self.n, model, self.least)
@@ -76,11 +81,13 @@ class Offer:
     """Suggestions that may be offered for a change, best first.
 
     `problem` says why the model has no part in them: it was late, or failed. They are retrieved ones then.
+    `withheld` is whether there are none because no message reached the least score.
     """
 
     suggestions: list[Suggestion]
     request: SuggestionRequest
     problem: str = ""
+    withheld: bool = False
 
     @property
     def messages(self) -> list[str]:
@@ -242,7 +249,7 @@ def suggest_for_staged(
     chosen = postprocess.select_suggestions(suggestions, facts, shown, _count_asked(config, 0))
     if problem and not chosen:
         raise GitpeftError(problem)
-    return Offer(chosen, request, problem)
+    return Offer(chosen, request, problem, withheld=not suggestions and not problem)
 
 
 def rehearse_for_commit(repo: Repository, config: Config, limits: SuggestionLimits, rev: str) -> None:
@@ -388,7 +395,7 @@ def load_message_handler(state_dir: Path) -> RequestHandler:
         _index_recent_commits(suggester, state_dir, shas)
         if suggester.generates:  # something to offer should the model take too long
             found = suggester.suggest_retrieved(
-                request.change, request.previous, request.n, least=request.least / 100
+                request.change, request.previous, request.n, least=request.get_least_score()
             )
             yield {PRELIMINARY: True, "suggestions": [one.to_row() for one in found]}
         suggestions = _ask_model(suggester, request)
@@ -409,5 +416,6 @@ def _ask_model(
     suggester: "Suggester", request: SuggestionRequest, before: str | None = None
 ) -> list[Suggestion]:
     """The model's suggestions, best first; for an earlier commit (`before`) from commits before it."""
-    least = request.least / 100
-    return suggester.suggest(request.change, request.previous, request.n, least=least, before=before)
+    return suggester.suggest(
+        request.change, request.previous, request.n, least=request.get_least_score(), before=before
+    )

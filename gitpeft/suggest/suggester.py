@@ -16,9 +16,17 @@ from gitpeft.diff.render import TokenBudget
 from gitpeft.diff.stored import shorten_change
 from gitpeft.diff.subjects import clean_subject
 from gitpeft.suggest import reranker
+from gitpeft.suggest.analogy import fill_slots, unpack_slots
+from gitpeft.suggest.descriptions import describe_change
 from gitpeft.suggest.read_errors import explain_read_errors
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
-from gitpeft.suggest.reranker_features import RETRIEVED, DraftMessage, RerankingContext
+from gitpeft.suggest.reranker_features import (
+    ANALOGY,
+    DESCRIBED,
+    RETRIEVED,
+    DraftMessage,
+    RerankingContext,
+)
 from gitpeft.suggest.stage_timer import StageTimer
 from gitpeft.suggest.suggestion import Suggestion
 
@@ -31,8 +39,14 @@ BEAM_WIDTH = 4
 NEIGHBOUR_COUNT = 10
 """Retrieved messages among the candidates."""
 
-RECENT_SUBJECT_COUNT = 100
-"""Newest subjects from which the reranker's features learn what is usual."""
+RECENT_SUBJECT_COUNT = 500
+"""Newest subjects from which candidates, checks and features learn how the team words its messages."""
+
+MAX_SCORED_MESSAGES = 10
+"""Messages that the model did not generate and that may be offered whose likelihood it computes."""
+
+MAX_SCORED_BY_CAUSAL = 3
+"""The same for a causal model, which takes longer."""
 
 DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
@@ -75,15 +89,15 @@ class Suggester:
         previous: str,
         n: int = 1,
         *,
-        least: float = 0.0,
+        least: float | None = None,
         before: str | None = None,
         seed: int | None = None,
     ) -> list[Suggestion]:
         """At most `n` messages for a stored or compact change, best first; [] if none is good enough.
 
         `previous` is the author's previous subject, "" if there is none; `least` the score (0..1) that each
-        message needs. If the index contains the commit `before`, only earlier commits are retrieved. A `seed`
-        samples other wordings, the same ones for the same seed.
+        message needs, None for what the model was found to need. If the index contains the commit `before`,
+        only earlier commits are retrieved. A `seed` samples other wordings, the same ones for the same seed.
         """
         candidates = self.collect_candidates(
             change, previous, generate=self.generates, before=before, seed=seed
@@ -91,13 +105,17 @@ class Suggester:
         return self._choose_best(candidates, n, least)
 
     def suggest_retrieved(
-        self, change: str, previous: str, n: int = 1, *, least: float = 0.0
+        self, change: str, previous: str, n: int = 1, *, least: float | None = None
     ) -> list[Suggestion]:
         """The same from earlier messages alone, in a few milliseconds: the model is not waited for."""
         return self._choose_best(self.collect_candidates(change, previous, generate=False), n, least)
 
-    def _choose_best(self, candidates: Sequence[MessageCandidate], n: int, least: float) -> list[Suggestion]:
-        ranked = [pair for pair in self._reranker.rank_candidates(candidates) if pair[0] >= least]
+    def _choose_best(
+        self, candidates: Sequence[MessageCandidate], n: int, least: float | None
+    ) -> list[Suggestion]:
+        ranked = [
+            pair for pair in self._reranker.rank_candidates(candidates, least) if pair[0] >= (least or 0.0)
+        ]
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in ranked[:n]]
 
     def index_recent_commits(self, since: "Sequence[IndexEntry]") -> None:
@@ -142,10 +160,26 @@ class Suggester:
         if generate and self._generator is not None:
             exemplars = neighbours[: self._exemplar_count]
             drafts = self._generator.generate_drafts(change, previous, exemplars, seed)
-        drafts += map(_draft_from_neighbour, neighbours)
         with self._timer.measure("choose"):
             context = RerankingContext(change, clean_subject(previous), recent)
-            return reranker.build_candidates(drafts, context, self._longest)
+            others = _collect_other_drafts(neighbours, context)
+        if drafts and self._generator is not None:
+            others = self._score_offerable(others, context)
+        with self._timer.measure("choose"):
+            return reranker.build_candidates([*drafts, *others], context, self._longest)
+
+    def _score_offerable(
+        self, others: Sequence[DraftMessage], context: RerankingContext
+    ) -> list[DraftMessage]:
+        """The drafts, the first that may be offered scored by the model."""
+        assert self._generator is not None
+        fitting = [
+            one for one in others if not context.find_flaw(one.message, one.origin in (ANALOGY, RETRIEVED))
+        ]
+        most = MAX_SCORED_MESSAGES if self._generator.scores_cheaply else MAX_SCORED_BY_CAUSAL
+        scored = self._generator.score_drafts(fitting[:most])
+        by_text = {(one.origin, one.message): one for one in scored}
+        return [by_text.get((one.origin, one.message), one) for one in others]
 
     def compute_loss(self, change: str, previous: str, message: str, *, before: str | None = None) -> float:
         """The loss of a given message: its mean negative log-probability in nats per token, end included.
@@ -212,6 +246,31 @@ def _read_longest_subject(bundle: Bundle) -> int:
     if not isinstance(length, int | float | str):
         raise ValueError("subject_length is not a number")
     return int(length)
+
+
+def _collect_other_drafts(neighbours: "Sequence[Neighbour]", context: RerankingContext) -> list[DraftMessage]:
+    """Analogies, descriptions and retrieved messages."""
+    subjects = [one.subject for one in neighbours]
+    described = describe_change(context.view, context.wording, subjects)
+    return [
+        *_draft_analogies(neighbours, context),
+        *(DraftMessage(text, DESCRIBED, ()) for text in described),
+        *map(_draft_from_neighbour, neighbours),
+    ]
+
+
+def _draft_analogies(neighbours: "Sequence[Neighbour]", context: RerankingContext) -> list[DraftMessage]:
+    """The messages of the nearest commits about this change, the nearest first."""
+    found: dict[str, DraftMessage] = {}
+    for one in neighbours:
+        try:
+            slots = unpack_slots(one.slots)
+        except ValueError:
+            continue  # an index that was damaged, or made by a later version: its subjects still serve
+        text = fill_slots(one.subject, slots, context.view)
+        if text and text not in found:
+            found[text] = DraftMessage(text, ANALOGY, (one.sha,), similarity=one.score, age=one.age)
+    return list(found.values())
 
 
 def _draft_from_neighbour(neighbour: "Neighbour") -> DraftMessage:

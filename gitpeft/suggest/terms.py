@@ -19,11 +19,15 @@ _PATH_COUNT, _FOLDER_COUNT, _STEM_COUNT, _SUFFIX_COUNT = 6, 1, 2, 1
 
 @lazy_dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """A commit to be added to an index: `terms` are those of its change as `pack_terms` writes them."""
+    """A commit to be added to an index: `terms` are those of its change as `pack_terms` writes them.
+
+    `slots` are those of the subject as `analogy.pack_slots` writes them.
+    """
 
     sha: str
     subject: str
     terms: bytes
+    slots: str = ""
 
 
 def extract_terms(change: str) -> Counter[int]:

@@ -17,7 +17,10 @@ from gitpeft.suggest.reranker_features import (
     RerankingContext,
 )
 
-CONTEXT = " src/cache.py +3 -1\n+ timeout = 30\n+ dropStaleEntries(max_age)\nfix #12"
+CONTEXT = (
+    " src/cache.py +3 -1\n#src/cache.py\n@\n-old words\n+timeout = 30"
+    "\n+dropStaleEntries(max_age)\n+fix #12, drop the cache, test foo and bar"
+)
 
 
 def draft(message: str, **changes: object) -> DraftMessage:
@@ -82,7 +85,12 @@ def test_order_is_kept_and_nothing_gives_nothing() -> None:
         ("call dropStale", "half a name"),
         ("set max_a", "half a name"),
         ("call dropStaleEntries", ""),
-        ("call someOther_name", ""),
+        ("call someOther_name", "a name the change does not have"),
+        ("wait 31 s", "a number that the change does not have"),
+        ("src/cache.py", "a bare path"),
+        ("src/cache.py +3 -1", "a row of a diffstat"),
+        ("changes inside timeout", "a line of the prompt"),
+        ("rename cache", ""),
         ("drop", ""),
         ("cache:", "unfinished"),
         ("drop the", "unfinished"),
@@ -97,7 +105,8 @@ def test_retrieved_messages_may_repeat_words_but_not_issue_numbers() -> None:
     def flaw(message: str) -> str:
         return candidates(draft(message, origin=RETRIEVED))[0].flaw
 
-    assert flaw("bump bump (again") == ""
+    assert flaw("drop cache (again") == ""
+    assert flaw("drop the parser") == "words of another commit"
     assert flaw("fix #13") == "invented issue number"
     assert candidates(draft("fix cache", finished=False))[0].flaw == "unfinished"
 

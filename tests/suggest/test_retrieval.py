@@ -332,5 +332,5 @@ def test_an_index_is_loaded_without_pickle(tmp_path: Path) -> None:
 
 def test_a_neighbour_is_a_plain_value() -> None:
     one = build([change("a.py", "parse")], ["add a parser"]).find_nearest(change("a.py", "parse"), 1)[0]
-    assert one == Neighbour(0, "add a parser", shas(1)[0], one.score, 1)
+    assert one == Neighbour(0, "add a parser", shas(1)[0], one.score, 1, one.slots)
     assert one.score == pytest.approx(1, abs=2e-3)

@@ -47,9 +47,11 @@ def state(ready: Path, tmp_path: Path) -> Path:
 def test_from_model_to_suggestion(ready: Path) -> None:
     suggester = open_active_suggester(ready)
     found = suggester.collect_candidates(CHANGE, PREVIOUS)
-    assert {one.origin for one in found} == {"generated", "retrieved"}
+    assert {"generated", "retrieved"} <= {one.origin for one in found}
     assert next(one.message for one in found if one.origin == "retrieved") == "cache: drop stale entries"
-    assert all((one.mean < 0) == (one.origin == "generated") for one in found)
+    assert all(one.mean < 0 for one in found if one.origin == "generated")
+    scored = {one.get_feature("is_scored") for one in found if one.origin != "generated" and not one.flaw}
+    assert scored == {1.0}, "the model scores every message that may be offered"
     offered = suggester.suggest(CHANGE, PREVIOUS, 3)
     assert 1 <= len(offered) <= 3 and all(isinstance(one, Suggestion) for one in offered)
     assert all(
@@ -119,7 +121,7 @@ def test_a_seed_samples_other_wordings(ready: Path) -> None:
 
     def generated(seed: int | None) -> list[str]:
         found = suggester.collect_candidates(CHANGE, PREVIOUS, seed=seed)
-        assert all((one.mean < 0) == (one.origin == "generated") for one in found)
+        assert all(one.mean < 0 for one in found if one.origin == "generated")
         return [one.message for one in found if one.origin == "generated"]
 
     assert generated(3) == generated(3)
@@ -181,7 +183,7 @@ def test_each_message_needs_the_least_score(ready: Path) -> None:
 def test_a_reranker_of_another_version_is_replaced(tmp_path: Path, model: Any, repo: Repo) -> None:
     """After an upgrade of gitpeft the hook still works, and `gitpeft doctor` says what to do."""
     state = Repository.open(repo.path).state_dir
-    tinymodel.bundle(state, model, {"mode": "chooser", "features": ["top_similarity"], "weights": [1.0]})
+    tinymodel.bundle(state, model, {"mode": "chooser", "features": ["unheard_of"], "weights": [1.0]})
     assert open_active_suggester(state).suggest(CHANGE, PREVIOUS)
     assert [
         one.remedy for one in examine_repository(Repository.open(repo.path)) if one.code == "reranker"

@@ -150,7 +150,7 @@ def pairs(count: int, seed: int = 0, size: int = 400) -> list[Pair]:
 
 CHANGES = (
     " src/parser.py +3 -1\n#src/parser.py\n@def parse(text):\n- return text\n+ return tokens",
-    " src/cache.py +9 -2\n#src/cache.py\n@class Cache\n+ def drop(self): self.stale.clear()",
+    " src/cache.py +9 -2\n#src/cache.py\n@class Cache\n+ def drop(self): self.stale_entries.clear()",
     "Atests/test_parser.py +12 -0\n#tests/test_parser.py\n+def test_empty(): assert parse('') == []",
     " README.md +1 -1\n#README.md\n-teh parser\n+the parser",
 )
@@ -166,7 +166,7 @@ def fill(folder: Path, model: Any = None, chooser: dict[str, Any] | None = None)
     from gitpeft.suggest.retrieval import CommitIndex
 
     (folder / "index").mkdir()
-    CommitIndex.build(CHANGES, SUBJECTS, SHAS).save(folder / "index")
+    CommitIndex.build(CHANGES, SUBJECTS, SHAS, with_slots=True).save(folder / "index")
     (folder / "style.json").write_text(json.dumps({"subject_length": 200}))
     if chooser is not None:
         (folder / "chooser.json").write_text(json.dumps(chooser))

@@ -163,7 +163,7 @@ class MessageTaskPart:
             asked = trial.collect_candidates(suggester, self.asked)
             spent = time.monotonic() - before
         reranker = base.load_reranker()
-        return [one.offered_message(reranker) for one in asked], spent
+        return [one.offered_message(reranker, least=0.0) for one in asked], spent
 
     @cached_property
     def index(self) -> "CommitIndex":

@@ -81,7 +81,10 @@ class Dataset:
 def build_example_index(examples: Sequence[Example]) -> CommitIndex:
     """A retrieval index over examples, oldest first."""
     return CommitIndex.build(
-        [e.change for e in examples], [e.message for e in examples], [e.sha for e in examples]
+        [e.change for e in examples],
+        [e.message for e in examples],
+        [e.sha for e in examples],
+        with_slots=True,
     )
 
 

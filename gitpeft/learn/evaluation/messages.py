@@ -22,6 +22,9 @@ validation examples are needed to choose a reranker."""
 MAX_CAUSAL_COMMITS = 60
 """How many validation and test examples a causal language model is evaluated on: each takes it a second."""
 
+EVERYTHING = "gitpeft, always offering"
+"""The system that offers its first message whatever its score."""
+
 CountListener = Callable[[int, int], None]
 """Called with how many commits of how many were evaluated."""
 
@@ -106,8 +109,10 @@ def measure_on_test(
     if draft.files is not None:
         with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
             found = trial.collect_candidates(suggester, examples, listen)
-        ours = [one.offered_message(reranker) for one in found]
-        scores["gitpeft"] = score_messages(ours, references)
+        scores["gitpeft"] = score_messages([one.offered_message(reranker) for one in found], references)
+        ours = [one.offered_message(reranker, least=0.0) for one in found]
+        if reranker.threshold is not None:
+            scores[EVERYTHING] = score_messages(ours, references)
     scores["nearest neighbour"] = score_messages(nearest, references)
     quality = text_metrics.keystrokes_saved(ours, references)
     ranked = sorted(range(len(examples)), key=lambda place: -quality[place])

@@ -5,15 +5,16 @@ itself. A reranker that was fitted on many histories is the prior of one that is
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gitpeft.lazy import replace_fields
 from gitpeft.learn import logistic
-from gitpeft.learn.evaluation.text_metrics import b_norm
+from gitpeft.learn.evaluation.text_metrics import NEARLY_KEPT_SHARE, compute_saving
 from gitpeft.learn.evaluation.trial import ExampleCandidates, score_reranker
 from gitpeft.suggest.reranker import RERANKED, Reranker
 from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES, RETRIEVED
@@ -23,7 +24,16 @@ DEFAULT_MODE = "default"
 CROSS_VALIDATION_FOLDS = 5
 
 TARGET_TEMPERATURE = 0.2
-"""B-Norm (0..1) divided by this is the logit of a candidate in the target distribution."""
+"""The saving (0..1) divided by this is the logit of a candidate in the target distribution."""
+
+GOAL_SHARE = 0.5
+"""Of what is offered, this share is to be nearly kept."""
+
+PRIOR_WEIGHT = 20.0
+"""Offers that go as the prior says, added to those of a history where one is fitted."""
+
+VALUED_CANDIDATES, VALUE_RIDGE = 3, 3.0
+"""The candidates of a commit from which their value is learnt, and the ridge penalty of that regression."""
 
 RIDGE_STRENGTH = 6.0
 """Strength of the ridge penalty towards the prior, in commits. On the validation parts of flask, gin
@@ -35,16 +45,18 @@ _MAX_HALVINGS = 30
 
 @dataclass(frozen=True, slots=True)
 class RerankerChoice:
-    """The reranker that is best on validation, and the score of each way of ranking (B-Norm, `n` examples).
+    """The reranker that is best on validation, and the keystrokes (%) that each way of ranking saves.
 
-    `name` is the best way: generated, retrieved, default (the prior) or chooser (fitted). The fitted one's
-    score is cross-validated: each fold is scored by a reranker that was fitted without it.
+    `n` is the number of examples. `name` is the best way: generated, retrieved, default (the prior) or
+    chooser (fitted). The fitted one's score is cross-validated: each fold is scored by a reranker that was
+    fitted without it. `offers` is what comes of the threshold on the same commits (`summarise_outcomes`).
     """
 
     name: str
     chooser: Reranker
     n: int
     scores: dict[str, float]
+    offers: dict[str, float] = field(default_factory=dict)
 
     @property
     def best_score(self) -> float:
@@ -53,11 +65,15 @@ class RerankerChoice:
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest and the card."""
-        return {"mode": self.name, "n": self.n, "scores": self.scores}
+        return {"mode": self.name, "n": self.n, "scores": self.scores, "offers": self.offers}
 
 
 def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> RerankerChoice:
-    """Fit a reranker on validation examples, from a prior if there is one; the best way of ranking wins."""
+    """Fit a reranker on validation examples, from a prior if there is one; the best way of ranking wins.
+
+    The ways are compared by the keystrokes that their first messages save, whatever their scores. The winner
+    then gets the threshold of `choose_threshold`.
+    """
     known = prior if prior is not None and prior.weights else Reranker()
     ways = {
         mode: replace_fields(known, mode=mode) for mode in (GENERATED, RETRIEVED)
@@ -65,50 +81,175 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
     if known.weights:
         ways[DEFAULT_MODE] = known
     scores = {name: float(np.mean(score_reranker(asked, chooser))) for name, chooser in ways.items()}
+    held_out: list[OfferOutcome] = []
     if len(asked) >= 4 * CROSS_VALIDATION_FOLDS:
-        held_out: list[float] = []
+        found: list[float] = []
         for k in range(CROSS_VALIDATION_FOLDS):
             rest = [one for i, one in enumerate(asked) if i % CROSS_VALIDATION_FOLDS != k]
-            held_out += score_reranker(asked[k::CROSS_VALIDATION_FOLDS], fit_reranker(rest, prior))
-        scores[RERANKED] = float(np.mean(held_out))
+            fitted = fit_reranker(rest, prior)
+            found += score_reranker(asked[k::CROSS_VALIDATION_FOLDS], fitted)
+            held_out += list_outcomes(asked[k::CROSS_VALIDATION_FOLDS], fitted)
+        scores[RERANKED] = float(np.mean(found))
     best = max(scores, key=lambda name: scores[name])
-    return RerankerChoice(
-        best, fit_reranker(asked, prior) if best == RERANKED else ways[best], len(asked), scores
-    )
+    chosen = fit_reranker(asked, prior) if best == RERANKED else ways[best]
+    outcomes = held_out if best == RERANKED else list_outcomes(asked, chosen)
+    if chosen.weights:
+        chosen = replace_fields(chosen, threshold=choose_threshold(outcomes))
+    return RerankerChoice(best, chosen, len(asked), scores, summarise_outcomes(outcomes, chosen.threshold))
 
 
 def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> Reranker:
-    """Weights under which a commit's best candidate, by B-Norm, gets the highest score.
+    """Weights under which a commit's best candidate, by keystrokes saved, gets the highest score.
 
-    The softmax of the scores is fitted to that of the B-Norms over `TARGET_TEMPERATURE`: ListNet's top-one
+    The softmax of the scores is fitted to that of the savings over `TARGET_TEMPERATURE`: ListNet's top-one
     loss (Cao et al. 2007), by Newton's method, with a ridge towards the prior's weights (0 without one) in
-    units of each feature's spread, once these are at this loss's scale. The scale of the scores is then
-    fitted so that a score, through the logistic function, is the B-Norm (0..1) to be expected.
+    units of each feature's spread, once these are at this loss's scale. A logistic regression over the
+    candidates that come first then gives the chance that one saves `NEARLY_KEPT_SHARE` of the keystrokes.
     """
     questions = [_read_question(one) for one in asked]
     questions = [(x, y) for x, y in questions if len(y) > 1]
     if not questions:
         return prior if prior is not None and prior.weights else Reranker(mode=GENERATED)
-    rows, goals = (np.concatenate(parts) for parts in zip(*questions, strict=True))
+    rows = np.concatenate([x for x, _ in questions])
     spread = rows.std(0)
     spread[spread < _MIN_SPREAD] = 1.0  # a constant feature keeps the prior's weight
     asked_for = [(x / spread, _target_distribution(y)) for x, y in questions]
     start = np.zeros(len(RERANKER_FEATURES))
     if prior is not None and prior.weights:
-        known = dict(zip(prior.features, prior.weights, strict=True))
-        given = np.array([known.get(name, 0.0) for name in RERANKER_FEATURES]) * spread
+        given = _read_weights(prior, prior.weights) * spread
         one = [((x @ given)[:, None], wanted) for x, wanted in asked_for]
         start = given * max(0.0, float(_fit_listwise(one, np.ones(1))[0]))
     weights = _fit_listwise(asked_for, start) / spread
-    scale, bias = _calibrate_scores(rows @ weights, goals)
-    return Reranker(RERANKED, RERANKER_FEATURES, tuple(map(float, scale * weights)), bias)
+    value_weights, value_bias = _fit_value(questions, weights, prior)
+    return Reranker(
+        RERANKED,
+        RERANKER_FEATURES,
+        tuple(map(float, weights)),
+        threshold=prior.threshold if prior is not None else None,
+        value_weights=tuple(map(float, value_weights)),
+        value_bias=value_bias,
+    )
+
+
+def _read_weights(prior: Reranker, weights: Sequence[float]) -> FloatArray:
+    """A prior's weights in the order of `RERANKER_FEATURES`, 0 for a feature that it does not know."""
+    known = dict(zip(prior.features, weights, strict=True))
+    return np.array([known.get(name, 0.0) for name in RERANKER_FEATURES])
 
 
 def _read_question(one: ExampleCandidates) -> tuple[FloatArray, FloatArray]:
-    """Features (k, len(RERANKER_FEATURES)) and B-Norm (k, 0..1) of the candidates that may be offered."""
+    """Features (k, len(RERANKER_FEATURES)) and savings (k, 0..1) of the candidates that may be offered."""
     usable = [c for c in one.found if not c.flaw]
-    goals = b_norm([c.message for c in usable], [one.example.message] * len(usable))
-    return np.array([c.features for c in usable]).reshape(-1, len(RERANKER_FEATURES)), np.array(goals) / 100
+    goals = [remember_saving(c.message, one.example.message) for c in usable]
+    return np.array([c.features for c in usable]).reshape(-1, len(RERANKER_FEATURES)), np.array(goals)
+
+
+# --- what an offer is worth ---------------------------------------------------------------------------------
+
+
+def _fit_value(
+    questions: Sequence[tuple[FloatArray, FloatArray]], weights: FloatArray, prior: Reranker | None
+) -> tuple[FloatArray, float]:
+    """Weights and bias of the logit of being nearly kept, from the candidates that come first.
+
+    With a prior only the scale and the bias of its logit are fitted: one history is too short for more.
+    """
+    first = [(x[places], y[places]) for x, y in questions if len(places := _first_places(x, weights))]
+    rows = np.concatenate([x for x, _ in first])
+    nearly = np.concatenate([y for _, y in first]) >= NEARLY_KEPT_SHARE
+    goals = nearly.astype(np.float64)
+    if prior is not None and prior.value_weights:
+        known = _read_weights(prior, prior.value_weights)
+        logits = rows @ known + prior.value_bias
+        padded = np.concatenate([logits, logits]), np.concatenate([goals, _sigmoid(logits)])
+        share = np.concatenate([np.ones(len(goals)), np.full(len(goals), PRIOR_WEIGHT / len(goals))])
+        scale, bias = _fit_weighted_line(*padded, share)
+        return known * scale, prior.value_bias * scale + bias
+    mean, spread = rows.mean(0), rows.std(0)
+    spread[spread < _MIN_SPREAD] = 1.0
+    fitted, bias = logistic.fit_logistic_newton(
+        (rows - mean) / spread, goals, np.full(rows.shape[1], VALUE_RIDGE)
+    )
+    return fitted / spread, bias - float((fitted / spread) @ mean)
+
+
+def _first_places(x: FloatArray, weights: FloatArray) -> NDArray[np.signedinteger]:
+    return np.argsort(-(x @ weights), kind="stable")[:VALUED_CANDIDATES]
+
+
+def _fit_weighted_line(logits: FloatArray, goals: FloatArray, share: FloatArray) -> tuple[float, float]:
+    """Scale (at least 0.2) and bias by which logits fit weighted goals best, by Newton's method."""
+    full = np.stack([logits, np.ones(len(logits))], 1)
+    beta = np.array([1.0, 0.0])
+    for _ in range(_MAX_STEPS):
+        p = _sigmoid(full @ beta)
+        curvature = (full * (share * (p * (1 - p) + 1e-9))[:, None]).T @ full + 1e-6 * np.eye(2)
+        step = np.linalg.solve(curvature, full.T @ (share * (goals - p)))
+        beta = beta + np.clip(step, -1, 1)
+        if float(np.abs(step).max()) < _TOLERANCE:
+            break
+    return max(0.2, float(beta[0])), float(beta[1])
+
+
+def _sigmoid(logits: FloatArray) -> FloatArray:
+    chances: FloatArray = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+    return chances
+
+
+class OfferOutcome(NamedTuple):
+    """The score of the first message for a commit, and the share of keystrokes that it would have saved."""
+
+    score: float
+    saving: float
+
+
+def list_outcomes(asked: Sequence[ExampleCandidates], reranker: Reranker) -> list[OfferOutcome]:
+    """What comes first for each example, whatever its score; nothing where no message may be offered."""
+    found = []
+    for one in asked:
+        ranked = reranker.rank_candidates(one.found, least=0.0)
+        if ranked:
+            score, best = ranked[0]
+            found.append(OfferOutcome(score, remember_saving(best.message, one.example.message)))
+        else:
+            found.append(OfferOutcome(-1.0, 0.0))
+    return found
+
+
+def choose_threshold(outcomes: Sequence[OfferOutcome]) -> float:
+    """The lowest score from which on `GOAL_SHARE` of the offers are nearly kept.
+
+    The share is that of the outcomes and of `PRIOR_WEIGHT` more offers which go as their scores say, so that
+    few commits do not decide alone. Where it is never reached, what scores `GOAL_SHARE` is offered.
+    """
+    ranked = sorted((one for one in outcomes if one.score >= 0), reverse=True)
+    lowest, hits, expected = GOAL_SHARE, 0.0, 0.0
+    for n, one in enumerate(ranked, 1):
+        hits += one.saving >= NEARLY_KEPT_SHARE
+        expected += one.score
+        share = (hits + PRIOR_WEIGHT * expected / n) / (n + PRIOR_WEIGHT)
+        last_of_equals = n == len(ranked) or ranked[n].score < one.score
+        if share >= GOAL_SHARE and last_of_equals:
+            lowest = min(lowest, one.score)
+    return lowest
+
+
+def summarise_outcomes(outcomes: Sequence[OfferOutcome], threshold: float | None) -> dict[str, float]:
+    """Coverage and the share of offers that are nearly kept, at a threshold; {} without one."""
+    if threshold is None or not outcomes:
+        return {}
+    offered = [one for one in outcomes if one.score >= threshold]
+    nearly = sum(one.saving >= NEARLY_KEPT_SHARE for one in offered)
+    return {"coverage": len(offered) / len(outcomes), "nearly_kept": nearly / max(1, len(offered))}
+
+
+@lru_cache(1 << 16)
+def remember_saving(offer: str, written: str) -> float:
+    """`compute_saving`, remembered: each fold of a cross-validation asks again."""
+    return compute_saving(offer, written)
+
+
+# --- fitting ------------------------------------------------------------------------------------------------
 
 
 def _target_distribution(goals: FloatArray) -> FloatArray:
@@ -150,11 +291,3 @@ def _listwise_loss(
 ) -> float:
     costs = [-wanted @ np.log(_softmax(x @ weights) + 1e-30) for x, wanted in questions]
     return float(np.mean(costs) + RIDGE_STRENGTH / len(questions) * ((weights - start) ** 2).sum())
-
-
-def _calibrate_scores(scores: FloatArray, goals: FloatArray) -> tuple[float, float]:
-    """Scale and bias of a logistic regression from scores to goals; the scale stays above 0."""
-    mean, spread = float(scores.mean()), float(scores.std()) + 1e-9
-    [slope], bias = logistic.fit_logistic_newton(((scores - mean) / spread)[:, None], goals, np.ones(1))
-    scale = max(float(slope), 1e-3) / spread
-    return scale, bias - scale * mean

@@ -12,12 +12,12 @@ from pathlib import Path
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
 from gitpeft.learn.data.dataset import Example
-from gitpeft.learn.evaluation.text_metrics import b_norm
+from gitpeft.learn.evaluation.text_metrics import keystrokes_saved
 from gitpeft.suggest import recent_exemplars
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
 from gitpeft.suggest.retrieval import CommitIndex
 from gitpeft.suggest.suggester import Suggester
-from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
+from gitpeft.suggest.terms import IndexEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class ExampleCandidates:
     example: Example
     found: tuple[MessageCandidate, ...]
 
-    def offered_message(self, reranker: Reranker) -> str:
-        """The message that this reranker would have put first, "" if none."""
-        best = reranker.rank_candidates(self.found)
+    def offered_message(self, reranker: Reranker, least: float | None = None) -> str:
+        """The message that this reranker would have put first, "" if none reaches `least` (its threshold)."""
+        best = reranker.rank_candidates(self.found, least)
         return best[0][1].message if best else ""
 
 
@@ -103,8 +103,9 @@ def sample_examples(examples: Sequence[Example], most: int, seed: int) -> list[E
 
 
 def score_reranker(asked: Sequence[ExampleCandidates], reranker: Reranker) -> list[float]:
-    """B-Norm of what the reranker puts first, for each example; 0 where nothing is suggested."""
-    return b_norm([one.offered_message(reranker) for one in asked], [one.example.message for one in asked])
+    """The keystrokes (%) that what the reranker puts first saves, whatever its score; 0 for nothing."""
+    offers = [one.offered_message(reranker, least=0.0) for one in asked]
+    return keystrokes_saved(offers, [one.example.message for one in asked])
 
 
 def nearest_messages(
@@ -127,7 +128,7 @@ def nearest_messages(
 
 def entries_known_before(examples: Sequence[Example], since: Sequence[Example]) -> Iterator[list[IndexEntry]]:
     """For each example those of `since` that came before it, at most as many as the hook looks back."""
-    entries = [IndexEntry(one.sha, one.message, pack_terms(extract_terms(one.change))) for one in since]
+    entries = [recent_exemplars.build_index_entry(one.sha, one.message, one.change) for one in since]
     place = {one.sha: i for i, one in enumerate(since)}
     for example in examples:
         at = place.get(example.sha, 0)

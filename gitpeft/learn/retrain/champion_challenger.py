@@ -149,7 +149,7 @@ def _suggest_first(
     index = data.index_before(data.first_test)
     with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
         return [
-            one.offered_message(reranker)
+            one.offered_message(reranker, least=0.0)
             for one in trial.collect_candidates(suggester, examples, report_progress, since=data.test)
         ]
 

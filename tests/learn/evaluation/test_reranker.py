@@ -149,12 +149,13 @@ def test_a_feature_that_never_differs_keeps_its_weight() -> None:
 def test_a_prior_that_is_right_needs_no_fit() -> None:
     prior = Reranker(RERANKED, ("similarity",), (3.0,))
     choice = reranker.choose_reranker(told_by_similarity(10), prior)
-    assert choice.name == reranker.DEFAULT_MODE and choice.chooser == prior
+    assert choice.name == reranker.DEFAULT_MODE and choice.chooser.weights == prior.weights
+    assert choice.chooser.threshold is not None and choice.offers["nearly_kept"] == 1
     assert choice.best_score == pytest.approx(100) and RERANKED not in choice.scores
 
 
 def test_scores_mean_the_same_whichever_way_wins() -> None:
-    """Where the model's own order is kept, a score is still the B-Norm to be expected."""
+    """Where the model's own order is kept, a score is still that of the prior."""
     prior = Reranker(RERANKED, ("similarity",), (0.5,), -1.0)
     choice = reranker.choose_reranker(asked(12, generated=True, retrieved=False), prior)
     assert choice.name == choice.chooser.mode == GENERATED
@@ -179,3 +180,52 @@ def test_scores_rise_with_the_weighed_sum_even_where_nothing_is_good() -> None:
     made = reranker.fit_reranker(found, Reranker(RERANKED, ("similarity",), (1.0,)))
     assert weight(made, "similarity") > 0
     assert made.score_candidate(candidate("x", GENERATED, similarity=1.0)) < 0.2
+
+
+# --- thresholds ---------------------------------------------------------------------------------------------
+
+
+def outcomes(*pairs: tuple[float, float]) -> list[reranker.OfferOutcome]:
+    return [reranker.OfferOutcome(*pair) for pair in pairs]
+
+
+def test_the_threshold_is_where_half_of_the_offers_are_nearly_kept() -> None:
+    """Scores mean what they say: all above 0.6 are good, and none below 0.3."""
+    found = outcomes(*((0.9, 0.8),) * 40, *((0.5, 0.5), (0.5, 0.1)) * 40, *((0.1, 0.0),) * 200)
+    threshold = reranker.choose_threshold(found)
+    assert 0.1 < threshold <= 0.5
+    told = reranker.summarise_outcomes(found, threshold)
+    assert told["coverage"] == pytest.approx(120 / 320) and told["nearly_kept"] == pytest.approx(80 / 120)
+
+
+def test_few_commits_do_not_move_the_threshold_far() -> None:
+    """Three lucky offers with low scores are no reason to offer everything."""
+    assert reranker.choose_threshold(outcomes(*((0.1, 1.0),) * 3)) == reranker.GOAL_SHARE
+    many = outcomes(*((0.1, 1.0),) * 100)
+    assert reranker.choose_threshold(many) == pytest.approx(0.1)
+    assert reranker.choose_threshold([]) == reranker.GOAL_SHARE
+
+
+def test_what_has_no_message_counts_as_not_offered() -> None:
+    found = outcomes((-1.0, 0.0), (0.9, 1.0))
+    assert reranker.summarise_outcomes(found, 0.0) == {"coverage": 0.5, "nearly_kept": 1.0}
+    assert reranker.summarise_outcomes(found, None) == {}
+
+
+def test_the_value_of_an_offer_is_the_chance_that_it_is_nearly_kept() -> None:
+    """A feature that tells good from bad questions, the same for all candidates of one."""
+    found = []
+    for i in range(80):
+        text = example(i).message if i % 2 else f"something else entirely {i}"
+        told = {"formulaic": float(i % 2)}
+        found.append(
+            ExampleCandidates(
+                example(i),
+                (candidate(text, GENERATED, **told), candidate("another thing", RETRIEVED, **told)),
+            )
+        )
+    made = reranker.fit_reranker(found)
+    good, bad = (made.score_candidate(found[i].found[0]) for i in (1, 0))
+    assert good > 0.4 > 0.2 > bad
+    again = reranker.fit_reranker(found[:40], made)
+    assert again.score_candidate(found[1].found[0]) > again.score_candidate(found[0].found[0])

@@ -61,7 +61,7 @@ def test_a_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
             suggester, [example(i) for i in range(2)], lambda a, b: heard.append((a, b))
         )
     assert list(scratch.iterdir()) == [] and heard == [(1, 2), (2, 2)]
-    assert {c.origin for one in found for c in one.found} == {GENERATED, RETRIEVED}
+    assert {c.origin for one in found for c in one.found} >= {GENERATED, RETRIEVED}
     assert found[0].offered_message(Reranker(mode=RETRIEVED)) == tinymodel.SUBJECTS[0]
     assert trial.score_reranker(found, Reranker(mode=RETRIEVED))[0] < 100
     assert bundles.open_active_bundle(tmp_path) is None

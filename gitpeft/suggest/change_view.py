@@ -1,0 +1,276 @@
+"""What a stored or compact change holds, as candidates and checks need it: files, changed lines, and roles.
+
+A *role* is a place in a change at which a value stands: the new version, the name of the first file, a
+function that was added. An earlier message is filled in by giving each of its slots what has the same role
+here.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+from gitpeft.diff.definitions import find_definition
+from gitpeft.diff.edits import pair_lines, split_change
+from gitpeft.diff.grounding import ChangeSize, GroundingText
+from gitpeft.diff.path_kinds import PROSE_PATH, classify_path
+from gitpeft.lazy import lazy_dataclass, lazy_pattern
+
+_FILE_LINE = lazy_pattern(r"(.)(.*?) \+(\d+) -(\d+)(?: \(([a-z]+)\))?(?: <(.*))?")
+_VERSION = lazy_pattern(
+    r"(?<![\w.])v?\d+(?:\.\d+)+(?:[-.+]?(?:(?:a|b|rc|alpha|beta|dev|post|pre)[\w.]*|\d+))*"
+)
+_DATE = lazy_pattern(r"(?<!\d)(?:19|20)\d\d-\d\d-\d\d(?!\d)")
+_YEAR = lazy_pattern(r"(?<!\d)(?:19|20)\d\d(?!\d)")
+_NAME_BEFORE = lazy_pattern(r"[A-Za-z@][\w./@-]*")
+_CODE_NAME = lazy_pattern(r"[A-Za-z_][\w-]*(?:\.\w+)*")
+_NO_DEPENDENCY = frozenset(("v", "version", "rev", "const", "var", "let", "uses", "require", "from", "to"))
+
+MAX_FILES, MAX_NAMES = 3, 3
+"""How many files, and how many names of a kind, have roles."""
+
+_MAX_LINES = 160
+_MAX_VALUE_LENGTH = 60
+
+Pair = tuple[str | None, str | None]
+
+
+@lazy_dataclass(frozen=True, slots=True)
+class FileLine:
+    """A file of a change: git's status letter, its paths, and how many lines were added and removed."""
+
+    status: str
+    path: str
+    old_path: str
+    added: int
+    removed: int
+
+
+@lazy_dataclass(frozen=True, slots=True)
+class VersionChange:
+    """A version that one line changed: whose it is ("" where the line does not tell), and what it was."""
+
+    name: str
+    old: str
+    new: str
+    path: str
+
+
+class ChangeView:
+    """A change as its stored or compact text tells it; everything is computed when it is first asked for."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.files: list[FileLine] = []
+        self._blocks: list[tuple[str, list[list[str]]]] = []
+        self._read_lines(text.split("\n"))
+
+    def _read_lines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            if line.startswith("#"):
+                self._blocks.append((line[1:], []))
+            elif not self._blocks:
+                if not line.startswith(("=", "~")) and (match := _FILE_LINE.fullmatch(line)):
+                    status, path, added, removed, _, origin = match.groups()
+                    self.files.append(
+                        FileLine(status.strip() or "M", path, origin or "", int(added), int(removed))
+                    )
+            elif line.startswith("@"):
+                self._blocks[-1][1].append([])
+            elif line:
+                hunks = self._blocks[-1][1]
+                if not hunks:
+                    hunks.append([])
+                hunks[-1].append(line)
+
+    # --- lines ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str | None, str | None]]:
+        """(path, removed line, added line) of the first changed lines; None where a line has no partner."""
+        found = []
+        for path, hunks in self._blocks:
+            for run in _iterate_runs(hunks):
+                found += [(path, old, new) for old, new in run]
+        return found[:_MAX_LINES]
+
+    @cached_property
+    def changed_text(self) -> str:
+        """The paths, and all lines that were added or removed: no headings and no context."""
+        names = [f"{one.path} {one.old_path}" for one in self.files]
+        lines = (line[1:] for _, hunks in self._blocks for hunk in hunks for line in hunk if line[0] in "+-")
+        return "\n".join([*names, *lines])
+
+    @cached_property
+    def grounding(self) -> GroundingText:
+        """The stems and numbers of paths and changed lines."""
+        return GroundingText(self.changed_text)
+
+    @cached_property
+    def surroundings(self) -> GroundingText:
+        """The same of the whole text, headings and context included."""
+        return GroundingText(self.text)
+
+    @cached_property
+    def size(self) -> ChangeSize:
+        """How much is added and removed."""
+        return ChangeSize(
+            sum(one.added for one in self.files),
+            sum(one.removed for one in self.files),
+            any(one.status == "D" for one in self.files),
+            any(one.status == "R" for one in self.files),
+        )
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """What the files are for (`diff.path_kinds`)."""
+        return {classify_path(one.path) for one in self.files}
+
+    # --- what the lines say ---------------------------------------------------------------------------------
+
+    @cached_property
+    def versions(self) -> list[VersionChange]:
+        """The versions that lines change, each pair once."""
+        found: dict[tuple[str, str, str], VersionChange] = {}
+        for path, old, new in self.pairs:
+            if old and new and (change := _compare_versions(old, new, path)):
+                found.setdefault((change.name, change.old, change.new), change)
+        return list(found.values())
+
+    @cached_property
+    def replacements(self) -> list[tuple[str, str]]:
+        """(old, new) texts where one line became another with one difference; the most frequent first."""
+        found: dict[tuple[str, str], int] = {}
+        for _, old, new in self.pairs:
+            if old and new:
+                _, was, became, _ = split_change(old, new)
+                pair = was.strip(), became.strip()
+                if any(pair) and max(map(len, pair)) <= _MAX_VALUE_LENGTH:
+                    found[pair] = found.get(pair, 0) + 1
+        return sorted(found, key=lambda pair: -found[pair])
+
+    @cached_property
+    def definitions(self) -> dict[str, list[tuple[str, str]]]:
+        """(kind, name) of what is "added" and "removed", and (old, new) of what is "renamed", in order."""
+        added: dict[tuple[str, str], None] = {}
+        removed: dict[tuple[str, str], None] = {}
+        renamed: dict[tuple[str, str], None] = {}
+        for path, old, new in self.pairs:
+            prose = PROSE_PATH.search(path) is not None
+            before = find_definition(old, prose) if old else None
+            after = find_definition(new, prose) if new else None
+            if before and after and before[0] == after[0] and before[1] != after[1]:
+                renamed[before[1], after[1]] = None
+                continue
+            if before:
+                removed[before] = None
+            if after:
+                added[after] = None
+        return {
+            "added": [one for one in added if one not in removed],
+            "removed": [one for one in removed if one not in added],
+            "renamed": list(renamed),
+        }
+
+    @cached_property
+    def new_names(self) -> list[str]:
+        """Code names that stand in added lines only, in their order."""
+        return _subtract_names(self._list_names(2), self._list_names(1))
+
+    @cached_property
+    def gone_names(self) -> list[str]:
+        """Code names that stand in removed lines only, in their order."""
+        return _subtract_names(self._list_names(1), self._list_names(2))
+
+    def _list_names(self, side: int) -> list[str]:
+        lines = (pair[side] for pair in self.pairs)
+        return list(dict.fromkeys(name for line in lines if line for name in _CODE_NAME.findall(line)))
+
+    # --- roles ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """The values of all roles of the change, the most telling role first."""
+        found: dict[str, str] = {}
+        for role, value in self._list_roles():
+            if any(map(str.isalnum, value)) and len(value) <= _MAX_VALUE_LENGTH:
+                found.setdefault(role, value)
+        return found
+
+    def _list_roles(self) -> Iterator[tuple[str, str]]:
+        for i, one in enumerate(self.versions[:MAX_NAMES]):
+            yield f"version{i}", one.new
+            yield f"was{i}", one.old
+            yield f"whose{i}", one.name
+        added = [new for _, old, new in self.pairs if new and not old]
+        for role, pattern in (("new-version", _VERSION), ("date", _DATE), ("year", _YEAR)):
+            yield role, next((match[0] for line in added if (match := pattern.search(line))), "")
+        yield "year", next((b for a, b in self.replacements if _YEAR.fullmatch(b)), "")
+        for i, (old, new) in enumerate(self.definitions["renamed"][:MAX_NAMES]):
+            yield f"renamed{i}", old
+            yield f"renamed-to{i}", new
+        yield from self._list_file_roles()
+        for kind in ("added", "removed"):
+            for i, (_, name) in enumerate(self.definitions[kind][:MAX_NAMES]):
+                yield f"{kind}{i}", name
+        for i, (old, new) in enumerate(self.replacements[:MAX_NAMES]):
+            yield f"replaced{i}", old
+            yield f"by{i}", new
+        for role, names in (("new", self.new_names), ("gone", self.gone_names)):
+            for i, name in enumerate(names[:MAX_NAMES]):
+                yield f"{role}{i}", name
+
+    def _list_file_roles(self) -> Iterator[tuple[str, str]]:
+        for i, one in enumerate(self.files[:MAX_FILES]):
+            folder, _, name = one.path.rpartition("/")
+            yield f"path{i}", one.path
+            yield f"file{i}", name
+            yield f"stem{i}", name.partition(".")[0] or name
+            for depth, part in enumerate(reversed(folder.split("/")[:4]) if folder else ()):
+                yield f"folder{i}.{depth}", part
+            yield f"top{i}", folder.partition("/")[0]
+            yield f"tested{i}", _find_tested_name(name)
+            if one.old_path:
+                yield f"old-file{i}", one.old_path.rpartition("/")[2]
+
+
+def _find_tested_name(name: str) -> str:
+    """What a test file tests, by its name: `test_auth.py` and `auth.test.js` test auth."""
+    stem = name.partition(".")[0]
+    found = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
+    return found if found != stem or ".test." in name or ".spec." in name else ""
+
+
+def _iterate_runs(hunks: Iterable[Sequence[str]]) -> Iterator[list[Pair]]:
+    """The runs of changed lines, each removed line beside the added one that took its place."""
+    for hunk in hunks:
+        removed: list[str] = []
+        added: list[str] = []
+        for line in [*hunk, " "]:
+            if line[0] == "-" and not added:
+                removed.append(line[1:])
+            elif line[0] == "+":
+                added.append(line[1:])
+            else:
+                if removed or added:
+                    yield pair_lines(removed, added)
+                removed, added = ([line[1:]] if line[0] == "-" else []), []
+
+
+def _compare_versions(old: str, new: str, path: str) -> VersionChange | None:
+    was, became = _VERSION.findall(old), _VERSION.findall(new)
+    if not was or len(was) != len(became) or was == became:
+        return None
+    if _VERSION.sub("", old) != _VERSION.sub("", new):
+        return None
+    a, b = next(pair for pair in zip(was, became, strict=True) if pair[0] != pair[1])
+    names = [
+        name.rstrip(".-/@")
+        for name in _NAME_BEFORE.findall(old[: old.find(a)])
+        if name.lower() not in _NO_DEPENDENCY
+    ]
+    return VersionChange(names[-1] if names else "", a, b, path)
+
+
+def _subtract_names(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    known = set(others)
+    return [name for name in names if name not in known and len(name) > 2]

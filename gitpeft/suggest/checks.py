@@ -1,0 +1,172 @@
+"""Hard checks: why a message must not be offered for a change, for candidates of every origin.
+
+A version, number, file or identifier in a message stands in the change (or on the branch, or in the team's
+fixed wording); its verb is something that the change did; and a message copied from an earlier commit has no
+words that are special to that commit.
+"""
+
+import re
+
+from gitpeft.diff.grounding import contradicts_change, extract_content_stems, stem_word
+from gitpeft.lazy import lazy_pattern
+from gitpeft.suggest.change_view import ChangeView
+from gitpeft.suggest.team_wording import TeamWording, split_prefix
+
+FIXED_WORDING = 3
+"""A word that stands in so many of the team's subjects belongs to its wording."""
+
+_NUMBER = lazy_pattern(r"\d+")
+_VERSION = lazy_pattern(r"\d+(?:\.\d+)+")
+_NUMBERED_TOKEN = lazy_pattern(r"\S*\d\S*")
+_CODE_NAME = lazy_pattern(
+    r"`[^`]+`|--?[a-z][\w-]+|\b[\w.-]*/[\w./-]*\w|\b\w+\.(?!\d)\w[\w.]*\w|\b[A-Za-z]*(?:[a-z][A-Z]|_\w|\w_)\w*"
+)
+_DIFFSTAT = lazy_pattern(r"\+\d+ -\d+|\|\s*\d+ [+-]+|^\d+ files? changed|\d+ insertions?\(")
+_FACT_LINE = lazy_pattern(
+    r"^(?:only (?:docs|tests|CI|build|formatting|comments|imports|added lines|removed lines|renames)\b"
+    r"|changes inside\b|(?:adds|removes|deletes|renames|redefines) (?:file|function|class|constant|test)\b"
+    r"|notes: |Facts:|Similar commits|Previous commit:|file \S+ [+-]\d)"
+)
+_PATH_ONLY = lazy_pattern(r"\S*[\w-]/?[\w-]*\.[a-z]{1,5}\W*|\S+/\S+", re.IGNORECASE)
+_LOOP = lazy_pattern(r"\b(\w+(?:\W+\w+){0,3})(?:\W+\1\b)", re.IGNORECASE)
+_WORD = lazy_pattern(r"[A-Za-z]+")
+_MAX_REPEATS = 3
+
+
+def find_ungrounded(
+    message: str, copied: bool, view: ChangeView, wording: TeamWording, branch: str = ""
+) -> str:
+    """Why a message must not be offered for a change; "" if it may.
+
+    `copied` is whether it is an earlier commit's, filled in or as it is, `branch` the current branch.
+    """
+    return (
+        _find_wrong_shape(message)
+        or _find_wrong_verb(message, view)
+        or _find_invented_number(message, view, wording, branch)
+        or _find_invented_name(message, view, wording, branch)
+        or (_find_foreign_words(message, view, wording) if copied else "")
+    )
+
+
+def _find_wrong_shape(message: str) -> str:
+    rest = split_prefix(message)[1]
+    if _PATH_ONLY.fullmatch(rest) and not _NUMBER.match(rest.lstrip("v")):
+        return "a bare path"
+    if _DIFFSTAT.search(message):
+        return "a row of a diffstat"
+    if _FACT_LINE.match(message):
+        return "a line of the prompt"
+    words = _WORD.findall(message.lower())
+    if _LOOP.search(message) or any(words.count(word) > _MAX_REPEATS for word in set(words)):
+        return "repeats itself"
+    return ""
+
+
+# --- verbs ------------------------------------------------------------------------------------------------
+
+
+def _find_wrong_verb(message: str, view: ChangeView) -> str:
+    if contradicts_change(message, view.size):
+        return "the verb is not what the change does"
+    words = _WORD.findall(split_prefix(message)[1].lower())
+    verb = stem_word(words[0]) if words else ""
+    if verb in ("bump", "upgrad", "downgrad") and not view.grounding.numbers:
+        return "no version changes"
+    if verb == "renam" and not _can_be_rename(view):
+        return "nothing is renamed"
+    if "typo" in words[:3] and not (view.size.removed and view.size.added):
+        return "no word is corrected"
+    return ""
+
+
+def measure_verb_fit(message: str, view: ChangeView) -> float:
+    """1 where the first verb is what the change mostly does, -1 where it hardly is, else 0."""
+    words = _WORD.findall(split_prefix(message)[1].lower())
+    verb, size = stem_word(words[0]) if words else "", view.size
+    if verb in ("add", "introduc", "implement", "creat", "support", "allow"):
+        return 1.0 if size.added > 2 * size.removed else -1.0 if size.removed > size.added else 0.0
+    if verb in ("remov", "delet", "drop"):
+        return (
+            1.0
+            if size.removed > 2 * size.added or size.deletes
+            else -1.0
+            if size.added > size.removed
+            else 0.0
+        )
+    if verb in ("renam", "mov"):
+        return 1.0 if size.renames or view.definitions["renamed"] else -1.0
+    if verb in ("bump", "upgrad", "releas"):
+        return 1.0 if view.versions else -1.0
+    return 0.0
+
+
+def _can_be_rename(view: ChangeView) -> bool:
+    return view.size.renames or bool(view.size.added and view.size.removed)
+
+
+# --- numbers and names --------------------------------------------------------------------------------------
+
+
+def _find_invented_number(message: str, view: ChangeView, wording: TeamWording, branch: str) -> str:
+    for match in _NUMBERED_TOKEN.finditer(message):
+        token = match[0].strip(".,:;()[]`'\"")
+        dotted = [
+            version for version in _VERSION.findall(token) if not _stands_in(version, view.changed_text)
+        ]
+        missing = dotted or [
+            number for number in _NUMBER.findall(token) if number not in view.grounding.numbers
+        ]
+        if missing and token not in branch and wording.token_counts[token] < FIXED_WORDING:
+            return "a number that the change does not have"
+    return ""
+
+
+def _find_invented_name(message: str, view: ChangeView, wording: TeamWording, branch: str) -> str:
+    changed, everything = view.changed_text.lower(), view.text.lower()
+    rest = split_prefix(message)[1]
+    for match in _CODE_NAME.finditer(rest):
+        name = match[0].strip("`").removesuffix("()").lower()
+        if not name or _stands_in(name, changed) or name in branch.lower():
+            continue
+        if (
+            wording.token_counts[match[0]] >= FIXED_WORDING
+            or wording.token_counts[match[0].strip("`")] >= FIXED_WORDING
+        ):
+            continue
+        if _all_parts_known(name, view):
+            continue
+        return (
+            "a name from the surroundings only"
+            if _stands_in(name, everything)
+            else "a name the change does not have"
+        )
+    return ""
+
+
+def _stands_in(name: str, text: str) -> bool:
+    return re.search(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])", text) is not None
+
+
+def _all_parts_known(name: str, view: ChangeView) -> bool:
+    """Whether a name is put together from words that all stand in the change, as `request.json` may be."""
+    parts = [part for part in re.split(r"[^a-z0-9]+", name) if len(part) > 1]
+    return len(parts) > 1 and all(view.grounding.contains_stem(stem_word(part)) for part in parts)
+
+
+# --- copies -------------------------------------------------------------------------------------------------
+
+
+def _find_foreign_words(message: str, view: ChangeView, wording: TeamWording) -> str:
+    """A copied message may have words of the change and of the team's wording, and no others."""
+    foreign = list_foreign_stems(message, view, wording)
+    return "words of another commit" if foreign else ""
+
+
+def list_foreign_stems(message: str, view: ChangeView, wording: TeamWording) -> list[str]:
+    """The stems of content words that stand neither in the change nor in the team's fixed wording."""
+    return [
+        stem
+        for stem in extract_content_stems(message)
+        if not view.grounding.contains_stem(stem) and wording.stem_counts[stem] < FIXED_WORDING
+    ]

@@ -1,0 +1,115 @@
+"""How a team words its messages, as far as candidates and checks need it: counted from its subjects."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+from gitpeft.diff.grounding import stem_word
+from gitpeft.lazy import lazy_pattern
+
+_PREFIX = lazy_pattern(r"(?:\[[\w ./,-]{1,30}\]:?|[\w./,-]{1,24}(?:\([^)]{1,40}\))?!?:)\s+")
+_WORD_PART = lazy_pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_FIRST_WORD = lazy_pattern(r"[A-Za-z]+")
+_MAX_SUBJECTS = 500
+_NEWEST = 200
+_USUAL_SHARE = 0.5
+
+_IRREGULAR = {"set": ("set", "sets"), "run": ("ran", "runs"), "make": ("made", "makes")}
+
+
+class TeamWording:
+    """The wording of the newest subjects, oldest first."""
+
+    def __init__(self, subjects: Sequence[str]) -> None:
+        self.subjects = subjects[-_MAX_SUBJECTS:]
+
+    @cached_property
+    def stem_counts(self) -> Counter[str]:
+        """In how many subjects each stem stands; two words of one stem count twice."""
+        words: Counter[str] = Counter()
+        for subject in self.subjects:
+            words.update(set(_WORD_PART.findall(subject)))
+        counts: Counter[str] = Counter()
+        for word, n in words.items():
+            counts[stem_word(word)] += n
+        return counts
+
+    @cached_property
+    def token_counts(self) -> Counter[str]:
+        """In how many subjects each token, between spaces and without punctuation around it, stands."""
+        counts: Counter[str] = Counter()
+        for subject in self.subjects:
+            counts.update({token.strip(".,:;()[]`'\"") for token in subject.split()})
+        return counts
+
+    @cached_property
+    def prefixes(self) -> Counter[str]:
+        """The prefixes (`docs: `) of the newest subjects."""
+        return Counter(split_prefix(subject)[0] for subject in self.subjects[-_NEWEST:])
+
+    @cached_property
+    def has_prefixes(self) -> bool:
+        """Whether at least half of the newest subjects have a prefix."""
+        return self._is_usual(bool(split_prefix(subject)[0]) for subject in self.subjects[-_NEWEST:])
+
+    @cached_property
+    def is_lower(self) -> bool:
+        """Whether at least half of the newest subjects begin, behind any prefix, in lower case."""
+        return self._is_usual(split_prefix(subject)[1][:1].islower() for subject in self.subjects[-_NEWEST:])
+
+    @cached_property
+    def has_full_stop(self) -> bool:
+        """Whether at least half of the newest subjects end with a full stop."""
+        return self._is_usual(subject.endswith(".") for subject in self.subjects[-_NEWEST:])
+
+    @cached_property
+    def verb_form(self) -> int:
+        """How verbs begin subjects: 0 "add", 1 "added", 2 "adds"."""
+        counts: Counter[int] = Counter()
+        for subject in self.subjects[-_NEWEST:]:
+            match = _FIRST_WORD.match(split_prefix(subject)[1])
+            word = match[0].lower() if match else ""
+            if re.fullmatch(r"(?:add|fix|remov|updat|chang|mov|renam|us|improv|bump)(?:e?d)", word):
+                counts[1] += 1
+            elif re.fullmatch(r"(?:add|remove|update|change|move|rename|use|improve|bump)s|fixes", word):
+                counts[2] += 1
+            elif re.fullmatch(r"add|fix|remove|update|change|move|rename|use|improve|bump", word):
+                counts[0] += 1
+        return counts.most_common(1)[0][0] if counts else 0
+
+    def count_matches(self, pattern: str) -> int:
+        """How many of the subjects match a pattern, case aside."""
+        search = re.compile(pattern, re.IGNORECASE).search
+        return sum(1 for subject in self.subjects if search(subject))
+
+    def choose(self, *words: str) -> str:
+        """Of several ways to say something the one that stands in most subjects, the first one of equals."""
+        return max(words, key=lambda word: self.count_matches(rf"\b{re.escape(word)}\b"))
+
+    def phrase(self, text: str, prefix: str = "") -> str:
+        """A text that begins with a verb in its base form, as this team would write it."""
+        verb, space, rest = text.partition(" ")
+        verb = _conjugate(verb, self.verb_form)
+        verb = verb[:1].lower() + verb[1:] if self.is_lower else verb[:1].upper() + verb[1:]
+        return prefix + verb + space + rest + ("." if self.has_full_stop else "")
+
+    def _is_usual(self, found: Iterable[bool]) -> bool:
+        flags = list(found)
+        return bool(flags) and sum(flags) >= _USUAL_SHARE * len(flags)
+
+
+def split_prefix(subject: str) -> tuple[str, str]:
+    """A subject's prefix with the space behind it, "" for none, and the rest."""
+    match = _PREFIX.match(subject)
+    return (match[0], subject[match.end() :]) if match else ("", subject)
+
+
+def _conjugate(verb: str, form: int) -> str:
+    if not form:
+        return verb
+    if irregular := _IRREGULAR.get(verb.lower()):
+        return irregular[form - 1]
+    if form == 2:
+        return verb + ("es" if verb.endswith(("x", "s", "sh", "ch")) else "s")
+    return verb + ("d" if verb.endswith("e") else "ed")

@@ -1,0 +1,64 @@
+"""Which messages must not be offered for a change."""
+
+import pytest
+
+from gitpeft.suggest.change_view import ChangeView
+from gitpeft.suggest.checks import find_ungrounded
+from gitpeft.suggest.team_wording import TeamWording
+
+REMOVES = (
+    " src/chat.py +0 -3\n#src/chat.py\n@def nearby_name\n surrounding_call()"
+    "\n-def chat():\n-    wait(30)\n-    pass"
+)
+EDITS = " src/a.py +1 -1\n#src/a.py\n@\n-retries = 3\n+retries = 1.2.3"
+TEAM = TeamWording(["Prepare py3 wheel", "Build py3 wheel again", "Fix py3", "Add a wheel"])
+
+
+def flaw(message: str, change: str = REMOVES, *, copied: bool = False, branch: str = "") -> str:
+    return find_ungrounded(message, copied, ChangeView(change), TEAM, branch)
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("Add chat", "the verb is not what the change does"),
+        ("docs: add chat", "the verb is not what the change does"),
+        ("Remove chat", ""),
+        ("Remove chat after 30 s", ""),
+        ("Remove chat after 31 s", "a number that the change does not have"),
+        ("Remove other_name", "a name the change does not have"),
+        ("Change nearby_name", "a name from the surroundings only"),
+        ("Change surrounding_call", "a name from the surroundings only"),
+        ("src/chat.py", "a bare path"),
+        ("chore: chat.py", "a bare path"),
+        (" src/chat.py +0 -3", "a row of a diffstat"),
+        ("only docs, added lines", "a line of the prompt"),
+        ("Remove chat and remove chat and remove chat", "repeats itself"),
+        ("Remove py3 chat", ""),
+    ],
+)
+def test_what_must_not_be_offered(message: str, why: str) -> None:
+    assert flaw(message) == why
+
+
+def test_a_version_stands_in_the_change_as_a_whole() -> None:
+    assert flaw("Set retries to 1.2.3", EDITS) == ""
+    assert flaw("Set retries to 1.3.2", EDITS) == "a number that the change does not have"
+
+
+def test_a_copied_message_has_no_words_of_its_own() -> None:
+    assert flaw("Drop the scheduler", copied=True) == "words of another commit"
+    assert flaw("Drop the scheduler") == ""
+    assert flaw("Drop the wheel of chat", copied=True) == "", "the team writes of wheels"
+
+
+def test_the_branch_may_name_what_the_change_does_not() -> None:
+    assert flaw("Remove chat for GH77", branch="gh77") != ""
+    assert flaw("Remove chat for GH77", branch="fix-GH77") == ""
+
+
+def test_a_rename_needs_two_sides() -> None:
+    added = " a.py +1 -0\n#a.py\n@\n+x = 1"
+    assert flaw("Rename x", added) == "the verb is not what the change does"
+    assert flaw("Fix typo", added) == "no word is corrected"
+    assert flaw("Bump x", " a.py +1 -0\n#a.py\n@\n+x = y") == "no version changes"
