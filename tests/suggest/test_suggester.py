@@ -166,7 +166,7 @@ def test_earlier_messages_are_there_before_the_model(ready: Path) -> None:
     assert model.generates
     found = model.suggest_retrieved(CHANGE, "", 3)
     assert found
-    assert {one.origin for one in found} == {"retrieved"}
+    assert "generated" not in {one.origin for one in found}
     assert "decode" not in model.timings
     assert not model.suggest_retrieved(CHANGE, "", 3, least=1.01)
 
