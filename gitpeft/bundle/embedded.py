@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-EMBEDDED_BASE = "mini"
-"""The default."""
+EMBEDDED_BASE, LARGE_BASE = "mini", "smol"
+"""The default, and the one for machines with more memory."""
 
-EMBEDDED_BASES = (EMBEDDED_BASE, "smol")
+EMBEDDED_BASES = (EMBEDDED_BASE, LARGE_BASE)
 BASE_WEIGHTS_FILE, BASE_CONFIG_FILE, BASE_TOKENIZER_FILE = (
     "model.safetensors",
     "config.json",

@@ -42,6 +42,12 @@ def make_plan(repository: Repository, base: str, method: str, until: str, minute
         method, base = advice.method, advice.base
     with blame_option("--method"):
         name, settings = methods.parse_method(method)
+    if base == "auto":
+        base, why = bases.choose_base()
+        if why:
+            from gitpeft.cli import console
+
+            console.print_notice(f"base model {base}: {why}")
     if base != bases.EMBEDDED_BASE:
         with blame_option("--base"):
             bases.find_base(base)

@@ -16,6 +16,7 @@ from gitpeft.bundle.embedded import (
     BASE_WEIGHTS_FILE,
     EMBEDDED_BASE,
     EMBEDDED_BASES,
+    LARGE_BASE,
     ONNX_FOLDER,
     compute_base_digest,
     find_embedded_base,
@@ -268,6 +269,44 @@ def find_base(name: str) -> BaseModel:
             f"the base {name} is a {kind}", f"known are {', '.join(sorted(architectures.ARCHITECTURES))}"
         )
     return BaseModel(name, folder.resolve(), compute_base_digest(folder), budget, kind, states)
+
+
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+LARGE_BASE_BYTES = 4 << 30
+"""The memory that must be free for the large embedded base: its training alone takes 2.2 GB."""
+
+
+def choose_base() -> tuple[str, str]:
+    """The embedded base for this machine, and why it is not the large one ("" where it is).
+
+    With too little free memory it is `mini`; on systems that do not say how much is free, the large one.
+    """
+    if not (find_embedded_base(LARGE_BASE) / BASE_WEIGHTS_FILE).is_file():
+        return EMBEDDED_BASE, f"{LARGE_BASE} is not part of this installation"
+    free = _read_free_memory()
+    if free is not None and free < LARGE_BASE_BYTES:
+        return EMBEDDED_BASE, (
+            f"{free / (1 << 30):.1f} GB of memory are free, training {LARGE_BASE} needs "
+            f"{LARGE_BASE_BYTES >> 30}"
+        )
+    return LARGE_BASE, ""
+
+
+def _read_free_memory() -> int | None:
+    """Free memory in bytes, of the machine and of the control group; None where that is not known."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        limit = (_CONTROL_GROUP / "memory.max").read_text(encoding="ascii").strip()
+        usage = dict(
+            map(str.split, (_CONTROL_GROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+        )
+        found += [int(limit) - int(usage["anon"])] if limit != "max" else []
+    except (OSError, ValueError, LookupError):
+        pass
+    return min(found, default=None)
 
 
 def _count_states(config: Mapping[str, Any]) -> int:

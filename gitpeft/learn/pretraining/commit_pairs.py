@@ -81,7 +81,7 @@ def make_pairs(
     """The files of the training and the validation pairs, made in `work` unless they are there.
 
     `repositories` are the commits to start from, by OWNER/NAME; each has its bare clone in `corpus`, as
-    OWNER+NAME or OWNER+NAME/git. GitpeftError where one is missing.
+    OWNER+NAME or a folder inside of that. GitpeftError where one is missing.
     """
     train, valid = work / "train.jsonl", work / "valid.jsonl"
     if measured := sorted(HELD_OUT & repositories.keys()):
@@ -134,7 +134,7 @@ def _mine_once(
 def open_clone(corpus: Path, name: str) -> Repository:
     """The clone of OWNER/NAME in the folder of the corpus; GitpeftError where there is none."""
     folder = corpus / name.replace("/", "+")
-    for place in (folder, folder / "git"):
+    for place in (folder, *sorted(folder.glob("*/"))):
         if (place / "HEAD").exists() or (place / ".git").exists():
             return Repository.open(place)
     raise GitpeftError(f"no clone of {name} in {corpus}", f"git clone --bare it as {folder}")

@@ -11,8 +11,10 @@ import torch
 from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import bases
+from gitpeft.learn.pretraining import gguf
+from gitpeft.share import packed
 from gitpeft.suggest import reranker
-from tests.support import tinymodel
+from tests.support import ggufmodel, tinymodel
 from tests.support.tuning import batch
 
 
@@ -117,3 +119,53 @@ def test_a_base_without_a_way_of_choosing_has_the_embedded_one(folder: Path) -> 
 
 def test_the_embedded_base_has_its_recipe() -> None:
     assert (bases.find_embedded_base() / "recipe.toml").is_file()
+
+
+# --- the bases of the package -------------------------------------------------------------------------------
+
+
+def test_a_packed_base_is_loaded_as_it_is_read(tmp_path: Path) -> None:
+    ggufmodel.write(tmp_path / "tiny.gguf")
+    gguf.convert_gguf(gguf.parse_gguf((tmp_path / "tiny.gguf").read_bytes()), tmp_path / "base")
+    model, weights = bases.find_base(str(tmp_path / "base")).load(), packed.PackedWeights(tmp_path / "base")
+    names = dict(model.named_parameters())
+    assert names.keys() == set(weights) and not model.training and model.dtype == torch.float32
+    for name, parameter in names.items():
+        assert torch.equal(parameter, torch.from_numpy(weights.read(name))), name
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_what_a_packed_base_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ggufmodel.write(tmp_path / "tiny.gguf")
+    gguf.convert_gguf(gguf.parse_gguf((tmp_path / "tiny.gguf").read_bytes()), tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] + 1}))
+    with pytest.raises(GitpeftError, match="do not fit its configuration"):
+        bases.find_base(str(tmp_path / "base")).load()
+
+
+def test_which_base_a_machine_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bases, "find_embedded_base", lambda name="mini": tmp_path / name)
+    name, why = bases.choose_base()
+    assert name == "mini" and "smol is not part of this installation" in why
+    (tmp_path / "smol").mkdir()
+    (tmp_path / "smol" / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr(bases, "_read_free_memory", lambda: 3 << 30)
+    name, why = bases.choose_base()
+    assert name == "mini" and "3.0 GB of memory are free, training smol needs 4" in why
+    for free in (4 << 30, None):
+        monkeypatch.setattr(bases, "_read_free_memory", lambda free=free: free)
+        assert bases.choose_base() == ("smol", "")
+
+
+def test_free_memory_is_that_of_the_control_group_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bases, "_CONTROL_GROUP", tmp_path)
+    whole = bases._read_free_memory()
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.stat").write_text("anon 400000\nfile 500000\n")
+    assert bases._read_free_memory() == 600_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert whole is None or bases._read_free_memory() == pytest.approx(whole, rel=0.5)

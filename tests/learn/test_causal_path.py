@@ -1,0 +1,98 @@
+"""Causal language models of a few thousand weights through every command: init, suggest, eval, compare."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.git.repository import Repository
+from gitpeft.learn.training import finetune
+from tests.support import generated, tinymodel
+from tests.support.commands import Call
+from tests.support.comparisons import hurry
+from tests.support.gitrepo import Repo
+from tests.support.tinybase import loosen
+
+METHODS = ("lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4,probe=1")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base by its type; its prompts are short, which the tests' time is."""
+    torch.set_num_threads(1)
+    top, found = tmp_path_factory.mktemp("causal"), {}
+    for kind in ("llama", "qwen2"):
+        model = tinymodel.causal(kind)
+        model.config.gitpeft_budget = {"layout": "prompt", "total": 160, "facts_tokens": 24}
+        model.save_pretrained(top / kind)
+        tinymodel.write_tokenizer(top / kind)
+        found[kind] = top / kind
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_causal_base_goes_the_whole_way(
+    kind: str,
+    method: str,
+    folders: dict[str, Path],
+    repo: Repo,
+    gitpeft: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loosen(monkeypatch)
+    monkeypatch.setattr(finetune, "PROBE_BATCHES", 1)
+    generated.put(repo, generated.team(60))
+    here = ("--repo", str(repo.path))
+    options = (*here, "--base", str(folders[kind]), "--method", method, "--budget", "0.05")
+    made = gitpeft("init", *options, "--json")
+    assert made.code == 0, made
+    outcome = json.loads(made.out)
+    assert outcome["kind"] == "model" and outcome["cost"]["steps"] > 0 and outcome["parity"]["exact"] < 1e-3
+    assert outcome["test"]["gitpeft"]["n"] == 6
+    bundle = bundles.require_active_bundle(Repository.open(repo.path).state_dir)
+    bundles.verify_bundle(bundle)
+    assert bundle.manifest.budget["layout"] == "prompt"
+    if method.startswith("lora"):
+        assert set(outcome["tuning"]) == {"tuned", "tuned half way", "untuned"}
+    offered = gitpeft("suggest", "HEAD", *here, "--json")
+    assert offered.code == 0, offered
+    measured = json.loads(gitpeft("eval", *here, "--json").out)
+    assert measured["test"] == outcome["test"]
+
+
+def test_a_causal_base_is_trained_further(
+    folders: dict[str, Path], repo: Repo, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New commits, another training: it starts from the model in use, and is compared with it."""
+    loosen(monkeypatch)
+    generated.put(repo, generated.team(80))
+    options = (
+        "--repo",
+        str(repo.path),
+        "--base",
+        str(folders["llama"]),
+        "--method",
+        "lora:rank=4",
+        "--budget",
+        "0.05",
+    )
+    tip = repo.git("rev-parse", "HEAD~20")
+    assert gitpeft("init", *options, "--until", tip, "--no-hooks").code == 0
+    done = gitpeft("train", *options, "--json")
+    assert done.code == 0, done
+
+
+def test_methods_are_compared_on_a_causal_base(
+    folders: dict[str, Path], repo: Repo, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loosen(monkeypatch)
+    hurry(monkeypatch)
+    generated.put(repo, generated.team(60))
+    done = gitpeft(
+        "compare", "--repo", str(repo.path), "--bases", str(folders["llama"]),
+        "--methods", "lora:rank=4", "--methods", "full", "--budget", "1", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done
