@@ -87,8 +87,8 @@ BaseOption = Annotated[
     typer.Option(
         "--base",
         metavar="NAME",
-        help="Base model: `mini` (built in), a folder of transformers files, owner/name@commit of the "
-        "Hugging Face hub, or one of codet5-small, codet5-base, codet5p-220m, plbart-base, unixcoder-base, "
+        help="Base model: `mini` (built in), `auto` (the larger one of the package where memory allows), a "
+        "folder of transformers files, owner/name@commit of the Hugging Face hub, or one of codet5-small, codet5-base, codet5p-220m, plbart-base, unixcoder-base, "
         "codebert-base, graphcodebert-base.",
     ),
 ]

@@ -92,12 +92,13 @@ def causal(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
     """A random causal language model of a type."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape = {
+    shape: dict[str, Any] = {
         "vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 1024,
         "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
         "use_cache": False,
     }  # fmt: skip
+    shape |= {"sliding_window": None} if kind == "mistral" else {}  # as its later versions have it
     config = AutoConfig.for_model(kind, **{**shape, **changes})
     return _seeded(seed, lambda: AutoModelForCausalLM.from_config(config))
 
