@@ -128,7 +128,10 @@ def _train_model(
 
     causal = job.base.architecture.causal
     held_out = trial.sample_examples(data.valid, MAX_CAUSAL_EXAMPLES if causal else MAX_LOSS_EXAMPLES, seed=1)
-    train, valid = (render_examples(part, job.base) for part in (list_newest(job, data.train), held_out))
+    limited = causal and not job.steps  # of a long history only what fits into the minutes is rendered
+    newest = list_newest(job, data.train)
+    train = render_examples(newest[-PROBE_BATCHES * PROBE_EXAMPLES :] if limited else newest, job.base)
+    valid = render_examples(held_out, job.base)
     model, device = job.base.load_for(job.method), pick_device()
     method = _resolve_method(job, model.to(device), train, folder)
     start = job.warm or str(job.base.find_start(method) or "")
@@ -142,8 +145,8 @@ def _train_model(
 
     before = copy_trainable_weights(model)
     with speed_up_where_possible(model) as fast:
-        if causal and not job.steps:
-            train = fit_into_minutes(model, train, job, folder)
+        if limited:
+            train = render_examples(newest[-fit_into_minutes(model, train, job, folder) :], job.base)
         settings = _make_settings(job, len(train))
         cost = train_model(
             model,
@@ -212,8 +215,8 @@ def list_newest(job: TrainingJob, examples: Sequence[Example]) -> Sequence[Examp
 
 def fit_into_minutes(
     model: "PreTrainedModel", train: "RenderedExamples", job: TrainingJob, folder: Path
-) -> "RenderedExamples":
-    """As many of the newest examples as one pass within the job's minutes takes, by the pace of a few.
+) -> int:
+    """How many of the newest examples one pass within the job's minutes takes, by the pace of the last few.
 
     A message of a later commit is closer to those of the next ones; half the history seen twice teaches less.
     """
@@ -221,14 +224,13 @@ def fit_into_minutes(
 
     known = folder / "examples.json"
     if known.exists():  # a training that was killed goes on with the same examples
-        most = int(_read_json(known))
-    else:
-        few = range(max(0, len(train) - PACE_EXAMPLES), len(train))
-        settings = replace(_make_settings(job, len(train)), parts=1)
-        seconds = measure_pace(model, train.select_examples(few), settings)
-        most = max(count_batch_examples(job.base), int(TRAINING_SHARE * 60 * job.minutes / seconds))
-        write_json(known, most)
-    return train.select_examples(range(max(0, len(train) - most), len(train)))
+        return int(_read_json(known))
+    few = range(max(0, len(train) - PACE_EXAMPLES), len(train))
+    settings = replace(_make_settings(job, len(train)), parts=1)
+    seconds = measure_pace(model, train.select_examples(few), settings)
+    most = max(count_batch_examples(job.base), int(TRAINING_SHARE * 60 * job.minutes / seconds))
+    write_json(known, most)
+    return most
 
 
 def _save_adapter(model: "PreTrainedModel", folder: Path) -> int:

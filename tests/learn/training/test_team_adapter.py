@@ -100,16 +100,24 @@ def test_a_training_sees_as_many_of_the_newest_as_its_minutes_allow(
     monkeypatch.setattr(loop, "measure_pace", lambda *_: 1.0)
     train = finetune.render_examples(data().train, base)
     job = TrainingJob(base, LORA, minutes=0.25)
-    some = finetune.fit_into_minutes(base.load(), train, job, tmp_path)
-    assert len(some) == 12 and some.get_pair(11, 999)[1].tolist() == train.get_pair(19, 999)[1].tolist()
+    model = base.load()
+    assert finetune.fit_into_minutes(model, train, job, tmp_path) == 12
     monkeypatch.setattr(loop, "measure_pace", lambda *_: 100.0)
-    assert len(finetune.fit_into_minutes(base.load(), train, job, tmp_path)) == 12, (
-        "killed, it goes on with them"
-    )
+    assert finetune.fit_into_minutes(model, train, job, tmp_path) == 12, "killed, it goes on with them"
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    assert len(finetune.fit_into_minutes(base.load(), train, job, tmp_path)) == 8, "at least one batch"
+    assert finetune.fit_into_minutes(model, train, job, tmp_path) == 8, "at least one batch"
     assert json.loads((tmp_path / "examples.json").read_text()) == 8
+    seen: list[int] = []
+    whole = finetune.render_examples
+
+    def render(some: Any, base: BaseModel) -> Any:
+        seen.append(len(some))
+        return whole(some, base)
+
+    monkeypatch.setattr(finetune, "render_examples", render)
+    finetune.tune_base(job, data(), tmp_path, nobody)
+    assert seen == [20, 5, 8], "the pool, the validation part, and what fits"
 
 
 def test_the_pace_leaves_no_gradient(base: BaseModel) -> None:

@@ -207,12 +207,16 @@ class _FastModel:
         """Mean nats a label, and (with `gradients`) the gradient of each trained matrix."""
         work = [(ids, target, gradients) for (ids, _), target in zip(rows, targets, strict=True)]
         run = self.pool.map if self.pool is not None else map
-        found = list(run(lambda one: self._measure_example(*one), work))
         total = sum(count for _, count in rows)
-        sums = [
-            torch.stack(parts).sum(0) / total for parts in zip(*(grads for _, grads in found), strict=True)
-        ]
-        return torch.stack([nats for nats, _ in found]).sum() / total, sums
+        loss, sums = torch.zeros(()), list[Tensor]()
+        for nats, grads in run(lambda one: self._measure_example(*one), work):
+            loss += nats
+            if sums:
+                torch._foreach_add_(sums, grads)
+            sums = sums or grads
+        if sums:
+            torch._foreach_div_(sums, total)
+        return loss / total, sums
 
     def _measure_example(self, ids: Tensor, target: Tensor, gradients: bool) -> tuple[Tensor, list[Tensor]]:
         with torch.set_grad_enabled(gradients), torch.autocast("cpu", enabled=False):
