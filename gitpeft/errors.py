@@ -1,4 +1,4 @@
-"""The error that is shown to people."""
+"""The errors that are shown to people."""
 
 
 class GitpeftError(Exception):
@@ -12,6 +12,14 @@ class GitpeftError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class GitFailedError(GitpeftError):
+    """Git ended with an exit code other than 0. 1 is mostly its word for "no", anything else a failure."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NothingStagedError(GitpeftError):

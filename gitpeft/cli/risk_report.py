@@ -87,10 +87,12 @@ class _TextPrinter(RiskPrinter):
     def _format_name(self, report: RiskReport) -> str:
         if report.rev == STAGED:
             return "Staged change"
-        said = self.repository.query_text("log", "-1", "--format=%h %s", "--end-of-options", report.rev, "--")
-        short, _, subject = said.partition(" ")
-        if not short:
+        try:
+            sha = self.repository.resolve_commit(report.rev)
+        except GitpeftError:  # the report says why
             return report.rev[:40]
+        said = self.repository.ask_text("log", "-1", "--format=%h %s", sha, "--")
+        short, _, subject = said.partition(" ")
         cut = subject if len(subject) <= SUBJECT_WIDTH else subject[: SUBJECT_WIDTH - 1] + "…"
         return f"{short} {cut}"
 

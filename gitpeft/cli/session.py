@@ -22,7 +22,7 @@ def open_learnable_repository(path: Path | None, until: str) -> Repository:
     repository = Repository.open(path)
     if until == "HEAD" and repository.resolve_head() is None:
         raise GitpeftError("there is no commit here yet", "commit some work first, then run this again")
-    if until == "HEAD" and not repository.query_text("symbolic-ref", "--quiet", "HEAD"):
+    if until == "HEAD" and not repository.ask_text("symbolic-ref", "--quiet", "HEAD"):
         raise GitpeftError(
             "HEAD is detached, so it is unclear which history to learn from",
             "check out a branch, or name one with --until (--until HEAD~0 takes what is checked out)",

@@ -36,11 +36,14 @@ def read_blobs(repository: Repository, ids: Sequence[str]) -> Iterator[bytes | N
 
 
 def read_file(repository: Repository, rev: str, path: str) -> bytes:
-    """Read a file of a commit (`path` as in `FileChange`); b"" where there is none."""
-    try:
-        return repository.run("cat-file", "blob", _as_argument(f"{rev}:{path}"))
-    except GitpeftError:
+    """Read a file of a commit (`path` as in `FileChange`); b"" where there is none, or it is not here."""
+    name = _as_argument(f"{rev}:{path}")
+    blob = repository.ask_text("rev-parse", "--verify", "--quiet", "--end-of-options", name)
+    if not blob:
         return b""
+    head, _, content = repository.run("cat-file", "--batch", input=f"{blob}\n".encode()).partition(b"\n")
+    words = head.split()
+    return content[: int(words[2])] if len(words) == 3 and words[1] == b"blob" else b""
 
 
 def read_head_and_line_counts(
@@ -118,7 +121,7 @@ def _name_for_batch(repository: Repository, name: str) -> str:
     """A name that fits on one line: itself or, with line ends in it, the id of its object ("": none)."""
     if "\n" not in name and not name.endswith("\r") and len(name) < _NAME_BYTES_PER_CALL // 4:
         return name
-    return repository.query_text("rev-parse", "--verify", "--quiet", "--end-of-options", _as_argument(name))
+    return repository.ask_text("rev-parse", "--verify", "--quiet", "--end-of-options", _as_argument(name))
 
 
 def _as_argument(name: str) -> str:

@@ -61,6 +61,11 @@ def _no_repository_error(cwd: Path, errors: bytes) -> GitpeftError:
         return GitpeftError(f"git does not trust {cwd}: it is owned by another user", hint)
     if "not a git repository" in message:
         return GitpeftError(f"{cwd} is not in a git repository", "Run this in a clone, or pass --repo PATH.")
+    if "cannot use bare repository" in message:
+        hint = "Set GIT_DIR and leave out --repo, or run `git config --global safe.bareRepository all`."
+        return GitpeftError(message.partition("\n")[0].removeprefix("fatal: "), hint)
+    if message and "--path-format" not in message and "--show-object-format" not in message:
+        return GitpeftError(f"git cannot open {cwd}: {message.partition(chr(10))[0]}", "Correct that first.")
     oldest = ".".join(map(str, OLDEST_GIT))
     first = message.partition("\n")[0] or "git printed nothing"
     return GitpeftError(first, f"gitpeft needs git {oldest} or newer.")

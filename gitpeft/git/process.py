@@ -6,8 +6,8 @@ clone does not have are reported, not fetched. None of the user's external diff 
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -15,20 +15,27 @@ from gitpeft.errors import GitpeftError
 from gitpeft.terminal import encode_exactly
 
 REPOSITORY_VARIABLES = (
-    *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT"),
-    *("GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE"),
-    *("GIT_INTERNAL_SUPER_PREFIX", "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"),
-    *("GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE"),
+    *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_DIR", "GIT_GRAFT_FILE"),
+    *("GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NO_REPLACE_OBJECTS"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE"),
 )
-"""The output of `git rev-parse --local-env-vars`: inherited in a hook, wrong for any other repository."""
+"""What a hook inherits for its own repository, and what is wrong for any other one.
 
-UNWANTED_VARIABLES = ("GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS", "GIT_PAGER", "GIT_TRACE", "GIT_TRACE2")
+The output of `git rev-parse --local-env-vars` without the settings given by `git -c` and `GIT_CONFIG_COUNT`,
+which count everywhere: git hands them on to submodules, too.
+"""
+
+UNWANTED_VARIABLES = (
+    *("GIT_EXTERNAL_DIFF", "GIT_DIFF_OPTS", "GIT_PAGER", "GIT_TRACE", "GIT_TRACE2"),
+    "GIT_CONFIG",  # `git config` alone heeds it, and would then list the settings of another file
+    # editors set them for the paths that they pass; ours are patterns where we mean patterns
+    *("GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"),
+)
 """Variables that would change or disturb git's output."""
 
 _BASE_ENVIRONMENT = {
     "GIT_ALLOW_PROTOCOL": "none",  # before 2.45 this is what keeps a partial clone from fetching
     "GIT_NO_LAZY_FETCH": "1",
-    "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "LC_ALL": "C",
@@ -53,6 +60,19 @@ def build_environment(*, foreign: bool) -> dict[str, str]:
     """The environment for git; with `foreign`, without what a hook inherits for its own repository."""
     dropped = {*UNWANTED_VARIABLES, *(REPOSITORY_VARIABLES if foreign else ())}
     return {key: value for key, value in os.environ.items() if key not in dropped} | _BASE_ENVIRONMENT
+
+
+@contextmanager
+def lend_environment(environment: Mapping[str, str]) -> Iterator[None]:
+    """Give this process the environment for git meanwhile: GitPython hands its own on, and can drop none."""
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(environment)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def start_git(

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitFailedError, GitpeftError
 from gitpeft.git.mailmap import Mailmap
 from gitpeft.git.places import EMPTY_TREES, find_places
 from gitpeft.git.process import (
@@ -23,6 +23,7 @@ from gitpeft.git.process import (
     build_environment,
     decode_output,
     decode_text,
+    lend_environment,
     start_git,
     wait_for_output,
 )
@@ -95,7 +96,7 @@ class Repository:
         output, errors = wait_for_output(process, input)
         if process.returncode:
             message = decode_output(errors).strip() or f"exit status {process.returncode}"
-            raise GitpeftError(f"git {args[0]}: {message.partition(chr(10))[0]}")
+            raise GitFailedError(f"git {args[0]}: {message.partition(chr(10))[0]}", process.returncode)
         return output
 
     def run_limited(self, limit: int, *args: str) -> bytes:
@@ -120,11 +121,17 @@ class Repository:
         return GitResult(process.returncode, decode_output(output), decode_output(errors))
 
     def list_remotes(self) -> list[str]:
-        """The names of the remotes."""
-        from git import Repo
+        """The names of the remotes, wherever git finds them configured."""
+        return self._ask_gitpython("remote").split()
 
-        with Repo(self.git_dir) as repo:
-            return [remote.name for remote in repo.remotes]
+    def _ask_gitpython(self, *args: str) -> str:
+        from git import Git, GitCommandError
+
+        try:
+            with lend_environment(self.environment):
+                return str(Git(self.cwd).execute(["git", *args]))
+        except GitCommandError as error:
+            raise GitFailedError(f"git {args[0]}: {error.stderr.strip()}", 128) from None
 
     def run_with_terminal(self, args: Sequence[str]) -> int:
         """Run git with this process's terminal and environment, for its hooks and editor.
@@ -143,23 +150,47 @@ class Repository:
 
     def find_editor(self) -> str:
         """The name of the program in which git opens a message, without its folder; "" for none."""
-        command = os.environ.get("GIT_EDITOR") or self.query_text("var", "GIT_EDITOR")
+        command = os.environ.get("GIT_EDITOR") or self.read_variable("GIT_EDITOR")
         words = command.split() if set(command).isdisjoint("'\"\\") else _split_shell_words(command)
         names = [word.rpartition("/")[2] for word in words if "=" not in word]
         return next((name for name in names if name != "env"), "")
 
-    def query_text(self, *args: str) -> str:
-        """Run git and return its output as text, without the last line end; "" when it fails."""
+    def ask_text(self, *args: str) -> str:
+        """Run git and return its output as text, without the last line end; "" where git says "no".
+
+        That is exit code 1, as of `git config --get` for what is not set. Any other is a GitFailedError.
+        """
         try:
             return decode_output(self.run(*args)).removesuffix("\n")
-        except GitpeftError:
+        except GitFailedError as error:
+            if error.code != 1:
+                raise
+            return ""
+
+    def query_text(self, *args: str) -> str:
+        """As `ask_text`, but "" for a failure too: where the next step fails and reports it."""
+        try:
+            return decode_output(self.run(*args)).removesuffix("\n")
+        except GitFailedError:
             return ""
 
     @cached_property
     def git_version(self) -> tuple[int, ...]:
         """The version of git as numbers, `(2, 39, 5)`."""
-        found = re.search(r"\d+(?:\.\d+)+", self.query_text("version"))
+        found = re.search(r"\d+(?:\.\d+)+", self.ask_text("version"))
         return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+    def read_variable(self, name: str) -> str:
+        """A variable of `git var`; "" where git has no value for it, and would fail where it needs one."""
+        try:
+            return decode_output(self.run("var", name)).removesuffix("\n")
+        except GitFailedError:
+            return ""
+
+    def has_commit(self, rev: str) -> bool:
+        """Whether a commit is known here."""
+        name = f"{rev}^{{commit}}"
+        return bool(self.ask_text("rev-parse", "--verify", "--quiet", "--end-of-options", name))
 
     def resolve_commit(self, rev: str) -> str:
         """The id of the commit that `rev` names, in any way that git knows (`:/text`, `main@{yesterday}`).
@@ -169,7 +200,7 @@ class Repository:
         named = [rev] if _FULL_ID.fullmatch(rev) else self.resolve_revisions(rev)
         if len(named) > 1 or named[0].startswith("^"):
             raise GitpeftError(f"{rev!r} does not name one commit", "Name a single commit here, not a range.")
-        sha = self.query_text("rev-parse", "--verify", "--quiet", f"{named[0]}^{{commit}}")
+        sha = self.ask_text("rev-parse", "--verify", "--quiet", f"{named[0]}^{{commit}}")
         if not sha:
             raise _make_unknown_error(rev)
         return sha
@@ -193,7 +224,7 @@ class Repository:
 
     def resolve_head(self) -> str | None:
         """The id of the current commit; None before the first one."""
-        return self.query_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
+        return self.ask_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
 
     def list_tracked_files(self) -> list[str]:
         """The paths in the index, from the top of the repository, as `decode_exactly` returns them."""
@@ -202,21 +233,25 @@ class Repository:
 
     def list_branches(self) -> list[str]:
         """The names of all branches, remote-tracking ones included."""
-        names = self.query_text("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes")
+        names = self.ask_text("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes")
         return [name for name in names.split("\n") if name]
 
     def get_config(self, key: str, default: str | None = None) -> str | None:
         """The value of a setting, the last one where it has several."""
         try:
             return decode_output(self.run("config", "-z", "--get", key)).removesuffix("\0")
-        except GitpeftError:
+        except GitFailedError as error:
+            if error.code != 1:
+                raise
             return default
 
     def get_config_by_prefix(self, prefix: str) -> dict[str, str]:
         """Every setting whose (lower-case) name starts with `prefix`, by name, from one git process."""
         try:
             output = self.run("config", "-z", "--get-regexp", "^" + re.escape(prefix))
-        except GitpeftError:
+        except GitFailedError as error:
+            if error.code != 1:
+                raise
             return {}
         pairs = (decode_output(item).partition("\n") for item in output.split(b"\0") if item)
         return {key: value if mark else "true" for key, mark, value in pairs}
@@ -310,18 +345,33 @@ class Repository:
 
     def has_generated_attributes(self) -> bool:
         """Whether any path can have attributes; reading a history is a tenth faster where none can."""
-        if (self.common_dir / "info" / "attributes").exists() or self.get_config("core.attributesFile"):
+        if any(path.exists() for path in self._list_attribute_files()):
+            return True
+        if self.environment.get("GIT_ATTR_SOURCE") or self.get_config("attr.tree"):
             return True
         if self.work_tree is None:
             return False
         top = replace_fields(self, cwd=self.work_tree)
-        return bool(top.query_text("ls-files", "--", ".gitattributes", "**/.gitattributes"))
+        return bool(top.ask_text("ls-files", "--", ".gitattributes", "**/.gitattributes"))
+
+    def _list_attribute_files(self) -> list[Path]:
+        """The files of attributes outside the work tree: of the repository, of the user, of the system."""
+        own = self.ask_text("config", "--type=path", "--get", "core.attributesFile")
+        if not own:
+            home = self.environment.get("HOME", "")
+            folder = self.environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+            own = f"{folder}/git/attributes" if folder else ""
+        found = [self.common_dir / "info" / "attributes"]
+        found += [(self.work_tree or self.git_dir) / own] if own else []
+        if not self.environment.get("GIT_ATTR_NOSYSTEM"):
+            # of whoever built this git: below its prefix, or in /etc for the prefix /usr
+            prefix = Path(self.ask_text("--exec-path")).parent.parent
+            found += [Path("/etc/gitattributes"), prefix / "etc" / "gitattributes"]
+        return found
 
     def _look_up_generated(self, paths: Sequence[str]) -> dict[str, bool]:
-        """Whether each path, from the top of the work tree, is `linguist-generated`; none in a bare one."""
-        if self.work_tree is None:
-            return dict.fromkeys(paths, False)
-        top = replace_fields(self, cwd=self.work_tree)
+        """Whether each path, from the top of the repository, is `linguist-generated`."""
+        top = replace_fields(self, cwd=self.work_tree or self.cwd)
         names = encode_exactly("\0".join(paths))
         values = top.run("check-attr", "-z", "--stdin", "linguist-generated", input=names).split(b"\0")[2::3]
         return {path: value in (b"set", b"true") for path, value in zip(paths, values, strict=True)}
@@ -346,7 +396,9 @@ class Repository:
             log = self.run(
                 "log", f"-{_MAX_PREVIOUS_COMMITS}", "--no-merges", *shape, "--end-of-options", rev, "--"
             )
-        except GitpeftError:
+        except GitFailedError:
+            if self.has_commit(rev):
+                raise
             return ""
         fields = log.split(b"\0")
         rows = list(zip(fields[::3], fields[1::3], fields[2::3], strict=False))
@@ -408,13 +460,28 @@ class Repository:
 
     def count_commits_since(self, rev: str) -> int | None:
         """How many commits are in `rev..HEAD`; None where one of the two is unknown here."""
-        from git import GitCommandError, Repo
-
-        try:
-            with Repo(self.git_dir) as repo:
-                return int(repo.git.rev_list("--count", "--end-of-options", f"{rev}..HEAD", "--"))
-        except (GitCommandError, ValueError):
+        if not (self.has_commit(rev) and self.has_commit("HEAD")):
             return None
+        return int(self._ask_gitpython("rev-list", "--count", "--end-of-options", f"{rev}..HEAD", "--"))
+
+    def read_replacement_state(self) -> str:
+        """A hash of what git shows in the place of other objects (`git replace`, grafts); "" for nothing."""
+        refs = b""
+        if "GIT_NO_REPLACE_OBJECTS" not in self.environment:
+            base = self.environment.get("GIT_REPLACE_REF_BASE") or "refs/replace/"
+            refs = self.run("for-each-ref", "--format=%(refname) %(objectname)", base)
+        if refs and self.ask_text("config", "--type=bool", "--get", "core.useReplaceRefs") == "false":
+            refs = b""
+        grafts = self.environment.get("GIT_GRAFT_FILE") or self.common_dir / "info" / "grafts"
+        try:
+            lines = (self.cwd / grafts).read_bytes()
+        except OSError:
+            lines = b""
+        if not refs and not lines:
+            return ""
+        import hashlib  # hardly ever needed
+
+        return hashlib.blake2b(refs + b"\0" + lines, digest_size=16).hexdigest()
 
     def list_shallow_commits(self) -> frozenset[str]:
         """The commits at which a shallow clone ends: their parents, and so their changes, are not here."""

@@ -27,6 +27,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.history import context
 from gitpeft.history.authors import MAX_COMMITS_TO_MAP, AuthorHasher, follow_mailmap
 from gitpeft.history.paths import mask_names
+from gitpeft.history.replacements import forget_replaced_commits
 from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 
@@ -181,6 +182,7 @@ class History:
         start = time.monotonic()
         tip = repository.resolve_commit(tip)
         with _lock_history(self.path.with_name("history.lock")):
+            forget_replaced_commits(self._db, repository)
             follow_mailmap(self._db, repository, self._authors)
             reachable = [sha for sha, _ in repository.rev_list(tip)]
             known = self._load_known_shas()

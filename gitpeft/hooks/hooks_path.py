@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitFailedError, GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks import hook_file
 
@@ -50,7 +50,9 @@ def read_hooks_path(repo: Repository) -> HooksPathSetting | None:
     """`core.hooksPath` as it counts here; None when it is not set."""
     try:
         said = repo.run("config", "--show-scope", "--show-origin", "-z", "--get", "core.hooksPath")
-    except GitpeftError:
+    except GitFailedError as error:
+        if error.code != 1:
+            raise
         return None
     scope, origin, value = (os.fsdecode(part) for part in said.split(b"\0")[:3])
     return HooksPathSetting(value, scope, origin)
@@ -108,7 +110,7 @@ def is_tracked(repo: Repository, path: Path) -> bool:
         or path.is_relative_to(os.path.realpath(repo.common_dir))
     ):
         return False
-    return bool(repo.query_text("ls-files", "--error-unmatch", "--", str(path)))
+    return bool(repo.ask_text("ls-files", "--error-unmatch", "--", str(path)))
 
 
 def remember_folder(repo: Repository, folder: Path) -> None:

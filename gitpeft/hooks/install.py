@@ -264,7 +264,7 @@ def is_configured(repo: Repository, name: str) -> bool:
 def _has_local_section(repo: Repository, name: str) -> bool:
     """Whether the section is in the repository's own settings, where `uninstall` may change it."""
     return bool(
-        repo.query_text("config", "--local", "--get-regexp", "^" + re.escape(get_config_section(name) + "."))
+        repo.ask_text("config", "--local", "--get-regexp", "^" + re.escape(get_config_section(name) + "."))
     )
 
 

@@ -245,7 +245,7 @@ def _load_risk_notes(repo: Repository) -> list[str]:
 
 def _find_amend_base(repo: Repository) -> str:
     """What an amended commit is compared with; git names the commit by the word HEAD."""
-    return repo.query_text("rev-parse", "--verify", "--quiet", "HEAD^^{commit}") or repo.empty_tree
+    return repo.ask_text("rev-parse", "--verify", "--quiet", "HEAD^^{commit}") or repo.empty_tree
 
 
 def _parse_arguments(args: Sequence[str]) -> tuple[Path, str, str]:

@@ -126,7 +126,7 @@ def _list_subjects_by_parent(repo: Repository) -> dict[str, list[str]]:
     shape = ["--no-show-signature", "--no-merges", "--format=%P%x00%s"]
     tips = ["--branches", *(["HEAD"] if repo.resolve_head() else [])]
     found: dict[str, list[str]] = {}
-    for line in repo.query_text("log", f"-{_MAX_LOG_COMMITS}", *shape, *tips, "--").split("\n"):
+    for line in repo.ask_text("log", f"-{_MAX_LOG_COMMITS}", *shape, *tips, "--").split("\n"):
         parent, mark, subject = line.partition("\0")
         if mark:
             found.setdefault(parent, []).append(subject)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gitpeft.errors import GitpeftError
+from gitpeft.git.objects import read_file
 from gitpeft.git.repository import Repository
 
 SIGNERS_FILE = ".gitpeft-signers"
@@ -40,7 +41,7 @@ class Signer:
 
 def is_signing_enabled(repo: Repository) -> bool:
     """Whether the user's git is configured to sign."""
-    return repo.query_text("config", "--type=bool", "commit.gpgSign") == "true" or bool(
+    return repo.ask_text("config", "--type=bool", "commit.gpgSign") == "true" or bool(
         repo.get_config("user.signingkey")
     )
 
@@ -93,7 +94,7 @@ def _make_invalid_signature_error(text: str) -> GitpeftError:
 
 
 def _read_user_signers(repo: Repository) -> bytes:
-    path = repo.query_text("config", "--type=path", "gpg.ssh.allowedSignersFile")
+    path = repo.ask_text("config", "--type=path", "gpg.ssh.allowedSignersFile")
     try:
         return (repo.cwd / path).read_bytes()[:_MAX_SIGNERS_BYTES] if path else b""
     except OSError:
@@ -103,9 +104,7 @@ def _read_user_signers(repo: Repository) -> bytes:
 def read_team_signers(repo: Repository) -> bytes:
     """The team's list in the default branch as last fetched; b"" where there is none."""
     branch = find_default_branch(repo)
-    if not branch or repo.query_text("cat-file", "-t", f"{branch}:{SIGNERS_FILE}") != "blob":
-        return b""
-    return repo.run("cat-file", "blob", f"{branch}:{SIGNERS_FILE}")[:_MAX_SIGNERS_BYTES]
+    return read_file(repo, branch, SIGNERS_FILE)[:_MAX_SIGNERS_BYTES] if branch else b""
 
 
 def _choose_trusted_remote(repo: Repository) -> str:
@@ -121,7 +120,7 @@ def find_default_branch(repo: Repository) -> str:
     remote = _choose_trusted_remote(repo)
     if not remote:
         return "" if repo.list_remotes() else "HEAD"
-    noted = repo.query_text("symbolic-ref", "--quiet", f"refs/remotes/{remote}/HEAD")
+    noted = repo.ask_text("symbolic-ref", "--quiet", f"refs/remotes/{remote}/HEAD")
     if noted:
         return noted
     said = repo.run_with_network("ls-remote", "--symref", remote, "HEAD")
@@ -129,4 +128,4 @@ def find_default_branch(repo: Repository) -> str:
     places = [f"refs/remotes/{remote}/{found[1]}"] if found else []
     if found and repo.work_tree is None:  # in a bare repository the branches are copies of the remote's
         places.append(f"refs/heads/{found[1]}")
-    return next((place for place in places if repo.query_text("rev-parse", "--verify", "--quiet", place)), "")
+    return next((place for place in places if repo.ask_text("rev-parse", "--verify", "--quiet", place)), "")

@@ -90,7 +90,7 @@ def gather_facts(repo: Repository, config: Config, change: str) -> MessageFacts:
     )
     return MessageFacts(
         change=change,
-        branch=repo.query_text("symbolic-ref", "--quiet", "--short", "HEAD") if pattern else "",
+        branch=repo.ask_text("symbolic-ref", "--quiet", "--short", "HEAD") if pattern else "",
         style=style,
         rules=_load_rules(repo) if config.lint else LintRules(),
         subject_max=config.subject_length,

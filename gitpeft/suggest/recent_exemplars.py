@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.subjects import clean_subject
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitFailedError
 from gitpeft.files import write_json_cache
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
@@ -41,7 +41,9 @@ def refresh_recent_commits(repo: Repository, made_at: str, tip: str = "HEAD") ->
     """
     try:
         wanted = repo.list_newer_commits(tip, made_at, MAX_RECENT_COMMITS)
-    except GitpeftError:
+    except GitFailedError:
+        if repo.has_commit(tip) and (not made_at or repo.has_commit(made_at)):
+            raise
         return []
     if not wanted:
         return []

@@ -1,7 +1,8 @@
 """A cache of what each commit of a history does to lines; what is missing is read from git.
 
-A commit never changes, so what was read of it stays true; git is asked each time which commits there are, and
-in which order. When a history has grown, only new commits are read; the whole is replayed, which is cheap.
+A commit never changes (unless git replaces it by another), so what was read of it stays true; git is asked
+each time which commits there are, and in which order. When a history has grown, only new commits are read;
+the whole is replayed, which is cheap.
 """
 
 import json
@@ -87,6 +88,7 @@ class EditCache:
         Returns how many were read, and how many could not be, by reason. `progress` gets what is done and to
         do.
         """
+        self._forget_replaced_commits(repository)
         kept = dict(self._db.execute("SELECT sha, detail FROM edit"))
         todo = [c for c in reversed(commits) if kept.get(c.sha) != details.get(c.sha, "")]
         skipped: Counter[str] = Counter()
@@ -109,6 +111,17 @@ class EditCache:
             self._store_edit(edit, "")
         self._flush_rows()
         return len(todo) - skipped.total(), skipped
+
+    def _forget_replaced_commits(self, repository: Repository) -> None:
+        """Empty the cache where git replaces other objects now (see `history.replacements`)."""
+        state = repository.read_replacement_state()
+        self._db.execute("CREATE TABLE IF NOT EXISTS replaced (state TEXT NOT NULL)")
+        row = self._db.execute("SELECT state FROM replaced").fetchone()
+        if state != (row[0] if row else ""):
+            with self._db:
+                self._db.execute("DELETE FROM edit")
+                self._db.execute("DELETE FROM replaced")
+                self._db.execute("INSERT INTO replaced VALUES (?)", (state,))
 
     def _store_ordinary_edits(
         self, repository: Repository, found: Iterable[CommitEdit], details: Mapping[str, str]
