@@ -158,6 +158,11 @@ def commit_interactively(
 
 def make_nothing_offered_error(min_score: int) -> GitpeftError:
     """Why there is no suggestion, where one was asked for."""
+    if min_score < 0:
+        return GitpeftError(
+            "no suggestion is likely enough to fit",
+            "write the message yourself, or see all of them: git config gitpeft.minScore 0",
+        )
     if min_score:
         return GitpeftError(
             f"no suggestion reaches gitpeft.minScore ({min_score})", "lower it, or write the message yourself"

@@ -99,7 +99,7 @@ def find_model_refusals(repo: Repository, config: Config) -> Iterator[Refusal]:
             " nothing will be suggested",
             f"git config gitpeft.timeoutMs {max(2000, 500 * -(-2 * needed // 500))}",
         )
-    if config.min_score:
+    if config.min_score > 0:
         yield from _check_min_score(repo, config, commits)
 
 
