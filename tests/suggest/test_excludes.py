@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft.config import Config, load_config
+from gitpeft.diff.compact import split_compact
 from gitpeft.errors import NothingStagedError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.doctor import examine_repository
@@ -71,6 +72,24 @@ def test_an_amended_commit_is_compared_on_both_sides(secret: Repo) -> None:
     opened = Repository.open(secret.path)
     request = build_staged_request(opened, Config(exclude=("secret",)), 1, base="HEAD^")
     assert "secret" not in request.change and "public.py" in request.change
+
+
+def test_the_exact_name_of_a_file_excludes_it(secret: Repo) -> None:
+    names = ["secret/\u0645\u06cc\u200c\u062e.py", "a\u00a0b.py", "a b\tc.py", "-n.py", "\u2028.py"]
+    for name in names:
+        secret.stage(**{name: "x\n"})
+    secret.stage(README="changed\n")
+    assert split_compact(staged(secret, *names))[0] == [("README +1 -1", "README")]
+    assert len(split_compact(staged(secret))[0]) == 6
+
+
+def test_a_name_that_is_no_text_excludes_its_file(secret: Repo) -> None:
+    (Path(secret.path) / "caf\udce9.py").write_text("x\n")
+    secret.git("add", "-A")
+    secret.git("config", "gitpeft.exclude", "caf\udce9.py")
+    opened = Repository.open(secret.path)
+    with pytest.raises(NothingStagedError, match="everything that is staged is excluded"):
+        build_staged_request(opened, load_config(opened), 1)
 
 
 def test_a_submodule_is_excluded_as_a_folder(secret: Repo) -> None:
