@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from gitpeft.bundle.embedded import ONNX_FOLDER, find_embedded_base
 from gitpeft.bundle.manifest import RERANKER_FILE
 from gitpeft.errors import GitpeftError
-from gitpeft.lazy import lazy_dataclass, lazy_pattern
+from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
 from gitpeft.suggest.reranker_features import (
     ANALOGY,
     GENERATED,
@@ -57,11 +57,12 @@ class MessageCandidate:
 
 
 def build_candidates(
-    drafts: Sequence[DraftMessage], context: RerankingContext, longest: int
+    drafts: Sequence[DraftMessage], context: RerankingContext, longest: int, *, grounded: bool = True
 ) -> list[MessageCandidate]:
     """The different messages among `drafts`, in their order, with features and flaws.
 
-    `longest` is the length of the longest allowed message in characters. A generated message that repeats a
+    `longest` is the length of the longest allowed message in characters; `grounded` is whether messages are
+    checked against the change (`checks.find_ungrounded`). A generated message that repeats a
     retrieved one word for word counts as generated, with the retrieved message's commit behind it.
     """
     retrieved = {draft.message: draft for draft in reversed(drafts) if draft.origin == RETRIEVED}
@@ -77,10 +78,15 @@ def build_candidates(
         flaw = (
             find_flaw(draft, seen, longest)
             or _check_issue_numbers(draft, known_issues)
-            or context.find_flaw(draft.message, draft.message in retrieved or draft.origin == ANALOGY)
+            or (grounded and context.find_flaw(draft.message, _is_copied(draft, retrieved)))
+            or ""
         )
         candidates.append(MessageCandidate(draft.message, draft.origin, like, features, flaw, draft.mean))
     return candidates
+
+
+def _is_copied(draft: DraftMessage, retrieved: Mapping[str, DraftMessage]) -> bool:
+    return draft.message in retrieved or draft.origin == ANALOGY
 
 
 # --- flaws --------------------------------------------------------------------------------------------------
@@ -148,10 +154,12 @@ class Reranker:
         """Read `chooser.json`; {} gives the default for a bundle's kind. GitpeftError when it is damaged.
 
         A reranker of another version, with features that this one does not have, is replaced by that of the
-        embedded base.
+        embedded base, without its threshold: nobody knows what that model's messages are worth.
         """
         stored = cls._parse_data(data, kind)
-        return stored if set(stored.features) <= set(RERANKER_FEATURES) else load_embedded_reranker()
+        if set(stored.features) <= set(RERANKER_FEATURES):
+            return stored
+        return replace_fields(load_embedded_reranker(), threshold=None)
 
     @classmethod
     def _parse_data(cls, data: Mapping[str, object], kind: str) -> "Reranker":
@@ -172,6 +180,14 @@ class Reranker:
         if stored.mode not in (RERANKED, GENERATED, RETRIEVED) or not stored._is_complete():
             raise GitpeftError("the model's reranker is damaged", _REFIT_HINT)
         return stored
+
+    @property
+    def is_of_earlier_version(self) -> bool:
+        """Whether it was fitted before there were analogies, descriptions and checks against the change.
+
+        A model of that time goes on answering as it did, until it is trained again.
+        """
+        return bool(self.features) and "grounded" not in self.features
 
     def _is_complete(self) -> bool:
         """Whether there is a weight for each feature."""

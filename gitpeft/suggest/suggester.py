@@ -162,11 +162,16 @@ class Suggester:
             drafts = self._generator.generate_drafts(change, previous, exemplars, seed)
         with self._timer.measure("choose"):
             context = RerankingContext(change, clean_subject(previous), recent)
-            others = _collect_other_drafts(neighbours, context)
-        if drafts and self._generator is not None:
+            earlier = self._reranker.is_of_earlier_version
+            others = (
+                list(map(_draft_from_neighbour, neighbours))
+                if earlier
+                else _collect_other_drafts(neighbours, context)
+            )
+        if drafts and self._generator is not None and not earlier:
             others = self._score_offerable(others, context)
         with self._timer.measure("choose"):
-            return reranker.build_candidates([*drafts, *others], context, self._longest)
+            return reranker.build_candidates([*drafts, *others], context, self._longest, grounded=not earlier)
 
     def _score_offerable(
         self, others: Sequence[DraftMessage], context: RerankingContext

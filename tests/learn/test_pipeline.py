@@ -93,7 +93,7 @@ def test_a_history_becomes_a_model(served: tuple[Repo, PipelineResult], built: B
     assert (made.kind, made.why, outcome.used, outcome.left_out) == ("model", "", COUNT, {})
     assert 0 < made.trainable < made.trained.cost.training.parameters and made.method["rank"] == 4
     assert made.trained.cost.training.steps == STEPS and made.trained.parity.exact < 1e-3
-    assert set(made.measured.scores) == {"gitpeft", "nearest neighbour"}
+    assert set(made.measured.scores) >= {"gitpeft", "nearest neighbour"}
     assert all(scores.n == 20 for scores in made.measured.scores.values())
     assert len(made.measured.samples) >= 3 and made.peak_memory > 1 << 26
     assert set(made.seconds) == {"mine", "examples", "train", "export", "choose", "measure", "risk"}
@@ -126,7 +126,7 @@ def test_the_json_of_a_result_keeps_its_keys(served: tuple[Repo, PipelineResult]
         "kind", "why", "used", "left_out", "base", "method", "trainable", "parameters", "cost", "parity",
         "tuning", "choice", "test", "samples", "risk", "judge", "seconds", "peak_memory", "bundle",
     ]  # fmt: skip
-    assert set(found["choice"]) == {"mode", "n", "scores"}
+    assert set(found["choice"]) == {"mode", "n", "scores", "offers"}
     assert {"steps", "seconds", "share", "curve", "adapter_bytes", "exported_bytes", "notes"} <= set(
         found["cost"]
     )
@@ -370,7 +370,7 @@ def test_a_base_without_its_onnx_files_leaves_retrieval(repo: Repo, built: Built
     outcome = run(repo, plan(built, base=str(bare)))
     assert outcome.candidate.kind == active(repo).manifest.kind == "retrieval"
     assert set(outcome.candidate.measured.scores) == {"nearest neighbour"}
-    assert all(one.origin == "retrieved" for one in suggested(repo))
+    assert all(one.origin != "generated" for one in suggested(repo))
 
 
 @pytest.mark.parametrize("steps", [[], [Step('Revert "x"', files={"a": b"1"}), Step("empty")]])

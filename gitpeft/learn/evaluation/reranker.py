@@ -106,8 +106,7 @@ def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = No
     units of each feature's spread, once these are at this loss's scale. A logistic regression over the
     candidates that come first then gives the chance that one saves `NEARLY_KEPT_SHARE` of the keystrokes.
     """
-    questions = [_read_question(one) for one in asked]
-    questions = [(x, y) for x, y in questions if len(y) > 1]
+    questions = _read_questions(asked)
     if not questions:
         return prior if prior is not None and prior.weights else Reranker(mode=GENERATED)
     rows = np.concatenate([x for x, _ in questions])
@@ -137,9 +136,21 @@ def _read_weights(prior: Reranker, weights: Sequence[float]) -> FloatArray:
     return np.array([known.get(name, 0.0) for name in RERANKER_FEATURES])
 
 
-def _read_question(one: ExampleCandidates) -> tuple[FloatArray, FloatArray]:
-    """Features (k, len(RERANKER_FEATURES)) and savings (k, 0..1) of the candidates that may be offered."""
-    usable = [c for c in one.found if not c.flaw]
+def _read_questions(asked: Sequence[ExampleCandidates]) -> list[tuple[FloatArray, FloatArray]]:
+    """Those examples that have two candidates to choose from.
+
+    Where no example has two that may be offered, the others serve: a poor model has an order of messages too.
+    """
+    for flawed in (False, True):
+        questions = [_read_question(one, flawed) for one in asked]
+        if found := [(x, y) for x, y in questions if len(y) > 1]:
+            return found
+    return []
+
+
+def _read_question(one: ExampleCandidates, flawed: bool) -> tuple[FloatArray, FloatArray]:
+    """Features (k, len(RERANKER_FEATURES)) and savings (k, 0..1) of candidates, if asked flawed ones too."""
+    usable = [c for c in one.found if flawed or not c.flaw]
     goals = [remember_saving(c.message, one.example.message) for c in usable]
     return np.array([c.features for c in usable]).reshape(-1, len(RERANKER_FEATURES)), np.array(goals)
 
