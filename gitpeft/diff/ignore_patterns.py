@@ -9,7 +9,7 @@ because every other part of it has a fixed length.
 import re
 from collections.abc import Iterator, Sequence
 
-from gitpeft.lazy import lazy_dataclass
+from gitpeft.lazy import lazy_dataclass, lazy_pattern
 from gitpeft.terminal import encode_exactly
 
 _WILDCARDS = frozenset(b"*?[\\")
@@ -243,7 +243,7 @@ def _translate_class(pattern: bytes, at: int) -> tuple[bytes, int]:
     return (excluded if members or negated else b"(?!)"), at + 1
 
 
-_NAMED_CLASS = re.compile(rb"\[:([^\]]*):\]")
+_NAMED_CLASS = lazy_pattern(rb"\[:([^\]]*):\]")
 
 
 def _read_member(pattern: bytes, at: int) -> tuple[bytes, int]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from gitpeft.bundle.bundle import open_active_bundle, read_active_id
 from gitpeft.config import Config
 from gitpeft.diff.compact import compact_change
-from gitpeft.diff.ignore_patterns import PathExclusion
 from gitpeft.diff.patch import FileChange, parse_patch
 from gitpeft.diff.stored import store_change
 from gitpeft.errors import GitpeftError
@@ -29,6 +28,7 @@ from gitpeft.suggest.suggestion import Suggestion
 from gitpeft.trace import HookTrace
 
 if TYPE_CHECKING:
+    from gitpeft.diff.ignore_patterns import PathExclusion
     from gitpeft.suggest.suggester import Suggester
 
 SPARE_MESSAGES = 1
@@ -179,13 +179,15 @@ def _parse_described_files(
     """
     files = parse_patch(patch)
     if config.exclude:
+        from gitpeft.diff.ignore_patterns import PathExclusion  # most repositories exclude nothing
+
         files = _leave_out_excluded(files, read_again, PathExclusion(config.exclude, config.ignore_case))
     repo.mark_generated_files(files)
     return files
 
 
 def _leave_out_excluded(
-    files: Sequence[FileChange], read_again: Callable[[str], bytes], exclusion: PathExclusion
+    files: Sequence[FileChange], read_again: Callable[[str], bytes], exclusion: "PathExclusion"
 ) -> list[FileChange]:
     def is_excluded(path: str, file: FileChange) -> bool:
         return exclusion.excludes(path, is_folder=file.kind == "submodule")
