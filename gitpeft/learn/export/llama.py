@@ -288,29 +288,34 @@ def _mix_values(step: _Step, query: str, key: str, value: str, number: int) -> s
 
 
 def _add_linears(graph: OnnxGraph, x: str, linears: "Sequence[nn.Linear]", names: Sequence[str]) -> str:
-    """Projections of one input as one multiplication, their results side by side."""
-    biases = [bias for linear in linears if (bias := getattr(linear, "bias", None)) is not None]
+    """Projections of one input as one multiplication, their results side by side.
+
+    In int8 each row of `x` is scaled by itself. One scale for all rows would leave most of them without
+    digits: at the first token of a text, a few of the numbers before a sublayer's last projection are a
+    thousand times as large as elsewhere (Sun et al. 2024, arXiv 2402.17762).
+    """
     weight = torch.cat([linear.weight.detach() for linear in linears])
     name = NAME_JOINT.join(f"{name}.weight" for name in names)
-    return graph.add_linear(x, weight, torch.cat(biases) if biases else None, name=name)
+    product = (
+        _multiply_rows(graph, x, weight, name) if graph.quantise else graph.add_linear(x, weight, name=name)
+    )
+    biases = [bias for linear in linears if (bias := getattr(linear, "bias", None)) is not None]
+    if biases:
+        product = graph.add_node("Add", product, graph.add_constant(tensor_to_array(torch.cat(biases))))
+    return product
+
+
+def _multiply_rows(graph: OnnxGraph, x: str, weight: torch.Tensor, name: str) -> str:
+    """x · weightᵀ in int8; each row of `x` is divided by its largest number, its product multiplied by it."""
+    largest = graph.add_node("ReduceMax", graph.add_node("Abs", x), graph.add_ints(-1), keepdims=1)
+    largest = graph.add_node("Max", largest, graph.add_floats(_LEAST_SCALE))
+    product = graph.add_linear(graph.add_node("Div", x, largest), weight, name=name)
+    return graph.add_node("Mul", product, largest)
 
 
 def _add_output_linear(graph: OnnxGraph, x: str, linear: "nn.Linear", name: str) -> str:
-    """A sublayer's last projection, and the bottlenecks behind it where the model has any.
-
-    In int8 each row of `x` is scaled by itself. One scale for all rows would leave most of them without
-    digits: at the first token of a text, a few of the numbers before the second projection are a thousand
-    times as large as elsewhere (Sun et al. 2024, arXiv 2402.17762).
-    """
-    if not graph.quantise:
-        return add_bottlenecks(graph, _add_linears(graph, x, [linear], [name]), linear)
-    largest = graph.add_node("ReduceMax", graph.add_node("Abs", x), graph.add_ints(-1), keepdims=1)
-    largest = graph.add_node("Max", largest, graph.add_floats(_LEAST_SCALE))
-    product = graph.add_linear(graph.add_node("Div", x, largest), linear.weight, name=f"{name}.weight")
-    product = graph.add_node("Mul", product, largest)
-    if getattr(linear, "bias", None) is not None:
-        product = graph.add_node("Add", product, graph.add_constant(tensor_to_array(linear.bias)))
-    return add_bottlenecks(graph, product, linear)
+    """A sublayer's last projection, and the bottlenecks behind it where the model has any."""
+    return add_bottlenecks(graph, _add_linears(graph, x, [linear], [name]), linear)
 
 
 def _add_feed_forward(graph: OnnxGraph, x: str, module: "LlamaMLP", place: str) -> str:
