@@ -45,6 +45,7 @@ DIFF_OPTIONS = (
 """The options of every patch, so that a staged change reads exactly like the commit that it becomes."""
 
 _MAX_PREVIOUS_COMMITS = 200
+_INDEX_BYTES_READ = 64 << 10
 _FULL_ID = lazy_pattern(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -303,16 +304,19 @@ class Repository:
         """Whether a file at the top of the repository can be in the index, from a glance at the index.
 
         Never wrongly False, and much faster than git, for what is looked up in every commit and is hardly
-        ever there.
+        ever there. In the formats 2 and 3 the entries are sorted, each with its whole path; other forms (with
+        a second file of entries, or sharing parts of paths) are left to git.
         """
         own = self.environment.get("GIT_INDEX_FILE", "")
         try:
-            content = (self.cwd / own if own else self.git_dir / "index").read_bytes()
+            with open(self.cwd / own if own else self.git_dir / "index", "rb") as file:
+                head = file.read(_INDEX_BYTES_READ)
+            split = any(one.name.startswith("sharedindex.") for one in self.git_dir.iterdir())
         except OSError:
             return bool(own)
-        # a version from 4 on stores paths without what they share, and a `link` is a second file of entries
-        plain = content[4:8] in (b"\0\0\0\2", b"\0\0\0\3") and b"\0link" not in content
-        return not plain or os.fsencode(path) + b"\0" in content
+        if split or head[4:8] not in (b"\0\0\0\2", b"\0\0\0\3"):
+            return True
+        return _may_hold_entry(head, os.fsencode(path), len(self.empty_tree) // 2)
 
     def find_indexed_file(self, path: str) -> str:
         """The id of the content of a regular file in the index, by its path from the top; "" for none.
@@ -507,6 +511,21 @@ def get_mail(identity: bytes) -> bytes:
 
 def _make_unknown_error(rev: str) -> GitpeftError:
     return GitpeftError(f"unknown revision {rev!r}", "See `git log --oneline`.")
+
+
+def _may_hold_entry(head: bytes, path: bytes, hash_bytes: int) -> bool:
+    """Whether an index that begins with `head` may have an entry for `path`: not if a later one comes."""
+    at = 12
+    for _ in range(int.from_bytes(head[8:12], "big")):
+        start = at + 40 + hash_bytes + 2  # file system data, the object's id, flags
+        start += 2 if head[start - 2 : start - 1] > b"?" and head[start - 2] & 0x40 else 0
+        end = head.find(b"\0", start)
+        if end < 0:
+            return True
+        if head[start:end] >= path:
+            return head[start:end] == path
+        at += (end - at + 8) & ~7  # one to eight zero bytes fill each entry up
+    return False
 
 
 def _split_shell_words(text: str) -> list[str]:

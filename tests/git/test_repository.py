@@ -374,3 +374,29 @@ def test_hooks_dir(repo: Repo) -> None:
     repo.git("config", "core.hooksPath", "own")
     assert Repository.open(repo.path).find_hooks_dir() == repo.path / "own"
     assert Repository.open(repo.path).git_version >= (2, 31)
+
+
+@pytest.mark.parametrize("hashes", ["sha1", "sha256"])
+@pytest.mark.parametrize("version", ["2", "3", "4"])
+def test_a_glance_at_the_index_never_misses_a_file(tmp_path: Path, hashes: str, version: str) -> None:
+    """Beside entries of any length before and behind it; format 4 is left to git."""
+    path = tmp_path / "repo"
+    path.mkdir()
+    repo = Repo(path)
+    repo.git("init", "-q", "-b", "main", f"--object-format={hashes}")
+    for length in range(1, 20):
+        repo.write("-" * length, "")
+        repo.write("a" * length, "")
+    repo.write(".gitpef", "")
+    repo.git("add", "-A")
+    repo.git("update-index", "--index-version", version)
+    if version == "3":
+        repo.write("--later", "")
+        repo.git("add", "--intent-to-add", "--", "--later")
+    repository = Repository.open(path)
+    assert repository.may_be_in_index(".gitpeft") is (version == "4")
+    for name in (".gitpef", "a", "-", "a" * 19):
+        assert repository.may_be_in_index(name)
+    repo.write(".gitpeft", "")
+    repo.git("add", ".gitpeft")
+    assert repository.may_be_in_index(".gitpeft")
