@@ -113,7 +113,7 @@ def test_a_bad_one_shows_when_it_is_used() -> None:
 def test_none_is_compiled_by_an_import() -> None:
     program = (
         "from gitpeft import redaction; from gitpeft.history import filters;"
-        "print([*vars(redaction._QUOTED_ASSIGNMENT), *vars(filters._BOT_IDENTITY)])"
+        "print([*vars(redaction._QUOTED_ASSIGNMENT), *vars(filters._BOT_NAME)])"
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     assert "_given" in done.stdout and "search" not in done.stdout

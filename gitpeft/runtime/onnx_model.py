@@ -177,6 +177,7 @@ class CausalDecoder:
 
     def encode(self, source: Sequence[int]) -> EncodedSource:
         """Read a prompt of S > 0 token ids."""
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import numpy as np
         import onnxruntime
 

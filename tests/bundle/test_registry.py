@@ -93,7 +93,7 @@ def test_a_prefix_that_names_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_model_is_not_activated_by_a_rollback(tmp_path: Path) -> None:
     ids = make_models(tmp_path, 2)
-    path = tmp_path / "models" / ids[0] / "index" / "rows.npy"
+    path = tmp_path / "models" / ids[0] / "index" / "rows.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(GitpeftError, match="damaged"):
         registry.roll_back_model(tmp_path)
