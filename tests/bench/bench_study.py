@@ -223,7 +223,8 @@ def alone(arguments: argparse.Namespace) -> None:
 
     from gitpeft.learn.data.batches import RenderedExamples
     from gitpeft.learn.models import bases, methods
-    from gitpeft.learn.training.loop import iterate_batch_losses, pick_device, train_model
+    from gitpeft.learn.training.devices import pick_device
+    from gitpeft.learn.training.loop import iterate_batch_losses, train_model
     from gitpeft.learn.training.settings import TrainingSettings
 
     given, dice = arguments.given, random.Random(0)

@@ -217,7 +217,7 @@ def _render_cost_table(rows: Sequence[Finalist]) -> str:
         )  # fmt: skip
         found.append([charts.render_system_name(number, row.label), *cells])
     halved = [
-        f"{row.label} ran out of memory and continued with smaller batches" for row in rows if row.cost.halved
+        f"{row.label} ran out of memory and divided its batches further" for row in rows if row.cost.halved
     ]
     note = f"<p class='soft'>{escape('; '.join(halved))}.</p>" if halved else ""
     return f"<h3>Cost</h3>{render_table(heads, found)}{note}"

@@ -52,7 +52,7 @@ class ComparisonCost:
     """What a run took. Memory and files in bytes, times in seconds, `answer_ms` milliseconds a commit.
 
     `share` of the weights is `trainable`; `reserved` is the memory of a GPU, 0 without one; `halved` counts
-    how often memory ran out and batches were halved.
+    how often memory ran out and batches were divided further.
     """
 
     share: float = 0.0

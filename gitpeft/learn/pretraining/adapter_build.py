@@ -21,8 +21,8 @@ from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings, ValidationPart
 from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
+from gitpeft.learn.training.devices import pick_device
 from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
-from gitpeft.learn.training.loop import pick_device
 from gitpeft.runtime.tokenizer import TokenCodec
 
 GROUNDED_CHANCE = 0.6

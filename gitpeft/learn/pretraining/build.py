@@ -178,8 +178,9 @@ def train_stages(
     import torch
     from safetensors.torch import load_file, save_file
 
+    from gitpeft.learn.training.devices import pick_device
     from gitpeft.learn.training.flops import measure_matrix_rate
-    from gitpeft.learn.training.loop import pick_device, train_model
+    from gitpeft.learn.training.loop import train_model
 
     model = make_random_model(recipe).to(pick_device(device))
     reachable = measure_matrix_rate(model.device)

@@ -276,22 +276,29 @@ def train_risk_encoder(
 ) -> tuple[Any, "TuningMethod", FeatureScaling, "TrainingCost"]:
     """The tuned model, the method with its layers chosen, the scaling, and the cost."""
     from gitpeft.learn.models import methods
-    from gitpeft.learn.training.loop import iterate_batch_losses, pick_device, train_model
+    from gitpeft.learn.training import devices
+    from gitpeft.learn.training.loop import iterate_batch_losses, train_model
 
     scaling = FeatureScaling.from_commits(train, settings.features)
     share = float(np.clip(train.truth.mean(), 1e-3, 1 - 1e-3))
-    device = pick_device()
-    model = create_risk_encoder(base, scaling, float(np.log(share / (1 - share))), settings.seed).to(device)
+    notes: list[str] = []
+    model = create_risk_encoder(base, scaling, float(np.log(share / (1 - share))), settings.seed)
+    model = devices.move_model(model, devices.pick_device(), notes)
     parts = [
         encode_commits(part, texts, base, settings.features, settings.shown, settings.seed)
         for part in (train, valid)
     ]
     schedule = _make_trainer_settings(base, method, settings, len(train))
     if method.name == "hybrid" and not method.full:
-        ranked = methods.rank_layers(model, iterate_batch_losses(model, parts[0], schedule, 8))
+        ranked = devices.run_where_it_fits(
+            model,
+            lambda: methods.rank_layers(model, iterate_batch_losses(model, parts[0], schedule, 8)),
+            notes,
+        )
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
     torch.manual_seed(settings.seed)  # a method initialises its weights at random
-    tuned = methods.attach_method(model, method).to(device)
+    device = next(model.parameters()).device  # the CPU where the GPU had no room
+    tuned = devices.move_model(methods.attach_method(model, method), device, notes)
     cost = train_model(
         tuned, parts[0], schedule, valid=parts[1] if len(valid) else None, evaluate_every=1 / settings.checks
     )
@@ -301,7 +308,7 @@ def train_risk_encoder(
 def _make_trainer_settings(
     base: "BaseModel", method: "TuningMethod", settings: RiskTuningSettings, examples: int
 ) -> "TrainingSettings":
-    from gitpeft.learn.training.loop import count_batch_parts
+    from gitpeft.learn.training.devices import count_batch_parts
     from gitpeft.learn.training.settings import TrainingSettings
 
     batch_tokens = settings.batch * base.budget.total

@@ -20,7 +20,7 @@ _METADATA_KEY = "position"
 
 _STORED_COSTS = (
     *("tokens", "examples", "flops", "seconds_to_best", "curve", "valid_curve"),
-    *("halved", "batch_tokens"),
+    *("halved", "batch_tokens", "parts", "skipped"),
 )
 """The fields of the cost that a checkpoint stores; the others are measured anew."""
 

@@ -123,8 +123,9 @@ def _train_model(
 ) -> tuple["PreTrainedModel", "TuningMethod", TrainingCost, list[str]]:
     """The tuned model, the method, the cost, and notes for people."""
     from gitpeft.learn.models import methods
+    from gitpeft.learn.training import devices
     from gitpeft.learn.training.checkpoint import copy_trainable_weights
-    from gitpeft.learn.training.loop import pick_device, train_model
+    from gitpeft.learn.training.loop import train_model
 
     causal = job.base.architecture.causal
     held_out = trial.sample_examples(data.valid, MAX_CAUSAL_EXAMPLES if causal else MAX_LOSS_EXAMPLES, seed=1)
@@ -132,11 +133,13 @@ def _train_model(
     newest = list_newest(job, data.train)
     train = render_examples(newest[-PROBE_BATCHES * PROBE_EXAMPLES :] if limited else newest, job.base)
     valid = render_examples(held_out, job.base)
-    model, device = job.base.load_for(job.method), pick_device()
-    method = _resolve_method(job, model.to(device), train, folder)
-    start = job.warm or str(job.base.find_start(method) or "")
-    model = methods.warm_start_model(methods.attach_method(model, method), method, start).to(device)
     notes: list[str] = []
+    model = devices.move_model(job.base.load_for(job.method), devices.pick_device(), notes)
+    method = _resolve_method(job, model, train, folder, notes)
+    start = job.warm or str(job.base.find_start(method) or "")
+    device = next(model.parameters()).device  # the CPU where the GPU had no room
+    model = methods.warm_start_model(methods.attach_method(model, method), method, start)
+    model = devices.move_model(model, device, notes)
 
     def report_progress(progress: TrainingProgress) -> None:
         notes.extend([progress.note] if progress.note else [])
@@ -255,7 +258,7 @@ def count_max_steps(examples: int, batch: int = BATCH_EXAMPLES) -> int:
 
 
 def _make_settings(job: TrainingJob, examples: int) -> TrainingSettings:
-    from gitpeft.learn.training.loop import count_batch_parts
+    from gitpeft.learn.training.devices import count_batch_parts
 
     batch_tokens = count_batch_examples(job.base) * job.base.budget.total
     return TrainingSettings(
@@ -272,7 +275,7 @@ def _make_settings(job: TrainingJob, examples: int) -> TrainingSettings:
 
 
 def _resolve_method(
-    job: TrainingJob, model: "PreTrainedModel", data: "RenderedExamples", folder: Path
+    job: TrainingJob, model: "PreTrainedModel", data: "RenderedExamples", folder: Path, notes: list[str]
 ) -> "TuningMethod":
     """The method; the layers that a hybrid tunes in full are chosen here, once for a run."""
     if (folder / "method.json").exists():
@@ -280,11 +283,15 @@ def _resolve_method(
     method = job.method
     if method.name == "hybrid" and not method.full:
         from gitpeft.learn.models import methods
+        from gitpeft.learn.training import devices
         from gitpeft.learn.training.loop import iterate_batch_losses
 
         small = replace(_make_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total)
-        batches = iterate_batch_losses(model, data, small, PROBE_BATCHES)
-        ranked = methods.rank_layers(model, batches)
+        ranked = devices.run_where_it_fits(
+            model,
+            lambda: methods.rank_layers(model, iterate_batch_losses(model, data, small, PROBE_BATCHES)),
+            notes,
+        )
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
     write_json(folder / "method.json", method.as_dict())
     return method

@@ -5,6 +5,7 @@ changes): a model is called with what the examples' `collate_batch` gives, and a
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import BatchArrays
 from gitpeft.learn.models import architectures
-from gitpeft.learn.training import memory
+from gitpeft.learn.training import devices, memory
 from gitpeft.learn.training.checkpoint import (
     BestWeights,
     TrainingPosition,
@@ -26,17 +27,15 @@ from gitpeft.learn.training.checkpoint import (
     save_checkpoint,
 )
 from gitpeft.learn.training.flops import StepFlops
-from gitpeft.learn.training.optimisers import make_optimisers, schedule_rate
+from gitpeft.learn.training.optimisers import make_optimisers, schedule_rate, skip_step_where
 from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHECKPOINT_SECONDS = 120
-
-MAX_HELD_STATES = 2_200 * 6 * 256
-"""Source tokens that are held at once on a CPU, times layers, times their width: the memory is the user's,
-and more at once is no faster."""
+MAX_SKIPPED_STEPS = 50
+"""A training ends when so many steps in a row had a loss or a gradient that is not finite."""
 
 _STEPS_BETWEEN_READS = 16
 """Steps between two looks at the loss on a GPU."""
@@ -70,19 +69,6 @@ class TrainingExamples(Protocol):
         ...
 
 
-def pick_device(name: str | None = None) -> torch.device:
-    """The named device, else the GPU when there is one, else the CPU."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def count_batch_parts(batch_tokens: int, states: int) -> int:
-    """`TrainingSettings.parts` for this machine: on a CPU each part holds about `MAX_HELD_STATES` at most.
-
-    `states` are a model's layers times their width. A part holds at least one example.
-    """
-    return 1 if pick_device().type != "cpu" else -(-batch_tokens * states // MAX_HELD_STATES)
-
-
 def train_model(
     model: "PreTrainedModel",
     train: TrainingExamples,
@@ -98,11 +84,12 @@ def train_model(
 
     `valid` is measured each time another `evaluate_every` share of the budget is used. `checkpoint` is a
     folder: a checkpoint is written there then and every two minutes, and resumed from if it exists. Where
-    memory runs out, batches are half as large from then on; GitpeftError when one example is already too
-    much. `objective` is what is minimised where that is more than the loss of messages.
+    memory runs out, a batch is computed in twice as many parts from then on, which is the same step; where
+    one example is too much for a GPU, training goes on on the CPU. GitpeftError where it is too much for that
+    as well, or where the loss stays infinite or NaN. `objective` is what is minimised where that is more than
+    the loss of messages.
     """
-    device = next(model.parameters()).device
-    memory.reset_peak_memory(str(device))
+    memory.reset_peak_memory(str(next(model.parameters()).device))
     torch.manual_seed(settings.seed)
     optimisers = make_optimisers(model, settings)
     position = load_checkpoint(checkpoint, model, optimisers)
@@ -112,11 +99,9 @@ def train_model(
     _compile_model(model, settings.compile)
     for batch in _iterate_epochs(train, settings, loop):
         done = loop.share_done()
-        if done >= 1:
+        if done >= 1 or loop.skipped_in_a_row >= MAX_SKIPPED_STEPS:
             break
-        loss = loop.try_step(train, batch, device, done)
-        if loss is None:
-            continue
+        loss = loop.take_step(train, batch, done)
         progress = loop.record_step(loss, *train.count_tokens(batch, settings.source_limit), done)
         loop.trim_freed_memory()
         if valid is not None and loop.share_done() >= min(due, 1.0):
@@ -235,7 +220,15 @@ class _TrainingLoop:
             device=str(self.parameters[0].device),
             batch_tokens=start.cost.batch_tokens or settings.batch_tokens,
         )
-        self.note = ""
+        self.cost.parts = max(start.cost.parts, settings.parts)
+        self.notes: list[str] = []
+        self.first_share, self.skipped_in_a_row = 0.0, 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; a GPU may be left in the middle."""
+        found: torch.device = self.parameters[0].device
+        return found
 
     def position(self) -> TrainingPosition:
         """Where the training stands, for a checkpoint."""
@@ -245,68 +238,82 @@ class _TrainingLoop:
         minutes = (time.monotonic() - self.started) / 60
         return float(max(self.step / self.settings.steps, minutes / self.settings.minutes))
 
-    def try_step(
-        self, data: TrainingExamples, batch: Sequence[int], device: torch.device, done: float
-    ) -> torch.Tensor | None:
-        """Loss of a step; None where memory ran out, and batches are smaller from now on."""
-        try:
-            return self.run_step(
-                [
-                    _load_batch(data, part, self.settings, device, self.model)
-                    for part in self.split_batch(batch)
-                ],
-                done,
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        self.halve_batches(len(batch), reason)
-        return None
-
-    def try_validation(self, valid: TrainingExamples) -> float:
-        """The validation loss, in smaller batches where memory runs out."""
+    def take_step(self, data: TrainingExamples, batch: Sequence[int], done: float) -> torch.Tensor:
+        """Loss of a step; where memory runs out, the same batch again in more parts."""
         while True:
             try:
-                return measure_loss(
-                    self.model, valid, replace(self.settings, batch_tokens=self.cost.batch_tokens)
+                return self.run_step(
+                    [
+                        _load_batch(data, part, self.settings, self.device, self.model)
+                        for part in self.split_batch(batch)
+                    ],
+                    done,
                 )
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                reason = memory.describe_error(error)
+            self.need_less_memory(-(-len(batch) // self.cost.parts), reason)
+
+    def try_validation(self, valid: TrainingExamples) -> float:
+        """The validation loss, in smaller batches where memory runs out."""
+        while True:
+            tokens = max(1, self.cost.batch_tokens * self.settings.parts // self.cost.parts)
+            try:
+                return measure_loss(self.model, valid, replace(self.settings, batch_tokens=tokens))
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                reason = memory.describe_error(error)
             self.model.train()
-            self.halve_batches(self.cost.batch_tokens, reason)
+            self.need_less_memory(tokens, reason)
 
     def record_validation(self, valid: TrainingExamples, progress: TrainingProgress) -> None:
         """Measure the validation loss, and keep the weights where it is the lowest so far."""
         progress.valid = found = self.try_validation(valid)
+        if not math.isfinite(found):
+            self.notes.append("the validation loss is not finite: these weights are not kept")
+            return
         self.cost.valid_curve.append((self.step, found))
         if self.best is None or found < self.best.loss:
             self.best = BestWeights(found, copy_trainable_weights(self.model))
             self.cost.seconds_to_best = progress.seconds
 
-    def halve_batches(self, size: int, reason: str) -> None:
-        """Outside of the exception's handler: its traceback would keep the step's tensors alive."""
+    def need_less_memory(self, size: int, reason: str) -> None:
+        """More parts from now on; the CPU instead of a GPU where a part was one example (or token) already.
+
+        Called outside of the exception's handler: its traceback would keep the step's tensors alive.
+        """
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         memory.release_memory()
-        if size <= 1:
+        if size > 1:
+            self.cost.halved += 1
+            self.cost.parts *= 2
+            self.notes.append(f"out of memory: each batch in {self.cost.parts} parts from now on")
+        elif self.device.type == "cpu":
             raise GitpeftError(
-                f"out of memory with one example a batch: {reason}",
+                f"out of memory with one example at a time: {reason}",
                 "choose a smaller base or method, or a machine with more memory",
             )
-        self.cost.halved += 1
-        self.cost.batch_tokens = max(1, self.cost.batch_tokens // 2)
-        self.note = f"out of memory: batches of {self.cost.batch_tokens:,} tokens from now on"
+        else:
+            self._leave_gpu(reason)
+
+    def _leave_gpu(self, reason: str) -> None:
+        devices.move_to_cpu(self.model, reason, self.notes)
+        for optimiser in self.optimisers:
+            for moments in optimiser.state.values():
+                moments.update({k: v.cpu() for k, v in moments.items() if isinstance(v, torch.Tensor)})
+        self.unread = [value.cpu() for value in self.unread]
+        self.cost.device = "cpu"
 
     def split_batch(self, batch: Sequence[int]) -> list[Sequence[int]]:
         """The batch in parts of alike size, none of them empty."""
-        size = -(-len(batch) // self.settings.parts)
+        size = -(-len(batch) // self.cost.parts)
         return [batch[start : start + size] for start in range(0, len(batch), size)]
 
     def run_step(self, parts: Sequence[BatchTensors], done: float) -> torch.Tensor:
-        rate = schedule_rate(done, self.settings)
+        rate = schedule_rate(done, self.settings, max(0.0, done - self.first_share))
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * rate
@@ -318,15 +325,18 @@ class _TrainingLoop:
                 loss, shown = self.objective(self.model, part)
             (loss * (count / total)).backward()  # type: ignore[no-untyped-call]  # a mean over labels
             losses.append(shown.detach() * (count / total))
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        shown = torch.stack(losses).sum()
+        usable = norm.isfinite() & shown.isfinite()
         for optimiser in self.optimisers:
+            skip_step_where(optimiser, ~usable)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        return torch.stack(losses).sum()
+        return shown.where(usable, math.nan)
 
     def trim_freed_memory(self) -> None:
         """Return freed memory now and then: batches of many shapes leave holes in the heap."""
-        if self.step % 5 == 0 and self.parameters[0].device.type == "cpu":
+        if self.step % 5 == 0 and self.device.type == "cpu":
             memory.trim_heap()
 
     def record_step(
@@ -339,20 +349,35 @@ class _TrainingLoop:
         self.cost.tokens += sum(sources) + sum(targets)
         self.cost.examples += len(sources)
         self.cost.flops += self.step_flops.count_batch(sources, targets)
-        assert self.loss is not None
-        if self.step % 20 == 0:
-            self.cost.curve.append((self.step, round(self.loss, 4)))
-        note, self.note = self.note, ""
+        shown = math.nan if self.loss is None else self.loss
+        if self.step % 20 == 0 and self.loss is not None:
+            self.cost.curve.append((self.step, round(shown, 4)))
+        note, self.notes = "; ".join(self.notes), []
         seconds = time.monotonic() - self.started
-        return TrainingProgress(
-            self.step, done, self.loss, self.cost.tokens, seconds, self.cost.flops, note=note
-        )
+        if self.step == 1:  # compiling and making plans is no progress: the warm-up begins after it
+            self.first_share = max(0.0, self.share_done() - 1 / self.settings.steps)
+        return TrainingProgress(self.step, done, shown, self.cost.tokens, seconds, self.cost.flops, note=note)
 
     def _read_losses(self) -> None:
         """Wait for the losses: on a GPU seldom, because the next steps are queued only after it."""
         for value in torch.stack(self.unread).tolist():
-            self.loss = value if self.loss is None else 0.97 * self.loss + 0.03 * value
+            if math.isfinite(value):
+                self.loss = value if self.loss is None else 0.97 * self.loss + 0.03 * value
+                self.skipped_in_a_row = 0
+            else:
+                self._count_skipped_step()
         self.unread.clear()
+
+    def _count_skipped_step(self) -> None:
+        self.cost.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.cost.skipped == 1:
+            self.notes.append("the loss or its gradient is not finite: such steps are skipped")
+        if self.skipped_in_a_row >= MAX_SKIPPED_STEPS and self.best is None:
+            raise GitpeftError(
+                f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row",
+                "train with a lower rate (--method lora:lr=1e-4), or start again with --from-scratch",
+            )
 
     def finish_cost(self) -> TrainingCost:
         self.cost.steps = self.step
@@ -369,20 +394,15 @@ def _autocast_bfloat16(device: torch.device) -> torch.autocast:
 def _iterate_epochs(
     data: TrainingExamples, settings: TrainingSettings, loop: _TrainingLoop
 ) -> Iterator[list[int]]:
-    """Batches, epoch after epoch; those of the steps before a checkpoint are skipped.
-
-    Where the batch size changes, a new epoch begins.
-    """
+    """Batches, epoch after epoch; those of the steps before a checkpoint are skipped."""
     epoch, skip = 0, loop.step
     while len(data):
-        size = loop.cost.batch_tokens
-        for batch in data.iterate_batches(size, settings.source_limit, settings.seed + epoch):
+        seed = settings.seed + epoch
+        for batch in data.iterate_batches(loop.cost.batch_tokens, settings.source_limit, seed):
             if skip:
                 skip -= 1
                 continue
             yield batch
-            if loop.cost.batch_tokens != size:
-                break
         epoch += 1
 
 

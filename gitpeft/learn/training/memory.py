@@ -6,6 +6,17 @@ from pathlib import Path
 
 _PROCESS_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "not enough memory", "cuda error: out of memory", "cuda out of memory"),
+    *(
+        "cublas_status_alloc_failed",
+        "cudnn_status_alloc_failed",
+        "cudnn_status_internal_error_host_allocation",
+    ),
+)
+"""What torch and the libraries below it say, in lower case, where memory runs out; not all of it is raised as
+`torch.cuda.OutOfMemoryError`."""
+
 
 def reset_peak_memory(device: str = "cpu") -> None:
     """Reset the peaks, where the system supports it: Linux since 4.0, and GPUs."""
@@ -48,9 +59,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     said = str(error).lower()
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in said or "not enough memory" in said
-    )
+    return isinstance(error, RuntimeError) and any(sign in said for sign in _OUT_OF_MEMORY)
+
+
+def describe_error(error: BaseException) -> str:
+    """The kind of an exception and its first line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def trim_heap() -> None:

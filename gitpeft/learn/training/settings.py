@@ -59,8 +59,9 @@ class TrainingCost:
     they needed in floating-point operations.
 
     `peak_memory` is resident memory, `allocated` and `reserved` are the device's (0 without a GPU), each the
-    maximum during this training. `halved` counts how often memory ran out, `batch_tokens` is what batches
-    held at the end. `curve` and `valid_curve` are (step, loss).
+    maximum during this training. `halved` counts how often memory ran out and the parts of a batch were
+    halved, `parts` is their number at the end, `batch_tokens` what batches held; `skipped` counts steps
+    whose loss or gradient was not finite. `curve` and `valid_curve` are (step, loss).
     """
 
     steps: int = 0
@@ -75,6 +76,8 @@ class TrainingCost:
     allocated: int = 0
     reserved: int = 0
     halved: int = 0
+    skipped: int = 0
+    parts: int = 0
     batch_tokens: int = 0
     device: str = "cpu"
     curve: list[tuple[int, float]] = field(default_factory=list)

@@ -13,7 +13,7 @@ import torch
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.models import methods
-from gitpeft.learn.training import loop, memory, optimisers
+from gitpeft.learn.training import devices, loop, memory, optimisers
 from gitpeft.learn.training.loop import measure_loss, train_model
 from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
 from tests.support import tinymodel
@@ -214,6 +214,123 @@ def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
     assert "forward" not in vars(compiled.encoder) and cost.flops > 0
 
 
+# --- losses that are not finite -----------------------------------------------------------------------------
+
+
+def test_a_first_validation_that_is_nan_is_not_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, asked, notes = loop.measure_loss, list[float](), list[str]()
+
+    def sometimes(*given: Any) -> float:
+        asked.append(whole(*given) if asked else float("nan"))
+        return asked[-1]
+
+    monkeypatch.setattr(loop, "measure_loss", sometimes)
+    model, data = tinymodel.pointer_t5(), rendered()
+    cost = train_model(
+        model, data, settings(), valid=data, evaluate_every=0.25, on_step=lambda p: notes.append(p.note)
+    )
+    assert len(asked) == 4 and [loss for _, loss in cost.valid_curve] == asked[1:]
+    assert whole(model, data, settings()) == pytest.approx(min(asked[1:]), abs=1e-5)
+    assert "not finite" in " ".join(notes)
+
+
+@pytest.mark.parametrize("matrix_lr", [0.0, 1e-2], ids=["adamw", "muon"])
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(matrix_lr: float) -> None:
+    calls: list[float] = []
+
+    def sometimes(model: Any, inputs: Any) -> Any:
+        calls.append(float("nan") if len(calls) in (0, 3) else 1.0)
+        found = model(**inputs).loss * calls[-1]
+        return found, found
+
+    notes: list[str] = []
+    model, data = tinymodel.pointer_t5(), rendered()
+    before = measure_loss(model, data, settings())
+    cost = train_model(
+        model, data, settings(matrix_lr=matrix_lr), objective=sometimes,
+        on_step=lambda p: notes.append(p.note),
+    )  # fmt: skip
+    assert (cost.steps, cost.skipped) == (40, 2)
+    assert notes[0].startswith("the loss or its gradient is not finite") and not any(notes[1:])
+    assert measure_loss(model, data, settings()) < before
+
+
+def test_a_training_whose_loss_stays_nan_ends_with_a_sentence() -> None:
+    def never(model: Any, inputs: Any) -> Any:
+        found = model(**inputs).loss * float("nan")
+        return found, found
+
+    model = tinymodel.pointer_t5()
+    before = weights(model)
+    with pytest.raises(GitpeftError, match="not finite in 50 steps in a row"):
+        train_model(model, rendered(), settings(steps=1000), objective=never)
+    assert all(torch.equal(p, before[name]) for name, p in weights(model).items())
+
+
+def test_matrices_stacked_by_shape_get_the_step_of_torch() -> None:
+    torch.manual_seed(0)
+    shapes = [(24, 8), (8, 24), (24, 8), (16, 16)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(one.detach().clone()) for one in ours]
+    how: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    pair = optimisers.BatchedMuon(ours, **how), torch.optim.Muon(theirs, **how)
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        pair[0].step()
+        pair[1].step()  # type: ignore[no-untyped-call]
+    for a, b in zip(ours, theirs, strict=True):
+        moments = pair[0].state[a]["momentum_buffer"], pair[1].state[b]["momentum_buffer"]
+        assert torch.allclose(a, b, atol=5e-3) and torch.allclose(moments[0], moments[1], atol=1e-6)
+
+
+def test_a_slow_first_step_does_not_use_up_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As compiling is: the first step takes almost all of the time."""
+    whole, rates = loop._TrainingLoop.run_step, list[float]()
+
+    def slow(self: Any, parts: Any, done: float) -> Any:
+        if self.step == 0:
+            self.started -= 20
+        found = whole(self, parts, done)
+        rates.append(self.optimisers[0].param_groups[0]["lr"])
+        return found
+
+    monkeypatch.setattr(loop._TrainingLoop, "run_step", slow)
+    how = settings(steps=10_000, minutes=22 / 60, warmup=0.08, decay=1e-9, lr=1e-3)
+    train_model(tinymodel.pointer_t5(), rendered(), how)
+    assert rates[1] < 0.2e-3 and max(rates) > 0.8e-3
+
+
+def test_a_gpu_that_has_no_room_for_one_example_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: the device says that it is a GPU until the model is moved."""
+    away: list[str] = []
+    real = devices.move_to_cpu
+
+    def move(model: Any, reason: str, notes: list[str]) -> Any:
+        away.append(reason)
+        return real(model, reason, notes)
+
+    def where(self: Any) -> torch.device:
+        return torch.device("cpu" if away else "cuda")
+
+    whole = loop._load_batch
+
+    def load(data: Any, batch: Any, how: Any, device: torch.device, model: Any) -> Any:
+        if device.type == "cuda":
+            raise OUT_OF_MEMORY[0]
+        return whole(data, batch, how, device, model)
+
+    monkeypatch.setattr(devices, "move_to_cpu", move)
+    monkeypatch.setattr(loop._TrainingLoop, "device", property(where))
+    monkeypatch.setattr(loop, "_load_batch", load)
+    notes: list[str] = []
+    model, data = tinymodel.pointer_t5(), rendered()
+    cost = train_model(model, data, settings(steps=3), on_step=lambda p: notes.append(p.note))
+    assert (cost.steps, cost.device, len(away)) == (3, "cpu", 1)
+    assert "the GPU has too little free memory, training goes on on the CPU" in notes[0]
+
+
 # --- memory -------------------------------------------------------------------------------------------------
 
 
@@ -259,14 +376,16 @@ def fail_once(patch: pytest.MonkeyPatch, name: str, error: Exception, times: int
 
 
 OUT_OF_MEMORY = [
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     MemoryError(),
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["gpu", "cpu", "python"])
-def test_out_of_memory_halves_the_batch_goes_on_and_says_so(
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["driver", "cublas", "gpu", "cpu", "python"])
+def test_out_of_memory_divides_the_batch_goes_on_and_says_so(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = fail_once(monkeypatch, "_load_batch", error)
@@ -274,9 +393,9 @@ def test_out_of_memory_halves_the_batch_goes_on_and_says_so(
     cost = train_model(
         tinymodel.pointer_t5(), rendered(24), settings(steps=12), on_step=lambda p: notes.append(p.note)
     )
-    assert cost.steps == 12 and cost.halved == 1 and cost.batch_tokens == 200
-    assert max(sizes[1:]) < max(sizes[0], 8) and len(sizes) == 13
-    assert notes[0] == "out of memory: batches of 200 tokens from now on" and not any(notes[1:])
+    assert cost.steps == 12 and cost.halved == 1 and (cost.batch_tokens, cost.parts) == (400, 2)
+    assert sizes[1] == -(-sizes[0] // 2) and sizes[1] + sizes[2] == sizes[0]
+    assert notes[0] == "out of memory: each batch in 2 parts from now on" and not any(notes[1:])
 
 
 def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +404,7 @@ def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     def sometimes(model: Any, data: Any, how: TrainingSettings) -> float:
         asked.append(how.batch_tokens)
         if len(asked) == 1:
-            raise OUT_OF_MEMORY[1]
+            raise MemoryError
         return whole(model, data, how)
 
     monkeypatch.setattr(loop, "measure_loss", sometimes)
@@ -295,8 +414,8 @@ def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_example_too_many_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_once(monkeypatch, "_load_batch", OUT_OF_MEMORY[0], times=1000)
-    with pytest.raises(GitpeftError, match=r"one example a batch: .*CUDA out of memory") as error:
+    fail_once(monkeypatch, "_load_batch", OUT_OF_MEMORY[2], times=1000)
+    with pytest.raises(GitpeftError, match=r"one example at a time: .*CUDA out of memory") as error:
         train_model(tinymodel.pointer_t5(), rendered(), settings())
     assert "smaller base" in error.value.hint
 

@@ -1,0 +1,81 @@
+"""The device of a training: which one is used, and what happens where a model does not fit."""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.training import memory
+
+DEVICE_VARIABLE = "GITPEFT_DEVICE"
+"""The environment variable that `--device` sets for a command and the processes that it starts."""
+
+MAX_HELD_STATES = 2_200 * 6 * 256
+"""Source tokens that are held at once on a CPU, times layers, times their width: the memory is the user's,
+and more at once is no faster."""
+
+
+Found = TypeVar("Found")
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, else that of `DEVICE_VARIABLE`; `auto` is the GPU when there is one, else the CPU.
+
+    GitpeftError where a GPU is asked for that torch does not have. Attention of cuDNN is off from then on: it
+    makes a plan for every new shape of a batch, which takes longer than the step.
+    """
+    name = name or os.environ.get(DEVICE_VARIABLE) or "auto"
+    available = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    if name.startswith("cuda"):
+        if not available:
+            raise GitpeftError(
+                "torch finds no GPU on this machine", "use --device cpu, or install torch with CUDA support"
+            )
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return torch.device(name)
+
+
+def count_batch_parts(batch_tokens: int, states: int) -> int:
+    """`TrainingSettings.parts` for this machine: on a CPU each part holds about `MAX_HELD_STATES` at most.
+
+    `states` are a model's layers times their width. A part holds at least one example.
+    """
+    return 1 if pick_device().type != "cpu" else -(-batch_tokens * states // MAX_HELD_STATES)
+
+
+def move_model(model: Model, device: torch.device, notes: list[str]) -> Model:
+    """The model on the device, or on the CPU with a sentence in `notes` where the GPU has no room for it."""
+    try:
+        return model.to(device)
+    except RuntimeError as error:
+        if device.type == "cpu" or not memory.is_out_of_memory(error):
+            raise
+        reason = memory.describe_error(error)
+    return move_to_cpu(model, reason, notes)
+
+
+def run_where_it_fits(model: nn.Module, work: Callable[[], Found], notes: list[str]) -> Found:
+    """What `work` gives; done again with the model on the CPU where the GPU's memory runs out."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if next(model.parameters()).device.type == "cpu" or not memory.is_out_of_memory(error):
+            raise
+        reason = memory.describe_error(error)
+    move_to_cpu(model, reason, notes)
+    return work()
+
+
+def move_to_cpu(model: Model, reason: str, notes: list[str]) -> Model:
+    """The model on the CPU, without gradients; a sentence in `notes` says why."""
+    model.zero_grad(set_to_none=True)
+    model.to("cpu")
+    memory.release_memory()
+    notes.append(f"the GPU has too little free memory, training goes on on the CPU ({reason})")
+    return model
