@@ -15,6 +15,9 @@ from gitpeft.git.repository import Repository
 from gitpeft.lazy import field, field_names, lazy_dataclass, lazy_pattern, replace_fields
 from gitpeft.terminal import replace_unprintable
 
+DEVICE_VARIABLE = "GITPEFT_DEVICE"
+"""The environment variable that `--device` sets for a command and the processes that it starts."""
+
 SHARED_CONFIG_FILE = ".gitpeft"
 MAX_FILE_BYTES = 16 << 10
 MAX_LIST_ITEMS = 64

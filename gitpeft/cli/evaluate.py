@@ -86,6 +86,7 @@ def compare(
     low: LowResourceOption = "",
     transfer: TransferOption = "",
     until: options.UntilOption = "HEAD",
+    device: options.DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Copy the page here.")] = None,
     as_json: options.JsonOption = False,
 ) -> None:  # fmt: skip
@@ -140,6 +141,7 @@ def backtest(
             "--tune", metavar="MINUTES", min=0.05, help="Also tune the encoder as init does, at most so long."
         ),
     ] = None,
+    device: options.DeviceOption = "auto",
     repo: options.RepoOption = None,
     as_json: options.JsonOption = False,
 ) -> None:

@@ -11,12 +11,30 @@ from typing import Annotated, Any
 import typer
 
 from gitpeft.cli.console import format_count
+from gitpeft.config import DEVICE_VARIABLE
 from gitpeft.errors import GitpeftError
 
 
 def _use_global_repository(context: typer.Context, value: Path | None) -> Path | None:
     """`gitpeft -C PATH status` means the same as `gitpeft status -C PATH`."""
     return value or context.find_object(Path)
+
+
+def _use_device(context: typer.Context, value: str) -> str:
+    """The device of all that trains below this command, in other processes, too; `auto` leaves it open."""
+    if value not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda.")
+    before = os.environ.get(DEVICE_VARIABLE)
+    if value != "auto" and not context.resilient_parsing:
+        os.environ[DEVICE_VARIABLE] = value
+        context.call_on_close(lambda: _restore_device(before))
+    return value
+
+
+def _restore_device(before: str | None) -> None:
+    os.environ.pop(DEVICE_VARIABLE, None)
+    if before is not None:
+        os.environ[DEVICE_VARIABLE] = before
 
 
 def make_choice_option(*declarations: str, choices: Sequence[str], help: str) -> Any:
@@ -119,6 +137,13 @@ BudgetOption = Annotated[
     typer.Option(
         "--budget", metavar="MINUTES", min=0.05,
         help="Time for training; the other steps take 1 to 3 minutes more.",
+    ),
+]  # fmt: skip
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="DEVICE", callback=_use_device,
+        help="Where to train: `cpu`, `cuda`, or `auto` (the GPU if there is one).",
     ),
 ]  # fmt: skip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

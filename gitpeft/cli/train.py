@@ -25,6 +25,7 @@ def init(
     method: options.MethodOption = "lora",
     until: options.UntilOption = "HEAD",
     budget: options.BudgetOption = 5.0,
+    device: options.DeviceOption = "auto",
     no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Skip hook installation.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -117,6 +118,7 @@ def train(
     method: options.MethodOption = "lora",
     until: options.UntilOption = "HEAD",
     budget: options.BudgetOption = 5.0,
+    device: options.DeviceOption = "auto",
     from_scratch: Annotated[
         bool,
         typer.Option("--from-scratch", help="Start from the base model, not from the active model."),
@@ -215,7 +217,7 @@ def build_base(
     work: Annotated[
         Path | None, typer.Option(help="Folder for intermediate results; default: OUT/work.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: the GPU if there is one.")] = None,
+    device: options.DeviceOption = "auto",
     profile: Annotated[
         str, typer.Option(help="A table [profile.NAME] of the recipe, such as gpu, over its other settings.")
     ] = "",
@@ -230,10 +232,10 @@ def build_base(
         work = work or out / "work"
         if adapter_build.is_adapter_recipe(recipe):
             wanted = adapter_build.AdapterRecipe.load(recipe, profile)
-            finished = adapter_build.build_adapter(wanted, corpus, work, out, listen, device)
+            finished = adapter_build.build_adapter(wanted, corpus, work, out, listen)
         else:
             made = build.PretrainingRecipe.load(recipe)
-            build.pretrain_base(made, corpus, work, out, listen, device)
+            build.pretrain_base(made, corpus, work, out, listen)
             finished = True
     done = f"the base is in {out}" if finished else "stopped: the same command continues from the checkpoint"
     print(replace_unprintable(done))

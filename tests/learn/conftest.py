@@ -25,6 +25,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         loosen(patch)
         costs = build.pretrain_base(
             build.PretrainingRecipe.load(recipe), top / "corpus", top / "work", top / "out",
-            lambda *one: heard.append(one), "cpu",
+            lambda *one: heard.append(one),
         )  # fmt: skip
     return Built(top / "out", top / "work", top / "corpus", recipe, costs, heard)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from gitpeft.bundle.embedded import (
     compute_base_digest,
     find_embedded_base,
 )
+from gitpeft.config import DEVICE_VARIABLE
 from gitpeft.diff.prompt import PROMPT_BUDGET
 from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
@@ -150,7 +152,8 @@ class BaseModel:
             "local_files_only": True,
             "dtype": torch.float32,
         }
-        attention = "sdpa" if torch.cuda.is_available() else "eager"
+        on_gpu = torch.cuda.is_available() and os.environ.get(DEVICE_VARIABLE) != "cpu"
+        attention = "sdpa" if on_gpu else "eager"
         if self.architecture.makes_decoder:
             encoder = AutoModel.from_pretrained(self.folder, add_pooling_layer=False, **safely)
             return _add_decoder(encoder, attention)

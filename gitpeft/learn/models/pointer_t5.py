@@ -119,7 +119,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=states,
             encoder_attention_mask=attention_mask,
-            use_cache=use_cache,
+            use_cache=use_cache if labels is None else False,  # nothing is generated
             **{_CACHE_FIELD: past},
         )
         outputs = decoded[0]
@@ -149,11 +149,12 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
 
     def _mixture_loss(self, outputs: Tensor, copy: Tensor, source: Tensor, labels: Tensor) -> Tensor:
         """Mean negative log-likelihood of the labels; the vocabulary is computed at real labels only."""
-        real = labels != -100
-        gold, gate = labels[real], self.pointer.gate(outputs[real]).float().squeeze(-1)
-        generated = self.vocabulary_log_probs(outputs[real]).gather(1, gold[:, None]).squeeze(1)
+        at = (labels != -100).flatten().nonzero().squeeze(1)  # once: on a GPU, the host waits for it
+        gold, chosen = labels.flatten()[at], outputs.flatten(0, 1)[at]
+        gate = self.pointer.gate(chosen).float().squeeze(-1)
+        generated = self.vocabulary_log_probs(chosen).gather(1, gold[:, None]).squeeze(1)
         same = source[:, None, :] == labels[:, :, None]
-        copied = copy.masked_fill(~same, -1e4).logsumexp(-1)[real]
+        copied = copy.masked_fill(~same, -1e4).logsumexp(-1).flatten()[at]
         logsigmoid = nn.functional.logsigmoid
         return -torch.logaddexp(logsigmoid(-gate) + generated, logsigmoid(gate) + copied).mean()
 

@@ -84,7 +84,6 @@ def build_adapter(
     work: Path,
     out: Path,
     listen: ProgressListener,
-    device: str | None = None,
 ) -> bool:
     """Train the adapter of the base in `out`; leaves it there once all pairs were seen, and says whether."""
     base = bases.find_base(str(out))
@@ -94,7 +93,7 @@ def build_adapter(
     )
     reader = PairReader(train, codec, recipe.tokens, recipe.settings.seed)
     settings = recipe.settings if recipe.settings.pairs else replace(recipe.settings, pairs=len(reader.lines))
-    run = _open_run(base, recipe, settings, work / "run", device)
+    run = _open_run(base, recipe, settings, work / "run")
 
     def report(row: dict[str, float]) -> None:
         with (run.folder / adapter_run.LOG_FILE).open("a", encoding="utf-8") as log:
@@ -110,14 +109,14 @@ def build_adapter(
 
 
 def _open_run(
-    base: bases.BaseModel, recipe: AdapterRecipe, settings: AdapterSettings, folder: Path, device: str | None
+    base: bases.BaseModel, recipe: AdapterRecipe, settings: AdapterSettings, folder: Path
 ) -> AdapterRun:
     """The run at its last checkpoint, else at the recipe's start."""
     import torch
 
     torch.manual_seed(settings.seed)
     method = methods.make_method("lora", dict(recipe.method), causal=True)
-    model: Any = methods.attach_method(base.load(adapted=False), method).to(pick_device(device))
+    model: Any = methods.attach_method(base.load(adapted=False), method).to(pick_device())
     folder.mkdir(parents=True, exist_ok=True)
     run = AdapterRun(model, folder, settings)
     run.resume(recipe.folder / recipe.start if recipe.start else None)

@@ -84,7 +84,6 @@ def pretrain_base(
     work: Path,
     out: Path,
     listen: ProgressListener,
-    device: str | None = None,
 ) -> list[TrainingCost]:
     """Make a base as the recipe says and save it in `out`, its ONNX files too; returns each stage's cost."""
     missing = [name for name in recipe.files if not (corpus_dir / name).is_file()]
@@ -97,7 +96,7 @@ def pretrain_base(
     listen("examples", 0.0, "")
     train, valid = render_corpus(recipe, corpus_dir, work)
     listen("examples", 1.0, f"{len(train):,} examples, {len(valid):,} for validation")
-    costs = train_stages(recipe, train, valid, work, out, listen, device)
+    costs = train_stages(recipe, train, valid, work, out, listen)
     export_base(recipe, corpus_dir, out, listen)
     return costs
 
@@ -172,7 +171,6 @@ def train_stages(
     work: Path,
     out: Path,
     listen: ProgressListener,
-    device: str | None = None,
 ) -> list[TrainingCost]:
     """Train the stages in order; a finished one left its weights in `work`, an unfinished one resumes."""
     import torch
@@ -182,7 +180,7 @@ def train_stages(
     from gitpeft.learn.training.flops import measure_matrix_rate
     from gitpeft.learn.training.loop import train_model
 
-    model = make_random_model(recipe).to(pick_device(device))
+    model = make_random_model(recipe).to(pick_device())
     reachable = measure_matrix_rate(model.device)
     costs = []
     for number, (settings, weights) in enumerate(zip(recipe.stages, recipe.beside, strict=True), 1):
@@ -302,6 +300,7 @@ def make_random_model(recipe: PretrainingRecipe) -> "PointerT5ForConditionalGene
     import torch
 
     from gitpeft.learn.models.pointer_t5 import PointerT5Config, PointerT5ForConditionalGeneration
+    from gitpeft.learn.training.devices import pick_device
 
     torch.manual_seed(recipe.seed)
     config = PointerT5Config(
@@ -311,7 +310,7 @@ def make_random_model(recipe: PretrainingRecipe) -> "PointerT5ForConditionalGene
         **recipe.model,
     )
     model = PointerT5ForConditionalGeneration(config)
-    model.set_attn_implementation("sdpa" if torch.cuda.is_available() else "eager")
+    model.set_attn_implementation("sdpa" if pick_device().type == "cuda" else "eager")
     return model
 
 

@@ -7,11 +7,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from gitpeft.config import DEVICE_VARIABLE
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.training import memory
-
-DEVICE_VARIABLE = "GITPEFT_DEVICE"
-"""The environment variable that `--device` sets for a command and the processes that it starts."""
 
 MAX_HELD_STATES = 2_200 * 6 * 256
 """Source tokens that are held at once on a CPU, times layers, times their width: the memory is the user's,

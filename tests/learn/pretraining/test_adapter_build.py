@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(place: Path, work: str, profile: str = "") -> bool:
     recipe = AdapterRecipe.load(place / "recipe.toml", profile)
-    return adapter_build.build_adapter(recipe, place / "corpus", place / work, place / "out", nobody, "cpu")
+    return adapter_build.build_adapter(recipe, place / "corpus", place / work, place / "out", nobody)
 
 
 def test_from_clones_to_an_adapter_that_the_base_has(place: Path) -> None:

@@ -97,16 +97,14 @@ def test_what_is_there_is_not_made_again(built: Built, tmp_path: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in work.iterdir()}
     heard: list[str] = []
     costs = build.train_stages(
-        recipe, train, valid, work, tmp_path / "out", lambda step, *_: heard.append(step), "cpu"
+        recipe, train, valid, work, tmp_path / "out", lambda step, *_: heard.append(step)
     )
     assert heard == [] and [c.steps for c in costs] == [60, 60]
     assert {path.name: path.stat().st_mtime_ns for path in work.iterdir()} == before
     assert bases.compute_base_digest(tmp_path / "out") == bases.compute_base_digest(built.out)
     for path in (work / "stage-2.safetensors", work / "checkpoint-2"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    build.train_stages(
-        recipe, train, valid, work, tmp_path / "out", lambda step, *_: heard.append(step), "cpu"
-    )
+    build.train_stages(recipe, train, valid, work, tmp_path / "out", lambda step, *_: heard.append(step))
     assert set(heard) == {"stage 2"}
 
 

@@ -1,0 +1,46 @@
+"""Which device a training uses."""
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from gitpeft.cli import options
+from gitpeft.config import DEVICE_VARIABLE
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.training import devices
+
+
+def test_the_option_holds_for_its_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(DEVICE_VARIABLE, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    app, seen = typer.Typer(), list[str]()
+
+    @app.command()
+    def learn(device: options.DeviceOption = "auto") -> None:
+        seen.append(devices.pick_device().type)
+
+    for words in (["--device", "cpu"], [], ["--device", "cuda"]):
+        assert CliRunner().invoke(app, words).exit_code == 0
+    assert seen == ["cpu", "cuda", "cuda"]
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    assert CliRunner().invoke(app, ["--device", "tpu"]).exit_code == 2
+
+
+def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(GitpeftError, match="finds no GPU"):
+        devices.pick_device("cuda")
+
+
+def test_a_model_that_the_gpu_has_no_room_for_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, notes, whole = torch.nn.Linear(2, 2), list[str](), torch.nn.Linear.to
+
+    def to(self: torch.nn.Linear, device: object) -> torch.nn.Linear:
+        if device != "cpu":
+            raise RuntimeError("CUDA error: out of memory")
+        return whole(self, "cpu")
+
+    monkeypatch.setattr(torch.nn.Linear, "to", to)
+    assert devices.move_model(model, torch.device("cuda"), notes) is model
+    assert len(notes) == 1 and "goes on on the CPU (RuntimeError: CUDA error: out of memory)" in notes[0]
