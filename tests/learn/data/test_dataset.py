@@ -20,8 +20,9 @@ from gitpeft.lazy import replace_fields
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
+from gitpeft.runtime import tokenizer
 from gitpeft.runtime.tokenizer import TokenCodec
-from gitpeft.suggest import generator, service
+from gitpeft.suggest import service
 from tests.support import generated, tinymodel
 from tests.support.generated import AUTHORS, Step
 from tests.support.gitrepo import Repo
@@ -245,7 +246,7 @@ def test_the_hook_reads_what_training_read(
         asked.append(render_change(*arguments))
         return asked[-1]
 
-    monkeypatch.setattr(generator, "render_change", spy)
+    monkeypatch.setattr(tokenizer, "render_change", spy)
     known = {"train": data.first_valid, "valid": data.first_valid, "test": data.first_test}[part]
     budget = TokenBudget() if layout == "marks" else replace_fields(PROMPT_BUDGET, total=150)
     manifest = _manifest(model[1], budget)
