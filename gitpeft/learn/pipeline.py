@@ -327,7 +327,8 @@ def _make_count_listener(listen: ProgressListener, step: str) -> Callable[[int, 
 def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, float]]:
     """The base, tuned on this history and exported.
 
-    Of a large base only the variant is exported that validation prefers; with it come the scores of all.
+    Of a large base only the variant is exported that validation prefers; with it come the scores of all: the
+    geometric mean of the probabilities of the validation messages' tokens, in percent.
     """
     job = make_training_job(run.plan)
     reranker = job.base.load_reranker()  # a damaged one is reported before any work
@@ -354,7 +355,7 @@ def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, f
     )
     if not strength:
         draft = replace(draft, adapter=None, manifest=replace(draft.manifest, method={"name": "none"}))
-    return draft, trained, {_VARIANTS[one]: math.exp(-loss) for one, loss in losses.items()}
+    return draft, trained, {_VARIANTS[one]: 100 * math.exp(-loss) for one, loss in losses.items()}
 
 
 def _note_strength(strength: float) -> dict[str, float]:
