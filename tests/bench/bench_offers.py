@@ -25,11 +25,14 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.evaluation.reranker import OfferOutcome, list_outcomes
 from gitpeft.learn.evaluation.text_metrics import MetricScores
+from gitpeft.learn.export import parity
 from gitpeft.learn.models import bases
+from gitpeft.learn.training import finetune
 from gitpeft.suggest.reranker import Reranker
 
 NEAREST = "nearest neighbour"
 METRICS = ("coverage", "keystrokes_saved", "kept", "nearly_kept", "b_norm", "rouge_l", "edit_similarity")
+PARITY_EXAMPLES = 8
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
 
 
@@ -125,12 +128,22 @@ def ask_untuned(
 ) -> Asked:
     """The base as it is, with its default reranker."""
     base = bases.find_base(name)
-    ready = base.find_onnx_folder()
-    assert ready is not None, f"{name} has no ONNX files"
-    settings = json.loads((ready / "settings.json").read_text())
-    manifest = Manifest(created="", settings=settings, **packing.describe_base(base))
-    with trial.open_trial_suggester(manifest, ready, index, {}) as suggester:
-        return trial.collect_candidates(suggester, examples, since=part), base.load_reranker()
+    with tempfile.TemporaryDirectory() as scratch:
+        ready = base.find_onnx_folder() or export_base(base, examples, Path(scratch))
+        settings = json.loads((ready / "settings.json").read_text())
+        manifest = Manifest(created="", settings=settings, **packing.describe_base(base))
+        with trial.open_trial_suggester(manifest, ready, index, {}) as suggester:
+            return trial.collect_candidates(suggester, examples, since=part), base.load_reranker()
+
+
+def export_base(base: bases.BaseModel, examples: Sequence[dataset.Example], folder: Path) -> Path:
+    """The ONNX files of a base that comes without, in `folder`."""
+    pairs = [finetune.encode_example_for_base(base, one) for one in examples[:PARITY_EXAMPLES]]
+    asked = [(source, target[:-1]) for source, target in pairs]
+    wrapping = base.find_wrapping_ids()
+    exported = parity.export_model(base.load(), base.tokenizer_path, folder, asked, wrapping=wrapping)
+    (folder / "settings.json").write_text(json.dumps(exported.settings))
+    return folder
 
 
 def ask_tuned(

@@ -85,10 +85,11 @@ class MessageParityBounds:
     drop: float = 0.01
 
 
-CAUSAL_BOUNDS = MessageParityBounds(agreement=0.93, nats=0.04, drop=0.015)
+CAUSAL_BOUNDS = MessageParityBounds(agreement=0.88, nats=0.06, drop=0.02)
 """The limits for causal language models, which are several times as deep, and choose among several times as
-many tokens: of SmolLM2-135M even 8-bit blocks with a scale for every 32 numbers agree on 98.6 % of the tokens
-only, and move a message by 0.013 nats a token (221 tokens). What counts is the loss on real messages."""
+many tokens. Measured on SmolLM2-135M: agreement 95 % and a loss 0.3 % worse (156 tokens); with 8-bit blocks
+and a scale for every 32 numbers 98.6 % and 0.5 % (221 tokens). The gate sees 16 messages, of which the
+standard error is 2 points of agreement and 0.012 nats a token: the limits are three of them away."""
 
 
 @dataclass(frozen=True, slots=True)
