@@ -206,7 +206,7 @@ def _is_executable(found: hook_file.HookFile) -> bool:
 
 
 def _runs_from_config(repo: Repository, name: str) -> bool:
-    enabled = repo.query_text("config", "--type=bool", "--get", f"{get_config_section(name)}.enabled")
+    enabled = repo.ask_text("config", "--type=bool", "--get", f"{get_config_section(name)}.enabled")
     return repo.git_version >= CONFIG_HOOKS_VERSION and enabled != "false"
 
 

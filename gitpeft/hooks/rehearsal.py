@@ -54,7 +54,7 @@ def _excludes_everything(repo: Repository, config: Config) -> bool:
 
 
 def _read_template(repo: Repository) -> bytes:
-    name = repo.query_text("config", "--type=path", "--get", "commit.template")
+    name = repo.ask_text("config", "--type=path", "--get", "commit.template")
     path = (repo.work_tree or repo.cwd) / name
     try:
         return path.read_bytes()

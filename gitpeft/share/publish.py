@@ -69,7 +69,7 @@ def publish_model(
     seen = channels.check_seen_commit(repo, remote, channel, place)
     files = package.pack_bundle(bundle)
     tree = _write_tree(repo, files)
-    if place.at and repo.query_text("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}") == tree:
+    if place.at and repo.ask_text("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}") == tree:
         return PublishedModel(
             bundle.id, place.at, place.ref, 0, _is_signed(repo, place.at), ["already published"]
         )
@@ -149,7 +149,7 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 def _require_identity(repo: Repository) -> None:
     """Raise GitpeftError, with what to do, unless git knows who commits, as the model becomes a commit."""
-    if all(repo.query_text("var", name) for name in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")):
+    if all(repo.read_variable(name) for name in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")):
         return
     raise GitpeftError(
         "git does not know who publishes: a model is a commit, and needs a name and an address",

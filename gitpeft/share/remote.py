@@ -218,9 +218,9 @@ def check_seen_commit(repo: Repository, remote: str, channel: str, place: Channe
     refs = [build_tracking_ref(remote, channel), *([] if known else [build_published_ref(channel)])]
     if not place.at:
         return ""
-    if place.at not in {*known, *(repo.query_text("rev-parse", "--verify", "--quiet", ref) for ref in refs)}:
+    if place.at not in {*known, *(repo.ask_text("rev-parse", "--verify", "--quiet", ref) for ref in refs)}:
         raise _make_overtaken_error(remote, place.at)
-    if not repo.query_text("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}"):
+    if not repo.ask_text("rev-parse", "--verify", "--quiet", f"{place.at}^{{tree}}"):
         fetch_ref(repo, place.name, place.ref, build_tracking_ref(remote, channel))
     return place.at
 

@@ -39,7 +39,7 @@ def read_ignored_revisions(repository: Repository, tip: str) -> IgnoredRevisions
 
 
 def _list_configured_files(repository: Repository) -> list[str]:
-    said = repository.query_text("config", "-z", "--type=path", "--get-all", "blame.ignoreRevsFile")
+    said = repository.ask_text("config", "-z", "--type=path", "--get-all", "blame.ignoreRevsFile")
     return [name for name in said.split("\0") if name]
 
 
