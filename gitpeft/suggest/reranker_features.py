@@ -41,7 +41,7 @@ RERANKER_FEATURES = (
     "short",
     "echoes_opening",
     "formulaic",
-    "top_similarity",
+    "nearest_similarity",
     "change_size",
     "file_count",
 )
@@ -182,7 +182,7 @@ def compute_features(
       stand neither there nor in the team's wording; fits_verb: whether its first verb is what the change does
       (1), may be (0) or hardly is (-1); short: whether it has at most two words;
     - echoes_opening: how much of the similarity of the nearest messages is of those that begin with its word;
-    - formulaic, top_similarity, change_size, file_count, the same for all: mean unigram F1 of the nearest
+    - formulaic, nearest_similarity, change_size, file_count, the same for all: mean unigram F1 of the nearest
       messages with each other, similarity of the nearest change, ln(1 + changed lines), ln(files).
     """
     bags = [Counter(_split_words(draft.message)) for draft in drafts]
