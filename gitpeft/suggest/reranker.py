@@ -222,19 +222,21 @@ class Reranker:
     def rank_candidates(
         self, candidates: Sequence[MessageCandidate], least: float | None = None
     ) -> list[tuple[float, MessageCandidate]]:
-        """(score, candidate) of those without flaws, best first; [] if the first one's score is too low.
+        """(score, candidate) of those without flaws, best first.
 
-        It has to reach `least`, or the threshold of the reranker where that is None.
+        With `least` only those whose score reaches it; without, none if the first one's score is below the
+        threshold of the reranker, which was chosen for first ones.
         """
         fitting = [one for one in candidates if not one.flaw]
         if self.mode == RERANKED:
             fitting.sort(key=lambda one: -self.order_candidate(one))
         else:
             fitting.sort(key=lambda one: one.origin != self.mode)
-        needed = self.threshold if least is None else least
-        if not fitting or (needed is not None and self.score_candidate(fitting[0]) < needed):
-            return []
-        return [(self.score_candidate(one), one) for one in fitting]
+        scored = [(self.score_candidate(one), one) for one in fitting]
+        if least is not None:
+            return [pair for pair in scored if pair[0] >= least]
+        too_low = scored and self.threshold is not None and scored[0][0] < self.threshold
+        return [] if too_low else scored
 
 
 def _require_list(value: object) -> Sequence[object]:

@@ -113,9 +113,7 @@ class Suggester:
     def _choose_best(
         self, candidates: Sequence[MessageCandidate], n: int, least: float | None
     ) -> list[Suggestion]:
-        ranked = [
-            pair for pair in self._reranker.rank_candidates(candidates, least) if pair[0] >= (least or 0.0)
-        ]
+        ranked = self._reranker.rank_candidates(candidates, least)
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in ranked[:n]]
 
     def index_recent_commits(self, since: "Sequence[IndexEntry]") -> None:
