@@ -224,8 +224,8 @@ class Reranker:
     ) -> list[tuple[float, MessageCandidate]]:
         """(score, candidate) of those without flaws, best first.
 
-        With `least` only those whose score reaches it; without, none if the first one's score is below the
-        threshold of the reranker, which was chosen for first ones.
+        With `least` only those whose score reaches it (0: all); without, none if the first one's score is
+        below the threshold of the reranker, which was chosen for first ones.
         """
         fitting = [one for one in candidates if not one.flaw]
         if self.mode == RERANKED:
@@ -234,7 +234,7 @@ class Reranker:
             fitting.sort(key=lambda one: one.origin != self.mode)
         scored = [(self.score_candidate(one), one) for one in fitting]
         if least is not None:
-            return [pair for pair in scored if pair[0] >= least]
+            return scored if least <= 0 else [pair for pair in scored if pair[0] >= least]
         too_low = scored and self.threshold is not None and scored[0][0] < self.threshold
         return [] if too_low else scored
 

@@ -331,7 +331,7 @@ def test_j9_nothing_is_left_and_nobody_is_held_up(desk: Desk) -> None:
     assert eventually(desk.answers)
     desk.settle()
     left = {path.name for path in (desk.hooked.state / "ahead").iterdir()}
-    assert left == {".git.pid", ".git.tree"}
+    assert left == {".git.begun", ".git.pid", ".git.tree"}
     assert desk.hooked.log() == ""
 
 
