@@ -89,6 +89,10 @@ class EncodedSource:
     source: list[int] = field(default_factory=list)
 
 
+_PastShapes = dict[str, tuple[int, int]]
+"""H and W of each input that is part of the KV cache, by name."""
+
+
 class MessageNetwork(Protocol):
     """A model that writes messages: `EncoderDecoder` or `CausalDecoder`."""
 
@@ -112,7 +116,7 @@ class EncoderDecoder:
     def __init__(self, encoder: Callable[[], bytes], decoder: Callable[[], bytes]) -> None:
         self._encoder = BackgroundTask(lambda: open_session(encoder(), ENCODER_THREADS))
         self._decoder = BackgroundTask(lambda: open_session(decoder(), DECODER_THREADS))
-        self._past_shapes: dict[str, tuple[int, int]] = {}
+        self._past_shapes: _PastShapes = {}
 
     def encode(self, source: Sequence[int]) -> EncodedSource:
         """Encode a source of S > 0 token ids."""
@@ -130,27 +134,20 @@ class EncoderDecoder:
 
     def _read_decoder_inputs(self) -> set[str]:
         """The names of the decoder's inputs; notes H and W of each input that is part of the KV cache."""
-        inputs = self._decoder.get_result().get_inputs()
-        cached = [one for one in inputs if one.name.startswith("past.")]
-        self._past_shapes = {one.name: (one.shape[1], one.shape[3]) for one in cached}
-        return {one.name for one in inputs}
+        session = self._decoder.get_result()
+        self._past_shapes = _read_past_shapes(session)
+        return {one.name for one in session.get_inputs()}
 
     def run_decoder(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Floats, Past]":
         """One decoder call on the next token ids (B, T) of hypotheses whose earlier ones are in `past`.
 
         Returns the probabilities (B, T, V) of the token that follows each, and the extended KV cache.
         """
-        names = ["probabilities", *(name.replace("past.", "present.") for name in self._past_shapes)]
-        feeds = {**memory.feeds, **past, "tokens": tokens}
-        probabilities, *present = self._decoder.get_result().run(names, feeds)
-        return probabilities, dict(zip(self._past_shapes, present, strict=True))
+        return _run_decoder(self._decoder.get_result(), self._past_shapes, memory, tokens, past)
 
     def make_empty_past(self, batch: int) -> "Past":
         """The KV cache (B, H, 0, W) of `batch` hypotheses without tokens; call `encode` first."""
-        import numpy as np
-
-        shapes = {name: (batch, heads, 0, width) for name, (heads, width) in self._past_shapes.items()}
-        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        return _make_empty_past(self._past_shapes, batch)
 
 
 PREFILL_CHUNK = 128
@@ -182,9 +179,8 @@ class CausalDecoder:
         import onnxruntime
 
         session = self._decoder.get_result()
-        cached = [one for one in session.get_inputs() if one.name.startswith("past.")]
-        self._past_shapes = {one.name: (one.shape[1], one.shape[3]) for one in cached}
-        names = [name.replace("past.", "present.") for name in self._past_shapes]
+        self._past_shapes = _read_past_shapes(session)
+        names = _name_present(self._past_shapes)
         options = onnxruntime.RunOptions()
         # Without it, the output layer would be computed for every token of the prompt.
         options.only_execute_path_to_fetches = True
@@ -203,14 +199,35 @@ class CausalDecoder:
 
     def run_decoder(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Floats, Past]":
         """As `EncoderDecoder.run_decoder`."""
-        names = ["probabilities", *(name.replace("past.", "present.") for name in self._past_shapes)]
-        feeds = {**memory.feeds, **past, "tokens": tokens}
-        probabilities, *present = self._decoder.get_result().run(names, feeds)
-        return probabilities, dict(zip(self._past_shapes, present, strict=True))
+        return _run_decoder(self._decoder.get_result(), self._past_shapes, memory, tokens, past)
 
     def make_empty_past(self, batch: int) -> "Past":
         """The KV cache (B, H, 0, W) of `batch` hypotheses without tokens; call `encode` first."""
-        import numpy as np
+        return _make_empty_past(self._past_shapes, batch)
 
-        shapes = {name: (batch, heads, 0, width) for name, (heads, width) in self._past_shapes.items()}
-        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+# --- the KV cache of a decoder ------------------------------------------------------------------------------
+
+
+def _read_past_shapes(decoder: OnnxSession) -> _PastShapes:
+    cached = [one for one in decoder.get_inputs() if one.name.startswith("past.")]
+    return {one.name: (one.shape[1], one.shape[3]) for one in cached}
+
+
+def _name_present(shapes: _PastShapes) -> list[str]:
+    """The outputs that are the next step's past."""
+    return [name.replace("past.", "present.") for name in shapes]
+
+
+def _run_decoder(
+    decoder: OnnxSession, shapes: _PastShapes, memory: EncodedSource, tokens: "TokenIds", past: "Past"
+) -> "tuple[Floats, Past]":
+    names = ["probabilities", *_name_present(shapes)]
+    probabilities, *present = decoder.run(names, {**memory.feeds, **past, "tokens": tokens})
+    return probabilities, dict(zip(shapes, present, strict=True))
+
+
+def _make_empty_past(shapes: _PastShapes, batch: int) -> "Past":
+    import numpy as np
+
+    return {name: np.zeros((batch, heads, 0, width), np.float32) for name, (heads, width) in shapes.items()}
