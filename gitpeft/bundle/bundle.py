@@ -109,9 +109,7 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """The content of a file; GitpeftError when it is missing or not what the manifest lists."""
-        entry = self.manifest.files.get(name)
-        if entry is None:
-            raise GitpeftError(f"the model has no {name}", REBUILD_HINT)
+        entry = self._get_entry(name)
         raw = _read_regular_file(self.path / name)
         if FileEntry.from_content(raw) != entry:
             raise GitpeftError(f"{name} of the model is damaged", REBUILD_HINT)
@@ -122,29 +120,30 @@ class Bundle:
 
         `checksums` are those of its blocks, from a file of the bundle that was read whole.
         """
-        entry = self.manifest.files.get(name)
-        if entry is None:
-            raise GitpeftError(f"the model has no {name}", REBUILD_HINT)
-        path = self.path / name
+        path, entry = self.path / name, self._get_entry(name)
         _check_file(path, entry.size)
         try:
             return BlockFile(path, entry.size, checksums)
         except OSError as error:
-            raise GitpeftError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
+            raise _explain_unreadable(path, error) from None
 
     def check_file(self, name: str) -> None:
         """As `read`, without holding the content in memory: for weights that are mapped."""
+        path, entry = self.path / name, self._get_entry(name)
+        _check_file(path, entry.size)
+        try:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _explain_unreadable(path, error) from None
+        if digest != entry.sha256:
+            raise GitpeftError(f"{name} of the model is damaged", REBUILD_HINT)
+
+    def _get_entry(self, name: str) -> FileEntry:
         entry = self.manifest.files.get(name)
         if entry is None:
             raise GitpeftError(f"the model has no {name}", REBUILD_HINT)
-        _check_file(self.path / name, entry.size)
-        try:
-            with open(self.path / name, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise _explain_unreadable(self.path / name, error) from None
-        if digest != entry.sha256:
-            raise GitpeftError(f"{name} of the model is damaged", REBUILD_HINT)
+        return entry
 
     def read_json(self, name: str) -> dict[str, object]:
         """A JSON object of the bundle, {} when it has no such file; GitpeftError when it is not an object."""
