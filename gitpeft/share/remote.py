@@ -31,8 +31,6 @@ _FETCH_OPTIONS = (
     *("--no-tags", "--no-prune", "--no-write-fetch-head", "--no-auto-maintenance", "--refmap="),
     *("--recurse-submodules=no", "--no-filter", "--quiet"),
 )
-
-
 _NO_PUSH_OPTIONS = "does not support push options"
 
 
@@ -149,9 +147,14 @@ def _extract_git_error(text: str) -> str:
     return replace_unprintable((reasons or lines or ["git gave no reason"])[0][:200])
 
 
-def locate_channel(repo: Repository, remote: str, channel: str) -> ChannelLocation:
-    """Find where a channel is, to read it; `at` is "" where it is not."""
-    return _find_channel(repo, remote, channel)
+def locate_channel(repo: Repository, name: str, channel: str) -> ChannelLocation:
+    """Find where a channel is at a remote or an address; `at` is "" where it is not there."""
+    prefix, branch = _build_ref_names(channel)
+    found = _list_remote_refs(repo, name, f"{prefix}*", branch)
+    dated = {ref: sha for ref, sha in found.items() if ref.startswith(prefix) and ref != f"{prefix}latest"}
+    if f"{prefix}latest" not in found and branch in found:
+        return ChannelLocation(name, branch, found[branch], {}, [])
+    return ChannelLocation(name, f"{prefix}latest", found.get(f"{prefix}latest", ""), dated, [])
 
 
 def locate_channel_to_write(pusher: Pusher, channel: str) -> ChannelLocation:
@@ -160,7 +163,7 @@ def locate_channel_to_write(pusher: Pusher, channel: str) -> ChannelLocation:
     GitpeftError when these hold different models.
     """
     repo, remote = pusher.repo, pusher.remote
-    places = [_find_channel(repo, name, channel) for name in find_remote_ends(repo, remote).written_names]
+    places = [locate_channel(repo, name, channel) for name in find_remote_ends(repo, remote).written_names]
     if len({(place.ref, place.at) for place in places}) > 1:
         names = " and ".join(hide_credentials(place.name) for place in places)
         raise GitpeftError(
@@ -176,15 +179,6 @@ def locate_channel_to_write(pusher: Pusher, channel: str) -> ChannelLocation:
     branch = _build_ref_names(channel)[1]
     note = f"{remote} does not accept refs/gitpeft ({reasons[0]}); using the branch {branch[11:]} instead"
     return ChannelLocation(place.name, branch, "", {}, [note])
-
-
-def _find_channel(repo: Repository, name: str, channel: str) -> ChannelLocation:
-    prefix, branch = _build_ref_names(channel)
-    found = _list_remote_refs(repo, name, f"{prefix}*", branch)
-    dated = {ref: sha for ref, sha in found.items() if ref.startswith(prefix) and ref != f"{prefix}latest"}
-    if f"{prefix}latest" not in found and branch in found:
-        return ChannelLocation(name, branch, found[branch], {}, [])
-    return ChannelLocation(name, f"{prefix}latest", found.get(f"{prefix}latest", ""), dated, [])
 
 
 def _probe_refusal(pusher: Pusher, name: str) -> str:
