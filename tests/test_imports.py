@@ -43,6 +43,7 @@ IMPORTERS = {
         "share.lora_merge",
         "share.packed",
         "share.packed_merge",
+        "share.quantisation",
         "share.delta",
         "learn",
     },

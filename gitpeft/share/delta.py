@@ -24,7 +24,6 @@ from gitpeft.bundle.bundle import (
 )
 from gitpeft.bundle.embedded import (
     BASE_TOKENIZER_FILE,
-    EMBEDDED_BASE,
     EMBEDDED_BASES,
     ONNX_FOLDER,
     compute_base_digest,
@@ -112,7 +111,7 @@ def match_embedded_base(manifest: Manifest) -> Path | None:
     """The folder of the embedded base, if the model was tuned from exactly this version of it."""
     if manifest.base not in EMBEDDED_BASES:
         return None
-    folder = find_embedded_base() if manifest.base == EMBEDDED_BASE else find_embedded_base(manifest.base)
+    folder = find_embedded_base(manifest.base)
     if not (folder / ONNX_FOLDER / ENCODER_FILE).is_file() and not is_packed_base(folder):
         return None
     return folder if compute_base_digest(folder) == manifest.base_digest else None
@@ -129,35 +128,30 @@ def _build_delta_sources(
     def read_adapter(name: str) -> bytes:
         return read(f"{ADAPTER_FOLDER}/{name}")
 
-    if is_packed_base(base):
-        return _build_packed_sources(base, read, read_adapter, needed)
+    def fold() -> dict[str, bytes]:
+        if packed:
+            return {
+                WEIGHTS_FILE: packed_merge.merge_lora_into_weights(base, read(DECODER_FILE), read_adapter)
+            }
+        return lora_merge.merge_lora_into_graphs(base, read_adapter)
+
+    packed = is_packed_base(base)
+    found = {"base": _read_own_files(base, packed)}
+    if needed is None or "fold" in needed:
+        try:
+            found["fold"] = fold()
+        except GitpeftError:
+            if needed is not None:
+                raise
+    return found
+
+
+def _read_own_files(base: Path, packed: bool) -> dict[str, bytes]:
+    """What a base has of a bundle's files: the tokenizer and, unless it is packed, the graphs."""
+    if packed:
+        return {TOKENIZER_FILE: (base / BASE_TOKENIZER_FILE).read_bytes()}
     names = (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE)
-    found = {"base": {name: (base / ONNX_FOLDER / name).read_bytes() for name in names}}
-    if needed is None or "fold" in needed:
-        try:
-            found["fold"] = lora_merge.merge_lora_into_graphs(base, read_adapter)
-        except GitpeftError:
-            if needed is not None:
-                raise
-    return found
-
-
-def _build_packed_sources(
-    base: Path,
-    read: Callable[[str], bytes],
-    read_adapter: Callable[[str], bytes],
-    needed: set[str] | None,
-) -> dict[str, dict[str, bytes]]:
-    """The tokenizer of a packed base, and its weights with the adapter merged in."""
-    found: dict[str, dict[str, bytes]] = {"base": {TOKENIZER_FILE: (base / BASE_TOKENIZER_FILE).read_bytes()}}
-    if needed is None or "fold" in needed:
-        try:
-            weights = packed_merge.merge_lora_into_weights(base, read(DECODER_FILE), read_adapter)
-            found["fold"] = {WEIGHTS_FILE: weights}
-        except GitpeftError:
-            if needed is not None:
-                raise
-    return found
+    return {name: (base / ONNX_FOLDER / name).read_bytes() for name in names}
 
 
 def _choose_shortest_delta(wanted: bytes, sources: Mapping[str, bytes]) -> tuple[str, bytes] | None:

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE
 from gitpeft.bundle.embedded import BASE_WEIGHTS_FILE, ONNX_FOLDER
 from gitpeft.errors import GitpeftError
+from gitpeft.share.quantisation import INT8_LEVELS, quantise_int8
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.float32]
-
-INT8_LEVELS = 63
-"""As in `learn.export.graph`, where the reason is; a test compares the two."""
 
 ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _KEY_SCALES = 4  # number of scales by which a weight is looked up, before all of them are compared
@@ -148,9 +146,10 @@ def merge_lora_update(weight: "FloatArray", update: LoraUpdate | None) -> "Float
 
 
 @dataclass(frozen=True, slots=True)
-class _StoredArray:
-    """A stored array of a graph: its type, shape, and the range of its bytes."""
+class _Array:
+    """An array of a graph: name, type, shape, and the range of its bytes, (0, 0) where they are elsewhere."""
 
+    name: str
     kind: int
     shape: tuple[int, ...]
     start: int
@@ -164,7 +163,7 @@ def _merge_into_graph(
     import numpy as np
 
     raw = bytearray(path.read_bytes())
-    places = list(_read_stored_arrays(bytes(raw)))
+    places = [one for one in _read_arrays(bytes(raw)) if one.end]
     known = _WeightFinder(weights)
     seen: set[str] = set()
     for place, after in zip(places, [*places[1:], None], strict=True):
@@ -174,7 +173,7 @@ def _merge_into_graph(
                 whole = np.concatenate(
                     [merge_lora_update(weights[name], updates.get(name)) for name in names]
                 )
-                levels, scale = _quantize_int8(whole.T)
+                levels, scale = quantise_int8(whole.T, axis=0)
                 raw[place.start : place.end] = np.ascontiguousarray(levels).tobytes()
                 raw[after.start : after.end] = scale.tobytes()
             seen.update(names)
@@ -226,16 +225,6 @@ class _WeightFinder:
         return ""
 
 
-def _quantize_int8(columns: "FloatArray") -> "tuple[NDArray[np.int8], FloatArray]":
-    """Levels and one scale per column, exactly as `learn.export.graph.quantise_int8` computes them."""
-    import numpy as np
-
-    largest = np.abs(columns).max(axis=0, keepdims=True)
-    scale = np.where(largest > 0, largest, 1.0) / INT8_LEVELS
-    levels = np.clip(np.rint(columns / scale), -INT8_LEVELS, INT8_LEVELS).astype(np.int8)
-    return levels, scale.astype(np.float32).reshape(-1)
-
-
 # --- the needed part of ONNX's protobuf format --------------------------------------------------------------
 
 # field numbers of onnx.proto
@@ -243,58 +232,36 @@ _GRAPH_FIELD, _INITIALIZER_FIELD = 7, 5
 _DIMS_FIELD, _TYPE_FIELD, _NAME_FIELD, _RAW_FIELD = 1, 2, 8, 9
 
 
-def _read_stored_arrays(raw: bytes) -> Iterator[_StoredArray]:
-    """The arrays stored in a model, in order; GitpeftError when the model is invalid."""
+def read_array_shapes(raw: bytes) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays that a model holds or names, by name; GitpeftError when it is invalid."""
+    return {one.name: one.shape for one in _read_arrays(raw)}
+
+
+def _read_arrays(raw: bytes) -> Iterator[_Array]:
+    """The arrays that a model holds or names, in order; GitpeftError when the model is invalid."""
     try:
         for number, graph in _read_fields(raw, 0, len(raw)):
             if number == _GRAPH_FIELD and isinstance(graph, tuple):
                 for inner, tensor in _read_fields(raw, *graph):
                     if inner == _INITIALIZER_FIELD and isinstance(tensor, tuple):
-                        yield from _read_stored_array(raw, tensor)
-    except (IndexError, ValueError) as error:
-        raise GitpeftError(f"the base's graph cannot be read: {error}") from None
-
-
-def read_array_shapes(raw: bytes) -> dict[str, tuple[int, ...]]:
-    """The shapes of the arrays that a model holds or names, by name; GitpeftError when it is invalid."""
-    found = {}
-    try:
-        for number, graph in _read_fields(raw, 0, len(raw)):
-            if number != _GRAPH_FIELD or not isinstance(graph, tuple):
-                continue
-            for inner, tensor in _read_fields(raw, *graph):
-                if inner == _INITIALIZER_FIELD and isinstance(tensor, tuple):
-                    name, shape = _read_array_name(raw, tensor)
-                    found[name] = shape
+                        yield _read_array(raw, tensor)
     except (IndexError, ValueError) as error:
         raise GitpeftError(f"the graph cannot be read: {error}") from None
-    return found
 
 
-def _read_array_name(raw: bytes, tensor: tuple[int, int]) -> tuple[str, tuple[int, ...]]:
+def _read_array(raw: bytes, tensor: tuple[int, int]) -> _Array:
     name, shape = "", list[int]()
+    kind, data = 0, (0, 0)
     for number, value in _read_fields(raw, *tensor):
-        if number == _NAME_FIELD and isinstance(value, tuple):
-            name = raw[slice(*value)].decode()
-        elif number == _DIMS_FIELD:
+        if number == _DIMS_FIELD:
             shape += [value] if isinstance(value, int) else _read_packed_ints(raw, *value)
-    return name, tuple(shape)
-
-
-def _read_stored_array(raw: bytes, tensor: tuple[int, int]) -> Iterator[_StoredArray]:
-    shape: list[int] = []
-    kind, data = 0, None
-    for number, value in _read_fields(raw, *tensor):
-        if number == _DIMS_FIELD and isinstance(value, int):
-            shape.append(value)
-        elif number == _DIMS_FIELD and isinstance(value, tuple):
-            shape += _read_packed_ints(raw, *value)
         elif number == _TYPE_FIELD and isinstance(value, int):
             kind = value
+        elif number == _NAME_FIELD and isinstance(value, tuple):
+            name = raw[slice(*value)].decode()
         elif number == _RAW_FIELD and isinstance(value, tuple):
             data = value
-    if data is not None:
-        yield _StoredArray(kind, tuple(shape), *data)
+    return _Array(name, kind, tuple(shape), *data)
 
 
 def _read_packed_ints(raw: bytes, at: int, end: int) -> Iterator[int]:

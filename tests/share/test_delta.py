@@ -16,7 +16,6 @@ import pytest
 from gitpeft.bundle import embedded
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.export import graph
 from gitpeft.learn.models import methods
 from gitpeft.share import delta, lora_merge
 from gitpeft.share.lora_merge import NotMergeableError
@@ -34,7 +33,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
 @pytest.fixture
 def mini(lora: Tuned, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The tiny base in the place of the one that the package carries."""
-    monkeypatch.setattr(delta, "find_embedded_base", lambda: lora.base)
+    monkeypatch.setattr(delta, "find_embedded_base", lambda _: lora.base)
     yield lora.base
 
 
@@ -83,16 +82,6 @@ def test_folding_says_the_same_bits_in_another_process_with_other_threads(lora: 
         done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, check=True)
         said.add(done.stdout)
     assert len(said) == 1
-
-
-def test_levels_and_scales_are_the_exports() -> None:
-    assert lora_merge.INT8_LEVELS == graph.INT8_LEVELS
-    weights = np.random.default_rng(3).normal(size=(40, 60)).astype(np.float32)
-    weights[:, 7] = 0
-    levels, scale = lora_merge._quantize_int8(weights)
-    expected_levels, expected_scale = graph.quantise_int8(weights, axis=0)
-    assert np.array_equal(levels, expected_levels)
-    assert np.array_equal(scale, expected_scale)
 
 
 def test_tensors_are_read_as_their_library_reads_them(lora: Tuned) -> None:
@@ -179,7 +168,7 @@ def test_a_lora_bundle_travels_without_its_graphs(lora: Tuned, mini: Path, tmp_p
 
 def test_full_tuning_travels_as_whole_graphs_or_a_difference(tmp_path: Path, monkeypatch: Any) -> None:
     full = tuned(tmp_path / "full", methods.make_method("full"), tinymodel.pointer_t5())
-    monkeypatch.setattr(delta, "find_embedded_base", lambda: full.base)
+    monkeypatch.setattr(delta, "find_embedded_base", lambda _: full.base)
     bundle = bundled(tmp_path / "state", full)
     files, made = delta.encode_deltas(bundle)
     assert all(one.way == "base" for one in made.values())
@@ -213,7 +202,7 @@ def test_a_receiver_with_another_base_refuses(
     bundle = bundled(tmp_path, lora)
     files, made = delta.encode_deltas(bundle)
     other = write_base(tmp_path / "other", tinymodel.pointer_t5(seed=9))
-    monkeypatch.setattr(delta, "find_embedded_base", lambda: other)
+    monkeypatch.setattr(delta, "find_embedded_base", lambda _: other)
     with pytest.raises(GitpeftError, match="another version of the base"):
         unpacked(files, made, bundle)
 

@@ -3,17 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import embedded
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.export import graph, llama
 from gitpeft.learn.export.parity import write_graphs
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import gguf
-from gitpeft.share import delta, packed_merge
+from gitpeft.share import delta
 from tests.support import ggufmodel
 from tests.support.tuning import disturb, named
 
@@ -72,23 +70,3 @@ def test_another_base_here_is_named(base: bases.BaseModel, tmp_path: Path) -> No
         path.unlink()
     with pytest.raises(GitpeftError, match="tuned from another version of the base"):
         delta.reconstruct_files(files.__getitem__, made, bundle.manifest)
-
-
-def test_numpy_computes_what_the_export_does() -> None:
-    rows = np.random.default_rng(0).normal(size=(48, 65)).astype(np.float32)
-    rows[3] = 0
-    pairs: list[tuple[Any, Any]] = [
-        (packed_merge._quantise_pairs, graph.quantise_pairs),
-        (packed_merge._quantise_blocks, graph.quantise_blocks),
-    ]
-    for mine, theirs in pairs:
-        for one, other in zip(mine(rows), theirs(rows), strict=True):
-            assert one.dtype == other.dtype and np.array_equal(one, other)
-    assert packed_merge.NAME_JOINT == llama.NAME_JOINT and packed_merge.SCALE_SUFFIX == graph.SCALE_SUFFIX
-
-
-def test_neighbours_never_saturate_a_pair_of_products() -> None:
-    rows = np.random.default_rng(1).normal(size=(64, 300)).astype(np.float32)
-    levels = graph.quantise_pairs(rows)[0].astype(int).reshape(32, 2, 300)
-    assert 255 * np.maximum(levels, 0).sum(axis=1).max() < 2**15
-    assert 255 * np.maximum(-levels, 0).sum(axis=1).max() <= 2**15

@@ -118,7 +118,7 @@ def test_a_model_with_graphs_travels_by_what_cannot_be_made(
     made = bundled(state(ada), lora, settings=settings, created=DAY.format(5))
     bundles.activate_bundle(state(ada), made.id)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delta, "find_embedded_base", lambda: lora.base)
+        patch.setattr(delta, "find_embedded_base", lambda _: lora.base)
         publish.publish_model(opened(ada))
         names = bare.git("ls-tree", "-r", "--name-only", LATEST).split()
         assert "adapter/adapter_model.safetensors" in names and "encoder.onnx" not in names
@@ -129,7 +129,7 @@ def test_a_model_with_graphs_travels_by_what_cannot_be_made(
     cho = member(bare, tmp_path / "cho", model=DAY.format(2))
     before = active(cho)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delta, "find_embedded_base", lambda: other.base)
+        patch.setattr(delta, "find_embedded_base", lambda _: other.base)
         with pytest.raises(GitpeftError, match="another version of the base mini than yours"):
             publish.pull_model(opened(cho), terms=ANYONE)
     assert active(cho) == before

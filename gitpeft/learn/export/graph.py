@@ -14,6 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gitpeft.share.quantisation import (
+    BLOCK_WIDTH,
+    BLOCK_ZERO,
+    SCALE_SUFFIX,
+    quantise_blocks,
+    quantise_int8,
+    quantise_pairs,
+)
+
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
@@ -24,19 +33,6 @@ NodeAttribute: TypeAlias = "int | float | str | Sequence[int] | GraphProto"
 OPSET_VERSION = 18
 IR_VERSION = 9
 FUSED_DOMAIN = "com.microsoft"
-INT8_LEVELS = 63
-"""Weights keep 7 of 8 bits. CPUs without VNNI add two u8·s8 products in 16 bits: 2·255·63 fits, and 2·255·127
-does not: the sum would saturate on those CPUs and on no other."""
-
-PAIR_LEVELS = 127
-"""The largest sum of two neighbouring levels of one sign; rounding may add one."""
-
-BLOCK_WIDTH, BLOCK_ZERO = 32, 128
-"""Numbers that share a scale in a table of 8-bit blocks, and the level that stands for 0."""
-
-SCALE_SUFFIX = ".scale"
-"""What follows the name of int8 weights in the name of their scales."""
-
 _ELEMENT_TYPES = {"float": 1, "int64": 7}
 
 
@@ -82,8 +78,8 @@ class OnnxGraph:
         return name
 
     def add_weights(self, array: NDArray[np.generic], name: str) -> str:
-        """Store weights under a name, outside of the model where the graph keeps them there."""
-        if not self._outside:
+        """Store weights, outside of the model where they have a name and the graph keeps them there."""
+        if not (self._outside and name):
             return self.add_constant(array, name)
         if name not in self._initializers:
             from onnx import TensorProto, helper
@@ -128,8 +124,7 @@ class OnnxGraph:
         """
         columns = tensor_to_array(weight).T
         if not self.quantise or exact:
-            stored = self.add_weights(columns, name) if name else self.add_constant(columns)
-            product = self.add_node("MatMul", x, stored)
+            product = self.add_node("MatMul", x, self.add_weights(columns, name))
             return (
                 product
                 if bias is None
@@ -137,10 +132,7 @@ class OnnxGraph:
             )
         levels, scale = quantise_pairs(columns) if name else quantise_int8(columns, axis=0)
         extra = [] if bias is None else ["", self.add_constant(tensor_to_array(bias))]
-        if name:
-            pair = self.add_weights(levels, name), self.add_weights(scale, f"{name}{SCALE_SUFFIX}")
-        else:
-            pair = self.add_constant(levels), self.add_constant(scale)
+        pair = self.add_weights(levels, name), self.add_weights(scale, name and f"{name}{SCALE_SUFFIX}")
         return self.add_fused_node("DynamicQuantizeMatMul", x, *pair, *extra)
 
     def add_embedding(self, table: Tensor, ids: str) -> str:
@@ -280,39 +272,3 @@ def tensor_to_array(tensor: Tensor) -> FloatArray:
     """A tensor as a float32 array."""
     found: FloatArray = tensor.detach().to(torch.float32).cpu().numpy()
     return found
-
-
-def quantise_blocks(rows: FloatArray) -> tuple[NDArray[np.uint8], FloatArray]:
-    """Levels (n, blocks, BLOCK_WIDTH), of which BLOCK_ZERO stands for 0, and scales (n, blocks).
-
-    Numbers that were unpacked from blocks of 8 bits (GGUF's Q8_0) are held as they are.
-    """
-    padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK_WIDTH)))
-    blocks = padded.reshape(len(rows), -1, BLOCK_WIDTH)
-    largest = np.abs(blocks).max(axis=2)
-    scale = (np.where(largest > 0, largest, 1.0) / 127).astype(np.float32)
-    levels = np.clip(np.rint(blocks / scale[:, :, None]), -127, 127) + BLOCK_ZERO
-    return levels.astype(np.uint8), scale
-
-
-def quantise_pairs(columns: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
-    """Levels (in, out) and one scale a column, finer than those of `quantise_int8` and as safe.
-
-    A CPU without VNNI adds the products of two neighbouring rows in 16 bits. So it is not each level but the
-    sum of two neighbours of one sign that is bounded: 255·128 fits.
-    """
-    padded = np.pad(columns, ((0, len(columns) % 2), (0, 0)))
-    pairs = padded.reshape(-1, 2, columns.shape[1])
-    sums = np.maximum(np.maximum(pairs, 0).sum(axis=1), np.maximum(-pairs, 0).sum(axis=1)).max(axis=0)
-    largest = np.abs(columns).max(axis=0)
-    scale = np.maximum(largest / 127, sums / PAIR_LEVELS)
-    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
-    return np.rint(columns / scale).astype(np.int8), scale
-
-
-def quantise_int8(weights: FloatArray, axis: int) -> tuple[NDArray[np.int8], FloatArray]:
-    """Symmetric levels (int8) and scales (float32), one for each index of the axis that is not `axis`."""
-    largest = np.abs(weights).max(axis=axis, keepdims=True)
-    scale = np.where(largest > 0, largest, 1.0) / INT8_LEVELS
-    levels = np.clip(np.rint(weights / scale), -INT8_LEVELS, INT8_LEVELS).astype(np.int8)
-    return levels, scale.astype(np.float32).reshape(-1)

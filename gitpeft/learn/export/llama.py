@@ -25,13 +25,13 @@ from gitpeft.bundle.bundle import DECODER_FILE, WEIGHTS_FILE
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export.attention import MASKED_SCORE, add_bottlenecks, add_position_range
 from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph, tensor_to_array
+from gitpeft.share.quantisation import NAME_JOINT
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
     from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
-NAME_JOINT = "|"
 _HEAD_NAME, _EMBEDDING_NAME = "lm_head.weight", "model.embed_tokens.weight"
 _LEAST_SCALE = 1e-20
 
@@ -125,13 +125,8 @@ class _ResidualStream:
 
     def normalise(self, norm: "LlamaRMSNorm") -> str:
         """What the next layer reads."""
-        return (
-            add_root_norm(self._graph, self._sum, norm, self._settings.epsilon)
-            if not self._update
-            else (self._normalise_sum(norm))
-        )
-
-    def _normalise_sum(self, norm: "LlamaRMSNorm") -> str:
+        if not self._update:
+            return add_root_norm(self._graph, self._sum, norm, self._settings.epsilon)
         weight = self._graph.add_constant(tensor_to_array(norm.weight))
         normed, self._sum = self._graph.add_multi_node(
             "n--s",

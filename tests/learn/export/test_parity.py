@@ -6,11 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.export import graph
 from gitpeft.learn.export import parity as exporting
 from gitpeft.learn.export.parity import MessageParity, MessageParityBounds, export_model
 from gitpeft.learn.models import methods
@@ -193,15 +191,6 @@ def test_the_matrices_of_bottlenecks_are_int8_too(tmp_path: Path) -> None:
 
 
 # --- int8 ---------------------------------------------------------------------------------------------------
-
-
-def test_levels_never_saturate_a_pair_of_products() -> None:
-    weights = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
-    weights[:, 3] = 0
-    levels, scale = graph.quantise_int8(weights, axis=0)
-    assert levels.dtype == np.int8 and scale.shape == (48,)
-    assert 2 * 255 * int(np.abs(levels).max()) < 2**15
-    assert np.abs(levels * scale - weights).max() <= scale.max() / 2 + 1e-6
 
 
 def test_int8_is_a_quarter_of_the_size_and_holds_a_tied_table_once() -> None:
