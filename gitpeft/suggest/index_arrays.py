@@ -35,7 +35,7 @@ _MIN_DOCUMENT_LIMIT, _MAX_DOCUMENT_LIMIT = 8, 20_000
 that is, and in a large one its postings would take longest and say least."""
 
 _PARTITION_POSTINGS = 1 << 23
-_COMMITS_FILE, _HEADS_FILE, _CHECKSUMS_FILE = "commits.bin", "heads.bin", "checksums.bin"
+_HEADS_FILE, _CHECKSUMS_FILE = "heads.bin", "checksums.bin"
 _DTYPES = {
     "vocabulary": "<u4",
     "starts": "<i8",

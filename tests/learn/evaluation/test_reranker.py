@@ -206,6 +206,15 @@ def test_few_commits_do_not_move_the_threshold_far() -> None:
     assert reranker.choose_threshold([]) == reranker.GOAL_SHARE
 
 
+def test_a_fifth_of_the_commits_gets_an_offer_where_none_is_good_enough() -> None:
+    found = outcomes(*((0.4 - i / 1000, 0.0) for i in range(100)))
+    assert reranker.summarise_outcomes(found, reranker.choose_threshold(found))["coverage"] == 0.2
+    few = found[: reranker.MIN_COVERED_COMMITS - 1]
+    assert reranker.choose_threshold(few) == reranker.GOAL_SHARE
+    silent = outcomes(*((-1.0, 0.0),) * 90, *((0.2, 0.0),) * 10)
+    assert reranker.summarise_outcomes(silent, reranker.choose_threshold(silent))["coverage"] == 0.1
+
+
 def test_what_has_no_message_counts_as_not_offered() -> None:
     found = outcomes((-1.0, 0.0), (0.9, 1.0))
     assert reranker.summarise_outcomes(found, 0.0) == {"coverage": 0.5, "nearly_kept": 1.0}
