@@ -1,5 +1,6 @@
 """Pairs removed lines with the added lines that replaced them, and finds what differs inside; linear time."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from gitpeft.lazy import lazy_pattern
@@ -27,7 +28,8 @@ def iterate_runs(lines: Sequence[str]) -> Iterator[tuple[str, list[Pair]]]:
         else:
             if removed or added:
                 yield before, pair_lines(removed, added)
-            before, removed, added = (line[1:], [], []) if line[0] == " " else (before, [line[1:]], [])
+            before = before if line[0] == "-" else line[1:]
+            removed, added = ([line[1:]] if line[0] == "-" else []), []
 
 
 def pair_lines(removed: Sequence[str], added: Sequence[str]) -> list[Pair]:
@@ -64,12 +66,13 @@ def are_alike(old: str, new: str) -> bool:
     shorter, longer = sorted((len(old), len(new)))
     if not shorter or shorter * 3 < longer:
         return False
-    start = _common_prefix_length(old, new)
-    end = min(_common_prefix_length(old[::-1], new[::-1]), shorter - start)
+    start = common_prefix_length(old, new)
+    end = min(common_prefix_length(old[::-1], new[::-1]), shorter - start)
     return start + end >= _ALIKE * longer
 
 
-def _common_prefix_length(a: str, b: str) -> int:
+def common_prefix_length(a: str, b: str) -> int:
+    """How many characters two texts share at their start."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i
@@ -93,3 +96,11 @@ def split_change(old: str, new: str) -> tuple[str, str, str, str]:
         "".join(b[start : len(b) - end]),
         after,
     )
+
+
+def find_version_change(old: str, new: str, version: re.Pattern[str]) -> tuple[str, str] | None:
+    """The first version that one line changed, before and after; None where anything else differs too."""
+    was, became = version.findall(old), version.findall(new)
+    if not was or len(was) != len(became) or was == became or version.sub("", old) != version.sub("", new):
+        return None
+    return next(pair for pair in zip(was, became, strict=True) if pair[0] != pair[1])

@@ -18,7 +18,7 @@ from gitpeft.diff.definitions import (
     find_dependency_pattern,
     is_underlined,
 )
-from gitpeft.diff.edits import Pair, iterate_runs, split_change
+from gitpeft.diff.edits import Pair, find_version_change, iterate_runs, split_change
 from gitpeft.diff.patch import FileChange, normalize_line
 from gitpeft.diff.path_kinds import PROSE_PATH, classify_path, is_changelog
 from gitpeft.lazy import field, lazy_dataclass, lazy_pattern
@@ -192,10 +192,8 @@ def _note_definitions(before: Definition | None, after: Definition | None, seen:
 
 def _compare_lines(old: str, new: str, seen: _Findings) -> None:
     """Note what one line became: a version, the value of a name, or one text for another."""
-    was, became = _VERSION.findall(old), _VERSION.findall(new)
-    if was and len(was) == len(became) and was != became and _VERSION.sub("", old) == _VERSION.sub("", new):
-        one = next(i for i, pair in enumerate(zip(was, became, strict=True)) if pair[0] != pair[1])
-        seen.versions[_find_version_name(old, was[one]), was[one], became[one]] = None
+    if versions := find_version_change(old, new, _VERSION):
+        seen.versions[_find_version_name(old, versions[0]), *versions] = None
         return
     start, before, after, _ = split_change(old, new)
     if not (0 < len(before.strip()) <= _MAX_VALUE_LENGTH and 0 < len(after.strip()) <= _MAX_VALUE_LENGTH):

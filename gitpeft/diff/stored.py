@@ -104,18 +104,15 @@ def _mask_hunks(files: Sequence[FileChange]) -> list[FileChange]:
         return list(files)
     lines = iter(masked.split("\n"))
     return [
-        _with_hunks(change, [Hunk(hunk.heading, [next(lines) for _ in hunk.lines]) for hunk in change.hunks])
+        replace_fields(
+            change, hunks=[Hunk(hunk.heading, [next(lines) for _ in hunk.lines]) for hunk in change.hunks]
+        )
         for change in files
     ]
 
 
 def _drop_hunks(change: FileChange) -> FileChange:
-    return _with_hunks(change, []) if change.hunks else change
-
-
-def _with_hunks(change: FileChange, hunks: list[Hunk]) -> FileChange:
-    head = (change.path, change.status, change.old_path, change.added, change.removed, change.kind)
-    return FileChange(*head, hunks, change.blobs, change.functions)
+    return replace_fields(change, hunks=[]) if change.hunks else change
 
 
 def _is_whole(change: FileChange) -> bool:
@@ -208,7 +205,7 @@ def read_stored_change(text: str) -> ChangeContent:
             _read_blocks(chain([line], rest), files)
         elif line.startswith("~"):
             unlisted = int(line[1:]) if line[1:].isdecimal() else 0
-        elif change := _read_file_line(line):
+        elif change := read_file_line(line):
             files[change.path] = change
     found = list(files.values())
     return ChangeContent(found, _extract_facts_of_rest(found) if facts is None else facts, unlisted)
@@ -220,7 +217,8 @@ def _extract_facts_of_rest(files: Sequence[FileChange]) -> str:
     return "; ".join(extract_facts(files, whole=all(map(_is_whole, files))))
 
 
-def _read_file_line(line: str) -> FileChange | None:
+def read_file_line(line: str) -> FileChange | None:
+    """The file in a line of a stored or compact text, without its hunks; None where the line names none."""
     match = _FILE_LINE.fullmatch(line)
     if not match:
         return None

@@ -6,16 +6,17 @@ here.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from gitpeft.diff.definitions import find_definition
-from gitpeft.diff.edits import pair_lines, split_change
+from gitpeft.diff.edits import find_version_change, iterate_runs, split_change
 from gitpeft.diff.grounding import ChangeSize, GroundingText
+from gitpeft.diff.patch import FileChange
 from gitpeft.diff.path_kinds import PROSE_PATH, classify_path
+from gitpeft.diff.stored import read_file_line
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
-_FILE_LINE = lazy_pattern(r"(.)(.*?) \+(\d+) -(\d+)(?: \(([a-z]+)\))?(?: <(.*))?")
 _VERSION = lazy_pattern(
     r"(?<![\w.])v?\d+(?:\.\d+)+(?:[-.+]?(?:(?:a|b|rc|alpha|beta|dev|post|pre)[\w.]*|\d+))*"
 )
@@ -30,19 +31,6 @@ MAX_FILES, MAX_NAMES = 3, 3
 
 _MAX_LINES = 160
 _MAX_VALUE_LENGTH = 60
-
-Pair = tuple[str | None, str | None]
-
-
-@lazy_dataclass(frozen=True, slots=True)
-class FileLine:
-    """A file of a change: git's status letter, its paths, and how many lines were added and removed."""
-
-    status: str
-    path: str
-    old_path: str
-    added: int
-    removed: int
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -60,7 +48,7 @@ class ChangeView:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.files: list[FileLine] = []
+        self.files: list[FileChange] = []
         self._blocks: list[tuple[str, list[list[str]]]] = []
         self._read_lines(text.split("\n"))
 
@@ -69,11 +57,8 @@ class ChangeView:
             if line.startswith("#"):
                 self._blocks.append((line[1:], []))
             elif not self._blocks:
-                if not line.startswith(("=", "~")) and (match := _FILE_LINE.fullmatch(line)):
-                    status, path, added, removed, _, origin = match.groups()
-                    self.files.append(
-                        FileLine(status.strip() or "M", path, origin or "", int(added), int(removed))
-                    )
+                if not line.startswith(("=", "~")) and (change := read_file_line(line)):
+                    self.files.append(change)
             elif line.startswith("@"):
                 self._blocks[-1][1].append([])
             elif line:
@@ -89,14 +74,15 @@ class ChangeView:
         """(path, removed line, added line) of the first changed lines; None where a line has no partner."""
         found = []
         for path, hunks in self._blocks:
-            for run in _iterate_runs(hunks):
-                found += [(path, old, new) for old, new in run]
+            for hunk in hunks:
+                for _, run in iterate_runs(hunk):
+                    found += [(path, old, new) for old, new in run]
         return found[:_MAX_LINES]
 
     @cached_property
     def changed_text(self) -> str:
         """The paths, and all lines that were added or removed: no headings and no context."""
-        names = [f"{one.path} {one.old_path}" for one in self.files]
+        names = [f"{one.path} {one.old_path or ''}" for one in self.files]
         lines = (line[1:] for _, hunks in self._blocks for hunk in hunks for line in hunk if line[0] in "+-")
         return "\n".join([*names, *lines])
 
@@ -104,11 +90,6 @@ class ChangeView:
     def grounding(self) -> GroundingText:
         """The stems and numbers of paths and changed lines."""
         return GroundingText(self.changed_text)
-
-    @cached_property
-    def surroundings(self) -> GroundingText:
-        """The same of the whole text, headings and context included."""
-        return GroundingText(self.text)
 
     @cached_property
     def size(self) -> ChangeSize:
@@ -240,35 +221,13 @@ def _find_tested_name(name: str) -> str:
     return found if found != stem or ".test." in name or ".spec." in name else ""
 
 
-def _iterate_runs(hunks: Iterable[Sequence[str]]) -> Iterator[list[Pair]]:
-    """The runs of changed lines, each removed line beside the added one that took its place."""
-    for hunk in hunks:
-        removed: list[str] = []
-        added: list[str] = []
-        for line in [*hunk, " "]:
-            if line[0] == "-" and not added:
-                removed.append(line[1:])
-            elif line[0] == "+":
-                added.append(line[1:])
-            else:
-                if removed or added:
-                    yield pair_lines(removed, added)
-                removed, added = ([line[1:]] if line[0] == "-" else []), []
-
-
 def _compare_versions(old: str, new: str, path: str) -> VersionChange | None:
-    was, became = _VERSION.findall(old), _VERSION.findall(new)
-    if not was or len(was) != len(became) or was == became:
+    versions = find_version_change(old, new, _VERSION)
+    if versions is None:
         return None
-    if _VERSION.sub("", old) != _VERSION.sub("", new):
-        return None
-    a, b = next(pair for pair in zip(was, became, strict=True) if pair[0] != pair[1])
-    names = [
-        name.rstrip(".-/@")
-        for name in _NAME_BEFORE.findall(old[: old.find(a)])
-        if name.lower() not in _NO_DEPENDENCY
-    ]
-    return VersionChange(names[-1] if names else "", a, b, path)
+    before = _NAME_BEFORE.findall(old[: old.find(versions[0])])
+    names = [name.rstrip(".-/@") for name in before if name.lower() not in _NO_DEPENDENCY]
+    return VersionChange(names[-1] if names else "", *versions, path)
 
 
 def _subtract_names(names: Sequence[str], others: Sequence[str]) -> list[str]:

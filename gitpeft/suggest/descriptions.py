@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from gitpeft.diff.definitions import COMMENT_LINE, IMPORT_LINE
+from gitpeft.diff.edits import common_prefix_length
 from gitpeft.diff.path_kinds import PROSE_PATH, is_changelog
 from gitpeft.lazy import lazy_pattern
 from gitpeft.suggest.change_view import ChangeView, VersionChange
@@ -124,7 +125,9 @@ def _describe_renames(view: ChangeView) -> Iterator[str]:
     moved = [one for one in view.files if one.status == "R"]
     if moved and len(moved) == len(view.files):
         one = moved[0]
-        (old_folder, _, old), (folder, _, new) = one.old_path.rpartition("/"), one.path.rpartition("/")
+        (old_folder, _, old), (folder, _, new) = (
+            path.rpartition("/") for path in (one.old_path or "", one.path)
+        )
         if len(moved) == 1 and old != new and old:
             yield f"rename {old} to {new}"
         elif folder != old_folder and len(moved) == 1:
@@ -219,18 +222,11 @@ def _are_spelling_variants(old: str, new: str) -> bool:
 def _differ_slightly(a: str, b: str) -> bool:
     if a == b:
         return True
-    if (
-        min(len(a), len(b)) < 3
-        or abs(len(a) - len(b)) > 2
-        or a[0].lower() != b[0].lower()
-        or a.lower() == b.lower()
-    ):
+    shorter, longer = sorted((len(a), len(b)))
+    if shorter < 3 or longer - shorter > 2 or a[0].lower() != b[0].lower() or a.lower() == b.lower():
         return False
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    end = next(
-        (i for i, (x, y) in enumerate(zip(a[::-1], b[::-1], strict=False)) if x != y), min(len(a), len(b))
-    )
-    return max(len(a), len(b)) - min(start + end, min(len(a), len(b))) <= 2
+    shared = common_prefix_length(a, b) + common_prefix_length(a[::-1], b[::-1])
+    return longer - min(shared, shorter) <= 2
 
 
 def _is_space_edit(old: str | None, new: str | None) -> bool:

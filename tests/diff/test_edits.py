@@ -1,6 +1,17 @@
 """Pairs of removed and added lines."""
 
-from gitpeft.diff.edits import are_alike, iterate_runs, pair_lines, split_change
+import re
+
+import pytest
+
+from gitpeft.diff.edits import (
+    are_alike,
+    common_prefix_length,
+    find_version_change,
+    iterate_runs,
+    pair_lines,
+    split_change,
+)
 
 
 def test_similar_lines_are_paired() -> None:
@@ -32,3 +43,25 @@ def test_runs_are_separated_by_context_and_by_a_removal_after_an_addition() -> N
 def test_what_differs_inside_of_two_lines() -> None:
     assert split_change("v = f(1.2.3)", "v = f(1.2.4)") == ("v = f(", "1.2.3", "1.2.4", ")")
     assert split_change("a b", "a b") == ("a b", "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("a==1.0 b==2.0", "a==1.0 b==2.1", ("2.0", "2.1")),
+        ("a==1.0", "a==1.0", None),
+        ("a==1.0", "c==1.1", None),
+        ("a==1.0", "a==1.1 b==2.0", None),
+        ("a", "a", None),
+    ],
+)
+def test_a_version_has_changed_where_nothing_else_has(
+    old: str, new: str, found: tuple[str, str] | None
+) -> None:
+    assert find_version_change(old, new, re.compile(r"\d\.\d")) == found
+
+
+def test_texts_that_share_a_start() -> None:
+    assert common_prefix_length("abc", "abd") == 2
+    assert common_prefix_length("ab", "abc") == 2
+    assert common_prefix_length("", "a") == 0
