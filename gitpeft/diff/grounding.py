@@ -14,7 +14,9 @@ from gitpeft.lazy import lazy_dataclass, lazy_pattern
 BESIDE_WEIGHT = 0.6
 """What a word counts that stands only beside the change, in an earlier subject."""
 
-_WORD_PART = lazy_pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+WORD_PART = lazy_pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+"""Words and numbers, and the parts of names: `readHTTPDate2` has four parts."""
+
 _WHOLE_WORD = lazy_pattern(r"\w+")
 _NUMBER = lazy_pattern(r"\d+")
 _PREFIX = lazy_pattern(r"(?:\[[\w ./,-]{1,30}\]\s*|[\w./,-]{1,24}(?:\([^)]{1,40}\))?!?:\s+)")
@@ -83,12 +85,6 @@ def measure_grounding(message: str, text: "str | GroundingText", beside: str) ->
     )
 
 
-def list_ungrounded_words(message: str, text: "str | GroundingText") -> list[str]:
-    """The stems of a message's content words that do not stand in the text, in their order."""
-    known = _prepare(text)
-    return [word for word in extract_content_stems(message) if not known.contains_stem(word)]
-
-
 def list_invented_numbers(message: str, text: "str | GroundingText") -> list[str]:
     """The runs of digits in a message that the text does not have, in order."""
     known = _prepare(text).numbers
@@ -101,8 +97,7 @@ def contradicts_change(message: str, size: ChangeSize) -> bool:
     "Add" needs added lines, and not nine times as many removed ones; "remove" needs removed lines or a
     deleted file; "rename" and "move" need removed lines or a renamed file.
     """
-    words = re.findall(r"[A-Za-z]+", _strip_prefix(message))
-    verb = stem_word(words[0]) if words else ""
+    verb = stem_first_word(_strip_prefix(message))
     if verb in _ADDING:
         return not size.added or size.removed > 8 * size.added + 8
     if verb in _REMOVING:
@@ -112,14 +107,20 @@ def contradicts_change(message: str, size: ChangeSize) -> bool:
 
 def extract_content_stems(message: str) -> list[str]:
     """The stems of the words that say what a change is about; a prefix (`docs:`) is none of them."""
-    words = _WORD_PART.findall(_strip_prefix(message))
+    words = WORD_PART.findall(_strip_prefix(message))
     stems = (stem_word(word) for word in words if word.lower() not in STOP_WORDS and len(word) > 1)
     return [stem for stem in stems if stem not in VERB_STEMS]
 
 
 def extract_stems(text: str) -> set[str]:
     """The stems of all words, parts of identifiers each for itself and joined."""
-    return set(map(stem_word, {*_WORD_PART.findall(text), *_WHOLE_WORD.findall(text)}))
+    return set(map(stem_word, {*WORD_PART.findall(text), *_WHOLE_WORD.findall(text)}))
+
+
+def stem_first_word(text: str) -> str:
+    """The stem of the first word, "" where there is none."""
+    match = re.search(r"[A-Za-z]+", text)
+    return stem_word(match[0]) if match else ""
 
 
 def stem_word(word: str) -> str:

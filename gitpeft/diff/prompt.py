@@ -26,9 +26,6 @@ from gitpeft.diff.stored import MAX_FACTS_LENGTH, ChangeContent
 from gitpeft.diff.subjects import strip_issue_numbers
 from gitpeft.lazy import lazy_dataclass
 
-PROMPT_VERSION = 1
-"""Version of this layout: a model asked in another one than it has learnt answers worse."""
-
 PROMPT_BUDGET = TokenBudget(
     total=512, exemplars=3, exemplar_tokens=24, previous_tokens=20, file_tokens=40, layout="prompt"
 )

@@ -7,7 +7,12 @@ words that are special to that commit.
 
 import re
 
-from gitpeft.diff.grounding import contradicts_change, extract_content_stems, stem_word
+from gitpeft.diff.grounding import (
+    contradicts_change,
+    extract_content_stems,
+    stem_first_word,
+    stem_word,
+)
 from gitpeft.lazy import lazy_pattern
 from gitpeft.suggest.change_view import ChangeView
 from gitpeft.suggest.team_wording import TeamWording, split_prefix
@@ -28,7 +33,9 @@ _FACT_LINE = lazy_pattern(
     r"|notes: |Facts:|Similar commits|Previous commit:|file \S+ [+-]\d)"
 )
 _PATH_ONLY = lazy_pattern(r"\S*[\w-]/?[\w-]*\.[a-z]{1,5}\W*|\S+/\S+", re.IGNORECASE)
-_LOOP = lazy_pattern(r"\b(\w+(?:\W+\w+){0,3})(?:\W+\1\b)", re.IGNORECASE)
+REPEATED_WORDS = lazy_pattern(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
+"""Up to four words that stand twice in a row."""
+
 _WORD = lazy_pattern(r"[A-Za-z]+")
 _MAX_REPEATS = 3
 
@@ -58,7 +65,7 @@ def _find_wrong_shape(message: str) -> str:
     if _FACT_LINE.match(message):
         return "a line of the prompt"
     words = _WORD.findall(message.lower())
-    if _LOOP.search(message) or any(words.count(word) > _MAX_REPEATS for word in set(words)):
+    if REPEATED_WORDS.search(message) or any(words.count(word) > _MAX_REPEATS for word in set(words)):
         return "repeats itself"
     return ""
 
@@ -69,21 +76,20 @@ def _find_wrong_shape(message: str) -> str:
 def _find_wrong_verb(message: str, view: ChangeView) -> str:
     if contradicts_change(message, view.size):
         return "the verb is not what the change does"
-    words = _WORD.findall(split_prefix(message)[1].lower())
-    verb = stem_word(words[0]) if words else ""
+    rest = split_prefix(message)[1]
+    verb = stem_first_word(rest)
     if verb in ("bump", "upgrad", "downgrad") and not view.grounding.numbers:
         return "no version changes"
     if verb == "renam" and not _can_be_rename(view):
         return "nothing is renamed"
-    if "typo" in words[:3] and not (view.size.removed and view.size.added):
+    if "typo" in _WORD.findall(rest.lower())[:3] and not (view.size.removed and view.size.added):
         return "no word is corrected"
     return ""
 
 
 def measure_verb_fit(message: str, view: ChangeView) -> float:
     """1 where the first verb is what the change mostly does, -1 where it hardly is, else 0."""
-    words = _WORD.findall(split_prefix(message)[1].lower())
-    verb, size = stem_word(words[0]) if words else "", view.size
+    verb, size = stem_first_word(split_prefix(message)[1]), view.size
     if verb in ("add", "introduc", "implement", "creat", "support", "allow"):
         return 1.0 if size.added > 2 * size.removed else -1.0 if size.removed > size.added else 0.0
     if verb in ("remov", "delet", "drop"):

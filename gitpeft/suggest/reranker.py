@@ -13,6 +13,7 @@ from gitpeft.bundle.embedded import ONNX_FOLDER, find_embedded_base
 from gitpeft.bundle.manifest import RERANKER_FILE
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
+from gitpeft.suggest.checks import REPEATED_WORDS
 from gitpeft.suggest.reranker_features import (
     ANALOGY,
     GENERATED,
@@ -28,7 +29,6 @@ RERANKED = "chooser"
 
 _ISSUE_PATTERN = lazy_pattern(r"#\d+")
 _WORD_PATTERN = lazy_pattern(r"\w+")
-_REPEATED_WORDS = lazy_pattern(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
 _CODE_NAME = lazy_pattern(r"\b[A-Za-z]+(?:[a-z][A-Z]|_|\d)\w+\b")
 """Names that only occur in code: camel case, an underscore or a digit inside."""
 
@@ -115,7 +115,7 @@ def _find_generation_flaw(draft: DraftMessage, seen: str) -> str:
         return "unfinished"
     if any(_is_truncated_name(name, seen) for name in _CODE_NAME.findall(text)):
         return "half a name"
-    if _REPEATED_WORDS.search(text):
+    if REPEATED_WORDS.search(text):
         return "repeats itself"
     if any(text.count(a) != text.count(b) for a, b in ("()", "[]", "{}")) or text.count("`") % 2:
         return "unbalanced"

@@ -261,7 +261,7 @@ def _measure_new_origin(draft: DraftMessage) -> tuple[float, float, float]:
 def _measure_likelihood(draft: DraftMessage) -> tuple[float, float, float]:
     if not draft.tokens:
         return 0.0, _UNSCORED_LIKELIHOOD, _UNSCORED_SURPRISE
-    return float(draft.tokens > 0), draft.mean, math.log1p(max(0.0, -draft.mean * draft.tokens))
+    return 1.0, draft.mean, math.log1p(max(0.0, -draft.mean * draft.tokens))
 
 
 def _measure_truth(draft: DraftMessage, context: RerankingContext) -> tuple[float, float, float, float]:

@@ -29,6 +29,7 @@ from gitpeft.suggest.reranker_features import (
 )
 from gitpeft.suggest.stage_timer import StageTimer
 from gitpeft.suggest.suggestion import Suggestion
+from gitpeft.suggest.team_wording import MAX_SUBJECTS
 
 if TYPE_CHECKING:
     from gitpeft.suggest.generator import MessageGenerator
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 BEAM_WIDTH = 4
 NEIGHBOUR_COUNT = 10
 """Retrieved messages among the candidates."""
-
-RECENT_SUBJECT_COUNT = 500
-"""Newest subjects from which candidates, checks and features learn how the team words its messages."""
 
 MAX_SCORED_MESSAGES = 10
 """Messages that the model did not generate and that may be offered whose likelihood it computes."""
@@ -151,9 +149,7 @@ class Suggester:
         with self._timer.measure("retrieve"):
             end = self._count_commits_before(before)
             neighbours = self._find_nearest(change, end)
-            recent = (
-                self._index.list_newest_subjects(RECENT_SUBJECT_COUNT, end) if self._index is not None else []
-            )
+            recent = self._index.list_newest_subjects(MAX_SUBJECTS, end) if self._index is not None else []
         drafts: list[DraftMessage] = []
         if generate and self._generator is not None:
             exemplars = neighbours[: self._exemplar_count]

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from gitpeft.diff.grounding import stem_word
+from gitpeft.diff.grounding import WORD_PART, stem_word
 from gitpeft.lazy import lazy_pattern
 
 _PREFIX = lazy_pattern(r"(?:\[[\w ./,-]{1,30}\]:?|[\w./,-]{1,24}(?:\([^)]{1,40}\))?!?:)\s+")
-_WORD_PART = lazy_pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _FIRST_WORD = lazy_pattern(r"[A-Za-z]+")
-_MAX_SUBJECTS = 500
+MAX_SUBJECTS = 500
+"""Newest subjects from which a team's wording is learnt."""
+
 _NEWEST = 200
 _USUAL_SHARE = 0.5
 
@@ -22,14 +23,14 @@ class TeamWording:
     """The wording of the newest subjects, oldest first."""
 
     def __init__(self, subjects: Sequence[str]) -> None:
-        self.subjects = subjects[-_MAX_SUBJECTS:]
+        self.subjects = subjects[-MAX_SUBJECTS:]
 
     @cached_property
     def stem_counts(self) -> Counter[str]:
         """In how many subjects each stem stands; two words of one stem count twice."""
         words: Counter[str] = Counter()
         for subject in self.subjects:
-            words.update(set(_WORD_PART.findall(subject)))
+            words.update(set(WORD_PART.findall(subject)))
         counts: Counter[str] = Counter()
         for word, n in words.items():
             counts[stem_word(word)] += n

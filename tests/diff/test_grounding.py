@@ -7,7 +7,6 @@ from gitpeft.diff.grounding import (
     GroundingText,
     contradicts_change,
     list_invented_numbers,
-    list_ungrounded_words,
     mark_distinct,
     measure_grounding,
     stem_word,
@@ -44,10 +43,6 @@ def test_words_in_the_change_count_whole_and_words_beside_it_less() -> None:
     assert measure_grounding("Fix parsing of bananas", text, "") == 0.5
     assert measure_grounding("Fix parsing of bananas", text, "Add banana") == pytest.approx(0.8)
     assert measure_grounding("Update", text, "") is None
-
-
-def test_ungrounded_words_are_named() -> None:
-    assert list_ungrounded_words("docs: fix quantum parser", "def parser(dates)") == ["quantum"]
 
 
 @pytest.mark.parametrize(
