@@ -94,6 +94,11 @@ class Manifest:
     renderer: int = RENDERER_VERSION
     files: dict[str, FileEntry] = field(default_factory=dict)
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the model is a causal one, which is asked with prompts; others are asked with marks."""
+        return self.budget.get("layout") == "prompt"  # `diff.model_input.PROMPT_LAYOUT`
+
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`; equal manifests give equal bytes."""
         from dataclasses import asdict

@@ -89,7 +89,7 @@ def _describe_made_model(made: "CandidateModel") -> Iterator[str]:
     if scores := made.selected.scores:
         ranked = sorted(scores.items(), key=lambda item: -item[1])
         scored = ", ".join(f"{_STRENGTHS.get(name, name)} {score:.1f}" for name, score in ranked)
-        by_loss = made.selected.draft.manifest.budget.get("layout") == "prompt"
+        by_loss = made.selected.draft.manifest.reads_prompts
         measure = "probability of a token in %" if by_loss else "% of keystrokes saved"
         yield f"best on validation commits ({measure}): {scored}"
 

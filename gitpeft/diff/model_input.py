@@ -5,8 +5,11 @@ from typing import Protocol
 
 from gitpeft.lazy import lazy_dataclass
 
+PROMPT_LAYOUT = "prompt"
+"""The form in which causal language models read a change."""
+
 PROMPT_ENDING = "Commit message:"
-"""The last line of the layout "prompt"."""
+"""The last line of a prompt."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class TokenBudget:
     file_tokens: int = 48
     layout: str = "marks"
     facts_tokens: int = 96
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether it is the budget of a prompt."""
+        return self.layout == PROMPT_LAYOUT
 
 
 class RendererTokenizer(Protocol):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from gitpeft.diff.compact import divide_fairly
 from gitpeft.diff.definitions import COMMENT_LINE, IMPORT_LINE
 from gitpeft.diff.edits import iterate_runs, split_change
-from gitpeft.diff.model_input import PROMPT_ENDING, RenderedPiece, TokenBudget
+from gitpeft.diff.model_input import PROMPT_ENDING, PROMPT_LAYOUT, RenderedPiece, TokenBudget
 from gitpeft.diff.patch import FileChange, Hunk, normalize_line
 from gitpeft.diff.path_kinds import rank_file
 from gitpeft.diff.stored import MAX_FACTS_LENGTH, ChangeContent
@@ -27,7 +27,7 @@ from gitpeft.diff.subjects import strip_issue_numbers
 from gitpeft.lazy import lazy_dataclass
 
 PROMPT_BUDGET = TokenBudget(
-    total=512, exemplars=3, exemplar_tokens=24, previous_tokens=20, file_tokens=40, layout="prompt"
+    total=512, exemplars=3, exemplar_tokens=24, previous_tokens=20, file_tokens=40, layout=PROMPT_LAYOUT
 )
 """The budget in which the commit adapter of models/smol is trained."""
 

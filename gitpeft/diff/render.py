@@ -43,7 +43,7 @@ def render_pieces(
     change: str, exemplars: Sequence[str], previous: str, budget: TokenBudget, tokenizer: RendererTokenizer
 ) -> list[RenderedPiece]:
     """The same as `render_change`, part by part."""
-    if budget.layout == "prompt":
+    if budget.is_prompt:
         from gitpeft.diff.prompt import render_prompt  # here, because it costs the hook of other models time
 
         return render_prompt(read_stored_change(change), exemplars, previous, tokenizer.encode_many, budget)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.diff.model_input import PROMPT_ENDING as PROMPT_ENDING
+from gitpeft.diff.model_input import PROMPT_LAYOUT
 from gitpeft.diff.render import SECTION_MARKS, TokenBudget, render_change
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ def render_source(
     A prompt ends with that id, which a causal language model gets as its first token instead.
     """
     found = render_change(change, exemplars, previous, budget, codec)
-    return found[:-1] if budget.layout == "prompt" else found
+    return found[:-1] if budget.is_prompt else found
 
 
 class TokenCodec:
-    """A tokenizer in the form that the renderer needs (`diff.render.Codec`).
+    """A tokenizer in the form that the renderer needs (`diff.model_input.RendererTokenizer`).
 
     `marks` maps each section mark to its ids, `end` is the id of the end token, and `len` the size of the
     vocabulary. StopIteration when the tokenizer has no end token.
@@ -84,15 +85,15 @@ class TokenCodec:
 
     def encode_message(self, message: str, layout: str = "marks") -> list[int]:
         """The ids of a message as a model with this layout of its input writes it, without an end."""
-        return self.encode(f" {message}" if layout == "prompt" else message)
+        return self.encode(f" {message}" if layout == PROMPT_LAYOUT else message)
 
     def find_message_start(self) -> int:
-        """The last id of the layout "prompt", after which a message begins."""
+        """The last id of a prompt, after which a message begins."""
         return self.encode(PROMPT_ENDING)[-1]
 
     def find_message_end(self, layout: str = "marks") -> int:
-        """The id that ends a message: with the layout "prompt" that of a new line, else the end token."""
-        return self.encode("\n")[-1] if layout == "prompt" else self.end
+        """The id that ends a message: behind a prompt that of a new line, else the end token."""
+        return self.encode("\n")[-1] if layout == PROMPT_LAYOUT else self.end
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without special tokens; `<mark>` or `</s>` in a text is encoded as text."""

@@ -160,7 +160,7 @@ def _write_change(repo: Repository, files: Sequence[FileChange]) -> str:
         bundle = open_active_bundle(repo.state_dir)
     except GitpeftError:
         bundle = None  # whoever loads the model reports why
-    reads_prompts = bundle is not None and bundle.manifest.budget.get("layout") == "prompt"
+    reads_prompts = bundle is not None and bundle.manifest.reads_prompts
     return mask_secrets(store_change(files) if reads_prompts else compact_change(files))
 
 

@@ -70,7 +70,7 @@ class Suggester:
         self._reranker = Reranker.from_data(bundle.read_json(bundles.RERANKER_FILE), bundle.manifest.kind)
         with explain_read_errors("the manifest"):
             budget = TokenBudget(**bundle.manifest.budget)
-        self._exemplar_count, self._layout = budget.exemplars, budget.layout
+        self._exemplar_count = budget.exemplars
         with explain_read_errors(bundles.STYLE_FILE):
             self._longest = _read_longest_subject(bundle)
         self._index: CommitIndex | None = None
@@ -194,7 +194,7 @@ class Suggester:
 
     def _fit_form(self, change: str) -> str:
         """The change in the form that the model was trained on: the compact one, unless it reads prompts."""
-        return change if self._layout == "prompt" else shorten_change(change)
+        return change if self.bundle.manifest.reads_prompts else shorten_change(change)
 
     def _count_commits_before(self, before: str | None) -> int | None:
         """How many commits of the index are older than `before`; None for all."""

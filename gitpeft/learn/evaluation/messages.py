@@ -81,7 +81,7 @@ def choose_on_validation(
 
 
 def _limit_commits(draft: BundleDraft, most: int) -> int:
-    causal = draft.files is not None and draft.manifest.budget.get("layout") == "prompt"
+    causal = draft.files is not None and draft.manifest.reads_prompts
     return min(most, MAX_CAUSAL_COMMITS) if causal else most
 
 

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from gitpeft.diff.model_input import PROMPT_LAYOUT
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export import bart, llama, t5
 from gitpeft.learn.models import architectures
@@ -29,9 +30,6 @@ from gitpeft.runtime.tokenizer import TokenCodec
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
-
-PROMPT_LAYOUT = "prompt"
-"""The form in which causal language models read a change."""
 
 LogProbabilities = NDArray[np.float64]
 """(tokens, vocabulary)."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gitpeft.bundle.embedded import BASE_ADAPTER_FOLDER
+from gitpeft.diff.model_input import PROMPT_LAYOUT
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import PromptedExamples
 from gitpeft.learn.data.dataset import MAX_MESSAGE_TOKENS
@@ -152,11 +153,11 @@ def drop_context(like: list[str], previous: str, dice: random.Random) -> tuple[l
 
 def encode_pairs(pairs: Sequence[PairRecord], codec: TokenCodec, tokens: int) -> PromptedExamples:
     """Pairs as token ids, prompts of at most `tokens`; each message is ended by a new line."""
-    found, end = [], codec.find_message_end("prompt")
+    found, end = [], codec.find_message_end(PROMPT_LAYOUT)
     for pair in pairs:
         files = commit_pairs.restore_files(pair["files"])
         prompt = commit_pairs.render_pair(files, pair["like"], pair["previous"], codec, tokens)
-        written = codec.encode_message(pair["message"], "prompt")[:MAX_MESSAGE_TOKENS]
+        written = codec.encode_message(pair["message"], PROMPT_LAYOUT)[:MAX_MESSAGE_TOKENS]
         found.append((prompt[:-1], [*written, end]))
     return PromptedExamples.from_pairs(found, codec.find_message_start())
 
