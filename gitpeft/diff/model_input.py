@@ -47,7 +47,7 @@ class RendererTokenizer(Protocol):
 
 @lazy_dataclass(frozen=True, slots=True)
 class RenderedPiece:
-    """A part of a model's input: its token ids, and the file and line of the compact text that they encode.
+    """A part of a model's input: its token ids, and the file and line of the change that they encode.
 
     `path` is "" for messages, `line` is "" for anything but a line of a hunk.
     """

@@ -1,8 +1,8 @@
 """Parsing of git's patch format: a patch as git prints it becomes `FileChange`s with exact counts.
 
-The first of three forms of a change, each smaller than the one before: `parse_patch` here, the bounded text
-of `diff.compact`, and the token ids of `diff.render`. Mining, training and the hook share all three, so a
-model is asked about a change in exactly the form in which it learnt from changes.
+The first of four forms of a change, each smaller than the one before: `parse_patch` here, the bounded texts
+of `diff.stored` and `diff.compact`, and the token ids of `diff.render`. Mining, training and the hook share
+them, so a model is asked about a change in exactly the form in which it learnt from changes.
 """
 
 import re

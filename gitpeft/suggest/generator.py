@@ -73,7 +73,7 @@ class MessageGenerator:
     def generate_drafts(
         self, change: str, previous: str, exemplars: "Sequence[Neighbour]", seed: int | None = None
     ) -> list[DraftMessage]:
-        """Draft messages for a compact change, the likeliest first.
+        """Draft messages for a stored or compact change, the likeliest first.
 
         `previous` is the author's previous subject, `exemplars` are similar earlier commits, the most similar
         first. A `seed` samples other wordings, the same ones for the same seed.

@@ -175,7 +175,7 @@ class TermCounts:
 
 
 def count_terms(changes: Iterable[str]) -> TermCounts:
-    """The terms of compact changes (`terms.extract_terms`), read one by one."""
+    """The terms of stored or compact changes (`terms.extract_terms`), read one by one."""
     import numpy as np
 
     terms, counts, lengths = array("I"), array("I"), array("i")

@@ -59,7 +59,7 @@ _BEFORE_REFERENCE = (
 
 @lazy_dataclass(frozen=True, slots=True)
 class MessageFacts:
-    """What messages are checked against: the compact change, the branch, and the team's conventions.
+    """What messages are checked against: the stored or compact change, the branch, the team's conventions.
 
     `style` is the bundle's style.json, in which each of these may be missing: `subject_length_p95`, `types`,
     `scopes`, `ticket_pattern`, `ticket_format`, `tense` ("imperative" or "past") and `body_share`. `rules`
@@ -79,7 +79,7 @@ class MessageFacts:
 
 
 def gather_facts(repo: Repository, config: Config, change: str) -> MessageFacts:
-    """The facts for a compact change in a repository; files that cannot be read are ignored."""
+    """The facts for a stored or compact change in a repository; files that cannot be read are ignored."""
     try:
         active = bundle.open_active_bundle(repo.state_dir)
         style = active.read_json(bundle.STYLE_FILE) if active else {}

@@ -62,8 +62,8 @@ def build_candidates(
     """The different messages among `drafts`, in their order, with features and flaws.
 
     `longest` is the length of the longest allowed message in characters; `grounded` is whether messages are
-    checked against the change (`checks.find_ungrounded`). A generated message that repeats a
-    retrieved one word for word counts as generated, with the retrieved message's commit behind it.
+    checked against the change (`checks.find_ungrounded`). A generated message that repeats a retrieved one
+    word for word counts as generated, with the retrieved message's commit behind it.
     """
     retrieved = {draft.message: draft for draft in reversed(drafts) if draft.origin == RETRIEVED}
     first: dict[str, DraftMessage] = {}
@@ -136,9 +136,9 @@ class Reranker:
 
     `mode` "chooser" orders candidates by weights · features; "generated" and "retrieved" put messages of that
     origin first, in the order of likelihood or similarity, and "retrieved" never runs the model. A score is
-    sigmoid(value_weights · features + value_bias), the share of keystrokes that a candidate is expected to
-    save; without these weights, as earlier versions stored it, sigmoid(weights · features + bias). If the
-    score of the first is below `threshold`, nothing is offered.
+    sigmoid(value_weights · features + value_bias), the chance that a candidate saves at least 40 % of the
+    keystrokes; without these weights, as earlier versions stored it, sigmoid(weights · features + bias), the
+    expected quality in 0..1. If the score of the first is below `threshold`, nothing is offered.
     """
 
     mode: str = GENERATED
@@ -205,10 +205,10 @@ class Reranker:
         return sum(w * candidate.get_feature(f) for f, w in zip(self.features, weights, strict=True))
 
     def score_candidate(self, candidate: MessageCandidate) -> float:
-        """The share of keystrokes that a candidate is expected to save, in 0..1.
+        """The chance that a candidate saves at least 40 % of the keystrokes, in 0..1.
 
-        Without weights it is the similarity of a retrieved message or the mean token probability of a
-        generated one.
+        The weights of earlier versions give its expected quality. Without weights it is the similarity of a
+        retrieved message or the mean token probability of a generated one.
         """
         if not self.features:
             generated = candidate.origin == GENERATED

@@ -96,8 +96,8 @@ RECENT_SUBJECT_COUNT = 100
 class RerankingContext:
     """What the features compare messages with.
 
-    `change` is the compact change, `previous` the author's previous subject ("" if there is none), `recent`
-    are the newest subjects of the repository, oldest first.
+    `change` is the stored or compact change, `previous` the author's previous subject ("" if there is none),
+    `recent` are the newest subjects of the repository, oldest first.
     """
 
     def __init__(self, change: str, previous: str = "", recent: Sequence[str] = ()) -> None:

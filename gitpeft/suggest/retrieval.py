@@ -176,11 +176,11 @@ class CommitIndex:
         before: int | None = None,
         recency_weight: float = RECENCY_WEIGHT,
     ) -> list[Neighbour]:
-        """The `n` best commits for a compact change among the first `before` ones (default: all), best first.
+        """The `n` best commits for a stored or compact change, best first.
 
-        They are ordered by similarity times recency (see `RECENCY_WEIGHT`; 0 orders by similarity alone);
-        among equals the newest comes first. Commits without any similarity are left out, and of commits with
-        the same subject all but the best.
+        Only the first `before` commits are searched (default: all). The order is that of similarity times
+        recency (see `RECENCY_WEIGHT`; 0 orders by similarity alone); among equals the newest comes first.
+        Commits without any similarity are left out, and of commits with the same subject all but the best.
         """
         import numpy as np
 

@@ -120,10 +120,7 @@ def build_staged_request(
     from gitpeft.redaction import mask_secrets
 
     read_patch = partial(repo.read_staged_patch, base or "HEAD")
-    patch = read_patch()
-    files = _parse_described_files(repo, patch, config, read_patch)
-    if not files and patch:
-        raise NothingStagedError("everything that is staged is excluded", _SEE_EXCLUDE)
+    files = _read_described_files(repo, config, read_patch, "everything that is staged")
     if not files:
         raise NothingStagedError("nothing is staged", "use `git add` first")
     previous = mask_secrets(repo.find_previous_subject())
@@ -140,10 +137,7 @@ def build_commit_request(repo: Repository, config: Config, wanted: int, rev: str
     from gitpeft.redaction import mask_secrets
 
     read_patch = partial(repo.read_commit_patch, rev)
-    patch = read_patch()
-    files = _parse_described_files(repo, patch, config, read_patch)
-    if not files and patch:
-        raise NothingStagedError("everything that this commit changes is excluded", _SEE_EXCLUDE)
+    files = _read_described_files(repo, config, read_patch, "everything that this commit changes")
     change = _write_change(repo, files)
     previous = mask_secrets(repo.find_subject_before(rev))
     return SuggestionRequest(change, previous, _count_asked(config, wanted), f"{rev}^")
@@ -169,19 +163,23 @@ def _count_asked(config: Config, wanted: int) -> int:
     return max(wanted, 1 + config.alternatives) + SPARE_MESSAGES
 
 
-def _parse_described_files(
-    repo: Repository, patch: bytes, config: Config, read_again: Callable[[str], bytes]
+def _read_described_files(
+    repo: Repository, config: Config, read_patch: Callable[..., bytes], everything: str
 ) -> list[FileChange]:
     """The files of a patch without the excluded ones, with generated files marked as in mining.
 
     A file that was moved out of what is excluded, or into it, is one that was added or deleted: its other
-    name is not read. For these, `read_again` reads the same change with another option of git.
+    name is not read. For these, `read_patch` reads the same change again with an option of git.
+    NothingStagedError when `everything` is excluded.
     """
+    patch = read_patch()
     files = parse_patch(patch)
     if config.exclude:
         from gitpeft.diff.ignore_patterns import PathExclusion  # most repositories exclude nothing
 
-        files = _leave_out_excluded(files, read_again, PathExclusion(config.exclude, config.ignore_case))
+        files = _leave_out_excluded(files, read_patch, PathExclusion(config.exclude, config.ignore_case))
+    if not files and patch:
+        raise NothingStagedError(f"{everything} is excluded", _SEE_EXCLUDE)
     repo.mark_generated_files(files)
     return files
 

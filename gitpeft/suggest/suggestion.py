@@ -5,9 +5,10 @@ from gitpeft.lazy import lazy_dataclass
 
 @lazy_dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A message to offer, with its score (0..1) and its origin ("generated" or "retrieved").
+    """A message to offer, with its score (0..1) and its origin ("generated", "retrieved", "analogy" or
+    "described").
 
-    `like` are the ids of the commits behind it: the one whose message it is, or the model's exemplars.
+    `like` are the ids of the commits behind it: the one whose message it is or was, or the model's exemplars.
     """
 
     message: str

@@ -95,9 +95,8 @@ def measure_on_test(
 ) -> MeasuredMessages:
     """Score a model and its baseline, the nearest neighbour, on at most `most` of the newest commits.
 
-    None: 200, or fewer where the model is slow.
-
-    Three of the commits are kept as samples: best, median and worst by the keystrokes saved.
+    Without `most` they are `MAX_TEST_COMMITS`, for a causal model `MAX_CAUSAL_COMMITS`. Three of the commits
+    are kept as samples: best, median and worst by the keystrokes saved.
     """
     examples = trial.sample_examples(data.test, most or _limit_commits(draft, MAX_TEST_COMMITS), seed=2)
     if not examples:

@@ -35,7 +35,7 @@ MIN_COVERAGE, MIN_COVERED_COMMITS = 0.2, 20
 offers on other histories (22 %). A hook that is always silent looks broken."""
 
 PRIOR_WEIGHT = 20.0
-"""Offers that go as the prior says, added to those of a history where one is fitted."""
+"""So many offers that go as their scores say are added to those of a history."""
 
 VALUED_CANDIDATES, VALUE_RIDGE = 3, 3.0
 """The candidates of a commit from which their value is learnt, and the ridge penalty of that regression."""
@@ -80,9 +80,8 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
     then gets the threshold of `choose_threshold`.
     """
     known = prior if prior is not None and prior.weights else Reranker()
-    ways = {
-        mode: replace_fields(known, mode=mode) for mode in (GENERATED, RETRIEVED)
-    }  # their scores mean the same
+    # with the weights of the prior, so that scores mean the same in every mode
+    ways = {mode: replace_fields(known, mode=mode) for mode in (GENERATED, RETRIEVED)}
     if known.weights:
         ways[DEFAULT_MODE] = known
     scores = {name: float(np.mean(score_reranker(asked, chooser))) for name, chooser in ways.items()}
@@ -142,7 +141,7 @@ def _read_weights(prior: Reranker, weights: Sequence[float]) -> FloatArray:
 
 
 def _read_questions(asked: Sequence[ExampleCandidates]) -> list[tuple[FloatArray, FloatArray]]:
-    """Those examples that have two candidates to choose from.
+    """The questions of those examples that have two candidates to choose from.
 
     Where no example has two that may be offered, the others serve: a poor model has an order of messages too.
     """
@@ -154,7 +153,7 @@ def _read_questions(asked: Sequence[ExampleCandidates]) -> list[tuple[FloatArray
 
 
 def _read_question(one: ExampleCandidates, flawed: bool) -> tuple[FloatArray, FloatArray]:
-    """Features (k, len(RERANKER_FEATURES)) and savings (k, 0..1) of candidates, if asked flawed ones too."""
+    """Features (k, len(RERANKER_FEATURES)) and savings (k, 0..1) of candidates, with `flawed` of all."""
     usable = [c for c in one.found if flawed or not c.flaw]
     goals = [remember_saving(c.message, one.example.message) for c in usable]
     return np.array([c.features for c in usable]).reshape(-1, len(RERANKER_FEATURES)), np.array(goals)
