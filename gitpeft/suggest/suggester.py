@@ -58,8 +58,8 @@ def open_active_suggester(state_dir: Path) -> "Suggester":
 class Suggester:
     """Suggests messages with a bundle; the same request always gets the same answer.
 
-    `timings` holds milliseconds: imports and index (of the first request); retrieve, tokenizer, render,
-    encode, decode and choose (of the last one).
+    `timings` holds milliseconds: imports and index (of the first request); retrieve (with all drafts that the
+    model has no part in), tokenizer, render, encode, decode, score and choose (of the last one).
     """
 
     def __init__(self, bundle: Bundle, beams: int = BEAM_WIDTH) -> None:
@@ -150,11 +150,6 @@ class Suggester:
             end = self._count_commits_before(before)
             neighbours = self._find_nearest(change, end)
             recent = self._index.list_newest_subjects(MAX_SUBJECTS, end) if self._index is not None else []
-        drafts: list[DraftMessage] = []
-        if generate and self._generator is not None:
-            exemplars = neighbours[: self._exemplar_count]
-            drafts = self._generator.generate_drafts(change, previous, exemplars, seed)
-        with self._timer.measure("choose"):
             context = RerankingContext(change, clean_subject(previous), recent)
             earlier = self._reranker.is_of_earlier_version
             others = (
@@ -162,6 +157,10 @@ class Suggester:
                 if earlier
                 else _collect_other_drafts(neighbours, context)
             )
+        drafts: list[DraftMessage] = []
+        if generate and self._generator is not None:
+            exemplars = neighbours[: self._exemplar_count]
+            drafts = self._generator.generate_drafts(change, previous, exemplars, seed)
         if drafts and self._generator is not None and not earlier:
             others = self._score_offerable(others, context)
         with self._timer.measure("choose"):
