@@ -30,7 +30,7 @@ def find_silence(repo: Repository, config: Config) -> Iterator[Refusal]:
     yield from find_environment_refusals()
     if config.exclude and _excludes_everything(repo, config):
         yield Refusal("off", "gitpeft.exclude leaves out every file", "name fewer files there")
-    listing = parse_config_listing(repo.run("config", "--list", "-z"))
+    listing = parse_config_listing(repo.read_config_listing())
     source = "template" if listing.get("commit.template", [""])[-1] else ""
     refused = list(find_refusals(repo, config, source, ""))
     yield from refused
@@ -84,7 +84,8 @@ def _imitate_message_file(settings: Mapping[str, Sequence[str]], template: bytes
 
 def find_model_refusals(repo: Repository, config: Config) -> Iterator[Refusal]:
     """Why the model would give nothing: too slow for `gitpeft.timeoutMs`, or never at `gitpeft.minScore`."""
-    commits = repo.query_text("rev-list", "--no-merges", f"-{SCORED_COMMITS}", "HEAD", "--").split()
+    newest = repo.query_text("rev-list", "--no-merges", f"-{SCORED_COMMITS}", "HEAD", "--").split()
+    commits = [sha for sha in newest if _has_shown_files(repo, config, sha)]
     if not commits:
         return
     try:
@@ -104,6 +105,7 @@ def find_model_refusals(repo: Repository, config: Config) -> Iterator[Refusal]:
 
 
 def _has_shown_files(repo: Repository, config: Config, rev: str) -> bool:
+    """Whether a commit has a change that the model may see; of others the hook suggests nothing either."""
     try:
         return bool(service.build_commit_request(repo, config, 0, rev).change)
     except NothingStagedError:  # all of it is excluded

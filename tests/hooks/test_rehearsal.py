@@ -116,6 +116,17 @@ def test_a_model_that_fails_in_the_hook_fails_in_the_rehearsal(
     assert rehearse(modelled) == ["model"]
 
 
+@pytest.mark.parametrize("score", ["0", "50"])
+def test_commits_of_excluded_files_alone_are_no_failure_of_the_model(modelled: Hooked, score: str) -> None:
+    modelled.git("commit", "-m", "Staged before")
+    modelled.repo.commit("Lock", **{"one.lock": "1\n"})
+    modelled.repo.git("config", "gitpeft.minScore", score)
+    modelled.repo.git("config", "gitpeft.exclude", "*.lock")
+    assert rehearse(modelled) == []
+    modelled.repo.git("config", "gitpeft.exclude", "*")
+    assert rehearse(modelled) == []
+
+
 def test_an_empty_history_has_nothing_to_rehearse_with(repo_path: Path) -> None:
     repo = Repository.open(repo_path)
     assert list(rehearsal.find_model_refusals(repo, load_config(repo))) == []
