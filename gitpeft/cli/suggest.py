@@ -13,7 +13,7 @@ import typer
 
 from gitpeft.cli import console, options
 from gitpeft.errors import GitpeftError
-from gitpeft.git.repository import Repository
+from gitpeft.git.repository import Repository, names_one_commit
 
 if TYPE_CHECKING:
     from gitpeft.config import Config
@@ -123,8 +123,7 @@ def _list_several(repository: Repository, rev: str | None, all_: bool) -> list[s
     if all_:
         return repository.list_range_commits(repository.list_tips())
     named = [] if rev is None else repository.resolve_revisions(rev)
-    single = not named or (len(named) == 1 and not named[0].startswith("^"))
-    return None if single else repository.list_range_commits(named)
+    return None if not named or names_one_commit(named) else repository.list_range_commits(named)
 
 
 def _print_json_lines(answers: Iterable[_Answer]) -> None:

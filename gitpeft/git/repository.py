@@ -151,7 +151,7 @@ class Repository:
 
     def find_editor(self) -> str:
         """The name of the program in which git opens a message, without its folder; "" for none."""
-        command = os.environ.get("GIT_EDITOR") or self.read_variable("GIT_EDITOR")
+        command = os.environ.get("GIT_EDITOR") or self.query_text("var", "GIT_EDITOR")
         words = command.split() if set(command).isdisjoint("'\"\\") else _split_shell_words(command)
         names = [word.rpartition("/")[2] for word in words if "=" not in word]
         return next((name for name in names if name != "env"), "")
@@ -169,7 +169,7 @@ class Repository:
             return ""
 
     def query_text(self, *args: str) -> str:
-        """As `ask_text`, but "" for a failure too: where the next step fails and reports it."""
+        """As `ask_text`, but "" for a failure too: where that is an answer, or the next step reports it."""
         try:
             return decode_output(self.run(*args)).removesuffix("\n")
         except GitFailedError:
@@ -180,13 +180,6 @@ class Repository:
         """The version of git as numbers, `(2, 39, 5)`."""
         found = re.search(r"\d+(?:\.\d+)+", self.ask_text("version"))
         return tuple(int(part) for part in found[0].split(".")) if found else ()
-
-    def read_variable(self, name: str) -> str:
-        """A variable of `git var`; "" where git has no value for it, and would fail where it needs one."""
-        try:
-            return decode_output(self.run("var", name)).removesuffix("\n")
-        except GitFailedError:
-            return ""
 
     def has_commit(self, rev: str) -> bool:
         """Whether a commit is known here."""
@@ -199,7 +192,7 @@ class Repository:
         Raises GitpeftError when there is none, or when it names several.
         """
         named = [rev] if _FULL_ID.fullmatch(rev) else self.resolve_revisions(rev)
-        if len(named) > 1 or named[0].startswith("^"):
+        if not names_one_commit(named):
             raise GitpeftError(f"{rev!r} does not name one commit", "Name a single commit here, not a range.")
         sha = self.ask_text("rev-parse", "--verify", "--quiet", f"{named[0]}^{{commit}}")
         if not sha:
@@ -502,6 +495,11 @@ class Repository:
         excluded = [f"^{than}"] if than else []
         options = ["--no-merges", "--date-order", f"-{most}"]
         return self.run("rev-list", *options, "--end-of-options", tip, *excluded, "--").decode().split()
+
+
+def names_one_commit(named: Sequence[str]) -> bool:
+    """Whether what `Repository.resolve_revisions` returned is a single commit, not a range."""
+    return len(named) == 1 and not named[0].startswith("^")
 
 
 def get_mail(identity: bytes) -> bytes:

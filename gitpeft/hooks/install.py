@@ -137,7 +137,7 @@ def _install_as_stub(repo: Repository, name: str, python: str) -> InstalledHook:
 
 def _describe_other_worktrees(repo: Repository) -> tuple[str, ...]:
     """That the hook is in this work tree alone, where the others look for hooks elsewhere."""
-    others = [root for folder, root in hooks_path.map_other_worktrees(repo).items()]
+    others = hooks_path.map_other_worktrees(repo).values()
     if not others or not hooks_path.find_hooks_folder(repo).is_relative:
         return ()
     names = ", ".join(map(str, others))

@@ -14,7 +14,7 @@ from gitpeft.config import Config
 from gitpeft.diff.patch import FileChange, quote_path
 from gitpeft.git.log import SkippedCommit
 from gitpeft.git.objects import read_line_counts
-from gitpeft.git.repository import Repository
+from gitpeft.git.repository import Repository, names_one_commit
 from gitpeft.history.context import MeasuredChange
 from gitpeft.history.store import History
 from gitpeft.lazy import field, lazy_dataclass
@@ -203,7 +203,7 @@ def assess_revision(
     GitpeftError for an unknown revision.
     """
     named = [] if rev is None else repository.resolve_revisions(rev)
-    if rev is not None and (len(named) > 1 or named[0].startswith("^")):
+    if named and not names_one_commit(named):
         yield from assess_commits(repository, config, named, train)
         return
     with open_assessor(repository, config, [] if rev is None else [rev], train) as assessor:

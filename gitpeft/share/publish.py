@@ -149,7 +149,7 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 def _require_identity(repo: Repository) -> None:
     """Raise GitpeftError, with what to do, unless git knows who commits, as the model becomes a commit."""
-    if all(repo.read_variable(name) for name in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")):
+    if all(repo.query_text("var", name) for name in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")):
         return
     raise GitpeftError(
         "git does not know who publishes: a model is a commit, and needs a name and an address",
