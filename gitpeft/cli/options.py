@@ -105,7 +105,7 @@ BaseOption = Annotated[
     typer.Option(
         "--base",
         metavar="NAME",
-        help="Base model: `mini` (built in), `auto` (the larger one of the package where memory allows), a "
+        help="Base model: `mini` (built in), `auto` (the larger `smol` where memory allows), `smol`, a "
         "folder of transformers files, owner/name@commit of the Hugging Face hub, or one of codet5-small, "
         "codet5-base, codet5p-220m, plbart-base, unixcoder-base, codebert-base, graphcodebert-base.",
     ),

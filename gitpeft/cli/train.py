@@ -29,7 +29,7 @@ def init(
     no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Skip hook installation.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Learn from this history and install the git hook.
+    """Learn from this history and install the git hooks.
 
     Reads the history, tunes a model on it, exports it, fits the risk model and installs the hooks. With fewer
     than 50 usable commits, or without `gitpeft[train]`, the base model is used without tuning, together with

@@ -104,7 +104,7 @@ def _describe_quality(measured: "MeasuredMessages") -> str:
     said = (
         f"{mine.mean:.0f}% ({mine.low:.0f}-{mine.high:.0f}) of the keystrokes saved on the {ours.n} newest "
         f"commits, something offered for {ours.metrics['coverage'].mean:.0f}%{kept}; nearest past message: "
-        f"{other.mean:.0f}% ({other.low:.0f}-{other.high:.0f})"
+        f"{other.mean:.0f}% ({other.low:.0f}-{other.high:.0f}), offered for all"
     )
     overlap = mine.low <= other.high and other.low <= mine.high
     return said + ("; too few commits to tell them apart" if overlap else "")
@@ -357,4 +357,4 @@ def print_findings(found: Sequence["DoctorFinding"]) -> None:
         if one.remedy and not one.fixed:
             print("\n".join(f"    {line}" for line in one.remedy.splitlines()))
     if not broken:
-        print("No problems found: the next commit in an editor gets a suggestion.")
+        print("No problems found: a commit in an editor gets a suggestion where one is likely to fit.")
