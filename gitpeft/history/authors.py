@@ -4,6 +4,7 @@ import hashlib
 import sqlite3
 
 from gitpeft.git.repository import Repository, get_mail
+from gitpeft.history.context import read_setting, write_setting
 from gitpeft.history.filters import is_bot
 from gitpeft.terminal import encode_exactly
 
@@ -38,8 +39,7 @@ def follow_mailmap(
     nothing is done where more commits are stored.
     """
     state = repository.mailmap.compute_state()
-    row = db.execute("SELECT value FROM setting WHERE name = 'mailmap'").fetchone()
-    if state == (row[0] if row else ""):
+    if state == read_setting(db, "mailmap"):
         return
     stored = dict(db.execute("SELECT sha, author FROM record"))
     if most is not None and len(stored) > most:
@@ -51,4 +51,4 @@ def follow_mailmap(
     with db:
         db.executemany("UPDATE record SET author = ?, bot = ? WHERE sha = ?", changed)
         db.executemany("UPDATE change SET author = ? WHERE sha = ?", [(a, sha) for a, _, sha in changed])
-        db.execute("INSERT OR REPLACE INTO setting VALUES ('mailmap', ?)", (state,))
+        write_setting(db, "mailmap", state)

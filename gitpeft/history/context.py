@@ -300,13 +300,23 @@ def move_cursor(db: sqlite3.Connection, head: str | None, left: Sequence[str], r
     command = "UPDATE change SET reached = ? WHERE sha = ?"
     db.executemany(command, [(0, sha) for sha in right])
     db.executemany(command, [(1, sha) for sha in left])
-    db.execute("INSERT OR REPLACE INTO setting VALUES ('place', ?)", (head or "",))
+    write_setting(db, "place", head or "")
 
 
 def read_cursor(db: sqlite3.Connection) -> str:
     """The commit of the cursor, "" before the first one."""
-    row = db.execute("SELECT value FROM setting WHERE name = 'place'").fetchone()
+    return read_setting(db, "place")
+
+
+def read_setting(db: sqlite3.Connection, name: str) -> str:
+    """What the database remembers under a name, "" for nothing."""
+    row = db.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
     return str(row[0]) if row else ""
+
+
+def write_setting(db: sqlite3.Connection, name: str, value: str) -> None:
+    """Remember a value under a name; the caller ends the transaction."""
+    db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))
 
 
 def load_stored_changes(db: sqlite3.Connection, shas: set[str]) -> dict[str, MeasuredChange]:

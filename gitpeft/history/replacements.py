@@ -3,6 +3,7 @@
 import sqlite3
 
 from gitpeft.git.repository import Repository
+from gitpeft.history.context import read_setting, write_setting
 
 
 def forget_replaced_commits(db: sqlite3.Connection, repository: Repository) -> None:
@@ -10,13 +11,12 @@ def forget_replaced_commits(db: sqlite3.Connection, repository: Repository) -> N
 
     What git shows of a commit, and of its children, is then no longer what was stored under its id.
     """
-    row = db.execute("SELECT value FROM setting WHERE name = 'replaced'").fetchone()
     state = repository.read_replacement_state()
-    if state == (row[0] if row else ""):
+    if state == read_setting(db, "replaced"):
         return
     with db:
         for table in ("record", "skipped", "touch", "change"):
             db.execute(f"DELETE FROM {table}")
         db.execute("DELETE FROM setting WHERE name = 'place'")
-        db.execute("INSERT OR REPLACE INTO setting VALUES ('replaced', ?)", (state,))
+        write_setting(db, "replaced", state)
     (repository.state_dir / "recent.json").unlink(missing_ok=True)
