@@ -188,9 +188,8 @@ def insert_messages(
     """
     eol = b"\r\n" if content.partition(b"\n")[0].endswith(b"\r") else b"\n"
     fitting = [fitted for fitted in (escape_comment_lines(message, rules) for message in messages) if fitted]
-    fitting = [text for text in fitting if _is_encodable(text, rules)] or fitting[
-        :1
-    ]  # which says what is wrong
+    # where none can be encoded, the first is kept: encoding it below says what is wrong
+    fitting = [text for text in fitting if _is_encodable(text, rules)] or fitting[:1]
     head, others = ([], fitting) if only_comments else (fitting[:1], fitting[1:])
     blocks = [_encode_text(message, rules) for message in head]
     if fitting and rules.strips and not rules.auto:
