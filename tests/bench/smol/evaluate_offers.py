@@ -23,9 +23,9 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
 
 from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
+from gitpeft.learn.models import bases
 from gitpeft.learn.pretraining.commit_pairs import (
     mine_repository,
     open_clone,
@@ -87,7 +87,7 @@ def make_commit_item(record: dict[str, Any], codec: TokenCodec, tokens: int) -> 
 
 def merge_adapter(base: Path, adapter: Path | None) -> Any:
     """The base with an adapter folded in, in bf16."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model: Any = bases.find_base(str(base)).load(adapted=False)
     if adapter:
         with safe_open(adapter, "pt") as file, torch.no_grad():
             for name in file.keys():  # noqa: SIM118 (it is no dictionary)
