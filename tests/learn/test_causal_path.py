@@ -81,8 +81,13 @@ def test_a_causal_base_is_trained_further(
     )
     tip = repo.git("rev-parse", "HEAD~20")
     assert gitpeft("init", *options, "--until", tip, "--no-hooks").code == 0
+    champion = bundles.require_active_bundle(Repository.open(repo.path).state_dir)
     done = gitpeft("train", *options, "--json")
     assert done.code == 0, done
+    told = json.loads(done.out)
+    assert told["champion"] == champion.id and told["cost"]["steps"] > 0
+    assert told["warm"] or champion.manifest.method["name"] == "none", "nothing was better than no tuning"
+    assert told["tasks"]["message"]["duel"]["n"] == told["new"] == 20
 
 
 def test_methods_are_compared_on_a_causal_base(
@@ -96,3 +101,7 @@ def test_methods_are_compared_on_a_causal_base(
         "--methods", "lora:rank=4", "--methods", "full", "--budget", "1", "--json",
     )  # fmt: skip
     assert done.code == 0, done
+    [task] = json.loads(done.out)["tasks"]
+    finalists = {one["name"]: one["steps"] for one in task["finalists"]}
+    assert finalists and finalists.keys() <= {"lora", "full"} and min(finalists.values()) > 0
+    assert task["asked"] == 6 and all(one["scores"]["n"] == 6 for one in task["finalists"])
