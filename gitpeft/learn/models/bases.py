@@ -46,7 +46,7 @@ _UNIXCODER_MARK = "<encoder-decoder>"
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A base model on this machine: its name, folder, sha256 over weights, configuration and tokenizer.
+    """A base model on this machine: its name, folder, and digest (see `compute_base_digest`).
 
     `kind` is the architecture, as `model_type` of its configuration has it; `states` the layers of its
     encoder, or of all of it where it has none, times their width.
@@ -236,11 +236,12 @@ def _load_codec(path: Path) -> TokenCodec:
 
 
 def find_base(name: str) -> BaseModel:
-    """The base with this name: `mini`, a folder of `transformers` files, a preset, or `owner/name@commit`.
+    """The base with this name: one of `EMBEDDED_BASES`, a folder, a preset, or `owner/name@commit`.
 
-    A preset or a hub id is looked for among what was downloaded; see `hub.resolve_hub_base`. GitpeftError
-    when there is none, when it holds no safetensors or no `tokenizer.json`, or when its configuration is
-    damaged or that of a model that cannot be tuned here.
+    A folder holds files of `transformers`, its weights packed or not. A preset or a hub id is looked for
+    among what was downloaded; see `hub.resolve_hub_base`. GitpeftError when there is none, when it holds no
+    safetensors or no `tokenizer.json`, or when its configuration is damaged or that of a model that cannot be
+    tuned here.
     """
     folder = find_embedded_base(name) if name in EMBEDDED_BASES else Path(name).expanduser()
     if not folder.exists() and (name in hub.BASE_PRESETS or hub.is_hub_id(name)):

@@ -13,7 +13,7 @@ _NOT_HIDDEN = ("shared", "embed", "lm_head", "relative_attention_bias", "pointer
 
 
 class BatchedMuon(torch.optim.Muon):
-    """Muon that orthogonalises all matrices of one shape at once: a tenth of the kernels, the same step."""
+    """Muon that orthogonalises all matrices of one shape at once: fewer kernels, the same step."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
