@@ -357,4 +357,4 @@ def print_findings(found: Sequence["DoctorFinding"]) -> None:
         if one.remedy and not one.fixed:
             print("\n".join(f"    {line}" for line in one.remedy.splitlines()))
     if not broken:
-        print("No problems found: a commit in an editor gets a suggestion where one is likely to fit.")
+        print("No problems found: commits get a suggestion where one is likely to fit.")
