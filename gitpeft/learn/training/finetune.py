@@ -38,17 +38,13 @@ if TYPE_CHECKING:
 
 MESSAGE_TASK = "messages"
 MAX_EPOCHS = 8
-BATCH_EXAMPLES, CAUSAL_BATCH_EXAMPLES = 24, 8
-"""Examples a batch holds when all are as long as the budget allows."""
-
-PARITY_EXAMPLES, CAUSAL_PARITY_EXAMPLES = 48, 16
-MAX_LOSS_EXAMPLES, MAX_CAUSAL_EXAMPLES, CAUSAL_CHECKS = 200, 40, 3
-"""A validation pass costs as much as several steps: on all of a long history it would eat short budgets. For
-causal models it is made on fewer examples, and as many times at most."""
+BATCH_EXAMPLES = 24
+"""Examples a batch holds when all are as long as the budget allows, unless the base is a causal model."""
 
 MAX_POOL, PACE_EXAMPLES, TRAINING_SHARE = 20_000, 4, 0.8
 """A large base learns from at most so many of the newest examples; from how many the pace is measured; and
 the share of the minutes that is left beside validation."""
+
 STRENGTHS, STRENGTHS_FILE = (1.0, 0.5, 0.0), "strengths.json"
 """The shares of a LoRA's update that are tried on validation, and the file of their losses in a run."""
 
@@ -61,11 +57,35 @@ ProgressListener = Callable[[str, float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class RunSizes:
+    """Numbers of examples in a run: `batch` when all are as long as the budget allows, `parity` for the gate.
+
+    The validation loss is measured on at most `checked` examples, `checks` times at most: a pass costs as
+    much as several steps, and on all of a long history it would eat short budgets.
+    """
+
+    batch: int
+    parity: int
+    checked: int
+    checks: int
+
+
+_SIZES = RunSizes(BATCH_EXAMPLES, parity=48, checked=200, checks=10)
+_CAUSAL_SIZES = RunSizes(batch=8, parity=16, checked=40, checks=3)
+"""Smaller, since a causal model's training sees few batches in its minutes."""
+
+
+def find_run_sizes(base: "BaseModel") -> RunSizes:
+    """The sizes for this family of bases."""
+    return _CAUSAL_SIZES if base.architecture.causal else _SIZES
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingJob:
     """What to train: `steps` 0 means at most `MAX_EPOCHS` passes; `minutes` bounds it in any case.
 
     `warm`: the folder of an adapter of the same method and base, from whose weights training starts.
-    `checks`: how often in a run the validation loss is measured, on at most `MAX_LOSS_EXAMPLES` examples.
+    `checks`: how often in a run the validation loss is measured (see `RunSizes`).
     """
 
     base: "BaseModel"
@@ -127,8 +147,8 @@ def _train_model(
     from gitpeft.learn.training.checkpoint import copy_trainable_weights
     from gitpeft.learn.training.loop import train_model
 
-    causal = job.base.architecture.causal
-    held_out = trial.sample_examples(data.valid, MAX_CAUSAL_EXAMPLES if causal else MAX_LOSS_EXAMPLES, seed=1)
+    causal, sizes = job.base.architecture.causal, find_run_sizes(job.base)
+    held_out = trial.sample_examples(data.valid, sizes.checked, seed=1)
     limited = causal and not job.steps  # of a long history only what fits into the minutes is rendered
     newest = list_newest(job, data.train)
     train = render_examples(newest[-PROBE_BATCHES * PROBE_EXAMPLES :] if limited else newest, job.base)
@@ -158,7 +178,7 @@ def _train_model(
             valid=valid,
             on_step=report_progress,
             checkpoint=folder / "checkpoint",
-            evaluate_every=1 / (min(job.checks, CAUSAL_CHECKS) if causal else job.checks),
+            evaluate_every=1 / min(job.checks, sizes.checks),
         )
         if causal and method.name == "lora" and not job.warm:
             losses = measure_strengths(model, before if start else {}, valid, settings)
@@ -231,7 +251,7 @@ def fit_into_minutes(
     few = range(max(0, len(train) - PACE_EXAMPLES), len(train))
     settings = replace(_make_settings(job, len(train)), parts=1)
     seconds = measure_pace(model, train.select_examples(few), settings)
-    most = max(count_batch_examples(job.base), int(TRAINING_SHARE * 60 * job.minutes / seconds))
+    most = max(find_run_sizes(job.base).batch, int(TRAINING_SHARE * 60 * job.minutes / seconds))
     write_json(known, most)
     return most
 
@@ -247,11 +267,6 @@ def _save_adapter(model: "PreTrainedModel", folder: Path) -> int:
     return sum(path.stat().st_size for path in adapter.rglob("*") if path.is_file())
 
 
-def count_batch_examples(base: "BaseModel") -> int:
-    """Examples of a batch: fewer for causal models, whose training sees few batches in its minutes."""
-    return CAUSAL_BATCH_EXAMPLES if base.architecture.causal else BATCH_EXAMPLES
-
-
 def count_max_steps(examples: int, batch: int = BATCH_EXAMPLES) -> int:
     """Steps of `MAX_EPOCHS` passes over so many examples."""
     return max(1, MAX_EPOCHS * examples // batch)
@@ -260,9 +275,10 @@ def count_max_steps(examples: int, batch: int = BATCH_EXAMPLES) -> int:
 def _make_settings(job: TrainingJob, examples: int) -> TrainingSettings:
     from gitpeft.learn.training.devices import count_batch_parts
 
-    batch_tokens = count_batch_examples(job.base) * job.base.budget.total
+    batch = find_run_sizes(job.base).batch
+    batch_tokens = batch * job.base.budget.total
     return TrainingSettings(
-        steps=job.steps or count_max_steps(examples, count_batch_examples(job.base)),
+        steps=job.steps or count_max_steps(examples, batch),
         minutes=job.minutes,
         batch_tokens=batch_tokens,
         lr=job.method.lr,
@@ -329,8 +345,7 @@ def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder:
     if done.exists():
         return ExportResult.from_dict(_read_json(done))
     model = methods.load_merged_model(base.load_for(method), method, folder / bundles.ADAPTER_FOLDER)
-    most = CAUSAL_PARITY_EXAMPLES if base.architecture.causal else PARITY_EXAMPLES
-    held_out = trial.sample_examples(data.valid, most, seed=0)
+    held_out = trial.sample_examples(data.valid, find_run_sizes(base).parity, seed=0)
     pairs = [encode_example_for_base(base, example) for example in held_out]
     asked = [(source, target[:-1]) for source, target in pairs]
     result = export_model(model, base.tokenizer_path, folder, asked, wrapping=base.find_wrapping_ids())
