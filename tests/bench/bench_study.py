@@ -253,11 +253,12 @@ def cost_row(shape: str, method: str, spent: dict[str, Any]) -> str:
     if "failed" in spent:
         return f"| {shape} | {method} | {spent['failed']} | | | | |"
     memory = f"{spent['allocated'] / 2**30:.2f} GiB allocated, {spent['reserved'] / 2**30:.2f} reserved"
+    step = (spent["seconds"] - spent["startup_seconds"]) / spent["steps"]
     if not spent["reserved"]:
         memory = f"{spent['peak_memory'] / 2**30:.2f} GiB resident"
     return (
         f"| {shape} | {method} | {spent['trainable']:,} ({spent['share']:.2%}) | {memory} "
-        f"| {spent['seconds'] / spent['steps']:.2f} | {spent['tokens_per_second']:,.0f} | {spent['device']} |"
+        f"| {step:.3f} | {spent['tokens_per_second']:,.0f} | {spent['device']} |"
     )
 
 

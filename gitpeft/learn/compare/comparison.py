@@ -55,6 +55,7 @@ from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.data.subsets import HistorySubset
 from gitpeft.learn.models import architectures, methods
 from gitpeft.learn.training import finetune
+from gitpeft.learn.training.devices import pick_device
 from gitpeft.learn.training.finetune import ProgressListener
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ if TYPE_CHECKING:
 PACE_COMMITS = 9
 """Commits on which the time of a probe is measured."""
 
-TRIAL_STEPS, TRIAL_ANSWERS = 3, 12
-"""Steps, and evaluated commits, of the run that measures what a run costs here."""
+TRIAL_STEPS, TRIAL_ANSWERS = {"cpu": 4, "cuda": 16}, 12
+"""Steps by device, and evaluated commits, of the run that measures what a run costs here. The first steps on
+a GPU load kernels, and take up to a hundred times as long as later ones."""
 
 MIN_PROBING_MINUTES = 3.0
 """The smallest budget of which the tenth for probes is worth measuring them."""
@@ -185,21 +187,23 @@ class Comparison:
     def _measure_pace(self) -> RunTimings:
         """The costs of a run here, from loading to the last answer, measured on a few steps and commits."""
         one, folder = self.found[0], self.folder / "trial"
-        row = RunStatus("trial", one.label, 0, "running", steps=TRIAL_STEPS)
+        count = TRIAL_STEPS[pick_device().type]
+        row = RunStatus("trial", one.label, 0, "running", steps=count)
         self.runs.rows = [row]
         self.watch(self.runs.rows, "measuring the time of a run")
         shutil.rmtree(folder, ignore_errors=True)
         before = time.monotonic()
         ground = self.field.whole.make_small(TRIAL_ANSWERS)
         result = self.runs.execute_run(
-            RunRequest(one, "trial", TRIAL_STEPS, self.wish.minutes, ground), folder, row
+            RunRequest(one, "trial", count, self.wish.minutes, ground), folder, row
         )
-        taken, steps = time.monotonic() - before, result.cost.seconds_to_best
+        taken = time.monotonic() - before
+        steps = result.cost.seconds_to_best - result.cost.startup_seconds
         shutil.rmtree(folder, ignore_errors=True)
         more_answers = len(self.field.whole.scorer) - len(ground.scorer)
         finish = taken - result.around_seconds + more_answers * result.cost.answer_ms / 1000
         # full tuning, the slowest, takes about a third more for a step than the first candidate
-        step = 1.3 * steps / TRIAL_STEPS
+        step = 1.3 * steps / count
         return RunTimings(step, result.around_seconds - steps, finish, self._measure_probe_pace())
 
     def _measure_probe_pace(self) -> float:

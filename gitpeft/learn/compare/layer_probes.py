@@ -20,6 +20,7 @@ from gitpeft.learn.compare.report import ProbeSummary
 from gitpeft.learn.compare.results import Difference, LayerAccuracies
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval, bootstrap_mean, paired_bootstrap
+from gitpeft.learn.training import devices
 
 if TYPE_CHECKING:
     from gitpeft.learn.models.bases import BaseModel
@@ -63,6 +64,7 @@ def make_probe_questions(
 
 def measure_seconds_per_commit(encoder: nn.Module, asked: ProbeQuestions, commits: int) -> float:
     """Seconds that probing one encoder takes for each commit, measured on a few of them."""
+    _move_to_training_device(encoder)
     started = time.monotonic()
     for older, newer in asked.by_task.values():
         _pool_layer_states(encoder, [*older, *newer])
@@ -74,6 +76,7 @@ def probe_layers(encoder: nn.Module, asked: ProbeQuestions) -> LayerAccuracies:
 
     A task whose items all have the same answer is left out.
     """
+    _move_to_training_device(encoder)
     found = {}
     for task, (older, newer) in asked.by_task.items():
         answers = [np.array([item.answer for item in part]) for part in (older, newer)]
@@ -87,6 +90,11 @@ def probe_layers(encoder: nn.Module, asked: ProbeQuestions) -> LayerAccuracies:
             for i in range(x.shape[1])
         ]
     return found
+
+
+def _move_to_training_device(encoder: nn.Module) -> None:
+    """To the GPU, where trainings use one and it has room."""
+    devices.move_model(encoder, devices.pick_device(), [])
 
 
 def _average_by_commit(items: Sequence[ProbeItem], right: Array) -> dict[str, float]:

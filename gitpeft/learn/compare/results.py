@@ -61,6 +61,7 @@ class ComparisonCost:
     reserved: float = 0.0
     seconds: float = 0.0
     seconds_to_best: float = 0.0
+    startup_seconds: float = 0.0
     tokens_per_second: float = 0.0
     adapter_bytes: float = 0.0
     exported_bytes: float = 0.0

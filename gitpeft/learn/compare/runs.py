@@ -164,7 +164,7 @@ def _make_result(
         method=method.as_dict(),
         steps=trained.steps,
         valid_loss=trained.valid_loss,
-        step_seconds=trained.seconds / max(1, trained.steps),
+        step_seconds=(trained.seconds - trained.cost.startup_seconds) / max(1, trained.steps),
         around_seconds=around,
         cost=trained.cost,
     )

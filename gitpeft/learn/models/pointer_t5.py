@@ -102,9 +102,14 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         source_ids: Tensor | None = None,
+        label_places: Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
-        """As T5's; `source_ids` repeats `input_ids` where only `encoder_outputs` are given (generation)."""
+        """As T5's; `source_ids` repeats `input_ids` where only `encoder_outputs` are given (generation).
+
+        `label_places` are the indices of the real labels in the flat `labels`, where they are known.
+        """
+        attention_mask = self._widen_mask(attention_mask)
         source_ids = input_ids if source_ids is None else source_ids
         past = kwargs.get(_CACHE_FIELD, past_key_values)
         if encoder_outputs is None:
@@ -126,7 +131,7 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
         if source_ids is None or decoder_input_ids is None:
             raise ValueError("the pointer head needs source_ids (or input_ids) and decoder_input_ids")
         copy = self._copy_log_probs(source_ids, states, outputs, decoder_input_ids)
-        loss = None if labels is None else self._mixture_loss(outputs, copy, source_ids, labels)
+        loss = None if labels is None else self._mixture_loss(outputs, copy, source_ids, labels, label_places)
         skip = self.training and labels is not None
         return Seq2SeqLMOutput(
             loss=loss,
@@ -134,6 +139,15 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
             encoder_last_hidden_state=states,
             **{_CACHE_FIELD: decoded.get(_CACHE_FIELD)},
         )
+
+    def _widen_mask(self, mask: Tensor | None) -> Tensor | None:
+        """What is added to the scores of attention, (batch, 1, 1, source), where torch computes attention.
+
+        The library would look whether a mask has any zero, for which the host waits for a GPU.
+        """
+        if mask is None or mask.ndim != 2 or self.config._attn_implementation != "sdpa":
+            return mask
+        return (mask == 0)[:, None, None, :] * torch.finfo(torch.float32).min
 
     def _copy_log_probs(self, source: Tensor, states: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         keys = self.pointer.compute_keys(states, self.shared(source))
@@ -147,9 +161,11 @@ class PointerT5ForConditionalGeneration(T5ForConditionalGeneration):  # type: ig
             outputs = outputs * (self.model_dim**-0.5)
         return torch.log_softmax(self.lm_head(outputs).float(), dim=-1)
 
-    def _mixture_loss(self, outputs: Tensor, copy: Tensor, source: Tensor, labels: Tensor) -> Tensor:
+    def _mixture_loss(
+        self, outputs: Tensor, copy: Tensor, source: Tensor, labels: Tensor, at: Tensor | None
+    ) -> Tensor:
         """Mean negative log-likelihood of the labels; the vocabulary is computed at real labels only."""
-        at = (labels != -100).flatten().nonzero().squeeze(1)  # once: on a GPU, the host waits for it
+        at = (labels != -100).flatten().nonzero().squeeze(1) if at is None else at
         gold, chosen = labels.flatten()[at], outputs.flatten(0, 1)[at]
         gate = self.pointer.gate(chosen).float().squeeze(-1)
         generated = self.vocabulary_log_probs(chosen).gather(1, gold[:, None]).squeeze(1)

@@ -24,6 +24,7 @@ from torch import Tensor
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
 from gitpeft.learn.data.batches import PromptedExamples
+from gitpeft.learn.training.devices import load_arrays
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -97,16 +98,16 @@ class AdapterRun:
         self.at = AdapterPosition()
         self.asked_to_stop = False
 
-    def take_step(self, examples: PromptedExamples) -> float:
-        """One update from a batch; its loss in nats a token."""
+    def take_step(self, examples: PromptedExamples) -> Tensor:
+        """One update from a batch; its loss in nats a token, for which a GPU has not been waited."""
         parts = [list(range(len(examples)))[i :: self.settings.parts] for i in range(self.settings.parts)]
         batches = [examples.collate_batch(part, 1 << 30, 16, 0) for part in parts if part]
         counts = [int((batch["labels"] != -100).sum()) for batch in batches]
-        total = 0.0
+        losses = []
         for batch, count in zip(batches, counts, strict=True):
             loss = self._compute_loss(batch) * (count / sum(counts))
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
         warm = (self.at.place - self.at.begun + self.settings.batch) / self.settings.warm
         for group in self.optimiser.param_groups:
@@ -119,11 +120,11 @@ class AdapterRun:
         with torch.no_grad():
             now = [self.weights[name].detach() for name in self.average]
             torch._foreach_lerp_(list(self.average.values()), now, 1 - share)
-        return total
+        return torch.stack(losses).sum()
 
     def _compute_loss(self, batch: Mapping[str, Any]) -> Tensor:
         device = next(iter(self.weights.values())).device
-        inputs = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+        inputs = load_arrays(batch, device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             found: Tensor = self.model(**inputs).loss
         return found
@@ -223,7 +224,7 @@ def train_adapter(
     settings, before = run.settings, run.at.seconds
     began = saved = time.monotonic()
     due = -(-run.at.place // settings.check_every) * settings.check_every
-    losses: list[float] = []
+    losses: list[Tensor] = []
     with _stop_on_sigterm(run):
         while run.at.place < settings.pairs and not run.asked_to_stop:
             if time.monotonic() - began > 60 * settings.minutes:
@@ -235,7 +236,13 @@ def train_adapter(
             losses.append(run.take_step(source.make_examples(range(run.at.place, run.at.place + size))))
             run.at.seconds = before + time.monotonic() - began
             if run.at.steps % 10 == 0:
-                report({"place": run.at.place, "loss": sum(losses) / len(losses), "seconds": run.at.seconds})
+                report(
+                    {
+                        "place": run.at.place,
+                        "loss": float(torch.stack(losses).mean()),
+                        "seconds": run.at.seconds,
+                    }
+                )
                 losses.clear()
             if time.monotonic() - saved > 60 * settings.save_minutes:
                 saved = time.monotonic()

@@ -1,10 +1,12 @@
 """The device of a training: which one is used, and what happens where a model does not fit."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from gitpeft.config import DEVICE_VARIABLE
@@ -37,6 +39,32 @@ def pick_device(name: str | None = None) -> torch.device:
             )
         torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device(name)
+
+
+def load_arrays(arrays: Mapping[str, NDArray[np.generic]], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on the device; the host does not wait for the copy.
+
+    On a GPU, the mask of a causal model is made here: the library would look at its values to do that, for
+    which the host waits.
+    """
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if device.type == "cuda":  # only from pinned memory does a copy not wait
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    found = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+    if device.type == "cuda" and "logits_to_keep" in found:
+        found["attention_mask"] = make_causal_mask(found["attention_mask"])
+    return found
+
+
+def make_causal_mask(real: torch.Tensor) -> torch.Tensor:
+    """Which token sees which, (batch, 1, length, length), from the real ones (batch, length).
+
+    A token sees itself in any case: a row of a softmax without any entry would be NaN.
+    """
+    length = real.shape[1]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=real.device)
+    return ((earlier & real.bool()[:, None, :]) | itself)[:, None]
 
 
 def count_batch_parts(batch_tokens: int, states: int) -> int:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
+import numpy as np
 import torch
 
 from gitpeft.errors import GitpeftError
@@ -38,7 +39,7 @@ MAX_SKIPPED_STEPS = 50
 """A training ends when so many steps in a row had a loss or a gradient that is not finite."""
 
 _STEPS_BETWEEN_READS = 16
-"""Steps between two looks at the loss on a GPU."""
+"""Steps between two looks at the loss on a GPU, and how many are timed one by one at the start."""
 
 BatchTensors = dict[str, torch.Tensor]
 """A batch on the model's device: `input_ids`, `attention_mask`, `labels`, and what else the task has."""
@@ -101,8 +102,10 @@ def train_model(
         done = loop.share_done()
         if done >= 1 or loop.skipped_in_a_row >= MAX_SKIPPED_STEPS:
             break
+        began = time.monotonic()
         loss = loop.take_step(train, batch, done)
         progress = loop.record_step(loss, *train.count_tokens(batch, settings.source_limit), done)
+        loop.time_step(began)
         loop.trim_freed_memory()
         if valid is not None and loop.share_done() >= min(due, 1.0):
             due = loop.share_done() + evaluate_every
@@ -223,6 +226,7 @@ class _TrainingLoop:
         self.cost.parts = max(start.cost.parts, settings.parts)
         self.notes: list[str] = []
         self.first_share, self.skipped_in_a_row = 0.0, 0
+        self.first_seconds: list[float] = []
 
     @property
     def device(self) -> torch.device:
@@ -344,7 +348,8 @@ class _TrainingLoop:
     ) -> TrainingProgress:
         self.step += 1
         self.unread.append(loss)
-        if loss.device.type == "cpu" or len(self.unread) == _STEPS_BETWEEN_READS or self.loss is None:
+        starting = self.loss is None or len(self.first_seconds) < _STEPS_BETWEEN_READS
+        if starting or loss.device.type == "cpu" or len(self.unread) == _STEPS_BETWEEN_READS:
             self._read_losses()
         self.cost.tokens += sum(sources) + sum(targets)
         self.cost.examples += len(sources)
@@ -368,6 +373,11 @@ class _TrainingLoop:
                 self._count_skipped_step()
         self.unread.clear()
 
+    def time_step(self, began: float) -> None:
+        """Remember the seconds of the first steps, whose losses were read: a GPU has finished them."""
+        if len(self.first_seconds) < _STEPS_BETWEEN_READS:
+            self.first_seconds.append(time.monotonic() - began)
+
     def _count_skipped_step(self) -> None:
         self.cost.skipped += 1
         self.skipped_in_a_row += 1
@@ -382,9 +392,16 @@ class _TrainingLoop:
     def finish_cost(self) -> TrainingCost:
         self.cost.steps = self.step
         self.cost.seconds = time.monotonic() - self.started
+        self.cost.startup_seconds = estimate_startup_seconds(self.first_seconds)
         self.cost.peak_memory = memory.read_peak_resident()
         self.cost.allocated, self.cost.reserved = memory.read_peak_device(self.cost.device)
         return self.cost
+
+
+def estimate_startup_seconds(first: Sequence[float]) -> float:
+    """By how much the earlier half of the first steps exceeded the slowest of the later half, in seconds."""
+    usual = max(first[len(first) // 2 :], default=0.0)
+    return sum(max(0.0, one - usual) for one in first[: len(first) // 2])
 
 
 def _autocast_bfloat16(device: torch.device) -> torch.autocast:
@@ -415,7 +432,6 @@ def _load_batch(
 ) -> BatchTensors:
     padding = getattr(model.config, "pad_token_id", None) or 0
     found = data.collate_batch(batch, settings.source_limit, settings.pad, padding)
-    tensors = {name: torch.from_numpy(array) for name, array in found.items()}
-    if device.type == "cuda":  # only from pinned memory does a copy not wait
-        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+    if hasattr(model, "pointer"):  # found here, where it costs nothing: a GPU would be waited for
+        found["label_places"] = np.flatnonzero(found["labels"] != -100)
+    return devices.load_arrays(found, device)

@@ -59,8 +59,9 @@ class TrainingCost:
     they needed in floating-point operations.
 
     `peak_memory` is resident memory, `allocated` and `reserved` are the device's (0 without a GPU), each the
-    maximum during this training. `halved` counts how often memory ran out and the parts of a batch were
-    halved, `parts` is their number at the end, `batch_tokens` what batches held; `skipped` counts steps
+    maximum during this training. `startup_seconds` is how much longer the first steps took than later ones
+    (kernels are loaded, models compiled). `halved` counts how often memory ran out and the parts of a batch
+    were halved, `parts` is their number at the end, `batch_tokens` what batches held; `skipped` counts steps
     whose loss or gradient was not finite. `curve` and `valid_curve` are (step, loss).
     """
 
@@ -69,6 +70,7 @@ class TrainingCost:
     examples: int = 0
     seconds: float = 0.0
     seconds_to_best: float = 0.0
+    startup_seconds: float = 0.0
     trainable: int = 0
     parameters: int = 0
     peak_memory: int = 0

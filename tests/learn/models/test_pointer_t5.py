@@ -140,3 +140,12 @@ def test_a_fresh_model_is_as_undecided_as_its_vocabulary_is_large() -> None:
 def test_it_needs_to_know_what_it_may_copy(model: Any) -> None:
     with pytest.raises(ValueError, match="source_ids"):
         model(encoder_outputs=(torch.zeros(1, 3, 32),), decoder_input_ids=torch.tensor([[0]]))
+
+
+def test_attention_by_torch_and_known_places_of_labels_give_the_same_loss() -> None:
+    """Both are for a GPU, which is not asked for a value then."""
+    model, inputs = tinymodel.pointer_t5(dropout_rate=0.0).train(), batch()
+    plain = float(model(**inputs).loss.detach())
+    places = (inputs["labels"].flatten() != -100).nonzero().squeeze(1)
+    model.set_attn_implementation("sdpa")
+    assert float(model(**inputs, label_places=places).loss.detach()) == pytest.approx(plain, abs=1e-5)

@@ -107,7 +107,7 @@ def test_in_pieces_it_comes_to_the_same(place: Path, monkeypatch: pytest.MonkeyP
         build(place, "whole")
     steps = AdapterRun.take_step
 
-    def take_one(run: AdapterRun, examples: Any) -> float:
+    def take_one(run: AdapterRun, examples: Any) -> torch.Tensor:
         run.asked_to_stop = run.at.steps == 2
         return steps(run, examples)
 

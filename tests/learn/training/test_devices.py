@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 from gitpeft.cli import options
 from gitpeft.config import DEVICE_VARIABLE
 from gitpeft.errors import GitpeftError
+from gitpeft.learn.data.batches import PromptedExamples
 from gitpeft.learn.training import devices
+from tests.support import tinymodel
 
 
 def test_the_option_holds_for_its_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +46,16 @@ def test_a_model_that_the_gpu_has_no_room_for_stays_on_the_cpu(monkeypatch: pyte
     monkeypatch.setattr(torch.nn.Linear, "to", to)
     assert devices.move_model(model, torch.device("cuda"), notes) is model
     assert len(notes) == 1 and "goes on on the CPU (RuntimeError: CUDA error: out of memory)" in notes[0]
+
+
+def test_the_mask_made_for_a_gpu_gives_the_loss_that_the_librarys_gives() -> None:
+    model = tinymodel.causal()
+    model.set_attn_implementation("sdpa")
+    data = PromptedExamples.from_pairs(tinymodel.pairs(4), 3)
+    batch = devices.load_arrays(data.collate_batch(range(4), 99, 16, 0), torch.device("cpu"))
+    with torch.no_grad():
+        theirs = model(**batch).loss
+        ours = model(**{**batch, "attention_mask": devices.make_causal_mask(batch["attention_mask"])}).loss
+    assert bool((batch["attention_mask"] == 0).any()) and float(ours) == pytest.approx(
+        float(theirs), abs=1e-5
+    )

@@ -331,6 +331,26 @@ def test_a_gpu_that_has_no_room_for_one_example_is_left(monkeypatch: pytest.Monk
     assert "the GPU has too little free memory, training goes on on the CPU" in notes[0]
 
 
+def test_the_start_of_a_training_is_not_taken_for_its_pace() -> None:
+    """Kernels are loaded in the first steps; a batch that is a little longer is no start."""
+    assert loop.estimate_startup_seconds([2.0, 0.5, 0.1, 0.2]) == pytest.approx(1.8 + 0.3)
+    assert loop.estimate_startup_seconds([0.2, 0.1, 0.3, 0.1]) == 0
+    assert loop.estimate_startup_seconds([2.0]) == loop.estimate_startup_seconds([]) == 0
+
+
+def test_what_the_first_step_took_to_start_is_in_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = loop._TrainingLoop.run_step
+
+    def slow(self: Any, parts: Any, done: float) -> Any:
+        if self.step == 0:
+            time.sleep(0.8)
+        return whole(self, parts, done)
+
+    monkeypatch.setattr(loop._TrainingLoop, "run_step", slow)
+    cost = train_model(tinymodel.pointer_t5(), rendered(), settings(steps=8))
+    assert 0.4 < cost.startup_seconds < min(1.2, cost.seconds)
+
+
 # --- memory -------------------------------------------------------------------------------------------------
 
 
