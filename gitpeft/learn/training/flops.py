@@ -94,14 +94,15 @@ def measure_matrix_rate(device: torch.device, size: int | None = None, rounds: i
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     best = float("inf")
     for _ in range(rounds):
-        _synchronise_device(device)
+        synchronise_device(device)
         start = time.perf_counter()
         a @ a
-        _synchronise_device(device)
+        synchronise_device(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 
 
-def _synchronise_device(device: torch.device) -> None:
+def synchronise_device(device: torch.device) -> None:
+    """Wait until a GPU has done what was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
