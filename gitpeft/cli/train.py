@@ -221,6 +221,12 @@ def build_base(
     profile: Annotated[
         str, typer.Option(help="A table [profile.NAME] of the recipe, such as gpu, over its other settings.")
     ] = "",
+    examples_only: Annotated[
+        bool,
+        typer.Option(
+            "--examples-only", help="For an adapter: make its examples in WORK, to be trained on elsewhere."
+        ),
+    ] = False,
 ) -> None:
     """Train a base model from random weights, or the adapter of a pretrained one, as a recipe says.
 
@@ -232,7 +238,13 @@ def build_base(
         work = work or out / "work"
         if adapter_build.is_adapter_recipe(recipe):
             wanted = adapter_build.AdapterRecipe.load(recipe, profile)
+            if examples_only:
+                made_in = adapter_build.encode_corpus(wanted, corpus, work, out, listen)
+                print(replace_unprintable(f"the examples are in {made_in}"))
+                return
             finished = adapter_build.build_adapter(wanted, corpus, work, out, listen)
+        elif examples_only:
+            raise GitpeftError("--examples-only is for the recipe of an adapter", "leave it out")
         else:
             made = build.PretrainingRecipe.load(recipe)
             build.pretrain_base(made, corpus, work, out, listen)

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from gitpeft.bundle.embedded import BASE_ADAPTER_FOLDER
 from gitpeft.diff.model_input import PROMPT_LAYOUT
 from gitpeft.errors import GitpeftError
-from gitpeft.learn.data.batches import PromptedExamples
+from gitpeft.files import write_json
+from gitpeft.learn.data.batches import PromptedExamples, RenderedExamples
 from gitpeft.learn.data.dataset import MAX_MESSAGE_TOKENS
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_run, commit_pairs
@@ -25,6 +27,8 @@ from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
 from gitpeft.learn.training.devices import pick_device
 from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
 from gitpeft.runtime.tokenizer import TokenCodec
+
+EXAMPLES_FOLDER, _ENCODED_AT_ONCE = "examples", 512
 
 GROUNDED_CHANCE = 0.6
 """Validation pairs whose probability to be kept is at least this are measured apart from the others."""
@@ -88,12 +92,8 @@ def build_adapter(
 ) -> bool:
     """Train the adapter of the base in `out`; leaves it there once all pairs were seen, and says whether."""
     base = bases.find_base(str(out))
-    codec = base.load_codec()
-    train, valid = commit_pairs.make_pairs(
-        recipe.read_repositories(), corpus, work, codec, recipe.rules, listen
-    )
-    reader = PairReader(train, codec, recipe.tokens, recipe.settings.seed)
-    settings = recipe.settings if recipe.settings.pairs else replace(recipe.settings, pairs=len(reader.lines))
+    reader, held = _read_pairs(base, recipe, corpus, work, listen)
+    settings = recipe.settings if recipe.settings.pairs else replace(recipe.settings, pairs=len(reader))
     run = _open_run(base, recipe, settings, work / "run")
 
     def report(row: dict[str, float]) -> None:
@@ -102,11 +102,72 @@ def build_adapter(
         listen("train", row["place"] / settings.pairs, " · ".join(f"{k} {v:.4g}" for k, v in row.items()))
 
     with speed_up_where_possible(run.model, settings.threads, compiled=settings.compile):
-        held = read_validation(valid, codec, recipe.tokens, settings.checked)
         finished = adapter_run.train_adapter(run, reader, held, report)
     if finished:
         adapter_run.write_adapter(run, out / BASE_ADAPTER_FOLDER)
     return finished
+
+
+def _read_pairs(
+    base: bases.BaseModel, recipe: AdapterRecipe, corpus: Path, work: Path, listen: ProgressListener
+) -> tuple["PairReader | EncodedPairs", dict[str, ValidationPart]]:
+    """The pairs as `encode_corpus` left them, else from the histories."""
+    if (work / EXAMPLES_FOLDER / "train.npz").exists():
+        return read_encoded_pairs(work / EXAMPLES_FOLDER)
+    codec = base.load_codec()
+    train, valid = commit_pairs.make_pairs(
+        recipe.read_repositories(), corpus, work, codec, recipe.rules, listen
+    )
+    reader = PairReader(train, codec, recipe.tokens, recipe.settings.seed)
+    return reader, read_validation(valid, codec, recipe.tokens, recipe.settings.checked)
+
+
+def encode_corpus(
+    recipe: AdapterRecipe, corpus: Path, work: Path, out: Path, listen: ProgressListener
+) -> Path:
+    """The pairs as token ids (16 bits) in a folder of `work`, with which a run needs no clones; the folder.
+
+    A run with them is the run without them. `out` is the folder of the base.
+    """
+    folder, spare = work / EXAMPLES_FOLDER, work / f"{EXAMPLES_FOLDER}.new"
+    if folder.exists():
+        return folder
+    reader, held = _read_pairs(bases.find_base(str(out)), recipe, corpus, work, listen)
+    spare.mkdir(exist_ok=True)
+    parts = []
+    for start in range(0, len(reader), _ENCODED_AT_ONCE):
+        parts.append(reader.make_examples(range(start, min(start + _ENCODED_AT_ONCE, len(reader)))))
+        listen("examples", start / len(reader), f"{start:,} of {len(reader):,} pairs")
+    PromptedExamples.join_parts(parts).save(spare / "train.npz")
+    sizes = {}
+    for name, part in held.items():
+        part.examples.save(spare / f"valid-{name}.npz")
+        sizes[name] = part.size
+    start_id = parts[0].start
+    write_json(spare / "about.json", {"start": start_id, "sizes": sizes})
+    spare.rename(folder)
+    listen("examples", 1.0, f"{len(reader):,} pairs")
+    return folder
+
+
+def read_encoded_pairs(folder: Path) -> tuple["EncodedPairs", dict[str, ValidationPart]]:
+    """What `encode_corpus` wrote; GitpeftError where it is damaged."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        found = {
+            name: ValidationPart(_read_prompted(folder / f"valid-{name}.npz", about["start"]), int(size))
+            for name, size in about["sizes"].items()
+        }
+        return EncodedPairs(_read_prompted(folder / "train.npz", about["start"])), found
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise GitpeftError(
+            f"the examples in {folder} cannot be read: {error}", "remove the folder, and make them again"
+        ) from None
+
+
+def _read_prompted(path: Path, start: int) -> PromptedExamples:
+    flat = RenderedExamples.load(path)
+    return PromptedExamples(flat.source, flat.source_at, flat.target, flat.target_at, start)
 
 
 def _open_run(
@@ -124,12 +185,29 @@ def _open_run(
     return run
 
 
+class EncodedPairs:
+    """Pairs as token ids, over and over; see `PairReader`."""
+
+    def __init__(self, examples: PromptedExamples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def make_examples(self, places: Sequence[int]) -> PromptedExamples:
+        """The pairs at these places."""
+        return self.examples.select_examples(place % len(self) for place in places)
+
+
 class PairReader:
     """Pairs in the order of their file, over and over, as examples of a causal model."""
 
     def __init__(self, path: Path, codec: TokenCodec, tokens: int, seed: int) -> None:
         self.lines = path.read_text(encoding="utf-8").splitlines()
         self.codec, self.tokens, self.seed = codec, tokens, seed
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
     def make_examples(self, places: Sequence[int]) -> PromptedExamples:
         """The pairs at these places, their surroundings thinned out at random, but the same every time."""

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,7 @@ from torch import Tensor
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
 from gitpeft.learn.data.batches import PromptedExamples
+from gitpeft.learn.training import memory
 from gitpeft.learn.training.devices import load_arrays
 
 if TYPE_CHECKING:
@@ -95,19 +97,16 @@ class AdapterRun:
             list(self.weights.values()), lr=settings.rate, betas=(0.9, settings.beta), weight_decay=0.0
         )
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.at = AdapterPosition()
+        self.at, self.parts = AdapterPosition(), settings.parts
         self.asked_to_stop = False
 
     def take_step(self, examples: PromptedExamples) -> Tensor:
-        """One update from a batch; its loss in nats a token, for which a GPU has not been waited."""
-        parts = [list(range(len(examples)))[i :: self.settings.parts] for i in range(self.settings.parts)]
-        batches = [examples.collate_batch(part, 1 << 30, 16, 0) for part in parts if part]
-        counts = [int((batch["labels"] != -100).sum()) for batch in batches]
-        losses = []
-        for batch, count in zip(batches, counts, strict=True):
-            loss = self._compute_loss(batch) * (count / sum(counts))
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        """One update from a batch; its loss in nats a token, for which a GPU has not been waited.
+
+        Where memory runs out, the batch is computed in twice as many parts, from then on. GitpeftError where
+        one pair is too much.
+        """
+        total = self._compute_gradient_in_parts(examples)
         torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
         warm = (self.at.place - self.at.begun + self.settings.batch) / self.settings.warm
         for group in self.optimiser.param_groups:
@@ -120,7 +119,40 @@ class AdapterRun:
         with torch.no_grad():
             now = [self.weights[name].detach() for name in self.average]
             torch._foreach_lerp_(list(self.average.values()), now, 1 - share)
+        return total
+
+    def _compute_gradient_in_parts(self, examples: PromptedExamples) -> Tensor:
+        while True:
+            try:
+                return self._compute_gradient(examples)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                reason = memory.describe_error(error)
+            self._need_less_memory(len(examples), reason)
+
+    def _compute_gradient(self, examples: PromptedExamples) -> Tensor:
+        """The loss of a batch; pairs of like length are in one part, so that little of it is filled up."""
+        order = np.argsort(np.diff(examples.source_at), kind="stable")
+        parts = [part.tolist() for part in np.array_split(order, self.parts) if len(part)]
+        batches = [examples.collate_batch(part, 1 << 30, 16, 0) for part in parts]
+        counts = [int((batch["labels"] != -100).sum()) for batch in batches]
+        losses = []
+        for batch, count in zip(batches, counts, strict=True):
+            loss = self._compute_loss(batch) * (count / sum(counts))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+    def _need_less_memory(self, pairs: int, reason: str) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        memory.release_memory()
+        if self.parts >= pairs:
+            raise GitpeftError(
+                f"out of memory with one pair at a time: {reason}",
+                "train on a machine with more memory, or with --device cpu; nothing is lost",
+            )
+        self.parts *= 2
 
     def _compute_loss(self, batch: Mapping[str, Any]) -> Tensor:
         device = next(iter(self.weights.values())).device
@@ -198,7 +230,7 @@ class AdapterRun:
             self.average[name].copy_(state[f"{name}:average"])
             self.optimiser.state[weight] = {
                 "step": torch.tensor(float(self.at.steps)),
-                **{kind: state[f"{name}:{kind}"].to(weight.device) for kind in ("exp_avg", "exp_avg_sq")},
+                **{kind: state[f"{name}:{kind}"].to(weight) for kind in ("exp_avg", "exp_avg_sq")},
             }
 
     def _start_from(self, adapter: Path) -> None:
@@ -268,6 +300,15 @@ def _stop_on_sigterm(run: AdapterRun) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def narrow_checkpoint(folder: Path, out: Path) -> None:
+    """A copy of the checkpoint in `folder`, in bfloat16, from which a run goes on all the same."""
+    tensors = {name: one.to(torch.bfloat16) for name, one in load_file(folder / STATE_FILE).items()}
+    with safe_open(folder / STATE_FILE, "pt") as file:
+        note = file.metadata()[_NOTE]
+    out.mkdir(parents=True, exist_ok=True)
+    _write_tensors(out / STATE_FILE, tensors, note)
 
 
 def write_adapter(run: AdapterRun, folder: Path) -> None:

@@ -1,20 +1,27 @@
 """`gitpeft base build` for the adapter of a pretrained base, small: from clones to `adapter/`, in pieces."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from gitpeft.errors import GitpeftError
+from gitpeft.learn.data.batches import PromptedExamples
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_build, adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_build import AdapterRecipe, PairReader
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
+from tests.support.sources import CHECKOUT
 
 NOUNS = [
     f"{a}{b}"
@@ -47,6 +54,9 @@ compile = false
 
 [profile.pieces]
 minutes = 0.0
+
+[profile.gpu]
+parts = 2
 """
 
 
@@ -121,6 +131,99 @@ def test_in_pieces_it_comes_to_the_same(place: Path, monkeypatch: pytest.MonkeyP
     whole, parts = (load_file(place / work / "run" / "state.safetensors") for work in ("whole", "parts"))
     for name, one in whole.items():
         torch.testing.assert_close(parts[name], one, atol=1e-6, rtol=1e-5)
+
+
+def test_encoded_beforehand_a_run_is_the_same_and_needs_no_clones(place: Path) -> None:
+    if not (place / "whole" / "run").exists():
+        build(place, "whole")
+    recipe, nothing = AdapterRecipe.load(place / "recipe.toml"), place / "nothing"
+    work = place / "encoded"
+    folder = adapter_build.encode_corpus(recipe, place / "corpus", work, place / "out", nobody)
+    assert np.load(folder / "train.npz")["source"].dtype == np.uint16
+    for name in ("train.jsonl", "valid.jsonl"):
+        (work / name).unlink()
+    shutil.rmtree(work / "mined")
+    assert adapter_build.build_adapter(recipe, nothing, work, place / "out", nobody)
+    whole, other = (load_file(place / name / "run" / "state.safetensors") for name in ("whole", "encoded"))
+    assert all(torch.equal(other[name], one) for name, one in whole.items())
+    logs = [
+        (place / name / "run" / "log.jsonl").read_text().splitlines()[-1] for name in ("whole", "encoded")
+    ]
+    assert json.loads(logs[0])["valid: grounded"] == json.loads(logs[1])["valid: grounded"]
+    (folder / "train.npz").write_bytes(b"damaged")
+    with pytest.raises(GitpeftError, match="cannot be read"):
+        adapter_build.read_encoded_pairs(folder)
+
+
+def test_in_parts_and_out_of_memory_a_step_is_the_same(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run(place, tmp_path, batch=8, parts=parts, rate=1e-3) for parts in (1, 3, 1)]
+    examples = PromptedExamples.from_pairs(
+        [(source[:-1], [*target, 2]) for source, target in tinymodel.pairs(8)], 3
+    )
+    compute, failed = AdapterRun._compute_loss, list[int]()
+
+    def fail_first(run: AdapterRun, batch: Any) -> torch.Tensor:
+        if run is runs[2] and len(batch["input_ids"]) > 4:
+            failed.append(1)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return compute(run, batch)
+
+    monkeypatch.setattr(AdapterRun, "_compute_loss", fail_first)
+    losses = [float(run.take_step(examples)) for run in runs]
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-2) and failed == [1] and runs[2].parts == 2
+    for name, weight in runs[0].weights.items():
+        for other in runs[1:]:
+            torch.testing.assert_close(other.weights[name], weight, atol=3e-3, rtol=1e-2)
+    monkeypatch.setattr(AdapterRun, "_compute_loss", lambda run, batch: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(GitpeftError, match="one pair at a time"):
+        runs[0].take_step(examples)
+
+
+def make_run(place: Path, folder: Path, **settings: Any) -> AdapterRun:
+    torch.manual_seed(0)
+    base = bases.find_base(str(place / "out")).load(adapted=False)
+    model = methods.attach_method(base, methods.make_method("lora", {"rank": 4}))
+    return AdapterRun(model, folder, AdapterSettings(**settings))
+
+
+def script(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", str(CHECKOUT / "models" / "smol" / "gpu.sh"), *map(str, words)], text=True, check=False,
+        env={**os.environ, "BASE": str(place / "base"), "DEVICE": "cpu", "PYTHON": sys.executable},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=CHECKOUT,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_script_takes_a_run_to_another_machine_and_back(place: Path, tmp_path: Path) -> None:
+    """Half of the pairs there; the rest on yet another machine, which starts from what came back."""
+    shutil.copytree(place / "out", place / "base", dirs_exist_ok=True)
+    (place / "base" / "adapter").mkdir(exist_ok=True)
+    shutil.copy(place / "repositories.tsv", place / "base")
+    for stage, pairs in enumerate((12, 24)):
+        text = RECIPE.replace("pairs = 24", f"pairs = {pairs}")
+        (place / "base" / "recipe.toml").write_text(text)
+        parts, back, there = (tmp_path / f"{name}-{stage}" for name in ("parts", "back", "there"))
+        done = script(place, "pack", place / "corpus", tmp_path / "work", parts)
+        assert done.returncode == 0, done.stdout
+        assert {"base.tar.aa", "examples.tar", "SHA256SUMS"} <= {path.name for path in parts.iterdir()}
+        assert (parts / "run.tar").exists() == (stage == 1)
+        done = script(place, "train", parts, there, back)
+        assert done.returncode == 0 and "ended early" not in done.stdout, done.stdout
+        assert script(place, "collect", back, tmp_path / "work").returncode == 0
+        at = adapter_run._read_position(tmp_path / "work" / "run" / "state.safetensors")
+        assert (at.place, at.steps) == (pairs, pairs // 4)
+    state = load_file(tmp_path / "work" / "run" / "state.safetensors")
+    assert {one.dtype for one in state.values()} == {torch.bfloat16}
+    run = AdapterRun(make_run(place, tmp_path).model, tmp_path / "work" / "run", AdapterSettings())
+    assert run.resume() and run.at.place == 24
+    assert all(weight.dtype == torch.float32 for weight in run.average.values())
+    parts = tmp_path / "parts-1"
+    (parts / "examples.tar").write_bytes(b"damaged")
+    assert "copy the parts again" in script(place, "train", parts, tmp_path / "new", tmp_path / "b").stdout
+    assert "see the first lines" in script(place, "pack").stdout
 
 
 def test_a_checkpoint_of_the_first_scripts_is_read(place: Path, tmp_path: Path) -> None:
