@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Past = dict[str, Floats]
 
 ENCODER_THREADS, DECODER_THREADS = 1, 1
+CAUSAL_THREADS = 2
+"""For a causal model, where there are as many cores: most of its time goes into reading the prompt."""
 
 
 class TensorInfo(Protocol):
@@ -62,6 +64,9 @@ def open_session(model: bytes, threads: int, folder: Path | None = None) -> Onnx
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
+    # The plan for reusing buffers takes time that grows with the square of a graph's nodes, and saves no
+    # memory here: the arena gives freed buffers out again.
+    options.enable_mem_reuse = options.enable_mem_pattern = False
     # The graphs are exported in the form that the optimiser produces: its passes would only take time.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder is not None:
@@ -170,25 +175,20 @@ class CausalDecoder:
         the loading; no result is given before it has ended.
         """
         self._checked = BackgroundTask(check)
-        self._decoder = BackgroundTask(lambda: open_session(graph(), DECODER_THREADS, folder))
+        self._decoder = BackgroundTask(lambda: open_session(graph(), _count_causal_threads(), folder))
 
     def encode(self, source: Sequence[int]) -> EncodedSource:
         """Read a prompt of S > 0 token ids."""
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import numpy as np
-        import onnxruntime
 
         session = self._decoder.get_result()
         self._past_shapes = _read_past_shapes(session)
         names = _name_present(self._past_shapes)
-        options = onnxruntime.RunOptions()
-        # Without it, the output layer would be computed for every token of the prompt.
-        options.only_execute_path_to_fetches = True
         past = self.make_empty_past(1)
         nothing = self._name_prefix(past)
         for start in range(0, len(source), PREFILL_CHUNK):
             tokens = np.array([source[start : start + PREFILL_CHUNK]], dtype=np.int64)
-            present = session.run(names, {**nothing, **past, "tokens": tokens}, options)
+            present = session.run(names, {**nothing, **past, "tokens": tokens})
             past = dict(zip(self._past_shapes, present, strict=True))
         self._checked.get_result()
         return EncodedSource(self._name_prefix(past), list(source))
@@ -204,6 +204,11 @@ class CausalDecoder:
     def make_empty_past(self, batch: int) -> "Past":
         """The KV cache (B, H, 0, W) of `batch` hypotheses without tokens; call `encode` first."""
         return _make_empty_past(self._past_shapes, batch)
+
+
+def _count_causal_threads() -> int:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(CAUSAL_THREADS, allowed)
 
 
 # --- the KV cache of a decoder ------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Causal language models (Llama and its relatives) as one ONNX graph.
 
 The same graph reads a prompt and writes a message. To read a prompt it is run on one hypothesis, as often as
-the prompt has parts, and only its keys and values are asked for: neither the output layer nor what only it
-depends on is computed then. To write, the prompt's keys and values are its prefix, one for all hypotheses and
-never repeated: all hypotheses, and all query heads that share a key head, look at the same array.
+the prompt has parts, without a prefix, and gives keys and values alone: the output layer is not computed
+then. To write, the prompt's keys and values are its prefix, one for all hypotheses and never repeated: all
+hypotheses, and all query heads that share a key head, look at the same array.
 
 Weights stay outside of the model (see `OnnxGraph`), under the names that they have in `transformers`; those
 of layers that are multiplied at once are joined by `NAME_JOINT`.
@@ -39,6 +39,8 @@ _LEAST_SCALE = 1e-20
 def save_graph(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
     """Write the graph of `tokens` (B, T) to `probabilities` (B, T, V), and its weights beside it.
 
+    Without a prefix (S = 0) `probabilities` is empty.
+
     Further inputs are `prefix.I.key/value` (1, K, S, H) and `past.I.key/value` (B, K, P, H) for each layer I;
     `present.I.key/value` (B, K, E, H) are the next step's past. GitpeftError for a model whose attention does
     not reach all earlier positions.
@@ -55,10 +57,7 @@ def save_graph(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
         stream.add_update(_add_attention(step, normed, number, layer.self_attn, f"{place}.self_attn"))
         normed = stream.normalise(layer.post_attention_layernorm)
         stream.add_update(_add_feed_forward(graph, normed, layer.mlp, f"{place}.mlp"))
-    logits = _add_logits(graph, model, stream.normalise(decoder.norm))
-    found = graph.add_node("Softmax", logits, axis=-1)
-    vocabulary = int(model.config.vocab_size)
-    graph.add_output(step.split_hypotheses(found, vocabulary), "probabilities", ["B", "T", vocabulary])
+    _add_probabilities(step, model, stream.normalise(decoder.norm))
     graph.save(folder / DECODER_FILE)
 
 
@@ -326,6 +325,24 @@ def _add_embedding(graph: OnnxGraph, model: "PreTrainedModel", tokens: str) -> s
     x = graph.add_block_embedding(model.model.embed_tokens.weight, tokens, _EMBEDDING_NAME)
     factor = float(getattr(model.config, "embedding_multiplier", 1.0))
     return x if factor == 1.0 else graph.add_node("Mul", x, graph.add_floats(factor))
+
+
+def _add_probabilities(step: "_Step", model: "PreTrainedModel", x: str) -> None:
+    """The output `probabilities`; empty (0, 0, V) where a prompt is read, whose next tokens are known.
+
+    ONNX Runtime computes all outputs, asked for or not, and this one costs a quarter of the layers before it.
+    """
+    graph, vocabulary = step.graph, int(model.config.vocab_size)
+
+    def skip() -> str:
+        return graph.add_node("Identity", graph.add_constant(np.zeros((0, 0, vocabulary), np.float32)))
+
+    def compute() -> str:
+        found = graph.add_node("Softmax", _add_logits(graph, model, x), axis=-1)
+        return step.split_hypotheses(found, vocabulary)
+
+    found = graph.add_branch(step.alone, skip, compute)
+    graph.add_output(found, "probabilities", ["B", "T", vocabulary])
 
 
 def _add_logits(graph: OnnxGraph, model: "PreTrainedModel", x: str) -> str:
