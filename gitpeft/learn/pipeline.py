@@ -424,10 +424,10 @@ def _draft_untuned(run: _Run) -> BundleDraft:
         base = bases.find_base(run.plan.base)
     except GitpeftError:
         return BundleDraft(manifest)
-    ready = base.find_onnx_folder()
+    ready = base.prepare_onnx_folder(run.folder / "untuned")
     if ready is None:
         return BundleDraft(manifest)
-    settings = json.loads((ready / "settings.json").read_text(encoding="utf-8"))
+    settings = json.loads((ready / bases.SETTINGS_FILE).read_text(encoding="utf-8"))
     manifest = replace(manifest, **packing.describe_base(base), method={"name": "none"}, settings=settings)
     return BundleDraft(manifest, ready, None, base.load_reranker())
 

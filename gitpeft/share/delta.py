@@ -23,6 +23,7 @@ from gitpeft.bundle.bundle import (
     Manifest,
 )
 from gitpeft.bundle.embedded import (
+    BASE_ADAPTER_FOLDER,
     BASE_TOKENIZER_FILE,
     EMBEDDED_BASES,
     ONNX_FOLDER,
@@ -126,13 +127,18 @@ def _build_delta_sources(
     """
 
     def read_adapter(name: str) -> bytes:
-        return read(f"{ADAPTER_FOLDER}/{name}")
+        try:
+            return read(f"{ADAPTER_FOLDER}/{name}")
+        except (GitpeftError, KeyError):
+            own = base / BASE_ADAPTER_FOLDER / name
+            if not (packed and own.is_file()):
+                raise
+            return own.read_bytes()  # a model without tuning
 
     def fold() -> dict[str, bytes]:
         if packed:
-            return {
-                WEIGHTS_FILE: packed_merge.merge_lora_into_weights(base, read(DECODER_FILE), read_adapter)
-            }
+            graph = found["base"].get(DECODER_FILE) or read(DECODER_FILE)  # only names and shapes count
+            return {WEIGHTS_FILE: packed_merge.merge_lora_into_weights(base, graph, read_adapter)}
         return lora_merge.merge_lora_into_graphs(base, read_adapter)
 
     packed = is_packed_base(base)
@@ -147,9 +153,12 @@ def _build_delta_sources(
 
 
 def _read_own_files(base: Path, packed: bool) -> dict[str, bytes]:
-    """What a base has of a bundle's files: the tokenizer and, unless it is packed, the graphs."""
+    """What a base has of a bundle's files: the tokenizer and the graphs, as far as they come with it."""
     if packed:
-        return {TOKENIZER_FILE: (base / BASE_TOKENIZER_FILE).read_bytes()}
+        found = {TOKENIZER_FILE: (base / BASE_TOKENIZER_FILE).read_bytes()}
+        if packed_merge.has_graph(base):
+            found[DECODER_FILE] = (base / ONNX_FOLDER / DECODER_FILE).read_bytes()
+        return found
     names = (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE)
     return {name: (base / ONNX_FOLDER / name).read_bytes() for name in names}
 

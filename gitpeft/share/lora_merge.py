@@ -71,17 +71,29 @@ def merge_lora_into_graphs(base: Path, read: Callable[[str], bytes]) -> dict[str
 
 def read_safetensors(raw: bytes) -> "dict[str, FloatArray]":
     """The arrays of a safetensors file by name, as float32; GitpeftError when it is invalid."""
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    from safetensors import SafetensorError, deserialize
 
     try:
-        arrays = load(raw)
+        tensors = deserialize(raw)  # type: ignore[no-untyped-call]
+        arrays = [(name, one["dtype"], one["shape"], one["data"]) for name, one in tensors]
     except (SafetensorError, LookupError, ValueError, TypeError) as error:
         raise GitpeftError(f"the adapter's tensors cannot be read: {error}") from None
-    if any(array.dtype not in (np.float16, np.float32) for array in arrays.values()):
-        raise GitpeftError("the adapter's tensors cannot be read: they are not float16 or float32")
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
+    if any(kind not in _FLOAT_KINDS for _, kind, _, _ in arrays):
+        raise GitpeftError(f"the adapter's tensors cannot be read: they are not {' or '.join(_FLOAT_KINDS)}")
+    return {name: _read_floats(kind, data).reshape(shape) for name, kind, shape, data in arrays}
+
+
+_FLOAT_KINDS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""How numpy reads the kinds of numbers; a bfloat16 is the upper half of a float32."""
+
+
+def _read_floats(kind: str, data: bytes) -> "FloatArray":
+    import numpy as np
+
+    found = np.frombuffer(data, _FLOAT_KINDS[kind])
+    if kind == "BF16":
+        return (found.astype(np.uint32) << 16).view(np.float32)
+    return found.astype(np.float32)
 
 
 # --- the adapter --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The int8 weights of a causal model, made again from its packed base and a LoRA adapter, without torch.
+"""The int8 weights of a causal model, made from its packed base and a LoRA adapter, without torch.
 
 The file's arrays carry the names of the base's weights that lie side by side in them
 (`learn.export.llama`), and are found in the graph that names them. Where torch rounded a sum differently, a
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gitpeft.bundle.bundle import DECODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from gitpeft.bundle.embedded import BASE_ADAPTER_FOLDER, BASE_TOKENIZER_FILE, ONNX_FOLDER
 from gitpeft.share.lora_merge import (
     NotMergeableError,
     merge_lora_update,
@@ -45,3 +47,22 @@ def merge_lora_into_weights(base: Path, graph: bytes, read: Callable[[str], byte
         levels, scale = quantise_blocks(whole) if len(shape) == 3 else quantise_pairs(whole.T)
         arrays |= {name: np.ascontiguousarray(levels), f"{name}{SCALE_SUFFIX}": scale}
     return bytes(save(arrays))
+
+
+def has_graph(base: Path) -> bool:
+    """Whether a packed base comes with its graph, from which `write_untuned_model` makes a whole model."""
+    return (base / ONNX_FOLDER / DECODER_FILE).is_file()
+
+
+def write_untuned_model(base: Path, out: Path) -> None:
+    """Write graph, weights and tokenizer of a packed base with its own adapter, without tuning, into `out`.
+
+    The graph does not depend on the adapter. GitpeftError when the base is damaged.
+    """
+    graph = (base / ONNX_FOLDER / DECODER_FILE).read_bytes()
+    adapter = base / BASE_ADAPTER_FOLDER
+    weights = merge_lora_into_weights(base, graph, lambda name: (adapter / name).read_bytes())
+    out.mkdir(parents=True, exist_ok=True)
+    (out / WEIGHTS_FILE).write_bytes(weights)
+    (out / DECODER_FILE).write_bytes(graph)
+    (out / TOKENIZER_FILE).write_bytes((base / BASE_TOKENIZER_FILE).read_bytes())

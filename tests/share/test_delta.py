@@ -245,3 +245,13 @@ def test_the_packages_own_base_can_be_folded(tmp_path: Path) -> None:
         base, lambda name: raw if name == lora_merge.ADAPTER_TENSORS_FILE else config
     )
     assert count > 20 and all(found[name] != (base / "onnx" / name).read_bytes() for name in found)
+
+
+def test_bfloat16_is_read_as_torch_reads_it() -> None:
+    import torch
+    from safetensors.torch import save
+
+    given = torch.randn(3, 5).to(torch.bfloat16)
+    found = lora_merge.read_safetensors(save({"x": given, "y": given.half()}))
+    assert torch.equal(torch.from_numpy(found["x"]), given.float())
+    assert torch.equal(torch.from_numpy(found["y"]), given.float())

@@ -8,6 +8,7 @@ import pytest
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import embedded
 from gitpeft.errors import GitpeftError
+from gitpeft.learn.evaluation import trial
 from gitpeft.learn.export.parity import write_graphs
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import gguf
@@ -70,3 +71,47 @@ def test_another_base_here_is_named(base: bases.BaseModel, tmp_path: Path) -> No
         path.unlink()
     with pytest.raises(GitpeftError, match="tuned from another version of the base"):
         delta.reconstruct_files(files.__getitem__, made, bundle.manifest)
+
+
+def give_own_adapter(base: bases.BaseModel, text: str) -> None:
+    """An adapter that belongs to the base, and the graph of base and adapter."""
+    method = named(text)
+    tuned: Any = methods.attach_method(base.load(), method)
+    disturb(tuned)
+    methods.save_trained_weights(tuned, base.folder / "adapter")
+    (base.folder / "onnx").mkdir()
+    write_graphs(base.load(), True, base.folder)
+    (base.folder / "decoder.onnx").rename(base.folder / "onnx" / "decoder.onnx")
+    (base.folder / "onnx" / "settings.json").write_text('{"start": 1, "end": 2, "banned": []}')
+
+
+def test_without_tuning_the_model_is_the_exported_one(base: bases.BaseModel, tmp_path: Path) -> None:
+    give_own_adapter(base, "lora:rank=4")
+    exported = (base.folder / "decoder.safetensors").read_bytes()
+    found = bases.find_base(str(base.folder)).prepare_onnx_folder(tmp_path / "untuned")
+    assert found == tmp_path / "untuned"
+    assert (found / "decoder.onnx").read_bytes() == (base.folder / "onnx" / "decoder.onnx").read_bytes()
+    made = (found / "decoder.safetensors").read_bytes()
+    assert len(made) == len(exported)
+    assert sum(map(int.__ne__, made, exported)) < len(exported) / 500  # torch may round a sum differently
+    assert base.find_onnx_folder() is None  # what lies in the base's folder is only a part of them
+
+
+def test_without_tuning_nothing_but_the_difference_is_published(
+    base: bases.BaseModel, tmp_path: Path
+) -> None:
+    give_own_adapter(base, "lora:rank=4")
+    found = bases.find_base(str(base.folder)).prepare_onnx_folder(tmp_path / "untuned")
+    assert found is not None
+    with bundles.staging_folder(tmp_path / "state") as folder:
+        trial.copy_model_files(found, folder)
+        digest = embedded.compute_base_digest(base.folder)
+        given = bundles.Manifest(
+            kind="model", created="2024-01-01T00:00:00Z", base="smol", base_digest=digest
+        )
+        id_ = bundles.write_bundle(folder, given)
+    bundle = bundles.open_bundle(tmp_path / "state" / "models" / id_)
+    files, made = delta.encode_deltas(bundle)
+    assert not files
+    again = delta.reconstruct_files(files.__getitem__, made, bundle.manifest)
+    assert all(again[name] == bundle.read(name) for name in bundle.manifest.files)

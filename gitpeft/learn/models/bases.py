@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,7 @@ from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.models import architectures, hub
 from gitpeft.runtime.tokenizer import TokenCodec
+from gitpeft.share import packed_merge
 from gitpeft.share.packed import PackedWeights, is_packed_base
 from gitpeft.suggest import reranker
 from gitpeft.suggest.reranker import Reranker
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from gitpeft.learn.models.methods import TuningMethod
 
 __all__ = ["EMBEDDED_BASE", "BaseModel", "compute_base_digest", "find_base", "find_embedded_base"]
+
+SETTINGS_FILE = "settings.json"
+"""Among a base's ONNX files: the ids that control generation."""
 
 DECODER_LAYERS = 6
 _UNIXCODER_MARK = "<encoder-decoder>"
@@ -72,7 +77,19 @@ class BaseModel:
     def find_onnx_folder(self) -> Path | None:
         """The folder of the base's own ONNX files, for use without tuning; None where it has none."""
         folder = self.folder / ONNX_FOLDER
-        return folder if (folder / "settings.json").is_file() else None
+        return folder if (folder / SETTINGS_FILE).is_file() and not is_packed_base(self.folder) else None
+
+    def prepare_onnx_folder(self, scratch: Path) -> Path | None:
+        """As `find_onnx_folder`; the files of a packed base are made, without torch, in `scratch`.
+
+        GitpeftError when the base is damaged.
+        """
+        if not (is_packed_base(self.folder) and packed_merge.has_graph(self.folder)):
+            return self.find_onnx_folder()
+        if not (scratch / SETTINGS_FILE).is_file():
+            packed_merge.write_untuned_model(self.folder, scratch)
+            shutil.copyfile(self.folder / ONNX_FOLDER / SETTINGS_FILE, scratch / SETTINGS_FILE)
+        return scratch
 
     def load_reranker(self) -> Reranker:
         """Its default reranker; the embedded base's where it has none, since all use the same features.
