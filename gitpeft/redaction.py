@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Protocol, cast
@@ -211,6 +211,7 @@ def _mask_lines(lines: Iterable[str]) -> Iterator[str]:
         yield "".join(map(_mask_line, _LINE_PIECE.findall(line))) if len(line) > 1000 else _mask_line(line)
 
 
+@lru_cache(2048)  # a text is masked until nothing changes, and many lines come again
 def _mask_line(line: str) -> str:
     """Mask secrets that are in a URL, named, or of a known format."""
     if "://" in line:

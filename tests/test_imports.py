@@ -130,7 +130,7 @@ LEARN_LAYERS = (
     ("charts", "logistic"),
     ("data", "models"),
     ("szz", "evaluation", "export"),
-    ("training",),
+    ("budget", "training"),
     ("risk", "pretraining"),
     ("results",),
     ("packing",),

@@ -136,7 +136,7 @@ BudgetOption = Annotated[
     float,
     typer.Option(
         "--budget", metavar="MINUTES", min=0.05,
-        help="Time for training; the other steps take 1 to 3 minutes more.",
+        help="Time for all that follows reading the history; what does not fit is left out.",
     ),
 ]  # fmt: skip
 DeviceOption = Annotated[
@@ -144,6 +144,14 @@ DeviceOption = Annotated[
     typer.Option(
         "--device", metavar="DEVICE", callback=_use_device,
         help="Where to train: `cpu`, `cuda`, or `auto` (the GPU if there is one).",
+    ),
+]  # fmt: skip
+ProgressOption = Annotated[
+    str,
+    make_choice_option(
+        "--progress", choices=("auto", "lines", "json", "none"),
+        help="Progress on standard error: bars on a terminal and a line every 15 s elsewhere (`auto`), lines "
+        "or JSON objects in any case, or nothing; with --json nothing unless asked for.",
     ),
 ]  # fmt: skip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -1,6 +1,9 @@
 """Progress of long work on standard error: bars on a terminal, now and then a line elsewhere."""
 
+import json
+import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +41,12 @@ STEP_LABELS = {
 }
 _LABEL_WIDTH = max(map(len, STEP_LABELS.values()))
 
+AUTO, LINES, JSON, NONE = PROGRESS_FORMS = ("auto", "lines", "json", "none")
+"""Bars on a terminal and lines elsewhere; lines; JSON objects, one a line; nothing."""
+
+_FORKING_STEPS = frozenset({"mine", "examples"})
+_COUNTED = re.compile(r"([\d,]+)/[\d,]+ (\w+)")
+
 stderr_console = Console(stderr=True, highlight=False)
 _running_bars: list[Progress] = []
 
@@ -48,10 +57,20 @@ def escape_markup(text: str) -> str:
 
 
 @contextmanager
-def show_progress() -> Iterator["ProgressListener"]:
-    """A listener that shows each step with how much is done, its rate and the time left."""
-    if not stderr_console.is_terminal:
-        yield ProgressLines().show_step
+def show_progress(how: str = AUTO) -> Iterator["ProgressListener"]:
+    """A listener that shows each step with how much is done, its rate and the time left.
+
+    `how` is one of `PROGRESS_FORMS`.
+    """
+    if how == NONE:
+        yield lambda _step, _done, _detail: None
+        return
+    if how != AUTO or not stderr_console.is_terminal:
+        lines = ProgressLines(events=how == JSON, repeats=True)
+        try:
+            yield lines.show_step
+        finally:
+            lines.stop()
         return
     sys.stderr.write("Starting …")
     sys.stderr.flush()
@@ -64,25 +83,87 @@ def show_progress() -> Iterator["ProgressListener"]:
 
 
 class ProgressLines:
-    """Progress without a terminal: a line when a step begins, and one every `LINE_SECONDS` while it lasts."""
+    """Progress without a terminal: a line when a step begins, and one every `LINE_SECONDS` while it lasts.
 
-    def __init__(self) -> None:
-        self.step = ""
-        self.started = self.shown = 0.0
+    With `repeats` a thread, which starts after the steps that fork processes, repeats the line of a step that
+    tells nothing for so long. With `events` each line is a JSON object with the step, the share done (0..1),
+    the seconds since the step began and those that are left (null: unknown), and words.
+    """
+
+    def __init__(self, *, events: bool = False, repeats: bool = False) -> None:
+        self.events, self.repeats = events, repeats
+        self.step = self.detail = ""
+        self.started = self.shown = self.done = 0.0
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._thread: threading.Thread | None = None
 
     def show_step(self, step: str, done: float, detail: str) -> None:
         """As `ProgressListener`: `done` is a share of 1."""
-        now = time.monotonic()
-        if step != self.step:
-            self.step, self.started = step, now
-        elif now - self.shown < LINE_SECONDS:
-            return
-        self.shown = now
-        left = format_time_left(now - self.started, done)
-        words = [f"{done:.0%}" if 0 < done < 1 else "", detail, left and f"{left} left"]
+        with self._lock:
+            now = time.monotonic()
+            is_new = step != self.step
+            if is_new:
+                self.step, self.started = step, now
+            self.done, self.detail = done, detail
+            if is_new or now - self.shown >= LINE_SECONDS:
+                self._print_line(now)
+        if self.repeats and self._thread is None and step not in _FORKING_STEPS:
+            self._thread = threading.Thread(target=self._repeat_lines, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Print no more lines."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _repeat_lines(self) -> None:
+        while not self._ended.wait(1.0):
+            with self._lock:
+                now = time.monotonic()
+                if now - self.shown >= LINE_SECONDS:
+                    self._print_line(now)
+
+    def _print_line(self, now: float) -> None:
+        self.shown, spent = now, now - self.started
+        print(
+            self._format_event(spent) if self.events else self._format_line(spent),
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _format_line(self, spent: float) -> str:
+        left = format_time_left(spent, self.done)
+        words = [
+            f"{self.done:.0%}" if 0 < self.done < 1 else "",
+            self.detail,
+            _format_rate(self.detail, spent),
+            left and f"{left} left",
+        ]
+        if not any(words) and spent >= LINE_SECONDS:
+            words = [f"{format_duration(spent)} so far"]
         told = ", ".join(filter(None, words))
-        line = STEP_LABELS.get(step, step) + (f": {told}" if told else "")
-        print(replace_unprintable(f"gitpeft: {line}"), file=sys.stderr, flush=True)
+        line = STEP_LABELS.get(self.step, self.step) + (f": {told}" if told else "")
+        return replace_unprintable(f"gitpeft: {line}")
+
+    def _format_event(self, spent: float) -> str:
+        known = spent >= 1 and 0 < self.done < 1
+        event = {
+            "step": self.step,
+            "done": round(self.done, 4),
+            "seconds": round(spent, 1),
+            "left": round(spent / self.done - spent, 1) if known else None,
+            "detail": self.detail,
+        }
+        return json.dumps(event)
+
+
+def _format_rate(detail: str, spent: float) -> str:
+    """How many units a second, where a detail counts them; "" otherwise."""
+    counted = _COUNTED.match(detail)
+    if counted is None or spent < 1:
+        return ""
+    return f"{int(counted[1].replace(',', '')) / spent:,.1f} {counted[2]}/s"
 
 
 def format_time_left(spent: float, done: float) -> str:

@@ -72,15 +72,18 @@ def hold_training_lock(repository: Repository) -> Iterator[None]:
 
 
 @contextmanager
-def show_progress(quiet: bool) -> Iterator["ProgressListener"]:
-    """Progress on standard error, or silence; and the settings of libraries that are imported within."""
+def show_progress(quiet: bool, how: str = "auto") -> Iterator["ProgressListener"]:
+    """Progress on standard error, or silence; and the settings of libraries that are imported within.
+
+    `how` is one of `progress.PROGRESS_FORMS`; `auto` is silence for who is `quiet`.
+    """
     _prepare_libraries()
-    if quiet:
+    if quiet and how == "auto":
         yield lambda _step, _done, _detail: None
         return
     from gitpeft.cli import progress
 
-    with progress.show_progress() as listen:
+    with progress.show_progress(how) as listen:
         yield listen
 
 

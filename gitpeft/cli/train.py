@@ -27,6 +27,7 @@ def init(
     budget: options.BudgetOption = 5.0,
     device: options.DeviceOption = "auto",
     no_hooks: Annotated[bool, typer.Option("--no-hooks", help="Skip hook installation.")] = False,
+    progress: options.ProgressOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Learn from this history and install the git hooks.
@@ -43,7 +44,7 @@ def init(
     plan = session.make_plan(repository, base, method, until, budget)
     with (
         session.explain_resuming(),
-        session.show_progress(as_json) as listen,
+        session.show_progress(as_json, progress) as listen,
         session.hold_training_lock(repository),
     ):
         from gitpeft.learn import pipeline
@@ -86,6 +87,7 @@ def _install_hooks(repository: Repository, risk: dict[str, object]) -> str:
 def mine(
     repo: options.RepoOption = None,
     until: options.UntilOption = "HEAD",
+    progress: options.ProgressOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Read new commits into the cache in .git/gitpeft.
@@ -96,9 +98,15 @@ def mine(
 
     repository = session.open_learnable_repository(repo, until)
     tip = repository.resolve_commit(until)
-    with session.show_progress(as_json) as listen, History.open(repository.state_dir) as history:
+    with (
+        session.explain_resuming(),
+        session.show_progress(as_json, progress) as listen,
+        History.open(repository.state_dir) as history,
+    ):
         report = history.mine_commits(
-            repository, tip, progress=lambda done, total: listen("mine", done / max(1, total), f"{done:,}")
+            repository,
+            tip,
+            progress=lambda done, total: listen("mine", done / max(1, total), f"{done:,}/{total:,} commits"),
         )
     rate = report.new / report.seconds if report.seconds else 0.0
     if as_json:
@@ -130,6 +138,7 @@ def train(
             "--org", metavar="PATH", help="Repositories (once for each) that share a first adapter."
         ),
     ] = None,
+    progress: options.ProgressOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Retrain on new commits; the new model must be better.
@@ -143,14 +152,16 @@ def train(
         if from_scratch or repo:
             raise typer.BadParameter("--org goes with neither --from-scratch nor --repo")
         each = [session.open_learnable_repository(one, until) for one in org]
-        _train_together(each, session.make_plan(each[0], base, method, until, budget), asked, as_json)
+        _train_together(
+            each, session.make_plan(each[0], base, method, until, budget), asked, as_json, progress
+        )
         return
     repository = session.open_learnable_repository(repo, until)
     plan = session.make_plan(repository, base, method, until, budget)
     done: RunCost | RetrainingResult
     with (
         session.explain_resuming(),
-        session.show_progress(as_json) as listen,
+        session.show_progress(as_json, progress) as listen,
         session.hold_training_lock(repository),
     ):
         from gitpeft.learn import pipeline
@@ -172,8 +183,10 @@ def train(
         views.print_training_cost(done)
 
 
-def _train_together(repos: list[Repository], plan: "ModelPlan", asked: bool, as_json: bool) -> None:
-    with session.explain_resuming(), session.show_progress(as_json) as listen:
+def _train_together(
+    repos: list[Repository], plan: "ModelPlan", asked: bool, as_json: bool, progress: str
+) -> None:
+    with session.explain_resuming(), session.show_progress(as_json, progress) as listen:
         from gitpeft.learn.retrain import multi_repo
 
         done = multi_repo.train_across_repositories(repos, plan, listen, _make_confirmation(asked))

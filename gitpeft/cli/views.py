@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gitpeft.bundle.registry import ModelVersion
     from gitpeft.git.repository import Repository
     from gitpeft.hooks.doctor import DoctorFinding, RecentProblems, RepositoryStatus
+    from gitpeft.learn.budget import BudgetReport
     from gitpeft.learn.evaluation.messages import MeasuredMessages
     from gitpeft.learn.results import CandidateModel, PipelineResult
     from gitpeft.learn.retrain.run import RetrainingResult
@@ -66,6 +67,16 @@ def _describe_outcome(
     yield "Hook", hooks
     size = format_size(measure_folder(repository.state_dir))
     yield "Disk", f"{size} in {shorten_path(repository, repository.state_dir)}"
+    if outcome.budget.left_out:
+        yield "Budget", "\n".join(_describe_budget(outcome.budget))
+
+
+def _describe_budget(budget: "BudgetReport") -> Iterator[str]:
+    """What a budget was too short for, and which would do."""
+    yield f"{format_duration(budget.seconds)} after reading the history, of {budget.minutes:g} minutes"
+    yield f"reduced to: {'; '.join(budget.left_out)}"
+    if budget.enough:
+        yield f"--budget {budget.enough} should take it all, as fast as this machine was"
 
 
 _STRENGTHS = {"tuned half way": "half-strength"}
@@ -181,6 +192,8 @@ def print_retraining(done: "RetrainingResult") -> None:
             f"Trained from {start} on {format_count(done.taught, 'commit')} ({done.new:,} new, "
             f"{done.replayed:,} replayed) in {format_duration(sum(done.seconds.values()))}."
         )
+    if done.left_out:
+        print(wrap_text(f"--budget was too short for all: {'; '.join(done.left_out)}."))
     if done.labels and done.labels.known:
         found, changed = done.labels.known, done.labels.changed
         print(

@@ -55,6 +55,21 @@ _KINDS = {
 }
 
 
+_FIRST_WORDS = frozenset(
+    (
+        *("pub", "export", "default", "async", "static", "public", "private", "protected", "internal"),
+        *("abstract", "final", "override", "inline", "virtual", "unsafe", "extern", "const", "constexpr"),
+        *("declare", "open", "suspend", "sealed", "data", "readonly", "partial", "def", "fn", "func"),
+        *("function", "function*", "fun", "class", "struct", "enum", "interface", "trait", "type"),
+        *("protocol", "object", "record", "module", "defmodule", "defp", "defmacro", "macro_rules!"),
+        *("union", "sub", "mod"),
+    )
+)
+"""The words of `_MODIFIERS` and `_KEYWORDS`."""
+
+_NEVER_AT_END = (":", ";", "=", "(", "}", "]", "[", '"', "'")
+"""How a line of `_TYPED_FUNCTION` never ends."""
+
 _NOT_NAMES = frozenset(("in", "of", "for", "is"))
 _STATEMENTS = frozenset(("if", "for", "while", "switch", "catch", "when", "func", "function"))
 
@@ -64,17 +79,33 @@ def find_definition(line: str, prose: bool) -> Definition | None:
     if prose:
         match = _SECTION.match(line)
         return ("section", normalize_line(match["name"])) if match else None
-    if match := _TEST_TITLE.match(line):
+    # what is asked before a pattern is cheap, and every line that the pattern matches has it
+    if ('"' in line or "'" in line or "`" in line) and (match := _TEST_TITLE.match(line)):
         return "test", normalize_line(match["name"])
-    if (match := _DEFINITION.match(line)) and _is_name(match["name"], match["kind"]):
+    if (
+        _may_open_definition(line)
+        and (match := _DEFINITION.match(line))
+        and _is_name(match["name"], match["kind"])
+    ):
         return _name_kind(match["kind"], match["name"]), match["name"]
-    if match := _ASSIGNED_FUNCTION.match(line):
+    if "=" in line and (match := _ASSIGNED_FUNCTION.match(line)):
         return "function", match["name"]
-    if match := _CONSTANT.match(line):
+    if ("_" in line or "#define" in line) and (match := _CONSTANT.match(line)):
         return "constant", match["name"]
-    if (match := _TYPED_FUNCTION.match(line)) and match["name"] not in _STATEMENTS:
+    if (
+        "(" in line
+        and not line.rstrip().endswith(_NEVER_AT_END)
+        and (match := _TYPED_FUNCTION.match(line))
+        and match["name"] not in _STATEMENTS
+    ):
         return "function", match["name"]
     return None
+
+
+def _may_open_definition(line: str) -> bool:
+    """Whether the first word of a line is one with which `_DEFINITION` begins."""
+    words = line.split(None, 1)
+    return bool(words) and (words[0] in _FIRST_WORDS or words[0].startswith("pub("))
 
 
 def _is_name(name: str, keyword: str) -> bool:

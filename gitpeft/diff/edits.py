@@ -67,16 +67,25 @@ def are_alike(old: str, new: str) -> bool:
     if not shorter or shorter * 3 < longer:
         return False
     start = common_prefix_length(old, new)
+    if start >= _ALIKE * longer:
+        return True
     end = min(common_prefix_length(old[::-1], new[::-1]), shorter - start)
     return start + end >= _ALIKE * longer
 
 
 def common_prefix_length(a: str, b: str) -> int:
     """How many characters two texts share at their start."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    most = min(len(a), len(b))
+    if a[:1] != b[:1] or a[:most] == b[:most]:
+        return most if a[:most] == b[:most] else 0
+    same, differs = 1, most
+    while differs - same > 1:  # whole slices are compared much faster than one character after another
+        middle = (same + differs) // 2
+        if a[same:middle] == b[same:middle]:
+            same = middle
+        else:
+            differs = middle
+    return same
 
 
 def split_change(old: str, new: str) -> tuple[str, str, str, str]:

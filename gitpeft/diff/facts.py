@@ -262,6 +262,8 @@ def _list_values(seen: _Findings) -> list[str]:
 
 def _list_repeated_lines(files: Sequence[FileChange], whole: bool) -> list[str]:
     """The line that was added to the most files, and the one that was removed from the most."""
+    if len(files) < _MIN_REPEATS:
+        return []
     found = []
     for sign, verb, word in (("+", "adds", "to"), ("-", "removes", "from")):
         counts = Counter(line for change in files for line in _list_distinct_lines(change, sign))

@@ -254,7 +254,15 @@ def _has_fault_word(subject: str) -> bool:
 def learn_fix_conventions(
     messages: Iterable[str], pattern: str = ""
 ) -> tuple[FixConventions, dict[str, int]]:
-    """Infer the conventions of a repository from its messages; also the number of matches of each kind.
+    """Infer the conventions of a repository from its messages; also the number of matches of each kind."""
+    conventions, counts, _ = classify_messages(messages, pattern)
+    return conventions, counts
+
+
+def classify_messages(
+    messages: Iterable[str], pattern: str = ""
+) -> tuple[FixConventions, dict[str, int], list[str | None]]:
+    """The conventions of a repository, the number of matches of each kind, and the evidence in each message.
 
     Words are ignored where nearly every subject has a conventional type, and so is a weak kind of evidence
     that most messages have, such as issue references where every change must have one.
@@ -264,13 +272,20 @@ def learn_fix_conventions(
     conventions = FixConventions(
         pattern=pattern, typed=len(texts) >= MIN_MESSAGES and typed > CONVENTIONAL_SHARE * len(texts)
     )
-    counts = Counter(kind for text in texts if (kind := find_fix_evidence(text, conventions)))
+    evidence = [find_fix_evidence(text, conventions) for text in texts]
+    counts = Counter(filter(None, evidence))
     weak = {
         kind
         for kind in ("issue", "word")
         if len(texts) >= MIN_MESSAGES and counts[kind] > COMMON_SHARE * len(texts)
     }
-    return FixConventions(conventions.kinds - weak, pattern, conventions.typed), dict(counts)
+    found = FixConventions(conventions.kinds - weak, pattern, conventions.typed)
+    # without a weak kind, a message that has it may have another; the evidence of the others stays
+    kinds = [
+        find_fix_evidence(text, found) if kind in weak else kind
+        for text, kind in zip(texts, evidence, strict=True)
+    ]
+    return found, dict(counts), kinds
 
 
 def _has_type(message: str) -> bool:

@@ -34,6 +34,14 @@ def can_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
+def count_cores() -> int:
+    """The processor cores that this process may use."""
+    try:
+        return max(1, len(os.sched_getaffinity(0)))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
 def map_in_processes(
     shares: Sequence[WorkShare], work: Callable[[WorkShare], Iterable[Result]]
 ) -> Iterator[Result]:

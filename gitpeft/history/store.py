@@ -10,7 +10,7 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, islice
@@ -179,6 +179,8 @@ class History:
         What was read is kept even when this process is killed. `progress` gets the number of commits done and
         in total. Raises GitpeftError while another process mines, and for an unknown `tip`.
         """
+        from gitpeft.history.pool import count_cores
+
         start = time.monotonic()
         tip = repository.resolve_commit(tip)
         with _lock_history(self.path.with_name("history.lock")):
@@ -192,7 +194,7 @@ class History:
             self._execute_many("DELETE FROM skipped", [()])  # commits skipped the last time are tried again
             with self._db:
                 context.forget_changes(self._db, outdated)
-            skipped = self._store_commits(repository, wanted, jobs or _count_cores(), progress)
+            skipped = self._store_commits(repository, wanted, jobs or count_cores(), progress)
             context.fill_line_counts(self._db, repository, reachable)
             with self._db:
                 context.move_cursor(self._db, tip, *context.find_cursor_difference(self._db, repository, tip))
@@ -202,12 +204,19 @@ class History:
         return MiningReport(new, len(reachable), skipped, pruned, time.monotonic() - start, undated)
 
     def load_records(
-        self, repository: Repository, tip: str = "HEAD", newest: int | None = None
+        self,
+        repository: Repository,
+        tip: str = "HEAD",
+        newest: int | None = None,
+        without: Collection[str] = (),
     ) -> list[CommitRecord]:
-        """Load the mined commits that `tip` reaches, oldest first; only the `newest` ones, if given."""
+        """Load the mined commits that `tip` reaches, oldest first; only the `newest` ones, if given.
+
+        Those in `without` are left out.
+        """
         reachable = [sha for sha, _ in repository.rev_list(repository.resolve_commit(tip))]
         wanted = reachable if newest is None else reachable[-newest:]
-        keep = set(wanted)
+        keep = set(wanted).difference(without)
         rows = self._db.execute(f"SELECT {_RECORD_COLUMNS} FROM record")
         found = {row[0]: _record_from_row(row) for row in rows if row[0] in keep}
         return [found[sha] for sha in wanted if sha in found]
@@ -420,14 +429,6 @@ def _compress_change(row: Sequence[object]) -> tuple[object, ...]:
     change = row[_CHANGE_COLUMN]
     packed = zlib.compress(str(change).encode()) if change else ""
     return (*row[:_CHANGE_COLUMN], packed, *row[_CHANGE_COLUMN + 1 :])
-
-
-def _count_cores() -> int:
-    """The processor cores that this process may use."""
-    try:
-        return max(1, len(os.sched_getaffinity(0)))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def _connect_database(path: Path) -> sqlite3.Connection:

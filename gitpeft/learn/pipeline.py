@@ -32,12 +32,15 @@ from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord, History
 from gitpeft.lazy import replace_fields
+from gitpeft.learn import budget as budgets
 from gitpeft.learn import packing
+from gitpeft.learn.budget import BudgetedBase, RunBudget
 from gitpeft.learn.data import dataset, style
 from gitpeft.learn.data.dataset import MIN_TRAINING_EXAMPLES, Dataset
 from gitpeft.learn.data.style import MessageStyle
 from gitpeft.learn.evaluation import messages
 from gitpeft.learn.evaluation.messages import BundleDraft
+from gitpeft.learn.evaluation.reranker import RerankerChoice
 from gitpeft.learn.results import (
     CandidateModel,
     EvaluationResult,
@@ -50,16 +53,22 @@ from gitpeft.learn.results import (
     load_plan,
 )
 from gitpeft.learn.risk import selection
+from gitpeft.learn.risk.labelled_history import read_labelled_history
 from gitpeft.learn.training import finetune, memory
 from gitpeft.learn.training.finetune import ProgressListener, RunCost, TrainingJob
+from gitpeft.risk.model import RiskModel
 from gitpeft.suggest.reranker import Reranker
 
 if TYPE_CHECKING:
     from gitpeft.learn.export.parity import ExportResult
+    from gitpeft.learn.models.methods import TuningMethod
     from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer
 
 RISK_TIME_SHARE = 0.2
-"""The share of the minutes for training that is added for tuning an encoder of the risk model."""
+"""The share of the minutes that tuning an encoder of the risk model may take, in two parts."""
+
+MINUTES_FILE = "minutes.json"
+"""In the folder of a run: the minutes for its training, so that one that was killed goes on with the same."""
 
 TUNED, HALF_TUNED, UNTUNED = "tuned", "tuned half way", "untuned"
 """The variants among which validation selects, by the names that manifests have."""
@@ -67,6 +76,7 @@ TUNED, HALF_TUNED, UNTUNED = "tuned", "tuned half way", "untuned"
 HALF_STRENGTH = 0.5
 _VARIANTS = {1.0: TUNED, HALF_STRENGTH: HALF_TUNED, 0.0: UNTUNED}
 _KEPT_RUNS = 3
+_PACED_STEPS = 5  # of a training, from which its pace is known
 
 
 # --- whole sequences ----------------------------------------------------------------------------------------
@@ -83,8 +93,9 @@ def build_active_model(
     _check_plan(plan)
     with clock.measure("mine"):
         mined = mined or mine_history(repo, plan.until, listen)
+    budget = RunBudget.start(repo.state_dir, plan.minutes)
     with clock.measure("examples"):
-        data = _build_examples(mined, listen)
+        data = build_examples(mined, listen, budget)
     if not data.examples:
         if fresh:
             shutil.rmtree(repo.state_dir, ignore_errors=True)
@@ -92,15 +103,18 @@ def build_active_model(
             "this history has no commit to learn from",
             "commit some work first, then run `gitpeft init` again",
         )
-    candidate = build_candidate(repo, plan, mined, data, listen, clock)
+    candidate = build_candidate(repo, plan, mined, data, listen, clock, budget)
     with clock.measure("measure"):
         count = _make_count_listener(listen, "measure")
         selected, wording = candidate.selected, candidate.style
-        measured = messages.measure_on_test(selected.draft, data, wording, selected.reranker, count)
+        most = budget.limit_test(
+            find_budgeted_base(plan), messages.limit_commits(selected.draft, messages.MAX_TEST_COMMITS)
+        )
+        measured = messages.measure_on_test(selected.draft, data, wording, selected.reranker, count, most)
     candidate = replace(candidate, measured=measured, seconds=clock.seconds)
     bundle = packing.install_candidate(repo, candidate, data)
     left_out = data.left_out | mined.report.skipped
-    result = PipelineResult(candidate, len(data.examples), left_out, bundle)
+    result = PipelineResult(candidate, len(data.examples), left_out, bundle, budget.report())
     write_json(candidate.folder / "outcome.json", result.as_dict())
     return result
 
@@ -112,11 +126,16 @@ def build_candidate(
     data: Dataset,
     listen: ProgressListener,
     clock: "_StepClock | None" = None,
+    budget: RunBudget | None = None,
 ) -> CandidateModel:
-    """The steps from training to the risk model, on a split that the caller made; nothing is installed."""
+    """The steps from training to the risk model, on a split that the caller made; nothing is installed.
+
+    What the plan's minutes do not allow for is left out, and noted in `budget`.
+    """
     why = explain_skipped_training(plan, data)
     folder = _prepare_run_folder(repo, plan, mined, data)
-    run = _Run(repo, plan, mined, data, folder, listen, clock or _StepClock())
+    budget = budget or RunBudget.start(repo.state_dir, plan.minutes)
+    run = _Run(repo, plan, mined, data, folder, listen, budget, clock or _StepClock())
     wording = learn_team_style(mined.records, data, repo.list_branches())
     if why:
         draft, trained, scores = _draft_untuned(run), None, dict[str, float]()
@@ -125,7 +144,7 @@ def build_candidate(
     with run.clock.measure("choose"):
         selected = _select_variant(run, draft, wording, scores)
     with run.clock.measure("risk"):
-        risk = fit_risk_model(repo, mined, folder, listen, None if why else plan)
+        risk = fit_risk_model(repo, mined, folder, listen, None if why else plan, budget)
     _delete_old_runs(folder)
     return CandidateModel(
         folder=folder,
@@ -143,14 +162,16 @@ def build_candidate(
 def train_only(repo: Repository, plan: ModelPlan, listen: ProgressListener) -> RunCost:
     """The steps up to a trained run, which `build_active_model` with the same plan continues; its cost."""
     mined = mine_history(repo, plan.until, listen)
-    data = dataset.build_dataset(mined.records, TokenBudget().exemplars)
+    budget = RunBudget.start(repo.state_dir, plan.minutes)
+    data = build_examples(mined, listen, budget)
     if reason := explain_skipped_training(plan, data):
         raise GitpeftError(
             f"nothing was trained: {reason}", "`gitpeft init` serves this history without training"
         )
     folder = _prepare_run_folder(repo, plan, mined, data)
-    fit_risk_model(repo, mined, folder, listen, plan)
-    return finetune.tune_base(make_training_job(plan), data, folder, listen)[1]
+    fit_risk_model(repo, mined, folder, listen, plan, budget)
+    run = _Run(repo, plan, mined, data, folder, listen, budget)
+    return _tune_within_budget(run, make_training_job(plan))[1]
 
 
 def find_last_trained_plan(repo: Repository) -> ModelPlan:
@@ -230,9 +251,23 @@ def _check_plan(plan: ModelPlan) -> None:
         bases.find_base(plan.base)
 
 
-def _build_examples(mined: MinedHistory, listen: ProgressListener) -> Dataset:
+def build_examples(mined: MinedHistory, listen: ProgressListener, budget: RunBudget) -> Dataset:
+    """The examples of a history, of a long one the newest that the budget allows for."""
     listen("examples", 0.0, "")
-    data = dataset.build_dataset(mined.records, TokenBudget().exemplars)
+    prepared = 0
+
+    def limit_examples(usable: int) -> int:
+        nonlocal prepared
+        prepared = budget.limit_examples(usable)
+        return prepared
+
+    with budget.measure(budgets.EXAMPLES, lambda: prepared):
+        data = dataset.build_dataset(
+            mined.records,
+            TokenBudget().exemplars,
+            limit=limit_examples,
+            listen=_make_count_listener(listen, "examples"),
+        )
     listen("examples", 1.0, f"{len(data.examples):,} usable commits")
     return data
 
@@ -273,9 +308,12 @@ class _StepClock:
         self.seconds[step] = round(time.monotonic() - start, 2)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
-    """What the steps of one run need, and its folder."""
+    """What the steps of one run need, and its folder.
+
+    `validated` is on how many commits variants are compared, 0 before the first.
+    """
 
     repo: Repository
     plan: ModelPlan
@@ -283,7 +321,9 @@ class _Run:
     data: Dataset
     folder: Path
     listen: ProgressListener
+    budget: RunBudget
     clock: _StepClock = field(default_factory=_StepClock)
+    validated: int = 0
 
 
 def _prepare_run_folder(repo: Repository, plan: ModelPlan, mined: MinedHistory, data: Dataset) -> Path:
@@ -333,12 +373,12 @@ def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, f
     job = make_training_job(run.plan)
     reranker = job.base.load_reranker()  # a damaged one is reported before any work
     with run.clock.measure("train"):
-        method, cost = finetune.tune_base(job, run.data, run.folder, run.listen)
+        method, cost = _tune_within_budget(run, job)
     strength, losses = finetune.choose_strength(run.folder)
     folder = run.folder
     if strength < 1:
         folder = finetune.scale_adapter(run.folder, strength, job.base.find_start(method))
-    with run.clock.measure("export"):
+    with run.clock.measure("export"), run.budget.measure(budgets.EXPORT, lambda: 1, job.base.name):
         run.listen("export", 0.0, "")
         exported = finetune.export_run(job.base, method, run.data, folder)
         run.listen("export", 1.0, exported.parity.describe_drop())
@@ -356,6 +396,44 @@ def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, f
     if not strength:
         draft = replace(draft, adapter=None, manifest=replace(draft.manifest, method={"name": "none"}))
     return draft, trained, {_VARIANTS[one]: 100 * math.exp(-loss) for one, loss in losses.items()}
+
+
+def _tune_within_budget(run: _Run, job: TrainingJob) -> tuple["TuningMethod", RunCost]:
+    """Train for what the budget leaves beside the other steps."""
+    known, resumed = run.folder / MINUTES_FILE, (run.folder / "run.json").exists()
+    base = find_budgeted_base(run.plan)
+    if known.exists():
+        minutes = float(json.loads(known.read_text(encoding="utf-8")))
+    else:
+        evaluated = messages.MAX_CAUSAL_COMMITS if base.causal else messages.MAX_VALIDATION_COMMITS
+        minutes = run.budget.plan_training(base, len(run.mined.records), evaluated)
+        write_json(known, minutes)
+    paces = run.budget.paces
+    pace = paces.get(budgets.TRAINING, base.name, causal=base.causal)
+    method, cost = finetune.tune_base(
+        replace(job, minutes=minutes, pace=pace), run.data, run.folder, run.listen
+    )
+    seen, whole = cost.training.examples, len(run.data.train)
+    if not resumed and cost.training.steps >= _PACED_STEPS:
+        paces.observe(budgets.TRAINING, cost.training.seconds, seen, base.name)
+    run.budget.note_training(whole * paces.get(budgets.TRAINING, base.name, causal=base.causal))
+    if seen < whole:
+        run.budget.note_left_out(budgets.TRAINING, f"training on {seen:,} of {whole:,} commits")
+    return method, cost
+
+
+def find_budgeted_base(plan: ModelPlan) -> BudgetedBase:
+    """What the steps of a plan cost by."""
+    from gitpeft.learn.models import bases
+
+    try:
+        base = bases.find_base(plan.base)
+    except GitpeftError:
+        return BudgetedBase("", variants=1)
+    if base.architecture.causal:
+        return BudgetedBase(base.name, causal=True, variants=1)
+    milder = (plan.method == "lora") + (base.find_onnx_folder() is not None)
+    return BudgetedBase(base.name, variants=1 + milder)
 
 
 def _note_strength(strength: float) -> dict[str, float]:
@@ -381,19 +459,35 @@ def _select_variant(
 
     A team's newest commits are sometimes closer to the base and their exemplars than to its old ones.
     """
-    count = _make_count_listener(run.listen, "choose")
-    choice = messages.choose_on_validation(draft, run.data, wording, count)
+    choice = _choose_within_budget(run, draft, wording)
     if choice is None or draft.adapter is None or scores:
         return SelectedModel(draft, choice, scores)
     best, scores = (draft, choice), {TUNED: choice.best_score}
     for name, make_variant in _list_milder_variants(run, draft).items():
+        if run.budget.left <= 0:
+            run.budget.note_left_out(name, f"comparing the model that is {name}")
+            continue
         variant = make_variant()
-        choice = messages.choose_on_validation(variant, run.data, wording, count)
+        choice = _choose_within_budget(run, variant, wording)
         if choice is not None:
             scores[name] = choice.best_score
             if choice.best_score > best[1].best_score:
                 best = variant, choice
     return SelectedModel(*best, scores)
+
+
+def _choose_within_budget(run: _Run, draft: BundleDraft, wording: MessageStyle) -> RerankerChoice | None:
+    """The reranker of a variant, from as many validation commits as the budget allows for."""
+    base = find_budgeted_base(run.plan)
+    most = run.validated or run.budget.limit_validation(
+        base, messages.limit_commits(draft, messages.MAX_VALIDATION_COMMITS)
+    )
+    run.validated = most
+    asked = min(most, len(run.data.valid)) if draft.files is not None else 0
+    with run.budget.measure(budgets.SUGGESTION, lambda: asked, base.name):
+        return messages.choose_on_validation(
+            draft, run.data, wording, _make_count_listener(run.listen, "choose"), most
+        )
 
 
 def _list_milder_variants(run: _Run, tuned: BundleDraft) -> dict[str, Callable[[], BundleDraft]]:
@@ -447,17 +541,17 @@ def fit_risk_model(
     folder: Path,
     listen: ProgressListener,
     plan: ModelPlan | None = None,
+    budget: RunBudget | None = None,
 ) -> FittedRisk:
     """Label the history and fit the risk model, unless `folder` has one; leaves `risk.json` there.
 
     With a `plan`, an encoder may be tuned as well; where the model uses it, it is left there as `risk.onnx`.
+    With a `budget` fixes are traced, newest first, as far as its time goes.
     """
     file, encoder = folder / bundles.RISK_MODEL_FILE, folder / bundles.RISK_ENCODER_FILE
     if not file.exists():
-        minutes = RISK_TIME_SHARE * plan.minutes / 2 if plan else 0.0  # it is tuned twice at most
-        trainer = make_risk_encoder_trainer(plan, minutes) if plan else None
-        with History.open(repo.state_dir) as history:
-            model = selection.train_from_history(history, repo, mined.tip, listen, trainer)
+        trainer = _make_affordable_trainer(plan, budget) if plan else None
+        model = _fit_within_budget(repo, mined, listen, trainer, budget)
         if trainer is not None:
             model = replace_fields(model, report=model.report | {"taught": trainer.notes})
             if model.needs_encoder and trainer.graph:
@@ -465,6 +559,41 @@ def fit_risk_model(
         write_json(file, json.loads(model.to_json()))
     listen("risk", 1.0, "")
     return FittedRisk(file, encoder if encoder.exists() else None)
+
+
+def _fit_within_budget(
+    repo: Repository,
+    mined: MinedHistory,
+    listen: ProgressListener,
+    trainer: "RiskEncoderTrainer | None",
+    budget: RunBudget | None,
+) -> RiskModel:
+    start = time.monotonic()
+    limit = None if budget is None else budget.limit_tracing()
+    with History.open(repo.state_dir) as history:
+        known = read_labelled_history(history, repo, mined.tip, listen, limit)
+    listen("risk", 0.0, "")
+    model = selection.train_on_labelled_history(known, trainer)
+    report = known.report if known else None
+    if budget is not None and report is not None:
+        budget.paces.observe(budgets.TRACING, report.seconds, report.read)
+        spent = time.monotonic() - start - report.seconds
+        budget.paces.observe(budgets.RISK, spent, report.commits)
+        if report.untraced:
+            total = report.commits + report.untraced
+            budget.note_left_out(
+                budgets.RISK, f"risk: tracing fixes in {report.commits:,} of {total:,} commits"
+            )
+    return model
+
+
+def _make_affordable_trainer(plan: ModelPlan, budget: RunBudget | None) -> "RiskEncoderTrainer | None":
+    """It is tuned twice at most; None where the budget does not allow for that."""
+    minutes = RISK_TIME_SHARE * plan.minutes / 2
+    if budget is not None and not budget.allows_encoder(2 * minutes, find_budgeted_base(plan)):
+        budget.note_left_out("encoder", "risk: a model that reads the change")
+        return None
+    return make_risk_encoder_trainer(plan, minutes)
 
 
 def make_risk_encoder_trainer(plan: ModelPlan, minutes: float) -> "RiskEncoderTrainer | None":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gitpeft.errors import GitpeftError
 from gitpeft.history.store import CommitRecord, MiningReport
+from gitpeft.learn.budget import BudgetReport
 from gitpeft.learn.data.style import MessageStyle
 from gitpeft.learn.evaluation.messages import BundleDraft, MeasuredMessages
 from gitpeft.learn.evaluation.reranker import RerankerChoice
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """What to make. `until` cuts history; `minutes` bounds training; without `train` nothing is tuned.
+    """What to make. `until` cuts history; `minutes` bounds all after mining; without `train` nothing is
+    tuned.
 
     `warm` is the folder of an adapter of the same method and base, from whose weights training starts;
     `rival` the installed model that the result will be compared with, "" when it becomes active without a
@@ -147,12 +149,16 @@ class CandidateModel:
 
 @dataclass(frozen=True, slots=True)
 class PipelineResult:
-    """The model that a run made active, how many commits it used and left out by reason, its bundle's id."""
+    """The model that a run made active, how many commits it used and left out by reason, its bundle's id.
+
+    `budget` says what it had no time for.
+    """
 
     candidate: CandidateModel
     used: int
     left_out: Mapping[str, int]
     bundle: str
+    budget: BudgetReport
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of `gitpeft init --json` and of `outcome.json` in the run's folder."""
@@ -178,6 +184,7 @@ class PipelineResult:
             "seconds": dict(one.seconds),
             "peak_memory": one.peak_memory,
             "bundle": self.bundle,
+            "budget": asdict(self.budget),
         }
 
 

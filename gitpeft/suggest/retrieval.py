@@ -7,7 +7,6 @@ idf). Terms of more than 40 % of all commits, or of more than 20,000, get idf 0:
 most.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from gitpeft.lazy import lazy_dataclass
 from gitpeft.suggest.analogy import describe_slots
 from gitpeft.suggest.index_arrays import (
     IndexArrays,
+    TermCounts,
     TermPlaces,
     build_index_arrays,
     count_terms,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.floating]
     Integers = NDArray[np.signedinteger]
+    Terms = NDArray[np.uint32]
 
 RECENCY_WEIGHT, RECENCY_DECAY = 2.0, 30.0
 """A commit's similarity is multiplied by 1 + RECENCY_WEIGHT · exp(-age / RECENCY_DECAY), with age 0 for the
@@ -126,8 +127,14 @@ class CommitIndex:
                 slots.append(describe_slots(subject, change) if with_slots else "")
                 yield change
 
-        counted = count_terms(note_slots())
-        return cls(build_index_arrays(counted, map(_join_slots, texts, slots), shas))
+        return cls.build_from_counts(count_terms(note_slots()), texts, slots, shas)
+
+    @classmethod
+    def build_from_counts(
+        cls, counted: TermCounts, subjects: Iterable[str], slots: Iterable[str], shas: Iterable[str]
+    ) -> "CommitIndex":
+        """Index commits whose terms are counted, and whose slots are known ("" for none), oldest first."""
+        return cls(build_index_arrays(counted, map(_join_slots, subjects, slots), shas))
 
     def with_later_commits(self, entries: Sequence[IndexEntry]) -> "CommitIndex":
         """This index, whose arrays are shared, with these later commits in place of any others, oldest first.
@@ -184,10 +191,26 @@ class CommitIndex:
         """
         import numpy as np
 
+        counts = extract_terms(change)
+        terms = np.fromiter(counts.keys(), dtype=np.uint32, count=len(counts))
+        occurrences = np.fromiter(counts.values(), dtype=np.uint32, count=len(counts))
+        return self.find_nearest_by_terms(terms, occurrences, n, before, recency_weight)
+
+    def find_nearest_by_terms(
+        self,
+        terms: "Terms",
+        counts: "Terms",
+        n: int,
+        before: int | None = None,
+        recency_weight: float = RECENCY_WEIGHT,
+    ) -> list[Neighbour]:
+        """As `find_nearest`, for the terms (T) of a change and their counts (T)."""
+        import numpy as np
+
         limit = len(self) if before is None else before
         if limit < 1 or n < 1:
             return []
-        positions, similarities = self._compute_similarities(extract_terms(change), limit)
+        positions, similarities = self._compute_similarities(terms, counts, limit)
         age = (positions - (limit - 1)) / RECENCY_DECAY
         scores = similarities * (1 + recency_weight * np.exp(age))
         nearest: dict[str, Neighbour] = {}
@@ -201,13 +224,11 @@ class CommitIndex:
                 break
         return list(nearest.values())
 
-    def _compute_similarities(self, counts: Counter[int], limit: int) -> "tuple[Integers, Floats]":
+    def _compute_similarities(self, terms: "Terms", counts: "Terms", limit: int) -> "tuple[Integers, Floats]":
         """The positions below `limit`, ascending, of commits that share terms with a change; the cosines."""
         import numpy as np
 
-        terms = np.fromiter(counts.keys(), dtype=np.uint32, count=len(counts))
-        occurrences = np.fromiter(counts.values(), dtype=np.float32, count=len(counts))
-        logs = 1 + np.log(occurrences)
+        logs = 1 + np.log(counts.astype(np.float32))
         found = self.arrays.look_up(terms)
         weights = logs * found.idf
         squared = float(weights @ weights)

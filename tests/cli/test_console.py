@@ -1,6 +1,7 @@
 """What is printed: widths, encodings, ages, progress without a terminal."""
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -64,3 +65,31 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.
         "gitpeft: Training: 30%, 300 tokens/s, 1 min 10 s left",
         "gitpeft: Exporting to ONNX",
     ]
+
+
+def test_a_step_that_says_nothing_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.1)
+    monkeypatch.setattr(sys, "stderr", said)
+    with progress.show_progress(progress.LINES) as listen:
+        listen("risk", 0.0, "")
+        deadline = time.monotonic() + 30
+        while len(said.getvalue().splitlines()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    told = said.getvalue().splitlines()
+    assert told[0] == "gitpeft: Fitting risk model" and "so far" in told[1]
+
+
+def test_counted_work_is_told_with_its_rate_and_events_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = [100.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", said)
+    for lines in (progress.ProgressLines(), progress.ProgressLines(events=True)):
+        for second in (0, 20):
+            now[0] = 100.0 + second
+            lines.show_step("choose", second / 100, f"{second:,}/1,000 commits")
+    told = said.getvalue().splitlines()
+    assert told[1] == "gitpeft: Fitting the reranker: 20%, 20/1,000 commits, 1.0 commits/s, 1 min 20 s left"
+    assert json.loads(told[3]) == {
+        "step": "choose", "done": 0.2, "seconds": 20.0, "left": 80.0, "detail": "20/1,000 commits",
+    }  # fmt: skip

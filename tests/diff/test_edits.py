@@ -1,5 +1,6 @@
 """Pairs of removed and added lines."""
 
+import random
 import re
 
 import pytest
@@ -65,3 +66,11 @@ def test_texts_that_share_a_start() -> None:
     assert common_prefix_length("abc", "abd") == 2
     assert common_prefix_length("ab", "abc") == 2
     assert common_prefix_length("", "a") == 0
+
+
+def test_common_prefixes_are_those_that_a_loop_finds() -> None:
+    dice = random.Random(0)
+    for _ in range(3000):
+        a, b = ("".join(dice.choices("ab", k=dice.randrange(9))) for _ in range(2))
+        same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        assert common_prefix_length(a, b) == same, (a, b)

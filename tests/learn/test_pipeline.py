@@ -125,6 +125,7 @@ def test_the_json_of_a_result_keeps_its_keys(served: tuple[Repo, PipelineResult]
     assert list(found) == [
         "kind", "why", "used", "left_out", "base", "method", "trainable", "parameters", "cost", "parity",
         "tuning", "choice", "test", "samples", "risk", "judge", "seconds", "peak_memory", "bundle",
+        "budget",
     ]  # fmt: skip
     assert set(found["choice"]) == {"mode", "n", "scores", "offers"}
     assert {"steps", "seconds", "share", "curve", "adapter_bytes", "exported_bytes", "notes"} <= set(
@@ -160,7 +161,7 @@ def test_nothing_but_the_state_is_written(served: tuple[Repo, PipelineResult]) -
     assert repo.git("status", "--porcelain") == ""
     state = state_of(repo)
     assert {path.name for path in state.iterdir()} - {"history.db-wal", "history.db-shm"} == {
-        "current", "history.db", "history.lock", "lines.db", "models", "runs",
+        "current", "history.db", "history.lock", "lines.db", "models", "paces.json", "runs",
     }  # fmt: skip
     assert not list(state.rglob("*.new")) and not list(state.glob("models/.new-*"))
     [folder] = state.glob("runs/*")

@@ -12,6 +12,7 @@ from gitpeft.learn.risk.classifiers import LabelledCommits
 from gitpeft.learn.risk.encoder import CommitText, RiskData
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.learn.szz import szz
+from gitpeft.learn.szz.szz import TraceReport
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from tests.support import tinymodel
 from tests.support.gitrepo import EPOCH
@@ -56,6 +57,8 @@ class Verdict:
 @dataclass
 class Traced(Found):
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    untraced: frozenset[str] = frozenset()
+    report: TraceReport | None = None
 
 
 def play(monkeypatch: pytest.MonkeyPatch, measured: list[MeasuredCommit], found: Found) -> None:

@@ -93,7 +93,7 @@ def nobody(_step: str, _done: float, _detail: str) -> None:
 
 def plan(built: Built, **changes: Any) -> ModelPlan:
     return ModelPlan(
-        **{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, "minutes": 0.1, **changes}
+        **{"base": str(built.out), "settings": {"rank": 4, "alpha": 8}, "minutes": 3.0, **changes}
     )
 
 

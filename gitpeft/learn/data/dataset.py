@@ -6,13 +6,14 @@ for validation, the newest 10 % for testing; an example's exemplars are always e
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gitpeft.diff.render import TokenBudget
 from gitpeft.diff.subjects import clean_subject
 from gitpeft.history.filters import find_exclusion_reason
 from gitpeft.history.store import CommitRecord
+from gitpeft.learn.data.example_index import ExampleIndexer
 from gitpeft.runtime.tokenizer import TokenCodec, render_source
 from gitpeft.suggest.retrieval import CommitIndex
 
@@ -22,6 +23,9 @@ PREVIOUS_WINDOW = 200
 MAX_MESSAGE_TOKENS = 40
 """A message is learnt up to this many tokens."""
 
+OLDER_COMMITS = "older than the budget allows for"
+"""Why commits are left out where the time is too short for all."""
+
 MIN_TRAINING_EXAMPLES = 50
 """Nothing is trained on fewer usable examples."""
 
@@ -30,14 +34,14 @@ MIN_TRAINING_EXAMPLES = 50
 class Example:
     """One commit as a model sees it: the change and its surroundings, and the message to write.
 
-    `like` are the subjects of the nearest earlier commits, nearest first; `group` names the repository where
-    examples of several come together.
+    `like` are the subjects of the nearest earlier commits, nearest first; a `Dataset` searches for them when
+    they are read. `group` names the repository where examples of several come together.
     """
 
     change: str
     message: str
     previous: str
-    like: tuple[str, ...]
+    like: Sequence[str]
     sha: str
     group: str = ""
 
@@ -48,7 +52,8 @@ class Dataset:
 
     `train`, `valid`, `test` are consecutive; `first_valid` and `first_test` are places in `examples` (and in
     `index`, which holds the same commits in the same order). `left_out` counts commits by reason. With
-    `taught`, only these of the oldest are trained on (see `learn.retrain`).
+    `taught`, only these of the oldest are trained on (see `learn.retrain`). `indexer` has the terms of all
+    examples where they are counted already.
     """
 
     examples: tuple[Example, ...]
@@ -57,6 +62,7 @@ class Dataset:
     first_test: int
     left_out: dict[str, int]
     taught: tuple[Example, ...] = ()
+    indexer: ExampleIndexer | None = None
 
     @property
     def train(self) -> tuple[Example, ...]:
@@ -75,17 +81,20 @@ class Dataset:
 
     def index_before(self, place: int) -> CommitIndex:
         """An index of the first `place` examples only, built from nothing later."""
-        return build_example_index(self.examples[:place])
+        return self.indexer.build(place) if self.indexer else build_example_index(self.examples[:place])
 
 
 def build_example_index(examples: Sequence[Example]) -> CommitIndex:
     """A retrieval index over examples, oldest first."""
-    return CommitIndex.build(
-        [e.change for e in examples],
-        [e.message for e in examples],
-        [e.sha for e in examples],
-        with_slots=True,
-    )
+    return make_indexer(examples).build(len(examples))
+
+
+def make_indexer(
+    examples: Sequence[Example], listen: Callable[[int, int], None] | None = None
+) -> ExampleIndexer:
+    """What all indexes over these examples are built from; `listen` gets how many are counted of how many."""
+    commits = [(example.sha, example.message, example.change) for example in examples]
+    return ExampleIndexer.count(commits, listen)
 
 
 def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> tuple[list[int], list[int]]:
@@ -96,20 +105,36 @@ def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> 
 
 
 def build_dataset(
-    records: Sequence[CommitRecord], neighbours: int, valid: float = 0.1, test: float = 0.1
+    records: Sequence[CommitRecord],
+    neighbours: int,
+    valid: float = 0.1,
+    test: float = 0.1,
+    *,
+    limit: Callable[[int], int] | None = None,
+    listen: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """The examples of a history, oldest record first.
 
+    `limit` says of how many usable commits how many of the newest are taken; the others count as left out.
+
     Exemplars of the training part are found in an index of that part only; those of the later parts in
-    everything before the part, as if the model had been made on that day.
+    everything before the part, as if the model had been made on that day. `listen` gets how many commits of
+    how many are prepared.
     """
     bare, left_out = _filter_records(records)
+    if limit and (most := limit(len(bare))) < len(bare):
+        left_out |= {OLDER_COMMITS: len(bare) - most}
+        bare = bare[len(bare) - most :]
+    indexer = make_indexer(bare, listen)
     first_valid, first_test = int(len(bare) * (1 - valid - test)), int(len(bare) * (1 - test))
     examples: list[Example] = []
     for start, end in ((0, first_valid), (first_valid, first_test), (first_test, len(bare))):
-        known = build_example_index(bare[: start or end])
-        examples += (_add_exemplars(bare, i, known, start or i, neighbours) for i in range(start, end))
-    return Dataset(tuple(examples), build_example_index(examples), first_valid, first_test, left_out)
+        examples += (
+            replace(bare[i], like=indexer.promise_exemplars(i, start or end, start or i, neighbours))
+            for i in range(start, end)
+        )
+    index = indexer.build(len(bare))
+    return Dataset(tuple(examples), index, first_valid, first_test, left_out, indexer=indexer)
 
 
 def share_for_count(count: int, total: int) -> float:
@@ -122,19 +147,18 @@ def build_dataset_from_parts(train: Sequence[Example], valid: Sequence[Example],
 
     There is no test part.
     """
-    bare, known = [*train, *valid], build_example_index(train)
-    examples = [_add_exemplars(bare, i, known, min(i, len(train)), neighbours) for i in range(len(bare))]
-    return Dataset(tuple(examples), build_example_index(examples), len(train), len(bare), {})
+    bare, first = [*train, *valid], len(train)
+    indexer = make_indexer(bare)
+    examples = tuple(
+        replace(one, like=indexer.promise_exemplars(i, first, min(i, first), neighbours))
+        for i, one in enumerate(bare)
+    )
+    return Dataset(examples, indexer.build(len(bare)), first, len(bare), {}, indexer=indexer)
 
 
 def select_usable_examples(records: Sequence[CommitRecord]) -> list[Example]:
     """The examples of a history without exemplars, oldest first."""
     return _filter_records(records)[0]
-
-
-def _add_exemplars(bare: Sequence[Example], i: int, known: CommitIndex, before: int, n: int) -> Example:
-    near = known.find_nearest(bare[i].change, n, before=before) if before else []
-    return replace(bare[i], like=tuple(neighbour.subject for neighbour in near))
 
 
 def _filter_records(records: Sequence[CommitRecord]) -> tuple[list[Example], dict[str, int]]:

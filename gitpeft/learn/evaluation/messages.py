@@ -65,13 +65,18 @@ class MeasuredMessages:
 
 
 def choose_on_validation(
-    draft: BundleDraft, data: Dataset, style: MessageStyle, listen: CountListener
+    draft: BundleDraft,
+    data: Dataset,
+    style: MessageStyle,
+    listen: CountListener,
+    most: int = MAX_VALIDATION_COMMITS,
 ) -> RerankerChoice | None:
     """The reranker that is best on validation; None where there is no model, or too little to validate on.
 
-    Each validation commit is treated as in the hook: those before it are among the exemplars.
+    At most `most` commits are asked about. Each is treated as in the hook: those before it are among the
+    exemplars.
     """
-    examples = trial.sample_examples(data.valid, _limit_commits(draft, MAX_VALIDATION_COMMITS), seed=1)
+    examples = trial.sample_examples(data.valid, limit_commits(draft, most), seed=1)
     if draft.files is None or len(examples) < MIN_VALIDATION_COMMITS:
         return None
     index = data.index_before(data.first_valid)
@@ -80,7 +85,8 @@ def choose_on_validation(
     return choose_reranker(asked, draft.reranker)
 
 
-def _limit_commits(draft: BundleDraft, most: int) -> int:
+def limit_commits(draft: BundleDraft, most: int) -> int:
+    """At most `most` commits, fewer of them for a causal language model."""
     causal = draft.files is not None and draft.manifest.reads_prompts
     return min(most, MAX_CAUSAL_COMMITS) if causal else most
 
@@ -98,7 +104,7 @@ def measure_on_test(
     Without `most` they are `MAX_TEST_COMMITS`, for a causal model `MAX_CAUSAL_COMMITS`. Three of the commits
     are kept as samples: best, median and worst by the keystrokes saved.
     """
-    examples = trial.sample_examples(data.test, most or _limit_commits(draft, MAX_TEST_COMMITS), seed=2)
+    examples = trial.sample_examples(data.test, most or limit_commits(draft, MAX_TEST_COMMITS), seed=2)
     if not examples:
         return MeasuredMessages()
     index = data.index_before(data.first_test)

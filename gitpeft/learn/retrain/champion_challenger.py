@@ -109,15 +109,19 @@ class ChallengeVerdict:
 
 
 def compare_message_models(
-    champion: Bundle, challenger: CandidateModel, data: Dataset, listen: ProgressListener
+    champion: Bundle,
+    challenger: CandidateModel,
+    data: Dataset,
+    listen: ProgressListener,
+    most: int = MAX_TEST_COMMITS,
 ) -> tuple[ChallengeVerdict, MeasuredMessages]:
-    """Compare by the keystrokes saved on `data.test`; also the scores of both models."""
+    """Compare by the keystrokes saved on at most `most` of `data.test`; also the scores of both models."""
     from gitpeft.learn.evaluation.text_metrics import keystrokes_saved, paired_bootstrap
 
     manifest = champion.manifest
     reranker = Reranker.from_data(champion.read_json(bundles.RERANKER_FILE), manifest.kind)
     installed = BundleDraft(manifest, champion.path, None, reranker)
-    examples = trial.sample_examples(data.test, MAX_TEST_COMMITS, seed=2)
+    examples = trial.sample_examples(data.test, most, seed=2)
     references = [example.message for example in examples]
     old = _suggest_first(installed, reranker, champion.read_json(bundles.STYLE_FILE), data, examples, listen)
     selected = challenger.selected

@@ -24,6 +24,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord
 from gitpeft.learn import packing, pipeline
+from gitpeft.learn.budget import RunBudget
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.results import CandidateModel, MinedHistory, ModelPlan
@@ -57,7 +58,7 @@ class RetrainingResult:
     `aside` the one kept aside when the winner of the other task became active. `new` counts usable commits
     since the champion, `taught` those trained on, `replayed` the older ones among them. `tasks` has a verdict
     for each task with a challenger, `labels` what changed in the risk labels since the champion, `seconds`
-    the time of each step.
+    the time of each step, `left_out` what there was no time for.
     """
 
     action: str
@@ -73,6 +74,7 @@ class RetrainingResult:
     labels: LabelChanges | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -92,6 +94,7 @@ class _Retraining:
     mined: MinedHistory
     listen: ProgressListener
     agreed: Callable[[str], bool]
+    budget: RunBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +153,10 @@ def run_retraining(
             "nothing was trained: gitpeft[train] is not installed", "pip install 'gitpeft[train]'"
         )
     mined = pipeline.mine_history(repo, plan.until, listen)
-    split = split_for_challenger(mined.records, champion, plan.seed)
+    budget = RunBudget.start(repo.state_dir, plan.minutes)
+    split = split_for_challenger(mined.records, champion, plan.seed, budget.limit_examples)
     same_plan = not from_scratch and start is None and _matches_plan(champion, plan)
-    work = _Retraining(repo, champion, mined, listen, agreed)
+    work = _Retraining(repo, champion, mined, listen, agreed, budget)
     skipped = UP_TO_DATE if split.new == 0 and same_plan else "" if split.data else _TOO_FEW_COMMITS
     trained = None
     if split.data is not None and not skipped:
@@ -162,9 +166,10 @@ def run_retraining(
         trained = _train_challenger(work, warm_plan, split.data)
     with bundles.staging_folder(repo.state_dir) as scratch:
         folder = trained.candidate.folder if trained else scratch
-        fitted = pipeline.fit_risk_model(repo, mined, folder, listen).model
+        fitted = pipeline.fit_risk_model(repo, mined, folder, listen, budget=budget).model
         result = _install_winners(work, trained, _challenge_risk_model(work, fitted), folder, skipped)
-    return replace(result, new=split.new, replayed=split.replayed if trained else 0)
+    left_out = budget.report().left_out
+    return replace(result, new=split.new, replayed=split.replayed if trained else 0, left_out=left_out)
 
 
 _TOO_FEW_COMMITS = (
@@ -177,8 +182,12 @@ def _train_challenger(work: _Retraining, plan: ModelPlan, data: Dataset) -> _Mes
     """Train a challenger for messages and compare it with the champion."""
     if reason := pipeline.explain_skipped_training(plan, data):
         raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` makes a model without training")
-    made = pipeline.build_candidate(work.repo, plan, work.mined, data, work.listen)
-    verdict, measured = champion_challenger.compare_message_models(work.champion, made, data, work.listen)
+    made = pipeline.build_candidate(work.repo, plan, work.mined, data, work.listen, budget=work.budget)
+    base = pipeline.find_budgeted_base(plan)
+    most = work.budget.limit_test(base, MAX_TEST_COMMITS, models=2)
+    verdict, measured = champion_challenger.compare_message_models(
+        work.champion, made, data, work.listen, max(most, MIN_TEST_COMMITS)
+    )
     return _MessageChallenger(replace(made, measured=measured), data, bool(plan.warm), verdict)
 
 
@@ -187,7 +196,7 @@ def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> _RiskChalleng
     installed = load_risk_model(work.champion)
     if not installed.is_usable and not fitted.is_usable:
         return None
-    known = relabel.mine_labelled_history(work.repo, work.mined.tip, work.listen)
+    known = relabel.mine_labelled_history(work.repo, work.mined.tip, work.listen, work.budget.limit_tracing())
     if known is None:
         return None
     until = relabel.get_fit_time(work.champion, installed)
@@ -336,10 +345,21 @@ class ChallengerSplit:
     replayed: int = 0
 
 
-def split_for_challenger(records: Sequence[CommitRecord], champion: Bundle, seed: int) -> ChallengerSplit:
-    """Split a history so that the test commits are new to the champion as well as to the challenger."""
+def split_for_challenger(
+    records: Sequence[CommitRecord],
+    champion: Bundle,
+    seed: int,
+    limit: Callable[[int], int] = lambda count: count,
+) -> ChallengerSplit:
+    """Split a history so that the test commits are new to the champion as well as to the challenger.
+
+    Commits before the first that the champion knows were left out for want of time, and are left out again;
+    `limit` says how many of the others may be taken.
+    """
     known = _load_known_commits(champion)
     bare = dataset.select_usable_examples(records)
+    first = next((i for i, example in enumerate(bare) if known and example.sha == known[0]), 0)
+    bare = bare[len(bare) - limit(len(bare) - first) :]
     before, seen = set(known), set(known[: len(known) - _count_held_out(champion, len(known))])
     new = sum(example.sha not in before for example in bare)
     unseen = [place for place, example in enumerate(bare) if example.sha not in seen]
@@ -358,6 +378,7 @@ def split_for_challenger(records: Sequence[CommitRecord], champion: Bundle, seed
         neighbours,
         dataset.share_for_count(valid, len(bare)),
         dataset.share_for_count(tested, len(bare)),
+        limit=lambda _: len(bare),
     )
     trained_on = set(known[: int(0.8 * len(known))])
     chosen, replayed = _sample_replay(data.examples[: data.first_valid], trained_on, seed)

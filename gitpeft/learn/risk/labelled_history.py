@@ -44,7 +44,8 @@ class BugLabels(Protocol):
 class LabelledHistory:
     """The commits of a history, oldest first, and the bug labels known `now` (unix seconds).
 
-    `texts` are the compact changes by commit; `find_fixed_lines` looks up which lines of them fixes changed.
+    `texts` are the compact changes by commit; `find_fixed_lines` looks up which lines of them fixes changed;
+    `report` counts what was traced.
     """
 
     measured: Sequence[MeasuredCommit]
@@ -52,6 +53,7 @@ class LabelledHistory:
     now: int
     texts: Mapping[str, str] = field(default_factory=dict)
     find_fixed_lines: FixedLineLookup | None = None
+    report: szz.TraceReport | None = None
 
 
 def label_commits(
@@ -88,14 +90,21 @@ def build_labelled_commits(
 
 
 def read_labelled_history(
-    history: History, repository: Repository, until: str, listen: Listener = lambda *_: None
+    history: History,
+    repository: Repository,
+    until: str,
+    listen: Listener = lambda *_: None,
+    limit: szz.TraceLimit | None = None,
 ) -> LabelledHistory | None:
-    """The history and labels at the commit `until` (an id), whose past is mined already; None without any."""
-    measured = measure_history(history, repository, until)
+    """The history and labels at the commit `until` (an id), whose past is mined already; None without any.
+
+    With a `limit` it has the newest commits only, measured by all that came before them.
+    """
+    found = szz.trace_bug_introducing_commits(repository, until, load_config(repository), listen, limit)
+    measured = measure_history(history, repository, until, found.untraced)
     if not measured:
         return None
-    found = szz.trace_bug_introducing_commits(repository, until, load_config(repository), listen)
-    texts = {one.sha: shorten_change(one.change) for one in history.load_records(repository, until)}
-    return LabelledHistory(
-        measured, found, find_latest_time(measured), texts, make_fixed_line_lookup(repository, found.verdicts)
-    )
+    records = history.load_records(repository, until, without=found.untraced)
+    texts = {one.sha: shorten_change(one.change) for one in records}
+    lines = make_fixed_line_lookup(repository, found.verdicts)
+    return LabelledHistory(measured, found, find_latest_time(measured), texts, lines, found.report)

@@ -8,7 +8,7 @@ parents.
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from gitpeft.git.repository import Repository
@@ -26,17 +26,20 @@ class MeasuredCommit:
     metrics: ChangeMetrics
 
 
-def measure_history(history: History, repository: Repository, tip: str = "HEAD") -> list[MeasuredCommit]:
+def measure_history(
+    history: History, repository: Repository, tip: str = "HEAD", without: Collection[str] = ()
+) -> list[MeasuredCommit]:
     """The stored commits that `tip` reaches and that are no merges, oldest first by their moment.
 
-    Where dates are out of order, a commit may so come before its parents.
+    Where dates are out of order, a commit may so come before its parents. Those in `without` are known to
+    the others, but not measured.
     """
     listed = repository.rev_list(repository.resolve_commit(tip))
     changes = history.load_measured_changes({sha for sha, _ in listed})
     past = _ReplayedContext(changes)
     found = []
     for sha, ancestors in _iter_ancestor_sets(listed, past.number):
-        if sha in changes:
+        if sha in changes and sha not in without:
             past.before = ancestors
             found.append(MeasuredCommit(sha, changes[sha], compute_change_metrics(past, changes[sha])))
     return sorted(found, key=lambda one: one.change.time)

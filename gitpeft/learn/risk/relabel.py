@@ -15,6 +15,7 @@ from gitpeft.history.store import History
 from gitpeft.learn.risk import labelled_history
 from gitpeft.learn.risk.classifiers import LabelledCommits, add_encoder_readings, rank_commits
 from gitpeft.learn.risk.labelled_history import LabelledHistory, Listener
+from gitpeft.learn.szz.szz import TraceLimit
 from gitpeft.risk.assessor import load_risk_encoder
 from gitpeft.risk.model import RiskModel, load_risk_model
 
@@ -30,12 +31,12 @@ class LabelChanges:
 
 
 def mine_labelled_history(
-    repo: Repository, tip: str, listen: Listener = lambda *_: None
+    repo: Repository, tip: str, listen: Listener = lambda *_: None, limit: TraceLimit | None = None
 ) -> LabelledHistory | None:
-    """The history and labels known at the commit `tip`; None where it has no commits."""
+    """The history and labels known at the commit `tip`, with a `limit` the newest; None without commits."""
     with History.open(repo.state_dir) as history:
         history.mine_commits(repo, tip)
-        return labelled_history.read_labelled_history(history, repo, tip, listen)
+        return labelled_history.read_labelled_history(history, repo, tip, listen, limit)
 
 
 def get_fit_time(bundle: Bundle, model: RiskModel) -> float:

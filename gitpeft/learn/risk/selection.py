@@ -18,6 +18,7 @@ from gitpeft.learn.risk.classifiers import LabelledCommits, score_commits
 from gitpeft.learn.risk.labelled_history import (
     PATIENCE_QUANTILE,
     BugLabels,
+    LabelledHistory,
     Listener,
     build_labelled_commits,
     label_commits,
@@ -142,7 +143,11 @@ def train_from_history(
     teach: TrainEncoder | None = None,
 ) -> RiskModel:
     """The risk model of the commits up to `until` (an id), which are mined already."""
-    known = read_labelled_history(history, repository, until, listen)
+    return train_on_labelled_history(read_labelled_history(history, repository, until, listen), teach)
+
+
+def train_on_labelled_history(known: LabelledHistory | None, teach: TrainEncoder | None = None) -> RiskModel:
+    """The risk model of a history whose labels are read."""
     if known is None:
         return RiskModel(why="not enough history (no commit to learn from)", needed=MIN_KNOWN_BUGS)
     return train_risk_model(

@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeGuard
@@ -32,10 +33,22 @@ CACHE_VERSION = 1
 """Version of the cache; one of another version is emptied."""
 
 _BATCH_SIZE = 500
+_COMMITS_AT_ONCE = 1000
+"""Commits after which it is asked whether there is time for more."""
+
 _MAX_PENDING_BYTES = 32 << 20  # characters of patches that wait for the content of their files
 _CREATE_TABLE = (
     "CREATE TABLE edit (sha TEXT PRIMARY KEY, detail TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEdits:
+    """How many commits were `read`, how many were `skipped` by reason, how many of the newest are `here`."""
+
+    read: int
+    skipped: Counter[str]
+    here: int
 
 
 class EditCache:
@@ -82,11 +95,13 @@ class EditCache:
         commits: Sequence[Commit],
         details: Mapping[str, str],
         progress: Callable[[int, int], None],
-    ) -> tuple[int, Counter[str]]:
+        is_enough: Callable[[int], bool] = lambda _: False,
+    ) -> ReadEdits:
         """Read the commits that are not kept with what `details` asks for; `commits` are oldest first.
 
-        Returns how many were read, and how many could not be, by reason. `progress` gets what is done and to
-        do.
+        The newest are read first, and what was read is kept, so that a run that is stopped, or has no more
+        time (`is_enough`, asked with how many of the newest commits are here), goes on where it was.
+        `progress` gets what is done and to do.
         """
         self._forget_replaced_commits(repository)
         kept = dict(self._db.execute("SELECT sha, detail FROM edit"))
@@ -103,14 +118,20 @@ class EditCache:
                 skipped[item.reason] += 1
             return not isinstance(item, SkippedCommit)
 
-        merges = [commit.sha for commit in todo if len(commit.parents) > 1]
-        ordinary = [commit.sha for commit in todo if len(commit.parents) < 2]
-        found = stream_diff_tree(repository, ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser)
-        self._store_ordinary_edits(repository, filter(keep_readable, found), details)
-        for edit in filter(keep_readable, _read_merges(repository, merges)):
-            self._store_edit(edit, "")
-        self._flush_rows()
-        return len(todo) - skipped.total(), skipped
+        missing = {commit.sha for commit in todo}
+        here = 0
+        while here < len(commits) and not (here and is_enough(here)):
+            part = commits[max(0, len(commits) - here - _COMMITS_AT_ONCE) : len(commits) - here]
+            here += len(part)
+            wanted = [commit for commit in reversed(part) if commit.sha in missing]
+            merges = [commit.sha for commit in wanted if len(commit.parents) > 1]
+            ordinary = [commit.sha for commit in wanted if len(commit.parents) < 2]
+            found = stream_diff_tree(repository, ordinary, edits.ORDINARY_OPTIONS, edits.PatchParser)
+            self._store_ordinary_edits(repository, filter(keep_readable, found), details)
+            for edit in filter(keep_readable, _read_merges(repository, merges)):
+                self._store_edit(edit, "")
+            self._flush_rows()
+        return ReadEdits(done - skipped.total(), skipped, here)
 
     def _forget_replaced_commits(self, repository: Repository) -> None:
         """Empty the cache where git replaces other objects now (see `history.replacements`)."""

@@ -33,6 +33,10 @@ MIN_LATENCY_SAMPLES = 20
 LARGE_COMMIT_FILES, LARGE_COMMIT_LINES = 100, 10_000
 """A commit of more files or added lines is an import or a rewrite: it is not labelled as bug-introducing."""
 
+LEAST_TRACED_COMMITS = 2000
+"""So many of the newest commits are traced whatever that costs."""
+
+_REPLAYED_AT_ONCE = 500
 _EARLIEST_DATE = 631_152_000  # 1990-01-01, before which no version control dates its commits
 
 
@@ -55,7 +59,8 @@ class BugIntroducingCommit:
 class TraceReport:
     """Counts of what was found and what was left out, and why.
 
-    `commits` were examined, `read` of them now (the rest came from the cache). `fixes` counts fixes by kind
+    `commits` were examined, `read` of them now (the rest came from the cache), and `untraced` older ones were
+    left for want of time. `fixes` counts fixes by kind
     of evidence (see `history.fix_detection`), `unused` messages with evidence of a kind that is not reliable
     here. `traced` lines lead to a labelled commit; `lines`, `files` and `skipped` count by reason what led
     to none: lines that fixes removed, files of fixes, and commits.
@@ -70,15 +75,20 @@ class TraceReport:
     files: dict[str, int]
     skipped: dict[str, int]
     seconds: float
+    untraced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SzzLabels:
-    """The bug-introducing commits by id, the fixes with the kind of evidence for each, and the counts."""
+    """The bug-introducing commits by id, the fixes with the kind of evidence for each, and the counts.
+
+    Nothing is known of the `untraced` commits, which are older than the others (see `TraceLimit`).
+    """
 
     verdicts: dict[str, BugIntroducingCommit]
     fixes: dict[str, str]
     report: TraceReport
+    untraced: frozenset[str] = frozenset()
     _days: tuple[float, ...] = field(default=(), repr=False)
 
     def bugs_known_at(self, time: int) -> set[str]:
@@ -97,6 +107,17 @@ class SzzLabels:
         return self._days[low] + (self._days[low + 1] - self._days[low]) * (at - low)
 
 
+@dataclass(frozen=True, slots=True)
+class TraceLimit:
+    """How much is traced: the newest commits that `seconds` allow for, at least `LEAST_TRACED_COMMITS`.
+
+    `pace`: the seconds that each of them will cost after it was read.
+    """
+
+    seconds: float
+    pace: float = 0.0
+
+
 @dataclass(slots=True)
 class _MessageEvidence:
     """Evidence from messages: the fixes with their kinds, and the commits that some of them name."""
@@ -108,6 +129,11 @@ class _MessageEvidence:
     ignored: frozenset[str]
     skipped: Counter[str]
     unused: dict[str, int]
+
+    def forget_fixes(self, untraced: Sequence[Commit]) -> None:
+        """Take fixes that are not traced out of the evidence."""
+        for commit in untraced:
+            self.fixes.pop(commit.sha, None)
 
     def required_details(self) -> dict[str, str]:
         """What has to be read of each commit besides the ranges that it changes."""
@@ -122,11 +148,12 @@ class _MessageEvidence:
 
 
 def trace_bug_introducing_commits(
-    repository: Repository, tip: str, config: Config, listen: Listener
+    repository: Repository, tip: str, config: Config, listen: Listener, limit: TraceLimit | None = None
 ) -> SzzLabels:
     """Label the history that `tip` reaches; what was read is cached in the state directory.
 
-    `listen` is called with the step, the share that is done, and a few words. Raises
+    `listen` is called with the step, the share that is done, and a few words. With a `limit` only the newest
+    commits are traced: what a fix removes of older ones is counted as lines whose history is not here. Raises
     GitpeftError when `tip` names no commit.
     """
     start = time.monotonic()
@@ -136,20 +163,33 @@ def trace_bug_introducing_commits(
     ignored = read_ignored_revisions(repository, sha)
     case = _collect_message_evidence(commits, config.fix_pattern, ignored.shas)
     case.skipped.update(ignored.unread)
+
+    def is_enough(here: int) -> bool:
+        if limit is None or here < LEAST_TRACED_COMMITS:
+            return False
+        return time.monotonic() - start + here * limit.pace >= limit.seconds
+
     with EditCache.open(repository.state_dir) as cache:
-        read, unread = cache.read_missing(
+        found = cache.read_missing(
             repository,
             commits,
             case.required_details(),
-            lambda n, of: listen("labels", 0.9 * n / max(1, of), f"{n:,} commits"),
+            lambda n, of: listen("labels", 0.9 * n / max(1, of), f"{n:,}/{of:,} commits"),
+            is_enough,
         )
-        case.skipped.update(unread)
+        case.skipped.update(found.skipped)
+        older, newer = commits[: len(commits) - found.here], commits[len(commits) - found.here :]
+        case.forget_fixes(older)
         tracer = _BugTracer(case, cache.get_edit)
         taken_back = {sha: targets.commits for sha, targets in case.reverts.items()}
-        replay = BlameReplay(commits, cache.get_edit, through=True, reverts=taken_back)
-        for step in replay:
+        replay = BlameReplay(newer, cache.get_edit, through=True, reverts=taken_back)
+        for number, step in enumerate(replay):
+            if number % _REPLAYED_AT_ONCE == 0:
+                listen(
+                    "labels", 0.9 + 0.1 * number / len(newer), f"tracing {number:,}/{len(newer):,} commits"
+                )
             tracer.process_step(step, replay)
-    labels = tracer.build_labels(len(commits), read, start)
+    labels = tracer.build_labels(len(newer), found.read, start, older)
     listen(
         "labels", 1.0, f"{len(labels.fixes):,} fixes, {len(labels.verdicts):,} commits that introduced bugs"
     )
@@ -161,7 +201,7 @@ def _collect_message_evidence(
 ) -> _MessageEvidence:
     by_sha = {commit.sha: commit for commit in commits}
     texts = {c.sha: f"{c.subject}\n{c.body}" for c in commits if len(c.parents) < 2}
-    habits, counts = fix_detection.learn_fix_conventions(texts.values(), pattern)
+    habits, counts, kinds = fix_detection.classify_messages(texts.values(), pattern)
     unused = {
         kind: counts[kind]
         for kind in fix_detection.EVIDENCE_KINDS
@@ -171,8 +211,7 @@ def _collect_message_evidence(
     standing = find_standing_reverts(reverts)
     skipped: Counter[str] = Counter()
     found: dict[str, str] = {}
-    for sha, text in texts.items():
-        kind = fix_detection.find_fix_evidence(text, habits)
+    for sha, kind in zip(texts, kinds, strict=True):
         if not kind or sha in ignored:
             continue
         if sha in reverts and sha not in standing:
@@ -277,7 +316,7 @@ class _BugTracer:
             return "implausible date"
         return "dated after its fix" if found.commit_time > self.case.commits[fix].commit_time else ""
 
-    def build_labels(self, commits: int, read: int, start: float) -> SzzLabels:
+    def build_labels(self, commits: int, read: int, start: float, untraced: Sequence[Commit]) -> SzzLabels:
         """The labels, in the order in which they became known."""
         times = {sha: commit.commit_time for sha, commit in self.case.commits.items()}
         verdicts = sorted(
@@ -296,8 +335,11 @@ class _BugTracer:
             files,
             {**self.case.skipped, **skipped},
             time.monotonic() - start,
+            len(untraced),
         )
-        return SzzLabels({verdict.sha: verdict for verdict in verdicts}, self.case.fixes, report, tuple(days))
+        older = frozenset(commit.sha for commit in untraced)
+        by_sha = {verdict.sha: verdict for verdict in verdicts}
+        return SzzLabels(by_sha, self.case.fixes, report, older, tuple(days))
 
 
 def _make_bug_introducing_commit(

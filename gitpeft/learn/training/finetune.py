@@ -52,6 +52,13 @@ PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
 """Batches of the gradient pass that chooses a hybrid's layers, and the examples in each; smaller than in
  training, because all weights have gradients there."""
 
+CHECK_SHARE, VALIDATION_COST = 0.1, 1 / 3
+"""The share of the minutes for one pass over the validation examples, and what one costs there beside an
+example in training."""
+
+LONG_HISTORY = 2000
+"""With more training examples than this it is measured whether the minutes allow for a pass over all."""
+
 ProgressListener = Callable[[str, float, str], None]
 """Called with (step, share done 0..1, detail) while a step goes on."""
 
@@ -85,7 +92,8 @@ class TrainingJob:
     """What to train: `steps` 0 means at most `MAX_EPOCHS` passes; `minutes` bounds it in any case.
 
     `warm`: the folder of an adapter of the same method and base, from whose weights training starts.
-    `checks`: how often in a run the validation loss is measured (see `RunSizes`).
+    `checks`: how often in a run the validation loss is measured (see `RunSizes`). `pace`: the seconds that an
+    example is known to take (0: unknown), so that a pass over validation examples is no large part of it.
     """
 
     base: "BaseModel"
@@ -95,6 +103,7 @@ class TrainingJob:
     steps: int = 0
     checks: int = 10
     warm: str = ""
+    pace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +157,11 @@ def _train_model(
     from gitpeft.learn.training.loop import train_model
 
     causal, sizes = job.base.architecture.causal, find_run_sizes(job.base)
-    held_out = trial.sample_examples(data.valid, sizes.checked, seed=1)
-    limited = causal and not job.steps  # of a long history only what fits into the minutes is rendered
+    held_out = trial.sample_examples(data.valid, _count_checked(job, sizes), seed=1)
     newest = list_newest(job, data.train)
-    train = render_examples(newest[-PROBE_BATCHES * PROBE_EXAMPLES :] if limited else newest, job.base)
+    limited = not job.steps and (causal or len(newest) > LONG_HISTORY)
+    # of a long history only what fits into the minutes is rendered
+    train = render_examples(newest[-_count_probed(job) :] if limited else newest, job.base)
     valid = render_examples(held_out, job.base)
     notes: list[str] = []
     model = devices.move_model(job.base.load_for(job.method), devices.pick_device(), notes)
@@ -169,6 +179,7 @@ def _train_model(
     before = copy_trainable_weights(model)
     with speed_up_where_possible(model) as fast:
         if limited:
+            listen("train", 0.0, "measuring the pace")
             train = render_examples(newest[-fit_into_minutes(model, train, job, folder) :], job.base)
         settings = _make_settings(job, len(train))
         cost = train_model(
@@ -231,6 +242,21 @@ def speed_up_where_possible(
         yield possible
 
 
+def _count_checked(job: TrainingJob, sizes: RunSizes) -> int:
+    """On how many examples the validation loss is measured: in a tenth of the time at most, by the pace."""
+    if not job.pace or job.steps:
+        return sizes.checked
+    fitting = int(CHECK_SHARE * 60 * job.minutes / (job.pace * VALIDATION_COST))
+    return min(sizes.checked, max(sizes.batch, fitting))
+
+
+def _count_probed(job: TrainingJob) -> int:
+    """How many of the newest examples the pace is measured with, and the layers of a hybrid are chosen by."""
+    if job.base.architecture.causal or job.method.name != "hybrid":
+        return PROBE_BATCHES * PROBE_EXAMPLES
+    return LONG_HISTORY
+
+
 def list_newest(job: TrainingJob, examples: Sequence[Example]) -> Sequence[Example]:
     """The examples that a training may see: all, or of a long history the newest where the base is large."""
     return examples[-MAX_POOL:] if job.base.architecture.causal else examples
@@ -248,7 +274,8 @@ def fit_into_minutes(
     known = folder / "examples.json"
     if known.exists():  # a training that was killed goes on with the same examples
         return int(_read_json(known))
-    few = range(max(0, len(train) - PACE_EXAMPLES), len(train))
+    measured = PACE_EXAMPLES if job.base.architecture.causal else BATCH_EXAMPLES
+    few = range(max(0, len(train) - measured), len(train))
     settings = replace(_make_settings(job, len(train)), parts=1)
     seconds = measure_pace(model, train.select_examples(few), settings)
     most = max(find_run_sizes(job.base).batch, int(TRAINING_SHARE * 60 * job.minutes / seconds))

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHECKPOINT_SECONDS = 120
+MAX_VALIDATION_SHARE = 0.2
+"""Of the time of a training, for measuring the validation loss; on a busy machine a pass takes long."""
+
 MAX_SKIPPED_STEPS = 50
 """A training ends when so many steps in a row had a loss or a gradient that is not finite."""
 
@@ -83,7 +86,8 @@ def train_model(
 ) -> TrainingCost:
     """Train every parameter that requires gradients; ends with the weights of the best validation loss.
 
-    `valid` is measured each time another `evaluate_every` share of the budget is used. `checkpoint` is a
+    `valid` is measured each time another `evaluate_every` share of the budget is used, less often where that
+    would take more than `MAX_VALIDATION_SHARE` of the time. `checkpoint` is a
     folder: a checkpoint is written there then and every two minutes, and resumed from if it exists. Where
     memory runs out, a batch is computed in twice as many parts from then on, which is the same step; where
     one example is too much for a GPU, training goes on on the CPU. GitpeftError where it is too much for that
@@ -107,9 +111,9 @@ def train_model(
         progress = loop.record_step(loss, *train.count_tokens(batch, settings.source_limit), done)
         loop.time_step(began)
         loop.trim_freed_memory()
-        if valid is not None and loop.share_done() >= min(due, 1.0):
-            due = loop.share_done() + evaluate_every
+        if valid is not None and (before := loop.share_done()) >= min(due, 1.0):
             loop.record_validation(valid, progress)
+            due = before + max(evaluate_every, (loop.share_done() - before) / MAX_VALIDATION_SHARE)
         late = time.monotonic() - saved > CHECKPOINT_SECONDS
         if checkpoint is not None and (progress.valid is not None or late):
             save_checkpoint(checkpoint, model, optimisers, loop.position())

@@ -15,9 +15,10 @@ from gitpeft.diff.prompt import PROMPT_BUDGET
 from gitpeft.diff.render import TokenBudget, render_change
 from gitpeft.diff.stored import shorten_change
 from gitpeft.git.repository import Repository
+from gitpeft.history import pool
 from gitpeft.history.store import CommitRecord, History
 from gitpeft.lazy import replace_fields
-from gitpeft.learn.data import dataset
+from gitpeft.learn.data import dataset, example_index
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import trial
 from gitpeft.runtime import tokenizer
@@ -293,3 +294,30 @@ def test_the_replay_covers_what_is_odd(replayed: tuple[Repo, Dataset]) -> None:
     assert any("<secret>" in e.message for e in data.examples)
     assert any(e.previous == "docs: describe the parser" for e in data.examples)
     assert data.left_out == {"no change": 1, "generated files only": 1}
+
+
+def test_of_a_long_history_the_newest_are_taken() -> None:
+    asked: list[int] = []
+
+    def limit(count: int) -> int:
+        asked.append(count)
+        return 20
+
+    made = dataset.build_dataset(history(50), 3, limit=limit)
+    whole = dataset.build_dataset(history(50), 3)
+    assert asked == [50] and [e.sha for e in made.examples] == [e.sha for e in whole.examples[30:]]
+    assert made.left_out == {dataset.OLDER_COMMITS: 30} and (made.first_valid, made.first_test) == (16, 18)
+
+
+def test_many_commits_are_counted_in_processes_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, counted = history(60), [0, 0]
+    alone = dataset.build_dataset(records, 3)
+    monkeypatch.setattr(example_index, "_PARALLEL_THRESHOLD", 10)
+    monkeypatch.setattr(example_index, "_BATCH_SIZE", 7)
+    monkeypatch.setattr(pool, "count_cores", lambda: 2)
+    together = dataset.build_dataset(
+        records, 3, listen=lambda done, of: counted.__setitem__(slice(2), (done, of))
+    )
+    assert together.examples == alone.examples and counted == [60, 60]
+    assert any(example.like for example in together.examples)
+    assert together.index.find_nearest(CODE, 5) == alone.index.find_nearest(CODE, 5)

@@ -386,3 +386,32 @@ def test_latency_is_interpolated_and_needs_enough(repo: Repo) -> None:
     assert few.latency_quantile(0.5) is None
     some = dataclasses.replace(found, _days=tuple(float(i) for i in range(21)))
     assert [some.latency_quantile(q) for q in (0.0, 0.25, 0.5, 0.975, 1.0)] == [0.0, 5.0, 10.0, 19.5, 20.0]
+
+
+def test_a_limit_traces_the_newest_and_the_next_run_goes_on(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = repo.commit("Add area", **{"a.py": OTHER + BAD})
+    for number in range(4):
+        repo.commit(f"Add text {number}", **{"b.txt": f"{number}\n"})
+    bug = repo.commit("Add edge", **{"c.py": BAD})
+    repo.commit("Fix edge", **{"c.py": GOOD})
+    repo.commit("Fix area", **{"a.py": OTHER + GOOD})
+    monkeypatch.setattr(szz, "LEAST_TRACED_COMMITS", 2)
+    monkeypatch.setattr("gitpeft.learn.szz.edit_cache._COMMITS_AT_ONCE", 3)
+
+    def trace(limit: szz.TraceLimit | None) -> SzzLabels:
+        return szz.trace_bug_introducing_commits(
+            Repository.open(repo.path), "HEAD", Config(), lambda *heard: None, limit
+        )
+
+    part = trace(szz.TraceLimit(0))
+    assert list(part.verdicts) == [bug] and old in part.untraced and bug not in part.untraced
+    assert (part.report.commits, part.report.read, part.report.untraced) == (3, 3, 5)
+    assert part.report.lines == {"history not here": 1}
+    again = trace(szz.TraceLimit(1e9))
+    assert set(again.verdicts) == {old, bug} and not again.untraced
+    assert (again.report.commits, again.report.read) == (8, 5), "what was read before is not read again"
+    assert dataclasses.replace(again, report=part.report) == dataclasses.replace(
+        trace(None), report=part.report
+    )
