@@ -75,12 +75,16 @@ class _TextPrinter(RiskPrinter):
 
     def __init__(self, repository: Repository, explain: bool) -> None:
         self.repository, self.explain = repository, explain
+        self.doubts: list[str] = []
 
     def show(self, report: RiskReport) -> None:
         lines = formats.format_report_lines(report, self.explain, self._format_name(report))
         print("\n".join(lines), flush=True)
+        self.doubts += formats.format_doubts([report])
 
     def finish(self, limit: PercentileLimit) -> None:
+        for doubt in dict.fromkeys(self.doubts):
+            print(doubt)
         for reason in limit.list_reasons():
             print(f"No risk score: {replace_unprintable(reason)}")
 

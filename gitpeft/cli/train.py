@@ -71,10 +71,10 @@ def _install_hooks(repository: Repository, risk: dict[str, object]) -> str:
     from gitpeft.cli import views
     from gitpeft.hooks import stubs
     from gitpeft.hooks.install import install_hooks
-    from gitpeft.risk.model import RISK_MODEL_KINDS
+    from gitpeft.risk.model import RiskModel
 
     said = []
-    flags = risk.get("kind") in RISK_MODEL_KINDS[1:]
+    flags = RiskModel.from_dict(risk).warns
     for name in (stubs.SUGGESTION_HOOK, *([stubs.RISK_HOOK] if flags else []), stubs.AHEAD_HOOK):
         try:
             [done] = install_hooks(repository, hooks=[name])

@@ -17,7 +17,7 @@ from gitpeft.cli.console import (
 )
 from gitpeft.hooks import stubs
 from gitpeft.monitor import acceptance
-from gitpeft.risk.model import LINES_ADDED, RiskModel
+from gitpeft.risk.model import RiskModel
 
 if TYPE_CHECKING:
     from gitpeft.bundle.bundle import Bundle
@@ -160,9 +160,11 @@ def describe_risk_model(model: RiskModel, *, verbose: bool = False) -> str:
     if not model.is_usable:
         known = f"{model.known:,} of {format_count(model.needed, 'known bug')}" if model.needed else ""
         return f"off: {known if 'known bugs,' in model.why and known else model.why}"
+    if not model.is_checked:
+        return f"by other histories, nothing is flagged before a commit: {model.why}"
     off = f"nothing is flagged: no score beats the number of added lines ({model.known:,} known bugs)"
     on = f"{model.kind}, learned from {format_count(model.known, 'known bug')}"
-    said = off if model.kind == LINES_ADDED else on
+    said = on if model.warns else off
     if not verbose:
         return said
     test = model.report.get("test", {})

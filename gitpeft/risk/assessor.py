@@ -39,12 +39,12 @@ NOTHING_TO_ASSESS = (NOTHING_CHANGED, ONLY_GENERATED, MERGE)
 
 @lazy_dataclass(frozen=True, slots=True)
 class RiskReport:
-    """The assessment of one change; without a score, `why` says the reason.
+    """The assessment of one change; without a score, or with one that is not checked here, `why` says why.
 
     `percentile` (0 to 100) is the share of the recent commits of this repository with a lower score,
     `probability` the calibrated probability that a later fix corrects the change; both are None without a
-    usable model. `parts` is what each feature adds to the score (see `RiskModel.explain_score`), `beside` the
-    features that are not metrics.
+    usable model, and the probability also without later commits to calibrate it on. `parts` is what each
+    feature adds to the score (see `RiskModel.explain_score`), `beside` the features that are not metrics.
     """
 
     rev: str
@@ -173,7 +173,8 @@ class RiskAssessor:
             rev,
             model=model.kind,
             score=score,
-            probability=model.predict_probability(score),
+            why=model.why,
+            probability=model.predict_probability(score) if model.is_checked else None,
             percentile=model.percentile_of_score(score),
             flagged=flagged,
             evidence=tuple(facts),

@@ -39,10 +39,29 @@ DAY_SECONDS = 86400
 RECENT_SECONDS = 90 * DAY_SECONDS
 
 
+def _make_word_set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NO_CODE_ENDINGS = _make_word_set(
+    "md markdown rst txt text adoc json json5 yaml yml toml ini cfg conf properties xml csv tsv lock html "
+    "htm css scss less sass svg png jpg gif ico po pot mo snap sum log diff patch editorconfig gitignore "
+    "gitattributes env pem crt key tex bib in"
+)
+_NO_CODE_FOLDERS = _make_word_set(
+    "doc docs documentation example examples sample samples demo demos website site benchmark benchmarks "
+    "bench .github .circleci ci artwork po locale locales i18n"
+)
+_BUILD_FILES = frozenset(("setup.py", "conf.py", "go.mod", "cmakelists.txt", "noxfile.py"))
+
+
 @lazy_dataclass(frozen=True, slots=True)
 class ChangeMetrics:
     """The metrics in the table above and, of all files together, `fixes` in the last year, `recent` changes
     (last 90 days), `functions` touched, `new` files, and `tests`, the share of the changed lines in tests.
+
+    The metrics that begin with `code_` count files with code of the product alone (`is_code_file`): lines
+    added and removed, files, their lines before the change, new files.
     """
 
     ns: int = 0
@@ -64,6 +83,11 @@ class ChangeMetrics:
     functions: int = 0
     new: int = 0
     tests: float = 0.0
+    code_added: int = 0
+    code_removed: int = 0
+    code_files: int = 0
+    code_lines: int = 0
+    code_new: int = 0
 
 
 METRIC_NAMES = field_names(ChangeMetrics)
@@ -88,6 +112,11 @@ METRIC_LABELS = {
     "functions": "functions touched",
     "new": "new files",
     "tests": "share of changed lines in tests",
+    "code_added": "lines of code added",
+    "code_removed": "lines of code removed",
+    "code_files": "code files changed",
+    "code_lines": "lines in the code files before",
+    "code_new": "new code files",
 }
 """What people call each metric."""
 
@@ -99,6 +128,7 @@ def compute_change_metrics(context: HistoryContext, change: MeasuredChange) -> C
     areas = frozenset(find_subsystem(file.path) for file in files)
     sizes = [file.added + file.removed for file in files]
     tested = sum(size for file, size in zip(files, sizes, strict=True) if is_test_file(file.path))
+    code = [file for file in files if is_code_file(file.path)]
     exp, rexp = context.measure_experience(change.author, change.time)
     return ChangeMetrics(
         ns=len(areas),
@@ -120,6 +150,11 @@ def compute_change_metrics(context: HistoryContext, change: MeasuredChange) -> C
         functions=sum(len(file.functions) for file in files),
         new=sum(file.status == "A" for file in files),
         tests=tested / max(1, sum(sizes)),
+        code_added=sum(file.added for file in code),
+        code_removed=sum(file.removed for file in code),
+        code_files=len(code),
+        code_lines=sum(file.lines for file in code),
+        code_new=sum(file.status == "A" for file in code),
     )
 
 
@@ -144,6 +179,17 @@ def is_test_file(path: str) -> bool:
         or ".test." in name
         or ".spec." in name
     )
+
+
+def is_code_file(path: str) -> bool:
+    """Whether a file is code of the product, judged by its path: no test, document, data, build or example.
+
+    A stricter form, which asks a lexer, decides what SZZ traces (`learn.szz.candidate_lines`).
+    """
+    *folders, name = path.lower().split("/")
+    stem, dot, ending = name.rpartition(".")
+    is_prose = not (stem and dot) or ending in _NO_CODE_ENDINGS or name in _BUILD_FILES
+    return not is_prose and _NO_CODE_FOLDERS.isdisjoint(folders) and not is_test_file(path)
 
 
 def _mean_file_age(context: HistoryContext, names: Sequence[str], now: int) -> float:

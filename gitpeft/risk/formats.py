@@ -7,7 +7,7 @@ from gitpeft import __version__
 from gitpeft.lazy import lazy_pattern
 from gitpeft.risk.assessor import NOTHING_CHANGED, NOTHING_TO_ASSESS, STAGED, RiskReport
 from gitpeft.risk.change_metrics import METRIC_LABELS
-from gitpeft.risk.model import ENCODER_FEATURE, LINES_ADDED, WORDS_FEATURE
+from gitpeft.risk.model import ENCODER_FEATURE, LINES_ADDED, RANK_PREFIX, WORDS_FEATURE
 from gitpeft.terminal import encode_exactly, replace_unprintable
 
 REPORT_FORMATS = ("text", "json", "sarif", "github")
@@ -48,15 +48,22 @@ def format_report_lines(report: RiskReport, explain: bool = False, name: str = "
 
 def _explain_score(report: RiskReport) -> list[str]:
     """The probability, and each feature with its value and what it adds, in two columns."""
-    if report.probability is None:
+    if not report.parts:
         return []
-    lines = [
-        f"  estimated bug probability: {report.probability:.0%}",
-        "  effect of each metric on the score (log-odds), against a typical commit:",
-    ]
+    known = report.probability is not None
+    lines = [f"  estimated bug probability: {report.probability:.0%}"] if known else []
+    lines.append("  effect of each metric on the score (log-odds), against a typical commit:")
     for key, part in report.parts:
-        lines.append(f"    {FEATURE_LABELS.get(key, key):<36} {report.features[key]:>9.4g}   {part:+.2f}")
+        metric = key.removeprefix(RANK_PREFIX)
+        label = FEATURE_LABELS.get(metric, metric)
+        lines.append(f"    {label:<36} {report.features[metric]:>9.4g}   {part:+.2f}")
     return lines
+
+
+def format_doubts(reports: Iterable[RiskReport]) -> list[str]:
+    """Sentences on scores that are not checked in this repository, each once."""
+    reasons = dict.fromkeys(one.why for one in reports if one.why and one.percentile is not None)
+    return [f"This score was learnt from other histories: {replace_unprintable(why)}" for why in reasons]
 
 
 def format_json_line(report: RiskReport, explain: bool = False) -> str:
@@ -110,7 +117,8 @@ def _build_sarif_result(report: RiskReport) -> dict[str, object]:
 
 
 def _format_message(report: RiskReport) -> str:
-    return "\n".join([format_headline(report), *(replace_unprintable(one.text) for one in report.evidence)])
+    facts = [one.text for one in report.evidence]
+    return "\n".join([format_headline(report), *map(replace_unprintable, facts), *format_doubts([report])])
 
 
 def _list_reported_paths(report: RiskReport) -> list[str]:

@@ -34,6 +34,7 @@ MIN_JUDGED_BUGS = 10
 one bug at the top of a ranking makes it perfect. Only counts and evidence are shown then."""
 
 LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL = "lines added", "logistic regression", "none"
+PRIOR, PRIOR_AND_OWN = "prior", "prior and own history"
 METRICS_AND_WORDS, TUNED_ENCODER, METRICS_WORDS_AND_ENCODER = (
     "metrics and words",
     "tuned encoder",
@@ -41,6 +42,8 @@ METRICS_AND_WORDS, TUNED_ENCODER, METRICS_WORDS_AND_ENCODER = (
 )
 RISK_MODEL_KINDS = (
     LINES_ADDED,
+    PRIOR,
+    PRIOR_AND_OWN,
     LOGISTIC_REGRESSION,
     METRICS_AND_WORDS,
     TUNED_ENCODER,
@@ -53,25 +56,54 @@ _COUNTS_OF_REPORT = frozenset({"until", "n", "buggy", "labelled", "recent"})
 WORDS_FEATURE, ENCODER_FEATURE = "words", "reading"
 """Features that are not metrics: the score of the words, and the encoder's logit (see `risk.encoder`)."""
 
+RANK_PREFIX = "rank:"
+"""Before the name of a metric: its rank among the recent commits of the repository instead of its value."""
+
+Quantiles = Mapping[str, Sequence[float]]
+"""Evenly spaced quantiles of metrics over recent commits, ascending, by the name of the metric."""
+
 
 def scale_features(
-    metrics: ChangeMetrics, names: Sequence[str] = RISK_FEATURES, beside: Mapping[str, float] | None = None
+    metrics: ChangeMetrics,
+    names: Sequence[str] = RISK_FEATURES,
+    beside: Mapping[str, float] | None = None,
+    quantiles: Quantiles | None = None,
 ) -> list[float]:
-    """A model's features: counts and days as log(1 + x); the others, and those in `beside`, unchanged."""
-    others = beside or {}
-    values = ((name, others[name] if name in others else float(getattr(metrics, name))) for name in names)
-    unscaled = _UNSCALED_FEATURES.union(others)
-    return [value if name in unscaled else math.log1p(max(0.0, value)) for name, value in values]
+    """A model's features: counts and days as log(1 + x), ranks among `quantiles`, others unchanged.
+
+    Ranks are from 0 to 1; `beside` has the features that are not metrics.
+    """
+    return [_scale_feature(name, metrics, beside or {}, quantiles or {}) for name in names]
+
+
+def _scale_feature(
+    name: str, metrics: ChangeMetrics, beside: Mapping[str, float], quantiles: Quantiles
+) -> float:
+    if name in beside:
+        return beside[name]
+    if name.startswith(RANK_PREFIX):
+        metric = name.removeprefix(RANK_PREFIX)
+        return rank_among(quantiles[metric], float(getattr(metrics, metric)))
+    value = float(getattr(metrics, name))
+    return value if name in _UNSCALED_FEATURES else math.log1p(max(0.0, value))
+
+
+def rank_among(quantiles: Sequence[float], value: float) -> float:
+    """The rank of a value, 0 to 1; values equal to it count half."""
+    return (bisect_left(quantiles, value) + bisect_right(quantiles, value)) / (2 * len(quantiles))
 
 
 @lazy_dataclass(frozen=True, slots=True)
 class RiskModel:
     """A fitted risk model; `kind` is one of `RISK_MODEL_KINDS`, or `none` for the reason `why`.
 
+    A prior that could not be checked in this repository has a `why` as well.
+
     features  names of the features, as `scale_features` returns them
     weights   their weights; `bias` is added to the sum
     means     of the features over the history: what is usual, for `explain_score`
     words     weights behind the feature of that name (see `bag_of_words.score_words`)
+    ranks     quantiles of the metrics that features beginning with `RANK_PREFIX` are ranked among
     sizes     quantiles of the changed lines of recent commits, evenly spaced
     curve     calibration: points (score, probability), interpolated linearly
     scores    quantiles of the scores of recent commits, evenly spaced, ascending
@@ -87,6 +119,7 @@ class RiskModel:
     bias: float = 0.0
     means: tuple[float, ...] = ()
     words: tuple[float, ...] = ()
+    ranks: dict[str, tuple[float, ...]] = field(default_factory=dict)
     sizes: tuple[float, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
     scores: tuple[float, ...] = ()
@@ -101,16 +134,18 @@ class RiskModel:
         if not data:
             return cls(why="no risk model yet; run `gitpeft init`")
         try:
-            data = {WORDS_FEATURE: (), **data}  # missing in files of older versions
+            data = {WORDS_FEATURE: (), "ranks": {}, **data}  # missing in files of older versions
             known = {name: data[name] for name in field_names(cls)}
             lists = {
                 name: tuple(map(float, known[name]))
                 for name in ("weights", "means", WORDS_FEATURE, "sizes", "scores")
             }
             curve = tuple((float(score), float(chance)) for score, chance in known["curve"])
-            model = cls(**{**known, **lists, "curve": curve, "features": tuple(map(str, known["features"]))})
+            ranks = {str(name): tuple(map(float, row)) for name, row in known["ranks"].items()}
+            features = tuple(map(str, known["features"]))
+            model = cls(**{**known, **lists, "curve": curve, "ranks": ranks, "features": features})
             model._check_consistency()
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise GitpeftError(f"the risk model is invalid: {error}", "Run `gitpeft init`.") from None
         return model
 
@@ -118,7 +153,8 @@ class RiskModel:
         if self.kind not in (*RISK_MODEL_KINDS, NO_MODEL):
             raise ValueError(f"unknown kind {self.kind!r}")
         known = len(self.weights) == len(self.means) == len(self.features)
-        if not known or set(self.features) - {*METRIC_NAMES, WORDS_FEATURE, ENCODER_FEATURE}:
+        ranked = {RANK_PREFIX + name for name, row in self.ranks.items() if row and name in METRIC_NAMES}
+        if not known or set(self.features) - {*METRIC_NAMES, *ranked, WORDS_FEATURE, ENCODER_FEATURE}:
             raise ValueError("features and weights do not match")
         if len(self.words) != (bag_of_words.BUCKET_COUNT if WORDS_FEATURE in self.features else 0):
             raise ValueError("wrong number of word weights")
@@ -132,6 +168,7 @@ class RiskModel:
             *self.scores,
             *self.sizes,
             *(x for point in self.curve for x in point),
+            *(x for row in self.ranks.values() for x in row),
         )
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError("a number is not finite")
@@ -146,6 +183,16 @@ class RiskModel:
     def is_usable(self) -> bool:
         """Whether there is a model that can score changes."""
         return self.kind != NO_MODEL
+
+    @property
+    def warns(self) -> bool:
+        """Whether it beat the number of added lines on later commits here, so that the hook may warn."""
+        return self.is_usable and self.kind != LINES_ADDED and bool(self.report.get("warns", True))
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether it was measured on later commits of this repository; if not, `why` says the reason."""
+        return bool(self.report.get("checked", True))
 
     @property
     def is_judged(self) -> bool:
@@ -166,8 +213,11 @@ class RiskModel:
 
     def compute_score(self, metrics: ChangeMetrics, beside: Mapping[str, float] | None = None) -> float:
         """The score of a change: higher is riskier; scores of different models cannot be compared."""
-        values = zip(self.weights, scale_features(metrics, self.features, beside), strict=True)
+        values = zip(self.weights, self._scale(metrics, beside), strict=True)
         return self.bias + sum(weight * value for weight, value in values)
+
+    def _scale(self, metrics: ChangeMetrics, beside: Mapping[str, float] | None) -> list[float]:
+        return scale_features(metrics, self.features, beside, self.ranks)
 
     def predict_probability(self, score: float) -> float:
         """The calibrated probability that a later fix corrects this change."""
@@ -185,7 +235,7 @@ class RiskModel:
         self, metrics: ChangeMetrics, beside: Mapping[str, float] | None = None
     ) -> list[tuple[str, float]]:
         """What each feature adds to the score compared with an average commit, the largest effect first."""
-        values = scale_features(metrics, self.features, beside)
+        values = self._scale(metrics, beside)
         rows = zip(self.features, self.weights, self.means, values, strict=True)
         parts = [(name, weight * (value - mean)) for name, weight, mean, value in rows]
         return sorted(parts, key=lambda part: -abs(part[1]))

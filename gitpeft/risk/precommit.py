@@ -23,7 +23,7 @@ from gitpeft.history.store import History
 from gitpeft.lazy import lazy_dataclass
 from gitpeft.redaction import mask_secrets
 from gitpeft.risk.assessor import RiskAssessor, RiskReport
-from gitpeft.risk.model import LINES_ADDED, RiskModel, load_risk_model
+from gitpeft.risk.model import RiskModel, load_risk_model
 from gitpeft.terminal import replace_unprintable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def check_staged_risk(repository: Repository, config: Config) -> PrecommitVerdic
         return PrecommitVerdict()
     bundle = bundles.open_active_bundle(repository.state_dir)
     model = load_risk_model(bundle)
-    if not model.is_usable or model.kind == LINES_ADDED:
+    if not model.warns:
         return PrecommitVerdict()
     with _open_sandboxed_encoder(repository, config, model) as encoder:
         report = assess_staged_change(repository, config, model, encoder)

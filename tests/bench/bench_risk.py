@@ -60,6 +60,7 @@ SHOWN = (
     "capture_5",
     "capture_10",
     "capture_20",
+    "skippable_95",
     "popt",
     "recall_at_20_effort",
 )

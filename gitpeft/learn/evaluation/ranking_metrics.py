@@ -95,6 +95,18 @@ def capture_rate(truth: FloatArray, scores: FloatArray, share: float) -> float:
     return float((truth[above].sum() + rest) / truth.sum())
 
 
+def skippable_share(truth: FloatArray, scores: FloatArray, recall: float = 0.95) -> float:
+    """The share of clean commits below the highest score with `recall` of the buggy ones at or above it.
+
+    NaN without either kind.
+    """
+    buggy = np.sort(scores[truth > 0])
+    if not len(buggy) or len(buggy) == len(truth):
+        return float("nan")
+    limit = buggy[int((1 - recall) * len(buggy) + 1e-9)]
+    return float((scores[truth == 0] < limit).mean())
+
+
 def risk_density(chances: FloatArray, effort: FloatArray) -> FloatArray:
     """Probability per changed line, by which reviewers with little time would go."""
     return chances / np.maximum(effort, 1)
@@ -165,6 +177,7 @@ RANKING_METRICS: Mapping[str, Callable[[RankedCommits], float]] = {
     "capture_5": lambda r: capture_rate(r.truth, r.scores, 0.05),
     "capture_10": lambda r: capture_rate(r.truth, r.scores, 0.10),
     "capture_20": lambda r: capture_rate(r.truth, r.scores, 0.20),
+    "skippable_95": lambda r: skippable_share(r.truth, r.scores),
     "recall_at_20_effort": lambda r: recall_at_effort(r.truth, risk_density(r.chances, r.effort), r.effort),
     "effort_at_20_recall": lambda r: effort_at_recall(r.truth, risk_density(r.chances, r.effort), r.effort),
     "popt": lambda r: popt_score(r.truth, risk_density(r.chances, r.effort), r.effort),

@@ -16,7 +16,10 @@ from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import scale_features
 
-_SIZE_METRICS = ("la", "ld", "nf", "nd", "ns", "entropy", "functions", "new")
+_SIZE_METRICS = (
+    *("la", "ld", "nf", "nd", "ns", "entropy", "functions", "new"),
+    *("code_added", "code_removed", "code_files", "code_new"),
+)
 _LINE_COUNTS = re.compile(r" \+(\d+) -(\d+)")
 
 Alteration = Callable[[ChangeMetrics, str, ChangeMetrics], tuple[ChangeMetrics, str]]
@@ -43,7 +46,8 @@ def measure_ablations(trial: RiskTrial) -> dict[str, dict[str, float]]:
 
 
 def _swap_counts(one: ChangeMetrics) -> ChangeMetrics:
-    return replace(one, la=one.ld, ld=one.la)
+    code = {"code_added": one.code_removed, "code_removed": one.code_added}
+    return replace(one, la=one.ld, ld=one.la, **code)
 
 
 def _swap_signs(text: str) -> str:

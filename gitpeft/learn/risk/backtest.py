@@ -150,8 +150,8 @@ def _explain_inactive_score(repository: Repository, known: _ReplayedHistory, tri
     active = bundles.open_active_bundle(repository.state_dir)
     if active is not None:
         model = load_risk_model(active)
-        return model.why if not model.is_usable else no_better if model.kind == LINES_ADDED else ""
-    if trial.chosen == LINES_ADDED:
+        return model.why or ("" if model.warns else no_better)
+    if not prequential.beats_lines_added(trial.ranked, trial.chosen):
         return no_better
     bugs = int(label_commits(known.measured, known.found, known.now).truth.sum())
     return selection.explain_few_bugs(bugs) if bugs < MIN_KNOWN_BUGS else ""

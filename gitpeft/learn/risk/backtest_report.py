@@ -16,6 +16,7 @@ BACKTEST_METRICS = {
     "capture_5": "bugs in the riskiest 5 %",
     "capture_10": "in 10 %",
     "capture_20": "in 20 %",
+    "skippable_95": "clean commits below 95 % of the bugs",
     "recall_at_20_effort": "Recall@20%Effort",
     "effort_at_20_recall": "Effort@20%Recall",
     "popt": "Popt",

@@ -1,10 +1,10 @@
-"""Fits and calibrates the candidate risk models: lines added, logistic regression, words, encoder.
+"""Fits and calibrates the candidate risk models: lines added, the prior, regressions, words, encoder.
 
 All of them are `RiskModel`s, sums of weighted features. Features that are no metrics (`WORDS_FEATURE`,
 `ENCODER_FEATURE`) are in `LabelledCommits` besides the metrics.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gitpeft.learn import logistic
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
-from gitpeft.learn.risk import bag_of_words
+from gitpeft.learn.risk import bag_of_words, prior
 from gitpeft.risk.change_metrics import ChangeMetrics
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import (
@@ -21,9 +21,12 @@ from gitpeft.risk.model import (
     LOGISTIC_REGRESSION,
     METRICS_AND_WORDS,
     METRICS_WORDS_AND_ENCODER,
+    PRIOR,
+    PRIOR_AND_OWN,
     RISK_FEATURES,
     TUNED_ENCODER,
     WORDS_FEATURE,
+    Quantiles,
     RiskModel,
     interpolate_linearly,
     scale_features,
@@ -39,7 +42,13 @@ WordFit = tuple[tuple[float, ...], Array]
 
 _RIDGE_GRID = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _LINES_ADDED_RIDGE = 0.1
-"""The penalty on lines added, so low that the model falls back to the baseline without other evidence."""
+"""The penalty on lines added, so low that the model falls back to the baseline without other evidence.
+
+That on the prior's score is the same.
+"""
+
+_PRIOR_SHARE = 2.0
+"""The standard deviations of the prior, as corrected here, for one of the words learnt here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +97,10 @@ def fit_logistic_regression(
     Lines added are hardly penalised: the fewer bugs are known, the nearer this is to the baseline.
     """
     if ridge is None:
-        cut = len(data) * 3 // 4
-        old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
-        if 0 < old.truth.sum() < len(old) and 0 < new.truth.sum() < len(new):
-            losses = {
-                r: _compute_log_loss(fit_logistic_regression(old, features, r), new) for r in _RIDGE_GRID
-            }
-            ridge = min(losses, key=lambda r: losses[r])
+        ridge = _choose_ridge(data, lambda old, r: fit_logistic_regression(old, features, r))
     x = build_design_matrix(data, features)
     mean, spread = x.mean(0), x.std(0) + logistic.SPREAD
-    penalty = np.array([_LINES_ADDED_RIDGE if name == "la" else ridge or _RIDGE_GRID[3] for name in features])
+    penalty = np.array([_LINES_ADDED_RIDGE if name == "la" else ridge for name in features])
     weights, bias = logistic.fit_logistic_newton((x - mean) / spread, data.truth, penalty)
     weights = weights / spread
     return RiskModel(
@@ -106,6 +109,62 @@ def fit_logistic_regression(
         weights=tuple(map(float, weights)),
         bias=float(bias - weights @ mean),
         means=tuple(map(float, mean)),
+    )
+
+
+def _choose_ridge(data: LabelledCommits, fit: Callable[[LabelledCommits, float], RiskModel]) -> float:
+    """The penalty with the lowest loss on the newest quarter, of models fitted on the rest."""
+    cut = len(data) * 3 // 4
+    old, new = data.take(slice(0, cut)), data.take(slice(cut, None))
+    if not (0 < old.truth.sum() < len(old) and 0 < new.truth.sum() < len(new)):
+        return _RIDGE_GRID[3]
+    losses = {ridge: _compute_log_loss(fit(old, ridge), new) for ridge in _RIDGE_GRID}
+    return min(losses, key=lambda ridge: losses[ridge])
+
+
+def fit_prior_and_own(start: RiskModel, data: LabelledCommits, learnt: WordFit | None = None) -> RiskModel:
+    """The prior as the labels of this repository correct it, and, if given, the words learnt here.
+
+    The correction is a logistic regression on the prior's score and its ranks, with a penalty on the latter:
+    the weights are shrunk towards the prior's. `start` is the prior as adapted to `data`.
+    """
+    ridge = _choose_ridge(data, lambda old, r: _correct_prior(start, old, r))
+    fitted = _correct_prior(start, data, ridge)
+    if learnt is None:
+        return fitted
+    words, unseen = learnt
+    size = _PRIOR_SHARE / (float(score_commits(fitted, data).std()) + logistic.SPREAD)
+    weights = [size * weight for weight in fitted.weights]
+    at, spread = fitted.features.index(WORDS_FEATURE), float(np.nanstd(unseen))
+    own = 1 / spread if spread > logistic.SPREAD else 0.0
+    both = [weights[at] * a + own * b for a, b in zip(fitted.words, words, strict=True)]
+    weights[at] = 1.0
+    mean = float((bag_of_words.build_word_matrix(data.changes).astype(float) @ np.array(both)).mean())
+    means = (*fitted.means[:at], mean, *fitted.means[at + 1 :])
+    return replace(
+        fitted, weights=tuple(weights), bias=size * fitted.bias, means=means, words=tuple(map(float, both))
+    )
+
+
+def _correct_prior(start: RiskModel, data: LabelledCommits, ridge: float) -> RiskModel:
+    x = build_design_matrix(data, start.features, start.words, start.ranks)
+    score = x @ np.array(start.weights) + start.bias
+    ranked = [i for i, name in enumerate(start.features) if name != WORDS_FEATURE]
+    columns = np.column_stack([score, x[:, ranked]])
+    mean, spread = columns.mean(0), columns.std(0) + logistic.SPREAD
+    penalty = np.array([_LINES_ADDED_RIDGE] + [ridge] * len(ranked))
+    fitted, bias = logistic.fit_logistic_newton((columns - mean) / spread, data.truth, penalty)
+    fitted = fitted / spread
+    weights = fitted[0] * np.array(start.weights)
+    weights[ranked] += fitted[1:]
+    return replace(
+        start,
+        kind=PRIOR_AND_OWN,
+        weights=tuple(map(float, weights)),
+        bias=float(bias - fitted @ mean + fitted[0] * start.bias),
+        means=tuple(map(float, x.mean(0))),
+        curve=(),
+        scores=(),
     )
 
 
@@ -146,10 +205,16 @@ def fit_candidate_models(data: LabelledCommits, readings: Array | None = None) -
     `readings` as in `combine_models`.
     """
     base = fit_logistic_regression(data)
-    found = {LINES_ADDED: make_lines_added_model(), LOGISTIC_REGRESSION: base}
-    if not data.changes:
+    start = prior.adapt_prior(data.metrics[-prior.RECENT_COMMITS :], words=bool(data.changes))
+    learnt = bag_of_words.fit_word_weights(data.changes, data.truth) if data.changes else None
+    found = {
+        LINES_ADDED: make_lines_added_model(),
+        PRIOR: start,
+        PRIOR_AND_OWN: fit_prior_and_own(start, data, learnt),
+        LOGISTIC_REGRESSION: base,
+    }
+    if learnt is None:
         return found
-    learnt = bag_of_words.fit_word_weights(data.changes, data.truth)
     found[METRICS_AND_WORDS] = combine_models(base, data, learnt)
     if readings is not None:
         found |= {
@@ -159,15 +224,23 @@ def fit_candidate_models(data: LabelledCommits, readings: Array | None = None) -
     return found
 
 
-def build_design_matrix(data: LabelledCommits, features: Sequence[str], words: Sequence[float] = ()) -> Array:
-    """The features of the commits, (n, features); `words` are the weights of the words feature."""
+def build_design_matrix(
+    data: LabelledCommits,
+    features: Sequence[str],
+    words: Sequence[float] = (),
+    quantiles: Quantiles | None = None,
+) -> Array:
+    """The features of the commits, (n, features); `words` are the weights of the words feature.
+
+    Features that are ranks need `quantiles`.
+    """
     beside: dict[str, Array] = {}
     if WORDS_FEATURE in features:
         beside[WORDS_FEATURE] = bag_of_words.build_word_matrix(data.changes).astype(float) @ np.array(words)
     if ENCODER_FEATURE in features and data.readings is not None:
         beside[ENCODER_FEATURE] = data.readings
     rows = [
-        scale_features(one, features, {name: float(column[i]) for name, column in beside.items()})
+        scale_features(one, features, {name: float(column[i]) for name, column in beside.items()}, quantiles)
         for i, one in enumerate(data.metrics)
     ]
     return np.array(rows, dtype=float).reshape(len(data), len(features))
@@ -183,7 +256,7 @@ def add_encoder_readings(reader: OnnxRiskEncoder | None, data: LabelledCommits) 
 
 def score_commits(model: RiskModel, data: LabelledCommits) -> Array:
     """The score of each commit, (n,)."""
-    x = build_design_matrix(data, model.features, model.words)
+    x = build_design_matrix(data, model.features, model.words, model.ranks)
     return np.asarray(x @ np.array(model.weights) + model.bias, dtype=np.float64)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gitpeft.learn.evaluation.ranking_metrics import RankedCommits, bootstrap_difference
+from gitpeft.learn.evaluation.ranking_metrics import RANKING_METRICS, RankedCommits, bootstrap_difference
 from gitpeft.learn.risk.classifiers import (
     Array,
     LabelledCommits,
@@ -23,7 +23,14 @@ from gitpeft.learn.risk.labelled_history import BugLabels, label_commits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.monitor.calibration import CALIBRATION_DIVISOR
 from gitpeft.risk.encoder import OnnxRiskEncoder
-from gitpeft.risk.model import LINES_ADDED, LOGISTIC_REGRESSION, RISK_MODEL_KINDS, RiskModel
+from gitpeft.risk.model import (
+    LINES_ADDED,
+    LOGISTIC_REGRESSION,
+    PRIOR,
+    PRIOR_AND_OWN,
+    RISK_MODEL_KINDS,
+    RiskModel,
+)
 
 MIN_KNOWN_BUGS = 40
 """Known bugs below which no model is fitted: about three for each feature that carries weight."""
@@ -35,8 +42,7 @@ MAX_ENCODER_COMMITS = 2000
 RECENT_COMMITS = 1000
 """Commits whose scores make the percentiles."""
 
-METRICS_ONLY = frozenset({LINES_ADDED, LOGISTIC_REGRESSION})
-"""Models that read no text: they have so few weights that their training scores are as good as new ones."""
+READ_NO_TEXT = frozenset({LINES_ADDED, LOGISTIC_REGRESSION})
 
 _MIN_SPREAD = 1e-9
 
@@ -166,18 +172,26 @@ def flag_commits(name: str, part: EvaluationBlock, budget: float) -> Array:
 
 
 def select_model(found: Mapping[str, RankedCommits]) -> str:
-    """The simplest model that none beats significantly in AUC (95 % interval of the paired bootstrap).
+    """The model to use, by ROC AUC on later commits.
 
-    A model that reads the change has to beat both models that do not.
+    Of lines added, the prior, and the prior corrected here, which is shrunk towards it, the best one. Each of
+    the others has to beat it, lines added, and, if it reads the change, the regression that does not, beyond
+    the 95 % interval of the paired bootstrap.
     """
-    best = LINES_ADDED
-    for name in (one for one in RISK_MODEL_KINDS[1:] if one in found):
-        rivals = (
-            {LINES_ADDED, best} if name == LOGISTIC_REGRESSION else {LINES_ADDED, LOGISTIC_REGRESSION, best}
-        )
+    best = max(
+        (name for name in (LINES_ADDED, PRIOR, PRIOR_AND_OWN) if name in found),
+        key=lambda name: RANKING_METRICS["auc"](found[name]),
+    )
+    for name in (one for one in RISK_MODEL_KINDS[3:] if one in found):
+        rivals = {LINES_ADDED, best} | (set() if name in READ_NO_TEXT else {LOGISTIC_REGRESSION})
         if all(bootstrap_difference(found[name], found[rival], "auc").low > 0 for rival in rivals):
             best = name
     return best
+
+
+def beats_lines_added(found: Mapping[str, RankedCommits], name: str) -> bool:
+    """Whether a model beats the number of added lines in AUC, beyond the 95 % interval."""
+    return name != LINES_ADDED and bootstrap_difference(found[name], found[LINES_ADDED], "auc").low > 0
 
 
 def fit_models(data: LabelledCommits) -> FittedModels:
@@ -195,12 +209,17 @@ def fit_models(data: LabelledCommits) -> FittedModels:
     earlier, models = fit_candidate_models(old, readings), fit_candidate_models(data, readings)
     usual = {
         name: score_commits(model, data)[-RECENT_COMMITS:]
-        if name in METRICS_ONLY
+        if is_hardly_fitted(name, data)
         else drop_nan(score_commits(earlier[name], recent))
         for name, model in models.items()
     }
     curves = {name: calibrate_model(model, recent).curve for name, model in earlier.items()}
     return FittedModels({name: replace(model, curve=curves[name]) for name, model in models.items()}, usual)
+
+
+def is_hardly_fitted(name: str, data: LabelledCommits) -> bool:
+    """Whether few weights of a model are learnt here, so that its training scores are as good as new ones."""
+    return name in (LINES_ADDED, PRIOR, LOGISTIC_REGRESSION) or (name == PRIOR_AND_OWN and not data.changes)
 
 
 def drop_nan(values: Array) -> Array:

@@ -14,6 +14,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits, summarise_ranking
 from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval
+from gitpeft.learn.risk import prior
 from gitpeft.learn.risk.classifiers import LabelledCommits, score_commits
 from gitpeft.learn.risk.labelled_history import (
     PATIENCE_QUANTILE,
@@ -27,19 +28,21 @@ from gitpeft.learn.risk.labelled_history import (
 from gitpeft.learn.risk.line_check import FixedLineLookup, LineHits, measure_line_hits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.learn.risk.prequential import (
-    METRICS_ONLY,
     MIN_KNOWN_BUGS,
+    READ_NO_TEXT,
     RECENT_COMMITS,
     FittedModels,
     RiskTrial,
     TrainEncoder,
+    beats_lines_added,
     drop_nan,
     evaluate_prequential,
     fit_models,
+    is_hardly_fitted,
     select_model,
 )
 from gitpeft.risk.line_attribution import extract_features_from_text
-from gitpeft.risk.model import RiskModel, reject_unjudged_model
+from gitpeft.risk.model import MIN_JUDGED_BUGS, RiskModel
 
 _QUANTILE_COUNT = 201
 
@@ -79,13 +82,16 @@ def train_risk_model(
     known = int(data.truth.sum())
     latency = found.latency_quantile(PATIENCE_QUANTILE) or 0.0
     base = RiskModel(known=known, needed=MIN_KNOWN_BUGS, latency=latency, report={"until": now})
-    if known < MIN_KNOWN_BUGS or known == len(data):
-        return replace(base, why=explain_few_bugs(known))
-    tried = evaluate_prequential(measured, found, now, texts=texts, teach=teach)
-    if tried is None:
-        return replace(base, why=f"not enough history (too few of its {known} bugs were known in time)")
     recent = [one for one in measured if one.metrics.nf and one.change.time <= now][-RECENT_COMMITS:]
     young = build_labelled_commits(recent, np.zeros(len(recent)), texts)
+    if known < MIN_KNOWN_BUGS or known == len(data):
+        return make_unchecked_prior(base, young, explain_few_bugs(known))
+    tried = evaluate_prequential(measured, found, now, texts=texts, teach=teach)
+    if tried is None:
+        why = f"not enough history (too few of its {known} bugs were known in time)"
+        return make_unchecked_prior(base, young, why)
+    if int(tried.data.truth.sum()) < MIN_JUDGED_BUGS:
+        return make_unchecked_prior(base, young, explain_few_judged_bugs(tried))
     chosen, reading = (
         tried.chosen,
         {name for name, model in tried.parts[-1].models.items() if model.needs_encoder},
@@ -99,7 +105,8 @@ def train_risk_model(
     best = fitted.models[chosen]
     measures = replace(summarise_trial(tried), chosen=chosen).as_dict()
     measures |= {"labelled": len(data), "recent": len(recent)}
-    if find_fixed_lines is not None and chosen not in METRICS_ONLY:
+    measures |= {"warns": beats_lines_added(tried.ranked, chosen)}
+    if find_fixed_lines is not None and chosen not in READ_NO_TEXT:
         measures |= {"lines": evaluate_line_attribution(chosen, tried, find_fixed_lines).as_dict()}
     fitted_model = replace(
         best,
@@ -113,12 +120,42 @@ def train_risk_model(
     return _reject_chance_model(fitted_model, tried.ranked[chosen])
 
 
+def make_unchecked_prior(base: RiskModel, recent: LabelledCommits, why: str) -> RiskModel:
+    """The prior for a repository in which no score can be checked yet, for the reason `why`.
+
+    It ranks changes, without a probability, and the hook does not warn by it. Where few commits are known,
+    the scores of the public histories complete the percentiles.
+    """
+    if not len(recent):
+        return replace(base, why=why)
+    start = prior.adapt_prior(recent.metrics, words=bool(recent.changes))
+    usual = start.scores if recent.changes else ()
+    scores = score_commits(start, recent)
+    return replace(
+        start,
+        why=why,
+        known=base.known,
+        needed=base.needed,
+        latency=base.latency,
+        scores=prior.blend_quantiles(scores, usual or scores, _QUANTILE_COUNT),
+        sizes=_compute_quantiles([one.la + one.ld for one in recent.metrics]),
+        report=base.report | {"warns": False, "checked": False, "recent": len(recent)},
+    )
+
+
+def explain_few_judged_bugs(tried: RiskTrial) -> str:
+    """Why no score can be judged by these later commits."""
+    buggy, n = int(tried.data.truth.sum()), len(tried.data)
+    needed = f"{MIN_JUDGED_BUGS} needed"
+    return f"too few bugs to judge a score ({buggy} of the {n:,} newest labelled commits, {needed})"
+
+
 def _collect_usual_scores(
     name: str, fitted: FittedModels, recent: LabelledCommits, trained_on: set[str]
 ) -> Sequence[float]:
     """Scores of the recent commits; of a model that reads text, only where it was not trained on them."""
-    if name in METRICS_ONLY:
-        return [fitted.models[name].compute_score(one) for one in recent.metrics]
+    if is_hardly_fitted(name, recent):
+        return list(score_commits(fitted.models[name], recent))
     fresh = recent.take([i for i, sha in enumerate(recent.shas) if sha not in trained_on])
     return [*fitted.usual[name], *drop_nan(score_commits(fitted.models[name], fresh))]
 
@@ -161,10 +198,7 @@ def _compute_quantiles(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _reject_chance_model(model: RiskModel, ranked: RankedCommits) -> RiskModel:
-    """Replace a model that is no better than chance on later commits, or was measured on too few bugs, by the
-    reason why there is none."""
-    if not model.is_judged:
-        return reject_unjudged_model(model)
+    """Replace a model that is no better than chance on later commits by the reason why there is none."""
     auc = summarise_ranking(ranked)["auc"]
     if not auc.low > 0.5:
         return RiskModel(

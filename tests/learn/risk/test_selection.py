@@ -13,7 +13,7 @@ from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.risk import classifiers, labelled_history, prequential, selection
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
-from gitpeft.risk.model import LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL, RiskModel, scale_features
+from gitpeft.risk.model import LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL, PRIOR, RiskModel, scale_features
 from tests.support.gitrepo import EPOCH
 from tests.support.risk_tuning import evaluate_time_split
 from tests.support.riskhistory import Found, history
@@ -37,11 +37,12 @@ def test_lines_added_stay_where_nothing_beats_them() -> None:
 
 
 @pytest.mark.parametrize("known", [0, prequential.MIN_KNOWN_BUGS - 1])
-def test_too_few_known_bugs_are_no_model(known: int) -> None:
+def test_with_too_few_known_bugs_other_histories_rank_but_do_not_warn(known: int) -> None:
     measured, found = history(300, 3, 0.5)
     found.known = dict.fromkeys(list(found.known)[:known], EPOCH)
     model = selection.train_risk_model(measured, found, measured[-1].change.time)
-    assert model.kind == NO_MODEL and not model.is_usable
+    assert model.kind == PRIOR and model.is_usable and not model.is_checked and not model.warns
+    assert "test" not in model.report and RiskModel.from_dict(json.loads(model.to_json())) == model
     assert model.why == f"not enough history ({known} known bugs, {prequential.MIN_KNOWN_BUGS} needed)"
 
 
