@@ -26,6 +26,8 @@ from gitpeft.risk.model import (
     LOGISTIC_REGRESSION,
     METRICS_AND_WORDS,
     METRICS_WORDS_AND_ENCODER,
+    PRIOR,
+    PRIOR_AND_OWN,
     TUNED_ENCODER,
     RiskModel,
 )
@@ -69,7 +71,7 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
     ) - len(judged)
     assert data["buggy"] == sum(one.sha in found.bugs_known_at(now) for one in judged)
     shipped = data["models"][data["chosen"]]
-    assert data["chosen"] == LOGISTIC_REGRESSION and len(data["flags"]) == shipped["flagged"]
+    assert data["chosen"] == PRIOR_AND_OWN and len(data["flags"]) == shipped["flagged"]
     right = [flag for flag in data["flags"] if flag["commit"] in found.bugs_known_at(now)]
     assert shipped["right"] == len(right) == sum(bool(flag["fixed_by"]) for flag in data["flags"])
     assert all(flag["fixed_by"] == f"f{flag['commit'][1:]}" for flag in right)
@@ -138,6 +140,8 @@ def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         and data["models"].keys()
         == {
             LINES_ADDED,
+            PRIOR,
+            PRIOR_AND_OWN,
             LOGISTIC_REGRESSION,
             METRICS_AND_WORDS,
         }
@@ -253,6 +257,7 @@ def test_a_score_that_the_hook_does_not_use_is_said_to_be_off(
         (RiskModel(why="not enough history (27 known bugs, 40 needed)"), "not enough history (27 known"),
         (RiskModel(LINES_ADDED), "no model beats lines added"),
         (RiskModel(LOGISTIC_REGRESSION), ""),
+        (RiskModel(PRIOR, report={"warns": False}), "no model beats lines added"),
     ],
 )
 def test_the_installed_model_decides_whether_the_hook_flags(

@@ -9,7 +9,7 @@ import pytest
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits, roc_auc
 from gitpeft.learn.risk import classifiers, prequential, prior, selection
 from gitpeft.learn.risk.classifiers import LabelledCommits
-from gitpeft.risk.change_metrics import ChangeMetrics, is_code_file
+from gitpeft.risk.change_metrics import METRIC_NAMES, ChangeMetrics, is_code_file
 from gitpeft.risk.model import (
     LINES_ADDED,
     LOGISTIC_REGRESSION,
@@ -92,9 +92,9 @@ def test_labels_correct_the_prior_as_far_as_they_go() -> None:
     """Few labels leave its order nearly as it is; many teach what it does not know."""
     later = labelled(600, 5, "age")
     found = {}
+    start = prior.adapt_prior(labelled(1500, 4, "age").metrics, words=False)
     for count in (40, 1500):
         data = labelled(count, 4, "age")
-        start = prior.adapt_prior(data.metrics, words=False)
         fitted = classifiers.fit_prior_and_own(start, data)
         assert fitted.kind == PRIOR_AND_OWN and fitted.features == start.features
         scores = classifiers.score_commits(fitted, later)
@@ -150,7 +150,7 @@ def test_thirty_commits_get_a_score_on_the_first_day() -> None:
 def test_the_builder_fits_what_tells_bugs_apart() -> None:
     """Histories in which only lines of code matter: the weight of code is the largest, and scores rank."""
     random = np.random.default_rng(0)
-    names = list(build_risk_prior.METRIC_NAMES)
+    names = list(METRIC_NAMES)
     histories = {}
     for number in range(3):
         metrics = random.lognormal(2, 1, (400, len(names)))
