@@ -308,8 +308,12 @@ def _describe_active_model(model: ActiveModel) -> Iterator[tuple[str, str]]:
         f"{model.bundle.id[:SHORT_ID]}, {method}\nmade {format_age(manifest.created)} from {count}{new}",
     )
     counts = health.accepted
-    if counts.decided_count:
-        yield "Use", f"{counts.kept:,} kept, {counts.edited:,} edited, {counts.discarded:,} discarded"
+    if counts.decided_count or counts.withheld:
+        used = f"{counts.kept:,} kept, {counts.edited:,} edited, {counts.discarded:,} discarded"
+        offered = (
+            f"; something was offered for {counts.coverage:.0%} of the commits" if counts.withheld else ""
+        )
+        yield "Use", used + offered
     if health.due:
         yield "Retrain", health.due
     elif health.ahead is not None:

@@ -220,6 +220,15 @@ class Repository:
         """The id of the current commit; None before the first one."""
         return self.ask_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}") or None
 
+    def read_branch_name(self) -> str:
+        """The current branch; "" on none, and where only git can read it. Runs nothing."""
+        try:
+            text = (self.git_dir / "HEAD").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        name = text.strip().removeprefix("ref: refs/heads/")
+        return "" if name == text.strip() or name == ".invalid" else name
+
     def list_tracked_files(self) -> list[str]:
         """The paths in the index, from the top of the repository, as `decode_exactly` returns them."""
         output = self.run("ls-files", "-z", "--", ":(top)")

@@ -208,10 +208,10 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
         _report_problem(f"every suggestion begins with core.commentChar, {comment!r}: nothing suggested")
     if changed != content:
         message_file.write_message_file(path, changed)
-        if config.stats and source == "" and messages:
-            from gitpeft.monitor import acceptance
+    if config.stats and source == "" and (withheld or (messages and changed != content)):
+        from gitpeft.monitor import acceptance
 
-            acceptance.record_offer(repo.state_dir, head, messages)
+        acceptance.record_offer(repo.state_dir, head, messages)
     trace.write_trace()
 
 

@@ -1,7 +1,8 @@
 """How often suggestions are accepted, and when retraining is due.
 
 An offer is recorded with the commit that it was made on, and later compared with the commit that followed.
-Three counts remain for each model: kept, edited, discarded. The text of an offer is deleted as soon as it is
+Four counts remain for each model: kept, edited, discarded, and withheld, where nothing was offered because no
+message was likely enough to fit. The text of an offer is deleted as soon as it is
 counted, and nothing ever leaves `<state_dir>`. `gitpeft.stats=false` turns all of it off.
 """
 
@@ -41,15 +42,24 @@ class Acceptance:
     kept: int = 0
     edited: int = 0
     discarded: int = 0
+    withheld: int = 0
 
     @property
     def decided_count(self) -> int:
-        """All of them."""
+        """All offers, which those that were withheld are not."""
         return self.kept + self.edited + self.discarded
+
+    @property
+    def coverage(self) -> float:
+        """The share of commits for which something was offered; 1 where nothing was withheld."""
+        return self.decided_count / (self.decided_count + self.withheld or 1) if self.withheld else 1.0
 
 
 def record_offer(state_dir: Path, head: str | None, messages: Sequence[str]) -> None:
-    """Remember what was offered on top of `head`; a disk that is full costs the count, nothing more."""
+    """Remember what was offered on top of `head`, or that nothing was, which no messages stand for.
+
+    A disk that is full costs the count, nothing more.
+    """
     path = state_dir / OFFERS_FILE
     line = json.dumps({"model": read_active_id(state_dir), "head": head or "", "offered": [*messages]})
     try:
@@ -107,7 +117,11 @@ def _read_offers(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             one = json.loads(line)
-            if isinstance(one["model"], str) and isinstance(one["head"], str) and one["offered"]:
+            if (
+                isinstance(one["model"], str)
+                and isinstance(one["head"], str)
+                and isinstance(one["offered"], list)
+            ):
                 yield one
         except (ValueError, TypeError, KeyError):
             continue
@@ -135,6 +149,8 @@ def _list_subjects_by_parent(repo: Repository) -> dict[str, list[str]]:
 
 def _classify_outcome(offered: set[str], subjects: Sequence[str]) -> str:
     """How the commit that came next is worded; of several, the one that is closest to an offer."""
+    if not offered:
+        return "withheld"
     from difflib import SequenceMatcher
 
     firsts = {text.split("\n", 1)[0].strip() for text in offered}

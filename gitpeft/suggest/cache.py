@@ -22,15 +22,17 @@ CLAIM_SECONDS = 60.0
 """Seconds after which a claim of a key has expired: its process was killed."""
 
 MAX_ANSWER_BYTES = 256 << 10
-ANSWER_CACHE_VERSION = 3
+ANSWER_CACHE_VERSION = 4
 
 
-def compute_cache_key(change: str, previous: str, n: int, model: str, least: int = 0) -> str:
+def compute_cache_key(
+    change: str, previous: str, n: int, model: str, least: int = 0, branch: str = ""
+) -> str:
     """The SHA-256 that names a request in the cache: all that its suggestions depend on.
 
     `n` is the number of messages asked for, `model` the id of the bundle, `least` the least score in percent.
     """
-    request = json.dumps([ANSWER_CACHE_VERSION, change, previous, n, model, least])
+    request = json.dumps([ANSWER_CACHE_VERSION, change, previous, n, model, least, branch])
     return hashlib.sha256(request.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -97,22 +97,23 @@ class RerankingContext:
     """What the features compare messages with.
 
     `change` is the stored or compact change, `previous` the author's previous subject ("" if there is none),
-    `recent` are the newest subjects of the repository, oldest first.
+    `recent` are the newest subjects of the repository, oldest first, `branch` is the current branch.
     """
 
-    def __init__(self, change: str, previous: str = "", recent: Sequence[str] = ()) -> None:
+    def __init__(self, change: str, previous: str = "", recent: Sequence[str] = (), branch: str = "") -> None:
         self.change = change
         self.previous = previous
         self.recent = recent[-RECENT_SUBJECT_COUNT:]
         self.view = ChangeView(change)
         self.wording = TeamWording(recent)
+        self.branch = branch
         self._flaws: dict[tuple[str, bool], str] = {}
 
     def find_flaw(self, message: str, copied: bool) -> str:
         """Why a message must not be offered for this change (`checks.find_ungrounded`)."""
         key = message, copied
         if key not in self._flaws:
-            self._flaws[key] = find_ungrounded(message, copied, self.view, self.wording)
+            self._flaws[key] = find_ungrounded(message, copied, self.view, self.wording, self.branch)
         return self._flaws[key]
 
     @cached_property

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SPARE_MESSAGES = 1
 """Messages asked for beyond those shown, because some may have to be left out."""
 
+_MAX_BRANCH_LENGTH = 200
 _SEE_EXCLUDE = "see `git config gitpeft.exclude` and the file .gitpeft"
 _PREFETCH_FRESH_SECONDS = 600.0
 """Seconds for which the mark of a pre-commit stage counts."""
@@ -44,7 +45,8 @@ class SuggestionRequest:
     """A request to the model: the masked change, the author's previous subject, how many messages.
 
     `after` is the revision on which the change is based, `least` the score in percent that a message needs;
-    -1 stands for what the model was found to need on validation commits.
+    -1 stands for what the model was found to need on validation commits. `branch` is where it is to be
+    committed: a message may take numbers and names from it.
     """
 
     change: str
@@ -52,20 +54,28 @@ class SuggestionRequest:
     n: int
     after: str = "HEAD"
     least: int = 0
+    branch: str = ""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> "SuggestionRequest":
         """Read what `to_dict` wrote; KeyError or TypeError when it is malformed."""
         change, previous, n, least = data["change"], data["previous"], data["n"], data.get("least", 0)
-        if not (isinstance(change, str) and isinstance(previous, str)):
-            raise TypeError("change and previous need to be text")
+        branch = data.get("branch", "")
+        if not (isinstance(change, str) and isinstance(previous, str) and isinstance(branch, str)):
+            raise TypeError("change, previous and branch need to be text")
         if not (isinstance(n, int) and isinstance(least, int)):
             raise TypeError("n and least need to be whole numbers")
-        return cls(change, previous, n, least=least)
+        return cls(change, previous, n, least=least, branch=branch)
 
     def to_dict(self) -> dict[str, object]:
         """The request as the child process reads it."""
-        return {"change": self.change, "previous": self.previous, "n": self.n, "least": self.least}
+        return {
+            "change": self.change,
+            "previous": self.previous,
+            "n": self.n,
+            "least": self.least,
+            "branch": self.branch,
+        }
 
     def get_least_score(self) -> float | None:
         """The least score, 0 to 1; None for what the model was found to need."""
@@ -73,7 +83,7 @@ class SuggestionRequest:
 
     def get_cache_key(self, model: str) -> str:
         """The key of the request in the cache, for the model with this id."""
-        return cache.compute_cache_key(self.change, self.previous, self.n, model, self.least)
+        return cache.compute_cache_key(self.change, self.previous, self.n, model, self.least, self.branch)
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -125,7 +135,9 @@ def build_staged_request(
         raise NothingStagedError("nothing is staged", "use `git add` first")
     previous = mask_secrets(repo.find_previous_subject())
     change = _write_change(repo, files)
-    return SuggestionRequest(change, previous, _count_asked(config, wanted), base or "HEAD", config.min_score)
+    branch = mask_secrets(repo.read_branch_name()[:_MAX_BRANCH_LENGTH])
+    asked = _count_asked(config, wanted)
+    return SuggestionRequest(change, previous, asked, base or "HEAD", config.min_score, branch)
 
 
 def build_commit_request(repo: Repository, config: Config, wanted: int, rev: str) -> SuggestionRequest:
@@ -395,7 +407,11 @@ def load_message_handler(state_dir: Path) -> RequestHandler:
         _index_recent_commits(suggester, state_dir, shas)
         if suggester.generates:  # something to offer should the model take too long
             found = suggester.suggest_retrieved(
-                request.change, request.previous, request.n, least=request.get_least_score()
+                request.change,
+                request.previous,
+                request.n,
+                least=request.get_least_score(),
+                branch=request.branch,
             )
             yield {PRELIMINARY: True, "suggestions": [one.to_row() for one in found]}
         suggestions = _ask_model(suggester, request)
@@ -417,5 +433,10 @@ def _ask_model(
 ) -> list[Suggestion]:
     """The model's suggestions, best first; for an earlier commit (`before`) from commits before it."""
     return suggester.suggest(
-        request.change, request.previous, request.n, least=request.get_least_score(), before=before
+        request.change,
+        request.previous,
+        request.n,
+        least=request.get_least_score(),
+        before=before,
+        branch=request.branch,
     )

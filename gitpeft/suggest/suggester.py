@@ -90,23 +90,26 @@ class Suggester:
         least: float | None = None,
         before: str | None = None,
         seed: int | None = None,
+        branch: str = "",
     ) -> list[Suggestion]:
         """At most `n` messages for a stored or compact change, best first; [] if none is good enough.
 
         `previous` is the author's previous subject, "" if there is none; `least` the score (0..1) that each
         message needs, None for what the model was found to need. If the index contains the commit `before`,
         only earlier commits are retrieved. A `seed` samples other wordings, the same ones for the same seed.
+        Numbers and names may come from that of the `branch`.
         """
         candidates = self.collect_candidates(
-            change, previous, generate=self.generates, before=before, seed=seed
+            change, previous, generate=self.generates, before=before, seed=seed, branch=branch
         )
         return self._choose_best(candidates, n, least)
 
     def suggest_retrieved(
-        self, change: str, previous: str, n: int = 1, *, least: float | None = None
+        self, change: str, previous: str, n: int = 1, *, least: float | None = None, branch: str = ""
     ) -> list[Suggestion]:
         """The same from earlier messages alone, in a few milliseconds: the model is not waited for."""
-        return self._choose_best(self.collect_candidates(change, previous, generate=False), n, least)
+        found = self.collect_candidates(change, previous, generate=False, branch=branch)
+        return self._choose_best(found, n, least)
 
     def _choose_best(
         self, candidates: Sequence[MessageCandidate], n: int, least: float | None
@@ -138,6 +141,7 @@ class Suggester:
         generate: bool = True,
         before: str | None = None,
         seed: int | None = None,
+        branch: str = "",
     ) -> list[MessageCandidate]:
         """All different candidates, generated ones first, then retrieved ones, each kind best first.
 
@@ -150,7 +154,7 @@ class Suggester:
             end = self._count_commits_before(before)
             neighbours = self._find_nearest(change, end)
             recent = self._index.list_newest_subjects(MAX_SUBJECTS, end) if self._index is not None else []
-            context = RerankingContext(change, clean_subject(previous), recent)
+            context = RerankingContext(change, clean_subject(previous), recent, branch)
             earlier = self._reranker.is_of_earlier_version
             others = (
                 list(map(_draft_from_neighbour, neighbours))

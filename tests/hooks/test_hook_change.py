@@ -15,6 +15,7 @@ from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.git.streams import stream_commits
 from gitpeft.history.store import History
+from gitpeft.hooks.message_file import NOTHING_OFFERED
 from gitpeft.suggest.service import NothingStagedError, build_commit_request, build_staged_request
 from tests.support import standin
 from tests.support.gitrepo import Repo
@@ -303,6 +304,30 @@ def test_what_scores_too_low_is_not_offered(hooked: Hooked) -> None:
         hooked.git("commit", edit="exit 1")
         offered.append([text for text in subjects if text in hooked.seen()])
     assert offered == [subjects, subjects[:2], [], subjects]
+
+
+def test_one_comment_line_says_that_nothing_is_likely_enough(hooked: Hooked) -> None:
+    hooked.stage(a="2\n")
+    hooked.repo.git("config", "gitpeft.minScore", "51")
+    done = hooked.git("commit", edit='echo mine >"$file"')
+    assert hooked.seen().splitlines()[0] == ""
+    [line] = [line for line in hooked.seen().splitlines() if "gitpeft" in line]
+    assert line.startswith("# ") and NOTHING_OFFERED in line
+    assert hooked.message() == "mine" and b"gitpeft" not in done.stderr
+    hooked.stage(a="3\n")
+    hooked.repo.git("config", "gitpeft.quiet", "true")
+    hooked.git("commit", edit='echo mine >"$file"')
+    assert "gitpeft" not in hooked.seen()
+
+
+def test_the_branch_is_part_of_the_question(hooked: Hooked) -> None:
+    hooked.repo.git("switch", "-q", "-c", "fix/GH-77")
+    hooked.stage(a="2\n")
+    hooked.git("commit", edit="exit 1")
+    assert Path(hooked.env["STANDIN_SAW"]).read_text().endswith("---\nfix/GH-77")
+    hooked.repo.git("switch", "-q", "-c", "other")
+    hooked.git("commit", edit="exit 1")  # another question: the cache does not answer it
+    assert Path(hooked.env["STANDIN_SAW"]).read_text().endswith("---\nother")
 
 
 def test_excluded_files_are_not_read(hooked: Hooked) -> None:

@@ -61,6 +61,20 @@ def test_what_was_not_offered_is_not_counted(hooked: Hooked) -> None:
     assert not (hooked.state / acceptance.OFFERS_FILE).exists() and counted(hooked.repo) == Acceptance()
 
 
+def test_what_was_withheld_lowers_the_coverage_and_is_no_verdict(hooked: Hooked) -> None:
+    commit(hooked)
+    hooked.repo.git("config", "gitpeft.minScore", "51")  # the stand-in's best message has 50
+    commit(hooked, "exit 1")  # given up and tried again is one commit
+    commit(hooked, 'echo mine >"$file"')
+    hooked.repo.git("config", "gitpeft.quiet", "true")
+    for text in ("more", "still more"):
+        commit(hooked, f'echo {text} >"$file"')
+    found = counted(hooked.repo)
+    assert found == Acceptance(kept=1, withheld=3)
+    assert found.decided_count == 1 and found.coverage == 0.25
+    assert Acceptance(kept=2).coverage == Acceptance().coverage == 1
+
+
 def test_who_does_not_want_to_be_counted_is_not(hooked: Hooked) -> None:
     hooked.repo.git("config", "gitpeft.stats", "false")
     assert commit(hooked) == SUGGESTION
@@ -158,4 +172,4 @@ def test_status_says_it(repo: Repo, gitpeft: Call) -> None:
     shown = gitpeft("status", "--repo", repo.path).said
     assert "50 commits since the model was made. Run `gitpeft train`." in shown and "1 kept" in shown
     told = json.loads(gitpeft("status", "--repo", repo.path, "--json").out)["manifest"]
-    assert told["acceptance"] == {"kept": 1, "edited": 0, "discarded": 0} and told["due"]
+    assert told["acceptance"] == {"kept": 1, "edited": 0, "discarded": 0, "withheld": 0} and told["due"]

@@ -32,18 +32,25 @@ class Model:
         pass
 
     def suggest_retrieved(
-        self, change: str, previous: str, n: int, *, least: float | None
+        self, change: str, previous: str, n: int, *, least: float | None, branch: str
     ) -> list[Suggestion]:
         found = os.environ.get("STANDIN_RETRIEVED", "")
         return [Suggestion(message, 0.1, "retrieved") for message in found.split("|")[:n] if message]
 
     def suggest(
-        self, change: str, previous: str, n: int, *, least: float | None, before: object = None
+        self,
+        change: str,
+        previous: str,
+        n: int,
+        *,
+        least: float | None,
+        before: object = None,
+        branch: str = "",
     ) -> list[Suggestion]:
         behaviour, _, detail = os.environ.get("STANDIN", "answer").partition(":")
         found = _BEHAVIOURS[behaviour](detail)
         if os.environ.get("STANDIN_SAW"):
-            Path(os.environ["STANDIN_SAW"]).write_text(f"{change}\n---\n{previous}\n---\n{n}")
+            Path(os.environ["STANDIN_SAW"]).write_text(f"{change}\n---\n{previous}\n---\n{n}\n---\n{branch}")
         scored = [Suggestion(message, 0.5 / number) for number, message in enumerate(found, 1)]
         return [one for one in scored if one.score >= (least or 0.0)][:n]
 
