@@ -13,6 +13,7 @@ Every step leaves its result in the run's folder and is not repeated where that 
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -55,6 +56,9 @@ PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
 CHECK_SHARE, VALIDATION_COST = 0.1, 1 / 3
 """The share of the minutes for one pass over the validation examples, and what one costs there beside an
 example in training."""
+
+LEAST_TRAINED_SHARE = 0.5
+"""The share of the minutes that steps get at least, however long it took to begin."""
 
 LONG_HISTORY = 2000
 """With more training examples than this it is measured whether the minutes allow for a pass over all."""
@@ -156,7 +160,7 @@ def _train_model(
     from gitpeft.learn.training.checkpoint import copy_trainable_weights
     from gitpeft.learn.training.loop import train_model
 
-    causal, sizes = job.base.architecture.causal, find_run_sizes(job.base)
+    begun, causal, sizes = time.monotonic(), job.base.architecture.causal, find_run_sizes(job.base)
     held_out = trial.sample_examples(data.valid, _count_checked(job, sizes), seed=1)
     newest = list_newest(job, data.train)
     limited = not job.steps and (causal or len(newest) > LONG_HISTORY)
@@ -180,7 +184,14 @@ def _train_model(
     with speed_up_where_possible(model) as fast:
         if limited:
             listen("train", 0.0, "measuring the pace")
-            train = render_examples(newest[-fit_into_minutes(model, train, job, folder) :], job.base)
+            most = fit_into_minutes(model, train, job, folder)
+            train = render_examples(newest[-most:], job.base)
+            if not causal:
+                pace = TRAINING_SHARE * 60 * job.minutes / most
+                checked = _count_checked(replace(job, pace=max(job.pace, pace)), sizes)
+                valid = valid.select_examples(range(min(checked, len(valid))))
+                spent = (time.monotonic() - begun) / 60  # reading the model and measuring its pace
+                job = replace(job, minutes=max(LEAST_TRAINED_SHARE * job.minutes, job.minutes - spent))
         settings = _make_settings(job, len(train))
         cost = train_model(
             model,

@@ -125,3 +125,32 @@ def test_the_pace_leaves_no_gradient(base: BaseModel) -> None:
     train = finetune.render_examples(data().train[:3], base)
     assert loop.measure_pace(model, train, TrainingSettings()) > 0
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_base_of_our_own_sees_the_newest_of_a_long_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one pass over it does not fit; validation then is on fewer commits too."""
+    tinymodel.pointer_t5().save_pretrained(tmp_path / "base")
+    tinymodel.write_tokenizer(tmp_path / "base")
+    own = bases.find_base(str(tmp_path / "base"))
+    monkeypatch.setattr(finetune, "find_run_sizes", lambda _: finetune.RunSizes(4, 4, checked=5, checks=1))
+    monkeypatch.setattr(finetune, "LONG_HISTORY", 10)
+    seen: list[int] = []
+    whole = finetune.render_examples
+
+    def render(some: Any, base: BaseModel) -> Any:
+        seen.append(len(some))
+        return whole(some, base)
+
+    monkeypatch.setattr(finetune, "render_examples", render)
+    for pace, fitting in ((1.0, 12), (0.01, 20)):
+        monkeypatch.setattr(loop, "measure_pace", lambda *_, pace=pace: pace)
+        job = TrainingJob(own, LORA, minutes=0.25)
+        seen.clear()
+        finetune.tune_base(job, data(), tmp_path / str(fitting), nobody)
+        assert seen == [20, 5, fitting if fitting < 20 else 20]
+    seen.clear()
+    monkeypatch.setattr(finetune, "LONG_HISTORY", 1000)
+    finetune.tune_base(TrainingJob(own, LORA, minutes=0.02), data(), tmp_path / "short", nobody)
+    assert seen == [20, 5], "a short history is not even measured"
