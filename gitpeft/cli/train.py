@@ -1,5 +1,6 @@
 """Commands that make a model: init, mine, train, export, base build."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -190,6 +191,8 @@ def _train_together(
         from gitpeft.learn.retrain import multi_repo
 
         done = multi_repo.train_across_repositories(repos, plan, listen, _make_confirmation(asked))
+    if not done:  # a process that only helped
+        return
     if as_json:
         console.print_json([asdict(one) for one in done])
     else:
@@ -256,11 +259,18 @@ def build_base(
                 print(replace_unprintable(f"the examples are in {made_in}"))
                 return
             finished = adapter_build.build_adapter(wanted, corpus, work, out, listen)
+        elif os.environ.get("WORLD_SIZE", "1") != "1":
+            raise GitpeftError(
+                "this recipe is trained by one process",
+                "start it without torchrun; several train an adapter's recipe, or `gitpeft train --org`",
+            )
         elif examples_only:
             raise GitpeftError("--examples-only is for the recipe of an adapter", "leave it out")
         else:
             made = build.PretrainingRecipe.load(recipe)
             build.pretrain_base(made, corpus, work, out, listen)
             finished = True
+    if os.environ.get("RANK", "0") != "0":  # one of several processes, of which the first speaks
+        return
     done = f"the base is in {out}" if finished else "stopped: the same command continues from the checkpoint"
     print(replace_unprintable(done))

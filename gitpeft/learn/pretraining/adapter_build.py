@@ -24,6 +24,7 @@ from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings, ValidationPart
 from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
+from gitpeft.learn.training import distributed
 from gitpeft.learn.training.devices import pick_device
 from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
 from gitpeft.runtime.tokenizer import TokenCodec
@@ -90,9 +91,24 @@ def build_adapter(
     out: Path,
     listen: ProgressListener,
 ) -> bool:
-    """Train the adapter of the base in `out`; leaves it there once all pairs were seen, and says whether."""
+    """Train the adapter of the base in `out`; leaves it there once all pairs were seen, and says whether.
+
+    Several processes train it together where torch's launcher started them.
+    """
+    with distributed.join_world() as world:
+        return _train_together(recipe, corpus, work, out, listen if world.writes else _hear_nothing)
+
+
+def _hear_nothing(_step: str, _done: float, _detail: str) -> None:
+    """What all processes but the first report."""
+
+
+def _train_together(
+    recipe: AdapterRecipe, corpus: Path, work: Path, out: Path, listen: ProgressListener
+) -> bool:
     base = bases.find_base(str(out))
-    reader, held = _read_pairs(base, recipe, corpus, work, listen)
+    with distributed.let_writer_go_first():
+        reader, held = _read_pairs(base, recipe, corpus, work, listen)
     settings = recipe.settings if recipe.settings.pairs else replace(recipe.settings, pairs=len(reader))
     run = _open_run(base, recipe, settings, work / "run")
 
@@ -103,7 +119,7 @@ def build_adapter(
 
     with speed_up_where_possible(run.model, settings.threads, compiled=settings.compile):
         finished = adapter_run.train_adapter(run, reader, held, report)
-    if finished:
+    if finished and distributed.find_world().writes:
         adapter_run.write_adapter(run, out / BASE_ADAPTER_FOLDER)
     return finished
 

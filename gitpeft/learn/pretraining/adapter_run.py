@@ -25,7 +25,7 @@ from torch import Tensor
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
 from gitpeft.learn.data.batches import PromptedExamples
-from gitpeft.learn.training import memory
+from gitpeft.learn.training import distributed, memory
 from gitpeft.learn.training.devices import load_arrays
 
 if TYPE_CHECKING:
@@ -100,13 +100,16 @@ class AdapterRun:
         self.at, self.parts = AdapterPosition(), settings.parts
         self.asked_to_stop = False
 
-    def take_step(self, examples: PromptedExamples) -> Tensor:
+    def take_step(self, examples: PromptedExamples, size: int = 0) -> Tensor:
         """One update from a batch; its loss in nats a token, for which a GPU has not been waited.
 
-        Where memory runs out, the batch is computed in twice as many parts, from then on. GitpeftError where
-        one pair is too much.
+        `size` are the pairs of the whole batch, where other processes have the rest of it. Where memory runs
+        out, the batch is computed in twice as many parts, from then on. GitpeftError where one pair is too
+        much.
         """
-        total = self._compute_gradient_in_parts(examples)
+        mine = self._compute_gradient_in_parts(examples)
+        labels = torch.tensor(int(examples.target_at[-1]), device=mine.device)
+        total = distributed.combine_gradients(list(self.weights.values()), mine, labels)
         torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
         warm = (self.at.place - self.at.begun + self.settings.batch) / self.settings.warm
         for group in self.optimiser.param_groups:
@@ -114,7 +117,7 @@ class AdapterRun:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.at.steps += 1
-        self.at.place += len(examples)
+        self.at.place += size or len(examples)
         share = min(self.settings.average, (1 + self.at.steps) / (10 + self.at.steps))
         with torch.no_grad():
             now = [self.weights[name].detach() for name in self.average]
@@ -137,7 +140,7 @@ class AdapterRun:
         parts = [part.tolist() for part in np.array_split(order, self.parts) if len(part)]
         batches = [examples.collate_batch(part, 1 << 30, 16, 0) for part in parts]
         counts = [int((batch["labels"] != -100).sum()) for batch in batches]
-        losses = []
+        losses = [torch.zeros((), device=next(iter(self.weights.values())).device)]
         for batch, count in zip(batches, counts, strict=True):
             loss = self._compute_loss(batch) * (count / sum(counts))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -253,21 +256,24 @@ def train_adapter(
     The batch in progress is finished, and a checkpoint written, in any case. `report` gets the rows of the
     log: place, loss (nats a token) and seconds every ten steps, `valid: NAME` (nats a byte) now and then.
     """
-    settings, before = run.settings, run.at.seconds
+    settings, before, world = run.settings, run.at.seconds, distributed.find_world()
     began = saved = time.monotonic()
     due = -(-run.at.place // settings.check_every) * settings.check_every
     losses: list[Tensor] = []
     with _stop_on_sigterm(run):
-        while run.at.place < settings.pairs and not run.asked_to_stop:
-            if time.monotonic() - began > 60 * settings.minutes:
+        while run.at.place < settings.pairs:
+            over = run.asked_to_stop or time.monotonic() - began > 60 * settings.minutes
+            if distributed.decide(over):
                 break
             if run.at.place >= due:
                 due += settings.check_every
-                report(_measure_parts(run, valid))
+                if world.writes:
+                    report(_measure_parts(run, valid))
             size = min(settings.batch, settings.pairs - run.at.place)
-            losses.append(run.take_step(source.make_examples(range(run.at.place, run.at.place + size))))
+            mine = range(run.at.place, run.at.place + size)[world.rank :: world.size]
+            losses.append(run.take_step(source.make_examples(mine), size))
             run.at.seconds = before + time.monotonic() - began
-            if run.at.steps % 10 == 0:
+            if run.at.steps % 10 == 0 and world.writes:
                 report(
                     {
                         "place": run.at.place,
@@ -276,12 +282,13 @@ def train_adapter(
                     }
                 )
                 losses.clear()
-            if time.monotonic() - saved > 60 * settings.save_minutes:
+            if time.monotonic() - saved > 60 * settings.save_minutes and world.writes:
                 saved = time.monotonic()
                 run.save()
-        run.save()
+        if world.writes:
+            run.save()
         finished = run.at.place >= settings.pairs
-        if finished:
+        if finished and world.writes:
             report(_measure_parts(run, valid))
     return finished
 

@@ -47,8 +47,9 @@ def train_across_repositories(
 ) -> list[RepositoryResult]:
     """Train the shared adapter, then each repository's own; half of the time goes to the first.
 
-    GitpeftError when there are fewer than two repositories, too few usable commits in all, or no training
-    is possible here.
+    Several processes (see `training.distributed`) train the first together; the others then have nothing left
+    to do, and return nothing. GitpeftError when there are fewer than two repositories, too few usable commits
+    in all, or no training is possible here.
     """
     if len({repo.common_dir for repo in repos}) < max(2, len(repos)):
         raise GitpeftError("a shared adapter needs two repositories or more", "give --org several times")
@@ -56,11 +57,18 @@ def train_across_repositories(
         raise GitpeftError(
             "nothing was trained: gitpeft[train] is not installed", "pip install 'gitpeft[train]'"
         )
+    from gitpeft.learn.training import distributed
+
     with ExitStack() as locks:
-        for repo in repos:
-            locks.enter_context(registry.hold_training_lock(repo.state_dir))
-        mined = [pipeline.mine_history(repo, plan.until, listen) for repo in repos]
-        start = _train_shared_adapter(repos, mined, replace(plan, minutes=plan.minutes / 2), listen)
+        with distributed.join_world() as world:
+            with distributed.let_writer_go_first():
+                if world.writes:
+                    for repo in repos:
+                        locks.enter_context(registry.hold_training_lock(repo.state_dir))
+                mined = [pipeline.mine_history(repo, plan.until, listen) for repo in repos]
+            start = _train_shared_adapter(repos, mined, replace(plan, minutes=plan.minutes / 2), listen)
+        if not world.writes:
+            return []
         own = replace(plan, minutes=plan.minutes / 2 / len(repos))
         return [_train_own_adapter(repo, own, start, listen, agreed) for repo in repos]
 

@@ -139,12 +139,16 @@ def tune_base(
 
     What `folder` holds already is not made again, and a training that was killed continues.
     """
+    from gitpeft.learn.training.distributed import find_world
+
     done = folder / "run.json"
     if done.exists():
         listen("train", 1.0, "already trained")
         return _read_method(job, folder), RunCost.from_dict(_read_json(done))
     folder.mkdir(parents=True, exist_ok=True)
     model, method, training, notes = _train_model(job, data, folder, listen)
+    if not find_world().writes:
+        return method, RunCost(training, 0, tuple(notes))
     size = _save_adapter(model, folder)
     write_json(done, RunCost(training, size, tuple(notes)).as_dict())
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
@@ -156,7 +160,7 @@ def _train_model(
 ) -> tuple["PreTrainedModel", "TuningMethod", TrainingCost, list[str]]:
     """The tuned model, the method, the cost, and notes for people."""
     from gitpeft.learn.models import methods
-    from gitpeft.learn.training import devices
+    from gitpeft.learn.training import devices, distributed
     from gitpeft.learn.training.checkpoint import copy_trainable_weights
     from gitpeft.learn.training.loop import train_model
 
@@ -202,7 +206,7 @@ def _train_model(
             checkpoint=folder / "checkpoint",
             evaluate_every=1 / min(job.checks, sizes.checks),
         )
-        if causal and method.name == "lora" and not job.warm:
+        if causal and method.name == "lora" and not job.warm and distributed.find_world().writes:
             losses = measure_strengths(model, before if start else {}, valid, settings)
             write_json(folder / STRENGTHS_FILE, {f"{one:g}": loss for one, loss in losses.items()})
     return model, method, cost, notes
@@ -280,6 +284,7 @@ def fit_into_minutes(
 
     A message of a later commit is closer to those of the next ones; half the history seen twice teaches less.
     """
+    from gitpeft.learn.training import distributed
     from gitpeft.learn.training.loop import measure_pace
 
     known = folder / "examples.json"
@@ -289,8 +294,11 @@ def fit_into_minutes(
     few = range(max(0, len(train) - measured), len(train))
     settings = replace(_make_settings(job, len(train)), parts=1)
     seconds = measure_pace(model, train.select_examples(few), settings)
-    most = max(find_run_sizes(job.base).batch, int(TRAINING_SHARE * 60 * job.minutes / seconds))
-    write_json(known, most)
+    fitting = int(TRAINING_SHARE * 60 * job.minutes / seconds)
+    world = distributed.find_world()
+    most = int(distributed.decide(max(find_run_sizes(job.base).batch, world.size * fitting)))
+    if world.writes:
+        write_json(known, most)
     return most
 
 
@@ -332,6 +340,8 @@ def _resolve_method(
     job: TrainingJob, model: "PreTrainedModel", data: "RenderedExamples", folder: Path, notes: list[str]
 ) -> "TuningMethod":
     """The method; the layers that a hybrid tunes in full are chosen here, once for a run."""
+    from gitpeft.learn.training.distributed import find_world
+
     if (folder / "method.json").exists():
         return _read_method(job, folder)
     method = job.method
@@ -347,7 +357,8 @@ def _resolve_method(
             notes,
         )
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
-    write_json(folder / "method.json", method.as_dict())
+    if find_world().writes:
+        write_json(folder / "method.json", method.as_dict())
     return method
 
 

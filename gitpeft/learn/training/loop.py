@@ -19,7 +19,7 @@ import torch
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import BatchArrays
 from gitpeft.learn.models import architectures
-from gitpeft.learn.training import devices, memory
+from gitpeft.learn.training import devices, distributed, memory
 from gitpeft.learn.training.checkpoint import (
     BestWeights,
     TrainingPosition,
@@ -92,13 +92,15 @@ def train_model(
     memory runs out, a batch is computed in twice as many parts from then on, which is the same step; where
     one example is too much for a GPU, training goes on on the CPU. GitpeftError where it is too much for that
     as well, or where the loss stays infinite or NaN. `objective` is what is minimised where that is more than
-    the loss of messages.
+    the loss of messages. Several processes train together where they have joined (see `distributed`).
     """
     memory.reset_peak_memory(str(next(model.parameters()).device))
-    torch.manual_seed(settings.seed)
+    world = distributed.find_world()
+    torch.manual_seed(settings.seed + world.rank)
     optimisers = make_optimisers(model, settings)
     position = load_checkpoint(checkpoint, model, optimisers)
     loop = _TrainingLoop(model, settings, optimisers, position, objective or _message_loss)
+    distributed.share_weights(loop.parameters)
     due, saved = loop.share_done() + evaluate_every, time.monotonic()
     model.train()
     _compile_model(model, settings.compile)
@@ -115,7 +117,7 @@ def train_model(
             loop.record_validation(valid, progress)
             due = before + max(evaluate_every, (loop.share_done() - before) / MAX_VALIDATION_SHARE)
         late = time.monotonic() - saved > CHECKPOINT_SECONDS
-        if checkpoint is not None and (progress.valid is not None or late):
+        if checkpoint is not None and world.writes and (progress.valid is not None or late):
             save_checkpoint(checkpoint, model, optimisers, loop.position())
             saved = time.monotonic()
         if on_step is not None:
@@ -216,6 +218,7 @@ class _TrainingLoop:
     ) -> None:
         self.model, self.settings, self.optimisers, self.objective = model, settings, optimisers, objective
         self.step, self.loss, self.best = start.step, start.loss, start.best
+        self.world = distributed.find_world()
         self.unread: list[torch.Tensor] = []
         self.step_flops = StepFlops.from_model(model)
         self.started = time.monotonic() - start.seconds
@@ -244,10 +247,11 @@ class _TrainingLoop:
 
     def share_done(self) -> float:
         minutes = (time.monotonic() - self.started) / 60
-        return float(max(self.step / self.settings.steps, minutes / self.settings.minutes))
+        return distributed.decide(max(self.step / self.settings.steps, minutes / self.settings.minutes))
 
     def take_step(self, data: TrainingExamples, batch: Sequence[int], done: float) -> torch.Tensor:
         """Loss of a step; where memory runs out, the same batch again in more parts."""
+        batch = batch[self.world.rank :: self.world.size]
         while True:
             try:
                 return self.run_step(
@@ -278,7 +282,7 @@ class _TrainingLoop:
 
     def record_validation(self, valid: TrainingExamples, progress: TrainingProgress) -> None:
         """Measure the validation loss, and keep the weights where it is the lowest so far."""
-        progress.valid = found = self.try_validation(valid)
+        progress.valid = found = distributed.decide(self.try_validation(valid))
         if not math.isfinite(found):
             self.notes.append("the validation loss is not finite: these weights are not kept")
             return
@@ -299,7 +303,7 @@ class _TrainingLoop:
             self.cost.halved += 1
             self.cost.parts *= 2
             self.notes.append(f"out of memory: each batch in {self.cost.parts} parts from now on")
-        elif self.device.type == "cpu":
+        elif self.device.type == "cpu" or self.world.size > 1:
             raise GitpeftError(
                 f"out of memory with one example at a time: {reason}",
                 "choose a smaller base or method, or a machine with more memory",
@@ -317,7 +321,7 @@ class _TrainingLoop:
 
     def split_batch(self, batch: Sequence[int]) -> list[Sequence[int]]:
         """The batch in parts of alike size, none of them empty."""
-        size = -(-len(batch) // self.cost.parts)
+        size = max(1, -(-len(batch) // self.cost.parts))
         return [batch[start : start + size] for start in range(0, len(batch), size)]
 
     def run_step(self, parts: Sequence[BatchTensors], done: float) -> torch.Tensor:
@@ -326,15 +330,15 @@ class _TrainingLoop:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * rate
         counts = [(part["labels"] != -100).sum() for part in parts]
-        total = torch.stack(counts).sum()
-        losses = []
+        total = sum(counts, torch.zeros((), dtype=torch.long, device=self.device))
+        losses = [torch.zeros((), device=self.device)]
         for part, count in zip(parts, counts, strict=True):
             with _autocast_bfloat16(part["input_ids"].device):
                 loss, shown = self.objective(self.model, part)
             (loss * (count / total)).backward()  # type: ignore[no-untyped-call]  # a mean over labels
             losses.append(shown.detach() * (count / total))
+        shown = distributed.combine_gradients(self.parameters, torch.stack(losses).sum(), total)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        shown = torch.stack(losses).sum()
         usable = norm.isfinite() & shown.isfinite()
         for optimiser in self.optimisers:
             skip_step_where(optimiser, ~usable)

@@ -19,7 +19,7 @@ from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_build, adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_build import AdapterRecipe, PairReader
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings
-from tests.support import tinymodel
+from tests.support import several_processes, tinymodel
 from tests.support.gitrepo import Repo
 from tests.support.sources import CHECKOUT
 
@@ -186,6 +186,30 @@ def make_run(place: Path, folder: Path, **settings: Any) -> AdapterRun:
     base = bases.find_base(str(place / "out")).load(adapted=False)
     model = methods.attach_method(base, methods.make_method("lora", {"rank": 4}))
     return AdapterRun(model, folder, AdapterSettings(**settings))
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_adapter_that_one_does(place: Path) -> None:
+    """By torch's launcher; pairs are read once, and the first process alone speaks and writes."""
+    if not (place / "whole" / "run").exists():
+        build(place, "whole")
+    shutil.copytree(place / "out", place / "two")
+    shutil.rmtree(place / "two" / "adapter", ignore_errors=True)
+    done = several_processes.launch(
+        2, "gitpeft", "base", "build", place / "recipe.toml", "--corpus", place / "corpus",
+        "--work", place / "shared", "--out", place / "two", "--device", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.count("the base is in") == 1, done.stdout
+    assert bases.find_base(str(place / "two")).find_adapter() is not None
+    logs = [
+        [json.loads(line) for line in (place / name / "run" / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "shared")
+    ]
+    assert [row["place"] for row in logs[1]] == [row["place"] for row in logs[0]]
+    checks = [[row["valid: grounded"] for row in log if "valid: grounded" in row] for log in logs]
+    assert checks[1] == pytest.approx(checks[0], rel=1e-2) and checks[1][-1] < checks[1][0]
+    at = adapter_run._read_position(place / "shared" / "run" / "state.safetensors")
+    assert (at.place, at.steps) == (24, 6)
 
 
 def script(place: Path, *words: object) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline, results
 from gitpeft.learn.retrain import multi_repo, run
 from gitpeft.suggest.suggester import open_active_suggester
-from tests.support import generated
+from tests.support import generated, several_processes
 from tests.support.commands import Call
 from tests.support.gitrepo import Repo
 from tests.support.sharing import state
@@ -103,3 +103,17 @@ def test_an_adapter_is_shared_by_two_or_more(copied: Repo, fresh: Repo, built: B
         multi_repo.train_across_repositories(
             [Repository.open(repo.path) for repo in small], plan(built), nobody
         )
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_shared_adapter(copied: Repo, fresh: Repo, built: Built) -> None:
+    """The second helps with that, and leaves the repositories to the first."""
+    done = several_processes.launch(
+        2, several_processes.__name__, "org", "train", "--org", copied.path, "--org", fresh.path,
+        "--base", built.out, "--budget", "0.2", "--json", "--device", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count('"action"') == 2, "one process reports on both"
+    [shared] = (state(copied) / multi_repo.SHARED_FOLDER).iterdir()
+    assert (shared / bundles.ADAPTER_FOLDER).is_dir() and not (shared / "checkpoint").exists()
+    assert open_active_suggester(state(fresh)).suggest(CHANGE, "")
