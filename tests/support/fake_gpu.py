@@ -70,6 +70,7 @@ def pretend() -> None:
     for name in ("reset_peak_memory_stats", "max_memory_allocated", "max_memory_reserved", "synchronize",
                  "empty_cache", "manual_seed_all"):  # fmt: skip
         setattr(torch.cuda, name, lambda *a, **k: 0)
+    torch.cuda.mem_get_info = lambda *a, **k: (1 << 34, 1 << 34)
     torch.Tensor.pin_memory = lambda self, *a, **k: self  # type: ignore[method-assign]
     FakeTensor.__deepcopy__ = copy_tensor  # type: ignore[method-assign]
     vars(masking_utils)["is_tracing"] = lambda *_: False  # as with tensors that have data

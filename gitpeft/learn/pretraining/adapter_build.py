@@ -24,8 +24,7 @@ from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings, ValidationPart
 from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
-from gitpeft.learn.training import distributed
-from gitpeft.learn.training.devices import pick_device
+from gitpeft.learn.training import devices, distributed
 from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
 from gitpeft.runtime.tokenizer import TokenCodec
 
@@ -110,7 +109,7 @@ def _train_together(
     with distributed.let_writer_go_first():
         reader, held = _read_pairs(base, recipe, corpus, work, listen)
     settings = recipe.settings if recipe.settings.pairs else replace(recipe.settings, pairs=len(reader))
-    run = _open_run(base, recipe, settings, work / "run")
+    run = _open_run(base, recipe, settings, work / "run", listen)
 
     def report(row: dict[str, float]) -> None:
         with (run.folder / adapter_run.LOG_FILE).open("a", encoding="utf-8") as log:
@@ -187,14 +186,22 @@ def _read_prompted(path: Path, start: int) -> PromptedExamples:
 
 
 def _open_run(
-    base: bases.BaseModel, recipe: AdapterRecipe, settings: AdapterSettings, folder: Path
+    base: bases.BaseModel,
+    recipe: AdapterRecipe,
+    settings: AdapterSettings,
+    folder: Path,
+    listen: ProgressListener,
 ) -> AdapterRun:
     """The run at its last checkpoint, else at the recipe's start."""
     import torch
 
     torch.manual_seed(settings.seed)
     method = methods.make_method("lora", dict(recipe.method), causal=True)
-    model: Any = methods.attach_method(base.load(adapted=False), method).to(pick_device())
+    notes: list[str] = []
+    attached: Any = methods.attach_method(base.load(adapted=False), method)
+    model = devices.move_model(attached, devices.pick_device(notes=notes), notes)
+    for note in notes:
+        listen("train", 0.0, note)
     folder.mkdir(parents=True, exist_ok=True)
     run = AdapterRun(model, folder, settings)
     run.resume(recipe.folder / recipe.start if recipe.start else None)

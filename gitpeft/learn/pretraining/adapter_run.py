@@ -26,7 +26,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
 from gitpeft.learn.data.batches import PromptedExamples
 from gitpeft.learn.training import distributed, memory
-from gitpeft.learn.training.devices import load_arrays
+from gitpeft.learn.training.devices import explain_lost_gpu, load_arrays
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -245,6 +245,7 @@ class AdapterRun:
         self.at = AdapterPosition(place, place)
 
 
+@explain_lost_gpu()
 def train_adapter(
     run: AdapterRun,
     source: PairSource,

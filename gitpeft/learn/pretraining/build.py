@@ -176,11 +176,14 @@ def train_stages(
     import torch
     from safetensors.torch import load_file, save_file
 
-    from gitpeft.learn.training.devices import pick_device
+    from gitpeft.learn.training import devices
     from gitpeft.learn.training.flops import measure_matrix_rate
     from gitpeft.learn.training.loop import train_model
 
-    model = make_random_model(recipe).to(pick_device())
+    notes: list[str] = []
+    model = devices.move_model(make_random_model(recipe), devices.pick_device(notes=notes), notes)
+    for note in notes:
+        listen("train", 0.0, note)
     reachable = measure_matrix_rate(model.device)
     costs = []
     for number, (settings, weights) in enumerate(zip(recipe.stages, recipe.beside, strict=True), 1):

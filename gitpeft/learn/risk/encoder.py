@@ -283,7 +283,7 @@ def train_risk_encoder(
     share = float(np.clip(train.truth.mean(), 1e-3, 1 - 1e-3))
     notes: list[str] = []
     model = create_risk_encoder(base, scaling, float(np.log(share / (1 - share))), settings.seed)
-    model = devices.move_model(model, devices.pick_device(), notes)
+    model = devices.move_model(model, devices.pick_device(notes=notes), notes)
     parts = [
         encode_commits(part, texts, base, settings.features, settings.shown, settings.seed)
         for part in (train, valid)

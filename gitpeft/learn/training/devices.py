@@ -1,7 +1,8 @@
 """The device of a training: which one is used, and what happens where a model does not fit."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -22,23 +23,36 @@ Found = TypeVar("Found")
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def pick_device(name: str | None = None) -> torch.device:
-    """The named device, else that of `DEVICE_VARIABLE`; `auto` is the GPU when there is one, else the CPU.
+def pick_device(name: str | None = None, notes: list[str] | None = None) -> torch.device:
+    """The named device, else that of `DEVICE_VARIABLE`; `auto` is the GPU if one can be used.
 
-    GitpeftError where a GPU is asked for that torch does not have. Attention of cuDNN is off from then on: it
-    makes a plan for every new shape of a batch, which takes longer than the step.
+    GitpeftError where a GPU is asked for that torch does not have, or that cannot be used; with `auto` the
+    latter is a sentence in `notes`. Attention of cuDNN is off from then on: it makes a plan for every new
+    shape of a batch, which takes longer than the step.
     """
     name = name or os.environ.get(DEVICE_VARIABLE) or "auto"
-    available = torch.cuda.is_available()
-    if name == "auto":
-        name = "cuda" if available else "cpu"
-    if name.startswith("cuda"):
-        if not available:
-            raise GitpeftError(
-                "torch finds no GPU on this machine", "use --device cpu, or install torch with CUDA support"
-            )
-        torch.backends.cuda.enable_cudnn_sdp(False)
-    return torch.device(name)
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    fault = find_gpu_fault()
+    if fault and name == "auto":
+        if notes is not None:
+            notes.append(f"the GPU is not used, training is on the CPU ({fault})")
+        return torch.device("cpu")
+    if fault:
+        raise GitpeftError(fault, "use --device cpu, or install torch with CUDA support")
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return torch.device("cuda" if name == "auto" else name)
+
+
+def find_gpu_fault() -> str:
+    """Why the GPU cannot be used, "" where it can: there is none, it is occupied, or it has no bf16."""
+    if not torch.cuda.is_available():
+        return "torch finds no GPU on this machine"
+    try:
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    except (RuntimeError, AssertionError) as error:  # asking starts it
+        return f"it does not start: {memory.describe_error(error)}"
+    return "" if able else "it has no bfloat16, which training uses"
 
 
 def load_arrays(arrays: Mapping[str, NDArray[np.generic]], device: torch.device) -> dict[str, torch.Tensor]:
@@ -80,7 +94,7 @@ def move_model(model: Model, device: torch.device, notes: list[str]) -> Model:
     try:
         return model.to(device)
     except RuntimeError as error:
-        if device.type == "cpu" or not memory.is_out_of_memory(error):
+        if device.type == "cpu" or not (memory.is_out_of_memory(error) or is_gpu_error(error)):
             raise
         reason = memory.describe_error(error)
     return move_to_cpu(model, reason, notes)
@@ -96,6 +110,25 @@ def run_where_it_fits(model: nn.Module, work: Callable[[], Found], notes: list[s
         reason = memory.describe_error(error)
     move_to_cpu(model, reason, notes)
     return work()
+
+
+def is_gpu_error(error: BaseException) -> bool:
+    """Whether an exception is a failure of CUDA, after which this process can use the GPU no more."""
+    return isinstance(error, RuntimeError) and "cuda error" in str(error).lower()
+
+
+@contextmanager
+def explain_lost_gpu() -> Iterator[None]:
+    """A GPU that fails in the middle of a training becomes a GitpeftError that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_gpu_error(error):
+            raise
+        raise GitpeftError(
+            f"the GPU failed: {memory.describe_error(error)}",
+            "give the same command again: it goes on from the last checkpoint, with --device cpu on the CPU",
+        ) from error
 
 
 def move_to_cpu(model: Model, reason: str, notes: list[str]) -> Model:

@@ -172,7 +172,7 @@ def _train_model(
     train = render_examples(newest[-_count_probed(job) :] if limited else newest, job.base)
     valid = render_examples(held_out, job.base)
     notes: list[str] = []
-    model = devices.move_model(job.base.load_for(job.method), devices.pick_device(), notes)
+    model = devices.move_model(job.base.load_for(job.method), devices.pick_device(notes=notes), notes)
     method = _resolve_method(job, model, train, folder, notes)
     start = job.warm or str(job.base.find_start(method) or "")
     device = next(model.parameters()).device  # the CPU where the GPU had no room

@@ -19,7 +19,7 @@ import torch
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import BatchArrays
 from gitpeft.learn.models import architectures
-from gitpeft.learn.training import devices, distributed, memory
+from gitpeft.learn.training import devices, distributed, memory, memory_plan
 from gitpeft.learn.training.checkpoint import (
     BestWeights,
     TrainingPosition,
@@ -28,6 +28,7 @@ from gitpeft.learn.training.checkpoint import (
     save_checkpoint,
 )
 from gitpeft.learn.training.flops import StepFlops
+from gitpeft.learn.training.memory_plan import MemoryPlan
 from gitpeft.learn.training.optimisers import make_optimisers, schedule_rate, skip_step_where
 from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
 
@@ -73,6 +74,7 @@ class TrainingExamples(Protocol):
         ...
 
 
+@devices.explain_lost_gpu()
 def train_model(
     model: "PreTrainedModel",
     train: TrainingExamples,
@@ -101,34 +103,46 @@ def train_model(
     position = load_checkpoint(checkpoint, model, optimisers)
     loop = _TrainingLoop(model, settings, optimisers, position, objective or _message_loss)
     distributed.share_weights(loop.parameters)
+    with memory_plan.follow_plan(model, loop.plan):
+        model.train()
+        _compile_model(model, settings.compile)
+        _take_steps(loop, train, valid, evaluate_every, on_step, checkpoint)
+        if loop.best is not None:
+            model.load_state_dict(loop.best.weights, strict=False)
+        _compile_model(model, "")
+    cost = loop.finish_cost()
+    del loop, optimisers, position
+    memory.release_memory()  # so that what comes after a training does not stand on top of its peak
+    return cost
+
+
+def _take_steps(
+    loop: "_TrainingLoop",
+    train: TrainingExamples,
+    valid: TrainingExamples | None,
+    evaluate_every: float,
+    on_step: Callable[[TrainingProgress], None] | None,
+    checkpoint: Path | None,
+) -> None:
     due, saved = loop.share_done() + evaluate_every, time.monotonic()
-    model.train()
-    _compile_model(model, settings.compile)
-    for batch in _iterate_epochs(train, settings, loop):
+    for batch in _iterate_epochs(train, loop.settings, loop):
         done = loop.share_done()
         if done >= 1 or loop.skipped_in_a_row >= MAX_SKIPPED_STEPS:
             break
         began = time.monotonic()
         loss = loop.take_step(train, batch, done)
-        progress = loop.record_step(loss, *train.count_tokens(batch, settings.source_limit), done)
+        progress = loop.record_step(loss, *train.count_tokens(batch, loop.settings.source_limit), done)
         loop.time_step(began)
         loop.trim_freed_memory()
         if valid is not None and (before := loop.share_done()) >= min(due, 1.0):
             loop.record_validation(valid, progress)
             due = before + max(evaluate_every, (loop.share_done() - before) / MAX_VALIDATION_SHARE)
         late = time.monotonic() - saved > CHECKPOINT_SECONDS
-        if checkpoint is not None and world.writes and (progress.valid is not None or late):
-            save_checkpoint(checkpoint, model, optimisers, loop.position())
+        if checkpoint is not None and loop.world.writes and (progress.valid is not None or late):
+            save_checkpoint(checkpoint, loop.model, loop.optimisers, loop.position())
             saved = time.monotonic()
         if on_step is not None:
             on_step(progress)
-    if loop.best is not None:
-        model.load_state_dict(loop.best.weights, strict=False)
-    _compile_model(model, "")
-    cost = loop.finish_cost()
-    del loop, optimisers, position
-    memory.release_memory()  # so that what comes after a training does not stand on top of its peak
-    return cost
 
 
 def _compile_model(model: "PreTrainedModel", backend: str) -> None:
@@ -230,8 +244,11 @@ class _TrainingLoop:
             device=str(self.parameters[0].device),
             batch_tokens=start.cost.batch_tokens or settings.batch_tokens,
         )
-        self.cost.parts = max(start.cost.parts, settings.parts)
+        self.plan = _plan_memory(model, self.cost.batch_tokens, max(start.cost.parts, settings.parts))
+        self.cost.parts = self.plan.parts
         self.notes: list[str] = []
+        if self.plan.recompute:
+            self.notes.append("little memory: activations are computed again in the backward pass")
         self.first_share, self.skipped_in_a_row = 0.0, 0
         self.first_seconds: list[float] = []
 
@@ -410,6 +427,15 @@ def estimate_startup_seconds(first: Sequence[float]) -> float:
     """By how much the earlier half of the first steps exceeded the slowest of the later half, in seconds."""
     usual = max(first[len(first) // 2 :], default=0.0)
     return sum(max(0.0, one - usual) for one in first[: len(first) // 2])
+
+
+def _plan_memory(model: "PreTrainedModel", tokens: int, parts: int) -> MemoryPlan:
+    """How to fit a training on a GPU; a CPU's parts are chosen by who trains (`count_batch_parts`)."""
+    if next(model.parameters()).device.type != "cuda":
+        return MemoryPlan(parts)
+    free = torch.cuda.mem_get_info()[0]
+    tokens //= distributed.find_world().size
+    return memory_plan.plan_memory(memory_plan.MemoryNeed.from_model(model), tokens, free, parts)
 
 
 def _autocast_bfloat16(device: torch.device) -> torch.autocast:

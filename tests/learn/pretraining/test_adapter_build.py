@@ -117,9 +117,9 @@ def test_in_pieces_it_comes_to_the_same(place: Path, monkeypatch: pytest.MonkeyP
         build(place, "whole")
     steps = AdapterRun.take_step
 
-    def take_one(run: AdapterRun, examples: Any) -> torch.Tensor:
+    def take_one(run: AdapterRun, examples: Any, size: int) -> torch.Tensor:
         run.asked_to_stop = run.at.steps == 2
-        return steps(run, examples)
+        return steps(run, examples, size)
 
     monkeypatch.setattr(AdapterRun, "take_step", take_one)
     assert not build(place, "parts")

@@ -13,9 +13,14 @@ from gitpeft.learn.training import devices
 from tests.support import tinymodel
 
 
+def pretend_gpu(patch: pytest.MonkeyPatch, bf16: bool = True) -> None:
+    patch.setattr(torch.cuda, "is_available", lambda: True)
+    patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+
+
 def test_the_option_holds_for_its_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(DEVICE_VARIABLE, raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pretend_gpu(monkeypatch)
     app, seen = typer.Typer(), list[str]()
 
     @app.command()
@@ -33,6 +38,36 @@ def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(GitpeftError, match="finds no GPU"):
         devices.pick_device("cuda")
+
+
+def test_a_gpu_without_bf16_or_that_is_occupied_is_left_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence says why; asked for by name, it is an error."""
+    monkeypatch.delenv(DEVICE_VARIABLE, raising=False)
+
+    def start(including_emulation: bool) -> bool:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors")
+
+    pretend_gpu(monkeypatch, bf16=False)
+    for said in ("it has no bfloat16", "all CUDA-capable devices are busy or unavailable)"):
+        notes: list[str] = []
+        assert devices.pick_device(notes=notes).type == "cpu"
+        assert len(notes) == 1 and said in notes[0] and "training is on the CPU" in notes[0]
+        with pytest.raises(GitpeftError) as error:
+            devices.pick_device("cuda")
+        assert "--device cpu" in error.value.hint
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", start)
+    assert devices.pick_device("cpu").type == "cpu"
+
+
+def test_a_gpu_lost_in_the_middle_is_a_sentence() -> None:
+    with (
+        pytest.raises(GitpeftError, match="the GPU failed: RuntimeError") as error,
+        devices.explain_lost_gpu(),
+    ):
+        raise RuntimeError("CUDA error: unspecified launch failure\nmore")
+    assert "goes on from the last checkpoint" in error.value.hint
+    with pytest.raises(RuntimeError, match="shapes"), devices.explain_lost_gpu():
+        raise RuntimeError("shapes do not match")
 
 
 def test_a_model_that_the_gpu_has_no_room_for_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,27 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
     assert measure_loss(second, data, how) == pytest.approx(measure_loss(whole, data, how), abs=2e-3)
 
 
+def test_when_the_gpu_is_lost_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, how = rendered(24), settings(steps=8)
+    whole = loop._TrainingLoop.run_step
+
+    def lose(self: Any, parts: Any, done: float) -> Any:
+        if self.step == 5:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors")
+        return whole(self, parts, done)
+
+    monkeypatch.setattr(loop._TrainingLoop, "run_step", lose)
+    with pytest.raises(GitpeftError, match=r"the GPU failed: .*illegal memory access") as error:
+        train_model(tinymodel.pointer_t5(), data, how, valid=data, evaluate_every=0.25, checkpoint=tmp_path)
+    assert "the same command" in error.value.hint
+    monkeypatch.undo()
+    rest = _learnt()
+    train_model(tinymodel.pointer_t5(), data, how, checkpoint=tmp_path, on_step=rest)
+    assert 1 < rest.steps[0] <= 6 and rest.steps == list(range(rest.steps[0], 9)), "from the last checkpoint"
+
+
 class _learnt:
     """Listens to a training."""
 

@@ -1,0 +1,113 @@
+"""A training is made to fit a GPU: what it needs, what is done about it, and that it learns the same."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from gitpeft.learn.data.batches import RenderedExamples
+from gitpeft.learn.models import methods
+from gitpeft.learn.training import loop, memory_plan
+from gitpeft.learn.training.memory_plan import MemoryNeed, MemoryPlan, plan_memory
+from gitpeft.learn.training.settings import TrainingSettings
+from tests.support import tinymodel
+
+GIB = 2**30
+
+
+def need_of(weights: float, trained: float, layers: int, width: int) -> MemoryNeed:
+    """Of a causal model with so many weights, of which a share is trained."""
+    states = layers * width
+    frozen = int(4 * weights * (1 - trained))
+    return MemoryNeed(
+        frozen,
+        int(20 * weights * trained),
+        memory_plan.CAUSAL_BYTES * states,
+        memory_plan.RECOMPUTED_BYTES * states,
+    )
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    """Half a billion weights, all trained, on 24 GB: batches of 8 prompts."""
+    need = need_of(0.5e9, 1.0, 24, 1024)
+    assert plan_memory(need, 8 * 512, 24 * GIB) == MemoryPlan()
+    assert need.count(8 * 512, MemoryPlan()) < 20 * GIB
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        (40, MemoryPlan()),
+        (16, MemoryPlan(parts=2)),
+        (8, MemoryPlan(1, True, True)),
+        (5, MemoryPlan(2, True, True)),
+    ],
+)
+def test_less_memory_costs_more_time(free: int, expected: MemoryPlan) -> None:
+    """LoRA on a billion weights."""
+    need = need_of(1e9, 0.01, 32, 2048)
+    found = plan_memory(need, 4096, free * GIB)
+    assert found == expected
+    assert need.count(4096, found) <= 0.85 * free * GIB
+
+
+def test_where_nothing_fits_the_smallest_plan_is_tried() -> None:
+    assert plan_memory(need_of(7e9, 1.0, 32, 4096), 4096, 24 * GIB) == MemoryPlan(32, True, True)
+
+
+def test_weights_are_counted_by_what_trains_them() -> None:
+    plain = tinymodel.causal()
+    total = sum(p.numel() for p in plain.parameters())
+    full = MemoryNeed.from_model(methods.attach_method(plain, methods.make_method("full")))
+    assert (full.frozen, full.staying, full.token) == (0, 20 * total, 64 * 2 * 32)
+    tuned = methods.attach_method(tinymodel.causal(), methods.make_method("lora", {"rank": 4}))
+    lora = MemoryNeed.from_model(tuned)
+    embedding = 400 * 32
+    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    norms = sum(p.numel() for n, p in tuned.named_parameters() if "norm" in n)
+    assert lora.frozen == 4 * (total - embedding - norms)
+    assert lora.staying == 4 * (embedding + norms) + 20 * trained
+    other = MemoryNeed.from_model(tinymodel.plain_t5())
+    assert other.token == 200 * 4 * 32
+
+
+@pytest.mark.parametrize("make", [tinymodel.causal, tinymodel.plain_t5, tinymodel.pointer_t5])
+def test_computed_again_a_step_is_the_same(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gitpeft.learn.data.batches import PromptedExamples
+
+    monkeypatch.setattr(loop, "_autocast_bfloat16", lambda device: nullcontext())
+    pairs = [(source, [*message, 1]) for source, message in tinymodel.pairs(8)]
+    causal = make is tinymodel.causal
+    data: Any = PromptedExamples.from_pairs(pairs, 3) if causal else RenderedExamples.from_pairs(pairs)
+    again: list[int] = []
+    forward = torch.nn.Linear.forward
+
+    def counted(self: Any, x: Any) -> Any:
+        again.append(1)
+        return forward(self, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", counted)
+    found, calls = [], []
+    for plan in (MemoryPlan(), MemoryPlan(recompute=True)):
+        model = methods.attach_method(make(), methods.make_method("full"))
+        monkeypatch.setattr(loop, "_plan_memory", lambda *_, plan=plan: plan)
+        again.clear()
+        loop.train_model(model, data, TrainingSettings(steps=2, batch_tokens=400, lr=1e-3, clip=1e9))
+        calls.append(len(again))
+        found.append({name: p.detach() for name, p in model.named_parameters()})
+    assert calls[1] > calls[0], "forward passes are repeated"
+    for name, one in found[0].items():
+        assert torch.allclose(found[1][name], one, atol=1e-5), name
+
+
+def test_frozen_matrices_in_bf16_give_the_same_loss_and_come_back_wide() -> None:
+    """Under autocast they are multiplied in that type anyway."""
+    model = methods.attach_method(tinymodel.causal(), methods.make_method("lora", {"rank": 4}))
+    ids = torch.arange(10, 40)[None]
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        before = model(input_ids=ids, labels=ids).loss
+        with memory_plan.follow_plan(model, MemoryPlan(narrow=True)):
+            kinds = {p.dtype for n, p in model.named_parameters() if "base_layer" in n}
+            assert kinds == {torch.bfloat16} and torch.equal(model(input_ids=ids, labels=ids).loss, before)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
