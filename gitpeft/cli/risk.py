@@ -39,6 +39,13 @@ def risk(
             help="Exit with 1 if a change is above this percentile, or has no score.",
         ),
     ] = None,
+    quiet_below: Annotated[
+        float | None,
+        typer.Option(
+            "--quiet-below", min=0, max=100, metavar="PERCENTILE",
+            help="Call changes below this percentile quiet, never more than held on later commits.",
+        ),
+    ] = None,
     repo: options.RepoOption = None,
 ) -> None:  # fmt: skip
     """Explain what makes a change risky.
@@ -52,8 +59,10 @@ def risk(
     from gitpeft.cli import risk_report
 
     repository = Repository.open(repo)
-    reports = _assess_changes(repository, _Source(rev, stdin, all_), until)
-    printer = risk_report.make_printer(repository, "json" if as_json else format_, explain)
+    lowest = 100.0 if quiet_below is None else quiet_below
+    reports = _assess_changes(repository, _Source(rev, stdin, all_), until, lowest)
+    annotated = quiet_below is not None
+    printer = risk_report.make_printer(repository, "json" if as_json else format_, explain, annotated)
     limit = risk_report.PercentileLimit(fail_above)
     for report in reports:
         limit.check(report)
@@ -71,7 +80,9 @@ class _Source:
     all: bool
 
 
-def _assess_changes(repository: Repository, source: _Source, until: str | None) -> "Iterator[RiskReport]":
+def _assess_changes(
+    repository: Repository, source: _Source, until: str | None, quiet_below: float
+) -> "Iterator[RiskReport]":
     """Reports for what was asked for; with `until`, by a model of what was known then."""
     from gitpeft import config
     from gitpeft.risk import assessor
@@ -79,11 +90,11 @@ def _assess_changes(repository: Repository, source: _Source, until: str | None) 
     settings = config.load_config(repository)
     train = None if until is None else _make_model_trainer(repository, until)
     if source.all:
-        yield from assessor.assess_commits(repository, settings, repository.list_tips(), train)
+        yield from assessor.assess_commits(repository, settings, repository.list_tips(), train, quiet_below)
     elif not source.stdin:
-        yield from assessor.assess_revision(repository, settings, source.rev, train)
+        yield from assessor.assess_revision(repository, settings, source.rev, train, quiet_below)
     else:
-        with assessor.open_assessor(repository, settings, (), train) as opened:
+        with assessor.open_assessor(repository, settings, (), train, quiet_below) as opened:
             yield from _assess_from_stdin(opened)
 
 

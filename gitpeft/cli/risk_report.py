@@ -61,12 +61,15 @@ class RiskPrinter(ABC):
         """The end of the run."""
 
 
-def make_printer(repository: Repository, format_: str, explain: bool) -> RiskPrinter:
-    """The printer of a format out of `formats.REPORT_FORMATS`."""
+def make_printer(repository: Repository, format_: str, explain: bool, quiet: bool = False) -> RiskPrinter:
+    """The printer of a format out of `formats.REPORT_FORMATS`.
+
+    With `quiet`, annotations name the quiet changes as well; text and JSON always do.
+    """
     if format_ == "sarif":
-        return _SarifPrinter()
+        return _SarifPrinter(quiet)
     if format_ == "github":
-        return _GithubPrinter()
+        return _GithubPrinter(quiet)
     return _JsonPrinter(explain) if format_ == "json" else _TextPrinter(repository, explain)
 
 
@@ -110,9 +113,14 @@ class _JsonPrinter(RiskPrinter):
 
 
 class _GithubPrinter(RiskPrinter):
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
     def show(self, report: RiskReport) -> None:
         if report.flagged:
             print(formats.format_github_warning(report), flush=True)
+        elif report.quiet and self.quiet:
+            print(formats.format_github_quiet(report), flush=True)
 
     def finish(self, limit: PercentileLimit) -> None:
         for reason in limit.list_reasons():
@@ -121,7 +129,8 @@ class _GithubPrinter(RiskPrinter):
 
 
 class _SarifPrinter(RiskPrinter):
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
         self.reports: list[RiskReport] = []
 
     def show(self, report: RiskReport) -> None:
@@ -129,4 +138,4 @@ class _SarifPrinter(RiskPrinter):
 
     def finish(self, limit: PercentileLimit) -> None:
         notes = sorted({report.why for report in self.reports if report.why})
-        print(formats.format_sarif(self.reports, notes))
+        print(formats.format_sarif(self.reports, notes, quiet=self.quiet))

@@ -45,6 +45,7 @@ class RiskReport:
     `probability` the calibrated probability that a later fix corrects the change; both are None without a
     usable model, and the probability also without later commits to calibrate it on. `parts` is what each
     feature adds to the score (see `RiskModel.explain_score`), `beside` the features that are not metrics.
+    `quiet` is None where the model cannot tell.
     """
 
     rev: str
@@ -59,6 +60,7 @@ class RiskReport:
     metrics: ChangeMetrics | None = None
     parts: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     beside: dict[str, float] = field(default_factory=dict, repr=False)
+    quiet: bool | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The report as one JSON object."""
@@ -70,6 +72,7 @@ class RiskReport:
             "evidence": [one.as_dict() for one in self.evidence],
             "files": list(map(quote_path, self.files)),
             "model": self.model,
+            **({"quiet": self.quiet} if self.quiet is not None else {}),
             **({"why": self.why} if self.why else {}),
         }
 
@@ -95,7 +98,8 @@ def _round_optional(value: float | None, digits: int) -> float | None:
 class RiskAssessor:
     """Assesses changes of one repository; `budget` is the share of commits, in percent, to flag.
 
-    With `brief`, evidence is gathered for flagged changes only. A model that `needs_encoder` must get one.
+    `quiet_below` lowers the percentile below which a change is called quiet. With `brief`, evidence is
+    gathered for flagged changes only. A model that `needs_encoder` must get one.
     """
 
     def __init__(
@@ -107,9 +111,11 @@ class RiskAssessor:
         *,
         brief: bool = False,
         encoder: "RiskEncoder | None" = None,
+        quiet_below: float = 100.0,
     ) -> None:
         self.history, self.repository, self.model = history, repository, model
         self.budget, self.brief, self.encoder = budget, brief, encoder
+        self.quiet_below = quiet_below
 
     def assess_staged(self) -> RiskReport:
         """Assess the staged change, with the author and the committer's time that git would record now.
@@ -175,14 +181,20 @@ class RiskAssessor:
             score=score,
             why=model.why,
             probability=model.predict_probability(score) if model.is_checked else None,
-            percentile=model.percentile_of_score(score),
+            percentile=(place := model.percentile_of_score(score)),
             flagged=flagged,
-            evidence=tuple(facts),
+            quiet=(quiet := self._is_quiet(place)),
+            evidence=(*([_describe_quiet(model)] if quiet else []), *facts),
             files=paths,
             metrics=metrics,
             parts=tuple(model.explain_score(metrics, text.beside)),
             beside=text.beside,
         )
+
+    def _is_quiet(self, percentile: float) -> bool | None:
+        """Whether a change is among the quiet ones; None where the model cannot tell."""
+        limit = self.model.quiet_below
+        return None if limit is None else percentile < min(limit, self.quiet_below)
 
     def _file_exists(self, parent: str | None, path: str) -> bool:
         name = f"{parent}:{path}"
@@ -196,7 +208,11 @@ TrainModel = Callable[[History], RiskModel]
 
 
 def assess_revision(
-    repository: Repository, config: Config, rev: str | None, train: TrainModel | None = None
+    repository: Repository,
+    config: Config,
+    rev: str | None,
+    train: TrainModel | None = None,
+    quiet_below: float = 100.0,
 ) -> Iterator[RiskReport]:
     """Assess a commit, a range of any form that git knows, or the staged change (None), after mining.
 
@@ -205,24 +221,33 @@ def assess_revision(
     """
     named = [] if rev is None else repository.resolve_revisions(rev)
     if named and not names_one_commit(named):
-        yield from assess_commits(repository, config, named, train)
+        yield from assess_commits(repository, config, named, train, quiet_below)
         return
-    with open_assessor(repository, config, [] if rev is None else [rev], train) as assessor:
+    tips = [] if rev is None else [rev]
+    with open_assessor(repository, config, tips, train, quiet_below) as assessor:
         yield assessor.assess_staged() if rev is None else assessor.assess_commit(rev)
 
 
 def assess_commits(
-    repository: Repository, config: Config, named: Sequence[str], train: TrainModel | None = None
+    repository: Repository,
+    config: Config,
+    named: Sequence[str],
+    train: TrainModel | None = None,
+    quiet_below: float = 100.0,
 ) -> Iterator[RiskReport]:
     """The same for all commits that `resolve_revisions` or `list_tips` returned."""
     tips = [one for one in named if not one.startswith("^")]
-    with open_assessor(repository, config, tips, train) as assessor:
+    with open_assessor(repository, config, tips, train, quiet_below) as assessor:
         yield from assessor.assess_range(named)
 
 
 @contextmanager
 def open_assessor(
-    repository: Repository, config: Config, named: Sequence[str] = (), train: TrainModel | None = None
+    repository: Repository,
+    config: Config,
+    named: Sequence[str] = (),
+    train: TrainModel | None = None,
+    quiet_below: float = 100.0,
 ) -> Iterator[RiskAssessor]:
     """Mine what HEAD and `named` reach, and open an assessor with the active model or that of `train`."""
     tips = [repository.resolve_commit(one) for one in named]
@@ -231,12 +256,23 @@ def open_assessor(
         for tip in tips:
             history.mine_commits(repository, tip)
         if train is not None:
-            yield RiskAssessor(history, repository, train(history), config.risk_budget)
+            budget = config.risk_budget
+            yield RiskAssessor(history, repository, train(history), budget, quiet_below=quiet_below)
         else:
             bundle = bundles.open_active_bundle(repository.state_dir)
             model = load_risk_model(bundle)
             encoder = load_risk_encoder(model, bundle)
-            yield RiskAssessor(history, repository, model, config.risk_budget, encoder=encoder)
+            yield RiskAssessor(
+                history, repository, model, config.risk_budget, encoder=encoder, quiet_below=quiet_below
+            )
+
+
+def _describe_quiet(model: RiskModel) -> "Evidence":
+    from gitpeft.risk.evidence import Evidence
+
+    zone = model.quiet
+    text = f"nothing unusual: of {zone['n']:,} later changes that ranked as low, {zone['bugs']} needed a fix"
+    return Evidence("quiet", text, "", {"n": zone["n"], "fixed": zone["bugs"]})
 
 
 def load_risk_encoder(model: RiskModel, bundle: bundles.Bundle | None) -> "OnnxRiskEncoder | None":

@@ -71,8 +71,11 @@ def format_json_line(report: RiskReport, explain: bool = False) -> str:
     return json.dumps(report.as_explained_dict() if explain else report.as_dict())
 
 
-def format_sarif(reports: Iterable[RiskReport], notes: Sequence[str] = ()) -> str:
-    """A SARIF 2.1.0 log with a warning for each flagged change; `notes` are about the run as a whole."""
+def format_sarif(reports: Iterable[RiskReport], notes: Sequence[str] = (), *, quiet: bool = False) -> str:
+    """A SARIF 2.1.0 log with a warning for each flagged change; `notes` are about the run as a whole.
+
+    With `quiet`, quiet changes are in it as results that passed.
+    """
     driver = {
         "name": "gitpeft",
         "version": __version__,
@@ -90,7 +93,7 @@ def format_sarif(reports: Iterable[RiskReport], notes: Sequence[str] = ()) -> st
     notifications = [{"level": "note", "message": {"text": note}} for note in notes]
     run = {
         "tool": {"driver": driver},
-        "results": [_build_sarif_result(report) for report in reports if report.flagged],
+        "results": [_build_sarif_result(one) for one in reports if one.flagged or (quiet and one.quiet)],
         "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notifications}],
         "columnKind": "unicodeCodePoints",
     }
@@ -104,7 +107,7 @@ def _build_sarif_result(report: RiskReport) -> dict[str, object]:
     return {
         "ruleId": SARIF_RULE_ID,
         "ruleIndex": 0,
-        "level": "warning",
+        **({"level": "warning"} if report.flagged else {"kind": "pass", "level": "none"}),
         "message": {"text": message},
         "locations": [
             {"physicalLocation": {"artifactLocation": {"uri": quote(encode_exactly(path))}}}
@@ -134,6 +137,11 @@ def format_github_warning(report: RiskReport) -> str:
     place = "".join(f"file={_escape_github_property(path)}," for path in _list_reported_paths(report)[:1])
     title = _escape_github_property("gitpeft: a risky change")
     return f"::warning {place}title={title}::{_escape_github_message(_format_message(report))}"
+
+
+def format_github_quiet(report: RiskReport) -> str:
+    """A workflow command that GitHub shows as a notice for a quiet change."""
+    return f"::notice title=gitpeft: nothing unusual::{_escape_github_message(_format_message(report))}"
 
 
 def format_github_notice(text: str) -> str:

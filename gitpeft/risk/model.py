@@ -201,6 +201,18 @@ class RiskModel:
         return isinstance(buggy, int) and buggy >= MIN_JUDGED_BUGS
 
     @property
+    def quiet(self) -> Mapping[str, Any]:
+        """What became of changes below a percentile (see `learn.risk.quiet`); {} in old bundles."""
+        found = self.report.get("quiet", {})
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def quiet_below(self) -> float | None:
+        """The percentile below which a change is called quiet; None where none held on later commits."""
+        below = self.quiet.get("below")
+        return float(below) if isinstance(below, int | float) else None
+
+    @property
     def needs_encoder(self) -> bool:
         """Whether one of its features comes from an encoder."""
         return ENCODER_FEATURE in self.features

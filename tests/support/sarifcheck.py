@@ -89,7 +89,7 @@ _rule = _object(
 _place = _object("", physicalLocation=_object("artifactLocation", artifactLocation=_object("uri", uri=_uri)))
 _result = _object(
     "message", ruleId=_text, ruleIndex=_whole, level=_level, message=_message, locations=_list(_place),
-    partialFingerprints=_texts, rank=_rank,
+    partialFingerprints=_texts, rank=_rank, kind=_one_of("pass", "fail", "review", "open", "informational"),
 )  # fmt: skip
 _notice = _object("message", level=_level, message=_message)
 _run = _object(
