@@ -243,6 +243,9 @@ def build_base(
             "--examples-only", help="For an adapter: make its examples in WORK, to be trained on elsewhere."
         ),
     ] = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Train no further: make an adapter of the last checkpoint.")
+    ] = False,
 ) -> None:
     """Train a base model from random weights, or the adapter of a pretrained one, as a recipe says.
 
@@ -258,7 +261,7 @@ def build_base(
                 made_in = adapter_build.encode_corpus(wanted, corpus, work, out, listen)
                 print(replace_unprintable(f"the examples are in {made_in}"))
                 return
-            finished = adapter_build.build_adapter(wanted, corpus, work, out, listen)
+            finished = adapter_build.build_adapter(wanted, corpus, work, out, listen, finish)
         elif os.environ.get("WORLD_SIZE", "1") != "1":
             raise GitpeftError(
                 "this recipe is trained by one process",

@@ -33,8 +33,13 @@ _FACT_LINE = lazy_pattern(
     r"|notes: |Facts:|Similar commits|Previous commit:|file \S+ [+-]\d)"
 )
 _PATH_ONLY = lazy_pattern(r"\S*[\w-]/?[\w-]*\.[a-z]{1,5}\W*|\S+/\S+", re.IGNORECASE)
-REPEATED_WORDS = lazy_pattern(r"\b(\w+(?:\W+\w+){0,3})\W+\1\b", re.IGNORECASE)
-"""Up to four words that stand twice in a row."""
+REPEATED_WORDS = lazy_pattern(
+    r"\b([^\W\d]\w*(?:\W+\w+){0,3})\W+\1\b"
+    r"|(?<!\S)[`'\"(]*([^\s`'\"]{2,}?)\W* (?:to|into|with|by|from|for|in|instead of|->|=>) \W*\2(?!\w)",
+    re.IGNORECASE,
+)
+"""Up to four words that stand twice in a row, but for the numbers of a version, or a thing set beside itself
+(`rename X to X`)."""
 
 _WORD = lazy_pattern(r"[A-Za-z]+")
 _MAX_REPEATS = 3
@@ -118,7 +123,7 @@ def _find_invented_number(message: str, view: ChangeView, wording: TeamWording, 
     for match in _NUMBERED_TOKEN.finditer(message):
         token = match[0].strip(".,:;()[]`'\"")
         dotted = [
-            version for version in _VERSION.findall(token) if not _stands_in(version, view.changed_text)
+            version for version in _VERSION.findall(token) if not _has_version(version, view.changed_text)
         ]
         missing = dotted or [
             number for number in _NUMBER.findall(token) if number not in view.grounding.numbers
@@ -126,6 +131,10 @@ def _find_invented_number(message: str, view: ChangeView, wording: TeamWording, 
         if missing and token not in branch and wording.token_counts[token] < FIXED_WORDING:
             return "a number that the change does not have"
     return ""
+
+
+def _has_version(version: str, text: str) -> bool:
+    return re.search(rf"(?<![a-z0-9])v?{re.escape(version)}(?![a-z0-9])", text, re.IGNORECASE) is not None
 
 
 def _find_invented_name(message: str, view: ChangeView, wording: TeamWording, branch: str) -> str:

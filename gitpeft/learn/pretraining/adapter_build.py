@@ -23,6 +23,7 @@ from gitpeft.learn.data.dataset import MAX_MESSAGE_TOKENS
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings, ValidationPart
+from gitpeft.learn.pretraining.base_reranker import HistoryAsker, RerankerRules, fit_base_reranker
 from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
 from gitpeft.learn.training import devices, distributed
 from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
@@ -39,7 +40,8 @@ class AdapterRecipe:
     """A `recipe.toml` with a table `[adapter]`: data, the adapter's shape, and how it is trained.
 
     `repositories` is the file (name, commit, …; tab-separated) beside the recipe, `start` an earlier
-    checkpoint to begin with where the run has none, "" for none.
+    checkpoint to begin with where the run has none, "" for none; `reranker` says where the default reranker
+    is fitted, None if nowhere.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class AdapterRecipe:
     method: Mapping[str, Any]
     start: str
     settings: AdapterSettings
+    reranker: RerankerRules | None
 
     @classmethod
     def load(cls, path: Path, profile: str = "") -> "AdapterRecipe":
@@ -64,7 +67,11 @@ class AdapterRecipe:
             start = str(adapter.pop("start", ""))
             settings = AdapterSettings(**(raw["train"] | other))
             tokens = int(raw["input"]["total"])
-            return cls(path.parent, str(data["repositories"]), rules, tokens, adapter, start, settings)
+            asked = raw.get("reranker")
+            reranker = RerankerRules(**asked | {"repositories": tuple(asked["repositories"])}) if asked else None
+            return cls(
+                path.parent, str(data["repositories"]), rules, tokens, adapter, start, settings, reranker
+            )
         except (OSError, KeyError, TypeError, ValueError) as error:
             hint = "compare it with models/smol/recipe.toml"
             raise GitpeftError(f"cannot use the recipe {path}: {error!r}", hint) from error
@@ -89,13 +96,15 @@ def build_adapter(
     work: Path,
     out: Path,
     listen: ProgressListener,
+    finish: bool = False,
 ) -> bool:
     """Train the adapter of the base in `out`; leaves it there once all pairs were seen, and says whether.
 
-    Several processes train it together where torch's launcher started them.
+    Several processes train it together where torch's launcher started them. With `finish` the last checkpoint
+    is taken as it is. With the adapter comes its reranker.
     """
     with distributed.join_world() as world:
-        return _train_together(recipe, corpus, work, out, listen if world.writes else _hear_nothing)
+        return _train_together(recipe, corpus, work, out, listen if world.writes else _hear_nothing, finish)
 
 
 def _hear_nothing(_step: str, _done: float, _detail: str) -> None:
@@ -103,7 +112,7 @@ def _hear_nothing(_step: str, _done: float, _detail: str) -> None:
 
 
 def _train_together(
-    recipe: AdapterRecipe, corpus: Path, work: Path, out: Path, listen: ProgressListener
+    recipe: AdapterRecipe, corpus: Path, work: Path, out: Path, listen: ProgressListener, finish: bool
 ) -> bool:
     base = bases.find_base(str(out))
     with distributed.let_writer_go_first():
@@ -116,10 +125,18 @@ def _train_together(
             log.write(json.dumps({name: round(value, 4) for name, value in row.items()}) + "\n")
         listen("train", row["place"] / settings.pairs, " · ".join(f"{k} {v:.4g}" for k, v in row.items()))
 
-    with speed_up_where_possible(run.model, settings.threads, compiled=settings.compile):
-        finished = adapter_run.train_adapter(run, reader, held, report)
+    finished = finish
+    if not finish:
+        with speed_up_where_possible(run.model, settings.threads, compiled=settings.compile):
+            finished = adapter_run.train_adapter(run, reader, held, report)
     if finished and distributed.find_world().writes:
         adapter_run.write_adapter(run, out / BASE_ADAPTER_FOLDER)
+        # where a run has token ids only, the histories are elsewhere
+        if recipe.reranker and isinstance(reader, PairReader):
+            learnt = frozenset(str(json.loads(line)["sha"]) for line in reader.lines[: run.at.place])
+            fresh = bases.find_base(str(out))  # with the adapter
+            asker = HistoryAsker(fresh, recipe.reranker, corpus, learnt, work)
+            fit_base_reranker(asker, recipe.read_repositories(), listen)
     return finished
 
 

@@ -9,7 +9,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from gitpeft.diff.grounding import (
 )
 from gitpeft.diff.patch import FileChange, Hunk
 from gitpeft.diff.prompt import PROMPT_BUDGET, render_prompt
-from gitpeft.diff.stored import ChangeContent
+from gitpeft.diff.stored import ChangeContent, store_change
 from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit
@@ -34,6 +34,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.git.streams import stream_commits
 from gitpeft.history.filters import find_exclusion_reason, is_bot
 from gitpeft.lazy import replace_fields
+from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.redaction import mask_secrets
 from gitpeft.runtime.tokenizer import TokenCodec
@@ -142,10 +143,28 @@ def open_clone(corpus: Path, name: str) -> Repository:
 
 def mine_repository(repository: Repository, tip: str, newest: int, counts: Counter[str]) -> list[PairRecord]:
     """The usable ones of the newest commits of a history that are no merges, oldest first, secrets masked."""
+    return [
+        {"sha": sha[:12], "subject": subject, "previous": previous,
+         "change": mask_secrets(compact_change(commit.files)), "files": bound_files(commit.files)}
+        for sha, subject, previous, commit in _read_usable_commits(repository, tip, newest, counts)
+    ]  # fmt: skip
+
+
+def mine_examples(repository: Repository, tip: str, newest: int) -> list[Example]:
+    """The same commits as the examples that a team's own history gives, without exemplars."""
+    return [
+        Example(mask_secrets(store_change(commit.files)), subject, previous, (), sha[:12])
+        for sha, subject, previous, commit in _read_usable_commits(repository, tip, newest, Counter())
+    ]
+
+
+def _read_usable_commits(
+    repository: Repository, tip: str, newest: int, counts: Counter[str]
+) -> Iterator[tuple[str, str, str, Commit]]:
+    """Id, subject, the author's previous subject, and the commit."""
     listed = repository.run("log", "--no-merges", f"-n{newest}", "--format=%H", tip).decode().split()
     commits = {one.sha: one for one in stream_commits(repository, listed) if isinstance(one, Commit)}
     last: dict[str, str] = {}
-    found = []
     for sha in reversed(listed):
         if (commit := commits.get(sha)) is None:
             counts["mined: unreadable"] += 1
@@ -154,12 +173,8 @@ def mine_repository(repository: Repository, tip: str, newest: int, counts: Count
         reason = _find_reason(commit, subject)
         counts[f"mined: {reason or 'usable'}"] += 1
         if not reason:
-            found.append(
-                {"sha": sha[:12], "subject": subject, "previous": last.get(author, ""),
-                 "change": mask_secrets(compact_change(commit.files)), "files": bound_files(commit.files)}
-            )  # fmt: skip
+            yield sha, subject, last.get(author, ""), commit
         last[author] = subject
-    return found
 
 
 def _find_reason(commit: Commit, subject: str) -> str:

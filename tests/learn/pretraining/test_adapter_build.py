@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_build, adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_build import AdapterRecipe, PairReader
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings
+from gitpeft.learn.pretraining.base_reranker import HistoryAsker, RerankerRules, fit_base_reranker
 from tests.support import several_processes, tinymodel
 from tests.support.gitrepo import Repo
 from tests.support.sources import CHECKOUT
@@ -73,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         repo = Repo.create(top / "corpus" / name.replace("/", "+"))
         for number in range(30):
             word, more = ("parser", "cache", "router")[number % 3], NOUNS[number]
-            content = f"def {word}_{more}(): pass\n"
+            content = f"def {word}_{more}(): pass  # {name[0]}\n"
             repo.commit(f"Let {word} have {word}_{more}", **{f"src/{word}.py": content})
         rows.append(f"{name}\t{repo.git('rev-parse', 'HEAD')}\tMIT")
     (top / "repositories.tsv").write_text("\n".join(rows) + "\n")
@@ -109,6 +111,41 @@ def test_from_clones_to_an_adapter_that_the_base_has(place: Path) -> None:
     assert config["base_model_name_or_path"] is None and {p.suffix for p in start.iterdir()} == {
         ".json", ".safetensors"
     }  # fmt: skip
+
+
+def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path: Path) -> None:
+    """`--finish` trains no further, and asks about commits that the adapter has not learnt from."""
+    if not (place / "whole" / "run").exists():
+        build(place, "whole")
+    shutil.copytree(place / "whole", tmp_path / "work")
+    learnt = [json.loads(line)["sha"] for line in (tmp_path / "work" / "train.jsonl").read_text().splitlines()]
+    asks = '[reranker]\ncommits = 4\nrepositories = ["a/first", "b/held"]\n'
+    (place / "asking.toml").write_text(RECIPE + asks)
+    recipe = AdapterRecipe.load(place / "asking.toml")
+    corpus, out = place / "corpus", place / "out"
+    assert adapter_build.build_adapter(recipe, corpus, tmp_path / "work", out, nobody, finish=True)
+    before = load_file(place / "whole" / "run" / "state.safetensors")
+    after = load_file(tmp_path / "work" / "run" / "state.safetensors")
+    assert all(torch.equal(before[name], one) for name, one in after.items())
+    report = json.loads((out / "onnx" / "reranker.json").read_text())
+    asked = json.loads((tmp_path / "work" / "asked" / "b+held.json").read_text())
+    assert report["commits"]["b/held"] == len(asked) == 4
+    unseen = json.loads((tmp_path / "work" / "asked" / "a+first.json").read_text())
+    assert not {one["sha"] for one in unseen} & set(learnt)
+    fitted = bases.find_base(str(out)).load_reranker()
+    assert len(fitted.weights) == len(fitted.value_weights) > 0 and fitted.threshold is not None
+    shutil.rmtree(out / "onnx")
+
+
+def test_a_reranker_is_not_fitted_where_one_measures(place: Path, tmp_path: Path) -> None:
+    asker = HistoryAsker(
+        bases.find_base(str(place / "out")), RerankerRules(("pallets/flask",)), tmp_path, frozenset(), tmp_path
+    )
+    with pytest.raises(GitpeftError, match="to measure with"):
+        fit_base_reranker(asker, {"pallets/flask": "HEAD"}, nobody)
+    other = replace(asker, rules=RerankerRules(("x/y",)))
+    with pytest.raises(GitpeftError, match="no x/y"):
+        fit_base_reranker(other, {}, nobody)
 
 
 def test_in_pieces_it_comes_to_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,159 @@
+"""Fits the default reranker of a causal base: what its messages are worth beside those that are retrieved.
+
+Public histories are asked about commits that the base's adapter has not learnt from. The candidates of each
+history are kept in the work folder, so that a run that was stopped goes on where it was.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.bundle import Manifest
+from gitpeft.bundle.embedded import ONNX_FOLDER
+from gitpeft.errors import GitpeftError
+from gitpeft.files import write_json
+from gitpeft.lazy import replace_fields
+from gitpeft.learn import packing
+from gitpeft.learn.data.dataset import Example, build_example_index
+from gitpeft.learn.evaluation import reranker, trial
+from gitpeft.learn.evaluation.reranker import OfferOutcome
+from gitpeft.learn.evaluation.trial import ExampleCandidates
+from gitpeft.learn.export import parity
+from gitpeft.learn.models import bases
+from gitpeft.learn.pretraining import commit_pairs
+from gitpeft.learn.training import finetune
+from gitpeft.learn.training.finetune import ProgressListener
+from gitpeft.suggest.reranker import MessageCandidate, Reranker
+
+FOLDS = 5
+"""The threshold is chosen on histories that the reranker was fitted without, in so many groups."""
+
+_PARITY_EXAMPLES = 8
+_REPORT_FILE = "reranker.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerRules:
+    """On which histories (OWNER/NAME) a reranker is fitted: the newest commits of each are read, and
+    `commits` of their newest fifth asked about."""
+
+    repositories: tuple[str, ...]
+    newest: int = 2500
+    commits: int = 20
+    seed: int = 1
+
+
+def fit_base_reranker(asker: "HistoryAsker", tips: Mapping[str, str], listen: ProgressListener) -> Reranker:
+    """Write `onnx/chooser.json` into the base's folder, and a report beside it.
+
+    `tips` are the commits to start from, by OWNER/NAME. GitpeftError where a clone is missing, or a history
+    is one to measure with.
+    """
+    names = asker.rules.repositories
+    _check_names(names, tips)
+    asked: dict[str, list[ExampleCandidates]] = {}
+    for number, name in enumerate(names):
+        listen("choose", number / len(names), name)
+        asked[name] = asker.ask_once(name, tips[name])
+    fitted, outcomes = fit_on_histories(list(asked.values()))
+    fitted = replace_fields(fitted, threshold=reranker.choose_threshold(outcomes))
+    folder = asker.base.folder / ONNX_FOLDER
+    folder.mkdir(exist_ok=True)
+    write_json(folder / bundles.RERANKER_FILE, asdict(fitted))
+    saved = 100 * sum(one.saving for one in outcomes) / max(1, len(outcomes))
+    offers = reranker.summarise_outcomes(outcomes, fitted.threshold)
+    counts = {name: len(found) for name, found in asked.items()}
+    write_json(folder / _REPORT_FILE, {"commits": counts, "offers": offers, "keystrokes_saved": saved})
+    listen("choose", 1.0, f"{len(outcomes):,} commits, {saved:.1f} % of the keystrokes saved")
+    return fitted
+
+
+def _check_names(names: Sequence[str], tips: Mapping[str, str]) -> None:
+    for name in names:
+        if name in commit_pairs.HELD_OUT:
+            raise GitpeftError(
+                f"{name} is there to measure with, and is not learnt from", "take it out of the recipe"
+            )
+        if name not in tips:
+            raise GitpeftError(f"the list of repositories has no {name}", "add it, with its commit")
+
+
+def fit_on_histories(
+    asked: Sequence[Sequence[ExampleCandidates]],
+) -> tuple[Reranker, list[OfferOutcome]]:
+    """A reranker fitted on all histories, and what comes first where it was fitted without a history."""
+    outcomes: list[OfferOutcome] = []
+    for fold in range(FOLDS):
+        rest = [one for i, history in enumerate(asked) if i % FOLDS != fold for one in history]
+        held = [one for history in asked[fold::FOLDS] for one in history]
+        outcomes += reranker.list_outcomes(held, reranker.fit_reranker(rest))
+    return reranker.fit_reranker([one for history in asked for one in history]), outcomes
+
+
+# --- asking -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryAsker:
+    """Asks a base about commits of the clones in `corpus`, but for those whose ids (12 digits) it has learnt
+    from. Answers and exported files are kept in `work`."""
+
+    base: bases.BaseModel
+    rules: RerankerRules
+    corpus: Path
+    learnt: frozenset[str]
+    work: Path
+
+    def ask_once(self, name: str, tip: str) -> list[ExampleCandidates]:
+        """The candidates for OWNER/NAME, from the work folder where they are there.
+
+        GitpeftError where the clone is missing.
+        """
+        path = self.work / "asked" / f"{name.replace('/', '+')}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            clone = commit_pairs.open_clone(self.corpus, name)
+            found = self._ask(commit_pairs.mine_examples(clone, tip, self.rules.newest))
+            write_json(path, [_describe_answer(one) for one in found])
+        return [_read_answer(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+
+    def _ask(self, examples: Sequence[Example]) -> list[ExampleCandidates]:
+        files = self._export_once(examples)
+        settings = json.loads((files / "settings.json").read_text(encoding="utf-8"))
+        manifest = Manifest(created="", settings=settings, **packing.describe_base(self.base))
+        newest = examples[len(examples) - len(examples) // 5 :]
+        index = build_example_index(examples[: len(examples) - len(newest)])
+        unseen = [one for one in newest if one.sha not in self.learnt]
+        chosen = trial.sample_examples(unseen, self.rules.commits, self.rules.seed)
+        with trial.open_trial_suggester(manifest, files, index, {}) as suggester:
+            return trial.collect_candidates(suggester, chosen, since=newest)
+
+    def _export_once(self, examples: Sequence[Example]) -> Path:
+        """The ONNX files of the base with its adapter; the newest examples show that they are right."""
+        folder = self.work / "exported"
+        if (folder / "settings.json").is_file():
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        pairs = [finetune.encode_example_for_base(self.base, one) for one in examples[-_PARITY_EXAMPLES:]]
+        asked, wrapping = [(source, target[:-1]) for source, target in pairs], self.base.find_wrapping_ids()
+        exported = parity.export_model(
+            self.base.load(), self.base.tokenizer_path, folder, asked, wrapping=wrapping
+        )
+        write_json(folder / "settings.json", exported.settings)
+        return folder
+
+
+def _describe_answer(one: ExampleCandidates) -> dict[str, object]:
+    return {"sha": one.example.sha, "message": one.example.message, "found": [asdict(c) for c in one.found]}
+
+
+def _read_answer(stored: Mapping[str, object]) -> ExampleCandidates:
+    found = stored["found"]
+    assert isinstance(found, list)
+    candidates = tuple(
+        MessageCandidate(**{**one, "like": tuple(one["like"]), "features": tuple(one["features"])})
+        for one in found
+    )
+    return ExampleCandidates(Example("", str(stored["message"]), "", (), str(stored["sha"])), candidates)
