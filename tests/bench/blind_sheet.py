@@ -19,7 +19,7 @@ from typing import Any
 from gitpeft.learn.evaluation.text_metrics import bootstrap_mean
 
 TEAM = "team"
-_MAX_LINES, _MAX_LINE_LENGTH = 24, 130
+_MAX_LINES, _MAX_LINE_LENGTH = 45, 130
 _MARK = re.compile(r"^(\d+)([a-z])\. (.*) \[ *(\d?) *\]$")
 
 

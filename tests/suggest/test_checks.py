@@ -62,3 +62,22 @@ def test_a_rename_needs_two_sides() -> None:
     assert flaw("Rename x", added) == "the verb is not what the change does"
     assert flaw("Fix typo", added) == "no word is corrected"
     assert flaw("Bump x", " a.py +1 -0\n#a.py\n@\n+x = y") == "no version changes"
+
+
+def test_a_version_may_be_written_with_or_without_its_v() -> None:
+    change = " go.mod +1 -1\n#go.mod\n@\n-x/crypto v0.15.0\n+x/crypto v0.17.0"
+    assert flaw("Upgrade crypto to 0.17.0", change) == flaw("Upgrade crypto to v0.17.0", change) == ""
+    assert flaw("Upgrade crypto to v0.17.2", change) == "a number that the change does not have"
+
+
+@pytest.mark.parametrize("message", ["Release 1.1.1", "Support 2.2.x", "Set retries to 1.1"])
+def test_the_numbers_of_a_version_are_no_repetition(message: str) -> None:
+    assert flaw(message, EDITS.replace("1.2.3", "1.1.1 2.2.x 1.1")) == ""
+
+
+@pytest.mark.parametrize(
+    "message", ["Rename retries to retries", "Use `retries` instead of retries", "retries -> retries"]
+)
+def test_a_thing_does_not_become_itself(message: str) -> None:
+    assert flaw(message, EDITS) == "repeats itself"
+    assert flaw("Rename retries to retries_left", EDITS + "\n+retries_left = 3") == ""
