@@ -7,6 +7,7 @@ first verb promises what the change cannot have done. `text` is any text of the 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
@@ -42,8 +43,8 @@ STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 VERB_STEMS = frozenset(_VERB_STEMS_TEXT.split())
 """Stems of words that say what is done rather than to what; `contradicts_change` tests them."""
 
-_ADDING = frozenset(["add", "introduc", "implement", "creat", "feat"])
-_REMOVING = frozenset(["remov", "remove", "delet", "drop"])
+ADDING_STEMS = frozenset(["add", "introduc", "implement", "creat", "feat"])
+REMOVING_STEMS = frozenset(["remov", "remove", "delet", "drop"])
 _MOVING = frozenset(["renam", "mov"])
 
 
@@ -98,9 +99,9 @@ def contradicts_change(message: str, size: ChangeSize) -> bool:
     deleted file; "rename" and "move" need removed lines or a renamed file.
     """
     verb = stem_first_word(_strip_prefix(message))
-    if verb in _ADDING:
+    if verb in ADDING_STEMS:
         return not size.added or size.removed > 8 * size.added + 8
-    if verb in _REMOVING:
+    if verb in REMOVING_STEMS:
         return not size.removed and not size.deletes
     return verb in _MOVING and not size.removed and not size.renames
 
@@ -115,6 +116,16 @@ def extract_content_stems(message: str) -> list[str]:
 def extract_stems(text: str) -> set[str]:
     """The stems of all words, parts of identifiers each for itself and joined."""
     return set(map(stem_word, {*WORD_PART.findall(text), *_WHOLE_WORD.findall(text)}))
+
+
+def count_stems(text: str) -> Counter[str]:
+    """How often each of the stems of `extract_stems` stands in a text."""
+    counts = Counter[str]()
+    for pattern in (WORD_PART, _WHOLE_WORD):
+        for word, n in Counter(pattern.findall(text)).items():
+            if pattern is WORD_PART or not WORD_PART.fullmatch(word):
+                counts[stem_word(word)] += n
+    return counts
 
 
 def stem_first_word(text: str) -> str:

@@ -6,12 +6,13 @@ here.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 from gitpeft.diff.definitions import find_definition
 from gitpeft.diff.edits import find_version_change, iterate_runs, split_change
-from gitpeft.diff.grounding import ChangeSize, GroundingText
+from gitpeft.diff.grounding import ChangeSize, GroundingText, count_stems, extract_stems
 from gitpeft.diff.patch import FileChange
 from gitpeft.diff.path_kinds import PROSE_PATH, classify_path
 from gitpeft.diff.stored import read_file_line
@@ -85,6 +86,34 @@ class ChangeView:
         names = [f"{one.path} {one.old_path or ''}" for one in self.files]
         lines = (line[1:] for _, hunks in self._blocks for hunk in hunks for line in hunk if line[0] in "+-")
         return "\n".join([*names, *lines])
+
+    @cached_property
+    def sides(self) -> tuple[str, str]:
+        """What is gone and what is new: changed lines, with the paths of files that went or came."""
+        found: tuple[list[str], list[str]] = ([], [])
+        for one in self.files:
+            if one.status in "DR":
+                found[0].append(one.old_path or one.path)
+            if one.status in "AR":
+                found[1].append(one.path)
+        for _, hunks in self._blocks:
+            for line in (line for hunk in hunks for line in hunk if line[0] in "+-"):
+                found[line[0] == "+"].append(line[1:])
+        return "\n".join(found[0]), "\n".join(found[1])
+
+    @cached_property
+    def balance(self) -> Counter[str]:
+        """How many more times each stem stands on the new side than on the old one; never 0."""
+        counts = Counter[str]()
+        for text, sign in zip(self.sides, (-1, 1), strict=True):
+            for stem, n in count_stems(text).items():
+                counts[stem] += sign * n
+        return Counter({stem: n for stem, n in counts.items() if n})
+
+    @cached_property
+    def path_stems(self) -> set[str]:
+        """The stems of the words in the paths."""
+        return extract_stems("\n".join(one.path for one in self.files))
 
     @cached_property
     def grounding(self) -> GroundingText:

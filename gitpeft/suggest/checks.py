@@ -15,6 +15,7 @@ from gitpeft.diff.grounding import (
 )
 from gitpeft.lazy import lazy_pattern
 from gitpeft.suggest.change_view import ChangeView
+from gitpeft.suggest.side_checks import find_wrong_side
 from gitpeft.suggest.team_wording import TeamWording, split_prefix
 
 FIXED_WORDING = 3
@@ -42,6 +43,7 @@ REPEATED_WORDS = lazy_pattern(
 (`rename X to X`)."""
 
 _WORD = lazy_pattern(r"[A-Za-z]+")
+_NAME = lazy_pattern(r"[\w./-]*[A-Za-z][\w./-]*")
 _MAX_REPEATS = 3
 
 
@@ -55,6 +57,7 @@ def find_ungrounded(
     return (
         _find_wrong_shape(message)
         or _find_wrong_verb(message, view)
+        or find_wrong_side(message, view, branch)
         or _find_invented_number(message, view, wording, branch)
         or _find_invented_name(message, view, wording, branch)
         or (_find_foreign_words(message, view, wording) if copied else "")
@@ -85,7 +88,7 @@ def _find_wrong_verb(message: str, view: ChangeView) -> str:
     verb = stem_first_word(rest)
     if verb in ("bump", "upgrad", "downgrad") and not view.grounding.numbers:
         return "no version changes"
-    if verb == "renam" and not _can_be_rename(view):
+    if verb == "renam" and not _can_be_rename(rest, view):
         return "nothing is renamed"
     if "typo" in _WORD.findall(rest.lower())[:3] and not (view.size.removed and view.size.added):
         return "no word is corrected"
@@ -112,8 +115,16 @@ def measure_verb_fit(message: str, view: ChangeView) -> float:
     return 0.0
 
 
-def _can_be_rename(view: ChangeView) -> bool:
-    return view.size.renames or bool(view.size.added and view.size.removed)
+def _can_be_rename(rest: str, view: ChangeView) -> bool:
+    """Whether a file, a definition, or a name somewhere in a line has another name now.
+
+    Where the message says what became what, the checks of names see to the rest.
+    """
+    if view.size.renames or view.definitions["renamed"]:
+        return True
+    if " to " in rest:
+        return bool(view.size.added and view.size.removed)
+    return any(_NAME.fullmatch(old) and _NAME.fullmatch(new) for old, new in view.replacements)
 
 
 # --- numbers and names --------------------------------------------------------------------------------------
@@ -149,7 +160,8 @@ def _find_invented_name(message: str, view: ChangeView, wording: TeamWording, br
             or wording.token_counts[match[0].strip("`")] >= FIXED_WORDING
         ):
             continue
-        if _all_parts_known(name, view):
+        is_called = rest[match.end() :].startswith("(") or match[0].endswith("()`")
+        if not is_called and _all_parts_known(name, view):
             continue
         return (
             "a name from the surroundings only"

@@ -7,6 +7,7 @@ by `learn.evaluation.reranker` and stored in a bundle as `chooser.json`.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from gitpeft.bundle.embedded import ONNX_FOLDER, find_embedded_base
@@ -21,11 +22,16 @@ from gitpeft.suggest.reranker_features import (
     RETRIEVED,
     DraftMessage,
     RerankingContext,
+    compute_f1,
     compute_features,
 )
+from gitpeft.suggest.team_wording import split_prefix
 
 RERANKED = "chooser"
 """The mode, as `chooser.json` stores it, in which candidates are ordered by their scores."""
+
+_COPIED_F1 = 0.8
+"""A generated message is taken for a copy from this unigram F1 with an earlier one."""
 
 _ISSUE_PATTERN = lazy_pattern(r"#\d+")
 _WORD_PATTERN = lazy_pattern(r"\w+")
@@ -86,7 +92,16 @@ def build_candidates(
 
 
 def _is_copied(draft: DraftMessage, retrieved: Mapping[str, DraftMessage]) -> bool:
-    return draft.message in retrieved or draft.origin == ANALOGY
+    """Whether a message is an earlier commit's: as it is, filled in, or with another prefix or word."""
+    if draft.message in retrieved or draft.origin == ANALOGY:
+        return True
+    words = _count_words(draft.message)
+    return any(compute_f1(words, _count_words(other)) >= _COPIED_F1 for other in retrieved)
+
+
+def _count_words(message: str) -> Counter[str]:
+    """The words behind a prefix."""
+    return Counter(_WORD_PATTERN.findall(split_prefix(message)[1].lower()))
 
 
 # --- flaws --------------------------------------------------------------------------------------------------

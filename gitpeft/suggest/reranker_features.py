@@ -10,6 +10,7 @@ from gitpeft.diff.grounding import measure_grounding
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 from gitpeft.suggest.change_view import ChangeView
 from gitpeft.suggest.checks import find_ungrounded, list_foreign_stems, measure_verb_fit
+from gitpeft.suggest.side_checks import is_vague, measure_edited_share
 from gitpeft.suggest.team_wording import TeamWording
 
 GENERATED, RETRIEVED, ANALOGY, DESCRIBED = "generated", "retrieved", "analogy", "described"
@@ -39,6 +40,8 @@ RERANKER_FEATURES = (
     "foreign",
     "fits_verb",
     "short",
+    "edited",
+    "vague",
     "echoes_opening",
     "formulaic",
     "nearest_similarity",
@@ -181,7 +184,8 @@ def compute_features(
       ln(1 - the log-probability of all tokens);
     - grounded: the share of its content words that stand in the change (`diff.grounding`); foreign: how many
       stand neither there nor in the team's wording; fits_verb: whether its first verb is what the change does
-      (1), may be (0) or hardly is (-1); short: whether it has at most two words;
+      (1), may be (0) or hardly is (-1); short: whether it has at most two words; edited: the share of its
+      content words that are new or gone in the change; vague: whether it only says that a file was changed;
     - echoes_opening: how much of the similarity of the nearest messages is of those that begin with its word;
     - formulaic, nearest_similarity, change_size, file_count, the same for all: mean unigram F1 of the nearest
       messages with each other, similarity of the nearest change, ln(1 + changed lines), ln(files).
@@ -251,7 +255,7 @@ def _measure_vocabulary(
 
 def _measure_habits(draft: DraftMessage, bag: Counter[str], context: RerankingContext) -> tuple[float, float]:
     first = _get_first_word(_split_words(draft.message))
-    return math.log1p(context.opening_words[first]), _compute_f1(bag, context.previous_words)
+    return math.log1p(context.opening_words[first]), compute_f1(bag, context.previous_words)
 
 
 def _measure_new_origin(draft: DraftMessage) -> tuple[float, float, float]:
@@ -265,7 +269,9 @@ def _measure_likelihood(draft: DraftMessage) -> tuple[float, float, float]:
     return 1.0, draft.mean, math.log1p(max(0.0, -draft.mean * draft.tokens))
 
 
-def _measure_truth(draft: DraftMessage, context: RerankingContext) -> tuple[float, float, float, float]:
+def _measure_truth(
+    draft: DraftMessage, context: RerankingContext
+) -> tuple[float, float, float, float, float, float]:
     share = measure_grounding(draft.message, context.view.grounding, "")
     foreign = list_foreign_stems(draft.message, context.view, context.wording)
     return (
@@ -273,6 +279,8 @@ def _measure_truth(draft: DraftMessage, context: RerankingContext) -> tuple[floa
         float(len(foreign)),
         measure_verb_fit(draft.message, context.view),
         float(len(draft.message.split()) <= _SHORT),
+        measure_edited_share(draft.message, context.view),
+        float(is_vague(draft.message, context.view)),
     )
 
 
@@ -287,7 +295,7 @@ def _measure_question(
 ) -> tuple[float, float, float, float]:
     """What is the same for all candidates of a change."""
     bags = [Counter(_split_words(one.message)) for one in nearest[:_FORMULA_COUNT]]
-    alike = [_compute_f1(a, b) for i, a in enumerate(bags) for b in bags[:i]]
+    alike = [compute_f1(a, b) for i, a in enumerate(bags) for b in bags[:i]]
     size = context.view.size
     return (
         sum(alike) / max(1, len(alike)),
@@ -302,7 +310,7 @@ def _compute_pairwise_f1(bags: Sequence[Counter[str]]) -> list[list[float]]:
     overlaps = [[0.0] * len(bags) for _ in bags]
     for i, bag in enumerate(bags):
         for j in range(i):
-            overlaps[i][j] = overlaps[j][i] = _compute_f1(bag, bags[j])
+            overlaps[i][j] = overlaps[j][i] = compute_f1(bag, bags[j])
     return overlaps
 
 
@@ -326,7 +334,8 @@ def _stem_word(word: str) -> str:
     return word
 
 
-def _compute_f1(a: Counter[str], b: Counter[str]) -> float:
+def compute_f1(a: Counter[str], b: Counter[str]) -> float:
+    """The unigram F1 of two bags of words."""
     total = a.total() + b.total()
     return 2 * (a & b).total() / total if total else 0.0
 

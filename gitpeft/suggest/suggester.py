@@ -43,9 +43,6 @@ NEIGHBOUR_COUNT = 10
 MAX_SCORED_MESSAGES = 10
 """Messages that the model did not generate and that may be offered whose likelihood it computes."""
 
-MAX_SCORED_BY_CAUSAL = 3
-"""The same for a causal model, which takes longer."""
-
 DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
@@ -165,7 +162,7 @@ class Suggester:
         if generate and self._generator is not None:
             exemplars = neighbours[: self._exemplar_count]
             drafts = self._generator.generate_drafts(change, previous, exemplars, seed)
-        if drafts and self._generator is not None and not earlier:
+        if drafts and self._generator is not None and self._generator.scores_cheaply and not earlier:
             others = self._score_offerable(others, context)
         with self._timer.measure("choose"):
             return reranker.build_candidates([*drafts, *others], context, self._longest, grounded=not earlier)
@@ -178,8 +175,7 @@ class Suggester:
         fitting = [
             one for one in others if not context.find_flaw(one.message, one.origin in (ANALOGY, RETRIEVED))
         ]
-        most = MAX_SCORED_MESSAGES if self._generator.scores_cheaply else MAX_SCORED_BY_CAUSAL
-        scored = self._generator.score_drafts(fitting[:most])
+        scored = self._generator.score_drafts(fitting[:MAX_SCORED_MESSAGES])
         by_text = {(one.origin, one.message): one for one in scored}
         return [by_text.get((one.origin, one.message), one) for one in others]
 

@@ -68,7 +68,9 @@ class AdapterRecipe:
             settings = AdapterSettings(**(raw["train"] | other))
             tokens = int(raw["input"]["total"])
             asked = raw.get("reranker")
-            reranker = RerankerRules(**asked | {"repositories": tuple(asked["repositories"])}) if asked else None
+            reranker = (
+                RerankerRules(**asked | {"repositories": tuple(asked["repositories"])}) if asked else None
+            )
             return cls(
                 path.parent, str(data["repositories"]), rules, tokens, adapter, start, settings, reranker
             )

@@ -118,7 +118,9 @@ def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path
     if not (place / "whole" / "run").exists():
         build(place, "whole")
     shutil.copytree(place / "whole", tmp_path / "work")
-    learnt = [json.loads(line)["sha"] for line in (tmp_path / "work" / "train.jsonl").read_text().splitlines()]
+    learnt = [
+        json.loads(line)["sha"] for line in (tmp_path / "work" / "train.jsonl").read_text().splitlines()
+    ]
     asks = '[reranker]\ncommits = 4\nrepositories = ["a/first", "b/held"]\n'
     (place / "asking.toml").write_text(RECIPE + asks)
     recipe = AdapterRecipe.load(place / "asking.toml")
@@ -139,7 +141,11 @@ def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path
 
 def test_a_reranker_is_not_fitted_where_one_measures(place: Path, tmp_path: Path) -> None:
     asker = HistoryAsker(
-        bases.find_base(str(place / "out")), RerankerRules(("pallets/flask",)), tmp_path, frozenset(), tmp_path
+        bases.find_base(str(place / "out")),
+        RerankerRules(("pallets/flask",)),
+        tmp_path,
+        frozenset(),
+        tmp_path,
     )
     with pytest.raises(GitpeftError, match="to measure with"):
         fit_base_reranker(asker, {"pallets/flask": "HEAD"}, nobody)

@@ -1,0 +1,149 @@
+"""Checks of which side of a change a message's words stand on.
+
+A small model takes its words from all that it is shown: from unchanged lines, from headings, from the old
+version. What a message says is added has to be new, what it says is removed has to be gone, and so on.
+"""
+
+import difflib
+import re
+
+from gitpeft.diff.grounding import (
+    ADDING_STEMS,
+    REMOVING_STEMS,
+    extract_content_stems,
+    stem_first_word,
+)
+from gitpeft.lazy import lazy_pattern
+from gitpeft.suggest.change_view import ChangeView
+from gitpeft.suggest.team_wording import split_prefix
+
+_OBJECT_END = lazy_pattern(
+    r"\s(?:to|in|into|for|from|of|on|onto|at|by|with|without|when|if|so|as|and|that|instead|using|via)\b"
+    r"|[,;:(]"
+)
+"""Where the object of a verb ends, roughly."""
+
+_VERSION = lazy_pattern(r"\d+(?:\.\d+)+")
+_BEFORE_OLD_VERSION = lazy_pattern(
+    r"\b(?:from|drop\w*|remov\w*|support\w*|delet\w*|revert\w*|instead of)\b", re.IGNORECASE
+)
+_RELEASE = lazy_pattern(r"(?:releas\w*|bump\w*|version|prepar\w*|tag\w*)\b", re.IGNORECASE)
+_ISSUE = lazy_pattern(r"#(\d+)")
+_FILE_NAME = lazy_pattern(
+    r"(?<![\w./-])[\w-]+(?:\.[\w-]+)*\.(?:md|rst|txt|py|js|ts|tsx|go|rs|rb|java|php|json|toml|ya?ml|cfg|ini|html|css|sh)"
+    r"(?![\w/-])"
+)
+_DOCUMENT_UPDATE = lazy_pattern(
+    r"\b(?:updat|fix|edit|improv|chang)\w*(?: the)? (readme|changelog)\b", re.IGNORECASE
+)
+_SPELLING = lazy_pattern(r"\b(?:typos?|misspell\w*|spelling)\b", re.IGNORECASE)
+_SPELLING_RATIO, _LONGEST_INSERTION = 0.6, 12
+"""How alike two texts are that differ by a typo, and how many characters a missing word has at most."""
+
+
+def find_wrong_side(message: str, view: ChangeView, branch: str) -> str:
+    """Why a message is not what a change does; "" if it may be."""
+    return (
+        _find_wrong_object(message, view)
+        or _find_old_version(message, view)
+        or _find_wrong_issue(message, view, branch)
+        or _find_wrong_file(message, view)
+        or _find_missing_typo(message, view)
+    )
+
+
+def _find_wrong_object(message: str, view: ChangeView) -> str:
+    """ "Add X" where X was there before, "remove X" where it stays."""
+    rest = split_prefix(message)[1]
+    verb, _, words = rest.partition(" ")
+    stem = stem_first_word(verb)
+    sign = (stem in ADDING_STEMS) - (stem in REMOVING_STEMS)
+    if not sign or (sign < 0 and view.balance[stem] > 0):  # new code may remove something when it runs
+        return ""
+    stems = [
+        stem
+        for stem in extract_content_stems(_OBJECT_END.split(words)[0])
+        if view.grounding.contains_stem(stem)
+    ]
+    if not stems or any(view.balance[stem] * sign > 0 or stem in view.path_stems for stem in stems):
+        return ""
+    if any(_moves_inside_a_name(stem, sign, view) for stem in stems):
+        return ""
+    return "what it adds is not new" if sign > 0 else "what it removes is not gone"
+
+
+def _moves_inside_a_name(stem: str, sign: int, view: ChangeView) -> bool:
+    """Whether a stem is part of a longer one that is new (or gone), as `cookie` is of `setcookies`."""
+    return len(stem) >= 4 and any(stem in other and n * sign > 0 for other, n in view.balance.items())
+
+
+def _find_old_version(message: str, view: ChangeView) -> str:
+    """A version of the old side alone; for a release also one that stands on both sides as often."""
+    gone, new = view.sides
+    is_release = _RELEASE.match(split_prefix(message)[1]) is not None
+    for match in _VERSION.finditer(message):
+        before, after = _count_occurrences(match[0], gone), _count_occurrences(match[0], new)
+        is_old = before > 0 and (after == 0 or (is_release and after <= before))
+        if is_old and not _BEFORE_OLD_VERSION.search(message[: match.start()]):
+            return "the old version"
+    return ""
+
+
+def _find_wrong_issue(message: str, view: ChangeView, branch: str) -> str:
+    """An issue's number has to be new in the change, or on the branch."""
+    gone, new = view.sides
+    for number in _ISSUE.findall(message):
+        if number in re.findall(r"\d+", branch):
+            continue
+        if not _stands_in(number, new) or _stands_in(number, gone):
+            return "an issue that the change is not about"
+    return ""
+
+
+def _find_wrong_file(message: str, view: ChangeView) -> str:
+    rest, names = split_prefix(message)[1], view.changed_text.lower()
+    for match in _FILE_NAME.finditer(rest):
+        if not re.search(rf"(?<![\w-]){re.escape(match[0].lower())}(?![\w-])", names):
+            return "a file that is not changed"
+    document = _DOCUMENT_UPDATE.search(rest)
+    if document and not any(document[1].lower() in one.path.lower() for one in view.files):
+        return "a file that is not changed"
+    return ""
+
+
+def _find_missing_typo(message: str, view: ChangeView) -> str:
+    if not _SPELLING.search(message) or len(view.pairs) >= 100:
+        return ""
+    return "" if any(_is_small_edit(old, new) for old, new in view.replacements) else "no word is corrected"
+
+
+def _is_small_edit(old: str, new: str) -> bool:
+    if not old or not new:
+        return len(old or new) <= _LONGEST_INSERTION
+    return difflib.SequenceMatcher(None, old.lower(), new.lower(), autojunk=False).ratio() >= _SPELLING_RATIO
+
+
+def measure_edited_share(message: str, view: ChangeView) -> float:
+    """The share of a message's content words that are new or gone in the change; 0.5 where it has none."""
+    stems = extract_content_stems(message)
+    if not stems:
+        return 0.5
+    return sum(view.balance[stem] != 0 for stem in stems) / len(stems)
+
+
+def is_vague(message: str, view: ChangeView) -> bool:
+    """Whether a message only says that a file was changed."""
+    verb, _, words = split_prefix(message)[1].partition(" ")
+    if stem_first_word(verb) not in ("updat", "fix", "chang", "edit", "improv", "clean"):
+        return False
+    name = re.sub(r"^(?:up )?(?:the )?|[.;]$", "", words).strip("`").lower()
+    names = {one.path.rpartition("/")[2].lower() for one in view.files}
+    return name in names | {other.partition(".")[0] for other in names} | {"docs", "tests", "test"}
+
+
+def _stands_in(text: str, where: str) -> bool:
+    return _count_occurrences(text, where) > 0
+
+
+def _count_occurrences(text: str, where: str) -> int:
+    return len(re.findall(rf"(?<![a-zA-Z0-9.])v?{re.escape(text)}(?![a-zA-Z0-9])", where))
