@@ -7,7 +7,8 @@ from gitpeft.suggest.side_checks import find_wrong_side, is_vague, measure_edite
 
 MOVES = (
     " src/http.py +2 -2\nRdocs/new_guide.md +0 -0 <docs/old_guide.md\n#src/http.py\n@class HeaderOptions"
-    "\n def use():\n-    timeout = Options(5)\n-    retry = True\n+    timeout = Options(9)\n+    fallback = True"
+    "\n def use():\n-    timeout = Options(5)\n-    retry = True"
+    "\n+    timeout = Options(9)\n+    fallback = True"
 )
 BUMPS = (
     " go.mod +2 -2\n CHANGELOG.md +2 -2\n#go.mod\n@\n-crypto v0.15.0\n+crypto v0.17.0\n#CHANGELOG.md\n@\n"
