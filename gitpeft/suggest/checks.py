@@ -36,7 +36,8 @@ _FACT_LINE = lazy_pattern(
 _PATH_ONLY = lazy_pattern(r"\S*[\w-]/?[\w-]*\.[a-z]{1,5}\W*|\S+/\S+", re.IGNORECASE)
 REPEATED_WORDS = lazy_pattern(
     r"\b([^\W\d]\w*(?:\W+\w+){0,3})\W+\1\b"
-    r"|(?<!\S)[`'\"(]*([^\s`'\"]{2,}?)\W* (?:to|into|with|by|from|for|in|instead of|->|=>) \W*\2(?!\w)",
+    r"|(?<!\S)[`'\"(]*([^\s`'\"]{2,}?)\W* "
+    r"(?:to|into|with|by|from|for|in|and|or|instead of|[-=]>) \W*\2(?!\w)",
     re.IGNORECASE,
 )
 """Up to four words that stand twice in a row, but for the numbers of a version, or a thing set beside itself
@@ -139,7 +140,8 @@ def _find_invented_number(message: str, view: ChangeView, wording: TeamWording, 
         missing = dotted or [
             number for number in _NUMBER.findall(token) if number not in view.grounding.numbers
         ]
-        if missing and token not in branch and wording.token_counts[token] < FIXED_WORDING:
+        is_fixed = not dotted and wording.token_counts[token] >= FIXED_WORDING
+        if missing and token not in branch and not is_fixed:
             return "a number that the change does not have"
     return ""
 

@@ -18,15 +18,19 @@ from gitpeft.suggest.change_view import ChangeView
 from gitpeft.suggest.team_wording import split_prefix
 
 _OBJECT_END = lazy_pattern(
-    r"\s(?:to|in|into|for|from|of|on|onto|at|by|with|without|when|if|so|as|and|that|instead|using|via)\b"
-    r"|[,;:(]"
+    r"\s(?:to|in|into|for|from|of|on|onto|at|by|with|without|when|if|so|as|that|instead|using|via)\b"
+    r"|[;:(]"
 )
 """Where the object of a verb ends, roughly."""
 
+_SUPPORT = lazy_pattern(r"^(?:\w+ )?support (?:for|of) ", re.IGNORECASE)
+_CODE_NAME = lazy_pattern(r"\b(?:[A-Za-z]*[a-z][A-Z]\w*|\w*[A-Za-z]_\w+)")
+_WRONG_OBJECT = {1: "what it adds is not new", -1: "what it removes is not gone"}
 _VERSION = lazy_pattern(r"\d+(?:\.\d+)+")
 _BEFORE_OLD_VERSION = lazy_pattern(
     r"\b(?:from|drop\w*|remov\w*|support\w*|delet\w*|revert\w*|instead of)\b", re.IGNORECASE
 )
+_BEFORE_RELEASE = lazy_pattern(r"(?<![\w.])v?(\d+(?:\.\d+)+)(?=[.-]?(?:dev|SNAPSHOT))")
 _RELEASE = lazy_pattern(r"(?:releas\w*|bump\w*|version|prepar\w*|tag\w*)\b", re.IGNORECASE)
 _ISSUE = lazy_pattern(r"#(\d+)")
 _FILE_NAME = lazy_pattern(
@@ -53,23 +57,29 @@ def find_wrong_side(message: str, view: ChangeView, branch: str) -> str:
 
 
 def _find_wrong_object(message: str, view: ChangeView) -> str:
-    """ "Add X" where X was there before, "remove X" where it stays."""
-    rest = split_prefix(message)[1]
-    verb, _, words = rest.partition(" ")
+    """Of `add X` where X was there before, and of `remove X` where it stays."""
+    verb, _, words = split_prefix(message)[1].partition(" ")
     stem = stem_first_word(verb)
     sign = (stem in ADDING_STEMS) - (stem in REMOVING_STEMS)
     if not sign or (sign < 0 and view.balance[stem] > 0):  # new code may remove something when it runs
         return ""
-    stems = [
-        stem
-        for stem in extract_content_stems(_OBJECT_END.split(words)[0])
-        if view.grounding.contains_stem(stem)
-    ]
-    if not stems or any(view.balance[stem] * sign > 0 or stem in view.path_stems for stem in stems):
-        return ""
-    if any(_moves_inside_a_name(stem, sign, view) for stem in stems):
-        return ""
-    return "what it adds is not new" if sign > 0 else "what it removes is not gone"
+    named = _OBJECT_END.split(_SUPPORT.sub("", words))[0]
+    return "" if _may_be_object(named, sign, view) else _WRONG_OBJECT[sign]
+
+
+def _may_be_object(named: str, sign: int, view: ChangeView) -> bool:
+    """Whether something may be new (sign 1) or gone (-1): a part of it is, or nothing of it is there."""
+    if names := [name for name in _CODE_NAME.findall(named) if _stands_in(name, view.changed_text)]:
+        gone, new = view.sides
+        return any(
+            sign * (_count_occurrences(name, new) - _count_occurrences(name, gone)) > 0 for name in names
+        )
+    stems = [stem for stem in extract_content_stems(named) if view.grounding.contains_stem(stem)]
+    if not stems or any(view.balance[stem] * sign > 0 for stem in stems):
+        return True
+    if sign < 0 and any(stem in view.path_stems for stem in stems):
+        return True
+    return any(_moves_inside_a_name(stem, sign, view) for stem in stems)
 
 
 def _moves_inside_a_name(stem: str, sign: int, view: ChangeView) -> bool:
@@ -78,12 +88,14 @@ def _moves_inside_a_name(stem: str, sign: int, view: ChangeView) -> bool:
 
 
 def _find_old_version(message: str, view: ChangeView) -> str:
-    """A version of the old side alone; for a release also one that stands on both sides as often."""
+    """A version of the old side alone; for a release also one that is not new, or only on its way."""
     gone, new = view.sides
     is_release = _RELEASE.match(split_prefix(message)[1]) is not None
     for match in _VERSION.finditer(message):
         before, after = _count_occurrences(match[0], gone), _count_occurrences(match[0], new)
         is_old = before > 0 and (after == 0 or (is_release and after <= before))
+        if is_release and match[0] in _BEFORE_RELEASE.findall(new):
+            return "a version that is not released yet"
         if is_old and not _BEFORE_OLD_VERSION.search(message[: match.start()]):
             return "the old version"
     return ""

@@ -76,8 +76,21 @@ def test_the_numbers_of_a_version_are_no_repetition(message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", ["Rename retries to retries", "Use `retries` instead of retries", "retries -> retries"]
+    "message",
+    [
+        "Rename retries to retries",
+        "Use `retries` instead of retries",
+        "retries -> retries",
+        "Test 1.2.3 and 1.2.3",
+    ],
 )
 def test_a_thing_does_not_become_itself(message: str) -> None:
     assert flaw(message, EDITS) == "repeats itself"
     assert flaw("Rename retries to retries_left", EDITS + "\n+retries_left = 3") == ""
+
+
+def test_a_version_is_never_fixed_wording() -> None:
+    wording = TeamWording(["Release 1.2.0"] * 4 + ["Build for py3"] * 4)
+    view = ChangeView(EDITS)
+    assert find_ungrounded("Release 1.2.0", False, view, wording) == "a number that the change does not have"
+    assert find_ungrounded("Build for py3", False, view, wording) == ""

@@ -31,7 +31,11 @@ def flaw(message: str, change: str, branch: str = "") -> str:
         ("Remove retry", ""),
         ("Remove fallback", "what it removes is not gone"),
         ("Drop options when needed", "what it removes is not gone"),
-        ("Add http client", ""),  # what a path names may be added to
+        ("Add http client", "what it adds is not new"),  # only the path of an old file has a part of it
+        ("Add support for timeout", "what it adds is not new"),
+        ("Add support for fallback", ""),
+        ("Add HeaderOptions", "what it adds is not new"),
+        ("Add SomethingElse", ""),
         ("Add something else", ""),  # other checks know what the change does not have
     ],
 )
@@ -61,6 +65,19 @@ def test_a_part_of_a_new_name_is_new() -> None:
 )
 def test_a_version_is_the_new_one(message: str, why: str) -> None:
     assert flaw(message, BUMPS) == why
+
+
+def test_a_name_in_code_is_new_as_a_whole() -> None:
+    change = " a.js +1 -1\n#a.js\n@\n-isValidName(a)\n+isValidName(a, valid_b)"
+    assert flaw("Add isValidName", change) == "what it adds is not new"
+    assert flaw("Add valid_b", change) == flaw("Add isValidName and valid_b", change) == ""
+    assert flaw("Remove isValidName", change) == "what it removes is not gone"
+
+
+def test_a_version_on_its_way_is_not_released() -> None:
+    change = ' a.py +1 -1\n#a.py\n@\n-version = "2.0.1"\n+version = "2.0.2.dev0"'
+    assert flaw("Release 2.0.2", change) == "a version that is not released yet"
+    assert flaw("Start version 2.0.2.dev0", change) == ""
 
 
 def test_an_issue_is_new_in_the_change_or_on_the_branch() -> None:

@@ -15,7 +15,6 @@ from gitpeft.bundle.embedded import ONNX_FOLDER
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
 from gitpeft.lazy import replace_fields
-from gitpeft.learn import packing
 from gitpeft.learn.data.dataset import Example, build_example_index
 from gitpeft.learn.evaluation import reranker, trial
 from gitpeft.learn.evaluation.reranker import OfferOutcome
@@ -122,7 +121,7 @@ class HistoryAsker:
     def _ask(self, examples: Sequence[Example]) -> list[ExampleCandidates]:
         files = self._export_once(examples)
         settings = json.loads((files / "settings.json").read_text(encoding="utf-8"))
-        manifest = Manifest(created="", settings=settings, **packing.describe_base(self.base))
+        manifest = Manifest("model", "", budget=asdict(self.base.budget), settings=settings)
         newest = examples[len(examples) - len(examples) // 5 :]
         index = build_example_index(examples[: len(examples) - len(newest)])
         unseen = [one for one in newest if one.sha not in self.learnt]
