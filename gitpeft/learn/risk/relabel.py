@@ -50,7 +50,7 @@ def compare_labels(known: LabelledHistory, until: float) -> LabelChanges:
     before = _label_at(known, until)
     then = dict(zip(before.shas, before.truth, strict=True))
     found = known.found.bugs_known_at(known.now) - known.found.bugs_known_at(int(until))
-    changed = sum(then.get(sha) == 0 for sha in found)
+    changed = sum(1 for sha in found if then.get(sha) == 0)
     return LabelChanges(len(found), changed, len(select_newly_labelled(known, until)))
 
 

@@ -27,7 +27,7 @@ from gitpeft.learn.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from gitpeft.learn.training.flops import StepFlops
+from gitpeft.learn.training.flops import StepFlops, synchronise_device
 from gitpeft.learn.training.memory_plan import MemoryPlan
 from gitpeft.learn.training.optimisers import make_optimisers, schedule_rate, skip_step_where
 from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
@@ -190,6 +190,7 @@ def measure_pace(model: "PreTrainedModel", data: TrainingExamples, settings: Tra
         started = time.monotonic()
         inputs = _load_batch(data, range(len(data)), settings, device, model)
         _compute_loss(inputs, model).backward()  # type: ignore[no-untyped-call]
+        synchronise_device(device)
         passes.append((time.monotonic() - started) / max(1, len(data)))
     model.zero_grad(set_to_none=True)
     return min(passes)
