@@ -151,8 +151,9 @@ def _cut(text: str, limit: int = 58) -> str:
 
 
 def measure_folder(folder: Path) -> int:
-    """The bytes of all files in a folder."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """The bytes of all files in a folder, one that is linked twice counted once."""
+    states = (path.lstat() for path in folder.rglob("*") if path.is_file())
+    return sum({(one.st_dev, one.st_ino): one.st_size for one in states}.values())
 
 
 def describe_risk_model(model: RiskModel, *, verbose: bool = False) -> str:

@@ -231,7 +231,13 @@ def _suggest_messages(
     finally:
         progress.clear_line()
     if offer.problem:
-        _append_to_log(_format_problem(f"{offer.problem}, an earlier message was offered instead"))
+        from gitpeft.bundle.manifest import REBUILD_HINT
+
+        text = f"{offer.problem}, an earlier message was offered instead"
+        if REBUILD_HINT in offer.problem:
+            _report_problem(text)  # the model is damaged, which does not pass by itself
+        else:
+            _append_to_log(_format_problem(text))
     return offer.messages, offer.withheld
 
 
