@@ -293,10 +293,12 @@ def main() -> None:
         sources = [*args.repos, *(generate(folder, count) for count in args.generate)]
         clones = folder / "clones"
         clones.mkdir()
-        rows = [measure_history(source.resolve(), clones, args.budgets, args.hooks) for source in sources]
-    print(format_table(rows))
-    if args.plot:
-        args.plot.write_text(draw_plot(rows), encoding="utf-8")
+        rows: list[Measured] = []
+        for source in sources:  # after each, because the next may take hours
+            rows.append(measure_history(source.resolve(), clones, args.budgets, args.hooks))
+            print(format_table(rows), flush=True)
+            if args.plot:
+                args.plot.write_text(draw_plot(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
