@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from gitpeft.learn.compare.runs import RunStatus, RunWatcher
     from gitpeft.learn.training.finetune import ProgressListener
 
+LEAST_SHARE = 0.01
+"""The share of a step that has to be done before the time left is told: a start says nothing of the pace."""
+
 LINE_SECONDS = 15.0
 """Without a terminal a running step is reported this often."""
 
@@ -147,7 +150,7 @@ class ProgressLines:
         return replace_unprintable(f"gitpeft: {line}")
 
     def _format_event(self, spent: float) -> str:
-        known = spent >= 1 and 0 < self.done < 1
+        known = spent >= 1 and LEAST_SHARE <= self.done < 1
         event = {
             "step": self.step,
             "done": round(self.done, 4),
@@ -168,7 +171,7 @@ def _format_rate(detail: str, spent: float) -> str:
 
 def format_time_left(spent: float, done: float) -> str:
     """The time left of a step that took `spent` seconds for a share `done`; "" while that says nothing."""
-    if spent < 1 or not 0 < done < 1:
+    if spent < 1 or not LEAST_SHARE <= done < 1:
         return ""
     return format_duration(spent / done - spent)
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gitpeft.cli import console, progress
+from gitpeft.cli.progress import format_time_left
 from tests.support.sources import CHECKOUT
 
 
@@ -93,3 +94,8 @@ def test_counted_work_is_told_with_its_rate_and_events_are_json(monkeypatch: pyt
     assert json.loads(told[3]) == {
         "step": "choose", "done": 0.2, "seconds": 20.0, "left": 80.0, "detail": "20/1,000 commits",
     }  # fmt: skip
+
+
+def test_the_beginning_of_a_step_says_nothing_of_the_time_left() -> None:
+    assert format_time_left(60.0, 0.001) == "" and format_time_left(0.5, 0.5) == ""
+    assert format_time_left(60.0, 0.5) == "1 min 0 s"
