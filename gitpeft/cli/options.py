@@ -105,9 +105,11 @@ BaseOption = Annotated[
     typer.Option(
         "--base",
         metavar="NAME",
-        help="Base model: `mini` (built in), `auto` (the larger `smol` where memory allows), `smol`, a "
-        "folder of transformers files, owner/name@commit of the Hugging Face hub, or one of codet5-small, "
-        "codet5-base, codet5p-220m, plbart-base, unixcoder-base, codebert-base, graphcodebert-base.",
+        envvar="GITPEFT_BASE",
+        help="Base model: `auto` (that of the active model in `train`, else `smol`, or `mini` where less "
+        "than 4 GB of memory are free), `smol`, `mini`, a folder of transformers files, owner/name@commit of "
+        "the Hugging Face hub, or one of codet5-small, codet5-base, codet5p-220m, plbart-base, "
+        "unixcoder-base, codebert-base, graphcodebert-base.",
     ),
 ]
 MethodOption = Annotated[

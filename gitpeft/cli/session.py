@@ -54,6 +54,15 @@ def make_plan(repository: Repository, base: str, method: str, until: str, minute
     return ModelPlan(base=base, method=name, until=until, minutes=minutes, settings=settings)
 
 
+def find_active_base(repository: Repository) -> str:
+    """The embedded base of the active model; "" where it has another one, or there is none."""
+    from gitpeft.bundle import bundle as bundles
+    from gitpeft.bundle.embedded import EMBEDDED_BASES
+
+    active = bundles.open_active_bundle(repository.state_dir)
+    return active.manifest.base if active and active.manifest.base in EMBEDDED_BASES else ""
+
+
 def check_output_path(out: Path | None) -> None:
     """Refuse a page that could not be written before the work that it takes, not after it."""
     if out is None:

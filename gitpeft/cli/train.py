@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def init(
     repo: options.RepoOption = None,
-    base: options.BaseOption = "mini",
+    base: options.BaseOption = "auto",
     method: options.MethodOption = "lora",
     until: options.UntilOption = "HEAD",
     budget: options.BudgetOption = 5.0,
@@ -123,7 +123,7 @@ def mine(
 
 def train(
     repo: options.RepoOption = None,
-    base: options.BaseOption = "mini",
+    base: options.BaseOption = "auto",
     method: options.MethodOption = "lora",
     until: options.UntilOption = "HEAD",
     budget: options.BudgetOption = 5.0,
@@ -153,12 +153,12 @@ def train(
         if from_scratch or repo:
             raise typer.BadParameter("--org goes with neither --from-scratch nor --repo")
         each = [session.open_learnable_repository(one, until) for one in org]
-        _train_together(
-            each, session.make_plan(each[0], base, method, until, budget), asked, as_json, progress
-        )
+        plan = session.make_plan(each[0], base, method, until, budget)
+        _train_together(each, plan, asked, as_json, progress)
         return
     repository = session.open_learnable_repository(repo, until)
-    plan = session.make_plan(repository, base, method, until, budget)
+    kept = session.find_active_base(repository) if base == "auto" else ""
+    plan = session.make_plan(repository, kept or base, method, until, budget)
     done: RunCost | RetrainingResult
     with (
         session.explain_resuming(),

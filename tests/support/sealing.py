@@ -99,6 +99,7 @@ def seal_environment(patch: pytest.MonkeyPatch, home: Path) -> None:
         "PAGER": "cat",
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
+        "GITPEFT_BASE": "mini",  # the small base, whatever memory the machine has
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HOME": str(home / "huggingface"),
