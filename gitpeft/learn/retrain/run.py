@@ -266,6 +266,8 @@ def _select_winners(work: _Retraining, verdicts: Mapping[str, ChallengeVerdict],
     reasons = [skipped, *(f"{task}: {one.reason}" for task, one in verdicts.items())]
     reason = "; ".join(filter(None, reasons))
     winners = frozenset(task for task, one in verdicts.items() if one.won)
+    if not winners and skipped == UP_TO_DATE:
+        reason = skipped  # that an installed risk score stays as it is goes without saying then
     if winners and bundles.read_active_ids(work.repo.state_dir)[0] != work.champion.id:
         return _Decision(frozenset(), "another model was activated during the training")
     if winners and not work.agreed(reason):
