@@ -50,7 +50,7 @@ def train(folder: Path, steps: int, stop: int) -> None:
     settings = TrainingSettings(steps=steps, batch_tokens=400, lr=1e-1, warmup=0.05, clip=1.0)
 
     def kill(progress: TrainingProgress) -> None:
-        if progress.step == stop and progress.valid is not None:
+        if 0 < stop <= progress.step and progress.valid is not None:
             os._exit(0)
 
     with distributed.join_world() as world:
