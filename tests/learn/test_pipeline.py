@@ -139,7 +139,7 @@ def test_the_json_of_a_result_keeps_its_keys(served: tuple[Repo, PipelineResult]
 
 
 def test_the_bundle_holds_the_risk_model_too(served: tuple[Repo, PipelineResult]) -> None:
-    """Short as it is, the prior as corrected by this history can be judged; bundle and outcome say so alike."""
+    """Short as it is, the prior corrected by this history can be judged; bundle and outcome say so alike."""
     repo, outcome = served
     model = load_risk_model(active(repo))
     assert outcome.candidate.risk.as_dict() == json.loads(model.to_json()) and model.needed == MIN_KNOWN_BUGS
