@@ -129,7 +129,7 @@ def ask_untuned(
     """The base as it is, with its default reranker."""
     base = bases.find_base(name)
     with tempfile.TemporaryDirectory() as scratch:
-        ready = base.find_onnx_folder() or export_base(base, examples, Path(scratch))
+        ready = base.prepare_onnx_folder(Path(scratch)) or export_base(base, examples, Path(scratch))
         settings = json.loads((ready / "settings.json").read_text())
         manifest = Manifest(created="", settings=settings, **packing.describe_base(base))
         with trial.open_trial_suggester(manifest, ready, index, {}) as suggester:
