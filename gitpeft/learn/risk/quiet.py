@@ -40,8 +40,8 @@ class QuietZone:
     outside: tuple[float, float, float] | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, as `RiskModel.report` keeps them."""
-        return asdict(self)
+        """Plain values, as `RiskModel.report` keeps them and as they come back from JSON."""
+        return asdict(self) | {"outside": list(self.outside) if self.outside else None}
 
 
 def find_quiet_zone(name: str, tried: RiskTrial) -> QuietZone:

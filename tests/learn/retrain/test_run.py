@@ -162,6 +162,7 @@ def test_only_a_better_challenger_replaces_the_champion(
 ) -> None:
     before = bundles.read_active_ids(state(copied))[0]
     judged(monkeypatch, difference)
+    monkeypatch.setattr(retrain_run, "_challenge_risk_model", lambda *_: None)
     done = run(copied, built, plan={"minutes": 0.02})
     listed = {one.id: one for one in registry.list_model_versions(state(copied))}
     if difference > 0.05:
@@ -329,6 +330,7 @@ def test_train_where_a_model_is_installed(
 ) -> None:
     loosen(monkeypatch)
     judged(monkeypatch, -1.0)
+    monkeypatch.setattr(retrain_run, "_challenge_risk_model", lambda *_: None)
     here = ("train", "--repo", copied.path, "--base", built.out, "--budget", "0.05")
     lost = gitpeft(*here, "--yes", "--json")
     assert lost.code == 0 and lost.err == ""

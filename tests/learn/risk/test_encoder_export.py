@@ -131,7 +131,7 @@ def test_a_teacher_reads_what_it_was_not_taught(
     assert np.isnan(found[:-held]).all() and not np.isnan(found[-held:]).any()
     trial = evaluate_time_split(given, 0.25, teacher)
     assert set(trial.ranked) == {"lines added", "logistic regression", "metrics and words", "tuned encoder",
-                                 "metrics, words and encoder"}  # fmt: skip
+                                 "metrics, words and encoder", "prior", "prior and own history"}  # fmt: skip
     assert ENCODER_FEATURE in trial.parts[0].models["tuned encoder"].features
     assert not any(np.isnan(one.scores).any() for one in trial.ranked.values())
 

@@ -13,7 +13,15 @@ from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.risk import classifiers, labelled_history, prequential, selection
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
-from gitpeft.risk.model import LINES_ADDED, LOGISTIC_REGRESSION, NO_MODEL, PRIOR, RiskModel, scale_features
+from gitpeft.risk.model import (
+    LINES_ADDED,
+    LOGISTIC_REGRESSION,
+    NO_MODEL,
+    PRIOR,
+    PRIOR_AND_OWN,
+    RiskModel,
+    scale_features,
+)
 from tests.support.gitrepo import EPOCH
 from tests.support.risk_tuning import evaluate_time_split
 from tests.support.riskhistory import Found, history
@@ -22,11 +30,13 @@ from tests.support.riskhistory import Found, history
 def test_a_regression_wins_where_there_is_more_than_size() -> None:
     measured, found = history(800, 1, 0.9)
     model = selection.train_risk_model(measured, found, measured[-1].change.time)
-    assert model.kind == LOGISTIC_REGRESSION and model.why == "" and model.known > 100
+    assert model.kind == PRIOR_AND_OWN and model.why == "" and model.known > 100
     weights = dict(zip(model.features, model.weights, strict=True))
-    assert weights["nuc"] == max(weights.values()) and "fix" not in weights
+    assert weights["rank:nuc"] == max(weights.values()) and "rank:fix" not in weights
     test = model.report["test"]
-    assert test[LOGISTIC_REGRESSION]["auc"][0] > 0.85 > test[LINES_ADDED]["auc"][0] + 0.1
+    for learnt in (PRIOR_AND_OWN, LOGISTIC_REGRESSION):
+        assert test[learnt]["auc"][0] > 0.85 > test[LINES_ADDED]["auc"][0] + 0.1
+    assert test[PRIOR]["auc"][0] < 0.7, "what other histories teach does not hold here"
 
 
 def test_lines_added_stay_where_nothing_beats_them() -> None:
