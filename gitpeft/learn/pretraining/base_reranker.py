@@ -97,7 +97,7 @@ def fit_on_histories(
 @dataclass(frozen=True, slots=True)
 class HistoryAsker:
     """Asks a base about commits of the clones in `corpus`, but for those whose ids (12 digits) it has learnt
-    from. Answers and exported files are kept in `work`."""
+    from. Answers and exported files are kept in a folder of `work` for this base and adapter."""
 
     base: bases.BaseModel
     rules: RerankerRules
@@ -105,12 +105,17 @@ class HistoryAsker:
     learnt: frozenset[str]
     work: Path
 
+    @property
+    def folder(self) -> Path:
+        """Where the answers are: those of an adapter say nothing of one that was trained further."""
+        return self.work / f"asked-{self.base.digest[:12]}"
+
     def ask_once(self, name: str, tip: str) -> list[ExampleCandidates]:
         """The candidates for OWNER/NAME, from the work folder where they are there.
 
         GitpeftError where the clone is missing.
         """
-        path = self.work / "asked" / f"{name.replace('/', '+')}.json"
+        path = self.folder / f"{name.replace('/', '+')}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             clone = commit_pairs.open_clone(self.corpus, name)
@@ -130,11 +135,13 @@ class HistoryAsker:
             return trial.collect_candidates(suggester, chosen, since=newest)
 
     def _export_once(self, examples: Sequence[Example]) -> Path:
-        """The ONNX files of the base with its adapter; the newest examples show that they are right."""
-        folder = self.work / "exported"
+        """The ONNX files of base and adapter; where torch makes them, the newest examples test them."""
+        folder = self.folder / "onnx"
         if (folder / "settings.json").is_file():
             return folder
         folder.mkdir(parents=True, exist_ok=True)
+        if ready := self.base.prepare_onnx_folder(folder):
+            return ready
         pairs = [finetune.encode_example_for_base(self.base, one) for one in examples[-_PARITY_EXAMPLES:]]
         asked, wrapping = [(source, target[:-1]) for source, target in pairs], self.base.find_wrapping_ids()
         exported = parity.export_model(

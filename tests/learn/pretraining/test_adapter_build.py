@@ -130,9 +130,11 @@ def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path
     after = load_file(tmp_path / "work" / "run" / "state.safetensors")
     assert all(torch.equal(before[name], one) for name, one in after.items())
     report = json.loads((out / "onnx" / "reranker.json").read_text())
-    asked = json.loads((tmp_path / "work" / "asked" / "b+held.json").read_text())
+    [answers] = (tmp_path / "work").glob("asked-*")
+    assert answers.name == f"asked-{bases.find_base(str(out)).digest[:12]}", "they are those of this adapter"
+    asked = json.loads((answers / "b+held.json").read_text())
     assert report["commits"]["b/held"] == len(asked) == 4
-    unseen = json.loads((tmp_path / "work" / "asked" / "a+first.json").read_text())
+    unseen = json.loads((answers / "a+first.json").read_text())
     assert not {one["sha"] for one in unseen} & set(learnt)
     fitted = bases.find_base(str(out)).load_reranker()
     assert len(fitted.weights) == len(fitted.value_weights) > 0 and fitted.threshold is not None

@@ -22,6 +22,19 @@ from tests.support.tuning import disturb
 LORA = methods.make_method("lora", {"rank": 4, "lr": 1e-9})
 
 
+def count_rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets the number of examples each time that some are rendered."""
+    seen: list[int] = []
+    whole = finetune.render_examples
+
+    def render(some: Any, base: BaseModel) -> Any:
+        seen.append(len(some))
+        return whole(some, base)
+
+    monkeypatch.setattr(finetune, "render_examples", render)
+    return seen
+
+
 def nobody(_step: str, _done: float, _detail: str) -> None:
     """Hears nothing."""
 
@@ -108,14 +121,7 @@ def test_a_training_sees_as_many_of_the_newest_as_its_minutes_allow(
     tmp_path.mkdir()
     assert finetune.fit_into_minutes(model, train, job, tmp_path) == 8, "at least one batch"
     assert json.loads((tmp_path / "examples.json").read_text()) == 8
-    seen: list[int] = []
-    whole = finetune.render_examples
-
-    def render(some: Any, base: BaseModel) -> Any:
-        seen.append(len(some))
-        return whole(some, base)
-
-    monkeypatch.setattr(finetune, "render_examples", render)
+    seen = count_rendered(monkeypatch)
     finetune.tune_base(job, data(), tmp_path, nobody)
     assert seen == [20, 5, 8], "the pool, the validation part, and what fits"
 
@@ -136,14 +142,7 @@ def test_a_base_of_our_own_sees_the_newest_of_a_long_history(
     own = bases.find_base(str(tmp_path / "base"))
     monkeypatch.setattr(finetune, "find_run_sizes", lambda _: finetune.RunSizes(4, 4, checked=5, checks=1))
     monkeypatch.setattr(finetune, "LONG_HISTORY", 10)
-    seen: list[int] = []
-    whole = finetune.render_examples
-
-    def render(some: Any, base: BaseModel) -> Any:
-        seen.append(len(some))
-        return whole(some, base)
-
-    monkeypatch.setattr(finetune, "render_examples", render)
+    seen = count_rendered(monkeypatch)
     for pace, fitting in ((1.0, 12), (0.01, 20)):
         monkeypatch.setattr(loop, "measure_pace", lambda *_, pace=pace: pace)
         job = TrainingJob(own, LORA, minutes=0.25)
