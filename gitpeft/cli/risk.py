@@ -43,7 +43,7 @@ def risk(
         float | None,
         typer.Option(
             "--quiet-below", min=0, max=100, metavar="PERCENTILE",
-            help="Call changes below this percentile quiet, never more than held on later commits.",
+            help="Call changes below this percentile quiet; it only lowers the limit that held later on.",
         ),
     ] = None,
     repo: options.RepoOption = None,
@@ -51,7 +51,8 @@ def risk(
     """Explain what makes a change risky.
 
     The percentile is the change's place among the recent commits of this repository. By default the riskiest
-    tenth is flagged (`git config gitpeft.riskBudget`). The report never names a person.
+    tenth is flagged (`git config gitpeft.riskBudget`). The report never names a person. What was looked at
+    can be dismissed: see `gitpeft risk dismiss --help`.
     """
     options.check_one_source(rev, staged, stdin, all_)
     if as_json and format_ not in ("text", "json"):

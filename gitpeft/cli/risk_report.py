@@ -13,6 +13,8 @@ from gitpeft.terminal import replace_unprintable
 SUBJECT_WIDTH = 50
 """Characters of a commit's subject beside its id."""
 
+DISMISS_HINT = "Looked at it? gitpeft risk dismiss PATH --why TEXT"
+
 
 @dataclass(slots=True)
 class PercentileLimit:
@@ -23,9 +25,9 @@ class PercentileLimit:
     reasons: list[str] = field(default_factory=list)
 
     def check(self, report: RiskReport) -> None:
-        """Count a report; a merge or an empty change needs no score."""
+        """Count a report; a merge or an empty change needs no score, and what is dismissed is not above."""
         if report.percentile is not None:
-            self.above += self.limit is not None and report.percentile > self.limit
+            self.above += self.limit is not None and report.percentile > self.limit and not report.dismissed
         elif report.why not in NOTHING_TO_ASSESS:
             self.reasons.append(report.why)
 
@@ -79,15 +81,23 @@ class _TextPrinter(RiskPrinter):
     def __init__(self, repository: Repository, explain: bool) -> None:
         self.repository, self.explain = repository, explain
         self.doubts: list[str] = []
+        self.problems: list[str] = []
+        self.flagged = False
 
     def show(self, report: RiskReport) -> None:
         lines = formats.format_report_lines(report, self.explain, self._format_name(report))
         print("\n".join(lines), flush=True)
         self.doubts += formats.format_doubts([report])
+        self.problems += report.problems
+        self.flagged |= report.flagged
 
     def finish(self, limit: PercentileLimit) -> None:
         for doubt in dict.fromkeys(self.doubts):
             print(doubt)
+        for problem in dict.fromkeys(self.problems):
+            print(replace_unprintable(problem))
+        if self.flagged:
+            print(DISMISS_HINT)
         for reason in limit.list_reasons():
             print(f"No risk score: {replace_unprintable(reason)}")
 
@@ -115,14 +125,20 @@ class _JsonPrinter(RiskPrinter):
 class _GithubPrinter(RiskPrinter):
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
+        self.problems: list[str] = []
 
     def show(self, report: RiskReport) -> None:
+        self.problems += report.problems
         if report.flagged:
             print(formats.format_github_warning(report), flush=True)
+        elif report.suppressed:
+            print(formats.format_github_dismissed(report), flush=True)
         elif report.quiet and self.quiet:
             print(formats.format_github_quiet(report), flush=True)
 
     def finish(self, limit: PercentileLimit) -> None:
+        for problem in dict.fromkeys(self.problems):
+            print(formats.format_github_notice(problem))
         for reason in limit.list_reasons():
             applied = "" if limit.limit is None else "; --fail-above was not applied"
             print(formats.format_github_notice(f"no risk score: {reason}{applied}"))
@@ -137,5 +153,6 @@ class _SarifPrinter(RiskPrinter):
         self.reports.append(report)
 
     def finish(self, limit: PercentileLimit) -> None:
-        notes = sorted({report.why for report in self.reports if report.why})
+        reasons = {report.why for report in self.reports if report.why}
+        notes = sorted(reasons.union(*(report.problems for report in self.reports)))
         print(formats.format_sarif(self.reports, notes, quiet=self.quiet))

@@ -15,15 +15,17 @@ from gitpeft.diff.patch import FileChange, quote_path
 from gitpeft.git.log import SkippedCommit
 from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository, names_one_commit
-from gitpeft.history.context import MeasuredChange
+from gitpeft.history.context import MeasuredChange, StoredContext
 from gitpeft.history.store import History
-from gitpeft.lazy import field, lazy_dataclass
+from gitpeft.lazy import field, lazy_dataclass, replace_fields
 from gitpeft.risk import line_attribution
 from gitpeft.risk import model as risk_model
 from gitpeft.risk.change_metrics import ChangeMetrics, compute_change_metrics
 from gitpeft.risk.model import RiskModel, load_risk_model
 
 if TYPE_CHECKING:
+    from gitpeft.risk.dismissal_cover import Cover
+    from gitpeft.risk.dismissals import Dismissal, DismissalFile
     from gitpeft.risk.encoder import OnnxRiskEncoder, RiskEncoder
     from gitpeft.risk.evidence import Evidence
 
@@ -45,7 +47,9 @@ class RiskReport:
     `probability` the calibrated probability that a later fix corrects the change; both are None without a
     usable model, and the probability also without later commits to calibrate it on. `parts` is what each
     feature adds to the score (see `RiskModel.explain_score`), `beside` the features that are not metrics.
-    `quiet` is None where the model cannot tell.
+    `quiet` is None where the model cannot tell. `dismissals` are those that count for this change; where they
+    cover all of it, it is `dismissed` and not flagged, and `suppressed` if it would have been. `notes` are
+    sentences on dismissals that ended or are invalid.
     """
 
     rev: str
@@ -61,6 +65,11 @@ class RiskReport:
     parts: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     beside: dict[str, float] = field(default_factory=dict, repr=False)
     quiet: bool | None = None
+    dismissals: "tuple[Dismissal, ...]" = ()
+    dismissed: bool = False
+    suppressed: bool = False
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """The report as one JSON object."""
@@ -73,8 +82,18 @@ class RiskReport:
             "files": list(map(quote_path, self.files)),
             "model": self.model,
             **({"quiet": self.quiet} if self.quiet is not None else {}),
+            **self._describe_dismissals(),
             **({"why": self.why} if self.why else {}),
         }
+
+    def _describe_dismissals(self) -> dict[str, object]:
+        """What dismissals change in the report; nothing where there are none."""
+        said = {"notes": self.notes, "problems": self.problems}
+        found: dict[str, object] = {key: list(texts) for key, texts in said.items() if texts}
+        if self.dismissals:
+            found |= {"dismissed": self.dismissed, "suppressed": self.suppressed}
+            found["dismissals"] = [one.as_dict() for one in self.dismissals]
+        return found
 
     def as_explained_dict(self) -> dict[str, object]:
         """The same with all features, and what each adds to the score."""
@@ -116,6 +135,7 @@ class RiskAssessor:
         self.history, self.repository, self.model = history, repository, model
         self.budget, self.brief, self.encoder = budget, brief, encoder
         self.quiet_below = quiet_below
+        self._dismissals: DismissalFile | None = None
 
     def assess_staged(self) -> RiskReport:
         """Assess the staged change, with the author and the committer's time that git would record now.
@@ -162,34 +182,63 @@ class RiskAssessor:
         paths = tuple(file.path for file in change.files)
         if not change.counted_files:
             return RiskReport(rev, why=ONLY_GENERATED, files=paths)
-        model, facts = self.model, list["Evidence"]()
+        model, facts, cover = self.model, list["Evidence"](), None
         with self.history.context_before(self.repository, parent, keep=True) as context:
             metrics = compute_change_metrics(context, change)
             text = line_attribution.extract_text_features(model, files, metrics, self.encoder)
             score = model.compute_score(metrics, text.beside) if model.is_usable else None
-            flagged = score is not None and model.should_flag(score, self.budget)
-            if flagged or not self.brief:
+            high = score is not None and model.should_flag(score, self.budget)
+            if high or not self.brief:
                 from gitpeft.risk import evidence
 
                 exists = partial(self._file_exists, parent)
                 facts = evidence.gather_evidence(context, change, files, metrics, model, exists, text.lines)
-        if score is None:
-            return RiskReport(rev, model.why, evidence=tuple(facts), files=paths, metrics=metrics)
-        return RiskReport(
-            rev,
-            model=model.kind,
-            score=score,
-            why=model.why,
-            probability=model.predict_probability(score) if model.is_checked else None,
-            percentile=(place := model.percentile_of_score(score)),
-            flagged=flagged,
-            quiet=(quiet := self._is_quiet(place)),
-            evidence=(*([_describe_quiet(model)] if quiet else []), *facts),
-            files=paths,
-            metrics=metrics,
-            parts=tuple(model.explain_score(metrics, text.beside)),
-            beside=text.beside,
+                cover = self._find_cover(context, change)
+        report = RiskReport(rev, model.why, evidence=tuple(facts), files=paths, metrics=metrics)
+        if score is not None:
+            place = model.percentile_of_score(score)
+            quiet = self._is_quiet(place)
+            report = replace_fields(
+                report,
+                model=model.kind,
+                score=score,
+                probability=model.predict_probability(score) if model.is_checked else None,
+                percentile=place,
+                flagged=high,
+                quiet=quiet,
+                evidence=(*([_describe_quiet(model)] if quiet else []), *facts),
+                parts=tuple(model.explain_score(metrics, text.beside)),
+                beside=text.beside,
+            )
+        return report if cover is None else self._apply_cover(report, cover)
+
+    def _find_cover(self, context: StoredContext, change: MeasuredChange) -> "Cover":
+        from gitpeft.risk.dismissal_cover import find_cover
+
+        return find_cover(self._load_dismissals().entries, context, change)
+
+    def _load_dismissals(self) -> "DismissalFile":
+        if self._dismissals is None:
+            from gitpeft.risk.dismissals import load_dismissals
+
+            self._dismissals = load_dismissals(self.repository, self.repository.read_commit_time())
+        return self._dismissals
+
+    def _apply_cover(self, report: RiskReport, cover: "Cover") -> RiskReport:
+        """The report with the dismissals that count; of one dismissed in part, without those facts."""
+        from gitpeft.risk.dismissal_cover import describe_end, is_dismissed_fact
+
+        report = replace_fields(
+            report,
+            dismissals=cover.dismissals,
+            dismissed=cover.complete,
+            notes=tuple(describe_end(*one) for one in cover.ended),
+            problems=self._load_dismissals().problems,
         )
+        if cover.complete:
+            return replace_fields(report, flagged=False, suppressed=report.flagged)
+        kept = tuple(one for one in report.evidence if not is_dismissed_fact(one, cover.dismissals))
+        return replace_fields(report, evidence=kept)
 
     def _is_quiet(self, percentile: float) -> bool | None:
         """Whether a change is among the quiet ones; None where the model cannot tell."""

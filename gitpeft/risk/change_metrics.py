@@ -61,7 +61,8 @@ class ChangeMetrics:
     (last 90 days), `functions` touched, `new` files, and `tests`, the share of the changed lines in tests.
 
     The metrics that begin with `code_` count files with code of the product alone (`is_code_file`): lines
-    added and removed, files, their lines before the change, new files.
+    added and removed, files, their lines before the change, new files. `real_added` and `real_removed` leave
+    out blank lines, comments and moved lines of code (see `risk.real_lines`).
     """
 
     ns: int = 0
@@ -88,6 +89,8 @@ class ChangeMetrics:
     code_files: int = 0
     code_lines: int = 0
     code_new: int = 0
+    real_added: float = 0.0
+    real_removed: float = 0.0
 
 
 METRIC_NAMES = field_names(ChangeMetrics)
@@ -117,6 +120,8 @@ METRIC_LABELS = {
     "code_files": "code files changed",
     "code_lines": "lines in the code files before",
     "code_new": "new code files",
+    "real_added": "lines of code added, without comments",
+    "real_removed": "lines of code removed, without comments",
 }
 """What people call each metric."""
 
@@ -150,11 +155,13 @@ def compute_change_metrics(context: HistoryContext, change: MeasuredChange) -> C
         functions=sum(len(file.functions) for file in files),
         new=sum(file.status == "A" for file in files),
         tests=tested / max(1, sum(sizes)),
-        code_added=sum(file.added for file in code),
-        code_removed=sum(file.removed for file in code),
+        code_added=(added := sum(file.added for file in code)),
+        code_removed=(removed := sum(file.removed for file in code)),
         code_files=len(code),
         code_lines=sum(file.lines for file in code),
         code_new=sum(file.status == "A" for file in code),
+        real_added=added * change.real_shares[0],
+        real_removed=removed * change.real_shares[1],
     )
 
 

@@ -21,6 +21,7 @@ FEATURE_LABELS = METRIC_LABELS | {
 }
 """What the features of a risk model are called for people."""
 
+_SARIF_PASSED = {"kind": "pass", "level": "none"}
 _SARIF_LINK_CHARS = lazy_pattern(r"[\\\[\]]")
 
 
@@ -41,9 +42,20 @@ def _is_nothing_staged(report: RiskReport) -> bool:
 
 def format_report_lines(report: RiskReport, explain: bool = False, name: str = "") -> list[str]:
     """The lines for a terminal; with `explain`, also the probability and the effect of each feature."""
-    lines = [format_headline(report, name) + ("  [flagged]" if report.flagged else "")]
-    lines += [f"  {replace_unprintable(one.text)}" for one in report.evidence]
+    mark = "  [flagged]" if report.flagged else "  [dismissed]" if report.dismissed else ""
+    lines = [format_headline(report, name) + mark]
+    lines += [f"  {replace_unprintable(text)}" for text in list_facts(report)]
     return lines + (_explain_score(report) if explain and report.metrics else [])
+
+
+def list_facts(report: RiskReport) -> list[str]:
+    """The evidence of a report, and what is dismissed of it, a sentence each."""
+    facts = [one.text for one in report.evidence]
+    if report.dismissals:
+        from gitpeft.risk.dismissal_cover import describe_dismissal
+
+        facts += map(describe_dismissal, report.dismissals)
+    return [*facts, *report.notes]
 
 
 def _explain_score(report: RiskReport) -> list[str]:
@@ -53,6 +65,8 @@ def _explain_score(report: RiskReport) -> list[str]:
     known = report.probability is not None
     lines = [f"  estimated bug probability: {report.probability:.0%}"] if known else []
     lines.append("  effect of each metric on the score (log-odds), against a typical commit:")
+    if any(key.startswith(RANK_PREFIX) for key, _ in report.parts):
+        lines.append("  (metrics count by their place among the recent commits of this repository)")
     for key, part in report.parts:
         metric = key.removeprefix(RANK_PREFIX)
         label = FEATURE_LABELS.get(metric, metric)
@@ -74,6 +88,7 @@ def format_json_line(report: RiskReport, explain: bool = False) -> str:
 def format_sarif(reports: Iterable[RiskReport], notes: Sequence[str] = (), *, quiet: bool = False) -> str:
     """A SARIF 2.1.0 log with a warning for each flagged change; `notes` are about the run as a whole.
 
+    What would be flagged, had it not been dismissed, is a warning with its suppressions.
     With `quiet`, quiet changes are in it as results that passed.
     """
     driver = {
@@ -93,7 +108,11 @@ def format_sarif(reports: Iterable[RiskReport], notes: Sequence[str] = (), *, qu
     notifications = [{"level": "note", "message": {"text": note}} for note in notes]
     run = {
         "tool": {"driver": driver},
-        "results": [_build_sarif_result(one) for one in reports if one.flagged or (quiet and one.quiet)],
+        "results": [
+            _build_sarif_result(one)
+            for one in reports
+            if one.flagged or one.suppressed or (quiet and one.quiet)
+        ],
         "invocations": [{"executionSuccessful": True, "toolExecutionNotifications": notifications}],
         "columnKind": "unicodeCodePoints",
     }
@@ -107,7 +126,8 @@ def _build_sarif_result(report: RiskReport) -> dict[str, object]:
     return {
         "ruleId": SARIF_RULE_ID,
         "ruleIndex": 0,
-        **({"level": "warning"} if report.flagged else {"kind": "pass", "level": "none"}),
+        **({"level": "warning"} if report.flagged or report.suppressed else _SARIF_PASSED),
+        **({"suppressions": _build_suppressions(report)} if report.suppressed else {}),
         "message": {"text": message},
         "locations": [
             {"physicalLocation": {"artifactLocation": {"uri": quote(encode_exactly(path))}}}
@@ -119,8 +139,21 @@ def _build_sarif_result(report: RiskReport) -> dict[str, object]:
     }
 
 
+def _build_suppressions(report: RiskReport) -> list[dict[str, object]]:
+    """Why a result is not shown: somebody looked at it and dismissed it, outside the source code."""
+    return [
+        {
+            "kind": "external",
+            "status": "accepted",
+            "justification": one.why,
+            "properties": {key: value for key, value in one.as_dict().items() if key != "why"},
+        }
+        for one in report.dismissals
+    ]
+
+
 def _format_message(report: RiskReport) -> str:
-    facts = [one.text for one in report.evidence]
+    facts = list_facts(report)
     return "\n".join([format_headline(report), *map(replace_unprintable, facts), *format_doubts([report])])
 
 
@@ -142,6 +175,12 @@ def format_github_warning(report: RiskReport) -> str:
 def format_github_quiet(report: RiskReport) -> str:
     """A workflow command that GitHub shows as a notice for a quiet change."""
     return f"::notice title=gitpeft: nothing unusual::{_escape_github_message(_format_message(report))}"
+
+
+def format_github_dismissed(report: RiskReport) -> str:
+    """A workflow command that GitHub shows as a notice for a change that would be flagged."""
+    title = _escape_github_property("gitpeft: a risky change, dismissed")
+    return f"::notice title={title}::{_escape_github_message(_format_message(report))}"
 
 
 def format_github_notice(text: str) -> str:

@@ -26,13 +26,29 @@ ChangedLine = tuple[str, str]
 
 @lazy_dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """The features of a change that are not metrics, and the added lines with their shares of the score.
+    """The features of a change that are not metrics, and what its lines add to the score.
 
-    The lines are ordered by share, largest first.
+    `change` is the compact text, `words` the weights of words and `weight` that of their feature, `read` what
+    each line adds by the encoder.
     """
 
     beside: dict[str, float] = field(default_factory=dict)
-    lines: tuple[tuple[ChangedLine, float], ...] = ()
+    change: str = ""
+    words: tuple[float, ...] = ()
+    weight: float = 0.0
+    read: tuple[tuple[ChangedLine, float], ...] = ()
+
+    @property
+    def lines(self) -> tuple[tuple[ChangedLine, float], ...]:
+        """The added lines with their shares of the score, largest first; computed when it is asked for."""
+        shares: dict[ChangedLine, float] = defaultdict(float)
+        if self.words:
+            for line, share in attribute_words_to_lines(self.change, self.words).items():
+                shares[line] += self.weight * share
+        for line, share in self.read:
+            shares[line] += share
+        added = [one for one in shares.items() if one[0][1].startswith("+")]
+        return tuple(sorted(added, key=lambda one: (-one[1], one[0])))
 
 
 def extract_text_features(
@@ -50,20 +66,17 @@ def extract_features_from_text(
     """The same for the compact text of a change."""
     beside: dict[str, float] = {}
     weights = dict(zip(model.features, model.weights, strict=True))
-    shares: dict[ChangedLine, float] = defaultdict(float)
-    if WORDS_FEATURE in weights:
-        beside[WORDS_FEATURE] = bag_of_words.score_words(change, model.words)
-        for line, share in attribute_words_to_lines(change, model.words).items():
-            shares[line] += weights[WORDS_FEATURE] * share
+    read: tuple[tuple[ChangedLine, float], ...] = ()
+    words = model.words if WORDS_FEATURE in weights else ()
+    if words:
+        beside[WORDS_FEATURE] = bag_of_words.score_words(change, words)
     if ENCODER_FEATURE in weights:
         if encoder is None:
             raise GitpeftError("the risk model's encoder is missing", "Run `gitpeft init` to build it again.")
         found = encoder.score_change(change, metrics)
         beside[ENCODER_FEATURE] = found.logit
-        for path, text, share in found.lines:
-            shares[path, text] += weights[ENCODER_FEATURE] * share
-    added = [one for one in shares.items() if one[0][1].startswith("+")]
-    return TextFeatures(beside, tuple(sorted(added, key=lambda one: (-one[1], one[0]))))
+        read = tuple(((path, text), weights[ENCODER_FEATURE] * share) for path, text, share in found.lines)
+    return TextFeatures(beside, change, words, weights.get(WORDS_FEATURE, 0.0), read)
 
 
 def attribute_words_to_lines(change: str, weights: Sequence[float]) -> Mapping[ChangedLine, float]:

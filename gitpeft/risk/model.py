@@ -24,6 +24,7 @@ from gitpeft.history.paths import mask_names
 from gitpeft.lazy import field, field_names, lazy_dataclass
 from gitpeft.risk import bag_of_words
 from gitpeft.risk.change_metrics import KAMEI_METRICS, METRIC_NAMES, ChangeMetrics
+from gitpeft.risk.real_lines import measure_real_shares
 
 RISK_FEATURES = tuple(name for name in KAMEI_METRICS if name != "fix")
 """The metrics that a model uses: all but `fix`, since a change has no message yet when it is assessed."""
@@ -170,7 +171,7 @@ class RiskModel:
             *(x for point in self.curve for x in point),
             *(x for row in self.ranks.values() for x in row),
         )
-        if not all(math.isfinite(number) for number in numbers):
+        if not all(map(math.isfinite, numbers)):
             raise ValueError("a number is not finite")
 
     def to_json(self) -> str:
@@ -307,7 +308,8 @@ def read_staged_change(
     """
     files = parse_patch(repository.read_staged_patch())
     head, counts = read_head_and_line_counts(repository, _list_old_blobs(files, "HEAD"))
-    return files, MeasuredChange(_build_touched_files(files, "HEAD", counts), author, now), head
+    touched = _build_touched_files(files, "HEAD", counts)
+    return files, MeasuredChange(touched, author, now, real_shares=measure_real_shares(files)), head
 
 
 def build_measured_change(
@@ -320,7 +322,8 @@ def build_measured_change(
 ) -> MeasuredChange:
     """Build what the metrics need of a change on top of the commit `parent` ("" for the first commit)."""
     counts = read_line_counts(repository, _list_old_blobs(files, parent))
-    return MeasuredChange(_build_touched_files(files, parent, counts), author, when, fix)
+    touched = _build_touched_files(files, parent, counts)
+    return MeasuredChange(touched, author, when, fix, measure_real_shares(files))
 
 
 def _build_touched_files(

@@ -63,12 +63,9 @@ def check_staged_risk(repository: Repository, config: Config) -> PrecommitVerdic
         report = assess_staged_change(repository, config, model, encoder)
     if not report.flagged:
         return PrecommitVerdict()
-    from gitpeft.risk.formats import format_headline  # most commits get no further
+    from gitpeft.risk.formats import format_headline, list_facts  # most commits get no further
 
-    lines = [
-        f"{format_headline(report)}:",
-        *(f"  {one.text}" for one in report.evidence),
-    ]
+    lines = [f"{format_headline(report)}:", *(f"  {text}" for text in list_facts(report)), *report.problems]
     stops = config.risk == "block"
     if config.risk_comments and not stops:
         _save_risk_lines(repository, lines)

@@ -12,28 +12,31 @@ stopped: the older 90 % of the newest 3,000 commits, only numbers.
 import argparse
 import json
 import os
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gitpeft.git.repository import Repository
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from gitpeft.history.store import History
 from gitpeft.learn import logistic
 from gitpeft.learn.evaluation.ranking_metrics import roc_auc
 from gitpeft.learn.risk import prior
-from gitpeft.learn.risk.labelled_history import label_commits, read_labelled_history
+from gitpeft.learn.risk.labelled_history import LabelledHistory, label_commits, read_labelled_history
 from gitpeft.risk.bag_of_words import BUCKET_COUNT, hash_words
 from gitpeft.risk.change_metrics import METRIC_NAMES
 from gitpeft.risk.model import PRIOR, RANK_PREFIX, RISK_FEATURES, WORDS_FEATURE, RiskModel
+from tests.bench.histories import open_newest
 
 Array = NDArray[np.float64]
 
+IDENTITY = dict.fromkeys(
+    ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"), "bench@example.org"
+)
 CAP = 3000
 MIN_BUGS = 10
 WINDOW, BLOCK = 1000, 50
@@ -41,7 +44,7 @@ RIDGE, WORDS_RIDGE, WORDS_STEPS = 30.0, 30.0, 60
 CODE_FEATURES = (
     *RISK_FEATURES,
     *("fixes", "recent", "functions", "new", "tests"),
-    *("code_added", "code_removed", "code_files", "code_lines", "code_new"),
+    *("code_added", "code_removed", "code_files", "code_lines", "code_new", "real_added", "real_removed"),
 )
 """What the second of the two regressions reads; the first reads `RISK_FEATURES`."""
 
@@ -58,48 +61,47 @@ class Examples:
     words: NDArray[np.int64]
     counts: NDArray[np.int64]
 
+    def as_arrays(self) -> dict[str, Array]:
+        """Its arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
 
 def collect(folder: Path, name: str, history: Path) -> None:
     target = folder / f"{name}.npz"
-    if target.exists():
+    if target.exists() or (found := read_history(history)) is None:
         return
-    with _open_limited_clone(history) as (repository, tip), History.open(repository.state_dir) as store:
+    examples = make_examples(found[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_arrays(target, examples.as_arrays())
+    labelled, bugs = int((~np.isnan(examples.truth)).sum()), int(np.nansum(examples.truth))
+    print(f"{name}: {labelled} labelled commits, {bugs} fixed later", flush=True)
+
+
+def save_arrays(target: Path, arrays: Mapping[str, Array]) -> None:
+    np.savez_compressed(target, allow_pickle=False, **arrays)
+
+
+def read_history(history: Path) -> tuple[LabelledHistory, dict[str, str]] | None:
+    """The labelled commits, and their changes as they are stored; None where there is none to learn from."""
+    with open_newest(history, CAP) as (repository, shas), History.open(repository.state_dir) as store:
+        tip = shas[len(shas) // 10]  # the commit before the newest tenth
         store.mine_commits(repository, tip)
         known = read_labelled_history(store, repository, tip)
-    if known is None:
-        return
+        texts = {one.sha: one.change for one in store.load_records(repository, tip)}
+    return None if known is None else (known, texts)
+
+
+def make_examples(known: LabelledHistory) -> Examples:
     labelled = label_commits(known.measured, known.found, known.now)
     truth = dict(zip(labelled.shas, labelled.truth, strict=True))
     buckets = [sorted(hash_words(known.texts.get(one.sha, ""))) for one in known.measured]
     rows = [[float(getattr(one.metrics, name)) for name in METRIC_NAMES] for one in known.measured]
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        target,
+    return Examples(
         metrics=np.array(rows),
         truth=np.array([truth.get(one.sha, np.nan) for one in known.measured]),
         words=np.array([i for found in buckets for i in found], dtype=np.int64),
         counts=np.array(list(map(len, buckets)), dtype=np.int64),
     )
-    print(f"{name}: {len(labelled)} labelled commits, {int(labelled.truth.sum())} fixed later", flush=True)
-
-
-@contextmanager
-def _open_limited_clone(history: Path) -> Iterator[tuple[Repository, str]]:
-    """A shallow clone of the newest `CAP` commits, and the commit before its newest tenth."""
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch) / "clone"
-        _git(history.parent, "clone", "-q", "--bare", "--shared", str(history.resolve()), str(place))
-        listed = _git(place, "rev-list", "--date-order", "--parents", "HEAD").splitlines()[:CAP]
-        rows = [line.split() for line in listed]
-        inside = {row[0] for row in rows}
-        edge = [row[0] for row in rows if not inside.issuperset(row[1:])]
-        (place / "shallow").write_text("".join(f"{sha}\n" for sha in edge))
-        yield Repository.open(place), rows[len(rows) // 10][0]
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout
 
 
 # --- the model ----------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ def fit_prior(histories: Mapping[str, Examples]) -> RiskModel:
     weights = np.zeros(len(CODE_FEATURES) + 1)
     for features in (RISK_FEATURES, CODE_FEATURES):
         columns = [CODE_FEATURES.index(name) for name in features]
-        part = _fit_regression(x[:, columns], y)
+        part = fit_regression(x[:, columns], y)
         weights[columns] += part / (x[:, columns] @ part).std()
     said = words.score(word_weights)
     weights[-1] = 1 / said.std()
@@ -165,12 +167,12 @@ def rank_commits(one: Examples, usual: Array) -> Array:
         before, block = values[max(0, start - WINDOW) : start], values[start : start + BLOCK]
         share = len(before) / (len(before) + prior.PRIOR_COMMITS)
         for j in range(len(columns)):
-            own = _rank(np.sort(before[:, j]), block[:, j]) if len(before) else 0.0
-            found[start : start + BLOCK, j] = share * own + (1 - share) * _rank(usual[:, j], block[:, j])
+            own = rank_among(np.sort(before[:, j]), block[:, j]) if len(before) else 0.0
+            found[start : start + BLOCK, j] = share * own + (1 - share) * rank_among(usual[:, j], block[:, j])
     return found
 
 
-def _rank(ordered: Array, values: Array) -> Array:
+def rank_among(ordered: Array, values: Array) -> Array:
     places = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
     return np.asarray(places / (2 * len(ordered)), dtype=np.float64)
 
@@ -180,7 +182,7 @@ def _sum_by(place: NDArray[np.int64], values: Array, count: int) -> Array:
     return np.asarray(np.bincount(place, values, count), dtype=np.float64)
 
 
-def _fit_regression(x: Array, y: Array) -> Array:
+def fit_regression(x: Array, y: Array) -> Array:
     spread = x.std(0) + logistic.SPREAD
     penalty = np.full(x.shape[1], RIDGE)
     weights, _ = logistic.fit_logistic_newton((x - x.mean(0)) / spread, y, penalty)
@@ -285,8 +287,7 @@ def main() -> None:
     one.add_argument("folder", type=Path)
     one.add_argument("out", type=Path)
     options = parser.parse_args()
-    who = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
-    os.environ.update(dict.fromkeys(who, "bench@example.org"))
+    os.environ.update(IDENTITY)
     if options.kind == "collect":
         for given in options.histories:
             collect(options.folder, *_split(given))

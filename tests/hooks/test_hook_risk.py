@@ -113,6 +113,39 @@ def test_h7_the_budget_is_a_setting(hooked: Hooked) -> None:
         assert bool(flagged(hooked.call_stage())) is expected, budget
 
 
+def dismiss(repo: Repo, text: str = "") -> None:
+    """A committed file that dismisses `core.py` for a year, or one with this text."""
+    text = text or '[[dismissed]]\npath = "src/core.py"\nwhy = "reviewed"\n'
+    today = time.strftime("%Y-%m-%d", time.gmtime(repo.clock))
+    repo.write(".gitpeft-dismissed.toml", text + f"since = {today}\nuntil = 2024-10-01\n")
+
+
+@pytest.mark.parametrize("risk", ["warn", "block"])
+def test_what_was_dismissed_is_neither_said_nor_stopped(hooked: Hooked, risk: str) -> None:
+    hooked.repo.git("config", "gitpeft.risk", risk)
+    dismiss(hooked.repo)
+    done = hooked.git("commit", "-m", "large")
+    assert done.returncode == 0 and b"gitpeft" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not toml at all\n",
+        '[[dismissed]]\npath = "src/core.py"\n',
+        '[[dismissed]]\npath = "src/core.py"\nwhy = "x"\ncommand = "rm -rf /"\n',
+        "x = 1\n" * 20_000,
+    ],
+)
+def test_a_bad_committed_file_is_one_sentence_beside_the_flag(hooked: Hooked, text: str) -> None:
+    dismiss(hooked.repo, text)
+    done = hooked.git("commit", "-m", "large")
+    said = flagged(done)
+    assert done.returncode == 0 and said
+    [problem] = [line for line in said if "ignored" in line]
+    assert ".gitpeft-dismissed.toml" in problem and problem == said[-1]
+
+
 def test_h8_nobody_is_blamed(hooked: Hooked) -> None:
     said = "\n".join(flagged(hooked.git("commit", "-m", "large"))) + hooked.log()
     assert said and not re.search(r"zoe|person\d|@|\bada\b|\bcarl\b", said, re.I)

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from gitpeft.bundle import bundle as bundles
+from gitpeft.config import Config
 from gitpeft.git.repository import Repository
-from gitpeft.risk import formats, model
-from gitpeft.risk.assessor import RiskReport
+from gitpeft.history.store import History
+from gitpeft.lazy import replace_fields
+from gitpeft.risk import formats, model, precommit
+from gitpeft.risk.assessor import RiskAssessor, RiskReport
 from gitpeft.risk.evidence import Evidence
 from tests.support.commands import Call
 from tests.support.gitrepo import Repo, partial_clone
@@ -63,6 +66,19 @@ def test_nobody_is_named(core: Repo, gitpeft: Call) -> None:
         for what in ("--staged", "HEAD~5..HEAD"):
             done = gitpeft("risk", what, "--format", format_, "--explain", "--repo", core.path)
             assert not re.search(r"zoe|person\d|@example|\bada\b|\bcarl\b", done.out + done.err, re.I), done
+
+
+@pytest.mark.parametrize("scores", [MODEL.scores, tuple(range(100, 201))])
+def test_the_hook_judges_as_the_command_does(core: Repo, scores: tuple[float, ...]) -> None:
+    """It leaves out what only a report needs, and nothing else."""
+    change_core(core)
+    repository, known = Repository.open(core.path), replace(MODEL, scores=scores)
+    hook = precommit.assess_staged_change(repository, Config(), known)
+    with History.open(repository.state_dir) as history:
+        command = RiskAssessor(history, repository, known, Config().risk_budget).assess_staged()
+    assert hook.score is not None and hook.flagged is (scores == MODEL.scores)
+    assert replace_fields(command, evidence=()) == replace_fields(hook, evidence=())
+    assert hook.evidence == (command.evidence if hook.flagged else ())
 
 
 def test_a_commit_is_judged_as_if_it_were_staged(core: Repo, gitpeft: Call) -> None:

@@ -87,9 +87,14 @@ _rule = _object(
     "id", id=_text, name=_text, shortDescription=_message, defaultConfiguration=_object("", level=_level)
 )
 _place = _object("", physicalLocation=_object("artifactLocation", artifactLocation=_object("uri", uri=_uri)))
+_suppression = _object(
+    "kind", kind=_one_of("inSource", "external"), status=_one_of("accepted", "underReview", "rejected"),
+    justification=_text,
+)  # fmt: skip
 _result = _object(
     "message", ruleId=_text, ruleIndex=_whole, level=_level, message=_message, locations=_list(_place),
-    partialFingerprints=_texts, rank=_rank, kind=_one_of("pass", "fail", "review", "open", "informational"),
+    partialFingerprints=_texts, rank=_rank, suppressions=_list(_suppression),
+    kind=_one_of("pass", "fail", "review", "open", "informational"),
 )  # fmt: skip
 _notice = _object("message", level=_level, message=_message)
 _run = _object(

@@ -19,12 +19,13 @@ from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.evaluation.ranking_metrics import summarise_ranking
-from gitpeft.learn.risk import ablations, prequential, selection
+from gitpeft.learn.risk import ablations, backtest_commits, prequential, selection
+from gitpeft.learn.risk.backtest_commits import CommitRows
 from gitpeft.learn.risk.backtest_page import render_backtest_page
 from gitpeft.learn.risk.backtest_report import (
     BacktestReport,
-    FlaggedCommit,
     Interval,
+    JudgedCommit,
     ModelResult,
     PeriodResult,
 )
@@ -90,7 +91,10 @@ def run_risk_backtest(
     since = known.now - period.months * MONTH
     listen("risk", 0.0, "tuning the encoder" if teach is not None else "month by month")
     blocks = min(period.months, _MAX_BLOCKS)
-    trial = evaluate_prequential(known.measured, known.found, known.now, since, blocks, known.texts, teach)
+    trial = evaluate_prequential(
+        known.measured, known.found, known.now, since, blocks, known.texts, teach,
+        lambda number: listen("risk", number / blocks, f"part {number + 1} of {blocks}"),
+    )  # fmt: skip
     if trial is None:
         bugs = len(known.found.bugs_known_at(known.now))
         raise GitpeftError(
@@ -125,6 +129,8 @@ def _build_report(
     unread = max(0, in_period - prequential.MAX_ENCODER_COMMITS) if trial.reader is not None else 0
     buggy = int(trial.data.truth.sum())
     judged = buggy >= MIN_JUDGED_BUGS
+    rows = backtest_commits.build_rows(trial, period.budget)
+    commits = _list_commits(repository, known, trial, rows)
     return BacktestReport(
         repository=(repository.work_tree or repository.common_dir).name,
         until=period.until,
@@ -137,11 +143,27 @@ def _build_report(
         latency_days=known.found.latency_quantile(PATIENCE_QUANTILE),
         chosen=trial.chosen,
         models=_evaluate_models(trial, period.budget) if judged else {},
-        flags=_list_commits(trial, period.budget, known, flagged=True),
-        bugs=_list_commits(trial, period.budget, known, flagged=False),
+        flags=[one for one in commits if one.flagged],
+        bugs=[one for one in commits if one.fixed_by],
+        dismissed=[one for one in commits if one.dismissed],
+        quiet=rows.zone,
+        by_month=backtest_commits.summarise_months(rows),
+        read=backtest_commits.measure_read_share(rows),
         off=_explain_inactive_score(repository, known, trial),
         advice="" if judged else _advise_on_months(known, period),
     )
+
+
+def _list_commits(
+    repository: Repository, known: _ReplayedHistory, trial: RiskTrial, rows: CommitRows
+) -> list[JudgedCommit]:
+    """The commits that were flagged or fixed later, newest first, with what was known before each."""
+    verdicts = known.found.verdicts
+    fixes = {sha: verdicts[sha].fixes[0] for sha, bad in zip(rows.shas, rows.truth, strict=True) if bad}
+    marked = np.maximum(rows.flags, rows.truth)
+    commits = backtest_commits.list_commits(rows, marked, known.subjects, fixes)
+    with History.open(repository.state_dir) as history:
+        return backtest_commits.add_past_facts(repository, history, trial, commits)
 
 
 def _explain_inactive_score(repository: Repository, known: _ReplayedHistory, trial: RiskTrial) -> str:
@@ -219,26 +241,3 @@ def _summarise_block(name: str, part: EvaluationBlock, budget: float) -> PeriodR
         auc=_round_or_none(ranking_metrics.roc_auc(ranked.truth, ranked.scores)) if judged else None,
         expected=round(float(ranked.chances.sum()), 1),
     )
-
-
-def _list_commits(
-    trial: RiskTrial, budget: float, known: _ReplayedHistory, *, flagged: bool
-) -> list[FlaggedCommit]:
-    """The commits that the selected model flags, or else those that are known bugs; newest first."""
-    rows = []
-    for part in trial.parts:
-        block, ranked = part.block, prequential.standardise_scores(trial.chosen, part)
-        marks = prequential.flag_commits(trial.chosen, part, budget) if flagged else block.truth
-        for i in np.flatnonzero(marks):
-            sha = block.shas[i]
-            fixes = known.found.verdicts[sha].fixes if block.truth[i] else ()
-            rows.append(
-                FlaggedCommit(
-                    sha,
-                    int(block.times[i]),
-                    fixes[0] if fixes else "",
-                    known.subjects.get(sha, ""),
-                    round(100 * float(ranked.chances[i])),
-                )
-            )
-    return rows[::-1]

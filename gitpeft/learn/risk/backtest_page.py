@@ -2,49 +2,188 @@
 
 import html
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 
 from gitpeft.learn import charts
-from gitpeft.learn.charts import Point
+from gitpeft.learn.charts import Markup, Point
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.risk.backtest_report import (
     BACKTEST_METRICS,
     BacktestReport,
-    FlaggedCommit,
     Interval,
+    JudgedCommit,
     describe_commits,
+    describe_dismissals,
+    describe_effort,
+    describe_flags,
+    describe_quiet,
     describe_verdict,
     format_model_name,
     format_precision,
 )
 from gitpeft.learn.risk.prequential import RiskTrial
+from gitpeft.terminal import replace_unprintable
 
 _MAX_LISTED = 200
 _CURVE_POINTS = 60
+_PROBABILITY = "estimated bug probability"
 
 
 def render_backtest_page(trial: RiskTrial, report: BacktestReport) -> str:
     """The page; without scores where there are too few bugs to judge them by."""
     sentences = [*describe_verdict(report), *describe_commits(report)]
     head = "".join(f"<p>{html.escape(line)}</p>" for line in sentences)
-    parts = [f"<div class='advice'>{head}</div>"]
+    parts = [f"<div class='advice'>{head}{_render_tiles(report)}</div>"]
+    parts.append(_render_flags(report))
+    parts += [_render_missed(report), _render_quiet(report)] if report.is_judged else [_render_bugs(report)]
+    parts.append(_render_dismissed(report))
+    parts.append(_render_months(report))
     if report.is_judged:
         parts += [
-            _render_flag_counts(report),
+            _render_calibration(report),
             f"<div class='plots'>{''.join(_render_plots(trial, report))}</div>",
+            _render_flag_counts(report),
             _render_metrics(report),
             _render_ablations(report),
         ]
-    else:
-        parts.append(_render_commits("Commits that were fixed later", report.bugs))
-    parts.append(_render_commits(_title_flags(report), report.flags))
     return charts.render_page(f"{report.repository}: risk backtest", "".join(parts))
 
 
-def _title_flags(report: BacktestReport) -> str:
-    return f"Commits that “{report.chosen}” would flag (off)" if report.off else "Flagged commits"
+def _render_tiles(report: BacktestReport) -> str:
+    tiles = [
+        (f"{len(report.flags):,}", "would be flagged" if report.off else "flagged"),
+        (f"{len(report.caught):,} of {report.buggy:,}", "bugs caught: fixed later, and flagged"),
+        (f"{len(report.missed):,}", "bugs missed: fixed later, not flagged"),
+    ]
+    zone = report.quiet
+    if zone.below is not None:
+        tiles.append((f"{zone.n:,} of {zone.commits:,}", "of the newest commits called quiet"))
+        tiles.append((f"{zone.bugs:,}", "of the quiet ones fixed later"))
+    shown = "".join(f"<div><b>{number}</b><span>{text}</span></div>" for number, text in tiles)
+    return f"<div class='tiles'>{shown}</div>"
+
+
+# --- commits ------------------------------------------------------------------------------------------------
+
+
+def _render_flags(report: BacktestReport) -> str:
+    title = (
+        f"Commits that “{report.chosen}” would flag (off)" if report.off else "Look twice: flagged commits"
+    )
+    said = [f"{describe_flags(report)}.", f"{effort}." if (effort := describe_effort(report)) else ""]
+    heads = ["change, newest first", "what the history said then", _PROBABILITY, "fixed later by"]
+    rows = [
+        [_render_name(one), _render_facts(one), f"{one.score} %", _render_fix(one)]
+        for one in report.flags[:_MAX_LISTED]
+    ]
+    return _render_list(title, said, heads, rows, len(report.flags))
+
+
+def _render_missed(report: BacktestReport) -> str:
+    said = ["Commits that were fixed later and had no flag."] if report.missed else []
+    return _render_bug_list("Missed bugs", said, report.missed)
+
+
+def _render_bugs(report: BacktestReport) -> str:
+    return _render_bug_list("Commits that were fixed later", [], report.bugs)
+
+
+def _render_quiet(report: BacktestReport) -> str:
+    sentence = describe_quiet(report)
+    said = [f"{sentence[:1].upper()}{sentence[1:]}."]
+    if report.quiet.below is None:
+        return _render_list("Quiet: let through", said, [], [], 0)
+    said.append(
+        f"Quiet is what ranks below the {report.quiet.below:.0f}th percentile, a limit that was chosen on "
+        "the commits before these."
+    )
+    return _render_bug_list("Quiet: let through, and fixed later", said, report.let_through)
+
+
+def _render_dismissed(report: BacktestReport) -> str:
+    if not report.dismissed:
+        return ""
+    heads = ["change, newest first", "why it was dismissed", "flagged", "fixed later by"]
+    rows = [
+        [_render_name(one), one.dismissed, "yes" if one.flagged else "no", _render_fix(one)]
+        for one in report.dismissed[:_MAX_LISTED]
+    ]
+    said = [f"{describe_dismissals(report)}."]
+    return _render_list("Dismissed", said, heads, rows, len(report.dismissed))
+
+
+def _render_bug_list(title: str, said: Sequence[str], commits: Sequence[JudgedCommit]) -> str:
+    heads = ["change, newest first", "riskier than … of the recent commits", _PROBABILITY, "fixed later by"]
+    rows = [
+        [_render_name(one), f"{one.percentile:.0f} %", f"{one.score} %", _render_fix(one)]
+        for one in commits[:_MAX_LISTED]
+    ]
+    return _render_list(title, said, heads, rows, len(commits))
+
+
+def _render_list(
+    title: str, said: Sequence[str], heads: Sequence[str], rows: Sequence[Sequence[str]], count: int
+) -> str:
+    head = "".join(f"<p>{html.escape(line)}</p>" for line in said if line)
+    more = f"<p class='soft'>and {count - len(rows):,} older ones</p>" if count > len(rows) else ""
+    table = charts.render_table(heads, rows, "text") if heads else ""
+    return f"<h2>{html.escape(title)}</h2>{head}{table}{more}"
+
+
+def _render_name(one: JudgedCommit) -> str:
+    """A change by its subject; the date and the id, with which git finds it, stand below."""
+    name = charts.escape_text(replace_unprintable(one.subject) or "(no subject)")
+    lines = f"{one.lines:,} line{'' if one.lines == 1 else 's'}"
+    return Markup(f"{name}<br><span class='soft'>{one.day}, {lines}, <code>{one.commit[:10]}</code></span>")
+
+
+def _render_facts(one: JudgedCommit) -> str:
+    facts = "".join(f"<li>{charts.escape_text(replace_unprintable(fact))}</li>" for fact in one.evidence)
+    return Markup(f"<ul>{facts}</ul>") if facts else "nothing unusual but the words and metrics of the change"
+
+
+def _render_fix(one: JudgedCommit) -> str:
+    if not one.fixed_by:
+        return "no fix known"
+    return Markup(
+        f"{charts.escape_text(replace_unprintable(one.fix_name))}<br>"
+        f"<span class='soft'><code>{charts.escape_text(one.fixed_by[:10])}</code></span>"
+    )
+
+
+# --- by month, calibration ----------------------------------------------------------------------------------
+
+
+def _render_months(report: BacktestReport) -> str:
+    period = "month" if all("-" in one.month for one in report.by_month) else "year"
+    heads = [period, "commits", "flagged", "caught", "missed", "called quiet", "fixed later", "expected"]
+    rows = [
+        [
+            one.month,
+            *(f"{n:,}" for n in (one.commits, one.flagged, one.caught, one.missed, one.quiet, one.buggy)),
+            f"{one.expected:.1f}",
+        ]
+        for one in reversed(report.by_month)
+    ]
+    note = "Expected: the sum of the estimated probabilities."
+    if report.quiet.below is not None:
+        note += f" Only of the newest {report.quiet.commits:,} commits some are called quiet."
+    if not report.is_judged:
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+        note = ""
+    return f"<h2>By {period}</h2>{charts.render_table(heads, rows)}<p class='soft'>{note}</p>"
+
+
+def _render_calibration(report: BacktestReport) -> str:
+    """Estimated probabilities of the selected model beside what happened."""
+    heads = ["estimated", "commits", "fixed later", "share"]
+    rows = [
+        [f"{said:.0%}", f"{n:,}", f"{round(seen * n):,}", f"{seen:.0%}"]
+        for said, seen, n in report.models[report.chosen].reliability
+    ]
+    note = f"Commits by the bug probability that “{report.chosen}” estimated (mean of each group)."
+    return f"<h2>Calibration</h2>{charts.render_table(heads, rows)}<p class='soft'>{html.escape(note)}</p>"
 
 
 # --- plots --------------------------------------------------------------------------------------------------
@@ -120,7 +259,8 @@ def _render_flag_counts(report: BacktestReport) -> str:
         ]
         for name, one in report.models.items()
     ]
-    return f"<h2>Flags at a budget of {report.budget:g} %</h2>{charts.render_table(heads, rows)}"
+    title = f"Scores compared: flags at a budget of {report.budget:g} %"
+    return f"<h2>{title}</h2>{charts.render_table(heads, rows)}"
 
 
 def _render_metrics(report: BacktestReport) -> str:
@@ -143,23 +283,6 @@ def _render_ablations(report: BacktestReport) -> str:
     rows = [[name, *(_format_number(found[way], 3) for way in ways)] for name, found in altered.items()]
     note = "AUC within each period when the changes are altered; a model loses by what it depends on."
     return f"<h2>Ablations (AUC)</h2>{charts.render_table(['model', *ways], rows)}<p class='soft'>{note}</p>"
-
-
-def _render_commits(title: str, commits: Sequence[FlaggedCommit]) -> str:
-    heads = ["commit, newest first", "date", "subject", "estimated bug probability", "fixed by"]
-    rows = [
-        [
-            one.commit[:10],
-            datetime.fromtimestamp(one.time, UTC).strftime("%Y-%m-%d"),
-            one.subject or "–",
-            f"{one.score} %",
-            one.fixed_by[:10] or "–",
-        ]
-        for one in commits[:_MAX_LISTED]
-    ]
-    more = len(commits) - len(rows)
-    note = f"<p class='soft'>and {more:,} older ones</p>" if more > 0 else ""
-    return f"<h2>{html.escape(title)}</h2>{charts.render_table(heads, rows, 'text')}{note}"
 
 
 def _format_number(value: float | None, digits: int) -> str:

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 
 from gitpeft.risk.model import MIN_JUDGED_BUGS
+
+_MAX_SHOWN = 3
 
 Interval = tuple[float | None, float | None, float | None]
 """A mean and its 95 % interval; None where it is undefined."""
@@ -69,10 +72,12 @@ class ModelResult:
 
 
 @dataclass(frozen=True, slots=True)
-class FlaggedCommit:
-    """A commit that was flagged or fixed later: time in unix seconds, estimated bug probability in per cent.
+class JudgedCommit:
+    """A commit as the selected score ranked it: time in unix seconds, estimated bug probability in per cent.
 
-    `fixed_by` is the id of its first fix, "" where none is known.
+    `percentile` is its place among the recent commits then, `lines` how many it changed, `evidence` what the
+    history said then. `fixed_by` is the id of its first fix, "" where none is known, `fix_subject` what that
+    is called. `dismissed` is the reason why somebody dismissed the warning.
     """
 
     commit: str
@@ -80,6 +85,58 @@ class FlaggedCommit:
     fixed_by: str
     subject: str = ""
     score: int = 0
+    percentile: float = 0.0
+    lines: int = 0
+    flagged: bool = False
+    quiet: bool = False
+    fix_subject: str = ""
+    evidence: tuple[str, ...] = ()
+    dismissed: str = ""
+
+    @property
+    def day(self) -> str:
+        """Its date (UTC)."""
+        return datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d")
+
+    @property
+    def fix_name(self) -> str:
+        """What its first fix is called, or its id; "" where none is known."""
+        return self.fix_subject or self.fixed_by[:10]
+
+
+@dataclass(frozen=True, slots=True)
+class MonthResult:
+    """What happened in a calendar month (`2026-03`), or in a year where there are many months.
+
+    `caught` flags needed a fix later, `missed` commits needed one and had no flag; `quiet` ones were called
+    so. `expected` is the sum of the estimated probabilities.
+    """
+
+    month: str
+    commits: int
+    buggy: int
+    flagged: int
+    caught: int
+    missed: int
+    quiet: int
+    expected: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuietResult:
+    """What would have been called quiet: `n` of the newest `commits`, of which `bugs` needed a fix.
+
+    These have `of` bugs in all. `below` is the limit, a percentile that was chosen on the commits before
+    them; None with the reason `why`. `lines` is the share of the changed lines that was quiet.
+    """
+
+    below: float | None
+    why: str = ""
+    commits: int = 0
+    n: int = 0
+    bugs: int = 0
+    of: int = 0
+    lines: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +146,9 @@ class BacktestReport:
     `models` has the results by name, `chosen` is the selected one; with fewer than `MIN_JUDGED_BUGS` bugs
     there are no results, and `advice` says what to do. `off` is the reason why the hook flags nothing, ""
     where it does. `left_out` commits have no label or too few bugs known before them, `unread` ones were
-    skipped because an encoder reads the newest commits only. `flags` are newest first, `bugs` as well.
+    skipped because an encoder reads the newest commits only. `flags` are newest first, and so are `bugs` (all
+    that needed a fix), `let_through` (those of them that were called quiet) and `dismissed`. `read` is the
+    share of the changed lines that is in flagged commits.
     """
 
     repository: str
@@ -103,8 +162,12 @@ class BacktestReport:
     latency_days: float | None
     chosen: str = ""
     models: Mapping[str, ModelResult] = field(default_factory=dict)
-    flags: Sequence[FlaggedCommit] = ()
-    bugs: Sequence[FlaggedCommit] = ()
+    flags: Sequence[JudgedCommit] = ()
+    bugs: Sequence[JudgedCommit] = ()
+    dismissed: Sequence[JudgedCommit] = ()
+    quiet: QuietResult = QuietResult(None)
+    by_month: Sequence[MonthResult] = ()
+    read: float = 0.0
     off: str = ""
     advice: str = ""
 
@@ -112,6 +175,21 @@ class BacktestReport:
     def is_judged(self) -> bool:
         """Whether there are enough bugs to judge scores by."""
         return self.buggy >= MIN_JUDGED_BUGS
+
+    @property
+    def caught(self) -> list[JudgedCommit]:
+        """The flagged commits that needed a fix later."""
+        return [one for one in self.flags if one.fixed_by]
+
+    @property
+    def missed(self) -> list[JudgedCommit]:
+        """The commits that needed a fix later and were not flagged."""
+        return [one for one in self.bugs if not one.flagged]
+
+    @property
+    def let_through(self) -> list[JudgedCommit]:
+        """The commits that needed a fix later and were called quiet."""
+        return [one for one in self.bugs if one.quiet]
 
     def as_dict(self) -> dict[str, object]:
         """Plain values."""
@@ -151,13 +229,85 @@ def describe_verdict(report: BacktestReport) -> list[str]:
     return lines
 
 
+def describe_flags(report: BacktestReport) -> str:
+    """How many commits were flagged and what became of them, in a sentence."""
+    flagged, caught = len(report.flags), len(report.caught)
+    share = f" ({caught / flagged:.0%})" if flagged >= MIN_JUDGED_BUGS else ""
+    return f"{flagged:,} flagged, {caught} of them fixed later{share}"
+
+
+def describe_effort(report: BacktestReport) -> str:
+    """What reading the flagged commits would have cost and found; "" with too few bugs for percentages."""
+    if not report.is_judged or not report.commits:
+        return ""
+    of, caught = report.buggy, len(report.caught)
+    share = len(report.flags) / report.commits
+    return (
+        f"Reading the flagged {share:.0%} of the commits ({report.read:.0%} of the changed lines) would have "
+        f"met {caught} of the {of} bugs ({caught / of:.0%})"
+    )
+
+
+def describe_quiet(report: BacktestReport) -> str:
+    """What would have been called quiet, or why nothing."""
+    zone = report.quiet
+    if zone.below is None:
+        return zone.why
+    return (
+        f"of the newest {zone.commits:,} commits, {zone.n:,} ({zone.n / max(1, zone.commits):.0%}; "
+        f"{zone.lines:.0%} of the changed lines) were called quiet, and {zone.bugs} of these were fixed later"
+    )
+
+
+def describe_dismissals(report: BacktestReport) -> str:
+    """How many changes were dismissed, and how many of them needed a fix; "" where none were."""
+    if not report.dismissed:
+        return ""
+    fixed = sum(bool(one.fixed_by) for one in report.dismissed)
+    changes = f"{len(report.dismissed)} change{'s' if len(report.dismissed) > 1 else ''}"
+    return f"{changes} dismissed, {fixed} of them fixed later all the same"
+
+
 def format_backtest_summary(report: BacktestReport) -> list[str]:
-    """The results as lines for a terminal."""
+    """The results as lines for a terminal; a line that goes on with the one before is indented."""
     lines = [*describe_commits(report), *describe_verdict(report)]
-    if not report.is_judged:
-        return [*lines, *(_format_bug(one) for one in report.bugs)]
-    for name, one in report.models.items():
-        lines += _format_model(name, one, report)
+    if report.is_judged:
+        lines += _format_counts(report)
+    if dismissed := describe_dismissals(report):
+        lines.append(f"Dismissed: {dismissed}.")
+    if report.is_judged:
+        lines += _format_commits("Caught", report.caught, facts=2)
+        lines += _format_commits("Missed", report.missed)
+        lines.append("Scores, each part judged by what was known when it began:")
+        lines += [_format_model(name, one, report) for name, one in report.models.items()]
+    else:
+        lines += _format_commits("Fixed later", report.bugs, most=MIN_JUDGED_BUGS)
+    return lines
+
+
+def _format_counts(report: BacktestReport) -> list[str]:
+    name = "Would flag" if report.off else "Look twice"
+    chosen = report.models.get(report.chosen)
+    alarms = f"; {chosen.false_alarms_a_week:.1f} false alarms a week" if chosen else ""
+    return [
+        f"{name}: {describe_flags(report)}{alarms}.",
+        f"  {describe_effort(report)}.",
+        f"Quiet: {describe_quiet(report)}.",
+    ]
+
+
+def _format_commits(
+    title: str, commits: Sequence[JudgedCommit], facts: int = 0, most: int = _MAX_SHOWN
+) -> list[str]:
+    """The newest commits by subject, with evidence and what fixed them."""
+    if not commits:
+        return []
+    shown = f", the newest {most}" if len(commits) > most else ""
+    lines = [f"{title} ({len(commits):,}{shown}):"]
+    for one in commits[:most]:
+        lines.append(f"  {one.day} {one.subject or one.commit[:10]}")
+        lines += [f"    {fact}" for fact in one.evidence[:facts]]
+        lines.append(f"    fixed later by: {one.fix_name}")
     return lines
 
 
@@ -166,21 +316,15 @@ def format_model_name(name: str, report: BacktestReport) -> str:
     return f"{name} (selected)" if name == report.chosen and not report.off else name
 
 
-def _format_model(name: str, one: ModelResult, report: BacktestReport) -> list[str]:
+def _format_model(name: str, one: ModelResult, report: BacktestReport) -> str:
     auc, low, high = (value or 0.0 for value in one.metrics["auc"])
     capture = one.metrics["capture_20"][0] or 0.0
-    return [
-        f"{format_model_name(name, report)}: AUC {auc:.2f} ({low:.2f} to {high:.2f}), {capture:.0%} of "
-        "the bugs in the riskiest 20 % of the commits",
-        f"  {one.flagged} flagged, {one.right} of them fixed later{format_precision(one)}; "
-        f"{one.false_alarms_a_week:.1f} false alarms a week",
-    ]
+    return (
+        f"  {format_model_name(name, report)}: AUC {auc:.2f} ({low:.2f} to {high:.2f}), {capture:.0%} of the "
+        "bugs in the riskiest fifth"
+    )
 
 
 def format_precision(one: ModelResult) -> str:
     """The precision in brackets; "" where too few commits are flagged for a percentage."""
     return f" ({one.precision:.0%})" if one.flagged >= MIN_JUDGED_BUGS else ""
-
-
-def _format_bug(one: FlaggedCommit) -> str:
-    return f"  fixed later: {one.commit[:10]} {one.subject} (by {one.fixed_by[:10]})"

@@ -139,7 +139,7 @@ def fit_prior_and_own(start: RiskModel, data: LabelledCommits, learnt: WordFit |
     own = 1 / spread if spread > logistic.SPREAD else 0.0
     both = [weights[at] * a + own * b for a, b in zip(fitted.words, words, strict=True)]
     weights[at] = 1.0
-    mean = float((bag_of_words.build_word_matrix(data.changes).astype(float) @ np.array(both)).mean())
+    mean = float(bag_of_words.score_changes(data.changes, both).mean())
     means = (*fitted.means[:at], mean, *fitted.means[at + 1 :])
     return replace(
         fitted, weights=tuple(weights), bias=size * fitted.bias, means=means, words=tuple(map(float, both))
@@ -236,7 +236,7 @@ def build_design_matrix(
     """
     beside: dict[str, Array] = {}
     if WORDS_FEATURE in features:
-        beside[WORDS_FEATURE] = bag_of_words.build_word_matrix(data.changes).astype(float) @ np.array(words)
+        beside[WORDS_FEATURE] = bag_of_words.score_changes(data.changes, words)
     if ENCODER_FEATURE in features and data.readings is not None:
         beside[ENCODER_FEATURE] = data.readings
     rows = [

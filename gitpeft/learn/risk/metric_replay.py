@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from gitpeft.git.repository import Repository
 from gitpeft.history.context import MAX_LINEAGE_NAMES, YEAR_SECONDS, MeasuredChange, Period, find_subsystem
 from gitpeft.history.store import History
+from gitpeft.lazy import replace_fields
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics, compute_change_metrics
+from gitpeft.risk.real_lines import measure_stored_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ def measure_history(
     the others, but not measured.
     """
     listed = repository.rev_list(repository.resolve_commit(tip))
-    changes = history.load_measured_changes({sha for sha, _ in listed})
+    changes = _load_changes(history, {sha for sha, _ in listed})
     past = _ReplayedContext(changes)
     found = []
     for sha, ancestors in _iter_ancestor_sets(listed, past.number):
@@ -43,6 +45,15 @@ def measure_history(
             past.before = ancestors
             found.append(MeasuredCommit(sha, changes[sha], compute_change_metrics(past, changes[sha])))
     return sorted(found, key=lambda one: one.change.time)
+
+
+def _load_changes(history: History, shas: set[str]) -> dict[str, MeasuredChange]:
+    """The stored commits by id, with the shares of their lines that say something."""
+    changes = history.load_measured_changes(shas)
+    for sha, text in history.iter_changes():
+        if sha in changes:
+            changes[sha] = replace_fields(changes[sha], real_shares=measure_stored_shares(text))
+    return changes
 
 
 def find_latest_time(measured: Sequence[MeasuredCommit]) -> int:

@@ -169,6 +169,40 @@ def find_suspect_lines(edit: CommitEdit, before: Mapping[str, bytes]) -> None:
     edit.passed = dict(passed)
 
 
+def find_neighbour_lines(edit: CommitEdit) -> None:
+    """Of a fix without suspects, find the lines before and after the code that it adds: fills `neighbours`.
+
+    Only what is added inside a definition counts, that is, what begins with an indented line of code.
+    """
+    files = [file for file in edit.files if file.status in "MR" and file.places]
+    files = [file for file in files if not classify_non_code(unquote_path(file.old_path))]
+    added = sum(place[3] for file in files for place in file.places or ())
+    if edit.suspects or len(files) > LARGE_FIX_FILES or added > LARGE_FIX_LINES:
+        return
+    moved = frozenset((path, at + k) for _, _, path, at, size in edit.moves for k in range(size))
+    for file in files:
+        if lines := sorted(set(_iter_neighbour_lines(file, moved))):
+            edit.neighbours[file.old_path] = lines
+
+
+def _iter_neighbour_lines(file: FileEdit, moved: frozenset[LinePosition]) -> Iterator[int]:
+    known = detect_language(unquote_path(file.old_path))
+    for (a, n, b, _), body in zip(file.places or (), file.bodies, strict=True):
+        added = [
+            line.decode("utf-8", "replace")
+            for number, line in enumerate(split_sides(body)[1], b)
+            if len(line) <= MAX_LINE_BYTES and (file.path, number) not in moved
+        ]
+        if known and _begins_inside(known, added):
+            yield from (line for line in (a if n == 0 else a - 1, a + max(n, 1)) if line)
+
+
+def _begins_inside(known: Language, added: Sequence[str]) -> bool:
+    """Whether the first of the lines that is code, if any is, is indented."""
+    said = (_WORD_CHARACTER.search("".join(tokens)) for tokens in _lex_lines(known.lexer, added))
+    return next((line[:1].isspace() for line, found in zip(added, said, strict=True) if found), False)
+
+
 def _iter_suspect_lines(
     file: FileEdit, text: str, moved: frozenset[LinePosition], passed: Counter[str]
 ) -> Iterator[int]:

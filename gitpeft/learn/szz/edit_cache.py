@@ -177,6 +177,7 @@ class EditCache:
         before = {blob: content for blob, content in pairs if content is not None}
         for edit in pending:
             candidate_lines.find_suspect_lines(edit, before)
+            candidate_lines.find_neighbour_lines(edit)
             self._store_edit(edit, details[edit.sha])
 
     def _store_edit(self, edit: CommitEdit, detail: str) -> None:
@@ -211,17 +212,18 @@ def _encode_edit(edit: CommitEdit) -> list[Any]:
         for f in edit.files
     ]
     mixed = [[one.path, one.new, one.parents] for one in edit.mixed.values()]
-    return [files, mixed, edit.suspects, edit.passed, edit.prints, edit.size, edit.moves]
+    details = (edit.suspects, edit.passed, edit.prints, edit.size, edit.moves, edit.neighbours)
+    return [files, mixed, *details]
 
 
 def _decode_edit(sha: str, packed: Sequence[Any]) -> CommitEdit:
-    listed, mixed, found, passed, prints, size, moved = packed
+    listed, mixed, found, passed, prints, size, moved, *beside = packed  # none in older caches
     files = [
         FileEdit(status, path, old_path, old, new, places, dict(onward))
         for status, path, old_path, old, new, places, onward in listed
     ]
     both = {path: CombinedFileEdit(path, new, parents) for path, new, parents in mixed}
-    return CommitEdit(sha, files, both, found, passed, prints, (size[0], size[1]), moved)
+    return CommitEdit(sha, files, both, found, passed, prints, (size[0], size[1]), moved, *beside)
 
 
 def _open_database(path: Path | None) -> sqlite3.Connection:

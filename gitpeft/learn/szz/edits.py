@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import RecordParser
 
-DETAIL_SUSPECTS, DETAIL_CHECKSUMS, DETAIL_CONTINUATIONS = "s", "p", "i"
-"""What is kept of a commit beside places, a letter each: fixes, what reverts concern, ignored revisions."""
+DETAIL_SUSPECTS, DETAIL_CHECKSUMS, DETAIL_CONTINUATIONS = "n", "p", "i"
+"""What is kept of a commit beside places, a letter each: fixes, what reverts concern, ignored revisions.
+
+Of fixes, earlier versions kept no neighbours (and wrote `s`).
+"""
 
 BLOB_ID_LENGTH = 16
 """Characters of a blob's id that are kept, to tell whether a version is the expected one."""
@@ -74,6 +77,7 @@ class CommitEdit:
     """What a commit does. `mixed` is for merges, whose `files` compare with the first parent, without places.
 
     `suspects` are, of a fix, the numbers of the lines of the old files that may have been wrong, by old path;
+    `neighbours`, where there are none, those before and after the code that it adds;
     `passed` counts removed lines and files that are excluded, by reason; `prints` holds, of commits
     that a revert concerns, the checksums of the removed and added lines of each hunk by path (old, new).
     `size` is files and added lines; `moves` are blocks that only change their place (see `moved_lines`).
@@ -87,6 +91,7 @@ class CommitEdit:
     prints: dict[str, list[tuple[list[int], list[int]]]] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
     moves: list[tuple[str, int, str, int, int]] = field(default_factory=list)
+    neighbours: dict[str, list[int]] = field(default_factory=dict)
 
 
 # --- reading git --------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.git.streams import read_commit_messages
 from gitpeft.history import fix_detection
+from gitpeft.lazy import replace_fields
 from gitpeft.learn.szz.blame import BlameReplay, ReplayStep
 from gitpeft.learn.szz.candidate_lines import classify_non_code
 from gitpeft.learn.szz.edit_cache import EditCache
@@ -35,6 +36,8 @@ LARGE_COMMIT_FILES, LARGE_COMMIT_LINES = 100, 10_000
 
 LEAST_TRACED_COMMITS = 2000
 """So many of the newest commits are traced whatever that costs."""
+
+_EVIDENCE_SHARE = 0.3  # of the time that a limit gives, for reading the messages
 
 _REPLAYED_AT_ONCE = 500
 _EARLIEST_DATE = 631_152_000  # 1990-01-01, before which no version control dates its commits
@@ -130,10 +133,10 @@ class _MessageEvidence:
     skipped: Counter[str]
     unused: dict[str, int]
 
-    def forget_fixes(self, untraced: Sequence[Commit]) -> None:
+    def forget_fixes(self, untraced: Sequence[str]) -> None:
         """Take fixes that are not traced out of the evidence."""
-        for commit in untraced:
-            self.fixes.pop(commit.sha, None)
+        for sha in untraced:
+            self.fixes.pop(sha, None)
 
     def required_details(self) -> dict[str, str]:
         """What has to be read of each commit besides the ranges that it changes."""
@@ -159,10 +162,8 @@ def trace_bug_introducing_commits(
     start = time.monotonic()
     listen("labels", 0.0, "messages")
     sha = repository.resolve_commit(tip)
-    commits = read_commit_messages(repository, sha)
-    ignored = read_ignored_revisions(repository, sha)
-    case = _collect_message_evidence(commits, config.fix_pattern, ignored.shas)
-    case.skipped.update(ignored.unread)
+    case, unread = _read_message_evidence(repository, sha, config.fix_pattern, limit)
+    commits = list(case.commits.values())
 
     def is_enough(here: int) -> bool:
         if limit is None or here < LEAST_TRACED_COMMITS:
@@ -178,7 +179,8 @@ def trace_bug_introducing_commits(
             is_enough,
         )
         case.skipped.update(found.skipped)
-        older, newer = commits[: len(commits) - found.here], commits[len(commits) - found.here :]
+        older = [commit.sha for commit in commits[: len(commits) - found.here]]
+        newer = commits[len(commits) - found.here :]
         case.forget_fixes(older)
         tracer = _BugTracer(case, cache.get_edit)
         taken_back = {sha: targets.commits for sha, targets in case.reverts.items()}
@@ -189,16 +191,40 @@ def trace_bug_introducing_commits(
                     "labels", 0.9 + 0.1 * number / len(newer), f"tracing {number:,}/{len(newer):,} commits"
                 )
             tracer.process_step(step, replay)
-    labels = tracer.build_labels(len(newer), found.read, start, older)
+    labels = tracer.build_labels(len(newer), found.read, start, [*unread, *older])
     listen(
         "labels", 1.0, f"{len(labels.fixes):,} fixes, {len(labels.verdicts):,} commits that introduced bugs"
     )
     return labels
 
 
+def _read_message_evidence(
+    repository: Repository, tip: str, pattern: str, limit: TraceLimit | None
+) -> tuple[_MessageEvidence, list[str]]:
+    """The evidence in all messages, oldest first; with a `limit` of the newest, and the ids of the others.
+
+    How long a message takes is known from the `LEAST_TRACED_COMMITS` newest.
+    """
+    ignored = read_ignored_revisions(repository, tip)
+    start, newest = time.monotonic(), None if limit is None else LEAST_TRACED_COMMITS
+    commits = read_commit_messages(repository, tip, newest)
+    case = _collect_message_evidence(commits, pattern, ignored.shas)
+    unread: list[str] = []
+    if limit is not None and len(commits) == newest:
+        pace = (time.monotonic() - start) / newest
+        fitting = int(_EVIDENCE_SHARE * limit.seconds / pace)
+        if fitting > newest:
+            commits = read_commit_messages(repository, tip, fitting)
+            case = _collect_message_evidence(commits, pattern, ignored.shas)
+        unread = [sha for sha, _ in repository.rev_list(tip) if sha not in case.commits]
+    case.skipped.update(ignored.unread)
+    return case, unread
+
+
 def _collect_message_evidence(
     commits: Sequence[Commit], pattern: str, ignored: frozenset[str]
 ) -> _MessageEvidence:
+    """The evidence, which keeps the commits without their messages."""
     by_sha = {commit.sha: commit for commit in commits}
     texts = {c.sha: f"{c.subject}\n{c.body}" for c in commits if len(c.parents) < 2}
     habits, counts, kinds = fix_detection.classify_messages(texts.values(), pattern)
@@ -228,8 +254,9 @@ def _collect_message_evidence(
     }
     named |= {sha: reverts[sha].commits for sha in found if sha in reverts}
     ours = frozenset(ignored.intersection(by_sha))
+    bare = {sha: replace_fields(commit, subject="", body="") for sha, commit in by_sha.items()}
     return _MessageEvidence(
-        by_sha, found, {k: v for k, v in named.items() if v}, reverts, ours, skipped, unused
+        bare, found, {k: v for k, v in named.items() if v}, reverts, ours, skipped, unused
     )
 
 
@@ -265,6 +292,8 @@ class _BugTracer:
                 found.add(bug)
             else:
                 self.passed["line: of a commit that the fix does not name"] += 1
+        if blamed is None and (beside := self._trace_neighbours(step, edit, replay)):
+            self.evidence.setdefault(beside, {}).setdefault(sha, set())
         branches = self.case.reverts[sha].branches if sha in self.case.reverts else frozenset()
         for bug in (blamed or set()) - (branches if found & branches else set()):
             self.evidence.setdefault(bug, {}).setdefault(sha, set())
@@ -305,6 +334,26 @@ class _BugTracer:
                 else:
                     yield bug, unquote_path(path), line
 
+    def _trace_neighbours(self, step: ReplayStep, edit: CommitEdit, replay: BlameReplay) -> str | None:
+        """The newest commit that wrote a line beside what a fix adds, unless it is excluded.
+
+        Only of a fix that removes no line that may have been wrong. None of these lines was wrong itself.
+        """
+        origins = [
+            int(version.lines[number - 1])
+            for path, numbers in edit.neighbours.items()
+            if (version := step.before.get_file(path)) and version.lines is not None
+            for number in numbers
+            if number <= len(version.lines)
+        ]
+        bugs = {replay.locate_origin(origin)[0] for origin in origins if origin >= 0}
+        if not bugs:
+            return None
+        newest = max(bugs, key=lambda sha: (self.case.commits[sha].commit_time, sha))
+        reason = self._explain_exclusion(newest, step.commit.sha)
+        self.passed.update([f"line: beside an addition, {reason}"] if reason else [])
+        return None if reason else newest
+
     def _explain_exclusion(self, bug: str, fix: str) -> str:
         """Why a commit cannot be the cause of what a fix repairs; empty where it can."""
         if bug in self.case.ignored:
@@ -316,7 +365,7 @@ class _BugTracer:
             return "implausible date"
         return "dated after its fix" if found.commit_time > self.case.commits[fix].commit_time else ""
 
-    def build_labels(self, commits: int, read: int, start: float, untraced: Sequence[Commit]) -> SzzLabels:
+    def build_labels(self, commits: int, read: int, start: float, untraced: Sequence[str]) -> SzzLabels:
         """The labels, in the order in which they became known."""
         times = {sha: commit.commit_time for sha, commit in self.case.commits.items()}
         verdicts = sorted(
@@ -337,9 +386,8 @@ class _BugTracer:
             time.monotonic() - start,
             len(untraced),
         )
-        older = frozenset(commit.sha for commit in untraced)
         by_sha = {verdict.sha: verdict for verdict in verdicts}
-        return SzzLabels(by_sha, self.case.fixes, report, older, tuple(days))
+        return SzzLabels(by_sha, self.case.fixes, report, frozenset(untraced), tuple(days))
 
 
 def _make_bug_introducing_commit(

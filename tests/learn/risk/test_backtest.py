@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from xml.etree import ElementTree
 
@@ -13,12 +14,15 @@ import pytest
 from gitpeft.bundle import registry
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
+from gitpeft.history.store import History
 from gitpeft.learn import charts
-from gitpeft.learn.risk import backtest, prequential
+from gitpeft.learn.risk import backtest, backtest_commits, prequential
 from gitpeft.learn.risk.backtest import BacktestPeriod
-from gitpeft.learn.risk.backtest_report import BacktestReport, format_backtest_summary
+from gitpeft.learn.risk.backtest_page import render_backtest_page
+from gitpeft.learn.risk.backtest_report import BacktestReport, JudgedCommit, format_backtest_summary
 from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
+from gitpeft.risk import dismissals
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from gitpeft.risk.encoder import EncoderScore
 from gitpeft.risk.model import (
@@ -35,6 +39,7 @@ from tests.support import tinymodel
 from tests.support.commands import Call
 from tests.support.gitrepo import Repo
 from tests.support.riskhistory import Found, history, play
+from tests.support.risky import change_core, fixed_often, give
 
 
 def look_back(repo: Repo, sha: str, months: int) -> backtest.RiskBacktest:
@@ -84,6 +89,73 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
     assert sum(month["commits"] for month in shipped["drift"]) == len(judged)
     assert all(month["buggy"] >= 10 for month in shipped["drift"] if month["auc"] is not None)
     assert 0.03 < shipped["flagged"] / len(judged) < 0.2  # a budget of a tenth, on commits it has not seen
+
+
+def test_each_bug_is_caught_or_missed_and_each_month_counted(
+    looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
+) -> None:
+    report = looked[0].report
+    assert len(report.caught) + len(report.missed) == len(report.bugs) == report.buggy
+    assert {one.commit for one in report.caught} == {one.commit for one in report.bugs if one.flagged}
+    months = report.by_month
+    for total, name in (
+        (report.commits, "commits"),
+        (report.buggy, "buggy"),
+        (len(report.flags), "flagged"),
+        (len(report.caught), "caught"),
+        (len(report.missed), "missed"),
+        (report.quiet.n, "quiet"),
+    ):
+        assert sum(getattr(month, name) for month in months) == total, name
+    assert [month.month for month in months] == sorted({month.month for month in months})
+    zone = report.quiet
+    assert zone.below is not None and 0 < zone.n < zone.commits < report.commits
+    assert len(report.let_through) == zone.bugs <= 0.05 * zone.of
+    assert not any(one.quiet and one.flagged for one in report.bugs)
+
+
+def test_the_page_shows_each_list(
+    looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
+) -> None:
+    report, text = looked[0].report, looked[0].page
+    for title in ("flagged commits", "Missed bugs", "Quiet: let through", "By month", "Calibration"):
+        assert title in text
+    for one in (*report.caught[:3], *report.missed[:3], *report.let_through[:3]):
+        assert f"<code>{one.commit[:10]}</code>" in text and f"<code>{one.fixed_by[:10]}</code>" in text
+    summary = "\n".join(format_backtest_summary(report))
+    assert f"met {len(report.caught)} of the {report.buggy} bugs" in summary
+    assert "called quiet" in summary and "Missed (" in summary
+
+
+def test_evidence_is_that_of_the_time_and_a_dismissed_bug_is_told(repo: Repo) -> None:
+    fixed_often(repo)
+    give(repo)
+    change_core(repo)
+    repo.git("commit", "-q", "-m", "large")
+    sha, repository = repo.git("rev-parse", "HEAD"), Repository.open(repo.path)
+    dismissed = dismissals.Dismissal("src/core.py", "", "reviewed", repo.clock, repo.clock + DAY_SECONDS)
+    dismissals.change_own_dismissals(repository, repo.clock, [dismissed], [])
+    for number in range(3):
+        repo.commit("fix: later", **{"src/core.py": f"{number}\n"})
+    block = SimpleNamespace(
+        block=SimpleNamespace(shas=(sha,)), before=SimpleNamespace(metrics=[ChangeMetrics()])
+    )
+    judged = JudgedCommit(sha, repo.clock, "f" * 40, "large <b>", flagged=True, fix_subject="fix: later")
+    with History.open(repository.state_dir) as history:
+        history.mine_commits(repository)
+        trial: Any = SimpleNamespace(parts=(block,))
+        [one] = backtest_commits.add_past_facts(repository, history, trial, [judged])
+    assert "src/core.py: 5 of its 7 changes in the last year were fixes" in one.evidence
+    assert one.dismissed == "reviewed"
+    report = BacktestReport(
+        "demo", "HEAD", 1, 10, 1, 1, 0, 0, None, flags=[one], bugs=[one], dismissed=[one], off="<off>"
+    )
+    assert "Dismissed: 1 change dismissed, 1 of them fixed later all the same." in format_backtest_summary(
+        report
+    )
+    page = render_backtest_page(trial, report)
+    assert "<h2>Dismissed</h2>" in page and "large &lt;b&gt;" in page and "large <b>" not in page
+    assert "<li>src/core.py: 5 of its 7 changes in the last year were fixes</li>" in page
 
 
 def test_altered_changes(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
@@ -230,7 +302,7 @@ def test_too_few_bugs_are_counted_and_judge_nothing(repo: Repo, monkeypatch: pyt
     text = "\n".join(format_backtest_summary(done.report))
     assert re.search(r"Too few bugs to judge: [1-3] in \d+ commits \(at least 10 needed\)\.", text)
     assert re.search(r"Try --months \d+\.", text)
-    assert "fixed later: " in text
+    assert "fixed later by: " in text
     assert "AUC" not in text
     plain: Any = done.report.as_dict()
     assert plain["models"] == {}

@@ -10,7 +10,7 @@ import pytest
 from gitpeft.config import Config
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.learn.szz import szz
+from gitpeft.learn.szz import candidate_lines, szz
 from gitpeft.learn.szz.szz import SzzLabels
 from tests.support.gitrepo import EPOCH, HOUR, Repo, partial_clone
 
@@ -397,7 +397,7 @@ def test_a_limit_traces_the_newest_and_the_next_run_goes_on(
     bug = repo.commit("Add edge", **{"c.py": BAD})
     repo.commit("Fix edge", **{"c.py": GOOD})
     repo.commit("Fix area", **{"a.py": OTHER + GOOD})
-    monkeypatch.setattr(szz, "LEAST_TRACED_COMMITS", 2)
+    monkeypatch.setattr(szz, "LEAST_TRACED_COMMITS", 3)
     monkeypatch.setattr("gitpeft.learn.szz.edit_cache._COMMITS_AT_ONCE", 3)
 
     def trace(limit: szz.TraceLimit | None) -> SzzLabels:
@@ -415,3 +415,48 @@ def test_a_limit_traces_the_newest_and_the_next_run_goes_on(
     assert dataclasses.replace(again, report=part.report) == dataclasses.replace(
         trace(None), report=part.report
     )
+
+
+def test_a_fix_that_only_adds_is_traced_to_the_newer_of_the_lines_beside(repo: Repo) -> None:
+    check = "    if not width:\n        return 0\n"
+    repo.commit("Add edge", **{"a.py": OTHER})
+    bug = repo.commit("Add area", **{"a.py": GOOD + OTHER})
+    fix = repo.commit("Fix area of nothing", **{"a.py": GOOD.replace("\n", f"\n{check}", 1) + OTHER})
+    found = find(repo)
+    assert {sha: (one.fixes, one.lines) for sha, one in found.verdicts.items()} == {bug: ((fix,), ())}
+
+
+def test_an_addition_between_two_commits_speaks_against_the_newer(repo: Repo) -> None:
+    first, second = "def show(total):\n", "    print(total)\n"
+    repo.commit("Add a function", **{"a.py": first + "    pass\n"})
+    bug = repo.commit("Print it", **{"a.py": first + second})
+    fix = repo.commit("Fix a missing bound", **{"a.py": first + "    total = min(total, 9)\n" + second})
+    assert causes(repo) == {bug: (fix,)}
+
+
+@pytest.mark.parametrize("added", [OTHER, "import math\n", "AREA = area(1, 1)\n"])
+def test_what_is_added_outside_of_definitions_speaks_against_nobody(repo: Repo, added: str) -> None:
+    repo.commit("Add area", **{"a.py": GOOD})
+    repo.commit("Fix what is missing", **{"a.py": GOOD + added})
+    assert causes(repo) == {}
+
+
+@pytest.mark.parametrize("added", ["# why\n", "\n\n", '"""Why."""\n'])
+def test_an_added_comment_speaks_against_nobody(repo: Repo, added: str) -> None:
+    repo.commit("Add area", **{"a.py": GOOD})
+    repo.commit("Fix what is missing", **{"a.py": GOOD + added})
+    assert causes(repo) == {}
+
+
+def test_an_addition_beside_a_wrong_line_speaks_against_that_line_alone(repo: Repo) -> None:
+    bug = repo.commit("Add area", **{"a.py": BAD})
+    repo.commit("Add edge", **{"a.py": BAD + OTHER})
+    fix = repo.commit("Fix area", **{"a.py": "import math\n" + GOOD + OTHER + "AREA = area(1, 1)\n"})
+    assert causes(repo) == {bug: (fix,)}
+
+
+def test_a_large_addition_is_no_evidence(repo: Repo) -> None:
+    repo.commit("Add area", **{"a.py": GOOD})
+    many = "".join(f"    x{i} = {i}\n" for i in range(candidate_lines.LARGE_FIX_LINES + 1))
+    repo.commit("Fix what is missing", **{"a.py": GOOD.replace("\n", f"\n{many}", 1)})
+    assert causes(repo) == {}

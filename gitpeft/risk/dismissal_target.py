@@ -1,0 +1,186 @@
+"""What `gitpeft risk dismiss` is told to dismiss: a tracked file, or a function as evidence names it.
+
+The history has only hashes of the headings of functions, so a name is looked up among the lines of the
+tracked files: a line whose hash the history knows in that file is the heading of a function.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+
+from gitpeft.diff.patch import normalize_line, parse_patch, quote_path
+from gitpeft.errors import GitpeftError
+from gitpeft.git.repository import Repository
+from gitpeft.history.context import StoredContext, hash_function_heading
+from gitpeft.history.paths import mask_path
+from gitpeft.history.store import History
+from gitpeft.redaction import mask_secrets
+from gitpeft.risk.change_metrics import is_code_file
+from gitpeft.terminal import decode_exactly, replace_unprintable
+
+MAX_STAGED_FILES = 20
+_MAX_LISTED = 5
+_MAX_SEARCHED_BYTES = 16 << 20
+_MAX_HEADING_LENGTH = 80
+"""Git cuts the headings of hunks there (in bytes)."""
+
+Target = tuple[str, str]
+"""A path as the history stores it, and the heading of a function in it, "" for the whole file."""
+
+
+def list_staged_targets(repository: Repository) -> list[Target]:
+    """The code files of the staged change, or all of its files where none is code."""
+    files = parse_patch(repository.read_staged_patch())
+    if not files:
+        raise GitpeftError(
+            "nothing is staged", "name a file or a function: gitpeft risk dismiss PATH --why TEXT"
+        )
+    paths = [file.path for file in files if is_code_file(file.path)] or [file.path for file in files]
+    if len(paths) > MAX_STAGED_FILES:
+        raise GitpeftError(
+            f"the staged change has {len(paths)} files, too many to dismiss at once",
+            "name the file or function",
+        )
+    return [(mask_path(path), "") for path in paths]
+
+
+def list_staged_paths(repository: Repository) -> frozenset[str]:
+    """The files of the staged change, as the history stores them."""
+    return frozenset(mask_path(file.path) for file in parse_patch(repository.read_staged_patch()))
+
+
+def resolve_target(repository: Repository, text: str) -> Target:
+    """What `text` means: a tracked file (a path as git takes it), `PATH:FUNCTION`, or a function.
+
+    Raises GitpeftError where it is none of them, a folder, or several functions.
+    """
+    if not text.strip():
+        raise GitpeftError("there is no name to dismiss", "name a file or a function")
+    path = find_tracked_path(repository, text)
+    if path is not None:
+        return mask_path(path), ""
+    where, _, function = text.partition(":")
+    within = find_tracked_path(repository, where) if function.strip() and where.strip() else None
+    if within is not None:
+        return _find_function(repository, function, within)
+    if (repository.cwd / text).is_dir():
+        raise GitpeftError(f"{_show(text)} is a folder", "dismiss one of its files, or a function")
+    if (repository.cwd / text).exists():
+        raise GitpeftError(f"{_show(text)} is not tracked by git", "git add it first, or name another file")
+    return _find_function(repository, text)
+
+
+def find_tracked_path(repository: Repository, text: str) -> str | None:
+    """The path, from the top, of the file in the index or in HEAD that git knows by this name; else None."""
+    if (repository.cwd / text).is_dir() and not (repository.cwd / text).is_symlink():
+        return None
+    for command in (
+        ("ls-files", "-z", "--full-name"),
+        ("ls-tree", "-z", "--full-name", "--name-only", "HEAD"),
+    ):
+        literal = (f":(literal){text}",) if command[0] == "ls-files" else (text,)
+        try:
+            output = repository.run(*command, "--", *literal)
+        except GitpeftError:  # outside the repository, or no commit yet
+            continue
+        names = [name for name in output.split(b"\0") if name]
+        if len(names) == 1:
+            return decode_exactly(names[0])
+    return None
+
+
+# --- functions ----------------------------------------------------------------------------------------------
+
+
+def _find_function(repository: Repository, text: str, path: str | None = None) -> Target:
+    """The function that is called so, in the file or in any."""
+    wanted = normalize_line(text)
+    known = set(_list_functions(repository, wanted, path))
+    found = _choose_best(wanted, known)
+    if len(found) > 1:
+        shown = [f"  {quote_path(where)}:{heading}" for where, heading in found[:_MAX_LISTED]]
+        more = [f"  and {len(found) - _MAX_LISTED} more"] if len(found) > _MAX_LISTED else []
+        raise GitpeftError(
+            f"{len(found)} functions are called {_show(text)}",
+            "\n".join(["name one of them:", *shown, *more]),
+        )
+    if not found:
+        raise GitpeftError(
+            f"no tracked file and no changed function is called {_show(text)}", _hint(repository, text)
+        )
+    where, heading = found[0]
+    if mask_secrets(heading) != heading:
+        raise GitpeftError(
+            f"the line {_show(text)} holds what looks like a secret, and is not stored",
+            f"dismiss the file {where}",
+        )
+    return where, heading
+
+
+def _choose_best(wanted: str, known: Iterable[Target]) -> list[Target]:
+    """Functions by the closest kind of match: the heading, its beginning, the name in it."""
+    word = re.escape(wanted)
+    kinds = (
+        lambda heading: heading == wanted,
+        lambda heading: len(wanted) > 1 and heading.startswith(wanted),
+        lambda heading: re.search(rf"(?<!\w){word}\s*(?:[(:={{<]|$)", heading),
+    )
+    for kind in kinds:
+        if found := sorted(target for target in known if kind(target[1])):
+            return found
+    return []
+
+
+def _list_functions(repository: Repository, wanted: str, path: str | None) -> Iterator[Target]:
+    """Functions of the staged change and of the history whose heading has the longest word of `wanted`."""
+    for file in parse_patch(repository.read_staged_patch()):
+        if path in (None, file.path):
+            yield from ((mask_path(file.path), heading) for heading in file.functions)
+    if not (repository.state_dir / "history.db").exists():
+        return
+    with (
+        History.open(repository.state_dir) as history,
+        history.context_before(repository, repository.resolve_head()) as context,
+    ):
+        for where, lines in _search_lines(repository, wanted, path).items():
+            yield from _select_headings(context, mask_path(where), lines)
+
+
+def _select_headings(context: StoredContext, path: str, lines: set[str]) -> Iterator[Target]:
+    earlier = context.load_earlier_changes(path) if lines else []
+    hashes = frozenset(key for change in earlier for key in change.functions)
+    for line in lines:
+        if hash_function_heading(line) in hashes:
+            yield path, line
+
+
+def _search_lines(repository: Repository, wanted: str, path: str | None) -> Mapping[str, set[str]]:
+    """Lines of the tracked files with a word, as git would print them in a hunk's heading, by path."""
+    word = max(wanted.split(), key=len, default=wanted)
+    places = [f":(top,literal){path}"] if path is not None else []
+    command = ("grep", "--cached", "--full-name", "-z", "-I", "-F", "-e", word, "--", *places)
+    output = repository.run_limited(_MAX_SEARCHED_BYTES, *command)
+    found: dict[str, set[str]] = {}
+    for row in output.split(b"\n"):
+        name, mark, line = row.partition(b"\0")
+        if mark:
+            heading = line[:_MAX_HEADING_LENGTH].decode("utf-8", "replace")
+            found.setdefault(decode_exactly(name), set()).add(normalize_line(heading))
+    return found
+
+
+def _hint(repository: Repository, text: str) -> str:
+    """Files of similar names; or what is missing."""
+    names: dict[str, list[str]] = {}
+    for path in repository.list_tracked_files():
+        names.setdefault(path.rpartition("/")[2], []).append(quote_path(path))
+    near = get_close_matches(text.rpartition("/")[2], names, 1, 0.75)
+    if near:
+        return f"did you mean {' or '.join(names[near[0]][:_MAX_LISTED])}?"
+    if not (repository.state_dir / "history.db").exists():
+        return "functions are known once the history is read: gitpeft mine"
+    return "name a file, or a function as the evidence of `gitpeft risk` prints it"
+
+
+def _show(text: str) -> str:
+    return repr(replace_unprintable(text))[:100]
