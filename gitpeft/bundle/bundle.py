@@ -24,10 +24,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from gitpeft.bundle.block_file import BlockFile
 from gitpeft.bundle.manifest import (
     ADAPTER_FOLDER,
+    CAUSAL_GRAPHS,
     DECODER_FILE,
     ENCODER_FILE,
     INDEX_FOLDER,
@@ -49,6 +51,7 @@ from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
 
 __all__ = [
     "ADAPTER_FOLDER",
+    "CAUSAL_GRAPHS",
     "DECODER_FILE",
     "ENCODER_FILE",
     "INDEX_FOLDER",
@@ -127,13 +130,17 @@ class Bundle:
         except OSError as error:
             raise _explain_unreadable(path, error) from None
 
-    def check_file(self, name: str) -> None:
-        """As `read`, without holding the content in memory: for weights that are mapped."""
+    def check_file(self, name: str, *, mapped: bool = False) -> None:
+        """As `read`, without holding the content in memory.
+
+        `mapped` is for weights that a child process maps in any case. It hashes the whole file in one call,
+        so that the hash need not wait for other threads; a file cut off meanwhile ends the process.
+        """
         path, entry = self.path / name, self._get_entry(name)
         _check_file(path, entry.size)
         try:
             with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = _hash_mapped(file) if mapped else hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise _explain_unreadable(path, error) from None
         if digest != entry.sha256:
@@ -271,7 +278,7 @@ def _refuse_external_data(bundle: Bundle) -> None:
     for name in bundle.manifest.files:
         if name.endswith(".onnx"):
             raw = bundle.read(name)
-            if name == DECODER_FILE and WEIGHTS_FILE in bundle:
+            if name in CAUSAL_GRAPHS and WEIGHTS_FILE in bundle:
                 raw = raw.replace(_OWN_WEIGHTS_ENTRY, b"")
             if b"location" in raw:
                 raise GitpeftError(
@@ -290,6 +297,15 @@ def _read_regular_file(path: Path, limit: int = _MAX_FILE_BYTES) -> bytes:
             return file.read(size)  # read(limit) would allocate all that it is asked for
     except OSError as error:
         raise _explain_unreadable(path, error) from None
+
+
+def _hash_mapped(file: BinaryIO) -> str:
+    import mmap  # only the child maps files
+
+    if not os.fstat(file.fileno()).st_size:  # nothing can be mapped
+        return hashlib.sha256().hexdigest()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return hashlib.sha256(content).hexdigest()
 
 
 def _explain_unreadable(path: Path, error: OSError) -> GitpeftError:

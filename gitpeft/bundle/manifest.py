@@ -20,6 +20,7 @@ BUNDLE_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
+UPPER_FILE, HEAD_FILE = "decoder-upper.onnx", "decoder-head.onnx"
 WEIGHTS_FILE = "decoder.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 STYLE_FILE = "style.json"
@@ -28,6 +29,10 @@ RISK_MODEL_FILE = "risk.json"
 RISK_ENCODER_FILE = "risk.onnx"
 INDEX_FOLDER = "index"
 ADAPTER_FOLDER = "adapter"
+
+CAUSAL_GRAPHS = (DECODER_FILE, UPPER_FILE, HEAD_FILE)
+"""The parts of a causal language model, in the order in which they are run: the lower half of its layers, the
+upper half, and the output layer. The first alone is a whole model, as earlier versions exported it."""
 
 BUNDLE_KINDS: dict[str, tuple[set[str], ...]] = {
     "model": (

@@ -23,6 +23,10 @@ class BackgroundTask(Generic[Result]):
         except BaseException as error:
             self._error = error
 
+    def wait(self, seconds: float) -> None:
+        """Wait for the result, at most that long; an exception of the function is not raised here."""
+        self._thread.join(seconds)
+
     def get_result(self) -> Result:
         """Wait for the result; an exception of the function is raised here."""
         self._thread.join()

@@ -5,9 +5,11 @@ W width of a head.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import field, lazy_dataclass
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     TokenIds = NDArray[np.int64]
     Past = dict[str, Floats]
+    Feeds = dict[str, Floats | TokenIds]
 
 ENCODER_THREADS, DECODER_THREADS = 1, 1
 CAUSAL_THREADS = 2
-"""For a causal model, where there are as many cores: most of its time goes into reading the prompt."""
+"""For a causal model in one graph, where there are as many cores: most of its time goes into reading the
+prompt."""
 
 
 class TensorInfo(Protocol):
@@ -157,53 +161,138 @@ class EncoderDecoder:
 
 PREFILL_CHUNK = 128
 """Tokens of a prompt that are read at once. Attention to all of a long prompt at once would compute the half
-of its scores that is masked."""
+of its scores that is masked, and the halves of the layers would not work side by side."""
 
 
 class CausalDecoder:
-    """An exported causal language model (`learn.export.llama` documents inputs and outputs of the graph).
+    """An exported causal language model (`learn.export.llama` documents inputs and outputs of the graphs).
 
     To encode a prompt is to compute its keys and values, which all hypotheses read.
     """
 
     def __init__(
-        self, graph: Callable[[], bytes], folder: Path, check: Callable[[], None] = lambda: None
+        self, graphs: Sequence[Callable[[], bytes]], folder: Path, check: Callable[[], None] = lambda: None
     ) -> None:
-        """Load the graph that a function returns, with the weights that lie in `folder`.
+        """Load the graphs that functions return, with the weights that lie in `folder`.
 
-        `check` raises GitpeftError when the weights are damaged. It reads all of them, and so runs beside
-        the loading; no result is given before it has ended.
+        They are the parts of `CAUSAL_GRAPHS`, or one that holds all layers. The first is loaded at once, in
+        the background, the others while it reads the first prompt. `check` raises GitpeftError when the
+        weights are damaged; no result is given before it has returned.
         """
-        self._checked = BackgroundTask(check)
-        self._decoder = BackgroundTask(lambda: open_session(graph(), _count_causal_threads(), folder))
+        self._graphs, self._folder, self._check = graphs, folder, check
+        self._parts: dict[int, _CausalPart] = {}
+        self._first = BackgroundTask(lambda: self._get_part(0))
+
+    def _get_part(self, number: int) -> "_CausalPart":
+        if number not in self._parts:
+            threads = _count_causal_threads() if len(self._graphs) == 1 else 1
+            session = open_session(self._graphs[number](), threads, self._folder)
+            self._parts[number] = _CausalPart(session)
+        return self._parts[number]
 
     def encode(self, source: Sequence[int]) -> EncodedSource:
         """Read a prompt of S > 0 token ids."""
-        import numpy as np
+        self._first.get_result()
+        past = self._read_at_once(source) if len(self._graphs) == 1 else self._read_side_by_side(source)
+        self._check()
+        return EncodedSource(_name_prefix(past), list(source))
 
-        session = self._decoder.get_result()
-        self._past_shapes = _read_past_shapes(session)
-        names = _name_present(self._past_shapes)
-        past = self.make_empty_past(1)
-        nothing = self._name_prefix(past)
-        for start in range(0, len(source), PREFILL_CHUNK):
-            tokens = np.array([source[start : start + PREFILL_CHUNK]], dtype=np.int64)
-            present = session.run(names, {**nothing, **past, "tokens": tokens})
-            past = dict(zip(self._past_shapes, present, strict=True))
-        self._checked.get_result()
-        return EncodedSource(self._name_prefix(past), list(source))
+    def _read_at_once(self, source: Sequence[int]) -> "Past":
+        *_, (_, past) = self._get_part(0).read_prompt(_split_prompt(source))
+        return past
 
-    @staticmethod
-    def _name_prefix(past: "Past") -> "Past":
-        return {name.replace("past.", "prefix."): values for name, values in past.items()}
+    def _read_side_by_side(self, source: Sequence[int]) -> "Past":
+        """The KV cache of all layers. The lower half is ahead of the upper one, which is loaded meanwhile."""
+        given: queue.SimpleQueue[Feeds | None] = queue.SimpleQueue()
+        begun, ending = threading.Event(), threading.Event()
+        count = -(-len(source) // PREFILL_CHUNK)
+
+        def read_lower() -> "Past":
+            reached: Past = {}
+            try:
+                for handed, past in self._get_part(0).read_prompt(_split_prompt(source, begun.set)):
+                    given.put(handed)
+                    reached = past
+            finally:
+                given.put(None)
+                begun.set()
+            ending.wait()
+            self._get_part(2)
+            return reached
+
+        def take_handed() -> "Iterator[Feeds]":
+            for number in range(count):
+                if (handed := given.get()) is None:
+                    return
+                if number == count - 1:
+                    ending.set()
+                yield handed
+
+        # Python stands still while a graph is loaded, and what runs already goes on: the upper half is loaded
+        # as soon as the lower one runs, and the output layer when the upper half has begun its last part.
+        lower = BackgroundTask(read_lower)
+        begun.wait()
+        try:
+            *_, (_, past) = self._get_part(1).read_prompt(take_handed())
+        finally:
+            ending.set()
+            below = lower.get_result()
+        return {**below, **past}
 
     def run_decoder(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Floats, Past]":
         """As `EncoderDecoder.run_decoder`."""
-        return _run_decoder(self._decoder.get_result(), self._past_shapes, memory, tokens, past)
+        feeds: Feeds = {**memory.feeds, **past, "tokens": tokens}
+        present: Past = {}
+        for number in range(len(self._graphs)):
+            given, extended = self._get_part(number).run(feeds)
+            feeds |= given
+            present |= extended
+        return cast("Floats", feeds["probabilities"]), present
 
     def make_empty_past(self, batch: int) -> "Past":
         """The KV cache (B, H, 0, W) of `batch` hypotheses without tokens; call `encode` first."""
-        return _make_empty_past(self._past_shapes, batch)
+        shapes = {name: shape for one in self._parts.values() for name, shape in one.past_shapes.items()}
+        return _make_empty_past(shapes, batch)
+
+
+class _CausalPart:
+    """One graph of a causal language model."""
+
+    def __init__(self, session: OnnxSession) -> None:
+        self._session = session
+        self.past_shapes = _read_past_shapes(session)
+        self._read = [one.name for one in session.get_inputs()]
+        names = [one.name for one in session.get_outputs()]
+        self._given = [name for name in names if not name.startswith("present.")]
+
+    def run(self, feeds: "Feeds") -> "tuple[Feeds, Past]":
+        """What the next part reads, of the last one the probabilities; and the extended KV cache.
+
+        `feeds` may hold more than this part reads.
+        """
+        names = [*self._given, *_name_present(self.past_shapes)]
+        found = self._session.run(names, {name: feeds[name] for name in self._read})
+        count = len(self._given)
+        return dict(zip(self._given, found[:count], strict=True)), dict(
+            zip(self.past_shapes, found[count:], strict=True)
+        )
+
+    def read_prompt(self, chunks: "Iterable[Feeds]") -> "Iterator[tuple[Feeds, Past]]":
+        """For each chunk of a prompt, what the next part reads, and the KV cache up to there."""
+        past = _make_empty_past(self.past_shapes, 1)
+        nothing = _name_prefix(past)
+        for chunk in chunks:
+            given, past = self.run({**nothing, **past, **chunk})
+            yield {**given, "tokens": chunk["tokens"]}, past
+
+
+def _split_prompt(source: Sequence[int], tell: Callable[[], None] = lambda: None) -> "Iterator[Feeds]":
+    """The chunks of a prompt; calls `tell` before each."""
+    import numpy as np
+
+    for start in range(0, len(source), PREFILL_CHUNK):
+        tell()
+        yield {"tokens": np.array([source[start : start + PREFILL_CHUNK]], dtype=np.int64)}
 
 
 def _count_causal_threads() -> int:
@@ -217,6 +306,10 @@ def _count_causal_threads() -> int:
 def _read_past_shapes(decoder: OnnxSession) -> _PastShapes:
     cached = [one for one in decoder.get_inputs() if one.name.startswith("past.")]
     return {one.name: (one.shape[1], one.shape[3]) for one in cached}
+
+
+def _name_prefix(past: "Past") -> "Past":
+    return {name.replace("past.", "prefix."): values for name, values in past.items()}
 
 
 def _name_present(shapes: _PastShapes) -> list[str]:

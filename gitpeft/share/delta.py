@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gitpeft.bundle.bundle import (
     ADAPTER_FOLDER,
+    CAUSAL_GRAPHS,
     DECODER_FILE,
     ENCODER_FILE,
     TOKENIZER_FILE,
@@ -72,7 +73,7 @@ def encode_deltas(bundle: Bundle) -> tuple[dict[str, bytes], dict[str, DeltaReci
     if base is None:
         return files, made
     sources = _build_delta_sources(base, bundle.read)
-    for name in (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
+    for name in (ENCODER_FILE, *CAUSAL_GRAPHS, TOKENIZER_FILE, WEIGHTS_FILE):
         if name not in files:
             continue
         best = _choose_shortest_delta(
@@ -137,8 +138,9 @@ def _build_delta_sources(
 
     def fold() -> dict[str, bytes]:
         if packed:
-            graph = found["base"].get(DECODER_FILE) or read(DECODER_FILE)  # only names and shapes count
-            return {WEIGHTS_FILE: packed_merge.merge_lora_into_weights(base, graph, read_adapter)}
+            own = [found["base"][name] for name in CAUSAL_GRAPHS if name in found["base"]]
+            graphs = own or _read_graphs(read)  # only names and shapes count
+            return {WEIGHTS_FILE: packed_merge.merge_lora_into_weights(base, graphs, read_adapter)}
         return lora_merge.merge_lora_into_graphs(base, read_adapter)
 
     packed = is_packed_base(base)
@@ -152,13 +154,22 @@ def _build_delta_sources(
     return found
 
 
+def _read_graphs(read: Callable[[str], bytes]) -> list[bytes]:
+    """The graphs of a causal model in a bundle, whose first one it must have."""
+    found = [read(DECODER_FILE)]
+    for name in CAUSAL_GRAPHS[1:]:
+        try:
+            found.append(read(name))
+        except (GitpeftError, KeyError):
+            pass  # an earlier version exported one graph
+    return found
+
+
 def _read_own_files(base: Path, packed: bool) -> dict[str, bytes]:
     """What a base has of a bundle's files: the tokenizer and the graphs, as far as they come with it."""
     if packed:
         found = {TOKENIZER_FILE: (base / BASE_TOKENIZER_FILE).read_bytes()}
-        if packed_merge.has_graph(base):
-            found[DECODER_FILE] = (base / ONNX_FOLDER / DECODER_FILE).read_bytes()
-        return found
+        return found | packed_merge.read_graphs(base)
     names = (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE)
     return {name: (base / ONNX_FOLDER / name).read_bytes() for name in names}
 

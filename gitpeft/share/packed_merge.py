@@ -1,15 +1,15 @@
 """The int8 weights of a causal model, made from its packed base and a LoRA adapter, without torch.
 
 The file's arrays carry the names of the base's weights that lie side by side in them
-(`learn.export.llama`), and are found in the graph that names them. Where torch rounded a sum differently, a
+(`learn.export.llama`), and are found in the graphs that name them. Where torch rounded a sum differently, a
 published model carries the difference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gitpeft.bundle.bundle import DECODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from gitpeft.bundle.bundle import CAUSAL_GRAPHS, DECODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from gitpeft.bundle.embedded import BASE_ADAPTER_FOLDER, BASE_TOKENIZER_FILE, ONNX_FOLDER
 from gitpeft.share.lora_merge import (
     NotMergeableError,
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def merge_lora_into_weights(base: Path, graph: bytes, read: Callable[[str], bytes]) -> bytes:
-    """The weights file of a packed base with an adapter merged in, for a graph that was exported from it.
+def merge_lora_into_weights(base: Path, graphs: Iterable[bytes], read: Callable[[str], bytes]) -> bytes:
+    """The weights file of a packed base with an adapter merged in, for graphs that were exported from it.
 
     `read` returns a file of the adapter by its name. NotMergeableError when the method does not allow it, or
-    the graph names weights that the base does not have.
+    a graph names weights that the base does not have.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -37,7 +37,8 @@ def merge_lora_into_weights(base: Path, graph: bytes, read: Callable[[str], byte
     weights = {name: packed.read(name) for name in packed}
     updates = read_lora_updates(read, weights)
     arrays: dict[str, NDArray[np.generic]] = {}
-    for name, shape in read_array_shapes(graph).items():
+    named = {name: shape for graph in graphs for name, shape in read_array_shapes(graph).items()}
+    for name, shape in named.items():
         parts = name.split(NAME_JOINT)
         if name.endswith(SCALE_SUFFIX) or not all(part.endswith(".weight") for part in parts):
             continue
@@ -50,19 +51,26 @@ def merge_lora_into_weights(base: Path, graph: bytes, read: Callable[[str], byte
 
 
 def has_graph(base: Path) -> bool:
-    """Whether a packed base comes with its graph, from which `write_untuned_model` makes a whole model."""
+    """Whether a packed base comes with its graphs, from which `write_untuned_model` makes a whole model."""
     return (base / ONNX_FOLDER / DECODER_FILE).is_file()
 
 
-def write_untuned_model(base: Path, out: Path) -> None:
-    """Write graph, weights and tokenizer of a packed base with its own adapter, without tuning, into `out`.
+def read_graphs(base: Path) -> dict[str, bytes]:
+    """The graphs that a packed base comes with, by name."""
+    folder = base / ONNX_FOLDER
+    return {name: (folder / name).read_bytes() for name in CAUSAL_GRAPHS if (folder / name).is_file()}
 
-    The graph does not depend on the adapter. GitpeftError when the base is damaged.
+
+def write_untuned_model(base: Path, out: Path) -> None:
+    """Write graphs, weights and tokenizer of a packed base with its own adapter, without tuning, into `out`.
+
+    The graphs do not depend on the adapter. GitpeftError when the base is damaged.
     """
-    graph = (base / ONNX_FOLDER / DECODER_FILE).read_bytes()
+    graphs = read_graphs(base)
     adapter = base / BASE_ADAPTER_FOLDER
-    weights = merge_lora_into_weights(base, graph, lambda name: (adapter / name).read_bytes())
+    weights = merge_lora_into_weights(base, graphs.values(), lambda name: (adapter / name).read_bytes())
     out.mkdir(parents=True, exist_ok=True)
     (out / WEIGHTS_FILE).write_bytes(weights)
-    (out / DECODER_FILE).write_bytes(graph)
+    for name, raw in graphs.items():
+        (out / name).write_bytes(raw)
     (out / TOKENIZER_FILE).write_bytes((base / BASE_TOKENIZER_FILE).read_bytes())

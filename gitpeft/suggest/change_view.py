@@ -21,7 +21,9 @@ from gitpeft.lazy import lazy_dataclass, lazy_pattern
 _VERSION = lazy_pattern(
     r"(?<![\w.])v?\d+(?:\.\d+)+(?:[-.+]?(?:(?:a|b|rc|alpha|beta|dev|post|pre)[\w.]*|\d+))*"
 )
-_DATE = lazy_pattern(r"(?<!\d)(?:19|20)\d\d-\d\d-\d\d(?!\d)")
+DATE = lazy_pattern(r"(?<!\d)(?:19|20)\d\d-\d\d-\d\d(?!\d)")
+"""A day as in 2026-01-31."""
+
 _YEAR = lazy_pattern(r"(?<!\d)(?:19|20)\d\d(?!\d)")
 _NAME_BEFORE = lazy_pattern(r"[A-Za-z@][\w./@-]*")
 _CODE_NAME = lazy_pattern(r"[A-Za-z_][\w-]*(?:\.\w+)*")
@@ -212,7 +214,7 @@ class ChangeView:
             yield f"was{i}", one.old
             yield f"whose{i}", one.name
         added = [new for _, old, new in self.pairs if new and not old]
-        for role, pattern in (("new-version", _VERSION), ("date", _DATE), ("year", _YEAR)):
+        for role, pattern in (("new-version", _VERSION), ("date", DATE), ("year", _YEAR)):
             yield role, next((match[0] for line in added if (match := pattern.search(line))), "")
         yield "year", next((b for a, b in self.replacements if _YEAR.fullmatch(b)), "")
         for i, (old, new) in enumerate(self.definitions["renamed"][:MAX_NAMES]):

@@ -5,16 +5,25 @@ the libraries are imported.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Bundle
+from gitpeft.bundle.bundle import (
+    CAUSAL_GRAPHS,
+    DECODER_FILE,
+    ENCODER_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    Bundle,
+)
 from gitpeft.diff.render import TokenBudget
 from gitpeft.lazy import replace_fields
 from gitpeft.runtime.background import BackgroundTask
 from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens, Hypothesis, score_messages
 from gitpeft.runtime.onnx_model import CausalDecoder, EncodedSource, EncoderDecoder, MessageNetwork
+from gitpeft.runtime.sampling import MessageSampler
 from gitpeft.runtime.tokenizer import TokenCodec, render_source, wrap_source
+from gitpeft.suggest.consensus import compute_consensus
 from gitpeft.suggest.read_errors import explain_read_errors
 from gitpeft.suggest.reranker_features import GENERATED, DraftMessage
 from gitpeft.suggest.stage_timer import StageTimer
@@ -25,20 +34,29 @@ if TYPE_CHECKING:
 MAX_TOKENS = 40
 """Tokens of the longest message."""
 
+ENOUGH_SAMPLES = 6
+"""Samples of 8 that are waited for. The last two take a quarter of all steps, and what has the highest
+consensus saves as much without them: +0.06 ± 0.51 percentage points of the keystrokes (576 draws for 288
+commits)."""
+
 
 def start_reading_files(bundle: Bundle) -> BackgroundTask[dict[str, bytes]]:
     """Read and check the files of a bundle's model in the background, but for weights that are mapped."""
-    names = [name for name in (ENCODER_FILE, DECODER_FILE, TOKENIZER_FILE) if name in bundle]
+    names = [name for name in (ENCODER_FILE, *CAUSAL_GRAPHS, TOKENIZER_FILE) if name in bundle]
     return BackgroundTask(lambda: {name: bundle.read(name) for name in names})
 
 
 def _open_network(bundle: Bundle, files: BackgroundTask[dict[str, bytes]]) -> MessageNetwork:
-    def read_decoder() -> bytes:
-        return files.get_result()[DECODER_FILE]
+    """The model, whose weights are checked in the background, beside its loading."""
+
+    def find_reader(name: str) -> Callable[[], bytes]:
+        return lambda: files.get_result()[name]
 
     if WEIGHTS_FILE in bundle:
-        return CausalDecoder(read_decoder, bundle.path, lambda: bundle.check_file(WEIGHTS_FILE))
-    return EncoderDecoder(lambda: files.get_result()[ENCODER_FILE], read_decoder)
+        graphs = [find_reader(name) for name in CAUSAL_GRAPHS if name in bundle]
+        check = BackgroundTask(lambda: bundle.check_file(WEIGHTS_FILE, mapped=True))
+        return CausalDecoder(graphs, bundle.path, check.get_result)
+    return EncoderDecoder(find_reader(ENCODER_FILE), find_reader(DECODER_FILE))
 
 
 def import_libraries() -> None:
@@ -52,8 +70,8 @@ def import_libraries() -> None:
 class MessageGenerator:
     """The model of a bundle. `files` are its files by name; loading starts at once, in the background.
 
-    `width` is the number of beams. `timer` measures the stages tokenizer (waiting for it), render, encode and
-    decode.
+    `width` is the number of beams of a model that does not sample. `timer` measures the stages tokenizer
+    (waiting for it), render, encode and decode.
     """
 
     def __init__(
@@ -64,39 +82,55 @@ class MessageGenerator:
             self._special = GenerationTokens.from_settings(settings)
             self._wrapping = list(settings.get("before", ())), list(settings.get("after", ()))
             self._budget = TokenBudget(**bundle.manifest.budget)
-        self._width = width
         self._encoded: EncodedSource | None = None
         self._timer = timer
         self._network = _open_network(bundle, files)
+        self._strategy = self._make_strategy(width)
         self._codec = BackgroundTask(lambda: _parse_tokenizer(files.get_result()[TOKENIZER_FILE]))
 
     def generate_drafts(
-        self, change: str, previous: str, exemplars: "Sequence[Neighbour]", seed: int | None = None
+        self, change: str, previous: str, exemplars: "Sequence[Neighbour]"
     ) -> list[DraftMessage]:
-        """Draft messages for a stored or compact change, the likeliest first.
+        """Different draft messages for a stored or compact change, the likeliest first.
 
-        `previous` is the author's previous subject, `exemplars` are similar earlier commits, the most similar
-        first. A `seed` samples other wordings, the same ones for the same seed.
+        Samples are ordered by their consensus instead. `previous` is the author's previous subject,
+        `exemplars` are similar earlier commits, the most similar first.
         """
-        encoded = self._encoded = self.encode_source(change, previous, exemplars)
+        return self.write_drafts(self.encode_source(change, previous, exemplars), exemplars)
+
+    def write_drafts(self, encoded: EncodedSource, exemplars: "Sequence[Neighbour]") -> list[DraftMessage]:
+        """As `generate_drafts`, for a source that was encoded with these exemplars."""
+        self._encoded = encoded
         with self._timer.measure("decode"):
-            search = BeamSearch(self._width, MAX_TOKENS, seed=seed)
-            hypotheses = search.run(self._network, encoded, self._special)
-            if seed is not None:
-                hypotheses = self._rescore_without_noise(encoded, hypotheses)
-        codec = self._codec.get_result()
+            hypotheses = self._strategy.run(self._network, encoded, self._special)
         like = tuple(exemplar.sha for exemplar in exemplars)
-        return [
-            DraftMessage(
-                codec.decode(one.ids),
-                GENERATED,
-                like,
-                one.mean,
-                finished=one.finished,
-                tokens=len(one.ids) + 1,
-            )
-            for one in hypotheses
-        ]
+        drafts = self._gather_drafts(hypotheses, like)
+        return _order_by_consensus(drafts) if self._samples else drafts
+
+    def _gather_drafts(self, hypotheses: Sequence[Hypothesis], like: tuple[str, ...]) -> list[DraftMessage]:
+        """The different messages, in their order, with the number of samples that read like each."""
+        codec = self._codec.get_result()
+        drafts: dict[str, DraftMessage] = {}
+        for one in hypotheses:
+            text, length = codec.decode(one.ids), len(one.ids) + 1
+            draft = DraftMessage(text, GENERATED, like, one.mean, finished=one.finished, tokens=length)
+            same = drafts.get(text, draft)
+            drafts[text] = replace_fields(same, samples=same.samples + 1) if self._samples else same
+        return list(drafts.values())
+
+    def _make_strategy(self, width: int) -> MessageSampler | BeamSearch:
+        if self._samples:
+            return MessageSampler(limit=MAX_TOKENS, enough=ENOUGH_SAMPLES)
+        return BeamSearch(width, MAX_TOKENS)
+
+    @property
+    def _samples(self) -> bool:
+        """Whether messages are sampled, as a causal model's are, or searched for.
+
+        The likeliest message of a pretrained language model is seldom its best: with samples 33.6 % of the
+        keystrokes are saved, with beams 28.2 % (420 commits, each with a reranker of its own).
+        """
+        return isinstance(self._network, CausalDecoder)
 
     @property
     def scores_cheaply(self) -> bool:
@@ -106,6 +140,11 @@ class MessageGenerator:
         with these likelihoods (28.4 % of the keystrokes saved instead of 28.5 %, n = 275).
         """
         return isinstance(self._network, EncoderDecoder)
+
+    @property
+    def loading_seconds(self) -> float:
+        """How long loading goes on when the model has begun to read; computing in Python would hold it up."""
+        return 0.1 if isinstance(self._network, CausalDecoder) else 0.0
 
     def score_drafts(self, drafts: Sequence[DraftMessage]) -> list[DraftMessage]:
         """Drafts of other origin with the model's log-probability, for the change of the last drafts."""
@@ -118,14 +157,6 @@ class MessageGenerator:
             for draft, one in zip(drafts, scored, strict=True)
         ]
 
-    def _rescore_without_noise(
-        self, encoded: EncodedSource, hypotheses: Sequence[Hypothesis]
-    ) -> list[Hypothesis]:
-        """The finished hypotheses with the log-probabilities of the model alone, the likeliest first."""
-        finished = [one.ids for one in hypotheses if one.finished]
-        scored = score_messages(self._network, encoded, finished, self._special)
-        return sorted(scored, key=lambda one: -one.mean)
-
     def score_texts(self, encoded: EncodedSource, messages: Sequence[str]) -> list[Hypothesis]:
         """The log-probability of each message, cut to `MAX_TOKENS` tokens, for an encoded source."""
         codec, layout = self._codec.get_result(), self._budget.layout
@@ -134,14 +165,28 @@ class MessageGenerator:
 
     def encode_source(self, change: str, previous: str, exemplars: "Sequence[Neighbour]") -> EncodedSource:
         """Render a change, the previous subject and exemplars into the model's input, and encode it."""
+        return self.encode_tokens(self.render_source(change, previous, exemplars))
+
+    def render_source(self, change: str, previous: str, exemplars: "Sequence[Neighbour]") -> list[int]:
+        """The model's input as token ids."""
         with self._timer.measure("tokenizer"):
             codec = self._codec.get_result()
         with self._timer.measure("render"):
             subjects = [exemplar.subject for exemplar in exemplars]
             rendered = render_source(change, subjects, previous, self._budget, codec)
-            source = wrap_source(rendered or codec.marks["file"], self._wrapping, self._budget.total)
+            return wrap_source(rendered or codec.marks["file"], self._wrapping, self._budget.total)
+
+    def encode_tokens(self, source: Sequence[int]) -> EncodedSource:
+        """What the model has read of its input."""
         with self._timer.measure("encode"):
             return self._network.encode(source)
+
+
+def _order_by_consensus(drafts: Sequence[DraftMessage]) -> list[DraftMessage]:
+    """Sampled drafts, the one first whose message saves most of what the samples write."""
+    texts = [one.message for one in drafts]
+    consensus = compute_consensus(texts, {one.message: one.samples for one in drafts})
+    return [drafts[place] for place in sorted(range(len(drafts)), key=lambda place: -consensus[place])]
 
 
 def _parse_tokenizer(raw: bytes) -> TokenCodec:

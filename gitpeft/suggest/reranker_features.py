@@ -10,6 +10,7 @@ from gitpeft.diff.grounding import measure_grounding
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 from gitpeft.suggest.change_view import ChangeView
 from gitpeft.suggest.checks import find_ungrounded, list_foreign_stems, measure_verb_fit
+from gitpeft.suggest.consensus import compute_consensus
 from gitpeft.suggest.side_checks import is_vague, measure_edited_share
 from gitpeft.suggest.team_wording import TeamWording
 
@@ -43,6 +44,8 @@ RERANKER_FEATURES = (
     "edited",
     "vague",
     "echoes_opening",
+    "consensus",
+    "sampled",
     "formulaic",
     "nearest_similarity",
     "change_size",
@@ -78,7 +81,8 @@ class DraftMessage:
 
     `like` are the ids of the commits behind it: its exemplars, or the commit whose message it is. `mean` is
     the log-probability per token and `tokens` how many tokens that was, 0 where the model did not score it;
-    for generated messages `finished` is whether the end was reached. For retrieved messages and analogies
+    for generated messages `finished` is whether the end was reached, and `samples` how many of the model's
+    samples read like that, 0 where it searched instead of sampling. For retrieved messages and analogies
     `similarity` (0..1) is that of the commit's change, and `age` how many commits ago it was made.
     """
 
@@ -90,6 +94,7 @@ class DraftMessage:
     age: int = 0
     finished: bool = True
     tokens: int = 0
+    samples: int = 0
 
 
 RECENT_SUBJECT_COUNT = 100
@@ -187,6 +192,8 @@ def compute_features(
       (1), may be (0) or hardly is (-1); short: whether it has at most two words; edited: the share of its
       content words that are new or gone in the change; vague: whether it only says that a file was changed;
     - echoes_opening: how much of the similarity of the nearest messages is of those that begin with its word;
+    - consensus: the share of keystrokes that it is to save by the model's samples (`consensus`); sampled: the
+      share of the samples that read like that;
     - formulaic, nearest_similarity, change_size, file_count, the same for all: mean unigram F1 of the nearest
       messages with each other, similarity of the nearest change, ln(1 + changed lines), ln(files).
     """
@@ -195,6 +202,8 @@ def compute_features(
     similarities = [_get_echo_weight(retrieved.get(draft.message)) for draft in drafts]
     nearest = list(retrieved.values())
     shared = _measure_question(nearest, context)
+    samples = {draft.message: draft.samples for draft in drafts if draft.samples}
+    consensus = compute_consensus([draft.message for draft in drafts], samples)
     known_stems = {_stem_word(part) for message in retrieved for part in _split_name_parts(message)}
     return [
         (
@@ -208,6 +217,8 @@ def compute_features(
             *_measure_likelihood(draft),
             *_measure_truth(draft, context),
             _measure_opening_echo(draft, nearest),
+            consensus[place],
+            draft.samples / max(1, sum(samples.values())),
             *shared,
         )
         for place, draft in enumerate(drafts)

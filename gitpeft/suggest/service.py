@@ -405,17 +405,16 @@ def load_message_handler(state_dir: Path) -> RequestHandler:
         shas = [str(sha) for sha in since] if isinstance(since, list) else []
         request = SuggestionRequest.from_dict(data)
         _index_recent_commits(suggester, state_dir, shas)
+        steps = suggester.suggest_in_steps(
+            request.change,
+            request.previous,
+            request.n,
+            least=request.get_least_score(),
+            branch=request.branch,
+        )
         if suggester.generates:  # something to offer should the model take too long
-            found = suggester.suggest_retrieved(
-                request.change,
-                request.previous,
-                request.n,
-                least=request.get_least_score(),
-                branch=request.branch,
-            )
-            yield {PRELIMINARY: True, "suggestions": [one.to_row() for one in found]}
-        suggestions = _ask_model(suggester, request)
-        yield {"suggestions": [one.to_row() for one in suggestions], "timings": suggester.timings}
+            yield {PRELIMINARY: True, "suggestions": [one.to_row() for one in next(steps)]}
+        yield {"suggestions": [one.to_row() for one in next(steps)], "timings": suggester.timings}
 
     return handle_request
 

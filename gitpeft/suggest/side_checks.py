@@ -14,7 +14,7 @@ from gitpeft.diff.grounding import (
     stem_first_word,
 )
 from gitpeft.lazy import lazy_pattern
-from gitpeft.suggest.change_view import ChangeView
+from gitpeft.suggest.change_view import DATE, ChangeView
 from gitpeft.suggest.team_wording import split_prefix
 
 _OBJECT_END = lazy_pattern(
@@ -26,7 +26,8 @@ _OBJECT_END = lazy_pattern(
 _SUPPORT = lazy_pattern(r"^(?:\w+ )?support (?:for|of) ", re.IGNORECASE)
 _CODE_NAME = lazy_pattern(r"\b(?:[A-Za-z]*[a-z][A-Z]\w*|\w*[A-Za-z]_\w+)")
 _WRONG_OBJECT = {1: "what it adds is not new", -1: "what it removes is not gone"}
-_VERSION = lazy_pattern(r"\d+(?:\.\d+)+")
+_STAGE = r"[.-]?(?:dev|SNAPSHOT|alpha|beta|rc|pre|next)"
+_VERSION = lazy_pattern(rf"\d+(?:\.\d+)+(?:{_STAGE}[.-]?\d*)?")
 _BEFORE_OLD_VERSION = lazy_pattern(
     r"\b(?:from|drop\w*|remov\w*|support\w*|delet\w*|revert\w*|instead of)\b", re.IGNORECASE
 )
@@ -49,7 +50,7 @@ def find_wrong_side(message: str, view: ChangeView, branch: str) -> str:
     """Why a message is not what a change does; "" if it may be."""
     return (
         _find_wrong_object(message, view)
-        or _find_old_version(message, view)
+        or _find_wrong_version(message, view)
         or _find_wrong_issue(message, view, branch)
         or _find_wrong_file(message, view)
         or _find_missing_typo(message, view)
@@ -87,18 +88,28 @@ def _moves_inside_a_name(stem: str, sign: int, view: ChangeView) -> bool:
     return len(stem) >= 4 and any(stem in other and n * sign > 0 for other, n in view.balance.items())
 
 
-def _find_old_version(message: str, view: ChangeView) -> str:
-    """A version of the old side alone; for a release also one that is not new, or only on its way."""
+def _find_wrong_version(message: str, view: ChangeView) -> str:
+    """A version of the old side alone; for a release also one that is replaced or on its way, or a date."""
     gone, new = view.sides
-    is_release = _RELEASE.match(split_prefix(message)[1]) is not None
+    prefix, words = split_prefix(message)
+    is_release = bool(_RELEASE.match(words) or _RELEASE.search(prefix))
+    if is_release and DATE.search(words) and any(not DATE.search(one.new) for one in view.versions):
+        return "a date for a version"
+    replaced = _list_replaced_versions(view) if is_release else set()
     for match in _VERSION.finditer(message):
-        before, after = _count_occurrences(match[0], gone), _count_occurrences(match[0], new)
-        is_old = before > 0 and (after == 0 or (is_release and after <= before))
+        before, after = _count_version(match[0], gone), _count_version(match[0], new)
+        is_old = match[0] in replaced or (before > 0 and (after == 0 or (is_release and after <= before)))
         if is_release and match[0] in _BEFORE_RELEASE.findall(new):
             return "a version that is not released yet"
         if is_old and not _BEFORE_OLD_VERSION.search(message[: match.start()]):
             return "the old version"
     return ""
+
+
+def _list_replaced_versions(view: ChangeView) -> set[str]:
+    """Versions that lines change to another, none to them; the notes of a release name the last one too."""
+    changes = view.versions
+    return {one.old.lstrip("v") for one in changes} - {one.new.lstrip("v") for one in changes}
 
 
 def _find_wrong_issue(message: str, view: ChangeView, branch: str) -> str:
@@ -159,3 +170,9 @@ def _stands_in(text: str, where: str) -> bool:
 
 def _count_occurrences(text: str, where: str) -> int:
     return len(re.findall(rf"(?<![a-zA-Z0-9.])v?{re.escape(text)}(?![a-zA-Z0-9])", where))
+
+
+def _count_version(version: str, where: str) -> int:
+    """How often a version stands somewhere; 2.1.0 does not stand in 2.1.0.dev0, nor in 2.1.0.1."""
+    end = rf"(?![a-zA-Z0-9]|[.-]\d|{_STAGE})"
+    return len(re.findall(rf"(?<![a-zA-Z0-9.])v?{re.escape(version)}{end}", where))

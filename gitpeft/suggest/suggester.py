@@ -6,7 +6,7 @@ than numpy.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from gitpeft.bundle.bundle import Bundle
 from gitpeft.diff.render import TokenBudget
 from gitpeft.diff.stored import shorten_change
 from gitpeft.diff.subjects import clean_subject
+from gitpeft.lazy import lazy_dataclass
+from gitpeft.runtime.background import BackgroundTask
 from gitpeft.suggest import reranker
 from gitpeft.suggest.analogy import fill_slots, unpack_slots
 from gitpeft.suggest.descriptions import describe_change
@@ -47,6 +49,14 @@ DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
 
+@lazy_dataclass(frozen=True, slots=True)
+class _Groundwork:
+    """What is known about a change without the model: what candidates are judged by, and other drafts."""
+
+    context: RerankingContext
+    others: Sequence[DraftMessage]
+
+
 def open_active_suggester(state_dir: Path) -> "Suggester":
     """A suggester for the active bundle; GitpeftError when there is none or it is damaged."""
     return Suggester(bundles.require_active_bundle(state_dir))
@@ -55,8 +65,8 @@ def open_active_suggester(state_dir: Path) -> "Suggester":
 class Suggester:
     """Suggests messages with a bundle; the same request always gets the same answer.
 
-    `timings` holds milliseconds: imports and index (of the first request); retrieve (with all drafts that the
-    model has no part in), tokenizer, render, encode, decode, score and choose (of the last one).
+    `timings` holds milliseconds: imports and index (of the first request); retrieve, draft (messages without
+    the model), tokenizer, render, encode, decode, score and choose (of the last one).
     """
 
     def __init__(self, bundle: Bundle, beams: int = BEAM_WIDTH) -> None:
@@ -86,27 +96,39 @@ class Suggester:
         *,
         least: float | None = None,
         before: str | None = None,
-        seed: int | None = None,
         branch: str = "",
     ) -> list[Suggestion]:
         """At most `n` messages for a stored or compact change, best first; [] if none is good enough.
 
         `previous` is the author's previous subject, "" if there is none; `least` the score (0..1) that each
         message needs, None for what the model was found to need. If the index contains the commit `before`,
-        only earlier commits are retrieved. A `seed` samples other wordings, the same ones for the same seed.
-        Numbers and names may come from that of the `branch`.
+        only earlier commits are retrieved. Numbers and names may come from that of the `branch`.
         """
         candidates = self.collect_candidates(
-            change, previous, generate=self.generates, before=before, seed=seed, branch=branch
+            change, previous, generate=self.generates, before=before, branch=branch
         )
         return self._choose_best(candidates, n, least)
 
-    def suggest_retrieved(
+    def suggest_in_steps(
         self, change: str, previous: str, n: int = 1, *, least: float | None = None, branch: str = ""
-    ) -> list[Suggestion]:
-        """The same from earlier messages alone, in a few milliseconds: the model is not waited for."""
-        found = self.collect_candidates(change, previous, generate=False, branch=branch)
-        return self._choose_best(found, n, least)
+    ) -> Iterator[list[Suggestion]]:
+        """What earlier messages alone give, while the model reads the change; then the same as `suggest`.
+
+        Where the model has no part in the suggestions, these are the same, and there is one step.
+        """
+        self._load_missing(self.generates)
+        change = self._fit_form(change)
+        neighbours = self._find_nearest(change)
+        reading, exemplars = None, neighbours[: self._exemplar_count]
+        if (generator := self._generator if self.generates else None) is not None:
+            source = generator.render_source(change, previous, exemplars)
+            reading = BackgroundTask(lambda: generator.encode_tokens(source))
+            reading.wait(generator.loading_seconds)
+        work = self._lay_groundwork(change, previous, neighbours, branch=branch)
+        yield self._choose_best(self._build_candidates(work, []), n, least)
+        if generator is not None and reading is not None:
+            drafts = generator.write_drafts(reading.get_result(), exemplars)
+            yield self._choose_best(self._build_candidates(work, drafts), n, least)
 
     def _choose_best(
         self, candidates: Sequence[MessageCandidate], n: int, least: float | None
@@ -137,7 +159,6 @@ class Suggester:
         *,
         generate: bool = True,
         before: str | None = None,
-        seed: int | None = None,
         branch: str = "",
     ) -> list[MessageCandidate]:
         """All different candidates, generated ones first, then retrieved ones, each kind best first.
@@ -146,26 +167,38 @@ class Suggester:
         """
         generate = generate and self._has_model
         self._load_missing(generate)
-        change = self._fit_form(change)
-        with self._timer.measure("retrieve"):
-            end = self._count_commits_before(before)
-            neighbours = self._find_nearest(change, end)
-            recent = self._index.list_newest_subjects(MAX_SUBJECTS, end) if self._index is not None else []
-            context = RerankingContext(change, clean_subject(previous), recent, branch)
-            earlier = self._reranker.is_of_earlier_version
-            others = (
-                list(map(_draft_from_neighbour, neighbours))
-                if earlier
-                else _collect_other_drafts(neighbours, context)
-            )
+        change, end = self._fit_form(change), self._count_commits_before(before)
+        neighbours = self._find_nearest(change, end)
         drafts: list[DraftMessage] = []
         if generate and self._generator is not None:
             exemplars = neighbours[: self._exemplar_count]
-            drafts = self._generator.generate_drafts(change, previous, exemplars, seed)
+            drafts = self._generator.generate_drafts(change, previous, exemplars)
+        work = self._lay_groundwork(change, previous, neighbours, end, branch)
+        return self._build_candidates(work, drafts)
+
+    def _lay_groundwork(
+        self,
+        change: str,
+        previous: str,
+        neighbours: "Sequence[Neighbour]",
+        end: int | None = None,
+        branch: str = "",
+    ) -> _Groundwork:
+        with self._timer.measure("draft"):
+            recent = self._index.list_newest_subjects(MAX_SUBJECTS, end) if self._index is not None else []
+            context = RerankingContext(change, clean_subject(previous), recent, branch)
+            if self._reranker.is_of_earlier_version:
+                return _Groundwork(context, list(map(_draft_from_neighbour, neighbours)))
+            return _Groundwork(context, _collect_other_drafts(neighbours, context))
+
+    def _build_candidates(self, work: _Groundwork, drafts: Sequence[DraftMessage]) -> list[MessageCandidate]:
+        """The candidates from the model's drafts, which come first, and from all others."""
+        others, earlier = work.others, self._reranker.is_of_earlier_version
         if drafts and self._generator is not None and self._generator.scores_cheaply and not earlier:
-            others = self._score_offerable(others, context)
+            others = self._score_offerable(others, work.context)
         with self._timer.measure("choose"):
-            return reranker.build_candidates([*drafts, *others], context, self._longest, grounded=not earlier)
+            drafts = [*drafts, *others]
+            return reranker.build_candidates(drafts, work.context, self._longest, grounded=not earlier)
 
     def _score_offerable(
         self, others: Sequence[DraftMessage], context: RerankingContext
@@ -199,10 +232,11 @@ class Suggester:
         """How many commits of the index are older than `before`; None for all."""
         return self._index.find_position(before) if before and self._index is not None else None
 
-    def _find_nearest(self, change: str, end: int | None) -> "list[Neighbour]":
-        if self._index is None:
-            return []
-        return self._index.find_nearest(change, max(self._exemplar_count, NEIGHBOUR_COUNT), end)
+    def _find_nearest(self, change: str, end: int | None = None) -> "list[Neighbour]":
+        with self._timer.measure("retrieve"):
+            if self._index is None:
+                return []
+            return self._index.find_nearest(change, max(self._exemplar_count, NEIGHBOUR_COUNT), end)
 
     # --- loading --------------------------------------------------------------------------------------------
 

@@ -9,11 +9,15 @@ import torch
 from gitpeft.bundle import bundle as bundles
 from gitpeft.git.repository import Repository
 from gitpeft.learn.training import finetune
+from gitpeft.suggest.reranker_features import GENERATED
+from gitpeft.suggest.suggester import Suggester
 from tests.support import generated, tinymodel
 from tests.support.commands import Call
 from tests.support.comparisons import hurry
 from tests.support.gitrepo import Repo
 from tests.support.tinybase import loosen
+
+CHANGE = "M src/a.py\n@@\n-    return 1\n+    return 2"
 
 METHODS = ("lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4,probe=1")
 
@@ -59,8 +63,20 @@ def test_a_causal_base_goes_the_whole_way(
         assert set(outcome["tuning"]) == {"tuned", "tuned half way", "untuned"}
     offered = gitpeft("suggest", "HEAD", *here, "--json")
     assert offered.code == 0, offered
+    check_samples(Suggester(bundle))
     measured = json.loads(gitpeft("eval", *here, "--json").out)
     assert measured["test"] == outcome["test"]
+
+
+def check_samples(suggester: Suggester) -> None:
+    """The drafts are samples, the one of the highest consensus first, and the same ones each time."""
+    found = suggester.collect_candidates(CHANGE, "")
+    drafts = [one for one in found if one.origin == GENERATED]
+    assert sum(one.get_feature("sampled") for one in drafts) == pytest.approx(1)
+    consensus = [one.get_feature("consensus") for one in drafts]
+    assert consensus == sorted(consensus, reverse=True) and consensus[0] > 0
+    assert all(one.mean < 0 for one in drafts)
+    assert suggester.collect_candidates(CHANGE, "") == found
 
 
 def test_a_causal_base_is_trained_further(

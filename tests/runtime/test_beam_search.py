@@ -81,10 +81,17 @@ def test_a_message_that_reaches_the_limit_is_unfinished() -> None:
     assert np.isclose(found[0].mean, found[0].total / 6)
 
 
-def test_the_search_stops_when_no_beam_can_overtake() -> None:
+def test_the_search_stops_as_soon_as_every_beam_has_a_message() -> None:
     table = Table({0: {5: 0.9, 6: 0.1}, 5: {1: 1.0}, 6: {1: 1.0}})
     search(table, width=1, limit=40)
     assert table.calls == 2
+
+
+def test_it_does_not_wait_for_a_longer_message() -> None:
+    """5 7 8 would be likelier for each of its tokens than the empty message."""
+    table = Table({0: {1: 0.3, 5: 0.7}, 5: {1: 0.4, 7: 0.6}, 7: {8: 1.0}, 8: {1: 1.0}})
+    found = search(table, width=2)
+    assert table.calls == 2 and [one.ids for one in found] == [[5], []]
 
 
 def test_scores_of_given_messages_count_the_end() -> None:

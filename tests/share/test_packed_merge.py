@@ -74,14 +74,15 @@ def test_another_base_here_is_named(base: bases.BaseModel, tmp_path: Path) -> No
 
 
 def give_own_adapter(base: bases.BaseModel, text: str) -> None:
-    """An adapter that belongs to the base, and the graph of base and adapter."""
+    """An adapter that belongs to the base, and the graphs of base and adapter."""
     method = named(text)
     tuned: Any = methods.attach_method(base.load(), method)
     disturb(tuned)
     methods.save_trained_weights(tuned, base.folder / "adapter")
     (base.folder / "onnx").mkdir()
     write_graphs(base.load(), True, base.folder)
-    (base.folder / "decoder.onnx").rename(base.folder / "onnx" / "decoder.onnx")
+    for name in bundles.CAUSAL_GRAPHS:
+        (base.folder / name).rename(base.folder / "onnx" / name)
     (base.folder / "onnx" / "settings.json").write_text('{"start": 1, "end": 2, "banned": []}')
 
 
@@ -90,7 +91,8 @@ def test_without_tuning_the_model_is_the_exported_one(base: bases.BaseModel, tmp
     exported = (base.folder / "decoder.safetensors").read_bytes()
     found = bases.find_base(str(base.folder)).prepare_onnx_folder(tmp_path / "untuned")
     assert found == tmp_path / "untuned"
-    assert (found / "decoder.onnx").read_bytes() == (base.folder / "onnx" / "decoder.onnx").read_bytes()
+    for name in bundles.CAUSAL_GRAPHS:
+        assert (found / name).read_bytes() == (base.folder / "onnx" / name).read_bytes()
     made = (found / "decoder.safetensors").read_bytes()
     assert len(made) == len(exported)
     assert sum(map(int.__ne__, made, exported)) < len(exported) / 500  # torch may round a sum differently

@@ -67,6 +67,37 @@ def test_a_version_is_the_new_one(message: str, why: str) -> None:
     assert flaw(message, BUMPS) == why
 
 
+RELEASE = (
+    " CHANGELOG.md +2 -0\n package.json +1 -1\n#CHANGELOG.md\n@\n+## 7.1.12 (compare v7.1.11...v7.1.12)\n"
+    '#package.json\n@\n-  "version": "7.1.11",\n+  "version": "7.1.12",'
+)
+
+
+@pytest.mark.parametrize("prefix", ["release: v", "chore(release): ", "Release "])
+def test_a_release_is_not_of_the_version_that_it_replaces(prefix: str) -> None:
+    assert flaw(f"{prefix}7.1.11", RELEASE) == "the old version"
+    assert flaw(f"{prefix}7.1.12", RELEASE) == ""
+
+
+def test_a_release_is_not_named_by_its_day() -> None:
+    change = (
+        " CHANGES.rst +1 -1\n a.py +1 -1\n#CHANGES.rst\n@Version 2.3.3\n-Unreleased\n+Released 2023-08-21\n"
+    )
+    change += '#a.py\n@\n-version = "2.3.3.dev"\n+version = "2.3.3"'
+    assert flaw("release version 2023-08-21", change) == "a date for a version"
+    assert flaw("release version 2.3.3", change) == ""
+    assert (
+        flaw("release 2023-08-21", ' a.py +1 -1\n#a.py\n@\n-version = "2023-07-01"\n+version = "2023-08-21"')
+        == ""
+    )
+
+
+def test_a_version_under_way_is_old_once_it_is_released() -> None:
+    change = ' a.py +1 -1\n#a.py\n@\n-version = "2.1.0.dev0"\n+version = "2.1.0"'
+    assert flaw("Start version 2.1.0.dev0", change) == "the old version"
+    assert flaw("Release version 2.1.0", change) == ""
+
+
 def test_a_name_in_code_is_new_as_a_whole() -> None:
     change = " a.js +1 -1\n#a.js\n@\n-isValidName(a)\n+isValidName(a, valid_b)"
     assert flaw("Add isValidName", change) == "what it adds is not new"

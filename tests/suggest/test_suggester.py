@@ -57,7 +57,7 @@ def test_from_model_to_suggestion(ready: Path) -> None:
     assert all(
         0 <= one.score <= 1 and one.message and set(one.like) <= set(tinymodel.SHAS) for one in offered
     )
-    stages = {"imports", "index", "retrieve", "tokenizer", "render", "encode", "decode", "choose"}
+    stages = {"imports", "index", "retrieve", "draft", "tokenizer", "render", "encode", "decode", "choose"}
     assert stages <= suggester.timings.keys() and min(suggester.timings.values()) >= 0
 
 
@@ -119,18 +119,6 @@ def test_the_same_request_has_the_same_answer(ready: Path) -> None:
     assert open_active_suggester(ready).suggest(CHANGE, PREVIOUS, 5) == first.suggest(CHANGE, PREVIOUS, 5)
 
 
-def test_a_seed_samples_other_wordings(ready: Path) -> None:
-    suggester = open_active_suggester(ready)
-
-    def generated(seed: int | None) -> list[str]:
-        found = suggester.collect_candidates(CHANGE, PREVIOUS, seed=seed)
-        assert all(one.mean < 0 for one in found if one.origin == "generated")
-        return [one.message for one in found if one.origin == "generated"]
-
-    assert generated(3) == generated(3)
-    assert len({tuple(generated(seed)) for seed in (None, 1, 2, 3)}) > 2
-
-
 def test_only_commits_before_a_given_one_are_retrieved(ready: Path) -> None:
     found = open_active_suggester(ready).collect_candidates(CHANGE, "", before=tinymodel.SHAS[1])
     assert [one.like for one in found if one.origin == "retrieved"] == [(tinymodel.SHAS[0],)]
@@ -164,14 +152,23 @@ def test_a_reranker_that_only_retrieves_does_not_run_the_model(tmp_path: Path, m
 
 
 def test_earlier_messages_are_there_before_the_model(ready: Path) -> None:
-    """They are reranked among themselves, and the model is not run."""
+    """They are reranked among themselves; then comes the same answer as in one step."""
     model = open_active_suggester(ready)
     assert model.generates
-    found = model.suggest_retrieved(CHANGE, "", 3)
+    steps = model.suggest_in_steps(CHANGE, "", 3)
+    found = next(steps)
     assert found
     assert "generated" not in {one.origin for one in found}
     assert "decode" not in model.timings
-    assert not model.suggest_retrieved(CHANGE, "", 3, least=1.01)
+    assert list(steps) == [open_active_suggester(ready).suggest(CHANGE, "", 3)]
+    assert list(model.suggest_in_steps(CHANGE, "", 3, least=1.01)) == [[], []]
+
+
+def test_there_is_one_step_where_the_model_has_no_part(tmp_path: Path, model: Any) -> None:
+    tinymodel.bundle(tmp_path, model, {"mode": "retrieved"})
+    suggester = open_active_suggester(tmp_path)
+    assert list(suggester.suggest_in_steps(CHANGE, PREVIOUS)) == [suggester.suggest(CHANGE, PREVIOUS)]
+    assert "encode" not in suggester.timings
 
 
 def test_each_message_needs_the_least_score(ready: Path) -> None:

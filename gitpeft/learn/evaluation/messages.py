@@ -12,6 +12,7 @@ from gitpeft.learn.data.style import MessageStyle
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.evaluation.reranker import RerankerChoice, choose_reranker
 from gitpeft.learn.evaluation.text_metrics import MetricScores, score_messages
+from gitpeft.learn.evaluation.trial import TrialLimit
 from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.reranker_features import RETRIEVED
 
@@ -59,6 +60,11 @@ class MeasuredMessages:
     scores: Mapping[str, MetricScores] = field(default_factory=dict)
     samples: tuple[SampleMessage, ...] = ()
 
+    @property
+    def n(self) -> int:
+        """How many commits were asked about."""
+        return max((scores.n for scores in self.scores.values()), default=0)
+
     def as_dict(self) -> dict[str, dict[str, object]]:
         """The scores for JSON, by system."""
         return {system: scores.as_dict() for system, scores in self.scores.items()}
@@ -69,19 +75,18 @@ def choose_on_validation(
     data: Dataset,
     style: MessageStyle,
     listen: CountListener,
-    most: int = MAX_VALIDATION_COMMITS,
+    limit: TrialLimit,
 ) -> RerankerChoice | None:
     """The reranker that is best on validation; None where there is no model, or too little to validate on.
 
-    At most `most` commits are asked about. Each is treated as in the hook: those before it are among the
-    exemplars.
+    Each commit is treated as in the hook: those before it are among the exemplars.
     """
-    examples = trial.sample_examples(data.valid, limit_commits(draft, most), seed=1)
+    examples = trial.sample_examples(data.valid, limit_commits(draft, limit.most), seed=1)
     if draft.files is None or len(examples) < MIN_VALIDATION_COMMITS:
         return None
     index = data.index_before(data.first_valid)
     with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
-        asked = trial.collect_candidates(suggester, examples, listen, since=data.valid)
+        asked = trial.collect_candidates(suggester, examples, listen, since=data.valid, limit=limit)
     return choose_reranker(asked, draft.reranker)
 
 
@@ -91,29 +96,36 @@ def limit_commits(draft: BundleDraft, most: int) -> int:
     return min(most, MAX_CAUSAL_COMMITS) if causal else most
 
 
+def count_tested(causal: bool) -> int:
+    """On how many commits a model is tested at most."""
+    return MAX_CAUSAL_COMMITS if causal else MAX_TEST_COMMITS
+
+
 def measure_on_test(
     draft: BundleDraft,
     data: Dataset,
     style: MessageStyle,
     reranker: Reranker,
     listen: CountListener,
-    most: int | None = None,
+    limit: TrialLimit,
 ) -> MeasuredMessages:
-    """Score a model and its baseline, the nearest neighbour, on at most `most` of the newest commits.
+    """Score a model and its baseline, the nearest neighbour, on some of the newest commits.
 
-    Without `most` they are `MAX_TEST_COMMITS`, for a causal model `MAX_CAUSAL_COMMITS`. Three of the commits
-    are kept as samples: best, median and worst by the keystrokes saved.
+    Three of the commits are kept as samples: best, median and worst by the keystrokes saved.
     """
-    examples = trial.sample_examples(data.test, most or limit_commits(draft, MAX_TEST_COMMITS), seed=2)
+    examples = trial.sample_examples(data.test, limit.most, seed=2)
     if not examples:
         return MeasuredMessages()
     index = data.index_before(data.first_test)
+    found = []
+    if draft.files is not None:
+        with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
+            found = trial.collect_candidates(suggester, examples, listen, limit=limit)
+        examples = [one.example for one in found]
     references = [example.message for example in examples]
     ours = nearest = trial.nearest_messages(index, examples)
     scores: dict[str, MetricScores] = {}
-    if draft.files is not None:
-        with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
-            found = trial.collect_candidates(suggester, examples, listen)
+    if found:
         scores["gitpeft"] = score_messages([one.offered_message(reranker) for one in found], references)
         ours = [one.offered_message(reranker, least=0.0) for one in found]
         if reranker.threshold is not None:

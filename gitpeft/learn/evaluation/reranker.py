@@ -27,11 +27,6 @@ CROSS_VALIDATION_FOLDS = 5
 TARGET_TEMPERATURE = 0.2
 """The saving (0..1) divided by this is the logit of a candidate in the target distribution."""
 
-CHANCE_SAVING = 0.3
-"""Savings up to this count as none when candidates are ordered: messages of other commits reach it by chance
-(the letters that any two have in common), and whoever gets one begins anew. Without it 18 % of the
-40 % of offers with the best scores are kept, with it 19 % (15 histories, 315 commits, cross-validated)."""
-
 GOAL_SHARE = 0.5
 """Of what is offered, this share is to be nearly kept."""
 
@@ -110,11 +105,10 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
 def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> Reranker:
     """Weights under which a commit's best candidate, by keystrokes saved, gets the highest score.
 
-    The softmax of the scores is fitted to that of the savings beyond `CHANCE_SAVING`, over
-    `TARGET_TEMPERATURE`: ListNet's top-one loss (Cao et al. 2007), by Newton's method, with a ridge towards
-    the prior's weights (0 without one) in units of each feature's spread, once these are at this loss's
-    scale. A logistic regression over the candidates that come first then gives the chance that one saves
-    `NEARLY_KEPT_SHARE` of the keystrokes.
+    The softmax of the scores is fitted to that of the savings over `TARGET_TEMPERATURE`: ListNet's top-one
+    loss (Cao et al. 2007), by Newton's method, with a ridge towards the prior's weights (0 without one) in
+    units of each feature's spread, once these are at this loss's scale. A logistic regression over the
+    candidates that come first then gives the chance that one saves `NEARLY_KEPT_SHARE` of the keystrokes.
     """
     questions = _read_questions(asked)
     if not questions:
@@ -122,7 +116,7 @@ def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = No
     rows = np.concatenate([x for x, _ in questions])
     spread = rows.std(0)
     spread[spread < _MIN_SPREAD] = 1.0  # a constant feature keeps the prior's weight
-    asked_for = [(x / spread, _target_distribution(_subtract_chance(y))) for x, y in questions]
+    asked_for = [(x / spread, _target_distribution(y)) for x, y in questions]
     start = np.zeros(len(RERANKER_FEATURES))
     if prior is not None and prior.weights:
         given = _read_weights(prior, prior.weights) * spread
@@ -274,10 +268,6 @@ def remember_saving(offer: str, written: str) -> float:
 
 
 # --- fitting ------------------------------------------------------------------------------------------------
-
-
-def _subtract_chance(savings: FloatArray) -> FloatArray:
-    return np.clip((savings - CHANCE_SAVING) / (1 - CHANCE_SAVING), 0, 1)
 
 
 def _target_distribution(goals: FloatArray) -> FloatArray:

@@ -1,9 +1,11 @@
 """What a model would have suggested for unseen commits, each with the exemplars of its day."""
 
 import json
+import math
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,15 @@ class ExampleCandidates:
         return best[0][1].message if best else ""
 
 
+@dataclass(frozen=True, slots=True)
+class TrialLimit:
+    """How many examples are asked about: `most`, as long as `seconds` last, and `least` in any case."""
+
+    most: int
+    seconds: float = math.inf
+    least: int = 20
+
+
 @contextmanager
 def open_trial_suggester(
     manifest: Manifest, files: Path, index: CommitIndex, style: Mapping[str, object]
@@ -59,8 +70,9 @@ def copy_model_files(files: Path, folder: Path) -> None:
         _link_file(files / bundles.WEIGHTS_FILE, folder / bundles.WEIGHTS_FILE)
     else:
         shutil.copyfile(files / bundles.ENCODER_FILE, folder / bundles.ENCODER_FILE)
-    for name in (bundles.DECODER_FILE, bundles.TOKENIZER_FILE):
-        shutil.copyfile(files / name, folder / name)
+    for name in (*bundles.CAUSAL_GRAPHS, bundles.TOKENIZER_FILE):
+        if (files / name).is_file():
+            shutil.copyfile(files / name, folder / name)
 
 
 def _link_file(source: Path, target: Path) -> None:
@@ -75,24 +87,29 @@ def collect_candidates(
     examples: Sequence[Example],
     on_step: Callable[[int, int], None] | None = None,
     since: Sequence[Example] = (),
+    limit: TrialLimit | None = None,
 ) -> list[ExampleCandidates]:
     """Every candidate for every example.
 
     `since` are all examples that are not in the suggester's index, oldest first: for each example those
-    before it are indexed, as many as the hook looks back.
+    before it are indexed, as many as the hook looks back. With a `limit` whose time runs out, only a random
+    part of the examples, in their order.
     """
-    asked = []
-    for number, (example, before) in enumerate(
-        zip(examples, entries_known_before(examples, since), strict=True), 1
-    ):
+    start, asked = time.monotonic(), dict[int, ExampleCandidates]()
+    places = range(len(examples))
+    order = random.Random(0).sample(places, len(places)) if limit else list(places)
+    known = entries_known_before([examples[place] for place in order], since)
+    for place, before in zip(order, known, strict=True):
+        if limit and len(asked) >= limit.least and time.monotonic() - start >= limit.seconds:
+            break
         if since:
             suggester.index_recent_commits(before)
-        asked.append(
-            ExampleCandidates(example, tuple(suggester.collect_candidates(example.change, example.previous)))
-        )
+        example = examples[place]
+        found = tuple(suggester.collect_candidates(example.change, example.previous))
+        asked[place] = ExampleCandidates(example, found)
         if on_step:
-            on_step(number, len(examples))
-    return asked
+            on_step(len(asked), len(examples))
+    return [asked[place] for place in sorted(asked)]
 
 
 def sample_examples(examples: Sequence[Example], most: int, seed: int) -> list[Example]:

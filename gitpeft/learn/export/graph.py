@@ -5,7 +5,7 @@ depends on no exporter, and yields at once the fused operators of ONNX Runtime t
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -41,7 +41,7 @@ class OnnxGraph:
 
     With `quantise`, weights of linear layers and embeddings are stored as int8 with one scale a column (of an
     embedding: a row). With `outside`, weights are not stored in the model but in a file of that name beside
-    it, from which ONNX Runtime maps them into memory (see `save`).
+    it, from which ONNX Runtime maps them into memory (see `save_graphs`).
     """
 
     def __init__(self, quantise: bool, outside: str = "") -> None:
@@ -231,20 +231,16 @@ class OnnxGraph:
         model = helper.make_model(graph, producer_name="gitpeft", opset_imports=opsets, ir_version=IR_VERSION)
         return bytes(model.SerializeToString())
 
-    def save(self, path: Path) -> None:
-        """Write the model, and the file of the weights that it keeps outside, as safetensors."""
-        if self._outside:
-            from safetensors.numpy import save_file
+    def outside_weights(self) -> Iterable[tuple[str, NDArray[np.generic]]]:
+        """The arrays that are not stored in the model, by name."""
+        return self._weights.items()
 
-            save_file(self._weights, path.with_name(self._outside))
-            self._locate_weights(path.with_name(self._outside))
-        path.write_bytes(self.to_bytes())
-
-    def _locate_weights(self, file: Path) -> None:
-        """Note in the model where in the file each array lies."""
+    def locate_weights(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+        """Note in the model where in the file outside each of its arrays lies (see `read_tensor_ranges`)."""
         from onnx import TensorProto
 
-        for name, (start, end) in read_tensor_ranges(file).items():
+        for name in self._weights:
+            start, end = ranges[name]
             tensor = self._initializers[name]
             tensor.data_location = TensorProto.EXTERNAL
             place = {"location": self._outside, "offset": str(start), "length": str(end - start)}
@@ -254,6 +250,22 @@ class OnnxGraph:
     def _make_name(self, stem: str) -> str:
         self._count += 1
         return f"{stem}.{self._count}"
+
+
+def save_graphs(graphs: Mapping[str, OnnxGraph], folder: Path, outside: str) -> None:
+    """Write models by their file names, and the file of the weights that they keep outside, as safetensors.
+
+    Weights that several of them name are written once.
+    """
+    from safetensors.numpy import save_file
+
+    save_file(
+        {name: array for one in graphs.values() for name, array in one.outside_weights()}, folder / outside
+    )
+    ranges = read_tensor_ranges(folder / outside)
+    for name, graph in graphs.items():
+        graph.locate_weights(ranges)
+        (folder / name).write_bytes(graph.to_bytes())
 
 
 def read_tensor_ranges(file: Path) -> dict[str, tuple[int, int]]:

@@ -1,9 +1,11 @@
-"""Causal language models (Llama and its relatives) as one ONNX graph.
+"""Causal language models (Llama and its relatives) as three ONNX graphs: two halves and the output layer.
 
-The same graph reads a prompt and writes a message. To read a prompt it is run on one hypothesis, as often as
-the prompt has parts, without a prefix, and gives keys and values alone: the output layer is not computed
-then. To write, the prompt's keys and values are its prefix, one for all hypotheses and never repeated: all
-hypotheses, and all query heads that share a key head, look at the same array.
+They are run one after the other, and are loaded and read a prompt side by side: one half of the layers works
+on the second part of a prompt while the other works on the first. The same graphs read a prompt and write a
+message. To read a prompt the halves are run on one hypothesis, as often as the prompt has parts, without a
+prefix, and give keys and values. To write, the prompt's keys and values are its prefix, one for all
+hypotheses and never repeated: all hypotheses, and all query heads that share a key head, look at the same
+array.
 
 Weights stay outside of the model (see `OnnxGraph`), under the names that they have in `transformers`; those
 of layers that are multiplied at once are joined by `NAME_JOINT`.
@@ -21,10 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gitpeft.bundle.bundle import DECODER_FILE, WEIGHTS_FILE
+from gitpeft.bundle.bundle import CAUSAL_GRAPHS, WEIGHTS_FILE
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export.attention import MASKED_SCORE, add_bottlenecks, add_position_range
 from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph, tensor_to_array
+from gitpeft.learn.export.graph import save_graphs as save_models
 from gitpeft.share.quantisation import NAME_JOINT
 
 if TYPE_CHECKING:
@@ -33,32 +36,53 @@ if TYPE_CHECKING:
     from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
 _HEAD_NAME, _EMBEDDING_NAME = "lm_head.weight", "model.embed_tokens.weight"
+_STREAM = "sum", "update"
+_MIDDLE, _TOP = "middle", "top"
+"""Where the residual stream goes from one graph to the next."""
+
 _LEAST_SCALE = 1e-20
 
 
-def save_graph(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
-    """Write the graph of `tokens` (B, T) to `probabilities` (B, T, V), and its weights beside it.
+def save_graphs(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
+    """Write the three graphs, and their weights beside them.
 
-    Without a prefix (S = 0) `probabilities` is empty.
+    The lower half of the layers reads `tokens` (B, T) and gives `middle.sum` and `middle.update` (1, B·T, D),
+    the residual stream and what is still to be added to it. The upper half goes on from there, and gives
+    `top.sum` and `top.update`. The output layer makes `probabilities` (B, T, V) of these; it is not run while
+    the prompt is read. All three read `tokens`, the latter two for their shape alone.
 
-    Further inputs are `prefix.I.key/value` (1, K, S, H) and `past.I.key/value` (B, K, P, H) for each layer I;
-    `present.I.key/value` (B, K, E, H) are the next step's past. GitpeftError for a model whose attention does
-    not reach all earlier positions.
+    Further inputs of the halves are `prefix.I.key/value` (1, K, S, H) and `past.I.key/value` (B, K, P, H) for
+    each of their layers I; `present.I.key/value` (B, K, E, H) are the next step's past. GitpeftError for a
+    model whose attention does not reach all earlier positions.
     """
-    graph = OnnxGraph(quantise, outside=WEIGHTS_FILE)
     settings = _read_settings(model)
-    step = _Step(graph, settings)
-    decoder = model.model
-    x = _add_embedding(graph, model, step.tokens)
-    stream = _ResidualStream(graph, x, settings)
-    for number, layer in enumerate(decoder.layers):
-        place = f"model.layers.{number}"
+    width = int(model.config.hidden_size)
+    parts = lower, upper, head = [OnnxGraph(quantise, outside=WEIGHTS_FILE) for _ in CAUSAL_GRAPHS]
+    step = _Step(lower, settings, range(settings.layers // 2))
+    stream = _ResidualStream(lower, settings, _add_embedding(lower, model, step.tokens))
+    _add_layers(step, model, stream).hand_over(_MIDDLE, width)
+    step = _Step(upper, settings, range(settings.layers // 2, settings.layers))
+    stream = _continue_stream(upper, settings, _MIDDLE, width)
+    _add_layers(step, model, stream).hand_over(_TOP, width)
+    _add_probabilities(head, model, settings)
+    save_models(dict(zip(CAUSAL_GRAPHS, parts, strict=True)), folder, WEIGHTS_FILE)
+
+
+def _add_layers(step: "_Step", model: "PreTrainedModel", stream: "_ResidualStream") -> "_ResidualStream":
+    """The layers of a step; returns the stream behind them."""
+    for number in step.layers:
+        place, layer = f"model.layers.{number}", model.model.layers[number]
         normed = stream.normalise(layer.input_layernorm)
         stream.add_update(_add_attention(step, normed, number, layer.self_attn, f"{place}.self_attn"))
         normed = stream.normalise(layer.post_attention_layernorm)
-        stream.add_update(_add_feed_forward(graph, normed, layer.mlp, f"{place}.mlp"))
-    _add_probabilities(step, model, stream.normalise(decoder.norm))
-    graph.save(folder / DECODER_FILE)
+        stream.add_update(_add_feed_forward(step.graph, normed, layer.mlp, f"{place}.mlp"))
+    return stream
+
+
+def _continue_stream(graph: OnnxGraph, settings: "_Settings", place: str, width: int) -> "_ResidualStream":
+    """The residual stream (1, B·T, width) that another graph hands over at a place."""
+    parts = (graph.add_input(f"{place}.{name}", "float", [1, "N", width]) for name in _STREAM)
+    return _ResidualStream(graph, settings, *parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +116,8 @@ def _read_settings(model: "PreTrainedModel") -> _Settings:
         raise GitpeftError(
             f"cannot export the position encoding {model.model.rotary_emb.rope_type}", "choose another base"
         )
+    if layers < 2:
+        raise GitpeftError("cannot export a model with a single layer", "choose a base with more layers")
     turned = getattr(config, "no_rope_layers", None) or [1] * layers
     return _Settings(
         layers,
@@ -110,9 +136,14 @@ def _read_settings(model: "PreTrainedModel") -> _Settings:
 class _ResidualStream:
     """The residual stream; each update is added when the next layer's input is normalised."""
 
-    def __init__(self, graph: OnnxGraph, start: str, settings: _Settings) -> None:
-        self._graph, self._sum, self._settings = graph, start, settings
-        self._update = ""
+    def __init__(self, graph: OnnxGraph, settings: _Settings, start: str, update: str = "") -> None:
+        self._graph, self._settings = graph, settings
+        self._sum, self._update = start, update
+
+    def hand_over(self, place: str, width: int) -> None:
+        """Make the stream (1, B·T, width) outputs of the graph, for another that goes on from there."""
+        for name, value in zip(_STREAM, (self._sum, self._update), strict=True):
+            self._graph.add_output(value, f"{place}.{name}", [1, "N", width])
 
     def add_update(self, update: str) -> None:
         """A layer's result, to be added."""
@@ -148,10 +179,10 @@ def add_root_norm(graph: OnnxGraph, x: str, norm: "LlamaRMSNorm", epsilon: float
 class _Step:
     """The inputs of a run, and what all layers read: shapes, rotation, mask, whether there is a prefix."""
 
-    def __init__(self, graph: OnnxGraph, settings: _Settings) -> None:
-        self.graph, self.settings = graph, settings
+    def __init__(self, graph: OnnxGraph, settings: _Settings, layers: range) -> None:
+        self.graph, self.settings, self.layers = graph, settings, layers
         tokens = graph.add_input("tokens", "int64", ["B", "T"])
-        for number in range(settings.layers):
+        for number in layers:
             for part in ("key", "value"):
                 tail = [settings.key_heads, settings.head_width]
                 graph.add_input(f"prefix.{number}.{part}", "float", [1, tail[0], "S", tail[1]])
@@ -159,8 +190,8 @@ class _Step:
         self.tokens = graph.add_reshape(tokens, 1, -1)
         self._shape = graph.add_node("Shape", tokens)
         self._shapes: dict[tuple[int, ...], str] = {}
-        prefix = graph.add_node("Shape", "prefix.0.key", start=2, end=3)
-        past = graph.add_node("Shape", "past.0.key", start=2, end=3)
+        prefix = graph.add_node("Shape", f"prefix.{layers[0]}.key", start=2, end=3)
+        past = graph.add_node("Shape", f"past.{layers[0]}.key", start=2, end=3)
         new = graph.add_node("Shape", tokens, start=1)
         end = graph.add_node("Add", past, new)
         first = graph.add_node("Add", prefix, past)
@@ -168,10 +199,14 @@ class _Step:
         self.lengths = graph.add_node("Concat", prefix, end, axis=0)
         self.rotation = self._add_rotation(first, graph.add_node("Add", first, new))
         self.mask = self._add_mask(past, end)
-        group = settings.heads // settings.key_heads
-        count = graph.add_node("Shape", tokens, end=1)
-        tail_shape = (graph.add_ints(settings.key_heads, group), new, graph.add_ints(settings.head_width))
-        self.grouped = graph.add_node("Concat", count, *tail_shape, axis=0)
+        heads, group = graph.add_ints(settings.key_heads), settings.heads // settings.key_heads
+        count, width = graph.add_node("Shape", tokens, end=1), graph.add_ints(settings.head_width)
+        rest = graph.add_ints(-1)
+        # Shapes: of what attention gives, and of scores of own keys for all hypotheses together and apart.
+        self.grouped = graph.add_node("Concat", heads, count, graph.add_ints(group), new, width, axis=0)
+        self.mixed = graph.add_node("Concat", heads, count, rest, width, axis=0)
+        self.joined = graph.add_node("Concat", graph.add_ints(1), heads, rest, end, axis=0)
+        self.apart = graph.add_node("Concat", heads, count, rest, end, axis=0)
 
     def _add_rotation(self, start: str, end: str) -> tuple[str, str, str]:
         """Indices (B, T) into cosines and sines (T, H/2) of the positions start..end."""
@@ -224,11 +259,10 @@ def _add_attention(step: _Step, x: str, number: int, module: "LlamaAttention", p
     )
     key, value = (_add_present(step, number, part, x) for part, x in (("key", key), ("value", value)))
     grouped = step.split_hypotheses(query, key_heads, heads // key_heads, width)
-    grouped = graph.add_node("Transpose", grouped, perm=[0, 2, 3, 1, 4])
-    query = graph.add_reshape(grouped, 0, 0, -1, width)
+    query = graph.add_node("Transpose", grouped, perm=[2, 0, 3, 1, 4])
     mixed = _mix_values(step, query, key, value, number)
     mixed = graph.add_node("Reshape", mixed, step.grouped)
-    whole = graph.add_node("Transpose", mixed, perm=[0, 3, 1, 2, 4])
+    whole = graph.add_node("Transpose", mixed, perm=[1, 3, 0, 2, 4])
     flat = graph.add_reshape(whole, 1, -1, heads * width)
     return _add_output_linear(graph, flat, module.o_proj, f"{place}.o_proj")
 
@@ -257,23 +291,33 @@ def _add_present(step: _Step, number: int, part: str, x: str) -> str:
 
 
 def _mix_values(step: _Step, query: str, key: str, value: str, number: int) -> str:
-    """Attention of queries (B, K, G·T, H) to the prefix and to keys and values (B, K, E, H)."""
-    graph = step.graph
-    factor = step.settings.score_scale
-    own = graph.add_fused_node("FusedMatMul", query, key, transB=1, alpha=factor)
-    own = graph.add_node("Add", own, step.mask)
+    """Attention of queries (K, B, G, T, H) to the prefix and to keys and values (B, K, E, H).
+
+    The result has K·B·G·T·H numbers in the order of the queries. To the prefix all hypotheses are one long
+    query, so that it is read from memory once.
+    """
+    graph, settings = step.graph, step.settings
+    rows = graph.add_reshape(query, 1, settings.key_heads, -1, settings.head_width)
+
+    def score(queries: str, keys: str) -> str:
+        return graph.add_fused_node("FusedMatMul", queries, keys, transB=1, alpha=settings.score_scale)
 
     def mix_own() -> str:
-        return graph.add_node("MatMul", graph.add_node("Softmax", own, axis=-1), value)
+        scores = graph.add_node("Add", score(rows, key), step.mask)
+        return graph.add_node("MatMul", graph.add_node("Softmax", scores, axis=-1), value)
 
     def mix_all() -> str:
-        before, values = (f"prefix.{number}.{part}" for part in ("key", "value"))
-        scores = graph.add_fused_node("FusedMatMul", query, before, transB=1, alpha=factor)
-        scores = graph.add_node("Concat", scores, own, axis=-1)
+        before, earlier = (f"prefix.{number}.{part}" for part in ("key", "value"))
+        keys, values = (graph.add_node("Transpose", x, perm=[1, 0, 2, 3]) for x in (key, value))
+        each = graph.add_reshape(query, 0, 0, -1, settings.head_width)
+        own = graph.add_node("Add", score(each, keys), step.mask)
+        own = graph.add_node("Reshape", own, step.joined)
+        scores = graph.add_node("Concat", score(rows, before), own, axis=-1)
         weights = graph.add_node("Softmax", scores, axis=-1)
         at_prefix, at_own = graph.add_multi_node("xx", "Split", weights, step.lengths, axis=-1)
-        found = (graph.add_node("MatMul", at_prefix, values), graph.add_node("MatMul", at_own, value))
-        return graph.add_node("Add", *found)
+        at_own = graph.add_node("Reshape", at_own, step.apart)
+        found = graph.add_node("Reshape", graph.add_node("MatMul", at_prefix, earlier), step.mixed)
+        return graph.add_node("Add", found, graph.add_node("MatMul", at_own, values))
 
     return graph.add_branch(step.alone, mix_own, mix_all)
 
@@ -327,22 +371,14 @@ def _add_embedding(graph: OnnxGraph, model: "PreTrainedModel", tokens: str) -> s
     return x if factor == 1.0 else graph.add_node("Mul", x, graph.add_floats(factor))
 
 
-def _add_probabilities(step: "_Step", model: "PreTrainedModel", x: str) -> None:
-    """The output `probabilities`; empty (0, 0, V) where a prompt is read, whose next tokens are known.
-
-    ONNX Runtime computes all outputs, asked for or not, and this one costs a quarter of the layers before it.
-    """
-    graph, vocabulary = step.graph, int(model.config.vocab_size)
-
-    def skip() -> str:
-        return graph.add_node("Identity", graph.add_constant(np.zeros((0, 0, vocabulary), np.float32)))
-
-    def compute() -> str:
-        found = graph.add_node("Softmax", _add_logits(graph, model, x), axis=-1)
-        return step.split_hypotheses(found, vocabulary)
-
-    found = graph.add_branch(step.alone, skip, compute)
-    graph.add_output(found, "probabilities", ["B", "T", vocabulary])
+def _add_probabilities(graph: OnnxGraph, model: "PreTrainedModel", settings: "_Settings") -> None:
+    """The output `probabilities`, from the stream behind the last layer."""
+    vocabulary, width = int(model.config.vocab_size), int(model.config.hidden_size)
+    shape = graph.add_node("Shape", graph.add_input("tokens", "int64", ["B", "T"]))
+    x = _continue_stream(graph, settings, _TOP, width).normalise(model.model.norm)
+    found = graph.add_node("Softmax", _add_logits(graph, model, x), axis=-1)
+    whole = graph.add_node("Concat", shape, graph.add_ints(vocabulary), axis=0)
+    graph.add_output(graph.add_node("Reshape", found, whole), "probabilities", ["B", "T", vocabulary])
 
 
 def _add_logits(graph: OnnxGraph, model: "PreTrainedModel", x: str) -> str:

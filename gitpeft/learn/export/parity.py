@@ -18,7 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gitpeft.bundle.bundle import DECODER_FILE, ENCODER_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from gitpeft.bundle.bundle import (
+    CAUSAL_GRAPHS,
+    DECODER_FILE,
+    ENCODER_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+)
 from gitpeft.diff.model_input import PROMPT_LAYOUT
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.export import bart, llama, t5
@@ -210,7 +216,7 @@ def write_graphs(model: "PreTrainedModel", quantise: bool, folder: Path) -> None
     """Write the model's ONNX files, and the file of its weights where that is one of its own."""
     if architectures.is_causal(model.config.model_type):
         with torch.no_grad():
-            llama.save_graph(model, quantise, folder)
+            llama.save_graphs(model, quantise, folder)
         return
     for name, raw in zip((ENCODER_FILE, DECODER_FILE), build_graphs(model, quantise), strict=True):
         (folder / name).write_bytes(raw)
@@ -218,10 +224,10 @@ def write_graphs(model: "PreTrainedModel", quantise: bool, folder: Path) -> None
 
 def open_network(folder: Path) -> MessageNetwork:
     """The model whose files `write_graphs` wrote."""
-    decoder = (folder / DECODER_FILE).read_bytes
     if (folder / WEIGHTS_FILE).is_file():
-        return CausalDecoder(decoder, folder)
-    return EncoderDecoder((folder / ENCODER_FILE).read_bytes, decoder)
+        graphs = [folder / name for name in CAUSAL_GRAPHS if (folder / name).is_file()]
+        return CausalDecoder([path.read_bytes for path in graphs], folder)
+    return EncoderDecoder((folder / ENCODER_FILE).read_bytes, (folder / DECODER_FILE).read_bytes)
 
 
 def build_graphs(model: "PreTrainedModel", quantise: bool) -> tuple[bytes, bytes]:

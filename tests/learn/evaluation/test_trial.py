@@ -65,3 +65,22 @@ def test_a_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
     assert found[0].offered_message(Reranker(mode=RETRIEVED)) == tinymodel.SUBJECTS[0]
     assert trial.score_reranker(found, Reranker(mode=RETRIEVED))[0] < 100
     assert bundles.open_active_bundle(tmp_path) is None
+
+
+def test_a_trial_without_time_asks_about_a_random_part_in_order(tmp_path: Path) -> None:
+    newer = [replace(example(i % 4, f"new {i}"), sha=f"{i:040x}") for i in range(100, 112)]
+    tinymodel.bundle(tmp_path)
+    suggester = open_active_suggester(tmp_path)
+    whole = trial.collect_candidates(suggester, newer, since=newer)
+    unlimited = trial.collect_candidates(suggester, newer, since=newer, limit=trial.TrialLimit(12))
+    assert unlimited == whole, "the order in which they are asked changes nothing"
+    heard: list[tuple[int, int]] = []
+    limit = trial.TrialLimit(12, seconds=0.0, least=5)
+    part = trial.collect_candidates(
+        suggester, newer, lambda a, b: heard.append((a, b)), since=newer, limit=limit
+    )
+    assert heard == [(n, 12) for n in range(1, 6)]
+    assert [one.example.sha for one in part] == sorted(one.example.sha for one in part)
+    by_sha = {one.example.sha: one for one in whole}
+    assert all(by_sha[one.example.sha] == one for one in part)
+    assert [one.example.sha for one in part] != [one.sha for one in newer[:5]], "not the oldest"

@@ -226,7 +226,7 @@ def generated(model: Any, source: list[int], beams: int, limit: int) -> tuple[li
     ids = torch.tensor([source])
     found = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), num_beams=beams, do_sample=False,
-        max_new_tokens=limit, length_penalty=1.0, early_stopping=False, return_dict_in_generate=True,
+        max_new_tokens=limit, length_penalty=1.0, early_stopping=True, return_dict_in_generate=True,
         output_scores=True,
     )  # fmt: skip
     score = float(found.sequences_scores[0]) if beams > 1 else math.nan

@@ -1,0 +1,75 @@
+"""Ancestral sampling from a decoder: several messages for an encoded source at once, the same ones each time.
+
+Samples say what the model holds to be likely as a whole, where a beam search finds variants of one message;
+the reranker chooses among them by their consensus (`suggest.consensus`). Logarithms are natural.
+"""
+
+from typing import TYPE_CHECKING
+
+from gitpeft.lazy import lazy_dataclass
+from gitpeft.runtime.beam_search import (
+    PROBABILITY_FLOOR,
+    Decoder,
+    GenerationTokens,
+    Hypothesis,
+    predict_next,
+    reorder_past,
+)
+
+if TYPE_CHECKING:
+    from gitpeft.runtime.onnx_model import EncodedSource, Floats
+
+SMALLEST_PROBABILITY = 0.001
+"""Less likely tokens are never drawn (epsilon sampling, Hewitt et al. 2022): each of the vocabulary's long
+tail is unlikely, but all together are not."""
+
+
+@lazy_dataclass(frozen=True, slots=True)
+class MessageSampler:
+    """Samples `count` messages of at most `limit` tokens from p^(1/`temperature`), renormalised.
+
+    The same `seed` gives the same messages for the same source. When `enough` of them have ended, the others
+    are given up (0: all are waited for).
+    """
+
+    count: int = 8
+    limit: int = 40
+    enough: int = 0
+    temperature: float = 0.6
+    seed: int = 0
+
+    def run(self, network: Decoder, memory: "EncodedSource", special: GenerationTokens) -> list[Hypothesis]:
+        """The samples, equal ones as often as they were drawn; their log-probabilities are the model's.
+
+        One that `limit` cut off is unfinished. All samples advance together: those that are alike so far are
+        one row of the batch, and ended ones leave it.
+        """
+        import numpy as np
+
+        generator = np.random.default_rng(self.seed)
+        samples = [Hypothesis([], 0.0, False) for _ in range(self.count)]
+        past, tokens, going, rows = network.make_empty_past(1), [special.start], samples, [0] * self.count
+        for _ in range(self.limit):
+            probabilities, past = predict_next(network, memory, special, tokens, past)
+            for one, row, draw in zip(going, rows, generator.random(len(going)), strict=True):
+                token = self._draw_token(probabilities[row], draw)
+                one.total += float(np.log(probabilities[row, token] + PROBABILITY_FLOOR))
+                one.finished = token == special.end
+                one.ids += [] if one.finished else [token]
+            open_rows = [(row, one.ids[-1]) for one, row in zip(going, rows, strict=True) if not one.finished]
+            going = [one for one in going if not one.finished]
+            if self.count - len(going) >= (self.enough or self.count):
+                return [one for one in samples if one.finished]
+            batch = list(dict.fromkeys(open_rows))
+            rows = [batch.index(pair) for pair in open_rows]
+            past, tokens = reorder_past(past, [row for row, _ in batch]), [token for _, token in batch]
+        return samples
+
+    def _draw_token(self, probabilities: "Floats", draw: float) -> int:
+        """The token whose part of the running sum contains `draw` (0..1); `probabilities` (V) of each."""
+        import numpy as np
+
+        likely = np.flatnonzero(probabilities >= min(SMALLEST_PROBABILITY, probabilities.max()))
+        sums = np.cumsum(probabilities[likely].astype(np.float64) ** (1 / self.temperature))
+        place = np.searchsorted(sums, draw * sums[-1], side="right")
+        return int(likely[min(place, len(likely) - 1)])
