@@ -5,49 +5,65 @@
 #                                              file has at most 64 MiB, and may travel alone
 #   there:    gpu.sh train PARTS PLACE BACK    one stage of at most eight minutes in PLACE; again, it goes on there.
 #                                              BACK gets the adapter and the checkpoint in bfloat16, at most 4 x 16 MiB
-#   at home:  gpu.sh collect BACK WORK         into WORK/run, from where any machine goes on
+#   at home:  gpu.sh collect BACK WORK         into WORK/run, from where any machine goes on; `gitpeft base
+#                                              build … --finish` makes the adapter and its reranker of it
 #
+# Killed at any moment, each goes on when it is started again.
 # BASE: the folder of the base (default: this one). DEVICE: cuda, or cpu to rehearse. PYTHON: the interpreter.
+# SECONDS_LEFT: of a stage (default: 480).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 base=${BASE:-$here} python=${PYTHON:-python3}
-state=state.safetensors adapter=adapter_model.safetensors
+state=state.safetensors adapter=adapter_model.safetensors sums=SHA256SUMS
 
 fail() { echo "gpu.sh: $*" >&2; exit 1; }
 
-# A checkpoint as it travels: narrow RUN FOLDER
+# A checkpoint as it travels, with its checksums: narrow RUN FOLDER
 narrow() {
+    rm -rf "$2"
     "$python" -c 'import sys; from pathlib import Path
-from gitpeft.learn.pretraining.adapter_run import narrow_checkpoint
+from gitpeft.learn.pretraining.adapter_checkpoint import narrow_checkpoint
 narrow_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))' "$1" "$2"
-    cp "$1/$adapter" "$1/log.jsonl" "$2/"
+    for name in "$adapter" log.jsonl; do
+        if [ -f "$1/$name" ]; then cp "$1/$name" "$2/"; fi
+    done
+    sum_files "$2"
 }
 
-# No file larger than so many MiB: check_sizes FOLDER MIB
+# The checksums of all files of a folder, among them: sum_files FOLDER
+sum_files() {
+    found=$(cd "$1" && sha256sum ./*)
+    echo "$found" > "$1/$sums"
+}
+
+# No file larger than so many MiB, and no more than so many files: check_sizes FOLDER MIB FILES WHAT
 check_sizes() {
-    large=$(find "$1" -type f -size +"$(($2 * 1024))"k)
-    [ -z "$large" ] || fail "more than $2 MiB: $large"
+    large=$(find "$1" -type f -size +"$(($2 * 1048576))"c -exec basename {} \;)
+    [ -z "$large" ] || fail "$4: larger than $2 MiB:" $large
+    count=$(find "$1" -type f | wc -l)
+    [ "$count" -le "$3" ] || fail "$4: $count files, at most $3 of $2 MiB can travel"
 }
 
 pack() {
     clones=$1 work=$2 parts=$3
     "$python" -m gitpeft base build "$base/recipe.toml" --corpus "$clones" --work "$work" --out "$base" --examples-only
     rm -rf "$parts"; mkdir -p "$parts"
-    (cd "$base" && tar cf - config.json model.safetensors tokenizer.json recipe.toml adapter) | split -b 52m - "$parts/base.tar."
+    (cd "$base" && tar cf - config.json model.safetensors tokenizer.json recipe.toml adapter) | split -b 56m - "$parts/base.tar."
     tar cf "$parts/examples.tar" -C "$work" examples
     if [ -f "$work/run/$state" ]; then
         narrow "$work/run" "$work/narrow"
         tar cf "$parts/run.tar" -C "$work/narrow" .
         rm -rf "$work/narrow"
     fi
-    (cd "$parts" && sha256sum ./* > SHA256SUMS)
-    check_sizes "$parts" 64
+    check_sizes "$parts" "${LARGEST:-64}" 7 "what was packed"
+    sum_files "$parts" # last: with it, all is there
 }
 
 unpack() {
     parts=$1 place=$2
-    (cd "$parts" && sha256sum --quiet -c SHA256SUMS) || fail "a part is missing or damaged: copy the parts again"
-    mkdir -p "$place/base" "$place/work/run"
+    [ -f "$parts/$sums" ] || fail "$parts has no $sums: give gpu.sh pack again, and copy all that it makes"
+    (cd "$parts" && sha256sum --quiet -c "$sums") || fail "a part is missing or damaged: copy the parts again"
+    rm -rf "$place/base" "$place/work"; mkdir -p "$place/base" "$place/work/run"
     cat "$parts"/base.tar.* | tar xf - -C "$place/base"
     tar xf "$parts/examples.tar" -C "$place/work"
     if [ -f "$parts/run.tar" ]; then tar xf "$parts/run.tar" -C "$place/work/run"; fi
@@ -58,21 +74,21 @@ train() {
     parts=$1 place=$2 back=$3
     [ -f "$place/unpacked" ] || unpack "$parts" "$place"
     # TERM finishes the batch and saves; what is killed goes on from its last checkpoint
-    timeout -s TERM -k 60 480 "$python" -m gitpeft base build "$place/base/recipe.toml" --profile gpu \
+    timeout -s TERM -k 60 "${SECONDS_LEFT:-480}" "$python" -m gitpeft base build "$place/base/recipe.toml" --profile gpu \
         --device "${DEVICE:-cuda}" --corpus "$place" --work "$place/work" --out "$place/base" ||
         echo "gpu.sh: the stage ended early; what follows is its last checkpoint" >&2
-    [ -f "$place/work/run/$state" ] || fail "there is no checkpoint"
-    rm -rf "$back" "$place/narrow"; mkdir -p "$back"
+    [ -f "$place/work/run/$state" ] || fail "there is no checkpoint, so nothing was trained: see what was said above"
     narrow "$place/work/run" "$place/narrow"
+    mkdir -p "$back"; rm -f "$back"/back.tar.*
     tar cf - -C "$place/narrow" . | split -b 16m - "$back/back.tar."
-    [ "$(find "$back" -type f | wc -l)" -le 4 ] || fail "more than four files would have to come back"
+    check_sizes "$back" 16 4 "what has to come back"
 }
 
 collect() {
     back=$1 work=$2
     rm -rf "$work/new"; mkdir -p "$work/new"
-    cat "$back"/back.tar.* | tar xf - -C "$work/new"
-    [ -f "$work/new/$state" ] || fail "no checkpoint came back"
+    cat "$back"/back.tar.* | tar xf - -C "$work/new" || fail "what came back is damaged: copy it again"
+    (cd "$work/new" && sha256sum --quiet -c "$sums") || fail "what came back is damaged or incomplete: copy it again"
     rm -rf "$work/run.before"
     if [ -d "$work/run" ]; then mv "$work/run" "$work/run.before"; fi
     mv "$work/new" "$work/run"

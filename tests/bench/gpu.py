@@ -5,7 +5,8 @@
     python -m tests.bench.gpu --print DIR                       tables for docs/evaluation.md
 
 Every step runs in a process of its own with a time limit, and DIR/gpu.json is written after each: one that
-fails or crashes the device is recorded, and the next one begins. Weights and ids are random except for the
+fails or crashes the device is recorded, and the next one begins. Killed, the same command goes on with the
+steps that are not done; `--only` does a step again. Weights and ids are random except for the
 bases `mini` and `smol`; nothing here says anything about the quality of suggestions.
 """
 
@@ -45,6 +46,7 @@ STEPS = {
     "init": Step(gpu_runs.initialise_history, 300),
     "study": Step(gpu_runs.measure_methods, 150),
     "recipe": Step(gpu_runs.train_recipe, 150),
+    "corpus": Step(gpu_runs.train_corpus, 120),
 }
 
 
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--toy", action="store_true", help="tiny layers and few steps")
     parser.add_argument("--history", type=Path, help="a clone for the step `init`; default: a generated one")
-    parser.add_argument("--only", nargs="+", choices=tuple(STEPS), default=tuple(STEPS), metavar="STEP")
+    parser.add_argument("--only", nargs="+", choices=tuple(STEPS), metavar="STEP")
     parser.add_argument("--minutes", type=float, default=9.5, help="steps that begin later are left out")
     parser.add_argument("--print", type=Path, metavar="DIR")
     given = parser.parse_args()
@@ -74,9 +76,11 @@ def run_steps(given: argparse.Namespace) -> list[str]:
     """Run the steps, and write down each; the names of those that failed."""
     gpu_steps.import_libraries()
     began, path = time.monotonic(), given.out / RESULT_FILE
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"steps": {}}
-    found |= {"device": given.device, "toy": given.toy}
-    for name in given.only:
+    found = _read_earlier(path, given)
+    for name in given.only or STEPS:
+        if not given.only and found["steps"].get(name, {}).get("state") == "done":
+            print(f"{name}: done before", flush=True)
+            continue
         spent = time.monotonic() - began
         if spent > 60 * given.minutes:
             found["steps"][name] = {"state": "left out", "seconds": 0.0, "why": "no minutes left"}
@@ -87,7 +91,15 @@ def run_steps(given: argparse.Namespace) -> list[str]:
         write_json(path, found)
         row = found["steps"][name]
         print(f"{name}: {row['state']}, {row['seconds']:.1f} s {row.get('why', '')}", flush=True)
-    return [name for name in given.only if found["steps"][name]["state"] == "failed"]
+    return [name for name in given.only or STEPS if found["steps"][name]["state"] == "failed"]
+
+
+def _read_earlier(path: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """What an earlier start of the same command has measured."""
+    kind = {"device": given.device, "toy": given.toy}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    same = all(found.get(name) == value for name, value in kind.items())
+    return found if same and "steps" in found else {"steps": {}, **kind}
 
 
 def run_alone(name: str, setting: "gpu_steps.Setting") -> dict[str, Any]:

@@ -138,7 +138,7 @@ def _run_resumable(
     from gitpeft.learn.training.loop import train_model
     from gitpeft.learn.training.settings import TrainingSettings
 
-    model = make_model(base, setting.methods["lora"], device)
+    model = make_model(base, setting.methods["lora"], setting.device)
     settings = TrainingSettings(steps=steps, batch_tokens=300 if setting.toy else 4000, lr=1e-3)
     train_model(model, data, settings, valid=data, evaluate_every=0.25, checkpoint=folder, on_step=heard)
     return model
@@ -263,4 +263,64 @@ def _train_recipe(recipe: Any, backend: str, setting: Setting) -> dict[str, obje
     whole = asdict(cost)
     return {name: whole[name] for name in kept} | {
         "tokens_per_second": cost.tokens / seconds, "matrix_share": share,
+    }  # fmt: skip
+
+
+# --- 10: the adapter of a base ------------------------------------------------------------------------------
+
+
+def train_corpus(setting: Setting) -> list[dict[str, object]]:
+    """Steps of models/smol/recipe.toml with its profile for a GPU on random ids, as they are and compiled."""
+    backends: Sequence[str] = ("", "eager") if setting.toy else ("", "inductor")
+    return [
+        {"compiled": backend} | run_in_child(partial(_train_corpus, backend, setting), setting)
+        for backend in backends
+    ]
+
+
+def _train_corpus(backend: str, setting: Setting) -> dict[str, object]:
+    import torch
+
+    from gitpeft.learn.pretraining.adapter_build import AdapterRecipe
+    from gitpeft.learn.pretraining.adapter_gpu import fit_to_gpu
+    from gitpeft.learn.pretraining.adapter_run import AdapterRun
+    from gitpeft.learn.training import memory
+    from gitpeft.learn.training.resident import ResidentExamples, ResidentSelection
+
+    recipe = AdapterRecipe.load(Path(__file__).parents[2] / "models" / "smol" / "recipe.toml", "gpu")
+    base, batch, steps = (
+        load_base("smol", setting),
+        4 if setting.toy else recipe.settings.batch,
+        3 if setting.toy else 40,
+    )
+    pairs = make_examples(base, 4 * batch, 40 if setting.toy else 490, 12)
+    run = AdapterRun(
+        make_model(base, setting.methods["lora"], setting.device), setting.folder / "run", recipe.settings
+    )
+    resident = ResidentExamples(pairs, run.device)
+    free = torch.cuda.mem_get_info()[0] if setting.device == "cuda" else 1 << 40
+    memory.reset_peak_memory(setting.device)
+
+    def take_steps(count: int) -> float:
+        began = time.monotonic()
+        starts = [number % 4 * batch for number in range(count)]
+        losses = [run.take_step(ResidentSelection(resident, range(at, at + batch))) for at in starts]
+        if not bool(torch.stack(losses).isfinite().all()):  # waits for the steps
+            raise RuntimeError("a loss is not finite")
+        return time.monotonic() - began
+
+    with fit_to_gpu(run, batch * 560, free, backend), run.writer:
+        startup = take_steps(4)
+        run.tokens, run.flops = 0, 0.0
+        seconds = take_steps(steps)
+        began = time.monotonic()
+        run.save()
+        waited = time.monotonic() - began
+    return {
+        "tokens_per_second": run.tokens / seconds, "seconds_per_step": seconds / steps,
+        "pairs_per_second": steps * batch / seconds, "startup_seconds": startup,
+        "reserved": memory.read_peak_device(setting.device)[1] or memory.read_peak_resident(),
+        "matrix_share": run.flops / seconds / setting.rate if setting.rate else None,
+        "part_tokens": run.part_tokens, "notes": run.notes, "checkpoint_waited": waited,
+        "checkpoint_written": time.monotonic() - began,
     }  # fmt: skip

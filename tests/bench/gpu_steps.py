@@ -165,6 +165,11 @@ def compare_with_cpu(setting: Setting) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, text in setting.methods.items():
         found[f"messages, {name}"] = _compare(partial(make_model, base, text), batch, setting)
+    causal = load_base("smol", setting)
+    prompts = make_examples(causal, 4, 40 if setting.toy else 490, 12)
+    found["messages of smol, lora"] = _compare(
+        partial(make_model, causal, setting.methods["lora"]), prompts, setting
+    )
     for name in ("lora", "full"):
         make = partial(_make_risk_model, base, setting.methods[name])
         found[f"risk, {name}"] = _compare(make, _make_risk_examples(batch), setting)

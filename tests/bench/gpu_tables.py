@@ -100,7 +100,21 @@ def _recipe(result: Sequence[Mapping[str, Any]]) -> str:
     return _tabulate(head, rows)
 
 
+def _corpus(result: Sequence[Mapping[str, Any]]) -> str:
+    head = ("run of `smol`", "tokens/s", "s a step", "memory", "of the bf16 rate", "pairs/s", "start-up, s",
+            "a checkpoint: waited, written, s")  # fmt: skip
+    rows = [(row["compiled"] or "not compiled", *_cells(row), *_corpus_cells(row)) for row in result]
+    return _tabulate(head, rows)
+
+
+def _corpus_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    if "failed" in row:
+        return ("", "", "")
+    waited = f"{row['checkpoint_waited']:.3f}, {row['checkpoint_written']:.3f}"
+    return (f"{row['pairs_per_second']:,.1f}", f"{row['startup_seconds']:.1f}", waited)
+
+
 _TABLES: dict[str, Callable[[Any], str]] = {
     "parity": _parity, "waits": _waits, "speed": _speed, "memory": _memory, "resume": _resume, "init": _init,
-    "study": _study, "recipe": _recipe,
+    "study": _study, "recipe": _recipe, "corpus": _corpus,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Trainings on a pretended GPU, in a process of their own: `python -m tests.support.fake_gpu GUARD.so`.
+"""Trainings on a simulated GPU, in a process of their own: `python -m tests.support.fake_gpu GUARD.so`.
 
 Tensors have a device, a type and a shape but no data (torch's FakeTensorMode), so that whatever mixes devices
 or types fails as it would on a GPU, and each look of the host at a value is counted: there it would wait.
@@ -235,13 +235,15 @@ def train(build: Callable[[], Any], text: str, data: Any, matrix_lr: float = 0.0
 
 
 def train_base_adapter() -> dict[str, object]:
-    """Two steps of `gitpeft base build` for an adapter, each in two parts."""
+    """Two steps of `gitpeft base build` for an adapter, each in parts, on pairs that are on the device."""
     import tempfile
 
     from gitpeft.learn.data.batches import PromptedExamples
     from gitpeft.learn.models import methods
+    from gitpeft.learn.pretraining.adapter_gpu import fit_to_gpu
     from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings
     from gitpeft.learn.training import devices
+    from gitpeft.learn.training.resident import ResidentExamples, ResidentSelection
     from tests.support import tinymodel
 
     waits: Counter[str] = Counter()
@@ -249,12 +251,15 @@ def train_base_adapter() -> dict[str, object]:
         base = tinymodel.causal()
         base.set_attn_implementation("sdpa")
         model = methods.attach_method(base, methods.make_method("lora", {"rank": 4}))
-        run = AdapterRun(model.to(devices.pick_device()), Path(folder), AdapterSettings(parts=2))
-        waits.clear()
-        for _ in range(2):
-            run.take_step(PromptedExamples.from_pairs(write_pairs(8), 3))
+        model = devices.move_model(model, devices.pick_device(), [])
+        run = AdapterRun(model, Path(folder), AdapterSettings(part_tokens=300))
+        pairs = ResidentExamples(PromptedExamples.from_pairs(write_pairs(16), 3), run.device)
+        with fit_to_gpu(run, 1000, 1 << 34, ""):
+            waits.clear()
+            for first in (0, 8):
+                run.take_step(ResidentSelection(pairs, range(first, first + 8)))
     return {
-        "device": str(next(iter(run.weights.values())).device),
+        "device": str(run.device),
         "steps": run.at.steps,
         "waits": waits.total(),
     }

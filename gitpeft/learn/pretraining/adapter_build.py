@@ -8,10 +8,10 @@ import csv
 import json
 import random
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from gitpeft.bundle.embedded import BASE_ADAPTER_FOLDER
@@ -21,13 +21,18 @@ from gitpeft.files import write_json
 from gitpeft.learn.data.batches import PromptedExamples, RenderedExamples
 from gitpeft.learn.data.dataset import MAX_MESSAGE_TOKENS
 from gitpeft.learn.models import bases, methods
-from gitpeft.learn.pretraining import adapter_run, commit_pairs
+from gitpeft.learn.pretraining import adapter_gpu, adapter_run, commit_pairs
+from gitpeft.learn.pretraining.adapter_checkpoint import LOG_FILE
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings, ValidationPart
 from gitpeft.learn.pretraining.base_reranker import HistoryAsker, RerankerRules, fit_base_reranker
 from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
 from gitpeft.learn.training import devices, distributed
 from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
+from gitpeft.learn.training.resident import ResidentExamples, ResidentSelection, make_resident
 from gitpeft.runtime.tokenizer import TokenCodec
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLES_FOLDER, _ENCODED_AT_ONCE = "examples", 512
 
@@ -76,7 +81,8 @@ class AdapterRecipe:
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             hint = "compare it with models/smol/recipe.toml"
-            raise GitpeftError(f"cannot use the recipe {path}: {error!r}", hint) from error
+            reason = error.strerror if isinstance(error, OSError) else repr(error)
+            raise GitpeftError(f"cannot use the recipe {path}: {reason}", hint) from error
 
     def read_repositories(self) -> dict[str, str]:
         """The commit to start mining from, by OWNER/NAME."""
@@ -116,30 +122,69 @@ def _hear_nothing(_step: str, _done: float, _detail: str) -> None:
 def _train_together(
     recipe: AdapterRecipe, corpus: Path, work: Path, out: Path, listen: ProgressListener, finish: bool
 ) -> bool:
-    base = bases.find_base(str(out))
+    base, notes = bases.find_base(str(out)), list[str]()
+    device = devices.pick_device(notes=notes)
     with distributed.let_writer_go_first():
+        if device.type == "cuda" and not finish:  # which would wait while pairs are encoded
+            encode_corpus(recipe, corpus, work, out, listen)
         reader, held = _read_pairs(base, recipe, corpus, work, listen)
     settings = recipe.settings if recipe.settings.pairs else replace(recipe.settings, pairs=len(reader))
-    run = _open_run(base, recipe, settings, work / "run", listen)
+    run = _open_run(base, recipe, settings, work / "run", device, notes)
+    for note in ("", *notes):  # the first report says where it goes on from
+        listen("train", run.at.place / settings.pairs, note)
 
     def report(row: dict[str, float]) -> None:
-        with (run.folder / adapter_run.LOG_FILE).open("a", encoding="utf-8") as log:
+        with (run.folder / LOG_FILE).open("a", encoding="utf-8") as log:
             log.write(json.dumps({name: round(value, 4) for name, value in row.items()}) + "\n")
-        listen("train", row["place"] / settings.pairs, " · ".join(f"{k} {v:.4g}" for k, v in row.items()))
+        told = [*(f"{k} {v:.4g}" for k, v in row.items()), *run.notes]
+        run.notes.clear()
+        listen("train", row["place"] / settings.pairs, " · ".join(told))
 
-    finished = finish
-    if not finish:
-        with speed_up_where_possible(run.model, settings.threads, compiled=settings.compile):
-            finished = adapter_run.train_adapter(run, reader, held, report)
+    finished = finish or _train(run, recipe, reader, held, report)
     if finished and distributed.find_world().writes:
         adapter_run.write_adapter(run, out / BASE_ADAPTER_FOLDER)
         # where a run has token ids only, the histories are elsewhere
-        if recipe.reranker and isinstance(reader, PairReader):
-            learnt = frozenset(str(json.loads(line)["sha"]) for line in reader.lines[: run.at.place])
+        if recipe.reranker and (pairs := work / commit_pairs.TRAIN_FILE).exists():
+            lines = pairs.read_text(encoding="utf-8").splitlines()
+            learnt = frozenset(str(json.loads(line)["sha"]) for line in lines[: run.at.place])
             fresh = bases.find_base(str(out))  # with the adapter
             asker = HistoryAsker(fresh, recipe.reranker, corpus, learnt, work)
             fit_base_reranker(asker, recipe.read_repositories(), listen)
     return finished
+
+
+def _train(
+    run: AdapterRun,
+    recipe: AdapterRecipe,
+    reader: "PairReader | EncodedPairs",
+    held: Mapping[str, ValidationPart],
+    report: Callable[[dict[str, float]], None],
+) -> bool:
+    """Train with what the device has to make it fast; whether all pairs were seen."""
+    if run.device.type == "cuda":
+        return _train_on_gpu(run, recipe, reader, held, report)
+    with speed_up_where_possible(run.model, run.settings.threads, compiled=run.settings.compile):
+        return adapter_run.train_adapter(run, reader, held, report)
+
+
+def _train_on_gpu(
+    run: AdapterRun,
+    recipe: AdapterRecipe,
+    reader: "PairReader | EncodedPairs",
+    held: Mapping[str, ValidationPart],
+    report: Callable[[dict[str, float]], None],
+) -> bool:
+    import torch
+
+    from gitpeft.learn.training.flops import measure_matrix_rate
+
+    if isinstance(reader, EncodedPairs):
+        reader.keep_on(run.device)
+    rate, free = measure_matrix_rate(run.device), torch.cuda.mem_get_info()[0]
+    pairs = -(-run.settings.batch // distributed.find_world().size)
+    tokens = pairs * (recipe.tokens + MAX_MESSAGE_TOKENS)
+    with adapter_gpu.fit_to_gpu(run, tokens, free, "inductor" if run.settings.compile else ""):
+        return adapter_run.train_adapter(run, reader, held, report, rate)
 
 
 def _read_pairs(
@@ -148,6 +193,12 @@ def _read_pairs(
     """The pairs as `encode_corpus` left them, else from the histories."""
     if (work / EXAMPLES_FOLDER / "train.npz").exists():
         return read_encoded_pairs(work / EXAMPLES_FOLDER)
+    return _read_histories(base, recipe, corpus, work, listen)
+
+
+def _read_histories(
+    base: bases.BaseModel, recipe: AdapterRecipe, corpus: Path, work: Path, listen: ProgressListener
+) -> tuple["PairReader", dict[str, ValidationPart]]:
     codec = base.load_codec()
     train, valid = commit_pairs.make_pairs(
         recipe.read_repositories(), corpus, work, codec, recipe.rules, listen
@@ -166,7 +217,7 @@ def encode_corpus(
     folder, spare = work / EXAMPLES_FOLDER, work / f"{EXAMPLES_FOLDER}.new"
     if folder.exists():
         return folder
-    reader, held = _read_pairs(bases.find_base(str(out)), recipe, corpus, work, listen)
+    reader, held = _read_histories(bases.find_base(str(out)), recipe, corpus, work, listen)
     spare.mkdir(exist_ok=True)
     parts = []
     for start in range(0, len(reader), _ENCODED_AT_ONCE):
@@ -209,18 +260,16 @@ def _open_run(
     recipe: AdapterRecipe,
     settings: AdapterSettings,
     folder: Path,
-    listen: ProgressListener,
+    device: "torch.device",
+    notes: list[str],
 ) -> AdapterRun:
     """The run at its last checkpoint, else at the recipe's start."""
     import torch
 
     torch.manual_seed(settings.seed)
     method = methods.make_method("lora", dict(recipe.method), causal=True)
-    notes: list[str] = []
     attached: Any = methods.attach_method(base.load(adapted=False), method)
-    model = devices.move_model(attached, devices.pick_device(notes=notes), notes)
-    for note in notes:
-        listen("train", 0.0, note)
+    model = devices.move_model(attached, device, notes)
     folder.mkdir(parents=True, exist_ok=True)
     run = AdapterRun(model, folder, settings)
     run.resume(recipe.folder / recipe.start if recipe.start else None)
@@ -232,13 +281,21 @@ class EncodedPairs:
 
     def __init__(self, examples: PromptedExamples) -> None:
         self.examples = examples
+        self.resident: ResidentExamples | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def make_examples(self, places: Sequence[int]) -> PromptedExamples:
+    def keep_on(self, device: "torch.device") -> None:
+        """Have the pairs on the device from now on, where they fit."""
+        self.resident = make_resident(self.examples, device)
+
+    def make_examples(self, places: Sequence[int]) -> adapter_run.Pairs:
         """The pairs at these places."""
-        return self.examples.select_examples(place % len(self) for place in places)
+        chosen = [place % len(self) for place in places]
+        if self.resident is not None:
+            return ResidentSelection(self.resident, chosen)
+        return self.examples.select_examples(chosen)
 
 
 class PairReader:

@@ -2,53 +2,73 @@
 
 Warm-up, then a constant rate; what a decayed copy would know is read from a running average of the weights.
 Everything that the next step depends on is saved, by the names that PEFT gives the weights, so that a run
-that was killed goes on from its last checkpoint with the very next pair, on a CPU or a GPU alike. A
-checkpoint is two files, `state.safetensors` and `adapter_model.safetensors` (the average, in bfloat16, for
-use); the position is in the metadata of both.
+that was killed goes on from its last checkpoint (see `adapter_checkpoint`) with the very next pair, on a
+CPU or a GPU alike.
 """
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
-from gitpeft.learn.data.batches import PromptedExamples
-from gitpeft.learn.training import distributed, memory
+from gitpeft.learn.data.batches import PromptedExamples, group_by_tokens, round_up
+from gitpeft.learn.pretraining.adapter_checkpoint import (
+    ADAPTER_FILE,
+    STATE_FILE,
+    AdapterPosition,
+    make_note,
+    name_numbered_state,
+    read_position,
+    shorten_name,
+)
+from gitpeft.learn.training import compilation, distributed, memory
+from gitpeft.learn.training.checkpoint_writer import CheckpointWriter, TensorFile
 from gitpeft.learn.training.devices import explain_lost_gpu, load_arrays
+from gitpeft.learn.training.flops import StepFlops
+from gitpeft.learn.training.optimisers import skip_step_where
+from gitpeft.learn.training.resident import ResidentSelection
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-STATE_FILE, ADAPTER_FILE, LOG_FILE = "state.safetensors", "adapter_model.safetensors", "log.jsonl"
-_NOTE = "note"
+PAD, NO_LIMIT = 16, 1 << 30
+"""Rows of a batch are filled up to a multiple of `PAD`; pairs were cut when they were made."""
+
+MAX_SKIPPED_STEPS = 50
+"""A training ends when so many steps in a row had a loss or a gradient that is not finite."""
+
+_STEPS_BETWEEN_REPORTS = 10
+
+Pairs: TypeAlias = PromptedExamples | ResidentSelection
+"""The pairs of a batch, in the host's memory or on the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterSettings:
     """How to train. `rate`: AdamW's, after `warm` pairs of warm-up; `batch`: pairs of a step, computed in
-    `parts`; `average`: decay of the running average of the weights; `beta`: AdamW's second.
+    parts of at most `part_tokens`, padding included (0: at once); `average`: decay of the running average of
+    the weights; `beta`: AdamW's second.
 
     The run ends after `pairs` (0: all, once), or stops after `minutes` until it is started again. Every
     `save_minutes` a checkpoint is written, every `check_every` pairs the validation loss is measured on
-    `checked` pairs. On a CPU it computes in `threads`, and compiles what it can with `compile`.
+    `checked` pairs. On a CPU it computes in `threads`. With `compile` it compiles what it can.
     """
 
     rate: float = 8e-4
     warm: int = 320
     batch: int = 8
-    parts: int = 1
+    part_tokens: int = 0
     average: float = 0.99
     beta: float = 0.98
     pairs: int = 0
@@ -59,16 +79,6 @@ class AdapterSettings:
     threads: int = 1
     compile: bool = True
     seed: int = 1
-
-
-@dataclass(slots=True)
-class AdapterPosition:
-    """Where a run stands: the next pair, the one it began with (after a new warm-up), steps, and seconds."""
-
-    place: int = 0
-    begun: int = 0
-    steps: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,7 @@ class ValidationPart:
 class PairSource(Protocol):
     """Training pairs by their place, over and over."""
 
-    def make_examples(self, places: Sequence[int]) -> PromptedExamples:
+    def make_examples(self, places: Sequence[int]) -> Pairs:
         """The pairs at these places, as the model reads them."""
         ...
 
@@ -93,86 +103,121 @@ class AdapterRun:
     def __init__(self, model: "PeftModel", folder: Path, settings: AdapterSettings) -> None:
         self.model, self.folder, self.settings = model, folder, settings
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.weights.values())).device
+        on_gpu = self.device.type == "cuda"
         self.optimiser = torch.optim.AdamW(
-            list(self.weights.values()), lr=settings.rate, betas=(0.9, settings.beta), weight_decay=0.0
+            list(self.weights.values()),
+            lr=settings.rate,
+            betas=(0.9, settings.beta),
+            weight_decay=0.0,
+            fused=on_gpu,
         )
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.at, self.parts = AdapterPosition(), settings.parts
+        self.at, self.part_tokens = AdapterPosition(), settings.part_tokens
+        self.writer = CheckpointWriter(behind=on_gpu)
+        self.step_flops, self.tokens, self.flops = StepFlops.from_model(model), 0, 0.0
+        self.notes: list[str] = []
         self.asked_to_stop = False
 
-    def take_step(self, examples: PromptedExamples, size: int = 0) -> Tensor:
+    def take_step(self, examples: Pairs, size: int = 0) -> Tensor:
         """One update from a batch; its loss in nats a token, for which a GPU has not been waited.
 
         `size` are the pairs of the whole batch, where other processes have the rest of it. Where memory runs
-        out, the batch is computed in twice as many parts, from then on. GitpeftError where one pair is too
-        much.
+        out, the batch is computed in smaller parts from then on. A step whose loss or gradient is not finite
+        changes nothing, and gives NaN. GitpeftError where one pair is too much.
         """
-        mine = self._compute_gradient_in_parts(examples)
-        labels = torch.tensor(int(examples.target_at[-1]), device=mine.device)
+        sources, targets = examples.count_tokens(range(len(examples)), NO_LIMIT)
+        mine = self._compute_gradient_in_parts(examples, sources, targets)
+        labels = torch.full((), sum(targets), device=self.device)
         total = distributed.combine_gradients(list(self.weights.values()), mine, labels)
-        torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+        usable = norm.isfinite() & total.isfinite()
+        self._update_weights(usable)
+        self.at.steps += 1
+        self.at.place += size or len(examples)
+        self.tokens += sum(sources) + sum(targets)
+        self.flops += self.step_flops.count_batch(sources, targets)
+        return total.where(usable, math.nan)
+
+    def _update_weights(self, usable: Tensor) -> None:
         warm = (self.at.place - self.at.begun + self.settings.batch) / self.settings.warm
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate * min(1.0, warm)
-        self.optimiser.step()
+        skip_step_where(self.optimiser, ~usable)  # on a GPU, which is not waited for
+        if self.device.type == "cuda" or bool(usable):
+            self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self.at.steps += 1
-        self.at.place += size or len(examples)
-        share = min(self.settings.average, (1 + self.at.steps) / (10 + self.at.steps))
+        share = min(self.settings.average, (2 + self.at.steps) / (11 + self.at.steps))
         with torch.no_grad():
             now = [self.weights[name].detach() for name in self.average]
             torch._foreach_lerp_(list(self.average.values()), now, 1 - share)
-        return total
 
-    def _compute_gradient_in_parts(self, examples: PromptedExamples) -> Tensor:
+    def _compute_gradient_in_parts(
+        self, examples: Pairs, sources: Sequence[int], targets: Sequence[int]
+    ) -> Tensor:
         while True:
+            parts = self._divide_batch(sources, targets)
             try:
-                return self._compute_gradient(examples)
-            except (RuntimeError, MemoryError) as error:
-                if not memory.is_out_of_memory(error):
+                return self._compute_gradient(examples, parts, targets)
+            except Exception as error:
+                note = compilation.drop_failed_compilation(self.model, error)
+                if not note and not memory.is_out_of_memory(error):
                     raise
                 reason = memory.describe_error(error)
-            self._need_less_memory(len(examples), reason)
+            self.optimiser.zero_grad(set_to_none=True)
+            memory.release_memory()
+            if note:
+                self.notes.append(note)
+            else:
+                self._need_less_memory(parts, sources, targets, reason)
 
-    def _compute_gradient(self, examples: PromptedExamples) -> Tensor:
-        """The loss of a batch; pairs of like length are in one part, so that little of it is filled up."""
-        order = np.argsort(np.diff(examples.source_at), kind="stable")
-        parts = [part.tolist() for part in np.array_split(order, self.parts) if len(part)]
-        batches = [examples.collate_batch(part, 1 << 30, 16, 0) for part in parts]
-        counts = [int((batch["labels"] != -100).sum()) for batch in batches]
-        losses = [torch.zeros((), device=next(iter(self.weights.values())).device)]
-        for batch, count in zip(batches, counts, strict=True):
-            loss = self._compute_loss(batch) * (count / sum(counts))
+    def _divide_batch(self, sources: Sequence[int], targets: Sequence[int]) -> list[list[int]]:
+        """The rows of each part; pairs of like length are in one, so that little of it is filled up."""
+        lengths = [round_up(source + target, PAD) for source, target in zip(sources, targets, strict=True)]
+        order = sorted(range(len(lengths)), key=lambda row: sources[row] + targets[row])
+        return group_by_tokens(order, lengths, self.part_tokens or NO_LIMIT)
+
+    def _compute_gradient(
+        self, examples: Pairs, parts: Sequence[Sequence[int]], targets: Sequence[int]
+    ) -> Tensor:
+        losses = [torch.zeros((), device=self.device)]
+        for part in parts:
+            share = sum(targets[row] for row in part) / sum(targets)
+            loss = self._compute_loss(examples, part) * share
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
-    def _need_less_memory(self, pairs: int, reason: str) -> None:
-        self.optimiser.zero_grad(set_to_none=True)
-        memory.release_memory()
-        if self.parts >= pairs:
+    def _need_less_memory(
+        self,
+        parts: Sequence[Sequence[int]],
+        sources: Sequence[int],
+        targets: Sequence[int],
+        reason: str,
+    ) -> None:
+        if max(map(len, parts)) == 1:
             raise GitpeftError(
                 f"out of memory with one pair at a time: {reason}",
                 "train on a machine with more memory, or with --device cpu; nothing is lost",
             )
-        self.parts *= 2
+        wide = [max(round_up(sources[row] + targets[row], PAD) for row in part) * len(part) for part in parts]
+        self.part_tokens = max(wide) // 2
+        self.notes.append(f"out of memory: parts of {self.part_tokens:,} tokens from now on")
 
-    def _compute_loss(self, batch: Mapping[str, Any]) -> Tensor:
-        device = next(iter(self.weights.values())).device
-        inputs = load_arrays(batch, device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+    def _compute_loss(self, examples: Pairs, rows: Sequence[int]) -> Tensor:
+        inputs = _load_pairs(examples, rows, self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
             found: Tensor = self.model(**inputs).loss
         return found
 
     def measure(self, part: ValidationPart) -> float:
         """Nats a byte of the averaged weights."""
         examples, total = part.examples, 0.0
-        with self.use_average(), torch.no_grad():
+        with self.use_average(), torch.no_grad(), compilation.without_compilation(self.model):
             for start in range(0, len(examples), 8):
                 rows = range(start, min(start + 8, len(examples)))
-                batch = examples.collate_batch(rows, 1 << 30, 16, 0)
-                count = int((batch["labels"] != -100).sum())
-                total += float(self._compute_loss(batch)) * count
+                count = sum(examples.count_tokens(rows, NO_LIMIT)[1])
+                total += float(self._compute_loss(examples, rows)) * count
         return total / part.size
 
     @contextmanager
@@ -193,7 +238,10 @@ class AdapterRun:
     # --- checkpoints
 
     def save(self) -> None:
-        """Write a checkpoint; each file is replaced in one rename."""
+        """Write a checkpoint, on a GPU while the next steps are computed.
+
+        Each file is replaced in one rename.
+        """
         state = {f"{name}:average": mean for name, mean in self.average.items()}
         for name, weight in self.weights.items():
             state[f"{name}:weight"] = weight.detach()
@@ -201,11 +249,14 @@ class AdapterRun:
             state |= {
                 f"{name}:{kind}": moments[kind] for kind in ("exp_avg", "exp_avg_sq") if kind in moments
             }
-        note = json.dumps({**asdict(self.at), "settings": asdict(self.settings)})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write_tensors(self.folder / STATE_FILE, state, note)
-        adapter = {_shorten_name(name): mean.to(torch.bfloat16) for name, mean in self.average.items()}
-        _write_tensors(self.folder / ADAPTER_FILE, adapter, note)
+        note = make_note(json.dumps({**asdict(self.at), "settings": asdict(self.settings)}))
+        adapter = {shorten_name(name): mean.to(torch.bfloat16) for name, mean in self.average.items()}
+        self.writer.write(
+            [
+                TensorFile(self.folder / STATE_FILE, state, note),
+                TensorFile(self.folder / ADAPTER_FILE, adapter, note),
+            ]
+        )
 
     def resume(self, adapter: Path | None = None) -> bool:
         """Go on from the folder's checkpoint, else begin with the weights of `adapter`; False for neither.
@@ -227,21 +278,21 @@ class AdapterRun:
         return True
 
     def _load_state(self, path: Path) -> None:
-        state, self.at = _name_numbered_state(load_file(path), list(self.weights)), _read_position(path)
+        state, self.at = name_numbered_state(load_file(path), list(self.weights)), read_position(path)
         self._put({name: state[f"{name}:weight"] for name in self.weights})
         for name, weight in self.weights.items():
             self.average[name].copy_(state[f"{name}:average"])
             self.optimiser.state[weight] = {
-                "step": torch.tensor(float(self.at.steps)),
+                "step": torch.tensor(float(self.at.steps), device=self.device),
                 **{kind: state[f"{name}:{kind}"].to(weight) for kind in ("exp_avg", "exp_avg_sq")},
             }
 
     def _start_from(self, adapter: Path) -> None:
         """Begin at the pair after the adapter's last, with a new warm-up."""
         tensors = load_file(adapter)
-        self._put({name: tensors[_shorten_name(name)] for name in self.weights})
+        self._put({name: tensors[shorten_name(name)] for name in self.weights})
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        place = _read_position(adapter).place
+        place = read_position(adapter).place
         self.at = AdapterPosition(place, place)
 
 
@@ -251,17 +302,20 @@ def train_adapter(
     source: PairSource,
     valid: Mapping[str, ValidationPart],
     report: Callable[[dict[str, float]], None],
+    rate: float = 0.0,
 ) -> bool:
     """Train until all pairs are seen, the minutes are over, or SIGTERM; whether all pairs were seen.
 
     The batch in progress is finished, and a checkpoint written, in any case. `report` gets the rows of the
     log: place, loss (nats a token) and seconds every ten steps, `valid: NAME` (nats a byte) now and then.
+    With the bf16 `rate` of a device, in operations a second, the rows also have real tokens a second and what
+    they use of that rate.
     """
     settings, before, world = run.settings, run.at.seconds, distributed.find_world()
     began = saved = time.monotonic()
     due = -(-run.at.place // settings.check_every) * settings.check_every
-    losses: list[Tensor] = []
-    with _stop_on_sigterm(run):
+    reporter = _StepReporter(run, report, rate)
+    with _stop_on_sigterm(run), run.writer:
         while run.at.place < settings.pairs:
             over = run.asked_to_stop or time.monotonic() - began > 60 * settings.minutes
             if distributed.decide(over):
@@ -272,17 +326,9 @@ def train_adapter(
                     report(_measure_parts(run, valid))
             size = min(settings.batch, settings.pairs - run.at.place)
             mine = range(run.at.place, run.at.place + size)[world.rank :: world.size]
-            losses.append(run.take_step(source.make_examples(mine), size))
+            loss = run.take_step(source.make_examples(mine), size)
             run.at.seconds = before + time.monotonic() - began
-            if run.at.steps % 10 == 0 and world.writes:
-                report(
-                    {
-                        "place": run.at.place,
-                        "loss": float(torch.stack(losses).mean()),
-                        "seconds": run.at.seconds,
-                    }
-                )
-                losses.clear()
+            reporter.add_step(loss)
             if time.monotonic() - saved > 60 * settings.save_minutes and world.writes:
                 saved = time.monotonic()
                 run.save()
@@ -292,6 +338,56 @@ def train_adapter(
         if finished and world.writes:
             report(_measure_parts(run, valid))
     return finished
+
+
+class _StepReporter:
+    """Reads the losses of a run every ten steps: a GPU is waited for only then."""
+
+    def __init__(self, run: AdapterRun, report: Callable[[dict[str, float]], None], rate: float) -> None:
+        self.run, self.report, self.rate = run, report, rate
+        self.unread: list[Tensor] = []
+        self.skipped = 0
+        self._mark = self._take_mark()
+
+    def add_step(self, loss: Tensor) -> None:
+        """Remember the loss of a step, and tell of the last ones now and then.
+
+        GitpeftError where the loss stays infinite or NaN.
+        """
+        self.unread.append(loss)
+        if self.run.at.steps % _STEPS_BETWEEN_REPORTS:
+            return
+        losses = torch.stack(self.unread).tolist()
+        finite = [one for one in losses if math.isfinite(one)]
+        self.skipped = 0 if finite else self.skipped + len(losses)
+        if self.skipped >= MAX_SKIPPED_STEPS:
+            raise GitpeftError(
+                f"the loss or its gradient was not finite in {self.skipped} steps in a row",
+                "train with a lower rate: the last checkpoint is from before that",
+            )
+        if finite and distributed.find_world().writes:
+            row = {"place": self.run.at.place, "loss": sum(finite) / len(finite)}
+            self.report({**row, "seconds": self.run.at.seconds, **self._measure_rate()})
+        self.unread.clear()
+
+    def _take_mark(self) -> tuple[float, int, float]:
+        return time.monotonic(), self.run.tokens, self.run.flops
+
+    def _measure_rate(self) -> dict[str, float]:
+        """Tokens a second since the last report, and their share of the device's rate where that is known."""
+        (began, tokens, flops), self._mark = self._mark, self._take_mark()
+        seconds = max(self._mark[0] - began, 1e-9)
+        if not self.rate:
+            return {}
+        size = distributed.find_world().size
+        done = size * (self._mark[1] - tokens) / seconds, (self._mark[2] - flops) / seconds / self.rate
+        return {"tokens/s": done[0], "of bf16": done[1]}
+
+
+def _load_pairs(examples: Pairs, rows: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+    if isinstance(examples, ResidentSelection):
+        return examples.load_batch(rows, NO_LIMIT, PAD, 0)
+    return load_arrays(examples.collate_batch(rows, NO_LIMIT, PAD, 0), device)
 
 
 def _measure_parts(run: AdapterRun, valid: Mapping[str, ValidationPart]) -> dict[str, float]:
@@ -310,71 +406,13 @@ def _stop_on_sigterm(run: AdapterRun) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def narrow_checkpoint(folder: Path, out: Path) -> None:
-    """A copy of the checkpoint in `folder`, in bfloat16, from which a run goes on all the same."""
-    tensors = {name: one.to(torch.bfloat16) for name, one in load_file(folder / STATE_FILE).items()}
-    with safe_open(folder / STATE_FILE, "pt") as file:
-        note = file.metadata()[_NOTE]
-    out.mkdir(parents=True, exist_ok=True)
-    _write_tensors(out / STATE_FILE, tensors, note)
-
-
 def write_adapter(run: AdapterRun, folder: Path) -> None:
     """The averaged adapter as PEFT's files, its weights in bfloat16."""
     folder.mkdir(parents=True, exist_ok=True)
     with run.use_average():
         run.model.save_pretrained(folder)
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / ADAPTER_FILE).items()}
-    _write_tensors(folder / ADAPTER_FILE, tensors, json.dumps(asdict(run.at)))
+    TensorFile(folder / ADAPTER_FILE, tensors, make_note(json.dumps(asdict(run.at)))).write()
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": None})
     (folder / "README.md").unlink(missing_ok=True)
-
-
-def _shorten_name(name: str) -> str:
-    """A weight's name in PEFT's files, which leave out the name of the adapter."""
-    return name.replace(".default.", ".")
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor], note: str) -> None:
-    part = path.with_suffix(".part")
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, part, metadata={"format": "pt", _NOTE: note})
-    part.replace(path)
-
-
-def _read_position(path: Path) -> AdapterPosition:
-    with safe_open(path, "pt") as file:
-        note = json.loads(file.metadata()[_NOTE])
-    known = ("place", "begun", "steps", "seconds")
-    return AdapterPosition(**{name: note[name] for name in known if name in note})
-
-
-def _name_numbered_state(state: Mapping[str, Tensor], names: Sequence[str]) -> Mapping[str, Tensor]:
-    """A checkpoint of the first version of these scripts, in today's names.
-
-    It numbered the weights, and had the first matrices of those that read the same input in one.
-    """
-    if "0.weight" not in state:
-        return state
-    groups = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-    layers = sorted({name.split(".layers.")[1].split(".")[0] for name in names}, key=int)
-    found: dict[str, Tensor] = {}
-    number = 0
-    for layer in layers:
-        for group in groups:
-            pairs = [
-                [
-                    next(n for n in names if f".layers.{layer}." in n and f".{part}.lora_{side}." in n)
-                    for part in group
-                ]
-                for side in "AB"
-            ]
-            for kind in ("weight", "average", "exp_avg", "exp_avg_sq"):
-                whole = state[f"{number}.{kind}"]
-                found |= {
-                    f"{n}:{kind}": one for n, one in zip(pairs[0], whole.chunk(len(group)), strict=True)
-                }
-                found |= {f"{n}:{kind}": state[f"{number + 1 + i}.{kind}"] for i, n in enumerate(pairs[1])}
-            number += 1 + len(group)
-    return found

@@ -6,6 +6,7 @@ length. What each rule kept and left out is counted.
 
 import gzip
 import json
+import os
 import random
 import re
 from collections import Counter
@@ -29,6 +30,7 @@ from gitpeft.diff.prompt import PROMPT_BUDGET, render_prompt
 from gitpeft.diff.stored import ChangeContent, store_change
 from gitpeft.diff.subjects import clean_subject, strip_issue_numbers
 from gitpeft.errors import GitpeftError
+from gitpeft.files import write_json
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.git.streams import stream_commits
@@ -55,8 +57,14 @@ MAX_REPEATS, MAX_REPEATS_IN_REPOSITORY = 12, 3
 JUDGED_TOKENS = 700
 """The length of the prompt in which a message's words are looked for."""
 
+TRAIN_FILE = "train.jsonl"
+"""In a work folder: the training pairs."""
+
 _MAX_CHANGED_LINES, _MAX_FILES, _MAX_LINES, _MAX_FILE_LINES, _MAX_LINE_LENGTH = 6000, 40, 260, 100, 200
 _VALIDATION_PAIRS = 150
+
+MINED_FOLDER = "mined"
+"""The folder of the mined commits, a file for each repository, in the work folder of a build."""
 
 PairRecord = dict[str, Any]
 """A pair, or a mined commit that becomes one, as it is stored in JSON."""
@@ -84,20 +92,17 @@ def make_pairs(
     `repositories` are the commits to start from, by OWNER/NAME; each has its bare clone in `corpus`, as
     OWNER+NAME or a folder inside of that. GitpeftError where one is missing.
     """
-    train, valid = work / "train.jsonl", work / "valid.jsonl"
-    if measured := sorted(HELD_OUT & repositories.keys()):
-        raise GitpeftError(
-            f"{measured[0]} is there to measure with, and is not learnt from", "take it out of the list"
-        )
+    train, valid = work / TRAIN_FILE, work / "valid.jsonl"
+    refuse_held_out(repositories)
     if train.exists() and valid.exists():
         return train, valid
-    (work / "mined").mkdir(parents=True, exist_ok=True)
     dice, counts = random.Random(rules.seed), Counter[str]()
     learnt: list[str] = []
     held: list[str] = []
     for number, (name, tip) in enumerate(sorted(repositories.items())):
         listen("pairs", number / len(repositories), name)
-        found = judge_repository(_mine_once(name, tip, corpus, work / "mined", rules, counts), codec, counts)
+        mined = mine_once(name, tip, corpus, work / MINED_FOLDER, rules, counts)
+        found = judge_repository(mined, codec, counts)
         if name in rules.validation:
             later = found[len(found) // 2 :]
             held += [json.dumps(pair) for pair in dice.sample(later, min(_VALIDATION_PAIRS, len(later)))]
@@ -115,19 +120,37 @@ def make_pairs(
     return train, valid
 
 
+def refuse_held_out(repositories: Mapping[str, str]) -> None:
+    """GitpeftError where one of the repositories, by OWNER/NAME, is there to measure with."""
+    if measured := sorted(HELD_OUT & repositories.keys()):
+        raise GitpeftError(
+            f"{measured[0]} is there to measure with, and is not learnt from", "take it out of the list"
+        )
+
+
 # --- mining -------------------------------------------------------------------------------------------------
 
 
-def _mine_once(
+def mine_once(
     name: str, tip: str, corpus: Path, folder: Path, rules: PairRules, counts: Counter[str]
 ) -> list[PairRecord]:
+    """The mined commits of OWNER/NAME, read from its file in `folder`, which is made where it is missing.
+
+    Any process may have made it: the files are complete or not there. What was left out is added to `counts`.
+    """
     path = folder / f"{name.replace('/', '+')}.jsonl.gz"
+    counted = path.with_name(f"{name.replace('/', '+')}.counts.json")
     if not path.exists():
-        spare = path.with_suffix(".new")
+        clone, own = open_clone(corpus, name), Counter[str]()
+        folder.mkdir(parents=True, exist_ok=True)
+        spare = path.with_suffix(f".{os.getpid()}.new")
         with gzip.open(spare, "wt", compresslevel=3) as lines:
-            found = mine_repository(open_clone(corpus, name), tip, rules.newest, counts)
+            found = mine_repository(clone, tip, rules.newest, own)
             lines.writelines(json.dumps({"repo": name, **one}) + "\n" for one in found)
+        write_json(counted, own)
         spare.replace(path)
+    if counted.exists():
+        counts.update(json.loads(counted.read_bytes()))
     with gzip.open(path, "rt") as lines:
         return [json.loads(line) for line in lines]
 

@@ -52,7 +52,7 @@ def build_examples(records: Sequence[CorpusRecord], neighbours: int) -> list[Exa
     index = CommitIndex.build(changes, subjects, [record["sha"] for record in kept]) if neighbours else None
     return [
         Example(
-            change=changes[i],
+            content=changes[i],
             message=subjects[i],
             previous=mask_secrets(clean_subject(record["previous"])),
             like=tuple(n.subject for n in index.find_nearest(changes[i], neighbours, before=i))

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gitpeft.learn.training.checkpoint_writer import CheckpointWriter, TensorFile
 from gitpeft.learn.training.settings import TrainingCost
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -54,12 +55,10 @@ def save_checkpoint(
     model: nn.Module,
     optimisers: Sequence[torch.optim.Optimizer],
     position: TrainingPosition,
+    writer: CheckpointWriter,
 ) -> None:
-    """Write the checkpoint into `folder`, replacing an earlier one."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"w.{name}": tensor for name, tensor in copy_trainable_weights(model).items()}
+    """Let the writer put the checkpoint into `folder`, replacing an earlier one."""
+    tensors = {f"w.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
     tensors |= {
         f"b.{name}": tensor for name, tensor in (position.best.weights if position.best else {}).items()
     }
@@ -74,9 +73,7 @@ def save_checkpoint(
         **({"best": position.best.loss} if position.best else {}),
         **{name: getattr(position.cost, name) for name in _STORED_COSTS},
     }
-    spare = folder / "new.safetensors"
-    save_file({k: v.contiguous() for k, v in tensors.items()}, spare, {_METADATA_KEY: json.dumps(stored)})
-    spare.replace(folder / CHECKPOINT_FILE)
+    writer.write([TensorFile(folder / CHECKPOINT_FILE, tensors, {_METADATA_KEY: json.dumps(stored)})])
 
 
 def load_checkpoint(

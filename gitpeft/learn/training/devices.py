@@ -61,11 +61,18 @@ def load_arrays(arrays: Mapping[str, NDArray[np.generic]], device: torch.device)
     On a GPU, the mask of a causal model is made here: the library would look at its values to do that, for
     which the host waits.
     """
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if device.type == "cuda":  # only from pinned memory does a copy not wait
-        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    found = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-    if device.type == "cuda" and "logits_to_keep" in found:
+    return finish_inputs({name: send_array(array, device) for name, array in arrays.items()})
+
+
+def send_array(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """An array on the device, for whose copy the host does not wait: it is pinned before."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def finish_inputs(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch on its device; on a GPU a causal model's mask is made here."""
+    if "logits_to_keep" in found and found["attention_mask"].device.type == "cuda":
         found["attention_mask"] = make_causal_mask(found["attention_mask"])
     return found
 

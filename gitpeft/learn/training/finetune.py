@@ -49,6 +49,9 @@ the share of the minutes that is left beside validation."""
 STRENGTHS, STRENGTHS_FILE = (1.0, 0.5, 0.0), "strengths.json"
 """The shares of a LoRA's update that are tried on validation, and the file of their losses in a run."""
 
+EXAMPLES_FILE = "examples.json"
+"""In a run's folder: how many examples the minutes allow for."""
+
 PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
 """Batches of the gradient pass that chooses a hybrid's layers, and the examples in each; smaller than in
  training, because all weights have gradients there."""
@@ -187,15 +190,16 @@ def _train_model(
     before = copy_trainable_weights(model)
     with speed_up_where_possible(model) as fast:
         if limited:
-            listen("train", 0.0, "measuring the pace")
+            if not (folder / EXAMPLES_FILE).exists():
+                listen("train", 0.0, "measuring the pace")
             most = fit_into_minutes(model, train, job, folder)
             train = render_examples(newest[-most:], job.base)
-            if not causal:
-                pace = TRAINING_SHARE * 60 * job.minutes / most
-                checked = _count_checked(replace(job, pace=max(job.pace, pace)), sizes)
-                valid = valid.select_examples(range(min(checked, len(valid))))
-                spent = (time.monotonic() - begun) / 60  # reading the model and measuring its pace
-                job = replace(job, minutes=max(LEAST_TRAINED_SHARE * job.minutes, job.minutes - spent))
+            pace = max(job.pace, TRAINING_SHARE * 60 * job.minutes / most)
+            checked = min(_count_checked(replace(job, pace=pace), sizes), len(valid))
+            valid = valid.select_examples(range(checked))
+            spent = time.monotonic() - begun  # reading the model and measuring its pace
+            spent += len(STRENGTHS) * checked * pace * VALIDATION_COST if causal else 0.0
+            job = replace(job, minutes=max(LEAST_TRAINED_SHARE * job.minutes, job.minutes - spent / 60))
         settings = _make_settings(job, len(train))
         cost = train_model(
             model,
@@ -287,7 +291,7 @@ def fit_into_minutes(
     from gitpeft.learn.training import distributed
     from gitpeft.learn.training.loop import measure_pace
 
-    known = folder / "examples.json"
+    known = folder / EXAMPLES_FILE
     if known.exists():  # a training that was killed goes on with the same examples
         return int(_read_json(known))
     measured = PACE_EXAMPLES if job.base.architecture.causal else BATCH_EXAMPLES

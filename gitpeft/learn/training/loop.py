@@ -18,8 +18,7 @@ import torch
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import BatchArrays
-from gitpeft.learn.models import architectures
-from gitpeft.learn.training import devices, distributed, memory, memory_plan
+from gitpeft.learn.training import compilation, devices, distributed, memory, memory_plan
 from gitpeft.learn.training.checkpoint import (
     BestWeights,
     TrainingPosition,
@@ -27,9 +26,11 @@ from gitpeft.learn.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from gitpeft.learn.training.checkpoint_writer import CheckpointWriter
 from gitpeft.learn.training.flops import StepFlops, synchronise_device
 from gitpeft.learn.training.memory_plan import MemoryPlan
 from gitpeft.learn.training.optimisers import make_optimisers, schedule_rate, skip_step_where
+from gitpeft.learn.training.resident import ResidentExamples, make_resident
 from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, TrainingSettings
 
 if TYPE_CHECKING:
@@ -102,14 +103,16 @@ def train_model(
     optimisers = make_optimisers(model, settings)
     position = load_checkpoint(checkpoint, model, optimisers)
     loop = _TrainingLoop(model, settings, optimisers, position, objective or _message_loss)
+    loop.resident = make_resident(train, loop.device)
     distributed.share_weights(loop.parameters)
     with memory_plan.follow_plan(model, loop.plan):
         model.train()
-        _compile_model(model, settings.compile)
-        _take_steps(loop, train, valid, evaluate_every, on_step, checkpoint)
+        compilation.compile_stacks(model, settings.compile)
+        with loop.writer:
+            _take_steps(loop, train, valid, evaluate_every, on_step, checkpoint)
         if loop.best is not None:
             model.load_state_dict(loop.best.weights, strict=False)
-        _compile_model(model, "")
+        compilation.compile_stacks(model, "")
     cost = loop.finish_cost()
     del loop, optimisers, position
     memory.release_memory()  # so that what comes after a training does not stand on top of its peak
@@ -136,29 +139,14 @@ def _take_steps(
         loop.trim_freed_memory()
         if valid is not None and (before := loop.share_done()) >= min(due, 1.0):
             loop.record_validation(valid, progress)
-            due = before + max(evaluate_every, (loop.share_done() - before) / MAX_VALIDATION_SHARE)
+            took = loop.check_seconds / (60 * loop.settings.minutes)
+            due = before + max(evaluate_every, took / MAX_VALIDATION_SHARE)
         late = time.monotonic() - saved > CHECKPOINT_SECONDS
         if checkpoint is not None and loop.world.writes and (progress.valid is not None or late):
-            save_checkpoint(checkpoint, loop.model, loop.optimisers, loop.position())
+            save_checkpoint(checkpoint, loop.model, loop.optimisers, loop.position(), loop.writer)
             saved = time.monotonic()
         if on_step is not None:
             on_step(progress)
-
-
-def _compile_model(model: "PreTrainedModel", backend: str) -> None:
-    """Compile encoder and decoder in place, lengths left open; "" undoes it. The loss stays as it is: how
-    many labels are real differs from batch to batch."""
-    for part in _list_stacks(model):
-        vars(part).pop("forward", None)
-        if backend:
-            part.forward = torch.compile(part.forward, backend=backend, dynamic=True)
-
-
-def _list_stacks(model: "PreTrainedModel") -> list["PreTrainedModel"]:
-    if not hasattr(model, "get_encoder"):
-        return []
-    causal = architectures.is_causal(model.config.model_type)
-    return [model.get_decoder()] if causal else [model.get_encoder(), model.get_decoder()]
 
 
 def _message_loss(model: "PreTrainedModel", inputs: BatchTensors) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,7 +198,7 @@ def measure_loss(
     for module in model.modules():
         if hasattr(module, "pointer"):
             module.training = True  # itself alone: it then computes only the loss; dropout stays off below
-    with torch.no_grad(), _autocast_bfloat16(device):
+    with torch.no_grad(), _autocast_bfloat16(device), compilation.without_compilation(model):
         for batch in data.iterate_batches(settings.batch_tokens, settings.source_limit, seed=0):
             inputs = _load_batch(data, batch, settings, device, model)
             count = int((inputs["labels"] != -100).sum())
@@ -252,6 +240,9 @@ class _TrainingLoop:
             self.notes.append("little memory: activations are computed again in the backward pass")
         self.first_share, self.skipped_in_a_row = 0.0, 0
         self.first_seconds: list[float] = []
+        self.check_seconds = 0.0
+        self.resident: ResidentExamples | None = None
+        self.writer = CheckpointWriter(behind=self.device.type == "cuda")
 
     @property
     def device(self) -> torch.device:
@@ -264,7 +255,8 @@ class _TrainingLoop:
         return TrainingPosition(self.step, self.loss, time.monotonic() - self.started, self.cost, self.best)
 
     def share_done(self) -> float:
-        minutes = (time.monotonic() - self.started) / 60
+        """Of the steps or of the time, in which the last validation has to fit as well."""
+        minutes = (time.monotonic() - self.started + self.check_seconds) / 60
         return distributed.decide(max(self.step / self.settings.steps, minutes / self.settings.minutes))
 
     def take_step(self, data: TrainingExamples, batch: Sequence[int], done: float) -> torch.Tensor:
@@ -274,12 +266,16 @@ class _TrainingLoop:
             try:
                 return self.run_step(
                     [
-                        _load_batch(data, part, self.settings, self.device, self.model)
+                        _load_batch(data, part, self.settings, self.device, self.model, self.resident)
                         for part in self.split_batch(batch)
                     ],
                     done,
                 )
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:
+                if note := compilation.drop_failed_compilation(self.model, error):
+                    self.notes.append(note)
+                    self.model.zero_grad(set_to_none=True)  # what the failed step left would count twice
+                    continue
                 if not memory.is_out_of_memory(error):
                     raise
                 reason = memory.describe_error(error)
@@ -300,7 +296,9 @@ class _TrainingLoop:
 
     def record_validation(self, valid: TrainingExamples, progress: TrainingProgress) -> None:
         """Measure the validation loss, and keep the weights where it is the lowest so far."""
+        began = time.monotonic()
         progress.valid = found = distributed.decide(self.try_validation(valid))
+        self.check_seconds = time.monotonic() - began
         if not math.isfinite(found):
             self.notes.append("the validation loss is not finite: these weights are not kept")
             return
@@ -331,6 +329,7 @@ class _TrainingLoop:
 
     def _leave_gpu(self, reason: str) -> None:
         devices.move_to_cpu(self.model, reason, self.notes)
+        self.resident = None
         for optimiser in self.optimisers:
             for moments in optimiser.state.values():
                 moments.update({k: v.cpu() for k, v in moments.items() if isinstance(v, torch.Tensor)})
@@ -464,8 +463,15 @@ def _load_batch(
     settings: TrainingSettings,
     device: torch.device,
     model: "PreTrainedModel",
+    stays: ResidentExamples | None = None,
 ) -> BatchTensors:
+    """A batch on the device; gathered there where the examples are resident."""
     padding = getattr(model.config, "pad_token_id", None) or 0
+    if stays is not None:
+        inputs = stays.load_batch(batch, settings.source_limit, settings.pad, padding)
+        if hasattr(model, "pointer"):
+            inputs["label_places"] = devices.send_array(stays.find_label_places(batch), device)
+        return inputs
     found = data.collate_batch(batch, settings.source_limit, settings.pad, padding)
     if hasattr(model, "pointer"):  # found here, where it costs nothing: a GPU would be waited for
         found["label_places"] = np.flatnonzero(found["labels"] != -100)

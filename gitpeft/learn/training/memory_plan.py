@@ -9,7 +9,7 @@ for a Llama by method, 171 to 195 for a T5, which keeps its position bias and dr
 Chen et al. 2016, arXiv 1604.06174).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,16 +73,19 @@ class MemoryNeed:
         )
 
 
-def plan_memory(need: MemoryNeed, tokens: int, free: int, parts: int = 1) -> MemoryPlan:
+def plan_memory(
+    need: MemoryNeed, tokens: int, free: int, parts: int = 1, *, narrowed: bool = False
+) -> MemoryPlan:
     """The plan that costs the least time and fits into `free` bytes; the smallest one where none does.
 
-    `tokens` are those of a batch, which is divided into `parts` in any case.
+    `tokens` are those of a batch, which is divided into `parts` in any case; with `narrowed`, frozen matrices
+    are in bfloat16 in any case.
     """
     room = int(USED_SHARE * free)
     most = max(parts, tokens // MIN_PART_TOKENS)
     plans = [
         MemoryPlan(count, recompute, narrow)
-        for recompute, narrow in ((False, False), (False, True), (True, True))
+        for recompute, narrow in ((False, False), (False, True), (True, True))[int(narrowed) :]
         for count in _double(parts, most)
     ]
     plans += [MemoryPlan(count, True, True) for count in _double(2 * most, max(2 * most, tokens // 128))]
@@ -109,17 +112,26 @@ def list_frozen_matrices(model: nn.Module) -> list[torch.Tensor]:
 @contextmanager
 def follow_plan(model: Any, plan: MemoryPlan) -> Iterator[None]:
     """Train by the plan; afterwards the model has its types again, frozen matrices as they were used."""
-    frozen = list_frozen_matrices(model) if plan.narrow else []
-    for weight in frozen:
-        weight.data = weight.data.to(torch.bfloat16)
     if plan.recompute and hasattr(model, "gradient_checkpointing_enable"):
         model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
-        yield
+        with narrow_weights(list_frozen_matrices(model) if plan.narrow else []):
+            yield
     finally:
         if plan.recompute and hasattr(model, "gradient_checkpointing_disable"):
             model.gradient_checkpointing_disable()
-        for weight in frozen:
+
+
+@contextmanager
+def narrow_weights(weights: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Keep these weights in bfloat16; in the end they have 32 bits again, with the values that were used."""
+    weights = list(weights)
+    for weight in weights:
+        weight.data = weight.data.to(torch.bfloat16)
+    try:
+        yield
+    finally:
+        for weight in weights:
             weight.data = weight.data.float()
 
 

@@ -1,10 +1,7 @@
 """`gitpeft base build` for the adapter of a pretrained base, small: from clones to `adapter/`, in pieces."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,77 +14,21 @@ from safetensors.torch import load_file, save_file
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import PromptedExamples
 from gitpeft.learn.models import bases, methods
-from gitpeft.learn.pretraining import adapter_build, adapter_run, commit_pairs
+from gitpeft.learn.pretraining import adapter_build, commit_pairs
 from gitpeft.learn.pretraining.adapter_build import AdapterRecipe, PairReader
+from gitpeft.learn.pretraining.adapter_checkpoint import read_position
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings
 from gitpeft.learn.pretraining.base_reranker import HistoryAsker, RerankerRules, fit_base_reranker
-from tests.support import several_processes, tinymodel
-from tests.support.gitrepo import Repo
-from tests.support.sources import CHECKOUT
-
-NOUNS = [
-    f"{a}{b}"
-    for a in ("sun", "rain", "snow", "wind", "fog")
-    for b in ("fall", "day", "rise", "y", "s", "less")
-]
-
-RECIPE = """\
-[data]
-repositories = "repositories.tsv"
-newest = 60
-validation = ["b/held"]
-
-[input]
-total = 400
-
-[adapter]
-rank = 4
-alpha = 8
-start = "checkpoint/adapter_model.safetensors"
-
-[train]
-rate = 1e-2
-warm = 16
-batch = 4
-pairs = 24
-check_every = 12
-checked = 6
-compile = false
-
-[profile.pieces]
-minutes = 0.0
-
-[profile.gpu]
-parts = 2
-"""
-
-
-def nobody(_step: str, _done: float, _detail: str) -> None:
-    """Hears nothing."""
+from gitpeft.learn.training import resident
+from gitpeft.learn.training.checkpoint_writer import CheckpointWriter
+from tests.support import tinymodel
+from tests.support.adapter_recipe import RECIPE, build, make_place
+from tests.support.tinybase import nobody
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe with its list of repositories, their clones in `corpus`, and a base in `out`."""
-    top = tmp_path_factory.mktemp("adapter")
-    rows = ["repo\tcommit\tlicence"]
-    for name in ("a/first", "b/held"):
-        repo = Repo.create(top / "corpus" / name.replace("/", "+"))
-        for number in range(30):
-            word, more = ("parser", "cache", "router")[number % 3], NOUNS[number]
-            content = f"def {word}_{more}(): pass  # {name[0]}\n"
-            repo.commit(f"Let {word} have {word}_{more}", **{f"src/{word}.py": content})
-        rows.append(f"{name}\t{repo.git('rev-parse', 'HEAD')}\tMIT")
-    (top / "repositories.tsv").write_text("\n".join(rows) + "\n")
-    (top / "recipe.toml").write_text(RECIPE)
-    tinymodel.causal().save_pretrained(top / "out")
-    tinymodel.write_tokenizer(top / "out")
-    return top
-
-
-def build(place: Path, work: str, profile: str = "") -> bool:
-    recipe = AdapterRecipe.load(place / "recipe.toml", profile)
-    return adapter_build.build_adapter(recipe, place / "corpus", place / work, place / "out", nobody)
+    return make_place(tmp_path_factory.mktemp("adapter"))
 
 
 def test_from_clones_to_an_adapter_that_the_base_has(place: Path) -> None:
@@ -169,13 +110,43 @@ def test_in_pieces_it_comes_to_the_same(place: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(AdapterRun, "take_step", take_one)
     assert not build(place, "parts")
     monkeypatch.undo()
-    stopped = adapter_run._read_position(place / "parts" / "run" / "state.safetensors")
+    stopped = read_position(place / "parts" / "run" / "state.safetensors")
     assert stopped.place == 12 and stopped.steps == 3
     assert not build(place, "parts", "pieces"), "no minutes at all"
     assert build(place, "parts")
     whole, parts = (load_file(place / work / "run" / "state.safetensors") for work in ("whole", "parts"))
     for name, one in whole.items():
         torch.testing.assert_close(parts[name], one, atol=1e-6, rtol=1e-5)
+
+
+def test_the_way_of_a_gpu_taken_on_a_cpu_learns_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs that stay on the device, narrow weights, parts of batches, checkpoints written behind."""
+    if not (place / "whole" / "run").exists():
+        build(place, "whole")
+    made: list[Any] = []
+
+    def take(run: AdapterRun, recipe: Any, reader: Any, held: Any, report: Any) -> bool:
+        run.writer = CheckpointWriter(behind=True)
+        done = adapter_build._train_on_gpu(run, recipe, reader, held, report)
+        made.extend([reader.resident, run.part_tokens])
+        return done
+
+    monkeypatch.setattr(adapter_build, "_train", take)
+    monkeypatch.setattr(resident, "is_worthwhile", lambda data, device: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 34, 1 << 34))
+    recipe = AdapterRecipe.load(place / "recipe.toml", "gpu")
+    adapter_build.encode_corpus(recipe, place / "corpus", place / "gpu", place / "out", nobody)
+    assert adapter_build.build_adapter(recipe, place / "corpus", place / "gpu", place / "out", nobody)
+    assert made[0] is not None and made[1] == 1024
+    logs = [
+        [json.loads(line) for line in (place / name / "run" / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "gpu")
+    ]
+    checks = [[row["valid: grounded"] for row in log if "valid: grounded" in row] for log in logs]
+    assert checks[1] == pytest.approx(checks[0], rel=2e-2) and len(checks[1]) == 3
+    assert read_position(place / "gpu" / "run" / "state.safetensors").place == 24
 
 
 def test_encoded_beforehand_a_run_is_the_same_and_needs_no_clones(place: Path) -> None:
@@ -203,25 +174,32 @@ def test_encoded_beforehand_a_run_is_the_same_and_needs_no_clones(place: Path) -
 def test_in_parts_and_out_of_memory_a_step_is_the_same(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [make_run(place, tmp_path, batch=8, parts=parts, rate=1e-3) for parts in (1, 3, 1)]
+    runs = [make_run(place, tmp_path, batch=8, part_tokens=tokens, rate=1e-3) for tokens in (0, 3 * 48, 0, 1)]
     examples = PromptedExamples.from_pairs(
         [(source[:-1], [*target, 2]) for source, target in tinymodel.pairs(8)], 3
     )
     compute, failed = AdapterRun._compute_loss, list[int]()
+    parts: dict[int, list[int]] = {}
 
-    def fail_first(run: AdapterRun, batch: Any) -> torch.Tensor:
-        if run is runs[2] and len(batch["input_ids"]) > 4:
+    def fail_first(run: AdapterRun, examples: Any, rows: list[int]) -> torch.Tensor:
+        longest = max(map(sum, zip(*examples.count_tokens(rows, 999), strict=True)))
+        if run is runs[2] and longest * len(rows) > 200:
             failed.append(1)
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return compute(run, batch)
+        if run is runs[1]:
+            assert longest * len(rows) <= 3 * 48
+        parts.setdefault(runs.index(run), []).append(len(rows))
+        return compute(run, examples, rows)
 
     monkeypatch.setattr(AdapterRun, "_compute_loss", fail_first)
     losses = [float(run.take_step(examples)) for run in runs]
-    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-2) and failed == [1] and runs[2].parts == 2
+    assert losses[1:] == pytest.approx([losses[0]] * 3, rel=1e-2) and failed == [1]
+    assert parts[0] == [8] and 2 < len(parts[1]) < 8 and 1 < len(parts[2]) < 8 and parts[3] == [1] * 8
+    assert "parts of" in runs[2].notes[0]
     for name, weight in runs[0].weights.items():
         for other in runs[1:]:
             torch.testing.assert_close(other.weights[name], weight, atol=3e-3, rtol=1e-2)
-    monkeypatch.setattr(AdapterRun, "_compute_loss", lambda run, batch: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(AdapterRun, "_compute_loss", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(GitpeftError, match="one pair at a time"):
         runs[0].take_step(examples)
 
@@ -231,68 +209,6 @@ def make_run(place: Path, folder: Path, **settings: Any) -> AdapterRun:
     base = bases.find_base(str(place / "out")).load(adapted=False)
     model = methods.attach_method(base, methods.make_method("lora", {"rank": 4}))
     return AdapterRun(model, folder, AdapterSettings(**settings))
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_adapter_that_one_does(place: Path) -> None:
-    """By torch's launcher; pairs are read once, and the first process alone speaks and writes."""
-    if not (place / "whole" / "run").exists():
-        build(place, "whole")
-    shutil.copytree(place / "out", place / "two")
-    shutil.rmtree(place / "two" / "adapter", ignore_errors=True)
-    done = several_processes.launch(
-        2, "gitpeft", "base", "build", place / "recipe.toml", "--corpus", place / "corpus",
-        "--work", place / "shared", "--out", place / "two", "--device", "cpu",
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stdout.count("the base is in") == 1, done.stdout
-    assert bases.find_base(str(place / "two")).find_adapter() is not None
-    logs = [
-        [json.loads(line) for line in (place / name / "run" / "log.jsonl").read_text().splitlines()]
-        for name in ("whole", "shared")
-    ]
-    assert [row["place"] for row in logs[1]] == [row["place"] for row in logs[0]]
-    checks = [[row["valid: grounded"] for row in log if "valid: grounded" in row] for log in logs]
-    assert checks[1] == pytest.approx(checks[0], rel=1e-2) and checks[1][-1] < checks[1][0]
-    at = adapter_run._read_position(place / "shared" / "run" / "state.safetensors")
-    assert (at.place, at.steps) == (24, 6)
-
-
-def script(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["sh", str(CHECKOUT / "models" / "smol" / "gpu.sh"), *map(str, words)], text=True, check=False,
-        env={**os.environ, "BASE": str(place / "base"), "DEVICE": "cpu", "PYTHON": sys.executable},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=CHECKOUT,
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_the_script_takes_a_run_to_another_machine_and_back(place: Path, tmp_path: Path) -> None:
-    """Half of the pairs there; the rest on yet another machine, which starts from what came back."""
-    shutil.copytree(place / "out", place / "base", dirs_exist_ok=True)
-    (place / "base" / "adapter").mkdir(exist_ok=True)
-    shutil.copy(place / "repositories.tsv", place / "base")
-    for stage, pairs in enumerate((12, 24)):
-        text = RECIPE.replace("pairs = 24", f"pairs = {pairs}")
-        (place / "base" / "recipe.toml").write_text(text)
-        parts, back, there = (tmp_path / f"{name}-{stage}" for name in ("parts", "back", "there"))
-        done = script(place, "pack", place / "corpus", tmp_path / "work", parts)
-        assert done.returncode == 0, done.stdout
-        assert {"base.tar.aa", "examples.tar", "SHA256SUMS"} <= {path.name for path in parts.iterdir()}
-        assert (parts / "run.tar").exists() == (stage == 1)
-        done = script(place, "train", parts, there, back)
-        assert done.returncode == 0 and "ended early" not in done.stdout, done.stdout
-        assert script(place, "collect", back, tmp_path / "work").returncode == 0
-        at = adapter_run._read_position(tmp_path / "work" / "run" / "state.safetensors")
-        assert (at.place, at.steps) == (pairs, pairs // 4)
-    state = load_file(tmp_path / "work" / "run" / "state.safetensors")
-    assert {one.dtype for one in state.values()} == {torch.bfloat16}
-    run = AdapterRun(make_run(place, tmp_path).model, tmp_path / "work" / "run", AdapterSettings())
-    assert run.resume() and run.at.place == 24
-    assert all(weight.dtype == torch.float32 for weight in run.average.values())
-    parts = tmp_path / "parts-1"
-    (parts / "examples.tar").write_bytes(b"damaged")
-    assert "copy the parts again" in script(place, "train", parts, tmp_path / "new", tmp_path / "b").stdout
-    assert "see the first lines" in script(place, "pack").stdout
 
 
 def test_a_checkpoint_of_the_first_scripts_is_read(place: Path, tmp_path: Path) -> None:

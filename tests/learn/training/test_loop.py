@@ -5,6 +5,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,6 +236,25 @@ def test_compiled_it_learns_the_same_and_is_itself_again() -> None:
     assert "forward" not in vars(compiled.encoder) and cost.flops > 0
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_compilation_that_fails_leaves_no_gradients_behind() -> None:
+    """It fails in the second half of the batch: when that is repeated, the first must not count twice."""
+    gradients: list[int] = []
+
+    def watch(model: Any, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        gradients.append(sum(p.grad is not None for p in model.parameters()))
+        if len(gradients) == 2:
+            raise RuntimeError("the compiler failed")
+        return loop._message_loss(model, part)
+
+    given = settings(steps=1, parts=2, compile="eager")
+    told: list[TrainingProgress] = []
+    train_model(tinymodel.pointer_t5(), rendered(), given, objective=watch, on_step=told.append)
+    assert told[0].note == "not compiled (RuntimeError: the compiler failed)"
+    first, failed, again, second = gradients
+    assert first == again == 0 and failed > 0 and second > 0
+
+
 # --- losses that are not finite -----------------------------------------------------------------------------
 
 
@@ -337,11 +357,13 @@ def test_a_gpu_that_has_no_room_for_one_example_is_left(monkeypatch: pytest.Monk
 
     whole = loop._load_batch
 
-    def load(data: Any, batch: Any, how: Any, device: torch.device, model: Any) -> Any:
+    def load(data: Any, batch: Any, how: Any, device: torch.device, model: Any, stays: Any) -> Any:
+        assert (stays == "examples on cuda") == (device.type == "cuda"), "what was there is left there"
         if device.type == "cuda":
             raise OUT_OF_MEMORY[0]
         return whole(data, batch, how, device, model)
 
+    monkeypatch.setattr(loop, "make_resident", lambda data, device: f"examples on {device}")
     monkeypatch.setattr(devices, "move_to_cpu", move)
     monkeypatch.setattr(loop._TrainingLoop, "device", property(where))
     monkeypatch.setattr(loop, "_load_batch", load)
@@ -491,3 +513,28 @@ def test_a_checkpoint_does_not_wait_for_a_validation(monkeypatch: pytest.MonkeyP
         checkpoint=tmp_path,
     )  # fmt: skip
     assert steps == [4, 5]
+
+
+def test_the_last_validation_is_within_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes 0.1 s and a validation 2 s, by a clock that only these move."""
+    now = [0.0]
+
+    def validate(*_: object) -> float:
+        now[0] += 2.0
+        return 1.0
+
+    run_step = loop._TrainingLoop.run_step
+
+    def step(*arguments: Any) -> torch.Tensor:
+        now[0] += 0.1
+        return run_step(*arguments)
+
+    monkeypatch.setattr(loop._TrainingLoop, "run_step", step)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "measure_loss", validate)
+    cost = train_model(
+        tinymodel.pointer_t5(), rendered(), settings(steps=10**6, minutes=20 / 60), valid=rendered(4),
+        evaluate_every=0.25,
+    )  # fmt: skip
+    assert 19.5 < now[0] <= 20.2
+    assert cost.valid_curve[-1][0] == cost.steps and len(cost.valid_curve) >= 2

@@ -111,3 +111,29 @@ def test_frozen_matrices_in_bf16_give_the_same_loss_and_come_back_wide() -> None
             kinds = {p.dtype for n, p in model.named_parameters() if "base_layer" in n}
             assert kinds == {torch.bfloat16} and torch.equal(model(input_ids=ids, labels=ids).loss, before)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("name", "free"), [("full", 24), ("lora", 10)])
+def test_half_a_billion_weights_train_in_24_gb(name: str, free: int) -> None:
+    """The shape of Qwen2.5-0.5B, without data: 8 prompts of 512 tokens and their messages at once."""
+    with torch.device("meta"):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.for_model(
+            "qwen2", vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+            num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
+        )  # fmt: skip
+        model: Any = AutoModelForCausalLM.from_config(config)
+        if name == "lora":
+            model = methods.attach_method(model, methods.make_method("lora", {"rank": 16}))
+    weights = sum(p.numel() for p in model.parameters())
+    assert 0.49e9 < weights < 0.51e9
+    need, tokens = MemoryNeed.from_model(model), 8 * 560
+    assert plan_memory(need, tokens, free * 10**9) == MemoryPlan()
+    assert need.count(tokens, MemoryPlan()) < 0.85 * free * 10**9
+
+
+def test_frozen_matrices_may_be_narrow_in_any_case() -> None:
+    need = need_of(1e9, 0.01, 32, 2048)
+    assert plan_memory(need, 4096, 40 * GIB, narrowed=True) == MemoryPlan(narrow=True)
+    assert plan_memory(need, 4096, 5 * GIB, narrowed=True) == plan_memory(need, 4096, 5 * GIB)
