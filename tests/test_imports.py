@@ -35,6 +35,8 @@ IMPORTERS = {
         "bundle.block_file",
         "suggest.index_arrays",
         "runtime.beam_search",
+        "runtime.sampling",
+        "suggest.consensus",
         "runtime.onnx_model",
         "suggest.generator",
         "suggest.suggester",

@@ -10,13 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from gitpeft import __version__
-from gitpeft.cli import console, evaluate, hooks, models, options, risk, suggest, train
+from gitpeft.cli import console, evaluate, hooks, mine, models, options, risk, risk_dismiss, suggest, train
 from gitpeft.cli.train import build_base
 from gitpeft.errors import GitpeftError
 from gitpeft.terminal import replace_unprintable
@@ -35,10 +35,11 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
     },
     "Share": {"publish": models.publish, "pull": models.pull},
     "Evaluate": {"eval": evaluate.evaluate, "compare": evaluate.compare, "backtest": evaluate.backtest},
-    "Advanced": {"mine": train.mine, "export": train.export},
+    "Advanced": {"mine": mine.mine, "export": train.export},
 }
 """Every command by its name, in the groups of `gitpeft --help`."""
 
+_DISMISS = "risk dismiss"
 _METHOD_COMMANDS = ("init", "train")
 
 
@@ -48,6 +49,11 @@ class _RootCommand(TyperGroup):
     def get_help(self, ctx: typer.Context) -> str:  # type: ignore[override]
         """The overview of all commands."""
         return format_overview()
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
+        """`risk dismiss` is a command of its own beside `risk [REV]`."""
+        named = args[:2] == _DISMISS.split()
+        return super().resolve_command(ctx, [_DISMISS, *args[2:]] if named else args)
 
 
 app = typer.Typer(
@@ -66,6 +72,7 @@ base_app.command("build")(build_base)
 for _commands in COMMANDS.values():
     for _name, _function in _commands.items():
         app.command(_name, epilog=options.METHOD_SETTINGS if _name in _METHOD_COMMANDS else None)(_function)
+app.command(_DISMISS, hidden=True)(risk_dismiss.dismiss)
 app.add_typer(base_app, name="base")
 
 

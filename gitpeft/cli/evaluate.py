@@ -138,7 +138,10 @@ def backtest(
     tune: Annotated[
         float | None,
         typer.Option(
-            "--tune", metavar="MINUTES", min=0.05, help="Also tune the encoder as init does, at most so long."
+            "--tune",
+            metavar="MINUTES",
+            min=0.05,
+            help="Also tune the encoder, as init does, for at most this many minutes.",
         ),
     ] = None,
     device: options.DeviceOption = "auto",
@@ -172,8 +175,11 @@ def backtest(
         console.print_json(found.report.as_dict() | {"page": str(place)} | taught)
         return
     without = [f"no encoder: {note['why']}" for note in teacher.notes if "why" in note] if teacher else []
-    for line in [*format_backtest_summary(found.report), *without, f"The page: {place}"]:
-        print(line)
+    for line in [*format_backtest_summary(found.report), *without]:
+        text = line.lstrip()
+        indent = " " * (len(line) - len(text))
+        print(console.wrap_text(text, indent + "  ", indent))
+    print(f"The page: {place}")
 
 
 def _make_risk_teacher(repository: Repository, until: str, minutes: float) -> "RiskEncoderTrainer | None":

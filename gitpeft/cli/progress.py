@@ -96,7 +96,7 @@ class ProgressLines:
     def __init__(self, *, events: bool = False, repeats: bool = False) -> None:
         self.events, self.repeats = events, repeats
         self.step = self.detail = ""
-        self.started = self.shown = self.done = 0.0
+        self.started = self.shown = self.done = self.begun = 0.0
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -106,7 +106,7 @@ class ProgressLines:
             now = time.monotonic()
             is_new = step != self.step
             if is_new:
-                self.step, self.started = step, now
+                self.step, self.started, self.begun = step, now, done
             self.done, self.detail = done, detail
             if is_new or now - self.shown >= LINE_SECONDS:
                 self._print_line(now)
@@ -136,11 +136,11 @@ class ProgressLines:
         )
 
     def _format_line(self, spent: float) -> str:
-        left = format_time_left(spent, self.done)
+        left = format_time_left(spent, self.done, self.begun)
         words = [
             f"{self.done:.0%}" if 0 < self.done < 1 else "",
             self.detail,
-            _format_rate(self.detail, spent),
+            _format_rate(self.detail, spent, 1 - self.begun / self.done if self.done else 1.0),
             left and f"{left} left",
         ]
         if not any(words) and spent >= LINE_SECONDS:
@@ -150,30 +150,42 @@ class ProgressLines:
         return replace_unprintable(f"gitpeft: {line}")
 
     def _format_event(self, spent: float) -> str:
-        known = spent >= 1 and LEAST_SHARE <= self.done < 1
+        left = estimate_seconds_left(spent, self.done, self.begun)
         event = {
             "step": self.step,
             "done": round(self.done, 4),
             "seconds": round(spent, 1),
-            "left": round(spent / self.done - spent, 1) if known else None,
+            "left": None if left is None else round(left, 1),
             "detail": self.detail,
         }
         return json.dumps(event)
 
 
-def _format_rate(detail: str, spent: float) -> str:
-    """How many units a second, where a detail counts them; "" otherwise."""
+def _format_rate(detail: str, spent: float, new: float) -> str:
+    """Units a second, where a detail counts them; a share `new` of them came since the step began.
+
+    "" where nothing is counted.
+    """
     counted = _COUNTED.match(detail)
-    if counted is None or spent < 1:
+    if counted is None or spent < 1 or new <= 0:
         return ""
-    return f"{int(counted[1].replace(',', '')) / spent:,.1f} {counted[2]}/s"
+    return f"{new * int(counted[1].replace(',', '')) / spent:,.1f} {counted[2]}/s"
 
 
-def format_time_left(spent: float, done: float) -> str:
-    """The time left of a step that took `spent` seconds for a share `done`; "" while that says nothing."""
-    if spent < 1 or not LEAST_SHARE <= done < 1:
-        return ""
-    return format_duration(spent / done - spent)
+def estimate_seconds_left(spent: float, done: float, begun: float = 0.0) -> float | None:
+    """Seconds left of a step that took `spent` from a share `begun` to `done`; None while that says nothing.
+
+    What is resumed begins with the share that was done before, which says nothing of the pace.
+    """
+    if spent < 1 or done >= 1 or done - begun < LEAST_SHARE:
+        return None
+    return spent * (1 - done) / (done - begun)
+
+
+def format_time_left(spent: float, done: float, begun: float = 0.0) -> str:
+    """`estimate_seconds_left` in words, "" for None."""
+    left = estimate_seconds_left(spent, done, begun)
+    return "" if left is None else format_duration(left)
 
 
 class _StepBars:
@@ -181,6 +193,7 @@ class _StepBars:
 
     def __init__(self) -> None:
         self.tasks: dict[str, TaskID] = {}
+        self.begun = 0.0
         rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self.bars = Progress(
             TextColumn("{task.description}", table_column=Column(min_width=_LABEL_WIDTH, no_wrap=True)),
@@ -197,12 +210,13 @@ class _StepBars:
         if step not in self.tasks:
             self._clear_start_line()
             self.finish_steps()
+            self.begun = done
             self.tasks[step] = self.bars.add_task(STEP_LABELS.get(step, step), total=1.0, detail="")
             self.bars.start()
             if self.bars not in _running_bars:
                 _running_bars.append(self.bars)
         task = self.bars.tasks[self.tasks[step]]
-        left = format_time_left(task.elapsed or 0.0, done)
+        left = format_time_left(task.elapsed or 0.0, done, self.begun)
         told = " · ".join(filter(None, (left and f"{left} left", detail)))
         self.bars.update(self.tasks[step], completed=min(1.0, done), detail=escape_markup(told))
 

@@ -1,4 +1,4 @@
-"""Commands that make a model: init, mine, train, export, base build."""
+"""Commands that make a model: init, train, export, base build."""
 
 import os
 import sys
@@ -83,42 +83,6 @@ def _install_hooks(repository: Repository, risk: dict[str, object]) -> str:
         except GitpeftError as error:
             said.append(f"{name} not installed: {error.message}. {error.hint}")
     return "\n".join(said)
-
-
-def mine(
-    repo: options.RepoOption = None,
-    until: options.UntilOption = "HEAD",
-    progress: options.ProgressOption = "auto",
-    as_json: options.JsonOption = False,
-) -> None:
-    """Read new commits into the cache in .git/gitpeft.
-
-    Nothing else in the repository is written. The other commands do this by themselves.
-    """
-    from gitpeft.history.store import History
-
-    repository = session.open_learnable_repository(repo, until)
-    tip = repository.resolve_commit(until)
-    with (
-        session.explain_resuming(),
-        session.show_progress(as_json, progress) as listen,
-        History.open(repository.state_dir) as history,
-    ):
-        report = history.mine_commits(
-            repository,
-            tip,
-            progress=lambda done, total: listen("mine", done / max(1, total), f"{done:,}/{total:,} commits"),
-        )
-    rate = report.new / report.seconds if report.seconds else 0.0
-    if as_json:
-        console.print_json(asdict(report))
-    else:
-        skipped = "".join(f"; {n:,} skipped: {why}" for why, n in report.skipped.items())
-        undated = f"; {report.undated:,} with a date that no clock can show" if report.undated else ""
-        print(
-            f"{report.new:,} new of {report.total:,} commits in {report.seconds:.1f} s "
-            f"({rate:,.0f}/s){skipped}{undated}"
-        )
 
 
 def train(

@@ -100,12 +100,18 @@ def read_commits_within(repository: Repository, shas: Sequence[str], seconds: fl
     return found
 
 
-def read_commit_messages(repository: Repository, tip: str) -> list[Commit]:
-    """Read the commits that `tip` reaches, without their files, every parent before its children."""
+def read_commit_messages(repository: Repository, tip: str, newest: int | None = None) -> list[Commit]:
+    """Read the commits that `tip` reaches, without their files, every parent before its children.
+
+    Only the `newest`, if given.
+    """
     mark = new_record_mark()
     parser = CommitParser(mark)
     options = ["--topo-order", "--reverse", "--no-show-signature", build_format_option(mark)]
-    return [*parser.feed(repository.run("log", *options, tip, "--")), *parser.close()]
+    options += [] if newest is None else [f"-n{newest}"]
+    output = repository.run("log", *options, tip, "--")
+    parts = (output[at : at + _CHUNK_BYTES] for at in range(0, len(output), _CHUNK_BYTES))
+    return [*chain.from_iterable(map(parser.feed, parts)), *parser.close()]
 
 
 def read_authors(repository: Repository, shas: Sequence[str]) -> list[tuple[str, str]]:

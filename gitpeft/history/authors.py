@@ -23,11 +23,14 @@ class AuthorHasher:
         """The hash of an author, by mail address if there is one (names vary more); and if it is a bot."""
         found = self._known.get(identity)
         if found is None:
-            name = encode_exactly(identity)
-            mail = get_mail(name).strip().lower() or name
-            found = hashlib.blake2b(mail, key=self._key, digest_size=8).hexdigest(), is_bot(identity)
-            self._known[identity] = found
+            found = self._known[identity] = self.hash_identity(identity), is_bot(identity)
         return found
+
+    def hash_identity(self, identity: str) -> str:
+        """The hash alone: whether it is a bot takes longer to find out, and the hook does not ask."""
+        name = encode_exactly(identity)
+        mail = get_mail(name).strip().lower() or name
+        return hashlib.blake2b(mail, key=self._key, digest_size=8).hexdigest()
 
 
 def follow_mailmap(

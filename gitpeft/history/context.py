@@ -80,12 +80,15 @@ class MeasuredChange:
 
     The moment is the committer's time: of a commit the stored one, of a staged change the one that git would
     record now. `fix` tells whether its message says that it is a fix, False before there is a message.
+    `real_shares` are the parts of the added and the removed lines of code that say something (see
+    `risk.real_lines`), 1 where that is not known.
     """
 
     files: tuple[TouchedFile, ...]
     author: str
     time: int
     fix: bool = False
+    real_shares: tuple[float, float] = (1.0, 1.0)
 
     @property
     def counted_files(self) -> list[TouchedFile]:
@@ -362,6 +365,11 @@ class StoredContext:
             self._seen[path] = list(rows.values())
             self._names[path] = set(names)
         return self._seen[path]
+
+    def list_earlier_names(self, path: str) -> frozenset[str]:
+        """The names under which the changes of a file are looked up, the present one included."""
+        self.load_earlier_changes(path)
+        return frozenset(self._names[path])
 
     def _query_touches(self, path: str) -> sqlite3.Cursor:
         return self._db.execute(

@@ -66,7 +66,7 @@ CREATE TABLE record (
 _PackedBatch = tuple[list[tuple[object, ...]], list[context.ChangeRows], list[tuple[str, str]]]
 """Rows of `record`, the same commits for `history.context`, and (id, reason) of the commits left out."""
 
-_RECORD_COLUMNS = (
+RECORD_COLUMNS = (
     "sha, parents, time, commit_time, author, bot, subject, body, change, files, added, removed, paths"
 )
 
@@ -217,9 +217,20 @@ class History:
         reachable = [sha for sha, _ in repository.rev_list(repository.resolve_commit(tip))]
         wanted = reachable if newest is None else reachable[-newest:]
         keep = set(wanted).difference(without)
-        rows = self._db.execute(f"SELECT {_RECORD_COLUMNS} FROM record")
-        found = {row[0]: _record_from_row(row) for row in rows if row[0] in keep}
+        rows = self._db.execute(f"SELECT {RECORD_COLUMNS} FROM record")
+        found = {row[0]: record_from_row(row) for row in rows if row[0] in keep}
         return [found[sha] for sha in wanted if sha in found]
+
+    def list_mined(self, repository: Repository, tip: str = "HEAD") -> list[str]:
+        """The ids of the mined commits that `tip` reaches, oldest first."""
+        known = self._load_known_shas()
+        reachable = repository.rev_list(repository.resolve_commit(tip))
+        return [sha for sha, _ in reachable if sha in known]
+
+    def iter_changes(self) -> Iterator[tuple[str, str]]:
+        """The id and the stored change of every mined commit, in no order."""
+        for sha, change in self._db.execute("SELECT sha, change FROM record"):
+            yield sha, decompress_change(change)
 
     def load_measured_changes(self, shas: set[str]) -> dict[str, context.MeasuredChange]:
         """Load the stored commits, without merges, as the metrics need them, by id."""
@@ -261,7 +272,7 @@ class History:
 
     def hash_author(self, identity: str) -> str:
         """The hash under which an author (`Name <mail>`, or a mail address) is stored."""
-        return self._authors.identify(identity)[0]
+        return self._authors.hash_identity(identity)
 
     def _count_undated(self) -> int:
         odd = f"({NO_TIME}, {LATEST_TIME})"
@@ -294,7 +305,7 @@ class History:
         for rows, changes, left_out in self._pack_in_batches(repository, shas, jobs):
             with self._db:
                 self._db.executemany(
-                    f"INSERT OR REPLACE INTO record ({_RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})",
+                    f"INSERT OR REPLACE INTO record ({RECORD_COLUMNS}) VALUES ({_PLACEHOLDERS})",
                     map(_compress_change, rows),
                 )
                 self._db.executemany("INSERT OR REPLACE INTO skipped VALUES (?, ?)", left_out)
@@ -340,8 +351,8 @@ class History:
             self._db.executemany(statement, rows)
 
 
-_PLACEHOLDERS = ", ".join("?" * len(_RECORD_COLUMNS.split(",")))
-_CHANGE_COLUMN = _RECORD_COLUMNS.split(", ").index("change")
+_PLACEHOLDERS = ", ".join("?" * len(RECORD_COLUMNS.split(",")))
+_CHANGE_COLUMN = RECORD_COLUMNS.split(", ").index("change")
 _TEXT_SEPARATOR = "\n\0\n"
 
 
@@ -365,7 +376,7 @@ class _CommitPacker:
             )
 
     def pack_record(self, commit: Commit) -> tuple[object, ...]:
-        """The columns of a commit, in the order of `_RECORD_COLUMNS`."""
+        """The columns of a commit, in the order of `RECORD_COLUMNS`."""
         author, bot = self.authors.identify(commit.author)
         files = commit.files
         texts = (
@@ -405,17 +416,20 @@ def _unpack_path_change(line: str) -> PathChange:
     return PathChange(path, status, origin[0] if origin else None, int(added), int(removed), kind)
 
 
-def _record_from_row(
+def record_from_row(
     row: tuple[str, int, int, int, str, int, str, str, str | bytes, int, int, int, str],
 ) -> CommitRecord:
+    """The commit in a row of `RECORD_COLUMNS`."""
     sha, parents, time_, commit_time, author, bot = row[:6]
     subject, body, change, files, added, removed, paths = row[6:]
     head = (sha, parents, time_, commit_time, author, bool(bot))
-    text = change if isinstance(change, str) else _decompress_change(change)
-    return CommitRecord(*head, subject, body, text, files, added, removed, paths)
+    return CommitRecord(*head, subject, body, decompress_change(change), files, added, removed, paths)
 
 
-def _decompress_change(packed: bytes) -> str:
+def decompress_change(packed: str | bytes) -> str:
+    """A change as the column `change` has it, as text; GitpeftError where it is damaged."""
+    if isinstance(packed, str):
+        return packed
     try:
         return zlib.decompress(packed).decode()
     except (zlib.error, UnicodeDecodeError) as error:

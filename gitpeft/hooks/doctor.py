@@ -24,6 +24,7 @@ from gitpeft.hooks.install import (
     uninstall_hooks,
 )
 from gitpeft.hooks.run import Refusal
+from gitpeft.risk import dismissals
 from gitpeft.suggest import commit_lint, lint_config, reranker
 from gitpeft.terminal import replace_unprintable
 
@@ -48,6 +49,7 @@ _AREA_BY_CODE = {
     "off": "settings",
     "environment": "settings",
     "linter": "settings",
+    "dismissals": "settings",
     "editor": "editor",
 }
 _TIMEOUT_PATTERN = re.compile(r"no suggestion within (\d+) ms")
@@ -245,7 +247,13 @@ def examine_repository(
         *_check_rehearsal(repo, config, not any(one.code in ("no-model", "model") for one in broken)),
         *(DoctorFinding("setting", problem, "correct it with `git config`") for problem in config.problems),
         *_check_lint_settings(repo),
+        *_check_dismissals(repo),
     ]
+
+
+def _check_dismissals(repo: Repository) -> Iterator[DoctorFinding]:
+    for problem in dismissals.load_dismissals(repo, repo.read_commit_time()).problems:
+        yield DoctorFinding("dismissals", problem, "correct the file, or remove the entry")
 
 
 def _check_lint_settings(repo: Repository) -> Iterator[DoctorFinding]:

@@ -4,7 +4,7 @@ A relative `core.hooksPath` means another directory in every work tree.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,17 +58,33 @@ def read_hooks_path(repo: Repository) -> HooksPathSetting | None:
     return HooksPathSetting(value, scope, origin)
 
 
-def find_hooks_folder(repo: Repository) -> HooksFolder:
-    """Where git looks for hooks now. Links are followed first: what counts is where a file would end up."""
+def find_hooks_folder(repo: Repository, roots: Sequence[Path] | None = None) -> HooksFolder:
+    """Where git looks for hooks now. Links are followed first: what counts is where a file would end up.
+
+    `roots` are the folders of this repository where they are known.
+    """
     setting = read_hooks_path(repo)
     disabled = setting is not None and setting.value in ("", "/dev/null")
     folder = Path(os.path.realpath(repo.find_hooks_dir()))
-    return HooksFolder(folder, setting, disabled, not disabled and _is_inside_repository(folder, repo))
+    owned = not disabled and _is_inside(folder, _list_roots(repo) if roots is None else roots)
+    return HooksFolder(folder, setting, disabled, owned)
 
 
-def _is_inside_repository(folder: Path, repo: Repository) -> bool:
-    roots = [repo.common_dir, repo.git_dir, *repo.list_worktrees()]
-    return any(folder.is_relative_to(os.path.realpath(root)) for root in roots)
+def _list_roots(repo: Repository) -> list[Path]:
+    """The folders of a repository, links followed."""
+    return [Path(os.path.realpath(root)) for root in (repo.common_dir, repo.git_dir, *repo.list_worktrees())]
+
+
+def _is_inside(folder: Path, roots: Iterable[Path]) -> bool:
+    return any(folder.is_relative_to(root) for root in roots)
+
+
+def _may_differ_elsewhere(repo: Repository, found: HooksFolder) -> bool:
+    """Whether other work trees can have another folder: by a relative path, or by settings of their own."""
+    if found.is_relative:
+        return True
+    pattern = r"^(includeif\..*|extensions\.worktreeconfig)$"
+    return bool(repo.ask_text("config", "--name-only", "--get-regexp", pattern))
 
 
 def require_usable_folder(repo: Repository) -> HooksFolder:
@@ -128,9 +144,10 @@ def read_remembered_folders(repo: Repository) -> list[Path]:
         names = os.fsdecode((repo.state_dir / REMEMBERED_FOLDERS_FILE).read_bytes()).split("\0")
     except OSError:
         return []
-    return [
-        Path(name) for name in names if name and _is_inside_repository(Path(os.path.realpath(name)), repo)
-    ]
+    if not any(names):
+        return []
+    roots = _list_roots(repo)
+    return [Path(name) for name in names if name and _is_inside(Path(os.path.realpath(name)), roots)]
 
 
 def map_other_worktrees(repo: Repository) -> dict[Path, Path]:
@@ -138,14 +155,17 @@ def map_other_worktrees(repo: Repository) -> dict[Path, Path]:
 
     By directory the work tree; only directories that belong to this repository.
     """
-    here, found = find_hooks_folder(repo).folder, dict[Path, Path]()
+    here, found = find_hooks_folder(repo), dict[Path, Path]()
+    if not _may_differ_elsewhere(repo, here):
+        return found
+    roots = _list_roots(repo)
     for root in repo.list_worktrees():
         if root != repo.work_tree:
             try:
-                place = find_hooks_folder(Repository.open(root))
+                place = find_hooks_folder(Repository.open(root), roots)
             except GitpeftError:
                 continue  # damaged, or somebody else's
-            if place.owned and place.folder != here:
+            if place.owned and place.folder != here.folder:
                 found[place.folder] = root
     return found
 

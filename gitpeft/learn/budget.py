@@ -14,29 +14,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gitpeft.files import write_json_cache
+from gitpeft.learn.evaluation.trial import TrialLimit
 from gitpeft.learn.szz.szz import TraceLimit
 
 PACES_FILE = "paces.json"
 
 EXAMPLES, TRAINING, EXPORT = "examples", "training", "export"
-SUGGESTION, TRACING, RISK = "suggestion", "tracing", "risk"
+SUGGESTION, TRACING, MEASURING, RISK = "suggestion", "tracing", "measuring", "risk"
 """What is paced, in seconds: a commit prepared, an example trained on, an export, a suggestion, a commit
-read for tracing, and a traced commit in the risk model."""
+read for tracing, a commit of the whole history whose metrics are replayed, and a traced commit in the risk
+model."""
 
-_ASSUMED = {EXAMPLES: 0.001, TRAINING: 0.05, EXPORT: 12.0, SUGGESTION: 0.1, TRACING: 0.01, RISK: 0.005}
+_ASSUMED = {
+    EXAMPLES: 0.001,
+    TRAINING: 0.05,
+    EXPORT: 12.0,
+    SUGGESTION: 0.1,
+    TRACING: 0.01,
+    MEASURING: 0.0001,
+    RISK: 0.008,
+}
 _ASSUMED_CAUSAL = {TRAINING: 1.5, EXPORT: 40.0, SUGGESTION: 1.0}
 """Measured on two cores with history of 12,000 commits; `mini`, and what a causal base of 135 M takes."""
 
 _EXAMPLES_SHARE, _EVALUATION_SHARE, _RISK_SHARE, _LEAST_TRAINING_SHARE = 0.25, 0.3, 0.3, 0.3
 """The largest shares of the budget for the steps, and the smallest for training."""
 
-_TRACING_SHARE = 0.8
 _ENCODER_COMMITS, _ENCODER_COST = 2500, 0.1
 """Commits that a risk encoder scores at most, and what one costs beside a suggestion."""
 
-_LEAST_PREPARED, _LEAST_EVALUATED = 2000, 30
+_LEAST_PREPARED, _LEAST_EVALUATED = 2000, 20
+_COUNT_PREFIX, _KEPT_COUNTS = "count ", 8
 _RESERVE_SECONDS = 3.0  # the bundle is written, and hooks installed
 _NEW_WEIGHT = 0.5  # of a measurement, beside what was measured before
+_MAX_SLOWNESS, _LEAST_MEASURED = 20.0, 500  # by how much a machine can be slower; commits that show it
 
 
 class Paces:
@@ -45,19 +56,34 @@ class Paces:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = _read_paces(path)
+        self._slowness = 1.0
 
     def get(self, step: str, base: str = "", *, causal: bool = False) -> float:
-        """What was measured, or else assumed."""
+        """What was measured, or else assumed, for a machine as slow as the first step showed."""
         assumed = _ASSUMED_CAUSAL.get(step) if causal else None
-        return self._known.get(_name_pace(step, base), assumed or _ASSUMED[step])
+        return self._known.get(_name_pace(step, base), self._slowness * (assumed or _ASSUMED[step]))
 
     def observe(self, step: str, seconds: float, units: int, base: str = "") -> None:
         """Note what some units took, and keep it."""
         if units < 1 or seconds <= 0:
             return
         name, found = _name_pace(step, base), seconds / units
+        if step == EXAMPLES and units >= _LEAST_MEASURED:
+            self._slowness = min(_MAX_SLOWNESS, max(1.0, found / _ASSUMED[EXAMPLES]))
         before = self._known.get(name, found)
         self._known[name] = _NEW_WEIGHT * found + (1 - _NEW_WEIGHT) * before
+        write_json_cache(self._path, self._known)
+
+    def recall_count(self, name: str) -> int:
+        """The count under a name, 0 for none."""
+        return int(self._known.get(_COUNT_PREFIX + name, 0))
+
+    def remember_count(self, name: str, count: int) -> None:
+        """Keep a count under a name; the last few are kept."""
+        others = {known: value for known, value in self._known.items() if known != _COUNT_PREFIX + name}
+        for old in [known for known in others if known.startswith(_COUNT_PREFIX)][: 1 - _KEPT_COUNTS]:
+            del others[old]
+        self._known = others | {_COUNT_PREFIX + name: float(count)}
         write_json_cache(self._path, self._known)
 
 
@@ -103,6 +129,8 @@ class RunBudget:
     started: float = field(init=False)
     _left_out: dict[str, str] = field(default_factory=dict)
     _needed: dict[str, float] = field(default_factory=dict)
+    _settled: bool = False
+    _examples_begun: float = 0.0
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -136,48 +164,84 @@ class RunBudget:
 
     # --- the share of each step -----------------------------------------------------------------------------
 
-    def limit_examples(self, commits: int) -> int:
-        """How many of the newest commits become examples."""
+    def limit_examples(self, commits: int, tip: str = "") -> int:
+        """How many of the newest commits become examples: as many as in the last run up to the same `tip`.
+
+        So a run that was killed, or is repeated, finds its results again.
+        """
         pace = self.paces.get(EXAMPLES)
         self._needed[EXAMPLES] = commits * pace
         fitting = max(_LEAST_PREPARED, int(_EXAMPLES_SHARE * self.seconds / pace))
-        if fitting < commits:
-            self.note_left_out(EXAMPLES, f"examples of the newest {fitting:,} of {commits:,} commits")
-        return min(commits, fitting)
+        self._examples_begun = self.spent
+        known = self.paces.recall_count(self._name_examples(tip))
+        self._settled = 0 < known <= commits
+        return self._note_older(known if self._settled else min(commits, fitting), commits)
+
+    def observe_examples(self, prepared: int) -> None:
+        """Note what examples took from the moment on at which it was asked how many there may be."""
+        self.paces.observe(EXAMPLES, self.spent - self._examples_begun, prepared)
+
+    def note_examples(self, prepared: int, commits: int, tip: str = "") -> int:
+        """Remember how many examples were prepared, and note it where not all commits became some."""
+        self.paces.remember_count(self._name_examples(tip), prepared)
+        return self._note_older(prepared, commits)
+
+    def _note_older(self, prepared: int, commits: int) -> int:
+        if prepared < commits:
+            self.note_left_out(EXAMPLES, f"examples of the newest {prepared:,} of {commits:,} commits")
+        return prepared
+
+    def _name_examples(self, tip: str) -> str:
+        return f"{tip} {self.minutes:g}"
+
+    def has_enough_examples(self, prepared: int) -> bool:
+        """Whether the time for examples is spent, of which so many are prepared."""
+        if self._settled or prepared < _LEAST_PREPARED:
+            return False
+        share = _EXAMPLES_SHARE * self.seconds
+        return self.spent >= max(share, self._examples_begun + share / 2)
 
     def plan_training(self, base: BudgetedBase, commits: int, evaluated: int) -> float:
         """Minutes for training, beside `evaluated` commits a variant and a risk model of `commits`."""
         export = self.paces.get(EXPORT, base.name, causal=base.causal)
-        evaluation = self._estimate_evaluation(base, evaluated)
-        risk = commits * (self.paces.get(TRACING) + self.paces.get(RISK))
-        self._needed |= {EXPORT: export, SUGGESTION: evaluation, RISK: risk}
-        others = min(evaluation, _EVALUATION_SHARE * self.seconds) + min(risk, _RISK_SHARE * self.seconds)
+        evaluation = self.paces.get(SUGGESTION, base.name, causal=base.causal) * evaluated
+        evaluation *= base.variants + 1
+        self._needed |= {EXPORT: export, SUGGESTION: evaluation}
+        others = min(evaluation, _EVALUATION_SHARE * self.seconds) + self._reserve_risk(commits)
         return max(self.left - export - others, _LEAST_TRAINING_SHARE * self.seconds) / 60
 
-    def _estimate_evaluation(self, base: BudgetedBase, evaluated: int) -> float:
-        """Seconds for all variants on validation, and for the test."""
-        suggestion = self.paces.get(SUGGESTION, base.name, causal=base.causal)
-        return suggestion * evaluated * (base.variants + 1)
+    def _reserve_risk(self, commits: int) -> float:
+        """Seconds that the risk model of so many commits gets at least, if there is time."""
+        paces = map(self.paces.get, (TRACING, MEASURING, RISK))
+        self._needed[RISK] = commits * sum(paces)
+        return min(self._needed[RISK], _RISK_SHARE * self.seconds)
 
-    def limit_validation(self, base: BudgetedBase, wanted: int) -> int:
-        """How many validation commits each variant is asked about."""
-        share = min(self.left, _EVALUATION_SHARE * self.seconds)
-        return self._limit_evaluation(base, wanted, share / (base.variants + 1), "validation commits")
+    def limit_validation(self, base: BudgetedBase, wanted: int, commits: int) -> TrialLimit:
+        """The time of each variant on validation, beside the test and a risk model of `commits`."""
+        share = max(_EVALUATION_SHARE * self.seconds, self.left - self._reserve_risk(commits))
+        seconds = max(0.0, min(self.left, share)) / (base.variants + 1)
+        return TrialLimit(wanted, seconds, _LEAST_EVALUATED)
 
-    def limit_test(self, base: BudgetedBase, wanted: int, models: int = 1) -> int:
-        """How many test commits are measured."""
-        return self._limit_evaluation(base, wanted, self.left / models, "test commits")
+    def limit_test(self, wanted: int) -> TrialLimit:
+        """The time of the test on the newest commits: all that is left."""
+        return TrialLimit(wanted, max(0.0, self.left), _LEAST_EVALUATED)
 
-    def _limit_evaluation(self, base: BudgetedBase, wanted: int, seconds: float, what: str) -> int:
-        pace = self.paces.get(SUGGESTION, base.name, causal=base.causal)
-        fitting = max(_LEAST_EVALUATED, int(seconds / pace))
-        if fitting < wanted:
-            self.note_left_out(what, f"{fitting} of {wanted} {what}")
-        return min(wanted, fitting)
+    def count_compared(self, base: BudgetedBase, wanted: int) -> int:
+        """On how many commits two models can be compared, by what a suggestion takes."""
+        fitting = int(self.left / 2 / self.paces.get(SUGGESTION, base.name, causal=base.causal))
+        return self.note_evaluated("test commits", min(wanted, max(_LEAST_EVALUATED, fitting)), wanted)
 
-    def limit_tracing(self) -> TraceLimit:
-        """What is left for the risk model, with a part of it for what comes after."""
-        return TraceLimit(max(0.0, _TRACING_SHARE * self.left), self.paces.get(RISK))
+    def note_evaluated(self, what: str, count: int, wanted: int) -> int:
+        """Note it where fewer commits than wanted were asked about; their number."""
+        if count < wanted:
+            self.note_left_out(what, f"{count} of {wanted} {what}")
+        return count
+
+    def limit_tracing(self, base: BudgetedBase, tested: int, commits: int) -> TraceLimit:
+        """What is left for the risk model of a history of `commits`, beside a test on `tested` of them."""
+        test = self.paces.get(SUGGESTION, base.name, causal=base.causal) * tested
+        kept = min(test, _EVALUATION_SHARE / 2 * self.seconds) + commits * self.paces.get(MEASURING)
+        return TraceLimit(max(0.0, self.left - kept), self.paces.get(RISK))
 
     def allows_encoder(self, minutes: float, base: BudgetedBase) -> bool:
         """Whether there is time for a risk encoder that is trained for `minutes` and asked about commits."""

@@ -68,6 +68,7 @@ td{white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td:first-child{font-weight:600;white-space:normal;min-width:10rem}
 .empty{color:var(--soft)}
+td .soft{font-weight:400}td ul{margin:0;padding-left:1rem}
 .text th,.text td{text-align:left}.text td:not(:first-child){white-space:normal;min-width:9rem}
 .sample{border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem;margin:.6rem 0}
 .sample dl{display:grid;grid-template-columns:minmax(8rem,14rem) 1fr;gap:.15rem .8rem;margin:.4rem 0 0;

@@ -31,6 +31,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord, History
+from gitpeft.history.stored_records import StoredRecords
 from gitpeft.lazy import replace_fields
 from gitpeft.learn import budget as budgets
 from gitpeft.learn import packing
@@ -41,6 +42,7 @@ from gitpeft.learn.data.style import MessageStyle
 from gitpeft.learn.evaluation import messages
 from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.reranker import RerankerChoice
+from gitpeft.learn.evaluation.trial import TrialLimit
 from gitpeft.learn.results import (
     CandidateModel,
     EvaluationResult,
@@ -107,10 +109,10 @@ def build_active_model(
     with clock.measure("measure"):
         count = _make_count_listener(listen, "measure")
         selected, wording = candidate.selected, candidate.style
-        most = budget.limit_test(
-            find_budgeted_base(plan), messages.limit_commits(selected.draft, messages.MAX_TEST_COMMITS)
-        )
-        measured = messages.measure_on_test(selected.draft, data, wording, selected.reranker, count, most)
+        wanted = min(messages.limit_commits(selected.draft, messages.MAX_TEST_COMMITS), len(data.test))
+        limit = budget.limit_test(wanted)
+        measured = messages.measure_on_test(selected.draft, data, wording, selected.reranker, count, limit)
+        budget.note_evaluated("test commits", measured.n, wanted)
     candidate = replace(candidate, measured=measured, seconds=clock.seconds)
     bundle = packing.install_candidate(repo, candidate, data)
     left_out = data.left_out | mined.report.skipped
@@ -144,7 +146,7 @@ def build_candidate(
     with run.clock.measure("choose"):
         selected = _select_variant(run, draft, wording, scores)
     with run.clock.measure("risk"):
-        risk = fit_risk_model(repo, mined, folder, listen, None if why else plan, budget)
+        risk = fit_risk_model(repo, mined, folder, listen, plan, budget, encoder=not why)
     _delete_old_runs(folder)
     return CandidateModel(
         folder=folder,
@@ -207,7 +209,8 @@ def evaluate_active_model(repo: Repository, most: int, listen: ProgressListener)
     draft = BundleDraft(bundle.manifest, bundle.path if kind == "model" else None, None, reranker)
     wording = learn_team_style(mined.records, data, repo.list_branches())
     count = _make_count_listener(listen, "measure")
-    measured = messages.measure_on_test(draft, data, wording, reranker, count, most)
+    limit = TrialLimit(most or messages.limit_commits(draft, messages.MAX_TEST_COMMITS))
+    measured = messages.measure_on_test(draft, data, wording, reranker, count, limit)
     return EvaluationResult(bundle.id, len(data.examples), measured)
 
 
@@ -239,7 +242,7 @@ def mine_history(repo: Repository, until: str, listen: ProgressListener) -> Mine
             tip,
             progress=lambda done, total: listen("mine", done / max(1, total), f"{done:,}/{total:,} commits"),
         )
-        return MinedHistory(report, history.load_records(repo, tip), tip)
+        return MinedHistory(report, StoredRecords.open(history, repo, tip), tip)
 
 
 def _check_plan(plan: ModelPlan) -> None:
@@ -254,20 +257,16 @@ def _check_plan(plan: ModelPlan) -> None:
 def build_examples(mined: MinedHistory, listen: ProgressListener, budget: RunBudget) -> Dataset:
     """The examples of a history, of a long one the newest that the budget allows for."""
     listen("examples", 0.0, "")
-    prepared = 0
-
-    def limit_examples(usable: int) -> int:
-        nonlocal prepared
-        prepared = budget.limit_examples(usable)
-        return prepared
-
-    with budget.measure(budgets.EXAMPLES, lambda: prepared):
-        data = dataset.build_dataset(
-            mined.records,
-            TokenBudget().exemplars,
-            limit=limit_examples,
-            listen=_make_count_listener(listen, "examples"),
-        )
+    data = dataset.build_dataset(
+        mined.records,
+        TokenBudget().exemplars,
+        limit=lambda usable: budget.limit_examples(usable, mined.tip),
+        is_enough=budget.has_enough_examples,
+        listen=_make_count_listener(listen, "examples"),
+    )
+    prepared = len(data.examples)
+    budget.observe_examples(prepared)
+    budget.note_examples(prepared, prepared + data.left_out.get(dataset.OLDER_COMMITS, 0), mined.tip)
     listen("examples", 1.0, f"{len(data.examples):,} usable commits")
     return data
 
@@ -276,8 +275,9 @@ def learn_team_style(
     records: Sequence[CommitRecord], data: Dataset, branches: Sequence[str] = ()
 ) -> MessageStyle:
     """The style of all usable commits, and of the names of branches."""
-    bodies = {record.sha: record.body for record in records}
-    usable = data.examples
+    usable = data.examples[-style.MAX_MESSAGES :]
+    kept = {example.sha for example in usable}
+    bodies = {record.sha: record.body for record in records if record.sha in kept}
     return style.learn_message_style(
         [e.message for e in usable], [bodies.get(e.sha, "") for e in usable], branches
     )
@@ -312,7 +312,7 @@ class _StepClock:
 class _Run:
     """What the steps of one run need, and its folder.
 
-    `validated` is on how many commits variants are compared, 0 before the first.
+    `validation` says on how many commits variants are compared, and is None before the first.
     """
 
     repo: Repository
@@ -323,7 +323,7 @@ class _Run:
     listen: ProgressListener
     budget: RunBudget
     clock: _StepClock = field(default_factory=_StepClock)
-    validated: int = 0
+    validation: TrialLimit | None = None
 
 
 def _prepare_run_folder(repo: Repository, plan: ModelPlan, mined: MinedHistory, data: Dataset) -> Path:
@@ -405,7 +405,7 @@ def _tune_within_budget(run: _Run, job: TrainingJob) -> tuple["TuningMethod", Ru
     if known.exists():
         minutes = float(json.loads(known.read_text(encoding="utf-8")))
     else:
-        evaluated = messages.MAX_CAUSAL_COMMITS if base.causal else messages.MAX_VALIDATION_COMMITS
+        evaluated = messages.count_tested(base.causal)
         minutes = run.budget.plan_training(base, len(run.mined.records), evaluated)
         write_json(known, minutes)
     paces = run.budget.paces
@@ -478,16 +478,19 @@ def _select_variant(
 
 def _choose_within_budget(run: _Run, draft: BundleDraft, wording: MessageStyle) -> RerankerChoice | None:
     """The reranker of a variant, from as many validation commits as the budget allows for."""
-    base = find_budgeted_base(run.plan)
-    most = run.validated or run.budget.limit_validation(
-        base, messages.limit_commits(draft, messages.MAX_VALIDATION_COMMITS)
-    )
-    run.validated = most
-    asked = min(most, len(run.data.valid)) if draft.files is not None else 0
+    base, asked = find_budgeted_base(run.plan), 0
+    wanted = min(messages.limit_commits(draft, messages.MAX_VALIDATION_COMMITS), len(run.data.valid))
+    limit = run.validation or run.budget.limit_validation(base, wanted, len(run.mined.records))
     with run.budget.measure(budgets.SUGGESTION, lambda: asked, base.name):
-        return messages.choose_on_validation(
-            draft, run.data, wording, _make_count_listener(run.listen, "choose"), most
+        choice = messages.choose_on_validation(
+            draft, run.data, wording, _make_count_listener(run.listen, "choose"), limit
         )
+        asked = choice.n if choice else 0
+    if choice is not None:
+        # the other variants are asked about the same commits
+        run.validation = TrialLimit(limit.most, 0.0, asked)
+        run.budget.note_evaluated("validation commits", asked, wanted)
+    return choice
 
 
 def _list_milder_variants(run: _Run, tuned: BundleDraft) -> dict[str, Callable[[], BundleDraft]]:
@@ -542,23 +545,25 @@ def fit_risk_model(
     listen: ProgressListener,
     plan: ModelPlan | None = None,
     budget: RunBudget | None = None,
+    *,
+    encoder: bool = True,
 ) -> FittedRisk:
     """Label the history and fit the risk model, unless `folder` has one; leaves `risk.json` there.
 
-    With a `plan`, an encoder may be tuned as well; where the model uses it, it is left there as `risk.onnx`.
-    With a `budget` fixes are traced, newest first, as far as its time goes.
+    With a `plan`, unless `encoder` is False, an encoder may be tuned as well; where the model uses it, it is
+    left there as `risk.onnx`. With a `budget` fixes are traced, newest first, as far as its time goes.
     """
-    file, encoder = folder / bundles.RISK_MODEL_FILE, folder / bundles.RISK_ENCODER_FILE
+    file, graph = folder / bundles.RISK_MODEL_FILE, folder / bundles.RISK_ENCODER_FILE
     if not file.exists():
-        trainer = _make_affordable_trainer(plan, budget) if plan else None
-        model = _fit_within_budget(repo, mined, listen, trainer, budget)
+        trainer = _make_affordable_trainer(plan, budget) if plan and encoder else None
+        model = _fit_within_budget(repo, mined, listen, trainer, budget, plan)
         if trainer is not None:
             model = replace_fields(model, report=model.report | {"taught": trainer.notes})
             if model.needs_encoder and trainer.graph:
-                encoder.write_bytes(trainer.graph)
+                graph.write_bytes(trainer.graph)
         write_json(file, json.loads(model.to_json()))
     listen("risk", 1.0, "")
-    return FittedRisk(file, encoder if encoder.exists() else None)
+    return FittedRisk(file, graph if graph.exists() else None)
 
 
 def _fit_within_budget(
@@ -567,20 +572,24 @@ def _fit_within_budget(
     listen: ProgressListener,
     trainer: "RiskEncoderTrainer | None",
     budget: RunBudget | None,
+    plan: ModelPlan | None,
 ) -> RiskModel:
-    start = time.monotonic()
-    limit = None if budget is None else budget.limit_tracing()
+    start, limit = time.monotonic(), None
+    if budget is not None:
+        base = find_budgeted_base(plan) if plan else BudgetedBase("")
+        limit = budget.limit_tracing(base, messages.count_tested(base.causal), len(mined.records))
     with History.open(repo.state_dir) as history:
         known = read_labelled_history(history, repo, mined.tip, listen, limit)
     listen("risk", 0.0, "")
+    measured = time.monotonic()
     model = selection.train_on_labelled_history(known, trainer)
     report = known.report if known else None
     if budget is not None and report is not None:
+        total = report.commits + report.untraced
         budget.paces.observe(budgets.TRACING, report.seconds, report.read)
-        spent = time.monotonic() - start - report.seconds
-        budget.paces.observe(budgets.RISK, spent, report.commits)
+        budget.paces.observe(budgets.MEASURING, measured - start - report.seconds, total)
+        budget.paces.observe(budgets.RISK, time.monotonic() - measured, report.commits)
         if report.untraced:
-            total = report.commits + report.untraced
             budget.note_left_out(
                 budgets.RISK, f"risk: tracing fixes in {report.commits:,} of {total:,} commits"
             )

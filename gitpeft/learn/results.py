@@ -5,7 +5,7 @@ JSON of `gitpeft init --json`, whose keys are stable.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ class MinedHistory:
     """A mined history: what mining did, and its records up to `tip`, oldest first."""
 
     report: MiningReport
-    records: list[CommitRecord]
+    records: Sequence[CommitRecord]
     tip: str
 
 

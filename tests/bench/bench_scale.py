@@ -3,8 +3,9 @@
     python tests/bench/bench_scale.py [--generate N ...] [--budgets 1 5] [--plot FILE] [REPO ...]
 
 Each history is cloned (its objects are shared) and measured in this order: `git log -p` to /dev/null, mining,
-mining again, `gitpeft init` at each budget, `suggest`, `risk`, the hook on a staged change (p50 and p95),
-`status`, and the size of what `publish` sends. `--generate N` adds a history of N commits that is made with
+mining again, `gitpeft init` at each budget (and the seconds of it that count, after mining), `init` again,
+`suggest`, `risk`, `status`, the hook on a staged change (p50 and p95), and `publish` to a file. The base is
+that of `GITPEFT_BASE`, else the default one. `--generate N` adds a history of N commits that is made with
 `git fast-import`: seeded, one path for five commits up to 200,000, changes of realistic sizes, one commit in
 seven a fix of lines that are there. Peak memory is that of the largest process of a step. A time depends on
 what else the machine does: the load is printed in every row.
@@ -27,7 +28,6 @@ from pathlib import Path
 
 from gitpeft.cli.console import format_size
 from gitpeft.cli.views import measure_folder
-from gitpeft.learn.charts import pick_colour
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = (
@@ -59,6 +59,7 @@ class Measured:
     memory: dict[str, float] = field(default_factory=dict)
     load: dict[str, float] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
 
 # --- a generated history ------------------------------------------------------------------------------------
@@ -155,17 +156,22 @@ def measure_history(source: Path, folder: Path, budgets: Sequence[float], hooks:
         step = f"init --budget {minutes:g}"
         told = measure(found, step, [*gitpeft, "init", "--budget", str(minutes), "--json"], clone)
         if told:
-            found.notes[step] = "; ".join(json.loads(told).get("budget", {}).get("left_out", ()))
+            budget = json.loads(told)["budget"]
+            found.seconds[f"{step}, after mining"] = budget["seconds"]
+            found.left_out[step] = budget["left_out"]
     measure(found, "init again", [*gitpeft, "init", "--budget", str(budgets[-1]), "--json"], clone)
     for step in ("suggest", "risk"):
         measure(found, step, [*gitpeft, step, "HEAD"], clone)
     measure(found, "status", [*gitpeft, "status"], clone)
     _measure_hook(found, clone, hooks)
+    bundle = folder / f"{found.name}.bundle"
+    measure(found, "publish", [*gitpeft, "publish", "--no-sign", "--to", str(bundle)], clone)
     state = clone / ".git" / "gitpeft"
     models = [path for path in (state / "models").iterdir() if path.is_dir()]
     found.notes["disk"] = (
         f"{format_size(measure_folder(state))}, of it a model {format_size(measure_folder(models[0]))}"
     )
+    found.notes["published"] = format_size(bundle.stat().st_size) if bundle.exists() else ""
     return found
 
 
@@ -208,14 +214,24 @@ def format_table(rows: Sequence[Measured]) -> str:
     lines += [f"| {step} | " + " | ".join(_format_cell(one, step) for one in rows) + " |" for step in steps]
     ratios = [f"{one.seconds['mine'] / one.seconds['git log -p']:.2f}" for one in rows]
     lines.append("| mine / `git log -p` | " + " | ".join(ratios) + " |")
-    lines.append("| disk | " + " | ".join(one.notes.get("disk", "") for one in rows) + " |")
+    for note in ("disk", "published"):
+        lines.append(f"| {note} | " + " | ".join(one.notes.get(note, "") for one in rows) + " |")
     return "\n".join(lines)
+
+
+def list_left_out(rows: Sequence[Measured]) -> Iterator[str]:
+    """What the budgets were too short for, a line for each."""
+    for one in rows:
+        for step, what in one.left_out.items():
+            yield f"{one.name}, {step}: {'; '.join(what) or 'nothing left out'}"
 
 
 def _format_cell(one: Measured, step: str) -> str:
     if step not in one.seconds:
         return ""
     parts = [f"{one.seconds[step]:.2f} s" if one.seconds[step] < 10 else f"{one.seconds[step]:.0f} s"]
+    if step.endswith("after mining"):
+        return parts[0]
     if step in one.cpu:
         parts.append(f"{one.cpu[step]:.0f} s CPU, {one.memory[step]:.0f} MiB")
     return ", ".join(
@@ -224,6 +240,8 @@ def _format_cell(one: Measured, step: str) -> str:
 
 
 WIDTH, HEIGHT, MARGIN = 720, 480, 60
+# not those of gitpeft.learn.charts: the peak memory of a command counts that of this process at its start
+COLOURS = ("#3b6fb6", "#d9822b", "#3f9142", "#b6403b", "#7a5aa6", "#8a6d3b", "#c56fa0", "#566070")
 
 
 def draw_plot(rows: Sequence[Measured]) -> str:
@@ -252,7 +270,7 @@ def draw_plot(rows: Sequence[Measured]) -> str:
     ]
     for number, step in enumerate(steps):
         points = [place(one.commits, one.seconds[step]) for one in rows if one.seconds.get(step)]
-        colour = pick_colour(number)
+        colour = COLOURS[number % len(COLOURS)]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
         drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
@@ -289,14 +307,14 @@ def main() -> None:
             sys.stdout.buffer.write(part)
         return
     with tempfile.TemporaryDirectory(dir=args.work) as scratch:
-        folder = Path(scratch)
-        sources = [*args.repos, *(generate(folder, count) for count in args.generate)]
+        folder = Path(scratch).resolve()
+        sources = [*(generate(folder, count) for count in args.generate), *args.repos]
         clones = folder / "clones"
         clones.mkdir()
         rows: list[Measured] = []
         for source in sources:  # after each, because the next may take hours
             rows.append(measure_history(source.resolve(), clones, args.budgets, args.hooks))
-            print(format_table(rows), flush=True)
+            print(format_table(rows), *list_left_out(rows), sep="\n", flush=True)
             if args.plot:
                 args.plot.write_text(draw_plot(rows), encoding="utf-8")
 

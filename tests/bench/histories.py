@@ -1,8 +1,10 @@
 """What benchmarks on whole histories share: their options, a history as records, and a score as a cell."""
 
 import argparse
+import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from git import Repo
@@ -24,7 +26,22 @@ def read(path: str) -> list[CommitRecord]:
     """The records of a history, oldest first; the clone at `path` is not written to."""
     with tempfile.TemporaryDirectory() as scratch:
         Repo.clone_from(path, scratch, no_checkout=True)
-        return pipeline.mine_history(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records
+        return list(pipeline.mine_history(Repository.open(Path(scratch)), "HEAD", lambda *_: None).records)
+
+
+@contextmanager
+def open_newest(source: Path, newest: int) -> Iterator[tuple[Repository, list[str]]]:
+    """A shallow clone of the newest commits, with a state directory of its own; their ids, newest first."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch) / "clone"
+        clone = ["git", "clone", "-q", "--bare", "--shared", str(source.resolve()), str(place)]
+        subprocess.run(clone, check=True)
+        listed = Repository.open(place).run("rev-list", "--date-order", "--parents", "HEAD").decode()
+        rows = [line.split() for line in listed.splitlines()[:newest]]
+        inside = {row[0] for row in rows}
+        edge = [row[0] for row in rows if not inside.issuperset(row[1:])]
+        (place / "shallow").write_text("".join(f"{sha}\n" for sha in edge))
+        yield Repository.open(place), [row[0] for row in rows]
 
 
 def cell(scores: Sequence[float]) -> str:

@@ -96,6 +96,36 @@ def test_counted_work_is_told_with_its_rate_and_events_are_json(monkeypatch: pyt
     }  # fmt: skip
 
 
+def test_what_is_resumed_tells_the_time_left_by_its_pace_since_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that goes on at a quarter, and takes a minute for the next quarter, needs two more."""
+    now, said = [100.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", said)
+    for lines in (progress.ProgressLines(), progress.ProgressLines(events=True)):
+        now[0] = 100.0
+        lines.show_step("train", 0.25, "250/1,000 pairs")
+        for second, done in ((30, 0.25), (60, 0.5)):
+            now[0] = 100.0 + second
+            lines.show_step("train", done, f"{done * 1000:.0f}/1,000 pairs")
+    told = said.getvalue().splitlines()
+    assert told[:3] == [
+        "gitpeft: Training: 25%, 250/1,000 pairs",
+        "gitpeft: Training: 25%, 250/1,000 pairs",
+        "gitpeft: Training: 50%, 500/1,000 pairs, 4.2 pairs/s, 2 min 0 s left",
+    ]
+    assert [json.loads(line)["left"] for line in told[3:]] == [None, None, 120.0]
+
+
+def test_the_bar_of_a_resumed_step_tells_the_same_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = progress._StepBars()
+    monkeypatch.setattr(bars.bars, "start", lambda: None)
+    bars.show_step("train", 0.24, "")
+    task = bars.bars.tasks[0]
+    monkeypatch.setattr(type(task), "elapsed", 60.0)
+    bars.show_step("train", 0.25, "loss 1.9")
+    assert task.fields["detail"] == "1 h 15 min left · loss 1.9"
+
+
 def test_the_beginning_of_a_step_says_nothing_of_the_time_left() -> None:
     assert format_time_left(60.0, 0.001) == "" and format_time_left(0.5, 0.5) == ""
-    assert format_time_left(60.0, 0.5) == "1 min 0 s"
+    assert format_time_left(60.0, 0.5) == "1 min 0 s" and format_time_left(60.0, 0.505, 0.5) == ""

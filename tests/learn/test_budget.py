@@ -34,10 +34,14 @@ def test_a_long_budget_limits_nothing_and_training_gets_the_rest(
     minutes = budget.plan_training(base, 10_000, evaluated)
     assert 45 < minutes < 60
     clock.now += 60 * minutes
-    assert budget.limit_validation(base, evaluated) == evaluated and budget.allows_encoder(0.2, base)
-    assert budget.limit_test(base, evaluated) == evaluated
-    limit = budget.limit_tracing()
+    suggestion = budget.paces.get(budgets.SUGGESTION, base.name, causal=base.causal)
+    trial = budget.limit_validation(base, evaluated, 10_000)
+    assert trial.most == evaluated and trial.seconds >= evaluated * suggestion
+    assert budget.allows_encoder(0.2, base)
+    assert budget.count_compared(base, evaluated) == evaluated
+    limit = budget.limit_tracing(base, evaluated, 10_000)
     assert limit.seconds > 10_000 * limit.pace
+    assert budget.limit_test(evaluated).seconds - limit.seconds >= evaluated * suggestion
     report = budget.report()
     assert (report.left_out, report.enough) == ((), 0)
     assert report.seconds == pytest.approx(60 * minutes, abs=0.1)
@@ -48,16 +52,31 @@ def test_a_long_budget_limits_nothing_and_training_gets_the_rest(
 def test_the_shares_of_a_short_budget_add_up_to_it(
     minutes: float, base: BudgetedBase, tmp_path: Path
 ) -> None:
-    budget, _ = start(tmp_path, minutes)
+    budget, clock = start(tmp_path, minutes)
     training = 60 * budget.plan_training(base, 100_000, 200)
     assert 0.3 * budget.seconds <= training + 1e-9
-    validation = (
-        budget.limit_validation(base, 200)
-        * base.variants
-        * budget.paces.get(budgets.SUGGESTION, base.name, causal=base.causal)
-    )
-    if minutes >= 5:
-        assert training + validation <= budget.seconds
+    clock.now += training
+    trial = budget.limit_validation(base, 200, 100_000)
+    assert trial.most == 200 and training + base.variants * trial.seconds <= budget.seconds
+    clock.now += base.variants * trial.seconds
+    assert budget.limit_tracing(base, 200, 100_000).seconds <= max(0, budget.left)
+
+
+def test_time_that_training_did_not_need_goes_to_validation(tmp_path: Path) -> None:
+    budget, clock = start(tmp_path, 5)
+    budget.plan_training(SMOL, 3300, 60)
+    clock.now += 110
+    trial = budget.limit_validation(SMOL, 60, 3300)
+    assert trial.seconds >= 60 * budget.paces.get(budgets.SUGGESTION, "smol", causal=True)
+    assert 110 + 2 * trial.seconds + 3300 * 0.0181 <= budget.seconds
+
+
+def test_examples_end_with_their_share_whatever_a_commit_was_thought_to_take(tmp_path: Path) -> None:
+    budget, clock = start(tmp_path, 1)
+    clock.now += 14
+    assert not budget.has_enough_examples(5000)
+    clock.now += 2
+    assert budget.has_enough_examples(5000) and not budget.has_enough_examples(1999)
 
 
 def test_what_is_left_out_is_said_with_what_would_do(tmp_path: Path) -> None:
@@ -66,13 +85,18 @@ def test_what_is_left_out_is_said_with_what_would_do(tmp_path: Path) -> None:
     assert 2000 <= taken < 100_000
     budget.plan_training(MINI, 100_000, 200)
     clock.now += 55
-    assert budget.limit_validation(MINI, 200) == 30 and not budget.allows_encoder(0.2, MINI)
-    assert budget.limit_tracing().seconds < 2
+    assert budget.limit_validation(MINI, 200, 100_000).seconds < 1 and not budget.allows_encoder(0.2, MINI)
+    assert budget.note_evaluated("validation commits", 20, 200) == 20
+    assert budget.count_compared(MINI, 200) == 20
+    assert budget.limit_tracing(MINI, 200, 100_000).seconds == 0
     report = budget.report()
-    assert report.left_out[0] == f"examples of the newest {taken:,} of 100,000 commits"
-    assert report.left_out[1] == "30 of 200 validation commits"
-    # what all of it costs, by the paces that were assumed: 100 s, 1,500 s for risk, 12 s, 80 s, and a tenth
-    assert report.enough == 32
+    assert report.left_out == (
+        f"examples of the newest {taken:,} of 100,000 commits",
+        "20 of 200 validation commits",
+        "20 of 200 test commits",
+    )
+    # what all of it costs, by the paces that were assumed: 100 s, 1,810 s for risk, 12 s, 80 s, and a tenth
+    assert report.enough == 37
 
 
 def test_paces_are_measured_and_kept(tmp_path: Path) -> None:
@@ -88,8 +112,57 @@ def test_paces_are_measured_and_kept(tmp_path: Path) -> None:
     assert again.get(budgets.TRAINING, "smol", causal=True) > again.get(budgets.TRAINING, "mini")
 
 
+def test_a_slow_machine_is_known_from_the_first_step(tmp_path: Path) -> None:
+    budget, clock = start(tmp_path, 5)
+    before = budget.paces.get(budgets.RISK)
+    with budget.measure(budgets.EXAMPLES, lambda: 100):  # too few to judge by
+        clock.now += 100
+    assert budget.paces.get(budgets.RISK) == before
+    with budget.measure(budgets.EXAMPLES, lambda: 10_000):
+        clock.now += 40
+    assert budget.paces.get(budgets.RISK) == 4 * before
+    budget.paces.observe(budgets.RISK, 10, 1000)
+    assert budget.paces.get(budgets.RISK) == 0.01
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"examples": "x"}', '{"examples": -1}', '{"examples": NaN}'])
 def test_damaged_paces_are_forgotten(content: str, tmp_path: Path) -> None:
     path = tmp_path / budgets.PACES_FILE
     path.write_text(content)
     assert Paces(path).get(budgets.EXAMPLES) == Paces(tmp_path / "none").get(budgets.EXAMPLES)
+
+
+def test_a_run_that_was_killed_takes_as_many_examples_again(tmp_path: Path) -> None:
+    budget, clock = start(tmp_path, 1)
+    assert budget.limit_examples(100_000, "tip") == 15_000
+    killed, clock_of_killed = start(tmp_path, 1)
+    assert killed.limit_examples(100_000, "tip") == 15_000, "nothing was prepared yet"
+    clock_of_killed.now += 20
+    assert killed.has_enough_examples(4096)
+    clock.now += 20
+    assert budget.has_enough_examples(4096)
+    budget.note_examples(4096, 100_000, "tip")
+    budget.paces.observe(budgets.EXAMPLES, 20, 4096)
+    again, clock = start(tmp_path, 1)
+    assert again.limit_examples(100_000, "tip") == 4096
+    clock.now += 20
+    assert not again.has_enough_examples(4000), "the same number, however long it takes now"
+    assert again.limit_examples(100_000, "other") == 3072, "by the pace that was measured"
+    longer, _ = start(tmp_path, 2)
+    assert longer.limit_examples(100_000, "tip") == 6144
+    for number in range(20):
+        longer.note_examples(1, 2, str(number))
+    kept = Paces(tmp_path / budgets.PACES_FILE)
+    assert kept.recall_count("19 2") == 1 and kept.recall_count("tip 1") == 0
+    assert kept.get(budgets.EXAMPLES) == again.paces.get(budgets.EXAMPLES)
+
+
+def test_reading_all_commits_is_no_part_of_the_pace_of_examples(tmp_path: Path) -> None:
+    budget, clock = start(tmp_path, 1)
+    clock.now += 40  # all commits of a long history are looked at first
+    budget.limit_examples(100_000)
+    assert not budget.has_enough_examples(5000), "half of the share is theirs"
+    clock.now += 8
+    assert budget.has_enough_examples(5000)
+    budget.observe_examples(5000)
+    assert budget.paces.get(budgets.EXAMPLES) == pytest.approx(8 / 5000)

@@ -8,7 +8,7 @@ imports this: nothing in the package knows of it.
 import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -31,11 +31,12 @@ class Model:
     def index_recent_commits(self, since: object) -> None:
         pass
 
-    def suggest_retrieved(
+    def suggest_in_steps(
         self, change: str, previous: str, n: int, *, least: float | None, branch: str
-    ) -> list[Suggestion]:
+    ) -> Iterator[list[Suggestion]]:
         found = os.environ.get("STANDIN_RETRIEVED", "")
-        return [Suggestion(message, 0.1, "retrieved") for message in found.split("|")[:n] if message]
+        yield [Suggestion(message, 0.1, "retrieved") for message in found.split("|")[:n] if message]
+        yield self.suggest(change, previous, n, least=least, branch=branch)
 
     def suggest(
         self,

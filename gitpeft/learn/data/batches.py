@@ -58,7 +58,7 @@ class RenderedExamples:
         S is a multiple of `pad`; sources are filled with the id `padding`.
         """
         pairs = [self.get_pair(i, source_limit) for i in chosen]
-        labels = np.full((len(pairs), _round_up(max(len(t) for _, t in pairs), 4)), -100, dtype=np.int64)
+        labels = np.full((len(pairs), round_up(max(len(t) for _, t in pairs), 4)), -100, dtype=np.int64)
         for row, (_, target) in enumerate(pairs):
             labels[row, : len(target)] = target
         return _pad_sources([source for source, _ in pairs], pad, padding) | {"labels": labels}
@@ -75,7 +75,7 @@ class RenderedExamples:
 
     def save(self, path: Path) -> None:
         """Write one `.npz`, ids in 16 bits where they fit: large corpora are copied between machines."""
-        source, target = _narrow_ids(self.source), _narrow_ids(self.target)
+        source, target = narrow_ids(self.source), narrow_ids(self.target)
         np.savez(path, source=source, source_at=self.source_at, target=target, target_at=self.target_at)
 
     @classmethod
@@ -110,8 +110,8 @@ class PromptedExamples(RenderedExamples):
         is computed over the whole vocabulary.
         """
         pairs = [self.get_pair(i, source_limit) for i in chosen]
-        height = _round_up(max(len(target) for _, target in pairs), 4)
-        width = _round_up(max(len(source) + len(target) for source, target in pairs), pad)
+        height = round_up(max(len(target) for _, target in pairs), 4)
+        width = round_up(max(len(source) + len(target) for source, target in pairs), pad)
         ids = np.full((len(pairs), max(width, height)), padding, dtype=np.int64)
         mask, labels = np.zeros_like(ids), np.full((len(pairs), height), -100, dtype=np.int64)
         for row, (source, target) in enumerate(pairs):
@@ -193,7 +193,7 @@ def _shuffle_batches(lengths: NDArray[np.integer], tokens: int, seed: int) -> It
     dice.shuffle(order)
     groups: list[list[int]] = []
     for start in range(0, len(order), 4096):
-        groups += _group_by_tokens(
+        groups += group_by_tokens(
             sorted(order[start : start + 4096], key=lambda i: int(lengths[i])), lengths, tokens
         )
     dice.shuffle(groups)
@@ -201,14 +201,14 @@ def _shuffle_batches(lengths: NDArray[np.integer], tokens: int, seed: int) -> It
 
 
 def _pad_sources(sources: Sequence[TokenIds], pad: int, padding: int) -> BatchArrays:
-    ids = np.full((len(sources), _round_up(max(map(len, sources)), pad)), padding, dtype=np.int64)
+    ids = np.full((len(sources), round_up(max(map(len, sources)), pad)), padding, dtype=np.int64)
     for row, source in enumerate(sources):
         ids[row, : len(source)] = source
     lengths = np.array([len(source) for source in sources])
     return {"input_ids": ids, "attention_mask": (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)}
 
 
-def _round_up(length: int, step: int) -> int:
+def round_up(length: int, step: int) -> int:
     """The next multiple of `step`: with few different shapes the allocator can reuse its blocks."""
     return -(-length // step) * step
 
@@ -219,7 +219,8 @@ def _flatten_rows(rows: Sequence[TokenRow]) -> tuple[NDArray[np.int32], NDArray[
     return flat, at
 
 
-def _narrow_ids(ids: TokenIds) -> TokenIds:
+def narrow_ids(ids: TokenIds) -> TokenIds:
+    """Ids in 16 bits where they fit."""
     return ids.astype(np.uint16) if not len(ids) or 0 <= ids.min() <= ids.max() < 1 << 16 else ids
 
 
@@ -232,7 +233,13 @@ def _join_offsets(parts: Sequence[RenderedExamples], name: str) -> NDArray[np.in
     return np.concatenate(joined)
 
 
-def _group_by_tokens(order: Sequence[int], lengths: NDArray[np.integer], tokens: int) -> list[list[int]]:
+def group_by_tokens(
+    order: Sequence[int], lengths: Sequence[int] | NDArray[np.integer], tokens: int
+) -> list[list[int]]:
+    """Consecutive numbers of `order`, each group of at most so many tokens when filled up to its longest.
+
+    A group has at least one.
+    """
     groups: list[list[int]] = []
     group: list[int] = []
     longest = 0

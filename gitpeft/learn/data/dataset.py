@@ -6,13 +6,14 @@ for validation, the newest 10 % for testing; an example's exemplars are always e
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gitpeft.diff.render import TokenBudget
 from gitpeft.diff.subjects import clean_subject
 from gitpeft.history.filters import find_exclusion_reason
 from gitpeft.history.store import CommitRecord
+from gitpeft.history.stored_records import StoredChange, StoredRecords
 from gitpeft.learn.data.example_index import ExampleIndexer
 from gitpeft.runtime.tokenizer import TokenCodec, render_source
 from gitpeft.suggest.retrieval import CommitIndex
@@ -35,15 +36,21 @@ class Example:
     """One commit as a model sees it: the change and its surroundings, and the message to write.
 
     `like` are the subjects of the nearest earlier commits, nearest first; a `Dataset` searches for them when
-    they are read. `group` names the repository where examples of several come together.
+    they are read, as it reads the change. `group` names the repository where examples of several come
+    together.
     """
 
-    change: str
+    content: str | StoredChange
     message: str
     previous: str
     like: Sequence[str]
     sha: str
     group: str = ""
+
+    @property
+    def change(self) -> str:
+        """The stored change."""
+        return self.content if isinstance(self.content, str) else self.content.read()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +97,15 @@ def build_example_index(examples: Sequence[Example]) -> CommitIndex:
 
 
 def make_indexer(
-    examples: Sequence[Example], listen: Callable[[int, int], None] | None = None
+    examples: Sequence[Example],
+    listen: Callable[[int, int], None] | None = None,
+    is_enough: Callable[[int], bool] | None = None,
 ) -> ExampleIndexer:
-    """What all indexes over these examples are built from; `listen` gets how many are counted of how many."""
-    commits = [(example.sha, example.message, example.change) for example in examples]
-    return ExampleIndexer.count(commits, listen)
+    """What all indexes over these examples are built from; `listen` gets how many are counted of how many.
+
+    Only of the newest where `is_enough`, which is asked with their number, says so.
+    """
+    return ExampleIndexer.count(examples, listen, is_enough)
 
 
 def encode_example(example: Example, budget: TokenBudget, codec: TokenCodec) -> tuple[list[int], list[int]]:
@@ -111,11 +122,13 @@ def build_dataset(
     test: float = 0.1,
     *,
     limit: Callable[[int], int] | None = None,
+    is_enough: Callable[[int], bool] | None = None,
     listen: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """The examples of a history, oldest record first.
 
-    `limit` says of how many usable commits how many of the newest are taken; the others count as left out.
+    `limit` says of how many usable commits how many of the newest are taken, and `is_enough` whether those
+    that are prepared, the newest first, will do; the others count as left out.
 
     Exemplars of the training part are found in an index of that part only; those of the later parts in
     everything before the part, as if the model had been made on that day. `listen` gets how many commits of
@@ -125,7 +138,10 @@ def build_dataset(
     if limit and (most := limit(len(bare))) < len(bare):
         left_out |= {OLDER_COMMITS: len(bare) - most}
         bare = bare[len(bare) - most :]
-    indexer = make_indexer(bare, listen)
+    indexer = make_indexer(bare, listen, is_enough)
+    if (unprepared := len(bare) - len(indexer)) > 0:
+        left_out[OLDER_COMMITS] = left_out.get(OLDER_COMMITS, 0) + unprepared
+        bare = bare[unprepared:]
     first_valid, first_test = int(len(bare) * (1 - valid - test)), int(len(bare) * (1 - test))
     examples: list[Example] = []
     for start, end in ((0, first_valid), (first_valid, first_test), (first_test, len(bare))):
@@ -166,7 +182,7 @@ def _filter_records(records: Sequence[CommitRecord]) -> tuple[list[Example], dic
     seen: set[str] = set()
     left_out: Counter[str] = Counter()
     kept = []
-    for record, previous in zip(records, find_previous_subjects(records), strict=True):
+    for record, previous in iterate_with_previous(records):
         subject = clean_subject(record.subject)
         reason = find_record_exclusion(record, subject) or (
             "repeated message" if subject.lower() in seen else ""
@@ -175,7 +191,8 @@ def _filter_records(records: Sequence[CommitRecord]) -> tuple[list[Example], dic
             left_out[reason] += 1
             continue
         seen.add(subject.lower())
-        kept.append(Example(record.change, subject, clean_subject(previous), (), record.sha))
+        content = records.promise_change(record) if isinstance(records, StoredRecords) else record.change
+        kept.append(Example(content, subject, clean_subject(previous), (), record.sha))
     return kept, dict(left_out)
 
 
@@ -188,15 +205,13 @@ def find_record_exclusion(record: CommitRecord, subject: str) -> str:
     return find_exclusion_reason(subject, record.body, record.change)
 
 
-def find_previous_subjects(records: Iterable[CommitRecord]) -> list[str]:
-    """For each record its author's subject before it, merges aside, within the last `PREVIOUS_WINDOW`."""
+def iterate_with_previous(records: Iterable[CommitRecord]) -> Iterator[tuple[CommitRecord, str]]:
+    """Each record with its author's subject before it, merges aside, within the last `PREVIOUS_WINDOW`."""
     last: dict[str, tuple[int, str]] = {}
-    found = []
     place = 0
     for record in records:
         at, subject = last.get(record.author, (-PREVIOUS_WINDOW, ""))
-        found.append(subject if place - at <= PREVIOUS_WINDOW else "")
+        yield record, subject if place - at <= PREVIOUS_WINDOW else ""
         if not record.is_merge:
             last[record.author] = (place, record.subject)
             place += 1
-    return found

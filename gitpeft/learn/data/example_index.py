@@ -6,7 +6,8 @@ costs a tenth of that.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import overload
+from dataclasses import dataclass
+from typing import Protocol, overload
 
 import numpy as np
 
@@ -25,36 +26,70 @@ _PARALLEL_THRESHOLD = 2000
 _BATCH_SIZE = 256
 _KEPT_INDEXES = 2
 
-IndexedCommit = tuple[str, str, str]
-"""Id, subject, and stored or compact change."""
+
+class IndexedCommit(Protocol):
+    """A commit by its id, with its subject and its stored or compact change."""
+
+    @property
+    def sha(self) -> str:
+        """The id."""
+
+    @property
+    def message(self) -> str:
+        """The subject."""
+
+    @property
+    def change(self) -> str:
+        """The stored or compact change."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CountedBlock:
+    """Some commits in a row: their packed terms one after another, the bytes of each, and their slots."""
+
+    packed: bytes
+    sizes: list[int]
+    slots: list[str]
 
 
 class ExampleIndexer:
     """The counted terms and the slots of commits, oldest first."""
 
     def __init__(self, commits: Sequence[IndexedCommit], counted: TermCounts, slots: Sequence[str]) -> None:
-        self._shas = [sha for sha, _, _ in commits]
-        self._subjects = [subject for _, subject, _ in commits]
+        self._shas = [commit.sha for commit in commits]
+        self._subjects = [commit.message for commit in commits]
         self._counted, self._slots = counted, slots
         self._bounds = np.concatenate([[0], np.cumsum(counted.lengths, dtype=np.int64)])
         self._built: dict[int, CommitIndex] = {}
 
+    def __len__(self) -> int:
+        """The number of commits."""
+        return len(self._shas)
+
     @classmethod
     def count(
-        cls, commits: Sequence[IndexedCommit], listen: CountedListener | None = None
+        cls,
+        commits: Sequence[IndexedCommit],
+        listen: CountedListener | None = None,
+        is_enough: Callable[[int], bool] | None = None,
     ) -> "ExampleIndexer":
-        """Count the terms of commits, oldest first; many of them in several processes."""
-        packed: list[bytes] = []
-        slots: list[str] = []
-        for terms, one in _describe_commits(commits):
-            packed.append(terms)
-            slots.append(one)
-            if listen and (len(slots) % _BATCH_SIZE == 0 or len(slots) == len(commits)):
-                listen(len(slots), len(commits))
-        pairs = np.frombuffer(b"".join(packed), dtype="<u4").reshape(-1, 2)
-        lengths = np.array([len(one) // 8 for one in packed], dtype=np.int32)
-        counted = TermCounts(pairs[:, 0].copy(), pairs[:, 1].copy(), lengths)
-        return cls(commits, counted, slots)
+        """Count the terms of commits, oldest first; many of them in several processes.
+
+        The newest are counted first, and those that came before them are left out once `is_enough`, asked
+        with the number that is counted, says so.
+        """
+        blocks: list[_CountedBlock] = []
+        counted = 0
+        for block in _count_newest_first(commits):
+            blocks.append(block)
+            counted += len(block.slots)
+            if listen:
+                listen(counted, len(commits))
+            if is_enough and is_enough(counted):
+                break
+        blocks.reverse()
+        slots = [one for block in blocks for one in block.slots]
+        return cls(commits[len(commits) - counted :], _join_counts(blocks), slots)
 
     def build(self, count: int) -> CommitIndex:
         """The index of the first `count` commits; the last ones are kept."""
@@ -117,29 +152,44 @@ class LazyExemplars(Sequence[str]):
         return repr(self._get_found())
 
 
-def _describe_commits(commits: Sequence[IndexedCommit]) -> Iterator[tuple[bytes, str]]:
-    """Packed terms and slots of each commit, in order."""
+def _join_counts(blocks: list[_CountedBlock]) -> TermCounts:
+    """The terms of all blocks, oldest first; each block is let go once it is copied."""
+    lengths = np.array([size // 8 for block in blocks for size in block.sizes], dtype=np.int32)
+    terms, counts = np.empty((2, int(lengths.sum(dtype=np.int64))), dtype=np.uint32)
+    end = len(terms)
+    while blocks:
+        pairs = np.frombuffer(blocks.pop().packed, dtype="<u4").reshape(-1, 2)
+        terms[end - len(pairs) : end], counts[end - len(pairs) : end] = pairs.T
+        end -= len(pairs)
+    return TermCounts(terms, counts, lengths)
+
+
+def _count_newest_first(commits: Sequence[IndexedCommit]) -> Iterator[_CountedBlock]:
+    """The terms and slots of all commits, block by block, the newest block first."""
     jobs = pool.count_cores()
+    ends = range(len(commits), 0, -_BATCH_SIZE)
+    blocks = [range(max(0, end - _BATCH_SIZE), end) for end in ends]
     if len(commits) < _PARALLEL_THRESHOLD or jobs < 2 or not pool.can_fork():
-        yield from map(_describe_commit, commits)
+        for block in blocks:
+            found = [_describe_commit(commits[place]) for place in block]
+            terms = [one for one, _ in found]
+            yield _CountedBlock(b"".join(terms), list(map(len, terms)), [slots for _, slots in found])
         return
-    blocks = [range(at, min(len(commits), at + _BATCH_SIZE)) for at in range(0, len(commits), _BATCH_SIZE)]
     # workers answer in turn, block by block, so the blocks come back in their order
-    for block in pool.map_in_processes(
-        [blocks[first::jobs] for first in range(jobs)], lambda share: _describe_blocks(commits, share)
-    ):
-        for terms, slots in block:
-            yield bytes.fromhex(terms), slots
+    shares = [blocks[first::jobs] for first in range(jobs)]
+    for packed, sizes, slots in pool.map_in_processes(shares, lambda share: _describe_blocks(commits, share)):
+        yield _CountedBlock(bytes.fromhex(packed), sizes, slots)
 
 
 def _describe_blocks(
     commits: Sequence[IndexedCommit], blocks: Iterable[Sequence[int]]
-) -> Iterator[list[tuple[str, str]]]:
+) -> Iterator[tuple[str, list[int], list[str]]]:
     for block in blocks:
         found = [_describe_commit(commits[place]) for place in block]
-        yield [(terms.hex(), slots) for terms, slots in found]
+        terms = [one for one, _ in found]
+        yield b"".join(terms).hex(), list(map(len, terms)), [slots for _, slots in found]
 
 
 def _describe_commit(commit: IndexedCommit) -> tuple[bytes, str]:
-    _, subject, change = commit
-    return pack_terms(extract_terms(change)), describe_slots(subject, change)
+    change = commit.change
+    return pack_terms(extract_terms(change)), describe_slots(commit.message, change)

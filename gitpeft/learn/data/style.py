@@ -24,7 +24,7 @@ _TICKET_FORMATS = (
 _PAST_TENSE = re.compile(r"^\w*ed\b", re.IGNORECASE)
 _MIN_SHARE = 0.5
 _MIN_SHARE_WITH_BRANCHES = 0.25
-_MAX_MESSAGES = 500
+MAX_MESSAGES = 500
 _MAX_TRACKERS = 8
 
 
@@ -52,7 +52,7 @@ def learn_message_style(
     of the `branches` name one too) and `ticket_format` how most of those do; `tense` is imperative or past;
     `body_share` is the share of commits with a body.
     """
-    messages, bodies = messages[-_MAX_MESSAGES:], bodies[-_MAX_MESSAGES:]
+    messages, bodies = messages[-MAX_MESSAGES:], bodies[-MAX_MESSAGES:]
     lengths = sorted(map(len, messages)) or [50]
     p95 = lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]
     style: MessageStyle = {

@@ -14,6 +14,7 @@ import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord
 from gitpeft.learn import packing, pipeline
-from gitpeft.learn.budget import RunBudget
+from gitpeft.learn.budget import BudgetedBase, RunBudget
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.results import CandidateModel, MinedHistory, ModelPlan
@@ -154,7 +155,8 @@ def run_retraining(
         )
     mined = pipeline.mine_history(repo, plan.until, listen)
     budget = RunBudget.start(repo.state_dir, plan.minutes)
-    split = split_for_challenger(mined.records, champion, plan.seed, budget.limit_examples)
+    limit = partial(budget.limit_examples, tip=mined.tip)
+    split = split_for_challenger(mined.records, champion, plan.seed, limit)
     same_plan = not from_scratch and start is None and _matches_plan(champion, plan)
     work = _Retraining(repo, champion, mined, listen, agreed, budget)
     skipped = UP_TO_DATE if split.new == 0 and same_plan else "" if split.data else _TOO_FEW_COMMITS
@@ -184,7 +186,7 @@ def _train_challenger(work: _Retraining, plan: ModelPlan, data: Dataset) -> _Mes
         raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` makes a model without training")
     made = pipeline.build_candidate(work.repo, plan, work.mined, data, work.listen, budget=work.budget)
     base = pipeline.find_budgeted_base(plan)
-    most = work.budget.limit_test(base, MAX_TEST_COMMITS, models=2)
+    most = work.budget.count_compared(base, MAX_TEST_COMMITS)
     verdict, measured = champion_challenger.compare_message_models(
         work.champion, made, data, work.listen, max(most, MIN_TEST_COMMITS)
     )
@@ -196,7 +198,8 @@ def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> _RiskChalleng
     installed = load_risk_model(work.champion)
     if not installed.is_usable and not fitted.is_usable:
         return None
-    known = relabel.mine_labelled_history(work.repo, work.mined.tip, work.listen, work.budget.limit_tracing())
+    limit = work.budget.limit_tracing(BudgetedBase(""), 0, len(work.mined.records))
+    known = relabel.mine_labelled_history(work.repo, work.mined.tip, work.listen, limit)
     if known is None:
         return None
     until = relabel.get_fit_time(work.champion, installed)

@@ -158,7 +158,8 @@ def test_the_previous_subject_is_that_of_the_same_author() -> None:
         record("three", number=5),
         record("four", number=6, author="ben"),
     ]
-    assert dataset.find_previous_subjects(records) == ["", "", "one (#1)", "", "one (#1)", "two"]
+    found = [before for _, before in dataset.iterate_with_previous(records)]
+    assert found == ["", "", "one (#1)", "", "one (#1)", "two"]
     assert [e.previous for e in dataset.build_dataset(records, 3).examples] == ["", "", "one", "two"]
 
 
@@ -167,14 +168,14 @@ def test_previous_subjects_are_those_that_git_finds(repo: Repo) -> None:
     steps = [Step(f"ada {i}", AUTHORS[0], {"a": b"%d" % i}) for i in range(2)]
     steps += [Step(f"ben {i}", AUTHORS[1], {"a": b"b%d" % i}) for i in range(203)]
     shas = generated.put(repo, steps)
-    found = dataset.find_previous_subjects([*mined(repo), record("next", author="nobody")])
+    found = [one for _, one in dataset.iterate_with_previous([*mined(repo), record("next", author="nobody")])]
     assert found[:4] == ["", "ada 0", "", "ben 0"] and found[-1] == ""
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as cache:
         ada = cache.hash_author("ada@example.org")
     records = mined(repo)
     for place in (199, 200, 201, 202):
-        then = dataset.find_previous_subjects([*records[:place], record("x", author=ada)])[-1]
+        *_, (_, then) = dataset.iterate_with_previous([*records[:place], record("x", author=ada)])
         assert then == repository.find_previous_subject("ada@example.org", shas[place - 1])
 
 
@@ -321,3 +322,20 @@ def test_many_commits_are_counted_in_processes_with_the_same_result(monkeypatch:
     assert together.examples == alone.examples and counted == [60, 60]
     assert any(example.like for example in together.examples)
     assert together.index.find_nearest(CODE, 5) == alone.index.find_nearest(CODE, 5)
+
+
+def test_counting_ends_with_the_newest_when_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example_index, "_BATCH_SIZE", 7)
+    records, asked = history(50), list[int]()
+
+    def is_enough(counted: int) -> bool:
+        asked.append(counted)
+        return counted > 20
+
+    made = dataset.build_dataset(records, 3, limit=lambda count: count - 2, is_enough=is_enough)
+    whole = dataset.build_dataset(records, 3)
+    assert asked == [7, 14, 21] and made.left_out == {dataset.OLDER_COMMITS: 29}
+    assert [e.sha for e in made.examples] == [e.sha for e in whole.examples[29:]]
+    alone = dataset.build_dataset(records[29:], 3)
+    assert [list(e.like) for e in made.examples] == [list(e.like) for e in alone.examples]
+    assert made.index.find_nearest(CODE, 5) == alone.index.find_nearest(CODE, 5)
