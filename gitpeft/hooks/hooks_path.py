@@ -58,21 +58,22 @@ def read_hooks_path(repo: Repository) -> HooksPathSetting | None:
     return HooksPathSetting(value, scope, origin)
 
 
-def find_hooks_folder(repo: Repository, roots: Sequence[Path] | None = None) -> HooksFolder:
+def find_hooks_folder(repo: Repository, worktrees: Sequence[Path] | None = None) -> HooksFolder:
     """Where git looks for hooks now. Links are followed first: what counts is where a file would end up.
 
-    `roots` are the folders of this repository where they are known.
+    `worktrees` are those of this repository where they are known: of a thousand a list takes git a while.
     """
     setting = read_hooks_path(repo)
     disabled = setting is not None and setting.value in ("", "/dev/null")
     folder = Path(os.path.realpath(repo.find_hooks_dir()))
-    owned = not disabled and _is_inside(folder, _list_roots(repo) if roots is None else roots)
+    owned = not disabled and _is_inside(folder, _list_roots(repo, worktrees))
     return HooksFolder(folder, setting, disabled, owned)
 
 
-def _list_roots(repo: Repository) -> list[Path]:
+def _list_roots(repo: Repository, worktrees: Sequence[Path] | None) -> list[Path]:
     """The folders of a repository, links followed."""
-    return [Path(os.path.realpath(root)) for root in (repo.common_dir, repo.git_dir, *repo.list_worktrees())]
+    known = repo.list_worktrees() if worktrees is None else worktrees
+    return [Path(os.path.realpath(root)) for root in (repo.common_dir, repo.git_dir, *known)]
 
 
 def _is_inside(folder: Path, roots: Iterable[Path]) -> bool:
@@ -138,15 +139,18 @@ def remember_folder(repo: Repository, folder: Path) -> None:
         hook_file.replace_file(repo.state_dir / REMEMBERED_FOLDERS_FILE, os.fsencode(names), 0o644)
 
 
-def read_remembered_folders(repo: Repository) -> list[Path]:
-    """The folders of this repository in which hooks were put and that are not the usual one."""
+def read_remembered_folders(repo: Repository, worktrees: Sequence[Path] | None = None) -> list[Path]:
+    """The folders of this repository in which hooks were put and that are not the usual one.
+
+    `worktrees` are those of this repository where they are known.
+    """
     try:
         names = os.fsdecode((repo.state_dir / REMEMBERED_FOLDERS_FILE).read_bytes()).split("\0")
     except OSError:
         return []
     if not any(names):
         return []
-    roots = _list_roots(repo)
+    roots = _list_roots(repo, worktrees)
     return [Path(name) for name in names if name and _is_inside(Path(os.path.realpath(name)), roots)]
 
 
@@ -155,14 +159,18 @@ def map_other_worktrees(repo: Repository) -> dict[Path, Path]:
 
     By directory the work tree; only directories that belong to this repository.
     """
-    here, found = find_hooks_folder(repo), dict[Path, Path]()
+    worktrees = repo.list_worktrees()
+    return _map_other_worktrees(repo, find_hooks_folder(repo, worktrees), worktrees)
+
+
+def _map_other_worktrees(repo: Repository, here: HooksFolder, worktrees: Sequence[Path]) -> dict[Path, Path]:
+    found: dict[Path, Path] = {}
     if not _may_differ_elsewhere(repo, here):
         return found
-    roots = _list_roots(repo)
-    for root in repo.list_worktrees():
+    for root in worktrees:
         if root != repo.work_tree:
             try:
-                place = find_hooks_folder(Repository.open(root), roots)
+                place = find_hooks_folder(Repository.open(root), worktrees)
             except GitpeftError:
                 continue  # damaged, or somebody else's
             if place.owned and place.folder != here.folder:
@@ -172,10 +180,11 @@ def map_other_worktrees(repo: Repository) -> dict[Path, Path]:
 
 def list_hook_folders(repo: Repository) -> list[Path]:
     """Every folder of this repository, in all its work trees, in which a hook of ours may lie."""
-    found = find_hooks_folder(repo)
+    worktrees = repo.list_worktrees()
+    found = find_hooks_folder(repo, worktrees)
     usual = Path(os.path.realpath(repo.common_dir / "hooks"))
-    here = [usual, *([found.folder] if found.owned else []), *read_remembered_folders(repo)]
-    return list(dict.fromkeys([*here, *map_other_worktrees(repo)]))
+    here = [usual, *([found.folder] if found.owned else []), *read_remembered_folders(repo, worktrees)]
+    return list(dict.fromkeys([*here, *_map_other_worktrees(repo, found, worktrees)]))
 
 
 def find_stubs(repo: Repository, names: Iterable[str]) -> list[tuple[str, hook_file.HookFile]]:

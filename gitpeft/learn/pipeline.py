@@ -40,6 +40,7 @@ from gitpeft.learn.data import dataset, style
 from gitpeft.learn.data.dataset import MIN_TRAINING_EXAMPLES, Dataset
 from gitpeft.learn.data.style import MessageStyle
 from gitpeft.learn.evaluation import messages
+from gitpeft.learn.evaluation.kept_answers import AnswerFolder
 from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.reranker import RerankerChoice
 from gitpeft.learn.evaluation.trial import TrialLimit
@@ -110,8 +111,10 @@ def build_active_model(
         count = _make_count_listener(listen, "measure")
         selected, wording = candidate.selected, candidate.style
         wanted = min(messages.limit_commits(selected.draft, messages.MAX_TEST_COMMITS), len(data.test))
-        limit = budget.limit_test(wanted)
-        measured = messages.measure_on_test(selected.draft, data, wording, selected.reranker, count, limit)
+        limit, answers = budget.limit_test(wanted), AnswerFolder(candidate.folder)
+        measured = messages.measure_on_test(
+            selected.draft, data, wording, selected.reranker, count, limit, answers
+        )
         budget.note_evaluated("test commits", measured.n, wanted)
     candidate = replace(candidate, measured=measured, seconds=clock.seconds)
     bundle = packing.install_candidate(repo, candidate, data)
@@ -478,13 +481,16 @@ def _select_variant(
 
 def _choose_within_budget(run: _Run, draft: BundleDraft, wording: MessageStyle) -> RerankerChoice | None:
     """The reranker of a variant, from as many validation commits as the budget allows for."""
-    base, asked = find_budgeted_base(run.plan), 0
+    base = find_budgeted_base(run.plan)
     wanted = min(messages.limit_commits(draft, messages.MAX_VALIDATION_COMMITS), len(run.data.valid))
     limit = run.validation or run.budget.limit_validation(base, wanted, len(run.mined.records))
-    with run.budget.measure(budgets.SUGGESTION, lambda: asked, base.name):
-        choice = messages.choose_on_validation(
-            draft, run.data, wording, _make_count_listener(run.listen, "choose"), limit
-        )
+    answers = AnswerFolder(run.folder)
+    # few answers that a killed run had not come to would not show what one takes
+    with run.budget.measure(
+        budgets.SUGGESTION, lambda: answers.added * (answers.added >= limit.least), base.name
+    ):
+        listen = _make_count_listener(run.listen, "choose")
+        choice = messages.choose_on_validation(draft, run.data, wording, listen, limit, answers)
         asked = choice.n if choice else 0
     if choice is not None:
         # the other variants are asked about the same commits

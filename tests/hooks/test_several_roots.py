@@ -100,6 +100,22 @@ def test_each_work_tree_is_told_what_git_runs_in_it(trees: tuple[Repo, Repo]) ->
     assert examine(one) == examine(other) == []
 
 
+def test_git_lists_the_work_trees_once(trees: tuple[Repo, Repo], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = trees
+    put_in(one), put_in(other)
+    repo, listed, list_worktrees = Repository.open(one.path), list[Path](), Repository.list_worktrees
+
+    def count(self: Repository) -> list[Path]:
+        listed.append(self.cwd)
+        return list_worktrees(self)
+
+    monkeypatch.setattr(Repository, "list_worktrees", count)
+    assert hooks_path.map_other_worktrees(repo) == {other.path / ".githooks": other.path}
+    assert listed == [one.path]
+    hooks_path.list_hook_folders(repo)
+    assert listed == [one.path] * 2
+
+
 def test_an_absolute_path_is_one_folder_for_all(trees: tuple[Repo, Repo]) -> None:
     one, other = trees
     one.git("config", "core.hooksPath", str(one.path / ".githooks"))

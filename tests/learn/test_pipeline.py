@@ -30,7 +30,7 @@ from gitpeft.learn.training import finetune
 from gitpeft.risk.model import MIN_JUDGED_BUGS, load_risk_model
 from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.retrieval import CommitIndex
-from gitpeft.suggest.suggester import open_active_suggester
+from gitpeft.suggest.suggester import Suggester, open_active_suggester
 from gitpeft.suggest.suggestion import Suggestion
 from tests.support import generated
 from tests.support.generated import AUTHORS, Step
@@ -183,7 +183,9 @@ def test_a_commit_opens_with_a_suggestion(copied: Repo, tmp_path: Path) -> None:
     assert not (state_of(copied) / "hook.log").exists()
 
 
-def test_the_second_run_trains_nothing(copied: Repo, built: Built) -> None:
+def test_the_second_run_neither_trains_nor_asks(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, heard = active(copied).manifest, []
 
     def listen(step: str, _: float, detail: str) -> None:
@@ -191,6 +193,7 @@ def test_the_second_run_trains_nothing(copied: Repo, built: Built) -> None:
 
     [folder] = state_of(copied).glob("runs/*")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.onnx")}
+    monkeypatch.setattr(Suggester, "collect_candidates", None)
     outcome = run(copied, plan(built), listen)
     assert ("train", "already trained") in heard and len([s for s, _ in heard if s == "train"]) == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.onnx")} == before

@@ -10,6 +10,7 @@ from gitpeft.bundle.bundle import Manifest
 from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.data.style import MessageStyle
 from gitpeft.learn.evaluation import text_metrics, trial
+from gitpeft.learn.evaluation.kept_answers import AnswerFolder
 from gitpeft.learn.evaluation.reranker import RerankerChoice, choose_reranker
 from gitpeft.learn.evaluation.text_metrics import MetricScores, score_messages
 from gitpeft.learn.evaluation.trial import TrialLimit
@@ -76,17 +77,20 @@ def choose_on_validation(
     style: MessageStyle,
     listen: CountListener,
     limit: TrialLimit,
+    answers: AnswerFolder | None = None,
 ) -> RerankerChoice | None:
     """The reranker that is best on validation; None where there is no model, or too little to validate on.
 
-    Each commit is treated as in the hook: those before it are among the exemplars.
+    Each commit is treated as in the hook: those before it are among the exemplars. What is in `answers` is
+    not asked again.
     """
     examples = trial.sample_examples(data.valid, limit_commits(draft, limit.most), seed=1)
     if draft.files is None or len(examples) < MIN_VALIDATION_COMMITS:
         return None
     index = data.index_before(data.first_valid)
     with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
-        asked = trial.collect_candidates(suggester, examples, listen, since=data.valid, limit=limit)
+        kept = answers.open(suggester.bundle.manifest, data.valid) if answers else None
+        asked = trial.collect_candidates(suggester, examples, listen, data.valid, limit, kept)
     return choose_reranker(asked, draft.reranker)
 
 
@@ -108,10 +112,12 @@ def measure_on_test(
     reranker: Reranker,
     listen: CountListener,
     limit: TrialLimit,
+    answers: AnswerFolder | None = None,
 ) -> MeasuredMessages:
     """Score a model and its baseline, the nearest neighbour, on some of the newest commits.
 
-    Three of the commits are kept as samples: best, median and worst by the keystrokes saved.
+    Three of the commits are kept as samples: best, median and worst by the keystrokes saved. What is in
+    `answers` is not asked again.
     """
     examples = trial.sample_examples(data.test, limit.most, seed=2)
     if not examples:
@@ -120,7 +126,8 @@ def measure_on_test(
     found = []
     if draft.files is not None:
         with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
-            found = trial.collect_candidates(suggester, examples, listen, limit=limit)
+            kept = answers.open(suggester.bundle.manifest, ()) if answers else None
+            found = trial.collect_candidates(suggester, examples, listen, (), limit, kept)
         examples = [one.example for one in found]
     references = [example.message for example in examples]
     ours = nearest = trial.nearest_messages(index, examples)

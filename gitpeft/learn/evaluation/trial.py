@@ -14,6 +14,7 @@ from pathlib import Path
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
 from gitpeft.learn.data.dataset import Example
+from gitpeft.learn.evaluation.kept_answers import KeptAnswers
 from gitpeft.learn.evaluation.text_metrics import keystrokes_saved
 from gitpeft.suggest import recent_exemplars
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
@@ -88,27 +89,38 @@ def collect_candidates(
     on_step: Callable[[int, int], None] | None = None,
     since: Sequence[Example] = (),
     limit: TrialLimit | None = None,
+    kept: KeptAnswers | None = None,
 ) -> list[ExampleCandidates]:
     """Every candidate for every example.
 
     `since` are all examples that are not in the suggester's index, oldest first: for each example those
     before it are indexed, as many as the hook looks back. With a `limit` whose time runs out, only a random
-    part of the examples, in their order.
+    part of the examples, in their order. What is `kept` of an earlier trial is not asked again, and where
+    that one came to its end nothing is.
     """
     start, asked = time.monotonic(), dict[int, ExampleCandidates]()
     places = range(len(examples))
     order = random.Random(0).sample(places, len(places)) if limit else list(places)
     known = entries_known_before([examples[place] for place in order], since)
+    most = kept.count_asked() if kept else 0
     for place, before in zip(order, known, strict=True):
-        if limit and len(asked) >= limit.least and time.monotonic() - start >= limit.seconds:
+        if most and len(asked) >= most:
             break
-        if since:
-            suggester.index_recent_commits(before)
         example = examples[place]
-        found = tuple(suggester.collect_candidates(example.change, example.previous))
+        found = kept.find(example) if kept else None
+        if found is None:
+            if limit and len(asked) >= limit.least and time.monotonic() - start >= limit.seconds:
+                break
+            if since:
+                suggester.index_recent_commits(before)
+            found = tuple(suggester.collect_candidates(example.change, example.previous))
+            if kept:
+                kept.add(example, found)
         asked[place] = ExampleCandidates(example, found)
         if on_step:
             on_step(len(asked), len(examples))
+    if kept and not most:
+        kept.close(len(asked))
     return [asked[place] for place in sorted(asked)]
 
 

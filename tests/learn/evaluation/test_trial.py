@@ -8,9 +8,12 @@ import pytest
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
+from gitpeft.lazy import replace_fields
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.evaluation import trial
+from gitpeft.learn.evaluation.kept_answers import ANSWERS_FOLDER, AnswerFolder
+from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.suggest.reranker import Reranker
 from gitpeft.suggest.reranker_features import GENERATED, RETRIEVED
 from gitpeft.suggest.retrieval import CommitIndex
@@ -84,3 +87,60 @@ def test_a_trial_without_time_asks_about_a_random_part_in_order(tmp_path: Path) 
     by_sha = {one.example.sha: one for one in whole}
     assert all(by_sha[one.example.sha] == one for one in part)
     assert [one.example.sha for one in part] != [one.sha for one in newer[:5]], "not the oldest"
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = [replace(example(i % 4, f"new {i}"), sha=f"{i:040x}") for i in range(100, 112)]
+    tinymodel.bundle(tmp_path)
+    suggester = open_active_suggester(tmp_path)
+    manifest = suggester.bundle.manifest
+
+    heard: list[int] = []
+
+    def ask(most: int, run: str = "run") -> tuple[list[ExampleCandidates], int]:
+        answers, limit = AnswerFolder(tmp_path / run), trial.TrialLimit(12, seconds=0.0, least=most)
+        heard.clear()
+        found = trial.collect_candidates(
+            suggester, newer, lambda done, _: heard.append(done), newer, limit, answers.open(manifest, newer)
+        )
+        return found, answers.added
+
+    whole, added = ask(12)
+    assert (len(whole), added) == (12, 12)
+    assert ask(12) == (whole, 0) and heard == list(range(1, 13))
+    first, added = ask(5, "short")
+    assert (len(first), added) == (5, 5)
+    assert ask(12, "short") == (first, 0), "a trial that came to its end stays as it is"
+    [file] = (tmp_path / "short" / ANSWERS_FOLDER).iterdir()
+    file.write_bytes(file.read_bytes()[: file.read_bytes().rindex(b"\n") - 9])  # killed while it wrote
+    assert ask(12, "short") == (whole, 8)
+    assert ask(12, "short") == (whole, 0)
+
+
+def test_other_models_have_other_answers(tmp_path: Path) -> None:
+    tinymodel.bundle(tmp_path)
+    manifest = open_active_suggester(tmp_path).bundle.manifest
+    newer, files = [example(1)], dict(manifest.files)
+    changed = {name: replace(entry, sha256="0" * 64) for name, entry in files.items()}
+    answers = AnswerFolder(tmp_path)
+    for number, (one, since) in enumerate(
+        [
+            (manifest, newer),
+            (manifest, []),
+            *((replace_fields(manifest, files=files | {name: changed[name]}), newer) for name in files),
+            (replace_fields(manifest, versions={"numpy": "0"}), newer),
+        ]
+    ):
+        kept = answers.open(one, since)
+        assert kept.find(example(1)) is None, number
+        kept.add(example(1), [])
+    again = answers.open(replace_fields(manifest, created="today", metrics={"cost": 1}), newer)
+    assert again.find(example(1)) == ()
+
+
+def test_where_answers_cannot_be_written_they_are_asked(tmp_path: Path) -> None:
+    (tmp_path / ANSWERS_FOLDER).write_text("in the way")
+    tinymodel.bundle(tmp_path)
+    suggester = open_active_suggester(tmp_path)
+    kept = AnswerFolder(tmp_path).open(suggester.bundle.manifest, ())
+    assert len(trial.collect_candidates(suggester, [example(1)], kept=kept)) == 1
