@@ -1,14 +1,22 @@
 """What every step costs at the size of a history: one table, and a log-log plot of cost against size.
 
     python tests/bench/bench_scale.py [--generate N ...] [--budgets 1 5] [--plot FILE] [REPO ...]
+    python tests/bench/bench_scale.py --work DIR --results FILE --hooks 40
+    python tests/bench/bench_scale.py --budget-runs FILE
+    python tests/bench/bench_scale.py --index 1000 1000000
 
 Each history is cloned (its objects are shared) and measured in this order: `git log -p` to /dev/null, mining,
 mining again, `gitpeft init` at each budget (and the seconds of it that count, after mining), `init` again,
-`suggest`, `risk`, `status`, the hook on a staged change (p50 and p95), and `publish` to a file. The base is
-that of `GITPEFT_BASE`, else the default one. `--generate N` adds a history of N commits that is made with
-`git fast-import`: seeded, one path for five commits up to 200,000, changes of realistic sizes, one commit in
-seven a fix of lines that are there. Peak memory is that of the largest process of a step. A time depends on
-what else the machine does: the load is printed in every row.
+`suggest`, `risk`, `status`, and `publish` to a file; then the hook on a staged change (p50 and p95), in all
+histories in turns, so that the machine is as busy for one as for the other. The base is that of
+`GITPEFT_BASE`, else the default one. `--generate N` adds a history of N commits that is made with `git
+fast-import`: seeded, one path for five commits up to 200,000, changes of realistic sizes, one commit in seven
+a fix of lines that are there. Peak memory is that of the largest process of a step. A time depends on what
+else the machine does: the load is printed in every row.
+
+With `--results` a history is added to those in the file, and table and plot are of all; with `--work` clones
+stay. `--budget-runs` prints the table of the `init` runs in a file, and which of them kept their budgets.
+`--index` opens and asks indexes of so many commits, made of random terms, each time in a fresh process.
 """
 
 import argparse
@@ -16,18 +24,24 @@ import json
 import math
 import os
 import random
-import statistics
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.bundle import Manifest
 from gitpeft.cli.console import format_size
 from gitpeft.cli.views import measure_folder
+from gitpeft.suggest.index_arrays import TermCounts
+from gitpeft.suggest.retrieval import CommitIndex
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = (
@@ -104,6 +118,8 @@ def _write_line(dice: random.Random) -> str:
 def generate(folder: Path, commits: int) -> Path:
     """A bare repository with a generated history."""
     path = folder / f"generated-{commits}.git"
+    if path.exists():
+        return path
     subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(path)], check=True)
     # in a process of its own: the peak memory of a child counts that of its parent at the start
     writer = [sys.executable, __file__, "--write", str(commits)]
@@ -140,14 +156,16 @@ def _make_environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "GIT_EDITOR": "true"}
 
 
-def measure_history(source: Path, folder: Path, budgets: Sequence[float], hooks: int) -> Measured:
-    """All steps on a clone of a repository."""
-    clone = folder / source.name.removesuffix(".git")
+def measure_history(source: Path, folder: Path, budgets: Sequence[float]) -> Measured:
+    """All steps but the hook on a clone of a repository."""
+    name = source.parent.name if source.name == "repo" else source.name.removesuffix(".git")
+    clone = folder / name
+    shutil.rmtree(clone, ignore_errors=True)
     subprocess.run(["git", "clone", "-q", "--shared", str(source), str(clone)], check=True)
     listed = subprocess.run(
         ["git", "rev-list", "--count", "HEAD"], cwd=clone, check=True, capture_output=True, text=True
     )
-    found = Measured(source.name, int(listed.stdout))
+    found = Measured(name, int(listed.stdout))
     gitpeft = [sys.executable, "-m", "gitpeft"]
     measure(found, "git log -p", ["git", "log", "-p", "-M"], clone)
     measure(found, "mine", [*gitpeft, "mine"], clone)
@@ -163,7 +181,6 @@ def measure_history(source: Path, folder: Path, budgets: Sequence[float], hooks:
     for step in ("suggest", "risk"):
         measure(found, step, [*gitpeft, step, "HEAD"], clone)
     measure(found, "status", [*gitpeft, "status"], clone)
-    _measure_hook(found, clone, hooks)
     bundle = folder / f"{found.name}.bundle"
     measure(found, "publish", [*gitpeft, "publish", "--no-sign", "--to", str(bundle)], clone)
     state = clone / ".git" / "gitpeft"
@@ -175,31 +192,136 @@ def measure_history(source: Path, folder: Path, budgets: Sequence[float], hooks:
     return found
 
 
-def _measure_hook(found: Measured, clone: Path, times: int) -> None:
-    """The time of `git commit` up to the editor, each with another staged change, without the commit."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=clone, check=True, capture_output=True).stdout
-    files = [clone / os.fsdecode(name) for name in listed.split(b"\0") if name]
-    texts = [path for path in files if path.suffix in (".py", ".c", ".h", ".rb", ".go") and path.is_file()]
-    dice, spent = random.Random(1), []
-    message = clone / ".git" / "COMMIT_EDITMSG"
-    for number in range(times):
-        path = dice.choice(texts)
+class HookTrial:
+    """The hook in one clone: the time of `git commit` up to the editor, each with another staged change."""
+
+    def __init__(self, clone: Path) -> None:
+        self._clone = clone
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=clone, check=True, capture_output=True).stdout
+        files = [clone / os.fsdecode(name) for name in listed.split(b"\0") if name]
+        self._texts = [path for path in files if path.suffix in SOURCES and path.is_file()]
+        self._dice = random.Random(1)
+        # what an answer takes is the question, not whether a busy machine gives it in time
+        subprocess.run(["git", "config", "gitpeft.timeoutMs", "30000"], cwd=clone, check=True)
+        self.seconds: list[float] = []
+        self.cpu: list[float] = []
+        self.silent = 0
+
+    def run(self, number: int, *, counts: bool = True) -> None:
+        """Stage a change, run the hook, and put everything back; without `counts` only to warm caches."""
+        path, message = self._dice.choice(self._texts), self._clone / ".git" / "COMMIT_EDITMSG"
         before = path.read_bytes()
         path.write_bytes(before + b"\nvalue_%d = cache(%d)\n" % (number, number))
-        subprocess.run(["git", "add", str(path)], cwd=clone, check=True)
+        quiet = os.environ | {"GITPEFT": "0"}  # nothing is to be worked out ahead
+        subprocess.run(["git", "add", str(path)], cwd=self._clone, check=True, env=quiet)
         message.write_bytes(b"\n")
-        start = time.monotonic()
+        # an editor in which a message can be read: else the hook is silent
+        environment = _make_environment() | {"GIT_EDITOR": "vi", "CI": ""}
+        used, start = _sum_children_cpu(), time.monotonic()
+        hook = str(self._clone / ".git" / "hooks" / "prepare-commit-msg")
         subprocess.run(
-            [str(clone / ".git" / "hooks" / "prepare-commit-msg"), str(message)], cwd=clone, check=False,
-            env=_make_environment(), stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        spent.append(time.monotonic() - start)
+            [hook, str(message)], cwd=self._clone, check=False, env=environment, stderr=subprocess.DEVNULL
+        )
+        if counts:
+            self.seconds.append(time.monotonic() - start)
+            self.cpu.append(_sum_children_cpu() - used)
+            self.silent += message.read_bytes() == b"\n"
         path.write_bytes(before)
-        subprocess.run(["git", "reset", "-q"], cwd=clone, check=True)
-    if spent:
-        found.seconds["hook p50"] = statistics.median(spent)
-        found.seconds["hook p95"] = sorted(spent)[int(0.95 * (len(spent) - 1))]
-        found.load["hook p50"] = found.load["hook p95"] = os.getloadavg()[0]
+        subprocess.run(["git", "reset", "-q"], cwd=self._clone, check=True, env=quiet)
+
+
+SOURCES = (".py", ".c", ".h", ".rb", ".go", ".js")
+
+
+def _sum_children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure_hooks(rows: Sequence[Measured], clones: Path, times: int) -> None:
+    """The hook in all clones in turns; what it took goes into their rows."""
+    trials = {one.name: HookTrial(clones / one.name) for one in rows if (clones / one.name).is_dir()}
+    for number in range(times + 1):
+        for one in trials.values():
+            one.run(number, counts=number > 0)
+    for row in rows:
+        if row.name not in trials or not trials[row.name].seconds:
+            continue
+        trial = trials[row.name]
+        for name, share in (("hook p50", 0.5), ("hook p95", 0.95)):
+            place = int(share * (len(trial.seconds) - 1))
+            row.seconds[name], row.cpu[name] = sorted(trial.seconds)[place], sorted(trial.cpu)[place]
+            row.load[name] = os.getloadavg()[0]
+        row.notes["hook, silent"] = f"{trial.silent} of {len(trial.seconds)}"
+
+
+# --- an index alone -----------------------------------------------------------------------------------------
+
+_TERMS_PER_COMMIT, _DISTINCT_TERMS = 60, 30
+ASK_INDEX = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from gitpeft.bundle.bundle import open_active_bundle
+from gitpeft.suggest.retrieval import CommitIndex
+bundle = open_active_bundle(Path(sys.argv[1]))
+spent = [time.perf_counter()]
+index = CommitIndex.load_from_bundle(bundle)
+spent.append(time.perf_counter())
+dice = np.random.default_rng(int(sys.argv[2]))
+terms = np.unique(np.minimum(dice.zipf(1.3, 60), 1 << 30)).astype(np.uint32) * np.uint32(2654435761)
+found = index.find_nearest_by_terms(terms, np.ones(len(terms), np.uint32), 10)
+spent.append(time.perf_counter())
+print(json.dumps([spent[1] - spent[0], spent[2] - spent[1], len(found)]))
+"""
+
+
+def build_random_index(state: Path, commits: int) -> int:
+    """A bundle of an index alone, of commits with terms by Zipf's law; its bytes."""
+    import numpy as np
+
+    dice = np.random.default_rng(0)
+    parts = []
+    for start in range(0, commits, 10_000):
+        rows = min(10_000, commits - start)
+        drawn = np.minimum(dice.zipf(1.3, (rows, _TERMS_PER_COMMIT)), 1 << 30).astype(np.uint32)
+        parts += [np.unique(row)[-_DISTINCT_TERMS:] for row in drawn * np.uint32(2654435761)]
+    lengths = np.array([len(part) for part in parts], dtype=np.int32)
+    terms = np.concatenate(parts)
+    counted = TermCounts(terms, np.ones(len(terms), dtype=np.uint32), lengths)
+    subjects = (f"Add the {WORDS[number % 11]} of {number}" for number in range(commits))
+    index = CommitIndex.build_from_counts(
+        counted, subjects, [""] * commits, (f"{number:040x}" for number in range(commits))
+    )
+    with bundles.staging_folder(state) as folder:
+        (folder / bundles.INDEX_FOLDER).mkdir()
+        index.save(folder / bundles.INDEX_FOLDER)
+        (folder / bundles.STYLE_FILE).write_text("{}")
+        (folder / bundles.RISK_MODEL_FILE).write_text("{}")
+        id_ = bundles.write_bundle(folder, Manifest("retrieval", ""))
+    bundles.activate_bundle(state, id_)
+    return measure_folder(state)
+
+
+def measure_index(commits: int, times: int) -> str:
+    """A row of a table: to open an index, and to find ten neighbours, in fresh processes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        size = build_random_index(Path(scratch), commits)
+        found = [
+            json.loads(
+                subprocess.run(
+                    [sys.executable, "-c", ASK_INDEX, scratch, str(number)],
+                    check=True, capture_output=True, env=_make_environment(),
+                ).stdout
+            )
+            for number in range(times)
+        ]  # fmt: skip
+    opened, asked = sorted(one[0] for one in found), sorted(one[1] for one in found)
+    middle, late = times // 2, int(0.95 * (times - 1))
+    figures = [f"{1000 * one:.1f}" for one in (opened[middle], opened[late], asked[middle], asked[late])]
+    return (
+        f"| {commits:,} | {format_size(size)} | " + " | ".join([*figures, f"{os.getloadavg()[0]:.0f}"]) + " |"
+    )
 
 
 # --- the report ---------------------------------------------------------------------------------------------
@@ -212,9 +334,10 @@ def format_table(rows: Sequence[Measured]) -> str:
     lines = ["| | " + " | ".join(f"{one.name}, {one.commits:,} commits" for one in rows) + " |"]
     lines.append("|---|" + "---:|" * len(rows))
     lines += [f"| {step} | " + " | ".join(_format_cell(one, step) for one in rows) + " |" for step in steps]
+    rows = [one for one in rows if one.seconds]
     ratios = [f"{one.seconds['mine'] / one.seconds['git log -p']:.2f}" for one in rows]
     lines.append("| mine / `git log -p` | " + " | ".join(ratios) + " |")
-    for note in ("disk", "published"):
+    for note in ("disk", "published", "hook, silent"):
         lines.append(f"| {note} | " + " | ".join(one.notes.get(note, "") for one in rows) + " |")
     return "\n".join(lines)
 
@@ -287,6 +410,51 @@ def _draw_text(x: float, y: float, below: float, text: str) -> str:
     return f'<text x="{x - 50:.1f}" y="{y + below:.1f}" fill="#566070">{text}</text>'
 
 
+def format_budget_runs(runs: Sequence[dict[str, Any]]) -> str:
+    """A markdown table: a line for each run of `init`, with the limit that it has by its size."""
+    lines = [
+        "| history | commits | base | budget, min | after mining, s | of the budget | load | left out |",
+        "|---|---:|---|---:|---:|---:|---:|---|",
+    ]
+    kept = 0
+    for run in sorted(runs, key=lambda one: (one["budget"], one["commits"])):
+        share = run["after_mining"] / (60 * run["budget"])
+        kept += share <= TOLERATED_SHARE
+        left_out = "; ".join(run["left_out"]) or "nothing"
+        load = " to ".join(f"{one:.0f}" for one in run["load"])
+        cells = [run["name"], f"{run['commits']:,}", run["base"], f"{run['budget']:g}"]
+        cells += [f"{run['after_mining']:.0f}", f"{share:.2f}", load, left_out]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(
+        [*lines, "", f"{kept} of {len(runs)} runs ended within {TOLERATED_SHARE:g} of their budgets"]
+    )
+
+
+TOLERATED_SHARE = 1.1
+
+
+def run_budget(source: Path, clones: Path, minutes: float) -> dict[str, Any]:
+    """`gitpeft init` on a fresh clone that has been mined: what it took, by step, and what it left out."""
+    name = source.parent.name if source.name == "repo" else source.name.removesuffix(".git")
+    clone = clones / f"{name}-{minutes:g}"
+    shutil.rmtree(clone, ignore_errors=True)
+    subprocess.run(["git", "clone", "-q", "--shared", str(source), str(clone)], check=True)
+    counted = subprocess.run(
+        ["git", "rev-list", "--count", "HEAD"], cwd=clone, check=True, capture_output=True
+    ).stdout
+    found, gitpeft = Measured(name, int(counted)), [sys.executable, "-m", "gitpeft"]
+    measure(found, "mine", [*gitpeft, "mine"], clone)
+    loads = [os.getloadavg()[0]]
+    told = json.loads(measure(found, "init", [*gitpeft, "init", "--budget", f"{minutes:g}", "--json"], clone))
+    loads.append(os.getloadavg()[0])
+    return {
+        "name": name, "commits": found.commits, "budget": minutes, "base": os.environ.get("GITPEFT_BASE", ""),
+        "after_mining": told["budget"]["seconds"], "left_out": told["budget"]["left_out"], "load": loads,
+        "steps": told["seconds"], "cpu": found.cpu["init"], "memory": found.memory["init"],
+        "mine": found.seconds["mine"],
+    }  # fmt: skip
+
+
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(
@@ -297,26 +465,61 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="*", type=float, default=[1.0, 5.0])
     parser.add_argument("--hooks", type=int, default=20, help="how often the hook runs")
     parser.add_argument("--plot", type=Path, help="write the plot there, as SVG")
-    parser.add_argument(
-        "--work", type=Path, help="an existing folder for the clones; default: a temporary one"
-    )
+    parser.add_argument("--work", type=Path, help="a folder in which histories and clones stay")
+    parser.add_argument("--results", type=Path, help="a file to which rows are added")
+    parser.add_argument("--budget-runs", type=Path, help="a file to which `init` runs are added")
+    parser.add_argument("--index", nargs="*", type=int, default=[], metavar="N")
     parser.add_argument("--write", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.write:
         for part in write_history(args.write):
             sys.stdout.buffer.write(part)
         return
-    with tempfile.TemporaryDirectory(dir=args.work) as scratch:
-        folder = Path(scratch).resolve()
-        sources = [*(generate(folder, count) for count in args.generate), *args.repos]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (args.work or Path(scratch)).resolve()
         clones = folder / "clones"
-        clones.mkdir()
-        rows: list[Measured] = []
-        for source in sources:  # after each, because the next may take hours
-            rows.append(measure_history(source.resolve(), clones, args.budgets, args.hooks))
-            print(format_table(rows), *list_left_out(rows), sep="\n", flush=True)
-            if args.plot:
-                args.plot.write_text(draw_plot(rows), encoding="utf-8")
+        clones.mkdir(parents=True, exist_ok=True)
+        if args.index:
+            print("| commits | files | opened, ms: p50 | p95 | ten found, ms: p50 | p95 | load |")
+            print("|---:|---:|---:|---:|---:|---:|---:|")
+            for count in args.index:
+                print(measure_index(count, args.hooks), flush=True)
+            return
+        sources = [*(generate(folder, count) for count in args.generate), *args.repos]
+        sources = [source.resolve() for source in sources]
+        if args.budget_runs:
+            _add_budget_runs(args.budget_runs, sources, clones, args.budgets)
+        else:
+            _add_rows(args, sources, clones)
+
+
+def _add_budget_runs(file: Path, sources: Sequence[Path], clones: Path, budgets: Sequence[float]) -> None:
+    runs = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    for source in sources:
+        for minutes in budgets:
+            runs.append(run_budget(source, clones, minutes))
+            file.write_text("".join(json.dumps(run) + "\n" for run in runs))
+    print(format_budget_runs(runs))
+
+
+def _add_rows(args: argparse.Namespace, sources: Sequence[Path], clones: Path) -> None:
+    known = args.results.read_text().splitlines() if args.results and args.results.exists() else []
+    rows = [Measured(**json.loads(line)) for line in known]
+    for source in sources:  # after each, because the next may take hours
+        found = measure_history(source, clones, args.budgets)
+        rows = [*(one for one in rows if one.name != found.name), found]
+        _report(args, rows)
+    if args.hooks:
+        measure_hooks(rows, clones, args.hooks)
+        _report(args, rows)
+
+
+def _report(args: argparse.Namespace, rows: Sequence[Measured]) -> None:
+    if args.results:
+        args.results.write_text("".join(json.dumps(asdict(one)) + "\n" for one in rows))
+    print(format_table(rows), *list_left_out(rows), sep="\n", flush=True)
+    if args.plot:
+        args.plot.write_text(draw_plot(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

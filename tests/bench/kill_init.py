@@ -2,12 +2,14 @@
 
     python tests/bench/kill_init.py REPO [--kills 20] [--seed 0] [--budget 1] [--base mini]
     python tests/bench/kill_init.py --generate 3000
+    python tests/bench/kill_init.py CLONE --in-place --kills 5 --seed 2
 
-A clone gets a first model; then `gitpeft init` with another budget is started and killed (SIGKILL) after a
-random time, again and again. After each kill no process of it may be left, `gitpeft suggest HEAD` must answer
-with the installed model, and the next start goes on. A run that comes to its end counts as one that
-completed, and the next one begins with yet another budget. At last one run is left alone: it must complete,
-and `gitpeft doctor` must find nothing broken.
+A clone (with `--in-place` the given one, so that many kills can be done in parts) gets a first model; then
+`gitpeft init` with another budget is started and killed (SIGKILL) after a random time, again and again. After
+each kill no process of it may be left, `gitpeft suggest HEAD` must answer with the installed model, and the
+next start goes on. A run that comes to its end counts as one that completed, and the next one begins with yet
+another budget. At last one run is left alone: it must complete, and `gitpeft doctor` must find nothing
+broken.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,11 +59,11 @@ def run(clone: Path, arguments: Sequence[str], base: str) -> tuple[int, str, str
     return process.returncode, out.decode(), err.decode("utf-8", "replace")
 
 
-def kill_once(clone: Path, budget: float, moment: float, base: str, report: KillReport) -> bool:
+def kill_once(clone: Path, budget: str, moment: float, base: str, report: KillReport) -> bool:
     """Start `init`, kill it after `moment` seconds, and check; False where it had ended before."""
-    log = clone / "progress.log"
+    log = clone / ".git" / "progress.log"
     with log.open("wb") as errors:
-        command = [sys.executable, "-m", "gitpeft", "init", "--budget", f"{budget:g}", "--progress", "json"]
+        command = [sys.executable, "-m", "gitpeft", "init", "--budget", budget, "--progress", "json"]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "GITPEFT_BASE": base}
         process = subprocess.Popen(
             command, cwd=clone, env=environment, start_new_session=True, stdout=errors, stderr=errors
@@ -110,29 +112,36 @@ def check_answer(clone: Path, base: str, report: KillReport) -> None:
         report.failures.append(f"suggest ended with {code}: {(out + err)[-300:]}")
 
 
+def _list_budgets(budget: float, seed: int) -> Iterator[str]:
+    """Nearly the same budget again and again, so that each run is one of its own."""
+    for number in range(1000):
+        yield f"{budget * (1 + seed / 100 + number / 10_000):.4f}"
+
+
 def kill_many(clone: Path, kills: int, seed: int, budget: float, base: str) -> KillReport:
     """The first model, the kills, and the run that is left alone."""
     report, dice = KillReport(), random.Random(seed)
     began = time.monotonic()
-    code, _, err = run(clone, ["init", "--budget", f"{budget:g}"], base)
+    budgets = _list_budgets(budget, seed)
+    code, _, err = run(clone, ["init", "--budget", next(budgets)], base)
     if code:
         raise SystemExit(f"the first init ended with {code}: {err}")
     whole = time.monotonic() - began
     print(f"the first init took {whole:.0f} s", flush=True)
-    round_ = 1
+    asked = next(budgets)
     while len(report.kills) < kills:
         moment = dice.uniform(0.5, whole)
-        asked = budget * (1 + round_ / 1000)
         if not kill_once(clone, asked, moment, base, report):
-            round_ += 1
+            asked = next(budgets)
             continue
         check_answer(clone, base, report)
         print(f"kill {len(report.kills)} at {moment:.1f} s, in {report.steps[-1]}", flush=True)
-    asked = budget * (1 + round_ / 1000)
-    code, _, err = run(clone, ["init", "--budget", f"{asked:g}"], base)
+    began = time.monotonic()
+    code, _, err = run(clone, ["init", "--budget", asked], base)
     report.completed += 1
     if code:
         report.failures.append(f"the last init ended with {code}: {err[-300:]}")
+    print(f"the last run, alone, took {time.monotonic() - began:.0f} s", flush=True)
     check_answer(clone, base, report)
     code, out, err = run(clone, ["doctor"], base)
     if code:
@@ -147,6 +156,7 @@ def main() -> None:
     )
     parser.add_argument("repo", nargs="?", type=Path)
     parser.add_argument("--generate", type=int, default=0, metavar="N")
+    parser.add_argument("--in-place", action="store_true", help="kill in REPO itself, a clone")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budget", type=float, default=1.0)
@@ -155,10 +165,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         source = bench_scale.generate(folder, args.generate) if args.generate else args.repo.resolve()
-        clone = folder / "clone"
-        subprocess.run(["git", "clone", "-q", "--shared", str(source), str(clone)], check=True)
+        clone = source if args.in_place else folder / "clone"
+        if not args.in_place:
+            subprocess.run(["git", "clone", "-q", "--shared", str(source), str(clone)], check=True)
         # how long an answer takes on a busy machine is not the question
-        subprocess.run(["git", "config", "gitpeft.timeoutMs", "60000"], cwd=clone, check=True)
+        subprocess.run(["git", "config", "gitpeft.timeoutMs", "30000"], cwd=clone, check=True)
+        # nor whether an answer is likely to fit
+        subprocess.run(["git", "config", "gitpeft.minScore", "0"], cwd=clone, check=True)
         report = kill_many(clone, args.kills, args.seed, args.budget, args.base)
     hit = {step: report.steps.count(step) for step in dict.fromkeys(report.steps)}
     print(f"{len(report.kills)} kills ({', '.join(f'{step} {n}' for step, n in hit.items())})")
