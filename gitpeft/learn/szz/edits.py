@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import RecordParser
 
-DETAIL_SUSPECTS, DETAIL_CHECKSUMS, DETAIL_CONTINUATIONS = "n", "p", "i"
+DETAIL_SUSPECTS, DETAIL_CHECKSUMS, DETAIL_CONTINUATIONS = "b", "p", "i"
 """What is kept of a commit beside places, a letter each: fixes, what reverts concern, ignored revisions.
 
-Of fixes, earlier versions kept no neighbours (and wrote `s`).
+Of fixes, earlier versions kept no neighbours (`s`), or those of fixes that are passed over as well (`n`).
 """
 
 BLOB_ID_LENGTH = 16

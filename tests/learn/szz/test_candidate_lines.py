@@ -13,13 +13,18 @@ from gitpeft.learn.szz.edits import CommitEdit, align_lines, map_reformatted_lin
 from tests.support.gitrepo import Repo
 
 
-def judged(repo: Repo) -> CommitEdit:
-    """The newest commit, judged."""
-    repository = Repository.open(repo.path)
+def read_edit(repo: Repo) -> CommitEdit:
+    """What the newest commit does."""
     (edit,) = stream_diff_tree(
-        repository, [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
+        Repository.open(repo.path), [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
     )
     assert not isinstance(edit, SkippedCommit)
+    return edit
+
+
+def judged(repo: Repo) -> CommitEdit:
+    """The newest commit, judged."""
+    repository, edit = Repository.open(repo.path), read_edit(repo)
     wanted = [file.blob for file in edit.files if set(file.blob) != {"0"}]
     content = dict(zip(wanted, read_blobs(repository, wanted), strict=True))
     edit.moves = moved_lines.find_moved_blocks(edit)
@@ -165,12 +170,39 @@ def test_files_that_no_line_can_be_traced_in_are_counted(repo: Repo) -> None:
 def test_content_that_is_not_here_is_counted(repo: Repo) -> None:
     repo.commit("old", **{"a.py": "x = 1\n"})
     repo.commit("new", **{"a.py": "x = 2\n"})
-    (edit,) = stream_diff_tree(
-        Repository.open(repo.path), [repo.git("rev-parse", "HEAD")], edits.ORDINARY_OPTIONS, edits.PatchParser
-    )
-    assert not isinstance(edit, SkippedCommit)
+    edit = read_edit(repo)
     candidate_lines.find_suspect_lines(edit, {})
     assert (edit.suspects, edit.passed) == ({}, {"file: content not here": 1})
+
+
+FUNCTION = "def f(a):\n    return a\n"
+CHECKED = FUNCTION.replace("\n", "\n    a = max(a, 0)\n", 1)
+
+
+def test_an_addition_has_neighbours(repo: Repo) -> None:
+    repo.commit("old", **{"a.py": FUNCTION})
+    repo.commit("new", **{"a.py": CHECKED})
+    edit = judged(repo)
+    candidate_lines.find_neighbour_lines(edit)
+    assert edit.neighbours == {"a.py": [1, 2]}
+
+
+def test_a_fix_that_is_too_large_has_no_neighbours(repo: Repo) -> None:
+    many = "".join(f"x{i} = {i}\n" for i in range(candidate_lines.LARGE_FIX_LINES + 1))
+    repo.commit("old", **{"a.py": FUNCTION, "b.py": many + "last = 1\n"})
+    repo.commit("new", **{"a.py": CHECKED, "b.py": "last = 1\n"})
+    edit = judged(repo)
+    candidate_lines.find_neighbour_lines(edit)
+    assert (edit.neighbours, edit.passed["commit: large fix"]) == ({}, 1)
+
+
+def test_a_fix_whose_content_is_not_here_has_no_neighbours(repo: Repo) -> None:
+    repo.commit("old", **{"a.py": FUNCTION, "b.py": "x = 1\n"})
+    repo.commit("new", **{"a.py": CHECKED, "b.py": "x = 2\n"})
+    edit = read_edit(repo)
+    candidate_lines.find_suspect_lines(edit, {})
+    candidate_lines.find_neighbour_lines(edit)
+    assert edit.neighbours == {}
 
 
 def test_a_hunk_that_reflows_says_where_its_lines_come_from() -> None:
