@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gitpeft.files import write_json_cache
 from gitpeft.learn.evaluation.trial import TrialLimit
-from gitpeft.learn.szz.szz import TraceLimit
+from gitpeft.learn.szz.szz import LEAST_TRACED_COMMITS, TraceLimit
 
 PACES_FILE = "paces.json"
 
@@ -40,10 +40,13 @@ _ASSUMED_CAUSAL = {TRAINING: 1.5, EXPORT: 40.0, SUGGESTION: 1.0}
 _EXAMPLES_SHARE, _EVALUATION_SHARE, _RISK_SHARE, _LEAST_TRAINING_SHARE = 0.25, 0.3, 0.3, 0.3
 """The largest shares of the budget for the steps, and the smallest for training."""
 
+_KEPT_RISK_SHARE = 0.15
+"""Kept for the risk model while models are compared; where less is left, so much is spent all the same."""
+
 _ENCODER_COMMITS, _ENCODER_COST = 2500, 0.1
 """Commits that a risk encoder scores at most, and what one costs beside a suggestion."""
 
-_LEAST_PREPARED, _LEAST_EVALUATED = 2000, 20
+_LEAST_PREPARED, _LEAST_EVALUATED, _LEAST_TRACED = 2000, 20, 500
 _COUNT_PREFIX, _KEPT_COUNTS = "count ", 8
 _RESERVE_SECONDS = 3.0  # the bundle is written, and hooks installed
 _NEW_WEIGHT = 0.5  # of a measurement, beside what was measured before
@@ -219,8 +222,18 @@ class RunBudget:
     def limit_validation(self, base: BudgetedBase, wanted: int, commits: int) -> TrialLimit:
         """The time of each variant on validation, beside the test and a risk model of `commits`."""
         share = max(_EVALUATION_SHARE * self.seconds, self.left - self._reserve_risk(commits))
-        seconds = max(0.0, min(self.left, share)) / (base.variants + 1)
+        seconds = max(0.0, min(self._count_free(commits), share)) / (base.variants + 1)
         return TrialLimit(wanted, seconds, _LEAST_EVALUATED)
+
+    def _count_free(self, commits: int) -> float:
+        """Seconds that are left beside those that the risk model of so many commits needs in any case."""
+        return self.left - min(self._reserve_risk(commits), _KEPT_RISK_SHARE * self.seconds)
+
+    def allows_variant(self, base: BudgetedBase, asked: int, commits: int) -> bool:
+        """Whether there is time to export another variant and ask it about so many commits."""
+        export = self.paces.get(EXPORT, base.name, causal=base.causal)
+        suggestions = asked * self.paces.get(SUGGESTION, base.name, causal=base.causal)
+        return export + suggestions <= self._count_free(commits)
 
     def limit_test(self, wanted: int) -> TrialLimit:
         """The time of the test on the newest commits: all that is left."""
@@ -241,7 +254,9 @@ class RunBudget:
         """What is left for the risk model of a history of `commits`, beside a test on `tested` of them."""
         test = self.paces.get(SUGGESTION, base.name, causal=base.causal) * tested
         kept = min(test, _EVALUATION_SHARE / 2 * self.seconds) + commits * self.paces.get(MEASURING)
-        return TraceLimit(max(0.0, self.left - kept), self.paces.get(RISK))
+        seconds, pace = max(0.0, self.left - kept), self.paces.get(RISK)
+        affordable = max(self.left, _KEPT_RISK_SHARE * self.seconds) / (pace + self.paces.get(TRACING))
+        return TraceLimit(seconds, pace, max(_LEAST_TRACED, min(LEAST_TRACED_COMMITS, int(affordable))))
 
     def allows_encoder(self, minutes: float, base: BudgetedBase) -> bool:
         """Whether there is time for a risk encoder that is trained for `minutes` and asked about commits."""

@@ -466,8 +466,9 @@ def _select_variant(
     if choice is None or draft.adapter is None or scores:
         return SelectedModel(draft, choice, scores)
     best, scores = (draft, choice), {TUNED: choice.best_score}
+    base = find_budgeted_base(run.plan)
     for name, make_variant in _list_milder_variants(run, draft).items():
-        if run.budget.left <= 0:
+        if not run.budget.allows_variant(base, best[1].n, len(run.mined.records)):
             run.budget.note_left_out(name, f"comparing the model that is {name}")
             continue
         variant = make_variant()

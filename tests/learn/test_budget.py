@@ -6,6 +6,7 @@ import pytest
 
 from gitpeft.learn import budget as budgets
 from gitpeft.learn.budget import BudgetedBase, Paces, RunBudget
+from gitpeft.learn.szz.szz import LEAST_TRACED_COMMITS
 
 MINI, SMOL = BudgetedBase("mini"), BudgetedBase("smol", causal=True, variants=1)
 
@@ -69,6 +70,31 @@ def test_time_that_training_did_not_need_goes_to_validation(tmp_path: Path) -> N
     trial = budget.limit_validation(SMOL, 60, 3300)
     assert trial.seconds >= 60 * budget.paces.get(budgets.SUGGESTION, "smol", causal=True)
     assert 110 + 2 * trial.seconds + 3300 * 0.0181 <= budget.seconds
+
+
+def test_a_variant_is_compared_where_there_is_time_for_it(tmp_path: Path) -> None:
+    budget, clock = start(tmp_path, 1)
+    # an export of 12 s and 100 suggestions of 0.1 s, beside 9 s that risk keeps, and 3 s for the end
+    clock.now += 60 - 34.1
+    assert budget.allows_variant(MINI, 100, 100_000)
+    clock.now += 0.2
+    assert not budget.allows_variant(MINI, 100, 100_000) and budget.allows_variant(MINI, 97, 100_000)
+    assert budget.allows_variant(MINI, 100, 10), "a short history has a cheap risk model"
+    budget.paces.observe(budgets.EXPORT, 2, 1, "mini")
+    assert budget.allows_variant(MINI, 190, 100_000)
+
+
+def test_where_the_time_is_spent_few_commits_are_traced(tmp_path: Path) -> None:
+    budget, clock = start(tmp_path, 1)
+    clock.now += 70
+    limit = budget.limit_tracing(MINI, 200, 100_000)
+    assert (limit.seconds, limit.least) == (0, 500), "9 s, at 0.018 s a commit"
+    longer, clock = start(tmp_path, 2)
+    clock.now += 140
+    assert longer.limit_tracing(MINI, 200, 100_000).least == 999, "twice as many"
+    budget, clock = start(tmp_path, 5)
+    clock.now += 200
+    assert budget.limit_tracing(MINI, 200, 100_000).least == LEAST_TRACED_COMMITS
 
 
 def test_examples_end_with_their_share_whatever_a_commit_was_thought_to_take(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ CACHE_VERSION = 1
 """Version of the cache; one of another version is emptied."""
 
 _BATCH_SIZE = 500
-_COMMITS_AT_ONCE = 1000
+_COMMITS_AT_ONCE = 500
 """Commits after which it is asked whether there is time for more."""
 
 _MAX_PENDING_BYTES = 32 << 20  # characters of patches that wait for the content of their files

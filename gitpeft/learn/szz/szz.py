@@ -35,7 +35,7 @@ LARGE_COMMIT_FILES, LARGE_COMMIT_LINES = 100, 10_000
 """A commit of more files or added lines is an import or a rewrite: it is not labelled as bug-introducing."""
 
 LEAST_TRACED_COMMITS = 2000
-"""So many of the newest commits are traced whatever that costs."""
+"""So many of the newest commits are traced whatever that costs, where a limit does not say otherwise."""
 
 _EVIDENCE_SHARE = 0.3  # of the time that a limit gives, for reading the messages
 
@@ -112,13 +112,14 @@ class SzzLabels:
 
 @dataclass(frozen=True, slots=True)
 class TraceLimit:
-    """How much is traced: the newest commits that `seconds` allow for, at least `LEAST_TRACED_COMMITS`.
+    """How much is traced: the newest commits that `seconds` allow for, `least` of them in any case.
 
     `pace`: the seconds that each of them will cost after it was read.
     """
 
     seconds: float
     pace: float = 0.0
+    least: int = LEAST_TRACED_COMMITS
 
 
 @dataclass(slots=True)
@@ -166,7 +167,7 @@ def trace_bug_introducing_commits(
     commits = list(case.commits.values())
 
     def is_enough(here: int) -> bool:
-        if limit is None or here < LEAST_TRACED_COMMITS:
+        if limit is None or here < limit.least:
             return False
         return time.monotonic() - start + here * limit.pace >= limit.seconds
 
@@ -203,10 +204,10 @@ def _read_message_evidence(
 ) -> tuple[_MessageEvidence, list[str]]:
     """The evidence in all messages, oldest first; with a `limit` of the newest, and the ids of the others.
 
-    How long a message takes is known from the `LEAST_TRACED_COMMITS` newest.
+    How long a message takes is known from the newest, which are read in any case.
     """
     ignored = read_ignored_revisions(repository, tip)
-    start, newest = time.monotonic(), None if limit is None else LEAST_TRACED_COMMITS
+    start, newest = time.monotonic(), None if limit is None else limit.least
     commits = read_commit_messages(repository, tip, newest)
     case = _collect_message_evidence(commits, pattern, ignored.shas)
     unread: list[str] = []

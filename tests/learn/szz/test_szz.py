@@ -397,7 +397,6 @@ def test_a_limit_traces_the_newest_and_the_next_run_goes_on(
     bug = repo.commit("Add edge", **{"c.py": BAD})
     repo.commit("Fix edge", **{"c.py": GOOD})
     repo.commit("Fix area", **{"a.py": OTHER + GOOD})
-    monkeypatch.setattr(szz, "LEAST_TRACED_COMMITS", 3)
     monkeypatch.setattr("gitpeft.learn.szz.edit_cache._COMMITS_AT_ONCE", 3)
 
     def trace(limit: szz.TraceLimit | None) -> SzzLabels:
@@ -405,11 +404,11 @@ def test_a_limit_traces_the_newest_and_the_next_run_goes_on(
             Repository.open(repo.path), "HEAD", Config(), lambda *heard: None, limit
         )
 
-    part = trace(szz.TraceLimit(0))
+    part = trace(szz.TraceLimit(0, least=3))
     assert list(part.verdicts) == [bug] and old in part.untraced and bug not in part.untraced
     assert (part.report.commits, part.report.read, part.report.untraced) == (3, 3, 5)
     assert part.report.lines == {"history not here": 1}
-    again = trace(szz.TraceLimit(1e9))
+    again = trace(szz.TraceLimit(1e9, least=3))
     assert set(again.verdicts) == {old, bug} and not again.untraced
     assert (again.report.commits, again.report.read) == (8, 5), "what was read before is not read again"
     assert dataclasses.replace(again, report=part.report) == dataclasses.replace(
