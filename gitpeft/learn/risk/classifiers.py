@@ -6,6 +6,7 @@ All of them are `RiskModel`s, sums of weighted features. Features that are no me
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from gitpeft.learn import logistic
 from gitpeft.learn.evaluation.ranking_metrics import RankedCommits
 from gitpeft.learn.risk import bag_of_words, prior
-from gitpeft.risk.change_metrics import ChangeMetrics
+from gitpeft.risk.change_metrics import METRIC_NAMES, ChangeMetrics
 from gitpeft.risk.encoder import OnnxRiskEncoder
 from gitpeft.risk.model import (
     ENCODER_FEATURE,
@@ -23,6 +24,7 @@ from gitpeft.risk.model import (
     METRICS_WORDS_AND_ENCODER,
     PRIOR,
     PRIOR_AND_OWN,
+    RANK_PREFIX,
     RISK_FEATURES,
     TUNED_ENCODER,
     WORDS_FEATURE,
@@ -239,11 +241,31 @@ def build_design_matrix(
         beside[WORDS_FEATURE] = bag_of_words.score_changes(data.changes, words)
     if ENCODER_FEATURE in features and data.readings is not None:
         beside[ENCODER_FEATURE] = data.readings
-    rows = [
-        scale_features(one, features, {name: float(column[i]) for name, column in beside.items()}, quantiles)
-        for i, one in enumerate(data.metrics)
+    known = np.array([_remember_values(one) for one in data.metrics]).reshape(len(data), 2, len(METRIC_NAMES))
+    columns = [
+        beside[name] if name in beside else _select_column(known, name, quantiles or {}) for name in features
     ]
-    return np.array(rows, dtype=float).reshape(len(data), len(features))
+    return np.array(columns, dtype=float).reshape(len(features), len(data)).T.copy()
+
+
+@lru_cache(1 << 17)
+def _remember_values(metrics: ChangeMetrics) -> Array:
+    """The metrics (2, len(METRIC_NAMES)): as they are, and as `scale_features` scales them.
+
+    Remembered, because each fit of an evaluation asks again.
+    """
+    values = [float(getattr(metrics, name)) for name in METRIC_NAMES]
+    return np.array([values, scale_features(metrics, METRIC_NAMES)])
+
+
+def _select_column(known: Array, name: str, quantiles: Quantiles) -> Array:
+    """The feature of a name, (n), from the values of the commits, as `scale_features` gives it."""
+    if not name.startswith(RANK_PREFIX):
+        return known[:, 1, METRIC_NAMES.index(name)]
+    metric = name.removeprefix(RANK_PREFIX)
+    values, steps = known[:, 0, METRIC_NAMES.index(metric)], np.asarray(quantiles[metric])
+    below, upto = np.searchsorted(steps, values, "left"), np.searchsorted(steps, values, "right")
+    return np.asarray((below + upto) / (2 * len(steps)))
 
 
 def add_encoder_readings(reader: OnnxRiskEncoder | None, data: LabelledCommits) -> LabelledCommits:

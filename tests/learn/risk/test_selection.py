@@ -10,15 +10,17 @@ import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.evaluation import ranking_metrics
-from gitpeft.learn.risk import classifiers, labelled_history, prequential, selection
+from gitpeft.learn.risk import bag_of_words, classifiers, labelled_history, prequential, selection
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
-from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
+from gitpeft.risk.bag_of_words import BUCKET_COUNT
+from gitpeft.risk.change_metrics import DAY_SECONDS, METRIC_NAMES, ChangeMetrics
 from gitpeft.risk.model import (
     LINES_ADDED,
     LOGISTIC_REGRESSION,
     NO_MODEL,
     PRIOR,
     PRIOR_AND_OWN,
+    WORDS_FEATURE,
     RiskModel,
     scale_features,
 )
@@ -119,6 +121,25 @@ def test_probabilities_are_those_that_come_true() -> None:
     one = trial.ranked[LOGISTIC_REGRESSION]
     assert ranking_metrics.expected_calibration_error(one.truth, one.chances) < 0.05
     assert abs(one.chances.mean() - one.truth.mean()) < 0.05
+
+
+def test_the_design_matrix_has_the_features_that_a_change_has() -> None:
+    measured, found = history(300, 9, 0.5)
+    data = labelled_history.label_commits(measured, found, measured[-1].change.time)
+    quantiles = {"la": [0.0, 1.0, 1.0, 5.0, 40.0], "nuc": [0.0, 2.5, 3.0]}
+    names = ("rank:la", *METRIC_NAMES, WORDS_FEATURE, "rank:nuc")
+    words = tuple(np.linspace(-1, 1, BUCKET_COUNT))
+    changes = tuple(f"Ma.py +1 -0\n#a.py\n+word{i % 7}" for i in range(len(data)))
+    data = replace(data, changes=changes)
+    scores = bag_of_words.score_changes(data.changes, words)
+    rows = [
+        scale_features(one, names, {WORDS_FEATURE: float(score)}, quantiles)
+        for one, score in zip(data.metrics, scores, strict=True)
+    ]
+    found_rows = classifiers.build_design_matrix(data, names, words, quantiles)
+    assert found_rows.tolist() == rows and found_rows.flags.c_contiguous
+    none = classifiers.build_design_matrix(data.take([]), names, words, quantiles)
+    assert none.shape == (0, len(names))
 
 
 def test_the_fit_is_the_minimum() -> None:
