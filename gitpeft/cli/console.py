@@ -55,6 +55,18 @@ def wrap_text(text: str, indent: str = "", first: str | None = None) -> str:
     )  # fmt: skip
 
 
+def wrap_line(line: str) -> str:
+    """One line of foreign text, indented as it is; where it does not fit, it goes on indented by two more."""
+    text = line.lstrip(" ")
+    indent = " " * (len(line) - len(text))
+    return wrap_text(text, indent + "  ", indent)
+
+
+def print_line(line: str) -> None:
+    """Print one line as `wrap_line` breaks it."""
+    print(wrap_line(line), flush=True)
+
+
 def print_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
     """Labels in one column, their texts in another; a text of several lines keeps its line breaks."""
     column = max(len(label) for label, _ in rows) + 2
@@ -67,13 +79,21 @@ def print_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
 
 def print_error(message: str, hint: str = "") -> None:
     """A problem that a person can do something about, on standard error."""
-    color = sys.stderr.isatty()
+    terminal = sys.stderr.isatty()
     text = f"error: {replace_unprintable(message, keep=chr(10))}"
-    if color and "\n" not in text:
-        text = textwrap.fill(text, get_width(), break_long_words=False, break_on_hyphens=False)
-    print(text.replace("error:", "\033[1;31merror:\033[0m", 1) if color else text, file=sys.stderr)
+    hint = replace_unprintable(hint, keep="\n\t")
+    if terminal:
+        text, hint = _wrap_for_terminal(text), _wrap_for_terminal(hint)
+    print(text.replace("error:", "\033[1;31merror:\033[0m", 1) if terminal else text, file=sys.stderr)
     if hint:
-        print(replace_unprintable(hint, keep="\n\t"), file=sys.stderr)
+        print(hint, file=sys.stderr)
+
+
+def _wrap_for_terminal(text: str) -> str:
+    """A text of one line in lines that fit; one of several lines has its own layout."""
+    if "\n" in text:
+        return text
+    return textwrap.fill(text, get_width(), break_long_words=False, break_on_hyphens=False)
 
 
 def print_notice(text: str) -> None:

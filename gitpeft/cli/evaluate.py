@@ -176,9 +176,7 @@ def backtest(
         return
     without = [f"no encoder: {note['why']}" for note in teacher.notes if "why" in note] if teacher else []
     for line in [*format_backtest_summary(found.report), *without]:
-        text = line.lstrip()
-        indent = " " * (len(line) - len(text))
-        print(console.wrap_text(text, indent + "  ", indent))
+        console.print_line(line)
     print(f"The page: {place}")
 
 

@@ -1,6 +1,7 @@
 """The command `risk dismiss`: warnings that were looked at."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 
 if TYPE_CHECKING:
+    from gitpeft.history.context import StoredContext
     from gitpeft.risk.dismissal_target import Target
     from gitpeft.risk.dismissals import Dismissal
 
@@ -41,10 +43,10 @@ def dismiss(
     """Dismiss the risk warning of a file or function.
 
     A change is not flagged if, in each of its code files, the file or every function that it changes is
-    dismissed. Changes made up to 30 days before are covered, too. JSON, SARIF and GitHub's format still show
-    it, with the reason. A dismissal ends after --days (180), and at
-    once when a bug fix changes the file or function after the dismissed change. What was dismissed and needed
-    a fix is listed by `gitpeft backtest`.
+    dismissed. Changes made up to 30 days before are covered, too, older ones are not. JSON, SARIF and
+    GitHub's format still show it, with the reason. A dismissal ends after --days (180), and at once when a
+    bug fix changes the file or function after the dismissed change. What was dismissed and needed a fix is
+    listed by `gitpeft backtest`.
     """
     _check_usage(target, why, share, listed, undo)
     repository = Repository.open(repo)
@@ -55,13 +57,14 @@ def dismiss(
         _show(_undo(repository, target), as_json, "", "no longer dismissed")
         return
     made, place = _dismiss(repository, target, (why or "").strip(), days, share)
+    coverage = _find_coverage(repository, made)
     if as_json:
-        console.print_json({"file": str(place), "dismissals": [one.as_dict() for one in made]})
+        console.print_json({"file": str(place), "dismissals": [one.as_dict() for one in coverage]})
         return
-    for one in made:
-        print(
-            console.wrap_text(f"Dismissed until {one.last_day}, or the first fix in it: {one.name}", "  ", "")
-        )
+    for one in coverage:
+        console.print_line(f"Dismissed until {one.entry.last_day}, or the first fix in it: {one.entry.name}")
+        if said := one.describe():
+            console.print_line(f"  {said}")
     if share:
         print(f"Commit {place.name} to share it.")
 
@@ -111,6 +114,69 @@ def _dismiss(
     return made, change(repository, now, made, renewed)
 
 
+@dataclass(frozen=True, slots=True)
+class _Coverage:
+    """A new dismissal, and the moment of the newest commit of its target (None where that is unknown)."""
+
+    entry: "Dismissal"
+    last: int | None
+
+    @property
+    def is_last_covered(self) -> bool:
+        from gitpeft.risk.dismissal_cover import find_first_moment
+
+        return self.last is not None and self.last >= find_first_moment(self.entry)
+
+    def describe(self) -> str:
+        """Whether the last commit of the target is covered; "" where a staged change is what is dismissed."""
+        from gitpeft.risk.dismissal_cover import REVIEW_DAYS, find_first_moment
+        from gitpeft.risk.dismissals import format_day
+
+        first = format_day(find_first_moment(self.entry))
+        if self.entry.staged:
+            return ""
+        if self.last is None:
+            return f"Changes from before {first} are not covered."
+        day = format_day(self.last)
+        if self.is_last_covered:
+            return f"Its last commit, of {day}, is covered, like all since {first}."
+        return (
+            f"Its last commit, of {day}, is not covered: it is older than {REVIEW_DAYS} days. Later ones are."
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        covered = None if self.last is None else self.is_last_covered
+        return self.entry.as_dict() | {"last_commit_covered": covered}
+
+
+def _find_coverage(repository: Repository, made: "Sequence[Dismissal]") -> list[_Coverage]:
+    from gitpeft.risk.dismissal_cover import find_last_change
+
+    try:
+        with _open_context(repository) as context:
+            if context is None:
+                return [_Coverage(one, None) for one in made]
+            changes = [find_last_change(one, context.load_earlier_changes(one.path)) for one in made]
+    except GitpeftError:  # the dismissal is made all the same
+        return [_Coverage(one, None) for one in made]
+    return [_Coverage(one, found.time if found else None) for one, found in zip(made, changes, strict=True)]
+
+
+@contextmanager
+def _open_context(repository: Repository) -> "Iterator[StoredContext | None]":
+    """The history before the next commit; None where it is not read yet."""
+    if not (repository.state_dir / "history.db").exists():
+        yield None
+        return
+    from gitpeft.history.store import History
+
+    with (
+        History.open(repository.state_dir) as history,
+        history.context_before(repository, repository.resolve_head()) as context,
+    ):
+        yield context
+
+
 # --- list and undo ------------------------------------------------------------------------------------------
 
 
@@ -146,38 +212,25 @@ def _find_states(repository: Repository) -> list[_State]:
 
 def _find_ends(repository: Repository, entries: "Sequence[Dismissal]", now: int) -> "dict[Dismissal, str]":
     """The dismissals that ended with a fix, as far as the history is read."""
-    if not entries or not (repository.state_dir / "history.db").exists():
+    if not entries:
         return {}
-    from gitpeft.history.store import History
     from gitpeft.risk.dismissal_cover import find_ending_fix
     from gitpeft.risk.dismissals import format_day
 
     ends = {}
-    with (
-        History.open(repository.state_dir) as history,
-        history.context_before(repository, repository.resolve_head()) as context,
-    ):
+    with _open_context(repository) as context:
         for one in entries:
-            fix = find_ending_fix(one, context.load_earlier_changes(one.path), now)
-            if fix is not None:
+            fix = context and find_ending_fix(one, context.load_earlier_changes(one.path), now)
+            if fix:
                 ends[one] = f"a fix changed it on {format_day(fix.time)}"
     return ends
 
 
 def _undo(repository: Repository, target: str | None) -> list[_State]:
     """Remove the dismissals of a target (those of the staged change by default); what was removed."""
-    from gitpeft.risk import dismissal_target, dismissals
+    from gitpeft.risk import dismissals
 
-    states = _find_states(repository)
-    named = [one for one in states if target in (one.entry.name, one.entry.function or one.entry.path)]
-    if not named:
-        if target is None:
-            wanted: Iterable[Target] = dismissal_target.list_staged_targets(repository)
-        else:
-            wanted = [dismissal_target.resolve_target(repository, target)]
-        named = [one for one in states if one.entry.target in wanted]
-    if not named:
-        raise GitpeftError("there is no such dismissal", "gitpeft risk dismiss --list")
+    named = _find_named(repository, target)
     now = repository.read_commit_time()
     for shared, change in (
         (False, dismissals.change_own_dismissals),
@@ -188,6 +241,26 @@ def _undo(repository: Repository, target: str | None) -> list[_State]:
     return named
 
 
+def _find_named(repository: Repository, target: str | None) -> list[_State]:
+    """The dismissals of a target as `--list` names it, or as it was dismissed."""
+    from gitpeft.risk import dismissal_target
+    from gitpeft.risk.dismissals import name_target
+
+    states = _find_states(repository)
+    named = [one for one in states if target in (one.entry.name, one.entry.function or one.entry.path)]
+    if named:
+        return named
+    wanted: list[Target] = (
+        dismissal_target.list_staged_targets(repository)
+        if target is None
+        else [dismissal_target.resolve_target(repository, target)]
+    )
+    if named := [one for one in states if one.entry.target in wanted]:
+        return named
+    names = ", ".join(map(name_target, wanted))
+    raise GitpeftError(f"not dismissed: {names}", "see what is: gitpeft risk dismiss --list")
+
+
 def _show(states: Sequence[_State], as_json: bool, nothing: str, verb: str = "") -> None:
     if as_json:
         console.print_json([one.as_dict() for one in states])
@@ -196,7 +269,7 @@ def _show(states: Sequence[_State], as_json: bool, nothing: str, verb: str = "")
         print(nothing)
     for one in states:
         entry = one.entry
-        print(console.wrap_text(entry.name, "  ", ""))
+        console.print_line(entry.name)
         print(console.wrap_text(entry.why, "  ", "  "))
         place = " (in the shared file)" if entry.shared else ""
-        print(f"  {verb or one.end or f'until {entry.last_day}, or the first fix in it'}{place}")
+        console.print_line(f"  {verb or one.end or f'until {entry.last_day}, or the first fix in it'}{place}")

@@ -3,12 +3,11 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
-from gitpeft.cli.console import format_count
+from gitpeft.cli import console
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.risk import formats
 from gitpeft.risk.assessor import NOTHING_TO_ASSESS, STAGED, RiskReport
-from gitpeft.terminal import replace_unprintable
 
 SUBJECT_WIDTH = 50
 """Characters of a commit's subject beside its id."""
@@ -42,7 +41,7 @@ class PercentileLimit:
         if self.above:
             verb = "is" if self.above == 1 else "are"
             raise GitpeftError(
-                f"{format_count(self.above, 'change')} {verb} above the {self.limit:g}th percentile",
+                f"{console.format_count(self.above, 'change')} {verb} above the {self.limit:g}th percentile",
                 "look at the evidence; --fail-above sets the limit",
             )
         if self.reasons:
@@ -86,20 +85,18 @@ class _TextPrinter(RiskPrinter):
 
     def show(self, report: RiskReport) -> None:
         lines = formats.format_report_lines(report, self.explain, self._format_name(report))
-        print("\n".join(lines), flush=True)
+        headline = console.wrap_text(lines[0], "    ", "")  # further in than the facts below it
+        print("\n".join([headline, *map(console.wrap_line, lines[1:])]), flush=True)
         self.doubts += formats.format_doubts([report])
         self.problems += report.problems
         self.flagged |= report.flagged
 
     def finish(self, limit: PercentileLimit) -> None:
-        for doubt in dict.fromkeys(self.doubts):
-            print(doubt)
-        for problem in dict.fromkeys(self.problems):
-            print(replace_unprintable(problem))
-        if self.flagged:
-            print(DISMISS_HINT)
-        for reason in limit.list_reasons():
-            print(f"No risk score: {replace_unprintable(reason)}")
+        said = [*dict.fromkeys(self.doubts), *dict.fromkeys(self.problems)]
+        said += [DISMISS_HINT] if self.flagged else []
+        said += [f"No risk score: {reason}" for reason in limit.list_reasons()]
+        for line in said:
+            console.print_line(line)
 
     def _format_name(self, report: RiskReport) -> str:
         if report.rev == STAGED:

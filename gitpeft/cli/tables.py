@@ -39,7 +39,7 @@ def print_evaluation(measured: "MeasuredMessages") -> None:
     samples = measured.samples
     stdout_console.print(_build_scores_table(measured.scores))
     stdout_console.print(
-        "saved: % of keystrokes, 0 where nothing is offered. kept, nearly: % of offers that save 60 %, 40 %. "
+        "saved: % of keystrokes, 0 where nothing is offered. kept, nearly: % of offers that save 60%, 40%. "
         "offered: % of commits. B-Norm: smoothed BLEU, 0-100. first word: % right."
     )
     if samples:
@@ -95,7 +95,7 @@ def _build_finalists_table(task: "TaskReport") -> Table:
     metric, best = task.metric, task.finalists[0]
     heads = (metric.name, "to the best", "trained", "memory", "training", "on disk")
     table = _make_titled_table(
-        f"{task.facts.task}: {task.asked} validation commits (mean, 95 % interval)", heads
+        f"{task.facts.task}: {task.asked} validation commits (mean, 95% interval)", heads
     )
     for row in task.finalists:
         cost = row.cost

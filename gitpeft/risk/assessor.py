@@ -49,7 +49,7 @@ class RiskReport:
     feature adds to the score (see `RiskModel.explain_score`), `beside` the features that are not metrics.
     `quiet` is None where the model cannot tell. `dismissals` are those that count for this change; where they
     cover all of it, it is `dismissed` and not flagged, and `suppressed` if it would have been. `notes` are
-    sentences on dismissals that ended or are invalid.
+    sentences on dismissals that ended, or that were made too late to count.
     """
 
     rev: str
@@ -226,13 +226,14 @@ class RiskAssessor:
 
     def _apply_cover(self, report: RiskReport, cover: "Cover") -> RiskReport:
         """The report with the dismissals that count; of one dismissed in part, without those facts."""
-        from gitpeft.risk.dismissal_cover import describe_end, is_dismissed_fact
+        from gitpeft.risk.dismissal_cover import describe_end, describe_late, is_dismissed_fact
 
+        late = map(describe_late, cover.late if report.flagged and not cover.complete else ())
         report = replace_fields(
             report,
             dismissals=cover.dismissals,
             dismissed=cover.complete,
-            notes=tuple(describe_end(*one) for one in cover.ended),
+            notes=(*(describe_end(*one) for one in cover.ended), *late),
             problems=self._load_dismissals().problems,
         )
         if cover.complete:

@@ -34,11 +34,13 @@ class LineageContext(Protocol):
 class Cover:
     """The dismissals that count for a change, those that a fix ended, and whether all of it is dismissed.
 
-    `ended` has for each of them the time of the fix in Unix seconds.
+    `ended` has for each of them the time of the fix in Unix seconds; `late` were made too long after the
+    change to count for it.
     """
 
     dismissals: tuple[Dismissal, ...] = ()
     ended: tuple[tuple[Dismissal, int], ...] = ()
+    late: tuple[Dismissal, ...] = ()
     complete: bool = False
 
 
@@ -48,21 +50,37 @@ def find_cover(dismissals: Sequence[Dismissal], context: LineageContext, change:
     All of it is dismissed if each of its code files is (or, where it has none, each file): the file itself,
     or every function that git names in its hunks, at least one.
     """
-    open_now = [one for one in dismissals if is_open_at(one, change.time)]
-    if not open_now:
+    begun_or_late = [one for one in dismissals if change.time <= one.until]
+    if not begun_or_late:
         return Cover()
-    files = [_cover_file(open_now, context, file, change.time) for file in change.counted_files]
+    files = [_cover_file(begun_or_late, context, file, change.time) for file in change.counted_files]
     code = [cover for cover, file in zip(files, change.counted_files, strict=True) if is_code_file(file.path)]
     return Cover(
         tuple(dict.fromkeys(one for cover in files for one in cover.dismissals)),
         tuple(dict.fromkeys(one for cover in files for one in cover.ended)),
+        tuple(dict.fromkeys(one for cover in files for one in cover.late)),
         bool(files) and all(cover.complete for cover in code or files),
     )
 
 
 def is_open_at(one: Dismissal, moment: int) -> bool:
     """Whether its days include a moment (Unix seconds)."""
-    return one.since - REVIEW_DAYS * DAY_SECONDS <= moment <= one.until
+    return find_first_moment(one) <= moment <= one.until
+
+
+def find_first_moment(one: Dismissal) -> int:
+    """The time of the oldest change that it counts for, in Unix seconds."""
+    return one.since - REVIEW_DAYS * DAY_SECONDS
+
+
+def find_last_change(one: Dismissal, earlier: Iterable[EarlierChange]) -> EarlierChange | None:
+    """The newest change of what is dismissed, among the changes of its file; None where there is none."""
+    return max(_select_changes(one, earlier), key=lambda change: (change.time, change.change), default=None)
+
+
+def _select_changes(one: Dismissal, earlier: Iterable[EarlierChange]) -> Iterable[EarlierChange]:
+    key = hash_function_heading(one.function) if one.function else ""
+    return (change for change in earlier if not key or key in change.functions)
 
 
 def _cover_file(
@@ -70,9 +88,12 @@ def _cover_file(
 ) -> Cover:
     before = file.origin or file.path
     names = context.list_earlier_names(before) | {file.path}
-    found, ended = [], []
+    found, ended, late = [], [], []
     for one in dismissals:
         if one.path not in names or not _concerns(one, file):
+            continue
+        if moment < find_first_moment(one):
+            late.append(one)
             continue
         fixed = find_ending_fix(one, context.load_earlier_changes(before), moment)
         if fixed is None:
@@ -82,7 +103,7 @@ def _cover_file(
     whole = any(not one.function for one in found)
     known = {hash_function_heading(one.function) for one in found if one.function}
     every = bool(file.functions) and file.functions <= known
-    return Cover(tuple(found), tuple(ended), whole or every)
+    return Cover(tuple(found), tuple(ended), tuple(late), whole or every)
 
 
 def _concerns(one: Dismissal, file: TouchedFile) -> bool:
@@ -95,13 +116,8 @@ def find_ending_fix(one: Dismissal, earlier: Iterable[EarlierChange], moment: in
     `earlier` are the changes of its file. What was staged when it was dismissed is the next of them, and may
     itself be a fix (of something older).
     """
-    key = hash_function_heading(one.function) if one.function else ""
     under = sorted(
-        (
-            change
-            for change in earlier
-            if one.since <= change.time <= moment and (not key or key in change.functions)
-        ),
+        (change for change in _select_changes(one, earlier) if one.since <= change.time <= moment),
         key=lambda change: (change.time, change.change),
     )
     return next((change for change in under[one.staged :] if change.fix), None)
@@ -126,3 +142,11 @@ def describe_dismissal(one: Dismissal) -> str:
 def describe_end(one: Dismissal, fixed: int) -> str:
     """Why a dismissal does not count any more: the fix at a moment (Unix seconds)."""
     return f"the dismissal of {one.name} ended on {format_day(fixed)}, when a fix changed it"
+
+
+def describe_late(one: Dismissal) -> str:
+    """Why a dismissal does not count for a change that is too old."""
+    return (
+        f"not covered by the dismissal of {one.name} on {format_day(one.since)}: this change is more than "
+        f"{REVIEW_DAYS} days older"
+    )

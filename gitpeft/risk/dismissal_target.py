@@ -67,7 +67,26 @@ def resolve_target(repository: Repository, text: str) -> Target:
         raise GitpeftError(f"{_show(text)} is a folder", "dismiss one of its files, or a function")
     if (repository.cwd / text).exists():
         raise GitpeftError(f"{_show(text)} is not tracked by git", "git add it first, or name another file")
-    return _find_function(repository, text)
+    try:
+        return _find_function(repository, text)
+    except GitpeftError:
+        _reject_commit(repository, text)
+        raise
+
+
+def _reject_commit(repository: Repository, text: str) -> None:
+    """GitpeftError where `text` means a commit."""
+    try:
+        sha = repository.resolve_commit(text)
+    except GitpeftError:
+        return
+    output = repository.run("diff-tree", "-r", "-z", "--root", "--no-commit-id", "--name-only", sha)
+    names = [quote_path(decode_exactly(name)) for name in output.split(b"\0") if name]
+    shown = ", ".join(names[:_MAX_LISTED]) + (", …" if len(names) > _MAX_LISTED else "")
+    raise GitpeftError(
+        f"{_show(text)} is a commit; what is dismissed is a file or a function",
+        f"name one that it changes: {shown}" if names else "name a file or a function",
+    )
 
 
 def find_tracked_path(repository: Repository, text: str) -> str | None:
@@ -101,18 +120,17 @@ def _find_function(repository: Repository, text: str, path: str | None = None) -
         shown = [f"  {quote_path(where)}:{heading}" for where, heading in found[:_MAX_LISTED]]
         more = [f"  and {len(found) - _MAX_LISTED} more"] if len(found) > _MAX_LISTED else []
         raise GitpeftError(
-            f"{len(found)} functions are called {_show(text)}",
+            f"{len(found)} functions{_of(path)} are called {_show(text)}",
             "\n".join(["name one of them:", *shown, *more]),
         )
     if not found:
-        raise GitpeftError(
-            f"no tracked file and no changed function is called {_show(text)}", _hint(repository, text)
-        )
+        kinds = f"no changed function{_of(path)}" if path else "no tracked file and no changed function"
+        raise GitpeftError(f"{kinds} is called {_show(text)}", _hint(repository, text))
     where, heading = found[0]
     if mask_secrets(heading) != heading:
         raise GitpeftError(
-            f"the line {_show(text)} holds what looks like a secret, and is not stored",
-            f"dismiss the file {where}",
+            f"the heading {_show(text)}{_of(where)} holds what looks like a secret, and is not stored",
+            f"dismiss the whole file {quote_path(where)}",
         )
     return where, heading
 
@@ -180,6 +198,10 @@ def _hint(repository: Repository, text: str) -> str:
     if not (repository.state_dir / "history.db").exists():
         return "functions are known once the history is read: gitpeft mine"
     return "name a file, or a function as the evidence of `gitpeft risk` prints it"
+
+
+def _of(path: str | None) -> str:
+    return f" of {quote_path(path)}" if path else ""
 
 
 def _show(text: str) -> str:

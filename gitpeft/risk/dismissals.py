@@ -62,7 +62,7 @@ class Dismissal:
     @property
     def name(self) -> str:
         """What is dismissed, for people."""
-        return quote_path(self.path) + (f", in “{self.function[:60]}”" if self.function else "")
+        return name_target(self.target)
 
     @property
     def last_day(self) -> str:
@@ -88,6 +88,12 @@ class DismissalFile:
 
     entries: tuple[Dismissal, ...] = ()
     problems: tuple[str, ...] = field(default=())
+
+
+def name_target(target: tuple[str, str]) -> str:
+    """A path, and a function in it, for people."""
+    path, function = target
+    return quote_path(path) + (f", in “{function[:60]}”" if function else "")
 
 
 def find_last_moment(now: int, days: int) -> int:
@@ -162,10 +168,17 @@ def parse_dismissals(content: bytes, name: str, now: int, *, shared: bool) -> Di
         try:
             entries.append(_parse_entry(table, now, shared))
         except ValueError as error:
-            problems.append(f"{name}: entry {number} is ignored: {error}")
+            problems.append(f"{name}: entry {number} is ignored: {error}{_quote_target(table)}")
     if len(tables) > _MAX_ENTRIES:
         problems.append(f"{name}: only the first {_MAX_ENTRIES} entries count")
     return DismissalFile(tuple(entries), tuple(problems))
+
+
+def _quote_target(table: object) -> str:
+    """The path and the function that an invalid entry names, as far as they are texts."""
+    named = [table.get(key) for key in ("path", "function")] if isinstance(table, dict) else []
+    shown = ", ".join(format_as_line(one, 100) for one in named if isinstance(one, str) and one.strip())
+    return f" ({shown})" if shown else ""
 
 
 def _parse_tables(content: bytes) -> list[object]:
@@ -337,9 +350,9 @@ def _remove_entries(text: str, remove: Sequence[Dismissal], path: Path, now: int
             removed.add(found)
         else:
             kept.append(block)
-    if removed != set(remove):
+    if left := [one for one in remove if one not in removed]:
         raise GitpeftError(
-            f"an entry of {path.name} is not written in a way that gitpeft can change",
+            f"the entry for {left[0].name} in {path.name} is not written in a way that gitpeft can change",
             f"edit {path} yourself",
         )
     rest = "".join(kept).rstrip("\n")

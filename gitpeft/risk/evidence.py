@@ -154,7 +154,7 @@ def _check_change_size(metrics: ChangeMetrics, model: RiskModel) -> list[Evidenc
         return []
     files = f"{metrics.nf} file{'s' if metrics.nf > 1 else ''}"
     text = f"{metrics.la} lines added and {metrics.ld} removed in {files}"
-    text += f": larger than {min(99, int(place))} % of the recent commits"
+    text += f": larger than {min(99, int(place))}% of recent commits"
     return [
         Evidence(
             "size", text, "", {"added": metrics.la, "removed": metrics.ld, "percentile": round(place, 1)}

@@ -67,10 +67,11 @@ def _explain_score(report: RiskReport) -> list[str]:
     lines.append("  effect of each metric on the score (log-odds), against a typical commit:")
     if any(key.startswith(RANK_PREFIX) for key, _ in report.parts):
         lines.append("  (metrics count by their place among the recent commits of this repository)")
+    width = max(map(len, FEATURE_LABELS.values()))
     for key, part in report.parts:
         metric = key.removeprefix(RANK_PREFIX)
         label = FEATURE_LABELS.get(metric, metric)
-        lines.append(f"    {label:<36} {report.features[metric]:>9.4g}   {part:+.2f}")
+        lines.append(f"    {label:<{width}} {report.features[metric]:>9.4g}   {part:+.2f}")
     return lines
 
 

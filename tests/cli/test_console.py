@@ -1,10 +1,13 @@
 """What is printed: widths, encodings, ages, progress without a terminal."""
 
+import ast
 import io
 import json
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -22,6 +25,50 @@ def test_rows_fit_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert lines[0].startswith("Hook   on")
     assert lines[-2:] == ["Model  one", "       two"]
     assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_line_goes_on_further_in(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    console.print_line("  " + "fact " * 12)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("  fact") and second.startswith("    fact") and len(first) <= 40
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_error_fits_the_terminal(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe gets it on one line."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    console.print_error("why " * 30 + "not", "did you mean " + "a/b/c.py or " * 12 + "d.py?")
+    lines = capsys.readouterr().err.replace("\x1b[1;31m", "").replace("\x1b[0m", "").splitlines()
+    assert lines[0].startswith("error: why")
+    assert max(map(len, lines)) <= 80 if terminal else len(lines) == 2
+
+
+def test_percentages_are_written_in_one_way() -> None:
+    """Without a space, in everything that is printed."""
+    found = [
+        f"{path.name}: {text[:60]!r}"
+        for path in sorted((CHECKOUT / "gitpeft").rglob("*.py"))
+        for text in list_texts(path.read_text(encoding="utf-8"))
+        if re.search(r"[\d}] %(?![\w(])", text)
+    ]
+    assert not found
+
+
+def list_texts(source: str) -> Iterator[str]:
+    """The strings of a module that are no docstrings; those with fields in them as they are written."""
+    nodes = list(ast.walk(ast.parse(source)))
+    documentation = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.value
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -201,6 +202,26 @@ def test_an_old_commit_is_not_covered_by_a_later_dismissal(clock: Clock, gitpeft
     gitpeft("risk", "dismiss", "src/core.py", "--why", "reviewed")
     [report] = load(gitpeft("risk", rev, "--json").out)
     assert report["flagged"] is True and "dismissals" not in report
+    said = "not covered by the dismissal of src/core.py on 2023-12-16: this change is more than 30 days older"
+    assert report["notes"] == [said] and said in gitpeft("risk", rev).said
+
+
+def test_it_is_said_whether_the_last_commit_is_covered(clock: Clock, gitpeft: Call) -> None:
+    clock.repo.git("commit", "-q", "-m", "large")
+    clock.wait(30 * DAY)
+    done = gitpeft("risk", "dismiss", "src/core.py", "--why", "reviewed")
+    assert "Its last commit, of 2023-11-15, is covered, like all since 2023-11-15." in done.said
+    clock.wait(DAY)
+    done = gitpeft("risk", "dismiss", "step3", "--why", "reviewed")
+    assert "Its last commit, of 2023-11-15, is not covered: it is older than 30 days. Later ones" in done.said
+    done = gitpeft("risk", "dismiss", "step3", "--why", "reviewed", "--json")
+    assert [one["last_commit_covered"] for one in json.loads(done.out)["dismissals"]] == [False]
+
+
+def test_where_no_history_is_read_the_first_day_is_said(repo: Repo, gitpeft: Call) -> None:
+    repo.commit("start", **{"a.py": "x = 1\n"})
+    done = gitpeft("risk", "dismiss", "a.py", "--why", "y", "--repo", repo.path)
+    assert re.search(r"Changes from before \d{4}-\d\d-\d\d are not covered\.", done.said)
 
 
 def test_a_renamed_file_stays_dismissed(clock: Clock, gitpeft: Call) -> None:
@@ -276,7 +297,10 @@ def test_list_and_undo(clock: Clock, gitpeft: Call) -> None:
     assert done.code == 0 and "no longer dismissed" in done.out
     assert staged(gitpeft)["flagged"] is True
     done = gitpeft("risk", "dismiss", "step3", "--undo")
-    assert done.code == 1 and "there is no such dismissal" in done.err
+    assert (
+        done.code == 1
+        and done.err.splitlines()[0] == "error: not dismissed: src/core.py, in “def step3(value):”"
+    )
 
 
 def test_undoing_a_file_leaves_its_functions(clock: Clock, gitpeft: Call) -> None:
@@ -294,8 +318,9 @@ def test_files_of_one_name_are_all_offered(clock: Clock, gitpeft: Call) -> None:
 
 
 def test_doctor_names_what_is_wrong_with_a_file(clock: Clock, gitpeft: Call) -> None:
-    (clock.repo.path / SHARED).write_text("[[dismissed]]\npath = 'a.py'\n")
-    assert f"{SHARED}: entry 1 is ignored" in gitpeft("doctor").said
+    (clock.repo.path / SHARED).write_text("[[dismissed]]\npath = 'a.py'\nfunction = 'def f():'\n")
+    said = gitpeft("doctor").said
+    assert f"{SHARED}: entry 1 is ignored" in said and "(a.py, def f():)" in said
 
 
 def test_a_secret_in_the_reason_is_masked(clock: Clock, gitpeft: Call) -> None:
@@ -323,7 +348,9 @@ def test_a_masked_reason_that_became_too_long_is_still_read(clock: Clock, gitpef
         (("src", "--why", "x"), 1, "'src' is a folder"),
         (("new.py", "--why", "x"), 1, "'new.py' is not tracked by git"),
         (("no_such_function", "--why", "x"), 1, "no changed function"),
-        (("src/core.py:no_such", "--why", "x"), 1, "no changed function"),
+        (("src/core.py:no_such", "--why", "x"), 1, "no changed function of src/core.py is called 'no_such'"),
+        (("HEAD", "--why", "x"), 1, "'HEAD' is a commit; what is dismissed is a file or a function"),
+        (("HEAD", "--why", "x"), 1, "name one that it changes: src/core.py, tests/test_core.py"),
         (("step", "--why", "x"), 1, "no changed function"),
         (("value", "--why", "x"), 1, "no changed function"),
         ((" ", "--why", "x"), 1, "there is no name to dismiss"),
@@ -356,6 +383,24 @@ def test_of_several_functions_one_has_to_be_named(clock: Clock, gitpeft: Call) -
         "  src/more.py:def step3(value):",
     ]
     assert gitpeft("risk", "dismiss", "src/more.py:step3", "--why", "x").code == 0
+
+
+def test_of_several_functions_in_a_file_the_file_is_named(clock: Clock, gitpeft: Call) -> None:
+    twice = lines(0, 1) + lines(0, 1).replace("(value)", "(value, more)")
+    clock.repo.stage(**{"src/more.py": twice})
+    clock.repo.commit("second", **{"src/more.py": twice})
+    clock.repo.stage(**{"src/more.py": twice.replace("return a", "return 1")})
+    done = gitpeft("risk", "dismiss", "src/more.py:step0", "--why", "x")
+    assert done.code == 1 and "2 functions of src/more.py are called 'step0'" in done.err
+
+
+def test_an_entry_that_cannot_be_changed_is_named(clock: Clock, gitpeft: Call) -> None:
+    inline = (
+        'dismissed = [{path = "src/core.py", function = "def step3(value):", why = "x", since = 2023-11-01}]'
+    )
+    (clock.repo.path / SHARED).write_text(inline + "\n")
+    done = gitpeft("risk", "dismiss", "step3", "--undo")
+    assert done.code == 1 and f"the entry for src/core.py, in “def step3(value):” in {SHARED}" in done.err
 
 
 def test_nothing_staged(clock: Clock, gitpeft: Call) -> None:

@@ -212,7 +212,7 @@ def test_no_figure_without_enough_behind_it(core: Repo, gitpeft: Call, format_: 
     change_core(core)
     done = gitpeft("risk", "--format", format_, "--repo", core.path)
     assert done.code == 0 and 'percentile": 9' not in done.out and "of recent commits" not in done.out
-    assert "too few bugs to judge a score (1 of the 127 newest labelled commits, 10 needed)" in done.out
+    assert "too few bugs to judge a score (1 of the 127 newest labelled commits, 10 needed)" in done.said
     if format_ in ("text", "json"):
         assert "5 of its 7 changes in the last year were fixes" in done.out
     assert gitpeft("risk", "--fail-above", "50", "--repo", core.path).code == 1, (
@@ -262,7 +262,7 @@ def test_until_asks_a_model_of_that_time_and_not_the_active_one(core: Repo, gitp
     active = gitpeft("risk", "HEAD", "--repo", core.path)
     then = gitpeft("risk", "HEAD", "--until", "HEAD~3", "--repo", core.path)
     assert "riskier than" in active.out and then.code == 0
-    assert re.search(r"not enough history \(\d+ known bugs, 40 needed\)", then.out)
+    assert re.search(r"not enough history \(\d+ known bugs, 40 needed\)", then.said)
 
 
 def test_a_bad_revision_does_not_stop_the_others(core: Repo, gitpeft: Call) -> None:

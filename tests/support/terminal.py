@@ -3,6 +3,8 @@
 import fcntl
 import os
 import pty
+import re
+import struct
 import subprocess
 import termios
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,3 +44,22 @@ def run_on_terminal(
         preexec_fn=take_terminal,
         pass_fds=[terminal],
     )
+
+
+def run_in_window(command: Sequence[str], cwd: Path, env: Mapping[str, str], columns: int) -> list[str]:
+    """The lines that a program shows in a window of so many columns, without colors."""
+    outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    with subprocess.Popen(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=inner, stderr=inner
+    ) as process:
+        os.close(inner)
+        shown = b""
+        try:
+            while part := os.read(outer, 4096):
+                shown += part
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        process.wait(60)
+    os.close(outer)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).splitlines()

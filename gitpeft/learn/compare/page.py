@@ -82,7 +82,7 @@ def _make_tiles(report: TaskReport) -> list[tuple[str, str]]:
     digits, cost, score = report.metric.digits, row.cost, report.get_score(row)
     ends = f"{score.low:.{digits}f} to {score.high:.{digits}f}"
     return [
-        (f"{score.mean:.{digits}f}", f"{report.metric.name} of {row.label}, 95 % interval {ends}"),
+        (f"{score.mean:.{digits}f}", f"{report.metric.name} of {row.label}, 95% interval {ends}"),
         (f"{cost.share:.1%}", "of the weights are trained"),
         (f"{cost.seconds:,.0f} s", f"of training, {cost.memory / 2**30:.1f} GiB of memory"),
         (f"{cost.adapter_bytes / 1e6:.1f} MB", "to keep per version"),
@@ -127,7 +127,7 @@ def _render_plots(report: TaskReport) -> str:
     figures = "".join(_plot_tradeoff(report, name) for name in COST_AXES)
     return (
         f"<h3>Quality against cost</h3>{legend}<div class='plots'>{figures}</div><p class='soft'>Bars are "
-        "95 % intervals. The dashed line is the Pareto front: no other method is both cheaper and better "
+        "95% intervals. The dashed line is the Pareto front: no other method is both cheaper and better "
         "than those on it. Up and to the left is better.</p>"
     )
 
@@ -163,7 +163,7 @@ def _make_quality_axis(name: str, scores: Sequence[ConfidenceInterval]) -> Axis:
 _QUALITY_NOTES = {
     "messages": (
         "Keystrokes saved: 1 minus the edit distance from the suggestion to what the team wrote, divided by "
-        "the length of the latter; kept: suggestions that save 60 %. B-Norm is a smoothed BLEU score of "
+        "the length of the latter; kept: suggestions that save 60%. B-Norm is a smoothed BLEU score of "
         "words, 0 to 100. gitpeft init can show higher scores for the same base model and commits: there, "
         "earlier validation commits are among the exemplars, and the best of several rankings of the "
         "suggestions is reported. Here exemplars come from the training commits only, and every method is "
@@ -195,7 +195,7 @@ def _render_quality_table(report: TaskReport) -> str:
         label = Markup(f"{escape_text(one.label)} <span class='soft'>(baseline)</span>")
         rows.append([label, *cells, "", "", ""])
     note = (
-        f"{report.asked:,} validation commits, mean and 95 % bootstrap interval. Differences are paired by "
+        f"{report.asked:,} validation commits, mean and 95% bootstrap interval. Differences are paired by "
         "commit; n.s. is not significant: the interval contains zero. "
         f"{_QUALITY_NOTES[report.facts.task]}"
     )
@@ -260,9 +260,9 @@ def _render_short_runs(report: TaskReport) -> str:
 
 _METHOD_TEXT = """\
 <h2>How this was measured</h2><p>All runs of a task had the same examples, batches and schedule: {steps}.
-Each method had its own learning rate. {rungs} The oldest 80 % of the commits were trained on, the next 10 %
-were used to evaluate and to choose between methods; the newest 10 % were not used. A difference is
-significant where its 95 % paired bootstrap interval excludes zero. Times are those of a machine that may have
+Each method had its own learning rate. {rungs} The oldest 80% of the commits were trained on, the next 10%
+were used to evaluate and to choose between methods; the newest 10% were not used. A difference is
+significant where its 95% paired bootstrap interval excludes zero. Times are those of a machine that may have
 done other work as well.</p>"""
 
 

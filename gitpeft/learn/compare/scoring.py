@@ -106,7 +106,7 @@ class RiskScorer:
             "auc": "ROC AUC",
             "pr_auc": "PR AUC",
             "brier": "Brier score",
-            "capture_20": "bugs in the riskiest 20 %",
+            "capture_20": "bugs in the riskiest 20%",
         },
     )
 

@@ -65,7 +65,7 @@ def fit_base_reranker(asker: "HistoryAsker", tips: Mapping[str, str], listen: Pr
     offers = reranker.summarise_outcomes(outcomes, fitted.threshold)
     counts = {name: len(found) for name, found in asked.items()}
     write_json(folder / _REPORT_FILE, {"commits": counts, "offers": offers, "keystrokes_saved": saved})
-    listen("choose", 1.0, f"{len(outcomes):,} commits, {saved:.1f} % of the keystrokes saved")
+    listen("choose", 1.0, f"{len(outcomes):,} commits, {saved:.1f}% of the keystrokes saved")
     return fitted
 
 

@@ -74,7 +74,7 @@ def _render_flags(report: BacktestReport) -> str:
     said = [f"{describe_flags(report)}.", f"{effort}." if (effort := describe_effort(report)) else ""]
     heads = ["change, newest first", "what the history said then", _PROBABILITY, "fixed later by"]
     rows = [
-        [_render_name(one), _render_facts(one), f"{one.score} %", _render_fix(one)]
+        [_render_name(one), _render_facts(one), f"{one.score}%", _render_fix(one)]
         for one in report.flags[:_MAX_LISTED]
     ]
     return _render_list(title, said, heads, rows, len(report.flags))
@@ -114,9 +114,9 @@ def _render_dismissed(report: BacktestReport) -> str:
 
 
 def _render_bug_list(title: str, said: Sequence[str], commits: Sequence[JudgedCommit]) -> str:
-    heads = ["change, newest first", "riskier than … of the recent commits", _PROBABILITY, "fixed later by"]
+    heads = ["change, newest first", "riskier than … of recent commits", _PROBABILITY, "fixed later by"]
     rows = [
-        [_render_name(one), f"{one.percentile:.0f} %", f"{one.score} %", _render_fix(one)]
+        [_render_name(one), f"{one.percentile:.0f}%", f"{one.score}%", _render_fix(one)]
         for one in commits[:_MAX_LISTED]
     ]
     return _render_list(title, said, heads, rows, len(commits))
@@ -259,7 +259,7 @@ def _render_flag_counts(report: BacktestReport) -> str:
         ]
         for name, one in report.models.items()
     ]
-    title = f"Scores compared: flags at a budget of {report.budget:g} %"
+    title = f"Scores compared: flags at a budget of {report.budget:g}%"
     return f"<h2>{title}</h2>{charts.render_table(heads, rows)}"
 
 
@@ -269,7 +269,7 @@ def _render_metrics(report: BacktestReport) -> str:
         for key, label in BACKTEST_METRICS.items()
     ]
     note = (
-        "Mean and 95 % bootstrap interval. ECE is the expected calibration error. Effort is the share of the "
+        "Mean and 95% bootstrap interval. ECE is the expected calibration error. Effort is the share of the "
         "changed lines that one has to review: Recall@20%Effort is the share of the bugs found in a fifth of "
         "the lines, Popt the area under that curve relative to the best one."
     )

@@ -16,10 +16,10 @@ BACKTEST_METRICS = {
     "pr_auc": "PR AUC",
     "brier": "Brier score",
     "ece": "ECE",
-    "capture_5": "bugs in the riskiest 5 %",
-    "capture_10": "in 10 %",
-    "capture_20": "in 20 %",
-    "skippable_95": "clean commits below 95 % of the bugs",
+    "capture_5": "bugs in the riskiest 5%",
+    "capture_10": "in 10%",
+    "capture_20": "in 20%",
+    "skippable_95": "clean commits below 95% of the bugs",
     "recall_at_20_effort": "Recall@20%Effort",
     "effort_at_20_recall": "Effort@20%Recall",
     "popt": "Popt",
@@ -221,7 +221,7 @@ def describe_verdict(report: BacktestReport) -> list[str]:
         )
     elif not report.off:
         lines.append(
-            f"Selected: {report.chosen}. About {report.budget:g} % of the commits are flagged "
+            f"Selected: {report.chosen}. About {report.budget:g}% of the commits are flagged "
             "(gitpeft.riskBudget)."
         )
     if report.off:

@@ -69,7 +69,7 @@ def test_a_page_of_both_tasks_with_everything_that_was_tried() -> None:
     for told in (
         "Commit messages", "Risk of changes", "With fewer commits", "1,200 commits", "python → go",
         "Layer probes", "TYP: identifier type", "Summary", "cost of a retraining", "time to verify",
-        "tuning effort", "ROC AUC", "bugs in the riskiest 20 %", "lines added", "fixed later", "no fix known",
+        "tuning effort", "ROC AUC", "bugs in the riskiest 20%", "lines added", "fixed later", "no fix known",
     ):  # fmt: skip
         assert told in text, told
     assert text.count("<figure>") == 3 + 1 + 3 + 3

@@ -355,7 +355,7 @@ def test_flagged_commits_have_a_date_and_a_score(
     flag = looked[0].report.flags[0]
     assert (
         0 <= flag.score <= 100
-        and f"<td data-head='estimated bug probability'>{flag.score} %" in looked[0].page
+        and f"<td data-head='estimated bug probability'>{flag.score}%" in looked[0].page
     )
     assert "<h1>repo: risk backtest</h1>" in looked[0].page
 
