@@ -77,7 +77,7 @@ def read(folder: Path) -> Ranked:
         if np.nansum(one.truth) < build.MIN_BUGS:
             continue
         keep = ~np.isnan(one.truth)
-        found, share = _rank_own(rows)
+        found, share = build.rank_among_earlier(rows)
         own.append(found[keep])
         values.append(rows[keep])
         shares.append(share[keep])
@@ -92,19 +92,6 @@ def read(folder: Path) -> Ranked:
 
 _COLUMNS = [METRIC_NAMES.index(name) for name in build.CODE_FEATURES]
 FEATURES = (*build.CODE_FEATURES, *(name for names in CANDIDATES.values() for name in names))
-
-
-def _rank_own(values: Array) -> tuple[Array, Array]:
-    """The ranks among the commits before, and what they count (see `build.rank_commits`)."""
-    found, share = np.zeros(values.shape), np.zeros(len(values))
-    for start in range(0, len(values), build.BLOCK):
-        before, block = values[max(0, start - build.WINDOW) : start], slice(start, start + build.BLOCK)
-        share[block] = len(before) / (len(before) + prior.PRIOR_COMMITS)
-        if len(before):
-            ordered = np.sort(before, axis=0)
-            for j in range(values.shape[1]):
-                found[block, j] = build.rank_among(ordered[:, j], values[block, j])
-    return found, share
 
 
 @dataclass(frozen=True)
@@ -123,9 +110,7 @@ def make_folds(data: Ranked) -> list[Fold]:
         at = np.linspace(0, 1, prior.QUANTILE_COUNT)
         groups = [data.values[data.owner == i] for i in range(len(data.names)) if i % FOLDS != number]
         usual = np.mean([np.quantile(rows, at, axis=0) for rows in groups], axis=0)
-        among = [build.rank_among(usual[:, j], data.values[:, j]) for j in range(len(FEATURES))]
-        share = data.shares[:, None]
-        ranks = share * data.own + (1 - share) * np.array(among).T
+        ranks = build.blend_ranks(data.own, data.shares, data.values, usual)
         folds.append(Fold(train, ranks, _score_words(data, number)))
     return folds
 

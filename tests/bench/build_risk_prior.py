@@ -161,20 +161,34 @@ def _compute_usual_quantiles(histories: Mapping[str, Examples]) -> Array:
 
 def rank_commits(one: Examples, usual: Array) -> Array:
     """The ranks (n, features) of commits among the `WINDOW` commits before, and the usual ones."""
-    columns = [METRIC_NAMES.index(name) for name in CODE_FEATURES]
-    values, found = one.metrics[:, columns], np.empty((len(one.metrics), len(columns)))
+    values = one.metrics[:, [METRIC_NAMES.index(name) for name in CODE_FEATURES]]
+    own, share = rank_among_earlier(values)
+    return blend_ranks(own, share, values, usual)
+
+
+def rank_among_earlier(values: Array) -> tuple[Array, Array]:
+    """The ranks (n, features) among the commits before, 0 where there are none, and what they count, (n)."""
+    found, share = np.zeros(values.shape), np.zeros(len(values))
     for start in range(0, len(values), BLOCK):
-        before, block = values[max(0, start - WINDOW) : start], values[start : start + BLOCK]
-        share = len(before) / (len(before) + prior.PRIOR_COMMITS)
-        for j in range(len(columns)):
-            own = rank_among(np.sort(before[:, j]), block[:, j]) if len(before) else 0.0
-            found[start : start + BLOCK, j] = share * own + (1 - share) * rank_among(usual[:, j], block[:, j])
+        before, block = values[max(0, start - WINDOW) : start], slice(start, start + BLOCK)
+        share[block] = len(before) / (len(before) + prior.PRIOR_COMMITS)
+        if len(before):
+            found[block] = _rank_columns(np.sort(before, axis=0), values[block])
+    return found, share
+
+
+def blend_ranks(own: Array, share: Array, values: Array, usual: Array) -> Array:
+    """The own ranks, and those among the usual distribution (quantiles, features) for the rest of 1."""
+    return share[:, None] * own + (1 - share[:, None]) * _rank_columns(usual, values)
+
+
+def _rank_columns(ordered: Array, values: Array) -> Array:
+    """The rank of each value, 0 to 1, in its column, which is sorted; equal values count half."""
+    found = np.empty(values.shape)
+    for j in range(values.shape[1]):
+        below, upto = (np.searchsorted(ordered[:, j], values[:, j], side) for side in ("left", "right"))
+        found[:, j] = (below + upto) / (2 * len(ordered))
     return found
-
-
-def rank_among(ordered: Array, values: Array) -> Array:
-    places = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    return np.asarray(places / (2 * len(ordered)), dtype=np.float64)
 
 
 def _sum_by(place: NDArray[np.int64], values: Array, count: int) -> Array:
