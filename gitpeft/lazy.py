@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 __all__ = ["field", "field_names", "lazy_dataclass", "lazy_pattern", "replace_fields"]
 
+PLAIN_INSTANCES = 20
+"""The instances of a class that are made without compiling a function for it, which takes as long as these:
+a commit makes one or two of most classes."""
+
 _Record = TypeVar("_Record")
 _MISSING: Any = object()
 
@@ -119,13 +123,43 @@ def _as_field(value: object) -> _Field:
 
 
 def _set_init(cls: Any, frozen: bool) -> None:
-    """Set an `__init__` that, when first called, compiles the real one and replaces itself by it."""
+    """Set an `__init__` that assigns field by field, and later replaces itself by a compiled one.
+
+    It does so after `PLAIN_INSTANCES`, or where the arguments are not right, which the other one reports.
+    """
+    fields = _get_fields(cls)
+    made = 0
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        cls.__init__ = _compile_init(cls, frozen)
-        cls.__init__(self, *args, **kwargs)
+        nonlocal made
+        made += 1
+        values = _bind_arguments(fields, args, kwargs) if made <= PLAIN_INSTANCES else None
+        if values is None:
+            cls.__init__ = _compile_init(cls, frozen)
+            cls.__init__(self, *args, **kwargs)
+            return
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     cls.__init__ = __init__
+
+
+def _bind_arguments(
+    fields: dict[str, _Field], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The value of each field; None where the arguments are not those of a call that succeeds."""
+    given = dict(zip(fields, args, strict=False)) | kwargs
+    if len(given) < len(args) + len(kwargs) or not given.keys() <= fields.keys():
+        return None
+    for name in fields.keys() - given.keys():
+        one = fields[name]
+        if one.factory is not _MISSING:
+            given[name] = one.factory()
+        elif one.default is not _MISSING:
+            given[name] = one.default
+        else:
+            return None
+    return given
 
 
 def _compile_init(cls: type, frozen: bool) -> Callable[..., None]:

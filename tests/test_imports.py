@@ -57,6 +57,9 @@ IMPORTERS = {
     "pygments": {"learn.szz"},
 }
 
+# Modules of the standard library of which each version of Python has one.
+VERSIONED = {"_sha2", "_sha256"}
+
 # What their distributions are called where that is another name.
 DISTRIBUTIONS = {
     "git": "gitpython",
@@ -115,7 +118,7 @@ RESTRICTED: dict[str, set[str]] = {
 
 # The packages in layers: a package may import what stands in a layer above its own, and itself.
 LAYERS = (
-    ("", "errors", "lazy", "files", "terminal", "trace"),
+    ("", "errors", "lazy", "digests", "files", "terminal", "trace"),
     ("redaction",),
     ("diff",),
     ("git",),
@@ -169,7 +172,7 @@ def _judge(module: str, one: Import, sources: Mapping[str, str]) -> Iterator[str
         yield "imports a name that is only known when it runs"
     elif top == "gitpeft":
         yield from _judge_inner(module, one, _inner(one.name, sources))
-    elif top in sys.stdlib_module_names:
+    elif top in sys.stdlib_module_names | VERSIONED:
         for name, users in RESTRICTED.items():
             if within(one.name, name) and not allowed(module, users):
                 yield f"imports {name}"

@@ -47,12 +47,26 @@ def _field(one: dataclasses.Field[Any]) -> Any:
     )
 
 
+@pytest.fixture(params=["the first instances", "later ones"])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the constructors are compiled."""
+    later = bool(request.param == "later ones")
+    for cls, _ in SAMPLES:
+        frozen = "__setattr__" in vars(cls)
+        monkeypatch.setattr(cls, "__init__", vars(cls)["__init__"])  # put back afterwards
+        lazy._set_init(cls, frozen)
+        if later:
+            cls.__init__ = lazy._compile_init(cls, frozen)  # type: ignore[misc]
+    return later
+
+
 @pytest.mark.parametrize(("cls", "given"), SAMPLES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_record_is_what_a_dataclass_is(cls: Any, given: dict[str, Any]) -> None:
+def test_a_record_is_what_a_dataclass_is(cls: Any, given: dict[str, Any], compiled: bool) -> None:
     other = twin(cls)
     mine, theirs = cls(**given), other(**given)
     assert repr(mine) == repr(theirs) and dataclasses.asdict(mine) == dataclasses.asdict(theirs)
-    assert [*inspect.signature(cls.__init__).parameters] == [*inspect.signature(other.__init__).parameters]
+    names = [[*inspect.signature(one.__init__).parameters] for one in (cls, other)]
+    assert names[0] == (names[1] if compiled else ["self", "args", "kwargs"])
     assert mine == cls(**given) and mine != theirs and cls.__match_args__ == other.__match_args__
     assert (cls.__hash__ is None) == (other.__hash__ is None)
     for one in dataclasses.fields(cls):
@@ -69,9 +83,19 @@ def test_a_record_is_what_a_dataclass_is(cls: Any, given: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("values", [(), ("a",), ("a", "b", "c")])
-def test_arguments_are_counted_and_named(values: tuple[str, ...]) -> None:
+def test_arguments_are_counted_and_named(values: tuple[str, ...], compiled: bool) -> None:
     with pytest.raises(TypeError, match=r"SkippedCommit.__init__\(\)"):
         SkippedCommit(*values)
+    with pytest.raises(TypeError, match="multiple values"):
+        SkippedCommit("a", "b", sha="c")  # type: ignore[misc]
+
+
+def test_where_many_records_are_made_the_constructor_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SkippedCommit, "__init__", SkippedCommit.__init__)
+    lazy._set_init(SkippedCommit, frozen=True)
+    made = [SkippedCommit("a", reason="b") for _ in range(lazy.PLAIN_INSTANCES + 1)]
+    assert len(set(made)) == 1
+    assert [*inspect.signature(SkippedCommit.__init__).parameters] == ["self", "sha", "reason"]
 
 
 def test_a_frozen_record_stays_as_it_is_and_can_be_a_key() -> None:

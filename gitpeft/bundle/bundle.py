@@ -16,7 +16,6 @@ determines every byte. How much is checked depends on when:
 - `verify_bundle`, before an activation and in `gitpeft doctor`: every byte.
 """
 
-import hashlib
 import json
 import os
 import stat
@@ -45,6 +44,7 @@ from gitpeft.bundle.manifest import (
     Manifest,
     validate_file_name,
 )
+from gitpeft.digests import hash_sha256
 from gitpeft.errors import GitpeftError
 from gitpeft.files import hold_lock, replace_file
 from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
@@ -136,6 +136,8 @@ class Bundle:
         `mapped` is for weights that a child process maps in any case. It hashes the whole file in one call,
         so that the hash need not wait for other threads; a file cut off meanwhile ends the process.
         """
+        import hashlib  # only where whole files are checked
+
         path, entry = self.path / name, self._get_entry(name)
         _check_file(path, entry.size)
         try:
@@ -202,7 +204,7 @@ def add_bundle(folder: Path, raw_manifest: bytes) -> str:
     manifest lists, byte for byte.
     """
     manifest = Manifest.from_json(raw_manifest)
-    target = folder.with_name(hashlib.sha256(raw_manifest).hexdigest())
+    target = folder.with_name(hash_sha256(raw_manifest))
     verify_bundle(Bundle(folder, manifest))
     (folder / MANIFEST_FILE).write_bytes(raw_manifest)
     _flush_bundle(folder, manifest)
@@ -247,7 +249,7 @@ def open_bundle(path: Path) -> Bundle:
     GitpeftError when one of them fails.
     """
     raw = _read_regular_file(path / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
-    if hashlib.sha256(raw).hexdigest() != path.name:
+    if hash_sha256(raw) != path.name:
         raise GitpeftError("the model's manifest is damaged", REBUILD_HINT)
     bundle = Bundle(path, Manifest.from_json(raw))
     for name, entry in bundle.manifest.files.items():
@@ -300,6 +302,7 @@ def _read_regular_file(path: Path, limit: int = _MAX_FILE_BYTES) -> bytes:
 
 
 def _hash_mapped(file: BinaryIO) -> str:
+    import hashlib
     import mmap  # only the child maps files
 
     if not os.fstat(file.fileno()).st_size:  # nothing can be mapped

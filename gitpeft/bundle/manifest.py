@@ -5,12 +5,12 @@ commits the model comes from. A manifest of another bundle format or of another 
 is refused: such a model would be asked in another form than it was trained on.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from gitpeft.diff.compact import RENDERER_VERSION
+from gitpeft.digests import hash_sha256
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import field, field_names, lazy_dataclass, lazy_pattern
 
@@ -62,7 +62,7 @@ class FileEntry:
     @classmethod
     def from_content(cls, raw: bytes) -> "FileEntry":
         """The entry of a file with this content."""
-        return cls(len(raw), hashlib.sha256(raw).hexdigest())
+        return cls(len(raw), hash_sha256(raw))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> "FileEntry":

@@ -1,8 +1,8 @@
 """Authors as the history stores them: salted hashes of the mail addresses that git's mailmap gives them."""
 
-import hashlib
 import sqlite3
 
+from gitpeft.digests import blake2b
 from gitpeft.git.repository import Repository, get_mail
 from gitpeft.history.context import read_setting, write_setting
 from gitpeft.history.filters import is_bot
@@ -30,7 +30,7 @@ class AuthorHasher:
         """The hash alone: whether it is a bot takes longer to find out, and the hook does not ask."""
         name = encode_exactly(identity)
         mail = get_mail(name).strip().lower() or name
-        return hashlib.blake2b(mail, key=self._key, digest_size=8).hexdigest()
+        return blake2b(mail, key=self._key, digest_size=8).hexdigest()
 
 
 def follow_mailmap(

@@ -5,13 +5,13 @@ file that it touched. `reached` marks the ancestors of one commit, the *cursor*.
 asking git only for the difference, so that a commit on top of the last one costs a single row.
 """
 
-import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from gitpeft.diff.patch import FileChange, quote_path, unquote_path
+from gitpeft.digests import blake2b
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import NO_TIME
 from gitpeft.git.objects import read_line_counts
@@ -156,7 +156,7 @@ def find_subsystem(path: str) -> str:
 
 def hash_function_heading(heading: str) -> str:
     """Hash a function's heading: it is recognised again, but no secret in it is stored."""
-    return hashlib.blake2b(heading.encode(), digest_size=6).hexdigest()
+    return blake2b(heading.encode(), digest_size=6).hexdigest()
 
 
 def compute_recent_experience(times: Iterable[int], now: int) -> float:

@@ -1,9 +1,9 @@
 """Paths as the history stores them: secrets masked, on one line, and different ones still different."""
 
-import hashlib
 from functools import lru_cache
 
 from gitpeft.diff.patch import FileChange
+from gitpeft.digests import blake2b
 from gitpeft.redaction import mask_secrets
 from gitpeft.terminal import encode_exactly
 
@@ -14,7 +14,7 @@ def mask_path(path: str) -> str:
     masked = mask_secrets(path)
     if masked == path:
         return path
-    return f"{masked} {hashlib.blake2b(encode_exactly(path), digest_size=6).hexdigest()}"
+    return f"{masked} {blake2b(encode_exactly(path), digest_size=6).hexdigest()}"
 
 
 def mask_names(change: FileChange) -> tuple[str, str | None]:

@@ -4,7 +4,6 @@ It is silent unless a model beat the number of added lines on later commits of t
 only of the riskiest commits (`gitpeft.riskBudget` percent of them).
 """
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -16,6 +15,7 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import FileChange
+from gitpeft.digests import hash_sha256
 from gitpeft.errors import GitpeftError
 from gitpeft.files import remove_file, write_json_cache
 from gitpeft.git.repository import Repository
@@ -139,4 +139,4 @@ def load_risk_lines(repository: Repository, files: Sequence[FileChange]) -> list
 
 def compute_change_key(files: Sequence[FileChange]) -> str:
     """A hash that identifies a change."""
-    return hashlib.sha256(mask_secrets(compact_change(files)).encode()).hexdigest()
+    return hash_sha256(mask_secrets(compact_change(files)).encode())

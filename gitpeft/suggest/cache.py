@@ -4,7 +4,6 @@ The hash covers the masked change, the previous subject, the model and what was 
 stored, which were generated from masked input, so that no secret gets into the cache.
 """
 
-import hashlib
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gitpeft.digests import hash_sha256
 from gitpeft.files import remove_file, replace_file
 from gitpeft.suggest.suggestion import Suggestion
 
@@ -33,7 +33,7 @@ def compute_cache_key(
     `n` is the number of messages asked for, `model` the id of the bundle, `least` the least score in percent.
     """
     request = json.dumps([ANSWER_CACHE_VERSION, change, previous, n, model, least, branch])
-    return hashlib.sha256(request.encode("utf-8", "surrogatepass")).hexdigest()
+    return hash_sha256(request.encode("utf-8", "surrogatepass"))
 
 
 def load_cached_suggestions(state_dir: Path, key: str) -> list[Suggestion] | None:
