@@ -227,10 +227,11 @@ class History:
         reachable = repository.rev_list(repository.resolve_commit(tip))
         return [sha for sha, _ in reachable if sha in known]
 
-    def iter_changes(self) -> Iterator[tuple[str, str]]:
-        """The id and the stored change of every mined commit, in no order."""
+    def iter_changes(self, shas: Collection[str]) -> Iterator[tuple[str, str]]:
+        """The id and the stored change of those of these commits that are mined, in no order."""
         for sha, change in self._db.execute("SELECT sha, change FROM record"):
-            yield sha, decompress_change(change)
+            if sha in shas:
+                yield sha, decompress_change(change)
 
     def load_measured_changes(self, shas: set[str]) -> dict[str, context.MeasuredChange]:
         """Load the stored commits, without merges, as the metrics need them, by id."""

@@ -37,7 +37,7 @@ def measure_history(
     the others, but not measured.
     """
     listed = repository.rev_list(repository.resolve_commit(tip))
-    changes = _load_changes(history, {sha for sha, _ in listed})
+    changes = _load_changes(history, {sha for sha, _ in listed}, without)
     past = _ReplayedContext(changes)
     found = []
     for sha, ancestors in _iter_ancestor_sets(listed, past.number):
@@ -47,12 +47,16 @@ def measure_history(
     return sorted(found, key=lambda one: one.change.time)
 
 
-def _load_changes(history: History, shas: set[str]) -> dict[str, MeasuredChange]:
-    """The stored commits by id, with the shares of their lines that say something."""
+def _load_changes(
+    history: History, shas: set[str], without: Collection[str] = ()
+) -> dict[str, MeasuredChange]:
+    """The stored commits by id, with the shares of their lines that say something.
+
+    Of those in `without` the lines are not read.
+    """
     changes = history.load_measured_changes(shas)
-    for sha, text in history.iter_changes():
-        if sha in changes:
-            changes[sha] = replace_fields(changes[sha], real_shares=measure_stored_shares(text))
+    for sha, text in history.iter_changes(changes.keys() - without):
+        changes[sha] = replace_fields(changes[sha], real_shares=measure_stored_shares(text))
     return changes
 
 

@@ -97,6 +97,16 @@ def replayed(repo: Repo) -> list[MeasuredCommit]:
         return measure_history(history, repository)
 
 
+def test_commits_that_are_left_out_are_known_to_the_others(repo: Repo) -> None:
+    build(repo, 20, 3)
+    repo.git("checkout", "-q", "--detach", "main")
+    found, repository = replayed(repo), Repository.open(repo.path)
+    older = [one.sha for one in found[: len(found) // 2]]
+    with History.open(repository.state_dir) as history:
+        newer = measure_history(history, repository, "HEAD", older)
+    assert newer == found[len(older) :] and any(one.metrics.real_added for one in newer)
+
+
 def asked(repo: Repo, shas: list[str]) -> dict[str, ChangeMetrics]:
     """The metrics of each commit as of a change that is staged on its parent, just before it is committed."""
     repository = Repository.open(repo.path)
