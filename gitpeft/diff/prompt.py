@@ -61,8 +61,9 @@ def render_prompt(
     `exemplars` are subjects of similar earlier changes, nearest first, `previous` the author's last subject
     ("" if there is none).
     """
-    head = _encode_head(content.facts, exemplars, previous, encode, budget)
-    [end] = encode([PROMPT_ENDING])
+    context = encode_context(exemplars, previous, encode, budget)
+    facts, newline, end = encode([f"Facts: {content.facts[:MAX_FACTS_LENGTH]}", "\n", PROMPT_ENDING])
+    head = context + (facts[: budget.facts_tokens] + newline if content.facts else [])
     ordered = sorted(content.files, key=rank_file)
     shown = [change for change in ordered if change.hunks][: max(2, budget.total // _TOKENS_PER_FILE)]
     rest = [change for change in ordered if change not in shown]
@@ -77,26 +78,22 @@ def render_prompt(
     return [piece for piece in pieces if piece.ids]
 
 
-def _encode_head(
-    facts: str, exemplars: Sequence[str], previous: str, encode: Encode, budget: TokenBudget
-) -> list[int]:
-    """What stands before the files: earlier subjects and facts."""
+def encode_context(exemplars: Sequence[str], previous: str, encode: Encode, budget: TokenBudget) -> list[int]:
+    """What stands before anything of the change: earlier subjects."""
     subjects = [normalize_line(strip_issue_numbers(subject)) for subject in exemplars[: budget.exemplars]]
     previous = normalize_line(strip_issue_numbers(previous))
-    title, newline, before, said, *encoded = encode(
+    title, newline, before, *encoded = encode(
         [
             "Similar commits:\n",
             "\n",
             f"Previous commit: {previous}",
-            f"Facts: {facts[:MAX_FACTS_LENGTH]}",
             *(f"- {subject}" for subject in subjects),
         ]
     )
     found = list(title) if subjects else []
     for subject in encoded:
         found += subject[: budget.exemplar_tokens] + newline
-    found += before[: budget.previous_tokens] + newline if previous else []
-    return found + (said[: budget.facts_tokens] + newline if facts else [])
+    return found + (before[: budget.previous_tokens] + newline if previous else [])
 
 
 def _encode_file_list(

@@ -71,21 +71,29 @@ class Decoder(Protocol):
 
 
 def score_messages(
-    network: Decoder, memory: "EncodedSource", messages: Sequence[Sequence[int]], special: GenerationTokens
+    network: Decoder,
+    memory: "EncodedSource",
+    messages: Sequence[Sequence[int]],
+    special: GenerationTokens,
+    opening: Sequence[int] = (),
 ) -> list[Hypothesis]:
-    """The log-probability of each message (ids without end), teacher-forced in one decoder call."""
+    """The log-probability of each message (ids without end), teacher-forced in one decoder call.
+
+    The ids of `opening` stand between the source and the messages.
+    """
     import numpy as np
 
     if not messages:
         return []
-    longest = max(map(len, messages)) + 1
-    tokens = np.full((len(messages), longest), special.end, dtype=np.int64)
-    targets = tokens.copy()
+    longest, first = max(map(len, messages)) + 1, len(opening)
+    tokens = np.full((len(messages), first + longest), special.end, dtype=np.int64)
+    targets = tokens[:, first:].copy()
+    tokens[:, : first + 1] = [*opening, special.start]
     for row, ids in enumerate(messages):
-        tokens[row, 0] = special.start
-        tokens[row, 1 : len(ids) + 1] = targets[row, : len(ids)] = ids
+        tokens[row, first + 1 : first + 1 + len(ids)] = targets[row, : len(ids)] = ids
     probabilities, _ = network.run_decoder(memory, tokens, network.make_empty_past(len(messages)))
-    gold = compute_floored_log(np.take_along_axis(probabilities, targets[:, :, None], axis=2)[:, :, 0])
+    read = probabilities[:, first:]
+    gold = compute_floored_log(np.take_along_axis(read, targets[:, :, None], axis=2)[:, :, 0])
     return [Hypothesis(list(ids), float(gold[row, : len(ids) + 1].sum())) for row, ids in enumerate(messages)]
 
 

@@ -97,6 +97,12 @@ class EncodedSource:
     feeds: "Mapping[str, Floats | TokenIds]"
     source: list[int] = field(default_factory=list)
 
+    def keep_first(self, count: int) -> "EncodedSource":
+        """What a causal model had read after the first `count` > 0 tokens."""
+        return EncodedSource(
+            {name: kept[:, :, :count] for name, kept in self.feeds.items()}, self.source[:count]
+        )
+
 
 _PastShapes = dict[str, tuple[int, int]]
 """H and W of each input that is part of the KV cache, by name."""

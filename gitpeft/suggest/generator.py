@@ -16,6 +16,7 @@ from gitpeft.bundle.bundle import (
     WEIGHTS_FILE,
     Bundle,
 )
+from gitpeft.diff.model_input import PROMPT_ENDING
 from gitpeft.diff.render import TokenBudget
 from gitpeft.lazy import replace_fields
 from gitpeft.runtime.background import BackgroundTask
@@ -142,6 +143,11 @@ class MessageGenerator:
         return isinstance(self._network, EncoderDecoder)
 
     @property
+    def weighs(self) -> bool:
+        """Whether the model can tell what the change adds to the likelihood of a message (`weigh_drafts`)."""
+        return isinstance(self._network, CausalDecoder) and self._budget.is_prompt
+
+    @property
     def loading_seconds(self) -> float:
         """How long loading goes on when the model has begun to read; computing in Python would hold it up."""
         return 0.1 if isinstance(self._network, CausalDecoder) else 0.0
@@ -155,6 +161,37 @@ class MessageGenerator:
         return [
             replace_fields(draft, mean=one.mean, tokens=len(one.ids) + 1)
             for draft, one in zip(drafts, scored, strict=True)
+        ]
+
+    def weigh_drafts(
+        self, drafts: Sequence[DraftMessage], previous: str, exemplars: "Sequence[Neighbour]"
+    ) -> list[DraftMessage]:
+        """Drafts with their pointwise mutual information with the change of the last drafts, in nats.
+
+        It is log p(message | context, change) - log p(message | context): what stands in any change of this
+        team carries none, whoever says it. The context, which is the beginning of the prompt, are the
+        `exemplars` and the author's `previous` subject. Only a causal model can weigh; see `weighs`.
+        """
+        from gitpeft.diff.prompt import encode_context  # here, because it costs the hook of other models time
+
+        if self._encoded is None or not drafts:
+            return list(drafts)
+        unscored = iter(self.score_drafts([one for one in drafts if not one.tokens]))
+        scored = [one if one.tokens else next(unscored) for one in drafts]
+        with self._timer.measure("score"):
+            codec, subjects = self._codec.get_result(), [one.subject for one in exemplars]
+            count = len(self._wrapping[0])
+            count += len(encode_context(subjects, previous, codec.encode_many, self._budget))
+            [[*opening, _start]] = codec.encode_many([PROMPT_ENDING])
+            if count:
+                before = self._encoded.keep_first(count)
+            else:  # a graph reads on from one token at least
+                before, opening = self._network.encode(opening), []
+            ids = [codec.encode_message(one.message, self._budget.layout)[:MAX_TOKENS] for one in scored]
+            unseen = score_messages(self._network, before, ids, self._special, opening)
+        return [
+            replace_fields(draft, information=draft.mean * draft.tokens - without.total)
+            for draft, without in zip(scored, unseen, strict=True)
         ]
 
     def score_texts(self, encoded: EncodedSource, messages: Sequence[str]) -> list[Hypothesis]:

@@ -46,6 +46,11 @@ RERANKER_FEATURES = (
     "echoes_opening",
     "consensus",
     "sampled",
+    "is_weighed",
+    "weighed_likelihood",
+    "weighed_surprise",
+    "information",
+    "information_rate",
     "formulaic",
     "nearest_similarity",
     "change_size",
@@ -53,6 +58,16 @@ RERANKER_FEATURES = (
 )
 """The names of the features, in the order of `compute_features`, which describes them. A feature whose
 meaning changes needs another name: the weights of stored rerankers belong to the old meaning."""
+
+WEIGHED_FEATURES = (
+    "is_weighed",
+    "weighed_likelihood",
+    "weighed_surprise",
+    "information",
+    "information_rate",
+)
+"""Those that only a candidate has that the model has weighed: they decide what it is worth, and not whether
+it is weighed."""
 
 _NUMBER_PATTERN = lazy_pattern(r"\d+")
 _WORD_PATTERN = lazy_pattern(r"\w+")
@@ -82,8 +97,10 @@ class DraftMessage:
     `like` are the ids of the commits behind it: its exemplars, or the commit whose message it is. `mean` is
     the log-probability per token and `tokens` how many tokens that was, 0 where the model did not score it;
     for generated messages `finished` is whether the end was reached, and `samples` how many of the model's
-    samples read like that, 0 where it searched instead of sampling. For retrieved messages and analogies
-    `similarity` (0..1) is that of the commit's change, and `age` how many commits ago it was made.
+    samples read like that, 0 where it searched instead of sampling. `information` is its pointwise mutual
+    information with the change in nats (see `suggest.generator`), None where that was not computed. For
+    retrieved messages and analogies `similarity` (0..1) is that of the commit's change, and `age` how many
+    commits ago it was made.
     """
 
     message: str
@@ -95,6 +112,7 @@ class DraftMessage:
     finished: bool = True
     tokens: int = 0
     samples: int = 0
+    information: float | None = None
 
 
 RECENT_SUBJECT_COUNT = 100
@@ -194,6 +212,9 @@ def compute_features(
     - echoes_opening: how much of the similarity of the nearest messages is of those that begin with its word;
     - consensus: the share of keystrokes that it is to save by the model's samples (`consensus`); sampled: the
       share of the samples that read like that;
+    - is_weighed; weighed_likelihood, weighed_surprise; information, information_rate: whether the model has
+      weighed it, whatever its origin; likelihood and surprise, as above; its pointwise mutual information
+      with the change, as signed ln(1 + nats), and in nats a token;
     - formulaic, nearest_similarity, change_size, file_count, the same for all: mean unigram F1 of the nearest
       messages with each other, similarity of the nearest change, ln(1 + changed lines), ln(files).
     """
@@ -219,10 +240,17 @@ def compute_features(
             _measure_opening_echo(draft, nearest),
             consensus[place],
             draft.samples / max(1, sum(samples.values())),
+            *_weigh(draft),
             *shared,
         )
         for place, draft in enumerate(drafts)
     ]
+
+
+def update_features(features: Sequence[float], weighed: DraftMessage) -> tuple[float, ...]:
+    """The features of a candidate after the model has weighed it: `WEIGHED_FEATURES` are of the draft."""
+    start = RERANKER_FEATURES.index(WEIGHED_FEATURES[0])
+    return (*features[:start], *_weigh(weighed), *features[start + len(WEIGHED_FEATURES) :])
 
 
 def _measure_length(draft: DraftMessage, context: RerankingContext) -> tuple[float, float]:
@@ -278,6 +306,13 @@ def _measure_likelihood(draft: DraftMessage) -> tuple[float, float, float]:
     if not draft.tokens:
         return 0.0, _UNSCORED_LIKELIHOOD, _UNSCORED_SURPRISE
     return 1.0, draft.mean, math.log1p(max(0.0, -draft.mean * draft.tokens))
+
+
+def _weigh(draft: DraftMessage) -> tuple[float, float, float, float, float]:
+    if draft.information is None:
+        return 0.0, _UNSCORED_LIKELIHOOD, _UNSCORED_SURPRISE, 0.0, 0.0
+    size = math.copysign(math.log1p(abs(draft.information)), draft.information)
+    return 1.0, *_measure_likelihood(draft)[1:], size, draft.information / max(1, draft.tokens)
 
 
 def _measure_truth(

@@ -45,6 +45,9 @@ NEIGHBOUR_COUNT = 10
 MAX_SCORED_MESSAGES = 10
 """Messages that the model did not generate and that may be offered whose likelihood it computes."""
 
+MAX_WEIGHED_UNORDERED = 30
+"""Candidates that the model weighs where there is no reranker to order them."""
+
 DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
@@ -55,6 +58,8 @@ class _Groundwork:
 
     context: RerankingContext
     others: Sequence[DraftMessage]
+    previous: str
+    exemplars: "Sequence[Neighbour]"
 
 
 def open_active_suggester(state_dir: Path) -> "Suggester":
@@ -188,8 +193,10 @@ class Suggester:
             recent = self._index.list_newest_subjects(MAX_SUBJECTS, end) if self._index is not None else []
             context = RerankingContext(change, clean_subject(previous), recent, branch)
             if self._reranker.is_of_earlier_version:
-                return _Groundwork(context, list(map(_draft_from_neighbour, neighbours)))
-            return _Groundwork(context, _collect_other_drafts(neighbours, context))
+                others = list(map(_draft_from_neighbour, neighbours))
+            else:
+                others = _collect_other_drafts(neighbours, context)
+            return _Groundwork(context, others, previous, neighbours[: self._exemplar_count])
 
     def _build_candidates(self, work: _Groundwork, drafts: Sequence[DraftMessage]) -> list[MessageCandidate]:
         """The candidates from the model's drafts, which come first, and from all others."""
@@ -197,8 +204,28 @@ class Suggester:
         if drafts and self._generator is not None and self._generator.scores_cheaply and not earlier:
             others = self._score_offerable(others, work.context)
         with self._timer.measure("choose"):
-            drafts = [*drafts, *others]
-            return reranker.build_candidates(drafts, work.context, self._longest, grounded=not earlier)
+            found = [*drafts, *others]
+            candidates = reranker.build_candidates(found, work.context, self._longest, grounded=not earlier)
+        return self._weigh_best(candidates, found, work) if drafts and self._weighs else candidates
+
+    @property
+    def _weighs(self) -> bool:
+        """Whether the model weighs candidates: for a reranker that knows what to make of it, or for none yet,
+        since from these candidates one may be fitted."""
+        able = self._generator is not None and self._generator.weighs
+        return able and (self._reranker.marked or not self._reranker.features)
+
+    def _weigh_best(
+        self, candidates: Sequence[MessageCandidate], drafts: Sequence[DraftMessage], work: _Groundwork
+    ) -> list[MessageCandidate]:
+        """The candidates, the first of them weighed by the model; all where no reranker says which are."""
+        assert self._generator is not None
+        best = self._reranker.list_fitting(candidates)
+        by_text = {one.message: one for one in reversed(drafts)}
+        most = reranker.MAX_WEIGHED if self._reranker.features else MAX_WEIGHED_UNORDERED
+        asked = [by_text[one.message] for one in best[:most]]
+        weighed = self._generator.weigh_drafts(asked, work.previous, work.exemplars)
+        return reranker.update_candidates(candidates, weighed)
 
     def _score_offerable(
         self, others: Sequence[DraftMessage], context: RerankingContext

@@ -132,8 +132,9 @@ def ask_untuned(
         ready = base.prepare_onnx_folder(Path(scratch)) or export_base(base, examples, Path(scratch))
         settings = json.loads((ready / "settings.json").read_text())
         manifest = Manifest(created="", settings=settings, **packing.describe_base(base))
-        with trial.open_trial_suggester(manifest, ready, index, {}) as suggester:
-            return trial.collect_candidates(suggester, examples, since=part), base.load_reranker()
+        reranker = base.load_reranker()
+        with trial.open_trial_suggester(manifest, ready, index, {}, reranker) as suggester:
+            return trial.collect_candidates(suggester, examples, since=part), reranker
 
 
 def export_base(base: bases.BaseModel, examples: Sequence[dataset.Example], folder: Path) -> Path:
@@ -158,9 +159,9 @@ def ask_tuned(
     pipeline.build_active_model(repo, results.ModelPlan(base=base, minutes=minutes), lambda *_: None)
     active = bundles.require_active_bundle(repo.state_dir)
     style = active.read_json(bundles.STYLE_FILE)
-    with trial.open_trial_suggester(active.manifest, active.path, index, style) as suggester:
-        asked = trial.collect_candidates(suggester, examples, since=part)
-    return asked, Reranker.from_data(active.read_json(bundles.RERANKER_FILE), active.manifest.kind)
+    reranker = Reranker.from_data(active.read_json(bundles.RERANKER_FILE), active.manifest.kind)
+    with trial.open_trial_suggester(active.manifest, active.path, index, style, reranker) as suggester:
+        return trial.collect_candidates(suggester, examples, since=part), reranker
 
 
 def format_curve(system: str, found: Sequence[OfferOutcome]) -> list[str]:

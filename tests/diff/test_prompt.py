@@ -7,7 +7,7 @@ import pytest
 from gitpeft.diff.facts import extract_facts
 from gitpeft.diff.model_input import PROMPT_ENDING
 from gitpeft.diff.patch import FileChange, Hunk
-from gitpeft.diff.prompt import PROMPT_BUDGET, render_prompt
+from gitpeft.diff.prompt import PROMPT_BUDGET, encode_context, render_prompt
 from gitpeft.diff.stored import ChangeContent
 from gitpeft.lazy import replace_fields
 
@@ -43,6 +43,17 @@ def test_the_layout() -> None:
         "file a.py +3 -1\n@ class Reader\n  def f():\n~ x = read([-1-]{+2+})\n+ import os\n+ # why\n"
         "Commit message:"
     )
+
+
+@pytest.mark.parametrize("previous", ["", "Fix it (#5)"])
+@pytest.mark.parametrize("like", [[], ["Fix dates (#3)"], ["A", "B", "C", "D"]])
+def test_a_prompt_begins_with_its_context(like: list[str], previous: str) -> None:
+    """All that does not depend on the change."""
+    context = bytes(encode_context(like, previous, encode, PROMPT_BUDGET)).decode()
+    content = ChangeContent([make_change("a.py", "+x = 1")], "adds x")
+    pieces = render_prompt(content, like, previous, encode, replace_fields(PROMPT_BUDGET, total=2000))
+    text = bytes(i for piece in pieces for i in piece.ids).decode()
+    assert text.startswith(f"{context}Facts: adds x\nfile a.py")
 
 
 def test_without_surroundings() -> None:

@@ -1,14 +1,24 @@
 """Causal language models of a few thousand weights through every command: init, suggest, eval, compare."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from gitpeft.bundle import bundle as bundles
+from gitpeft.bundle.manifest import Manifest
 from gitpeft.git.repository import Repository
+from gitpeft.lazy import replace_fields
+from gitpeft.learn import packing
+from gitpeft.learn.data.dataset import Example, build_example_index
+from gitpeft.learn.evaluation import trial
+from gitpeft.learn.export import parity
+from gitpeft.learn.models import bases
 from gitpeft.learn.training import finetune
+from gitpeft.suggest.reranker import MAX_WEIGHED, RERANKED, MessageCandidate, Reranker
 from gitpeft.suggest.reranker_features import GENERATED
 from gitpeft.suggest.suggester import Suggester
 from tests.support import generated, tinymodel
@@ -77,6 +87,51 @@ def check_samples(suggester: Suggester) -> None:
     assert consensus == sorted(consensus, reverse=True) and consensus[0] > 0
     assert all(one.mean < 0 for one in drafts)
     assert suggester.collect_candidates(CHANGE, "") == found
+
+
+def test_candidates_are_weighed(folders: dict[str, Path], tmp_path: Path) -> None:
+    """By what the change adds to their likelihood: all for a reranker in the making, the first ones for one
+    that was fitted on marks, and none for one that knows nothing of it."""
+    base = bases.find_base(str(folders["llama"]))
+    subjects = ("Return a", "Fix a", "Return src", "Fix return", "Return src a", "Fix src a")
+    examples = [Example(CHANGE, one, "", (), f"{i:040}") for i, one in enumerate(subjects)]
+    pairs = [finetune.encode_example_for_base(base, one) for one in examples]
+    asked, wrapping = [(source, target[:-1]) for source, target in pairs], base.find_wrapping_ids()
+    exported = parity.export_model(base.load(), base.tokenizer_path, tmp_path, asked, wrapping=wrapping)
+    manifest = Manifest(created="", settings=exported.settings, **packing.describe_base(base))
+    index = build_example_index(examples)
+    words = Reranker(RERANKED, ("words",), (1.0,), value_weights=(1.0,))
+
+    def ask(chosen: Reranker | None) -> tuple[list[MessageCandidate], Suggester]:
+        with trial.open_trial_suggester(manifest, tmp_path, index, {}, chosen) as suggester:
+            return suggester.collect_candidates(CHANGE, "Add it"), suggester
+
+    def count(found: Sequence[MessageCandidate]) -> float:
+        return sum(one.get_feature("is_weighed") for one in found)
+
+    found, suggester = ask(None)
+    fitting = [one for one in found if not one.flaw]
+    assert len(fitting) > MAX_WEIGHED and count(found) == count(fitting) == len(fitting)
+    assert count(ask(words)[0]) == 0
+    marked, _ = ask(replace_fields(words, marked=True))
+    assert count(marked) == MAX_WEIGHED
+    first = replace_fields(words, marked=True).list_fitting(marked)[:MAX_WEIGHED]
+    assert count(first) == MAX_WEIGHED and [one.message for one in marked] == [one.message for one in found]
+    check_information(suggester, fitting[-1])
+
+
+def check_information(suggester: Suggester, one: MessageCandidate) -> None:
+    """Its likelihood behind the whole prompt, less that behind a prompt without the change."""
+    generator = suggester._generator
+    assert generator is not None and one.origin != GENERATED
+    exemplars = suggester._find_nearest(CHANGE)[:3]
+    [told] = generator.score_texts(generator.encode_source(CHANGE, "Add it", exemplars), [one.message])
+    [untold] = generator.score_texts(generator.encode_source("", "Add it", exemplars), [one.message])
+    nats = told.total - untold.total
+    assert one.get_feature("information") == pytest.approx(
+        math.copysign(math.log1p(abs(nats)), nats), abs=0.05
+    )
+    assert one.get_feature("weighed_likelihood") == pytest.approx(told.mean, abs=0.01)
 
 
 def test_a_causal_base_is_trained_further(

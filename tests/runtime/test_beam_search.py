@@ -101,6 +101,12 @@ def test_scores_of_given_messages_count_the_end() -> None:
     assert beam_search.score_messages(table, EncodedSource({}), [], SPECIAL) == []
 
 
+def test_what_stands_before_a_message_has_no_part_in_its_score() -> None:
+    table = Table({9: {9: 0.1}, 0: {5: 0.5, 1: 0.25}, 5: {1: 0.5}})
+    found = beam_search.score_messages(table, EncodedSource({}), [[5], []], SPECIAL, opening=[9, 9])
+    assert np.allclose([one.total for one in found], [np.log(0.25), np.log(0.25)])
+
+
 @given(
     st.lists(st.integers(0, 50), min_size=1, max_size=700),
     st.lists(st.floats(-30, 0), min_size=1, max_size=4),

@@ -1,6 +1,8 @@
 """Candidates with features and flaws, and the reranker that orders them."""
 
+import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from gitpeft.suggest.reranker_features import (
     GENERATED,
     RERANKER_FEATURES,
     RETRIEVED,
+    WEIGHED_FEATURES,
     DraftMessage,
     RerankingContext,
 )
@@ -166,10 +169,65 @@ def test_a_reranker_of_another_version_is_replaced() -> None:
         and not reranker.is_outdated_reranker({})
         and not reranker.is_outdated_reranker({"features": ["words"], "weights": [1]})
     )
-    of_samples = {"consensus", "sampled"}
-    assert set(reranker.load_embedded_reranker().features) == set(RERANKER_FEATURES) - of_samples, (
+    of_causal_models = {"consensus", "sampled", *WEIGHED_FEATURES}
+    assert set(reranker.load_embedded_reranker().features) == set(RERANKER_FEATURES) - of_causal_models, (
         "fitted by this version, on all features of a model that searches"
     )
+
+
+MARKED = Reranker(
+    reranker.RERANKED,
+    ("words", "information"),
+    (1.0, 0.0),
+    threshold=0.5,
+    value_weights=(0.0, 2.0),
+    marked=True,
+)
+
+
+def weighed(information: float | None, message: str) -> MessageCandidate:
+    [one] = candidates(draft(message, mean=-1.0, tokens=4))
+    return reranker.update_candidates([one], [draft(message, tokens=4, information=information)])[0]
+
+
+def test_of_the_first_candidates_the_worth_decides_as_well() -> None:
+    """The fifth is not weighed, whatever it would have been worth; it comes after those that are."""
+    found = [
+        weighed(0.0, "drop the old cache words"),
+        weighed(3.0, "drop the cache"),
+        weighed(None, "fix cache"),
+        weighed(0.4, "drop the old words"),
+        weighed(9.0, "drop"),
+    ]
+    assert [c.message for c in MARKED.list_fitting(found)][-1] == "drop"
+    ranked = MARKED.rank_candidates(found)
+    assert [c.message for _, c in ranked][:2] == ["drop the cache", "drop the old words"]
+    assert ranked[0][0] == MARKED.score_candidate(found[1]) > 0.9
+    assert MARKED.rank_candidates(found[:1], None) and not replace_fields(
+        MARKED, threshold=0.6
+    ).rank_candidates(found[:1])
+    plain = replace_fields(MARKED, marked=False)
+    assert plain.rank_candidates(found)[0][1].message == "drop the old cache words"
+
+
+def test_only_candidates_that_were_weighed_change() -> None:
+    one, other = candidates(draft("drop the cache", mean=-0.5, tokens=4), draft("drop old words"))
+    [new, same] = reranker.update_candidates(
+        [one, other], [draft("drop the cache", mean=-0.5, tokens=4, information=6.0)]
+    )
+    assert same is other and new.message == one.message
+    changed = {n for n, a, b in zip(RERANKER_FEATURES, one.features, new.features, strict=True) if a != b}
+    assert changed == set(WEIGHED_FEATURES)
+    assert new.get_feature("information") == math.log1p(6.0) and new.get_feature("information_rate") == 1.5
+    assert new.get_feature("weighed_likelihood") == -0.5
+    assert new.get_feature("weighed_surprise") == math.log1p(2.0)
+    against = reranker.update_candidates([one], [draft("drop the cache", tokens=4, information=-6.0)])[0]
+    assert against.get_feature("information") == -math.log1p(6.0)
+
+
+def test_whether_it_was_fitted_on_marks_is_stored() -> None:
+    assert Reranker.from_data(json.loads(json.dumps(asdict(MARKED))), "model") == MARKED
+    assert not Reranker.from_data({"features": ["words"], "weights": [1]}, "model").marked
 
 
 @pytest.mark.parametrize(

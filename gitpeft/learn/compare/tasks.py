@@ -158,11 +158,11 @@ class MessageTaskPart:
         """The first suggestion for every evaluated commit, and the seconds that took."""
         manifest = packing.draft_manifest(self.data, self.mined)
         manifest = replace(manifest, **packing.describe_base(base), settings=settings)
-        with trial.open_trial_suggester(manifest, files, self.index, self.style) as suggester:
+        reranker = base.load_reranker()
+        with trial.open_trial_suggester(manifest, files, self.index, self.style, reranker) as suggester:
             before = time.monotonic()
             asked = trial.collect_candidates(suggester, self.asked)
             spent = time.monotonic() - before
-        reranker = base.load_reranker()
         return [one.offered_message(reranker, least=0.0) for one in asked], spent
 
     @cached_property

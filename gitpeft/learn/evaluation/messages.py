@@ -88,7 +88,7 @@ def choose_on_validation(
     if draft.files is None or len(examples) < MIN_VALIDATION_COMMITS:
         return None
     index = data.index_before(data.first_valid)
-    with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
+    with trial.open_trial_suggester(draft.manifest, draft.files, index, style, draft.reranker) as suggester:
         kept = answers.open(suggester.bundle.manifest, data.valid) if answers else None
         asked = trial.collect_candidates(suggester, examples, listen, data.valid, limit, kept)
     return choose_reranker(asked, draft.reranker)
@@ -125,7 +125,7 @@ def measure_on_test(
     index = data.index_before(data.first_test)
     found = []
     if draft.files is not None:
-        with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
+        with trial.open_trial_suggester(draft.manifest, draft.files, index, style, reranker) as suggester:
             kept = answers.open(suggester.bundle.manifest, ()) if answers else None
             found = trial.collect_candidates(suggester, examples, listen, (), limit, kept)
         examples = [one.example for one in found]

@@ -5,7 +5,7 @@ itself. A reranker that was fitted on many histories is the prior of one that is
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,7 +18,12 @@ from gitpeft.learn import logistic
 from gitpeft.learn.evaluation.text_metrics import NEARLY_KEPT_SHARE, compute_saving
 from gitpeft.learn.evaluation.trial import ExampleCandidates, score_reranker
 from gitpeft.suggest.reranker import RERANKED, Reranker
-from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES, RETRIEVED
+from gitpeft.suggest.reranker_features import (
+    GENERATED,
+    RERANKER_FEATURES,
+    RETRIEVED,
+    WEIGHED_FEATURES,
+)
 
 FloatArray = NDArray[np.float64]
 DEFAULT_MODE = "default"
@@ -40,10 +45,25 @@ PRIOR_WEIGHT = 20.0
 VALUED_CANDIDATES, VALUE_RIDGE = 3, 3.0
 """The candidates of a commit from which their value is learnt, and the ridge penalty of that regression."""
 
+Marks = Mapping[tuple[str, str], int]
+"""Readers' marks, by commit (12 digits) and message: 3 commit as it stands, 2 a small edit, 1 rewrite, 0
+wrong."""
+
+MARK_WORTH = (0.0, 0.4, 0.85, 1.0)
+"""What a message with each mark is worth."""
+
+SAVING_PART, FULL_SAVING, MARK_RIDGE = 0.2, 2 / 3, 10.0
+"""The part of a message's worth that is the keystrokes it saves, from which saving on that part is whole, and
+the ridge penalty of the regression."""
+
+MARKED_COVERAGE = 0.4
+"""A reranker that was fitted on marks offers something for this share of its commits."""
+
 RIDGE_STRENGTH = 6.0
 """Strength of the ridge penalty towards the prior, in commits. On the validation parts of flask, gin
 and axios (120 to 340 commits) 0.2 to 6 are equal, and 60 is worse."""
 
+_WEIGHED = [RERANKER_FEATURES.index(name) for name in WEIGHED_FEATURES]
 _MAX_STEPS, _TOLERANCE, _MIN_SPREAD = 50, 1e-7, 1e-6
 _MAX_HALVINGS = 30
 
@@ -77,7 +97,7 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
     """Fit a reranker on validation examples, from a prior if there is one; the best way of ranking wins.
 
     The ways are compared by the keystrokes that their first messages save, whatever their scores. The winner
-    then gets the threshold of `choose_threshold`.
+    then gets the threshold of `choose_threshold`, or keeps that of a prior that was fitted on marks.
     """
     known = prior if prior is not None and prior.weights else Reranker()
     # with the weights of the prior, so that scores mean the same in every mode
@@ -97,18 +117,24 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
     best = max(scores, key=lambda name: scores[name])
     chosen = fit_reranker(asked, prior) if best == RERANKED else ways[best]
     outcomes = held_out if best == RERANKED else list_outcomes(asked, chosen)
-    if chosen.weights:
+    if chosen.marked and chosen.threshold is not None:
+        chosen = replace_fields(chosen, threshold=lower_threshold(chosen.threshold, outcomes))
+    elif chosen.weights:
         chosen = replace_fields(chosen, threshold=choose_threshold(outcomes))
     return RerankerChoice(best, chosen, len(asked), scores, summarise_outcomes(outcomes, chosen.threshold))
 
 
-def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = None) -> Reranker:
+def fit_reranker(
+    asked: Sequence[ExampleCandidates], prior: Reranker | None = None, marks: Marks | None = None
+) -> Reranker:
     """Weights under which a commit's best candidate, by keystrokes saved, gets the highest score.
 
     The softmax of the scores is fitted to that of the savings over `TARGET_TEMPERATURE`: ListNet's top-one
     loss (Cao et al. 2007), by Newton's method, with a ridge towards the prior's weights (0 without one) in
     units of each feature's spread, once these are at this loss's scale. A logistic regression over the
-    candidates that come first then gives the chance that one saves `NEARLY_KEPT_SHARE` of the keystrokes.
+    candidates that come first then gives the chance that one saves `NEARLY_KEPT_SHARE` of the keystrokes;
+    with `marks`, one over all that have a mark gives what a message is worth. A prior's value that was learnt
+    from marks is kept: a history has none.
     """
     questions = _read_questions(asked)
     if not questions:
@@ -116,14 +142,20 @@ def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = No
     rows = np.concatenate([x for x, _ in questions])
     spread = rows.std(0)
     spread[spread < _MIN_SPREAD] = 1.0  # a constant feature keeps the prior's weight
+    spread[_WEIGHED] = np.inf  # which candidates are weighed is decided without them
     asked_for = [(x / spread, _target_distribution(y)) for x, y in questions]
     start = np.zeros(len(RERANKER_FEATURES))
     if prior is not None and prior.weights:
-        given = _read_weights(prior, prior.weights) * spread
+        given = _read_weights(prior, prior.weights) * np.where(np.isinf(spread), 0.0, spread)
         one = [((x @ given)[:, None], wanted) for x, wanted in asked_for]
         start = given * max(0.0, float(_fit_listwise(one, np.ones(1))[0]))
     weights = _fit_listwise(asked_for, start) / spread
-    value_weights, value_bias = _fit_value(questions, weights, prior)
+    if marks is not None:
+        value_weights, value_bias = _fit_marks(asked, marks)
+    elif prior is not None and prior.marked:
+        value_weights, value_bias = _read_weights(prior, prior.value_weights), prior.value_bias
+    else:
+        value_weights, value_bias = _fit_value(questions, weights, prior)
     return Reranker(
         RERANKED,
         RERANKER_FEATURES,
@@ -131,6 +163,7 @@ def fit_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None = No
         threshold=prior.threshold if prior is not None else None,
         value_weights=tuple(map(float, value_weights)),
         value_bias=value_bias,
+        marked=marks is not None or (prior is not None and prior.marked),
     )
 
 
@@ -180,11 +213,26 @@ def _fit_value(
         share = np.concatenate([np.ones(len(goals)), np.full(len(goals), PRIOR_WEIGHT / len(goals))])
         scale, bias = _fit_weighted_line(*padded, share)
         return known * scale, prior.value_bias * scale + bias
+    return _fit_logit(rows, goals, VALUE_RIDGE)
+
+
+def _fit_marks(asked: Sequence[ExampleCandidates], marks: Marks) -> tuple[FloatArray, float]:
+    """Weights and bias of the logit of what candidates are worth, from those that have a mark."""
+    rows, goals = [], []
+    for one in asked:
+        for c in one.found:
+            mark = marks.get((one.example.sha, c.message))
+            if mark is not None and not c.flaw:
+                saved = min(1.0, remember_saving(c.message, one.example.message) / FULL_SAVING)
+                rows.append(c.features)
+                goals.append((1 - SAVING_PART) * MARK_WORTH[mark] + SAVING_PART * saved)
+    return _fit_logit(np.array(rows), np.array(goals), MARK_RIDGE)
+
+
+def _fit_logit(rows: FloatArray, goals: FloatArray, ridge: float) -> tuple[FloatArray, float]:
     mean, spread = rows.mean(0), rows.std(0)
     spread[spread < _MIN_SPREAD] = 1.0
-    fitted, bias = logistic.fit_logistic_newton(
-        (rows - mean) / spread, goals, np.full(rows.shape[1], VALUE_RIDGE)
-    )
+    fitted, bias = logistic.fit_logistic_newton((rows - mean) / spread, goals, np.full(rows.shape[1], ridge))
     return fitted / spread, bias - float((fitted / spread) @ mean)
 
 
@@ -247,9 +295,21 @@ def choose_threshold(outcomes: Sequence[OfferOutcome]) -> float:
         last_of_equals = n == len(ranked) or ranked[n].score < one.score
         if share >= GOAL_SHARE and last_of_equals:
             lowest = min(lowest, one.score)
-    if len(outcomes) >= MIN_COVERED_COMMITS and ranked:
-        lowest = min(lowest, ranked[min(len(ranked), math.ceil(MIN_COVERAGE * len(outcomes))) - 1].score)
-    return lowest
+    return lower_threshold(lowest, outcomes)
+
+
+def lower_threshold(threshold: float, outcomes: Sequence[OfferOutcome]) -> float:
+    """The threshold, or what leaves `MIN_COVERAGE` of the commits an offer, where so many are known."""
+    ranked = sorted((one.score for one in outcomes if one.score >= 0), reverse=True)
+    if len(outcomes) < MIN_COVERED_COMMITS or not ranked:
+        return threshold
+    return min(threshold, ranked[min(len(ranked), math.ceil(MIN_COVERAGE * len(outcomes))) - 1])
+
+
+def find_threshold(outcomes: Sequence[OfferOutcome], coverage: float) -> float:
+    """The score that this share of the commits reaches with what comes first; 0 where there is none."""
+    ranked = sorted((one.score for one in outcomes), reverse=True)
+    return max(0.0, ranked[min(len(ranked), math.ceil(coverage * len(ranked))) - 1]) if ranked else 0.0
 
 
 def summarise_outcomes(outcomes: Sequence[OfferOutcome], threshold: float | None) -> dict[str, float]:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gitpeft.bundle import bundle as bundles
@@ -47,9 +47,16 @@ class TrialLimit:
 
 @contextmanager
 def open_trial_suggester(
-    manifest: Manifest, files: Path, index: CommitIndex, style: Mapping[str, object]
+    manifest: Manifest,
+    files: Path,
+    index: CommitIndex,
+    style: Mapping[str, object],
+    reranker: Reranker | None = None,
 ) -> Iterator[Suggester]:
-    """A suggester from exported files and an index (none if empty), in a temporary bundle."""
+    """A suggester from exported files and an index (none if empty), in a temporary bundle.
+
+    With a `reranker`, the model weighs the candidates that come first by it.
+    """
     with tempfile.TemporaryDirectory(prefix="gitpeft-trial-") as scratch:
         state = Path(scratch)
         with bundles.staging_folder(state) as folder:
@@ -58,6 +65,8 @@ def open_trial_suggester(
                 (folder / bundles.INDEX_FOLDER).mkdir()
                 index.save(folder / bundles.INDEX_FOLDER)
             (folder / bundles.STYLE_FILE).write_text(json.dumps(style))
+            if reranker is not None:
+                (folder / bundles.RERANKER_FILE).write_text(json.dumps(asdict(reranker)))
             id_ = bundles.write_bundle(folder, manifest)
         yield Suggester(bundles.activate_bundle(state, id_))
 

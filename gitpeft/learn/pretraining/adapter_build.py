@@ -24,7 +24,12 @@ from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_gpu, adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_checkpoint import LOG_FILE
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings, ValidationPart
-from gitpeft.learn.pretraining.base_reranker import HistoryAsker, RerankerRules, fit_base_reranker
+from gitpeft.learn.pretraining.base_reranker import (
+    HistoryAsker,
+    RerankerRules,
+    fit_base_reranker,
+    read_marks,
+)
 from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
 from gitpeft.learn.training import devices, distributed
 from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
@@ -149,7 +154,8 @@ def _train_together(
             learnt = frozenset(str(json.loads(line)["sha"]) for line in lines[: run.at.place])
             fresh = bases.find_base(str(out))  # with the adapter
             asker = HistoryAsker(fresh, recipe.reranker, corpus, learnt, work)
-            fit_base_reranker(asker, recipe.read_repositories(), listen)
+            marks = read_marks(recipe.folder / recipe.reranker.marks) if recipe.reranker.marks else None
+            fit_base_reranker(asker, recipe.read_repositories(), listen, marks)
     return finished
 
 

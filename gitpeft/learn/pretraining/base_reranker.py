@@ -4,6 +4,7 @@ Public histories are asked about commits that the base's adapter has not learnt 
 history are kept in the work folder, so that a run that was stopped goes on where it was.
 """
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from gitpeft.files import write_json
 from gitpeft.lazy import replace_fields
 from gitpeft.learn.data.dataset import Example, build_example_index
 from gitpeft.learn.evaluation import reranker, trial
-from gitpeft.learn.evaluation.reranker import OfferOutcome
+from gitpeft.learn.evaluation.reranker import MARKED_COVERAGE, Marks, OfferOutcome
 from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.learn.export import parity
 from gitpeft.learn.models import bases
@@ -29,6 +30,8 @@ from gitpeft.suggest.reranker import MessageCandidate, Reranker
 FOLDS = 5
 """The threshold is chosen on histories that the reranker was fitted without, in so many groups."""
 
+MARKS = {"0": 0, "1": 1, "2": 2, "3": 3}
+
 _PARITY_EXAMPLES = 8
 _REPORT_FILE = "reranker.json"
 
@@ -36,15 +39,36 @@ _REPORT_FILE = "reranker.json"
 @dataclass(frozen=True, slots=True)
 class RerankerRules:
     """On which histories (OWNER/NAME) a reranker is fitted: the newest commits of each are read, and
-    `commits` of their newest fifth asked about."""
+    `commits` of their newest fifth asked about.
+
+    `marks` is a file of readers' marks beside the recipe, "" for none; see `read_marks`.
+    """
 
     repositories: tuple[str, ...]
     newest: int = 2500
     commits: int = 20
     seed: int = 1
+    marks: str = ""
 
 
-def fit_base_reranker(asker: "HistoryAsker", tips: Mapping[str, str], listen: ProgressListener) -> Reranker:
+def read_marks(path: Path) -> Marks:
+    """Readers' marks: a row for each, with commit, mark and message, separated by tabs, below their names.
+
+    GitpeftError where the file cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+        return {(row["commit"], row["message"]): MARKS[row["mark"]] for row in rows}
+    except (OSError, KeyError, ValueError) as error:
+        raise GitpeftError(
+            f"the marks in {path} cannot be read: {error!r}", "take it from models/smol"
+        ) from None
+
+
+def fit_base_reranker(
+    asker: "HistoryAsker", tips: Mapping[str, str], listen: ProgressListener, marks: Marks | None = None
+) -> Reranker:
     """Write `onnx/chooser.json` into the base's folder, and a report beside it.
 
     `tips` are the commits to start from, by OWNER/NAME. GitpeftError where a clone is missing, or a history
@@ -56,15 +80,24 @@ def fit_base_reranker(asker: "HistoryAsker", tips: Mapping[str, str], listen: Pr
     for number, name in enumerate(names):
         listen("choose", number / len(names), name)
         asked[name] = asker.ask_once(name, tips[name])
-    fitted, outcomes = fit_on_histories(list(asked.values()))
-    fitted = replace_fields(fitted, threshold=reranker.choose_threshold(outcomes))
+    fitted, found = fit_on_histories(list(asked.values()), marks)
+    outcomes = [one for one, _ in found]
+    threshold = (
+        reranker.choose_threshold(outcomes)
+        if marks is None
+        else reranker.find_threshold(outcomes, MARKED_COVERAGE)
+    )
+    fitted = replace_fields(fitted, threshold=threshold)
     folder = asker.base.folder / ONNX_FOLDER
     folder.mkdir(exist_ok=True)
     write_json(folder / bundles.RERANKER_FILE, asdict(fitted))
     saved = 100 * sum(one.saving for one in outcomes) / max(1, len(outcomes))
     offers = reranker.summarise_outcomes(outcomes, fitted.threshold)
     counts = {name: len(found) for name, found in asked.items()}
-    write_json(folder / _REPORT_FILE, {"commits": counts, "offers": offers, "keystrokes_saved": saved})
+    report = {"commits": counts, "offers": offers, "keystrokes_saved": saved}
+    if marks is not None:
+        report["marks"] = summarise_marks(found, fitted.threshold or 0.0)
+    write_json(folder / _REPORT_FILE, report)
     listen("choose", 1.0, f"{len(outcomes):,} commits, {saved:.1f}% of the keystrokes saved")
     return fitted
 
@@ -79,16 +112,38 @@ def _check_names(names: Sequence[str], tips: Mapping[str, str]) -> None:
             raise GitpeftError(f"the list of repositories has no {name}", "add it, with its commit")
 
 
+FoundOffer = tuple[OfferOutcome, int | None]
+"""What comes first for a commit, and the mark of that message where it has one."""
+
+
 def fit_on_histories(
-    asked: Sequence[Sequence[ExampleCandidates]],
-) -> tuple[Reranker, list[OfferOutcome]]:
+    asked: Sequence[Sequence[ExampleCandidates]], marks: Marks | None = None
+) -> tuple[Reranker, list[FoundOffer]]:
     """A reranker fitted on all histories, and what comes first where it was fitted without a history."""
-    outcomes: list[OfferOutcome] = []
+    found: list[FoundOffer] = []
     for fold in range(FOLDS):
         rest = [one for i, history in enumerate(asked) if i % FOLDS != fold for one in history]
         held = [one for history in asked[fold::FOLDS] for one in history]
-        outcomes += reranker.list_outcomes(held, reranker.fit_reranker(rest))
-    return reranker.fit_reranker([one for history in asked for one in history]), outcomes
+        fitted = reranker.fit_reranker(rest, marks=marks)
+        first = [one.offered_message(fitted, least=0.0) for one in held]
+        known = [(marks or {}).get((one.example.sha, text)) for one, text in zip(held, first, strict=True)]
+        found += zip(reranker.list_outcomes(held, fitted), known, strict=True)
+    return reranker.fit_reranker([one for history in asked for one in history], marks=marks), found
+
+
+def summarise_marks(found: Sequence[FoundOffer], threshold: float) -> dict[str, dict[str, float]]:
+    """How many offers have a mark, and the shares of those with at least 2 and with 0: all, and those that
+    reach the threshold."""
+    parts = {"all": found, "offered": [one for one in found if one[0].score >= threshold]}
+    marked = {name: [mark for _, mark in part if mark is not None] for name, part in parts.items()}
+    return {
+        name: {
+            "n": len(marks),
+            "at_least_2": sum(mark >= 2 for mark in marks) / max(1, len(marks)),
+            "0": marks.count(0) / max(1, len(marks)),
+        }
+        for name, marks in marked.items()
+    }
 
 
 # --- asking -------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def _suggest_first(
 
     assert draft.files is not None
     index = data.index_before(data.first_test)
-    with trial.open_trial_suggester(draft.manifest, draft.files, index, style) as suggester:
+    with trial.open_trial_suggester(draft.manifest, draft.files, index, style, reranker) as suggester:
         return [
             one.offered_message(reranker, least=0.0)
             for one in trial.collect_candidates(suggester, examples, report_progress, since=data.test)

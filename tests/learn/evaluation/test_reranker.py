@@ -2,6 +2,7 @@
 
 import pytest
 
+from gitpeft.lazy import replace_fields
 from gitpeft.learn.evaluation import reranker
 from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.suggest.reranker import RERANKED, MessageCandidate, Reranker
@@ -180,6 +181,53 @@ def test_scores_rise_with_the_weighed_sum_even_where_nothing_is_good() -> None:
     made = reranker.fit_reranker(found, Reranker(RERANKED, ("similarity",), (1.0,)))
     assert weight(made, "similarity") > 0
     assert made.score_candidate(candidate("x", GENERATED, similarity=1.0)) < 0.2
+
+
+# --- readers' marks -----------------------------------------------------------------------------------------
+
+
+def read_by_readers(n: int) -> tuple[list[ExampleCandidates], dict[tuple[str, str], int]]:
+    """Messages with much information are good, whatever keystrokes they save; what has no mark counts not."""
+    found = list[ExampleCandidates]()
+    marks = dict[tuple[str, str], int]()
+    for i in range(n):
+        good = candidate(f"good {i}", GENERATED, is_weighed=1.0, information=3.0)
+        poor = candidate(f"poor {i}", GENERATED, is_weighed=1.0, information=0.5 * (i % 2), words=1.0)
+        found.append(ExampleCandidates(example(i), (poor, good, candidate("unread", GENERATED, words=9.0))))
+        marks |= {(example(i).sha, f"good {i}"): 3 - i % 2, (example(i).sha, f"poor {i}"): i % 2}
+    return found, marks
+
+
+def test_worth_is_learnt_from_marks() -> None:
+    found, marks = read_by_readers(30)
+    made = reranker.fit_reranker(found, marks=marks)
+    assert made.marked and not reranker.fit_reranker(found).marked
+    assert weight(made, "information") == 0, "which candidates are weighed is decided before"
+    good, poor = (made.score_candidate(found[0].found[place]) for place in (1, 0))
+    assert good > 0.6 and poor < 0.4
+    assert made.rank_candidates(found[0].found)[0][1].message == "good 0"
+
+
+def test_a_history_of_its_own_leaves_what_readers_said() -> None:
+    """Its order is fitted, and the threshold lowered where hardly anything would be offered."""
+    found, marks = read_by_readers(30)
+    prior = replace_fields(reranker.fit_reranker(found, marks=marks), threshold=0.99)
+    choice = reranker.choose_reranker(told_by_similarity(30), prior)
+    assert choice.name == RERANKED and choice.chooser.marked
+    assert weight(choice.chooser, "similarity") > 0
+    assert choice.chooser.value_weights == prior.value_weights
+    assert choice.chooser.threshold is not None and choice.chooser.threshold < 0.9
+    assert choice.offers["coverage"] >= reranker.MIN_COVERAGE
+
+
+def test_the_threshold_of_a_coverage() -> None:
+    found = outcomes(*((i / 100, 0.0) for i in range(100)))
+    assert reranker.summarise_outcomes(found, reranker.find_threshold(found, 0.4))["coverage"] == 0.4
+    assert reranker.find_threshold([], 0.4) == 0
+    assert reranker.find_threshold(outcomes((-1.0, 0.0), (0.7, 1.0)), 0.9) == 0
+    assert reranker.lower_threshold(0.2, found) == 0.2
+    assert reranker.lower_threshold(0.99, found) == 0.8, "a fifth gets an offer"
+    assert reranker.lower_threshold(0.99, found[:10]) == 0.99, "too few to say"
 
 
 # --- thresholds ---------------------------------------------------------------------------------------------

@@ -230,6 +230,21 @@ def test_all_hypotheses_read_one_prefix(taught: Any, tmp_path: Path) -> None:
     assert {values.shape[:3] for values in past.values()} == {(3, 2, 1)}
 
 
+def test_the_beginning_of_a_prompt_is_known_when_all_of_it_was_read(taught: Any, tmp_path: Path) -> None:
+    """What a model has read of the first tokens, and messages behind another ending, as torch sees them."""
+    runtime, source, opening = network(taught, tmp_path), list(range(20, 50)), [8, 9]
+    for count in (1, 11):
+        memory = runtime.encode(source).keep_first(count)
+        assert memory.source == source[:count]
+        messages = [[30, 31], [40]]
+        found = beam_search.score_messages(runtime, memory, messages, WORDS, opening)
+        for ids, one in zip(messages, found, strict=True):
+            read = [*source[:count], *opening]
+            scores = score_with_torch(taught, read, [WORDS.start, *ids])
+            expected = sum(scores[row, token] for row, token in enumerate([*ids, WORDS.end]))
+            assert one.total == pytest.approx(float(expected), abs=1e-3)
+
+
 # --- bundles ------------------------------------------------------------------------------------------------
 
 

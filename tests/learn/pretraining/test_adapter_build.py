@@ -79,6 +79,17 @@ def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path
     assert not {one["sha"] for one in unseen} & set(learnt)
     fitted = bases.find_base(str(out)).load_reranker()
     assert len(fitted.weights) == len(fitted.value_weights) > 0 and fitted.threshold is not None
+    assert "marks" not in report and not fitted.marked
+
+    rows = {f"b/held\t{one['sha']}\t{place % 4}\t{c['message']}"
+            for one in asked for place, c in enumerate(one["found"]) if not c["flaw"]}  # fmt: skip
+    (place / "marks.tsv").write_text("\n".join(["repository\tcommit\tmark\tmessage", *sorted(rows)]) + "\n")
+    (place / "asking.toml").write_text(RECIPE + asks + 'marks = "marks.tsv"\n')
+    recipe = AdapterRecipe.load(place / "asking.toml")
+    assert adapter_build.build_adapter(recipe, corpus, tmp_path / "work", out, nobody, finish=True)
+    told = json.loads((out / "onnx" / "reranker.json").read_text())["marks"]
+    assert 0 < told["offered"]["n"] <= told["all"]["n"] <= 4
+    assert bases.find_base(str(out)).load_reranker().marked
     shutil.rmtree(out / "onnx")
 
 

@@ -1,0 +1,71 @@
+"""Readers' marks of what a base answered, and what its default reranker makes of them."""
+
+from pathlib import Path
+
+import pytest
+
+from gitpeft.errors import GitpeftError
+from gitpeft.learn.evaluation.reranker import OfferOutcome
+from gitpeft.learn.evaluation.trial import ExampleCandidates
+from gitpeft.learn.pretraining import base_reranker
+from gitpeft.suggest.reranker import MessageCandidate
+from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES
+from tests.support.tinybase import example
+
+HEADER = "repository\tcommit\tmark\tmessage\n"
+
+
+def test_marks_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "marks.tsv"
+    path.write_text(HEADER + 'a/b\t0123\t3\tSay "hello"\na/b\t0123\t0\tDrop it\nc/d\t4567\t2\t\'x\n')
+    assert base_reranker.read_marks(path) == {
+        ("0123", 'Say "hello"'): 3,
+        ("0123", "Drop it"): 0,
+        ("4567", "'x"): 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["commit\tmark\n0123\t3\n", HEADER + "a/b\t0123\t4\tx\n", HEADER + "a/b\n", HEADER + "\t\t\t\n"]
+)
+def test_marks_that_are_none(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "marks.tsv"
+    path.write_text(text)
+    with pytest.raises(GitpeftError, match=r"the marks in .*marks\.tsv cannot be read"):
+        base_reranker.read_marks(path)
+    with pytest.raises(GitpeftError, match="cannot be read"):
+        base_reranker.read_marks(tmp_path / "missing.tsv")
+
+
+def test_each_history_is_judged_by_a_reranker_that_does_not_know_it() -> None:
+    """Ten histories with good messages that tell much, and one where it is the other way round: its own
+    messages would have told."""
+
+    def answer(i: int, turned: bool) -> ExampleCandidates:
+        def candidate(message: str, information: float) -> MessageCandidate:
+            named = {"is_weighed": 1.0, "information": information}
+            values = tuple(named.get(name, 0.0) for name in RERANKER_FEATURES)
+            return MessageCandidate(message, GENERATED, (), values)
+
+        one = example(i)
+        return ExampleCandidates(one, (candidate("good", 1.0 + turned), candidate("poor", 2.0 - turned)))
+
+    histories = [[answer(10 * h + k, turned=h > 0) for k in range(8)] for h in range(11)]
+    marks = {(one.example.sha, "good"): 3 for history in histories for one in history}
+    marks |= {(one.example.sha, "poor"): 0 for history in histories for one in history[1:]}
+    _, found = base_reranker.fit_on_histories(histories, marks)
+    told = [mark for _, mark in found]
+    assert len(found) == 88 and told.count(3) == 80 and told.count(0) == 7 and told.count(None) == 1
+
+
+def test_the_share_of_good_and_of_wrong_offers() -> None:
+    found = [
+        (OfferOutcome(0.9, 1.0), 3),
+        (OfferOutcome(0.8, 0.0), 2),
+        (OfferOutcome(0.7, 0.0), None),
+        (OfferOutcome(0.2, 0.0), 0),
+    ]
+    told = base_reranker.summarise_marks(found, 0.7)
+    assert told["offered"] == {"n": 2, "at_least_2": 1.0, "0": 0.0}
+    assert told["all"] == {"n": 3, "at_least_2": pytest.approx(2 / 3), "0": pytest.approx(1 / 3)}
+    assert base_reranker.summarise_marks([], 0.5)["all"]["n"] == 0
