@@ -1,0 +1,117 @@
+"""Sheets of a base's candidates for readers to mark, and what they marked as the recipe's `marks` file.
+
+    python -m tests.bench.mark_sheets make RECIPE --corpus CLONES --work WORK --base BASE --out SHEETS
+    python -m tests.bench.mark_sheets collect SHEETS MARKS.tsv
+
+The candidates are those of `gitpeft base build --finish` (kept in WORK) that the base's reranker puts first
+and that have no mark yet, the team's own message among them, in random order. Marks are as in
+`blind_sheet.py`, and are written into the brackets.
+"""
+
+import argparse
+import csv
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gitpeft.learn.data.dataset import Example
+from gitpeft.learn.models import bases
+from gitpeft.learn.pretraining import commit_pairs
+from gitpeft.learn.pretraining.adapter_build import AdapterRecipe
+from gitpeft.learn.pretraining.base_reranker import HistoryAsker, read_marks
+from gitpeft.suggest.reranker import MAX_WEIGHED
+from tests.bench.blind_sheet import read_marks as read_sheet
+from tests.bench.blind_sheet import show_change
+
+Question = tuple[str, Example, str, list[str]]
+"""Repository, commit, its change and candidates."""
+
+HEADER = ("repository", "commit", "mark", "message")
+
+
+def make_sheets(args: argparse.Namespace) -> None:
+    """Write `args.parts` sheets and their keys into `args.out`."""
+    recipe = AdapterRecipe.load(args.recipe)
+    assert recipe.reranker is not None, "the recipe has no [reranker]"
+    marks_path = recipe.folder / recipe.reranker.marks
+    known = set(read_marks(marks_path)) if recipe.reranker.marks and marks_path.exists() else set()
+    base, tips = bases.find_base(str(args.base)), recipe.read_repositories()
+    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work)
+    reranker, questions = base.load_reranker(), list[Question]()
+    for name in recipe.reranker.repositories:
+        new = []
+        for one in asker.ask_once(name, tips[name]):
+            first = [c.message for c in reranker.list_fitting(one.found)[:MAX_WEIGHED]]
+            if texts := [text for text in first if (one.example.sha, text) not in known]:
+                new.append((one.example, texts))
+        if new:
+            clone = commit_pairs.open_clone(args.corpus, name)
+            mined = commit_pairs.mine_examples(clone, tips[name], recipe.reranker.newest)
+            changes = {one.sha: one.change for one in mined}
+            questions += [(name, one, changes[one.sha], texts) for one, texts in new]
+    args.out.mkdir(parents=True, exist_ok=True)
+    for part in range(args.parts):
+        chosen = questions[part * len(questions) // args.parts : (part + 1) * len(questions) // args.parts]
+        sheet, key = format_sheet(chosen, random.Random(part))
+        (args.out / f"sheet-{part + 1}.md").write_text(sheet, encoding="utf-8")
+        (args.out / f"key-{part + 1}.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+        print(f"sheet-{part + 1}.md: {len(chosen)} changes, {len(key)} lines")
+
+
+def format_sheet(questions: Sequence[Question], rng: random.Random) -> tuple[str, dict[str, Any]]:
+    """The text of a sheet, and its key: repository, commit and message by line."""
+    parts, key = [], {}
+    for number, (name, one, change, new) in enumerate(questions, 1):
+        texts = list(dict.fromkeys([*new, one.message]))
+        rng.shuffle(texts)
+        lines = [f"## {number}", "", *show_change(change), ""]
+        for letter, text in zip("abcdefgh", texts, strict=False):
+            key[f"{number}{letter}"] = [name, one.sha, text]
+            lines.append(f"{number}{letter}. {text} [ ]")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n", key
+
+
+def collect_marks(folder: Path, path: Path) -> None:
+    """Add the marks of filled sheets to those of a file."""
+    rows = {tuple(row[name] for name in HEADER) for row in _read_rows(path)} if path.exists() else set()
+    for sheet in sorted(folder.glob("sheet-*.md")):
+        key = json.loads((folder / sheet.name.replace("sheet", "key")).with_suffix(".json").read_text())
+        for line, mark in read_sheet(sheet.read_text(encoding="utf-8")).items():
+            name, sha, text = key[line]
+            rows.add((name, sha, str(mark), text))
+    lines = ["\t".join(HEADER), *("\t".join(row) for row in sorted(rows))]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(rows):,} marks in {path}")
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def main() -> None:
+    """Make sheets, or collect their marks."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make")
+    make.add_argument("recipe", type=Path)
+    for name in ("--corpus", "--work", "--base", "--out"):
+        make.add_argument(name, type=Path, required=True)
+    make.add_argument("--parts", type=int, default=4)
+    collect = commands.add_parser("collect")
+    collect.add_argument("sheets", type=Path)
+    collect.add_argument("marks", type=Path)
+    args = parser.parse_args()
+    if args.command == "make":
+        make_sheets(args)
+    else:
+        collect_marks(args.sheets, args.marks)
+
+
+if __name__ == "__main__":
+    main()
