@@ -101,8 +101,9 @@ def record_system(
     withheld = [one.offered_message(reranker) for one in asked]
     report(history, system, always, rows)
     report(history, f"{system}, at its threshold", withheld, rows)
-    for row, text, offered in zip(rows, always, withheld, strict=True):
-        row["offers"][system] = {"text": text, "offered": bool(offered)}
+    scores = [one.score for one in list_outcomes(asked, reranker)]
+    for row, text, offered, score in zip(rows, always, withheld, scores, strict=True):
+        row["offers"][system] = {"text": text, "offered": bool(offered), "score": score}
 
 
 def report(history: str, system: str, offers: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -57,7 +57,8 @@ SAVING_PART, FULL_SAVING, MARK_RIDGE = 0.2, 2 / 3, 10.0
 the ridge penalty of the regression."""
 
 MARKED_COVERAGE = 0.4
-"""A reranker that was fitted on marks offers something for this share of its commits."""
+"""A reranker that was fitted on marks offers something for this share of its commits, and for as many of a
+history that it is adapted to."""
 
 RIDGE_STRENGTH = 6.0
 """Strength of the ridge penalty towards the prior, in commits. On the validation parts of flask, gin
@@ -118,7 +119,9 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
     chosen = fit_reranker(asked, prior) if best == RERANKED else ways[best]
     outcomes = held_out if best == RERANKED else list_outcomes(asked, chosen)
     if chosen.marked and chosen.threshold is not None:
-        chosen = replace_fields(chosen, threshold=lower_threshold(chosen.threshold, outcomes))
+        chosen = replace_fields(
+            chosen, threshold=lower_threshold(chosen.threshold, outcomes, MARKED_COVERAGE)
+        )
     elif chosen.weights:
         chosen = replace_fields(chosen, threshold=choose_threshold(outcomes))
     return RerankerChoice(best, chosen, len(asked), scores, summarise_outcomes(outcomes, chosen.threshold))
@@ -295,15 +298,15 @@ def choose_threshold(outcomes: Sequence[OfferOutcome]) -> float:
         last_of_equals = n == len(ranked) or ranked[n].score < one.score
         if share >= GOAL_SHARE and last_of_equals:
             lowest = min(lowest, one.score)
-    return lower_threshold(lowest, outcomes)
+    return lower_threshold(lowest, outcomes, MIN_COVERAGE)
 
 
-def lower_threshold(threshold: float, outcomes: Sequence[OfferOutcome]) -> float:
-    """The threshold, or what leaves `MIN_COVERAGE` of the commits an offer, where so many are known."""
+def lower_threshold(threshold: float, outcomes: Sequence[OfferOutcome], coverage: float) -> float:
+    """The threshold, or what leaves this share of the commits an offer, where so many are known."""
     ranked = sorted((one.score for one in outcomes if one.score >= 0), reverse=True)
     if len(outcomes) < MIN_COVERED_COMMITS or not ranked:
         return threshold
-    return min(threshold, ranked[min(len(ranked), math.ceil(MIN_COVERAGE * len(outcomes))) - 1])
+    return min(threshold, ranked[min(len(ranked), math.ceil(coverage * len(outcomes))) - 1])
 
 
 def find_threshold(outcomes: Sequence[OfferOutcome], coverage: float) -> float:

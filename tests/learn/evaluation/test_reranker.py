@@ -217,7 +217,7 @@ def test_a_history_of_its_own_leaves_what_readers_said() -> None:
     assert weight(choice.chooser, "similarity") > 0
     assert choice.chooser.value_weights == prior.value_weights
     assert choice.chooser.threshold is not None and choice.chooser.threshold < 0.9
-    assert choice.offers["coverage"] >= reranker.MIN_COVERAGE
+    assert choice.offers["coverage"] >= reranker.MARKED_COVERAGE
 
 
 def test_the_threshold_of_a_coverage() -> None:
@@ -225,9 +225,9 @@ def test_the_threshold_of_a_coverage() -> None:
     assert reranker.summarise_outcomes(found, reranker.find_threshold(found, 0.4))["coverage"] == 0.4
     assert reranker.find_threshold([], 0.4) == 0
     assert reranker.find_threshold(outcomes((-1.0, 0.0), (0.7, 1.0)), 0.9) == 0
-    assert reranker.lower_threshold(0.2, found) == 0.2
-    assert reranker.lower_threshold(0.99, found) == 0.8, "a fifth gets an offer"
-    assert reranker.lower_threshold(0.99, found[:10]) == 0.99, "too few to say"
+    assert reranker.lower_threshold(0.2, found, 0.2) == 0.2
+    assert reranker.lower_threshold(0.99, found, 0.2) == 0.8, "a fifth gets an offer"
+    assert reranker.lower_threshold(0.99, found[:10], 0.2) == 0.99, "too few to say"
 
 
 # --- thresholds ---------------------------------------------------------------------------------------------
