@@ -2,11 +2,12 @@
 
     python tests/bench/bench_prior.py --csv net.csv net.git --csv swift.csv swift.git --own flask.git gin.git
         [--curve docs/images/risk-curve.svg] \
-        | python tests/bench/write_table.py docs/evaluation.md prior means curve
+        | python tests/bench/write_table.py docs/evaluation.md prior means quiet curve
 
 Labels of a csv (data of Zeng et al. 2021): the newest fifth, by models fitted on the rest. Own labels: the
-newest half, block by block, by what was known when each block began. Then what is left of every score where
-only the newest 30, 100, 300 or 1,000 commits before the newest fifth are known; the prior needs no label.
+newest half, block by block, by what was known when each block began. Then what the selected score would have
+called quiet, and what is left of every score where only the newest 30, 100, 300 or 1,000 commits before the
+newest fifth are known; the prior needs no label.
 Histories are full clones, which are only read. Intervals are 95 %, bootstrap over the commits.
 """
 
@@ -29,7 +30,7 @@ from gitpeft.learn.evaluation.ranking_metrics import (
     roc_auc,
     summarise_ranking,
 )
-from gitpeft.learn.risk import classifiers, labelled_history, prequential
+from gitpeft.learn.risk import classifiers, labelled_history, prequential, quiet
 from gitpeft.learn.risk.classifiers import LabelledCommits
 from gitpeft.learn.risk.labelled_history import LabelledHistory
 from gitpeft.learn.risk.prequential import RiskTrial
@@ -132,6 +133,20 @@ def print_means(subjects: Sequence[Subject]) -> None:
         print(f"| {name} | {mean:.3f} | {above} | {clear} | {skipped:.0%} |")
 
 
+def print_quiet(subjects: Sequence[Subject]) -> None:
+    heads = ("selected", "quiet, of", "of the clean ones", "fixed later, of", "bugs outside")
+    print("\n| history | " + " | ".join(heads) + " |\n|---" + "|---" * len(heads) + "|")
+    for one in subjects:
+        zone = quiet.find_quiet_zone(one.trial.chosen, one.trial)
+        cells = (zone.why, "", "", "")
+        if zone.below is not None and zone.outside is not None:
+            mean, low, high = zone.outside
+            clean = (zone.n - zone.bugs) / (zone.commits - zone.of)
+            sizes = (f"{zone.n:,} of {zone.commits:,}", f"{clean:.0%}", f"{zone.bugs} of {zone.of}")
+            cells = (*sizes, f"{mean:.0%} ({low:.0%}–{high:.0%})")
+        print(f"| {one.name} | {one.trial.chosen} | " + " | ".join(cells) + " |", flush=True)
+
+
 def measure_curve(one: Subject, cut: int | None) -> dict[str, float]:
     """The AUC on the newest fifth with the newest `cut` commits known before it, by score.
 
@@ -192,6 +207,7 @@ def main() -> None:
 def report(subjects: Sequence[Subject], chart: Path | None) -> None:
     print_table(subjects)
     print_means(subjects)
+    print_quiet(subjects)
     print_curve(subjects, chart)
 
 
