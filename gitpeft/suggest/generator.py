@@ -158,10 +158,7 @@ class MessageGenerator:
             return list(drafts)
         with self._timer.measure("score"):
             scored = self.score_texts(self._encoded, [draft.message for draft in drafts])
-        return [
-            replace_fields(draft, mean=one.mean, tokens=len(one.ids) + 1)
-            for draft, one in zip(drafts, scored, strict=True)
-        ]
+        return [_note_likelihood(draft, one) for draft, one in zip(drafts, scored, strict=True)]
 
     def weigh_drafts(
         self, drafts: Sequence[DraftMessage], previous: str, exemplars: "Sequence[Neighbour]"
@@ -176,22 +173,25 @@ class MessageGenerator:
 
         if self._encoded is None or not drafts:
             return list(drafts)
-        unscored = iter(self.score_drafts([one for one in drafts if not one.tokens]))
-        scored = [one if one.tokens else next(unscored) for one in drafts]
-        with self._timer.measure("score"):
-            codec, subjects = self._codec.get_result(), [one.subject for one in exemplars]
+        codec, encoded = self._codec.get_result(), self._encoded
+        with self._timer.measure("weigh"):
+            unscored = [one.message for one in drafts if not one.tokens]
+            scoring = BackgroundTask(lambda: self.score_texts(encoded, unscored))
             count = len(self._wrapping[0])
+            subjects = [one.subject for one in exemplars]
             count += len(encode_context(subjects, previous, codec.encode_many, self._budget))
             [[*opening, _start]] = codec.encode_many([PROMPT_ENDING])
             if count:
-                before = self._encoded.keep_first(count)
+                before = encoded.keep_first(count)
             else:  # a graph reads on from one token at least
                 before, opening = self._network.encode(opening), []
-            ids = [codec.encode_message(one.message, self._budget.layout)[:MAX_TOKENS] for one in scored]
+            ids = [codec.encode_message(one.message, self._budget.layout)[:MAX_TOKENS] for one in drafts]
             unseen = score_messages(self._network, before, ids, self._special, opening)
+            scored = iter(scoring.get_result())
+        seen = [_note_likelihood(one, None if one.tokens else next(scored)) for one in drafts]
         return [
-            replace_fields(draft, information=draft.mean * draft.tokens - without.total)
-            for draft, without in zip(scored, unseen, strict=True)
+            replace_fields(one, information=one.mean * one.tokens - without.total)
+            for one, without in zip(seen, unseen, strict=True)
         ]
 
     def score_texts(self, encoded: EncodedSource, messages: Sequence[str]) -> list[Hypothesis]:
@@ -217,6 +217,11 @@ class MessageGenerator:
         """What the model has read of its input."""
         with self._timer.measure("encode"):
             return self._network.encode(source)
+
+
+def _note_likelihood(draft: DraftMessage, scored: Hypothesis | None) -> DraftMessage:
+    """The draft with the likelihood that its message was scored with; as it is without."""
+    return replace_fields(draft, mean=scored.mean, tokens=len(scored.ids) + 1) if scored else draft
 
 
 def _order_by_consensus(drafts: Sequence[DraftMessage]) -> list[DraftMessage]:

@@ -71,7 +71,7 @@ class Suggester:
     """Suggests messages with a bundle; the same request always gets the same answer.
 
     `timings` holds milliseconds: imports and index (of the first request); retrieve, draft (messages without
-    the model), tokenizer, render, encode, decode, score and choose (of the last one).
+    the model), tokenizer, render, encode, decode, score, weigh and choose (of the last one).
     """
 
     def __init__(self, bundle: Bundle, beams: int = BEAM_WIDTH) -> None:
