@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
@@ -81,7 +82,7 @@ def fit_base_reranker(
         listen("choose", number / len(names), name)
         asked[name] = asker.ask_once(name, tips[name])
     fitted, found = fit_on_histories(list(asked.values()), marks)
-    outcomes = [one for one, _ in found]
+    outcomes = [one.outcome for one in found]
     threshold = (
         reranker.choose_threshold(outcomes)
         if marks is None
@@ -96,7 +97,7 @@ def fit_base_reranker(
     counts = {name: len(found) for name, found in asked.items()}
     report = {"commits": counts, "offers": offers, "keystrokes_saved": saved}
     if marks is not None:
-        report["marks"] = summarise_marks(found, fitted.threshold or 0.0)
+        report["marks"] = summarise_marks(found, marks, fitted.threshold or 0.0)
     write_json(folder / _REPORT_FILE, report)
     listen("choose", 1.0, f"{len(outcomes):,} commits, {saved:.1f}% of the keystrokes saved")
     return fitted
@@ -112,8 +113,12 @@ def _check_names(names: Sequence[str], tips: Mapping[str, str]) -> None:
             raise GitpeftError(f"the list of repositories has no {name}", "add it, with its commit")
 
 
-FoundOffer = tuple[OfferOutcome, int | None]
-"""What comes first for a commit, and the mark of that message where it has one."""
+class FoundOffer(NamedTuple):
+    """What comes first for a commit (12 digits): the message, "" if there is none, and what it is worth."""
+
+    commit: str
+    message: str
+    outcome: OfferOutcome
 
 
 def fit_on_histories(
@@ -125,25 +130,29 @@ def fit_on_histories(
         rest = [one for i, history in enumerate(asked) if i % FOLDS != fold for one in history]
         held = [one for history in asked[fold::FOLDS] for one in history]
         fitted = reranker.fit_reranker(rest, marks=marks)
-        first = [one.offered_message(fitted, least=0.0) for one in held]
-        known = [(marks or {}).get((one.example.sha, text)) for one, text in zip(held, first, strict=True)]
-        found += zip(reranker.list_outcomes(held, fitted), known, strict=True)
+        found += [
+            FoundOffer(one.example.sha, one.offered_message(fitted, least=0.0), outcome)
+            for one, outcome in zip(held, reranker.list_outcomes(held, fitted), strict=True)
+        ]
     return reranker.fit_reranker([one for history in asked for one in history], marks=marks), found
 
 
-def summarise_marks(found: Sequence[FoundOffer], threshold: float) -> dict[str, dict[str, float]]:
+def summarise_marks(
+    found: Sequence[FoundOffer], marks: Marks, threshold: float
+) -> dict[str, dict[str, float]]:
     """How many offers have a mark, and the shares of those with at least 2 and with 0: all, and those that
     reach the threshold."""
-    parts = {"all": found, "offered": [one for one in found if one[0].score >= threshold]}
-    marked = {name: [mark for _, mark in part if mark is not None] for name, part in parts.items()}
-    return {
-        name: {
-            "n": len(marks),
-            "at_least_2": sum(mark >= 2 for mark in marks) / max(1, len(marks)),
-            "0": marks.count(0) / max(1, len(marks)),
+    parts = {"all": found, "offered": [one for one in found if one.outcome.score >= threshold]}
+    told = {}
+    for name, part in parts.items():
+        known = [marks[key] for one in part if (key := (one.commit, one.message)) in marks]
+        good = sum(mark >= 2 for mark in known)
+        told[name] = {
+            "n": len(known),
+            "at_least_2": good / max(1, len(known)),
+            "0": known.count(0) / max(1, len(known)),
         }
-        for name, marks in marked.items()
-    }
+    return told
 
 
 # --- asking -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.learn.evaluation.reranker import OfferOutcome
 from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.learn.pretraining import base_reranker
+from gitpeft.learn.pretraining.base_reranker import FoundOffer
 from gitpeft.suggest.reranker import MessageCandidate
 from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES
 from tests.support.tinybase import example
@@ -54,18 +55,19 @@ def test_each_history_is_judged_by_a_reranker_that_does_not_know_it() -> None:
     marks = {(one.example.sha, "good"): 3 for history in histories for one in history}
     marks |= {(one.example.sha, "poor"): 0 for history in histories for one in history[1:]}
     _, found = base_reranker.fit_on_histories(histories, marks)
-    told = [mark for _, mark in found]
+    told = [marks.get((one.commit, one.message)) for one in found]
     assert len(found) == 88 and told.count(3) == 80 and told.count(0) == 7 and told.count(None) == 1
 
 
 def test_the_share_of_good_and_of_wrong_offers() -> None:
     found = [
-        (OfferOutcome(0.9, 1.0), 3),
-        (OfferOutcome(0.8, 0.0), 2),
-        (OfferOutcome(0.7, 0.0), None),
-        (OfferOutcome(0.2, 0.0), 0),
+        FoundOffer("1", "a", OfferOutcome(0.9, 1.0)),
+        FoundOffer("2", "a", OfferOutcome(0.8, 0.0)),
+        FoundOffer("2", "b", OfferOutcome(0.7, 0.0)),
+        FoundOffer("3", "a", OfferOutcome(0.2, 0.0)),
     ]
-    told = base_reranker.summarise_marks(found, 0.7)
+    marks = {("1", "a"): 3, ("2", "a"): 2, ("3", "a"): 0, ("4", "b"): 3}
+    told = base_reranker.summarise_marks(found, marks, 0.7)
     assert told["offered"] == {"n": 2, "at_least_2": 1.0, "0": 0.0}
     assert told["all"] == {"n": 3, "at_least_2": pytest.approx(2 / 3), "0": pytest.approx(1 / 3)}
-    assert base_reranker.summarise_marks([], 0.5)["all"]["n"] == 0
+    assert base_reranker.summarise_marks([], marks, 0.5)["all"]["n"] == 0
