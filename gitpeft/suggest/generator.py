@@ -6,6 +6,7 @@ the libraries are imported.
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gitpeft.bundle.bundle import (
@@ -41,23 +42,36 @@ consensus saves as much without them: +0.06 ± 0.51 percentage points of the key
 commits)."""
 
 
-def start_reading_files(bundle: Bundle) -> BackgroundTask[dict[str, bytes]]:
-    """Read and check the files of a bundle's model in the background, but for weights that are mapped."""
-    names = [name for name in (ENCODER_FILE, *CAUSAL_GRAPHS, TOKENIZER_FILE) if name in bundle]
-    return BackgroundTask(lambda: {name: bundle.read(name) for name in names})
+class ModelFiles:
+    """The files of a bundle's model, read and checked in the background; of mapped weights, only checked.
+
+    Both begin at once: while the libraries are imported, on one core, another is free to hash.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        names = [name for name in (ENCODER_FILE, *CAUSAL_GRAPHS, TOKENIZER_FILE) if name in bundle]
+        self._contents = BackgroundTask(lambda: {name: bundle.read(name) for name in names})
+        self._weights = BackgroundTask(partial(_check_weights, bundle))
+
+    def find_reader(self, name: str) -> Callable[[], bytes]:
+        """A function that waits for the content of a file; it raises GitpeftError for a damaged one."""
+        return lambda: self._contents.get_result()[name]
+
+    def check_weights(self) -> None:
+        """Wait until the mapped weights are checked; GitpeftError when they are damaged."""
+        self._weights.get_result()
 
 
-def _open_network(bundle: Bundle, files: BackgroundTask[dict[str, bytes]]) -> MessageNetwork:
-    """The model, whose weights are checked in the background, beside its loading."""
-
-    def find_reader(name: str) -> Callable[[], bytes]:
-        return lambda: files.get_result()[name]
-
+def _check_weights(bundle: Bundle) -> None:
     if WEIGHTS_FILE in bundle:
-        graphs = [find_reader(name) for name in CAUSAL_GRAPHS if name in bundle]
-        check = BackgroundTask(lambda: bundle.check_file(WEIGHTS_FILE, mapped=True))
-        return CausalDecoder(graphs, bundle.path, check.get_result)
-    return EncoderDecoder(find_reader(ENCODER_FILE), find_reader(DECODER_FILE))
+        bundle.check_file(WEIGHTS_FILE, mapped=True)
+
+
+def _open_network(bundle: Bundle, files: ModelFiles) -> MessageNetwork:
+    if WEIGHTS_FILE in bundle:
+        graphs = [files.find_reader(name) for name in CAUSAL_GRAPHS if name in bundle]
+        return CausalDecoder(graphs, bundle.path, files.check_weights)
+    return EncoderDecoder(files.find_reader(ENCODER_FILE), files.find_reader(DECODER_FILE))
 
 
 def import_libraries() -> None:
@@ -69,14 +83,14 @@ def import_libraries() -> None:
 
 
 class MessageGenerator:
-    """The model of a bundle. `files` are its files by name; loading starts at once, in the background.
+    """The model of a bundle. `files` are its files; loading starts at once, in the background.
 
     `width` is the number of beams of a model that does not sample. `timer` measures the stages tokenizer
     (waiting for it), render, encode and decode.
     """
 
     def __init__(
-        self, bundle: Bundle, files: BackgroundTask[dict[str, bytes]], width: int, timer: StageTimer
+        self, bundle: Bundle, files: ModelFiles, width: int, timer: StageTimer
     ) -> None:
         settings = bundle.manifest.settings
         with explain_read_errors("the manifest"):
@@ -87,7 +101,7 @@ class MessageGenerator:
         self._timer = timer
         self._network = _open_network(bundle, files)
         self._strategy = self._make_strategy(width)
-        self._codec = BackgroundTask(lambda: _parse_tokenizer(files.get_result()[TOKENIZER_FILE]))
+        self._codec = BackgroundTask(lambda: _parse_tokenizer(files.find_reader(TOKENIZER_FILE)()))
 
     def generate_drafts(
         self, change: str, previous: str, exemplars: "Sequence[Neighbour]"

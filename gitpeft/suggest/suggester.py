@@ -293,7 +293,7 @@ class Suggester:
     def _load_generator(self) -> "MessageGenerator":
         from gitpeft.suggest import generator
 
-        files = generator.start_reading_files(self.bundle)
+        files = generator.ModelFiles(self.bundle)
         with self._timer.measure("imports"):
             generator.import_libraries()
         return generator.MessageGenerator(self.bundle, files, self._beams, self._timer)

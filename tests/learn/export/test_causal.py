@@ -263,14 +263,14 @@ def test_a_bundle_of_a_causal_model_answers(bundle: bundles.Bundle) -> None:
 
 
 def test_flipped_bits_in_the_weights_are_found_before_an_answer(bundle: bundles.Bundle) -> None:
-    from gitpeft.suggest.generator import MessageGenerator, start_reading_files
+    from gitpeft.suggest.generator import MessageGenerator, ModelFiles
     from gitpeft.suggest.stage_timer import StageTimer
 
     path = bundle.path / bundles.WEIGHTS_FILE
     raw = bytearray(path.read_bytes())
     raw[-100] ^= 4
     path.write_bytes(raw)
-    generator = MessageGenerator(bundle, start_reading_files(bundle), 2, StageTimer())
+    generator = MessageGenerator(bundle, ModelFiles(bundle), 2, StageTimer())
     with pytest.raises(GitpeftError, match=r"decoder\.safetensors of the model is damaged"):
         generator.generate_drafts(tinymodel.CHANGES[0], "", [])
     with pytest.raises(GitpeftError, match=r"decoder\.safetensors of the model is damaged"):
