@@ -12,6 +12,8 @@ determines every byte. How much is checked depends on when:
 
 - `open_bundle`, in each hook: the manifest against the id, the versions, and type and size of each file;
 - `Bundle.read`: the SHA-256 of a file when it is read, so that what is loaded is what was checked;
+- `Bundle.check_mapped_file`: the SHA-256 of weights that are mapped, once a day and whenever the file has
+  been touched, as git tells by a file's state whether it has to read it again;
 - `Bundle.open_blocks`: the CRC-32 of each block when it is read, for files too large to be read whole;
 - `verify_bundle`, before an activation and in `gitpeft doctor`: every byte.
 """
@@ -20,10 +22,10 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from gitpeft.bundle.block_file import BlockFile
 from gitpeft.bundle.manifest import (
@@ -46,7 +48,7 @@ from gitpeft.bundle.manifest import (
 )
 from gitpeft.digests import hash_sha256
 from gitpeft.errors import GitpeftError
-from gitpeft.files import hold_lock, replace_file
+from gitpeft.files import hold_lock, remove_file, replace_file
 from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
 
 __all__ = [
@@ -88,6 +90,11 @@ _BUNDLE_ID = lazy_pattern(r"[0-9a-f]{64}")
 _OWN_WEIGHTS_ENTRY = b"\n\x08location\x12" + bytes([len(WEIGHTS_FILE)]) + WEIGHTS_FILE.encode()
 """How ONNX spells that an array lies in `WEIGHTS_FILE`: fields 1 and 2 of a StringStringEntryProto."""
 _STALE_SECONDS = 24 * 3600
+_CHECK_SECONDS = 24 * 3600
+"""How long weights that are mapped count as intact, unless somebody touches them."""
+
+_SETTLING_SECONDS = 2.0
+"""A file that was touched as lately as this may be touched again without the file system's clock telling."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -130,19 +137,37 @@ class Bundle:
         except OSError as error:
             raise _explain_unreadable(path, error) from None
 
-    def check_file(self, name: str, *, mapped: bool = False) -> None:
-        """As `read`, without holding the content in memory.
-
-        `mapped` is for weights that a child process maps in any case. It hashes the whole file in one call,
-        so that the hash need not wait for other threads; a file cut off meanwhile ends the process.
-        """
+    def check_file(self, name: str) -> None:
+        """As `read`, without holding the content in memory."""
         import hashlib  # only where whole files are checked
 
+        self._check_digest(name, lambda file: hashlib.file_digest(file, "sha256").hexdigest())
+
+    def check_mapped_file(self, name: str) -> None:
+        """As `check_file`, for large weights that a child process maps in any case.
+
+        What was found intact within a day, and is the same file to the file system as it was then, is not
+        hashed again. The file is hashed in one call, so that the hash need not wait for other threads; one
+        that is cut off meanwhile ends the process.
+        """
+        mark = _CheckMark(self.path.with_name(f".checked-{self.id}"), self._get_entry(name))
+
+        def compute_digest(file: BufferedReader) -> str:
+            if mark.matches(file):
+                return mark.entry.sha256
+            digest = _hash_mapped(file)
+            if digest == mark.entry.sha256:
+                mark.write(file)
+            return digest
+
+        self._check_digest(name, compute_digest)
+
+    def _check_digest(self, name: str, compute_digest: Callable[[BufferedReader], str]) -> None:
         path, entry = self.path / name, self._get_entry(name)
         _check_file(path, entry.size)
         try:
             with open(path, "rb") as file:
-                digest = _hash_mapped(file) if mapped else hashlib.file_digest(file, "sha256").hexdigest()
+                digest = compute_digest(file)
         except OSError as error:
             raise _explain_unreadable(path, error) from None
         if digest != entry.sha256:
@@ -301,7 +326,7 @@ def _read_regular_file(path: Path, limit: int = _MAX_FILE_BYTES) -> bytes:
         raise _explain_unreadable(path, error) from None
 
 
-def _hash_mapped(file: BinaryIO) -> str:
+def _hash_mapped(file: BufferedReader) -> str:
     import hashlib
     import mmap  # only the child maps files
 
@@ -309,6 +334,36 @@ def _hash_mapped(file: BinaryIO) -> str:
         return hashlib.sha256().hexdigest()
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return hashlib.sha256(content).hexdigest()
+
+
+@lazy_dataclass(frozen=True, slots=True)
+class _CheckMark:
+    """A file beside a bundle that says in which state one of the bundle's files was found intact."""
+
+    path: Path
+    entry: FileEntry
+
+    def matches(self, file: BufferedReader) -> bool:
+        """Whether this very file was found intact lately, and nobody has touched it since."""
+        try:
+            fresh = 0 <= time.time() - self.path.stat().st_mtime < _CHECK_SECONDS
+            return fresh and self.path.read_text(encoding="ascii") == self._describe_state(file)
+        except (OSError, ValueError):
+            return False
+
+    def write(self, file: BufferedReader) -> None:
+        """Note that this file is intact, unless it was touched a moment ago."""
+        if time.time() - os.fstat(file.fileno()).st_ctime < _SETTLING_SECONDS:
+            return
+        try:
+            replace_file(self.path, self._describe_state(file).encode())
+        except OSError:
+            pass  # it is hashed again next time
+
+    def _describe_state(self, file: BufferedReader) -> str:
+        found = os.fstat(file.fileno())
+        places = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return " ".join([self.entry.sha256, *map(str, places)])
 
 
 def _explain_unreadable(path: Path, error: OSError) -> GitpeftError:
@@ -425,6 +480,7 @@ def delete_bundle(path: Path) -> None:
     hidden = path.with_name(f".old-{path.name}")
     path.rename(hidden)
     _remove_folder(hidden)
+    remove_file(path.with_name(f".checked-{path.name}"))
 
 
 def _remove_folder(folder: Path) -> None:

@@ -64,7 +64,7 @@ class ModelFiles:
 
 def _check_weights(bundle: Bundle) -> None:
     if WEIGHTS_FILE in bundle:
-        bundle.check_file(WEIGHTS_FILE, mapped=True)
+        bundle.check_mapped_file(WEIGHTS_FILE)
 
 
 def _open_network(bundle: Bundle, files: ModelFiles) -> MessageNetwork:
@@ -89,9 +89,7 @@ class MessageGenerator:
     (waiting for it), render, encode and decode.
     """
 
-    def __init__(
-        self, bundle: Bundle, files: ModelFiles, width: int, timer: StageTimer
-    ) -> None:
+    def __init__(self, bundle: Bundle, files: ModelFiles, width: int, timer: StageTimer) -> None:
         settings = bundle.manifest.settings
         with explain_read_errors("the manifest"):
             self._special = GenerationTokens.from_settings(settings)
@@ -146,6 +144,11 @@ class MessageGenerator:
         keystrokes are saved, with beams 28.2 % (420 commits, each with a reranker of its own).
         """
         return isinstance(self._network, CausalDecoder)
+
+    def import_sampling(self) -> None:
+        """Import what only sampling needs, which nobody waits for while the model reads."""
+        if self._samples:
+            import numpy.random  # noqa: F401
 
     @property
     def scores_cheaply(self) -> bool:

@@ -132,6 +132,7 @@ class Suggester:
         work = self._lay_groundwork(change, previous, neighbours, branch=branch)
         yield self._choose_best(self._build_candidates(work, []), n, least)
         if generator is not None and reading is not None:
+            generator.import_sampling()
             drafts = generator.write_drafts(reading.get_result(), exemplars)
             yield self._choose_best(self._build_candidates(work, drafts), n, least)
 

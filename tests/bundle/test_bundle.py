@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -387,3 +388,78 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space"):
         write(tmp_path)
     assert not list((tmp_path / "models").iterdir())
+
+
+# --- weights that are mapped --------------------------------------------------------------------------------
+
+
+def let_settle(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an hour go by since the file was touched."""
+    touched = path.stat().st_ctime
+    monkeypatch.setattr(time, "time", lambda: touched + 3600)
+
+
+def open_with_weights(state: Path) -> bundles.Bundle:
+    id_ = write(state, {**FILES, "decoder.safetensors": b"w" * 9000})
+    return bundles.activate_bundle(state, id_)
+
+
+def count_hashes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    hashed: list[object] = []
+    plain = bundles._hash_mapped
+
+    def compute_hash(file: Any) -> str:
+        hashed.append(file)
+        return plain(file)
+
+    monkeypatch.setattr(bundles, "_hash_mapped", compute_hash)
+    return hashed
+
+
+def test_mapped_weights_are_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, hashed = open_with_weights(tmp_path), count_hashes(monkeypatch)
+    let_settle(bundle.path / "decoder.safetensors", monkeypatch)
+    mark = bundle.path.with_name(f".checked-{bundle.id}")
+    for _ in range(3):
+        bundle.check_mapped_file("decoder.safetensors")
+        os.utime(mark, (time.time(), time.time()))
+    assert len(hashed) == 1
+    os.utime(mark, (time.time() - 25 * 3600,) * 2)
+    bundle.check_mapped_file("decoder.safetensors")
+    assert len(hashed) == 2
+
+
+def test_mapped_weights_are_hashed_again_when_they_were_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where whoever touched them sets the time of the last change back."""
+    bundle = open_with_weights(tmp_path)
+    weights = bundle.path / "decoder.safetensors"
+    let_settle(weights, monkeypatch)
+    bundle.check_mapped_file(weights.name)
+    mark = bundle.path.with_name(f".checked-{bundle.id}")
+    os.utime(mark, (time.time(), time.time()))
+    before = weights.stat()
+    flip(weights)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(GitpeftError, match=r"decoder\.safetensors of the model is damaged"):
+        bundle.check_mapped_file(weights.name)
+
+
+def test_weights_that_were_just_written_are_not_taken_for_intact(tmp_path: Path) -> None:
+    """The clock of a file system may not tell two changes within a moment apart."""
+    bundle = open_with_weights(tmp_path)
+    bundle.check_mapped_file("decoder.safetensors")
+    assert not bundle.path.with_name(f".checked-{bundle.id}").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"x" * 100])
+def test_a_damaged_mark_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    bundle, hashed = open_with_weights(tmp_path), count_hashes(monkeypatch)
+    mark = bundle.path.with_name(f".checked-{bundle.id}")
+    mark.write_bytes(content)
+    let_settle(bundle.path / "decoder.safetensors", monkeypatch)
+    bundle.check_mapped_file("decoder.safetensors")
+    assert len(hashed) == 1
+    bundles.delete_bundle(bundle.path)
+    assert not mark.exists()
