@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gitpeft.diff.model_input import PROMPT_ENDING as PROMPT_ENDING
-from gitpeft.diff.model_input import PROMPT_LAYOUT
+from gitpeft.diff.model_input import PROMPT_LAYOUT, RendererTokenizer
 from gitpeft.diff.render import SECTION_MARKS, TokenBudget, render_change
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def wrap_source(ids: Sequence[int], around: tuple[Sequence[int], Sequence[int]],
 
 
 def render_source(
-    change: str, exemplars: Sequence[str], previous: str, budget: TokenBudget, codec: "TokenCodec"
+    change: str, exemplars: Sequence[str], previous: str, budget: TokenBudget, codec: RendererTokenizer
 ) -> list[int]:
     """What a model reads of a change (see `diff.render.render_change`), without the id that starts a message.
 

@@ -13,10 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import lazy_dataclass
 from gitpeft.runtime import sandbox
+
+if TYPE_CHECKING:
+    from gitpeft.runtime.helper import HelperHandler
 
 ANSWER_LIMIT = 256 << 10
 """Bytes of the longest answer; a child that writes more is killed."""
@@ -36,8 +40,11 @@ The values of all are what JSON can hold.
 PRELIMINARY = "preliminary"
 """The key that marks an answer as one to fall back on when the real one does not come."""
 
-HandlerFactory = Callable[[Path], RequestHandler]
-"""Loads a handler from a state directory; called in the child."""
+HandlerFactory = Callable[..., RequestHandler]
+"""Loads a handler from a state directory; called in the child, with its `Helper` where it has one."""
+
+HelperFactory = Callable[[Path], "HelperHandler"]
+"""Loads the handler of a helper from a state directory; called in the helper."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -62,10 +69,12 @@ class Worker:
         deadline: float,
         memory_mb: int,
         missing: str = "no suggestion",
+        helper: HelperFactory | None = None,
     ) -> None:
         """Start the child; `deadline` is a time of `time.monotonic`.
 
-        `prepare` loads the handler in the child; `missing` names, in an error, what came too late.
+        `prepare` loads the handler in the child; `missing` names, in an error, what came too late. With
+        `helper` the child has a helper, which ends with it and is confined as it is.
         """
         self.deadline = deadline
         self._late = f"{missing} within the time allowed (gitpeft.timeoutMs)"
@@ -81,7 +90,8 @@ class Worker:
         if self.pid == 0:
             os.close(self._request_pipe)
             os.close(self._answer_pipe)
-            _run_child(partial(prepare, state_dir), (child_reads, child_writes), limits)
+            assist = partial(helper, state_dir) if helper else None
+            _run_child(partial(prepare, state_dir), (child_reads, child_writes), limits, assist)
         os.close(child_reads)
         os.close(child_writes)
 
@@ -192,16 +202,22 @@ class Worker:
 # --- in the child -------------------------------------------------------------------------------------------
 
 
-def _run_child(prepare: Callable[[], RequestHandler], pipes: tuple[int, int], limits: _ChildLimits) -> None:
+def _run_child(
+    prepare: Callable[..., RequestHandler],
+    pipes: tuple[int, int],
+    limits: _ChildLimits,
+    assist: "Callable[[], HelperHandler] | None" = None,
+) -> None:
     """All that the child does; it exits here and never returns into its parent's code."""
     code, (request_pipe, answer_pipe) = 1, pipes
     try:
         os.setpgid(0, 0)
-        _detach_descriptors({request_pipe, answer_pipe})
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        os.chdir("/")
-        sandbox.restrict_process(limits.seconds + 0.5, limits.memory_mb, limits.parent)
+        ends = _fork_helper(assist, pipes, limits) if assist else ()
+        _confine_process({request_pipe, answer_pipe, *ends}, limits)
+        if ends:
+            from gitpeft.runtime.helper import Helper
+
+            prepare = partial(prepare, Helper(*ends))
         for answer in _produce_answers(prepare, request_pipe):
             raw = json.dumps(answer).encode() + b"\n"
             while raw:
@@ -211,12 +227,44 @@ def _run_child(prepare: Callable[[], RequestHandler], pipes: tuple[int, int], li
         os._exit(code)
 
 
+def _fork_helper(
+    assist: "Callable[[], HelperHandler]", pipes: tuple[int, int], limits: _ChildLimits
+) -> tuple[int, int]:
+    """Start the helper, which stays in the child's process group; returns the child's ends of its pipes."""
+    helper_reads, requests = os.pipe()
+    answers, helper_writes = os.pipe()
+    parent = os.getpid()
+    if os.fork() == 0:
+        try:
+            from gitpeft.runtime.helper import serve_requests
+
+            for descriptor in (*pipes, requests, answers):
+                os.close(descriptor)
+            kept = {helper_reads, helper_writes}
+            _confine_process(kept, _ChildLimits(limits.seconds, limits.memory_mb, parent))
+            serve_requests(assist, helper_reads, helper_writes)
+        finally:
+            os._exit(0)
+    os.close(helper_reads)
+    os.close(helper_writes)
+    return requests, answers
+
+
+def _confine_process(kept: set[int], limits: _ChildLimits) -> None:
+    """Keep no open file but `kept`, and set all restrictions."""
+    _detach_descriptors(kept)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    os.chdir("/")
+    sandbox.restrict_process(limits.seconds + 0.5, limits.memory_mb, limits.parent)
+
+
 def _detach_descriptors(kept: set[int]) -> None:
     """Close the parent's files and send standard output to /dev/null, whatever native libraries print."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
-    for descriptor in range(3, 10):
+    for descriptor in range(3, 16):
         if descriptor not in kept and descriptor != null:
             try:
                 os.close(descriptor)

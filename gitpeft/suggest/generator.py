@@ -1,22 +1,14 @@
 """The generative model of a bundle: loading it, draft messages for a change, and the loss of given messages.
 
-Tokenizer, encoder and decoder are loaded on threads of their own, from files that are read and hashed while
-the libraries are imported.
+Tokenizer, encoder and decoder are loaded on threads of their own, or the tokenizer in a process of its own
+(see `suggest.model_files`), from files that are read and hashed while the libraries are imported.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gitpeft.bundle.bundle import (
-    CAUSAL_GRAPHS,
-    DECODER_FILE,
-    ENCODER_FILE,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-    Bundle,
-)
+from gitpeft.bundle.bundle import CAUSAL_GRAPHS, DECODER_FILE, ENCODER_FILE, WEIGHTS_FILE, Bundle
 from gitpeft.diff.model_input import PROMPT_ENDING
 from gitpeft.diff.render import TokenBudget
 from gitpeft.lazy import replace_fields
@@ -24,8 +16,9 @@ from gitpeft.runtime.background import BackgroundTask
 from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens, Hypothesis, score_messages
 from gitpeft.runtime.onnx_model import CausalDecoder, EncodedSource, EncoderDecoder, MessageNetwork
 from gitpeft.runtime.sampling import MessageSampler
-from gitpeft.runtime.tokenizer import TokenCodec, render_source, wrap_source
+from gitpeft.runtime.tokenizer import render_source, wrap_source
 from gitpeft.suggest.consensus import compute_consensus
+from gitpeft.suggest.model_files import ModelFiles
 from gitpeft.suggest.read_errors import explain_read_errors
 from gitpeft.suggest.reranker_features import GENERATED, DraftMessage
 from gitpeft.suggest.stage_timer import StageTimer
@@ -42,31 +35,6 @@ consensus saves as much without them: +0.06 ± 0.51 percentage points of the key
 commits)."""
 
 
-class ModelFiles:
-    """The files of a bundle's model, read and checked in the background; of mapped weights, only checked.
-
-    Both begin at once: while the libraries are imported, on one core, another is free to hash.
-    """
-
-    def __init__(self, bundle: Bundle) -> None:
-        names = [name for name in (ENCODER_FILE, *CAUSAL_GRAPHS, TOKENIZER_FILE) if name in bundle]
-        self._contents = BackgroundTask(lambda: {name: bundle.read(name) for name in names})
-        self._weights = BackgroundTask(partial(_check_weights, bundle))
-
-    def find_reader(self, name: str) -> Callable[[], bytes]:
-        """A function that waits for the content of a file; it raises GitpeftError for a damaged one."""
-        return lambda: self._contents.get_result()[name]
-
-    def check_weights(self) -> None:
-        """Wait until the mapped weights are checked; GitpeftError when they are damaged."""
-        self._weights.get_result()
-
-
-def _check_weights(bundle: Bundle) -> None:
-    if WEIGHTS_FILE in bundle:
-        bundle.check_mapped_file(WEIGHTS_FILE)
-
-
 def _open_network(bundle: Bundle, files: ModelFiles) -> MessageNetwork:
     if WEIGHTS_FILE in bundle:
         graphs = [files.find_reader(name) for name in CAUSAL_GRAPHS if name in bundle]
@@ -74,12 +42,14 @@ def _open_network(bundle: Bundle, files: ModelFiles) -> MessageNetwork:
     return EncoderDecoder(files.find_reader(ENCODER_FILE), files.find_reader(DECODER_FILE))
 
 
-def import_libraries() -> None:
+def import_libraries(*, with_tokenizer: bool = True) -> None:
     """Import what loading and running a model needs, so that the time this takes can be measured."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import numpy  # noqa: F401
     import onnxruntime  # noqa: F401
-    import tokenizers  # noqa: F401
+
+    if with_tokenizer:
+        import tokenizers  # noqa: F401
 
 
 class MessageGenerator:
@@ -99,7 +69,7 @@ class MessageGenerator:
         self._timer = timer
         self._network = _open_network(bundle, files)
         self._strategy = self._make_strategy(width)
-        self._codec = BackgroundTask(lambda: _parse_tokenizer(files.find_reader(TOKENIZER_FILE)()))
+        self._codec = BackgroundTask(files.load_codec)
 
     def generate_drafts(
         self, change: str, previous: str, exemplars: "Sequence[Neighbour]"
@@ -246,8 +216,3 @@ def _order_by_consensus(drafts: Sequence[DraftMessage]) -> list[DraftMessage]:
     texts = [one.message for one in drafts]
     consensus = compute_consensus(texts, {one.message: one.samples for one in drafts})
     return [drafts[place] for place in sorted(range(len(drafts)), key=lambda place: -consensus[place])]
-
-
-def _parse_tokenizer(raw: bytes) -> TokenCodec:
-    with explain_read_errors(TOKENIZER_FILE):
-        return TokenCodec.from_bytes(raw)

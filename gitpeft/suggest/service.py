@@ -7,6 +7,7 @@ through `_ask_model` and `postprocess.select_suggestions`, so the first suggesti
 neither on the command nor on the number of messages asked for.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from gitpeft.trace import HookTrace
 
 if TYPE_CHECKING:
     from gitpeft.diff.ignore_patterns import PathExclusion
+    from gitpeft.runtime.helper import Helper, HelperHandler
     from gitpeft.suggest.suggester import Suggester
 
 SPARE_MESSAGES = 1
@@ -360,8 +362,22 @@ def _take_prefetch_mark(state: Path) -> bool:
 # --- the model ----------------------------------------------------------------------------------------------
 
 
+def has_core_for_helper() -> bool:
+    """Whether a helper of the child would have a core of its own."""
+    return hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
+
+
+def load_helper(state_dir: Path) -> "HelperHandler":
+    """As `model_files.load_helper`, which is imported in the helper alone."""
+    from gitpeft.suggest import model_files
+
+    return model_files.load_helper(state_dir)
+
+
 def _start_worker(state: Path, limits: SuggestionLimits) -> Worker:
-    return Worker(state, load_message_handler, limits.deadline, limits.memory_mb)
+    """The child that runs the model, with a helper for its tokenizer where there is a core for it."""
+    helper = load_helper if has_core_for_helper() else None
+    return Worker(state, load_message_handler, limits.deadline, limits.memory_mb, helper=helper)
 
 
 def _ask_worker(
@@ -393,11 +409,11 @@ def _find_newest_known_commit(state: Path) -> str:
     return bundle.newest_commit if bundle else ""
 
 
-def load_message_handler(state_dir: Path) -> RequestHandler:
+def load_message_handler(state_dir: Path, helper: "Helper | None" = None) -> RequestHandler:
     """Load the active model, in the child, and return the function that answers a request with it."""
     from gitpeft.suggest.suggester import open_active_suggester
 
-    suggester = open_active_suggester(state_dir)
+    suggester = open_active_suggester(state_dir, helper)
     suggester.prepare()
 
     def handle_request(data: Mapping[str, object]) -> Iterator[dict[str, object]]:

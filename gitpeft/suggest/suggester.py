@@ -34,6 +34,7 @@ from gitpeft.suggest.suggestion import Suggestion
 from gitpeft.suggest.team_wording import MAX_SUBJECTS
 
 if TYPE_CHECKING:
+    from gitpeft.runtime.helper import Helper
     from gitpeft.suggest.generator import MessageGenerator
     from gitpeft.suggest.retrieval import CommitIndex, Neighbour
     from gitpeft.suggest.terms import IndexEntry
@@ -62,9 +63,12 @@ class _Groundwork:
     exemplars: "Sequence[Neighbour]"
 
 
-def open_active_suggester(state_dir: Path) -> "Suggester":
-    """A suggester for the active bundle; GitpeftError when there is none or it is damaged."""
-    return Suggester(bundles.require_active_bundle(state_dir))
+def open_active_suggester(state_dir: Path, helper: "Helper | None" = None) -> "Suggester":
+    """A suggester for the active bundle; GitpeftError when there is none or it is damaged.
+
+    `helper` is a process of `suggest.model_files.load_helper`.
+    """
+    return Suggester(bundles.require_active_bundle(state_dir), helper=helper)
 
 
 class Suggester:
@@ -74,11 +78,12 @@ class Suggester:
     the model), tokenizer, render, encode, decode, score, weigh and choose (of the last one).
     """
 
-    def __init__(self, bundle: Bundle, beams: int = BEAM_WIDTH) -> None:
+    def __init__(self, bundle: Bundle, beams: int = BEAM_WIDTH, helper: "Helper | None" = None) -> None:
         """GitpeftError when the bundle's manifest, reranker or style is damaged."""
         self.bundle = bundle
         self._timer = StageTimer()
         self._beams = beams
+        self._helper = helper
         self._reranker = Reranker.from_data(bundle.read_json(bundles.RERANKER_FILE), bundle.manifest.kind)
         with explain_read_errors("the manifest"):
             budget = TokenBudget(**bundle.manifest.budget)
@@ -293,10 +298,11 @@ class Suggester:
 
     def _load_generator(self) -> "MessageGenerator":
         from gitpeft.suggest import generator
+        from gitpeft.suggest.model_files import ModelFiles
 
-        files = generator.ModelFiles(self.bundle)
+        files = ModelFiles(self.bundle, self._helper)
         with self._timer.measure("imports"):
-            generator.import_libraries()
+            generator.import_libraries(with_tokenizer=self._helper is None)
         return generator.MessageGenerator(self.bundle, files, self._beams, self._timer)
 
 

@@ -40,6 +40,11 @@ def nothing_offered(hooked: Hooked, done: subprocess.CompletedProcess[bytes], re
     assert eventually(lambda: not processes_of(hooked))
 
 
+def count_processes() -> int:
+    """The hook, the child with the model, and its helper where there is one."""
+    return 3 if service.has_core_for_helper() else 2
+
+
 def processes_of(hooked: Hooked) -> list[str]:
     """Command lines of the hook and its children that run for this test; a child's directory is another."""
     found = []
@@ -212,7 +217,7 @@ def test_d5_an_interrupt_cancels_the_commit_and_leaves_nothing(hooked: Hooked) -
     running = subprocess.Popen(
         ["git", "commit", "-a"], cwd=hooked.repo.path, env=env, start_new_session=True, stderr=subprocess.PIPE
     )
-    assert eventually(lambda: len(processes_of(hooked)) == 2)  # the hook, and the child with the model
+    assert eventually(lambda: len(processes_of(hooked)) == count_processes())
     os.killpg(running.pid, signal.SIGINT)  # what a terminal does
     running.communicate(timeout=LONG)
     assert running.returncode != 0 and hooked.message() == "Start"
@@ -233,7 +238,7 @@ def test_d5_the_child_dies_with_a_killed_hook(hooked: Hooked) -> None:
         cwd=hooked.repo.path,
         env=env,
     )
-    assert eventually(lambda: len(processes_of(hooked)) == 2)
+    assert eventually(lambda: len(processes_of(hooked)) == count_processes())
     running.kill()
     running.wait()
     assert eventually(lambda: not processes_of(hooked), 10)  # before the model's own time is up

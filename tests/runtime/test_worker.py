@@ -89,7 +89,7 @@ def test_whatever_ends_the_model_leaves_the_preliminary_answer(
 def test_a_truncated_answer_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bytes, who: str | None
 ) -> None:
-    def run_child(_: object, pipes: tuple[int, int], __: object) -> None:
+    def run_child(_: object, pipes: tuple[int, int], *__: object) -> None:
         os.write(pipes[1], written)
         os._exit(0)
 

@@ -56,7 +56,7 @@ class Model:
         return [one for one in scored if one.score >= (least or 0.0)][:n]
 
 
-def open_active_suggester(_: Path) -> Model:
+def open_active_suggester(_: Path, __: object = None) -> Model:
     if os.environ.get("STANDIN", "").startswith("unopened"):
         raise ValueError("corrupt")
     return Model()

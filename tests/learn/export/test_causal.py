@@ -263,7 +263,8 @@ def test_a_bundle_of_a_causal_model_answers(bundle: bundles.Bundle) -> None:
 
 
 def test_flipped_bits_in_the_weights_are_found_before_an_answer(bundle: bundles.Bundle) -> None:
-    from gitpeft.suggest.generator import MessageGenerator, ModelFiles
+    from gitpeft.suggest.generator import MessageGenerator
+    from gitpeft.suggest.model_files import ModelFiles
     from gitpeft.suggest.stage_timer import StageTimer
 
     path = bundle.path / bundles.WEIGHTS_FILE
