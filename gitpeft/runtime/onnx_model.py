@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 ENCODER_THREADS, DECODER_THREADS = 1, 1
 CAUSAL_THREADS = 2
-"""For a causal model in one graph, where there are as many cores: most of its time goes into reading the
-prompt."""
+"""For those graphs of a causal model that can use two, where there are as many cores."""
 
 
 class TensorInfo(Protocol):
@@ -165,6 +164,9 @@ class EncoderDecoder:
         return _make_empty_past(self._past_shapes, batch)
 
 
+_LOWER, _UPPER, _HEAD = range(3)
+"""The places of the graphs of a causal language model."""
+
 PREFILL_CHUNK = 128
 """Tokens of a prompt that are read at once. Attention to all of a long prompt at once would compute the half
 of its scores that is masked, and the halves of the layers would not work side by side."""
@@ -191,10 +193,18 @@ class CausalDecoder:
 
     def _get_part(self, number: int) -> "_CausalPart":
         if number not in self._parts:
-            threads = _count_causal_threads() if len(self._graphs) == 1 else 1
-            session = open_session(self._graphs[number](), threads, self._folder)
+            session = open_session(self._graphs[number](), self._count_threads(number), self._folder)
             self._parts[number] = _CausalPart(session)
         return self._parts[number]
+
+    def _count_threads(self, number: int) -> int:
+        """The threads of a graph: two for one that runs alone and is worth dividing, as many cores given.
+
+        The halves run side by side when they read; when they write, what they multiply is so small that two
+        threads are no faster. The output layer is one multiplication by the whole vocabulary.
+        """
+        alone = len(self._graphs) == 1 or number == _HEAD
+        return _count_causal_threads() if alone else 1
 
     def encode(self, source: Sequence[int]) -> EncodedSource:
         """Read a prompt of S > 0 token ids."""
@@ -216,14 +226,14 @@ class CausalDecoder:
         def read_lower() -> "Past":
             reached: Past = {}
             try:
-                for handed, past in self._get_part(0).read_prompt(_split_prompt(source, begun.set)):
+                for handed, past in self._get_part(_LOWER).read_prompt(_split_prompt(source, begun.set)):
                     given.put(handed)
                     reached = past
             finally:
                 given.put(None)
                 begun.set()
             ending.wait()
-            self._get_part(2)
+            self._get_part(_HEAD)
             return reached
 
         def take_handed() -> "Iterator[Feeds]":
@@ -239,7 +249,7 @@ class CausalDecoder:
         lower = BackgroundTask(read_lower)
         begun.wait()
         try:
-            *_, (_, past) = self._get_part(1).read_prompt(take_handed())
+            *_, (_, past) = self._get_part(_UPPER).read_prompt(take_handed())
         finally:
             ending.set()
             below = lower.get_result()
