@@ -68,6 +68,16 @@ class OnnxGraph:
         self._nodes.append(helper.make_node("Identity", [value], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES["float"], list(shape)))
 
+    def add_output_node(
+        self, kind: str, *inputs: str, name: str, shape: Sequence[int | str], **attributes: NodeAttribute
+    ) -> str:
+        """Append a node whose result is an output of floats, called `name`: nothing is copied for it."""
+        from onnx import helper
+
+        self._nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        self._outputs.append(helper.make_tensor_value_info(name, _ELEMENT_TYPES["float"], list(shape)))
+        return name
+
     def add_constant(self, array: NDArray[np.generic], name: str = "") -> str:
         """Store an array; a name that is stored already stands for the same array."""
         from onnx import numpy_helper
@@ -208,17 +218,25 @@ class OnnxGraph:
 
         Both functions append nodes to this graph and may read all that was computed before.
         """
+        return self.add_multi_branch(condition, lambda: [then()], lambda: [otherwise()])[0]
+
+    def add_multi_branch(
+        self, condition: str, then: Callable[[], Sequence[str]], otherwise: Callable[[], Sequence[str]]
+    ) -> list[str]:
+        """As `add_branch`, for functions that give several results, as many as each other."""
+        from onnx import helper
+
         branches = []
         for build in (then, otherwise):
-            from onnx import helper
-
             outer, self._nodes = self._nodes, []
-            result = build()
-            value = helper.make_empty_tensor_value_info(result)
-            value.type.tensor_type.elem_type = _ELEMENT_TYPES["float"]
-            branches.append(helper.make_graph(self._nodes, self._make_name("branch"), [], [value]))
+            values = [helper.make_empty_tensor_value_info(result) for result in build()]
+            for value in values:
+                value.type.tensor_type.elem_type = _ELEMENT_TYPES["float"]
+            branches.append(helper.make_graph(self._nodes, self._make_name("branch"), [], values))
             self._nodes = outer
-        return self.add_node("If", condition, then_branch=branches[0], else_branch=branches[1])
+        return self.add_multi_node(
+            "x" * len(branches[0].output), "If", condition, then_branch=branches[0], else_branch=branches[1]
+        )
 
     def to_bytes(self) -> bytes:
         """The serialised model."""

@@ -14,8 +14,9 @@ Shapes: S prefix, B hypotheses, T new tokens, P past tokens, E = P + T, N query 
 H head width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,12 @@ from gitpeft.share.quantisation import NAME_JOINT
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-    from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+    from transformers.models.llama.modeling_llama import (
+        LlamaAttention,
+        LlamaDecoderLayer,
+        LlamaMLP,
+        LlamaRMSNorm,
+    )
 
 _HEAD_NAME, _EMBEDDING_NAME = "lm_head.weight", "model.embed_tokens.weight"
 _STREAM = "sum", "update"
@@ -52,8 +58,9 @@ def save_graphs(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
     the prompt is read. All three read `tokens`, the latter two for their shape alone.
 
     Further inputs of the halves are `prefix.I.key/value` (1, K, S, H) and `past.I.key/value` (B, K, P, H) for
-    each of their layers I; `present.I.key/value` (B, K, E, H) are the next step's past. GitpeftError for a
-    model whose attention does not reach all earlier positions.
+    each of their layers I; `present.I.key/value` (B, K, E, H) are the next step's past. Without a prefix, the
+    rest of the last layer is left out, and `top` lacks it: of a prompt only the keys and values are needed.
+    GitpeftError for a model whose attention does not reach all earlier positions.
     """
     settings = _read_settings(model)
     width = int(model.config.hidden_size)
@@ -73,10 +80,28 @@ def _add_layers(step: "_Step", model: "PreTrainedModel", stream: "_ResidualStrea
     for number in step.layers:
         place, layer = f"model.layers.{number}", model.model.layers[number]
         normed = stream.normalise(layer.input_layernorm)
-        stream.add_update(_add_attention(step, normed, number, layer.self_attn, f"{place}.self_attn"))
-        normed = stream.normalise(layer.post_attention_layernorm)
-        stream.add_update(_add_feed_forward(step.graph, normed, layer.mlp, f"{place}.mlp"))
+        heads = _add_heads(step, normed, number, layer.self_attn, f"{place}.self_attn")
+
+        add_rest = partial(_add_rest, step, stream, number, heads, layer, place)
+        if number < step.settings.layers - 1:
+            add_rest()
+        else:  # while a prompt is read, nobody asks for more than this layer's keys and values
+            stream.skip_where(step.alone, add_rest)
     return stream
+
+
+def _add_rest(
+    step: "_Step",
+    stream: "_ResidualStream",
+    number: int,
+    heads: tuple[str, str, str],
+    layer: "LlamaDecoderLayer",
+    place: str,
+) -> None:
+    """What a layer does with its queries, keys and values."""
+    stream.add_update(_add_attention(step, *heads, number, layer.self_attn, f"{place}.self_attn"))
+    normed = stream.normalise(layer.post_attention_layernorm)
+    stream.add_update(_add_feed_forward(step.graph, normed, layer.mlp, f"{place}.mlp"))
 
 
 def _continue_stream(graph: OnnxGraph, settings: "_Settings", place: str, width: int) -> "_ResidualStream":
@@ -152,6 +177,19 @@ class _ResidualStream:
                 "Mul", update, self._graph.add_floats(self._settings.residual_scale)
             )
         self._update = update
+
+    def skip_where(self, condition: str, add_layer: Callable[[], None]) -> None:
+        """Leave the stream as it is where `condition` (one bool) is true, else add what a layer does."""
+        before = self._sum, self._update
+
+        def go_on() -> Sequence[str]:
+            add_layer()
+            return self._sum, self._update
+
+        def skip() -> Sequence[str]:
+            return [self._graph.add_node("Identity", part) for part in before]
+
+        self._sum, self._update = self._graph.add_multi_branch(condition, skip, go_on)
 
     def normalise(self, norm: "LlamaRMSNorm") -> str:
         """What the next layer reads."""
@@ -244,8 +282,10 @@ class _Step:
 # --- attention ----------------------------------------------------------------------------------------------
 
 
-def _add_attention(step: _Step, x: str, number: int, module: "LlamaAttention", place: str) -> str:
-    """Attention of new tokens to prefix, past and themselves; the present becomes an output of the graph."""
+def _add_heads(
+    step: _Step, x: str, number: int, module: "LlamaAttention", place: str
+) -> tuple[str, str, str]:
+    """Queries (B, T, N·H) of new tokens, and the present's keys and values, outputs of the graph."""
     graph, settings = step.graph, step.settings
     heads, key_heads, width = settings.heads, settings.key_heads, settings.head_width
     parts = [getattr(module, f"{part}_proj") for part in "qkv"]
@@ -258,6 +298,15 @@ def _add_attention(step: _Step, x: str, number: int, module: "LlamaAttention", p
         for part, name in ((query, "q_norm"), (key, "k_norm"))
     )
     key, value = (_add_present(step, number, part, x) for part, x in (("key", key), ("value", value)))
+    return query, key, value
+
+
+def _add_attention(
+    step: _Step, query: str, key: str, value: str, number: int, module: "LlamaAttention", place: str
+) -> str:
+    """Attention of new tokens to prefix, past and themselves (see `_add_heads`)."""
+    graph, settings = step.graph, step.settings
+    heads, key_heads, width = settings.heads, settings.key_heads, settings.head_width
     grouped = step.split_hypotheses(query, key_heads, heads // key_heads, width)
     query = graph.add_node("Transpose", grouped, perm=[2, 0, 3, 1, 4])
     mixed = _mix_values(step, query, key, value, number)
@@ -284,10 +333,9 @@ def _add_present(step: _Step, number: int, part: str, x: str) -> str:
     graph, settings = step.graph, step.settings
     new = graph.add_reshape(x, 0, 0, settings.key_heads, settings.head_width)
     new = graph.add_node("Transpose", new, perm=[0, 2, 1, 3])
-    present = graph.add_node("Concat", f"past.{number}.{part}", new, axis=2)
     shape: list[int | str] = ["B", settings.key_heads, "E", settings.head_width]
-    graph.add_output(present, f"present.{number}.{part}", shape)
-    return present
+    past, present = f"past.{number}.{part}", f"present.{number}.{part}"
+    return graph.add_output_node("Concat", past, new, name=present, shape=shape, axis=2)
 
 
 def _mix_values(step: _Step, query: str, key: str, value: str, number: int) -> str:

@@ -1,5 +1,6 @@
 """Causal language models: torch, the graph in float32 and in int8 agree, and so do search and scores."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,39 @@ def test_a_prompt_is_read_alike_in_parts_of_any_length(
     parts = runtime.encode(source).feeds
     assert set(parts) == set(whole) == {f"prefix.{i}.{part}" for i in range(2) for part in ("key", "value")}
     assert all(np.abs(parts[name] - whole[name]).max() < 1e-5 for name in whole)
+
+
+def test_of_a_prompt_the_last_layer_computes_keys_and_values_only(tmp_path: Path) -> None:
+    """What else it would compute, nobody reads: here it is not a number, and no message has a likelihood."""
+    import torch
+
+    one, source = model("llama"), list(range(5, 25))
+    with torch.no_grad():
+        one.model.layers[-1].mlp.down_proj.weight.fill_(float("nan"))
+    runtime = network(one, tmp_path)
+    [(given, _)] = runtime._get_part(0).read_prompt(onnx_model._split_prompt(source))
+    [(top, past)] = runtime._get_part(1).read_prompt([given])
+    assert all(np.isfinite(values).all() for values in (top["top.sum"], top["top.update"], *past.values()))
+    memory = runtime.encode(source)
+    found, _ = runtime.run_decoder(memory, np.array([[3]]), runtime.make_empty_past(1))
+    assert not np.isfinite(found).any()
+
+
+@pytest.mark.parametrize(("cores", "threads"), [({0, 1, 2}, [1, 1, 2]), ({0}, [1, 1, 1])])
+def test_the_output_layer_is_divided_where_there_are_two_cores(
+    cores: set[int], threads: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    plain = onnx_model.open_session
+
+    def open_session(raw: bytes, count: int, folder: Path | None = None) -> onnx_model.OnnxSession:
+        asked.append(count)
+        return plain(raw, count, folder)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
+    monkeypatch.setattr(onnx_model, "open_session", open_session)
+    network(model("llama"), tmp_path).encode([5, 6, 7])
+    assert asked == threads
 
 
 def test_the_one_graph_of_an_earlier_version_still_answers() -> None:
