@@ -202,6 +202,8 @@ def test_the_command(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     repo.commit("start", a="1\n")
     done = gitpeft("backtest", "--repo", repo.path, "--months", "9")
     assert done.code == 0 and "false alarms a week" in done.said and "(selected)" in done.said
+    *summary, place = done.out.splitlines()
+    assert place.startswith("The page: ") and len(summary) > 10 and max(map(len, summary)) <= 80
     assert (repo.path / ".git" / "gitpeft" / "backtest.html").read_text().startswith("<!doctype html>")
     data: dict[str, Any] = json.loads(
         gitpeft("backtest", "--repo", repo.path, "--json", "--out", tmp_path / "b.html").out
