@@ -4,6 +4,7 @@
     python tests/bench/bench_scale.py --work DIR --results FILE --hooks 40
     python tests/bench/bench_scale.py --budget-runs FILE
     python tests/bench/bench_scale.py --index 1000 1000000
+    python tests/bench/bench_scale.py REPO --hook-sizes 2800 59000
 
 Each history is cloned (its objects are shared) and measured in this order: `git log -p` to /dev/null, mining,
 mining again, `gitpeft init` at each budget (and the seconds of it that count, after mining), `init` again,
@@ -16,7 +17,9 @@ else the machine does: the load is printed in every row.
 
 With `--results` a history is added to those in the file, and table and plot are of all; with `--work` clones
 stay. `--budget-runs` prints the table of the `init` runs in a file, and which of them kept their budgets.
-`--index` opens and asks indexes of so many commits, made of random terms, each time in a fresh process.
+`--index` opens and asks indexes of so many commits, made of random terms, each time in a fresh process;
+`--hook-sizes` runs the hook of a repository with its model, and its history so often in the index that it has
+so many commits.
 """
 
 import argparse
@@ -39,7 +42,9 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
 from gitpeft.cli.console import format_size
 from gitpeft.cli.views import measure_folder
-from gitpeft.suggest.index_arrays import TermCounts
+from gitpeft.git.repository import Repository
+from gitpeft.history.store import History
+from gitpeft.suggest.index_arrays import TermCounts, count_terms
 from gitpeft.suggest.retrieval import CommitIndex
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -296,6 +301,52 @@ def build_random_index(state: Path, commits: int) -> int:
     return measure_folder(state)
 
 
+def give_repeated_index(clone: Path, commits: int) -> None:
+    """Give the active model an index of so many commits: those of its history, again and again."""
+    import numpy as np
+
+    repo = Repository.open(clone)
+    bundle = bundles.require_active_bundle(repo.state_dir)
+    with History.open(repo.state_dir) as history:
+        records = history.load_records(repo)
+    counted = count_terms(record.change for record in records)
+    times = -(-commits // len(records))
+    tiled = TermCounts(
+        np.tile(counted.terms, times), np.tile(counted.counts, times), np.tile(counted.lengths, times)
+    )
+    subjects = [f"{record.subject} {turn}" for turn in range(times) for record in records]
+    shas = (f"{number:040x}" for number in range(len(subjects)))
+    index = CommitIndex.build_from_counts(tiled, subjects, [""] * len(subjects), shas)
+    with bundles.staging_folder(repo.state_dir) as folder:
+        for name in bundle.manifest.files:
+            if not name.startswith(f"{bundles.INDEX_FOLDER}/"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(bundle.read(name))
+        (folder / bundles.INDEX_FOLDER).mkdir()
+        index.save(folder / bundles.INDEX_FOLDER)
+        id_ = bundles.write_bundle(folder, bundle.manifest)
+    bundles.activate_bundle(repo.state_dir, id_)
+
+
+def measure_hook_sizes(clone: Path, sizes: Sequence[int], times: int) -> Iterator[str]:
+    """Rows of a table: the hook of one repository with its model, in turns, by the commits in its index."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trials = {}
+        for commits in sizes:
+            copy = Path(scratch).resolve() / str(commits)
+            shutil.copytree(clone, copy, symlinks=True)
+            give_repeated_index(copy, commits)
+            trials[commits] = HookTrial(copy)
+        for number in range(times + 1):
+            for one in trials.values():
+                one.run(number, counts=number > 0)
+    for commits, trial in trials.items():
+        spent = sorted(trial.seconds)
+        middle, late = (1000 * spent[int(share * (times - 1))] for share in (0.5, 0.95))
+        offered = f"{times - trial.silent} of {times}"
+        yield f"| {commits:,} | {middle:.0f} | {late:.0f} | {offered} | {os.getloadavg()[0]:.0f} |"
+
+
 def measure_index(commits: int, times: int) -> str:
     """A row of a table: to open an index, and to find ten neighbours, in fresh processes."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -462,6 +513,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="a file to which rows are added")
     parser.add_argument("--budget-runs", type=Path, help="a file to which `init` runs are added")
     parser.add_argument("--index", nargs="*", type=int, default=[], metavar="N")
+    parser.add_argument("--hook-sizes", nargs="*", type=int, default=[], metavar="N")
     parser.add_argument("--write", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.write:
@@ -477,6 +529,11 @@ def main() -> None:
             print("|---:|---:|---:|---:|---:|---:|---:|")
             for count in args.index:
                 print(measure_index(count, args.hooks), flush=True)
+            return
+        if args.hook_sizes:
+            print("| commits in the index | hook p50, ms | p95 | offered | load |")
+            print("|---:|---:|---:|---:|---:|")
+            print(*measure_hook_sizes(args.repos[0].resolve(), args.hook_sizes, args.hooks), sep="\n")
             return
         sources = [*(generate(folder, count) for count in args.generate), *args.repos]
         sources = [source.resolve() for source in sources]
