@@ -464,7 +464,7 @@ def format_budget_runs(runs: Sequence[dict[str, Any]]) -> str:
     for run in sorted(runs, key=lambda one: (one["budget"], one["commits"])):
         share = run["after_mining"] / (60 * run["budget"])
         kept += share <= TOLERATED_SHARE
-        left_out = "; ".join(run["left_out"]) or "nothing"
+        left_out = "; ".join(run["left_out"]).replace("tuned half way", "half tuned") or "nothing"
         load = " to ".join(f"{one:.0f}" for one in run["load"])
         cells = [run["name"], f"{run['commits']:,}", run["base"], f"{run['budget']:g}"]
         cells += [f"{run['after_mining']:.0f}", f"{share:.2f}", load, left_out]
