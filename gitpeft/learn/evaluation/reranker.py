@@ -56,9 +56,9 @@ SAVING_PART, FULL_SAVING, MARK_RIDGE = 0.2, 2 / 3, 10.0
 """The part of a message's worth that is the keystrokes it saves, from which saving on that part is whole, and
 the ridge penalty of the regression."""
 
-MARKED_COVERAGE = 0.4
-"""A reranker that was fitted on marks offers something for this share of its commits, and for as many of a
-history that it is adapted to."""
+MARKED_COVERAGE, ADAPTED_COVERAGE = 0.4, 0.5
+"""A reranker that was fitted on marks offers something for this share of its commits; for this share at least
+of a history that it is adapted to, where the model is wrong less often."""
 
 RIDGE_STRENGTH = 6.0
 """Strength of the ridge penalty towards the prior, in commits. On the validation parts of flask, gin
@@ -120,7 +120,7 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
     outcomes = held_out if best == RERANKED else list_outcomes(asked, chosen)
     if chosen.marked and chosen.threshold is not None:
         chosen = replace_fields(
-            chosen, threshold=lower_threshold(chosen.threshold, outcomes, MARKED_COVERAGE)
+            chosen, threshold=lower_threshold(chosen.threshold, outcomes, ADAPTED_COVERAGE)
         )
     elif chosen.weights:
         chosen = replace_fields(chosen, threshold=choose_threshold(outcomes))

@@ -217,7 +217,7 @@ def test_a_history_of_its_own_leaves_what_readers_said() -> None:
     assert weight(choice.chooser, "similarity") > 0
     assert choice.chooser.value_weights == prior.value_weights
     assert choice.chooser.threshold is not None and choice.chooser.threshold < 0.9
-    assert choice.offers["coverage"] >= reranker.MARKED_COVERAGE
+    assert choice.offers["coverage"] >= reranker.ADAPTED_COVERAGE
 
 
 def test_the_threshold_of_a_coverage() -> None:
