@@ -155,9 +155,10 @@ class Bundle:
         def compute_digest(file: BufferedReader) -> str:
             if mark.matches(file):
                 return mark.entry.sha256
+            before = mark.describe_settled(file)
             digest = _hash_mapped(file)
-            if digest == mark.entry.sha256:
-                mark.write(file)
+            if digest == mark.entry.sha256 and before == mark.describe_settled(file) != "":
+                mark.write(before)
             return digest
 
         self._check_digest(name, compute_digest)
@@ -351,12 +352,16 @@ class _CheckMark:
         except (OSError, ValueError):
             return False
 
-    def write(self, file: BufferedReader) -> None:
-        """Note that this file is intact, unless it was touched a moment ago."""
+    def describe_settled(self, file: BufferedReader) -> str:
+        """The state that a file is in, "" where it was touched a moment ago."""
         if time.time() - os.fstat(file.fileno()).st_ctime < _SETTLING_SECONDS:
-            return
+            return ""
+        return self._describe_state(file)
+
+    def write(self, state: str) -> None:
+        """Note that the file is intact that was in this state before it was hashed, and afterwards."""
         try:
-            replace_file(self.path, self._describe_state(file).encode())
+            replace_file(self.path, state.encode())
         except OSError:
             pass  # it is hashed again next time
 
@@ -471,7 +476,7 @@ def prune_bundles(state_dir: Path, keep: int = 3) -> list[str]:
             delete_bundle(path)
         for path in (state_dir / "models").glob(".*-*"):
             if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
-                _remove_folder(path)
+                _remove_folder(path) if path.is_dir() else remove_file(path)
     return [path.name for path in deleted]
 
 

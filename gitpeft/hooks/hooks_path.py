@@ -170,9 +170,12 @@ def _map_other_worktrees(repo: Repository, here: HooksFolder, worktrees: Sequenc
     for root in worktrees:
         if root != repo.work_tree:
             try:
-                place = find_hooks_folder(Repository.open(root), worktrees)
+                other = Repository.open(root)
+                place = find_hooks_folder(other, worktrees)
             except GitpeftError:
                 continue  # damaged, or somebody else's
+            if other.common_dir.resolve() != repo.common_dir.resolve():
+                continue  # another repository has a work tree there by now
             if place.owned and place.folder != here.folder:
                 found[place.folder] = root
     return found

@@ -37,7 +37,7 @@ class Helper:
                 self._requests.flush()
                 answer = json.loads(self._answers.readline())
             except (OSError, ValueError):
-                raise GitpeftError("the process that reads the tokenizer died") from None
+                raise GitpeftError("the second process of the model died") from None
         if "error" in answer:
             raise GitpeftError(*answer["error"])
         return answer["result"]

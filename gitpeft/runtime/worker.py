@@ -212,7 +212,10 @@ def _run_child(
     code, (request_pipe, answer_pipe) = 1, pipes
     try:
         os.setpgid(0, 0)
-        ends = _fork_helper(assist, pipes, limits) if assist else ()
+        try:
+            ends = _fork_helper(assist, pipes, limits) if assist else ()
+        except OSError:  # no process or file to be had: this one does it all
+            ends = ()
         _confine_process({request_pipe, answer_pipe, *ends}, limits)
         if ends:
             from gitpeft.runtime.helper import Helper

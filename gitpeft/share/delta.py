@@ -203,7 +203,8 @@ def _apply_delta(
     start, size = sources[made.way].get(name, b""), manifest.files[name].size
     if len(start) != size:
         raise GitpeftError(
-            f"{name} cannot be reconstructed from this base", "Publish it again with the same gitpeft."
+            f"{name} cannot be reconstructed from this base",
+            "Install the version of gitpeft with which it was published, or publish it again with this one.",
         )
     if not made.difference:
         return start

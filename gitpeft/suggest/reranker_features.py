@@ -85,6 +85,10 @@ _SHORT, _FORMULA_COUNT = 2, 5
 _UNSCORED_LIKELIHOOD, _UNSCORED_SURPRISE = -3.0, 3.4
 """What is assumed of a message that the model did not score: about the mean of those that it scores."""
 
+_UNWEIGHED = 0.0, -2.0, 2.6, 1.7, 1.3
+"""What is assumed of a message that the model did not weigh: about the mean of those that it weighs, so that
+the message that is offered where the model is late is judged by everything else."""
+
 _ECHO_FLOOR = 0.05
 """Added to similarities, so that a retrieved message without any still counts a little."""
 
@@ -310,7 +314,7 @@ def _measure_likelihood(draft: DraftMessage) -> tuple[float, float, float]:
 
 def _weigh(draft: DraftMessage) -> tuple[float, float, float, float, float]:
     if draft.information is None:
-        return 0.0, _UNSCORED_LIKELIHOOD, _UNSCORED_SURPRISE, 0.0, 0.0
+        return _UNWEIGHED
     size = math.copysign(math.log1p(abs(draft.information)), draft.information)
     return 1.0, *_measure_likelihood(draft)[1:], size, draft.information / max(1, draft.tokens)
 

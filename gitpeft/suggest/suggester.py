@@ -46,9 +46,6 @@ NEIGHBOUR_COUNT = 10
 MAX_SCORED_MESSAGES = 10
 """Messages that the model did not generate and that may be offered whose likelihood it computes."""
 
-MAX_WEIGHED_UNORDERED = 30
-"""Candidates that the model weighs where there is no reranker to order them."""
-
 DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
@@ -78,12 +75,21 @@ class Suggester:
     the model), tokenizer, render, encode, decode, score, weigh and choose (of the last one).
     """
 
-    def __init__(self, bundle: Bundle, beams: int = BEAM_WIDTH, helper: "Helper | None" = None) -> None:
-        """GitpeftError when the bundle's manifest, reranker or style is damaged."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        beams: int = BEAM_WIDTH,
+        helper: "Helper | None" = None,
+        weighs_all: bool = False,
+    ) -> None:
+        """GitpeftError when the bundle's manifest, reranker or style is damaged.
+
+        With `weighs_all`, a model that can weigh does so with all candidates, for a reranker in the making.
+        """
         self.bundle = bundle
         self._timer = StageTimer()
         self._beams = beams
-        self._helper = helper
+        self._helper, self._weighs_all = helper, weighs_all
         self._reranker = Reranker.from_data(bundle.read_json(bundles.RERANKER_FILE), bundle.manifest.kind)
         with explain_read_errors("the manifest"):
             budget = TokenBudget(**bundle.manifest.budget)
@@ -216,19 +222,18 @@ class Suggester:
 
     @property
     def _weighs(self) -> bool:
-        """Whether the model weighs candidates: for a reranker that knows what to make of it, or for none yet,
-        since from these candidates one may be fitted."""
+        """Whether candidates are weighed: for a reranker that knows what to make of it, or in a trial."""
         able = self._generator is not None and self._generator.weighs
-        return able and (self._reranker.marked or not self._reranker.features)
+        return able and (self._reranker.marked or self._weighs_all)
 
     def _weigh_best(
         self, candidates: Sequence[MessageCandidate], drafts: Sequence[DraftMessage], work: _Groundwork
     ) -> list[MessageCandidate]:
-        """The candidates, the first of them weighed by the model; all where no reranker says which are."""
+        """The candidates, the first of them weighed by the model."""
         assert self._generator is not None
         best = self._reranker.list_fitting(candidates)
         by_text = {one.message: one for one in reversed(drafts)}
-        most = reranker.MAX_WEIGHED if self._reranker.features else MAX_WEIGHED_UNORDERED
+        most = len(best) if self._weighs_all else reranker.MAX_WEIGHED
         asked = [by_text[one.message] for one in best[:most]]
         weighed = self._generator.weigh_drafts(asked, work.previous, work.exemplars)
         return reranker.update_candidates(candidates, weighed)

@@ -446,6 +446,24 @@ def test_mapped_weights_are_hashed_again_when_they_were_touched(
         bundle.check_mapped_file(weights.name)
 
 
+def test_weights_that_change_while_they_are_hashed_are_not_taken_for_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_with_weights(tmp_path)
+    weights = bundle.path / "decoder.safetensors"
+    let_settle(weights, monkeypatch)
+    plain = bundles._hash_mapped
+
+    def change_behind(file: Any) -> str:
+        digest = plain(file)
+        flip(weights)
+        return digest
+
+    monkeypatch.setattr(bundles, "_hash_mapped", change_behind)
+    bundle.check_mapped_file(weights.name)
+    assert not bundle.path.with_name(f".checked-{bundle.id}").exists()
+
+
 def test_weights_that_were_just_written_are_not_taken_for_intact(tmp_path: Path) -> None:
     """The clock of a file system may not tell two changes within a moment apart."""
     bundle = open_with_weights(tmp_path)

@@ -1,6 +1,7 @@
 """Hooks in more than one root: a relative `core.hooksPath`, several work trees, an absent hooks folder."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,17 @@ def test_a_hooks_folder_of_a_person_that_is_absent_is_made(trees: tuple[Repo, Re
     assert [one.remedy for one in examine(other)] == ["run `gitpeft install`"]
     put_in(other)
     assert examine(other) == []
+
+
+def test_a_work_tree_that_another_repository_has_by_now_is_left_alone(repo: Repo, tmp_path: Path) -> None:
+    """Git still lists it here, but its hooks are the other's."""
+    repo.commit("Start", a="a\n")
+    other = Repo.create(tmp_path / "other")
+    other.commit("Start", b="b\n")
+    place = tmp_path / "tree"
+    for one in (repo, other):
+        shutil.rmtree(place, ignore_errors=True)
+        one.git("worktree", "add", "-q", "-f", str(place), "HEAD", "--detach")
+    repo.git("config", "core.hooksPath", ".husky")
+    found = hooks_path.list_hook_folders(Repository.open(repo.path))
+    assert found and not any(folder.is_relative_to(other.path) for folder in found)

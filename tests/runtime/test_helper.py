@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gitpeft.errors import GitpeftError
+from gitpeft.runtime import worker
 from gitpeft.runtime.helper import Helper, HelperHandler
 from gitpeft.runtime.worker import RequestHandler, Worker
 
@@ -52,7 +53,7 @@ def test_a_helper_answers_one_request_after_the_other(tmp_path: Path) -> None:
     ("handler", "reason"),
     [
         (_fail_to_load, r"the tokenizer is damaged \(build it again\)"),
-        (_die, "the process that reads the tokenizer died"),
+        (_die, "the second process of the model died"),
         (_raise, "the model failed \\(ZeroDivisionError\\)"),
     ],
     ids=["not loaded", "dead", "an error"],
@@ -62,6 +63,20 @@ def test_what_goes_wrong_in_a_helper_is_said(
 ) -> None:
     with pytest.raises(GitpeftError, match=reason):
         ask(handler, tmp_path, {})
+
+
+def test_where_no_process_is_to_be_had_the_child_does_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    def load(_: Path, helper: Helper | None = None) -> RequestHandler:
+        return lambda _: iter([{"alone": helper is None}])
+
+    monkeypatch.setattr(worker, "_fork_helper", fail)
+    with Worker(tmp_path, load, time.monotonic() + 20, 256, helper=_echo) as child:
+        assert child.get_answer({})["alone"] is True
 
 
 def test_a_helper_is_confined_as_its_child_is(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gitpeft.errors import GitpeftError
 from gitpeft.lazy import replace_fields
 from gitpeft.learn import logistic
 from gitpeft.learn.evaluation.text_metrics import NEARLY_KEPT_SHARE, compute_saving
@@ -98,7 +99,9 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
     """Fit a reranker on validation examples, from a prior if there is one; the best way of ranking wins.
 
     The ways are compared by the keystrokes that their first messages save, whatever their scores. The winner
-    then gets the threshold of `choose_threshold`, or keeps that of a prior that was fitted on marks.
+    then gets the threshold of `choose_threshold`. With a prior that was fitted on marks, only rerankers can
+    win, because a score then needs candidates that are weighed; the threshold is the prior's, lowered where
+    less than `ADAPTED_COVERAGE` of the commits would get an offer.
     """
     known = prior if prior is not None and prior.weights else Reranker()
     # with the weights of the prior, so that scores mean the same in every mode
@@ -115,7 +118,8 @@ def choose_reranker(asked: Sequence[ExampleCandidates], prior: Reranker | None =
             found += score_reranker(asked[k::CROSS_VALIDATION_FOLDS], fitted)
             held_out += list_outcomes(asked[k::CROSS_VALIDATION_FOLDS], fitted)
         scores[RERANKED] = float(np.mean(found))
-    best = max(scores, key=lambda name: scores[name])
+    able = [name for name in scores if not known.marked or name not in (GENERATED, RETRIEVED)]
+    best = max(able, key=lambda name: scores[name])
     chosen = fit_reranker(asked, prior) if best == RERANKED else ways[best]
     outcomes = held_out if best == RERANKED else list_outcomes(asked, chosen)
     if chosen.marked and chosen.threshold is not None:
@@ -229,6 +233,11 @@ def _fit_marks(asked: Sequence[ExampleCandidates], marks: Marks) -> tuple[FloatA
                 saved = min(1.0, remember_saving(c.message, one.example.message) / FULL_SAVING)
                 rows.append(c.features)
                 goals.append((1 - SAVING_PART) * MARK_WORTH[mark] + SAVING_PART * saved)
+    if not rows:
+        raise GitpeftError(
+            f"none of the {len(marks):,} marks belongs to a message of this base",
+            "leave `marks` out of the recipe, or have its own messages marked",
+        )
     return _fit_logit(np.array(rows), np.array(goals), MARK_RIDGE)
 
 

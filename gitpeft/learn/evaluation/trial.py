@@ -68,7 +68,7 @@ def open_trial_suggester(
             if reranker is not None:
                 (folder / bundles.RERANKER_FILE).write_text(json.dumps(asdict(reranker)))
             id_ = bundles.write_bundle(folder, manifest)
-        yield Suggester(bundles.activate_bundle(state, id_))
+        yield Suggester(bundles.activate_bundle(state, id_), weighs_all=reranker is None)
 
 
 def copy_model_files(files: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ history are kept in the work folder, so that a run that was stopped goes on wher
 """
 
 import csv
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from gitpeft.learn.pretraining import commit_pairs
 from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
+from gitpeft.suggest.reranker_features import RERANKER_FEATURES
 
 FOLDS = 5
 """The threshold is chosen on histories that the reranker was fitted without, in so many groups."""
@@ -171,8 +173,10 @@ class HistoryAsker:
 
     @property
     def folder(self) -> Path:
-        """Where the answers are: those of an adapter say nothing of one that was trained further."""
-        return self.work / f"asked-{self.base.digest[:12]}"
+        """Where the answers are: those of an adapter say nothing of one that was trained further, and their
+        features nothing to a reranker of other ones."""
+        features = hashlib.sha256(" ".join(RERANKER_FEATURES).encode()).hexdigest()
+        return self.work / f"asked-{self.base.digest[:12]}-{features[:6]}"
 
     def ask_once(self, name: str, tip: str) -> list[ExampleCandidates]:
         """The candidates for OWNER/NAME, from the work folder where they are there.

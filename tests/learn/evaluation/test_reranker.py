@@ -2,6 +2,7 @@
 
 import pytest
 
+from gitpeft.errors import GitpeftError
 from gitpeft.lazy import replace_fields
 from gitpeft.learn.evaluation import reranker
 from gitpeft.learn.evaluation.trial import ExampleCandidates
@@ -218,6 +219,20 @@ def test_a_history_of_its_own_leaves_what_readers_said() -> None:
     assert choice.chooser.value_weights == prior.value_weights
     assert choice.chooser.threshold is not None and choice.chooser.threshold < 0.9
     assert choice.offers["coverage"] >= reranker.ADAPTED_COVERAGE
+
+
+def test_with_marks_only_a_reranker_can_win() -> None:
+    """Nothing is weighed where earlier messages serve alone, and a score would mean something else."""
+    found, marks = read_by_readers(30)
+    prior = replace_fields(reranker.fit_reranker(found, marks=marks), threshold=0.5)
+    choice = reranker.choose_reranker(asked(30, generated=False, retrieved=True), prior)
+    assert choice.scores[RETRIEVED] == pytest.approx(100) and choice.chooser.mode == RERANKED
+
+
+def test_marks_of_other_messages_are_reported() -> None:
+    found, _ = read_by_readers(3)
+    with pytest.raises(GitpeftError, match="none of the 1 marks belongs to a message of this base"):
+        reranker.fit_reranker(found, marks={("0", "x"): 1})
 
 
 def test_the_threshold_of_a_coverage() -> None:

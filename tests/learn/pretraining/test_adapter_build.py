@@ -72,7 +72,9 @@ def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path
     assert all(torch.equal(before[name], one) for name, one in after.items())
     report = json.loads((out / "onnx" / "reranker.json").read_text())
     [answers] = (tmp_path / "work").glob("asked-*")
-    assert answers.name == f"asked-{bases.find_base(str(out)).digest[:12]}", "they are those of this adapter"
+    assert answers.name.startswith(f"asked-{bases.find_base(str(out)).digest[:12]}-"), (
+        "they are those of this adapter"
+    )
     asked = json.loads((answers / "b+held.json").read_text())
     assert report["commits"]["b/held"] == len(asked) == 4
     unseen = json.loads((answers / "a+first.json").read_text())
