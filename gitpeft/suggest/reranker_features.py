@@ -16,6 +16,16 @@ from gitpeft.suggest.team_wording import TeamWording
 
 GENERATED, RETRIEVED, ANALOGY, DESCRIBED = "generated", "retrieved", "analogy", "described"
 
+WEIGHED_FEATURES = (
+    "is_weighed",
+    "weighed_likelihood",
+    "weighed_surprise",
+    "information",
+    "information_rate",
+)
+"""Those that only a candidate has that the model has weighed: they decide what it is worth, and not whether
+it is weighed."""
+
 RERANKER_FEATURES = (
     "words",
     "off_length",
@@ -46,11 +56,7 @@ RERANKER_FEATURES = (
     "echoes_opening",
     "consensus",
     "sampled",
-    "is_weighed",
-    "weighed_likelihood",
-    "weighed_surprise",
-    "information",
-    "information_rate",
+    *WEIGHED_FEATURES,
     "formulaic",
     "nearest_similarity",
     "change_size",
@@ -58,16 +64,6 @@ RERANKER_FEATURES = (
 )
 """The names of the features, in the order of `compute_features`, which describes them. A feature whose
 meaning changes needs another name: the weights of stored rerankers belong to the old meaning."""
-
-WEIGHED_FEATURES = (
-    "is_weighed",
-    "weighed_likelihood",
-    "weighed_surprise",
-    "information",
-    "information_rate",
-)
-"""Those that only a candidate has that the model has weighed: they decide what it is worth, and not whether
-it is weighed."""
 
 _NUMBER_PATTERN = lazy_pattern(r"\d+")
 _WORD_PATTERN = lazy_pattern(r"\w+")

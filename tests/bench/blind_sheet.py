@@ -13,12 +13,13 @@ import argparse
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gitpeft.learn.evaluation.text_metrics import bootstrap_mean
 
-TEAM = "team"
+TEAM, LETTERS = "team", "abcdefghij"
 _MAX_LINES, _MAX_LINE_LENGTH = 45, 130
 _MARK = re.compile(r"^(\d+)([a-z])\. (.*) \[ *(\d?) *\]$")
 
@@ -32,8 +33,8 @@ def make_sheet(rows: list[dict[str, Any]], n: int, seed: int) -> tuple[str, dict
         row = rows[place]
         systems = [TEAM, *row["offers"]]
         rng.shuffle(systems)
-        lines = [f"## {number}", "", *show_change(row["change"]), ""]
-        for letter, system in zip("abcdefghij", systems, strict=False):
+        texts = []
+        for letter, system in zip(LETTERS, systems, strict=False):
             offer = {"text": row["team"], "offered": True} if system == TEAM else row["offers"][system]
             key[f"{number}{letter}"] = {
                 "system": system,
@@ -41,9 +42,15 @@ def make_sheet(rows: list[dict[str, Any]], n: int, seed: int) -> tuple[str, dict
                 "sha": row["sha"],
                 "offered": offer["offered"],
             }
-            lines.append(f"{number}{letter}. {offer['text'] or '(nothing)'} [ ]")
-        parts.append("\n".join(lines))
+            texts.append(offer["text"] or "(nothing)")
+        parts.append(format_question(number, row["change"], texts))
     return "\n\n".join(parts) + "\n", key
+
+
+def format_question(number: int, change: str, texts: Sequence[str]) -> str:
+    """A change, and below it a line to mark for each text."""
+    lines = [f"{number}{letter}. {text} [ ]" for letter, text in zip(LETTERS, texts, strict=False)]
+    return "\n".join([f"## {number}", "", *show_change(change), "", *lines])
 
 
 def show_change(change: str) -> list[str]:

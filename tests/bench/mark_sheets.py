@@ -9,26 +9,22 @@ and that have no mark yet, the team's own message among them, in random order. M
 """
 
 import argparse
-import csv
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.models import bases
 from gitpeft.learn.pretraining import commit_pairs
 from gitpeft.learn.pretraining.adapter_build import AdapterRecipe
-from gitpeft.learn.pretraining.base_reranker import HistoryAsker, read_marks
+from gitpeft.learn.pretraining.base_reranker import HistoryAsker, MarkRow, read_mark_rows, read_marks
 from gitpeft.suggest.reranker import MAX_WEIGHED
+from tests.bench.blind_sheet import LETTERS, format_question
 from tests.bench.blind_sheet import read_marks as read_sheet
-from tests.bench.blind_sheet import show_change
 
 Question = tuple[str, Example, str, list[str]]
 """Repository, commit, its change and candidates."""
-
-HEADER = ("repository", "commit", "mark", "message")
 
 
 def make_sheets(args: argparse.Namespace) -> None:
@@ -60,36 +56,30 @@ def make_sheets(args: argparse.Namespace) -> None:
         print(f"sheet-{part + 1}.md: {len(chosen)} changes, {len(key)} lines")
 
 
-def format_sheet(questions: Sequence[Question], rng: random.Random) -> tuple[str, dict[str, Any]]:
+def format_sheet(questions: Sequence[Question], rng: random.Random) -> tuple[str, dict[str, list[str]]]:
     """The text of a sheet, and its key: repository, commit and message by line."""
-    parts, key = [], {}
+    parts, key = [], dict[str, list[str]]()
     for number, (name, one, change, new) in enumerate(questions, 1):
         texts = list(dict.fromkeys([*new, one.message]))
         rng.shuffle(texts)
-        lines = [f"## {number}", "", *show_change(change), ""]
-        for letter, text in zip("abcdefgh", texts, strict=False):
-            key[f"{number}{letter}"] = [name, one.sha, text]
-            lines.append(f"{number}{letter}. {text} [ ]")
-        parts.append("\n".join(lines))
+        key |= {
+            f"{number}{letter}": [name, one.sha, text] for letter, text in zip(LETTERS, texts, strict=False)
+        }
+        parts.append(format_question(number, change, texts))
     return "\n\n".join(parts) + "\n", key
 
 
 def collect_marks(folder: Path, path: Path) -> None:
     """Add the marks of filled sheets to those of a file."""
-    rows = {tuple(row[name] for name in HEADER) for row in _read_rows(path)} if path.exists() else set()
+    rows = set(read_mark_rows(path)) if path.exists() else set()
     for sheet in sorted(folder.glob("sheet-*.md")):
         key = json.loads((folder / sheet.name.replace("sheet", "key")).with_suffix(".json").read_text())
         for line, mark in read_sheet(sheet.read_text(encoding="utf-8")).items():
             name, sha, text = key[line]
-            rows.add((name, sha, str(mark), text))
-    lines = ["\t".join(HEADER), *("\t".join(row) for row in sorted(rows))]
+            rows.add(MarkRow(name, sha, str(mark), text))
+    lines = ["\t".join(MarkRow._fields), *("\t".join(row) for row in sorted(rows))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(rows):,} marks in {path}")
-
-
-def _read_rows(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def main() -> None:

@@ -315,13 +315,18 @@ def lower_threshold(threshold: float, outcomes: Sequence[OfferOutcome], coverage
     ranked = sorted((one.score for one in outcomes if one.score >= 0), reverse=True)
     if len(outcomes) < MIN_COVERED_COMMITS or not ranked:
         return threshold
-    return min(threshold, ranked[min(len(ranked), math.ceil(coverage * len(outcomes))) - 1])
+    return min(threshold, _find_reached(ranked, coverage * len(outcomes)))
 
 
 def find_threshold(outcomes: Sequence[OfferOutcome], coverage: float) -> float:
     """The score that this share of the commits reaches with what comes first; 0 where there is none."""
     ranked = sorted((one.score for one in outcomes), reverse=True)
-    return max(0.0, ranked[min(len(ranked), math.ceil(coverage * len(ranked))) - 1]) if ranked else 0.0
+    return max(0.0, _find_reached(ranked, coverage * len(ranked))) if ranked else 0.0
+
+
+def _find_reached(ranked: Sequence[float], count: float) -> float:
+    """The score that so many of the scores reach, the highest first; the lowest where there are fewer."""
+    return ranked[min(len(ranked), math.ceil(count)) - 1]
 
 
 def summarise_outcomes(outcomes: Sequence[OfferOutcome], threshold: float | None) -> dict[str, float]:

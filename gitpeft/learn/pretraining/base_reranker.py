@@ -33,8 +33,7 @@ from gitpeft.suggest.reranker_features import RERANKER_FEATURES
 FOLDS = 5
 """The threshold is chosen on histories that the reranker was fitted without, in so many groups."""
 
-MARKS = {"0": 0, "1": 1, "2": 2, "3": 3}
-
+_MARKS = ("0", "1", "2", "3")
 _PARITY_EXAMPLES = 8
 _REPORT_FILE = "reranker.json"
 
@@ -54,15 +53,29 @@ class RerankerRules:
     marks: str = ""
 
 
-def read_marks(path: Path) -> Marks:
-    """Readers' marks: a row for each, with commit, mark and message, separated by tabs, below their names.
+class MarkRow(NamedTuple):
+    """A reader's mark, as a file of marks has it: fields separated by tabs, below their names."""
 
-    GitpeftError where the file cannot be read.
-    """
+    repository: str
+    commit: str
+    mark: str
+    message: str
+
+
+def read_marks(path: Path) -> Marks:
+    """Readers' marks by commit and message; GitpeftError where the file cannot be read."""
+    return {(row.commit, row.message): int(row.mark) for row in read_mark_rows(path)}
+
+
+def read_mark_rows(path: Path) -> list[MarkRow]:
+    """The rows of a file of marks; GitpeftError where it cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-        return {(row["commit"], row["message"]): MARKS[row["mark"]] for row in rows}
+        found = [MarkRow(*(row[name] for name in MarkRow._fields)) for row in rows]
+        if bad := [row.mark for row in found if row.mark not in _MARKS]:
+            raise ValueError(f"{bad[0]!r} is no mark")
+        return found
     except (OSError, KeyError, ValueError) as error:
         raise GitpeftError(
             f"the marks in {path} cannot be read: {error!r}", "take it from models/smol"
