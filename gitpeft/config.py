@@ -230,8 +230,6 @@ def _read_shared_config(repo: Repository) -> dict[str, list[str]]:
 
 def _read_indexed_config(repo: Repository) -> dict[str, list[str]]:
     """The same from the index, for a work tree without the file."""
-    if not repo.may_be_in_index(SHARED_CONFIG_FILE):
-        return {}
     blob = repo.find_indexed_file(SHARED_CONFIG_FILE)
     if not blob or int(repo.run("cat-file", "-s", blob)) > MAX_FILE_BYTES:
         return {}

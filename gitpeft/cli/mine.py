@@ -82,14 +82,18 @@ def mine(
         return
     if repo or (org and recipe):
         raise typer.BadParameter("give one of --repo, --org and --recipe")
+    if org and (corpus or work):
+        raise typer.BadParameter("--corpus and --work go with --recipe")
+    if recipe and until != "HEAD":
+        raise typer.BadParameter("a recipe names the commits to begin with: leave out --until")
+    if recipe and (corpus is None or work is None):
+        raise typer.BadParameter("--recipe needs --corpus and --work")
     share = Shard.parse(shard or "1/1")
     with session.explain_resuming(), session.show_progress(as_json, progress) as listen:
         if org:
             done = _mine_together(share.select(org), until, listen)
         else:
-            assert recipe is not None
-            if corpus is None or work is None:
-                raise typer.BadParameter("--recipe needs --corpus and --work")
+            assert recipe is not None and corpus is not None and work is not None
             done = _mine_recipe(recipe, corpus, work, share, listen)
     _print_shard(done, share, as_json)
 

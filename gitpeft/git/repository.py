@@ -323,8 +323,11 @@ class Repository:
     def find_indexed_file(self, path: str) -> str:
         """The id of the content of a regular file in the index, by its path from the top; "" for none.
 
-        In a merge conflict, that of our side.
+        In a merge conflict, that of our side. Where a glance at the index tells that it is not there, git is
+        not asked.
         """
+        if not self.may_be_in_index(path):
+            return ""
         entries = self.run("ls-files", "-s", "-z", "--", f":(top,literal){path}").split(b"\0")
         for entry in entries:
             mode, _, rest = entry.partition(b" ")

@@ -81,6 +81,10 @@ class StoredRecords(Sequence[CommitRecord]):
         """The change of one of these commits, to be read later."""
         return StoredChange(self._reader, record.sha)
 
+    def find(self, shas: Sequence[str]) -> list[CommitRecord]:
+        """Some of these commits by their ids, a few hundred at most."""
+        return self._reader.read_records(shas)
+
     @overload
     def __getitem__(self, place: int) -> CommitRecord: ...
     @overload

@@ -279,10 +279,12 @@ def learn_team_style(
 ) -> MessageStyle:
     """The style of all usable commits, and of the names of branches."""
     usable = data.examples[-style.MAX_MESSAGES :]
-    kept = {example.sha for example in usable}
-    bodies = {record.sha: record.body for record in records if record.sha in kept}
+    wanted = [example.sha for example in usable]
+    if isinstance(records, StoredRecords):  # going through them would read all changes again
+        records = records.find(wanted)
+    bodies = {record.sha: record.body for record in records}
     return style.learn_message_style(
-        [e.message for e in usable], [bodies.get(e.sha, "") for e in usable], branches
+        [e.message for e in usable], [bodies.get(sha, "") for sha in wanted], branches
     )
 
 

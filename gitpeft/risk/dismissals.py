@@ -151,7 +151,7 @@ def _read_shared_file(repository: Repository) -> bytes | None:
         content = _read_regular_file(Path(repository.work_tree) / SHARED_FILE)
         if content is not None:
             return content
-    blob = repository.find_indexed_file(SHARED_FILE) if repository.may_be_in_index(SHARED_FILE) else ""
+    blob = repository.find_indexed_file(SHARED_FILE)
     if not blob:
         return None
     if int(repository.run("cat-file", "-s", blob)) > MAX_FILE_BYTES:

@@ -8,8 +8,8 @@ names one of the others is a fix whose bug is known. The trailers are hidden, an
 their lines alone. A pair is a fix and a bug. Not counted are fixes all of whose bugs are older than the N
 commits, and those that name what SZZ never labels: a commit without code, one that is larger than its limit.
 
-`--context` traces what SZZ cannot: fixes that remove no line of code ("ghosts"), by the lines around what
-they add and by the functions that they add to. Intervals are 95 %, bootstrap over the fixes.
+`--context` compares ways to trace fixes that remove no line of code ("ghosts"): by the lines around what they
+add, and by the functions that they add to. Intervals are 95 %, bootstrap over the fixes.
 """
 
 import argparse

@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -43,12 +44,14 @@ class KillReport:
     failures: list[str] = field(default_factory=list)
 
 
-def start(clone: Path, arguments: Sequence[str], base: str) -> subprocess.Popen[bytes]:
-    """A command of gitpeft in a process group of its own."""
+def start(
+    clone: Path, arguments: Sequence[str], base: str, output: int | IO[bytes] = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    """A command of gitpeft in a process group of its own; `output` gets what it prints, errors too."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GITPEFT_BASE": base}
     return subprocess.Popen(
         [sys.executable, "-m", "gitpeft", *arguments], cwd=clone, env=environment, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=output, stderr=output,
     )  # fmt: skip
 
 
@@ -63,11 +66,7 @@ def kill_once(clone: Path, budget: str, moment: float, base: str, report: KillRe
     """Start `init`, kill it after `moment` seconds, and check; False where it had ended before."""
     log = clone / ".git" / "progress.log"
     with log.open("wb") as errors:
-        command = [sys.executable, "-m", "gitpeft", "init", "--budget", budget, "--progress", "json"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "GITPEFT_BASE": base}
-        process = subprocess.Popen(
-            command, cwd=clone, env=environment, start_new_session=True, stdout=errors, stderr=errors
-        )
+        process = start(clone, ["init", "--budget", budget, "--progress", "json"], base, errors)
         try:
             code = process.wait(moment)
         except subprocess.TimeoutExpired:

@@ -109,6 +109,8 @@ def test_a_share_that_is_none_is_wrong_usage(shard: str, gitpeft: Call, tmp_path
         ("--org", ".", "--recipe", "r.toml"),
         ("--org", ".", "-C", "."),
         ("--recipe", "r.toml", "--corpus", "."),
+        ("--org", ".", "--corpus", "."),
+        ("--recipe", "r.toml", "--corpus", ".", "--work", ".", "--until", "HEAD~1"),
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(options: tuple[str, ...], gitpeft: Call) -> None:

@@ -193,13 +193,14 @@ def find_neighbour_lines(edit: CommitEdit) -> None:
 
 def _iter_neighbour_lines(file: FileEdit, moved: frozenset[LinePosition]) -> Iterator[int]:
     known = detect_language(unquote_path(file.old_path))
+    assert known is not None
     for (a, n, b, _), body in zip(file.places or (), file.bodies, strict=True):
         added = [
             line.decode("utf-8", "replace")
             for number, line in enumerate(split_sides(body)[1], b)
             if len(line) <= MAX_LINE_BYTES and (file.path, number) not in moved
         ]
-        if known and _begins_inside(known, added):
+        if _begins_inside(known, added):
             yield from (line for line in (a if n == 0 else a - 1, a + max(n, 1)) if line)
 
 
