@@ -160,8 +160,8 @@ def make_nothing_offered_error(min_score: int) -> GitpeftError:
     """Why there is no suggestion, where one was asked for."""
     if min_score < 0:
         return GitpeftError(
-            "no suggestion is likely enough to fit",
-            "write the message yourself, or see all of them: git config gitpeft.minScore 0",
+            "no suggestion is good enough to offer",
+            "write the message yourself, or see it once: git -c gitpeft.minScore=0 commit",
         )
     if min_score:
         return GitpeftError(

@@ -72,7 +72,7 @@ def mine(
 
     Nothing else in the repository is written. The other commands do this by themselves.
 
-    With --org or --recipe many repositories are read. With --shard I/N it is the I-th of N shares of them, so
+    With --org or --recipe many repositories are read, with --shard I/N only the I-th of N shares of them, so
     that N processes can divide the work. What was read before is kept.
     """
     if not (org or recipe):

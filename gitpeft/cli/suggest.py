@@ -42,7 +42,8 @@ def suggest(
 ) -> None:  # fmt: skip
     """Print suggestions for staged changes or a commit.
 
-    The commit's own message is never looked at, and only earlier commits serve as examples.
+    The commit's own message is never looked at, and only earlier commits serve as examples. For staged
+    changes nothing is shown that scores below gitpeft.minScore, as in the hook; for a commit everything is.
     """
     options.check_one_source(rev, staged, stdin, all_)
     from gitpeft import config
