@@ -104,7 +104,7 @@ def read_labelled_history(
     measured = measure_history(history, repository, until, found.untraced)
     if not measured:
         return None
-    wanted = {one.sha for one in measured}
-    texts = {sha: shorten_change(change) for sha, change in history.iter_changes(wanted)}
+    records = history.load_records(repository, until, without=found.untraced)
+    texts = {one.sha: shorten_change(one.change) for one in records}
     lines = make_fixed_line_lookup(repository, found.verdicts)
     return LabelledHistory(measured, found, find_latest_time(measured), texts, lines, found.report)
