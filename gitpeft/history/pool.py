@@ -20,6 +20,7 @@ from typing import IO, Generic, NoReturn, TypeVar, cast
 from gitpeft.errors import GitpeftError
 
 WorkShare = TypeVar("WorkShare")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PART_HEADER = struct.Struct(">cI")  # the kind of a part, and its size in bytes
@@ -66,6 +67,17 @@ def map_in_processes(
     finally:
         for worker in workers:
             worker.kill_and_wait()
+
+
+def map_over_cores(
+    items: Sequence[Item], work: Callable[[Sequence[Item]], Iterable[Result]]
+) -> Iterator[Result]:
+    """The results of `work`, which gives one for each item, in the order of the items: from a process on each
+    core where that can be, as with `map_in_processes`, else from this one."""
+    count = min(count_cores(), len(items)) if can_fork() else 1
+    if count < 2:
+        return iter(work(items))
+    return map_in_processes([items[i::count] for i in range(count)], work)
 
 
 class _ForkedWorker(Generic[WorkShare, Result]):

@@ -1,8 +1,8 @@
 #!/bin/sh
 # The adapter of this folder, trained on a GPU machine that has no network and is lent for minutes. No GPU has run it yet.
 #
-#   at home:  gpu.sh pack CLONES WORK PARTS    the base in two parts, the examples (16-bit ids) and the checkpoint; each
-#                                              file has at most 64 MiB, and may travel alone
+#   at home:  gpu.sh pack CLONES WORK PARTS    base and examples (16-bit ids) in parts, and the checkpoint if there is one;
+#                                              each file has at most 64 MiB, and may travel alone
 #   there:    gpu.sh train PARTS PLACE BACK    one stage of at most eight minutes in PLACE; again, it goes on there.
 #                                              BACK gets the adapter and the checkpoint in bfloat16, at most 4 x 16 MiB
 #   at home:  gpu.sh collect BACK WORK         into WORK/run, from where any machine goes on; `gitpeft base
@@ -14,6 +14,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 base=${BASE:-$here} python=${PYTHON:-python3}
+part=48m # leaves room for the code in a call of 64 MiB
 state=state.safetensors adapter=adapter_model.safetensors sums=SHA256SUMS
 
 fail() { echo "gpu.sh: $*" >&2; exit 1; }
@@ -48,14 +49,14 @@ pack() {
     clones=$1 work=$2 parts=$3
     "$python" -m gitpeft base build "$base/recipe.toml" --corpus "$clones" --work "$work" --out "$base" --examples-only
     rm -rf "$parts"; mkdir -p "$parts"
-    (cd "$base" && tar cf - config.json model.safetensors tokenizer.json recipe.toml adapter) | split -b 56m - "$parts/base.tar."
-    tar cf "$parts/examples.tar" -C "$work" examples
+    (cd "$base" && tar cf - config.json model.safetensors tokenizer.json recipe.toml) | split -b "$part" - "$parts/base.tar."
+    tar cf - -C "$work" examples | split -b "$part" - "$parts/examples.tar."
     if [ -f "$work/run/$state" ]; then
         narrow "$work/run" "$work/narrow"
         tar cf "$parts/run.tar" -C "$work/narrow" .
         rm -rf "$work/narrow"
     fi
-    check_sizes "$parts" "${LARGEST:-64}" 7 "what was packed"
+    check_sizes "$parts" "${LARGEST:-64}" 9 "what was packed"
     sum_files "$parts" # last: with it, all is there
 }
 
@@ -65,7 +66,7 @@ unpack() {
     (cd "$parts" && sha256sum --quiet -c "$sums") || fail "a part is missing or damaged: copy the parts again"
     rm -rf "$place/base" "$place/work"; mkdir -p "$place/base" "$place/work/run"
     cat "$parts"/base.tar.* | tar xf - -C "$place/base"
-    tar xf "$parts/examples.tar" -C "$place/work"
+    cat "$parts"/examples.tar.* | tar xf - -C "$place/work"
     if [ -f "$parts/run.tar" ]; then tar xf "$parts/run.tar" -C "$place/work/run"; fi
     touch "$place/unpacked"
 }

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,21 @@ def test_results_come_in_turn() -> None:
     found = list(pool.map_in_processes([range(3), range(10, 15), range(0)], count))
     assert [one[0] for one in found] == [0, 10, 1, 11, 2, 12, 13, 14]
     assert found[4] == [2, "é\0\né\0\n", None]
+
+
+def test_items_are_shared_out_over_the_cores_and_come_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name_process(items: Sequence[int]) -> Iterator[list[int]]:
+        for item in items:
+            yield [item, os.getpid()]
+
+    monkeypatch.setattr(pool, "count_cores", lambda: 3)
+    monkeypatch.setattr(pool, "can_fork", lambda: True)
+    found = list(pool.map_over_cores(range(7), name_process))
+    assert [item for item, _ in found] == list(range(7))
+    assert len({process for _, process in found} - {os.getpid()}) == 3
+    monkeypatch.setattr(pool, "can_fork", lambda: False)
+    assert [process for _, process in pool.map_over_cores(range(3), name_process)] == [os.getpid()] * 3
+    assert not list(pool.map_over_cores([], name_process))
 
 
 def test_parts_larger_than_a_pipe_pass() -> None:

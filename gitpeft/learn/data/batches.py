@@ -74,9 +74,11 @@ class RenderedExamples:
         return RenderedExamples.from_pairs([self.get_pair(i, 1 << 30) for i in chosen])
 
     def save(self, path: Path) -> None:
-        """Write one `.npz`, ids in 16 bits where they fit: large corpora are copied between machines."""
+        """Write one compressed `.npz`, ids in 16 bits where they fit: corpora are copied between machines."""
         source, target = narrow_ids(self.source), narrow_ids(self.target)
-        np.savez(path, source=source, source_at=self.source_at, target=target, target_at=self.target_at)
+        np.savez_compressed(
+            path, source=source, source_at=self.source_at, target=target, target_at=self.target_at
+        )
 
     @classmethod
     def load(cls, path: Path) -> "RenderedExamples":

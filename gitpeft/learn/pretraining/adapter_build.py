@@ -8,7 +8,7 @@ import csv
 import json
 import random
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,10 @@ from gitpeft.bundle.embedded import BASE_ADAPTER_FOLDER
 from gitpeft.diff.model_input import PROMPT_LAYOUT
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
+from gitpeft.history.pool import map_over_cores
 from gitpeft.learn.data.batches import PromptedExamples, RenderedExamples
 from gitpeft.learn.data.dataset import MAX_MESSAGE_TOKENS
+from gitpeft.learn.evaluation.reranker import Marks
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.pretraining import adapter_gpu, adapter_run, commit_pairs
 from gitpeft.learn.pretraining.adapter_checkpoint import LOG_FILE
@@ -73,7 +75,7 @@ class AdapterRecipe:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
             data, adapter = raw["data"], dict(raw["adapter"])
             other = raw.get("profile", {})[profile] if profile else {}
-            rules = PairRules(int(data["newest"]), tuple(data["validation"]), int(data.get("seed", 1)))
+            rules = PairRules(int(data["newest"]), tuple(data["validation"]), seed=int(data.get("seed", 1)))
             start = str(adapter.pop("start", ""))
             settings = AdapterSettings(**(raw["train"] | other))
             tokens = int(raw["input"]["total"])
@@ -93,6 +95,15 @@ class AdapterRecipe:
         """The commit to start mining from, by OWNER/NAME."""
         with (self.folder / self.repositories).open(encoding="utf-8", newline="") as rows:
             return {row["repo"]: row["commit"] for row in csv.DictReader(rows, delimiter="\t")}
+
+    def read_marks(self) -> Marks | None:
+        """Readers' marks, with which the reranker is fitted; None where the recipe names none."""
+        named = self.reranker.marks if self.reranker else ""
+        return read_marks(self.folder / named) if named else None
+
+    def list_marked(self) -> frozenset[str]:
+        """The commits (12 digits) that readers have seen: they are not learnt from, but asked about."""
+        return frozenset(commit for commit, _ in self.read_marks() or {})
 
 
 def is_adapter_recipe(path: Path) -> bool:
@@ -133,7 +144,7 @@ def _train_together(
         if device.type == "cuda" and not finish:  # which would wait while pairs are encoded
             encode_corpus(recipe, corpus, work, out, listen)
         reader, held = _read_pairs(base, recipe, corpus, work, listen)
-    settings = recipe.settings if recipe.settings.pairs else replace(recipe.settings, pairs=len(reader))
+    settings = recipe.settings.count_pairs(len(reader))
     run = _open_run(base, recipe, settings, work / "run", device, notes)
     for note in ("", *notes):  # the first report says where it goes on from
         listen("train", run.at.place / settings.pairs, note)
@@ -153,9 +164,8 @@ def _train_together(
             lines = pairs.read_text(encoding="utf-8").splitlines()
             learnt = frozenset(str(json.loads(line)["sha"]) for line in lines[: run.at.place])
             fresh = bases.find_base(str(out))  # with the adapter
-            asker = HistoryAsker(fresh, recipe.reranker, corpus, learnt, work)
-            marks = read_marks(recipe.folder / recipe.reranker.marks) if recipe.reranker.marks else None
-            fit_base_reranker(asker, recipe.read_repositories(), listen, marks)
+            asker = HistoryAsker(fresh, recipe.reranker, corpus, learnt, work, recipe.list_marked())
+            fit_base_reranker(asker, recipe.read_repositories(), listen, recipe.read_marks())
     return finished
 
 
@@ -206,9 +216,8 @@ def _read_histories(
     base: bases.BaseModel, recipe: AdapterRecipe, corpus: Path, work: Path, listen: ProgressListener
 ) -> tuple["PairReader", dict[str, ValidationPart]]:
     codec = base.load_codec()
-    train, valid = commit_pairs.make_pairs(
-        recipe.read_repositories(), corpus, work, codec, recipe.rules, listen
-    )
+    rules = replace(recipe.rules, held=recipe.list_marked())
+    train, valid = commit_pairs.make_pairs(recipe.read_repositories(), corpus, work, codec, rules, listen)
     reader = PairReader(train, codec, recipe.tokens, recipe.settings.seed)
     return reader, read_validation(valid, codec, recipe.tokens, recipe.settings.checked)
 
@@ -225,10 +234,11 @@ def encode_corpus(
         return folder
     reader, held = _read_histories(bases.find_base(str(out)), recipe, corpus, work, listen)
     spare.mkdir(exist_ok=True)
-    parts = []
-    for start in range(0, len(reader), _ENCODED_AT_ONCE):
-        parts.append(reader.make_examples(range(start, min(start + _ENCODED_AT_ONCE, len(reader)))))
-        listen("examples", start / len(reader), f"{start:,} of {len(reader):,} pairs")
+    parts, done = [], 0
+    for some in reader.encode_all():
+        parts.append(some)
+        done += len(some)
+        listen("examples", done / len(reader), f"{done:,} of {len(reader):,} pairs")
     PromptedExamples.join_parts(parts).save(spare / "train.npz")
     sizes = {}
     for name, part in held.items():
@@ -318,6 +328,18 @@ class PairReader:
         """The pairs at these places, their surroundings thinned out at random, but the same every time."""
         return encode_pairs([self._read_pair(place) for place in places], self.codec, self.tokens)
 
+    def encode_all(self) -> Iterator[PromptedExamples]:
+        """All pairs once, some at a time."""
+
+        def encode(starts: Sequence[int]) -> Iterator[list[tuple[list[int], list[int]]]]:
+            for start in starts:
+                places = range(start, min(start + _ENCODED_AT_ONCE, len(self)))
+                yield encode_rows([self._read_pair(place) for place in places], self.codec, self.tokens)
+
+        message_start = self.codec.find_message_start()
+        for rows in map_over_cores(range(0, len(self), _ENCODED_AT_ONCE), encode):
+            yield PromptedExamples.from_pairs([(source, target) for source, target in rows], message_start)
+
     def _read_pair(self, place: int) -> PairRecord:
         pair = dict(json.loads(self.lines[place % len(self.lines)]))
         like, previous = drop_context(pair["like"], pair["previous"], random.Random(f"{self.seed} {place}"))
@@ -335,14 +357,21 @@ def drop_context(like: list[str], previous: str, dice: random.Random) -> tuple[l
 
 
 def encode_pairs(pairs: Sequence[PairRecord], codec: TokenCodec, tokens: int) -> PromptedExamples:
-    """Pairs as token ids, prompts of at most `tokens`; each message is ended by a new line."""
+    """Pairs as examples; see `encode_rows`."""
+    return PromptedExamples.from_pairs(encode_rows(pairs, codec, tokens), codec.find_message_start())
+
+
+def encode_rows(
+    pairs: Sequence[PairRecord], codec: TokenCodec, tokens: int
+) -> list[tuple[list[int], list[int]]]:
+    """Prompts (at most `tokens`) and messages as token ids; each message is ended by a new line."""
     found, end = [], codec.find_message_end(PROMPT_LAYOUT)
     for pair in pairs:
         files = commit_pairs.restore_files(pair["files"])
         prompt = commit_pairs.render_pair(files, pair["like"], pair["previous"], codec, tokens)
         written = codec.encode_message(pair["message"], PROMPT_LAYOUT)[:MAX_MESSAGE_TOKENS]
         found.append((prompt[:-1], [*written, end]))
-    return PromptedExamples.from_pairs(found, codec.find_message_start())
+    return found
 
 
 def read_validation(path: Path, codec: TokenCodec, tokens: int, most: int) -> dict[str, ValidationPart]:

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -56,22 +56,24 @@ Pairs: TypeAlias = PromptedExamples | ResidentSelection
 
 @dataclass(frozen=True, slots=True)
 class AdapterSettings:
-    """How to train. `rate`: AdamW's, after `warm` pairs of warm-up; `batch`: pairs of a step, computed in
-    parts of at most `part_tokens`, padding included (0: at once); `average`: decay of the running average of
-    the weights; `beta`: AdamW's second.
+    """How to train. `rate`: AdamW's, after `warm` pairs of warm-up, and falling to nothing over the last
+    `cool` ones; `batch`: pairs of a step, computed in parts of at most `part_tokens`, padding included (0: at
+    once); `average`: decay of the running average of the weights; `beta`: AdamW's second.
 
-    The run ends after `pairs` (0: all, once), or stops after `minutes` until it is started again. Every
-    `save_minutes` a checkpoint is written, every `check_every` pairs the validation loss is measured on
+    The run ends after `pairs` (0: all, `passes` times), or stops after `minutes` until it is started again.
+    Every `save_minutes` a checkpoint is written, every `check_every` pairs the validation loss is measured on
     `checked` pairs. On a CPU it computes in `threads`. With `compile` it compiles what it can.
     """
 
     rate: float = 8e-4
     warm: int = 320
+    cool: int = 0
     batch: int = 8
     part_tokens: int = 0
     average: float = 0.99
     beta: float = 0.98
     pairs: int = 0
+    passes: int = 1
     minutes: float = 1e9
     save_minutes: float = 10.0
     check_every: int = 1280
@@ -79,6 +81,16 @@ class AdapterSettings:
     threads: int = 1
     compile: bool = True
     seed: int = 1
+
+    def count_pairs(self, known: int) -> "AdapterSettings":
+        """With the number of pairs at which the run ends, where there are so many."""
+        return self if self.pairs else replace(self, pairs=self.passes * known)
+
+    def find_rate(self, place: int, begun: int) -> float:
+        """The rate of the step at `place` in a run that began at the pair `begun`."""
+        warm = (place - begun + self.batch) / self.warm
+        cool = (self.pairs - place) / self.cool if self.cool else 1.0
+        return self.rate * min(1.0, warm, cool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +152,8 @@ class AdapterRun:
         return total.where(usable, math.nan)
 
     def _update_weights(self, usable: Tensor) -> None:
-        warm = (self.at.place - self.at.begun + self.settings.batch) / self.settings.warm
         for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.rate * min(1.0, warm)
+            group["lr"] = self.settings.find_rate(self.at.place, self.at.begun)
         skip_step_where(self.optimiser, ~usable)  # on a GPU, which is not waited for
         if self.device.type == "cuda" or bool(usable):
             self.optimiser.step()

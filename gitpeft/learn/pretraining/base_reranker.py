@@ -176,13 +176,17 @@ def summarise_marks(
 @dataclass(frozen=True, slots=True)
 class HistoryAsker:
     """Asks a base about commits of the clones in `corpus`, but for those whose ids (12 digits) it has learnt
-    from. Answers and exported files are kept in a folder of `work` for this base and adapter."""
+    from, and about those that readers have `marked` where a history has any.
+
+    Answers and exported files are kept in a folder of `work` for this base and adapter.
+    """
 
     base: bases.BaseModel
     rules: RerankerRules
     corpus: Path
     learnt: frozenset[str]
     work: Path
+    marked: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> Path:
@@ -211,7 +215,8 @@ class HistoryAsker:
         newest = examples[len(examples) - len(examples) // 5 :]
         index = build_example_index(examples[: len(examples) - len(newest)])
         unseen = [one for one in newest if one.sha not in self.learnt]
-        chosen = trial.sample_examples(unseen, self.rules.commits, self.rules.seed)
+        marked = [one for one in unseen if one.sha in self.marked]
+        chosen = marked or trial.sample_examples(unseen, self.rules.commits, self.rules.seed)
         with trial.open_trial_suggester(manifest, files, index, {}) as suggester:
             return trial.collect_candidates(suggester, chosen, since=newest)
 

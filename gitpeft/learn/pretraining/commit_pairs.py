@@ -35,6 +35,7 @@ from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
 from gitpeft.git.streams import stream_commits
 from gitpeft.history.filters import find_exclusion_reason, is_bot
+from gitpeft.history.pool import map_over_cores
 from gitpeft.lazy import replace_fields
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.training.finetune import ProgressListener
@@ -72,10 +73,12 @@ PairRecord = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PairRules:
-    """What is mined and kept: the newest commits of each repository, those to validate on, and the seed."""
+    """What is mined and kept: the newest commits of each repository, the repositories to validate on, the
+    commits (12 digits) to leave for other uses, and the seed."""
 
     newest: int = 1000
     validation: tuple[str, ...] = ()
+    held: frozenset[str] = frozenset()
     seed: int = 1
 
 
@@ -99,17 +102,19 @@ def make_pairs(
     dice, counts = random.Random(rules.seed), Counter[str]()
     learnt: list[str] = []
     held: list[str] = []
-    for number, (name, tip) in enumerate(sorted(repositories.items())):
+    judged = _judge_repositories(repositories, corpus, work, codec, rules)
+    for number, (name, (found, own)) in enumerate(zip(sorted(repositories), judged, strict=True)):
         listen("pairs", number / len(repositories), name)
-        mined = mine_once(name, tip, corpus, work / MINED_FOLDER, rules, counts)
-        found = judge_repository(mined, codec, counts)
+        counts.update(own)
         if name in rules.validation:
             later = found[len(found) // 2 :]
             held += [json.dumps(pair) for pair in dice.sample(later, min(_VALIDATION_PAIRS, len(later)))]
         else:
             kept = [pair for pair in found[len(found) // 5 :] if dice.random() < pair["chance"]]
-            counts.update(f"kept: {pair['rule']}" for pair in kept)
-            learnt += [json.dumps(pair) for pair in kept]
+            left = [pair for pair in kept if pair["sha"] not in rules.held]
+            counts.update(f"kept: {pair['rule']}" for pair in left)
+            counts["left to other uses"] += len(kept) - len(left)
+            learnt += [json.dumps(pair) for pair in left]
     dice.shuffle(learnt)
     allowed = mark_distinct((json.loads(line)["message"] for line in learnt), MAX_REPEATS)
     learnt = [line for line, ok in zip(learnt, allowed, strict=True) if ok]
@@ -118,6 +123,20 @@ def make_pairs(
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     listen("pairs", 1.0, f"{len(learnt):,} pairs, {len(held):,} for validation")
     return train, valid
+
+
+def _judge_repositories(
+    repositories: Mapping[str, str], corpus: Path, work: Path, codec: TokenCodec, rules: PairRules
+) -> Iterator[tuple[list[PairRecord], dict[str, int]]]:
+    """The judged pairs of each repository and the counts of its commits, in the order of their names."""
+
+    def judge(names: Sequence[str]) -> Iterator[tuple[list[PairRecord], dict[str, int]]]:
+        for name in names:
+            counts = Counter[str]()
+            mined = mine_once(name, repositories[name], corpus, work / MINED_FOLDER, rules, counts)
+            yield judge_repository(mined, codec, counts), counts
+
+    return map_over_cores(sorted(repositories), judge)
 
 
 def refuse_held_out(repositories: Mapping[str, str]) -> None:

@@ -292,6 +292,48 @@ def test_pairs_are_the_same_at_every_reading(place: Path) -> None:
     assert codec.decode(target.tolist()) == message and again.start == codec.find_message_start()
 
 
+def test_what_readers_have_marked_is_asked_about_and_not_learnt(place: Path, tmp_path: Path) -> None:
+    if not (place / "whole").exists():
+        build(place, "whole")
+    learnt = [json.loads(line)["sha"] for line in (place / "whole" / "train.jsonl").read_text().splitlines()]
+    mined = commit_pairs.mine_examples(commit_pairs.open_clone(place / "corpus", "a/first"), "HEAD", 2500)
+    newest = [one.sha for one in mined[len(mined) - len(mined) // 5 :]]
+    marked = {sha for sha in newest if sha in learnt}
+    marked.remove(max(marked))  # which is learnt, then
+    rows = [f"a/first\t{sha}\t2\tLet it be" for sha in sorted(marked)]
+    for name in ("repositories.tsv", "recipe.toml"):
+        shutil.copy(place / name, tmp_path)
+    (tmp_path / "marks.tsv").write_text("\n".join(["repository\tcommit\tmark\tmessage", *rows]) + "\n")
+    asks = '[reranker]\ncommits = 4\nrepositories = ["a/first"]\nmarks = "marks.tsv"\n'
+    (tmp_path / "recipe.toml").write_text(RECIPE + asks)
+    recipe = AdapterRecipe.load(tmp_path / "recipe.toml")
+    assert recipe.list_marked() == marked
+    folder = adapter_build.encode_corpus(
+        recipe, place / "corpus", tmp_path / "work", place / "out", lambda *_: None
+    )
+    left = [json.loads(line)["sha"] for line in (tmp_path / "work" / "train.jsonl").read_text().splitlines()]
+    assert set(left) == set(learnt) - marked
+    assert len(adapter_build.read_encoded_pairs(folder)[0]) == len(left)
+    counts = json.loads((tmp_path / "work" / "counts.json").read_text())
+    assert counts["left to other uses"] == len(marked)
+    assert recipe.reranker is not None
+    base = bases.find_base(str(place / "out"))
+    asker = HistoryAsker(
+        base, recipe.reranker, place / "corpus", frozenset(left), tmp_path / "asked", frozenset(marked)
+    )
+    assert {one.example.sha for one in asker.ask_once("a/first", "HEAD")} == marked
+
+
+def test_the_rate_of_a_run() -> None:
+    """Up over the first pairs, then constant, and down to nothing over the last ones."""
+    settings = AdapterSettings(rate=1.0, warm=40, cool=100, batch=10, passes=2).count_pairs(200)
+    assert settings.pairs == 400 and settings.count_pairs(7).pairs == 400
+    rates = [settings.find_rate(place, 0) for place in (0, 20, 100, 300, 350, 390)]
+    assert rates == pytest.approx([0.25, 0.75, 1.0, 1.0, 0.5, 0.1])
+    assert settings.find_rate(100, 100) == 0.25, "a run that goes on from an adapter warms up anew"
+    assert replace(settings, cool=0).find_rate(390, 0) == 1.0
+
+
 def test_what_a_recipe_or_a_corpus_lacks_is_named(place: Path, tmp_path: Path) -> None:
     with pytest.raises(GitpeftError, match="cannot use the recipe"):
         AdapterRecipe.load(place / "recipe.toml", "cluster")

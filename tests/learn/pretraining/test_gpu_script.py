@@ -115,7 +115,6 @@ def _read_session(process: Path) -> int:
 def make_script_base(place: Path, folder: Path, text: str) -> Path:
     """A folder with a base for the script, and the clones beside it."""
     shutil.copytree(place / "out", folder / "base", ignore=shutil.ignore_patterns("onnx", "adapter"))
-    (folder / "base" / "adapter").mkdir()
     shutil.copy(place / "repositories.tsv", folder / "base")
     (folder / "base" / "recipe.toml").write_text(text)
     return folder
@@ -132,7 +131,7 @@ def test_the_script_is_killed_in_every_step_and_goes_on(place: Path, tmp_path: P
         top = make_script_base(place, tmp_path / name, text)
         work, parts, there, back = (top / one for one in ("work", "parts", "there", "back"))
         steps: list[tuple[tuple[object, ...], list[Path]]] = [
-            (("pack", place / "corpus", work, parts), [work / "train.jsonl", parts / "examples.tar"]),
+            (("pack", place / "corpus", work, parts), [work / "train.jsonl", parts / "examples.tar.aa"]),
             (
                 ("train", parts, there, back),
                 [there / "base" / "config.json", there / "work" / "run" / "state.safetensors",
@@ -158,7 +157,7 @@ def test_the_script_says_what_cannot_travel(place: Path, tmp_path: Path) -> None
     said = run_script(top, "train", top / "parts", top / "there", top / "back", code=1)
     assert "has no SHA256SUMS: give gpu.sh pack again" in said
     run_script(top, "pack", place / "corpus", top / "work", top / "parts")
-    (top / "parts" / "examples.tar").write_bytes(b"damaged")
+    (top / "parts" / "examples.tar.aa").write_bytes(b"damaged")
     said = run_script(top, "train", top / "parts", top / "there", top / "back", code=1)
     assert "copy the parts again" in said
     (top / "back").mkdir()
@@ -175,7 +174,7 @@ def test_the_script_takes_a_run_to_another_machine_and_back(place: Path, tmp_pat
         (top / "base" / "recipe.toml").write_text(text)
         parts, back, there = (tmp_path / f"{name}-{stage}" for name in ("parts", "back", "there"))
         run_script(top, "pack", place / "corpus", tmp_path / "work", parts)
-        assert {"base.tar.aa", "examples.tar", "SHA256SUMS"} <= {path.name for path in parts.iterdir()}
+        assert {"base.tar.aa", "examples.tar.aa", "SHA256SUMS"} <= {path.name for path in parts.iterdir()}
         assert (parts / "run.tar").exists() == (stage == 1)
         assert "ended early" not in run_script(top, "train", parts, there, back)
         run_script(top, "collect", back, tmp_path / "work")
