@@ -47,7 +47,7 @@ _LABEL_WIDTH = max(map(len, STEP_LABELS.values()))
 AUTO, LINES, JSON, NONE = PROGRESS_FORMS = ("auto", "lines", "json", "none")
 """Bars on a terminal and lines elsewhere; lines; JSON objects, one a line; nothing."""
 
-_FORKING_STEPS = frozenset({"mine", "examples"})
+_FORKING_STEPS = frozenset({"mine", "examples", "pairs"})
 _COUNTED = re.compile(r"([\d,]+)/[\d,]+ (\w+)")
 
 stderr_console = Console(stderr=True, highlight=False)
