@@ -29,7 +29,7 @@ from gitpeft.learn.risk.backtest_report import (
     ModelResult,
     PeriodResult,
 )
-from gitpeft.learn.risk.labelled_history import PATIENCE_QUANTILE, Listener, label_commits
+from gitpeft.learn.risk.labelled_history import PATIENCE_QUANTILE, Listener, find_label_limit, label_commits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit, find_latest_time, measure_history
 from gitpeft.learn.risk.prequential import (
     MIN_KNOWN_BUGS,
@@ -76,6 +76,11 @@ class _ReplayedHistory:
     subjects: Mapping[str, str]
     texts: Mapping[str, str]
 
+    @property
+    def until(self) -> float:
+        """The end of the period: of later commits too little is known to count any (unix seconds)."""
+        return find_label_limit(self.found, self.now)
+
 
 def run_risk_backtest(
     repository: Repository,
@@ -94,16 +99,22 @@ def run_risk_backtest(
     trial = evaluate_prequential(
         known.measured, known.found, known.now, since, blocks, known.texts, teach,
         lambda number: listen("risk", number / blocks, f"part {number + 1} of {blocks}"),
+        known.until,
     )  # fmt: skip
     if trial is None:
-        bugs = len(known.found.bugs_known_at(known.now))
-        raise GitpeftError(
-            f"not enough history ({bugs} known bugs, too few of them known in time)",
-            "look at more months with --months",
-        )
+        raise _make_too_short_error(known)
     report = _build_report(repository, period, known, trial)
     listen("risk", 1.0, "")
     return RiskBacktest(report, render_backtest_page(trial, report))
+
+
+def _make_too_short_error(known: _ReplayedHistory) -> GitpeftError:
+    bugs, days = len(known.found.bugs_known_at(known.now)), (known.now - known.until) / DAY_SECONDS
+    return GitpeftError(
+        f"not enough history ({bugs} known bugs, too few of them known in time, or in commits older than "
+        f"{days:.0f} days)",
+        "look at more months with --months",
+    )
 
 
 def _read_history(repository: Repository, until: str, listen: Listener) -> _ReplayedHistory:
@@ -123,9 +134,9 @@ def _build_report(
     repository: Repository, period: BacktestPeriod, known: _ReplayedHistory, trial: RiskTrial
 ) -> BacktestReport:
     since = known.now - period.months * MONTH
-    labelled = label_commits(known.measured, known.found, known.now)
+    times = label_commits(known.measured, known.found, known.now).times
     after = sum(one.change.time > since for one in known.measured) - len(trial.data)
-    in_period = int((labelled.times >= since).sum())
+    in_period = int(((times >= since) & (times <= known.until)).sum())
     unread = max(0, in_period - prequential.MAX_ENCODER_COMMITS) if trial.reader is not None else 0
     buggy = int(trial.data.truth.sum())
     judged = buggy >= MIN_JUDGED_BUGS
@@ -139,6 +150,8 @@ def _build_report(
         commits=len(trial.data),
         buggy=buggy,
         left_out=max(0, after - unread),
+        young=sum(one.change.time > max(since, known.until) for one in known.measured),
+        wait_days=round((known.now - known.until) / DAY_SECONDS),
         unread=unread,
         latency_days=known.found.latency_quantile(PATIENCE_QUANTILE),
         chosen=trial.chosen,
@@ -182,7 +195,7 @@ def _explain_inactive_score(repository: Repository, known: _ReplayedHistory, tri
 def _advise_on_months(known: _ReplayedHistory, period: BacktestPeriod) -> str:
     """A number of months with enough bugs in them and before them; in words where there is none."""
     labelled = label_commits(known.measured, known.found, known.now)
-    times = labelled.times[labelled.truth > 0]
+    times = labelled.times[(labelled.truth > 0) & (labelled.times <= known.until)]
     if len(times) >= MIN_JUDGED_BUGS + MIN_KNOWN_BUGS / 2:
         months = 12 * ceil((known.now - float(times[-MIN_JUDGED_BUGS])) / MONTH / 12)
         if period.months < months <= _MAX_MONTHS:

@@ -1,6 +1,6 @@
 """The result of a risk backtest as typed values, its JSON, and its sentences for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -145,10 +145,11 @@ class BacktestReport:
 
     `models` has the results by name, `chosen` is the selected one; with fewer than `MIN_JUDGED_BUGS` bugs
     there are no results, and `advice` says what to do. `off` is the reason why the hook flags nothing, ""
-    where it does. `left_out` commits have no label or too few bugs known before them, `unread` ones were
-    skipped because an encoder reads the newest commits only. `flags` are newest first, and so are `bugs` (all
-    that needed a fix), `let_through` (those of them that were called quiet) and `dismissed`. `read` is the
-    share of the changed lines that is in flagged commits.
+    where it does. `left_out` commits are not counted: the `young` ones among them are younger than the
+    `wait_days` in which half of the fixes come, others have no label or too few bugs known before them.
+    `unread` ones were skipped because an encoder reads the newest commits only. `flags` are newest first, and
+    so are `bugs` (all that needed a fix), `let_through` (those of them that were called quiet) and
+    `dismissed`. `read` is the share of the changed lines that is in flagged commits.
     """
 
     repository: str
@@ -170,6 +171,8 @@ class BacktestReport:
     read: float = 0.0
     off: str = ""
     advice: str = ""
+    young: int = 0
+    wait_days: int = 0
 
     @property
     def is_judged(self) -> bool:
@@ -203,12 +206,20 @@ def describe_commits(report: BacktestReport) -> list[str]:
     """The commits that the results are about."""
     lines = [
         f"{report.repository}, last {report.months} months: {report.commits:,} commits, {report.buggy} of "
-        f"them fixed later. {report.left_out:,} are left out: too recent to be labelled, only generated "
-        "files, or too few bugs known before them."
+        "them fixed later."
     ]
+    if left_out := list(_explain_left_out(report)):
+        lines.append(f"Not counted: {'; '.join(left_out)}.")
     if report.unread:
         lines.append(f"{report.unread:,} older ones are skipped: the encoder reads the newest commits only.")
     return lines
+
+
+def _explain_left_out(report: BacktestReport) -> Iterator[str]:
+    if report.young:
+        yield f"{report.young:,} of the last {report.wait_days} days, too new (half of the fixes take longer)"
+    if others := report.left_out - report.young:
+        yield f"{others:,} with only generated files, or with too few bugs known before them"
 
 
 def describe_verdict(report: BacktestReport) -> list[str]:

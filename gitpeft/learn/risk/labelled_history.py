@@ -27,6 +27,9 @@ Listener = Callable[[str, float, str], None]
 PATIENCE_QUANTILE = 0.5
 """The quantile of the latency from a bug to its fix after which a commit without a fix counts as clean."""
 
+_DEFAULT_PATIENCE_DAYS = 365.0
+"""The wait for a fix where too few latencies are known."""
+
 
 class BugLabels(Protocol):
     """The bugs that SZZ found (see `learn.szz`)."""
@@ -68,15 +71,23 @@ def label_commits(
     `texts` are the compact changes by commit, for models that read them.
     """
     known = found.bugs_known_at(now)
-    wait = (found.latency_quantile(patience) or 365.0) * DAY_SECONDS
+    limit = find_label_limit(found, now, patience)
     kept = [
         one
         for one in measured
         if NO_TIME < one.change.time <= now
         and one.metrics.nf
-        and (one.sha in known or one.change.time <= now - wait)
+        and (one.sha in known or one.change.time <= limit)
     ]
     return build_labelled_commits(kept, np.array([one.sha in known for one in kept], dtype=float), texts)
+
+
+def find_label_limit(found: BugLabels, now: int, patience: float = PATIENCE_QUANTILE) -> float:
+    """The moment (unix seconds) up to which commits have a label at `now`, whatever becomes of them.
+
+    Of later ones only those have one whose fix came early: a share of bugs among these would be too high.
+    """
+    return now - (found.latency_quantile(patience) or _DEFAULT_PATIENCE_DAYS) * DAY_SECONDS
 
 
 def build_labelled_commits(

@@ -107,21 +107,23 @@ def evaluate_prequential(
     texts: Mapping[str, str] | None = None,
     teach: TrainEncoder | None = None,
     tell: Callable[[int], None] = lambda _: None,
+    until: float | None = None,
 ) -> RiskTrial | None:
     """Replay the history: each block of commits is scored by models fitted on what was known when it began.
 
-    The labelled commits from `since` (unix seconds; default: the newest half) in `blocks` equal parts. None
-    where no block had enough known bugs before it, or none had a bug in it. An encoder is tuned once, on what
-    was known when the first block began, and scores `MAX_ENCODER_COMMITS` at most, as it is slow. `tell` is
-    called with the number of each block, from 0, before it.
+    The labelled commits from `since` (unix seconds; default: the newest half) to `until` (default: the end)
+    in `blocks` equal parts. None where no block had enough known bugs before it, or none had a bug in it. An
+    encoder is tuned once, on what was known when the first block began, and scores `MAX_ENCODER_COMMITS` at
+    most, as it is slow. `tell` is called with the number of each block, from 0, before it.
     """
     data = label_commits(measured, found, now, texts=texts)
     first = len(data) // 2 if since is None else int(np.searchsorted(data.times, since))
+    end = len(data) if until is None else int(np.searchsorted(data.times, until, side="right"))
     if teach is not None:
-        first = max(first, len(data) - MAX_ENCODER_COMMITS)
+        first = max(first, end - MAX_ENCODER_COMMITS)
     parts: list[EvaluationBlock] = []
     read: EncoderScorer | None = None
-    for number, rows in enumerate(np.array_split(np.arange(first, len(data)), blocks)):
+    for number, rows in enumerate(np.array_split(np.arange(first, end), blocks)):
         if not len(rows):
             continue
         tell(number)
@@ -138,7 +140,7 @@ def evaluate_prequential(
             block, before = replace(block, readings=read(block)), replace(before, readings=read(before))
         parts.append(EvaluationBlock(block, before, fit_models(before)))
     if teach is not None and read is None:  # without an encoder all commits may be scored
-        return evaluate_prequential(measured, found, now, since, blocks, texts, tell=tell)
+        return evaluate_prequential(measured, found, now, since, blocks, texts, tell=tell, until=until)
     if not sum(part.block.truth.sum() for part in parts):
         return None
     pooled = {

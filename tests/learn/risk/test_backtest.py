@@ -54,6 +54,7 @@ def looked(
 ) -> tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]:
     repo = Repo.create(tmp_path_factory.mktemp("looked") / "repo")
     measured, found = history(900, 1, 0.9)
+    found.known[measured[-5].sha] = measured[-1].change.time  # a fix that came early
     sha = repo.commit("start", a="1\n")
     with pytest.MonkeyPatch.context() as patch:
         play(patch, measured, found)
@@ -66,11 +67,12 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
     now = measured[-1].change.time
     since = now - 12 * backtest.MONTH
     judged = [
-        one
-        for one in measured
-        if one.change.time >= since
-        and (one.sha in found.bugs_known_at(now) or one.change.time <= now - 10 * DAY_SECONDS)
+        one for one in measured if one.change.time >= since and one.change.time <= now - 10 * DAY_SECONDS
     ]
+    early = [one.sha for one in measured if one.change.time > now - 10 * DAY_SECONDS]
+    assert len(early) == data["young"] == 10 and data["wait_days"] == 10
+    assert found.bugs_known_at(now).intersection(early), "else there would be nothing to leave out"
+    assert not {one["commit"] for one in data["flags"] + data["bugs"]}.intersection(early)
     assert data["commits"] == len(judged) and data["left_out"] == len(
         [one for one in measured if one.change.time > since]
     ) - len(judged)
@@ -89,6 +91,13 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
     assert sum(month["commits"] for month in shipped["drift"]) == len(judged)
     assert all(month["buggy"] >= 10 for month in shipped["drift"] if month["auc"] is not None)
     assert 0.03 < shipped["flagged"] / len(judged) < 0.2  # a budget of a tenth, on commits it has not seen
+
+
+def test_what_is_not_counted_is_told(
+    looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
+) -> None:
+    said = "Not counted: 10 of the last 10 days, too new (half of the fixes take longer)"
+    assert said in "\n".join(format_backtest_summary(looked[0].report)) and said in looked[0].page
 
 
 def test_each_bug_is_caught_or_missed_and_each_month_counted(
