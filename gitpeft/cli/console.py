@@ -7,12 +7,19 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gitpeft.errors import GitpeftError
 from gitpeft.terminal import replace_unprintable
+
+if TYPE_CHECKING:
+    from gitpeft.git.repository import Repository
 
 MAX_WIDTH = 80
 """Text is not stretched beyond this many columns."""
+
+SUBJECT_WIDTH = 50
+"""Characters of a commit's subject beside its id."""
 
 CHECK_MARK, WARNING_MARK = "✓", "!"
 
@@ -104,6 +111,17 @@ def print_notice(text: str) -> None:
 def print_json(value: Any, indent: int | None = 1) -> None:
     """JSON in ASCII, which every terminal, pipe and locale can carry."""
     print(json.dumps(value, indent=indent, default=str), flush=True)
+
+
+def name_commit(repository: "Repository", rev: str) -> str:
+    """A commit as `git log --oneline` shows it, with a long subject cut; the revision where there is none."""
+    try:
+        sha = repository.resolve_commit(rev)
+    except GitpeftError:
+        return rev[:40]
+    short, _, subject = repository.ask_text("log", "-1", "--format=%h %s", sha, "--").partition(" ")
+    cut = subject if len(subject) <= SUBJECT_WIDTH else subject[: SUBJECT_WIDTH - 1] + "…"
+    return f"{short} {cut}"
 
 
 def format_count(number: int, noun: str, nouns: str = "") -> str:

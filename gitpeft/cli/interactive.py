@@ -66,6 +66,7 @@ class _SuggestionPages:
     config: Config
     pages: list[list[Suggestion]] = field(default_factory=list)
     place: int = -1
+    offer: service.Offer | None = None
 
     @property
     def all(self) -> list[Suggestion]:
@@ -96,6 +97,7 @@ class _SuggestionPages:
         wanted = min(len(known) + size, MAX_MESSAGES)
         limits = service.SuggestionLimits(time.monotonic() + ANSWER_SECONDS, self.config.memory_mb)
         offer = service.suggest_for_staged(self.repo, self.config, limits, HookTrace(), wanted=wanted)
+        self.offer = offer
         least = MIN_SCORE_SHARE * max((one.score for one in self.all), default=0.0)
         fitting = [one for one in offer.suggestions if one.score >= least]
         return [one for one in fitting if one.message not in known][:size]
@@ -147,7 +149,7 @@ def commit_interactively(
     before = _read_staged_state(repo)
     pages = _SuggestionPages(repo, config)
     if not pages.turn_forward():
-        raise make_nothing_offered_error(config.min_score)
+        raise make_nothing_offered_error(pages.offer)
     terminal.say("\n".join(_describe_staged_files(repo)))
     try:
         return _talk(repo, config, terminal, tools, pages, before)
@@ -156,18 +158,14 @@ def commit_interactively(
         return CommitOutcome("cancelled", code=INTERRUPTED)
 
 
-def make_nothing_offered_error(min_score: int) -> GitpeftError:
+def make_nothing_offered_error(offer: service.Offer | None) -> GitpeftError:
     """Why there is no suggestion, where one was asked for."""
-    if min_score < 0:
-        return GitpeftError(
-            "no suggestion is good enough to offer",
-            "write the message yourself, or see it once: git -c gitpeft.minScore=0 commit",
-        )
-    if min_score:
-        return GitpeftError(
-            f"no suggestion reaches gitpeft.minScore ({min_score})", "lower it, or write the message yourself"
-        )
-    return GitpeftError("no suggestion for this change", "write the message yourself: `git commit`")
+    if offer is None or offer.best_score is None:
+        return GitpeftError("no suggestion for this change", "write the message yourself: `git commit`")
+    way = "write the message yourself, or see it once: git -c gitpeft.minScore=0 commit"
+    return GitpeftError(
+        offer.reason, way if offer.is_below_threshold else "lower it, or write the message yourself"
+    )
 
 
 def _talk(

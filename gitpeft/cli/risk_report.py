@@ -9,9 +9,6 @@ from gitpeft.git.repository import Repository
 from gitpeft.risk import formats
 from gitpeft.risk.assessor import NOTHING_TO_ASSESS, STAGED, RiskReport
 
-SUBJECT_WIDTH = 50
-"""Characters of a commit's subject beside its id."""
-
 DISMISS_HINT = "Looked at it? gitpeft risk dismiss PATH --why TEXT"
 
 
@@ -101,14 +98,7 @@ class _TextPrinter(RiskPrinter):
     def _format_name(self, report: RiskReport) -> str:
         if report.rev == STAGED:
             return "Staged change"
-        try:
-            sha = self.repository.resolve_commit(report.rev)
-        except GitpeftError:  # the report says why
-            return report.rev[:40]
-        said = self.repository.ask_text("log", "-1", "--format=%h %s", sha, "--")
-        short, _, subject = said.partition(" ")
-        cut = subject if len(subject) <= SUBJECT_WIDTH else subject[: SUBJECT_WIDTH - 1] + "…"
-        return f"{short} {cut}"
+        return console.name_commit(self.repository, report.rev)
 
 
 class _JsonPrinter(RiskPrinter):

@@ -17,6 +17,7 @@ from gitpeft.git.repository import Repository, names_one_commit
 
 if TYPE_CHECKING:
     from gitpeft.config import Config
+    from gitpeft.suggest.service import Offer
     from gitpeft.suggest.suggestion import Suggestion
 
 SUGGEST_SECONDS = 20.0
@@ -55,7 +56,7 @@ def suggest(
         _print_json_lines(_answer_each(repository, settings, options.read_revisions(), wanted))
     elif (revs := _list_several(repository, rev, all_)) is not None:
         answers = _answer_each(repository, settings, revs, wanted)
-        _print_json_lines(answers) if as_json else _print_each(answers)
+        _print_json_lines(answers) if as_json else _print_each(repository, answers)
     else:
         answer = _suggest_for_one(repository, settings, rev, wanted)
         if as_json:
@@ -63,7 +64,7 @@ def suggest(
         elif not answer.suggestions:
             from gitpeft.cli.interactive import make_nothing_offered_error
 
-            raise make_nothing_offered_error(settings.min_score if rev is None else 0)
+            raise make_nothing_offered_error(answer.offer)
         else:
             print("\n".join(one.message for one in answer.suggestions))
 
@@ -73,16 +74,27 @@ class _Answer:
     """Suggestions for a revision (or "staged"), or the error instead, and the milliseconds that it took."""
 
     rev: str
-    suggestions: "tuple[Suggestion, ...]" = ()
+    offer: "Offer | None" = None
     ms: float = 0.0
     error: str = ""
+
+    @property
+    def suggestions(self) -> "list[Suggestion]":
+        return self.offer.suggestions if self.offer else []
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, where scores are 0 to 100."""
         if self.error:
             return {"rev": self.rev, "error": self.error}
         offers = [asdict(one) | {"score": round(100 * one.score, 1)} for one in self.suggestions]
-        return {"rev": self.rev, "suggestions": offers, "ms": self.ms}
+        return {"rev": self.rev, "suggestions": offers, **self._explain_absence(), "ms": self.ms}
+
+    def _explain_absence(self) -> dict[str, Any]:
+        """Why there is no suggestion, and the best score of what was withheld."""
+        if self.offer is None or self.suggestions:
+            return {}
+        best = self.offer.best_score
+        return {"why": self.offer.reason} | ({} if best is None else {"best_score": round(100 * best, 1)})
 
 
 def _suggest_for_one(repository: Repository, settings: "Config", rev: str | None, wanted: int) -> _Answer:
@@ -98,7 +110,7 @@ def _suggest_for_one(repository: Repository, settings: "Config", rev: str | None
     else:
         suggester = open_active_suggester(repository.state_dir)
         offer = service.suggest_for_commit(repository, settings, suggester, rev, wanted)
-    return _Answer(rev or "staged", tuple(offer.suggestions), round(1000 * (time.perf_counter() - start), 1))
+    return _Answer(rev or "staged", offer, round(1000 * (time.perf_counter() - start), 1))
 
 
 def _answer_each(
@@ -113,8 +125,8 @@ def _answer_each(
     for rev in revs:
         start = time.perf_counter()
         try:
-            found = ask(rev, wanted).suggestions
-            yield _Answer(rev, tuple(found), round(1000 * (time.perf_counter() - start), 1))
+            offer = ask(rev, wanted)
+            yield _Answer(rev, offer, round(1000 * (time.perf_counter() - start), 1))
         except GitpeftError as error:
             yield _Answer(rev, error=error.message)
 
@@ -137,10 +149,10 @@ def _print_json_lines(answers: Iterable[_Answer]) -> None:
         raise options.make_failures_error(failed)
 
 
-def _print_each(answers: Iterable[_Answer]) -> None:
+def _print_each(repository: Repository, answers: Iterable[_Answer]) -> None:
     """Each commit with its suggestions below."""
     for answer in answers:
-        print(answer.rev[:10])
+        console.print_line(console.name_commit(repository, answer.rev))
         for message in [one.message for one in answer.suggestions] or [answer.error or "(no suggestion)"]:
             print("\n".join(f"    {line}" for line in message.splitlines()), flush=True)
 

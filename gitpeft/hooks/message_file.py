@@ -236,7 +236,7 @@ def _insert_before_comments(content: bytes, block: bytes, comment: bytes, eol: b
 CANCEL_HINT = "gitpeft: suggested above. To cancel the commit, delete the message (vim: :cq)."
 OTHERS_TITLE = "gitpeft: other suggestions (uncomment one and delete the one above):"
 NOTHING_OFFERED = "no good suggestion (to see it: git -c gitpeft.minScore=0 commit)"
-"""The note where no message reaches the least score."""
+"""The note where no message reaches the model's threshold."""
 
 COMMENTS_TITLE = "gitpeft: suggestions (to use one, uncomment it):"
 

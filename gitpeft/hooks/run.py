@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from gitpeft.config import Config, load_config, parse_config_listing
 from gitpeft.errors import GitpeftError, NothingStagedError
@@ -22,6 +23,9 @@ from gitpeft.lazy import lazy_dataclass
 from gitpeft.runtime.sandbox import limit_memory
 from gitpeft.terminal import format_as_line
 from gitpeft.trace import HookTrace
+
+if TYPE_CHECKING:
+    from gitpeft.suggest.service import Offer
 
 MAX_LOG_BYTES = 64 << 10
 STARTUP_SECONDS = 2.0
@@ -196,9 +200,10 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
     if config.problems:
         _report_problem(config.problems[0])
     notes = _load_risk_notes(repo) if config.risk_comments and source == "" else []
-    messages, withheld = _suggest_messages(repo, config, source, trace)
+    offer = _make_offer(repo, config, source, trace)
+    messages, withheld = offer.messages, offer.withheld
     if withheld and not config.quiet:
-        notes = [message_file.NOTHING_OFFERED, *notes]
+        notes = [message_file.NOTHING_OFFERED if offer.is_below_threshold else offer.reason, *notes]
     head = repo.resolve_head() if config.stats else None
     signal.setitimer(signal.ITIMER_REAL, 0)  # from here on nothing waits, and a half-done write helps nobody
     changed = message_file.insert_messages(content, messages, rules, only_comments=plan.only_comments)
@@ -215,10 +220,8 @@ def run_prepare_commit_msg(args: Sequence[str]) -> None:
     trace.write_trace()
 
 
-def _suggest_messages(
-    repo: Repository, config: Config, source: str, trace: HookTrace
-) -> tuple[list[str], bool]:
-    """Messages for the staged change, best first, and whether all were withheld for their scores."""
+def _make_offer(repo: Repository, config: Config, source: str, trace: HookTrace) -> "Offer":
+    """Messages for the staged change, or why there are none."""
     from gitpeft.suggest import service
 
     progress = _ProgressLine(trace.started)
@@ -238,7 +241,7 @@ def _suggest_messages(
             _report_problem(text)  # the model is damaged, which does not pass by itself
         else:
             _append_to_log(_format_problem(text))
-    return offer.messages, offer.withheld
+    return offer
 
 
 def _load_risk_notes(repo: Repository) -> list[str]:

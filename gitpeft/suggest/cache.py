@@ -7,13 +7,13 @@ stored, which were generated from masked input, so that no secret gets into the 
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gitpeft.digests import hash_sha256
 from gitpeft.files import remove_file, replace_file
-from gitpeft.suggest.suggestion import Suggestion
+from gitpeft.suggest.suggestion import ModelAnswer
 
 MAX_ANSWERS = 32
 """Requests whose suggestions are kept; the oldest are deleted."""
@@ -22,7 +22,7 @@ CLAIM_SECONDS = 60.0
 """Seconds after which a claim of a key has expired: its process was killed."""
 
 MAX_ANSWER_BYTES = 256 << 10
-ANSWER_CACHE_VERSION = 4
+ANSWER_CACHE_VERSION = 5
 
 
 def compute_cache_key(
@@ -36,8 +36,8 @@ def compute_cache_key(
     return hash_sha256(request.encode("utf-8", "surrogatepass"))
 
 
-def load_cached_suggestions(state_dir: Path, key: str) -> list[Suggestion] | None:
-    """The suggestions stored under a key; None if there are none or the file is damaged."""
+def load_cached_answer(state_dir: Path, key: str) -> ModelAnswer | None:
+    """The answer stored under a key; None if there is none or the file is damaged."""
     path = state_dir / "answers" / key
     try:
         if path.stat().st_size > MAX_ANSWER_BYTES:
@@ -47,21 +47,14 @@ def load_cached_suggestions(state_dir: Path, key: str) -> list[Suggestion] | Non
         return None
     if not isinstance(entry, dict) or entry.get("key") != key:
         return None
-    rows = entry.get("suggestions")
-    return parse_suggestions(rows) if isinstance(rows, list) else None
+    return ModelAnswer.from_dict(entry)
 
 
-def parse_suggestions(rows: list[object]) -> list[Suggestion] | None:
-    """The suggestions that are the rows of a JSON list; None if one of the rows is malformed."""
-    suggestions = [one for row in rows if (one := Suggestion.from_row(row))]
-    return suggestions if len(suggestions) == len(rows) else None
-
-
-def store_cached_suggestions(state_dir: Path, key: str, suggestions: Sequence[Suggestion]) -> None:
-    """Store the suggestions for a request; OSError when they cannot be written."""
+def store_cached_answer(state_dir: Path, key: str, answer: ModelAnswer) -> None:
+    """Store the answer to a request; OSError when it cannot be written."""
     folder = state_dir / "answers"
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"key": key, "suggestions": [one.to_row() for one in suggestions]})
+    content = json.dumps({"key": key, **answer.to_dict()})
     replace_file(folder / key, content.encode())
     _prune_cache(folder)
 

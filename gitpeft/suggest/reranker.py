@@ -294,6 +294,16 @@ class Reranker:
         too_low = scored and self.threshold is not None and scored[0][0] < self.threshold
         return [] if too_low else scored
 
+    def find_best_score(
+        self, candidates: Sequence[MessageCandidate], least: float | None = None
+    ) -> float | None:
+        """The score that counts where `rank_candidates` withholds all: the first one's, or the highest.
+
+        The first one's is held against the threshold, the highest against `least`. None without candidates.
+        """
+        scores = [score for score, _ in self.rank_candidates(candidates, 0)]
+        return (scores[0] if least is None else max(scores)) if scores else None
+
 
 def _require_list(value: object) -> Sequence[object]:
     if not isinstance(value, list | tuple):

@@ -25,7 +25,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.lazy import lazy_dataclass, replace_fields
 from gitpeft.runtime.worker import PRELIMINARY, RequestHandler, Worker
 from gitpeft.suggest import cache, recent_exemplars
-from gitpeft.suggest.suggestion import Suggestion
+from gitpeft.suggest.suggestion import ModelAnswer, Suggestion
 from gitpeft.trace import HookTrace
 
 if TYPE_CHECKING:
@@ -93,18 +93,37 @@ class Offer:
     """Suggestions that may be offered for a change, best first.
 
     `problem` says why the model has no part in them: it was late, or failed. They are retrieved ones then.
-    `withheld` is whether there are none because no message reached the least score.
+    `withheld` is whether there are none because no message reached the least score; `best_score` (0..1) is
+    the highest one then, None where there was no message at all.
     """
 
     suggestions: list[Suggestion]
     request: SuggestionRequest
     problem: str = ""
     withheld: bool = False
+    best_score: float | None = None
 
     @property
     def messages(self) -> list[str]:
         """The messages alone, best first."""
         return [one.message for one in self.suggestions]
+
+    @property
+    def is_below_threshold(self) -> bool:
+        """Whether nothing is offered because the model's own threshold, not a setting, is not reached."""
+        return self.best_score is not None and self.request.least < 0
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is offered, "" where something is."""
+        if self.suggestions:
+            return ""
+        if self.best_score is None:
+            return "no suggestion for this change"
+        if self.is_below_threshold:
+            return "no suggestion is good enough to offer"
+        best = int(100 * self.best_score)
+        return f"no suggestion reaches gitpeft.minScore ({self.request.least}); the best scores {best}"
 
 
 @lazy_dataclass(slots=True)
@@ -247,23 +266,24 @@ def suggest_for_staged(
         facts = postprocess.gather_facts(repo, config, request.change)
         trace.mark_step("change")
         key = request.get_cache_key(model)
-        suggestions, problem = _wait_for_cached(state, key, limits), ""
-        if suggestions is not None:
+        answer = _wait_for_cached(state, key, limits)
+        if answer is not None:
             trace.mark_step("cached")
         else:
             worker = worker or _start_worker(state, limits)
             with cache.hold_claim(state, key):
-                suggestions, problem = _ask_worker(repo, worker, request, limits, trace)
-                if not problem:
-                    _store_suggestions(state, key, suggestions)
+                answer = _ask_worker(repo, worker, request, limits, trace)
+                if not answer.problem:
+                    _store_answer(state, key, answer)
     finally:
         if worker is not None:
             worker.kill()
     shown = wanted or 1 + config.alternatives
-    chosen = postprocess.select_suggestions(suggestions, facts, shown, _count_asked(config, 0))
-    if problem and not chosen:
-        raise GitpeftError(problem)
-    return Offer(chosen, request, problem, withheld=not suggestions and not problem)
+    chosen = postprocess.select_suggestions(answer.suggestions, facts, shown, _count_asked(config, 0))
+    if answer.problem and not chosen:
+        raise GitpeftError(answer.problem)
+    withheld = not answer.suggestions and not answer.problem
+    return Offer(chosen, request, answer.problem, withheld, answer.best_score)
 
 
 def rehearse_for_commit(repo: Repository, config: Config, limits: SuggestionLimits, rev: str) -> None:
@@ -276,10 +296,12 @@ def rehearse_for_commit(repo: Repository, config: Config, limits: SuggestionLimi
     with _start_worker(repo.state_dir, limits) as worker:
         request = build_commit_request(repo, config, 0, rev)
         facts = postprocess.gather_facts(repo, config, request.change)
-        suggestions, problem = _ask_worker(repo, worker, request, limits, HookTrace())
-        if problem:
-            raise GitpeftError(problem)
-        postprocess.select_suggestions(suggestions, facts, 1 + config.alternatives, _count_asked(config, 0))
+        answer = _ask_worker(repo, worker, request, limits, HookTrace())
+        if answer.problem:
+            raise GitpeftError(answer.problem)
+        postprocess.select_suggestions(
+            answer.suggestions, facts, 1 + config.alternatives, _count_asked(config, 0)
+        )
 
 
 def suggest_for_commit(
@@ -313,37 +335,37 @@ def prefetch_suggestions(repo: Repository, config: Config, limits: SuggestionLim
     (state / "answers" / "prefetched").touch()
     request = build_staged_request(repo, config)
     key = request.get_cache_key(model)
-    if cache.load_cached_suggestions(state, key) is not None:
+    if cache.load_cached_answer(state, key) is not None:
         return
     with cache.hold_claim(state, key) as claimed:
         if not claimed:
             return
         with _start_worker(state, limits) as worker:
-            suggestions, problem = _ask_worker(repo, worker, request, limits, HookTrace())
-            if not problem:
-                cache.store_cached_suggestions(state, key, suggestions)
+            answer = _ask_worker(repo, worker, request, limits, HookTrace())
+            if not answer.problem:
+                cache.store_cached_answer(state, key, answer)
 
 
 # --- the cache ----------------------------------------------------------------------------------------------
 
 
-def _wait_for_cached(state: Path, key: str, limits: SuggestionLimits) -> list[Suggestion] | None:
-    """The suggestions in the cache, after waiting for another process that still computes them.
+def _wait_for_cached(state: Path, key: str, limits: SuggestionLimits) -> ModelAnswer | None:
+    """The answer in the cache, after waiting for another process that still computes them.
 
     Waits for half of the time at most: one that works ahead gives way to everything else on a busy machine.
     """
-    suggestions = cache.load_cached_suggestions(state, key)
+    answer = cache.load_cached_answer(state, key)
     until = (time.monotonic() + limits.deadline) / 2
-    while suggestions is None and cache.is_claimed(state, key) and time.monotonic() < until:
+    while answer is None and cache.is_claimed(state, key) and time.monotonic() < until:
         limits.waiting()
         time.sleep(0.01)
-        suggestions = cache.load_cached_suggestions(state, key)
-    return suggestions
+        answer = cache.load_cached_answer(state, key)
+    return answer
 
 
-def _store_suggestions(state: Path, key: str, suggestions: Sequence[Suggestion]) -> None:
+def _store_answer(state: Path, key: str, answer: ModelAnswer) -> None:
     try:
-        cache.store_cached_suggestions(state, key, suggestions)
+        cache.store_cached_answer(state, key, answer)
     except OSError:
         pass  # on a full disk the next run finds no cache, nothing more
 
@@ -382,11 +404,8 @@ def _start_worker(state: Path, limits: SuggestionLimits) -> Worker:
 
 def _ask_worker(
     repo: Repository, worker: Worker, request: SuggestionRequest, limits: SuggestionLimits, trace: HookTrace
-) -> tuple[list[Suggestion], str]:
-    """Send a request to the child; the newest commits are read here while it still loads the model.
-
-    Returns the suggestions and what kept the model from them, "" for nothing.
-    """
+) -> ModelAnswer:
+    """Send a request to the child; the newest commits are read here while it still loads the model."""
     since = recent_exemplars.refresh_recent_commits(
         repo, _find_newest_known_commit(repo.state_dir), request.after
     )
@@ -395,9 +414,8 @@ def _ask_worker(
     trace.mark_step("answer")
     for step in ("started", "loaded", "requested", "answered", "timings"):
         trace.mark_step(step, answer.get(step))
-    rows = answer.get("suggestions")
-    suggestions = (cache.parse_suggestions(rows) if isinstance(rows, list) else None) or []
-    return suggestions, worker.problem
+    parsed = ModelAnswer.from_dict(answer) or ModelAnswer()
+    return replace_fields(parsed, problem=worker.problem)
 
 
 def _find_newest_known_commit(state: Path) -> str:
@@ -429,8 +447,9 @@ def load_message_handler(state_dir: Path, helper: "Helper | None" = None) -> Req
             branch=request.branch,
         )
         if suggester.generates:  # something to offer should the model take too long
-            yield {PRELIMINARY: True, "suggestions": [one.to_row() for one in next(steps)]}
-        yield {"suggestions": [one.to_row() for one in next(steps)], "timings": suggester.timings}
+            yield {PRELIMINARY: True, **ModelAnswer(next(steps)).to_dict()}
+        found = next(steps)
+        yield {**ModelAnswer(found, suggester.best_score).to_dict(), "timings": suggester.timings}
 
     return handle_request
 

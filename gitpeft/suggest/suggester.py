@@ -72,7 +72,8 @@ class Suggester:
     """Suggests messages with a bundle; the same request always gets the same answer.
 
     `timings` holds milliseconds: imports and index (of the first request); retrieve, draft (messages without
-    the model), tokenizer, render, encode, decode, score, weigh and choose (of the last one).
+    the model), tokenizer, render, encode, decode, score, weigh and choose (of the last one). `best_score`
+    (0..1) is that of the last request where all its messages were withheld for their scores, else None.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Suggester:
             self._longest = _read_longest_subject(bundle)
         self._index: CommitIndex | None = None
         self._generator: MessageGenerator | None = None
+        self.best_score: float | None = None
 
     @property
     def timings(self) -> dict[str, float]:
@@ -151,6 +153,7 @@ class Suggester:
         self, candidates: Sequence[MessageCandidate], n: int, least: float | None
     ) -> list[Suggestion]:
         ranked = self._reranker.rank_candidates(candidates, least)
+        self.best_score = None if ranked else self._reranker.find_best_score(candidates, least)
         return [Suggestion(one.message, score, one.origin, one.like) for score, one in ranked[:n]]
 
     def index_recent_commits(self, since: "Sequence[IndexEntry]") -> None:

@@ -31,7 +31,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.hooks import stubs
 from gitpeft.hooks.install import install_hooks
 from gitpeft.suggest import cache, service
-from gitpeft.suggest.suggestion import Suggestion
+from gitpeft.suggest.suggestion import ModelAnswer, Suggestion
 from tests.support.hooking import make_python
 from tests.support.terminal import open_terminal, run_on_terminal
 
@@ -144,7 +144,8 @@ class Bench:
         state = self.repo.state_dir
         name = asked.get_cache_key(read_active_id(state))
         messages = ("Teach the parser about tabs", "Accept tabs", "Allow tabs")
-        cache.store_cached_suggestions(state, name, [Suggestion(message) for message in messages])
+        answer = ModelAnswer([Suggestion(message) for message in messages])
+        cache.store_cached_answer(state, name, answer)
         return self.to_editor()
 
     def worked_ahead(self) -> float:

@@ -63,6 +63,12 @@ def test_a_range_of_any_form_holds_the_commits_that_git_lists(told: Repo, rev: s
     assert [json.loads(line)["rev"] for line in done.out.splitlines()] == wanted
 
 
+def test_commits_of_a_range_are_named_by_their_subjects(told: Repo, gitpeft: Call) -> None:
+    wanted = told.git("log", "--no-merges", "--reverse", "--format=%h %s", "HEAD~2..HEAD").splitlines()
+    said = gitpeft("suggest", "-n", "1", "--repo", told.path, "HEAD~2..HEAD").out.splitlines()
+    assert [line for line in said if not line.startswith(" ")] == wanted
+
+
 @pytest.mark.parametrize("rev", [":/fix a..b 2", "HEAD^{/fix a..b 1}", "main@{1}"])
 def test_commands_take_such_a_revision(told: Repo, rev: str, gitpeft: Call) -> None:
     one = gitpeft("suggest", "--json", "--repo", told.path, rev)

@@ -306,13 +306,21 @@ def test_what_scores_too_low_is_not_offered(hooked: Hooked) -> None:
     assert offered == [subjects, subjects[:2], [], subjects]
 
 
-def test_one_comment_line_says_that_nothing_is_likely_enough(hooked: Hooked) -> None:
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [("51", "no suggestion reaches gitpeft.minScore (51); the best scores 50"), ("-1", NOTHING_OFFERED)],
+)
+def test_one_comment_line_says_that_nothing_is_likely_enough(hooked: Hooked, score: str, said: str) -> None:
+    """The setting where one was made, else the model; from the model and from the cache alike."""
     hooked.stage(a="2\n")
-    hooked.repo.git("config", "gitpeft.minScore", "51")
-    done = hooked.git("commit", edit='echo mine >"$file"')
-    assert hooked.seen().splitlines()[0] == ""
-    [line] = [line for line in hooked.seen().splitlines() if "gitpeft" in line]
-    assert line.startswith("# ") and NOTHING_OFFERED in line
+    if score != "-1":
+        hooked.repo.git("config", "gitpeft.minScore", score)
+    hooked.env["STANDIN_THRESHOLD"] = "0.6"
+    for edit in ("exit 1", 'echo mine >"$file"'):
+        done = hooked.git("commit", edit=edit)
+        assert hooked.seen().splitlines()[0] == ""
+        [line] = [line for line in hooked.seen().splitlines() if "gitpeft" in line]
+        assert line == f"# gitpeft: {said}" and len(line) <= 80
     assert hooked.message() == "mine" and b"gitpeft" not in done.stderr
     hooked.stage(a="3\n")
     hooked.repo.git("config", "gitpeft.quiet", "true")

@@ -15,7 +15,7 @@ from gitpeft.config import Config
 from gitpeft.git.process import REPOSITORY_VARIABLES
 from gitpeft.git.repository import Repository
 from gitpeft.suggest import cache, service
-from gitpeft.suggest.suggestion import Suggestion
+from gitpeft.suggest.suggestion import ModelAnswer, Suggestion
 from tests.support.hooking import SUGGESTION, Hooked, script
 
 TRAP = "import pathlib; pathlib.Path({!r}).write_text('trapped')\nraise SystemExit(9)\n"
@@ -273,5 +273,5 @@ def test_a_check_that_fails_stops_the_commit_as_ever(hooked: Hooked) -> None:
 def test_the_cache_keeps_a_bounded_number_of_answers(tmp_path: Path) -> None:
     for n in range(cache.MAX_ANSWERS + 8):
         key = cache.compute_cache_key(str(n), "", 1, "m")
-        cache.store_cached_suggestions(tmp_path, key, [Suggestion(str(n))])
+        cache.store_cached_answer(tmp_path, key, ModelAnswer([Suggestion(str(n))]))
     assert len(list((tmp_path / "answers").iterdir())) == cache.MAX_ANSWERS

@@ -453,7 +453,7 @@ def test_a_damaged_cache_is_no_cache(hooked: Hooked, damage: str) -> None:
     [entry] = [path for path in (hooked.state / "answers").iterdir() if len(path.name) == 64]
     entry.write_text(damage)
     hooked.git("commit")
-    assert hooked.message() == SUGGESTION and cache.load_cached_suggestions(hooked.state, entry.name)
+    assert hooked.message() == SUGGESTION and cache.load_cached_answer(hooked.state, entry.name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process holds")

@@ -206,6 +206,8 @@ def test_of_the_first_candidates_the_worth_decides_as_well() -> None:
     assert MARKED.rank_candidates(found[:1], None) and not replace_fields(
         MARKED, threshold=0.6
     ).rank_candidates(found[:1])
+    assert MARKED.find_best_score(found) == ranked[0][0] and MARKED.find_best_score([]) is None
+    assert MARKED.find_best_score(found, 0.99) == max(score for score, _ in ranked) > ranked[0][0]
     plain = replace_fields(MARKED, marked=False)
     assert plain.rank_candidates(found)[0][1].message == "drop the old cache words"
 

@@ -74,6 +74,17 @@ def test_the_hook_offers_what_the_prefetch_stored(
     assert ask().messages[0] == MESSAGES[0]
 
 
+def test_what_was_withheld_has_a_reason_and_a_score(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the model, and then of the cache."""
+    for _ in range(2):
+        offer = ask(config=Config(min_score=60))
+        assert offer.withheld and offer.best_score == 0.5 and not offer.is_below_threshold
+        assert offer.reason == "no suggestion reaches gitpeft.minScore (60); the best scores 50"
+    monkeypatch.setenv("STANDIN_THRESHOLD", "0.6")
+    assert ask().is_below_threshold and ask().reason == "no suggestion is good enough to offer"
+    assert not ask(config=Config(min_score=40)).reason
+
+
 def test_with_more_alternatives_more_are_ranked_together(ask: Ask) -> None:
     assert ask(config=Config(alternatives=4)).messages[0] == "fix: accept tabs"
 

@@ -25,7 +25,7 @@ from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.install import install_hooks
 from gitpeft.suggest import cache, service
-from gitpeft.suggest.suggestion import Suggestion
+from gitpeft.suggest.suggestion import ModelAnswer, Suggestion
 from tests.support import standin
 from tests.support.gitrepo import Repo
 from tests.support.sources import CHECKOUT
@@ -133,7 +133,8 @@ class Hooked:
 
     def _store_answer(self, key: str, messages: Sequence[str]) -> None:
         state = Repository.open(self.repo.path).state_dir
-        cache.store_cached_suggestions(state, key, [Suggestion(message) for message in messages])
+        answer = ModelAnswer([Suggestion(message) for message in messages])
+        cache.store_cached_answer(state, key, answer)
 
     def full_env(self) -> dict[str, str]:
         """The environment in which git would run a hook here."""

@@ -1,7 +1,8 @@
 """Stands in for `gitpeft.suggest.suggester` in the interpreters that `support.hooking.make_python` makes.
 
 The environment variable STANDIN says what the model does; the default is to answer at once. STANDIN_RETRIEVED
-holds earlier messages that are found before that, with `|` between them. Only an interpreter that a test made
+holds earlier messages that are found before that, with `|` between them, STANDIN_THRESHOLD what its best
+message needs where no least score is set. Only an interpreter that a test made
 imports this: nothing in the package knows of it.
 """
 
@@ -23,6 +24,7 @@ class Model:
 
     timings: ClassVar[dict[str, float]] = {}
     generates = True
+    best_score: float | None = None
     bundle = SimpleNamespace(newest_commit="")
 
     def prepare(self) -> None:
@@ -53,7 +55,10 @@ class Model:
         if os.environ.get("STANDIN_SAW"):
             Path(os.environ["STANDIN_SAW"]).write_text(f"{change}\n---\n{previous}\n---\n{n}\n---\n{branch}")
         scored = [Suggestion(message, 0.5 / number) for number, message in enumerate(found, 1)]
-        return [one for one in scored if one.score >= (least or 0.0)][:n]
+        least = float(os.environ.get("STANDIN_THRESHOLD", "0")) if least is None else least
+        kept = [one for one in scored if one.score >= least][:n]
+        self.best_score = None if kept or not scored else scored[0].score
+        return kept
 
 
 def open_active_suggester(_: Path, __: object = None) -> Model:
