@@ -9,6 +9,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.risk import formats
 from gitpeft.risk.assessor import NOTHING_TO_ASSESS, STAGED, RiskReport
 
+EXPLAIN_HINT = "What goes into a score: --explain"
 DISMISS_HINT = "Looked at it? gitpeft risk dismiss PATH --why TEXT"
 
 
@@ -78,18 +79,30 @@ class _TextPrinter(RiskPrinter):
         self.repository, self.explain = repository, explain
         self.doubts: list[str] = []
         self.problems: list[str] = []
-        self.flagged = False
+        self.flagged = self.scored = False
 
     def show(self, report: RiskReport) -> None:
         lines = formats.format_report_lines(report, self.explain, self._format_name(report))
-        headline = console.wrap_text(lines[0], "    ", "")  # further in than the facts below it
+        headline = self._break_headline(lines[0])
         print("\n".join([headline, *map(console.wrap_line, lines[1:])]), flush=True)
         self.doubts += formats.format_doubts([report])
         self.problems += report.problems
         self.flagged |= report.flagged
+        self.scored |= bool(report.parts)
+
+    @staticmethod
+    def _break_headline(line: str) -> str:
+        """One that does not fit is broken behind the name, and goes on further in than the facts below it."""
+        name, colon, verdict = line.rpartition(": ")
+        if len(line) <= console.get_width() or not name:
+            return console.wrap_text(line, "    ", "")
+        return "\n".join(
+            [console.wrap_text(name + colon.rstrip(), "    ", ""), console.wrap_text(verdict, "    ")]
+        )
 
     def finish(self, limit: PercentileLimit) -> None:
         said = [*dict.fromkeys(self.doubts), *dict.fromkeys(self.problems)]
+        said += [EXPLAIN_HINT] if self.scored and not self.explain else []
         said += [DISMISS_HINT] if self.flagged else []
         said += [f"No risk score: {reason}" for reason in limit.list_reasons()]
         for line in said:

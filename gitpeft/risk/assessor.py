@@ -321,7 +321,10 @@ def _describe_quiet(model: RiskModel) -> "Evidence":
     from gitpeft.risk.evidence import Evidence
 
     zone = model.quiet
-    text = f"nothing unusual: of {zone['n']:,} later changes that ranked as low, {zone['bugs']} needed a fix"
+    text = (
+        f"quiet: of {zone['n']:,} later commits of this repository that ranked as low, "
+        f"{zone['bugs']} needed a fix"
+    )
     return Evidence("quiet", text, "", {"n": zone["n"], "fixed": zone["bugs"]})
 
 

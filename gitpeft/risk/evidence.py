@@ -20,6 +20,7 @@ from gitpeft.lazy import lazy_dataclass
 from gitpeft.risk.change_metrics import DAY_SECONDS, ChangeMetrics
 from gitpeft.risk.line_attribution import ChangedLine
 from gitpeft.risk.model import RiskModel
+from gitpeft.risk.real_lines import is_real_line
 
 MAX_EVIDENCE = 5
 """The most facts in a report."""
@@ -61,8 +62,8 @@ def gather_evidence(
     """Gather at most five facts about a change, the most important first.
 
     `exists` tells whether a file is there before the change; others cannot have been forgotten. `lines` are
-    the added lines with their shares of the score, largest first; the first one is shown if the model is
-    known to rank lines better than chance.
+    the added lines with their shares of the score, in the order of `TextFeatures.lines`; the first one is
+    shown if it is no comment and the model is known to rank lines better than chance.
     """
     counted = change.counted_files
     by_size = sorted(counted, key=lambda file: -(file.added + file.removed))[:_MAX_FILES]
@@ -120,8 +121,8 @@ def _find_often_fixed_functions(
 
 
 def _find_riskiest_line(lines: Sequence[tuple[ChangedLine, float]]) -> list[Evidence]:
-    """The added line with the largest share of the score."""
-    if not lines or lines[0][1] <= 0:
+    """The line with the largest share of the score, of code where any was added."""
+    if not lines or lines[0][1] <= 0 or not is_real_line(lines[0][0][1][1:]):
         return []
     (path, line), share = lines[0]
     text = f"{path}: riskiest line “{line[1:][:_MAX_LINE_CHARS]}”"

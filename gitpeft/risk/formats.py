@@ -42,10 +42,18 @@ def _is_nothing_staged(report: RiskReport) -> bool:
 
 def format_report_lines(report: RiskReport, explain: bool = False, name: str = "") -> list[str]:
     """The lines for a terminal; with `explain`, also the probability and the effect of each feature."""
-    mark = "  [flagged]" if report.flagged else "  [dismissed]" if report.dismissed else ""
-    lines = [format_headline(report, name) + mark]
+    lines = [format_headline(report, name) + _format_verdict(report)]
     lines += [f"  {replace_unprintable(text)}" for text in list_facts(report)]
     return lines + (_explain_score(report) if explain and report.metrics else [])
+
+
+def _format_verdict(report: RiskReport) -> str:
+    """Whether the change is flagged; "" where there is no score that could flag it."""
+    if report.flagged:
+        return "  [flagged]"
+    if report.dismissed:
+        return "  [dismissed]"
+    return "" if report.percentile is None else "  [not flagged]"
 
 
 def list_facts(report: RiskReport) -> list[str]:
@@ -59,19 +67,21 @@ def list_facts(report: RiskReport) -> list[str]:
 
 
 def _explain_score(report: RiskReport) -> list[str]:
-    """The probability, and each feature with its value and what it adds, in two columns."""
+    """The probability, and each feature with its value and what it adds, in columns."""
     if not report.parts:
         return []
     known = report.probability is not None
     lines = [f"  estimated bug probability: {report.probability:.0%}"] if known else []
-    lines.append("  effect of each metric on the score (log-odds), against a typical commit:")
-    if any(key.startswith(RANK_PREFIX) for key, _ in report.parts):
-        lines.append("  (metrics count by their place among the recent commits of this repository)")
+    lines.append("  what raises (+) or lowers (-) the score, compared with a typical commit:")
     width = max(map(len, FEATURE_LABELS.values()))
+    lines.append(f"    {'metric':<{width}} {'value':>9}  effect")
     for key, part in report.parts:
         metric = key.removeprefix(RANK_PREFIX)
         label = FEATURE_LABELS.get(metric, metric)
         lines.append(f"    {label:<{width}} {report.features[metric]:>9.4g}   {part:+.2f}")
+    lines.append("  effects are in log-odds")
+    if any(key.startswith(RANK_PREFIX) for key, _ in report.parts):
+        lines[-1] += "; a metric counts by its place among the recent commits here"
     return lines
 
 
@@ -175,7 +185,7 @@ def format_github_warning(report: RiskReport) -> str:
 
 def format_github_quiet(report: RiskReport) -> str:
     """A workflow command that GitHub shows as a notice for a quiet change."""
-    return f"::notice title=gitpeft: nothing unusual::{_escape_github_message(_format_message(report))}"
+    return f"::notice title=gitpeft: a quiet change::{_escape_github_message(_format_message(report))}"
 
 
 def format_github_dismissed(report: RiskReport) -> str:

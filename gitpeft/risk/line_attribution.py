@@ -14,8 +14,9 @@ from gitpeft.errors import GitpeftError
 from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 from gitpeft.risk import bag_of_words
-from gitpeft.risk.change_metrics import ChangeMetrics
+from gitpeft.risk.change_metrics import ChangeMetrics, is_code_file
 from gitpeft.risk.model import ENCODER_FEATURE, WORDS_FEATURE, RiskModel
+from gitpeft.risk.real_lines import is_real_line
 
 if TYPE_CHECKING:
     from gitpeft.risk.encoder import RiskEncoder
@@ -40,7 +41,10 @@ class TextFeatures:
 
     @property
     def lines(self) -> tuple[tuple[ChangedLine, float], ...]:
-        """The added lines with their shares of the score, largest first; computed when it is asked for."""
+        """The added lines with their shares of the score; computed when it is asked for.
+
+        Code comes first, then lines of tests and texts, then comments; of each the largest share first.
+        """
         shares: dict[ChangedLine, float] = defaultdict(float)
         if self.words:
             for line, share in attribute_words_to_lines(self.change, self.words).items():
@@ -48,7 +52,13 @@ class TextFeatures:
         for line, share in self.read:
             shares[line] += share
         added = [one for one in shares.items() if one[0][1].startswith("+")]
-        return tuple(sorted(added, key=lambda one: (-one[1], one[0])))
+        return tuple(sorted(added, key=_rank_line))
+
+
+def _rank_line(one: tuple[ChangedLine, float]) -> tuple[int, float, ChangedLine]:
+    (path, line), share = one
+    kind = 2 if not is_real_line(line[1:]) else 0 if is_code_file(path) else 1
+    return kind, -share, (path, line)
 
 
 def extract_text_features(

@@ -36,6 +36,12 @@ def measure_stored_shares(text: str) -> tuple[float, float]:
     return _compute_shares(*_split_signs(_iter_stored_lines(text)))
 
 
+def is_real_line(line: str) -> bool:
+    """Whether a line (without its sign) is neither blank nor a comment."""
+    text = line.strip()
+    return bool(text) and not _COMMENT.match(text)
+
+
 def read_real_lines(text: str) -> tuple[Lines, Lines]:
     """The added and the removed lines of code in a stored change that say something."""
     return _keep_real(*_split_signs(_iter_stored_lines(text)))

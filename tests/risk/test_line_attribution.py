@@ -90,6 +90,16 @@ def test_lines_have_shares_and_the_heaviest_comes_first() -> None:
     assert line_attribution.extract_features_from_text(MODEL, CHANGE, ChangeMetrics(), None).lines == ()
 
 
+def test_a_line_of_code_comes_before_a_comment_and_before_text() -> None:
+    """However heavy their words are: a fix changes code."""
+    change = " a.py +3 -0\n#a.py\n@\n+# crash crash crash\n+return 1\n b.md +1 -0\n#b.md\n@\n+crash crash"
+    crash = bag_of_words.hash_words("+# crash crash crash")
+    heavy = replace(READS, words=tuple(float(i in crash) for i in range(bag_of_words.BUCKET_COUNT)))
+    lines = line_attribution.extract_features_from_text(heavy, change, ChangeMetrics(), None).lines
+    assert [line for (_, line), _ in lines] == ["+return 1", "+crash crash", "+# crash crash crash"]
+    assert lines[0][1] < lines[1][1] and lines[0][1] < lines[2][1]
+
+
 def test_a_model_without_its_encoder_says_so() -> None:
     model = replace(MODEL, features=(ENCODER_FEATURE,), weights=(1.0,), means=(0.0,))
     with pytest.raises(GitpeftError, match="the risk model's encoder is missing"):

@@ -130,10 +130,11 @@ def test_text_is_for_people(core: Repo, gitpeft: Call) -> None:
     change_core(core)
     done = gitpeft("risk", "--repo", core.path)
     assert re.match(r"Staged change: riskier than \d\d% of recent commits  \[flagged\]\n", done.out)
-    assert "probability" not in done.out
+    assert "probability" not in done.out and "What goes into a score: --explain" in done.out
     explained = gitpeft("risk", "--explain", "--repo", core.path).out
     assert re.search(r"estimated bug probability: \d+%", explained)
     assert re.search(r"^ +lines added +42 +\+\d\.\d\d$", explained, re.M)
+    assert re.search(r"^ +metric +value +effect$", explained, re.M) and "--explain" not in explained
 
 
 def test_sarif_takes_no_link_from_a_change() -> None:
