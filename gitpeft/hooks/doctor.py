@@ -237,7 +237,7 @@ def examine_repository(
     lost executable bit, what an interrupted installation left. Settings and other people's hooks never are.
     """
     place, state, config = hooks_path.find_hooks_folder(repo), read_status(repo), load_config(repo)
-    return [
+    found = [
         *_check_git(repo, place),
         *_check_hooks(repo, state, place, fix, python),
         *_check_leftovers(repo, place, fix),
@@ -249,6 +249,13 @@ def examine_repository(
         *_check_lint_settings(repo),
         *_check_dismissals(repo),
     ]
+    return _agree_on_timeout(found)
+
+
+def _agree_on_timeout(found: list[DoctorFinding]) -> list[DoctorFinding]:
+    """The findings, those on timeouts with one advice: the last, which what was measured just now needs."""
+    remedies = [one.remedy for one in found if one.code == "timeouts"]
+    return [replace(one, remedy=remedies[-1]) if one.code == "timeouts" else one for one in found]
 
 
 def _check_dismissals(repo: Repository) -> Iterator[DoctorFinding]:
@@ -400,7 +407,7 @@ def _check_recent_problems(problems: RecentProblems, config: Config) -> Iterator
         yield DoctorFinding(
             "timeouts",
             f"the hook ran out of time {times} in the last {PROBLEM_DAYS} days ({config.timeout_ms} ms)",
-            f"git config gitpeft.timeoutMs {max(2000, 2 * config.timeout_ms)}",
+            rehearsal.advise_timeout(config.timeout_ms),
         )
     if problems.failures:
         times = f"{problems.failures} time{'s' if problems.failures > 1 else ''}"

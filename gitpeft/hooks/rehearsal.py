@@ -98,10 +98,15 @@ def find_model_refusals(repo: Repository, config: Config) -> Iterator[Refusal]:
             "timeouts",
             f"an answer takes {needed:,} ms here, but gitpeft.timeoutMs allows {config.timeout_ms:,}:"
             " nothing will be suggested",
-            f"git config gitpeft.timeoutMs {max(2000, 500 * -(-2 * needed // 500))}",
+            advise_timeout(needed),
         )
     if config.min_score > 0:
         yield from _check_min_score(repo, config, commits)
+
+
+def advise_timeout(needed: int) -> str:
+    """The command that allows twice the milliseconds that an answer took, or was allowed and did not keep."""
+    return f"git config gitpeft.timeoutMs {max(2000, 500 * -(-2 * needed // 500))}"
 
 
 def _has_shown_files(repo: Repository, config: Config, rev: str) -> bool:

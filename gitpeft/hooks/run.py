@@ -170,7 +170,9 @@ def find_refusals(repo: Repository, config: Config, source: str, about: str) -> 
     if (editor := repo.find_editor()) in NON_EDITORS:
         said = f"git opens {editor!r}" if editor else "git finds no editor"
         text = f"{said}, in which no message can be read"
-        yield Refusal("editor", text, "set one with `git config core.editor`")
+        overridden = bool(os.environ.get("GIT_EDITOR"))
+        remedy = "unset GIT_EDITOR, which counts before core.editor, or set it to your editor"
+        yield Refusal("editor", text, remedy if overridden else "set one with `git config core.editor`")
 
 
 # --- prepare-commit-msg -----------------------------------------------------------------------------------

@@ -813,6 +813,16 @@ def test_e16_the_doctor_says_why_nothing_is_offered(
     assert code in [finding.code for finding in examine_repository(opened(repo))]
 
 
+def test_what_the_doctor_advises_on_the_editor_would_help(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.git("config", "core.editor", "true")
+    for name, way in (("true", "unset GIT_EDITOR"), ("", "git config core.editor")):
+        monkeypatch.setenv("GIT_EDITOR", name)
+        [found] = [one for one in examine_repository(opened(repo)) if one.code == "editor"]
+        assert way in found.remedy
+
+
 def test_e16_the_hook_before_a_commit_offers_no_message(repo: Repo) -> None:
     install.install_hooks(opened(repo), hooks=stubs.HOOK_NAMES)
     state = replace(read_status(opened(repo)), model="a model")

@@ -1,13 +1,14 @@
 """`doctor` and `status` promise an offer exactly where the hook makes one; the oracle is a `git commit`."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gitpeft.config import load_config
 from gitpeft.git.repository import Repository
-from gitpeft.hooks import rehearsal
+from gitpeft.hooks import doctor, rehearsal
 from gitpeft.hooks.doctor import examine_repository, read_status
 from tests.support import standin
 from tests.support.hooking import SUGGESTION, Hooked
@@ -96,6 +97,17 @@ def test_a_time_limit_that_the_model_cannot_keep_is_found_before_the_first_commi
     assert rehearse(modelled) == codes
     modelled.git("commit", edit='printf "Mine\\n" >"$file"')
     assert ("Mine" in modelled.message()) and (SUGGESTION in modelled.seen()) is not bool(codes)
+
+
+def test_the_doctor_advises_one_time_limit(modelled: Hooked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the log says and what was measured just now lead to the same command."""
+    monkeypatch.setattr(rehearsal, "measure_answer_time", lambda *_: 1200)
+    monkeypatch.setattr(doctor, "_check_model", lambda *_: ())  # the stand-in has no files
+    modelled.repo.git("config", "gitpeft.timeoutMs", "100")
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    (modelled.state / "hook.log").write_text(f"{now} no suggestion within 100 ms (gitpeft.timeoutMs)\n")
+    found = [one for one in examine_repository(repo_of(modelled)) if one.code == "timeouts"]
+    assert [one.remedy for one in found] == ["git config gitpeft.timeoutMs 2500"] * 2
 
 
 @pytest.mark.parametrize(("score", "codes"), [("51", ["score"]), ("50", []), ("0", [])])
