@@ -95,12 +95,14 @@ def status(
     model = None
     if active:
         judge = _judge_commits if _can_label() else None
-        model = views.ActiveModel(active, health.measure_model_health(repository, active, settings, judge))
+        measured = health.measure_model_health(repository, active, settings, judge)
+        model = views.ActiveModel(active, measured, settings.min_score)
     risky = load_risk_model(active)
     if as_json:
         manifest = model.as_dict() if model else None
+        least = model.least_score if model else None
         found = asdict(state) | {"works": state.is_working, "manifest": manifest, "risk": asdict(risky)}
-        console.print_json(found)
+        console.print_json(found | {"least_score": least})
         return
     problems = doctor.read_recent_problems(repository, settings)
     views.print_status(repository, state, model, risky, problems, verbose=verbose)

@@ -15,9 +15,10 @@ from gitpeft.cli.console import (
     print_rows,
     wrap_text,
 )
+from gitpeft.errors import GitpeftError
 from gitpeft.hooks import stubs
 from gitpeft.monitor import acceptance
-from gitpeft.risk.model import RiskModel
+from gitpeft.risk.model import MODEL_NOTES, RiskModel
 
 if TYPE_CHECKING:
     from gitpeft.bundle.bundle import Bundle
@@ -164,7 +165,7 @@ def describe_risk_model(model: RiskModel, *, verbose: bool = False) -> str:
     if not model.is_checked:
         return f"by other histories, nothing is flagged before a commit: {model.why}"
     off = f"nothing is flagged: no score beats the number of added lines ({model.known:,} known bugs)"
-    on = f"{model.kind}, learned from {format_count(model.known, 'known bug')}"
+    on = _describe_model_kind(model)
     said = on if model.warns else off
     if not verbose:
         return said
@@ -174,6 +175,14 @@ def describe_risk_model(model: RiskModel, *, verbose: bool = False) -> str:
     return "\n".join(
         [said, f"half of the bugs were known within {model.latency:.0f} days", measured, *scores]
     )
+
+
+def _describe_model_kind(model: RiskModel) -> str:
+    """What the score is and which bugs stand behind it."""
+    bugs = format_count(model.known, "known bug")
+    if note := MODEL_NOTES.get(model.kind):
+        return f"{model.kind} ({note}), checked on {bugs} here"
+    return f"{model.kind}, learned from {bugs}"
 
 
 def _format_risk_scores(row: dict[str, Any]) -> str:
@@ -241,10 +250,25 @@ def print_training_cost(cost: "RunCost") -> None:
 
 @dataclass(frozen=True, slots=True)
 class ActiveModel:
-    """The active bundle, and how it is doing."""
+    """The active bundle, and how it is doing. `min_score` is the setting, -1 where none was made."""
 
     bundle: "Bundle"
     health: "ModelHealth"
+    min_score: int = -1
+
+    @property
+    def least_score(self) -> float | None:
+        """The score, 0 to 100, that a suggestion needs to be offered; None where it cannot be read."""
+        if self.min_score >= 0:
+            return float(self.min_score)
+        from gitpeft.bundle.manifest import RERANKER_FILE
+        from gitpeft.suggest.reranker import Reranker
+
+        try:
+            stored = Reranker.from_data(self.bundle.read_json(RERANKER_FILE), self.bundle.manifest.kind)
+        except GitpeftError:
+            return None
+        return round(100 * (stored.threshold or 0.0), 1)
 
     def as_dict(self) -> dict[str, Any]:
         """For scripts: the manifest, the id and the measures side by side."""
@@ -308,6 +332,7 @@ def _describe_active_model(model: ActiveModel) -> Iterator[tuple[str, str]]:
         "Model",
         f"{model.bundle.id[:SHORT_ID]}, {method}\nmade {format_age(manifest.created)} from {count}{new}",
     )
+    yield "Offers", _describe_least_score(model)
     counts = health.accepted
     if counts.decided_count or counts.withheld:
         used = f"{counts.kept:,} kept, {counts.edited:,} edited, {counts.discarded:,} discarded"
@@ -320,6 +345,15 @@ def _describe_active_model(model: ActiveModel) -> Iterator[tuple[str, str]]:
     elif health.ahead is not None:
         needed = acceptance.count_commits_until_due(manifest.commits)
         yield "Retrain", f"not needed ({health.ahead:,} of {needed:,} new commits)"
+
+
+def _describe_least_score(model: ActiveModel) -> str:
+    """From which score on something is offered, and who decided that."""
+    least = model.least_score
+    if least is None:
+        return "none: the model's reranker cannot be read: see `gitpeft doctor`"
+    source = "gitpeft.minScore" if model.min_score >= 0 else "as the model needs"
+    return f"from a score of {least:g} on ({source})" if least else f"whatever there is ({source})"
 
 
 def _describe_details(state: "RepositoryStatus", model: ActiveModel | None) -> Iterator[tuple[str, str]]:

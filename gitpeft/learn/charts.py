@@ -6,6 +6,7 @@ by colour.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,7 +18,10 @@ NumberFormat = Callable[[float], str]
 WIDTH, HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 26, 40
 _LEGEND_ROW = 15  # height of a name in a legend
-_MANY_COLUMNS = 3  # more of them do not fit on a phone
+_PHONE_CHARS = 43  # so many digits of a table fit beside each other on a phone of 360 points
+_CELL_PADDING_CHARS = 2.5
+_FIRST_COLUMN_CHARS = 15
+_TAG = re.compile(r"<[^>]*>")
 _COLOURS = ("#0b63c5", "#c2410c", "#15803d", "#a21caf", "#8a6100", "#0e7490", "#be123c", "#4d7c0f")
 
 _PAGE_STYLE = """
@@ -114,12 +118,12 @@ def render_page(title: str, body: str) -> str:
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> Markup:
     """A table; with the kind "text" its cells are sentences and not numbers.
 
-    Without rows there is only the word "none". Many columns of numbers have a hint, on a phone, to scroll.
+    Without rows there is only the word "none". Numbers too wide for a phone have a hint there to scroll.
     """
     if not rows:
         return Markup("<p class='empty'>none</p>")
     hint = ""
-    if kind != "text" and len(head) > _MANY_COLUMNS:
+    if kind != "text" and _estimate_width(head, rows) > _PHONE_CHARS:
         hint = "<p class='scrolls'>Scroll sideways if columns are cut off →</p>"
     top = "".join(f"<th scope='col'>{escape_text(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{_render_cells(head, row)}</tr>\n" for row in rows)
@@ -127,6 +131,15 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str =
         f"{hint}<div class='wide'><table class='{kind}'><thead><tr>{top}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n"
     )
+
+
+def _estimate_width(head: Sequence[str], rows: Sequence[Sequence[str]]) -> float:
+    """The width of a table of numbers, in digits: only its headings and its first column are wrapped."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(len(_TAG.sub("", cell)) for cell in column) for column in columns]
+    words = [max(map(len, name.split()), default=0) for name in head]
+    widths[0] = _FIRST_COLUMN_CHARS
+    return sum(map(max, widths, words)) + _CELL_PADDING_CHARS * len(head)
 
 
 def _render_cells(head: Sequence[str], row: Sequence[str]) -> str:

@@ -52,6 +52,12 @@ RISK_MODEL_KINDS = (
 )
 """The kinds of models, the simpler ones first."""
 
+MODEL_NOTES = {
+    PRIOR: "learnt from public histories",
+    PRIOR_AND_OWN: "learnt from public histories, corrected by the bugs of this one",
+}
+"""What the kinds mean whose names do not say it."""
+
 _COUNTS_OF_REPORT = frozenset({"until", "n", "buggy", "labelled", "recent"})
 
 WORDS_FEATURE, ENCODER_FEATURE = "words", "reading"

@@ -19,6 +19,7 @@ from gitpeft.learn.risk.backtest_report import (
     describe_flags,
     describe_quiet,
     describe_verdict,
+    explain_models,
     format_model_name,
     format_precision,
 )
@@ -27,6 +28,7 @@ from gitpeft.terminal import replace_unprintable
 
 _MAX_LISTED = 200
 _CURVE_POINTS = 60
+_UNCERTAIN_AUC = 0.03  # half an interval that is wider than most effects of an alteration
 _PROBABILITY = "estimated bug probability"
 
 
@@ -260,7 +262,8 @@ def _render_flag_counts(report: BacktestReport) -> str:
         for name, one in report.models.items()
     ]
     title = f"Scores compared: flags at a budget of {report.budget:g}%"
-    return f"<h2>{title}</h2>{charts.render_table(heads, rows)}"
+    note = html.escape(explain_models(report))
+    return f"<h2>{title}</h2>{charts.render_table(heads, rows)}<p class='soft'>{note}</p>"
 
 
 def _render_metrics(report: BacktestReport) -> str:
@@ -282,7 +285,20 @@ def _render_ablations(report: BacktestReport) -> str:
     ways = list(next(iter(altered.values())))
     rows = [[name, *(_format_number(found[way], 3) for way in ways)] for name, found in altered.items()]
     note = "AUC within each period when the changes are altered; a model loses by what it depends on."
+    note += _warn_of_uncertainty(report)
     return f"<h2>Ablations (AUC)</h2>{charts.render_table(['model', *ways], rows)}<p class='soft'>{note}</p>"
+
+
+def _warn_of_uncertainty(report: BacktestReport) -> str:
+    """Where few bugs leave much to chance, so much is said beside small differences."""
+    _, low, high = report.models[report.chosen].metrics["auc"]
+    half = ((high or 0.0) - (low or 0.0)) / 2
+    if half <= _UNCERTAIN_AUC:
+        return ""
+    return (
+        f" With {report.buggy} bugs, the AUC itself is uncertain by ±{half:.2f}: "
+        "small differences may be chance."
+    )
 
 
 def _format_number(value: float | None, digits: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from gitpeft.risk.model import MIN_JUDGED_BUGS
+from gitpeft.risk.model import MIN_JUDGED_BUGS, MODEL_NOTES
 
 _MAX_SHOWN = 3
 
@@ -232,12 +232,22 @@ def describe_verdict(report: BacktestReport) -> list[str]:
         )
     elif not report.off:
         lines.append(
-            f"Selected: {report.chosen}. About {report.budget:g}% of the commits are flagged "
+            f"Selected: {_explain_model(report.chosen)}. About {report.budget:g}% of the commits are flagged "
             "(gitpeft.riskBudget)."
         )
     if report.off:
         lines.append(f"The hook flags nothing here: {report.off}.")
     return lines
+
+
+def _explain_model(name: str) -> str:
+    return f"{name} ({MODEL_NOTES[name]})" if name in MODEL_NOTES else name
+
+
+def explain_models(report: BacktestReport) -> str:
+    """What the names of the models mean that do not say it, in a sentence; "" where all do."""
+    said = [f"“{name}”: {MODEL_NOTES[name]}" for name in report.models if name in MODEL_NOTES]
+    return f"{'; '.join(said)}." if said else ""
 
 
 def describe_flags(report: BacktestReport) -> str:

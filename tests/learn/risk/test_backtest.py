@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 from gitpeft.learn import charts
-from gitpeft.learn.risk import backtest, backtest_commits, prequential
+from gitpeft.learn.risk import backtest, backtest_commits, backtest_page, prequential
 from gitpeft.learn.risk.backtest import BacktestPeriod
 from gitpeft.learn.risk.backtest_page import render_backtest_page
 from gitpeft.learn.risk.backtest_report import BacktestReport, JudgedCommit, format_backtest_summary
@@ -165,6 +166,43 @@ def test_evidence_is_that_of_the_time_and_a_dismissed_bug_is_told(repo: Repo) ->
     page = render_backtest_page(trial, report)
     assert "<h2>Dismissed</h2>" in page and "large &lt;b&gt;" in page and "large <b>" not in page
     assert "<li>src/core.py: 5 of its 7 changes in the last year were fixes</li>" in page
+
+
+def test_what_names_do_not_say_is_explained(
+    looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
+) -> None:
+    page, report = looked[0].page, looked[0].report
+    assert "“prior”: learnt from public histories; “prior and own history”: " in page
+    [verdict] = [line for line in format_backtest_summary(report) if line.startswith("Selected")]
+    assert "prior and own history (learnt from public histories, corrected by" in verdict
+
+
+def test_few_bugs_make_small_differences_uncertain(
+    looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
+) -> None:
+    report = looked[0].report
+    for half, warned in ((0.1, True), (0.01, False)):
+        chosen = report.models[report.chosen]
+        metrics = {**chosen.metrics, "auc": (0.8, 0.8 - half, 0.8 + half)}
+        models = {**report.models, report.chosen: replace(chosen, metrics=metrics)}
+        page = backtest_page._render_ablations(replace(report, models=models))
+        assert ("uncertain by ±0.10: small differences may be chance" in page) is warned
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "hinted"),
+    [
+        (["estimated", "commits", "fixed later", "share"], ["7%", "1,068", "42", "8%"], False),
+        (["month", *("called quiet",) * 7], ["2026-03", *("1,068",) * 7], True),
+        (["metric", "prior"], ["ROC AUC", "0.866 (0.841–0.893)" * 2], True),
+        (["a", "b"], [charts.Markup("<code class='a very long name of a class'>x</code>")] * 2, False),
+    ],
+)
+def test_only_tables_that_are_wide_have_a_hint_to_scroll(
+    head: list[str], row: list[str], hinted: bool
+) -> None:
+    assert ("Scroll sideways" in charts.render_table(head, [row])) is hinted
+    assert "Scroll" not in charts.render_table(head, [row], "text")
 
 
 def test_altered_changes(looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]) -> None:
