@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def evaluate(
     repo: options.RepoOption = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Commits to evaluate on at most, drawn at random.")
+        int, typer.Option(metavar="N", min=1, help="Commits to evaluate on at most, drawn at random.")
     ] = 1000,
     as_json: options.JsonOption = False,
 ) -> None:

@@ -60,8 +60,12 @@ def mine(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The repositories of a recipe for `base build`.")
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="With --recipe: the folder of their clones.")] = None,
-    work: Annotated[Path | None, typer.Option(help="With --recipe: the folder for what is mined.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="With --recipe: the folder of their clones.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="With --recipe: the folder for what is mined.")
+    ] = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Only the I-th of N shares of the repositories.")
     ] = "",

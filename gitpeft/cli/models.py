@@ -30,7 +30,7 @@ def models(repo: options.RepoOption = None, as_json: options.JsonOption = False)
 
 def rollback(
     model: Annotated[
-        str, typer.Argument(metavar="[ID]", help="The beginning of an id; default: the previous model.")
+        str, typer.Argument(metavar="ID", help="The beginning of an id; default: the previous model.")
     ] = "",
     repo: options.RepoOption = None,
 ) -> None:

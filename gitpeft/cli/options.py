@@ -88,7 +88,7 @@ def make_failures_error(failed: int) -> GitpeftError:
 RevArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[REV]",
+        metavar="REV",
         help="A commit or a range, as for git (HEAD~2, :/text, v1.0..); default: what is staged.",
     ),
 ]

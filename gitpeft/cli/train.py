@@ -191,15 +191,22 @@ def export(repo: options.RepoOption = None, as_json: options.JsonOption = False)
 
 
 def build_base(
-    recipe: Annotated[Path, typer.Argument(help="A recipe.toml such as models/mini/recipe.toml.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of the corpus files that the recipe names.")],
-    out: Annotated[Path, typer.Option(help="Folder for the finished base.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recipe.toml such as models/mini/recipe.toml.")
+    ],
+    corpus: Annotated[
+        Path, typer.Option(metavar="PATH", help="Folder of the corpus files that the recipe names.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Folder for the finished base.")],
     work: Annotated[
-        Path | None, typer.Option(help="Folder for intermediate results; default: OUT/work.")
+        Path | None, typer.Option(metavar="PATH", help="Folder for intermediate results; default: OUT/work.")
     ] = None,
     device: options.DeviceOption = "auto",
     profile: Annotated[
-        str, typer.Option(help="A table [profile.NAME] of the recipe, such as gpu, over its other settings.")
+        str,
+        typer.Option(
+            metavar="NAME", help="A table [profile.NAME] of the recipe, such as gpu, over its other settings."
+        ),
     ] = "",
     examples_only: Annotated[
         bool,

@@ -79,6 +79,14 @@ def test_help_says_what_a_command_does(command: str, gitpeft: Call) -> None:
     assert "--help" in done.out
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_values_are_named_in_one_way(command: str, gitpeft: Call) -> None:
+    """PATH, N, REV: no name of a type, and no second pair of brackets."""
+    shown = gitpeft(*command.split(), "--help").out
+    assert "[[" not in shown
+    assert not re.search(r"^  -.*<[a-z]", shown, re.M)
+
+
 def test_without_arguments_there_is_help(gitpeft: Call) -> None:
     done = gitpeft()
     assert done.code in (0, 2) and all(command in done.said for command in COMMANDS[:-2])
