@@ -14,7 +14,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 base=${BASE:-$here} python=${PYTHON:-python3}
-part=48m # leaves room for the code in a call of 64 MiB
+part=47m # leaves room for the code in a call of 64 MiB
 state=state.safetensors adapter=adapter_model.safetensors sums=SHA256SUMS
 
 fail() { echo "gpu.sh: $*" >&2; exit 1; }

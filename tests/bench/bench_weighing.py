@@ -46,7 +46,7 @@ def main() -> None:
     recipe = AdapterRecipe.load(args.recipe)
     assert recipe.reranker is not None and recipe.reranker.marks, "the recipe has no marks"
     tips, base = recipe.read_repositories(), bases.find_base(str(args.base))
-    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work)
+    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work, recipe.list_marked())
     asked = [asker.ask_once(name, tips[name]) for name in recipe.reranker.repositories]
     marks = read_marks(recipe.folder / recipe.reranker.marks)
     unweighed = [[_forget_weights(one) for one in history] for history in asked]

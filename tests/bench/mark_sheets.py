@@ -34,7 +34,7 @@ def make_sheets(args: argparse.Namespace) -> None:
     marks_path = recipe.folder / recipe.reranker.marks
     known = set(read_marks(marks_path)) if recipe.reranker.marks and marks_path.exists() else set()
     base, tips = bases.find_base(str(args.base)), recipe.read_repositories()
-    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work)
+    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work, recipe.list_marked())
     reranker, questions = base.load_reranker(), list[Question]()
     for name in recipe.reranker.repositories:
         new = []

@@ -26,9 +26,9 @@ total = 400
 [adapter]
 rank = 4
 alpha = 8
-start = "checkpoint/adapter_model.safetensors"
 
 [train]
+start = "checkpoint/adapter_model.safetensors"
 rate = 1e-2
 warm = 16
 batch = 4

@@ -73,11 +73,12 @@ class AdapterRecipe:
         """
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
-            data, adapter = raw["data"], dict(raw["adapter"])
+            data, adapter = raw["data"], raw["adapter"]
             other = raw.get("profile", {})[profile] if profile else {}
             rules = PairRules(int(data["newest"]), tuple(data["validation"]), seed=int(data.get("seed", 1)))
-            start = str(adapter.pop("start", ""))
-            settings = AdapterSettings(**(raw["train"] | other))
+            train = raw["train"] | other
+            start = str(train.pop("start", ""))
+            settings = AdapterSettings(**train)
             tokens = int(raw["input"]["total"])
             asked = raw.get("reranker")
             reranker = (
