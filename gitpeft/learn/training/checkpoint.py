@@ -36,13 +36,17 @@ class BestWeights:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPosition:
-    """Where a training stands: steps, smoothed loss, seconds so far, cost so far, best weights so far."""
+    """Where a training stands: steps, smoothed loss, seconds so far, cost so far, best weights so far.
+
+    `checked` are the validation examples that the loss is measured on, None before the first time.
+    """
 
     step: int = 0
     loss: float | None = None
     seconds: float = 0.0
     cost: TrainingCost = field(default_factory=TrainingCost)
     best: BestWeights | None = None
+    checked: list[int] | None = None
 
 
 def copy_trainable_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -70,6 +74,7 @@ def save_checkpoint(
         "step": position.step,
         "loss": position.loss,
         "seconds": position.seconds,
+        "checked": position.checked,
         **({"best": position.best.loss} if position.best else {}),
         **{name: getattr(position.cost, name) for name in _STORED_COSTS},
     }
@@ -101,6 +106,5 @@ def load_checkpoint(
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": moments.get(number, {}), "param_groups": groups})
     best = BestWeights(found["best"], weights["b"]) if "best" in found else None
-    return TrainingPosition(
-        found["step"], found["loss"], found["seconds"], TrainingCost.from_dict(found), best
-    )
+    cost = TrainingCost.from_dict(found)
+    return TrainingPosition(found["step"], found["loss"], found["seconds"], cost, best, found.get("checked"))

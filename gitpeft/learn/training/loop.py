@@ -37,8 +37,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHECKPOINT_SECONDS = 120
-MAX_VALIDATION_SHARE = 0.2
-"""Of the time of a training, for measuring the validation loss; on a busy machine a pass takes long."""
+FIRST_VALIDATION_SHARE, MAX_VALIDATION_SHARE = 0.1, 0.2
+"""Of the time of a training, for its first validation, which measures what it comes to, and for all of them
+together, not counting the last."""
+
+MAX_VALIDATED = 1000
+"""Examples for a validation loss at most."""
 
 MAX_SKIPPED_STEPS = 50
 """A training ends when so many steps in a row had a loss or a gradient that is not finite."""
@@ -90,12 +94,13 @@ def train_model(
     """Train every parameter that requires gradients; ends with the weights of the best validation loss.
 
     `valid` is measured each time another `evaluate_every` share of the budget is used, less often where that
-    would take more than `MAX_VALIDATION_SHARE` of the time. `checkpoint` is a
-    folder: a checkpoint is written there then and every two minutes, and resumed from if it exists. Where
-    memory runs out, a batch is computed in twice as many parts from then on, which is the same step; where
-    one example is too much for a GPU, training goes on on the CPU. GitpeftError where it is too much for that
-    as well, or where the loss stays infinite or NaN. `objective` is what is minimised where that is more than
-    the loss of messages. Several processes train together where they have joined (see `distributed`).
+    would take more than `MAX_VALIDATION_SHARE` of the time, and on a sample where the first time shows that
+    all of it would take long (see `_TrainingLoop.limit_validation`). `checkpoint` is a folder: a checkpoint
+    is written there then and every two minutes, and resumed from if it exists. Where memory runs out, a batch
+    is computed in twice as many parts from then on, which is the same step; where one example is too much for
+    a GPU, training goes on on the CPU. GitpeftError where it is too much for that as well, or where the loss
+    stays infinite or NaN. `objective` is what is minimised where that is more than the loss of messages.
+    Several processes train together where they have joined (see `distributed`).
     """
     memory.reset_peak_memory(str(next(model.parameters()).device))
     world = distributed.find_world()
@@ -185,27 +190,49 @@ def measure_pace(model: "PreTrainedModel", data: TrainingExamples, settings: Tra
 
 
 def measure_loss(
-    model: "PreTrainedModel", data: TrainingExamples, settings: TrainingSettings, limit: int = 1000
+    model: "PreTrainedModel", data: TrainingExamples, settings: TrainingSettings, limit: int = MAX_VALIDATED
 ) -> float:
     """Mean loss in nats a label (a target token, or a judged change) over about `limit` examples of `data`.
 
     They are evenly spread.
     """
-    data = data.select_examples(range(0, len(data), max(1, len(data) // limit)))
+    return measure_loss_until(model, data, _spread_evenly(len(data), limit), settings, math.inf)[0]
+
+
+def _spread_evenly(count: int, limit: int) -> range:
+    """About `limit` of `count` examples."""
+    return range(0, count, max(1, count // limit))
+
+
+def measure_loss_until(
+    model: "PreTrainedModel",
+    data: TrainingExamples,
+    chosen: Sequence[int],
+    settings: TrainingSettings,
+    deadline: float,
+) -> tuple[float, list[int]]:
+    """Mean loss in nats a label over the chosen examples, in random batches, and those that it came to.
+
+    After the monotonic clock's `deadline` no batch is begun but the first.
+    """
+    data = data.select_examples(chosen)
     device = next(model.parameters()).device
-    was_training, total, tokens = model.training, 0.0, 0
+    was_training, total, tokens, seen = model.training, 0.0, 0, list[int]()
     model.eval()
     for module in model.modules():
         if hasattr(module, "pointer"):
             module.training = True  # itself alone: it then computes only the loss; dropout stays off below
     with torch.no_grad(), _autocast_bfloat16(device), compilation.without_compilation(model):
         for batch in data.iterate_batches(settings.batch_tokens, settings.source_limit, seed=0):
+            if seen and time.monotonic() >= deadline:
+                break
+            seen += [chosen[i] for i in batch]
             inputs = _load_batch(data, batch, settings, device, model)
             count = int((inputs["labels"] != -100).sum())
             total += float(model(**inputs).loss) * count
             tokens += count
     model.train(was_training)
-    return total / max(tokens, 1)
+    return total / max(tokens, 1), seen
 
 
 class _TrainingLoop:
@@ -221,6 +248,7 @@ class _TrainingLoop:
     ) -> None:
         self.model, self.settings, self.optimisers, self.objective = model, settings, optimisers, objective
         self.step, self.loss, self.best = start.step, start.loss, start.best
+        self.checked = start.checked
         self.world = distributed.find_world()
         self.unread: list[torch.Tensor] = []
         self.step_flops = StepFlops.from_model(model)
@@ -252,7 +280,8 @@ class _TrainingLoop:
 
     def position(self) -> TrainingPosition:
         """Where the training stands, for a checkpoint."""
-        return TrainingPosition(self.step, self.loss, time.monotonic() - self.started, self.cost, self.best)
+        seconds = time.monotonic() - self.started
+        return TrainingPosition(self.step, self.loss, seconds, self.cost, self.best, self.checked)
 
     def share_done(self) -> float:
         """Of the steps or of the time, in which the last validation has to fit as well."""
@@ -281,12 +310,26 @@ class _TrainingLoop:
                 reason = memory.describe_error(error)
             self.need_less_memory(-(-len(batch) // self.cost.parts), reason)
 
-    def try_validation(self, valid: TrainingExamples) -> float:
-        """The validation loss, in smaller batches where memory runs out."""
+    def limit_validation(self) -> float:
+        """Seconds for the validation that begins now.
+
+        A later one has the time that is left, and at least twice that of the first: measured on other
+        examples, its loss could not be compared.
+        """
+        whole = 60 * self.settings.minutes
+        if self.checked is None:
+            return FIRST_VALIDATION_SHARE * whole
+        return max(MAX_VALIDATION_SHARE * whole, whole - (time.monotonic() - self.started))
+
+    def try_validation(
+        self, valid: TrainingExamples, chosen: Sequence[int], deadline: float
+    ) -> tuple[float, list[int]]:
+        """As `measure_loss_until`, in smaller batches where memory runs out."""
         while True:
             tokens = max(1, self.cost.batch_tokens * self.settings.parts // self.cost.parts)
             try:
-                return measure_loss(self.model, valid, replace(self.settings, batch_tokens=tokens))
+                settings = replace(self.settings, batch_tokens=tokens)
+                return measure_loss_until(self.model, valid, chosen, settings, deadline)
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_out_of_memory(error):
                     raise
@@ -295,10 +338,20 @@ class _TrainingLoop:
             self.need_less_memory(tokens, reason)
 
     def record_validation(self, valid: TrainingExamples, progress: TrainingProgress) -> None:
-        """Measure the validation loss, and keep the weights where it is the lowest so far."""
-        began = time.monotonic()
-        progress.valid = found = distributed.decide(self.try_validation(valid))
-        self.check_seconds = time.monotonic() - began
+        """Measure the validation loss, and keep the weights where it is the lowest so far.
+
+        They are not kept where there is no time to measure it on the examples of the first time.
+        """
+        began, first = time.monotonic(), self.checked is None
+        chosen = _spread_evenly(len(valid), MAX_VALIDATED) if self.checked is None else self.checked
+        mine, seen = self.try_validation(valid, chosen, began + self.limit_validation())
+        self.check_seconds = distributed.decide(time.monotonic() - began)
+        if first:
+            self.checked = seen
+        elif distributed.decide(len(seen) < len(chosen)):
+            self.notes.append("no time to measure the validation loss again: these weights are not kept")
+            return
+        progress.valid = found = distributed.decide(mine)
         if not math.isfinite(found):
             self.notes.append("the validation loss is not finite: these weights are not kept")
             return

@@ -259,19 +259,20 @@ def test_a_compilation_that_fails_leaves_no_gradients_behind() -> None:
 
 
 def test_a_first_validation_that_is_nan_is_not_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, asked, notes = loop.measure_loss, list[float](), list[str]()
+    whole, asked, notes = loop.measure_loss_until, list[float](), list[str]()
 
-    def sometimes(*given: Any) -> float:
-        asked.append(whole(*given) if asked else float("nan"))
-        return asked[-1]
+    def sometimes(*given: Any) -> tuple[float, list[int]]:
+        loss, seen = whole(*given)
+        asked.append(loss if asked else float("nan"))
+        return asked[-1], seen
 
-    monkeypatch.setattr(loop, "measure_loss", sometimes)
+    monkeypatch.setattr(loop, "measure_loss_until", sometimes)
     model, data = tinymodel.pointer_t5(), rendered()
     cost = train_model(
         model, data, settings(), valid=data, evaluate_every=0.25, on_step=lambda p: notes.append(p.note)
     )
     assert len(asked) == 4 and [loss for _, loss in cost.valid_curve] == asked[1:]
-    assert whole(model, data, settings()) == pytest.approx(min(asked[1:]), abs=1e-5)
+    assert measure_loss(model, data, settings()) == pytest.approx(min(asked[1:]), abs=1e-5)
     assert "not finite" in " ".join(notes)
 
 
@@ -462,15 +463,15 @@ def test_out_of_memory_divides_the_batch_goes_on_and_says_so(
 
 
 def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, asked = loop.measure_loss, []
+    whole, asked = loop.measure_loss_until, []
 
-    def sometimes(model: Any, data: Any, how: TrainingSettings) -> float:
+    def sometimes(model: Any, data: Any, chosen: Any, how: TrainingSettings, deadline: float) -> Any:
         asked.append(how.batch_tokens)
         if len(asked) == 1:
             raise MemoryError
-        return whole(model, data, how)
+        return whole(model, data, chosen, how, deadline)
 
-    monkeypatch.setattr(loop, "measure_loss", sometimes)
+    monkeypatch.setattr(loop, "measure_loss_until", sometimes)
     model, data = tinymodel.pointer_t5(), rendered()
     cost = train_model(model, data, settings(steps=4), valid=data, evaluate_every=0.5)
     assert asked[:2] == [400, 200] and cost.halved == 1 and len(cost.valid_curve) == 2
@@ -515,26 +516,89 @@ def test_a_checkpoint_does_not_wait_for_a_validation(monkeypatch: pytest.MonkeyP
     assert steps == [4, 5]
 
 
+class _Clock:
+    """A clock that only trainings move: a step and a batch of a validation take 0.5 s, and 10 s in the
+    validation number `slow`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, slow: int = -1) -> None:
+        self.now, self.validating = 0.0, False
+        self.batches, self.seen, self.losses = list[int](), list[list[int]](), list[float]()
+        load, measure, run_step = loop._load_batch, loop.measure_loss_until, loop._TrainingLoop.run_step
+
+        def load_slowly(*arguments: Any) -> Any:
+            if self.validating:
+                self.now += 10.0 if len(self.batches) - 1 == slow else 0.5
+                self.batches[-1] += 1
+            return load(*arguments)
+
+        def step_slowly(*arguments: Any) -> torch.Tensor:
+            self.now += 0.5
+            return run_step(*arguments)
+
+        def watch(*arguments: Any) -> tuple[float, list[int]]:
+            self.batches.append(0)
+            self.validating = True
+            loss, seen = measure(*arguments)
+            self.validating = False
+            self.seen.append(sorted(seen))
+            self.losses.append(loss)
+            return loss, seen
+
+        monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(loop, "_load_batch", load_slowly)
+        monkeypatch.setattr(loop._TrainingLoop, "run_step", step_slowly)
+        monkeypatch.setattr(loop, "measure_loss_until", watch)
+
+    def train(self, model: Any, seconds: float, **more: Any) -> TrainingCost:
+        """For so long by this clock."""
+        how = settings(steps=10**6, minutes=seconds / 60, batch_tokens=100)
+        return train_model(model, rendered(4), how, valid=rendered(8, 1), evaluate_every=0.25, **more)
+
+
 def test_the_last_validation_is_within_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step takes 0.1 s and a validation 2 s, by a clock that only these move."""
-    now = [0.0]
-
-    def validate(*_: object) -> float:
-        now[0] += 2.0
-        return 1.0
-
-    run_step = loop._TrainingLoop.run_step
-
-    def step(*arguments: Any) -> torch.Tensor:
-        now[0] += 0.1
-        return run_step(*arguments)
-
-    monkeypatch.setattr(loop._TrainingLoop, "run_step", step)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(loop, "measure_loss", validate)
-    cost = train_model(
-        tinymodel.pointer_t5(), rendered(), settings(steps=10**6, minutes=20 / 60), valid=rendered(4),
-        evaluate_every=0.25,
-    )  # fmt: skip
-    assert 19.5 < now[0] <= 20.2
+    clock = _Clock(monkeypatch)
+    cost = clock.train(tinymodel.pointer_t5(), 50)
+    assert 45 < clock.now <= 50.5
     assert cost.valid_curve[-1][0] == cost.steps and len(cost.valid_curve) >= 2
+    assert all(one == list(range(8)) for one in clock.seen)
+
+
+def test_a_long_validation_measures_a_sample_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = _Clock(monkeypatch)
+    cost = clock.train(tinymodel.pointer_t5(), 20)
+    assert clock.batches[0] == 4, "a tenth of the time is 2 s"
+    assert 0 < len(clock.seen[0]) < 8 and all(one == clock.seen[0] for one in clock.seen)
+    assert clock.now <= 20.5 and [loss for _, loss in cost.valid_curve] == clock.losses
+    assert len(clock.losses) >= 2
+
+
+def test_a_validation_that_became_slow_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are those of the best loss that was measured on the same examples."""
+    measured: list[dict[str, torch.Tensor]] = []
+    clock, model = _Clock(monkeypatch, slow=1), tinymodel.pointer_t5()
+
+    def heard(progress: TrainingProgress) -> None:
+        if progress.valid is not None:
+            measured.append(weights(model))
+
+    cost = clock.train(model, 20, on_step=heard)
+    assert clock.batches[-1] == 1 < clock.batches[0]
+    assert clock.now <= 20 + 10, "the batch that was begun"
+    assert len(measured) == len(cost.valid_curve) == 1 and cost.valid_curve[0][0] < cost.steps
+    assert all(torch.equal(p, measured[0][name]) for name, p in weights(model).items())
+
+
+def test_a_training_that_goes_on_validates_on_the_same_sample(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = _Clock(monkeypatch)
+
+    def kill(progress: TrainingProgress) -> None:
+        if progress.valid is not None and progress.step > 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        clock.train(tinymodel.pointer_t5(), 20, checkpoint=tmp_path, on_step=kill)
+    clock.train(tinymodel.pointer_t5(seed=9), 20, checkpoint=tmp_path)
+    assert len(clock.seen) >= 2 and 0 < len(clock.seen[0]) < 8
+    assert all(one == clock.seen[0] for one in clock.seen)
