@@ -24,6 +24,8 @@ LENGTH_LIMIT = 4000
 
 LINES_LIMIT = 60
 SUBJECT_LIMIT = 200
+GIT_SUBJECT_LENGTH = 72
+"""Subjects of this length still fit where git shows them; a longer one comes after one that fits."""
 """Characters of the longest first line."""
 
 TICKET_FORMAT = "{ticket}: {subject}"
@@ -298,13 +300,14 @@ def _wrap_body(body: str, width: int) -> str:
 def count_style_departures(message: str, facts: MessageFacts) -> int:
     """The number of ways in which a message departs from the team's style (length, type, scope, tense)."""
     parts, style = parse_header(message), facts.style
-    length = facts.subject_max or int(_get_style_number(style, "subject_length_p95"))
+    usual = int(_get_style_number(style, "subject_length_p95")) or GIT_SUBJECT_LENGTH
+    length = facts.subject_max or min(usual, GIT_SUBJECT_LENGTH)
     types, scopes = _get_style_words(style, "types"), _get_style_words(style, "scopes")
     first = re.match(r"\W*([A-Za-z]+)", parts.subject)
     past = bool(first and re.fullmatch(r"(?!embed|shed|bed|red)\w*[^e]ed", first[1].lower()))
     return sum(
         (
-            0 < length < len(message.partition("\n")[0]),
+            length < len(message.partition("\n")[0]),
             bool(types) and parts.type not in types,
             bool(scopes) and bool(parts.scope) and parts.scope not in scopes,
             _get_style_text(style, "tense") == "imperative" and past,

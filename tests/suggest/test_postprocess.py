@@ -97,6 +97,15 @@ def test_i1_the_length_in_the_settings_takes_precedence() -> None:
     assert postprocess.count_style_departures("fix the tabs", facts) == 0
 
 
+def test_i1_a_subject_that_git_would_show_cut_comes_after_one_that_fits() -> None:
+    """Whole, and also where the team's own squash commits are that long; unless the settings allow it."""
+    long, short = "Teach the parser " + "to accept all kinds of tabs " * 3 + "at last", "Accept tabs"
+    for style in ({}, {"subject_length_p95": 115}):
+        assert select([long, short], MessageFacts(style=style), 2) == [short, long]
+        assert select([long, short], MessageFacts(style=style, subject_max=120), 2) == [long, short]
+    assert select([long], MessageFacts(), 2) == [long]
+
+
 def test_i1_no_body_where_the_team_writes_none() -> None:
     messages = ["Fix tabs\n\nThey were refused."]
     assert select(messages, MessageFacts(style={"body_share": 0.01}), 1) == ["Fix tabs"]
