@@ -1,7 +1,6 @@
 """The command `risk dismiss`: warnings that were looked at."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,6 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 
 if TYPE_CHECKING:
-    from gitpeft.history.context import StoredContext
     from gitpeft.risk.dismissal_target import Target
     from gitpeft.risk.dismissals import Dismissal
 
@@ -85,6 +83,7 @@ def _dismiss(
     repository: Repository, target: str | None, why: str, days: int, share: bool
 ) -> "tuple[list[Dismissal], Path]":
     """The new entries, and the file they are in. One that is open for the same target is renewed."""
+    from gitpeft.history.paths import mask_path
     from gitpeft.redaction import mask_secrets
     from gitpeft.risk import dismissal_target, dismissals
     from gitpeft.terminal import format_as_line
@@ -94,11 +93,12 @@ def _dismiss(
             f"the reason has {len(why)} characters",
             f"use at most {dismissals.MAX_WHY_LENGTH}, without details",
         )
+    files, now = dismissal_target.read_staged_files(repository), repository.read_commit_time()
     if target is None:
-        wanted = dismissal_target.list_staged_targets(repository)
+        wanted = dismissal_target.choose_staged_targets(files)
     else:
         wanted = [dismissal_target.resolve_target(repository, target)]
-    staged, now = dismissal_target.list_staged_paths(repository), repository.read_commit_time()
+    staged = frozenset(map(mask_path, files))
     until = dismissals.find_last_moment(now, days)
     reason = mask_secrets(format_as_line(why))[: dismissals.MAX_WHY_LENGTH]  # a mask may be longer
     made = [
@@ -150,31 +150,17 @@ class _Coverage:
 
 
 def _find_coverage(repository: Repository, made: "Sequence[Dismissal]") -> list[_Coverage]:
+    from gitpeft.history.store import open_context_at_head
     from gitpeft.risk.dismissal_cover import find_last_change
 
     try:
-        with _open_context(repository) as context:
+        with open_context_at_head(repository) as context:
             if context is None:
                 return [_Coverage(one, None) for one in made]
             changes = [find_last_change(one, context.load_earlier_changes(one.path)) for one in made]
     except GitpeftError:  # the dismissal is made all the same
         return [_Coverage(one, None) for one in made]
     return [_Coverage(one, found.time if found else None) for one, found in zip(made, changes, strict=True)]
-
-
-@contextmanager
-def _open_context(repository: Repository) -> "Iterator[StoredContext | None]":
-    """The history before the next commit; None where it is not read yet."""
-    if not (repository.state_dir / "history.db").exists():
-        yield None
-        return
-    from gitpeft.history.store import History
-
-    with (
-        History.open(repository.state_dir) as history,
-        history.context_before(repository, repository.resolve_head()) as context,
-    ):
-        yield context
 
 
 # --- list and undo ------------------------------------------------------------------------------------------
@@ -214,11 +200,12 @@ def _find_ends(repository: Repository, entries: "Sequence[Dismissal]", now: int)
     """The dismissals that ended with a fix, as far as the history is read."""
     if not entries:
         return {}
+    from gitpeft.history.store import open_context_at_head
     from gitpeft.risk.dismissal_cover import find_ending_fix
     from gitpeft.risk.dismissals import format_day
 
     ends = {}
-    with _open_context(repository) as context:
+    with open_context_at_head(repository) as context:
         for one in entries:
             fix = context and find_ending_fix(one, context.load_earlier_changes(one.path), now)
             if fix:
@@ -251,7 +238,7 @@ def _find_named(repository: Repository, target: str | None) -> list[_State]:
     if named:
         return named
     wanted: list[Target] = (
-        dismissal_target.list_staged_targets(repository)
+        dismissal_target.choose_staged_targets(dismissal_target.read_staged_files(repository))
         if target is None
         else [dismissal_target.resolve_target(repository, target)]
     )

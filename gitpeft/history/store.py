@@ -31,6 +31,9 @@ from gitpeft.history.replacements import forget_replaced_commits
 from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
 
+HISTORY_FILE = "history.db"
+"""The database, in the state directory."""
+
 SCHEMA_VERSION = 6
 """Version of the tables and their content; a database of another version, or renderer, is built anew."""
 
@@ -130,6 +133,24 @@ class MiningReport:
     undated: int = 0
 
 
+def is_history_read(state_dir: Path) -> bool:
+    """Whether there is a store in a state directory."""
+    return (state_dir / HISTORY_FILE).exists()
+
+
+@contextmanager
+def open_context_at_head(repository: Repository) -> Iterator[context.StoredContext | None]:
+    """The history before the next commit; None where it is not read yet. Raises as `context_before`."""
+    if not is_history_read(repository.state_dir):
+        yield None
+        return
+    with (
+        History.open(repository.state_dir) as history,
+        history.context_before(repository, repository.resolve_head()) as found,
+    ):
+        yield found
+
+
 class History:
     """The history store of one repository; a context manager."""
 
@@ -146,13 +167,13 @@ class History:
         """
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
-            history = cls(state_dir / "history.db")
+            history = cls(state_dir / HISTORY_FILE)
             if wait_ms is not None:
                 history._db.execute(f"PRAGMA busy_timeout = {int(wait_ms)}")
             return history
         except (OSError, sqlite3.OperationalError) as error:
             raise GitpeftError(
-                f"cannot open {state_dir / 'history.db'}: {error}", "Check the permissions of that folder."
+                f"cannot open {state_dir / HISTORY_FILE}: {error}", "Check the permissions of that folder."
             ) from error
 
     def __enter__(self) -> Self:
@@ -435,7 +456,7 @@ def decompress_change(packed: str | bytes) -> str:
         return zlib.decompress(packed).decode()
     except (zlib.error, UnicodeDecodeError) as error:
         raise GitpeftError(
-            f"the mined history is damaged: {error}", "Delete history.db and run `gitpeft mine`."
+            f"the mined history is damaged: {error}", f"Delete {HISTORY_FILE} and run `gitpeft mine`."
         ) from None
 
 

@@ -5,7 +5,7 @@ tracked files: a line whose hash the history knows in that file is the heading o
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from gitpeft.diff.patch import normalize_line, parse_patch, quote_path
@@ -13,7 +13,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.context import StoredContext, hash_function_heading
 from gitpeft.history.paths import mask_path
-from gitpeft.history.store import History
+from gitpeft.history.store import is_history_read, open_context_at_head
 from gitpeft.redaction import mask_secrets
 from gitpeft.risk.change_metrics import is_code_file
 from gitpeft.terminal import decode_exactly, replace_unprintable
@@ -28,25 +28,24 @@ Target = tuple[str, str]
 """A path as the history stores it, and the heading of a function in it, "" for the whole file."""
 
 
-def list_staged_targets(repository: Repository) -> list[Target]:
-    """The code files of the staged change, or all of its files where none is code."""
-    files = parse_patch(repository.read_staged_patch())
-    if not files:
+def read_staged_files(repository: Repository) -> list[str]:
+    """The paths that the staged change names."""
+    return [file.path for file in parse_patch(repository.read_staged_patch())]
+
+
+def choose_staged_targets(staged: Sequence[str]) -> list[Target]:
+    """The code files among the paths of the staged change, or all of them where none is code."""
+    if not staged:
         raise GitpeftError(
             "nothing is staged", "name a file or a function: gitpeft risk dismiss PATH --why TEXT"
         )
-    paths = [file.path for file in files if is_code_file(file.path)] or [file.path for file in files]
+    paths = list(filter(is_code_file, staged)) or staged
     if len(paths) > MAX_STAGED_FILES:
         raise GitpeftError(
             f"the staged change has {len(paths)} files, too many to dismiss at once",
             "name the file or function",
         )
     return [(mask_path(path), "") for path in paths]
-
-
-def list_staged_paths(repository: Repository) -> frozenset[str]:
-    """The files of the staged change, as the history stores them."""
-    return frozenset(mask_path(file.path) for file in parse_patch(repository.read_staged_patch()))
 
 
 def resolve_target(repository: Repository, text: str) -> Target:
@@ -154,12 +153,9 @@ def _list_functions(repository: Repository, wanted: str, path: str | None) -> It
     for file in parse_patch(repository.read_staged_patch()):
         if path in (None, file.path):
             yield from ((mask_path(file.path), heading) for heading in file.functions)
-    if not (repository.state_dir / "history.db").exists():
-        return
-    with (
-        History.open(repository.state_dir) as history,
-        history.context_before(repository, repository.resolve_head()) as context,
-    ):
+    with open_context_at_head(repository) as context:
+        if context is None:
+            return
         for where, lines in _search_lines(repository, wanted, path).items():
             yield from _select_headings(context, mask_path(where), lines)
 
@@ -195,7 +191,7 @@ def _hint(repository: Repository, text: str) -> str:
     near = get_close_matches(text.rpartition("/")[2], names, 1, 0.75)
     if near:
         return f"did you mean {' or '.join(names[near[0]][:_MAX_LISTED])}?"
-    if not (repository.state_dir / "history.db").exists():
+    if not is_history_read(repository.state_dir):
         return "functions are known once the history is read: gitpeft mine"
     return "name a file, or a function as the evidence of `gitpeft risk` prints it"
 

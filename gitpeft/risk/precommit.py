@@ -19,7 +19,7 @@ from gitpeft.digests import hash_sha256
 from gitpeft.errors import GitpeftError
 from gitpeft.files import remove_file, write_json_cache
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import History
+from gitpeft.history.store import History, is_history_read
 from gitpeft.lazy import lazy_dataclass
 from gitpeft.redaction import mask_secrets
 from gitpeft.risk.assessor import RiskAssessor, RiskReport
@@ -96,7 +96,7 @@ def assess_staged_change(
     repository: Repository, config: Config, model: RiskModel, encoder: "RiskEncoder | None" = None
 ) -> RiskReport:
     """Assess the staged change within the limits of the hook, reading few new commits at most."""
-    if not (repository.state_dir / "history.db").exists():
+    if not is_history_read(repository.state_dir):
         raise GitpeftError("risk not assessed: the history is not mined yet", "Run `gitpeft mine`.")
     try:
         with History.open(repository.state_dir, wait_ms=_HISTORY_WAIT_MS) as history:

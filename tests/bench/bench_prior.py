@@ -137,7 +137,8 @@ def print_quiet(subjects: Sequence[Subject]) -> None:
     heads = ("selected", "quiet, of", "of the clean ones", "fixed later, of", "bugs outside")
     print("\n| history | " + " | ".join(heads) + " |\n|---" + "|---" * len(heads) + "|")
     for one in subjects:
-        zone = quiet.find_quiet_zone(one.trial.chosen, one.trial)
+        places = quiet.compute_percentiles(one.trial.chosen, one.trial)
+        zone = quiet.find_quiet_zone(places, one.trial.data.truth)
         cells = (zone.why, "", "", "")
         if zone.below is not None and zone.outside is not None:
             mean, low, high = zone.outside

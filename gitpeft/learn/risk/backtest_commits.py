@@ -48,7 +48,8 @@ def build_rows(trial: RiskTrial, budget: float) -> CommitRows:
     """The commits of a trial as the selected model judges them."""
     name, data = trial.chosen, trial.data
     flags = np.concatenate([prequential.flag_commits(name, part, budget) for part in trial.parts])
-    places, zone = quiet.compute_percentiles(name, trial), quiet.find_quiet_zone(name, trial)
+    places = quiet.compute_percentiles(name, trial)
+    zone = quiet.find_quiet_zone(places, data.truth)
     marks, lines = np.zeros(len(data)), trial.ranked[name].effort
     tried = slice(len(data) - zone.commits, None)
     if zone.below is not None:

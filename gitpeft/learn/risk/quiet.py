@@ -44,9 +44,12 @@ class QuietZone:
         return asdict(self) | {"outside": list(self.outside) if self.outside else None}
 
 
-def find_quiet_zone(name: str, tried: RiskTrial) -> QuietZone:
-    """The quiet changes of a model, chosen on the older bugs of an evaluation and checked on the newer."""
-    places, truth = compute_percentiles(name, tried), tried.data.truth
+def find_quiet_zone(places: Array, truth: Array) -> QuietZone:
+    """The quiet changes of a model, chosen on the older bugs of an evaluation and checked on the newer.
+
+    `places` (n) are the percentiles of the commits by that model (`compute_percentiles`), oldest first,
+    `truth` (n) is 1 for those that were fixed later.
+    """
     bugs = np.flatnonzero(truth)
     needed = max(MIN_JUDGED_BUGS, round(1 / (1 - RECALL)) - 1)
     if len(bugs) // 2 < needed:

@@ -41,7 +41,7 @@ from gitpeft.learn.risk.prequential import (
     is_hardly_fitted,
     select_model,
 )
-from gitpeft.learn.risk.quiet import find_quiet_zone
+from gitpeft.learn.risk.quiet import compute_percentiles, find_quiet_zone
 from gitpeft.risk.line_attribution import extract_features_from_text
 from gitpeft.risk.model import MIN_JUDGED_BUGS, RiskModel
 
@@ -107,7 +107,8 @@ def train_risk_model(
     measures = replace(summarise_trial(tried), chosen=chosen).as_dict()
     measures |= {"labelled": len(data), "recent": len(recent)}
     measures |= {"warns": beats_lines_added(tried.ranked, chosen)}
-    measures |= {"quiet": find_quiet_zone(chosen, tried).as_dict()}
+    zone = find_quiet_zone(compute_percentiles(chosen, tried), tried.data.truth)
+    measures |= {"quiet": zone.as_dict()}
     if find_fixed_lines is not None and chosen not in READ_NO_TEXT:
         measures |= {"lines": evaluate_line_attribution(chosen, tried, find_fixed_lines).as_dict()}
     fitted_model = replace(

@@ -30,9 +30,13 @@ def trial(sizes: np.ndarray, truth: np.ndarray) -> RiskTrial:
     return RiskTrial(data, (part,), {}, LINES_ADDED)
 
 
+def find_zone(tried: RiskTrial) -> quiet.QuietZone:
+    return quiet.find_quiet_zone(quiet.compute_percentiles(LINES_ADDED, tried), tried.data.truth)
+
+
 def test_the_limit_is_below_all_but_the_lowest_twentieth_of_older_bugs() -> None:
     sizes = np.tile(np.arange(1000), 4)
-    found = quiet.find_quiet_zone(LINES_ADDED, trial(sizes, sizes >= 500))
+    found = find_zone(trial(sizes, sizes >= 500))
     assert found.below is not None and 51 < found.below < 54 and found.why == ""
     assert found.of == 1000 and found.bugs == found.of - round(found.of * found.outside[0])  # type: ignore[index]
     assert found.outside is not None and found.outside[1] < found.outside[0] >= quiet.RECALL
@@ -43,7 +47,7 @@ def test_what_does_not_hold_later_is_not_claimed() -> None:
     """Large changes were the bugs once, small ones are now."""
     sizes = np.tile(np.arange(1000), 4)
     truth = np.where(np.arange(4000) < 2000, sizes >= 500, sizes < 500)
-    found = quiet.find_quiet_zone(LINES_ADDED, trial(sizes, truth))
+    found = find_zone(trial(sizes, truth))
     assert found.below is None and "later bugs would have been" in found.why and found.bugs > 0
 
 
@@ -51,7 +55,7 @@ def test_what_does_not_hold_later_is_not_claimed() -> None:
 def test_few_bugs_say_nothing_about_quiet(bugs: int) -> None:
     truth = np.zeros(400)
     truth[:bugs] = 1
-    found = quiet.find_quiet_zone(LINES_ADDED, trial(np.arange(400), truth))
+    found = find_zone(trial(np.arange(400), truth))
     assert found.below is None and f"({bugs} later ones, 38 needed)" in found.why and found.outside is None
 
 
