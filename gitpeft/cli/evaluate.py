@@ -150,6 +150,7 @@ def backtest(
 ) -> None:
     """Replay the risk flag over the last months.
 
+    They end where commits become too new to tell which need a fix: half of the fixes take longer to come.
     Each month is judged by what was known when it began; an encoder (--tune) is trained once, on what was
     known when the first of them began, and judges the newest 2,000 commits at most. Writes one HTML page and
     prints a summary.

@@ -59,7 +59,10 @@ class RiskBacktest:
 
 @dataclass(frozen=True, slots=True)
 class BacktestPeriod:
-    """The `months` before the commit `until`, and the per cent of commits that may be flagged."""
+    """The last `months` that can be judged at the commit `until`, and the per cent of commits to flag.
+
+    They end where commits become too new to tell what became of them (see `find_label_limit`).
+    """
 
     until: str
     months: int
@@ -93,7 +96,7 @@ def run_risk_backtest(
     With an encoder at most `prequential.MAX_ENCODER_COMMITS` commits are scored, the newest ones.
     """
     known = _read_history(repository, period.until, listen)
-    since = known.now - period.months * MONTH
+    since = known.until - period.months * MONTH
     listen("risk", 0.0, "tuning the encoder" if teach is not None else "month by month")
     blocks = min(period.months, _MAX_BLOCKS)
     trial = evaluate_prequential(
@@ -133,7 +136,7 @@ def _read_history(repository: Repository, until: str, listen: Listener) -> _Repl
 def _build_report(
     repository: Repository, period: BacktestPeriod, known: _ReplayedHistory, trial: RiskTrial
 ) -> BacktestReport:
-    since = known.now - period.months * MONTH
+    since = known.until - period.months * MONTH
     times = label_commits(known.measured, known.found, known.now).times
     after = sum(one.change.time > since for one in known.measured) - len(trial.data)
     in_period = int(((times >= since) & (times <= known.until)).sum())
@@ -152,6 +155,7 @@ def _build_report(
         left_out=max(0, after - unread),
         young=sum(one.change.time > max(since, known.until) for one in known.measured),
         wait_days=round((known.now - known.until) / DAY_SECONDS),
+        end=int(known.until),
         unread=unread,
         latency_days=known.found.latency_quantile(PATIENCE_QUANTILE),
         chosen=trial.chosen,
@@ -197,7 +201,7 @@ def _advise_on_months(known: _ReplayedHistory, period: BacktestPeriod) -> str:
     labelled = label_commits(known.measured, known.found, known.now)
     times = labelled.times[(labelled.truth > 0) & (labelled.times <= known.until)]
     if len(times) >= MIN_JUDGED_BUGS + MIN_KNOWN_BUGS / 2:
-        months = 12 * ceil((known.now - float(times[-MIN_JUDGED_BUGS])) / MONTH / 12)
+        months = 12 * ceil((known.until - float(times[-MIN_JUDGED_BUGS])) / MONTH / 12)
         if period.months < months <= _MAX_MONTHS:
             return f"Try --months {months}."
     return f"This history has {len(times)} known bugs, too few for a backtest."

@@ -96,7 +96,7 @@ class JudgedCommit:
     @property
     def day(self) -> str:
         """Its date (UTC)."""
-        return datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d")
+        return _format_day(self.time)
 
     @property
     def fix_name(self) -> str:
@@ -141,7 +141,10 @@ class QuietResult:
 
 @dataclass(frozen=True, slots=True)
 class BacktestReport:
-    """What would have been flagged in the `months` before `until` at a `budget` (per cent of the commits).
+    """What would have been flagged in `months` up to `end` at a `budget` (per cent of the commits).
+
+    `until` is the commit whose knowledge counts, `end` (unix seconds) `wait_days` before it: of later commits
+    too little is known.
 
     `models` has the results by name, `chosen` is the selected one; with fewer than `MIN_JUDGED_BUGS` bugs
     there are no results, and `advice` says what to do. `off` is the reason why the hook flags nothing, ""
@@ -173,6 +176,7 @@ class BacktestReport:
     advice: str = ""
     young: int = 0
     wait_days: int = 0
+    end: int = 0
 
     @property
     def is_judged(self) -> bool:
@@ -205,8 +209,8 @@ class BacktestReport:
 def describe_commits(report: BacktestReport) -> list[str]:
     """The commits that the results are about."""
     lines = [
-        f"{report.repository}, last {report.months} months: {report.commits:,} commits, {report.buggy} of "
-        "them fixed later."
+        f"{report.repository}, {_format_period(report)}: {report.commits:,} commits, {report.buggy} of them "
+        "fixed later."
     ]
     if left_out := list(_explain_left_out(report)):
         lines.append(f"Not counted: {'; '.join(left_out)}.")
@@ -215,9 +219,20 @@ def describe_commits(report: BacktestReport) -> list[str]:
     return lines
 
 
+def _format_period(report: BacktestReport) -> str:
+    months = f"{report.months} month{'s' if report.months > 1 else ''}"
+    return f"{months} up to {_format_day(report.end)}" if report.young else f"last {months}"
+
+
+def _format_day(moment: int) -> str:
+    """The date (UTC) of unix seconds."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
+
+
 def _explain_left_out(report: BacktestReport) -> Iterator[str]:
     if report.young:
-        yield f"{report.young:,} of the last {report.wait_days} days, too new (half of the fixes take longer)"
+        days = f"the {report.wait_days} days since"
+        yield f"{report.young:,} of {days}, too new (half of the fixes take longer)"
     if others := report.left_out - report.young:
         yield f"{others:,} with only generated files, or with too few bugs known before them"
 

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,7 +55,7 @@ def looked(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[backtest.RiskBacktest, list[MeasuredCommit], Found]:
     repo = Repo.create(tmp_path_factory.mktemp("looked") / "repo")
-    measured, found = history(900, 1, 0.9)
+    measured, found = history(910, 1, 0.9)
     found.known[measured[-5].sha] = measured[-1].change.time  # a fix that came early
     sha = repo.commit("start", a="1\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -66,7 +67,7 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
     done, measured, found = looked
     data: Any = done.report.as_dict()
     now = measured[-1].change.time
-    since = now - 12 * backtest.MONTH
+    since = now - 10 * DAY_SECONDS - 12 * backtest.MONTH
     judged = [
         one for one in measured if one.change.time >= since and one.change.time <= now - 10 * DAY_SECONDS
     ]
@@ -97,8 +98,10 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
 def test_what_is_not_counted_is_told(
     looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
 ) -> None:
-    said = "Not counted: 10 of the last 10 days, too new (half of the fixes take longer)"
+    said = "Not counted: 10 of the 10 days since, too new (half of the fixes take longer)"
     assert said in "\n".join(format_backtest_summary(looked[0].report)) and said in looked[0].page
+    day = datetime.fromtimestamp(looked[1][-11].change.time, UTC).strftime("%Y-%m-%d")
+    assert f"repo, 12 months up to {day}: " in looked[0].page
 
 
 def test_each_bug_is_caught_or_missed_and_each_month_counted(
@@ -336,9 +339,10 @@ def test_an_encoder_stands_beside_the_others(
 
 
 def thin_out(measured: list[MeasuredCommit], found: Found, kept: int) -> Found:
-    """The same history with so many bugs in its last year."""
-    year_ago = measured[-1].change.time - 12 * backtest.MONTH
-    late = [one.sha for one in measured if one.change.time > year_ago and one.sha in found.known]
+    """The same history with so many bugs in the last year that can be judged."""
+    end = measured[-1].change.time - (found.days or 0) * DAY_SECONDS
+    year = range(int(end - 12 * backtest.MONTH), int(end) + 1)
+    late = [one.sha for one in measured if one.change.time in year and one.sha in found.known]
     gone = set(late[:-kept]) if kept else set(late)
     return Found({sha: when for sha, when in found.known.items() if sha not in gone}, found.days)
 
