@@ -24,9 +24,10 @@ LENGTH_LIMIT = 4000
 
 LINES_LIMIT = 60
 SUBJECT_LIMIT = 200
+"""Characters of the longest first line."""
+
 GIT_SUBJECT_LENGTH = 72
 """Subjects of this length still fit where git shows them; a longer one comes after one that fits."""
-"""Characters of the longest first line."""
 
 TICKET_FORMAT = "{ticket}: {subject}"
 MIN_BODY_SHARE = 0.05
