@@ -42,7 +42,7 @@ MAX_EPOCHS = 8
 BATCH_EXAMPLES = 24
 """Examples a batch holds when all are as long as the budget allows, unless the base is a causal model."""
 
-MAX_POOL, PACE_EXAMPLES, TRAINING_SHARE = 20_000, 4, 0.8
+MAX_POOL, PACE_EXAMPLES, TRAINING_SHARE = 20_000, 2, 0.8
 """A large base learns from at most so many of the newest examples; from how many the pace is measured; and
 the share of the minutes that is left beside validation."""
 
@@ -56,7 +56,7 @@ PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
 """Batches of the gradient pass that chooses a hybrid's layers, and the examples in each; smaller than in
  training, because all weights have gradients there."""
 
-CHECK_SHARE, VALIDATION_COST = 0.1, 1 / 3
+CHECK_SHARE, VALIDATION_COST = 0.05, 0.4
 """The share of the minutes for one pass over the validation examples, and what one costs there beside an
 example in training."""
 
@@ -74,18 +74,20 @@ ProgressListener = Callable[[str, float, str], None]
 class RunSizes:
     """Numbers of examples in a run: `batch` when all are as long as the budget allows, `parity` for the gate.
 
-    The validation loss is measured on at most `checked` examples, `checks` times at most: a pass costs as
-    much as several steps, and on all of a long history it would eat short budgets.
+    The gate's sources have at most `parity_tokens` tokens: what it compares are the tokens of messages. The
+    validation loss is measured on at most `checked` examples, `checks` times at most: a pass costs as much as
+    several steps, and on all of a long history it would eat short budgets.
     """
 
     batch: int
     parity: int
+    parity_tokens: int
     checked: int
     checks: int
 
 
-_SIZES = RunSizes(BATCH_EXAMPLES, parity=48, checked=200, checks=10)
-_CAUSAL_SIZES = RunSizes(batch=8, parity=16, checked=40, checks=3)
+_SIZES = RunSizes(BATCH_EXAMPLES, parity=48, parity_tokens=512, checked=200, checks=10)
+_CAUSAL_SIZES = RunSizes(batch=8, parity=16, parity_tokens=128, checked=40, checks=3)
 """Smaller, since a causal model's training sees few batches in its minutes."""
 
 
@@ -101,6 +103,7 @@ class TrainingJob:
     `warm`: the folder of an adapter of the same method and base, from whose weights training starts.
     `checks`: how often in a run the validation loss is measured (see `RunSizes`). `pace`: the seconds that an
     example is known to take (0: unknown), so that a pass over validation examples is no large part of it.
+    `least`: where the minutes allow for fewer examples, nothing is trained (`TooFewExamplesError`).
     """
 
     base: "BaseModel"
@@ -111,6 +114,11 @@ class TrainingJob:
     checks: int = 10
     warm: str = ""
     pace: float = 0.0
+    least: int = 0
+
+
+class TooFewExamplesError(Exception):
+    """The minutes do not allow for as many examples as a job asks for; the message says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,8 @@ def tune_base(
 ) -> tuple["TuningMethod", RunCost]:
     """Tune the base on the training part; returns the method, its layers chosen, and the cost.
 
-    What `folder` holds already is not made again, and a training that was killed continues.
+    What `folder` holds already is not made again, and a training that was killed continues. See
+    `TrainingJob.least` for TooFewExamplesError.
     """
     from gitpeft.learn.training.distributed import find_world
 
@@ -162,8 +171,7 @@ def _train_model(
     job: TrainingJob, data: Dataset, folder: Path, listen: ProgressListener
 ) -> tuple["PreTrainedModel", "TuningMethod", TrainingCost, list[str]]:
     """The tuned model, the method, the cost, and notes for people."""
-    from gitpeft.learn.models import methods
-    from gitpeft.learn.training import devices, distributed
+    from gitpeft.learn.training import distributed
     from gitpeft.learn.training.checkpoint import copy_trainable_weights
     from gitpeft.learn.training.loop import train_model
 
@@ -175,45 +183,60 @@ def _train_model(
     train = render_examples(newest[-_count_probed(job) :] if limited else newest, job.base)
     valid = render_examples(held_out, job.base)
     notes: list[str] = []
-    model = devices.move_model(job.base.load_for(job.method), devices.pick_device(notes=notes), notes)
-    method = _resolve_method(job, model, train, folder, notes)
-    start = job.warm or str(job.base.find_start(method) or "")
-    device = next(model.parameters()).device  # the CPU where the GPU had no room
-    model = methods.warm_start_model(methods.attach_method(model, method), method, start)
-    model = devices.move_model(model, device, notes)
+    model, method = _load_for_training(job, train, folder, notes)
+    compares = causal and method.name == "lora" and not job.warm
+    before = copy_trainable_weights(model) if job.base.find_start(method) else {}
 
     def report_progress(progress: TrainingProgress) -> None:
         notes.extend([progress.note] if progress.note else [])
         rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
         listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes[-1:])))
 
-    before = copy_trainable_weights(model)
     with speed_up_where_possible(model) as fast:
         if limited:
             if not (folder / EXAMPLES_FILE).exists():
                 listen("train", 0.0, "measuring the pace")
             most = fit_into_minutes(model, train, job, folder)
+            if most < min(job.least, len(newest)):
+                raise TooFewExamplesError(f"there is time for about {most} examples, {job.least} are needed")
             train = render_examples(newest[-most:], job.base)
             pace = max(job.pace, TRAINING_SHARE * 60 * job.minutes / most)
             checked = min(_count_checked(replace(job, pace=pace), sizes), len(valid))
             valid = valid.select_examples(range(checked))
             spent = time.monotonic() - begun  # reading the model and measuring its pace
-            spent += len(STRENGTHS) * checked * pace * VALIDATION_COST if causal else 0.0
+            spent += len(STRENGTHS) * checked * pace * VALIDATION_COST if compares else 0.0
             job = replace(job, minutes=max(LEAST_TRAINED_SHARE * job.minutes, job.minutes - spent / 60))
         settings = _make_settings(job, len(train))
         cost = train_model(
             model,
             train,
             replace(settings, parts=1) if fast else settings,
-            valid=valid,
+            valid=None if limited and compares else valid,  # the end is compared with the start below
             on_step=report_progress,
             checkpoint=folder / "checkpoint",
             evaluate_every=1 / min(job.checks, sizes.checks),
         )
-        if causal and method.name == "lora" and not job.warm and distributed.find_world().writes:
-            losses = measure_strengths(model, before if start else {}, valid, settings)
+        if compares and distributed.find_world().writes:
+            losses = measure_strengths(model, before, valid, settings)
             write_json(folder / STRENGTHS_FILE, {f"{one:g}": loss for one, loss in losses.items()})
+            if not cost.valid_curve:
+                cost.valid_curve, cost.seconds_to_best = [(cost.steps, losses[1.0])], cost.seconds
     return model, method, cost, notes
+
+
+def _load_for_training(
+    job: TrainingJob, train: "RenderedExamples", folder: Path, notes: list[str]
+) -> tuple["PreTrainedModel", "TuningMethod"]:
+    """The base with the method attached, where it starts from and on the device; and the method."""
+    from gitpeft.learn.models import methods
+    from gitpeft.learn.training import devices
+
+    model = devices.move_model(job.base.load_for(job.method), devices.pick_device(notes=notes), notes)
+    method = _resolve_method(job, model, train, folder, notes)
+    start = job.warm or str(job.base.find_start(method) or "")
+    device = next(model.parameters()).device  # the CPU where the GPU had no room
+    model = methods.warm_start_model(methods.attach_method(model, method), method, start)
+    return devices.move_model(model, device, notes), method
 
 
 def measure_strengths(
@@ -295,7 +318,7 @@ def fit_into_minutes(
     if known.exists():  # a training that was killed goes on with the same examples
         return int(_read_json(known))
     measured = PACE_EXAMPLES if job.base.architecture.causal else BATCH_EXAMPLES
-    few = range(max(0, len(train) - measured), len(train))
+    few = _choose_usual(train, measured)
     settings = replace(_make_settings(job, len(train)), parts=1)
     seconds = measure_pace(model, train.select_examples(few), settings)
     fitting = int(TRAINING_SHARE * 60 * job.minutes / seconds)
@@ -304,6 +327,19 @@ def fit_into_minutes(
     if world.writes:
         write_json(known, most)
     return most
+
+
+def _choose_usual(train: "RenderedExamples", count: int) -> list[int]:
+    """The numbers of so many examples whose sources are neither long nor short."""
+    lengths, _ = train.count_tokens(range(len(train)), 1 << 30)
+    ordered = sorted(range(len(train)), key=lambda place: lengths[place])
+    first = max(0, (len(ordered) - count) // 2)
+    return ordered[first : first + count]
+
+
+def shorten_sources(base: "BaseModel", tokens: int) -> "BaseModel":
+    """The base, for which sources of at most so many tokens are rendered."""
+    return replace(base, budget=replace(base.budget, total=min(tokens, base.budget.total)))
 
 
 def _save_adapter(model: "PreTrainedModel", folder: Path) -> int:
@@ -398,8 +434,10 @@ def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder:
     if done.exists():
         return ExportResult.from_dict(_read_json(done))
     model = methods.load_merged_model(base.load_for(method), method, folder / bundles.ADAPTER_FOLDER)
-    held_out = trial.sample_examples(data.valid, find_run_sizes(base).parity, seed=0)
-    pairs = [encode_example_for_base(base, example) for example in held_out]
+    sizes = find_run_sizes(base)
+    held_out = trial.sample_examples(data.valid, sizes.parity, seed=0)
+    short = shorten_sources(base, sizes.parity_tokens)
+    pairs = [encode_example_for_base(short, example) for example in held_out]
     asked = [(source, target[:-1]) for source, target in pairs]
     result = export_model(model, base.tokenizer_path, folder, asked, wrapping=base.find_wrapping_ids())
     write_json(done, result.as_dict())

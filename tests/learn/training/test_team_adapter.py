@@ -140,7 +140,9 @@ def test_a_base_of_our_own_sees_the_newest_of_a_long_history(
     tinymodel.pointer_t5().save_pretrained(tmp_path / "base")
     tinymodel.write_tokenizer(tmp_path / "base")
     own = bases.find_base(str(tmp_path / "base"))
-    monkeypatch.setattr(finetune, "find_run_sizes", lambda _: finetune.RunSizes(4, 4, checked=5, checks=1))
+    monkeypatch.setattr(
+        finetune, "find_run_sizes", lambda _: finetune.RunSizes(4, 4, 512, checked=5, checks=1)
+    )
     monkeypatch.setattr(finetune, "LONG_HISTORY", 10)
     seen = count_rendered(monkeypatch)
     for pace, fitting in ((1.0, 12), (0.01, 20)):
@@ -153,3 +155,11 @@ def test_a_base_of_our_own_sees_the_newest_of_a_long_history(
     monkeypatch.setattr(finetune, "LONG_HISTORY", 1000)
     finetune.tune_base(TrainingJob(own, LORA, minutes=0.02), data(), tmp_path / "short", nobody)
     assert seen == [20, 5], "a short history is not even measured"
+
+
+def test_the_end_of_a_training_is_measured_once(base: BaseModel, tmp_path: Path) -> None:
+    """Beside half of its update and none of it; its minutes are for steps."""
+    method = methods.make_method("lora", {"rank": 4, "lr": 5e-2})
+    _, cost = finetune.tune_base(TrainingJob(base, method, minutes=0.02), data(), tmp_path, nobody)
+    losses = json.loads((tmp_path / "strengths.json").read_text())
+    assert [tuple(one) for one in cost.training.valid_curve] == [(cost.training.steps, losses["1"])]
