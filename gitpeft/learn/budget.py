@@ -1,8 +1,9 @@
 """Divides the minutes of `--budget` among the steps after mining.
 
 What a step costs is known from the runs before (`Paces`, kept in the state directory), and assumed before the
-first. Training gets what the others leave; each later step looks at the clock and takes what is left, the
-newest commits first. A budget that allows for everything changes nothing.
+first. The risk model comes before training, so that what it took need not be guessed; training gets what the
+later steps leave. Each step looks at the clock and takes what is left, the newest commits first. A budget
+that allows for everything changes nothing.
 """
 
 import json
@@ -34,14 +35,15 @@ _ASSUMED = {
     MEASURING: 0.0001,
     RISK: 0.008,
 }
-_ASSUMED_CAUSAL = {TRAINING: 1.5, EXPORT: 40.0, SUGGESTION: 1.0}
+_ASSUMED_CAUSAL = {TRAINING: 0.5, EXPORT: 25.0, SUGGESTION: 0.7}
 """Measured on two cores with history of 12,000 commits; `mini`, and what a causal base of 135 M takes."""
 
-_EXAMPLES_SHARE, _EVALUATION_SHARE, _RISK_SHARE, _LEAST_TRAINING_SHARE = 0.25, 0.3, 0.3, 0.3
+_EXAMPLES_SHARE, _EVALUATION_SHARE, _LEAST_TRAINING_SHARE = 0.25, 0.2, 0.3
 """The largest shares of the budget for the steps, and the smallest for training."""
 
-_KEPT_RISK_SHARE = 0.15
-"""Kept for the risk model while models are compared; where less is left, so much is spent all the same."""
+RISK_SHARE = 0.15
+"""The share of the budget for a risk model that comes before training (its encoder not counted), and for one
+that comes last where less is left."""
 
 _ENCODER_COMMITS, _ENCODER_COST = 2500, 0.1
 """Commits that a risk encoder scores at most, and what one costs beside a suggestion."""
@@ -204,36 +206,41 @@ class RunBudget:
         share = _EXAMPLES_SHARE * self.seconds
         return self.spent >= max(share, self._examples_begun + share / 2)
 
-    def plan_training(self, base: BudgetedBase, commits: int, evaluated: int) -> float:
-        """Minutes for training, beside `evaluated` commits a variant and a risk model of `commits`."""
+    def limit_tracing(self, commits: int, share: float = 1.0) -> TraceLimit:
+        """How much of a history of `commits` is traced, in what is left or in a share of the whole budget."""
+        pace, tracing = self.paces.get(RISK), self.paces.get(TRACING)
+        measuring = commits * self.paces.get(MEASURING)
+        self._needed[RISK] = commits * (pace + tracing) + measuring
+        left = min(self.left, share * self.seconds)
+        affordable = max(left, RISK_SHARE * self.seconds) / (pace + tracing)
+        least = max(_LEAST_TRACED, min(LEAST_TRACED_COMMITS, int(affordable)))
+        return TraceLimit(max(0.0, left - measuring), pace, least)
+
+    def keep_for_messages(self, base: BudgetedBase, evaluated: int) -> float:
+        """Seconds for training at the least, export, and `evaluated` commits a variant and in the test."""
+        return _LEAST_TRAINING_SHARE * self.seconds + self._keep_behind_training(base, evaluated)
+
+    def _keep_behind_training(self, base: BudgetedBase, evaluated: int) -> float:
         export = self.paces.get(EXPORT, base.name, causal=base.causal)
         evaluation = self.paces.get(SUGGESTION, base.name, causal=base.causal) * evaluated
         evaluation *= base.variants + 1
         self._needed |= {EXPORT: export, SUGGESTION: evaluation}
-        others = min(evaluation, _EVALUATION_SHARE * self.seconds) + self._reserve_risk(commits)
-        return max(self.left - export - others, _LEAST_TRAINING_SHARE * self.seconds) / 60
+        return export + min(evaluation, _EVALUATION_SHARE * self.seconds)
 
-    def _reserve_risk(self, commits: int) -> float:
-        """Seconds that the risk model of so many commits gets at least, if there is time."""
-        paces = map(self.paces.get, (TRACING, MEASURING, RISK))
-        self._needed[RISK] = commits * sum(paces)
-        return min(self._needed[RISK], _RISK_SHARE * self.seconds)
+    def plan_training(self, base: BudgetedBase, evaluated: int) -> float:
+        """Minutes for training, beside what `keep_for_messages` has for the steps behind it."""
+        rest = self.left - self._keep_behind_training(base, evaluated)
+        return max(rest, _LEAST_TRAINING_SHARE * self.seconds) / 60
 
-    def limit_validation(self, base: BudgetedBase, wanted: int, commits: int) -> TrialLimit:
-        """The time of each variant on validation, beside the test and a risk model of `commits`."""
-        share = max(_EVALUATION_SHARE * self.seconds, self.left - self._reserve_risk(commits))
-        seconds = max(0.0, min(self._count_free(commits), share)) / (base.variants + 1)
-        return TrialLimit(wanted, seconds, _LEAST_EVALUATED)
+    def limit_validation(self, base: BudgetedBase, wanted: int) -> TrialLimit:
+        """The time of each variant on validation, as much as there will be for the test."""
+        return TrialLimit(wanted, max(0.0, self.left) / (base.variants + 1), _LEAST_EVALUATED)
 
-    def _count_free(self, commits: int) -> float:
-        """Seconds that are left beside those that the risk model of so many commits needs in any case."""
-        return self.left - min(self._reserve_risk(commits), _KEPT_RISK_SHARE * self.seconds)
-
-    def allows_variant(self, base: BudgetedBase, asked: int, commits: int) -> bool:
-        """Whether there is time to export another variant and ask it about so many commits."""
+    def allows_variant(self, base: BudgetedBase, asked: int) -> bool:
+        """Whether there is time to export another variant, ask it about so many commits, and test one."""
         export = self.paces.get(EXPORT, base.name, causal=base.causal)
-        suggestions = asked * self.paces.get(SUGGESTION, base.name, causal=base.causal)
-        return export + suggestions <= self._count_free(commits)
+        suggestions = 2 * asked * self.paces.get(SUGGESTION, base.name, causal=base.causal)
+        return export + suggestions <= self.left
 
     def limit_test(self, wanted: int) -> TrialLimit:
         """The time of the test on the newest commits: all that is left."""
@@ -250,18 +257,11 @@ class RunBudget:
             self.note_left_out(what, f"{count} of {wanted} {what}")
         return count
 
-    def limit_tracing(self, base: BudgetedBase, tested: int, commits: int) -> TraceLimit:
-        """What is left for the risk model of a history of `commits`, beside a test on `tested` of them."""
-        test = self.paces.get(SUGGESTION, base.name, causal=base.causal) * tested
-        kept = min(test, _EVALUATION_SHARE / 2 * self.seconds) + commits * self.paces.get(MEASURING)
-        seconds, pace = max(0.0, self.left - kept), self.paces.get(RISK)
-        affordable = max(self.left, _KEPT_RISK_SHARE * self.seconds) / (pace + self.paces.get(TRACING))
-        return TraceLimit(seconds, pace, max(_LEAST_TRACED, min(LEAST_TRACED_COMMITS, int(affordable))))
-
-    def allows_encoder(self, minutes: float, base: BudgetedBase) -> bool:
-        """Whether there is time for a risk encoder that is trained for `minutes` and asked about commits."""
+    def allows_encoder(self, minutes: float, base: BudgetedBase, kept: float) -> bool:
+        """Whether there is time for a risk encoder that is trained for `minutes` and asked about commits,
+        beside the risk model without it and `kept` seconds for other steps."""
         asked = _ENCODER_COMMITS * _ENCODER_COST * self.paces.get(SUGGESTION, base.name, causal=base.causal)
-        return 60 * minutes + asked <= self.left
+        return 60 * minutes + asked <= self.left - kept - RISK_SHARE * self.seconds
 
     # --- what was left out ----------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """From a history to a model: the sequence of steps for a first model and for a challenger alike.
 
-    mine → examples → train → export → select on validation → fit risk → measure on test → install
+    mine → examples → fit risk → train → export → select on validation → measure on test → install
 
 `build_candidate` is the part that both have in common. A first model is measured on the newest commits and
 becomes active (`build_active_model`); a challenger is compared with the installed model (see `retrain`).
@@ -58,7 +58,7 @@ from gitpeft.learn.results import (
 from gitpeft.learn.risk import selection
 from gitpeft.learn.risk.labelled_history import read_labelled_history
 from gitpeft.learn.training import finetune, memory
-from gitpeft.learn.training.finetune import ProgressListener, RunCost, TrainingJob
+from gitpeft.learn.training.finetune import ProgressListener, RunCost, TooFewExamplesError, TrainingJob
 from gitpeft.risk.model import RiskModel
 from gitpeft.suggest.reranker import Reranker
 
@@ -75,6 +75,10 @@ MINUTES_FILE = "minutes.json"
 
 TUNED, HALF_TUNED, UNTUNED = "tuned", "tuned half way", "untuned"
 """The variants among which validation selects, by the names that manifests have."""
+
+LEAST_TRAINED = 60
+"""With time for fewer examples nothing is trained: it would be a handful of steps, and what they and
+the export take is worth more where the reranker is fitted."""
 
 HALF_STRENGTH = 0.5
 _VARIANTS = {1.0: TUNED, HALF_STRENGTH: HALF_TUNED, 0.0: UNTUNED}
@@ -110,7 +114,7 @@ def build_active_model(
     with clock.measure("measure"):
         count = _make_count_listener(listen, "measure")
         selected, wording = candidate.selected, candidate.style
-        wanted = min(messages.limit_commits(selected.draft, messages.MAX_TEST_COMMITS), len(data.test))
+        wanted = min(messages.count_tested(selected.draft.causal), len(data.test))
         limit, answers = budget.limit_test(wanted), AnswerFolder(candidate.folder)
         measured = messages.measure_on_test(
             selected.draft, data, wording, selected.reranker, count, limit, answers
@@ -133,7 +137,7 @@ def build_candidate(
     clock: "_StepClock | None" = None,
     budget: RunBudget | None = None,
 ) -> CandidateModel:
-    """The steps from training to the risk model, on a split that the caller made; nothing is installed.
+    """The risk model and the model for messages, on a split that the caller made; nothing is installed.
 
     What the plan's minutes do not allow for is left out, and noted in `budget`.
     """
@@ -142,14 +146,11 @@ def build_candidate(
     budget = budget or RunBudget.start(repo.state_dir, plan.minutes)
     run = _Run(repo, plan, mined, data, folder, listen, budget, clock or _StepClock())
     wording = learn_team_style(mined.records, data, repo.list_branches())
-    if why:
-        draft, trained, scores = _draft_untuned(run), None, dict[str, float]()
-    else:
-        draft, trained, scores = _train_and_export(run)
-    with run.clock.measure("choose"):
-        selected = _select_variant(run, draft, wording, scores)
     with run.clock.measure("risk"):
         risk = fit_risk_model(repo, mined, folder, listen, plan, budget, encoder=not why)
+    draft, trained, scores, why = _make_draft(run, why)
+    with run.clock.measure("choose"):
+        selected = _select_variant(run, draft, wording, scores)
     _delete_old_runs(folder)
     return CandidateModel(
         folder=folder,
@@ -176,7 +177,10 @@ def train_only(repo: Repository, plan: ModelPlan, listen: ProgressListener) -> R
     folder = _prepare_run_folder(repo, plan, mined, data)
     fit_risk_model(repo, mined, folder, listen, plan, budget)
     run = _Run(repo, plan, mined, data, folder, listen, budget)
-    return _tune_within_budget(run, make_training_job(plan))[1]
+    try:
+        return _tune_within_budget(run, make_training_job(plan))[1]
+    except TooFewExamplesError as error:
+        raise GitpeftError(f"nothing was trained: {error}", "give it more time with --budget") from None
 
 
 def find_last_trained_plan(repo: Repository) -> ModelPlan:
@@ -212,7 +216,7 @@ def evaluate_active_model(repo: Repository, most: int, listen: ProgressListener)
     draft = BundleDraft(bundle.manifest, bundle.path if kind == "model" else None, None, reranker)
     wording = learn_team_style(mined.records, data, repo.list_branches())
     count = _make_count_listener(listen, "measure")
-    limit = TrialLimit(most or messages.limit_commits(draft, messages.MAX_TEST_COMMITS))
+    limit = TrialLimit(most or messages.count_tested(draft.causal))
     measured = messages.measure_on_test(draft, data, wording, reranker, count, limit)
     return EvaluationResult(bundle.id, len(data.examples), measured)
 
@@ -309,8 +313,10 @@ class _StepClock:
     @contextmanager
     def measure(self, step: str) -> Iterator[None]:
         start = time.monotonic()
-        yield
-        self.seconds[step] = round(time.monotonic() - start, 2)
+        try:
+            yield
+        finally:
+            self.seconds[step] = round(time.monotonic() - start, 2)
 
 
 @dataclass(slots=True)
@@ -369,6 +375,17 @@ def _make_count_listener(listen: ProgressListener, step: str) -> Callable[[int, 
 # --- the steps for messages ---------------------------------------------------------------------------------
 
 
+def _make_draft(run: _Run, why: str) -> tuple[BundleDraft, TrainedModel | None, Mapping[str, float], str]:
+    """The tuned model with the scores of its variants, or the untuned base with the reason."""
+    if not why:
+        try:
+            return *_train_and_export(run), ""
+        except TooFewExamplesError as error:
+            why = str(error)
+            run.budget.note_left_out(budgets.TRAINING, f"training: {why}")
+    return _draft_untuned(run), None, {}, why
+
+
 def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, float]]:
     """The base, tuned on this history and exported.
 
@@ -411,12 +428,13 @@ def _tune_within_budget(run: _Run, job: TrainingJob) -> tuple["TuningMethod", Ru
         minutes = float(json.loads(known.read_text(encoding="utf-8")))
     else:
         evaluated = messages.count_tested(base.causal)
-        minutes = run.budget.plan_training(base, len(run.mined.records), evaluated)
+        minutes = run.budget.plan_training(base, evaluated)
         write_json(known, minutes)
     paces = run.budget.paces
     pace = paces.get(budgets.TRAINING, base.name, causal=base.causal)
+    run.budget.note_training(len(run.data.train) * pace)
     method, cost = finetune.tune_base(
-        replace(job, minutes=minutes, pace=pace), run.data, run.folder, run.listen
+        replace(job, minutes=minutes, pace=pace, least=LEAST_TRAINED), run.data, run.folder, run.listen
     )
     seen, whole = cost.training.examples, len(run.data.train)
     if not resumed and cost.training.steps >= _PACED_STEPS:
@@ -470,7 +488,7 @@ def _select_variant(
     best, scores = (draft, choice), {TUNED: choice.best_score}
     base = find_budgeted_base(run.plan)
     for name, make_variant in _list_milder_variants(run, draft).items():
-        if not run.budget.allows_variant(base, best[1].n, len(run.mined.records)):
+        if not run.budget.allows_variant(base, best[1].n):
             run.budget.note_left_out(name, f"comparing the model that is {name}")
             continue
         variant = make_variant()
@@ -485,8 +503,8 @@ def _select_variant(
 def _choose_within_budget(run: _Run, draft: BundleDraft, wording: MessageStyle) -> RerankerChoice | None:
     """The reranker of a variant, from as many validation commits as the budget allows for."""
     base = find_budgeted_base(run.plan)
-    wanted = min(messages.limit_commits(draft, messages.MAX_VALIDATION_COMMITS), len(run.data.valid))
-    limit = run.validation or run.budget.limit_validation(base, wanted, len(run.mined.records))
+    wanted = min(messages.count_validated(draft.causal), len(run.data.valid))
+    limit = run.validation or run.budget.limit_validation(base, wanted)
     answers = AnswerFolder(run.folder)
     # few answers that a killed run had not come to would not show what one takes
     with run.budget.measure(
@@ -585,8 +603,7 @@ def _fit_within_budget(
 ) -> RiskModel:
     start, limit = time.monotonic(), None
     if budget is not None:
-        base = find_budgeted_base(plan) if plan else BudgetedBase("")
-        limit = budget.limit_tracing(base, messages.count_tested(base.causal), len(mined.records))
+        limit = budget.limit_tracing(len(mined.records), budgets.RISK_SHARE if plan else 1.0)
     with History.open(repo.state_dir) as history:
         known = read_labelled_history(history, repo, mined.tip, listen, limit)
     listen("risk", 0.0, "")
@@ -608,9 +625,12 @@ def _fit_within_budget(
 def _make_affordable_trainer(plan: ModelPlan, budget: RunBudget | None) -> "RiskEncoderTrainer | None":
     """It is tuned twice at most; None where the budget does not allow for that."""
     minutes = RISK_TIME_SHARE * plan.minutes / 2
-    if budget is not None and not budget.allows_encoder(2 * minutes, find_budgeted_base(plan)):
-        budget.note_left_out("encoder", "risk: a model that reads the change")
-        return None
+    if budget is not None:
+        base = find_budgeted_base(plan)
+        kept = budget.keep_for_messages(base, messages.count_tested(base.causal))
+        if not budget.allows_encoder(2 * minutes, base, kept):
+            budget.note_left_out("encoder", "risk: a model that reads the change")
+            return None
     return make_risk_encoder_trainer(plan, minutes)
 
 

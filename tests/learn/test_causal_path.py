@@ -12,7 +12,7 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.manifest import Manifest
 from gitpeft.git.repository import Repository
 from gitpeft.lazy import replace_fields
-from gitpeft.learn import packing
+from gitpeft.learn import packing, pipeline
 from gitpeft.learn.data.dataset import Example, build_example_index
 from gitpeft.learn.evaluation import trial
 from gitpeft.learn.export import parity
@@ -30,6 +30,12 @@ from tests.support.tinybase import loosen
 CHANGE = "M src/a.py\n@@\n-    return 1\n+    return 2"
 
 METHODS = ("lora:rank=4", "adapter:width=8", "full", "hybrid:rank=4,probe=1")
+
+
+@pytest.fixture(autouse=True)
+def few_examples_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this machine does: what is tested here is a training of a few steps."""
+    monkeypatch.setattr(pipeline, "LEAST_TRAINED", 1)
 
 
 @pytest.fixture(scope="module")

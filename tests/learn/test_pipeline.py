@@ -366,6 +366,24 @@ def test_fifty_are_enough() -> None:
     assert pipeline.explain_skipped_training(ModelPlan(), fifty) == ""
 
 
+def test_minutes_for_a_handful_of_examples_are_spent_on_the_reranker(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base serves untuned, and the run says so; a training alone ends with the same sentence."""
+    monkeypatch.setattr(finetune, "LONG_HISTORY", 10)
+    monkeypatch.setattr(finetune, "fit_into_minutes", lambda *_: 59)
+    outcome = run(copied, plan(built, seed=7))
+    why = "there is time for about 59 examples, 60 are needed"
+    assert (outcome.candidate.kind, outcome.candidate.why, outcome.candidate.trainable) == ("model", why, 0)
+    assert f"training: {why}" in outcome.budget.left_out
+    assert active(copied).manifest.method == {"name": "none"}
+    assert outcome.candidate.selected.choice is not None and outcome.candidate.selected.choice.n == 20
+    with pytest.raises(GitpeftError, match="nothing was trained: there is time for about 59"):
+        pipeline.train_only(Repository.open(copied.path), plan(built, seed=8), nobody)
+    monkeypatch.setattr(finetune, "fit_into_minutes", lambda *_: 60)
+    assert run(copied, plan(built, seed=7)).candidate.trained is not None
+
+
 def test_a_base_without_its_onnx_files_leaves_retrieval(repo: Repo, built: Built, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(built.out, tmp_path / "bare", ignore=shutil.ignore_patterns("onnx")))
     generated.put(repo, generated.team(20))

@@ -21,8 +21,8 @@ MAX_VALIDATION_COMMITS, MAX_TEST_COMMITS, MIN_VALIDATION_COMMITS = 200, 200, 20
 """How many validation and test examples a run evaluates on, drawn at random when there are more, and how many
 validation examples are needed to choose a reranker."""
 
-MAX_CAUSAL_COMMITS = 60
-"""How many validation and test examples a causal language model is evaluated on: each takes it a second."""
+MAX_CAUSAL_VALIDATION, MAX_CAUSAL_TEST = 120, 60
+"""The same of a causal language model, which takes up to a second for each."""
 
 EVERYTHING = "gitpeft, always offering"
 """The system that offers its first message whatever its score."""
@@ -44,6 +44,11 @@ class BundleDraft:
     files: Path | None = None
     adapter: Path | None = None
     reranker: Reranker = _RETRIEVAL_RERANKER
+
+    @property
+    def causal(self) -> bool:
+        """Whether it is a causal language model."""
+        return self.files is not None and self.manifest.reads_prompts
 
 
 class SampleMessage(NamedTuple):
@@ -84,7 +89,7 @@ def choose_on_validation(
     Each commit is treated as in the hook: those before it are among the exemplars. What is in `answers` is
     not asked again.
     """
-    examples = trial.sample_examples(data.valid, limit_commits(draft, limit.most), seed=1)
+    examples = trial.sample_examples(data.valid, limit.most, seed=1)
     if draft.files is None or len(examples) < MIN_VALIDATION_COMMITS:
         return None
     index = data.index_before(data.first_valid)
@@ -94,15 +99,14 @@ def choose_on_validation(
     return choose_reranker(asked, draft.reranker)
 
 
-def limit_commits(draft: BundleDraft, most: int) -> int:
-    """At most `most` commits, fewer of them for a causal language model."""
-    causal = draft.files is not None and draft.manifest.reads_prompts
-    return min(most, MAX_CAUSAL_COMMITS) if causal else most
+def count_validated(causal: bool) -> int:
+    """On how many commits the reranker of a model is fitted at most."""
+    return MAX_CAUSAL_VALIDATION if causal else MAX_VALIDATION_COMMITS
 
 
 def count_tested(causal: bool) -> int:
     """On how many commits a model is tested at most."""
-    return MAX_CAUSAL_COMMITS if causal else MAX_TEST_COMMITS
+    return MAX_CAUSAL_TEST if causal else MAX_TEST_COMMITS
 
 
 def measure_on_test(

@@ -25,7 +25,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import CommitRecord
 from gitpeft.learn import packing, pipeline
-from gitpeft.learn.budget import BudgetedBase, RunBudget
+from gitpeft.learn.budget import RunBudget
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.results import CandidateModel, MinedHistory, ModelPlan
@@ -198,7 +198,7 @@ def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> _RiskChalleng
     installed = load_risk_model(work.champion)
     if not installed.is_usable and not fitted.is_usable:
         return None
-    limit = work.budget.limit_tracing(BudgetedBase(""), 0, len(work.mined.records))
+    limit = work.budget.limit_tracing(len(work.mined.records))
     known = relabel.mine_labelled_history(work.repo, work.mined.tip, work.listen, limit)
     if known is None:
         return None
