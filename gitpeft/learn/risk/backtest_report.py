@@ -232,7 +232,7 @@ def _format_day(moment: int) -> str:
 def _explain_left_out(report: BacktestReport) -> Iterator[str]:
     if report.young:
         days = f"the {report.wait_days} days since"
-        yield f"{report.young:,} of {days}, too new (half of the fixes take longer)"
+        yield f"{report.young:,} commits of {days}, too new (half of the fixes take longer)"
     if others := report.left_out - report.young:
         yield f"{others:,} with only generated files, or with too few bugs known before them"
 

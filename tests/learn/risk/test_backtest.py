@@ -98,7 +98,7 @@ def test_what_is_counted(looked: tuple[backtest.RiskBacktest, list[MeasuredCommi
 def test_what_is_not_counted_is_told(
     looked: tuple[backtest.RiskBacktest, list[MeasuredCommit], Found],
 ) -> None:
-    said = "Not counted: 10 of the 10 days since, too new (half of the fixes take longer)"
+    said = "Not counted: 10 commits of the 10 days since, too new (half of the fixes take longer)"
     assert said in "\n".join(format_backtest_summary(looked[0].report)) and said in looked[0].page
     day = datetime.fromtimestamp(looked[1][-11].change.time, UTC).strftime("%Y-%m-%d")
     assert f"repo, 12 months up to {day}: " in looked[0].page
