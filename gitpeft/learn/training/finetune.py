@@ -56,12 +56,16 @@ PROBE_BATCHES, PROBE_EXAMPLES = 8, 8
 """Batches of the gradient pass that chooses a hybrid's layers, and the examples in each; smaller than in
  training, because all weights have gradients there."""
 
-CHECK_SHARE, VALIDATION_COST = 0.05, 0.4
+CHECK_SHARE, VALIDATION_COST = 0.05, 0.5
 """The share of the minutes for one pass over the validation examples, and what one costs there beside an
 example in training."""
 
 LEAST_TRAINED_SHARE = 0.5
 """The share of the minutes that steps get at least, however long it took to begin."""
+
+SHORT_MINUTES, SHORT_PROMPT, SHORT_DEPTH = 15, 256, 0.5
+"""A training of a large base within less than so many minutes learns from prompts of at most so many tokens,
+and a LoRA changes this share of the layers only, the upper ones: it sees more examples in the same time."""
 
 LONG_HISTORY = 2000
 """With more training examples than this it is measured whether the minutes allow for a pass over all."""
@@ -176,6 +180,8 @@ def _train_model(
     from gitpeft.learn.training.loop import train_model
 
     begun, causal, sizes = time.monotonic(), job.base.architecture.causal, find_run_sizes(job.base)
+    if is_short := causal and not job.steps and job.minutes < SHORT_MINUTES:
+        job = replace(job, base=shorten_sources(job.base, SHORT_PROMPT))
     held_out = trial.sample_examples(data.valid, _count_checked(job, sizes), seed=1)
     newest = list_newest(job, data.train)
     limited = not job.steps and (causal or len(newest) > LONG_HISTORY)
@@ -184,6 +190,8 @@ def _train_model(
     valid = render_examples(held_out, job.base)
     notes: list[str] = []
     model, method = _load_for_training(job, train, folder, notes)
+    if is_short and method.name == "lora" and not method.layers:
+        freeze_lower_layers(model, SHORT_DEPTH)
     compares = causal and method.name == "lora" and not job.warm
     before = copy_trainable_weights(model) if job.base.find_start(method) else {}
 
@@ -340,6 +348,13 @@ def _choose_usual(train: "RenderedExamples", count: int) -> list[int]:
 def shorten_sources(base: "BaseModel", tokens: int) -> "BaseModel":
     """The base, for which sources of at most so many tokens are rendered."""
     return replace(base, budget=replace(base.budget, total=min(tokens, base.budget.total)))
+
+
+def freeze_lower_layers(model: "PreTrainedModel", trained: float) -> None:
+    """Leave only an upper share of a causal model's layers to be trained."""
+    layers = model.get_decoder().layers
+    for layer in layers[: int(len(layers) * (1 - trained))]:
+        layer.requires_grad_(False)
 
 
 def _save_adapter(model: "PreTrainedModel", folder: Path) -> int:

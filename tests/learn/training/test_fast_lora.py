@@ -10,6 +10,7 @@ import torch
 
 from gitpeft.learn.data.batches import PromptedExamples
 from gitpeft.learn.models import methods
+from gitpeft.learn.training import finetune
 from gitpeft.learn.training.fast_lora import engine
 from gitpeft.learn.training.fast_lora.arithmetic import PlainProduct
 from gitpeft.learn.training.loop import measure_loss, train_model
@@ -98,6 +99,20 @@ def test_layers_without_an_update_are_passed_through() -> None:
     assert fast == pytest.approx(loss, rel=1e-5) and found.keys() == expected.keys()
     for name, one in expected.items():
         torch.testing.assert_close(found[name], one, atol=2e-5, rtol=2e-3)
+
+
+def test_updates_that_are_not_trained_count_all_the_same() -> None:
+    """The lower layers of a short training: their update is in the frozen matrices, and has no gradient."""
+    model, given = tuned(), inputs()
+    finetune.freeze_lower_layers(model, 0.5)
+    loss, expected = gradients(model, given)
+    assert {name.split("layers.")[1][0] for name in expected} == {"1", "2"}
+    fast, found = gradients(with_engine(model, PlainProduct, torch.float32), given)
+    assert fast == pytest.approx(loss, rel=1e-5) and found.keys() == expected.keys()
+    for name, one in expected.items():
+        torch.testing.assert_close(found[name], one, atol=2e-5, rtol=2e-3)
+    with engine.speed_up(model, 1):
+        assert gradients(model, given)[0] == pytest.approx(loss, rel=0.02)
 
 
 def test_in_eight_bits_the_direction_stays(monkeypatch: pytest.MonkeyPatch) -> None:

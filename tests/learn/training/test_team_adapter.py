@@ -157,9 +157,30 @@ def test_a_base_of_our_own_sees_the_newest_of_a_long_history(
     assert seen == [20, 5], "a short history is not even measured"
 
 
-def test_the_end_of_a_training_is_measured_once(base: BaseModel, tmp_path: Path) -> None:
-    """Beside half of its update and none of it; its minutes are for steps."""
+def test_a_short_training_changes_the_upper_layers_by_short_prompts(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more time it changes every layer, and reads prompts as the hook does. The end is measured once."""
     method = methods.make_method("lora", {"rank": 4, "lr": 5e-2})
-    _, cost = finetune.tune_base(TrainingJob(base, method, minutes=0.02), data(), tmp_path, nobody)
-    losses = json.loads((tmp_path / "strengths.json").read_text())
-    assert [tuple(one) for one in cost.training.valid_curve] == [(cost.training.steps, losses["1"])]
+    before = load_file(base.folder / "adapter" / "adapter_model.safetensors")
+    rendered: list[int] = []
+    whole = finetune.encode_example_for_base
+
+    def encode(given: BaseModel, example: Example) -> tuple[list[int], list[int]]:
+        rendered.append(given.budget.total)
+        return whole(given, example)
+
+    monkeypatch.setattr(finetune, "encode_example_for_base", encode)
+    for short, totals, changed in ((15, {256}, {"1"}), (0, {512}, {"0", "1"})):
+        monkeypatch.setattr(finetune, "SHORT_MINUTES", short)
+        rendered.clear()
+        _, cost = finetune.tune_base(
+            TrainingJob(base, method, minutes=0.02), data(), tmp_path / str(short), nobody
+        )
+        after = weights(tmp_path / str(short))
+        moved = {
+            name.split("layers.")[1][0] for name, one in after.items() if not torch.equal(one, before[name])
+        }
+        assert (set(rendered), moved) == (totals, changed)
+        losses = json.loads((tmp_path / str(short) / "strengths.json").read_text())
+        assert [tuple(one) for one in cost.training.valid_curve] == [(cost.training.steps, losses["1"])]

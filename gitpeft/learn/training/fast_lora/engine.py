@@ -9,7 +9,8 @@ optimiser stay PEFT's, so that checkpoints, validation and saving know nothing o
 frozen matrices in 8 bits, multiplied as whole numbers (the gradient passes through the same rounding); one
 example at a time without padding, its gradients taken at once, so that the states of one example a thread are
 all that is held; the last layer and the output only where a message is predicted; a backward pass that is
-written out.
+written out, and ends at the lowest layer whose update is trained: updates that are not are part of the frozen
+matrices.
 """
 
 import functools
@@ -118,6 +119,11 @@ class _LoraPair(NamedTuple):
     scale: float
     is_plain: bool
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is to have gradients."""
+        return any(matrix.requires_grad for matrix in self.matrices)
+
 
 def _read_pair(module: Any) -> _LoraPair | None:
     if not hasattr(module, "lora_A"):
@@ -146,8 +152,18 @@ def _list_pairs(model: Any) -> list[_LoraPair | None]:
     ]
 
 
+def _read_frozen_weight(linear: Any) -> Tensor:
+    """The matrix of a linear layer, with its update in it unless that is trained."""
+    pair = _read_pair(linear)
+    weight: Tensor = getattr(linear, "base_layer", linear).weight.detach()
+    if pair is None or pair.is_trained:
+        return weight
+    a, b = (matrix.detach().float() for matrix in pair.matrices)
+    return weight + pair.scale * (b @ a)
+
+
 class _FastModel:
-    """The frozen model in the form that `apply_layer` reads, and its updates."""
+    """The frozen model in the form that `apply_layer` reads, and the updates that are trained."""
 
     def __init__(
         self,
@@ -169,7 +185,7 @@ class _FastModel:
         self.frequencies = decoder.rotary_emb.inv_freq.detach().float()
         self.amplitude = float(getattr(decoder.rotary_emb, "attention_scaling", 1.0))
         self.layers = [self._freeze_layer(layer, product) for layer in decoder.layers]
-        self.pairs = _list_pairs(model)
+        self.pairs = [pair if pair is not None and pair.is_trained else None for pair in _list_pairs(model)]
 
     def _freeze_layer(self, layer: Any, product: type[Int8Product] | type[PlainProduct]) -> FrozenLayer:
         groups = []
@@ -178,7 +194,7 @@ class _FastModel:
             plain = [getattr(one, "base_layer", one) for one in linears]
             biases = [one.bias.detach() for one in plain if one.bias is not None]
             bias = torch.cat(biases).to(self.dtype) if len(biases) == len(plain) else None
-            weight = torch.cat([one.weight.detach() for one in plain]).to(
+            weight = torch.cat([_read_frozen_weight(one) for one in linears]).to(
                 torch.float32 if product is Int8Product else self.dtype
             )
             base: FrozenProduct = product(weight, bias)
