@@ -400,7 +400,9 @@ def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, f
     folder = run.folder
     if strength < 1:
         folder = finetune.scale_adapter(run.folder, strength, job.base.find_start(method))
-    with run.clock.measure("export"), run.budget.measure(budgets.EXPORT, lambda: 1, job.base.name):
+    resumed = (folder / finetune.EXPORTED_FILE).exists()  # which takes no time
+    exports = run.budget.measure(budgets.EXPORT, lambda: int(not resumed), job.base.name)
+    with run.clock.measure("export"), exports:
         run.listen("export", 0.0, "")
         exported = finetune.export_run(job.base, method, run.data, folder)
         run.listen("export", 1.0, exported.parity.describe_drop())

@@ -183,6 +183,10 @@ def test_a_commit_opens_with_a_suggestion(copied: Repo, tmp_path: Path) -> None:
     assert not (state_of(copied) / "hook.log").exists()
 
 
+def _read_paces(file: Path, prefix: str) -> dict[str, float]:
+    return {name: pace for name, pace in json.loads(file.read_bytes()).items() if name.startswith(prefix)}
+
+
 def test_the_second_run_neither_trains_nor_asks(
     copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,8 +197,11 @@ def test_the_second_run_neither_trains_nor_asks(
 
     [folder] = state_of(copied).glob("runs/*")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.onnx")}
+    paces = (state_of(copied) / "paces.json", "export/")
+    known = _read_paces(*paces)
     monkeypatch.setattr(Suggester, "collect_candidates", None)
     outcome = run(copied, plan(built), listen)
+    assert known and _read_paces(*paces) == known, "what is not done again shows no pace"
     assert ("train", "already trained") in heard and len([s for s, _ in heard if s == "train"]) == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.onnx")} == before
     again = active(copied).manifest

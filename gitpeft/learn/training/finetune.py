@@ -49,6 +49,9 @@ the share of the minutes that is left beside validation."""
 STRENGTHS, STRENGTHS_FILE = (1.0, 0.5, 0.0), "strengths.json"
 """The shares of a LoRA's update that are tried on validation, and the file of their losses in a run."""
 
+EXPORTED_FILE = "exported.json"
+"""In a run's folder: what the parity gate measured, once the run is exported."""
+
 EXAMPLES_FILE = "examples.json"
 """In a run's folder: how many examples the minutes allow for."""
 
@@ -445,7 +448,7 @@ def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder:
     from gitpeft.learn.export.parity import ExportResult, export_model
     from gitpeft.learn.models import methods
 
-    done = folder / "exported.json"
+    done = folder / EXPORTED_FILE
     if done.exists():
         return ExportResult.from_dict(_read_json(done))
     model = methods.load_merged_model(base.load_for(method), method, folder / bundles.ADAPTER_FOLDER)
