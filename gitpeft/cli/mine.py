@@ -1,6 +1,5 @@
 """The command `gitpeft mine`: one repository, or a share of many."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -150,9 +149,7 @@ def _mine_recipe(
 
     def mine_clone(name: str) -> None:
         listen("pairs", names.index(name) / len(names), name)
-        commit_pairs.mine_once(
-            name, tips[name], corpus, work / commit_pairs.MINED_FOLDER, wanted.rules, Counter()
-        )
+        commit_pairs.mine_once(name, tips[name], corpus, work / commit_pairs.MINED_FOLDER, wanted.rules)
 
     return _mine_each(names, mine_clone)
 

@@ -535,7 +535,8 @@ def test_a_range_is_described_commit_by_commit(team: Repo, gitpeft: Call) -> Non
     revs = team.git("rev-list", "--reverse", "HEAD~3..HEAD").split()
     assert [json.loads(line)["rev"] for line in done.out.splitlines()] == revs
     text = gitpeft("suggest", "HEAD~3..HEAD", "-n", "1", "--repo", team.path)
-    assert [line for line in text.out.splitlines() if not line.startswith(" ")] == [rev[:10] for rev in revs]
+    named = [line for line in text.out.splitlines() if not line.startswith(" ")]
+    assert named == [team.git("log", "-1", "--format=%h %s", rev).strip() for rev in revs]
 
 
 def test_uninstall_says_what_stays_and_purge_deletes_it(team: Repo, tmp_path: Path, gitpeft: Call) -> None:

@@ -132,8 +132,8 @@ def _judge_repositories(
 
     def judge(names: Sequence[str]) -> Iterator[tuple[list[PairRecord], dict[str, int]]]:
         for name in names:
-            counts = Counter[str]()
-            mined = mine_once(name, repositories[name], corpus, work / MINED_FOLDER, rules, counts)
+            path = mine_once(name, repositories[name], corpus, work / MINED_FOLDER, rules)
+            mined, counts = _read_mined(path)
             yield judge_repository(mined, codec, counts), counts
 
     return map_over_cores(sorted(repositories), judge)
@@ -150,28 +150,35 @@ def refuse_held_out(repositories: Mapping[str, str]) -> None:
 # --- mining -------------------------------------------------------------------------------------------------
 
 
-def mine_once(
-    name: str, tip: str, corpus: Path, folder: Path, rules: PairRules, counts: Counter[str]
-) -> list[PairRecord]:
-    """The mined commits of OWNER/NAME, read from its file in `folder`, which is made where it is missing.
+def mine_once(name: str, tip: str, corpus: Path, folder: Path, rules: PairRules) -> Path:
+    """The file of the mined commits of OWNER/NAME in `folder`, made where it is missing.
 
-    Any process may have made it: the files are complete or not there. What was left out is added to `counts`.
+    Any process may have made it: the files are complete or not there. What was left out is counted beside it.
     """
     path = folder / f"{name.replace('/', '+')}.jsonl.gz"
-    counted = path.with_name(f"{name.replace('/', '+')}.counts.json")
     if not path.exists():
-        clone, own = open_clone(corpus, name), Counter[str]()
+        clone, counts = open_clone(corpus, name), Counter[str]()
         folder.mkdir(parents=True, exist_ok=True)
         spare = path.with_suffix(f".{os.getpid()}.new")
         with gzip.open(spare, "wt", compresslevel=3) as lines:
-            found = mine_repository(clone, tip, rules.newest, own)
+            found = mine_repository(clone, tip, rules.newest, counts)
             lines.writelines(json.dumps({"repo": name, **one}) + "\n" for one in found)
-        write_json(counted, own)
+        write_json(_name_counts(path), counts)
         spare.replace(path)
-    if counted.exists():
-        counts.update(json.loads(counted.read_bytes()))
+    return path
+
+
+def _name_counts(path: Path) -> Path:
+    """The file beside mined commits that says how many were left out, and why."""
+    return path.with_name(path.name.removesuffix(".jsonl.gz") + ".counts.json")
+
+
+def _read_mined(path: Path) -> tuple[list[PairRecord], Counter[str]]:
+    """Mined commits, and what was counted with them."""
     with gzip.open(path, "rt") as lines:
-        return [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in lines]
+    counted = _name_counts(path)
+    return records, Counter(json.loads(counted.read_bytes()) if counted.exists() else {})
 
 
 def open_clone(corpus: Path, name: str) -> Repository:
