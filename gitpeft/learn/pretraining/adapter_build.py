@@ -217,7 +217,7 @@ def _read_histories(
     base: bases.BaseModel, recipe: AdapterRecipe, corpus: Path, work: Path, listen: ProgressListener
 ) -> tuple["PairReader", dict[str, ValidationPart]]:
     codec = base.load_codec()
-    rules = replace(recipe.rules, held=recipe.list_marked())
+    rules = replace(recipe.rules, reserved=recipe.list_marked())
     train, valid = commit_pairs.make_pairs(recipe.read_repositories(), corpus, work, codec, rules, listen)
     reader = PairReader(train, codec, recipe.tokens, recipe.settings.seed)
     return reader, read_validation(valid, codec, recipe.tokens, recipe.settings.checked)

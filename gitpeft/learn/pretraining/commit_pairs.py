@@ -78,7 +78,7 @@ class PairRules:
 
     newest: int = 1000
     validation: tuple[str, ...] = ()
-    held: frozenset[str] = frozenset()
+    reserved: frozenset[str] = frozenset()
     seed: int = 1
 
 
@@ -111,7 +111,7 @@ def make_pairs(
             held += [json.dumps(pair) for pair in dice.sample(later, min(_VALIDATION_PAIRS, len(later)))]
         else:
             kept = [pair for pair in found[len(found) // 5 :] if dice.random() < pair["chance"]]
-            left = [pair for pair in kept if pair["sha"] not in rules.held]
+            left = [pair for pair in kept if pair["sha"] not in rules.reserved]
             counts.update(f"kept: {pair['rule']}" for pair in left)
             counts["left to other uses"] += len(kept) - len(left)
             learnt += [json.dumps(pair) for pair in left]

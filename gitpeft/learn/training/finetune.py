@@ -29,6 +29,7 @@ from gitpeft.learn.training.settings import TrainingCost, TrainingProgress, Trai
 from gitpeft.runtime.tokenizer import wrap_source
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -67,8 +68,8 @@ LEAST_TRAINED_SHARE = 0.5
 """The share of the minutes that steps get at least, however long it took to begin."""
 
 SHORT_MINUTES, SHORT_PROMPT, SHORT_DEPTH = 15, 256, 0.5
-"""A training of a large base within less than so many minutes learns from prompts of at most so many tokens,
-and a LoRA changes this share of the layers only, the upper ones: it sees more examples in the same time."""
+"""On a CPU, a training of a large base within less than so many minutes learns from prompts of at most so
+many tokens, and a LoRA changes this share of the layers only, the upper ones: it sees more examples then."""
 
 LONG_HISTORY = 2000
 """With more training examples than this it is measured whether the minutes allow for a pass over all."""
@@ -178,12 +179,14 @@ def _train_model(
     job: TrainingJob, data: Dataset, folder: Path, listen: ProgressListener
 ) -> tuple["PreTrainedModel", "TuningMethod", TrainingCost, list[str]]:
     """The tuned model, the method, the cost, and notes for people."""
-    from gitpeft.learn.training import distributed
+    from gitpeft.learn.training import devices, distributed
     from gitpeft.learn.training.checkpoint import copy_trainable_weights
     from gitpeft.learn.training.loop import train_model
 
     begun, causal, sizes = time.monotonic(), job.base.architecture.causal, find_run_sizes(job.base)
-    if is_short := causal and not job.steps and job.minutes < SHORT_MINUTES:
+    notes: list[str] = []
+    device = devices.pick_device(notes=notes)
+    if is_short := is_short_training(job, device.type):
         job = replace(job, base=shorten_sources(job.base, SHORT_PROMPT))
     held_out = trial.sample_examples(data.valid, _count_checked(job, sizes), seed=1)
     newest = list_newest(job, data.train)
@@ -191,8 +194,7 @@ def _train_model(
     # of a long history only what fits into the minutes is rendered
     train = render_examples(newest[-_count_probed(job) :] if limited else newest, job.base)
     valid = render_examples(held_out, job.base)
-    notes: list[str] = []
-    model, method = _load_for_training(job, train, folder, notes)
+    model, method = _load_for_training(job, train, folder, device, notes)
     if is_short and method.name == "lora" and not method.layers:
         freeze_lower_layers(model, SHORT_DEPTH)
     compares = causal and method.name == "lora" and not job.warm
@@ -235,14 +237,21 @@ def _train_model(
     return model, method, cost, notes
 
 
+def is_short_training(job: TrainingJob, device: str) -> bool:
+    """Whether there is so little time that shorter prompts and fewer layers show more examples; on a GPU
+    there never is."""
+    causal = job.base.architecture.causal
+    return causal and device == "cpu" and not job.steps and job.minutes < SHORT_MINUTES
+
+
 def _load_for_training(
-    job: TrainingJob, train: "RenderedExamples", folder: Path, notes: list[str]
+    job: TrainingJob, train: "RenderedExamples", folder: Path, device: "torch.device", notes: list[str]
 ) -> tuple["PreTrainedModel", "TuningMethod"]:
     """The base with the method attached, where it starts from and on the device; and the method."""
     from gitpeft.learn.models import methods
     from gitpeft.learn.training import devices
 
-    model = devices.move_model(job.base.load_for(job.method), devices.pick_device(notes=notes), notes)
+    model = devices.move_model(job.base.load_for(job.method), device, notes)
     method = _resolve_method(job, model, train, folder, notes)
     start = job.warm or str(job.base.find_start(method) or "")
     device = next(model.parameters()).device  # the CPU where the GPU had no room

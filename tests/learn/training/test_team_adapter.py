@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,13 @@ def test_a_base_of_our_own_sees_the_newest_of_a_long_history(
     monkeypatch.setattr(finetune, "LONG_HISTORY", 1000)
     finetune.tune_base(TrainingJob(own, LORA, minutes=0.02), data(), tmp_path / "short", nobody)
     assert seen == [20, 5], "a short history is not even measured"
+
+
+def test_only_a_cpu_is_short_of_time(base: BaseModel) -> None:
+    job = TrainingJob(base, LORA, minutes=5)
+    assert finetune.is_short_training(job, "cpu") and not finetune.is_short_training(job, "cuda")
+    assert not finetune.is_short_training(replace(job, minutes=15), "cpu")
+    assert not finetune.is_short_training(replace(job, steps=3), "cpu")
 
 
 def test_a_short_training_changes_the_upper_layers_by_short_prompts(
