@@ -102,7 +102,6 @@ def run_risk_backtest(
     trial = evaluate_prequential(
         known.measured, known.found, known.now, since, blocks, known.texts, teach,
         lambda number: listen("risk", number / blocks, f"part {number + 1} of {blocks}"),
-        known.until,
     )  # fmt: skip
     if trial is None:
         raise _make_too_short_error(known)

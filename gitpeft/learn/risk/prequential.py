@@ -19,7 +19,7 @@ from gitpeft.learn.risk.classifiers import (
     rank_commits,
     score_commits,
 )
-from gitpeft.learn.risk.labelled_history import BugLabels, label_commits
+from gitpeft.learn.risk.labelled_history import BugLabels, find_label_limit, label_commits
 from gitpeft.learn.risk.metric_replay import MeasuredCommit
 from gitpeft.monitor.calibration import CALIBRATION_DIVISOR
 from gitpeft.risk.encoder import OnnxRiskEncoder
@@ -107,18 +107,18 @@ def evaluate_prequential(
     texts: Mapping[str, str] | None = None,
     teach: TrainEncoder | None = None,
     tell: Callable[[int], None] = lambda _: None,
-    until: float | None = None,
 ) -> RiskTrial | None:
     """Replay the history: each block of commits is scored by models fitted on what was known when it began.
 
-    The labelled commits from `since` (unix seconds; default: the newest half) to `until` (default: the end)
-    in `blocks` equal parts. None where no block had enough known bugs before it, or none had a bug in it. An
+    The labelled commits from `since` (unix seconds; default: the newest half) on in `blocks` equal parts,
+    without those that are too new to tell what became of them (see `find_label_limit`): a score could only be
+    right about these. None where no block had enough known bugs before it, or none had a bug in it. An
     encoder is tuned once, on what was known when the first block began, and scores `MAX_ENCODER_COMMITS` at
     most, as it is slow. `tell` is called with the number of each block, from 0, before it.
     """
     data = label_commits(measured, found, now, texts=texts)
-    first = len(data) // 2 if since is None else int(np.searchsorted(data.times, since))
-    end = len(data) if until is None else int(np.searchsorted(data.times, until, side="right"))
+    end = int(np.searchsorted(data.times, find_label_limit(found, now), side="right"))
+    first = end // 2 if since is None else int(np.searchsorted(data.times, since))
     if teach is not None:
         first = max(first, end - MAX_ENCODER_COMMITS)
     parts: list[EvaluationBlock] = []
@@ -140,7 +140,7 @@ def evaluate_prequential(
             block, before = replace(block, readings=read(block)), replace(before, readings=read(before))
         parts.append(EvaluationBlock(block, before, fit_models(before)))
     if teach is not None and read is None:  # without an encoder all commits may be scored
-        return evaluate_prequential(measured, found, now, since, blocks, texts, tell=tell, until=until)
+        return evaluate_prequential(measured, found, now, since, blocks, texts, tell=tell)
     if not sum(part.block.truth.sum() for part in parts):
         return None
     pooled = {
