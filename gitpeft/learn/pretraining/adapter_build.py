@@ -142,8 +142,7 @@ def _train_together(
     base, notes = bases.find_base(str(out)), list[str]()
     device = devices.pick_device(notes=notes)
     with distributed.let_writer_go_first():
-        # a GPU would wait while pairs are encoded, and lengths have to be known
-        if (device.type == "cuda" or recipe.settings.long_tokens) and not finish:
+        if device.type == "cuda" and not finish:  # which would wait while pairs are encoded
             encode_corpus(recipe, corpus, work, out, listen)
         reader, held = _read_pairs(base, recipe, corpus, work, listen)
     settings = recipe.settings.count_pairs(len(reader))
@@ -164,8 +163,7 @@ def _train_together(
         # where a run has token ids only, the histories are elsewhere
         if recipe.reranker and (pairs := work / commit_pairs.TRAIN_FILE).exists():
             lines = pairs.read_text(encoding="utf-8").splitlines()
-            places = reader.find_places(run.at.place)
-            learnt = frozenset(str(json.loads(lines[place])["sha"]) for place in places)
+            learnt = frozenset(str(json.loads(line)["sha"]) for line in lines[: run.at.place])
             fresh = bases.find_base(str(out))  # with the adapter
             asker = HistoryAsker(fresh, recipe.reranker, corpus, learnt, work, recipe.list_marked())
             fit_base_reranker(asker, recipe.read_repositories(), listen, recipe.read_marks())
@@ -211,8 +209,7 @@ def _read_pairs(
 ) -> tuple["PairReader | EncodedPairs", dict[str, ValidationPart]]:
     """The pairs as `encode_corpus` left them, else from the histories."""
     if (work / EXAMPLES_FOLDER / "train.npz").exists():
-        encoded, held = read_encoded_pairs(work / EXAMPLES_FOLDER)
-        return encoded.thin_out(recipe.settings), held
+        return read_encoded_pairs(work / EXAMPLES_FOLDER)
     return _read_histories(base, recipe, corpus, work, listen)
 
 
@@ -297,33 +294,14 @@ def _open_run(
 
 
 class EncodedPairs:
-    """Pairs as token ids, over and over, those at `chosen` only; see `PairReader`."""
+    """Pairs as token ids, over and over; see `PairReader`."""
 
-    def __init__(self, examples: PromptedExamples, chosen: Sequence[int] | None = None) -> None:
+    def __init__(self, examples: PromptedExamples) -> None:
         self.examples = examples
-        self.chosen = range(len(examples)) if chosen is None else chosen
         self.resident: ResidentExamples | None = None
 
     def __len__(self) -> int:
-        return len(self.chosen)
-
-    def thin_out(self, settings: AdapterSettings) -> "EncodedPairs":
-        """With few of the long pairs, as the settings ask."""
-        if not settings.long_tokens:
-            return self
-        sources, targets = self.examples.count_tokens(range(len(self.examples)), adapter_run.NO_LIMIT)
-        chosen, long = [], 0
-        for place, (source, target) in enumerate(zip(sources, targets, strict=True)):
-            if source + target > settings.long_tokens:
-                long += 1
-                if long % settings.long_every != 1:
-                    continue
-            chosen.append(place)
-        return EncodedPairs(self.examples, chosen)
-
-    def find_places(self, count: int) -> list[int]:
-        """Where in their file the first `count` pairs are."""
-        return [self.chosen[place] for place in range(min(count, len(self)))]
+        return len(self.examples)
 
     def keep_on(self, device: "torch.device") -> None:
         """Have the pairs on the device from now on, where they fit."""
@@ -331,7 +309,7 @@ class EncodedPairs:
 
     def make_examples(self, places: Sequence[int]) -> adapter_run.Pairs:
         """The pairs at these places."""
-        chosen = [self.chosen[place % len(self)] for place in places]
+        chosen = [place % len(self) for place in places]
         if self.resident is not None:
             return ResidentSelection(self.resident, chosen)
         return self.examples.select_examples(chosen)
@@ -350,10 +328,6 @@ class PairReader:
     def make_examples(self, places: Sequence[int]) -> PromptedExamples:
         """The pairs at these places, their surroundings thinned out at random, but the same every time."""
         return encode_pairs([self._read_pair(place) for place in places], self.codec, self.tokens)
-
-    def find_places(self, count: int) -> list[int]:
-        """Where in their file the first `count` pairs are."""
-        return list(range(min(count, len(self))))
 
     def encode_all(self) -> Iterator[PromptedExamples]:
         """All pairs once, some at a time."""

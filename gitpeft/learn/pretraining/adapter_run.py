@@ -60,7 +60,6 @@ class AdapterSettings:
     `cool` ones; `batch`: pairs of a step, computed in parts of at most `part_tokens`, padding included (0: at
     once); `average`: decay of the running average of the weights; `beta`: AdamW's second.
 
-    Of pairs with more than `long_tokens` tokens it learns from every `long_every`th only (0: from all).
     The run ends after `pairs` (0: all, `passes` times), or stops after `minutes` until it is started again.
     Every `save_minutes` a checkpoint is written, every `check_every` pairs the validation loss is measured on
     `checked` pairs. On a CPU it computes in `threads`. With `compile` it compiles what it can.
@@ -71,8 +70,6 @@ class AdapterSettings:
     cool: int = 0
     batch: int = 8
     part_tokens: int = 0
-    long_tokens: int = 0
-    long_every: int = 16
     average: float = 0.99
     beta: float = 0.98
     pairs: int = 0

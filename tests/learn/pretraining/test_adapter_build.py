@@ -292,24 +292,6 @@ def test_pairs_are_the_same_at_every_reading(place: Path) -> None:
     assert codec.decode(target.tolist()) == message and again.start == codec.find_message_start()
 
 
-def test_of_long_pairs_only_some_are_learnt_from(place: Path, tmp_path: Path) -> None:
-    rows = [([7] * (4 + 10 * (place % 2)), [8, place]) for place in range(40)]  # 6 and 16 tokens in turn
-    pairs = adapter_build.EncodedPairs(PromptedExamples.from_pairs(rows, 0))
-    some = pairs.thin_out(AdapterSettings(long_tokens=15, long_every=8))
-    assert some.find_places(99) == sorted([*range(0, 40, 2), 1, 17, 33]) and len(some) == 23
-    found = some.make_examples([1, 23 + 2])
-    assert [found.get_pair(row, 99)[1].tolist() for row in range(2)] == [[8, 1], [8, 2]]
-    assert pairs.thin_out(AdapterSettings()) is pairs
-    assert len(pairs.thin_out(AdapterSettings(long_tokens=16))) == 40
-
-    shutil.copytree(place / "corpus", tmp_path / "corpus")
-    shutil.copytree(place / "out", tmp_path / "out")
-    shutil.copy(place / "repositories.tsv", tmp_path)
-    (tmp_path / "recipe.toml").write_text(RECIPE.replace("pairs = 24", "pairs = 8\nlong_tokens = 1"))
-    assert build(tmp_path, "work")
-    assert (tmp_path / "work" / "examples" / "train.npz").exists(), "lengths have to be known"
-
-
 def test_what_readers_have_marked_is_asked_about_and_not_learnt(place: Path, tmp_path: Path) -> None:
     if not (place / "whole").exists():
         build(place, "whole")
