@@ -67,6 +67,14 @@ class Decoder(Protocol):
         """The KV cache of `batch` hypotheses without tokens."""
 
 
+class ProbedDecoder(Protocol):
+    """What probing needs of a model (`onnx_model.CausalDecoder`)."""
+
+    def run_probed(self, memory: "EncodedSource", tokens: "TokenIds") -> "tuple[Floats, Floats | None]":
+        """Probabilities (B, T, V) of what follows each of `tokens` (B, T), and their hidden states
+        (B, T, D), None where there are none."""
+
+
 # --- scoring given messages ---------------------------------------------------------------------------------
 
 
@@ -81,20 +89,60 @@ def score_messages(
 
     The ids of `opening` stand between the source and the messages.
     """
-    import numpy as np
-
     if not messages:
         return []
-    longest, first = max(map(len, messages)) + 1, len(opening)
-    tokens = np.full((len(messages), first + longest), special.end, dtype=np.int64)
-    targets = tokens[:, first:].copy()
-    tokens[:, : first + 1] = [*opening, special.start]
-    for row, ids in enumerate(messages):
-        tokens[row, first + 1 : first + 1 + len(ids)] = targets[row, : len(ids)] = ids
+    tokens = _force_messages(messages, special, opening)
     probabilities, _ = network.run_decoder(memory, tokens, network.make_empty_past(len(messages)))
-    read = probabilities[:, first:]
-    gold = compute_floored_log(np.take_along_axis(read, targets[:, :, None], axis=2)[:, :, 0])
-    return [Hypothesis(list(ids), float(gold[row, : len(ids) + 1].sum())) for row, ids in enumerate(messages)]
+    return _score_forced(probabilities[:, len(opening) :], messages, special)
+
+
+def probe_messages(
+    network: ProbedDecoder,
+    memory: "EncodedSource",
+    messages: Sequence[Sequence[int]],
+    special: GenerationTokens,
+) -> "list[tuple[Hypothesis, Floats | None]]":
+    """As `score_messages`, with the mean hidden state (D) of each message's tokens.
+
+    There is none for a message without tokens, and where the network gives none.
+    """
+    if not messages:
+        return []
+    probabilities, states = network.run_probed(memory, _force_messages(messages, special))
+    scored = _score_forced(probabilities, messages, special)
+    if states is None:
+        return [(one, None) for one in scored]
+    return [
+        (one, states[row, 1 : 1 + len(one.ids)].mean(0) if one.ids else None)
+        for row, one in enumerate(scored)
+    ]
+
+
+def _force_messages(
+    messages: Sequence[Sequence[int]], special: GenerationTokens, opening: Sequence[int] = ()
+) -> "TokenIds":
+    """The messages behind `opening` and the start, as one batch of tokens filled up with ends."""
+    import numpy as np
+
+    first = len(opening) + 1
+    tokens = np.full((len(messages), first + max(map(len, messages))), special.end, dtype=np.int64)
+    tokens[:, :first] = [*opening, special.start]
+    for row, ids in enumerate(messages):
+        tokens[row, first : first + len(ids)] = ids
+    return tokens
+
+
+def _score_forced(
+    probabilities: "Floats", messages: Sequence[Sequence[int]], special: GenerationTokens
+) -> list[Hypothesis]:
+    """The log-probabilities of messages from the probabilities (B, T, V) behind start and tokens."""
+    import numpy as np
+
+    found = []
+    for row, ids in enumerate(messages):
+        gold = probabilities[row, np.arange(len(ids) + 1), [*ids, special.end]]
+        found.append(Hypothesis(list(ids), float(compute_floored_log(gold).sum())))
+    return found
 
 
 def compute_floored_log(probabilities: "Floats") -> "NDArray[np.float64]":

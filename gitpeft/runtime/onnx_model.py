@@ -167,6 +167,9 @@ class EncoderDecoder:
 _LOWER, _UPPER, _HEAD = range(3)
 """The places of the graphs of a causal language model."""
 
+STATES_OUTPUT = "states"
+"""The output of a graph of a causal model with the hidden states that a probe reads, (1, B·T, D)."""
+
 PREFILL_CHUNK = 128
 """Tokens of a prompt that are read at once. Attention to all of a long prompt at once would compute the half
 of its scores that is masked, and the halves of the layers would not work side by side."""
@@ -257,13 +260,28 @@ class CausalDecoder:
 
     def run_decoder(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Floats, Past]":
         """As `EncoderDecoder.run_decoder`."""
+        feeds, present = self._run_parts(memory, tokens, past)
+        return cast("Floats", feeds["probabilities"]), present
+
+    def run_probed(self, memory: EncodedSource, tokens: "TokenIds") -> "tuple[Floats, Floats | None]":
+        """Probabilities (B, T, V) as `run_decoder` without a past, and the hidden states (B, T, D) of tokens.
+
+        Graphs that an earlier version exported give no states.
+        """
+        feeds, _ = self._run_parts(memory, tokens, self.make_empty_past(len(tokens)))
+        states = cast("Floats | None", feeds.get(STATES_OUTPUT))
+        found = None if states is None else states.reshape(*tokens.shape, -1)
+        return cast("Floats", feeds["probabilities"]), found
+
+    def _run_parts(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Feeds, Past]":
+        """All that the graphs read and give, and the extended KV cache."""
         feeds: Feeds = {**memory.feeds, **past, "tokens": tokens}
         present: Past = {}
         for number in range(len(self._graphs)):
             given, extended = self._get_part(number).run(feeds)
             feeds |= given
             present |= extended
-        return cast("Floats", feeds["probabilities"]), present
+        return feeds, present
 
     def make_empty_past(self, batch: int) -> "Past":
         """The KV cache (B, H, 0, W) of `batch` hypotheses without tokens; call `encode` first."""

@@ -13,7 +13,13 @@ from gitpeft.diff.model_input import PROMPT_ENDING
 from gitpeft.diff.render import TokenBudget
 from gitpeft.lazy import replace_fields
 from gitpeft.runtime.background import BackgroundTask
-from gitpeft.runtime.beam_search import BeamSearch, GenerationTokens, Hypothesis, score_messages
+from gitpeft.runtime.beam_search import (
+    BeamSearch,
+    GenerationTokens,
+    Hypothesis,
+    probe_messages,
+    score_messages,
+)
 from gitpeft.runtime.onnx_model import CausalDecoder, EncodedSource, EncoderDecoder, MessageNetwork
 from gitpeft.runtime.sampling import MessageSampler
 from gitpeft.runtime.tokenizer import render_source, wrap_source
@@ -148,13 +154,19 @@ class MessageGenerator:
         return [_note_likelihood(draft, one) for draft, one in zip(drafts, scored, strict=True)]
 
     def weigh_drafts(
-        self, drafts: Sequence[DraftMessage], previous: str, exemplars: "Sequence[Neighbour]"
+        self,
+        drafts: Sequence[DraftMessage],
+        previous: str,
+        exemplars: "Sequence[Neighbour]",
+        *,
+        probes: bool = False,
     ) -> list[DraftMessage]:
         """Drafts with their pointwise mutual information with the change of the last drafts, in nats.
 
         It is log p(message | context, change) - log p(message | context): what stands in any change of this
         team carries none, whoever says it. The context, which is the beginning of the prompt, are the
-        `exemplars` and the author's `previous` subject. Only a causal model can weigh; see `weighs`.
+        `exemplars` and the author's `previous` subject. With `probes` they also have the states that a probe
+        reads. Only a causal model can weigh; see `weighs`.
         """
         from gitpeft.diff.prompt import encode_context  # here, because it costs the hook of other models time
 
@@ -162,8 +174,8 @@ class MessageGenerator:
             return list(drafts)
         codec, encoded = self._codec.get_result(), self._encoded
         with self._timer.measure("weigh"):
-            unscored = [one.message for one in drafts if not one.tokens]
-            scoring = BackgroundTask(lambda: self.score_texts(encoded, unscored))
+            read = [one for one in drafts if probes or not one.tokens]
+            reading = BackgroundTask(lambda: self._read_drafts(encoded, read))
             count = len(self._wrapping[0])
             subjects = [one.subject for one in exemplars]
             count += len(encode_context(subjects, previous, codec.encode_many, self._budget))
@@ -174,11 +186,26 @@ class MessageGenerator:
                 before, opening = self._network.encode(opening), []
             ids = [codec.encode_message(one.message, self._budget.layout)[:MAX_TOKENS] for one in drafts]
             unseen = score_messages(self._network, before, ids, self._special, opening)
-            scored = iter(scoring.get_result())
-        seen = [_note_likelihood(one, None if one.tokens else next(scored)) for one in drafts]
+            known = {one.message: one for one in reading.get_result()}
+        seen = [known.get(one.message, one) for one in drafts]
         return [
             replace_fields(one, information=one.mean * one.tokens - without.total)
             for one, without in zip(seen, unseen, strict=True)
+        ]
+
+    def _read_drafts(self, encoded: EncodedSource, drafts: Sequence[DraftMessage]) -> list[DraftMessage]:
+        """Drafts with their likelihood, unless it is known, and the states that the network gives."""
+        network = self._network
+        assert isinstance(network, CausalDecoder)
+        codec, layout = self._codec.get_result(), self._budget.layout
+        ids = [codec.encode_message(one.message, layout)[:MAX_TOKENS] for one in drafts]
+        found = probe_messages(network, encoded, ids, self._special)
+        return [
+            replace_fields(
+                draft if draft.tokens else _note_likelihood(draft, scored),
+                state=() if state is None else tuple(state.tolist()),
+            )
+            for draft, (scored, state) in zip(drafts, found, strict=True)
         ]
 
     def score_texts(self, encoded: EncodedSource, messages: Sequence[str]) -> list[Hypothesis]:
@@ -206,9 +233,9 @@ class MessageGenerator:
             return self._network.encode(source)
 
 
-def _note_likelihood(draft: DraftMessage, scored: Hypothesis | None) -> DraftMessage:
-    """The draft with the likelihood that its message was scored with; as it is without."""
-    return replace_fields(draft, mean=scored.mean, tokens=len(scored.ids) + 1) if scored else draft
+def _note_likelihood(draft: DraftMessage, scored: Hypothesis) -> DraftMessage:
+    """The draft with the likelihood that its message was scored with."""
+    return replace_fields(draft, mean=scored.mean, tokens=len(scored.ids) + 1)
 
 
 def _order_by_consensus(drafts: Sequence[DraftMessage]) -> list[DraftMessage]:

@@ -6,6 +6,7 @@ by `learn.evaluation.reranker` and stored in a bundle as `chooser.json`.
 
 import json
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,7 @@ class MessageCandidate:
 
     `flaw` is the reason why it must not be offered, "" if there is none. `like` are the ids of the commits
     behind it. `mean` is its log-probability per token, 0 for a message that the model did not generate.
+    `state` is the mean hidden state of its tokens, kept only for a reranker in the making.
     """
 
     message: str
@@ -64,6 +66,7 @@ class MessageCandidate:
     features: tuple[float, ...]
     flaw: str = ""
     mean: float = 0.0
+    state: tuple[float, ...] = ()
 
     def get_feature(self, name: str) -> float:
         """The value of the feature with this name."""
@@ -99,17 +102,40 @@ def build_candidates(
     return candidates
 
 
+@lazy_dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear probe: what a message is worth as far as it shows in the mean hidden state (D) of its tokens.
+
+    It is part of a logit, and 0 on average.
+    """
+
+    weights: tuple[float, ...] = ()
+    bias: float = 0.0
+
+    def read(self, state: Sequence[float]) -> float:
+        """What it reads in a state; 0 without weights for it."""
+        if len(state) != len(self.weights) or not self.weights:
+            return 0.0
+        return float(sum(map(operator.mul, self.weights, state))) + self.bias
+
+
 def update_candidates(
-    candidates: Sequence[MessageCandidate], weighed: Sequence[DraftMessage]
+    candidates: Sequence[MessageCandidate],
+    weighed: Sequence[DraftMessage],
+    probe: Probe = Probe(),  # noqa: B008 - it cannot be changed
+    *,
+    keep_states: bool = False,
 ) -> list[MessageCandidate]:
     """The candidates, those among them whose drafts the model has weighed with the features of these."""
     known = {draft.message: draft for draft in weighed}
-    return [
-        replace_fields(one, features=update_features(one.features, known[one.message]))
-        if one.message in known
-        else one
-        for one in candidates
-    ]
+    found = []
+    for one in candidates:
+        if draft := known.get(one.message):
+            features = update_features(one.features, draft, probe.read(draft.state))
+            state = draft.state if keep_states else ()
+            one = replace_fields(one, features=features, state=state)
+        found.append(one)
+    return found
 
 
 def _is_copied(draft: DraftMessage, retrieved: Mapping[str, DraftMessage]) -> bool:
@@ -179,7 +205,8 @@ class Reranker:
     The value is the chance that a candidate saves at least 40 % of the keystrokes. Where it was learnt from
     readers' marks (`marked`) it is what a message is worth to who has to commit, from 0 (wrong) to 1 (commit
     as it stands); the first `MAX_WEIGHED` are then weighed by the model, and value and order together decide
-    which of these comes first.
+    which of these comes first. What they are worth shows in the model's hidden states as well: `probe` reads
+    them, and is one of the features.
     """
 
     mode: str = GENERATED
@@ -190,6 +217,8 @@ class Reranker:
     value_weights: tuple[float, ...] = ()
     value_bias: float = 0.0
     marked: bool = False
+    probe_weights: tuple[float, ...] = ()
+    probe_bias: float = 0.0
 
     @classmethod
     def from_data(cls, data: Mapping[str, object], kind: str) -> "Reranker":
@@ -217,12 +246,19 @@ class Reranker:
                 tuple(map(_require_number, _require_list(data.get("value_weights", [])))),
                 _require_number(data.get("value_bias", 0.0)),
                 data.get("marked") is True,
+                tuple(map(_require_number, _require_list(data.get("probe_weights", [])))),
+                _require_number(data.get("probe_bias", 0.0)),
             )
         except (TypeError, AttributeError) as error:
             raise GitpeftError(f"the model's reranker cannot be read: {error}", _REFIT_HINT) from None
         if stored.mode not in (RERANKED, GENERATED, RETRIEVED) or not stored._is_complete():
             raise GitpeftError("the model's reranker is damaged", _REFIT_HINT)
         return stored
+
+    @property
+    def probe(self) -> Probe:
+        """Its probe; one without weights where it has none."""
+        return Probe(self.probe_weights, self.probe_bias)
 
     @property
     def is_of_earlier_version(self) -> bool:

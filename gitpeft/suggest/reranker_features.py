@@ -22,6 +22,7 @@ WEIGHED_FEATURES = (
     "weighed_surprise",
     "information",
     "information_rate",
+    "probe",
 )
 """Those that only a candidate has that the model has weighed: they decide what it is worth, and not whether
 it is weighed."""
@@ -81,7 +82,7 @@ _SHORT, _FORMULA_COUNT = 2, 5
 _UNSCORED_LIKELIHOOD, _UNSCORED_SURPRISE = -3.0, 3.4
 """What is assumed of a message that the model did not score: about the mean of those that it scores."""
 
-_UNWEIGHED = 0.0, -2.0, 2.6, 1.7, 1.3
+_UNWEIGHED = 0.0, -2.0, 2.6, 1.7, 1.3, 0.0
 """What is assumed of a message that the model did not weigh: about the mean of those that it weighs, so that
 the message that is offered where the model is late is judged by everything else."""
 
@@ -98,7 +99,8 @@ class DraftMessage:
     the log-probability per token and `tokens` how many tokens that was, 0 where the model did not score it;
     for generated messages `finished` is whether the end was reached, and `samples` how many of the model's
     samples read like that, 0 where it searched instead of sampling. `information` is its pointwise mutual
-    information with the change in nats (see `suggest.generator`), None where that was not computed. For
+    information with the change in nats (see `suggest.generator`), None where that was not computed, and
+    `state` the mean hidden state of its tokens, empty where nobody asked for it. For
     retrieved messages and analogies `similarity` (0..1) is that of the commit's change, and `age` how many
     commits ago it was made.
     """
@@ -113,6 +115,7 @@ class DraftMessage:
     tokens: int = 0
     samples: int = 0
     information: float | None = None
+    state: tuple[float, ...] = ()
 
 
 RECENT_SUBJECT_COUNT = 100
@@ -214,7 +217,8 @@ def compute_features(
       share of the samples that read like that;
     - is_weighed; weighed_likelihood, weighed_surprise; information, information_rate: whether the model has
       weighed it, whatever its origin; likelihood and surprise, as above; its pointwise mutual information
-      with the change, as signed ln(1 + nats), and in nats a token;
+      with the change, as signed ln(1 + nats), and in nats a token; probe: what the reranker's probe reads in
+      its hidden states;
     - formulaic, nearest_similarity, change_size, file_count, the same for all: mean unigram F1 of the nearest
       messages with each other, similarity of the nearest change, ln(1 + changed lines), ln(files).
     """
@@ -247,10 +251,15 @@ def compute_features(
     ]
 
 
-def update_features(features: Sequence[float], weighed: DraftMessage) -> tuple[float, ...]:
-    """The features of a candidate after the model has weighed it: `WEIGHED_FEATURES` are of the draft."""
+def update_features(
+    features: Sequence[float], weighed: DraftMessage, probed: float = 0.0
+) -> tuple[float, ...]:
+    """The features of a candidate after the model has weighed it: `WEIGHED_FEATURES` are of the draft.
+
+    `probed` is what the reranker's probe reads in its state.
+    """
     start = RERANKER_FEATURES.index(WEIGHED_FEATURES[0])
-    return (*features[:start], *_weigh(weighed), *features[start + len(WEIGHED_FEATURES) :])
+    return (*features[:start], *_weigh(weighed, probed), *features[start + len(WEIGHED_FEATURES) :])
 
 
 def _measure_length(draft: DraftMessage, context: RerankingContext) -> tuple[float, float]:
@@ -308,11 +317,11 @@ def _measure_likelihood(draft: DraftMessage) -> tuple[float, float, float]:
     return 1.0, draft.mean, math.log1p(max(0.0, -draft.mean * draft.tokens))
 
 
-def _weigh(draft: DraftMessage) -> tuple[float, float, float, float, float]:
+def _weigh(draft: DraftMessage, probed: float = 0.0) -> tuple[float, float, float, float, float, float]:
     if draft.information is None:
         return _UNWEIGHED
     size = math.copysign(math.log1p(abs(draft.information)), draft.information)
-    return 1.0, *_measure_likelihood(draft)[1:], size, draft.information / max(1, draft.tokens)
+    return 1.0, *_measure_likelihood(draft)[1:], size, draft.information / max(1, draft.tokens), probed
 
 
 def _measure_truth(

@@ -238,8 +238,11 @@ class Suggester:
         by_text = {one.message: one for one in reversed(drafts)}
         most = len(best) if self._weighs_all else reranker.MAX_WEIGHED
         asked = [by_text[one.message] for one in best[:most]]
-        weighed = self._generator.weigh_drafts(asked, work.previous, work.exemplars)
-        return reranker.update_candidates(candidates, weighed)
+        probes = self._weighs_all or bool(self._reranker.probe.weights)
+        weighed = self._generator.weigh_drafts(asked, work.previous, work.exemplars, probes=probes)
+        return reranker.update_candidates(
+            candidates, weighed, self._reranker.probe, keep_states=self._weighs_all
+        )
 
     def _score_offerable(
         self, others: Sequence[DraftMessage], context: RerankingContext

@@ -219,7 +219,7 @@ def test_only_candidates_that_were_weighed_change() -> None:
     )
     assert same is other and new.message == one.message
     changed = {n for n, a, b in zip(RERANKER_FEATURES, one.features, new.features, strict=True) if a != b}
-    assert changed == set(WEIGHED_FEATURES)
+    assert changed == set(WEIGHED_FEATURES) - {"probe"}
     assert new.get_feature("information") == math.log1p(6.0) and new.get_feature("information_rate") == 1.5
     assert new.get_feature("weighed_likelihood") == -0.5
     assert new.get_feature("weighed_surprise") == math.log1p(2.0)
@@ -227,8 +227,24 @@ def test_only_candidates_that_were_weighed_change() -> None:
     assert against.get_feature("information") == -math.log1p(6.0)
 
 
+def test_a_probe_reads_the_states_of_weighed_candidates() -> None:
+    probe, [one] = reranker.Probe((1.0, -2.0), 0.5), candidates(draft("drop the cache"))
+    read = draft("drop the cache", tokens=4, information=0.0, state=(3.0, 1.0))
+    [found] = reranker.update_candidates([one], [read], probe)
+    assert found.get_feature("probe") == 1.5 and found.state == ()
+    [kept] = reranker.update_candidates([one], [read], keep_states=True)
+    assert kept.get_feature("probe") == 0 and kept.state == (3.0, 1.0)
+    assert probe.read(()) == probe.read((1.0,)) == 0, "a graph of an earlier version, or of another model"
+    assert one.get_feature("probe") == 0, "what is not weighed is as good as the average"
+
+
 def test_whether_it_was_fitted_on_marks_is_stored() -> None:
     assert Reranker.from_data(json.loads(json.dumps(asdict(MARKED))), "model") == MARKED
+    probing = replace_fields(MARKED, probe_weights=(0.5, -1.0), probe_bias=0.25)
+    again = Reranker.from_data(json.loads(json.dumps(asdict(probing))), "model")
+    assert again == probing and again.probe.read((2.0, 1.0)) == 0.25
+    with pytest.raises(GitpeftError, match="cannot be read"):
+        Reranker.from_data(asdict(probing) | {"probe_weights": "0.5"}, "model")
     assert not Reranker.from_data({"features": ["words"], "weights": [1]}, "model").marked
 
 

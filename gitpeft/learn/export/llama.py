@@ -29,6 +29,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.learn.export.attention import MASKED_SCORE, add_bottlenecks, add_position_range
 from gitpeft.learn.export.graph import FUSED_DOMAIN, OnnxGraph, tensor_to_array
 from gitpeft.learn.export.graph import save_graphs as save_models
+from gitpeft.runtime.onnx_model import STATES_OUTPUT
 from gitpeft.share.quantisation import NAME_JOINT
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ _STREAM = "sum", "update"
 _MIDDLE, _TOP = "middle", "top"
 """Where the residual stream goes from one graph to the next."""
 
+_PROBED_DEPTH = 2 / 3
+"""How far up the layers the hidden states are that a probe reads: what readers say of a message shows there
+best, and less below and above (layers 10, 15, 20, 25 and 30 of 30)."""
+
 _LEAST_SCALE = 1e-20
 
 
@@ -54,7 +59,8 @@ def save_graphs(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
 
     The lower half of the layers reads `tokens` (B, T) and gives `middle.sum` and `middle.update` (1, B·T, D),
     the residual stream and what is still to be added to it. The upper half goes on from there, and gives
-    `top.sum` and `top.update`. The output layer makes `probabilities` (B, T, V) of these; it is not run while
+    `top.sum` and `top.update`, and on its way `states` (1, B·T, D), the hidden states that a reranker's probe
+    reads. The output layer makes `probabilities` (B, T, V) of these; it is not run while
     the prompt is read. All three read `tokens`, the latter two for their shape alone.
 
     Further inputs of the halves are `prefix.I.key/value` (1, K, S, H) and `past.I.key/value` (B, K, P, H) for
@@ -65,19 +71,24 @@ def save_graphs(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
     settings = _read_settings(model)
     width = int(model.config.hidden_size)
     parts = lower, upper, head = [OnnxGraph(quantise, outside=WEIGHTS_FILE) for _ in CAUSAL_GRAPHS]
-    step = _Step(lower, settings, range(settings.layers // 2))
+    half = settings.layers // 2
+    probed = max(half, round(_PROBED_DEPTH * settings.layers))
+    step = _Step(lower, settings, range(half))
     stream = _ResidualStream(lower, settings, _add_embedding(lower, model, step.tokens))
-    _add_layers(step, model, stream).hand_over(_MIDDLE, width)
-    step = _Step(upper, settings, range(settings.layers // 2, settings.layers))
+    _add_layers(step, step.layers, model, stream).hand_over(_MIDDLE, width)
+    step = _Step(upper, settings, range(half, settings.layers))
     stream = _continue_stream(upper, settings, _MIDDLE, width)
-    _add_layers(step, model, stream).hand_over(_TOP, width)
+    _add_layers(step, range(half, probed), model, stream).show_states(STATES_OUTPUT, width)
+    _add_layers(step, range(probed, settings.layers), model, stream).hand_over(_TOP, width)
     _add_probabilities(head, model, settings)
     save_models(dict(zip(CAUSAL_GRAPHS, parts, strict=True)), folder, WEIGHTS_FILE)
 
 
-def _add_layers(step: "_Step", model: "PreTrainedModel", stream: "_ResidualStream") -> "_ResidualStream":
-    """The layers of a step; returns the stream behind them."""
-    for number in step.layers:
+def _add_layers(
+    step: "_Step", layers: range, model: "PreTrainedModel", stream: "_ResidualStream"
+) -> "_ResidualStream":
+    """Some layers of a step; returns the stream behind them."""
+    for number in layers:
         place, layer = f"model.layers.{number}", model.model.layers[number]
         normed = stream.normalise(layer.input_layernorm)
         heads = _add_heads(step, normed, number, layer.self_attn, f"{place}.self_attn")
@@ -169,6 +180,11 @@ class _ResidualStream:
         """Make the stream (1, B·T, width) outputs of the graph, for another that goes on from there."""
         for name, value in zip(_STREAM, (self._sum, self._update), strict=True):
             self._graph.add_output(value, f"{place}.{name}", [1, "N", width])
+
+    def show_states(self, name: str, width: int) -> None:
+        """Make the hidden states (1, B·T, width) that are reached an output of the graph."""
+        shape: list[int | str] = [1, "N", width]
+        self._graph.add_output_node("Add", self._sum, self._update, name=name, shape=shape)
 
     def add_update(self, update: str) -> None:
         """A layer's result, to be added."""

@@ -4,6 +4,7 @@ Public histories are asked about commits that the base's adapter has not learnt 
 history are kept in the work folder, so that a run that was stopped goes on where it was.
 """
 
+import base64
 import csv
 import hashlib
 import json
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Manifest
@@ -41,7 +44,7 @@ _REPORT_FILE = "reranker.json"
 @dataclass(frozen=True, slots=True)
 class RerankerRules:
     """On which histories (OWNER/NAME) a reranker is fitted: the newest commits of each are read, and
-    `commits` of their newest fifth asked about.
+    `commits` of their newest fifth asked about, those first that have marks.
 
     `marks` is a file of readers' marks beside the recipe, "" for none; see `read_marks`.
     """
@@ -145,6 +148,7 @@ def fit_on_histories(
         rest = [one for i, history in enumerate(asked) if i % FOLDS != fold for one in history]
         held = [one for history in asked[fold::FOLDS] for one in history]
         fitted = reranker.fit_reranker(rest, marks=marks)
+        held = reranker.read_states(held, fitted)
         found += [
             FoundOffer(one.example.sha, one.offered_message(fitted, least=0.0), outcome)
             for one, outcome in zip(held, reranker.list_outcomes(held, fitted), strict=True)
@@ -176,7 +180,7 @@ def summarise_marks(
 @dataclass(frozen=True, slots=True)
 class HistoryAsker:
     """Asks a base about commits of the clones in `corpus`, but for those whose ids (12 digits) it has learnt
-    from, and about those that readers have `marked` where a history has any.
+    from, and about all that readers have `marked`.
 
     Answers and exported files are kept in a folder of `work` for this base and adapter.
     """
@@ -215,10 +219,17 @@ class HistoryAsker:
         newest = examples[len(examples) - len(examples) // 5 :]
         index = build_example_index(examples[: len(examples) - len(newest)])
         unseen = [one for one in newest if one.sha not in self.learnt]
-        marked = [one for one in unseen if one.sha in self.marked]
-        chosen = marked or trial.sample_examples(unseen, self.rules.commits, self.rules.seed)
+        chosen = self._choose_commits(unseen)
         with trial.open_trial_suggester(manifest, files, index, {}) as suggester:
             return trial.collect_candidates(suggester, chosen, since=newest)
+
+    def _choose_commits(self, unseen: Sequence[Example]) -> list[Example]:
+        """The marked ones, and others as long as there are less than the rules ask for; in their order."""
+        marked = {one.sha for one in unseen if one.sha in self.marked}
+        others = [one for one in unseen if one.sha not in marked]
+        some = trial.sample_examples(others, max(0, self.rules.commits - len(marked)), self.rules.seed)
+        chosen = marked | {one.sha for one in some}
+        return [one for one in unseen if one.sha in chosen]
 
     def _export_once(self, examples: Sequence[Example]) -> Path:
         """The ONNX files of base and adapter; where torch makes them, the newest examples test them."""
@@ -238,14 +249,27 @@ class HistoryAsker:
 
 
 def _describe_answer(one: ExampleCandidates) -> dict[str, object]:
-    return {"sha": one.example.sha, "message": one.example.message, "found": [asdict(c) for c in one.found]}
+    found = [asdict(c) | {"state": _pack_state(c.state)} for c in one.found]
+    return {"sha": one.example.sha, "message": one.example.message, "found": found}
+
+
+def _pack_state(state: Sequence[float]) -> str:
+    return base64.b64encode(np.array(state, np.float16).tobytes()).decode()
+
+
+def _unpack_state(packed: str) -> tuple[float, ...]:
+    return tuple(np.frombuffer(base64.b64decode(packed), np.float16).astype(float).tolist())
 
 
 def _read_answer(stored: Mapping[str, object]) -> ExampleCandidates:
     found = stored["found"]
     assert isinstance(found, list)
     candidates = tuple(
-        MessageCandidate(**{**one, "like": tuple(one["like"]), "features": tuple(one["features"])})
+        MessageCandidate(
+            **one
+            | {"like": tuple(one["like"]), "features": tuple(one["features"])}
+            | {"state": _unpack_state(one["state"])}
+        )
         for one in found
     )
     return ExampleCandidates(Example("", str(stored["message"]), "", (), str(stored["sha"])), candidates)

@@ -137,11 +137,36 @@ def test_the_output_layer_is_divided_where_there_are_two_cores(
     assert asked == threads
 
 
+@pytest.mark.parametrize(("kind", "layers", "behind"), [("llama", 2, 1), ("granite", 5, 3), ("qwen3", 6, 4)])
+def test_a_probe_reads_the_states_behind_two_thirds_of_the_layers(
+    kind: str, layers: int, behind: int, tmp_path: Path
+) -> None:
+    import torch
+
+    one = tinymodel.causal(kind, **MODELS[kind] | {"num_hidden_layers": layers})
+    runtime, source, messages = network(one, tmp_path), list(range(5, 45)), [[20, 21, 22], [9], []]
+    memory = runtime.encode(source)
+    found = beam_search.probe_messages(runtime, memory, messages, WORDS)
+    for (scored, state), ids in zip(found, messages, strict=True):
+        [alone] = beam_search.score_messages(runtime, memory, [ids], WORDS)
+        assert scored.ids == ids and scored.total == pytest.approx(alone.total)
+        if not ids:
+            assert state is None
+            continue
+        with torch.no_grad():
+            read = one(torch.tensor([[*source, 3, *ids]]), output_hidden_states=True).hidden_states[behind]
+        assert state is not None and np.abs(state - read[0, -len(ids) :].mean(0).numpy()).max() < 1e-4
+    assert beam_search.probe_messages(runtime, memory, [], WORDS) == []
+
+
 def test_the_one_graph_of_an_earlier_version_still_answers() -> None:
     """It was exported by commit c71a67c, which found this message."""
     runtime = open_network(Path(__file__).parents[2] / "fixtures" / "c71a67c")
-    found = BeamSearch(3, 8).run(runtime, runtime.encode([10 + (7 * i) % 80 for i in range(300)]), WORDS)
+    memory = runtime.encode([10 + (7 * i) % 80 for i in range(300)])
+    found = BeamSearch(3, 8).run(runtime, memory, WORDS)
     assert found[0].ids == [3, 19, 6, 73, 6, 71, 3, 19]
+    assert isinstance(runtime, CausalDecoder)
+    assert beam_search.probe_messages(runtime, memory, [[5, 6]], WORDS)[0][1] is None, "no probe reads it"
     assert found[0].mean == pytest.approx(-2.2742, abs=1e-3)
 
 

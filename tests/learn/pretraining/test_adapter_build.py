@@ -322,6 +322,10 @@ def test_what_readers_have_marked_is_asked_about_and_not_learnt(place: Path, tmp
         base, recipe.reranker, place / "corpus", frozenset(left), tmp_path / "asked", frozenset(marked)
     )
     assert {one.example.sha for one in asker.ask_once("a/first", "HEAD")} == marked
+    [spare] = set(newest) - marked
+    more = replace(asker, learnt=asker.learnt - {spare}, work=tmp_path / "more")
+    more = replace(more, rules=replace(more.rules, commits=99))
+    assert [one.example.sha for one in more.ask_once("a/first", "HEAD")] == newest, "others as well"
 
 
 def test_the_rate_of_a_run() -> None:

@@ -1,10 +1,13 @@
 """Readers' marks of what a base answered, and what its default reranker makes of them."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gitpeft.errors import GitpeftError
+from gitpeft.learn.evaluation import reranker
 from gitpeft.learn.evaluation.reranker import OfferOutcome
 from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.learn.pretraining import base_reranker
@@ -57,6 +60,39 @@ def test_each_history_is_judged_by_a_reranker_that_does_not_know_it() -> None:
     _, found = base_reranker.fit_on_histories(histories, marks)
     told = [marks.get((one.commit, one.message)) for one in found]
     assert len(found) == 88 and told.count(3) == 80 and told.count(0) == 7 and told.count(None) == 1
+
+
+def test_a_probe_is_learnt_on_the_other_histories() -> None:
+    """Features tell nothing, one of forty numbers of the states does; two messages have no state."""
+    dice = np.random.default_rng(0)
+
+    def answer(i: int) -> ExampleCandidates:
+        def candidate(message: str, told: float) -> MessageCandidate:
+            values = tuple(float(name == "is_weighed") for name in RERANKER_FEATURES)
+            state = () if i == 5 else (*dice.normal(size=39).tolist(), told)
+            return MessageCandidate(message, GENERATED, (), values, state=state)
+
+        return ExampleCandidates(example(i), (candidate("poor", -1.0), candidate("good", 1.0)))
+
+    histories = [[answer(20 * h + k) for k in range(20)] for h in range(10)]
+    marks = {(one.example.sha, "good"): 3 for history in histories for one in history}
+    marks |= {(commit, "poor"): 0 for commit, _ in marks}
+    fitted, found = base_reranker.fit_on_histories(histories, marks)
+    told = [marks[one.commit, one.message] for one in found]
+    assert told.count(3) >= 199 and np.argmax(np.abs(fitted.probe.weights)) == 39
+    read = [fitted.probe.read(c.state) for history in histories for one in history for c in one.found]
+    assert np.mean(read) == pytest.approx(0, abs=0.05)
+    assert reranker.fit_reranker(histories[0], fitted).probe == fitted.probe, "a history has no marks"
+
+
+def test_states_are_kept_with_the_answers() -> None:
+    values = tuple(0.0 for _ in RERANKER_FEATURES)
+    found = (
+        MessageCandidate("good", GENERATED, ("a",), values, mean=-1.0, state=(0.5, -3.0)),
+        MessageCandidate("poor", GENERATED, (), values),
+    )
+    stored = json.dumps(base_reranker._describe_answer(ExampleCandidates(example(1), found)))
+    assert base_reranker._read_answer(json.loads(stored)).found == found
 
 
 def test_the_share_of_good_and_of_wrong_offers() -> None:
