@@ -1,4 +1,4 @@
-"""What readers' marks and weighing candidates gain, by cross-validation over histories: one table.
+"""What readers' marks, weighing candidates and a probe gain, by cross-validation over histories: one table.
 
     python -m tests.bench.bench_weighing RECIPE --corpus CLONES --work WORK --base models/smol
 
@@ -50,16 +50,18 @@ def main() -> None:
     asked = [asker.ask_once(name, tips[name]) for name in recipe.reranker.repositories]
     marks = read_marks(recipe.folder / recipe.reranker.marks)
     unweighed = [[_forget_weights(one) for one in history] for history in asked]
+    unprobed = [[_forget_states(one) for one in history] for history in asked]
     best = [f"best {share} %: {what}" for share in (40, 30) for what in ("≥ 2, 0", "nearly kept")]
     print("| " + " | ".join(["order, score", "keystrokes saved", "≥ 2, 0", *best]) + " |")
     print("|---" * 7 + "|")
     first = reranker.MAX_WEIGHED
     for label, histories, known, count in (
         ("by keystrokes alone", unweighed, None, first),
-        ("order by keystrokes, score by marks", asked, marks, 1),
+        ("order by keystrokes, score by marks", unprobed, marks, 1),
         ("both by marks too, nothing is weighed", unweighed, marks, first),
-        (f"both by marks too, the first {first} are weighed", asked, marks, first),
-        (f"the first {2 * first} are weighed", asked, marks, 2 * first),
+        (f"the first {first} are weighed", unprobed, marks, first),
+        (f"the first {first} are weighed and probed", asked, marks, first),
+        (f"the first {2 * first} are weighed and probed", asked, marks, 2 * first),
     ):
         with mock.patch.object(reranker, "MAX_WEIGHED", count):
             _, found = fit_on_histories(histories, known)
@@ -67,8 +69,12 @@ def main() -> None:
 
 
 def _forget_weights(one: ExampleCandidates) -> ExampleCandidates:
-    found = tuple(replace_fields(c, features=update_features(c.features, _UNKNOWN)) for c in one.found)
-    return replace(one, found=found)
+    found = (replace_fields(c, features=update_features(c.features, _UNKNOWN), state=()) for c in one.found)
+    return replace(one, found=tuple(found))
+
+
+def _forget_states(one: ExampleCandidates) -> ExampleCandidates:
+    return replace(one, found=tuple(replace_fields(c, state=()) for c in one.found))
 
 
 def _format_row(label: str, found: Sequence[FoundOffer], marks: Marks) -> str:
