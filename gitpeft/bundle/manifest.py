@@ -30,6 +30,9 @@ RISK_ENCODER_FILE = "risk.onnx"
 INDEX_FOLDER = "index"
 ADAPTER_FOLDER = "adapter"
 
+GRAPH_VERSION = 2
+"""Raised when graphs are exported in another form: what an earlier version left of a run is made anew."""
+
 CAUSAL_GRAPHS = (DECODER_FILE, UPPER_FILE, HEAD_FILE)
 """The parts of a causal language model, in the order in which they are run: the lower half of its layers, the
 upper half, and the output layer. The first alone is a whole model, as earlier versions exported it."""

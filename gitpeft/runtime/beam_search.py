@@ -70,9 +70,11 @@ class Decoder(Protocol):
 class ProbedDecoder(Protocol):
     """What probing needs of a model (`onnx_model.CausalDecoder`)."""
 
-    def run_probed(self, memory: "EncodedSource", tokens: "TokenIds") -> "tuple[Floats, Floats | None]":
-        """Probabilities (B, T, V) of what follows each of `tokens` (B, T), and their hidden states
-        (B, T, D), None where there are none."""
+    def run_probed(
+        self, memory: "EncodedSource", tokens: "TokenIds", *, probable: bool = True
+    ) -> "tuple[Floats | None, Floats | None]":
+        """Probabilities (B, T, V) of what follows each of `tokens` (B, T), if asked how `probable` these are,
+        and their hidden states (B, T, D), None where the model gives none."""
 
 
 # --- scoring given messages ---------------------------------------------------------------------------------
@@ -101,21 +103,26 @@ def probe_messages(
     memory: "EncodedSource",
     messages: Sequence[Sequence[int]],
     special: GenerationTokens,
-) -> "list[tuple[Hypothesis, Floats | None]]":
-    """As `score_messages`, with the mean hidden state (D) of each message's tokens.
+    *,
+    scored: bool = True,
+) -> "list[tuple[Hypothesis | None, Floats | None]]":
+    """The log-probability of each message as `score_messages`, if asked for, and its mean hidden state (D).
 
-    There is none for a message without tokens, and where the network gives none.
+    The mean is over the message's tokens. There is none for a message without tokens, and where the network
+    gives no states.
     """
     if not messages:
         return []
-    probabilities, states = network.run_probed(memory, _force_messages(messages, special))
-    scored = _score_forced(probabilities, messages, special)
-    if states is None:
-        return [(one, None) for one in scored]
-    return [
-        (one, states[row, 1 : 1 + len(one.ids)].mean(0) if one.ids else None)
-        for row, one in enumerate(scored)
+    tokens = _force_messages(messages, special)
+    probabilities, states = network.run_probed(memory, tokens, probable=scored)
+    found: list[Hypothesis | None] = [None] * len(messages)
+    if scored and probabilities is not None:
+        found = [*_score_forced(probabilities, messages, special)]
+    means = [
+        states[row, 1 : 1 + len(ids)].mean(0) if states is not None and ids else None
+        for row, ids in enumerate(messages)
     ]
+    return list(zip(found, means, strict=True))
 
 
 def _force_messages(

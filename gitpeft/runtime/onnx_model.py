@@ -260,24 +260,31 @@ class CausalDecoder:
 
     def run_decoder(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Floats, Past]":
         """As `EncoderDecoder.run_decoder`."""
-        feeds, present = self._run_parts(memory, tokens, past)
+        feeds, present = self._run_parts(memory, tokens, past, len(self._graphs))
         return cast("Floats", feeds["probabilities"]), present
 
-    def run_probed(self, memory: EncodedSource, tokens: "TokenIds") -> "tuple[Floats, Floats | None]":
+    def run_probed(
+        self, memory: EncodedSource, tokens: "TokenIds", *, probable: bool = True
+    ) -> "tuple[Floats | None, Floats | None]":
         """Probabilities (B, T, V) as `run_decoder` without a past, and the hidden states (B, T, D) of tokens.
 
-        Graphs that an earlier version exported give no states.
+        Where nobody asks how `probable` tokens are, the output layer is not run. Graphs that an earlier
+        version exported give no states.
         """
-        feeds, _ = self._run_parts(memory, tokens, self.make_empty_past(len(tokens)))
+        count = len(self._graphs)
+        count -= not probable and count > 1
+        feeds, _ = self._run_parts(memory, tokens, self.make_empty_past(len(tokens)), count)
         states = cast("Floats | None", feeds.get(STATES_OUTPUT))
         found = None if states is None else states.reshape(*tokens.shape, -1)
-        return cast("Floats", feeds["probabilities"]), found
+        return cast("Floats | None", feeds.get("probabilities")), found
 
-    def _run_parts(self, memory: EncodedSource, tokens: "TokenIds", past: "Past") -> "tuple[Feeds, Past]":
-        """All that the graphs read and give, and the extended KV cache."""
+    def _run_parts(
+        self, memory: EncodedSource, tokens: "TokenIds", past: "Past", count: int
+    ) -> "tuple[Feeds, Past]":
+        """All that the first `count` graphs read and give, and the extended KV cache."""
         feeds: Feeds = {**memory.feeds, **past, "tokens": tokens}
         present: Past = {}
-        for number in range(len(self._graphs)):
+        for number in range(count):
             given, extended = self._get_part(number).run(feeds)
             feeds |= given
             present |= extended

@@ -199,13 +199,14 @@ class MessageGenerator:
         assert isinstance(network, CausalDecoder)
         codec, layout = self._codec.get_result(), self._budget.layout
         ids = [codec.encode_message(one.message, layout)[:MAX_TOKENS] for one in drafts]
-        found = probe_messages(network, encoded, ids, self._special)
+        scored = not all(one.tokens for one in drafts)
+        found = probe_messages(network, encoded, ids, self._special, scored=scored)
         return [
             replace_fields(
-                draft if draft.tokens else _note_likelihood(draft, scored),
+                _note_likelihood(draft, likely) if likely and not draft.tokens else draft,
                 state=() if state is None else tuple(state.tolist()),
             )
-            for draft, (scored, state) in zip(drafts, found, strict=True)
+            for draft, (likely, state) in zip(drafts, found, strict=True)
         ]
 
     def score_texts(self, encoded: EncodedSource, messages: Sequence[str]) -> list[Hypothesis]:

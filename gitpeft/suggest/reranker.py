@@ -8,6 +8,7 @@ import json
 import math
 import operator
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -57,7 +58,7 @@ class MessageCandidate:
 
     `flaw` is the reason why it must not be offered, "" if there is none. `like` are the ids of the commits
     behind it. `mean` is its log-probability per token, 0 for a message that the model did not generate.
-    `state` is the mean hidden state of its tokens, kept only for a reranker in the making.
+    `state` is the mean hidden state of its tokens, kept only in trials, where any reranker's probe reads it.
     """
 
     message: str
@@ -106,7 +107,7 @@ def build_candidates(
 class Probe:
     """A linear probe: what a message is worth as far as it shows in the mean hidden state (D) of its tokens.
 
-    It is part of a logit, and 0 on average.
+    It is part of a logit, and 0 on average over the messages that it was fitted on.
     """
 
     weights: tuple[float, ...] = ()
@@ -281,7 +282,12 @@ class Reranker:
         )
 
     def _weigh_features(self, candidate: MessageCandidate, weights: Sequence[float]) -> float:
-        return sum(w * candidate.get_feature(f) for f, w in zip(self.features, weights, strict=True))
+        return sum(w * self._read_feature(candidate, f) for f, w in zip(self.features, weights, strict=True))
+
+    def _read_feature(self, candidate: MessageCandidate, name: str) -> float:
+        if name == "probe" and candidate.state:
+            return self.probe.read(candidate.state)
+        return candidate.get_feature(name)
 
     def score_candidate(self, candidate: MessageCandidate) -> float:
         """What a candidate is worth, in 0..1.
@@ -293,7 +299,8 @@ class Reranker:
             generated = candidate.origin == GENERATED
             likelihood = math.exp(min(0.0, candidate.mean))
             return likelihood if generated else min(1.0, candidate.get_feature("similarity"))
-        return 1 / (1 + math.exp(-max(-60.0, min(60.0, self._compute_logit(candidate)))))
+        # in this order, what is not a number is worth nothing
+        return 1 / (1 + math.exp(-min(60.0, max(-60.0, self._compute_logit(candidate)))))
 
     def _compute_logit(self, candidate: MessageCandidate) -> float:
         if self.value_weights:
@@ -348,8 +355,8 @@ def _require_list(value: object) -> Sequence[object]:
 
 
 def _require_number(value: object) -> float:
-    if not isinstance(value, int | float):
-        raise TypeError("weights, bias and threshold need to be numbers")
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise TypeError("weights, bias and threshold need to be finite numbers")
     return float(value)
 
 

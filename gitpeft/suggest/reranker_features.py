@@ -100,7 +100,7 @@ class DraftMessage:
     for generated messages `finished` is whether the end was reached, and `samples` how many of the model's
     samples read like that, 0 where it searched instead of sampling. `information` is its pointwise mutual
     information with the change in nats (see `suggest.generator`), None where that was not computed, and
-    `state` the mean hidden state of its tokens, empty where nobody asked for it. For
+    `state` the mean hidden state of its tokens, empty where nobody asked for it or the model gives none. For
     retrieved messages and analogies `similarity` (0..1) is that of the commit's change, and `age` how many
     commits ago it was made.
     """

@@ -70,14 +70,14 @@ def format_sheet(questions: Sequence[Question], rng: random.Random) -> tuple[str
 
 
 def collect_marks(folder: Path, path: Path) -> None:
-    """Add the marks of filled sheets to those of a file."""
-    rows = set(read_mark_rows(path)) if path.exists() else set()
+    """Add the marks of filled sheets to those of a file; of two for one message the later one counts."""
+    rows = {row[:2] + row[3:]: row for row in read_mark_rows(path)} if path.exists() else {}
     for sheet in sorted(folder.glob("sheet-*.md")):
         key = json.loads((folder / sheet.name.replace("sheet", "key")).with_suffix(".json").read_text())
         for line, mark in read_sheet(sheet.read_text(encoding="utf-8")).items():
             name, sha, text = key[line]
-            rows.add(MarkRow(name, sha, str(mark), text))
-    lines = ["\t".join(MarkRow._fields), *("\t".join(row) for row in sorted(rows))]
+            rows[name, sha, text] = MarkRow(name, sha, str(mark), text)
+    lines = ["\t".join(MarkRow._fields), *("\t".join(row) for row in sorted(rows.values()))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(rows):,} marks in {path}")
 

@@ -125,6 +125,22 @@ def test_candidates_are_weighed(folders: dict[str, Path], tmp_path: Path) -> Non
     assert count(first) == MAX_WEIGHED and [one.message for one in marked] == [one.message for one in found]
     check_information(suggester, fitting[-1])
 
+    states = {one.message: one.state for one in fitting}
+    assert all(states.values()) and not any(one.state for one in marked)
+    probing = replace_fields(
+        words,
+        features=("words", "probe"),
+        weights=(1.0, 0.0),
+        value_weights=(0.0, 1.0),
+        marked=True,
+        probe_weights=tuple(0.01 * i for i in range(len(fitting[0].state))),
+    )
+    probed, _ = ask(probing)
+    for one in probed:
+        read = probing.probe.read(states[one.message]) if one in probing.list_fitting(probed)[:4] else 0.0
+        assert one.get_feature("probe") == pytest.approx(read, abs=1e-3) and one.state == ()
+    assert sum(one.get_feature("probe") != 0 for one in probed) == MAX_WEIGHED
+
 
 def check_information(suggester: Suggester, one: MessageCandidate) -> None:
     """Its likelihood behind the whole prompt, less that behind a prompt without the change."""

@@ -6,7 +6,7 @@ itself. A reranker that was fitted on many histories is the prior of one that is
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from gitpeft.lazy import replace_fields
 from gitpeft.learn import logistic
 from gitpeft.learn.evaluation.text_metrics import NEARLY_KEPT_SHARE, compute_saving
 from gitpeft.learn.evaluation.trial import ExampleCandidates, score_reranker
-from gitpeft.suggest.reranker import RERANKED, MessageCandidate, Probe, Reranker
+from gitpeft.suggest.reranker import RERANKED, Probe, Reranker
 from gitpeft.suggest.reranker_features import (
     GENERATED,
     RERANKER_FEATURES,
@@ -262,19 +262,6 @@ def _fit_marks(asked: Sequence[ExampleCandidates], marks: Marks) -> tuple[FloatA
     weights[_PROBE] = 1.0
     mean = float(read.mean(0) @ probe)
     return weights, bias + mean, Probe(tuple(map(float, probe)), -mean)
-
-
-def read_states(asked: Sequence[ExampleCandidates], reranker: Reranker) -> list[ExampleCandidates]:
-    """The candidates with what a reranker's probe reads in their states."""
-    probe = reranker.probe
-
-    def read(one: MessageCandidate) -> MessageCandidate:
-        if not one.state:
-            return one
-        features = (*one.features[:_PROBE], probe.read(one.state), *one.features[_PROBE + 1 :])
-        return replace_fields(one, features=features)
-
-    return [replace(one, found=tuple(map(read, one.found))) for one in asked]
 
 
 def _fit_logit(rows: FloatArray, goals: FloatArray, ridge: float | FloatArray) -> tuple[FloatArray, float]:

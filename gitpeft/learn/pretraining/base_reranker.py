@@ -43,8 +43,8 @@ _REPORT_FILE = "reranker.json"
 
 @dataclass(frozen=True, slots=True)
 class RerankerRules:
-    """On which histories (OWNER/NAME) a reranker is fitted: the newest commits of each are read, and
-    `commits` of their newest fifth asked about, those first that have marks.
+    """On which histories (OWNER/NAME) a reranker is fitted: the newest commits of each are read, and of
+    their newest fifth all that have marks are asked about, and others up to `commits`.
 
     `marks` is a file of readers' marks beside the recipe, "" for none; see `read_marks`.
     """
@@ -78,6 +78,8 @@ def read_mark_rows(path: Path) -> list[MarkRow]:
         found = [MarkRow(*(row[name] for name in MarkRow._fields)) for row in rows]
         if bad := [row.mark for row in found if row.mark not in _MARKS]:
             raise ValueError(f"{bad[0]!r} is no mark")
+        if len({(row.commit, row.message) for row in found}) < len(found):
+            raise ValueError("a message has two marks")
         return found
     except (OSError, KeyError, ValueError) as error:
         raise GitpeftError(
@@ -148,7 +150,6 @@ def fit_on_histories(
         rest = [one for i, history in enumerate(asked) if i % FOLDS != fold for one in history]
         held = [one for history in asked[fold::FOLDS] for one in history]
         fitted = reranker.fit_reranker(rest, marks=marks)
-        held = reranker.read_states(held, fitted)
         found += [
             FoundOffer(one.example.sha, one.offered_message(fitted, least=0.0), outcome)
             for one, outcome in zip(held, reranker.list_outcomes(held, fitted), strict=True)
@@ -195,9 +196,16 @@ class HistoryAsker:
     @property
     def folder(self) -> Path:
         """Where the answers are: those of an adapter say nothing of one that was trained further, and their
-        features nothing to a reranker of other ones."""
-        features = hashlib.sha256(" ".join(RERANKER_FEATURES).encode()).hexdigest()
-        return self.work / f"asked-{self.base.digest[:12]}-{features[:6]}"
+        features nothing to a reranker of other ones; other rules ask about other commits."""
+        rules = [
+            RERANKER_FEATURES,
+            self.rules.newest,
+            self.rules.commits,
+            self.rules.seed,
+            sorted(self.marked),
+        ]
+        digest = hashlib.sha256(json.dumps(rules).encode()).hexdigest()
+        return self.work / f"asked-{self.base.digest[:12]}-{digest[:6]}"
 
     def ask_once(self, name: str, tip: str) -> list[ExampleCandidates]:
         """The candidates for OWNER/NAME, from the work folder where they are there.
@@ -224,7 +232,7 @@ class HistoryAsker:
             return trial.collect_candidates(suggester, chosen, since=newest)
 
     def _choose_commits(self, unseen: Sequence[Example]) -> list[Example]:
-        """The marked ones, and others as long as there are less than the rules ask for; in their order."""
+        """The marked ones, and others as long as there are fewer than the rules ask for; in their order."""
         marked = {one.sha for one in unseen if one.sha in self.marked}
         others = [one for one in unseen if one.sha not in marked]
         some = trial.sample_examples(others, max(0, self.rules.commits - len(marked)), self.rules.seed)
@@ -254,11 +262,11 @@ def _describe_answer(one: ExampleCandidates) -> dict[str, object]:
 
 
 def _pack_state(state: Sequence[float]) -> str:
-    return base64.b64encode(np.array(state, np.float16).tobytes()).decode()
+    return base64.b64encode(np.array(state, np.float32).tobytes()).decode()
 
 
 def _unpack_state(packed: str) -> tuple[float, ...]:
-    return tuple(np.frombuffer(base64.b64decode(packed), np.float16).astype(float).tolist())
+    return tuple(np.frombuffer(base64.b64decode(packed), np.float32).astype(float).tolist())
 
 
 def _read_answer(stored: Mapping[str, object]) -> ExampleCandidates:

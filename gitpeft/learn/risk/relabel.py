@@ -55,9 +55,14 @@ def compare_labels(known: LabelledHistory, until: float) -> LabelChanges:
 
 
 def select_newly_labelled(known: LabelledHistory, until: float) -> LabelledCommits:
-    """The commits that have a label now and had none at `until`, oldest first."""
+    """The commits that have a label now and had none at `until`, oldest first.
+
+    Those that are too new to tell what became of them are left out: only bugs among them are known.
+    """
     before, after = set(_label_at(known, until).shas), _label_at(known, known.now)
-    return after.take(np.array([i for i, sha in enumerate(after.shas) if sha not in before], dtype=int))
+    limit = labelled_history.find_label_limit(known.found, known.now)
+    new = [i for i, sha in enumerate(after.shas) if sha not in before and after.times[i] <= limit]
+    return after.take(np.array(new, dtype=int))
 
 
 def _label_at(known: LabelledHistory, moment: float) -> LabelledCommits:

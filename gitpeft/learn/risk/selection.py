@@ -89,7 +89,10 @@ def train_risk_model(
         return make_unchecked_prior(base, young, explain_few_bugs(known))
     tried = evaluate_prequential(measured, found, now, texts=texts, teach=teach)
     if tried is None:
-        why = f"not enough history (too few of its {known} bugs were known in time)"
+        why = (
+            f"not enough history (too few of its {known} bugs were known in time, or in commits that are old "
+            "enough to judge)"
+        )
         return make_unchecked_prior(base, young, why)
     if int(tried.data.truth.sum()) < MIN_JUDGED_BUGS:
         return make_unchecked_prior(base, young, explain_few_judged_bugs(tried))
@@ -149,8 +152,8 @@ def make_unchecked_prior(base: RiskModel, recent: LabelledCommits, why: str) -> 
 def explain_few_judged_bugs(tried: RiskTrial) -> str:
     """Why no score can be judged by these later commits."""
     buggy, n = int(tried.data.truth.sum()), len(tried.data)
-    needed = f"{MIN_JUDGED_BUGS} needed"
-    return f"too few bugs to judge a score ({buggy} of the {n:,} newest labelled commits, {needed})"
+    of = f"{buggy} in the newest {n:,} commits that are old enough to judge"
+    return f"too few bugs to judge a score ({of}, {MIN_JUDGED_BUGS} needed)"
 
 
 def _collect_usual_scores(

@@ -149,7 +149,7 @@ def test_a_probe_reads_the_states_behind_two_thirds_of_the_layers(
     found = beam_search.probe_messages(runtime, memory, messages, WORDS)
     for (scored, state), ids in zip(found, messages, strict=True):
         [alone] = beam_search.score_messages(runtime, memory, [ids], WORDS)
-        assert scored.ids == ids and scored.total == pytest.approx(alone.total)
+        assert scored is not None and scored.ids == ids and scored.total == pytest.approx(alone.total)
         if not ids:
             assert state is None
             continue
@@ -157,6 +157,11 @@ def test_a_probe_reads_the_states_behind_two_thirds_of_the_layers(
             read = one(torch.tensor([[*source, 3, *ids]]), output_hidden_states=True).hidden_states[behind]
         assert state is not None and np.abs(state - read[0, -len(ids) :].mean(0).numpy()).max() < 1e-4
     assert beam_search.probe_messages(runtime, memory, [], WORDS) == []
+    again = beam_search.probe_messages(runtime, memory, messages, WORDS, scored=False)
+    assert [scored for scored, _ in again] == [None] * 3
+    assert [None if state is None else state.tolist() for _, state in again] == [
+        None if state is None else state.tolist() for _, state in found
+    ]
 
 
 def test_the_one_graph_of_an_earlier_version_still_answers() -> None:

@@ -30,7 +30,14 @@ def test_marks_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["commit\tmark\n0123\t3\n", HEADER + "a/b\t0123\t4\tx\n", HEADER + "a/b\n", HEADER + "\t\t\t\n"]
+    "text",
+    [
+        "commit\tmark\n0123\t3\n",
+        HEADER + "a/b\t0123\t4\tx\n",
+        HEADER + "a/b\n",
+        HEADER + "\t\t\t\n",
+        HEADER + "a/b\t0123\t2\tx\na/b\t0123\t3\tx\n",
+    ],
 )
 def test_marks_that_are_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "marks.tsv"
@@ -80,7 +87,9 @@ def test_a_probe_is_learnt_on_the_other_histories() -> None:
     fitted, found = base_reranker.fit_on_histories(histories, marks)
     told = [marks[one.commit, one.message] for one in found]
     assert told.count(3) >= 199 and np.argmax(np.abs(fitted.probe.weights)) == 39
-    read = [fitted.probe.read(c.state) for history in histories for one in history for c in one.found]
+    candidates = [c for history in histories for one in history for c in one.found]
+    read = [fitted.probe.read(c.state) for c in candidates]
+    assert [fitted._read_feature(c, "probe") for c in candidates] == read
     assert np.mean(read) == pytest.approx(0, abs=0.05)
     assert reranker.fit_reranker(histories[0], fitted).probe == fitted.probe, "a history has no marks"
 

@@ -68,7 +68,9 @@ def test_who_fights_has_not_seen_what_is_fought_on(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(selection, "train_risk_model", watch)
     verdict = champion_challenger.compare_risk_models(installed, until, installed, known)
-    judged = set(labelled_history.label_commits(known.measured, known.found, known.now).shas)
+    limit = labelled_history.find_label_limit(known.found, known.now)
+    labelled = labelled_history.label_commits(known.measured, known.found, known.now)
+    judged = {sha for sha, time in zip(labelled.shas, labelled.times, strict=True) if time <= limit}
     before = set(labelled_history.label_commits(known.measured, known.found, until).shas)
     held = {one.sha for one in known.measured} - seen[0]
     assert verdict.result is not None and len(held) == verdict.result.n == len(judged - before) // 2
@@ -138,6 +140,7 @@ def test_what_became_of_the_labels_is_counted() -> None:
     assert (after.known, after.changed, after.judged) == (before.known + 1, before.changed + 1, before.judged)
     now = labelled_history.label_commits(known.measured, known.found, known.now)
     then = labelled_history.label_commits(known.measured, known.found, until)
-    assert before.judged == len(now) - len(then)
+    young = int((now.times > labelled_history.find_label_limit(known.found, known.now)).sum())
+    assert before.judged == len(now) - len(then) - young and young > 0, "too new to tell what becomes of them"
     assert relabel.compare_labels(known, known.now) == relabel.LabelChanges(0, 0, 0)
     assert np.isin(then.shas, now.shas).all()

@@ -114,6 +114,17 @@ def test_a_block_is_judged_by_what_was_known_when_it_began(monkeypatch: pytest.M
     )
 
 
+def test_commits_that_are_too_new_are_not_judged() -> None:
+    """Of these only those that were fixed at once have a label."""
+    measured, found = history(500, 7, 0.8)
+    now, newest = measured[-1].change.time, measured[-5:]
+    fixed = Found({**found.known, **{one.sha: one.change.time + 60 for one in newest}})
+    limit = labelled_history.find_label_limit(fixed, now)
+    assert newest[-1].change.time > limit
+    trial = prequential.evaluate_prequential(measured, fixed, now)
+    assert trial is not None and trial.data.times[-1] <= limit
+
+
 def test_probabilities_are_those_that_come_true() -> None:
     measured, found = history(4000, 8, 0.5)
     data = labelled_history.label_commits(measured, found, measured[-1].change.time)
