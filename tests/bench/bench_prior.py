@@ -2,12 +2,13 @@
 
     python tests/bench/bench_prior.py --csv net.csv net.git --csv swift.csv swift.git --own flask.git gin.git
         [--curve docs/images/risk-curve.svg] \
-        | python tests/bench/write_table.py docs/evaluation.md prior means quiet curve
+        | python tests/bench/write_table.py docs/evaluation.md prior means quiet lines curve
 
 Labels of a csv (data of Zeng et al. 2021): the newest fifth, by models fitted on the rest. Own labels: the
 newest half, block by block, by what was known when each block began. Then what the selected score would have
-called quiet, and what is left of every score where only the newest 30, 100, 300 or 1,000 commits before the
-newest fifth are known; the prior needs no label.
+called quiet, whether the lines to which it gives the highest weight were changed by fixes, and what is left
+of every score where only the newest 30, 100, 300 or 1,000 commits before the newest fifth are known; the
+prior needs no label.
 Histories are full clones, which are only read. Intervals are 95 %, bootstrap over the commits.
 """
 
@@ -30,9 +31,10 @@ from gitpeft.learn.evaluation.ranking_metrics import (
     roc_auc,
     summarise_ranking,
 )
-from gitpeft.learn.risk import classifiers, labelled_history, prequential, quiet
+from gitpeft.learn.risk import classifiers, labelled_history, prequential, quiet, selection
 from gitpeft.learn.risk.classifiers import LabelledCommits
 from gitpeft.learn.risk.labelled_history import LabelledHistory
+from gitpeft.learn.risk.line_check import LineHits
 from gitpeft.learn.risk.prequential import RiskTrial
 from gitpeft.risk.model import (
     LINES_ADDED,
@@ -64,12 +66,14 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Subject:
-    """A history: its scores on later commits, and for the curve the newest fifth and what came before."""
+    """A history: its scores on later commits, for the curve the newest fifth and what came before, and how
+    often the selected score points to a line that was changed by a fix (None where it reads no lines)."""
 
     name: str
     trial: RiskTrial
     before: LabelledCommits
     test: LabelledCommits
+    lines: LineHits | None = None
 
 
 def read_published(table: Path, history: Path) -> Subject:
@@ -102,7 +106,10 @@ def judge_own(name: str, known: LabelledHistory) -> Subject:
     start = int(test.times[0])
     older = [one for one in known.measured if one.change.time < start]
     before = labelled_history.label_commits(older, known.found, start, texts=known.texts)
-    return Subject(name, trial, before, test)
+    lines = None
+    if known.find_fixed_lines is not None and trial.chosen not in prequential.READ_NO_TEXT:
+        lines = selection.evaluate_line_attribution(trial.chosen, trial, known.find_fixed_lines)
+    return Subject(name, trial, before, test, lines)
 
 
 def print_table(subjects: Sequence[Subject]) -> None:
@@ -146,6 +153,16 @@ def print_quiet(subjects: Sequence[Subject]) -> None:
             sizes = (f"{zone.n:,} of {zone.commits:,}", f"{clean:.0%}", f"{zone.bugs} of {zone.of}")
             cells = (*sizes, f"{mean:.0%} ({low:.0%}–{high:.0%})")
         print(f"| {one.name} | {one.trial.chosen} | " + " | ".join(cells) + " |", flush=True)
+
+
+def print_lines(subjects: Sequence[Subject]) -> None:
+    print("\n| history | selected | commits | heaviest line changed by a fix | random line | gain |")
+    print("|---" * 6 + "|")
+    for one in subjects:
+        if found := one.lines:
+            gain = "{:+.3f} ({:+.3f} to {:+.3f})".format(*found.gain)
+            cells = f"{found.n} | {found.hits:.0%} | {found.chance:.0%} | {gain}"
+            print(f"| {one.name} | {one.trial.chosen} | {cells} |")
 
 
 def measure_curve(one: Subject, cut: int | None) -> dict[str, float]:
@@ -209,6 +226,7 @@ def report(subjects: Sequence[Subject], chart: Path | None) -> None:
     print_table(subjects)
     print_means(subjects)
     print_quiet(subjects)
+    print_lines(subjects)
     print_curve(subjects, chart)
 
 
