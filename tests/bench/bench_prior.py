@@ -85,8 +85,8 @@ def read_published(table: Path, history: Path) -> Subject:
 
 def read_own(path: Path) -> Subject:
     with bench_risk.copy(path) as repository:
-        known = read_labels(repository)
-    return judge_own(path.parent.name if path.stem == "repo" else path.stem, known)
+        name = path.parent.name if path.stem == "repo" else path.stem
+        return judge_own(name, read_labels(repository))  # which looks lines up in the repository
 
 
 def read_labels(repository: Repository) -> LabelledHistory:
