@@ -174,7 +174,8 @@ class MessageGenerator:
             return list(drafts)
         codec, encoded = self._codec.get_result(), self._encoded
         with self._timer.measure("weigh"):
-            read = [one for one in drafts if probes or not one.tokens]
+            ids = [codec.encode_message(one.message, self._budget.layout)[:MAX_TOKENS] for one in drafts]
+            read = [pair for pair in zip(drafts, ids, strict=True) if probes or not pair[0].tokens]
             reading = BackgroundTask(lambda: self._read_drafts(encoded, read))
             count = len(self._wrapping[0])
             subjects = [one.subject for one in exemplars]
@@ -184,7 +185,6 @@ class MessageGenerator:
                 before = encoded.keep_first(count)
             else:  # a graph reads on from one token at least
                 before, opening = self._network.encode(opening), []
-            ids = [codec.encode_message(one.message, self._budget.layout)[:MAX_TOKENS] for one in drafts]
             unseen = score_messages(self._network, before, ids, self._special, opening)
             known = {one.message: one for one in reading.get_result()}
         seen = [known.get(one.message, one) for one in drafts]
@@ -193,20 +193,21 @@ class MessageGenerator:
             for one, without in zip(seen, unseen, strict=True)
         ]
 
-    def _read_drafts(self, encoded: EncodedSource, drafts: Sequence[DraftMessage]) -> list[DraftMessage]:
-        """Drafts with their likelihood, unless it is known, and the states that the network gives."""
+    def _read_drafts(
+        self, encoded: EncodedSource, asked: Sequence[tuple[DraftMessage, Sequence[int]]]
+    ) -> list[DraftMessage]:
+        """Drafts (given with their ids) with their likelihood, unless it is known, and the states that the
+        network gives."""
         network = self._network
         assert isinstance(network, CausalDecoder)
-        codec, layout = self._codec.get_result(), self._budget.layout
-        ids = [codec.encode_message(one.message, layout)[:MAX_TOKENS] for one in drafts]
-        scored = not all(one.tokens for one in drafts)
-        found = probe_messages(network, encoded, ids, self._special, scored=scored)
+        scored = not all(draft.tokens for draft, _ in asked)
+        found = probe_messages(network, encoded, [ids for _, ids in asked], self._special, scored=scored)
         return [
             replace_fields(
                 _note_likelihood(draft, likely) if likely and not draft.tokens else draft,
                 state=() if state is None else tuple(state.tolist()),
             )
-            for draft, (likely, state) in zip(drafts, found, strict=True)
+            for (draft, _), (likely, state) in zip(asked, found, strict=True)
         ]
 
     def score_texts(self, encoded: EncodedSource, messages: Sequence[str]) -> list[Hypothesis]:

@@ -123,18 +123,21 @@ class Probe:
 def update_candidates(
     candidates: Sequence[MessageCandidate],
     weighed: Sequence[DraftMessage],
-    probe: Probe = Probe(),  # noqa: B008 - it cannot be changed
+    probe: Probe | None = None,
     *,
     keep_states: bool = False,
 ) -> list[MessageCandidate]:
-    """The candidates, those among them whose drafts the model has weighed with the features of these."""
+    """The candidates, those among them whose drafts the model has weighed with the features of these.
+
+    A `probe` reads their states, which are kept only with `keep_states`.
+    """
     known = {draft.message: draft for draft in weighed}
     found = []
     for one in candidates:
         if draft := known.get(one.message):
-            features = update_features(one.features, draft, probe.read(draft.state))
-            state = draft.state if keep_states else ()
-            one = replace_fields(one, features=features, state=state)
+            probed = probe.read(draft.state) if probe else 0.0
+            features = update_features(one.features, draft, probed)
+            one = replace_fields(one, features=features, state=draft.state if keep_states else ())
         found.append(one)
     return found
 

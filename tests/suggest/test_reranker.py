@@ -243,6 +243,7 @@ def test_whether_it_was_fitted_on_marks_is_stored() -> None:
     probing = replace_fields(MARKED, probe_weights=(0.5, -1.0), probe_bias=0.25)
     again = Reranker.from_data(json.loads(json.dumps(asdict(probing))), "model")
     assert again == probing and again.probe.read((2.0, 1.0)) == 0.25
+    assert not Reranker.from_data({"features": ["words"], "weights": [1]}, "model").marked
     for bad in ("0.5", [math.nan], [-math.inf], [10**400], ["1"]):
         with pytest.raises(GitpeftError, match="cannot be read"):
             Reranker.from_data(asdict(probing) | {"probe_weights": bad}, "model")
@@ -252,7 +253,6 @@ def test_what_is_not_a_number_is_worth_nothing() -> None:
     [one] = candidates(draft("drop the cache"))
     lost = replace_fields(one, features=tuple(math.nan for _ in RERANKER_FEATURES))
     assert MARKED.score_candidate(lost) < 1e-9
-    assert not Reranker.from_data({"features": ["words"], "weights": [1]}, "model").marked
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def save_graphs(model: "PreTrainedModel", quantise: bool, folder: Path) -> None:
     The lower half of the layers reads `tokens` (B, T) and gives `middle.sum` and `middle.update` (1, B·T, D),
     the residual stream and what is still to be added to it. The upper half goes on from there, and gives
     `top.sum` and `top.update`, and on its way `states` (1, B·T, D), the hidden states that a reranker's probe
-    reads. The output layer makes `probabilities` (B, T, V) of these; it is not run while
-    the prompt is read. All three read `tokens`, the latter two for their shape alone.
+    reads. The output layer makes `probabilities` (B, T, V) of what is at the top; it is not run while the
+    prompt is read. All three read `tokens`, the latter two for their shape alone.
 
     Further inputs of the halves are `prefix.I.key/value` (1, K, S, H) and `past.I.key/value` (B, K, P, H) for
     each of their layers I; `present.I.key/value` (B, K, E, H) are the next step's past. Without a prefix, the
