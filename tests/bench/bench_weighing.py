@@ -10,24 +10,20 @@ best scores.
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 from gitpeft.lazy import replace_fields
 from gitpeft.learn.evaluation.reranker import Marks, find_threshold
 from gitpeft.learn.evaluation.text_metrics import NEARLY_KEPT_SHARE
 from gitpeft.learn.evaluation.trial import ExampleCandidates
-from gitpeft.learn.models import bases
-from gitpeft.learn.pretraining.adapter_build import AdapterRecipe
 from gitpeft.learn.pretraining.base_reranker import (
     FoundOffer,
-    HistoryAsker,
     fit_on_histories,
-    read_marks,
     summarise_marks,
 )
 from gitpeft.suggest import reranker
 from gitpeft.suggest.reranker_features import GENERATED, DraftMessage, update_features
+from tests.bench.recipe_answers import add_arguments, open_answers
 
 History = Sequence[ExampleCandidates]
 _UNKNOWN = DraftMessage("", GENERATED, (), information=0.0)
@@ -39,16 +35,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", type=Path)
-    for name in ("--corpus", "--work", "--base"):
-        parser.add_argument(name, type=Path, required=True)
-    args = parser.parse_args()
-    recipe = AdapterRecipe.load(args.recipe)
-    assert recipe.reranker is not None and recipe.reranker.marks, "the recipe has no marks"
-    tips, base = recipe.read_repositories(), bases.find_base(str(args.base))
-    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work, recipe.list_marked())
-    asked = [asker.ask_once(name, tips[name]) for name in recipe.reranker.repositories]
-    marks = read_marks(recipe.folder / recipe.reranker.marks)
+    add_arguments(parser)
+    answers = open_answers(parser.parse_args())
+    marks = answers.recipe.read_marks()
+    assert marks, "the recipe has no marks"
+    asked = [answers.ask_once(name) for name in answers.rules.repositories]
     unweighed = [[_forget_weights(one) for one in history] for history in asked]
     unprobed = [[_forget_states(one) for one in history] for history in asked]
     best = [f"best {share} %: {what}" for share in (40, 30) for what in ("≥ 2, 0", "nearly kept")]

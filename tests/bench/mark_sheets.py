@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gitpeft.learn.data.dataset import Example
-from gitpeft.learn.models import bases
-from gitpeft.learn.pretraining import commit_pairs
-from gitpeft.learn.pretraining.adapter_build import AdapterRecipe
-from gitpeft.learn.pretraining.base_reranker import HistoryAsker, MarkRow, read_mark_rows, read_marks
+from gitpeft.learn.pretraining.base_reranker import MarkRow, read_mark_rows, read_marks
 from gitpeft.suggest.reranker import MAX_WEIGHED
 from tests.bench.blind_sheet import LETTERS, format_question
 from tests.bench.blind_sheet import read_marks as read_sheet
+from tests.bench.recipe_answers import add_arguments, open_answers
 
 Question = tuple[str, Example, str, list[str]]
 """Repository, commit, its change and candidates."""
@@ -29,23 +27,18 @@ Question = tuple[str, Example, str, list[str]]
 
 def make_sheets(args: argparse.Namespace) -> None:
     """Write `args.parts` sheets and their keys into `args.out`."""
-    recipe = AdapterRecipe.load(args.recipe)
-    assert recipe.reranker is not None, "the recipe has no [reranker]"
-    marks_path = recipe.folder / recipe.reranker.marks
-    known = set(read_marks(marks_path)) if recipe.reranker.marks and marks_path.exists() else set()
-    base, tips = bases.find_base(str(args.base)), recipe.read_repositories()
-    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work, recipe.list_marked())
-    reranker, questions = base.load_reranker(), list[Question]()
-    for name in recipe.reranker.repositories:
+    answers = open_answers(args)
+    marks_path = answers.recipe.folder / answers.rules.marks
+    known = set(read_marks(marks_path)) if answers.rules.marks and marks_path.exists() else set()
+    reranker, questions = answers.base.load_reranker(), list[Question]()
+    for name in answers.rules.repositories:
         new = []
-        for one in asker.ask_once(name, tips[name]):
+        for one in answers.ask_once(name):
             first = [c.message for c in reranker.list_fitting(one.found)[:MAX_WEIGHED]]
             if texts := [text for text in first if (one.example.sha, text) not in known]:
                 new.append((one.example, texts))
         if new:
-            clone = commit_pairs.open_clone(args.corpus, name)
-            mined = commit_pairs.mine_examples(clone, tips[name], recipe.reranker.newest)
-            changes = {one.sha: one.change for one in mined}
+            changes = {one.sha: one.change for one in answers.mine_examples(name)}
             questions += [(name, one, changes[one.sha], texts) for one, texts in new]
     args.out.mkdir(parents=True, exist_ok=True)
     for part in range(args.parts):
@@ -89,9 +82,8 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make")
-    make.add_argument("recipe", type=Path)
-    for name in ("--corpus", "--work", "--base", "--out"):
-        make.add_argument(name, type=Path, required=True)
+    add_arguments(make)
+    make.add_argument("--out", type=Path, required=True)
     make.add_argument("--parts", type=int, default=4)
     collect = commands.add_parser("collect")
     collect.add_argument("sheets", type=Path)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,16 +25,15 @@ from gitpeft.learn.evaluation.ranking_metrics import roc_auc
 from gitpeft.learn.evaluation.reranker import Marks
 from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.learn.models import bases
-from gitpeft.learn.pretraining import commit_pairs
-from gitpeft.learn.pretraining.adapter_build import AdapterRecipe
-from gitpeft.learn.pretraining.base_reranker import HistoryAsker
 from gitpeft.runtime.tokenizer import render_source, wrap_source
+from gitpeft.suggest.generator import MAX_TOKENS
+from gitpeft.suggest.suggester import NEIGHBOUR_COUNT
+from tests.bench.recipe_answers import add_arguments, open_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GROUPS = 10
-_MAX_TOKENS = 40
 
 Key = tuple[str, str]
 """Commit and message."""
@@ -51,21 +49,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", type=Path)
-    for name in ("--corpus", "--work", "--base"):
-        parser.add_argument(name, type=Path, required=True)
+    add_arguments(parser)
     parser.add_argument("--layers", type=int, nargs="+", default=[10, 15, 20, 25, 30])
     args = parser.parse_args()
-    recipe = AdapterRecipe.load(args.recipe)
-    assert recipe.reranker is not None and recipe.reranker.marks, "the recipe has no marks"
-    marks, tips, base = recipe.read_marks() or {}, recipe.read_repositories(), bases.find_base(str(args.base))
-    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work, recipe.list_marked())
+    answers = open_answers(args)
+    marks, base = answers.recipe.read_marks(), answers.base
+    assert marks, "the recipe has no marks"
     asked, states = [], dict[Key, NDArray[np.float32]]()
     model = base.load().to(torch.bfloat16).eval()
-    for name in recipe.reranker.repositories:
-        asked.append(asker.ask_once(name, tips[name]))
-        clone = commit_pairs.open_clone(args.corpus, name)
-        examples = commit_pairs.mine_examples(clone, tips[name], recipe.reranker.newest)
+    for name in answers.rules.repositories:
+        asked.append(answers.ask_once(name))
+        examples = answers.mine_examples(name)
         states.update(read_history(base, model, examples, asked[-1], marks, args.layers))
         print(f"{name}: {len(states):,} messages read", flush=True)
     print("\n| | ≥ 2 | 0 |\n|---|---|---|")
@@ -96,7 +90,7 @@ def read_history(
     codec, budget, wrapping = base.load_codec(), base.budget, base.find_wrapping_ids()
     start, end = codec.find_message_start(), codec.find_message_end(budget.layout)
     for one, before in zip(chosen, trial.entries_known_before(chosen, newest), strict=True):
-        near = index.with_later_commits(before).find_nearest(one.change, max(budget.exemplars, 10))
+        near = index.with_later_commits(before).find_nearest(one.change, NEIGHBOUR_COUNT)
         subjects = [other.subject for other in near[: budget.exemplars]]
         prompt = render_source(one.change, subjects, one.previous, budget, codec)
         ids = wrap_source(prompt or codec.marks["file"], wrapping, budget.total)
@@ -104,7 +98,7 @@ def read_history(
         with torch.no_grad():
             read = model(input_ids=torch.tensor([ids]), use_cache=True).past_key_values if texts else None
             for text in texts:
-                words = codec.encode_message(text, budget.layout)[:_MAX_TOKENS]
+                words = codec.encode_message(text, budget.layout)[:MAX_TOKENS]
                 found = model(
                     input_ids=torch.tensor([[start, *words, end]]),
                     past_key_values=deepcopy(read),
