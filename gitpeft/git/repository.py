@@ -5,6 +5,7 @@ for remotes and for counting commits, both outside the hook: importing it takes 
 and settings by parsers of its own, which know neither reftables nor the environment of a hook.
 """
 
+import io
 import os
 import re
 import signal
@@ -454,8 +455,14 @@ class Repository:
     def rev_list(self, *tips: str) -> list[tuple[str, tuple[str, ...]]]:
         """The commits that `tips` (or options such as `--all`) reach, oldest first, each with its parents."""
         order = ["--parents", "--date-order", "--reverse"]
-        lines = self.run("rev-list", *order, *tips, "--").decode("ascii").split("\n")
-        return [(sha, tuple(parents)) for sha, *parents in map(str.split, lines[:-1])]
+        found: list[tuple[str, tuple[str, ...]]] = []
+        last = ""
+        for line in io.BytesIO(self.run("rev-list", *order, *tips, "--")):
+            sha, *parents = line.decode("ascii").split()
+            # most commits follow their parent: a long history has each id in memory once
+            found.append((sha, (last,) if parents == [last] else tuple(parents)))
+            last = sha
+        return found
 
     def list_range_commits(self, named: Sequence[str]) -> list[str]:
         """The commits of what `resolve_revisions` returned, without merges, oldest first."""

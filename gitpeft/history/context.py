@@ -7,7 +7,7 @@ asking git only for the difference, so that a commit on top of the last one cost
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from gitpeft.diff.patch import FileChange, quote_path, unquote_path
@@ -47,6 +47,11 @@ MAX_LINEAGE_NAMES = 16
 
 KINDS_WITH_LINES = ("text", "generated", "symlink", "mode")
 """Kinds of files that have lines."""
+
+READ_AT_ONCE = 256
+"""Commits that one query asks for."""
+
+_FILLED_AT_ONCE = 5000
 
 _MAX_COMPANION_PATHS = 8
 _MAX_COMPANION_CHANGES = 200
@@ -218,14 +223,33 @@ def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequ
     """Fill in the length that each newly stored file had before its change; `order` is oldest first.
 
     The length of a content is that of the content before, plus the lines added, minus those removed. Along a
-    chain of changes this gives every length exactly, so git is asked only for the content at its start.
+    chain of changes this gives every length exactly, so git is asked only for the content at its start. Some
+    thousand commits are filled in at a time, and the lengths of contents that none of them changed again are
+    kept for the next ones.
     """
-    rows = db.execute(
-        "SELECT touch.rowid, sha, coalesce(origin, path), old, new, added - removed, status FROM touch"
-        " JOIN change ON change.id = change WHERE lines IS NULL"
-    ).fetchall()
-    position = {sha: number for number, sha in enumerate(order)}
-    rows.sort(key=lambda row: position.get(row[1], -1))
+    open_ids = "SELECT DISTINCT change FROM touch WHERE lines IS NULL"
+    unfilled = {sha for (sha,) in db.execute(f"SELECT sha FROM change WHERE id IN ({open_ids})")}
+    if not unfilled:
+        return
+    ordered = [sha for sha in order if sha in unfilled]
+    waiting = [*sorted(unfilled.difference(ordered)), *ordered]
+    lengths: dict[int, int] = {}
+    for start in range(0, len(waiting), _FILLED_AT_ONCE):
+        _fill_line_counts_of(db, repository, waiting[start : start + _FILLED_AT_ONCE], lengths)
+
+
+def _fill_line_counts_of(
+    db: sqlite3.Connection, repository: Repository, shas: Sequence[str], lengths: dict[int, int]
+) -> None:
+    """The same for some commits, oldest first; `lengths` are those of contents by `_shorten_name`."""
+    columns = "touch.rowid, sha, coalesce(origin, path), old, new, added - removed, status"
+    query = f"SELECT {columns} FROM change JOIN touch ON touch.change = change.id WHERE lines IS NULL"
+    rows: list[tuple[int, str, str, str, str, int, str]] = []
+    for start in range(0, len(shas), READ_AT_ONCE):
+        wanted = shas[start : start + READ_AT_ONCE]
+        rows += db.execute(f"{query} AND sha IN ({', '.join('?' * len(wanted))})", tuple(wanted))
+    position = {sha: number for number, sha in enumerate(shas)}
+    rows.sort(key=lambda row: position[row[1]])
     steps: dict[str, tuple[str, int]] = {}
     for _, _, _, old, new, grown, _ in rows:
         steps.setdefault(new, (old, grown))
@@ -235,10 +259,27 @@ def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequ
     }
     starts: dict[str, tuple[str, int]] = {}
     found = {number: _find_chain_start(name, steps, starts) for number, name in named.items()}
-    known = read_line_counts(repository, sorted({root for root, _ in found.values()} - {""}))
-    lengths = [(max(0, known.get(root, 0) + grown), number) for number, (root, grown) in found.items()]
+    ends = {
+        name: _find_chain_start(name, steps, starts)
+        for name in steps.keys() - set(named.values())
+        if name.strip("0")
+    }
+    roots = {root for root, _ in [*found.values(), *ends.values()]} - {""}
+    known = {root: lengths[key] for root in roots if (key := _shorten_name(root)) in lengths}
+    known |= read_line_counts(repository, sorted({root for root, _ in found.values()} - known.keys() - {""}))
+    filled = [(max(0, known.get(root, 0) + grown), number) for number, (root, grown) in found.items()]
     with db:
-        db.executemany("UPDATE touch SET lines = ?, old = NULL, new = NULL WHERE rowid = ?", lengths)
+        db.executemany("UPDATE touch SET lines = ?, old = NULL, new = NULL WHERE rowid = ?", filled)
+    for name in named.values():
+        lengths.pop(_shorten_name(name), None)
+    for name, (root, grown) in ends.items():
+        if root in known or not root:
+            lengths[_shorten_name(name)] = known.get(root, 0) + grown
+
+
+def _shorten_name(content: str) -> int:
+    """The first 60 bits of a content's name, which no two of ten million share; -1 of a commit and a path."""
+    return -1 if not content or ":" in content else int(content[:15], 16)
 
 
 def _name_old_content(sha: str, path: str, old: str, status: str) -> str:
@@ -322,22 +363,49 @@ def write_setting(db: sqlite3.Connection, name: str, value: str) -> None:
     db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (name, value))
 
 
-def load_stored_changes(db: sqlite3.Connection, shas: set[str]) -> dict[str, MeasuredChange]:
-    """Load the commits that are stored, by id."""
+def load_stored_changes(db: sqlite3.Connection, shas: Sequence[str]) -> dict[str, MeasuredChange]:
+    """Load those of these commits that are stored, by id."""
+    found: dict[str, MeasuredChange] = {}
+    for start in range(0, len(shas), READ_AT_ONCE):
+        wanted = shas[start : start + READ_AT_ONCE]
+        marks = ", ".join("?" * len(wanted))
+        query = f"SELECT id, sha, author, time, fix FROM change WHERE sha IN ({marks})"
+        heads = db.execute(query, tuple(wanted)).fetchall()
+        files = _load_files(db, [head[0] for head in heads])
+        for number, sha, author, time, fix in heads:
+            found[sha] = MeasuredChange(tuple(files.get(number, ())), author, time, bool(fix))
+    return found
+
+
+def _load_files(db: sqlite3.Connection, changes: Sequence[int]) -> dict[int, list[TouchedFile]]:
     files: dict[int, list[TouchedFile]] = {}
     columns = "change, path, status, kind, added, removed, lines, functions, origin"
-    query = f"SELECT {columns} FROM touch ORDER BY rowid"
-    for number, path, status, kind, added, removed, lines, functions, origin in db.execute(query):
+    marks = ", ".join("?" * len(changes))
+    query = f"SELECT {columns} FROM touch WHERE change IN ({marks}) ORDER BY rowid"
+    rows = db.execute(query, tuple(changes))
+    for number, path, status, kind, added, removed, lines, functions, origin in rows:
         before = unquote_path(origin) if origin else None
         hashes = frozenset(functions.split())
         touch = TouchedFile(unquote_path(path), status, kind, added, removed, lines or 0, hashes, before)
         files.setdefault(number, []).append(touch)
-    rows = db.execute("SELECT id, sha, author, time, fix FROM change")
-    return {
-        sha: MeasuredChange(tuple(files.get(number, ())), author, time, bool(fix))
-        for number, sha, author, time, fix in rows
-        if sha in shas
-    }
+    return files
+
+
+def iter_change_heads(db: sqlite3.Connection) -> Iterator[tuple[int, str, str, int, bool, list[str]]]:
+    """Row id, commit id, author (a hash), time, whether it is a fix, and subsystems of all stored commits.
+
+    By time; of one moment by id.
+    """
+    query = "SELECT id, sha, author, time, fix, subsystems FROM change ORDER BY time, sha"
+    for number, sha, author, time, fix, subsystems in db.execute(query):
+        areas = [unquote_path(one) for one in subsystems.split("\t")] if subsystems else []
+        yield number, sha, author, time, bool(fix), areas
+
+
+def find_touches(db: sqlite3.Connection, path: str) -> list[tuple[int, str | None]]:
+    """Row ids of the commits that changed a file, each with the old path where it renamed it."""
+    rows = db.execute("SELECT change, origin FROM touch WHERE path = ?", (quote_path(path),))
+    return [(number, unquote_path(origin) if origin else None) for number, origin in rows]
 
 
 class StoredContext:

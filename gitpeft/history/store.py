@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.patch import FileChange, quote_path, unquote_path
@@ -237,10 +237,9 @@ class History:
         """
         reachable = [sha for sha, _ in repository.rev_list(repository.resolve_commit(tip))]
         wanted = reachable if newest is None else reachable[-newest:]
-        keep = set(wanted).difference(without)
-        rows = self._db.execute(f"SELECT {RECORD_COLUMNS} FROM record")
-        found = {row[0]: record_from_row(row) for row in rows if row[0] in keep}
-        return [found[sha] for sha in wanted if sha in found]
+        kept = [sha for sha in wanted if sha not in without]
+        found = {row[0]: record_from_row(row) for row in self._iter_rows(RECORD_COLUMNS, kept)}
+        return [found[sha] for sha in kept if sha in found]
 
     def list_mined(self, repository: Repository, tip: str = "HEAD") -> list[str]:
         """The ids of the mined commits that `tip` reaches, oldest first."""
@@ -248,15 +247,28 @@ class History:
         reachable = repository.rev_list(repository.resolve_commit(tip))
         return [sha for sha, _ in reachable if sha in known]
 
-    def iter_changes(self, shas: Collection[str]) -> Iterator[tuple[str, str]]:
+    def iter_changes(self, shas: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The id and the stored change of those of these commits that are mined, in no order."""
-        for sha, change in self._db.execute("SELECT sha, change FROM record"):
-            if sha in shas:
-                yield sha, decompress_change(change)
+        for row in self._iter_rows("sha, change", shas):
+            yield row[0], decompress_change(row[1])
 
-    def load_measured_changes(self, shas: set[str]) -> dict[str, context.MeasuredChange]:
-        """Load the stored commits, without merges, as the metrics need them, by id."""
+    def _iter_rows(self, columns: str, shas: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(shas), context.READ_AT_ONCE):
+            wanted = tuple(shas[start : start + context.READ_AT_ONCE])
+            marks = ", ".join("?" * len(wanted))
+            yield from self._db.execute(f"SELECT {columns} FROM record WHERE sha IN ({marks})", wanted)
+
+    def load_measured_changes(self, shas: Sequence[str]) -> dict[str, context.MeasuredChange]:
+        """Load those of these commits that are stored, merges aside, as the metrics need them, by id."""
         return context.load_stored_changes(self._db, shas)
+
+    def iter_change_heads(self) -> Iterator[tuple[int, str, str, int, bool, list[str]]]:
+        """See `context.iter_change_heads`."""
+        return context.iter_change_heads(self._db)
+
+    def find_touches(self, path: str) -> list[tuple[int, str | None]]:
+        """See `context.find_touches`."""
+        return context.find_touches(self._db, path)
 
     @contextmanager
     def context_before(

@@ -174,13 +174,20 @@ class RunBudget:
 
         So a run that was killed, or is repeated, finds its results again.
         """
-        pace = self.paces.get(EXAMPLES)
-        self._needed[EXAMPLES] = commits * pace
-        fitting = max(_LEAST_PREPARED, int(_EXAMPLES_SHARE * self.seconds / pace))
+        self._needed[EXAMPLES] = commits * self.paces.get(EXAMPLES)
         self._examples_begun = self.spent
-        known = self.paces.recall_count(self._name_examples(tip))
+        known, fitting = self._count_fitting_examples(tip)
         self._settled = 0 < known <= commits
         return self._note_older(known if self._settled else min(commits, fitting), commits)
+
+    def bound_examples(self, tip: str = "") -> int:
+        """How many commits become examples at the most, however many there are."""
+        return max(self._count_fitting_examples(tip))
+
+    def _count_fitting_examples(self, tip: str) -> tuple[int, int]:
+        """How many were prepared in the last run up to the same `tip`, 0 without one, and how many fit."""
+        fitting = max(_LEAST_PREPARED, int(_EXAMPLES_SHARE * self.seconds / self.paces.get(EXAMPLES)))
+        return self.paces.recall_count(self._name_examples(tip)), fitting
 
     def observe_examples(self, prepared: int) -> None:
         """Note what examples took from the moment on at which it was asked how many there may be."""

@@ -271,6 +271,7 @@ def build_examples(mined: MinedHistory, listen: ProgressListener, budget: RunBud
         limit=lambda usable: budget.limit_examples(usable, mined.tip),
         is_enough=budget.has_enough_examples,
         listen=_make_count_listener(listen, "examples"),
+        most=budget.bound_examples(mined.tip),
     )
     prepared = len(data.examples)
     budget.observe_examples(prepared)

@@ -63,7 +63,7 @@ WORDS = (
 )
 VERBS = ("Add", "Use", "Remove", "Handle", "Move", "Rename", "Check", "Avoid")
 EPOCH = 1_100_000_000
-MAX_PATHS, COMMITS_PER_PATH, FIX_EVERY = 200_000, 5, 7
+MAX_PATHS, COMMITS_PER_PATH, FIX_EVERY, FILES_PER_FOLDER = 200_000, 5, 7, 40
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ def write_history(commits: int, seed: int = 0) -> Iterator[bytes]:
             mark += 1
             text = "\n".join(lines).encode() + b"\n"
             yield b"blob\nmark :%d\ndata %d\n%s\n" % (mark, len(text), text)
-            touched.append((mark, f"src/{WORDS[file % 11]}/{WORDS[file // 11 % 11]}/m{file}.py"))
+            touched.append((mark, _name_path(file)))
         verb = "Fix" if fix else dice.choice(VERBS)
         noun = f"{dice.choice(WORDS)} of {dice.choice(WORDS)} {dice.randrange(commits)}"
         who = int(40 * dice.random() ** 2)
@@ -112,6 +112,12 @@ def write_history(commits: int, seed: int = 0) -> Iterator[bytes]:
         yield b"commit refs/heads/main\nmark :%d\nauthor A%d <a%d@x.org> %d +0000\n" % (mark, who, who, when)
         yield b"committer A%d <a%d@x.org> %d +0000\ndata %d\n%s\n" % (who, who, when, len(message), message)
         yield b"".join(b"M 100644 :%d %s\n" % (blob, path.encode()) for blob, path in dict.fromkeys(touched))
+
+
+def _name_path(file: int) -> str:
+    # few files in a folder, as people have them: each commit writes the trees of its folders anew
+    group = file // FILES_PER_FOLDER
+    return f"src/{WORDS[group % 11]}/{WORDS[group // 11 % 11]}/p{group}/m{file}.py"
 
 
 def _write_line(dice: random.Random) -> str:
@@ -128,7 +134,7 @@ def generate(folder: Path, commits: int) -> Path:
     # in a process of its own: the peak memory of a child counts that of its parent at the start
     writer = [sys.executable, __file__, "--write", str(commits)]
     with subprocess.Popen(writer, stdout=subprocess.PIPE, env=_make_environment()) as stream:
-        command = ["git", "-C", str(path), "fast-import", "--quiet"]
+        command = ["git", "-C", str(path), "-c", "core.compression=1", "fast-import", "--quiet"]
         subprocess.run(command, stdin=stream.stdout, check=True)
     return path
 

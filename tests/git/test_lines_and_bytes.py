@@ -99,7 +99,7 @@ def test_lines_and_bytes_a_renamed_file_keeps_its_lines(repo: Repo) -> None:
             repo.git("mv", "--", name, f"moved {number}")
         repo.commit("Move")
         history.mine_commits(repository)
-        [moved] = history.load_measured_changes({repo.git("rev-parse", "HEAD")}).values()
+        [moved] = history.load_measured_changes([repo.git("rev-parse", "HEAD")]).values()
     assert sorted((file.origin, file.lines) for file in moved.files) == sorted((name, 9) for name in names)
 
 
@@ -139,7 +139,7 @@ def _check_paths(tmp_path_factory: pytest.TempPathFactory, paths: list[bytes]) -
     with History.open(repository.state_dir) as history:
         history.mine_commits(repository)
         [record] = history.load_records(repository)
-        [change] = history.load_measured_changes({sha}).values()
+        [change] = history.load_measured_changes([sha]).values()
         assert sorted(one.path for one in record.paths) == expected
         assert sorted(file.path for file in change.files) == expected
 

@@ -195,6 +195,7 @@ def test_a_run_that_was_killed_takes_as_many_examples_again(tmp_path: Path) -> N
     budget.paces.observe(budgets.EXAMPLES, 20, 4096)
     again, clock = start(tmp_path, 1)
     assert again.limit_examples(100_000, "tip") == 4096
+    assert again.bound_examples("tip") == 4096 and again.bound_examples("other") == 3072
     clock.now += 20
     assert not again.has_enough_examples(4000), "the same number, however long it takes now"
     assert again.limit_examples(100_000, "other") == 3072, "by the pace that was measured"

@@ -5,7 +5,7 @@ only lock or generated files are out, and counted. The oldest 80 % are for train
 for validation, the newest 10 % for testing; an example's exemplars are always earlier than itself.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -124,20 +124,22 @@ def build_dataset(
     limit: Callable[[int], int] | None = None,
     is_enough: Callable[[int], bool] | None = None,
     listen: Callable[[int, int], None] | None = None,
+    most: int | None = None,
 ) -> Dataset:
     """The examples of a history, oldest record first.
 
-    `limit` says of how many usable commits how many of the newest are taken, and `is_enough` whether those
-    that are prepared, the newest first, will do; the others count as left out.
+    `limit` says of how many usable commits how many of the newest are taken, never more than `most`, and
+    `is_enough` whether those that are prepared, the newest first, will do; the others count as left out.
 
     Exemplars of the training part are found in an index of that part only; those of the later parts in
     everything before the part, as if the model had been made on that day. `listen` gets how many commits of
     how many are prepared.
     """
-    bare, left_out = _filter_records(records)
-    if limit and (most := limit(len(bare))) < len(bare):
-        left_out |= {OLDER_COMMITS: len(bare) - most}
-        bare = bare[len(bare) - most :]
+    bare, usable, left_out = _filter_records(records, most)
+    taken = min(len(bare), limit(usable) if limit else usable)
+    if taken < usable:
+        left_out |= {OLDER_COMMITS: usable - taken}
+        bare = bare[len(bare) - taken :]
     indexer = make_indexer(bare, listen, is_enough)
     if (unprepared := len(bare) - len(indexer)) > 0:
         left_out[OLDER_COMMITS] = left_out.get(OLDER_COMMITS, 0) + unprepared
@@ -177,11 +179,15 @@ def select_usable_examples(records: Sequence[CommitRecord]) -> list[Example]:
     return _filter_records(records)[0]
 
 
-def _filter_records(records: Sequence[CommitRecord]) -> tuple[list[Example], dict[str, int]]:
-    """Usable examples without exemplars, and how many records were left out for which reason."""
+def _filter_records(
+    records: Sequence[CommitRecord], most: int | None = None
+) -> tuple[list[Example], int, dict[str, int]]:
+    """Usable examples without exemplars, the newest `most` of them, the number of all, and how many records
+    were left out for which reason."""
     seen: set[str] = set()
     left_out: Counter[str] = Counter()
-    kept = []
+    kept: deque[Example] = deque(maxlen=most)
+    usable = 0
     for record, previous in iterate_with_previous(records):
         subject = clean_subject(record.subject)
         reason = find_record_exclusion(record, subject) or (
@@ -191,9 +197,10 @@ def _filter_records(records: Sequence[CommitRecord]) -> tuple[list[Example], dic
             left_out[reason] += 1
             continue
         seen.add(subject.lower())
+        usable += 1
         content = records.promise_change(record) if isinstance(records, StoredRecords) else record.change
         kept.append(Example(content, subject, clean_subject(previous), (), record.sha))
-    return kept, dict(left_out)
+    return list(kept), usable, dict(left_out)
 
 
 def find_record_exclusion(record: CommitRecord, subject: str) -> str:

@@ -308,6 +308,8 @@ def test_of_a_long_history_the_newest_are_taken() -> None:
     whole = dataset.build_dataset(history(50), 3)
     assert asked == [50] and [e.sha for e in made.examples] == [e.sha for e in whole.examples[30:]]
     assert made.left_out == {dataset.OLDER_COMMITS: 30} and (made.first_valid, made.first_test) == (16, 18)
+    bounded = dataset.build_dataset(history(50), 3, limit=lambda count: count - 1, most=20)
+    assert bounded.examples == made.examples and bounded.left_out == made.left_out
 
 
 def test_many_commits_are_counted_in_processes_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@
 
 import random
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository
+from gitpeft.history import context
 from gitpeft.history.store import History
 from gitpeft.learn.risk.metric_replay import MeasuredCommit, find_latest_time, measure_history
 from gitpeft.risk import model
@@ -95,6 +99,29 @@ def replayed(repo: Repo) -> list[MeasuredCommit]:
     with History.open(repository.state_dir) as history:
         history.mine_commits(repository, "HEAD", jobs=2)
         return measure_history(history, repository)
+
+
+def test_lengths_are_the_same_when_commits_are_filled_in_a_few_at_a_time(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(repo, 40, 7)
+    repo.git("checkout", "-q", "--detach", "main")
+    whole = replayed(repo)
+    shutil.rmtree(Repository.open(repo.path).state_dir)
+    asked: list[int] = []
+
+    def count_lines(repository: Repository, names: Sequence[str]) -> dict[str, int]:
+        asked.append(len(names))
+        return read_line_counts(repository, names)
+
+    monkeypatch.setattr(context, "_FILLED_AT_ONCE", 3)
+    monkeypatch.setattr(context, "read_line_counts", count_lines)
+    parts = replayed(repo)
+    assert [[file.lines for file in one.change.files] for one in parts] == [
+        [file.lines for file in one.change.files] for one in whole
+    ]
+    # most are known from the part before
+    assert len(asked) > 10 and sum(asked) < sum(len(one.change.files) for one in parts) / 2
 
 
 def test_commits_that_are_left_out_are_known_to_the_others(repo: Repo) -> None:
