@@ -12,8 +12,8 @@ mining again, `gitpeft init` at each budget (and the seconds of it that count, a
 histories in turns, so that the machine is as busy for one as for the other. The base is that of
 `GITPEFT_BASE`, else the default one. `--generate N` adds a history of N commits that is made with `git
 fast-import`: seeded, one path for five commits up to 200,000, changes of realistic sizes, one commit in seven
-a fix of lines that are there. Peak memory is that of the largest process of a step. A time depends on what
-else the machine does: the load is printed in every row.
+a fix of lines that are there. Peak memory is that of the command's own process: what git maps of its packs is
+not ours. A time depends on what else the machine does: the load is printed in every row.
 
 With `--results` a history is added to those in the file, and table and plot are of all; with `--work` clones
 stay. `--budget-runs` prints the table of the `init` runs in a file, and which of them kept their budgets.
@@ -31,6 +31,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -147,18 +148,31 @@ def measure(found: Measured, step: str, command: Sequence[str], cwd: Path) -> by
     start = time.monotonic()
     with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, env=_make_environment()) as process:
         assert process.stdout
+        peaks: list[float] = [0.0]
+        threading.Thread(target=_watch_memory, args=(process.pid, peaks), daemon=True).start()
         parts = iter(partial(process.stdout.read, 1 << 20), b"")
         output = b"".join(part for part in parts if step != "git log -p")
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     found.seconds[step] = time.monotonic() - start
     found.cpu[step] = usage.ru_utime + usage.ru_stime
-    found.memory[step] = usage.ru_maxrss / 1024
+    found.memory[step] = max(peaks) or usage.ru_maxrss / 1024
     found.load[step] = os.getloadavg()[0]
     if process.returncode:
         found.notes[step] = f"exit {process.returncode}"
     print(f"{found.name}: {step}: {found.seconds[step]:.1f} s, load {found.load[step]:.1f}", file=sys.stderr)
     return output
+
+
+def _watch_memory(pid: int, peaks: list[float]) -> None:
+    """Note the MiB that a process had at its peak until it ends; /proc knows them."""
+    try:
+        while True:
+            status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+            peaks += [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")]
+            time.sleep(0.05)
+    except OSError:
+        return
 
 
 def _make_environment() -> dict[str, str]:
