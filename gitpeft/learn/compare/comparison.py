@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gitpeft.bundle.manifest import GRAPH_VERSION
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.render import TokenBudget
 from gitpeft.files import write_json
@@ -118,7 +119,7 @@ class Comparison:
             asdict(self.wish) | {"until": self.mined.tip},
             [asdict(methods.make_method(*methods.parse_method(one.method))) for one in self.found],
             [[base.digest, asdict(base.load_reranker())] for base in self.bases.values()],
-            [RENDERER_VERSION, len(self.data.examples), self.field.commits],
+            [RENDERER_VERSION, GRAPH_VERSION, len(self.data.examples), self.field.commits],
         ]
         key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.repo.state_dir / "compare" / key
