@@ -210,6 +210,7 @@ class History:
             reachable = [sha for sha, _ in repository.rev_list(tip)]
             known = self._load_known_shas()
             outdated = self._load_outdated_shas()
+            stored = len(known)
             current = known.difference(outdated)
             wanted = [sha for sha in reversed(reachable) if sha not in current]
             self._execute_many("DELETE FROM skipped", [()])  # commits skipped the last time are tried again
@@ -219,7 +220,7 @@ class History:
             context.fill_line_counts(self._db, repository, reachable)
             with self._db:
                 context.move_cursor(self._db, tip, *context.find_cursor_difference(self._db, repository, tip))
-            new = len(self._load_known_shas()) - len(known)
+            new = int(self._db.execute("SELECT count(*) FROM record").fetchone()[0]) - stored
             pruned = self._prune_unreachable(repository, known.difference(reachable))
             undated = self._count_undated()
         return MiningReport(new, len(reachable), skipped, pruned, time.monotonic() - start, undated)
@@ -322,9 +323,15 @@ class History:
         return {sha for (sha,) in self._db.execute("SELECT sha FROM record")}
 
     def _load_outdated_shas(self) -> set[str]:
-        """The commits whose changes an earlier version stored."""
+        """The commits whose changes an earlier version stored; once there are none, there will be none."""
+        if context.read_setting(self._db, "outdated") == "none":
+            return set()
         query = "SELECT sha FROM record WHERE typeof(change) = 'text' AND change <> ''"
-        return {sha for (sha,) in self._db.execute(query)}
+        outdated = {sha for (sha,) in self._db.execute(query)}
+        if not outdated:
+            with self._db:
+                context.write_setting(self._db, "outdated", "none")
+        return outdated
 
     def _store_commits(
         self,
@@ -493,6 +500,8 @@ def _open_usable_database(path: Path) -> sqlite3.Connection | None:
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == _UPGRADABLE_VERSION:
+            with db:
+                db.execute("DELETE FROM setting WHERE name = 'outdated'")
             db.execute(f"PRAGMA user_version = {_DATABASE_VERSION}")
         if version in (_UPGRADABLE_VERSION, _DATABASE_VERSION):
             db.execute("PRAGMA synchronous = NORMAL")

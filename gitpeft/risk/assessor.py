@@ -303,7 +303,7 @@ def open_assessor(
     tips = [repository.resolve_commit(one) for one in named]
     tips += [head] if (head := repository.resolve_head()) is not None else []
     with History.open(repository.state_dir) as history:
-        for tip in tips:
+        for tip in dict.fromkeys(tips):
             history.mine_commits(repository, tip)
         if train is not None:
             budget = config.risk_budget

@@ -248,6 +248,16 @@ def test_a_database_of_the_version_before_is_kept_and_renewed_by_mining(
         assert history.mine_commits(repository).new == 0
 
 
+def test_all_changes_are_looked_through_once_only(mined: tuple[Repo, Repository]) -> None:
+    repo, repository = mined
+    mine(repo)
+    asked: list[str] = []
+    with History.open(repository.state_dir) as history:
+        history._db.set_trace_callback(asked.append)
+        history.mine_commits(repository)
+    assert asked and not any("typeof(change)" in statement for statement in asked)
+
+
 def _make_older(path: Path, changes: dict[str, str]) -> None:
     """Turn a database into what the version before wrote: changes in the compact form, as plain text."""
     db = sqlite3.connect(path)

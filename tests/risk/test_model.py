@@ -11,10 +11,10 @@ import pytest
 from gitpeft.bundle import bundle as bundles
 from gitpeft.config import Config
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import History
+from gitpeft.history.store import History, MiningReport
 from gitpeft.lazy import replace_fields
 from gitpeft.risk import formats, model, precommit
-from gitpeft.risk.assessor import RiskAssessor, RiskReport
+from gitpeft.risk.assessor import RiskAssessor, RiskReport, assess_revision
 from gitpeft.risk.evidence import Evidence
 from tests.support.commands import Call
 from tests.support.gitrepo import Repo, partial_clone
@@ -388,3 +388,18 @@ def test_json_is_the_same_by_either_option(core: Repo, gitpeft: Call) -> None:
     by_name = gitpeft("risk", "HEAD", "--json", "--repo", core.path)
     assert by_name.out == gitpeft("risk", "HEAD", "--format", "json", "--repo", core.path).out
     assert gitpeft("risk", "HEAD", "--json", "--format", "sarif", "--repo", core.path).code == 2
+
+
+def test_the_history_is_looked_through_once_for_head(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo.commit("Add a", **{"a.py": "x = 1\n"})
+    mined: list[str] = []
+    mine = History.mine_commits
+
+    def record(history: History, repository: Repository, tip: str) -> MiningReport:
+        mined.append(tip)
+        return mine(history, repository, tip)
+
+    monkeypatch.setattr(History, "mine_commits", record)
+    repository = Repository.open(repo.path)
+    assert len(list(assess_revision(repository, Config(), "HEAD"))) == 1
+    assert mined == [repository.resolve_head()]
