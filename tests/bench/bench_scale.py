@@ -2,6 +2,7 @@
 
     python tests/bench/bench_scale.py [--generate N ...] [--budgets 1 5] [--plot FILE] [REPO ...]
     python tests/bench/bench_scale.py --work DIR --results FILE --hooks 40
+    python tests/bench/bench_scale.py --work DIR --results FILE --checkout FOLDER --generate N ...
     python tests/bench/bench_scale.py --budget-runs FILE
     python tests/bench/bench_scale.py --index 1000 1000000
     python tests/bench/bench_scale.py REPO --hook-sizes 2800 59000
@@ -16,7 +17,9 @@ a fix of lines that are there. Peak memory is that of the command's own process:
 not ours. A time depends on what else the machine does: the load is printed in every row.
 
 With `--results` a history is added to those in the file, and table and plot are of all; with `--work` clones
-stay. `--budget-runs` prints the table of the `init` runs in a file, and which of them kept their budgets.
+stay. `--checkout` measures the version in another folder, without the hook: its rows are called "before", and
+its lines are dashed. `--budget-runs` prints the table of the `init` runs in a file, and which of them kept
+their limits.
 `--index` opens and asks indexes of so many commits, made of random terms, each time in a fresh process;
 `--hook-sizes` runs the hook of a repository with its model, and its history so often in the index that it has
 so many commits.
@@ -143,10 +146,10 @@ def generate(folder: Path, commits: int) -> Path:
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
-def measure(found: Measured, step: str, command: Sequence[str], cwd: Path) -> bytes:
-    """Run a command, note what it took, and return what it printed."""
+def measure_step(found: Measured, step: str, command: Sequence[str], cwd: Path, root: Path = ROOT) -> bytes:
+    """Run a command of the version in `root`, note what it took, and return what it printed."""
     start = time.monotonic()
-    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, env=_make_environment()) as process:
+    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, env=_make_environment(root)) as process:
         assert process.stdout
         peaks: list[float] = [0.0]
         threading.Thread(target=_watch_memory, args=(process.pid, peaks), daemon=True).start()
@@ -175,14 +178,16 @@ def _watch_memory(pid: int, peaks: list[float]) -> None:
         return
 
 
-def _make_environment() -> dict[str, str]:
+def _make_environment(root: Path = ROOT) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return kept | {"PYTHONPATH": str(ROOT), "GIT_EDITOR": "true"}
+    return kept | {"PYTHONPATH": str(root), "GIT_EDITOR": "true"}
 
 
-def measure_history(source: Path, folder: Path, budgets: Sequence[float]) -> Measured:
-    """All steps but the hook on a clone of a repository."""
-    name = source.parent.name if source.name == "repo" else source.name.removesuffix(".git")
+def measure_history(
+    source: Path, folder: Path, budgets: Sequence[float], checkout: Path | None = None
+) -> Measured:
+    """All steps but the hook on a clone of a repository, with this version or that in another folder."""
+    name = _name_history(source) + (BEFORE if checkout else "")
     clone = folder / name
     shutil.rmtree(clone, ignore_errors=True)
     subprocess.run(["git", "clone", "-q", "--shared", str(source), str(clone)], check=True)
@@ -191,14 +196,14 @@ def measure_history(source: Path, folder: Path, budgets: Sequence[float]) -> Mea
     )
     found = Measured(name, int(listed.stdout))
     gitpeft = [sys.executable, "-m", "gitpeft"]
+    measure = partial(measure_step, root=checkout or ROOT)
     measure(found, "git log -p", ["git", "log", "-p", "-M"], clone)
     measure(found, "mine", [*gitpeft, "mine"], clone)
     measure(found, "mine again", [*gitpeft, "mine"], clone)
     for minutes in budgets:
         step = f"init --budget {minutes:g}"
         told = measure(found, step, [*gitpeft, "init", "--budget", str(minutes), "--json"], clone)
-        if told:
-            budget = json.loads(told)["budget"]
+        if told and (budget := json.loads(told).get("budget")):
             found.seconds[f"{step}, after mining"] = budget["seconds"]
             found.left_out[step] = budget["left_out"]
     measure(found, "init again", [*gitpeft, "init", "--budget", str(budgets[-1]), "--json"], clone)
@@ -214,6 +219,10 @@ def measure_history(source: Path, folder: Path, budgets: Sequence[float]) -> Mea
     )
     found.notes["published"] = format_size(bundle.stat().st_size) if bundle.exists() else ""
     return found
+
+
+def _name_history(source: Path) -> str:
+    return source.parent.name if source.name == "repo" else source.name.removesuffix(".git")
 
 
 class HookTrial:
@@ -426,6 +435,7 @@ def _format_cell(one: Measured, step: str) -> str:
     )
 
 
+BEFORE = ", before"
 WIDTH, HEIGHT, MARGIN = 720, 480, 60
 # not those of gitpeft.learn.charts: the peak memory of a command counts that of this process at its start
 COLOURS = ("#3b6fb6", "#d9822b", "#3f9142", "#b6403b", "#7a5aa6", "#8a6d3b", "#c56fa0", "#566070")
@@ -434,7 +444,7 @@ COLOURS = ("#3b6fb6", "#d9822b", "#3f9142", "#b6403b", "#7a5aa6", "#8a6d3b", "#c
 def draw_plot(rows: Sequence[Measured]) -> str:
     """Seconds against commits as SVG, both logarithmic; a line for each step."""
     rows = sorted(rows, key=lambda one: one.commits)
-    steps = dict.fromkeys(step for one in rows for step in one.seconds)
+    steps = dict.fromkeys(step for one in rows for step in one.seconds if step != "init again")
     sizes = [math.log10(one.commits) for one in rows]
     spent = [math.log10(max(1e-3, seconds)) for one in rows for seconds in one.seconds.values()]
     across, up = (
@@ -456,14 +466,22 @@ def draw_plot(rows: Sequence[Measured]) -> str:
         for power in range(up[0], up[1] + 1)
     ]
     for number, step in enumerate(steps):
-        points = [place(one.commits, one.seconds[step]) for one in rows if one.seconds.get(step)]
         colour = COLOURS[number % len(COLOURS)]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
-        drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        drawn.append(
-            f'<text x="{points[-1][0] + 8:.1f}" y="{points[-1][1] + 4:.1f}" fill="{colour}">{step}</text>'
-        )
+        for before in (False, True):
+            points = [
+                place(one.commits, one.seconds[step])
+                for one in rows
+                if one.seconds.get(step) and one.name.endswith(BEFORE) == before
+            ]
+            if not points:
+                continue
+            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            dashes = ' stroke-dasharray="5 4"' if before else ""
+            drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}"{dashes}/>')
+            drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+            x, y = points[-1]
+            label = step + (BEFORE if before else "")
+            drawn.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" fill="{colour}">{label}</text>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12">'
     return (
         "\n".join([head, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>', *drawn, "</svg>"]) + "\n"
@@ -517,7 +535,7 @@ def _find_limit(run: dict[str, Any]) -> float:
 
 def run_budget(source: Path, clones: Path, minutes: float) -> dict[str, Any]:
     """`gitpeft init` on a fresh clone that has been mined: what it took, by step, and what it left out."""
-    name = source.parent.name if source.name == "repo" else source.name.removesuffix(".git")
+    name = _name_history(source)
     clone = clones / f"{name}-{minutes:g}"
     shutil.rmtree(clone, ignore_errors=True)
     subprocess.run(["git", "clone", "-q", "--shared", str(source), str(clone)], check=True)
@@ -525,9 +543,11 @@ def run_budget(source: Path, clones: Path, minutes: float) -> dict[str, Any]:
         ["git", "rev-list", "--count", "HEAD"], cwd=clone, check=True, capture_output=True
     ).stdout
     found, gitpeft = Measured(name, int(counted)), [sys.executable, "-m", "gitpeft"]
-    measure(found, "mine", [*gitpeft, "mine"], clone)
+    measure_step(found, "mine", [*gitpeft, "mine"], clone)
     loads = [os.getloadavg()[0]]
-    told = json.loads(measure(found, "init", [*gitpeft, "init", "--budget", f"{minutes:g}", "--json"], clone))
+    told = json.loads(
+        measure_step(found, "init", [*gitpeft, "init", "--budget", f"{minutes:g}", "--json"], clone)
+    )
     loads.append(os.getloadavg()[0])
     return {
         "name": name, "commits": found.commits, "budget": minutes, "base": told["base"],
@@ -549,6 +569,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="write the plot there, as SVG")
     parser.add_argument("--work", type=Path, help="a folder in which histories and clones stay")
     parser.add_argument("--results", type=Path, help="a file to which rows are added")
+    parser.add_argument("--checkout", type=Path, help="measure the version in this folder")
     parser.add_argument("--budget-runs", type=Path, help="a file to which `init` runs are added")
     parser.add_argument("--index", nargs="*", type=int, default=[], metavar="N")
     parser.add_argument("--hook-sizes", nargs="*", type=int, default=[], metavar="N")
@@ -596,10 +617,10 @@ def _add_rows(args: argparse.Namespace, sources: Sequence[Path], clones: Path) -
     known = args.results.read_text().splitlines() if args.results and args.results.exists() else []
     rows = [Measured(**json.loads(line)) for line in known]
     for source in sources:  # after each, because the next may take hours
-        found = measure_history(source, clones, args.budgets)
+        found = measure_history(source, clones, args.budgets, args.checkout)
         rows = [*(one for one in rows if one.name != found.name), found]
         _report(args, rows)
-    if args.hooks:
+    if args.hooks and not args.checkout:
         measure_hooks(rows, clones, args.hooks)
         _report(args, rows)
 
