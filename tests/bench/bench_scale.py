@@ -436,60 +436,82 @@ def _format_cell(one: Measured, step: str) -> str:
 
 
 BEFORE = ", before"
-WIDTH, HEIGHT, MARGIN = 720, 480, 60
+WIDTH, HEIGHT, MARGIN, LABEL_WIDTH, LABEL_HEIGHT = 860, 520, 60, 190, 15
 # not those of gitpeft.learn.charts: the peak memory of a command counts that of this process at its start
-COLOURS = ("#3b6fb6", "#d9822b", "#3f9142", "#b6403b", "#7a5aa6", "#8a6d3b", "#c56fa0", "#566070")
+COLOURS = (
+    *("#3b6fb6", "#d9822b", "#3f9142", "#b6403b", "#7a5aa6", "#8a6d3b", "#c56fa0", "#566070"),
+    *("#1a9a9a", "#a3a61c", "#222222"),
+)
+_UNDRAWN = ("init again", "hook p95")
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Powers of ten, from first to last, of commits (to the right) and of seconds (upwards)."""
+
+    commits: tuple[int, int]
+    seconds: tuple[int, int]
+
+    def place(self, commits: float, seconds: float) -> tuple[float, float]:
+        """The pixel of a point."""
+        (first, last), (low, high) = self.commits, self.seconds
+        x = (math.log10(commits) - first) / max(1, last - first)
+        y = (math.log10(max(1e-3, seconds)) - low) / max(1, high - low)
+        width, height = WIDTH - MARGIN - LABEL_WIDTH, HEIGHT - 2 * MARGIN
+        return MARGIN + x * width, HEIGHT - MARGIN - y * height
+
+    def draw(self) -> Iterator[str]:
+        """A grid with its numbers."""
+        for power in range(self.commits[0], self.commits[1] + 1):
+            (x, bottom), (_, top) = (self.place(10**power, 10.0**end) for end in self.seconds)
+            yield f'<path d="M{x:.1f} {bottom:.1f}V{top:.1f}" stroke="#e4e7eb"/>'
+            yield f'<text x="{x:.1f}" y="{bottom + 20:.1f}" text-anchor="middle">{10**power:,}</text>'
+        for power in range(self.seconds[0], self.seconds[1] + 1):
+            (left, y), (right, _) = (self.place(10.0**end, 10.0**power) for end in self.commits)
+            yield f'<path d="M{left:.1f} {y:.1f}H{right:.1f}" stroke="#e4e7eb"/>'
+            yield f'<text x="{left - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g} s</text>'
 
 
 def draw_plot(rows: Sequence[Measured]) -> str:
     """Seconds against commits as SVG, both logarithmic; a line for each step."""
     rows = sorted(rows, key=lambda one: one.commits)
-    steps = dict.fromkeys(step for one in rows for step in one.seconds if step != "init again")
+    steps = list(dict.fromkeys(step for one in rows for step in one.seconds))
+    steps = [step for step in steps if step not in _UNDRAWN and f"{step}, after mining" not in steps]
     sizes = [math.log10(one.commits) for one in rows]
-    spent = [math.log10(max(1e-3, seconds)) for one in rows for seconds in one.seconds.values()]
-    across, up = (
-        (math.floor(min(sizes)), math.ceil(max(sizes))),
-        (math.floor(min(spent)), math.ceil(max(spent))),
+    spent = [
+        math.log10(max(1e-3, one.seconds[step])) for one in rows for step in steps if step in one.seconds
+    ]
+    axes = Axes(
+        (math.floor(min(sizes)), math.ceil(max(sizes))), (math.floor(min(spent)), math.ceil(max(spent)))
     )
-
-    def place(commits: float, seconds: float) -> tuple[float, float]:
-        x = (math.log10(commits) - across[0]) / max(1, across[1] - across[0])
-        y = (math.log10(max(1e-3, seconds)) - up[0]) / max(1, up[1] - up[0])
-        return MARGIN + x * (WIDTH - 3 * MARGIN), HEIGHT - MARGIN - y * (HEIGHT - 2 * MARGIN)
-
-    drawn = [
-        _draw_text(*place(10**power, 10 ** up[0]), 18, f"{10**power:,}")
-        for power in range(across[0], across[1] + 1)
-    ]
-    drawn += [
-        _draw_text(*place(10 ** across[0], 10.0**power), 0, f"{10.0**power:g} s")
-        for power in range(up[0], up[1] + 1)
-    ]
+    drawn, labels = list(axes.draw()), list[tuple[float, float, str, str]]()
     for number, step in enumerate(steps):
         colour = COLOURS[number % len(COLOURS)]
-        for before in (False, True):
+        for kind in ("", BEFORE):
             points = [
-                place(one.commits, one.seconds[step])
+                axes.place(one.commits, one.seconds[step])
                 for one in rows
-                if one.seconds.get(step) and one.name.endswith(BEFORE) == before
+                if one.seconds.get(step) and one.name.endswith(BEFORE) == bool(kind)
             ]
-            if not points:
-                continue
-            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            dashes = ' stroke-dasharray="5 4"' if before else ""
-            drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}"{dashes}/>')
-            drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-            x, y = points[-1]
-            label = step + (BEFORE if before else "")
-            drawn.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" fill="{colour}">{label}</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12">'
-    return (
-        "\n".join([head, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>', *drawn, "</svg>"]) + "\n"
-    )
+            if points:
+                line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+                dashes = ' stroke-dasharray="5 4"' if kind else ""
+                drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}"{dashes}/>')
+                drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+                labels.append((points[-1][1], points[-1][0], step + kind, colour))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12"'
+    head += ' font-family="sans-serif" fill="#566070">'
+    body = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>', *drawn, *_draw_labels(labels)]
+    return "\n".join([head, *body, "</svg>"]) + "\n"
 
 
-def _draw_text(x: float, y: float, below: float, text: str) -> str:
-    return f'<text x="{x - 50:.1f}" y="{y + below:.1f}" fill="#566070">{text}</text>'
+def _draw_labels(labels: Sequence[tuple[float, float, str, str]]) -> Iterator[str]:
+    """The names of lines, each (y, x, name, colour), from above and none over another."""
+    free = 0.0
+    for y, x, name, colour in sorted(labels):
+        at = max(y + 4, free)
+        free = at + LABEL_HEIGHT
+        yield f'<text x="{x + 8:.1f}" y="{at:.1f}" fill="{colour}">{name}</text>'
 
 
 def format_budget_runs(runs: Sequence[dict[str, Any]]) -> str:
