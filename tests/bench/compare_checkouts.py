@@ -5,7 +5,8 @@
 BEFORE and AFTER are folders with a checkout each. Each makes a model of a clone of the history at PATH.
 Nothing is tuned, because training ends by the clock, and two runs of one version would differ. Compared are
 the suggestions for the newest commits, the commits that introduced bugs (with their fixes and the lines), and
-every number that is measured, but not times and sizes. Exit code 1 where something differs.
+every number that is measured, but not times and sizes. Exit code 1 where something differs, and where there
+are fewer than `--least` of one of them in a version.
 """
 
 import argparse
@@ -37,8 +38,11 @@ print(json.dumps({"metrics": made, "labels": labels}, default=str))
 """
 """Run in a checkout, on a clone, with a base."""
 
-_UNCOMPARED = ("seconds", "bytes", "memory", "_ms", "bundle", "folder", "id", "version", "budget", "samples")
-"""Ends of the names of what is another in each run, or is compared otherwise."""
+_UNCOMPARED = {"seconds", "bytes", "memory", "ms", "bundle", "folder", "id", "version", "budget", "samples"}
+"""Last words of the names of what is another in each run, or is compared otherwise."""
+
+
+_TITLES = ("suggestions", "labels", "metrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def list_numbers(found: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """The numbers in nested mappings and lists, by their paths; without what no two runs have in common."""
     if isinstance(found, Mapping):
         for key, value in found.items():
-            if not str(key).endswith(_UNCOMPARED):
+            if str(key).rpartition("_")[2] not in _UNCOMPARED:
                 yield from list_numbers(value, f"{name}.{key}" if name else str(key))
     elif isinstance(found, list):
         for at, value in enumerate(found):
@@ -96,7 +100,7 @@ def list_numbers(found: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def list_differences(before: Made, after: Made) -> Iterator[str]:
     """A line for all suggestions, labels and metrics, and one for each that differs."""
-    for title in ("suggestions", "labels", "metrics"):
+    for title in _TITLES:
         old, new = getattr(before, title), getattr(after, title)
         names = [name for name in old if name in new]
         others = [name for name in names if old[name] != new[name]]
@@ -106,6 +110,17 @@ def list_differences(before: Made, after: Made) -> Iterator[str]:
             yield f"  {name[:60]}: {_shorten(old[name])} -> {_shorten(new[name])}"
         for sign, one, other in (("-", old, new), ("+", new, old)):
             yield from (f"  {sign} {name[:60]}: {_shorten(one[name])}" for name in one if name not in other)
+
+
+def list_shortages(made: Sequence[Made], least: int) -> Iterator[str]:
+    """A line for each kind of which a version has fewer than `least`: being equal would say little then.
+
+    A commit for which nothing is suggested does not count.
+    """
+    for title in _TITLES:
+        fewest = min(sum(value != () for value in getattr(one, title).values()) for one in made)
+        if fewest < least:
+            yield f"{title}: {fewest} are too few to compare, {least} are needed"
 
 
 def _shorten(value: object) -> str:
@@ -124,6 +139,7 @@ def main() -> None:
     parser.add_argument("histories", nargs="+", metavar="NAME=PATH")
     parser.add_argument("--base", default="mini")
     parser.add_argument("--commits", type=int, default=50)
+    parser.add_argument("--least", type=int, default=10, help="suggestions, labels and metrics there must be")
     args = parser.parse_args()
     differs = False
     for name, _, path in (one.partition("=") for one in args.histories):
@@ -132,8 +148,9 @@ def main() -> None:
         both = [
             make(one.resolve(), Path(path).resolve(), args.base, newest) for one in (args.before, args.after)
         ]
-        print(f"{name}:", *list_differences(*both), sep="\n", flush=True)
-        differs |= both[0] != both[1]
+        shortages = list(list_shortages(both, args.least))
+        print(f"{name}:", *list_differences(*both), *shortages, sep="\n", flush=True)
+        differs |= both[0] != both[1] or bool(shortages)
     sys.exit(differs)
 
 

@@ -1,6 +1,6 @@
 """What two versions make of a history is compared by suggestion, label and number."""
 
-from tests.bench.compare_checkouts import Made, list_differences, list_numbers
+from tests.bench.compare_checkouts import Made, list_differences, list_numbers, list_shortages
 
 BEFORE = Made({"a": ("Fix x", "Add y"), "b": ("Add z",)}, {"c": ("d",)}, {"auc": 0.5, "old": 1.0})
 
@@ -30,3 +30,16 @@ def test_times_and_sizes_are_no_metrics() -> None:
         "n": 2,
     }
     assert dict(list_numbers(found)) == {"test.auc[0]": 0.5, "test.auc[1]": 1.0, "n": 2.0}
+
+
+def test_names_that_only_end_alike_are_metrics() -> None:
+    assert dict(list_numbers({"valid": 1, "grid": 2, "id": 3, "run_id": 4})) == {"valid": 1.0, "grid": 2.0}
+
+
+def test_nothing_is_shown_by_too_little() -> None:
+    assert list(list_shortages([BEFORE, BEFORE], 1)) == []
+    without = Made({"a": (), "b": ()}, {}, BEFORE.metrics)
+    assert list(list_shortages([BEFORE, without], 1)) == [
+        "suggestions: 0 are too few to compare, 1 are needed",
+        "labels: 0 are too few to compare, 1 are needed",
+    ]
