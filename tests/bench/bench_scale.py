@@ -241,7 +241,10 @@ class HookTrial:
         self.silent = 0
 
     def run(self, number: int, *, counts: bool = True) -> None:
-        """Stage a change, run the hook, and put everything back; without `counts` only to warm caches."""
+        """Stage a change, run the hook, and put everything back; without `counts` only to warm caches.
+
+        A hook that fails, or that writes a line to its log, would count as a fast one: it ends the trial.
+        """
         path, message = self._dice.choice(self._texts), self._clone / ".git" / "COMMIT_EDITMSG"
         before = path.read_bytes()
         path.write_bytes(before + b"\nvalue_%d = cache(%d)\n" % (number, number))
@@ -250,16 +253,24 @@ class HookTrial:
         message.write_bytes(b"\n")
         # an editor in which a message can be read: else the hook is silent
         environment = _make_environment() | {"GIT_EDITOR": "vi", "CI": ""}
-        start = time.monotonic()
         hook = str(self._clone / ".git" / "hooks" / "prepare-commit-msg")
-        subprocess.run(
+        logged, start = self._read_log(), time.monotonic()
+        code = subprocess.run(
             [hook, str(message)], cwd=self._clone, check=False, env=environment, stderr=subprocess.DEVNULL
-        )
-        if counts:
-            self.seconds.append(time.monotonic() - start)
-            self.silent += message.read_bytes() == b"\n"
+        ).returncode
+        seconds, failed = time.monotonic() - start, self._read_log().removeprefix(logged)
         path.write_bytes(before)
         subprocess.run(["git", "reset", "-q"], cwd=self._clone, check=True, env=quiet)
+        if code or failed:
+            raise SystemExit(f"the hook of {self._clone} ended with {code}: {failed.strip()}")
+        if counts:
+            self.seconds.append(seconds)
+            self.silent += message.read_bytes() == b"\n"
+
+    def _read_log(self) -> str:
+        """What the hook had to complain of so far."""
+        log = self._clone / ".git" / "gitpeft" / "hook.log"
+        return log.read_text("utf-8", "replace") if log.exists() else ""
 
 
 SOURCES = (".py", ".c", ".h", ".rb", ".go", ".js")
