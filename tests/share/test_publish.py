@@ -850,6 +850,9 @@ def test_a_history_that_was_purged_is_warned_of(bare: Repo, ada: Repo) -> None:
     tinymodel.bundle(state(ada), created=DAY.format(3), commits={"to": gone, "count": 2})
     [note] = publish.publish_model(opened(ada)).notes
     assert gone[:12] in note and "is on no branch any more" in note
+    for state_of, kept in (("a" * 40, False), (ada.git("rev-parse", "HEAD"), True)):
+        tinymodel.bundle(state(ada), created=DAY.format(4), commits={"to": state_of, "count": 2})
+        assert bool(publish.publish_model(opened(ada)).notes) != kept
 
 
 def test_the_users_hooks_and_settings_stay_out_of_it(
