@@ -5,7 +5,7 @@ would take the memory and the processor from the steps, they are written at once
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,12 @@ from typing import Self
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from gitpeft.learn.training import memory
+
+CHUNK_BYTES = 256 << 20
+"""What is put together on a GPU at once to be copied. There is room for it: the gradients and activations of
+the step before are gone (see `memory_plan`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +98,40 @@ class CheckpointWriter:
 
 @torch.no_grad()
 def copy_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, one transfer for each device and type however many tensors there are."""
+    """Copies on the CPU, in few transfers however many tensors there are: `CHUNK_BYTES` in each.
+
+    A tensor that is larger is copied by itself, which takes no memory of the GPU; so are all of them where it
+    has none left.
+    """
     groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
     for name, tensor in tensors.items():
         groups.setdefault((tensor.device, tensor.dtype), []).append(name)
     found: dict[str, Tensor] = {}
     for names in groups.values():
-        flat = torch.cat([tensors[name].detach().reshape(-1) for name in names]).cpu()
-        parts = torch.split(flat, [tensors[name].numel() for name in names])
-        found |= {name: part.view(tensors[name].shape) for name, part in zip(names, parts, strict=True)}
+        for chunk in _divide_into_chunks({name: tensors[name].detach() for name in names}):
+            found |= _copy_chunk(chunk)
     return {name: found[name] for name in tensors}
+
+
+def _divide_into_chunks(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    chunk, size = dict[str, Tensor](), 0
+    for name, tensor in tensors.items():
+        if chunk and size + tensor.nbytes > CHUNK_BYTES:
+            yield chunk
+            chunk, size = {}, 0
+        chunk[name] = tensor
+        size += tensor.nbytes
+    yield chunk
+
+
+def _copy_chunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if len(tensors) > 1:
+        try:
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()]).cpu()
+        except RuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        else:
+            parts = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
+            return {n: part.view(tensors[n].shape) for n, part in zip(tensors, parts, strict=True)}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}

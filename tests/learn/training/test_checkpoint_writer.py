@@ -30,6 +30,26 @@ def test_what_is_copied_to_the_host_is_the_same_in_one_piece() -> None:
     assert float(copies["a"].sum()) == 12.0
 
 
+def test_what_is_put_together_to_be_copied_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it takes memory beside the tensors themselves; where there is none, they are copied singly."""
+    tensors = {f"{n}": torch.full((n,), float(n)) for n in (3, 4, 40, 5, 2, 1)}
+    sizes, whole = list[int](), torch.cat
+
+    def cat(some: list[torch.Tensor]) -> torch.Tensor:
+        sizes.append(sum(one.numel() for one in some))
+        if len(sizes) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return whole(some)
+
+    monkeypatch.setattr(checkpoint_writer, "CHUNK_BYTES", 4 * 8)
+    monkeypatch.setattr(torch, "cat", cat)
+    for expected in ([7, 8], [7, 8, 7, 8]):  # 40 alone is too much, and copied as it is
+        copies = copy_to_host(tensors)
+        assert sizes == expected and list(copies) == list(tensors)
+        for name, tensor in tensors.items():
+            assert torch.equal(copies[name], tensor) and copies[name].data_ptr() != tensor.data_ptr()
+
+
 @pytest.mark.parametrize("behind", [False, True])
 def test_files_are_as_the_tensors_were(tmp_path: Path, behind: bool) -> None:
     tensors, path = make_tensors(1.0), tmp_path / "new" / "state.safetensors"

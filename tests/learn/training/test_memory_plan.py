@@ -1,12 +1,13 @@
 """A training is made to fit a GPU: what it needs, what is done about it, and that it learns the same."""
 
+import random
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 
-from gitpeft.learn.data.batches import RenderedExamples
+from gitpeft.learn.data.batches import PromptedExamples, RenderedExamples
 from gitpeft.learn.models import methods
 from gitpeft.learn.training import loop, memory_plan
 from gitpeft.learn.training.memory_plan import MemoryNeed, MemoryPlan, plan_memory
@@ -72,10 +73,76 @@ def test_weights_are_counted_by_what_trains_them() -> None:
     assert other.token == 200 * 4 * 32
 
 
+SOURCE, TARGET = {"llama": 240, "t5": 496}, 16
+
+
+def make_usual(kind: str) -> tuple[Any, Any]:
+    """A small model with the proportions of a Llama, or of `mini`, and four examples of equal lengths."""
+    dice = random.Random(0)
+    pairs = [
+        ([dice.randrange(12, 400) for _ in range(SOURCE[kind])], [dice.randrange(12, 400)] * TARGET)
+        for _ in range(4)
+    ]
+    if kind == "llama":
+        model = tinymodel.causal(
+            hidden_size=128, intermediate_size=342, head_dim=64, num_attention_heads=2, num_key_value_heads=1
+        )
+        data: Any = PromptedExamples.from_pairs(pairs, 3)
+    else:
+        model = tinymodel.plain_t5(
+            d_model=128, d_kv=32, num_heads=4, d_ff=512, num_layers=4, num_decoder_layers=2, dropout_rate=0.1
+        )
+        data = RenderedExamples.from_pairs(pairs)
+    model.set_attn_implementation("sdpa")
+    for part in model.modules():
+        if hasattr(part, "config"):
+            part.config.use_cache = False  # as bases are loaded
+    return model, data
+
+
+def count_kept_bytes(model: Any, data: Any, examples: int) -> int:
+    """What autograd keeps of a forward pass beside the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    inputs = loop._load_batch(data, range(examples), TrainingSettings(), torch.device("cpu"), model)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loop._compute_loss(inputs, model)
+    assert loss.requires_grad  # what was kept is there until here
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("method", ["full", "lora:rank=16", "adapter:width=64"])
+@pytest.mark.parametrize(
+    ("kind", "recompute", "planned"),
+    [
+        ("llama", False, memory_plan.CAUSAL_BYTES),
+        ("t5", False, memory_plan.OTHER_BYTES),
+        ("llama", True, memory_plan.RECOMPUTED_BYTES),
+        ("t5", True, memory_plan.RECOMPUTED_BYTES),
+    ],
+)
+def test_a_token_takes_no_more_than_is_planned_for_it(
+    kind: str, recompute: bool, planned: int, method: str
+) -> None:
+    """For each unit of width in each layer, of two examples more; what weights take once is no part of it."""
+    model, data = make_usual(kind)
+    model = methods.attach_method(model, methods.make_method(*methods.parse_method(method))).train()
+    states = memory_plan._count_states(model.config)
+    with memory_plan.follow_plan(model, MemoryPlan(recompute=recompute)):
+        more = count_kept_bytes(model, data, 4) - count_kept_bytes(model, data, 2)
+    each = more / states / (2 * (SOURCE[kind] + TARGET))
+    assert 0.55 * planned < each <= planned, "enough, and not twice as much as it takes"
+
+
 @pytest.mark.parametrize("make", [tinymodel.causal, tinymodel.plain_t5, tinymodel.pointer_t5])
 def test_computed_again_a_step_is_the_same(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gitpeft.learn.data.batches import PromptedExamples
-
     monkeypatch.setattr(loop, "_autocast_bfloat16", lambda device: nullcontext())
     pairs = [(source, [*message, 1]) for source, message in tinymodel.pairs(8)]
     causal = make is tinymodel.causal
