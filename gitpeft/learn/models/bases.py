@@ -148,6 +148,7 @@ class BaseModel:
         (see `_add_decoder`).
         """
         model, adapter = self._load_weights(), self.find_adapter()
+        _keep_no_cache(model)
         if not adapted or adapter is None:
             return model
         from peft import PeftModel
@@ -181,12 +182,19 @@ class BaseModel:
                 if packed
                 else AutoModelForCausalLM.from_pretrained(self.folder, **safely)
             )
-            model.config.use_cache = False
             model.set_attn_implementation("sdpa")  # what it saves in memory counts with 500 tokens
             return model
         model = AutoModelForSeq2SeqLM.from_pretrained(self.folder, **safely)
         model.set_attn_implementation(attention)
         return model
+
+
+def _keep_no_cache(model: "PreTrainedModel") -> None:
+    """Keys and values are kept for generating, which no model does that is loaded here; in a training they
+    would only take memory. Each stack reads its own copy of the configuration."""
+    for part in model.modules():
+        if hasattr(part, "config"):
+            part.config.use_cache = False
 
 
 def _unpack_model(folder: Path) -> "PreTrainedModel":

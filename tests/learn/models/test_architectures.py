@@ -20,7 +20,7 @@ from gitpeft.learn.training.finetune import TrainingJob
 from gitpeft.runtime import onnx_model
 from gitpeft.suggest.reranker import MessageCandidate
 from tests.support import tinymodel
-from tests.support.tuning import ARCHITECTURES, METHODS, on_side
+from tests.support.tuning import ARCHITECTURES, METHODS, batch, on_side
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,19 @@ def test_an_architecture_learns_is_kept_and_loaded(
     )
     assert len(others) <= base.architecture.causal, "what a message is like without a change"
     assert candidates and all(math.isfinite(one.mean) for one in candidates)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_training_keeps_no_keys_and_values(name: str, folders: Callable[[str], Path]) -> None:
+    """They are for generating; in a step they would take memory in every layer."""
+    base = bases.find_base(str(folders(name)))
+    model = methods.attach_method(base.load(), methods.make_method("lora", {"rank": 4})).train()
+    inputs = batch()
+    if base.architecture.causal:
+        inputs["labels"] = inputs["input_ids"]
+    kept = {"cache", "past_key_values"}
+    assert kept & model(**inputs, use_cache=True).keys() or name == "plbart", "it could; BART never does"
+    assert not kept & model(**inputs).keys()
 
 
 def suggested(
