@@ -171,10 +171,15 @@ def _make_confirmation(asked: bool) -> Callable[[str], bool]:
     return lambda verdict: not asked or progress.ask_confirmation(f"{verdict}. Make it active?")
 
 
-def export(repo: options.RepoOption = None, as_json: options.JsonOption = False) -> None:
+def export(
+    repo: options.RepoOption = None,
+    device: options.DeviceOption = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
     """Make the newest trained run the active model.
 
-    Converts it to ONNX, checks that it gives the same results, fits the reranker and writes the bundle.
+    Converts it to ONNX, checks that it gives the same results, fits the reranker and writes the bundle. A
+    risk model that the run has not got yet is trained, on --device.
     """
     repository = Repository.open(repo)
     with session.show_progress(as_json) as listen, session.hold_training_lock(repository):

@@ -1,6 +1,8 @@
 """The commands: what they say, how they end, and that no mistake of a user looks like one of ours."""
 
+import ast
 import errno
+import inspect
 import json
 import os
 import pty
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,41 @@ def test_values_are_named_in_one_way(command: str, gitpeft: Call) -> None:
     shown = gitpeft(*command.split(), "--help").out
     assert "[[" not in shown
     assert not re.search(r"^  -.*<[a-z]", shown, re.M)
+
+
+TRAINING = {
+    "build_active_model", "train_only", "run_retraining", "train_across_repositories", "compare_methods",
+    "make_risk_encoder_trainer", "build_adapter", "pretrain_base",
+}  # fmt: skip
+"""Functions of gitpeft.learn that train."""
+
+
+def test_every_command_that_trains_takes_a_device() -> None:
+    """Found by what a command names, itself or through the functions beside it."""
+    commands = dict(_walk(typer.main.get_command(app.app)))
+    trains = {name for name, command in commands.items() if TRAINING & _list_names(command.callback)}
+    assert trains == {"init", "train", "export", "compare", "backtest", "base build"}
+    for name in trains:
+        assert "--device" in {word for option in commands[name].params for word in option.opts}, name
+
+
+def _walk(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    for part, inner in getattr(command, "commands", {}).items():
+        yield from _walk(inner, f"{name} {part}".strip())
+    if not hasattr(command, "commands"):
+        yield name, command
+
+
+def _list_names(function: Any, seen: frozenset[str] = frozenset()) -> set[str]:
+    function = inspect.unwrap(function)
+    tree = ast.parse(inspect.getsource(function))
+    found = {one.id for one in ast.walk(tree) if isinstance(one, ast.Name)}
+    found |= {one.attr for one in ast.walk(tree) if isinstance(one, ast.Attribute)}
+    beside = vars(inspect.getmodule(function))
+    for name in found - seen:
+        if inspect.isfunction(one := beside.get(name)) and one.__module__ == function.__module__:
+            found |= _list_names(one, seen | found)
+    return found
 
 
 def test_without_arguments_there_is_help(gitpeft: Call) -> None:
