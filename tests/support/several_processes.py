@@ -1,7 +1,8 @@
 """Trainings in several processes: torch's launcher starts this module, or `gitpeft` itself.
 
 `train FOLDER STEPS STOP`: a tiny model, whose weights and validation loss process 0 writes to FOLDER; it is
-killed after step STOP, 0 for never. `org WORDS…`: the command line, with a gate that lets tiny models pass.
+killed after step STOP, 0 for never. `org WORDS…`: the command line, with a gate that lets tiny models pass;
+each process prints how many commits it reads of each repository.
 """
 
 import os
@@ -87,11 +88,21 @@ def run_command(words: Sequence[str]) -> None:
     import pytest
 
     from gitpeft.cli.app import main as command
+    from gitpeft.history.store import History
     from tests.support.tinybase import loosen
+
+    mine = History.mine_commits
+
+    def mine_aloud(history: History, repository: Any, *given: Any, **named: Any) -> Any:
+        found = mine(history, repository, *given, **named)
+        sys.stdout.write(f"process {os.environ['RANK']} read {found.new} of {repository.work_tree.name}\n")
+        sys.stdout.flush()
+        return found
 
     sys.argv = ["gitpeft", *words]
     with pytest.MonkeyPatch.context() as patch:
         loosen(patch)
+        patch.setattr(History, "mine_commits", mine_aloud)
         command()
 
 

@@ -1,6 +1,7 @@
 """An adapter of several repositories, as the start of each one's own."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -107,13 +108,16 @@ def test_an_adapter_is_shared_by_two_or_more(copied: Repo, fresh: Repo, built: B
 
 @pytest.mark.slow
 def test_two_processes_train_the_shared_adapter(copied: Repo, fresh: Repo, built: Built) -> None:
-    """The second helps with that, and leaves the repositories to the first."""
+    """The second helps with that, and leaves the repositories to the first, which reads each history once."""
+    count = int(fresh.git("rev-list", "--count", "HEAD"))
     done = several_processes.launch(
         2, several_processes.__name__, "org", "train", "--org", copied.path, "--org", fresh.path,
         "--base", built.out, "--budget", "0.2", "--json", "--device", "cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert done.stdout.count('"action"') == 2, "one process reports on both"
+    read = re.findall(r"process (\d) read (\d+) of fresh", done.stdout)
+    assert read[0] == ("0", str(count)) and ("1", "0") in read and {new for _, new in read[1:]} == {"0"}
     [shared] = (state(copied) / multi_repo.SHARED_FOLDER).iterdir()
     assert (shared / bundles.ADAPTER_FOLDER).is_dir() and not (shared / "checkpoint").exists()
     assert open_active_suggester(state(fresh)).suggest(CHANGE, "")
