@@ -175,8 +175,9 @@ def backtest(
         taught = {"taught": teacher.notes} if teacher else {}
         console.print_json(found.report.as_dict() | {"page": str(place)} | taught)
         return
-    without = [f"no encoder: {note['why']}" for note in teacher.notes if "why" in note] if teacher else []
-    for line in [*format_backtest_summary(found.report), *without]:
+    said = [f"no encoder: {note['why']}" for note in teacher.notes if "why" in note] if teacher else []
+    said += [warning for note in teacher.notes for warning in note.get("notes", ())] if teacher else []
+    for line in [*format_backtest_summary(found.report), *said]:
         console.print_line(line)
     print(f"The page: {place}")
 

@@ -83,6 +83,8 @@ def print_comparison(report: "ComparisonReport") -> None:
         if task.facts.left_out:
             skipped = "; ".join(task.facts.left_out)
             stdout_console.print(escape_markup(f"Skipped (time budget): {skipped}"))
+        for note in task.facts.notes:
+            stdout_console.print(escape_markup(f"Note: {note}"))
         stdout_console.print(f"[bold]{escape_markup(task.advice.verdict)}[/]")
         stdout_console.print(escape_markup(task.advice.reason))
         stdout_console.print(f"Next: {escape_markup(task.advice.command)}", soft_wrap=True)

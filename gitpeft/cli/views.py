@@ -65,11 +65,20 @@ def _describe_outcome(
     if quality := _describe_quality(outcome.candidate.measured):
         yield "Quality", quality
     yield "Risk", describe_risk_model(outcome.candidate.risk.model)
+    for note in _list_training_notes(outcome.candidate):
+        yield "Note", note
     yield "Hook", hooks
     size = format_size(measure_folder(repository.state_dir))
     yield "Disk", f"{size} in {shorten_path(repository, repository.state_dir)}"
     if outcome.budget.left_out:
         yield "Budget", "\n".join(_describe_budget(outcome.budget))
+
+
+def _list_training_notes(made: "CandidateModel") -> Iterator[str]:
+    """What happened while the model and its risk encoder were trained, each once."""
+    ours = made.trained.cost.notes if made.trained else ()
+    taught = made.risk.model.report.get("taught", ())
+    yield from dict.fromkeys([*ours, *(note for one in taught for note in one.get("notes", ()))])
 
 
 def _describe_budget(budget: "BudgetReport") -> Iterator[str]:
@@ -204,6 +213,8 @@ def print_retraining(done: "RetrainingResult") -> None:
             f"Trained from {start} on {format_count(done.taught, 'commit')} ({done.new:,} new, "
             f"{done.replayed:,} replayed) in {format_duration(sum(done.seconds.values()))}."
         )
+    for note in done.cost.get("notes", ()):
+        print(wrap_text(f"Note: {note}"))
     if done.left_out:
         print(wrap_text(f"--budget was too short for all: {'; '.join(done.left_out)}."))
     if done.labels and done.labels.known:

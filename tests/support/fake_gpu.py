@@ -195,27 +195,41 @@ def train_risk(text: str) -> dict[str, object]:
 
 
 def train(build: Callable[[], Any], text: str, data: Any, matrix_lr: float = 0.0) -> dict[str, object]:
-    """Six steps as a run takes them: the base is moved, then its method is attached."""
+    """Six steps as a run takes them: the base is moved, then its method is attached; two validations and as
+    many checkpoints, which are not written, since there is no data."""
+    import tempfile
+
     import torch
 
     from gitpeft.learn.models import methods
-    from gitpeft.learn.training import devices, loop
+    from gitpeft.learn.training import checkpoint_writer, devices, loop
     from gitpeft.learn.training.settings import TrainingSettings
 
     waits: Counter[str] = Counter()
     at_reads: list[int] = []
-    read = loop._TrainingLoop._read_losses
+    at_checks: list[int] = []
+    saved: list[str] = []
+    read, measure = loop._TrainingLoop._read_losses, loop.measure_loss_until
 
-    def counted(self: Any) -> None:
-        before = waits.total()
-        read(self)
-        at_reads.append(waits.total() - before)
+    def count_waits(work: Callable[..., Any], counts: list[int]) -> Callable[..., Any]:
+        def counted(*given: Any) -> Any:
+            before = waits.total()
+            found = work(*given)
+            counts.append(waits.total() - before)
+            return found
+
+        return counted
+
+    def save(tensors: dict[str, Any], part: Path, _metadata: object) -> None:
+        saved.append(" ".join(sorted({one.device.type for one in tensors.values()})))
+        part.touch()
 
     torch.manual_seed(0)
-    setattr(loop._TrainingLoop, "_read_losses", counted)  # noqa: B010
-    setattr(loop, "_STEPS_BETWEEN_READS", 2)  # noqa: B010
+    setattr(loop._TrainingLoop, "_read_losses", count_waits(read, at_reads))  # noqa: B010
+    vars(loop).update(_STEPS_BETWEEN_READS=2, measure_loss_until=count_waits(measure, at_checks))
+    vars(checkpoint_writer).update(save_file=save)
     try:
-        with without_data(waits):
+        with without_data(waits), tempfile.TemporaryDirectory() as folder:
             notes: list[str] = []
             model = devices.move_model(build(), devices.pick_device(), notes)
             model = methods.attach_method(model, methods.make_method(*methods.parse_method(text)))
@@ -225,18 +239,32 @@ def train(build: Callable[[], Any], text: str, data: Any, matrix_lr: float = 0.0
             ]
             waits.clear()
             settings = TrainingSettings(steps=6, batch_tokens=600, matrix_lr=matrix_lr)
-            cost = loop.train_model(model, data, settings)
+            torch.backends.cuda.enable_cudnn_sdp(True)  # as for a caller that moves the model itself
+            cost = loop.train_model(
+                model, data, settings, valid=data, evaluate_every=0.5, checkpoint=Path(folder)
+            )
     finally:
         setattr(loop._TrainingLoop, "_read_losses", read)  # noqa: B010
+        vars(loop).update(measure_loss_until=measure)
     return {
-        "device": cost.device, "steps": cost.steps, "left": left, "notes": notes,
-        "waits": waits.total() - sum(at_reads), "reads": sum(at_reads),
+        "device": cost.device, "steps": cost.steps, "left": left, "notes": notes, "saved": saved,
+        "waits": waits.total() - sum(at_reads) - sum(at_checks), "reads": sum(at_reads),
+        "valid": [step for step, _ in cost.valid_curve], "cudnn": is_cudnn_on(),
     }  # fmt: skip
+
+
+def is_cudnn_on() -> bool:
+    """Whether attention may be that of cuDNN."""
+    import torch
+
+    return bool(torch.backends.cuda.cudnn_sdp_enabled())  # type: ignore[no-untyped-call]
 
 
 def train_base_adapter() -> dict[str, object]:
     """Two steps of `gitpeft base build` for an adapter, each in parts, on pairs that are on the device."""
     import tempfile
+
+    import torch
 
     from gitpeft.learn.data.batches import PromptedExamples
     from gitpeft.learn.models import methods
@@ -252,6 +280,7 @@ def train_base_adapter() -> dict[str, object]:
         base.set_attn_implementation("sdpa")
         model = methods.attach_method(base, methods.make_method("lora", {"rank": 4}))
         model = devices.move_model(model, devices.pick_device(), [])
+        torch.backends.cuda.enable_cudnn_sdp(True)
         run = AdapterRun(model, Path(folder), AdapterSettings(part_tokens=300))
         pairs = ResidentExamples(PromptedExamples.from_pairs(write_pairs(16), 3), run.device)
         with fit_to_gpu(run, 1000, 1 << 34, ""):
@@ -262,6 +291,7 @@ def train_base_adapter() -> dict[str, object]:
         "device": str(run.device),
         "steps": run.at.steps,
         "waits": waits.total(),
+        "cudnn": is_cudnn_on(),
     }
 
 

@@ -100,7 +100,7 @@ class Comparison:
         self.runs = ComparisonRuns(
             self.folder, self.bases, self._make_questions, watch, self._save_spent_time
         )
-        self.prepared = time.monotonic() - before
+        self.prepared, self.notes = time.monotonic() - before, list[str]()
 
     def _create_task(self, listen: ProgressListener) -> ComparisonTask:
         if self.wish.task == finetune.MESSAGE_TASK:
@@ -204,7 +204,7 @@ class Comparison:
         more_answers = len(self.field.whole.scorer) - len(ground.scorer)
         finish = taken - result.around_seconds + more_answers * result.cost.answer_ms / 1000
         # full tuning, the slowest, takes about a third more for a step than the first candidate
-        step = 1.3 * steps / count
+        step = 1.3 * steps / max(1, result.steps)
         return RunTimings(step, result.around_seconds - steps, finish, self._measure_probe_pace())
 
     def _measure_probe_pace(self) -> float:
@@ -214,7 +214,7 @@ class Comparison:
         base = next(iter(self.bases.values()))
         asked = self._make_questions(base, PACE_COMMITS)
         return layer_probes.measure_seconds_per_commit(
-            architectures.get_reading_stack(base.load()), asked, PACE_COMMITS
+            architectures.get_reading_stack(base.load()), asked, PACE_COMMITS, self.notes
         )
 
     def _count_probed(self, pace: RunTimings, systems: int) -> int:
@@ -315,7 +315,9 @@ class Comparison:
             self.watch(self.runs.rows, "probing the untuned base model")
             return {
                 name: layer_probes.probe_layers(
-                    architectures.get_reading_stack(base.load()), self._make_questions(base, plan.probed)
+                    architectures.get_reading_stack(base.load()),
+                    self._make_questions(base, plan.probed),
+                    self.notes,
                 )
                 for name, base in self.bases.items()
             }
@@ -345,6 +347,7 @@ class Comparison:
             steps=RungSteps(plan.steps, min(one.steps for one in long)),
             seeds=min(Counter(one.label for one in long).values()),
             left_out=[*plan.left_out, *self._list_skipped_runs(), *_list_stopped_runs(long, final)],
+            notes=self._list_notes(short, long),
             short=[
                 ShortRun(one.label, one.valid_loss, one.steps, one.candidate in final.candidates)
                 for one in sorted(short, key=lambda one: one.valid_loss)
@@ -357,6 +360,11 @@ class Comparison:
         )
         report = build_task_report(facts, long, baselines, whole.list_references(), whole.scorer)
         return replace(report, facts=replace(facts, seconds=self.spent_seconds()))
+
+    def _list_notes(self, short: Sequence[RunResult], long: Sequence[RunResult]) -> list[str]:
+        """What happened in runs and probes that a person should know, each once."""
+        told = [f"{one.label}: {note}" for one in (*short, *long) for note in one.notes]
+        return list(dict.fromkeys([*self.notes, *told]))
 
     def _list_skipped_runs(self) -> list[str]:
         return [

@@ -62,27 +62,35 @@ def make_probe_questions(
     )
 
 
-def measure_seconds_per_commit(encoder: nn.Module, asked: ProbeQuestions, commits: int) -> float:
-    """Seconds that probing one encoder takes for each commit, measured on a few of them."""
-    _move_to_training_device(encoder)
+@devices.explain_lost_gpu(resumes=False)
+def measure_seconds_per_commit(
+    encoder: nn.Module, asked: ProbeQuestions, commits: int, notes: list[str]
+) -> float:
+    """Seconds that probing one encoder takes for each commit, measured on a few of them.
+
+    It is done where trainings are; `notes` say where a GPU has too little memory for that.
+    """
+    devices.move_model(encoder, devices.pick_device(), notes)
     started = time.monotonic()
     for older, newer in asked.by_task.values():
-        _pool_layer_states(encoder, [*older, *newer])
+        _pool_layer_states(encoder, [*older, *newer], notes)
     return (time.monotonic() - started) / max(1, commits)
 
 
-def probe_layers(encoder: nn.Module, asked: ProbeQuestions) -> LayerAccuracies:
+@devices.explain_lost_gpu(resumes=False)
+def probe_layers(encoder: nn.Module, asked: ProbeQuestions, notes: list[str]) -> LayerAccuracies:
     """By task and layer (0 is the embeddings), for each commit the share of its items answered correctly.
 
-    A task whose items all have the same answer is left out.
+    A task whose items all have the same answer is left out. It is done where trainings are; `notes` say where
+    a GPU has too little memory for that.
     """
-    _move_to_training_device(encoder)
+    devices.move_model(encoder, devices.pick_device(), notes)
     found = {}
     for task, (older, newer) in asked.by_task.items():
         answers = [np.array([item.answer for item in part]) for part in (older, newer)]
         if not older or not newer or answers[0].min() == answers[0].max():
             continue
-        x, x_new = _pool_layer_states(encoder, older), _pool_layer_states(encoder, newer)
+        x, x_new = (_pool_layer_states(encoder, part, notes) for part in (older, newer))
         found[task] = [
             _average_by_commit(
                 newer, probes.score_probe_answers(x[:, i], answers[0], x_new[:, i], answers[1])
@@ -90,11 +98,6 @@ def probe_layers(encoder: nn.Module, asked: ProbeQuestions) -> LayerAccuracies:
             for i in range(x.shape[1])
         ]
     return found
-
-
-def _move_to_training_device(encoder: nn.Module) -> None:
-    """To the GPU, where trainings use one and it has room."""
-    devices.move_model(encoder, devices.pick_device(), [])
 
 
 def _average_by_commit(items: Sequence[ProbeItem], right: Array) -> dict[str, float]:
@@ -105,9 +108,13 @@ def _average_by_commit(items: Sequence[ProbeItem], right: Array) -> dict[str, fl
     return {commit[:10]: round(sum(ones) / len(ones), 3) for commit, ones in grouped.items()}
 
 
-@torch.no_grad()
-def _pool_layer_states(encoder: nn.Module, items: Sequence[ProbeItem]) -> Array:
+def _pool_layer_states(encoder: nn.Module, items: Sequence[ProbeItem], notes: list[str]) -> Array:
     """The pooled span of each item at every layer: (items, layers + 1, width)."""
+    return devices.run_where_it_fits(encoder, lambda: _compute_layer_states(encoder, items), notes)
+
+
+@torch.no_grad()
+def _compute_layer_states(encoder: nn.Module, items: Sequence[ProbeItem]) -> Array:
     device = next(encoder.eval().parameters()).device
     rows = []
     ids: list[int] | None = None

@@ -255,7 +255,9 @@ def _render_short_runs(report: TaskReport) -> str:
         else ""
     )
     skipped = "".join(f"<li>{escape(one)}</li>" for one in report.facts.left_out)
-    return shown + (f"<h3>Skipped (time budget)</h3><ul>{skipped}</ul>" if skipped else "")
+    noted = "".join(f"<li>{escape(one)}</li>" for one in report.facts.notes)
+    shown += f"<h3>Skipped (time budget)</h3><ul>{skipped}</ul>" if skipped else ""
+    return shown + (f"<h3>Notes</h3><ul>{noted}</ul>" if noted else "")
 
 
 _METHOD_TEXT = """\

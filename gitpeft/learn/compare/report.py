@@ -198,7 +198,8 @@ class TaskFacts:
     """How a task was compared, before anything is scored.
 
     `commits` are all usable ones, `taught` those trained on. `least_steps` are the steps that advice needs;
-    `next_minutes` is a budget that allows for them, 0 where it is enough already.
+    `next_minutes` is a budget that allows for them, 0 where it is enough already. `notes` say what happened
+    meanwhile, such as that a GPU had too little memory.
     """
 
     task: str
@@ -218,6 +219,7 @@ class TaskFacts:
     least_steps: int = 0
     next_minutes: int = 0
     seconds: float = 0.0
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

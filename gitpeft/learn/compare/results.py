@@ -93,18 +93,21 @@ class ComparisonCost:
 
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
-    """A training that ended: steps, the seconds they took, and the best validation loss (nats a token)."""
+    """A training that ended: steps, the seconds they took, the best validation loss (nats a token), and what
+    a person should know of it."""
 
     steps: int
     seconds: float
     valid_loss: float
     cost: ComparisonCost
+    notes: Sequence[str] = ()
 
     @classmethod
     def from_training(cls, cost: Mapping[str, Any]) -> "TrainedRun":
         """From the costs that a training wrote."""
         best = min(loss for _, loss in cost["valid_curve"])
-        return cls(cost["steps"], cost["seconds"], best, ComparisonCost.from_dict(cost))
+        notes = tuple(cost.get("notes", ()))
+        return cls(cost["steps"], cost["seconds"], best, ComparisonCost.from_dict(cost), notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ class RunOutput:
 class RunResult:
     """A finished run. Short runs are not exported: they have no answers.
 
-    `around_seconds` is the training with loading and validation, `step_seconds` a step, `seconds` everything.
+    `around_seconds` is the training with loading and validation, `step_seconds` a step, `seconds` everything;
+    `notes` are what a person should know, such as that a GPU had too little memory.
     """
 
     candidate: RunCandidate
@@ -135,6 +139,7 @@ class RunResult:
     answers: Answers = ()
     parity: Mapping[str, object] = field(default_factory=dict)
     probes: LayerAccuracies = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def label(self) -> str:
@@ -159,7 +164,7 @@ class RunResult:
 # --- JSON ---------------------------------------------------------------------------------------------------
 
 _OMITTED_WITHOUT_VALUE = frozenset({"against_full", "within", "gap", "page"})
-_OMITTED_WHEN_EMPTY = frozenset({"answers", "probes"})
+_OMITTED_WHEN_EMPTY = frozenset({"answers", "probes", "notes"})
 
 
 def to_plain(value: object) -> object:

@@ -108,7 +108,7 @@ class RiskTaskPart:
         kept = folder / bundles.ADAPTER_FOLDER
         risk_encoder.save_trained_encoder(tuned.cpu(), scaling, kept)
         size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
-        found = cost.as_dict() | {"adapter_bytes": size, "notes": []}
+        found = cost.as_dict() | {"adapter_bytes": size}
         write_json(folder / "run.json", found)
         return method, TrainedRun.from_training(found)
 

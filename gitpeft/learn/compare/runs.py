@@ -133,10 +133,9 @@ class ComparisonRuns:
         if not order.probed:
             return result
         self.notify_watcher(row, "probing layers")
-        encoder = order.ground.load_encoder(job, method, folder)
-        return replace(
-            result, probes=layer_probes.probe_layers(encoder, self.questions(job.base, order.probed))
-        )
+        encoder, notes = order.ground.load_encoder(job, method, folder), list(result.notes)
+        found = layer_probes.probe_layers(encoder, self.questions(job.base, order.probed), notes)
+        return replace(result, probes=found, notes=notes)
 
     def _make_job(self, order: RunRequest) -> TrainingJob:
         checks = min(4, max(1, order.steps // 10))
@@ -167,4 +166,5 @@ def _make_result(
         step_seconds=(trained.seconds - trained.cost.startup_seconds) / max(1, trained.steps),
         around_seconds=around,
         cost=trained.cost,
+        notes=trained.notes,
     )

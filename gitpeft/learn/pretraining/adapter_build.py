@@ -115,6 +115,7 @@ def is_adapter_recipe(path: Path) -> bool:
         return False
 
 
+@devices.explain_lost_gpu()
 def build_adapter(
     recipe: AdapterRecipe,
     corpus: Path,
@@ -147,14 +148,13 @@ def _train_together(
         reader, held = _read_pairs(base, recipe, corpus, work, listen)
     settings = recipe.settings.count_pairs(len(reader))
     run = _open_run(base, recipe, settings, work / "run", device, notes)
-    for note in ("", *notes):  # the first report says where it goes on from
-        listen("train", run.at.place / settings.pairs, note)
+    run.notes[:0] = notes
+    listen("train", run.at.place / settings.pairs, " · ".join(run.notes))  # says where it goes on from
 
     def report(row: dict[str, float]) -> None:
         with (run.folder / LOG_FILE).open("a", encoding="utf-8") as log:
             log.write(json.dumps({name: round(value, 4) for name, value in row.items()}) + "\n")
-        told = [*(f"{k} {v:.4g}" for k, v in row.items()), *run.notes]
-        run.notes.clear()
+        told = [*(f"{k} {v:.4g}" for k, v in row.items()), *run.notes]  # told once, they are overlooked
         listen("train", row["place"] / settings.pairs, " · ".join(told))
 
     finished = finish or _train(run, recipe, reader, held, report)

@@ -34,7 +34,7 @@ from gitpeft.learn.pretraining.adapter_checkpoint import (
 )
 from gitpeft.learn.training import compilation, distributed, memory
 from gitpeft.learn.training.checkpoint_writer import CheckpointWriter, TensorFile
-from gitpeft.learn.training.devices import explain_lost_gpu, load_arrays
+from gitpeft.learn.training.devices import explain_lost_gpu, load_arrays, prepare_device
 from gitpeft.learn.training.flops import StepFlops
 from gitpeft.learn.training.optimisers import skip_step_where
 from gitpeft.learn.training.resident import ResidentSelection
@@ -116,6 +116,7 @@ class AdapterRun:
         self.model, self.folder, self.settings = model, folder, settings
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.weights.values())).device
+        prepare_device(self.device)
         on_gpu = self.device.type == "cuda"
         self.optimiser = torch.optim.AdamW(
             list(self.weights.values()),

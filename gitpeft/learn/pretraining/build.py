@@ -86,6 +86,8 @@ def pretrain_base(
     listen: ProgressListener,
 ) -> list[TrainingCost]:
     """Make a base as the recipe says and save it in `out`, its ONNX files too; returns each stage's cost."""
+    from gitpeft.learn.training import devices
+
     missing = [name for name in recipe.files if not (corpus_dir / name).is_file()]
     if missing:
         raise GitpeftError(f"no corpus file {missing[0]} in {corpus_dir}", "name their folder with --corpus")
@@ -96,7 +98,8 @@ def pretrain_base(
     listen("examples", 0.0, "")
     train, valid = render_corpus(recipe, corpus_dir, work)
     listen("examples", 1.0, f"{len(train):,} examples, {len(valid):,} for validation")
-    costs = train_stages(recipe, train, valid, work, out, listen)
+    with devices.explain_lost_gpu():
+        costs = train_stages(recipe, train, valid, work, out, listen)
     export_base(recipe, corpus_dir, out, listen)
     return costs
 
@@ -182,8 +185,8 @@ def train_stages(
 
     notes: list[str] = []
     model = devices.move_model(make_random_model(recipe), devices.pick_device(notes=notes), notes)
-    for note in notes:
-        listen("train", 0.0, note)
+    if notes:
+        listen("train", 0.0, " · ".join(notes))
     reachable = measure_matrix_rate(model.device)
     costs = []
     for number, (settings, weights) in enumerate(zip(recipe.stages, recipe.beside, strict=True), 1):
@@ -194,7 +197,7 @@ def train_stages(
             continue
         if weights.has_any():
             auxiliary_losses.attach_heads(model)
-        show = _make_stage_listener(listen, f"stage {number}", reachable)
+        show = _make_stage_listener(listen, f"stage {number}", reachable, notes)
         cost = train_model(
             model,
             train,
@@ -206,6 +209,7 @@ def train_stages(
             objective=auxiliary_losses.make_joint_objective(weights) if weights.has_any() else None,
         )
         auxiliary_losses.detach_heads(model)
+        cost.notes[:0] = notes
         cost_file.write_text(json.dumps(cost.as_dict() | {"matrix_rate": reachable}))
         learnt = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
         save_file(learnt, work / "new.safetensors")
@@ -216,13 +220,21 @@ def train_stages(
 
 
 def _make_stage_listener(
-    listen: ProgressListener, stage: str, matrix_rate: float
+    listen: ProgressListener, stage: str, matrix_rate: float, notes: Sequence[str]
 ) -> Callable[[TrainingProgress], None]:
+    """Tells of each step, with all notes so far: what is told only once is easily overlooked.
+
+    `matrix_rate` 0: unknown.
+    """
+    told = list(notes)
+
     def report_progress(progress: TrainingProgress) -> None:
+        told.extend([progress.note] if progress.note else [])
         seconds = max(progress.seconds, 1e-9)
-        rate = f"{progress.tokens / seconds:,.0f} tokens/s"
-        used = f"{progress.flops / seconds / matrix_rate:.0%} of the device's bf16 matrix rate"
-        listen(stage, progress.done, f"loss {progress.loss:.3f} · {rate} · {used}")
+        words = [f"loss {progress.loss:.3f}", f"{progress.tokens / seconds:,.0f} tokens/s"]
+        if matrix_rate:
+            words.append(f"{progress.flops / seconds / matrix_rate:.0%} of the device's bf16 matrix rate")
+        listen(stage, progress.done, " · ".join([*words, *told]))
 
     return report_progress
 

@@ -30,6 +30,7 @@ from gitpeft.learn.risk.classifiers import Array, LabelledCommits
 from gitpeft.learn.risk.labelled_history import BugLabels, Listener
 from gitpeft.learn.risk.metric_replay import MeasuredCommit, find_latest_time, measure_history
 from gitpeft.learn.risk.prequential import MIN_KNOWN_BUGS
+from gitpeft.learn.training import devices
 from gitpeft.risk import encoder as risk_encoder
 from gitpeft.risk.change_metrics import KAMEI_METRICS
 from gitpeft.risk.model import RISK_FEATURES
@@ -266,6 +267,7 @@ class RiskTuningSettings:
         return KAMEI_METRICS if self.shown else RISK_FEATURES
 
 
+@devices.explain_lost_gpu(resumes=False)
 def train_risk_encoder(
     base: "BaseModel",
     method: "TuningMethod",
@@ -274,9 +276,8 @@ def train_risk_encoder(
     texts: Mapping[str, CommitText],
     settings: RiskTuningSettings,
 ) -> tuple[Any, "TuningMethod", FeatureScaling, "TrainingCost"]:
-    """The tuned model, the method with its layers chosen, the scaling, and the cost."""
+    """The tuned model, the method with its layers chosen, the scaling, and the cost with all notes."""
     from gitpeft.learn.models import methods
-    from gitpeft.learn.training import devices
     from gitpeft.learn.training.loop import iterate_batch_losses, train_model
 
     scaling = FeatureScaling.from_commits(train, settings.features)
@@ -288,7 +289,8 @@ def train_risk_encoder(
         encode_commits(part, texts, base, settings.features, settings.shown, settings.seed)
         for part in (train, valid)
     ]
-    schedule = _make_trainer_settings(base, method, settings, len(train))
+    device = next(model.parameters()).device  # the CPU where the GPU had no room
+    schedule = _make_trainer_settings(base, method, settings, len(train), device)
     if method.name == "hybrid" and not method.full:
         ranked = devices.run_where_it_fits(
             model,
@@ -297,18 +299,22 @@ def train_risk_encoder(
         )
         method = replace(method, full=tuple(layer for layer, _ in ranked[: method.probe]))
     torch.manual_seed(settings.seed)  # a method initialises its weights at random
-    device = next(model.parameters()).device  # the CPU where the GPU had no room
+    device = next(model.parameters()).device
     tuned = devices.move_model(methods.attach_method(model, method), device, notes)
     cost = train_model(
         tuned, parts[0], schedule, valid=parts[1] if len(valid) else None, evaluate_every=1 / settings.checks
     )
+    cost.notes[:0] = notes
     return tuned.eval(), method, scaling, cost
 
 
 def _make_trainer_settings(
-    base: "BaseModel", method: "TuningMethod", settings: RiskTuningSettings, examples: int
+    base: "BaseModel",
+    method: "TuningMethod",
+    settings: RiskTuningSettings,
+    examples: int,
+    device: torch.device,
 ) -> "TrainingSettings":
-    from gitpeft.learn.training.devices import count_batch_parts
     from gitpeft.learn.training.settings import TrainingSettings
 
     batch_tokens = settings.batch * base.budget.total
@@ -316,7 +322,7 @@ def _make_trainer_settings(
         steps=max(1, round(settings.epochs * examples / settings.batch)),
         minutes=settings.minutes,
         batch_tokens=batch_tokens,
-        parts=count_batch_parts(batch_tokens, base.states),
+        parts=devices.count_batch_parts(batch_tokens, base.states, device),
         lr=method.lr,
         warmup=0.1,
         decay=0.9,

@@ -122,7 +122,7 @@ class RiskEncoderTrainer:
     """Tunes a base with a method on the commits that it is given, each time within `minutes`.
 
     `graph` is the last one that passed the gate; `notes` has, for each time, the cost or the reason (`why`)
-    for having no encoder.
+    for having no encoder, and what a person should know of the training (`notes`), if anything.
     """
 
     base: "BaseModel"
@@ -158,6 +158,7 @@ class RiskEncoderTrainer:
         self.notes.append(
             {"steps": cost.steps, "seconds": round(cost.seconds, 1), "parity": asdict(parity),
              "valid": cost.valid_curve, "trainable": cost.trainable}
+            | ({"notes": cost.notes} if cost.notes else {})
         )  # fmt: skip
         return GraphScorer(
             OnnxRiskEncoder(_make_graph_loader(self.graph), self.base.load_codec, self.base.budget),

@@ -21,7 +21,7 @@ _METADATA_KEY = "position"
 
 _STORED_COSTS = (
     *("tokens", "examples", "flops", "seconds_to_best", "curve", "valid_curve"),
-    *("halved", "batch_tokens", "parts", "skipped"),
+    *("halved", "batch_tokens", "parts", "skipped", "notes"),
 )
 """The fields of the cost that a checkpoint stores; the others are measured anew."""
 

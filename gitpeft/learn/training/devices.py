@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import distributed, nn
 
 from gitpeft.config import DEVICE_VARIABLE
 from gitpeft.errors import GitpeftError
@@ -27,8 +27,7 @@ def pick_device(name: str | None = None, notes: list[str] | None = None) -> torc
     """The named device, else that of `DEVICE_VARIABLE`; `auto` is the GPU if one can be used.
 
     GitpeftError where a GPU is asked for that torch does not have, or that cannot be used; with `auto` the
-    latter is a sentence in `notes`. Attention of cuDNN is off from then on: it makes a plan for every new
-    shape of a batch, which takes longer than the step.
+    latter is a sentence in `notes`.
     """
     name = name or os.environ.get(DEVICE_VARIABLE) or "auto"
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
@@ -40,8 +39,17 @@ def pick_device(name: str | None = None, notes: list[str] | None = None) -> torc
         return torch.device("cpu")
     if fault:
         raise GitpeftError(fault, "use --device cpu, or install torch with CUDA support")
-    torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device("cuda" if name == "auto" else name)
+
+
+def prepare_device(device: torch.device) -> None:
+    """Settle how torch computes where a training starts, whoever moved the model there.
+
+    On a GPU, attention of cuDNN is off: it makes a plan for every new shape of a batch, which takes longer
+    than the step.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def find_gpu_fault() -> str:
@@ -88,27 +96,35 @@ def make_causal_mask(real: torch.Tensor) -> torch.Tensor:
     return ((earlier & real.bool()[:, None, :]) | itself)[:, None]
 
 
-def count_batch_parts(batch_tokens: int, states: int) -> int:
-    """`TrainingSettings.parts` for this machine: on a CPU each part holds about `MAX_HELD_STATES` at most.
+def count_batch_parts(batch_tokens: int, states: int, device: torch.device) -> int:
+    """`TrainingSettings.parts` for a device: on a CPU each part holds about `MAX_HELD_STATES` at most.
 
     `states` are a model's layers times their width. A part holds at least one example.
     """
-    return 1 if pick_device().type != "cpu" else -(-batch_tokens * states // MAX_HELD_STATES)
+    return 1 if device.type != "cpu" else -(-batch_tokens * states // MAX_HELD_STATES)
 
 
 def move_model(model: Model, device: torch.device, notes: list[str]) -> Model:
-    """The model on the device, or on the CPU with a sentence in `notes` where the GPU has no room for it."""
+    """The model on the device, or on the CPU with a sentence in `notes` where the GPU has no room for it.
+
+    As `move_to_cpu`, GitpeftError where several processes train.
+    """
+    prepare_device(device)
     try:
         return model.to(device)
     except RuntimeError as error:
-        if device.type == "cpu" or not (memory.is_out_of_memory(error) or is_gpu_error(error)):
+        full = memory.is_out_of_memory(error)
+        if device.type == "cpu" or not (full or is_gpu_error(error)):
             raise
         reason = memory.describe_error(error)
-    return move_to_cpu(model, reason, notes)
+    return move_to_cpu(model, reason, notes, _NO_ROOM if full else "cannot be used")
 
 
 def run_where_it_fits(model: nn.Module, work: Callable[[], Found], notes: list[str]) -> Found:
-    """What `work` gives; done again with the model on the CPU where the GPU's memory runs out."""
+    """What `work` gives; done again with the model on the CPU where the GPU's memory runs out.
+
+    It has to find out anew where the model is. As `move_to_cpu`, GitpeftError where several processes train.
+    """
     try:
         return work()
     except RuntimeError as error:
@@ -125,23 +141,41 @@ def is_gpu_error(error: BaseException) -> bool:
 
 
 @contextmanager
-def explain_lost_gpu() -> Iterator[None]:
-    """A GPU that fails in the middle of a training becomes a GitpeftError that says how to go on."""
+def explain_lost_gpu(*, resumes: bool = True) -> Iterator[None]:
+    """A GPU that fails, or has no room for what cannot be divided, becomes a GitpeftError with what to do.
+
+    `resumes`: whether what failed goes on from a checkpoint.
+    """
     try:
         yield
     except RuntimeError as error:
-        if not is_gpu_error(error):
+        if not (is_gpu_error(error) or isinstance(error, torch.cuda.OutOfMemoryError)):
             raise
         raise GitpeftError(
-            f"the GPU failed: {memory.describe_error(error)}",
-            "give the same command again: it goes on from the last checkpoint, with --device cpu on the CPU",
+            f"the GPU failed: {memory.describe_error(error)}", _GOES_ON if resumes else _BEGINS_ANEW
         ) from error
 
 
-def move_to_cpu(model: Model, reason: str, notes: list[str]) -> Model:
-    """The model on the CPU, without gradients; a sentence in `notes` says why."""
+_GOES_ON = "give the same command again: it goes on from the last checkpoint, with --device cpu on the CPU"
+_BEGINS_ANEW = (
+    "give the same command again, with --device cpu on the CPU: what was finished is kept, only this step "
+    "begins anew"
+)
+_NO_ROOM = "has too little free memory"
+
+
+def move_to_cpu(model: Model, reason: str, notes: list[str], fault: str = _NO_ROOM) -> Model:
+    """The model on the CPU, without gradients; a sentence in `notes` says why.
+
+    GitpeftError where several processes train it: the others would wait for this one on their GPUs.
+    """
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        raise GitpeftError(
+            f"the GPU of one of the processes {fault}: {reason}",
+            "free it, start fewer processes, or give --device cpu to all of them",
+        )
     model.zero_grad(set_to_none=True)
     model.to("cpu")
     memory.release_memory()
-    notes.append(f"the GPU has too little free memory, training goes on on the CPU ({reason})")
+    notes.append(f"the GPU {fault}, training goes on on the CPU ({reason})")
     return model

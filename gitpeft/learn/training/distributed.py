@@ -15,6 +15,9 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
+from gitpeft.config import DEVICE_VARIABLE
+from gitpeft.learn.training import devices
+
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for each other: the first one mines and validates alone."""
 
@@ -45,15 +48,20 @@ def join_world() -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield World()
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(_choose_backend(), timeout=_PATIENCE)
     try:
         yield find_world()
     finally:
         distributed.destroy_process_group()
+
+
+def _choose_backend() -> str:
+    """Of torch's distributed package; where trainings use a GPU, each process of a machine has its own."""
+    if os.environ.get(DEVICE_VARIABLE) == "cpu" or not torch.cuda.is_available():
+        return "gloo"
+    with devices.explain_lost_gpu(resumes=False):
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # the one that is asked below
+        return "cpu:gloo,cuda:nccl" if devices.pick_device().type == "cuda" else "gloo"
 
 
 @contextmanager

@@ -131,22 +131,26 @@ class TooFewExamplesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """What a run cost: its training, sizes in bytes (0: not exported), and notes such as "out of memory"."""
+    """What a run cost: its training, and sizes in bytes (0: not exported)."""
 
     training: TrainingCost
     adapter_bytes: int
-    notes: tuple[str, ...] = ()
     exported_bytes: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it, such as that memory ran out."""
+        return tuple(self.training.notes)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "RunCost":
         """What `as_dict` gave."""
         sizes = int(data["adapter_bytes"]), int(data.get("exported_bytes", 0))
-        return cls(TrainingCost.from_dict(data), sizes[0], tuple(data["notes"]), sizes[1])
+        return cls(TrainingCost.from_dict(data), *sizes)
 
     def as_dict(self, *, curves: bool = True) -> dict[str, Any]:
         """For `run.json` and `--json`; without `curves` for the manifest."""
-        found = self.training.as_dict() | {"adapter_bytes": self.adapter_bytes, "notes": list(self.notes)}
+        found = self.training.as_dict() | {"adapter_bytes": self.adapter_bytes}
         found |= {"exported_bytes": self.exported_bytes} if self.exported_bytes else {}
         return {name: value for name, value in found.items() if curves or "curve" not in name}
 
@@ -159,6 +163,7 @@ def tune_base(
     What `folder` holds already is not made again, and a training that was killed continues. See
     `TrainingJob.least` for TooFewExamplesError.
     """
+    from gitpeft.learn.training import devices
     from gitpeft.learn.training.distributed import find_world
 
     done = folder / "run.json"
@@ -166,19 +171,20 @@ def tune_base(
         listen("train", 1.0, "already trained")
         return _read_method(job, folder), RunCost.from_dict(_read_json(done))
     folder.mkdir(parents=True, exist_ok=True)
-    model, method, training, notes = _train_model(job, data, folder, listen)
-    if not find_world().writes:
-        return method, RunCost(training, 0, tuple(notes))
-    size = _save_adapter(model, folder)
-    write_json(done, RunCost(training, size, tuple(notes)).as_dict())
+    with devices.explain_lost_gpu():
+        model, method, training = _train_model(job, data, folder, listen)
+        if not find_world().writes:
+            return method, RunCost(training, 0)
+        size = _save_adapter(model, folder)
+    write_json(done, RunCost(training, size).as_dict())
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return method, RunCost.from_dict(_read_json(done))
 
 
 def _train_model(
     job: TrainingJob, data: Dataset, folder: Path, listen: ProgressListener
-) -> tuple["PreTrainedModel", "TuningMethod", TrainingCost, list[str]]:
-    """The tuned model, the method, the cost, and notes for people."""
+) -> tuple["PreTrainedModel", "TuningMethod", TrainingCost]:
+    """The tuned model, the method, and the cost."""
     from gitpeft.learn.training import devices, distributed
     from gitpeft.learn.training.checkpoint import copy_trainable_weights
     from gitpeft.learn.training.loop import train_model
@@ -203,13 +209,13 @@ def _train_model(
     def report_progress(progress: TrainingProgress) -> None:
         notes.extend([progress.note] if progress.note else [])
         rate = f"{progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s"
-        listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes[-1:])))
+        listen("train", progress.done, " · ".join((f"loss {progress.loss:.2f}", rate, *notes)))
 
     with speed_up_where_possible(model) as fast:
         if limited:
             if not (folder / EXAMPLES_FILE).exists():
                 listen("train", 0.0, "measuring the pace")
-            most = fit_into_minutes(model, train, job, folder)
+            most = fit_into_minutes(model, train, job, folder, notes)
             if most < min(job.least, len(newest)):
                 raise TooFewExamplesError(f"there is time for about {most} examples, {job.least} are needed")
             train = render_examples(newest[-most:], job.base)
@@ -219,22 +225,28 @@ def _train_model(
             spent = time.monotonic() - begun  # reading the model and measuring its pace
             spent += len(STRENGTHS) * checked * pace * VALIDATION_COST if compares else 0.0
             job = replace(job, minutes=max(LEAST_TRAINED_SHARE * job.minutes, job.minutes - spent / 60))
-        settings = _make_settings(job, len(train))
+        settings = _make_settings(job, len(train), next(model.parameters()).device)
+        settings = replace(settings, parts=1) if fast else settings
+        before_training = list(notes)
         cost = train_model(
             model,
             train,
-            replace(settings, parts=1) if fast else settings,
+            settings,
             valid=None if limited and compares else valid,  # the end is compared with the start below
             on_step=report_progress,
             checkpoint=folder / "checkpoint",
             evaluate_every=1 / min(job.checks, sizes.checks),
         )
+        after_training: list[str] = []
         if compares and distributed.find_world().writes:
-            losses = measure_strengths(model, before, valid, settings)
+            tokens = max(1, settings.batch_tokens * settings.parts // cost.parts)  # what there was memory for
+            smaller = replace(settings, batch_tokens=tokens)
+            losses = measure_strengths(model, before, valid, smaller, after_training)
             write_json(folder / STRENGTHS_FILE, {f"{one:g}": loss for one, loss in losses.items()})
             if not cost.valid_curve:
                 cost.valid_curve, cost.seconds_to_best = [(cost.steps, losses[1.0])], cost.seconds
-    return model, method, cost, notes
+    cost.notes = [*before_training, *cost.notes, *after_training]
+    return model, method, cost
 
 
 def is_short_training(job: TrainingJob, device: str) -> bool:
@@ -264,18 +276,23 @@ def measure_strengths(
     start: Mapping[str, "Tensor"],
     valid: "RenderedExamples",
     settings: TrainingSettings,
+    notes: list[str],
 ) -> dict[float, float]:
     """The validation loss (nats a token) of a tuned LoRA, of half of its update, and of none of it.
 
-    The model keeps the tuned weights. See `blend_lora` for `start`.
+    The model keeps the tuned weights; `notes` say where they did not fit on a GPU. See `blend_lora` for
+    `start`.
     """
+    from gitpeft.learn.training import devices
     from gitpeft.learn.training.checkpoint import copy_trainable_weights
     from gitpeft.learn.training.loop import measure_loss
 
     tuned, found = copy_trainable_weights(model), {}
     for strength in STRENGTHS:
         model.load_state_dict(blend_lora(tuned, start, strength), strict=False)
-        found[strength] = measure_loss(model, valid, settings)
+        found[strength] = devices.run_where_it_fits(
+            model, lambda: measure_loss(model, valid, settings), notes
+        )
     model.load_state_dict(tuned, strict=False)
     return found
 
@@ -325,22 +342,27 @@ def list_newest(job: TrainingJob, examples: Sequence[Example]) -> Sequence[Examp
 
 
 def fit_into_minutes(
-    model: "PreTrainedModel", train: "RenderedExamples", job: TrainingJob, folder: Path
+    model: "PreTrainedModel",
+    train: "RenderedExamples",
+    job: TrainingJob,
+    folder: Path,
+    notes: list[str],
 ) -> int:
     """How many of the newest examples one pass within the job's minutes takes, by the pace of the last few.
 
     A message of a later commit is closer to those of the next ones; half the history seen twice teaches less.
+    Where not even one example fits on a GPU, the model is on the CPU afterwards, and `notes` say so.
     """
-    from gitpeft.learn.training import distributed
+    from gitpeft.learn.training import devices, distributed
     from gitpeft.learn.training.loop import measure_pace
 
     known = folder / EXAMPLES_FILE
     if known.exists():  # a training that was killed goes on with the same examples
         return int(_read_json(known))
     measured = PACE_EXAMPLES if job.base.architecture.causal else BATCH_EXAMPLES
-    few = _choose_usual(train, measured)
-    settings = replace(_make_settings(job, len(train)), parts=1)
-    seconds = measure_pace(model, train.select_examples(few), settings)
+    few = train.select_examples(_choose_usual(train, measured))
+    settings = _make_settings(job, len(train), next(model.parameters()).device)
+    seconds = devices.run_where_it_fits(model, lambda: measure_pace(model, few, settings), notes)
     fitting = int(TRAINING_SHARE * 60 * job.minutes / seconds)
     world = distributed.find_world()
     most = int(distributed.decide(max(find_run_sizes(job.base).batch, world.size * fitting)))
@@ -385,7 +407,7 @@ def count_max_steps(examples: int, batch: int = BATCH_EXAMPLES) -> int:
     return max(1, MAX_EPOCHS * examples // batch)
 
 
-def _make_settings(job: TrainingJob, examples: int) -> TrainingSettings:
+def _make_settings(job: TrainingJob, examples: int, device: "torch.device") -> TrainingSettings:
     from gitpeft.learn.training.devices import count_batch_parts
 
     batch = find_run_sizes(job.base).batch
@@ -397,7 +419,7 @@ def _make_settings(job: TrainingJob, examples: int) -> TrainingSettings:
         lr=job.method.lr,
         warmup=0.05,
         decay=0.7,
-        parts=count_batch_parts(batch_tokens, job.base.states),
+        parts=count_batch_parts(batch_tokens, job.base.states, device),
         seed=job.seed,
         source_limit=job.base.budget.total,
     )
@@ -417,7 +439,8 @@ def _resolve_method(
         from gitpeft.learn.training import devices
         from gitpeft.learn.training.loop import iterate_batch_losses
 
-        small = replace(_make_settings(job, len(data)), batch_tokens=PROBE_EXAMPLES * job.base.budget.total)
+        settings = _make_settings(job, len(data), next(model.parameters()).device)
+        small = replace(settings, batch_tokens=PROBE_EXAMPLES * job.base.budget.total)
         ranked = devices.run_where_it_fits(
             model,
             lambda: methods.rank_layers(model, iterate_batch_losses(model, data, small, PROBE_BATCHES)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gitpeft.learn.models import architectures
+from gitpeft.learn.training import memory
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -89,8 +90,21 @@ def _reads_source(name: str) -> bool:
 
 
 def measure_matrix_rate(device: torch.device, size: int | None = None, rounds: int = 8) -> float:
-    """Operations a second of a square bf16 matrix product on this device: the best of `rounds`."""
+    """Operations a second of a square bf16 matrix product on this device: the best of `rounds`.
+
+    0 where there is no memory for it.
+    """
     size = size or (8192 if device.type == "cuda" else 1024)
+    try:
+        return 2 * size**3 / _time_product(device, size, rounds)
+    except RuntimeError as error:
+        if not memory.is_out_of_memory(error):
+            raise
+    memory.release_memory()
+    return 0.0
+
+
+def _time_product(device: torch.device, size: int, rounds: int) -> float:
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     best = float("inf")
     for _ in range(rounds):
@@ -99,7 +113,7 @@ def measure_matrix_rate(device: torch.device, size: int | None = None, rounds: i
         a @ a
         synchronise_device(device)
         best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    return best
 
 
 def synchronise_device(device: torch.device) -> None:

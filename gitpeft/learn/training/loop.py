@@ -82,7 +82,6 @@ class TrainingExamples(Protocol):
         ...
 
 
-@devices.explain_lost_gpu()
 def train_model(
     model: "PreTrainedModel",
     train: TrainingExamples,
@@ -105,26 +104,29 @@ def train_model(
     stays infinite or NaN. `objective` is what is minimised where that is more than the loss of messages.
     Several processes train together where they have joined (see `distributed`).
     """
-    memory.reset_peak_memory(str(next(model.parameters()).device))
-    world = distributed.find_world()
-    torch.manual_seed(settings.seed + world.rank)
-    optimisers = make_optimisers(model, settings)
-    position = load_checkpoint(checkpoint, model, optimisers)
-    loop = _TrainingLoop(model, settings, optimisers, position, objective or _message_loss)
-    loop.resident = make_resident(train, loop.device)
-    distributed.share_weights(loop.parameters)
-    with memory_plan.follow_plan(model, loop.plan):
-        model.train()
-        compilation.compile_stacks(model, settings.compile)
-        with loop.writer:
-            _take_steps(loop, train, valid, evaluate_every, on_step, checkpoint)
-        if loop.best is not None:
-            model.load_state_dict(loop.best.weights, strict=False)
-        compilation.compile_stacks(model, "")
-    cost = loop.finish_cost()
-    del loop, optimisers, position
-    memory.release_memory()  # so that what comes after a training does not stand on top of its peak
-    return cost
+    with devices.explain_lost_gpu(resumes=checkpoint is not None):
+        device = next(model.parameters()).device
+        devices.prepare_device(device)
+        memory.reset_peak_memory(str(device))
+        world = distributed.find_world()
+        torch.manual_seed(settings.seed + world.rank)
+        optimisers = make_optimisers(model, settings)
+        position = load_checkpoint(checkpoint, model, optimisers)
+        loop = _TrainingLoop(model, settings, optimisers, position, objective or _message_loss)
+        loop.resident = make_resident(train, loop.device)
+        distributed.share_weights(loop.parameters)
+        with memory_plan.follow_plan(model, loop.plan):
+            model.train()
+            compilation.compile_stacks(model, settings.compile)
+            with loop.writer:
+                _take_steps(loop, train, valid, evaluate_every, on_step, checkpoint)
+            cost = loop.finish_cost()
+            if loop.best is not None:
+                model.load_state_dict(loop.best.weights, strict=False)
+            compilation.compile_stacks(model, "")
+        del loop, optimisers, position
+        memory.release_memory()  # so that what comes after a training does not stand on top of its peak
+        return cost
 
 
 def _take_steps(
@@ -183,18 +185,28 @@ def measure_pace(model: "PreTrainedModel", data: TrainingExamples, settings: Tra
     """Seconds that an example takes, forward and backward, in the better of two passes over `data`.
 
     There is one pass where it takes more than `PACE_SHARE` of the minutes: its start is then no large part.
+    The examples are computed at once, or where memory runs out in parts, as a training would.
     """
-    device, passes = next(model.parameters()).device, list[float]()
-    for _ in range(2):
-        started = time.monotonic()
-        inputs = _load_batch(data, range(len(data)), settings, device, model)
-        _compute_loss(inputs, model).backward()  # type: ignore[no-untyped-call]
-        synchronise_device(device)
-        passes.append(time.monotonic() - started)
-        if passes[-1] > PACE_SHARE * 60 * settings.minutes:
-            break
+    device = next(model.parameters()).device
+
+    def time_passes(size: int) -> float:
+        model.zero_grad(set_to_none=True)
+        passes = list[float]()
+        for _ in range(2):
+            started = time.monotonic()
+            for first in range(0, len(data), size):
+                part = range(first, min(first + size, len(data)))
+                inputs = _load_batch(data, part, settings, device, model)
+                _compute_loss(inputs, model).backward()  # type: ignore[no-untyped-call]
+            synchronise_device(device)
+            passes.append(time.monotonic() - started)
+            if passes[-1] > PACE_SHARE * 60 * settings.minutes:
+                break
+        return min(passes)
+
+    pace = memory.halve_until_it_fits(max(1, len(data)), time_passes) / max(1, len(data))
     model.zero_grad(set_to_none=True)
-    return min(passes) / max(1, len(data))
+    return pace
 
 
 def measure_loss(
@@ -202,9 +214,15 @@ def measure_loss(
 ) -> float:
     """Mean loss in nats a label (a target token, or a judged change) over about `limit` examples of `data`.
 
-    They are evenly spread.
+    They are evenly spread. Where memory runs out, batches are smaller.
     """
-    return measure_loss_until(model, data, _spread_evenly(len(data), limit), settings, math.inf)[0]
+    chosen = _spread_evenly(len(data), limit)
+
+    def measure(tokens: int) -> float:
+        smaller = replace(settings, batch_tokens=tokens)
+        return measure_loss_until(model, data, chosen, smaller, math.inf)[0]
+
+    return memory.halve_until_it_fits(settings.batch_tokens, measure)
 
 
 def _spread_evenly(count: int, limit: int) -> range:
@@ -230,16 +248,18 @@ def measure_loss_until(
     for module in model.modules():
         if hasattr(module, "pointer"):
             module.training = True  # itself alone: it then computes only the loss; dropout stays off below
-    with torch.no_grad(), _autocast_bfloat16(device), compilation.without_compilation(model):
-        for batch in data.iterate_batches(settings.batch_tokens, settings.source_limit, seed=0):
-            if seen and time.monotonic() >= deadline:
-                break
-            seen += [chosen[i] for i in batch]
-            inputs = _load_batch(data, batch, settings, device, model)
-            count = int((inputs["labels"] != -100).sum())
-            total += float(model(**inputs).loss) * count
-            tokens += count
-    model.train(was_training)
+    try:
+        with torch.no_grad(), _autocast_bfloat16(device), compilation.without_compilation(model):
+            for batch in data.iterate_batches(settings.batch_tokens, settings.source_limit, seed=0):
+                if seen and time.monotonic() >= deadline:
+                    break
+                seen += [chosen[i] for i in batch]
+                inputs = _load_batch(data, batch, settings, device, model)
+                count = int((inputs["labels"] != -100).sum())
+                total += float(model(**inputs).loss) * count
+                tokens += count
+    finally:
+        model.train(was_training)
     return total / max(tokens, 1), seen
 
 
@@ -342,7 +362,6 @@ class _TrainingLoop:
                 if not memory.is_out_of_memory(error):
                     raise
                 reason = memory.describe_error(error)
-            self.model.train()
             self.need_less_memory(tokens, reason)
 
     def record_validation(self, valid: TrainingExamples, progress: TrainingProgress) -> None:
@@ -443,11 +462,17 @@ class _TrainingLoop:
         shown = math.nan if self.loss is None else self.loss
         if self.step % 20 == 0 and self.loss is not None:
             self.cost.curve.append((self.step, round(shown, 4)))
-        note, self.notes = "; ".join(self.notes), []
+        note = self.take_notes()
         seconds = time.monotonic() - self.started
         if self.step == 1:  # compiling and making plans is no progress: the warm-up begins after it
             self.first_share = max(0.0, self.share_done() - 1 / self.settings.steps)
         return TrainingProgress(self.step, done, shown, self.cost.tokens, seconds, self.cost.flops, note=note)
+
+    def take_notes(self) -> str:
+        """What a person should know and was not told yet; it stays in the cost."""
+        new, self.notes = self.notes, []
+        self.cost.notes += [note for note in new if note not in self.cost.notes]
+        return "; ".join(new)
 
     def _read_losses(self) -> None:
         """Wait for the losses: on a GPU seldom, because the next steps are queued only after it."""
@@ -476,6 +501,11 @@ class _TrainingLoop:
             )
 
     def finish_cost(self) -> TrainingCost:
+        """The cost, once a GPU has done the last steps."""
+        if self.unread:
+            self._read_losses()
+        synchronise_device(self.device)
+        self.take_notes()
         self.cost.steps = self.step
         self.cost.seconds = time.monotonic() - self.started
         self.cost.startup_seconds = estimate_startup_seconds(self.first_seconds)

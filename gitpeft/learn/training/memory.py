@@ -2,7 +2,11 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+Found = TypeVar("Found")
 
 _PROCESS_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -60,6 +64,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in said for sign in _OUT_OF_MEMORY)
+
+
+def halve_until_it_fits(size: int, work: Callable[[int], Found]) -> Found:
+    """What `work` gives for a size, which is halved each time that memory runs out.
+
+    The error itself where 1 is too much.
+    """
+    while True:
+        try:
+            return work(size)
+        except (RuntimeError, MemoryError) as error:
+            if size < 2 or not is_out_of_memory(error):
+                raise
+        release_memory()  # not before: the error keeps what failed alive
+        size = -(-size // 2)
 
 
 def describe_error(error: BaseException) -> str:

@@ -62,7 +62,8 @@ class TrainingCost:
     maximum during this training. `startup_seconds` is how much longer the first steps took than later ones
     (kernels are loaded, models compiled). `halved` counts how often memory ran out and the parts of a batch
     were halved, `parts` is their number at the end, `batch_tokens` what batches held; `skipped` counts steps
-    whose loss or gradient was not finite. `curve` and `valid_curve` are (step, loss).
+    whose loss or gradient was not finite. `curve` and `valid_curve` are (step, loss), `notes` what a person
+    should know of it.
     """
 
     steps: int = 0
@@ -84,6 +85,7 @@ class TrainingCost:
     device: str = "cpu"
     curve: list[tuple[int, float]] = field(default_factory=list)
     valid_curve: list[tuple[int, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrainingCost":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gitpeft.cli import tables
 from gitpeft.learn.compare import page
 from gitpeft.learn.compare.report import TaskReport
 from tests.support.comparisons import LABELS, compared, messages, reported, risk, run_of
@@ -90,6 +91,15 @@ def test_what_was_left_out_is_on_the_page() -> None:
     left_out = ("not enough history to learn risk from",)
     text = page.render_comparison_page(compared(messages(), left_out=left_out))
     assert "Left out: not enough history to learn risk from." in text
+
+
+def test_what_happened_in_runs_is_on_the_page_and_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "lora: out of memory: each batch in 2 parts from now on"
+    report = compared(reported(run_of("lora", 3), notes=[note]))
+    assert f"<h3>Notes</h3><ul><li>{note}</li></ul>" in page.render_comparison_page(report)
+    tables.print_comparison(report)
+    assert f"Note: {note}" in " ".join(capsys.readouterr().out.split())
+    assert "Notes" not in page.render_comparison_page(compared(reported(run_of("lora", 3))))
 
 
 # --- in a browser -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Results of runs: what earlier versions stored is read, and what cannot be read is announced."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from gitpeft.learn.compare.halving import LongRungPlan, ShortRungPlan
@@ -39,6 +40,8 @@ def test_a_stored_result_is_what_it_was() -> None:
     plain = json.loads(json.dumps(result.as_dict()))
     assert RunResult.from_dict(plain).as_dict() == result.as_dict()
     assert {"label", "name", "base", "candidate", "cost", "answers"} <= plain.keys()
+    noted = replace(result, notes=["out of memory"])
+    assert RunResult.from_dict(json.loads(json.dumps(noted.as_dict()))).notes == ["out of memory"]
 
 
 def test_a_result_that_cannot_be_read_is_started_again_with_a_sentence(tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn.compare import run
 from gitpeft.learn.compare.halving import ComparisonRequest
 from gitpeft.learn.compare.report import ComparisonReport
-from gitpeft.learn.compare.risk_task import BASELINE_NAMES, RiskTask
+from gitpeft.learn.compare.risk_task import BASELINE_NAMES, RiskTask, RiskTaskPart
 from gitpeft.learn.compare.scoring import MessageScorer, RiskScorer
 from gitpeft.learn.data.subsets import LOW_RESOURCE, HistorySubset
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.evaluation.text_metrics import paired_bootstrap
+from gitpeft.learn.models import bases, methods
 from gitpeft.learn.risk import encoder
+from gitpeft.learn.training import loop
+from gitpeft.learn.training.finetune import TrainingJob
 from gitpeft.risk.model import LINES_ADDED
 from tests.support import generated
 from tests.support.comparisons import hurry
@@ -85,6 +88,23 @@ def test_a_task_that_a_history_has_nothing_for_is_left_out(
         compared(team, built, task="risk")
     with pytest.raises(GitpeftError, match="there is no task prose"):
         compared(team, built, task="prose")
+
+
+def test_what_a_run_noted_is_in_its_result(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, failed = loop._load_batch, list[bool]()
+
+    def fail_first(*given: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise MemoryError
+        return load(*given)
+
+    monkeypatch.setattr(loop, "_load_batch", fail_first)
+    job = TrainingJob(bases.find_base(str(built.out)), methods.make_method("lora", {"rank": 4}), steps=2)
+    _, trained = RiskTaskPart(data(240)).train_run(job, tmp_path, lambda *_: None)
+    assert trained.notes == ("out of memory: each batch in 2 parts from now on",)
 
 
 def test_parts_without_bugs_are_refused(team: Repo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.learn.compare import comparison, findings, halving, task_report
+from gitpeft.learn.compare import comparison, findings, halving, runs, task_report
 from gitpeft.learn.compare import run as compare_run
 from gitpeft.learn.compare.halving import (
     ComparisonRequest,
@@ -25,10 +26,13 @@ from gitpeft.learn.compare.halving import (
     select_finalists,
 )
 from gitpeft.learn.compare.report import Advice, ComparisonReport, LowResource, RungSteps, TuningGain
-from gitpeft.learn.compare.results import Difference, RunCandidate
+from gitpeft.learn.compare.results import Difference, RunCandidate, RunOutput, TrainedRun
 from gitpeft.learn.compare.scoring import MessageScorer
-from gitpeft.learn.training import finetune
-from tests.support import generated
+from gitpeft.learn.data.batches import RenderedExamples
+from gitpeft.learn.training import finetune, loop
+from gitpeft.learn.training.finetune import TrainingJob
+from gitpeft.learn.training.settings import TrainingSettings
+from tests.support import generated, tinymodel
 from tests.support.comparisons import REFERENCES, advised, hurry, reported, result, run_of
 from tests.support.gitrepo import Repo
 from tests.support.sources import CHECKOUT
@@ -130,6 +134,54 @@ def test_a_machine_that_becomes_slower_ends_runs_by_the_clock() -> None:
     assert steps * 8.0 / 60 < halving.allot_minutes(4000, costs, PACE), (
         "nor the dear one, whose turn comes first"
     )
+
+
+def test_what_the_first_step_takes_to_start_is_not_planned_for_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pace is that of the later steps, the start is around them; a budget so has room for many more."""
+    now, run_step = [100.0], loop._TrainingLoop.run_step
+
+    def step_slowly(training: Any, *given: Any) -> Any:
+        now[0] += 30.0 if training.step == 0 else 0.5
+        return run_step(training, *given)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    for module in (loop, comparison, runs):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(loop._TrainingLoop, "run_step", step_slowly)
+    found = object.__new__(comparison.Comparison)
+    found.folder, found.wish = tmp_path, ComparisonRequest(minutes=2.0)
+    found.found, found.watch = [RunCandidate("lora:rank=4", "mini")], lambda _rows, _now: None
+    task, base = _TimedTask(now), SimpleNamespace(architecture=SimpleNamespace(causal=False))
+    known: Any = {"mini": base}
+    found.field = cast("Any", SimpleNamespace(whole=task))
+    found.runs = runs.ComparisonRuns(tmp_path, known, cast("Any", None), found.watch, lambda: None)
+    pace = found._measure_pace()
+    assert pace.step == pytest.approx(1.3 * 0.5), "and not a quarter of the start"
+    assert pace.around == pytest.approx(7.0 + 29.5), "loading, and the start once"
+    assert pace.finish == pytest.approx(3.0 + 8 * 0.25), "answers of all commits, not of the few tried"
+
+
+class _TimedTask:
+    """A part that takes 7 s to load and 3 s to export, and learns four steps of a tiny model in between."""
+
+    def __init__(self, now: list[float], answers: int = 20) -> None:
+        self.now, self.scorer = now, range(answers)
+
+    def make_small(self, most: int) -> "_TimedTask":
+        return _TimedTask(self.now, most)
+
+    def train_run(self, job: TrainingJob, _folder: Path, _listen: Any) -> tuple[Any, TrainedRun]:
+        self.now[0] += 7.0
+        data = RenderedExamples.from_pairs(tinymodel.pairs(40))
+        settings = TrainingSettings(steps=job.steps, batch_tokens=200, minutes=job.minutes)
+        cost = loop.train_model(tinymodel.pointer_t5(), data, settings, valid=data, evaluate_every=1.0)
+        return job.method, TrainedRun.from_training(cost.as_dict())
+
+    def export_and_ask(self, *_: Any) -> RunOutput:
+        self.now[0] += 3.0
+        return RunOutput(["Fix it"] * len(self.scorer), 250.0)
 
 
 def test_the_better_half_goes_on_and_the_best_of_each_method() -> None:

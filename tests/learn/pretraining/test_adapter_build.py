@@ -19,7 +19,7 @@ from gitpeft.learn.pretraining.adapter_build import AdapterRecipe, PairReader
 from gitpeft.learn.pretraining.adapter_checkpoint import read_position
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings
 from gitpeft.learn.pretraining.base_reranker import HistoryAsker, RerankerRules, fit_base_reranker
-from gitpeft.learn.training import resident
+from gitpeft.learn.training import devices, resident
 from gitpeft.learn.training.checkpoint_writer import CheckpointWriter
 from tests.support import tinymodel
 from tests.support.adapter_recipe import RECIPE, build, make_place
@@ -52,6 +52,31 @@ def test_from_clones_to_an_adapter_that_the_base_has(place: Path) -> None:
     assert config["base_model_name_or_path"] is None and {p.suffix for p in start.iterdir()} == {
         ".json", ".safetensors"
     }  # fmt: skip
+
+
+def test_notes_are_told_as_long_as_it_trains(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, failed, heard = AdapterRun._compute_loss, list[bool](), list[str]()
+
+    def fail_first(*given: Any) -> torch.Tensor:
+        if not failed:
+            failed.append(True)
+            raise MemoryError
+        return compute(*given)
+
+    def choose(name: str | None = None, notes: list[str] | None = None) -> torch.device:
+        (notes if notes is not None else []).append("no GPU here")
+        return torch.device("cpu")
+
+    monkeypatch.setattr(AdapterRun, "_compute_loss", fail_first)
+    monkeypatch.setattr(devices, "pick_device", choose)
+    recipe = AdapterRecipe.load(place / "recipe.toml")
+    out = shutil.copytree(place / "out", place / "noted-out")
+    adapter_build.build_adapter(
+        recipe, place / "corpus", place / "noted", out,
+        lambda step, _, detail: heard.append(detail) if step == "train" else None,
+    )  # fmt: skip
+    assert len(heard) > 2 and all("no GPU here" in one for one in heard)
+    assert all("out of memory: parts of" in one for one in heard[-2:])
 
 
 def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from gitpeft.learn.data.batches import RenderedExamples
 from gitpeft.learn.evaluation import reranker
 from gitpeft.learn.models import bases
 from gitpeft.learn.pretraining import build
+from gitpeft.learn.training.settings import TrainingProgress
 from gitpeft.suggest.reranker import Reranker
 from tests.support.tinybase import RECIPE, Built
 
@@ -65,6 +66,14 @@ def test_every_step_is_heard(built: Built) -> None:
     assert list(dict.fromkeys(steps)) == ["tokenizer", "examples", "stage 1", "stage 2", "export", "choose"]
     assert all(0 <= done <= 1 for _, done, _ in built.heard)
     assert any("tokens/s" in detail for _, _, detail in built.heard)
+
+
+def test_a_note_stays_beside_what_is_told_of_each_step() -> None:
+    heard: list[str] = []
+    show = build._make_stage_listener(lambda *given: heard.append(given[2]), "stage 1", 0.0, ["no GPU"])
+    for note in ("", "out of memory", ""):
+        show(TrainingProgress(1, 0.1, 2.0, 50, 1.0, note=note))
+    assert heard == [f"loss 2.000 · 50 tokens/s · no GPU{more}" for more in ("", *[" · out of memory"] * 2)]
 
 
 def test_validation_repositories_are_never_learnt_from(built: Built) -> None:

@@ -25,6 +25,7 @@ from gitpeft.learn.risk import classifiers, encoder, encoder_export, labelled_hi
 from gitpeft.learn.risk.encoder import RiskTuningSettings
 from gitpeft.learn.risk.encoder_export import RiskEncoderTrainer, RiskParityBounds, export_risk_encoder
 from gitpeft.learn.risk.metric_replay import measure_history
+from gitpeft.learn.training import loop
 from gitpeft.risk import assessor, precommit
 from gitpeft.risk import encoder as risk_encoder
 from gitpeft.risk.change_metrics import ChangeMetrics
@@ -134,6 +135,36 @@ def test_a_teacher_reads_what_it_was_not_taught(
                                  "metrics, words and encoder", "prior", "prior and own history"}  # fmt: skip
     assert ENCODER_FEATURE in trial.parts[0].models["tuned encoder"].features
     assert not any(np.isnan(one.scores).any() for one in trial.ranked.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("CUDA out of memory", {"notes": ["out of memory: each batch in 2 parts from now on"]}),
+        ("CUDA error: unspecified launch failure", {"why": "the GPU failed: "}),
+    ],
+)
+def test_a_teacher_tells_what_became_of_the_gpu(
+    base: bases.BaseModel, monkeypatch: pytest.MonkeyPatch, error: str, said: dict[str, Any]
+) -> None:
+    load, failed = loop._load_batch, list[bool]()
+
+    def fail_first(*given: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise (torch.cuda.OutOfMemoryError if "memory" in error else RuntimeError)(error)
+        return load(*given)
+
+    monkeypatch.setattr(encoder_export, "RiskParityBounds", lambda: LOOSE)
+    monkeypatch.setattr(loop, "_load_batch", fail_first)
+    given = data().train
+    texts = tuple(data().texts[sha].change for sha in given.shas)
+    given = classifiers.LabelledCommits(given.metrics, given.truth, given.times, given.shas, texts)
+    settings = RiskTuningSettings(epochs=1, batch=8)
+    teacher = RiskEncoderTrainer(base, methods.make_method("lora", {"rank": 4}), 1.0, settings=settings)
+    teacher(given)
+    [found] = teacher.notes
+    assert found.get("notes") == said.get("notes") and found.get("why", "").startswith(said.get("why", ""))
 
 
 def test_a_teacher_that_cannot_learn_says_why(base: bases.BaseModel) -> None:

@@ -1,5 +1,8 @@
 """Which device a training uses."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 import typer
@@ -9,7 +12,7 @@ from gitpeft.cli import options
 from gitpeft.config import DEVICE_VARIABLE
 from gitpeft.errors import GitpeftError
 from gitpeft.learn.data.batches import PromptedExamples
-from gitpeft.learn.training import devices
+from gitpeft.learn.training import devices, distributed, memory
 from tests.support import tinymodel
 
 
@@ -30,7 +33,6 @@ def test_the_option_holds_for_its_command_alone(monkeypatch: pytest.MonkeyPatch)
     for words in (["--device", "cpu"], [], ["--device", "cuda"]):
         assert CliRunner().invoke(app, words).exit_code == 0
     assert seen == ["cpu", "cuda", "cuda"]
-    assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     assert CliRunner().invoke(app, ["--device", "tpu"]).exit_code == 2
 
 
@@ -66,12 +68,17 @@ def test_a_gpu_lost_in_the_middle_is_a_sentence() -> None:
     ):
         raise RuntimeError("CUDA error: unspecified launch failure\nmore")
     assert "goes on from the last checkpoint" in error.value.hint
+    full = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    with pytest.raises(GitpeftError, match=r"2\.00 GiB") as error, devices.explain_lost_gpu(resumes=False):
+        raise full
+    assert "checkpoint" not in error.value.hint and "begins anew" in error.value.hint
     with pytest.raises(RuntimeError, match="shapes"), devices.explain_lost_gpu():
         raise RuntimeError("shapes do not match")
 
 
 def test_a_model_that_the_gpu_has_no_room_for_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     model, notes, whole = torch.nn.Linear(2, 2), list[str](), torch.nn.Linear.to
+    torch.backends.cuda.enable_cudnn_sdp(True)
 
     def to(self: torch.nn.Linear, device: object) -> torch.nn.Linear:
         if device != "cpu":
@@ -81,6 +88,86 @@ def test_a_model_that_the_gpu_has_no_room_for_stays_on_the_cpu(monkeypatch: pyte
     monkeypatch.setattr(torch.nn.Linear, "to", to)
     assert devices.move_model(model, torch.device("cuda"), notes) is model
     assert len(notes) == 1 and "goes on on the CPU (RuntimeError: CUDA error: out of memory)" in notes[0]
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+
+
+class OnGpu(torch.nn.Linear):
+    """A layer that says that it is on a GPU until it is moved; there it has no room for more than `room`."""
+
+    def __init__(self, room: int = 0) -> None:
+        super().__init__(2, 2)
+        self.away, self.room = False, room
+
+    def parameters(self, recurse: bool = True) -> Any:
+        device = torch.device("cpu" if self.away else "cuda")
+        return iter([SimpleNamespace(device=device, grad=None)])
+
+    def to(self, device: Any) -> Any:  # type: ignore[override]
+        self.away = device == "cpu"
+        return self
+
+    def compute(self, size: int = 1) -> str:
+        if not self.away and size > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return f"{size} on the {'CPU' if self.away else 'GPU'}"
+
+
+def test_what_the_gpu_has_no_room_for_is_done_on_the_cpu() -> None:
+    model, notes = OnGpu(), list[str]()
+    assert devices.run_where_it_fits(model, model.compute, notes) == "1 on the CPU" and len(notes) == 1
+    assert "too little free memory" in notes[0] and "2.00 GiB" in notes[0]
+    assert devices.run_where_it_fits(model, model.compute, notes) == "1 on the CPU" and len(notes) == 1
+    model = OnGpu(room=1)
+    assert devices.run_where_it_fits(model, model.compute, notes) == "1 on the GPU" and len(notes) == 1
+
+    def fail() -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        devices.run_where_it_fits(model, fail, notes)
+    assert not model.away
+
+
+def test_sizes_are_halved_until_they_fit() -> None:
+    model, asked = OnGpu(room=3), list[int]()
+
+    def compute(size: int) -> str:
+        asked.append(size)
+        return model.compute(size)
+
+    assert memory.halve_until_it_fits(11, compute) == "3 on the GPU" and asked == [11, 6, 3]
+    model.room = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        memory.halve_until_it_fits(3, compute)
+    assert asked[3:] == [3, 2, 1]
+
+
+def test_of_several_processes_none_leaves_its_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others would wait for it on theirs."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    model = OnGpu()
+    with pytest.raises(GitpeftError, match="GPU of one of the processes has too little") as error:
+        devices.run_where_it_fits(model, model.compute, [])
+    assert "--device cpu to all" in error.value.hint and not model.away
+
+
+@pytest.mark.parametrize(
+    ("wanted", "backend", "claimed"), [("cpu", "gloo", []), ("auto", "cpu:gloo,cuda:nccl", [1])]
+)
+def test_processes_talk_over_the_device_they_train_on(
+    wanted: str, backend: str, claimed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that is there, but not wanted, is not touched."""
+    pretend_gpu(monkeypatch)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), (DEVICE_VARIABLE, wanted)):
+        monkeypatch.setenv(name, value)
+    joined, chosen = list[str](), list[int]()
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, timeout: joined.append(name))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with distributed.join_world():
+        assert joined == [backend] and chosen == claimed
 
 
 def test_the_mask_made_for_a_gpu_gives_the_loss_that_the_librarys_gives() -> None:

@@ -52,10 +52,11 @@ def test_every_method_and_task_trains_on_a_pretended_gpu(task: str, guard: str) 
     assert list(found) == chosen and len(chosen) == 4
     for name, one in found.items():
         assert "error" not in one, (name, one)
-        assert one["device"] == "cuda:0", name
+        assert one["device"] == "cuda:0" and not one["cudnn"], name
         if name == "base adapter":
             assert (one["steps"], one["waits"]) == (2, 0)
             continue
         assert (one["steps"], one["left"], one["notes"]) == (STEPS, [], []), name
         assert one["waits"] == STEPS * WAITS.get(name.split()[0], 0), name
         assert one["reads"] > 0, "a loss that is read is a look at a value"
+        assert (one["valid"], one["saved"]) == ([3, 6], ["cpu", "cpu"]), name

@@ -46,3 +46,11 @@ def test_frozen_weights_need_no_gradient_of_their_own() -> None:
 
 def test_a_matrix_product_takes_time() -> None:
     assert 1e8 < measure_matrix_rate(torch.device("cpu"), size=256, rounds=3) < 1e15
+
+
+def test_without_memory_for_it_no_rate_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "randn", fail)
+    assert measure_matrix_rate(torch.device("cpu"), size=256) == 0

@@ -142,6 +142,9 @@ def test_when_the_gpu_is_lost_the_same_command_goes_on(
     with pytest.raises(GitpeftError, match=r"the GPU failed: .*illegal memory access") as error:
         train_model(tinymodel.pointer_t5(), data, how, valid=data, evaluate_every=0.25, checkpoint=tmp_path)
     assert "the same command" in error.value.hint
+    with pytest.raises(GitpeftError, match="the GPU failed") as error:
+        train_model(tinymodel.pointer_t5(), data, how)
+    assert "checkpoint" not in error.value.hint and "begins anew" in error.value.hint
     monkeypatch.undo()
     rest = _learnt()
     train_model(tinymodel.pointer_t5(), data, how, checkpoint=tmp_path, on_step=rest)
@@ -382,6 +385,27 @@ def test_the_start_of_a_training_is_not_taken_for_its_pace() -> None:
     assert loop.estimate_startup_seconds([2.0]) == loop.estimate_startup_seconds([]) == 0
 
 
+def test_the_clock_stops_when_the_gpu_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: the loss of the last step was not looked at, and its work takes a while."""
+    now, record = [0.0], loop._TrainingLoop.record_step
+
+    def leave(self: Any, loss: torch.Tensor, *rest: Any) -> TrainingProgress:
+        found = record(self, loss, *rest)
+        if self.step == 4:
+            self.unread.append(loss * torch.nan)
+        return found
+
+    def wait(device: torch.device) -> None:
+        now[0] += 7.0
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop._TrainingLoop, "record_step", leave)
+    monkeypatch.setattr(loop, "synchronise_device", wait)
+    cost = train_model(tinymodel.pointer_t5(), rendered(), settings(steps=4))
+    assert (cost.seconds, cost.skipped) == (7.0, 1)
+    assert cost.notes == ["the loss or its gradient is not finite: such steps are skipped"]
+
+
 def test_what_the_first_step_took_to_start_is_in_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = loop._TrainingLoop.run_step
 
@@ -460,6 +484,7 @@ def test_out_of_memory_divides_the_batch_goes_on_and_says_so(
     assert cost.steps == 12 and cost.halved == 1 and (cost.batch_tokens, cost.parts) == (400, 2)
     assert sizes[1] == -(-sizes[0] // 2) and sizes[1] + sizes[2] == sizes[0]
     assert notes[0] == "out of memory: each batch in 2 parts from now on" and not any(notes[1:])
+    assert cost.notes == notes[:1]
 
 
 def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,6 +500,26 @@ def test_out_of_memory_while_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = tinymodel.pointer_t5(), rendered()
     cost = train_model(model, data, settings(steps=4), valid=data, evaluate_every=0.5)
     assert asked[:2] == [400, 200] and cost.halved == 1 and len(cost.valid_curve) == 2
+
+
+def test_losses_and_paces_are_measured_in_parts_where_memory_runs_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also outside of a training, which divides its batches itself."""
+    model, data = tinymodel.pointer_t5(), rendered()
+    wanted = measure_loss(model, data, settings())
+    sizes = fail_once(monkeypatch, "_load_batch", OUT_OF_MEMORY[2])
+    assert measure_loss(model, data, settings()) == pytest.approx(wanted, abs=2e-3)
+    assert len(sizes) > 2 and max(sizes[1:]) < sizes[0] and not model.training
+    monkeypatch.undo()
+    sizes = fail_once(monkeypatch, "_load_batch", OUT_OF_MEMORY[2])
+    assert loop.measure_pace(model, rendered(4), settings()) > 0 and sizes == [4, 2, 2, 2, 2]
+    assert all(p.grad is None for p in model.parameters())
+    monkeypatch.undo()
+    fail_once(monkeypatch, "_load_batch", OUT_OF_MEMORY[2], times=1000)
+    for measure in (measure_loss, loop.measure_pace):
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            measure(model, data, settings())
 
 
 def test_one_example_too_many_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,6 +559,20 @@ def test_a_checkpoint_does_not_wait_for_a_validation(monkeypatch: pytest.MonkeyP
         checkpoint=tmp_path,
     )  # fmt: skip
     assert steps == [4, 5]
+
+
+def test_what_a_killed_training_noted_is_not_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fail_once(monkeypatch, "_load_batch", OUT_OF_MEMORY[2])
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+
+    def kill(progress: TrainingProgress) -> None:
+        if progress.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_model(tinymodel.pointer_t5(), rendered(), settings(), on_step=kill, checkpoint=tmp_path)
+    cost = train_model(tinymodel.pointer_t5(), rendered(), settings(steps=5), checkpoint=tmp_path)
+    assert cost.notes == ["out of memory: each batch in 2 parts from now on"]
 
 
 class _Clock:

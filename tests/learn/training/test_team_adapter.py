@@ -14,7 +14,8 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.models import bases, methods
 from gitpeft.learn.models.bases import BaseModel
-from gitpeft.learn.training import finetune, loop
+from gitpeft.learn.training import devices, finetune, loop
+from gitpeft.learn.training.checkpoint import copy_trainable_weights
 from gitpeft.learn.training.finetune import TrainingJob
 from gitpeft.learn.training.settings import TrainingSettings
 from tests.support import tinymodel
@@ -108,6 +109,62 @@ def test_validation_measures_all_half_and_none_of_the_update(base: BaseModel, tm
     assert finetune.choose_strength(tmp_path)[0] == 1.0, "of equals the whole update"
 
 
+def test_what_memory_ran_out_for_is_told_and_not_tried_again(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses after a training are measured in batches as small as those that it had room for."""
+    load, measure, sizes = loop._load_batch, loop.measure_loss, list[int]()
+    told, failed = list[str](), list[bool]()
+
+    def fail_first(*given: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return load(*given)
+
+    def watch(model: Any, valid: Any, settings: TrainingSettings) -> float:
+        sizes.append(settings.batch_tokens)
+        return measure(model, valid, settings)
+
+    monkeypatch.setattr(loop, "_load_batch", fail_first)
+    monkeypatch.setattr(loop, "measure_loss", watch)
+    monkeypatch.setattr(devices, "pick_device", note_no_gpu)
+    job = TrainingJob(base, LORA, steps=3, checks=1)
+    _, cost = finetune.tune_base(job, data(), tmp_path, lambda *given: told.append(given[2]))
+    assert sizes == [4096 // 2] * 3
+    assert cost.notes == ("no GPU here", "out of memory: each batch in 2 parts from now on")
+    assert all(note in told[-1] for note in cost.notes), "not the last one alone"
+
+
+def note_no_gpu(name: str | None = None, notes: list[str] | None = None) -> torch.device:
+    if notes is not None:
+        notes.append("no GPU here")
+    return torch.device("cpu")
+
+
+def test_strengths_are_measured_where_there_is_room(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that leaves the GPU in between keeps its tuned weights."""
+    measured: list[dict[str, torch.Tensor]] = []
+
+    def leave(model: Any, work: Any, notes: list[str]) -> Any:
+        measured.append({n.replace(".default", ""): w for n, w in copy_trainable_weights(model).items()})
+        first, again = work(), work()
+        assert first == again
+        notes.append("on the CPU")
+        return again
+
+    monkeypatch.setattr(devices, "run_where_it_fits", leave)
+    method = methods.make_method("lora", {"rank": 4, "lr": 5e-2})
+    _, cost = finetune.tune_base(TrainingJob(base, method, steps=6, checks=1), data(), tmp_path, nobody)
+    assert cost.notes == ("on the CPU",) * 3
+    tuned, half, none = measured
+    for name, one in weights(tmp_path).items():
+        assert torch.equal(one, tuned[name]) and not torch.equal(one, none[name])
+        torch.testing.assert_close(half[name], (tuned[name] + none[name]) / 2)
+
+
 def test_a_training_sees_as_many_of_the_newest_as_its_minutes_allow(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,12 +172,12 @@ def test_a_training_sees_as_many_of_the_newest_as_its_minutes_allow(
     train = finetune.render_examples(data().train, base)
     job = TrainingJob(base, LORA, minutes=0.25)
     model = base.load()
-    assert finetune.fit_into_minutes(model, train, job, tmp_path) == 12
+    assert finetune.fit_into_minutes(model, train, job, tmp_path, []) == 12
     monkeypatch.setattr(loop, "measure_pace", lambda *_: 100.0)
-    assert finetune.fit_into_minutes(model, train, job, tmp_path) == 12, "killed, it goes on with them"
+    assert finetune.fit_into_minutes(model, train, job, tmp_path, []) == 12, "killed, it goes on with them"
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    assert finetune.fit_into_minutes(model, train, job, tmp_path) == 8, "at least one batch"
+    assert finetune.fit_into_minutes(model, train, job, tmp_path, []) == 8, "at least one batch"
     assert json.loads((tmp_path / "examples.json").read_text()) == 8
     seen = count_rendered(monkeypatch)
     finetune.tune_base(job, data(), tmp_path, nobody)
