@@ -241,7 +241,7 @@ def train(build: Callable[[], Any], text: str, data: Any, matrix_lr: float = 0.0
             settings = TrainingSettings(steps=6, batch_tokens=600, matrix_lr=matrix_lr)
             torch.backends.cuda.enable_cudnn_sdp(True)  # as for a caller that moves the model itself
             cost = loop.train_model(
-                model, data, settings, valid=data, evaluate_every=0.5, checkpoint=Path(folder)
+                model, data, settings, valid=data, evaluate_every=0.4, checkpoint=Path(folder)
             )
     finally:
         setattr(loop._TrainingLoop, "_read_losses", read)  # noqa: B010

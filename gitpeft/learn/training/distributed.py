@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, distributed
 
 from gitpeft.config import DEVICE_VARIABLE
+from gitpeft.errors import GitpeftError
 from gitpeft.learn.training import devices
 
+_CPU_BACKEND = "gloo"
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for each other: the first one mines and validates alone."""
 
@@ -44,12 +46,17 @@ def find_world() -> World:
 
 @contextmanager
 def join_world() -> Iterator[World]:
-    """Train together with the processes that torch's launcher started, if it did."""
+    """Train together with the processes that torch's launcher started, if it did.
+
+    GitpeftError where only some of them can use a GPU: they would wait for each other for ever.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield World()
         return
-    distributed.init_process_group(_choose_backend(), timeout=_PATIENCE)
+    backend = _choose_backend()
+    distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
+        _check_same_device(backend)
         yield find_world()
     finally:
         distributed.destroy_process_group()
@@ -58,10 +65,20 @@ def join_world() -> Iterator[World]:
 def _choose_backend() -> str:
     """Of torch's distributed package; where trainings use a GPU, each process of a machine has its own."""
     if os.environ.get(DEVICE_VARIABLE) == "cpu" or not torch.cuda.is_available():
-        return "gloo"
+        return _CPU_BACKEND
     with devices.explain_lost_gpu(resumes=False):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # the one that is asked below
-        return "cpu:gloo,cuda:nccl" if devices.pick_device().type == "cuda" else "gloo"
+        return "cpu:gloo,cuda:nccl" if devices.pick_device().type == "cuda" else _CPU_BACKEND
+
+
+def _check_same_device(backend: str) -> None:
+    with_gpu = torch.tensor(int(backend != _CPU_BACKEND))
+    distributed.all_reduce(with_gpu)
+    if int(with_gpu) not in (0, find_world().size):
+        raise GitpeftError(
+            f"only {int(with_gpu)} of {find_world().size} processes can use a GPU",
+            "start as many as there are free GPUs, or give --device cpu to all of them",
+        )
 
 
 @contextmanager

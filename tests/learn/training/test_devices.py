@@ -166,8 +166,15 @@ def test_processes_talk_over_the_device_they_train_on(
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, timeout: joined.append(name))
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.mul_(2))  # the other is alike
     with distributed.join_world():
         assert joined == [backend] and chosen == claimed
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.fill_(1))  # it is not
+    with pytest.raises(GitpeftError, match="only 1 of 2 processes can use a GPU"), distributed.join_world():
+        pytest.fail("one would wait for the other")
 
 
 def test_the_mask_made_for_a_gpu_gives_the_loss_that_the_librarys_gives() -> None:
