@@ -223,14 +223,19 @@ class AdapterRun:
         return found
 
     def measure(self, part: ValidationPart) -> float:
-        """Nats a byte of the averaged weights."""
-        examples, total = part.examples, 0.0
-        with self.use_average(), torch.no_grad(), compilation.without_compilation(self.model):
-            for start in range(0, len(examples), 8):
-                rows = range(start, min(start + 8, len(examples)))
+        """Nats a byte of the averaged weights; in smaller batches where memory runs out."""
+        examples = part.examples
+
+        def measure(size: int) -> float:
+            total = 0.0
+            for start in range(0, len(examples), size):
+                rows = range(start, min(start + size, len(examples)))
                 count = sum(examples.count_tokens(rows, NO_LIMIT)[1])
                 total += float(self._compute_loss(examples, rows)) * count
-        return total / part.size
+            return total
+
+        with self.use_average(), torch.no_grad(), compilation.without_compilation(self.model):
+            return memory.halve_until_it_fits(8, measure) / part.size
 
     @contextmanager
     def use_average(self) -> Iterator[None]:
