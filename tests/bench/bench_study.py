@@ -21,8 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from git import Repo
-
 METHODS = ("lora", "adapter", "full", "hybrid")
 TASKS = ("messages", "risk")
 
@@ -61,6 +59,8 @@ def main() -> None:
 
 
 def study(arguments: argparse.Namespace) -> None:
+    from git import Repo
+
     from gitpeft.errors import GitpeftError
     from gitpeft.git.repository import Repository
     from gitpeft.learn.compare import run
