@@ -3,18 +3,19 @@
 #
 #   at home:  gpu.sh pack CLONES WORK PARTS    base and examples (16-bit ids) in parts, and the checkpoint if there is one;
 #                                              each file has at most 64 MiB, and may travel alone
-#   there:    gpu.sh train PARTS PLACE BACK    one stage of at most eight minutes in PLACE; again, it goes on there.
+#   there:    gpu.sh train PARTS PLACE BACK    one stage of at most eight minutes in PLACE, all told; again, it goes on there.
 #                                              BACK gets the adapter and the checkpoint in bfloat16, at most 4 x 16 MiB
 #   at home:  gpu.sh collect BACK WORK         into WORK/run, from where any machine goes on; `gitpeft base
 #                                              build … --finish` makes the adapter and its reranker of it
 #
 # Killed at any moment, each goes on when it is started again.
 # BASE: the folder of the base (default: this one). DEVICE: cuda, or cpu to rehearse. PYTHON: the interpreter.
-# SECONDS_LEFT: of a stage (default: 480).
+# SECONDS_LEFT: of a stage, unpacking and packing up included (default: 480).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 base=${BASE:-$here} python=${PYTHON:-python3}
 part=47m # leaves room for the code in a call of 64 MiB
+saving=30 narrowing=30 # seconds at the end of a stage
 state=state.safetensors adapter=adapter_model.safetensors sums=SHA256SUMS
 
 fail() { echo "gpu.sh: $*" >&2; exit 1; }
@@ -73,9 +74,12 @@ unpack() {
 
 train() {
     parts=$1 place=$2 back=$3
+    ends=$(($(date +%s) + ${SECONDS_LEFT:-480}))
     [ -f "$place/unpacked" ] || unpack "$parts" "$place"
+    left=$((ends - $(date +%s) - saving - narrowing))
+    [ "$left" -gt 0 ] || fail "unpacked, but no time is left to train: give the command again, or more SECONDS_LEFT"
     # TERM finishes the batch and saves; what is killed goes on from its last checkpoint
-    timeout -s TERM -k 60 "${SECONDS_LEFT:-480}" "$python" -m gitpeft base build "$place/base/recipe.toml" --profile gpu \
+    timeout -s TERM -k "$saving" "$left" "$python" -m gitpeft base build "$place/base/recipe.toml" --profile gpu \
         --device "${DEVICE:-cuda}" --corpus "$place" --work "$place/work" --out "$place/base" ||
         echo "gpu.sh: the stage ended early; what follows is its last checkpoint" >&2
     [ -f "$place/work/run/$state" ] || fail "there is no checkpoint, so nothing was trained: see what was said above"

@@ -157,6 +157,9 @@ def test_the_script_says_what_cannot_travel(place: Path, tmp_path: Path) -> None
     said = run_script(top, "train", top / "parts", top / "there", top / "back", code=1)
     assert "has no SHA256SUMS: give gpu.sh pack again" in said
     run_script(top, "pack", place / "corpus", top / "work", top / "parts")
+    said = run_script(top, "train", top / "parts", top / "there", top / "back", code=1, SECONDS_LEFT="60")
+    assert "no time is left to train" in said and (top / "there" / "unpacked").exists()
+    (top / "there" / "unpacked").unlink()
     (top / "parts" / "examples.tar.aa").write_bytes(b"damaged")
     said = run_script(top, "train", top / "parts", top / "there", top / "back", code=1)
     assert "copy the parts again" in said
