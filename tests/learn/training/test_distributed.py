@@ -10,7 +10,6 @@ from safetensors import safe_open
 from gitpeft.learn.training import distributed
 from tests.support.several_processes import launch
 
-pytestmark = pytest.mark.slow
 MODULE = "tests.support.several_processes"
 
 
@@ -42,6 +41,7 @@ def test_two_processes_learn_what_one_does(whole: dict[str, torch.Tensor], tmp_p
     assert_close(whole, learn(tmp_path, 2))
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_with_another_number_of_processes(
     whole: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
