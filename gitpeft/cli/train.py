@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,9 +116,9 @@ def train(
     if org:
         if from_scratch or repo:
             raise typer.BadParameter("--org goes with neither --from-scratch nor --repo")
-        each = [session.open_learnable_repository(one, until) for one in org]
+        each, failed = _open_each(org, until)
         plan = session.make_plan(each[0], base, method, until, budget)
-        _train_together(each, plan, asked, as_json, progress)
+        _train_together(each, failed, plan, asked, as_json, progress)
         return
     repository = session.open_learnable_repository(repo, until)
     kept = session.find_active_base(repository) if base == "auto" else ""
@@ -148,20 +148,49 @@ def train(
         views.print_training_cost(done)
 
 
+def _open_each(paths: list[Path], until: str) -> tuple[list[Repository], dict[str, str]]:
+    """The repositories, and why others of the paths cannot be used; GitpeftError where fewer than two can."""
+    found: list[Repository] = []
+    failed: dict[str, str] = {}
+    for path in paths:
+        try:
+            repository = session.open_learnable_repository(path, until)
+            repository.resolve_commit(until)
+            found.append(repository)
+        except GitpeftError as error:
+            failed[str(path)] = f"{error.message}. {error.hint}" if error.hint else error.message
+    if failed and len(found) < 2:
+        bad, why = next(iter(failed.items()))
+        raise GitpeftError(f"{bad}: {why}", "a shared adapter needs two repositories or more")
+    return found, failed
+
+
 def _train_together(
-    repos: list[Repository], plan: "ModelPlan", asked: bool, as_json: bool, progress: str
+    repos: list[Repository],
+    failed: dict[str, str],
+    plan: "ModelPlan",
+    asked: bool,
+    as_json: bool,
+    progress: str,
 ) -> None:
+    """Train, and say what was done; ends with exit code 1 where a repository failed."""
     with session.explain_resuming(), session.show_progress(as_json, progress) as listen:
         from gitpeft.learn.retrain import multi_repo
 
         done = multi_repo.train_across_repositories(repos, plan, listen, _make_confirmation(asked))
-    if not done:  # a process that only helped
+    if done is None:  # a process that only helped
         return
+    if failed:
+        more = (multi_repo.RepositoryResult(path, multi_repo.FAILED, why) for path, why in failed.items())
+        done = replace(done, repositories=(*done.repositories, *more))
     if as_json:
-        console.print_json([asdict(one) for one in done])
+        console.print_json(done.as_dict())
     else:
-        for one in done:
-            print(replace_unprintable(f"{one.repository}: {one.action}, {one.reason}"))
+        from gitpeft.cli import views
+
+        views.print_org_result(done)
+    if any(one.action == multi_repo.FAILED for one in done.repositories):
+        raise typer.Exit(1)
 
 
 def _make_confirmation(asked: bool) -> Callable[[str], bool]:

@@ -19,6 +19,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.hooks import stubs
 from gitpeft.monitor import acceptance
 from gitpeft.risk.model import MODEL_NOTES, RiskModel
+from gitpeft.terminal import replace_unprintable
 
 if TYPE_CHECKING:
     from gitpeft.bundle.bundle import Bundle
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
     from gitpeft.learn.budget import BudgetReport
     from gitpeft.learn.evaluation.messages import MeasuredMessages
     from gitpeft.learn.results import CandidateModel, PipelineResult
+    from gitpeft.learn.retrain.multi_repo import OrgResult
     from gitpeft.learn.retrain.run import RetrainingResult
     from gitpeft.learn.training.finetune import RunCost
     from gitpeft.monitor.health import ModelHealth
 
 SHORT_ID = 12
 MAX_SAMPLES = 3
+MAX_NAMED = 20
+"""Of more repositories with the same outcome only the number is printed."""
 
 
 # --- init ---------------------------------------------------------------------------------------------------
@@ -71,7 +75,7 @@ def _describe_outcome(
     size = format_size(measure_folder(repository.state_dir))
     yield "Disk", f"{size} in {shorten_path(repository, repository.state_dir)}"
     if outcome.budget.left_out:
-        yield "Budget", "\n".join(_describe_budget(outcome.budget))
+        yield "Budget", "\n".join(describe_budget(outcome.budget))
 
 
 def _list_training_notes(made: "CandidateModel") -> Iterator[str]:
@@ -81,12 +85,25 @@ def _list_training_notes(made: "CandidateModel") -> Iterator[str]:
     yield from dict.fromkeys([*ours, *(note for one in taught for note in one.get("notes", ()))])
 
 
-def _describe_budget(budget: "BudgetReport") -> Iterator[str]:
+def describe_budget(budget: "BudgetReport") -> Iterator[str]:
     """What a budget was too short for, and which would do."""
     yield f"{format_duration(budget.seconds)} after reading the history, of {budget.minutes:g} minutes"
     yield f"reduced to: {'; '.join(budget.left_out)}"
     if budget.enough:
         yield f"--budget {budget.enough} should take it all, as fast as this machine was"
+
+
+def print_org_result(done: "OrgResult") -> None:
+    """What became of each repository, of many with the same outcome only their number; and of the budget."""
+    outcomes: dict[tuple[str, str], list[str]] = {}
+    for one in done.repositories:
+        outcomes.setdefault((one.action, one.reason), []).append(one.repository)
+    for (action, reason), names in outcomes.items():
+        told = names if len(names) <= MAX_NAMED else [f"{len(names):,} repositories"]
+        for name in told:
+            print(replace_unprintable(f"{name}: {action}, {reason}"))
+    if done.budget.left_out:
+        print_rows([("Budget", "\n".join(describe_budget(done.budget)))])
 
 
 _STRENGTHS = {"tuned half way": "half-strength"}

@@ -22,9 +22,10 @@ PACES_FILE = "paces.json"
 
 EXAMPLES, TRAINING, EXPORT = "examples", "training", "export"
 SUGGESTION, TRACING, MEASURING, RISK = "suggestion", "tracing", "measuring", "risk"
+OWN_ADAPTER, SHARED_ADAPTER = "own adapter", "shared adapter"
 """What is paced, in seconds: a commit prepared, an example trained on, an export, a suggestion, a commit
 read for tracing, a commit of the whole history whose metrics are replayed, and a traced commit in the risk
-model."""
+model; one of several repositories with the least training of its own, and with an adapter that is there."""
 
 _ASSUMED = {
     EXAMPLES: 0.001,
@@ -34,9 +35,12 @@ _ASSUMED = {
     TRACING: 0.01,
     MEASURING: 0.0001,
     RISK: 0.008,
+    OWN_ADAPTER: 30.0,
+    SHARED_ADAPTER: 3.0,
 }
-_ASSUMED_CAUSAL = {TRAINING: 0.5, EXPORT: 25.0, SUGGESTION: 0.7}
-"""Measured on two cores with history of 12,000 commits; `mini`, and what a causal base of 135 M takes."""
+_ASSUMED_CAUSAL = {TRAINING: 0.5, EXPORT: 25.0, SUGGESTION: 0.7, OWN_ADAPTER: 90.0, SHARED_ADAPTER: 10.0}
+"""Measured on two cores with history of 12,000 commits; `mini`, and what a causal base of 135 M takes. The
+two for one of several repositories are estimated from the others."""
 
 _EXAMPLES_SHARE, _EVALUATION_SHARE, _LEAST_TRAINING_SHARE = 0.25, 0.2, 0.3
 """The largest shares of the budget for the steps, and the smallest for training."""
@@ -270,6 +274,14 @@ class RunBudget:
         asked = _ENCODER_COMMITS * _ENCODER_COST * self.paces.get(SUGGESTION, base.name, causal=base.causal)
         return 60 * minutes + asked <= self.left - kept - RISK_SHARE * self.seconds
 
+    def estimate_own_adapter(self, base: BudgetedBase) -> float:
+        """Seconds for one of several repositories with the least training of its own."""
+        return self.paces.get(OWN_ADAPTER, base.name, causal=base.causal)
+
+    def estimate_shared_adapter(self, base: BudgetedBase) -> float:
+        """Seconds for one of several repositories with an adapter that is there."""
+        return self.paces.get(SHARED_ADAPTER, base.name, causal=base.causal)
+
     # --- what was left out ----------------------------------------------------------------------------------
 
     def note_left_out(self, step: str, what: str) -> None:
@@ -278,7 +290,11 @@ class RunBudget:
 
     def note_training(self, seconds_for_all: float) -> None:
         """Note what one pass over all examples would take."""
-        self._needed[TRAINING] = seconds_for_all
+        self.note_needed(TRAINING, seconds_for_all)
+
+    def note_needed(self, step: str, seconds: float) -> None:
+        """Note what all of a step would take."""
+        self._needed[step] = seconds
 
     def report(self) -> BudgetReport:
         """What was left out, for people."""

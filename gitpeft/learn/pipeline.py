@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
@@ -378,13 +378,15 @@ def _make_count_listener(listen: ProgressListener, step: str) -> Callable[[int, 
 
 
 def _make_draft(run: _Run, why: str) -> tuple[BundleDraft, TrainedModel | None, Mapping[str, float], str]:
-    """The tuned model with the scores of its variants, or the untuned base with the reason."""
+    """The tuned model with the scores of its variants, or one that is not tuned here with the reason."""
     if not why:
         try:
             return *_train_and_export(run), ""
         except TooFewExamplesError as error:
             why = str(error)
             run.budget.note_left_out(budgets.TRAINING, f"training: {why}")
+    if run.plan.warm and not run.plan.train:
+        return *_draft_warm(run), why
     return _draft_untuned(run), None, {}, why
 
 
@@ -395,13 +397,11 @@ def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, f
     geometric mean of the probabilities of the validation messages' tokens, in percent.
     """
     job = make_training_job(run.plan)
-    reranker = job.base.load_reranker()  # a damaged one is reported before any work
+    job.base.load_reranker()  # a damaged one is reported before any work
     with run.clock.measure("train"):
         method, cost = _tune_within_budget(run, job)
     strength, losses = finetune.choose_strength(run.folder)
-    folder = run.folder
-    if strength < 1:
-        folder = finetune.scale_adapter(run.folder, strength, job.base.find_start(method))
+    folder = _scale_to_strength(job, method, run.folder, strength)
     resumed = (folder / finetune.EXPORTED_FILE).exists()  # which takes no time
     exports = run.budget.measure(budgets.EXPORT, lambda: int(not resumed), job.base.name)
     with run.clock.measure("export"), exports:
@@ -409,19 +409,58 @@ def _train_and_export(run: _Run) -> tuple[BundleDraft, TrainedModel, dict[str, f
         exported = finetune.export_run(job.base, method, run.data, folder)
         run.listen("export", 1.0, exported.parity.describe_drop())
     trained = TrainedModel(method, replace(cost, exported_bytes=exported.total_bytes), exported.parity)
+    metrics = {"cost": trained.cost.as_dict(curves=False)} | _note_strength(strength)
+    return _draft_tuned(run, method, folder, exported, metrics), trained, _name_scores(losses)
+
+
+def export_tuned_model(
+    job: TrainingJob, method: "TuningMethod", tuned: Path, data: Dataset
+) -> tuple[Path, "ExportResult"]:
+    """The ONNX files of what was trained in the folder `tuned`, unless they are there; where they are.
+
+    Of its update they have the share that validation preferred. `data` is for the parity gate.
+    """
+    folder = _scale_to_strength(job, method, tuned, finetune.choose_strength(tuned)[0])
+    return folder, finetune.export_run(job.base, method, data, folder)
+
+
+def _scale_to_strength(job: TrainingJob, method: "TuningMethod", tuned: Path, strength: float) -> Path:
+    if strength == 1:
+        return tuned
+    return finetune.scale_adapter(tuned, strength, job.base.find_start(method))
+
+
+def _draft_warm(run: _Run) -> tuple[BundleDraft, None, dict[str, float]]:
+    """The model of the adapter that the plan names, with this history's exemplars, and its scores."""
+    job, tuned = make_training_job(run.plan), Path(run.plan.warm).parent
+    method, _ = finetune.tune_base(job, run.data, tuned, run.listen)
+    folder, exported = export_tuned_model(job, method, tuned, run.data)
+    strength, losses = finetune.choose_strength(tuned)
+    draft = _draft_tuned(run, method, folder, exported, _note_strength(strength))
+    return draft, None, _name_scores(losses)
+
+
+def _draft_tuned(
+    run: _Run, method: "TuningMethod", folder: Path, exported: "ExportResult", metrics: dict[str, Any]
+) -> BundleDraft:
+    """The draft of what was exported to `folder`; without the adapter where none of its update is used."""
+    base = make_training_job(run.plan).base
     manifest = replace(
         packing.draft_manifest(run.data, run.mined),
-        **packing.describe_base(job.base),
+        **packing.describe_base(base),
         method=method.as_dict(),
         seeds={"train": run.plan.seed},
-        metrics={"cost": trained.cost.as_dict(curves=False)},
+        metrics=metrics,
     )
-    draft = _complete_draft(
-        BundleDraft(manifest, reranker=reranker), folder, exported, **_note_strength(strength)
-    )
-    if not strength:
+    draft = _complete_draft(BundleDraft(manifest, reranker=base.load_reranker()), folder, exported)
+    if not metrics.get("strength", 1):
         draft = replace(draft, adapter=None, manifest=replace(draft.manifest, method={"name": "none"}))
-    return draft, trained, {_VARIANTS[one]: 100 * math.exp(-loss) for one, loss in losses.items()}
+    return draft
+
+
+def _name_scores(losses: Mapping[float, float]) -> dict[str, float]:
+    """The geometric mean of the probabilities of a message's tokens, in percent, by the names of variants."""
+    return {_VARIANTS[strength]: 100 * math.exp(-loss) for strength, loss in losses.items()}
 
 
 def _tune_within_budget(run: _Run, job: TrainingJob) -> tuple["TuningMethod", RunCost]:
@@ -463,7 +502,7 @@ def find_budgeted_base(plan: ModelPlan) -> BudgetedBase:
     return BudgetedBase(base.name, variants=1 + milder)
 
 
-def _note_strength(strength: float) -> dict[str, float]:
+def _note_strength(strength: float) -> dict[str, Any]:
     """For the manifest, where not all of the update is used."""
     return {} if strength == 1 else {"strength": strength}
 
@@ -529,7 +568,8 @@ def _list_milder_variants(run: _Run, tuned: BundleDraft) -> dict[str, Callable[[
     from gitpeft.learn.models import bases
 
     found: dict[str, Callable[[], BundleDraft]] = {}
-    if tuned.manifest.method["name"] == "lora":
+    was_trained_here = tuned.adapter is not None and tuned.adapter.parent == run.folder
+    if tuned.manifest.method["name"] == "lora" and was_trained_here:
         found[HALF_TUNED] = lambda: _export_half_tuned(run, tuned)
     if bases.find_base(run.plan.base).find_onnx_folder() is not None:
         found[UNTUNED] = lambda: _draft_untuned(run)

@@ -1,42 +1,63 @@
 """Trains one shared adapter on several repositories, then each repository's own adapter starting from it.
 
+Half of the time goes to the shared adapter (see `shared_adapter`). With the rest the repositories are served
+in turn, those first that have waited longest: with an adapter of their own where there is time for its
+training; else with the shared one, where no model is installed yet; the others wait for the next run.
+
 Each repository trains on its own commits and activates the result by its own rules (a comparison with the
 champion where a model is installed). The commits that a repository holds out for that comparison are held
 out of the shared training too.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
-from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
+from gitpeft.learn import budget as budgets
 from gitpeft.learn import pipeline
-from gitpeft.learn.data import dataset
-from gitpeft.learn.data.dataset import MIN_TRAINING_EXAMPLES, Dataset, Example
-from gitpeft.learn.results import MinedHistory, ModelPlan
+from gitpeft.learn.budget import BudgetedBase, BudgetReport, RunBudget
+from gitpeft.learn.data.dataset import MIN_TRAINING_EXAMPLES
+from gitpeft.learn.results import ModelPlan
 from gitpeft.learn.retrain import run as retrain_run
-from gitpeft.learn.training import finetune
+from gitpeft.learn.retrain import shared_adapter
+from gitpeft.learn.retrain.shared_adapter import SHARED_FOLDER, Source, name_repository
 from gitpeft.learn.training.finetune import ProgressListener
 
-SHARED_FOLDER = "org"
-"""The folder of shared adapters in the state of the first repository."""
+_TURN_FILE = "org-turn"
+"""In a repository's state: its time says when the repository was last served."""
+
+ACTIVATED, WAITING, FAILED = "activated", "waiting", "failed"
+"""What can become of a repository, beside what a retraining says."""
+
+_NO_TIME = "with the shared adapter: there was no time to train its own"
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryResult:
-    """The outcome for one repository: `action` is activated, aside or none, `bundle` the id of its model."""
+    """The outcome for one repository: `action` is activated, aside, none, waiting or failed, `bundle` the id
+    of its model."""
 
     repository: str
     action: str
     reason: str
-    bundle: str
+    bundle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OrgResult:
+    """The outcomes in the order of the repositories, and what there was no time for."""
+
+    repositories: tuple[RepositoryResult, ...]
+    budget: BudgetReport
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for JSON."""
+        return asdict(self)
 
 
 def train_across_repositories(
@@ -44,12 +65,12 @@ def train_across_repositories(
     plan: ModelPlan,
     listen: ProgressListener,
     agreed: Callable[[str], bool] = lambda _: True,
-) -> list[RepositoryResult]:
-    """Train the shared adapter, then each repository's own; half of the time goes to the first.
+) -> OrgResult | None:
+    """Train the shared adapter, then serve the repositories as far as the time goes.
 
     Several processes (see `training.distributed`) train the first together; the others then have nothing left
-    to do, and return nothing. GitpeftError when there are fewer than two repositories, too few usable commits
-    in all, or no training is possible here.
+    to do, and return nothing. What fails in one repository is in its result. GitpeftError when there are
+    fewer than two repositories, too few usable commits in all, or no training is possible here.
     """
     if len({repo.common_dir for repo in repos}) < max(2, len(repos)):
         raise GitpeftError("a shared adapter needs two repositories or more", "give --org several times")
@@ -59,66 +80,127 @@ def train_across_repositories(
         )
     from gitpeft.learn.training import distributed
 
-    with ExitStack() as locks:
-        with distributed.join_world() as world:
-            with distributed.let_writer_go_first():
-                if world.writes:
-                    for repo in repos:
-                        locks.enter_context(registry.hold_training_lock(repo.state_dir))
-                mined = [pipeline.mine_history(repo, plan.until, listen) for repo in repos]
-            start = _train_shared_adapter(repos, mined, replace(plan, minutes=plan.minutes / 2), listen)
+    state = repos[0].state_dir / SHARED_FOLDER
+    with ExitStack() as lock, distributed.join_world() as world:
+        if world.writes:
+            lock.enter_context(registry.hold_training_lock(state))
+        sources = [Source(repo, repo.resolve_commit(plan.until)) for repo in repos]
+        budget = RunBudget.start(state, plan.minutes)
+        folder = shared_adapter.train_shared_adapter(sources, plan, budget, listen)
         if not world.writes:
-            return []
-        own = replace(plan, minutes=plan.minutes / 2 / len(repos))
-        return [_train_own_adapter(repo, own, start, listen, agreed) for repo in repos]
+            return None
+        shared_adapter.delete_old_adapters(folder)
+        base = pipeline.find_budgeted_base(plan)
+        return _Service(sources, plan, budget, base, folder, listen, agreed).run()
 
 
-def _train_shared_adapter(
-    repos: Sequence[Repository], mined: Sequence[MinedHistory], plan: ModelPlan, listen: ProgressListener
-) -> Path:
-    """Train on all repositories together; the folder of the adapter."""
-    data = merge_datasets(
-        [make_repository_dataset(repo, one, plan.seed) for repo, one in zip(repos, mined, strict=True)]
-    )
-    if len(data.examples) < MIN_TRAINING_EXAMPLES:
-        raise GitpeftError(
-            f"only {len(data.examples)} usable commits in all, training needs {MIN_TRAINING_EXAMPLES}",
-            "`gitpeft init` in each",
-        )
-    job = pipeline.make_training_job(plan)
-    decided: list[object] = [asdict(plan), job.base.digest, sorted(one.tip for one in mined)]
-    key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
-    folder = repos[0].state_dir / SHARED_FOLDER / key
-    finetune.tune_base(job, data, folder, listen)
-    return folder / bundles.ADAPTER_FOLDER
+@dataclass(slots=True)
+class _Service:
+    """Serves repositories in turn. `folder` is that of the shared adapter."""
+
+    sources: Sequence[Source]
+    plan: ModelPlan
+    budget: RunBudget
+    base: BudgetedBase
+    folder: Path
+    listen: ProgressListener
+    agreed: Callable[[str], bool]
+    results: dict[Path, RepositoryResult] = field(default_factory=dict)
+    exported: bool = False
+
+    def run(self) -> OrgResult:
+        in_turn = sorted(self.sources, key=lambda one: _read_turn(one.repo))
+        without = sum(_has_no_model(one.repo) for one in in_turn)
+        for number, source in enumerate(in_turn):
+            self.listen("repositories", number / len(in_turn), f"{number:,}/{len(in_turn):,} repositories")
+            without -= _has_no_model(source.repo)
+            self.results[source.repo.common_dir] = self._serve(source, without)
+        self.listen("repositories", 1.0, "")
+        self._note_left_out()
+        ordered = tuple(self.results[one.repo.common_dir] for one in self.sources)
+        return OrgResult(ordered, self.budget.report())
+
+    def _serve(self, source: Source, without: int) -> RepositoryResult:
+        """Serve one repository, when `without` of those after it have no model yet."""
+        name = name_repository(source.repo)
+        own = self.budget.estimate_own_adapter(self.base)
+        shared = self.budget.estimate_shared_adapter(self.base)
+        is_new = _has_no_model(source.repo)
+        has_time = self.budget.left - without * shared >= own
+        if not has_time and not (is_new and shared <= self.budget.left):
+            return RepositoryResult(name, WAITING, "no time left: its turn comes in the next run")
+        try:
+            with registry.hold_training_lock(source.repo.state_dir):
+                (source.repo.state_dir / _TURN_FILE).touch()
+                if has_time:
+                    return self._train_own_adapter(source, own)
+                return self._install_shared_adapter(source, _NO_TIME)
+        except GitpeftError as error:
+            return RepositoryResult(name, FAILED, ". ".join(filter(None, (error.message, error.hint))))
+
+    def _train_own_adapter(self, source: Source, least: float) -> RepositoryResult:
+        """With its part of the second half, or what a training takes at the least."""
+        begun = self.budget.clock()
+        part = 30 * self.plan.minutes / len(self.sources)
+        seconds = part if least <= part <= self.budget.left else least
+        plan = replace(self.plan, minutes=seconds / 60)
+        start = self.folder / bundles.ADAPTER_FOLDER
+        if retrain_run.find_champion(source.repo) is None:
+            result, trained = self._build_first_model(source, replace(plan, warm=str(start)))
+            if not trained:  # too few commits
+                return self._install_shared_adapter(source, f"with the shared adapter: {result.reason}")
+        else:
+            done = retrain_run.run_retraining(source.repo, plan, self.listen, start=start, agreed=self.agreed)
+            result = RepositoryResult(name_repository(source.repo), done.action, done.reason, done.bundle)
+            trained = done.taught > 0
+        spent = self.budget.clock() - begun
+        if trained and (seconds == least or spent > seconds):
+            self.budget.paces.observe(budgets.OWN_ADAPTER, spent, 1, self.base.name)
+        return result
+
+    def _install_shared_adapter(self, source: Source, reason: str) -> RepositoryResult:
+        if not self.exported:
+            shared_adapter.export_shared_adapter(self.plan, self.folder, self.listen)
+            self.exported = True
+        begun = self.budget.clock()
+        warm = str(self.folder / bundles.ADAPTER_FOLDER)
+        plan = replace(self.plan, minutes=self.plan.minutes / 2 / len(self.sources), train=False, warm=warm)
+        result, _ = self._build_first_model(source, plan)
+        self.budget.paces.observe(budgets.SHARED_ADAPTER, self.budget.clock() - begun, 1, self.base.name)
+        return replace(result, reason=reason)
+
+    def _build_first_model(self, source: Source, plan: ModelPlan) -> tuple[RepositoryResult, bool]:
+        """The first model of a repository, and whether something was trained."""
+        # many are served with the shared adapter in the time of one training
+        listen: ProgressListener = self.listen if plan.train else lambda *_: None
+        mined = shared_adapter.mine_off_the_clock(source, self.budget, listen)
+        name, commits = name_repository(source.repo), len(mined.records)
+        if plan.train and commits < MIN_TRAINING_EXAMPLES:
+            reason = f"only {commits} commits, training needs {MIN_TRAINING_EXAMPLES}"
+            return RepositoryResult(name, "none", reason), False
+        made = pipeline.build_active_model(source.repo, plan, listen, mined)
+        reason = made.candidate.why or "the first model of this repository"
+        trained = made.candidate.trained is not None
+        return RepositoryResult(name, ACTIVATED, reason, made.bundle), trained
+
+    def _note_left_out(self) -> None:
+        shared = sum(one.reason == _NO_TIME for one in self.results.values())
+        waiting = sum(one.action == WAITING for one in self.results.values())
+        count = len(self.sources)
+        self.budget.note_needed(budgets.OWN_ADAPTER, count * self.budget.estimate_own_adapter(self.base))
+        if shared or waiting:
+            what = f"an adapter of their own for {count - shared - waiting:,} of {count:,} repositories"
+            what += f", the shared one for {shared:,}; {waiting:,} wait for the next run"
+            self.budget.note_left_out(budgets.OWN_ADAPTER, what)
 
 
-def make_repository_dataset(repo: Repository, mined: MinedHistory, seed: int) -> Dataset:
-    """The examples of a repository, split as its own training will split them."""
-    champion = retrain_run.find_champion(repo)
-    found = retrain_run.split_for_challenger(mined.records, champion, seed).data if champion else None
-    return found or dataset.build_dataset(mined.records, TokenBudget().exemplars)
+def _has_no_model(repo: Repository) -> bool:
+    return not bundles.read_active_ids(repo.state_dir)[0]
 
 
-def merge_datasets(parts: Sequence[Dataset]) -> Dataset:
-    """The training parts of all, then the validation parts of all; no test part."""
-    train: list[Example] = []
-    valid: list[Example] = []
-    for number, one in enumerate(parts):
-        train += (replace(example, group=str(number)) for example in one.examples[: one.first_valid])
-        valid += (replace(example, group=str(number)) for example in one.valid)
-    everything = (*train, *valid)
-    return Dataset(everything, dataset.build_example_index(()), len(train), len(everything), {})
-
-
-def _train_own_adapter(
-    repo: Repository, plan: ModelPlan, start: Path, listen: ProgressListener, agreed: Callable[[str], bool]
-) -> RepositoryResult:
-    name = (repo.work_tree or repo.common_dir).name
-    if retrain_run.find_champion(repo) is None:
-        made = pipeline.build_active_model(repo, replace(plan, warm=str(start)), listen)
-        return RepositoryResult(
-            name, "activated", made.candidate.why or "the first model of this repository", made.bundle
-        )
-    done = retrain_run.run_retraining(repo, plan, listen, start=start, agreed=agreed)
-    return RepositoryResult(name, done.action, done.reason, done.bundle)
+def _read_turn(repo: Repository) -> float:
+    """When a repository was last served, 0 for never."""
+    try:
+        return (repo.state_dir / _TURN_FILE).stat().st_mtime
+    except OSError:
+        return 0.0
