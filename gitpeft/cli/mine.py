@@ -54,7 +54,9 @@ def mine(
     until: options.UntilOption = "HEAD",
     org: Annotated[
         list[Path] | None,
-        typer.Option("--org", metavar="PATH", help="A repository for `train --org`; once for each."),
+        typer.Option(
+            "--org", metavar="PATH", help="A repository for `train --org`, or a file that lists some."
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The repositories of a recipe for `base build`.")
@@ -94,7 +96,7 @@ def mine(
     share = Shard.parse(shard or "1/1")
     with session.explain_resuming(), session.show_progress(as_json, progress) as listen:
         if org:
-            done = _mine_together(share.select(org), until, listen)
+            done = _mine_together(share.select(session.list_org_paths(org)), until, listen)
         else:
             assert recipe is not None and corpus is not None and work is not None
             done = _mine_recipe(recipe, corpus, work, share, listen)

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,27 @@ def open_learnable_repository(path: Path | None, until: str) -> Repository:
             "check out a branch, or name one with --until (--until HEAD~0 takes what is checked out)",
         )
     return repository
+
+
+def list_org_paths(given: Sequence[Path]) -> list[Path]:
+    """The paths of repositories that `--org` names: each a folder, or a file with one on each line.
+
+    GitpeftError where a file cannot be read, or names none.
+    """
+    found: list[Path] = []
+    for path in given:
+        if not path.is_file():
+            found.append(path)
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError as error:
+            raise GitpeftError(f"cannot read {path}: {error.strerror}", "give --org a folder") from None
+        named = [Path(line.strip()) for line in lines if line.strip()]
+        if not named:
+            raise GitpeftError(f"{path} names no repository", "write the path of one on each line")
+        found += named
+    return found
 
 
 def make_plan(repository: Repository, base: str, method: str, until: str, minutes: float) -> "ModelPlan":

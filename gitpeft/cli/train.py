@@ -100,7 +100,9 @@ def train(
     org: Annotated[
         list[Path] | None,
         typer.Option(
-            "--org", metavar="PATH", help="Repositories (once for each) that share a first adapter."
+            "--org",
+            metavar="PATH",
+            help="Repositories that share a first adapter, or a file that lists them.",
         ),
     ] = None,
     progress: options.ProgressOption = "auto",
@@ -116,7 +118,7 @@ def train(
     if org:
         if from_scratch or repo:
             raise typer.BadParameter("--org goes with neither --from-scratch nor --repo")
-        each, failed = _open_each(org, until)
+        each, failed = _open_each(session.list_org_paths(org), until)
         plan = session.make_plan(each[0], base, method, until, budget)
         _train_together(each, failed, plan, asked, as_json, progress)
         return

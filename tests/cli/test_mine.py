@@ -1,6 +1,7 @@
 """`gitpeft mine` over many repositories, shared by independent processes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,46 @@ def test_two_processes_share_repositories_for_a_common_adapter(many: Path) -> No
         with History.open(repository.state_dir) as history:
             report = history.mine_commits(repository)
         assert (report.new, report.total) == (0, 12), "train --org has nothing left to read"
+
+
+def read_xargs_line() -> str:
+    """The line of the documentation that mines with `xargs`."""
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    [line] = [line for line in page.read_text(encoding="utf-8").splitlines() if "| xargs" in line]
+    return line.strip()
+
+
+@pytest.mark.parametrize("workers", [8, 2])
+def test_the_documented_line_mines_all(workers: int, tmp_path: Path) -> None:
+    """Word for word, and with two workers."""
+    names = ("one", "an other", "third")  # a space in a path is no trouble
+    for name in names:
+        Repo.create(tmp_path / name).commit("Add it", **{"a.py": "1\n"})
+    (tmp_path / "repositories.txt").write_text("".join(f"{name}\n" for name in names))
+    tool = tmp_path / "bin" / "gitpeft"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gitpeft "$@"\n')
+    tool.chmod(0o755)
+    path = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
+    line = read_xargs_line().replace("8", str(workers))
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    said = sorted(done.stdout.decode().splitlines())
+    counts = [len(names[number::workers]) for number in range(workers)]
+    assert said == [
+        f"shard {number} of {workers}: {count} of {count} repositories are mined"
+        for number, count in enumerate(counts, 1)
+    ]
+    for name in names:
+        assert (tmp_path / name / ".git" / "gitpeft" / "history.db").exists()
+
+
+def test_a_file_that_lists_no_repository_is_refused(gitpeft: Call, tmp_path: Path) -> None:
+    (tmp_path / "repositories.txt").write_text("\n \n")
+    done = gitpeft("mine", "--org", tmp_path / "repositories.txt")
+    assert done.code == 1 and "names no repository" in done.said
 
 
 def test_shards_of_a_recipe_are_what_a_build_reads_without_clones(many: Path) -> None:
