@@ -173,8 +173,11 @@ def _print_shard(done: ShardReport, share: Shard, as_json: bool) -> None:
         console.print_json(asdict(done))
     else:
         of = len(done.mined) + len(done.failed)
-        print(f"shard {share.number} of {share.count}: {len(done.mined):,} of {of:,} repositories are mined")
-        for name, why in done.failed.items():
-            print(replace_unprintable(f"  {name}: {why}"))
+        lines = [
+            f"shard {share.number} of {share.count}: {len(done.mined):,} of {of:,} repositories are mined",
+            *(replace_unprintable(f"  {name}: {why}") for name, why in done.failed.items()),
+        ]
+        # at once: other shards may write to the same pipe
+        print("\n".join(lines) + "\n", end="")
     if done.failed:
         raise typer.Exit(1)
