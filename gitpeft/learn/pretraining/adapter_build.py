@@ -33,6 +33,7 @@ from gitpeft.learn.pretraining.base_reranker import (
     read_marks,
 )
 from gitpeft.learn.pretraining.commit_pairs import PairRecord, PairRules
+from gitpeft.learn.pretraining.line_file import LineFile
 from gitpeft.learn.training import devices, distributed
 from gitpeft.learn.training.finetune import ProgressListener, speed_up_where_possible
 from gitpeft.learn.training.resident import ResidentExamples, ResidentSelection, make_resident
@@ -319,7 +320,7 @@ class PairReader:
     """Pairs in the order of their file, over and over, as examples of a causal model."""
 
     def __init__(self, path: Path, codec: TokenCodec, tokens: int, seed: int) -> None:
-        self.lines = path.read_text(encoding="utf-8").splitlines()
+        self.lines = LineFile(path)
         self.codec, self.tokens, self.seed = codec, tokens, seed
 
     def __len__(self) -> int:

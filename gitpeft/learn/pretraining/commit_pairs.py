@@ -38,6 +38,7 @@ from gitpeft.history.filters import find_exclusion_reason, is_bot
 from gitpeft.history.pool import map_over_cores
 from gitpeft.lazy import replace_fields
 from gitpeft.learn.data.dataset import Example
+from gitpeft.learn.pretraining.line_file import LineFile
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.redaction import mask_secrets
 from gitpeft.runtime.tokenizer import TokenCodec
@@ -100,29 +101,44 @@ def make_pairs(
     if train.exists() and valid.exists():
         return train, valid
     dice, counts = random.Random(rules.seed), Counter[str]()
-    learnt: list[str] = []
+    messages: list[str] = []
     held: list[str] = []
     judged = _judge_repositories(repositories, corpus, work, codec, rules)
-    for number, (name, (found, own)) in enumerate(zip(sorted(repositories), judged, strict=True)):
-        listen("pairs", number / len(repositories), name)
-        counts.update(own)
-        if name in rules.validation:
-            later = found[len(found) // 2 :]
-            held += [json.dumps(pair) for pair in dice.sample(later, min(_VALIDATION_PAIRS, len(later)))]
-        else:
-            kept = [pair for pair in found[len(found) // 5 :] if dice.random() < pair["chance"]]
-            left = [pair for pair in kept if pair["sha"] not in rules.reserved]
-            counts.update(f"kept: {pair['rule']}" for pair in left)
-            counts["left to other uses"] += len(kept) - len(left)
-            learnt += [json.dumps(pair) for pair in left]
-    dice.shuffle(learnt)
-    allowed = mark_distinct((json.loads(line)["message"] for line in learnt), MAX_REPEATS)
-    learnt = [line for line, ok in zip(learnt, allowed, strict=True) if ok]
+    work.mkdir(parents=True, exist_ok=True)
+    in_order = work / "in-order.jsonl"
+    with in_order.open("w", encoding="utf-8") as lines:
+        for number, (name, (found, own)) in enumerate(zip(sorted(repositories), judged, strict=True)):
+            listen("pairs", number / len(repositories), name)
+            counts.update(own)
+            if name in rules.validation:
+                later = found[len(found) // 2 :]
+                held += [json.dumps(pair) for pair in dice.sample(later, min(_VALIDATION_PAIRS, len(later)))]
+            else:
+                kept = [pair for pair in found[len(found) // 5 :] if dice.random() < pair["chance"]]
+                left = [pair for pair in kept if pair["sha"] not in rules.reserved]
+                counts.update(f"kept: {pair['rule']}" for pair in left)
+                counts["left to other uses"] += len(kept) - len(left)
+                messages += (pair["message"] for pair in left)
+                lines.writelines(json.dumps(pair) + "\n" for pair in left)
     (work / "counts.json").write_text(json.dumps(dict(sorted(counts.items())), indent=1), encoding="utf-8")
-    for path, lines in ((valid, held), (train, learnt)):
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    listen("pairs", 1.0, f"{len(learnt):,} pairs, {len(held):,} for validation")
+    valid.write_text("".join(f"{line}\n" for line in held), encoding="utf-8")
+    learnt = _write_shuffled(in_order, messages, dice, train)
+    listen("pairs", 1.0, f"{learnt:,} pairs, {len(held):,} for validation")
     return train, valid
+
+
+def _write_shuffled(in_order: Path, messages: Sequence[str], dice: random.Random, train: Path) -> int:
+    """Move pairs, whose messages these are, to `train` in random order, each message a few times at the most;
+    how many they are. The pairs of many histories do not fit into memory."""
+    pairs, spare = LineFile(in_order), train.with_suffix(".new")
+    order = list(range(len(messages)))
+    dice.shuffle(order)
+    allowed = mark_distinct((messages[place] for place in order), MAX_REPEATS)
+    with spare.open("wb") as lines:
+        lines.writelines(pairs[place] + b"\n" for place, ok in zip(order, allowed, strict=True) if ok)
+    spare.replace(train)
+    in_order.unlink()
+    return sum(allowed)
 
 
 def _judge_repositories(
