@@ -81,12 +81,13 @@ def train_across_repositories(
     from gitpeft.learn.training import distributed
 
     state = repos[0].state_dir / SHARED_FOLDER
-    with ExitStack() as lock, distributed.join_world() as world:
-        if world.writes:
-            lock.enter_context(registry.hold_training_lock(state))
-        sources = [Source(repo, repo.resolve_commit(plan.until)) for repo in repos]
-        budget = RunBudget.start(state, plan.minutes)
-        folder = shared_adapter.train_shared_adapter(sources, plan, budget, listen)
+    with ExitStack() as lock:
+        with distributed.join_world() as world:
+            if world.writes:
+                lock.enter_context(registry.hold_training_lock(state))
+            sources = [Source(repo, repo.resolve_commit(plan.until)) for repo in repos]
+            budget = RunBudget.start(state, plan.minutes)
+            folder = shared_adapter.train_shared_adapter(sources, plan, budget, listen)
         if not world.writes:
             return None
         shared_adapter.delete_old_adapters(folder)
