@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -119,12 +120,9 @@ def _mine_one(repository: Repository, until: str, progress: str, as_json: bool) 
 
 
 def _mine_history(repository: Repository, until: str, listen: ProgressListener) -> MiningReport:
-    def report_progress(done: int, total: int) -> None:
-        listen("mine", done / max(1, total), f"{done:,}/{total:,} commits")
-
     tip = repository.resolve_commit(until)  # before anything is written
     with History.open(repository.state_dir) as history:
-        return history.mine_commits(repository, tip, progress=report_progress)
+        return history.mine_commits(repository, tip, listen=partial(listen, "mine"))
 
 
 def _mine_together(paths: Sequence[Path], until: str, listen: ProgressListener) -> ShardReport:
@@ -132,7 +130,8 @@ def _mine_together(paths: Sequence[Path], until: str, listen: ProgressListener) 
 
     def mine_path(path: str) -> None:
         def listen_within(step: str, done: float, detail: str) -> None:
-            listen(step, (names.index(path) + done) / len(names), f"{Path(path).name}: {detail}")
+            told = ": ".join(filter(None, (Path(path).name, detail)))
+            listen(step, (names.index(path) + done) / len(names), told)
 
         _mine_history(session.open_learnable_repository(Path(path), until), until, listen_within)
 

@@ -8,7 +8,7 @@ asking git only for the difference, so that a commit on top of the last one cost
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gitpeft.diff.patch import FileChange, quote_path, unquote_path
 from gitpeft.digests import blake2b
@@ -18,6 +18,9 @@ from gitpeft.git.objects import read_line_counts
 from gitpeft.git.repository import Repository
 from gitpeft.history.paths import mask_names
 from gitpeft.lazy import lazy_dataclass
+
+if TYPE_CHECKING:
+    from gitpeft.history.step_share import CountListener
 
 CREATE_CONTEXT_TABLES = """
 CREATE TABLE change (
@@ -219,7 +222,12 @@ def forget_changes(db: sqlite3.Connection, shas: Collection[str]) -> None:
         db.execute("DELETE FROM setting WHERE name = 'place'")
 
 
-def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequence[str]) -> None:
+def fill_line_counts(
+    db: sqlite3.Connection,
+    repository: Repository,
+    order: Sequence[str],
+    listen: "CountListener | None" = None,
+) -> None:
     """Fill in the length that each newly stored file had before its change; `order` is oldest first.
 
     The length of a content is that of the content before, plus the lines added, minus those removed. Along a
@@ -235,6 +243,8 @@ def fill_line_counts(db: sqlite3.Connection, repository: Repository, order: Sequ
     waiting = [*sorted(unfilled.difference(ordered)), *ordered]
     lengths: dict[int, int] = {}
     for start in range(0, len(waiting), _FILLED_AT_ONCE):
+        if listen:
+            listen(start, len(waiting))
         _fill_line_counts_of(db, repository, waiting[start : start + _FILLED_AT_ONCE], lengths)
 
 
@@ -339,7 +349,7 @@ def list_unread_commits(db: sqlite3.Connection, shas: Sequence[str]) -> list[str
     return [sha for sha in shas if not db.execute(query, (sha, sha)).fetchone()]
 
 
-def move_cursor(db: sqlite3.Connection, head: str | None, left: Sequence[str], right: Sequence[str]) -> None:
+def move_cursor(db: sqlite3.Connection, head: str | None, left: Iterable[str], right: Iterable[str]) -> None:
     """Move the cursor to a commit by `find_cursor_difference`; the caller ends the transaction."""
     command = "UPDATE change SET reached = ? WHERE sha = ?"
     db.executemany(command, [(0, sha) for sha in right])

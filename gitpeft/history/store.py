@@ -10,13 +10,13 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.patch import FileChange, quote_path, unquote_path
@@ -30,6 +30,9 @@ from gitpeft.history.paths import mask_names
 from gitpeft.history.replacements import forget_replaced_commits
 from gitpeft.lazy import field, lazy_dataclass
 from gitpeft.redaction import mask_secrets
+
+if TYPE_CHECKING:
+    from gitpeft.history.step_share import CountListener, ShareListener
 
 HISTORY_FILE = "history.db"
 """The database, in the state directory."""
@@ -50,6 +53,9 @@ _PARALLEL_THRESHOLD = 1000
 
 Two were slower than one with 300 commits, and hardly faster with 700.
 """
+
+_READ_SHARE, _COUNTED_SHARE = 0.95, 0.99
+"""How much of mining is done when all commits are read, and when all lines are counted."""
 
 MAX_CATCH_UP_COMMITS = 300
 """The most unread commits that `History.context_before` reads by itself."""
@@ -193,18 +199,23 @@ class History:
         repository: Repository,
         tip: str = "HEAD",
         jobs: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        listen: "ShareListener | None" = None,
     ) -> MiningReport:
         """Read the commits that `tip` reaches and the store does not have yet, with `jobs` processes.
 
-        What was read is kept even when this process is killed. `progress` gets the number of commits done and
-        in total. Raises GitpeftError while another process mines, and for an unknown `tip`.
+        What was read is kept even when this process is killed. Raises GitpeftError while another process
+        mines, and for an unknown `tip`.
         """
         from gitpeft.history.pool import count_cores
+        from gitpeft.history.step_share import follow_commits, make_part_listener
 
-        start = time.monotonic()
+        start, listen = time.monotonic(), listen or (lambda _share, _words: None)
+        reading = make_part_listener(listen, 0.0, _READ_SHARE)
+        counting = make_part_listener(listen, _READ_SHARE, _COUNTED_SHARE, "counting lines of")
+        indexing = make_part_listener(listen, _COUNTED_SHARE, 1.0, "indexing")
         tip = repository.resolve_commit(tip)
         with _lock_history(self.path.with_name("history.lock")):
+            listen(0.0, "")
             forget_replaced_commits(self._db, repository)
             follow_mailmap(self._db, repository, self._authors)
             reachable = [sha for sha, _ in repository.rev_list(tip)]
@@ -216,13 +227,15 @@ class History:
             self._execute_many("DELETE FROM skipped", [()])  # commits skipped the last time are tried again
             with self._db:
                 context.forget_changes(self._db, outdated)
-            skipped = self._store_commits(repository, wanted, jobs or count_cores(), progress)
-            context.fill_line_counts(self._db, repository, reachable)
+            skipped = self._store_commits(repository, wanted, jobs or count_cores(), reading)
+            context.fill_line_counts(self._db, repository, reachable, counting)
+            left, right = context.find_cursor_difference(self._db, repository, tip)
             with self._db:
-                context.move_cursor(self._db, tip, *context.find_cursor_difference(self._db, repository, tip))
+                context.move_cursor(self._db, tip, follow_commits(left, indexing), right)
             new = int(self._db.execute("SELECT count(*) FROM record").fetchone()[0]) - stored
             pruned = self._prune_unreachable(repository, known.difference(reachable))
             undated = self._count_undated()
+        listen(1.0, f"{new:,} new of {len(reachable):,} commits")
         return MiningReport(new, len(reachable), skipped, pruned, time.monotonic() - start, undated)
 
     def load_records(
@@ -298,7 +311,7 @@ class History:
         if len(new) > MAX_CATCH_UP_COMMITS:
             raise GitpeftError(f"{len(new):,} commits are not mined yet", "Run `gitpeft mine`.")
         with _lock_history(self.path.with_name("history.lock")):
-            self._store_commits(repository, new, 1, None)
+            self._store_commits(repository, new, 1)
             context.fill_line_counts(self._db, repository, new[::-1])
 
     def count_skipped(self) -> dict[str, int]:
@@ -338,7 +351,7 @@ class History:
         repository: Repository,
         shas: Sequence[str],
         jobs: int,
-        progress: Callable[[int, int], None] | None,
+        listen: "CountListener | None" = None,
     ) -> dict[str, int]:
         """Store the commits, one batch per transaction."""
         skipped: Counter[str] = Counter()
@@ -353,8 +366,8 @@ class History:
                 context.store_changes(self._db, changes)
             skipped.update(reason for _, reason in left_out)
             done += len(rows) + len(left_out)
-            if progress:
-                progress(done, len(shas))
+            if listen:
+                listen(done, len(shas))
         return dict(skipped)
 
     def _pack_in_batches(

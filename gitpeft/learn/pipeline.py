@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
+from gitpeft.history.step_share import make_part_listener
 from gitpeft.history.store import CommitRecord, History
 from gitpeft.history.stored_records import StoredRecords
 from gitpeft.lazy import replace_fields
@@ -113,7 +115,7 @@ def build_active_model(
         )
     candidate = build_candidate(repo, plan, mined, data, listen, clock, budget)
     with clock.measure("measure"):
-        count = _make_count_listener(listen, "measure")
+        count = make_part_listener(partial(listen, "measure"))
         selected, wording = candidate.selected, candidate.style
         wanted = min(messages.count_tested(selected.draft.causal), len(data.test))
         limit, answers = budget.limit_test(wanted), AnswerFolder(candidate.folder)
@@ -203,6 +205,7 @@ def evaluate_active_model(repo: Repository, most: int, listen: ProgressListener)
     """
     bundle = bundles.require_active_bundle(repo.state_dir)
     mined = mine_history(repo, bundle.manifest.commits["to"], listen)
+    listen("examples", 0.0, "")
     usable = len(dataset.select_usable_examples(mined.records))
     held = int(bundle.manifest.commits.get("held", usable // 10))
     if not 0 < held < usable:
@@ -210,13 +213,16 @@ def evaluate_active_model(repo: Repository, most: int, listen: ProgressListener)
             "no commit is left that the model has not learnt from", "`gitpeft train` makes a new one"
         )
     data = dataset.build_dataset(
-        mined.records, TokenBudget().exemplars, test=dataset.share_for_count(held, usable)
+        mined.records,
+        TokenBudget().exemplars,
+        test=dataset.share_for_count(held, usable),
+        listen=partial(listen, "examples"),
     )
     kind = bundle.manifest.kind
     reranker = Reranker.from_data(bundle.read_json(bundles.RERANKER_FILE), kind)
     draft = BundleDraft(bundle.manifest, bundle.path if kind == "model" else None, None, reranker)
     wording = learn_team_style(mined.records, data, repo.list_branches())
-    count = _make_count_listener(listen, "measure")
+    count = make_part_listener(partial(listen, "measure"))
     limit = TrialLimit(most or messages.count_tested(draft.causal))
     measured = messages.measure_on_test(draft, data, wording, reranker, count, limit)
     return EvaluationResult(bundle.id, len(data.examples), measured)
@@ -245,11 +251,7 @@ def mine_history(repo: Repository, until: str, listen: ProgressListener) -> Mine
     """Read what is new in the history of `until`."""
     tip = repo.resolve_commit(until)
     with History.open(repo.state_dir) as history:
-        report = history.mine_commits(
-            repo,
-            tip,
-            progress=lambda done, total: listen("mine", done / max(1, total), f"{done:,}/{total:,} commits"),
-        )
+        report = history.mine_commits(repo, tip, listen=partial(listen, "mine"))
         return MinedHistory(report, StoredRecords.open(history, repo, tip), tip)
 
 
@@ -270,7 +272,7 @@ def build_examples(mined: MinedHistory, listen: ProgressListener, budget: RunBud
         TokenBudget().exemplars,
         limit=lambda usable: budget.limit_examples(usable, mined.tip),
         is_enough=budget.has_enough_examples,
-        listen=_make_count_listener(listen, "examples"),
+        listen=partial(listen, "examples"),
         most=budget.bound_examples(mined.tip),
     )
     prepared = len(data.examples)
@@ -368,10 +370,6 @@ def _delete_old_runs(current: Path) -> None:
     runs = sorted(current.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in [run for run in runs if run != current][_KEPT_RUNS - 1 :]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _make_count_listener(listen: ProgressListener, step: str) -> Callable[[int, int], None]:
-    return lambda done, total: listen(step, done / max(1, total), f"{done}/{total} commits")
 
 
 # --- the steps for messages ---------------------------------------------------------------------------------
@@ -553,7 +551,7 @@ def _choose_within_budget(run: _Run, draft: BundleDraft, wording: MessageStyle) 
     with run.budget.measure(
         budgets.SUGGESTION, lambda: answers.added * (answers.added >= limit.least), base.name
     ):
-        listen = _make_count_listener(run.listen, "choose")
+        listen = make_part_listener(partial(run.listen, "choose"))
         choice = messages.choose_on_validation(draft, run.data, wording, listen, limit, answers)
         asked = choice.n if choice else 0
     if choice is not None:

@@ -18,7 +18,7 @@ from gitpeft.diff.stored import shorten_change, store_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.log import Commit
 from gitpeft.git.repository import Repository
-from gitpeft.history import pool
+from gitpeft.history import context, pool, step_share
 from gitpeft.history.filters import is_bot
 from gitpeft.history.store import History, MiningReport, PathChange, _CommitPacker
 from gitpeft.redaction import mask_secrets
@@ -296,13 +296,14 @@ def test_a_second_miner_is_refused(mined: tuple[Repo, Repository]) -> None:
     _, repository = mined
     entered, leave = threading.Event(), threading.Event()
 
-    def progress(done: int, total: int) -> None:
-        entered.set()
-        leave.wait(30)
+    def wait(share: float, _words: str) -> None:
+        if share:  # something is stored
+            entered.set()
+            leave.wait(30)
 
     def first() -> None:
         with History.open(repository.state_dir) as history:
-            history.mine_commits(repository, progress=progress)
+            history.mine_commits(repository, listen=wait)
 
     thread = threading.Thread(target=first)
     thread.start()
@@ -334,10 +335,11 @@ from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
 repository = Repository.open(Path(sys.argv[1]))
 with History.open(repository.state_dir) as history:
-    def wait(done, total):
-        print(done, flush=True)
-        sys.stdin.readline()
-    history.mine_commits(repository, progress=wait)
+    def wait(share, words):
+        if done := words.partition("/")[0].replace(",", ""):
+            print(done, flush=True)
+            sys.stdin.readline()
+    history.mine_commits(repository, listen=wait)
 """
 
 
@@ -362,13 +364,24 @@ def test_a_killed_miner_loses_nothing_that_it_reported(repo: Repo, monkeypatch: 
         ]
 
 
-def test_progress_ends_with_everything(repo: Repo) -> None:
+def test_every_part_of_mining_tells_how_far_it_is(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "_FILLED_AT_ONCE", 350)
+    monkeypatch.setattr(step_share, "_TOLD_EVERY", 500)
     fill(repo, 700)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, str]] = []
     repository = Repository.open(repo.path)
     with History.open(repository.state_dir) as history:
-        history.mine_commits(repository, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(256, 700), (512, 700), (700, 700)]
+        history.mine_commits(repository, listen=lambda *told: seen.append(told))
+        assert [words for _, words in seen] == [
+            "", "256/700 commits", "512/700 commits", "700/700 commits",
+            "counting lines of 0/700 commits", "counting lines of 350/700 commits",
+            "indexing 500/700 commits", "700 new of 700 commits",
+        ]  # fmt: skip
+        shares = [share for share, _ in seen]
+        assert shares == sorted(shares) and (shares[0], shares[-1]) == (0.0, 1.0)
+        seen.clear()
+        history.mine_commits(repository, listen=lambda *told: seen.append(told))
+    assert seen == [(0.0, ""), (1.0, "0 new of 700 commits")]
 
 
 # --- several processes --------------------------------------------------------------------------------------
@@ -524,7 +537,8 @@ def test_ctrl_c_ends_all_and_keeps_what_was_read(
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as process:
-        assert process.stdin and process.stderr and process.stderr.readline() == b"stored\n"
+        assert process.stdin and process.stderr and process.stderr.readline() == b"gitpeft: Reading history\n"
+        assert process.stderr.readline() == b"stored\n"
         process.stdin.write(b"\n")
         process.stdin.flush()
         while b"stored" not in (line := process.stderr.readline()):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from gitpeft.diff.render import TokenBudget
 from gitpeft.diff.subjects import clean_subject
 from gitpeft.history.filters import find_exclusion_reason
+from gitpeft.history.step_share import CountListener, ShareListener, follow_commits, make_part_listener
 from gitpeft.history.store import CommitRecord
 from gitpeft.history.stored_records import StoredChange, StoredRecords
 from gitpeft.learn.data.example_index import ExampleIndexer
@@ -29,6 +30,9 @@ OLDER_COMMITS = "older than the budget allows for"
 
 MIN_TRAINING_EXAMPLES = 50
 """Nothing is trained on fewer usable examples."""
+
+_FILTERED_SHARE = 0.1
+"""How much of preparing examples is done when it is known which commits are usable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def build_example_index(examples: Sequence[Example]) -> CommitIndex:
 
 def make_indexer(
     examples: Sequence[Example],
-    listen: Callable[[int, int], None] | None = None,
+    listen: CountListener | None = None,
     is_enough: Callable[[int], bool] | None = None,
 ) -> ExampleIndexer:
     """What all indexes over these examples are built from; `listen` gets how many are counted of how many.
@@ -123,7 +127,7 @@ def build_dataset(
     *,
     limit: Callable[[int], int] | None = None,
     is_enough: Callable[[int], bool] | None = None,
-    listen: Callable[[int, int], None] | None = None,
+    listen: ShareListener | None = None,
     most: int | None = None,
 ) -> Dataset:
     """The examples of a history, oldest record first.
@@ -132,15 +136,16 @@ def build_dataset(
     `is_enough` whether those that are prepared, the newest first, will do; the others count as left out.
 
     Exemplars of the training part are found in an index of that part only; those of the later parts in
-    everything before the part, as if the model had been made on that day. `listen` gets how many commits of
-    how many are prepared.
+    everything before the part, as if the model had been made on that day.
     """
-    bare, usable, left_out = _filter_records(records, most)
+    filtering = make_part_listener(listen, 0.0, _FILTERED_SHARE, "filtering") if listen else None
+    counting = make_part_listener(listen, _FILTERED_SHARE, 1.0) if listen else None
+    bare, usable, left_out = _filter_records(records, most, filtering)
     taken = min(len(bare), limit(usable) if limit else usable)
     if taken < usable:
         left_out |= {OLDER_COMMITS: usable - taken}
         bare = bare[len(bare) - taken :]
-    indexer = make_indexer(bare, listen, is_enough)
+    indexer = make_indexer(bare, counting, is_enough)
     if (unprepared := len(bare) - len(indexer)) > 0:
         left_out[OLDER_COMMITS] = left_out.get(OLDER_COMMITS, 0) + unprepared
         bare = bare[unprepared:]
@@ -180,7 +185,7 @@ def select_usable_examples(records: Sequence[CommitRecord]) -> list[Example]:
 
 
 def _filter_records(
-    records: Sequence[CommitRecord], most: int | None = None
+    records: Sequence[CommitRecord], most: int | None = None, listen: CountListener | None = None
 ) -> tuple[list[Example], int, dict[str, int]]:
     """Usable examples without exemplars, the newest `most` of them, the number of all, and how many records
     were left out for which reason."""
@@ -188,7 +193,7 @@ def _filter_records(
     left_out: Counter[str] = Counter()
     kept: deque[Example] = deque(maxlen=most)
     usable = 0
-    for record, previous in iterate_with_previous(records):
+    for record, previous in iterate_with_previous(follow_commits(records, listen) if listen else records):
         subject = clean_subject(record.subject)
         reason = find_record_exclusion(record, subject) or (
             "repeated message" if subject.lower() in seen else ""

@@ -12,13 +12,11 @@ from typing import Protocol, overload
 import numpy as np
 
 from gitpeft.history import pool
+from gitpeft.history.step_share import CountListener
 from gitpeft.suggest.analogy import describe_slots
 from gitpeft.suggest.index_arrays import TermCounts
 from gitpeft.suggest.retrieval import CommitIndex
 from gitpeft.suggest.terms import extract_terms, pack_terms
-
-CountedListener = Callable[[int, int], None]
-"""Called with how many commits of how many are counted."""
 
 _PARALLEL_THRESHOLD = 2000
 """From this many commits on, several processes count."""
@@ -70,7 +68,7 @@ class ExampleIndexer:
     def count(
         cls,
         commits: Sequence[IndexedCommit],
-        listen: CountedListener | None = None,
+        listen: CountListener | None = None,
         is_enough: Callable[[int], bool] | None = None,
     ) -> "ExampleIndexer":
         """Count the terms of commits, oldest first; many of them in several processes.

@@ -103,6 +103,7 @@ def make_pairs(
     dice, counts = random.Random(rules.seed), Counter[str]()
     messages: list[str] = []
     held: list[str] = []
+    listen("pairs", 0.0, "")
     judged = _judge_repositories(repositories, corpus, work, codec, rules)
     work.mkdir(parents=True, exist_ok=True)
     in_order = work / "in-order.jsonl"

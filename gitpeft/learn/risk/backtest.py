@@ -7,6 +7,7 @@ was known when the first month began.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -121,7 +122,7 @@ def _make_too_short_error(known: _ReplayedHistory) -> GitpeftError:
 
 def _read_history(repository: Repository, until: str, listen: Listener) -> _ReplayedHistory:
     with History.open(repository.state_dir) as history:
-        history.mine_commits(repository, until)
+        history.mine_commits(repository, until, listen=partial(listen, "mine"))
         measured = measure_history(history, repository, until)
         records = history.load_records(repository, until)
     if not measured:

@@ -1,6 +1,7 @@
 """A history as examples: what is left out and why, what an example may know, and the replay of the hook."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from gitpeft.diff.prompt import PROMPT_BUDGET
 from gitpeft.diff.render import TokenBudget, render_change
 from gitpeft.diff.stored import shorten_change
 from gitpeft.git.repository import Repository
-from gitpeft.history import pool
+from gitpeft.history import pool, step_share
 from gitpeft.history.store import CommitRecord, History
 from gitpeft.lazy import replace_fields
 from gitpeft.learn.data import dataset, example_index
@@ -312,16 +313,27 @@ def test_of_a_long_history_the_newest_are_taken() -> None:
     assert bounded.examples == made.examples and bounded.left_out == made.left_out
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no copies of a process here")
 def test_many_commits_are_counted_in_processes_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    records, counted = history(60), [0, 0]
+    records, told, shared_out = history(60), list[tuple[float, str]](), list[int]()
     alone = dataset.build_dataset(records, 3)
+    run = pool.map_in_processes
+
+    def map_in_processes(shares: Sequence[Any], work: Callable[[Any], Any]) -> Iterator[Any]:
+        shared_out.append(len(shares))
+        return run(shares, work)
+
     monkeypatch.setattr(example_index, "_PARALLEL_THRESHOLD", 10)
     monkeypatch.setattr(example_index, "_BATCH_SIZE", 7)
+    monkeypatch.setattr(step_share, "_TOLD_EVERY", 25)
     monkeypatch.setattr(pool, "count_cores", lambda: 2)
-    together = dataset.build_dataset(
-        records, 3, listen=lambda done, of: counted.__setitem__(slice(2), (done, of))
-    )
-    assert together.examples == alone.examples and counted == [60, 60]
+    monkeypatch.setattr(pool, "can_fork", lambda: True)  # other tests leave idle threads of libraries behind
+    monkeypatch.setattr(pool, "map_in_processes", map_in_processes)
+    together = dataset.build_dataset(records, 3, listen=lambda *one: told.append(one))
+    assert shared_out == [2] and together.examples == alone.examples
+    shares, words = [share for share, _ in told], [words for _, words in told]
+    assert words[:3] == ["filtering 25/60 commits", "filtering 50/60 commits", "7/60 commits"]
+    assert told[-1] == (1.0, "60/60 commits") and shares == sorted(shares)
     assert any(example.like for example in together.examples)
     assert together.index.find_nearest(CODE, 5) == alone.index.find_nearest(CODE, 5)
 
