@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -17,6 +18,7 @@ from rich.prompt import Confirm
 from rich.table import Column, Table
 
 from gitpeft.cli.console import format_duration
+from gitpeft.history.pool import RepeatedCall
 from gitpeft.terminal import replace_unprintable
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ STEP_LABELS = {
     "export": "Exporting to ONNX",
     "choose": "Fitting the reranker",
     "measure": "Evaluating",
+    "pairs": "Collecting pairs",
     "labels": "Tracing fixes",
     "risk": "Fitting risk model",
     "tokenizer": "Training tokenizer",
@@ -47,11 +50,11 @@ _LABEL_WIDTH = max(map(len, STEP_LABELS.values()))
 AUTO, LINES, JSON, NONE = PROGRESS_FORMS = ("auto", "lines", "json", "none")
 """Bars on a terminal and lines elsewhere; lines; JSON objects, one a line; nothing."""
 
-_FORKING_STEPS = frozenset({"mine", "examples", "pairs"})
-_COUNTED = re.compile(r"([\d,]+)/[\d,]+ (\w+)")
+_REDRAW_SECONDS = 0.1
+_COUNTED = re.compile(r"([\d,]+)/([\d,]+) (\w+)")
 
 stderr_console = Console(stderr=True, highlight=False)
-_running_bars: list[Progress] = []
+_running_bars: list["_StepBars"] = []
 
 
 def escape_markup(text: str) -> str:
@@ -88,17 +91,18 @@ def show_progress(how: str = AUTO) -> Iterator["ProgressListener"]:
 class ProgressLines:
     """Progress without a terminal: a line when a step begins, and one every `LINE_SECONDS` while it lasts.
 
-    With `repeats` a thread, which starts after the steps that fork processes, repeats the line of a step that
-    tells nothing for so long. With `events` each line is a JSON object with the step, the share done (0..1),
-    the seconds since the step began and those that are left (null: unknown), and words.
+    With `repeats` the line of a step that tells nothing for so long is repeated. With `events` each line is a
+    JSON object with the step, the share done (0..1), the seconds since the step began and those that are left
+    (null: unknown), and words.
     """
 
     def __init__(self, *, events: bool = False, repeats: bool = False) -> None:
-        self.events, self.repeats = events, repeats
+        self.events = events
         self.step = self.detail = ""
         self.started = self.shown = self.done = self.begun = 0.0
-        self._lock, self._ended = threading.Lock(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._count: _RunningCount | None = None
+        self._lock = threading.Lock()
+        self._repeated = RepeatedCall(self._repeat_line, 1.0) if repeats else None
 
     def show_step(self, step: str, done: float, detail: str) -> None:
         """As `ProgressListener`: `done` is a share of 1."""
@@ -106,41 +110,36 @@ class ProgressLines:
             now = time.monotonic()
             is_new = step != self.step
             if is_new:
-                self.step, self.started, self.begun = step, now, done
+                self.step, self.started, self.begun, self._count = step, now, done, None
             self.done, self.detail = done, detail
+            self._count = _RunningCount.read(detail, now, self._count)
             if is_new or now - self.shown >= LINE_SECONDS:
                 self._print_line(now)
-        if self.repeats and self._thread is None and step not in _FORKING_STEPS:
-            self._thread = threading.Thread(target=self._repeat_lines, daemon=True)
-            self._thread.start()
+        if self._repeated is not None:
+            self._repeated.start()
 
     def stop(self) -> None:
         """Print no more lines."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._repeated is not None:
+            self._repeated.stop()
 
-    def _repeat_lines(self) -> None:
-        while not self._ended.wait(1.0):
-            with self._lock:
-                now = time.monotonic()
-                if now - self.shown >= LINE_SECONDS:
-                    self._print_line(now)
+    def _repeat_line(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self.shown >= LINE_SECONDS:
+                self._print_line(now)
 
     def _print_line(self, now: float) -> None:
-        self.shown, spent = now, now - self.started
-        print(
-            self._format_event(spent) if self.events else self._format_line(spent),
-            file=sys.stderr,
-            flush=True,
-        )
+        self.shown = now
+        print(self._format_event(now) if self.events else self._format_line(now), file=sys.stderr, flush=True)
 
-    def _format_line(self, spent: float) -> str:
+    def _format_line(self, now: float) -> str:
+        spent = now - self.started
         left = format_time_left(spent, self.done, self.begun)
         words = [
             f"{self.done:.0%}" if 0 < self.done < 1 else "",
             self.detail,
-            _format_rate(self.detail, spent, 1 - self.begun / self.done if self.done else 1.0),
+            self._count.format_rate(now) if self._count else "",
             left and f"{left} left",
         ]
         if not any(words) and spent >= LINE_SECONDS:
@@ -149,7 +148,8 @@ class ProgressLines:
         line = STEP_LABELS.get(self.step, self.step) + (f": {told}" if told else "")
         return replace_unprintable(f"gitpeft: {line}")
 
-    def _format_event(self, spent: float) -> str:
+    def _format_event(self, now: float) -> str:
+        spent = now - self.started
         left = estimate_seconds_left(spent, self.done, self.begun)
         event = {
             "step": self.step,
@@ -161,15 +161,36 @@ class ProgressLines:
         return json.dumps(event)
 
 
-def _format_rate(detail: str, spent: float, new: float) -> str:
-    """Units a second, where a detail counts them; a share `new` of them came since the step began.
+@dataclass(frozen=True, slots=True)
+class _RunningCount:
+    """How many `units` a detail counts; there were `first` at the time `since`, when it began to count them.
 
-    "" where nothing is counted.
+    `what` are the words of the detail up to the count, and the total: a step may count one thing after
+    another.
     """
-    counted = _COUNTED.match(detail)
-    if counted is None or spent < 1 or new <= 0:
-        return ""
-    return f"{new * int(counted[1].replace(',', '')) / spent:,.1f} {counted[2]}/s"
+
+    what: tuple[str, str]
+    units: str
+    count: int
+    first: int
+    since: float
+
+    @classmethod
+    def read(cls, detail: str, now: float, before: Self | None) -> Self | None:
+        """The count in a detail, which may go on from the one before it; None where nothing is counted."""
+        found = _COUNTED.search(detail)
+        if found is None:
+            return None
+        what, count = (detail[: found.start()], found[2]), int(found[1].replace(",", ""))
+        if before is not None and before.what == what and before.count <= count:
+            return cls(what, found[3], count, before.first, before.since)
+        return cls(what, found[3], count, count, now)
+
+    def format_rate(self, now: float) -> str:
+        """Units a second, "" while that says nothing."""
+        if now - self.since < 1 or self.count == self.first:
+            return ""
+        return f"{(self.count - self.first) / (now - self.since):,.1f} {self.units}/s"
 
 
 def estimate_seconds_left(spent: float, done: float, begun: float = 0.0) -> float | None:
@@ -203,18 +224,19 @@ class _StepBars:
             TextColumn("{task.fields[detail]}", table_column=rest),
             console=stderr_console,
             expand=True,
+            auto_refresh=False,
         )  # fmt: skip
+        # not rich's own thread, which would run on while this process is forked
+        self._redrawing = RepeatedCall(self.bars.refresh, _REDRAW_SECONDS)
 
     def show_step(self, step: str, done: float, detail: str) -> None:
-        """The drawing thread starts with the first step: before that, processes may be forked off cheaply."""
+        """As `ProgressListener`: `done` is a share of 1."""
         if step not in self.tasks:
             self._clear_start_line()
             self.finish_steps()
             self.begun = done
             self.tasks[step] = self.bars.add_task(STEP_LABELS.get(step, step), total=1.0, detail="")
-            self.bars.start()
-            if self.bars not in _running_bars:
-                _running_bars.append(self.bars)
+            self.start()
         task = self.bars.tasks[self.tasks[step]]
         left = format_time_left(task.elapsed or 0.0, done, self.begun)
         told = " · ".join(filter(None, (left and f"{left} left", detail)))
@@ -225,10 +247,18 @@ class _StepBars:
         for task in self.tasks.values():
             self.bars.update(task, completed=1.0)
 
+    def start(self) -> None:
+        """Begin to draw, or go on."""
+        self.bars.start()
+        self._redrawing.start()
+        if self not in _running_bars:
+            _running_bars.append(self)
+
     def stop(self) -> None:
         """Draw for the last time."""
-        if self.bars in _running_bars:
-            _running_bars.remove(self.bars)
+        self._redrawing.stop()
+        if self in _running_bars:
+            _running_bars.remove(self)
         if self.tasks:
             self.bars.stop()
         else:
@@ -242,7 +272,7 @@ class _StepBars:
 
 def ask_confirmation(question: str) -> bool:
     """Ask yes or no on the terminal, yes by default. Progress, which would draw over it, stands still."""
-    running = [bars for bars in _running_bars if bars.live.is_started]
+    running = _running_bars[:]
     for bars in running:
         bars.stop()
     try:
@@ -270,7 +300,7 @@ def watch_comparison(minutes: float, quiet: bool) -> Iterator["RunWatcher"]:
     if not stderr_console.is_terminal:
         yield lambda rows, now: lines.show_step(now, 0.0, _describe_running(rows, format_clock()))
         return
-    with Live(console=stderr_console, refresh_per_second=4) as live:
+    with Live(console=stderr_console, auto_refresh=False) as live, RepeatedCall(live.refresh, 0.25):
         yield lambda rows, now: live.update(_build_runs_table(rows, f"{format_clock()} · {now}"))
 
 

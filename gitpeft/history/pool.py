@@ -15,7 +15,8 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Generic, NoReturn, TypeVar, cast
+from contextlib import contextmanager
+from typing import IO, Generic, NoReturn, Self, TypeVar, cast
 
 from gitpeft.errors import GitpeftError
 
@@ -27,12 +28,67 @@ _PART_HEADER = struct.Struct(">cI")  # the kind of a part, and its size in bytes
 _RESULT, _DONE, _USER_ERROR, _CRASH = b"+", b".", b"!", b"?"
 
 
+_repeated_calls: list["RepeatedCall"] = []
+
+
+class RepeatedCall:
+    """A function that a thread calls every few seconds; the thread is ended while a process is forked.
+
+    A fork takes no other thread along, but the locks that it holds, which then nobody releases. Also a
+    context manager. To be used by the main thread.
+    """
+
+    def __init__(self, function: Callable[[], object], seconds: float) -> None:
+        self._function, self._seconds = function, seconds
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, first after the time between two calls; nothing where it runs already."""
+        self._ended.clear()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._repeat, daemon=True)
+            self._thread.start()
+            _repeated_calls.append(self)
+
+    def stop(self) -> None:
+        """End, after a call that is under way."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            _repeated_calls.remove(self)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _repeat(self) -> None:
+        while not self._ended.wait(self._seconds):
+            self._function()
+
+
+@contextmanager
+def _pause_repeated_calls() -> Iterator[None]:
+    paused = _repeated_calls[:]
+    try:
+        for call in paused:
+            call.stop()
+        yield
+    finally:
+        for call in paused:
+            call.start()
+
+
 def can_fork() -> bool:
-    """Whether this process can be forked: on Linux, and while no other Python thread runs.
+    """Whether this process can be forked: on Linux, and while no Python thread runs but a `RepeatedCall`.
 
     Some libraries of macOS do not survive a fork, and Windows has none.
     """
-    return sys.platform == "linux" and threading.active_count() == 1
+    return sys.platform == "linux" and threading.active_count() == 1 + len(_repeated_calls)
 
 
 def count_cores() -> int:
@@ -54,8 +110,9 @@ def map_in_processes(
     """
     workers: list[_ForkedWorker[WorkShare, Result]] = []
     try:
-        for share in shares:
-            workers.append(_ForkedWorker(share, work, [other.pipe for other in workers]))
+        with _pause_repeated_calls():
+            for share in shares:
+                workers.append(_ForkedWorker(share, work, [other.pipe for other in workers]))
         turns = workers[:]
         while turns:
             for worker in turns[:]:

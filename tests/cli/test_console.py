@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from gitpeft.cli import console, progress
 from gitpeft.cli.progress import format_time_left
 from tests.support.sources import CHECKOUT
+from tests.support.terminal import run_in_window
 
 
 def test_rows_fit_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,9 +165,61 @@ def test_what_is_resumed_tells_the_time_left_by_its_pace_since_then(monkeypatch:
     assert [json.loads(line)["left"] for line in told[3:]] == [None, None, 120.0]
 
 
+def test_each_thing_that_a_step_counts_has_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = [100.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", said)
+    lines = progress.ProgressLines()
+    for second, done, detail in (
+        (0, 0.0, "messages"),
+        (30, 0.0, "0/1,000 commits"),
+        (50, 0.9, "1,000/1,000 commits"),
+        (52, 0.9, "tracing 0/900 commits"),
+        (72, 0.95, "tracing 450/900 commits"),
+        (90, 0.96, "tracing 20/900 commits"),
+        (110, 0.97, "tracing 40/900 commits"),
+    ):
+        now[0] = 100.0 + second
+        lines.show_step("labels", done, detail)
+    rates = re.findall(r"labels|commits(?:, ([\d.]+) commits/s)?", said.getvalue())
+    assert rates == ["", "50.0", "22.5", "", "1.0"]
+
+
+COUNTING = """
+import os, sys
+from functools import partial
+from gitpeft.cli import progress
+from gitpeft.history import pool
+from gitpeft.history.store import CommitRecord
+from gitpeft.learn.data import dataset, example_index
+pool.count_cores = lambda: 2
+example_index._PARALLEL_THRESHOLD, example_index._BATCH_SIZE = 10, 7
+example_index.describe_slots = lambda subject, change: str(os.getpid())
+counted, records = [], [
+    CommitRecord(f"{i:040x}", 1, i, i, "ada", False, f"add {i}", "", "M a.py", 1, 1, 0, "") for i in range(60)
+]
+with progress.show_progress(sys.argv[1]) as listen:
+    for step in ("examples", "train", "examples"):
+        listen(step, 0.0, "")
+        made = dataset.build_dataset(records, 3, listen=partial(listen, step))
+        counted.append(len(set(made.indexer._slots) - {str(os.getpid())}))
+print("COUNTED BY", *counted)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no copies of a process here")
+@pytest.mark.parametrize("form", [progress.AUTO, progress.LINES])
+def test_progress_does_not_keep_commits_from_being_counted_in_processes(form: str) -> None:
+    command = [sys.executable, "-c", COUNTING, form]
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "xterm"}
+    shown = run_in_window(command, CHECKOUT, env, 100)
+    assert any("Preparing examples" in line for line in shown)
+    assert any(line.endswith("COUNTED BY 2 2 2") for line in shown), shown
+
+
 def test_the_bar_of_a_resumed_step_tells_the_same_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     bars = progress._StepBars()
-    monkeypatch.setattr(bars.bars, "start", lambda: None)
+    monkeypatch.setattr(bars, "start", lambda: None)
     bars.show_step("train", 0.24, "")
     task = bars.bars.tasks[0]
     monkeypatch.setattr(type(task), "elapsed", 60.0)

@@ -113,6 +113,25 @@ def test_other_threads_forbid_it() -> None:
         thread.join()
 
 
+def test_a_repeated_call_stands_still_while_processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, threads, fork = threading.Event(), list[int](), os.fork
+
+    def count_threads() -> int:
+        threads.append(threading.active_count())
+        return fork()
+
+    monkeypatch.setattr(os, "fork", count_threads)
+    with pool.RepeatedCall(called.set, 0.01):
+        assert called.wait(30) and pool.can_fork()
+        assert [one[0] for one in pool.map_in_processes([range(1), range(5, 6)], count)] == [0, 5]
+        assert threads == [1, 1]
+        called.clear()
+        assert called.wait(30), "it goes on afterwards"
+    assert threading.active_count() == 1 and pool.can_fork()
+    called.clear()
+    assert not called.wait(0.1)
+
+
 ENDLESS = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
