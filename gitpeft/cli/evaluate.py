@@ -19,6 +19,7 @@ def evaluate(
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, help="Commits to evaluate on at most, drawn at random.")
     ] = 1000,
+    progress: options.ProgressOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure the active model on commits that it has not seen.
@@ -26,7 +27,7 @@ def evaluate(
     These are the newest tenth of the usable commits that the model was made from.
     """
     repository = Repository.open(repo)
-    with session.show_progress(as_json) as listen:
+    with session.show_progress(as_json, progress) as listen:
         from gitpeft.learn import pipeline
 
         outcome = pipeline.evaluate_active_model(repository, limit, listen)
@@ -146,6 +147,7 @@ def backtest(
     ] = None,
     device: options.DeviceOption = "auto",
     repo: options.RepoOption = None,
+    progress: options.ProgressOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Replay the risk flag over the last months.
@@ -162,7 +164,7 @@ def backtest(
     budget = config.load_config(repository).risk_budget
     tip = repository.resolve_commit(until)
     lock = session.hold_training_lock(repository) if tune else nullcontext()
-    with session.show_progress(as_json) as listen, lock:
+    with session.show_progress(as_json, progress) as listen, lock:
         from gitpeft.learn.risk import backtest as risk_backtest
         from gitpeft.learn.risk.backtest_report import format_backtest_summary
 

@@ -205,15 +205,21 @@ def _make_confirmation(asked: bool) -> Callable[[str], bool]:
 def export(
     repo: options.RepoOption = None,
     device: options.DeviceOption = "auto",
+    progress: options.ProgressOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Make the newest trained run the active model.
 
     Converts it to ONNX, checks that it gives the same results, fits the reranker and writes the bundle. A
-    risk model that the run has not got yet is trained, on --device.
+    risk model that the run has not got yet is trained, on --device. Interrupted, the same command continues
+    where it was.
     """
     repository = Repository.open(repo)
-    with session.show_progress(as_json) as listen, session.hold_training_lock(repository):
+    with (
+        session.explain_resuming(),
+        session.show_progress(as_json, progress) as listen,
+        session.hold_training_lock(repository),
+    ):
         from gitpeft.learn import pipeline
 
         plan = pipeline.find_last_trained_plan(repository)
@@ -253,12 +259,13 @@ def build_base(
     finish: Annotated[
         bool, typer.Option("--finish", help="Train no further: make an adapter of the last checkpoint.")
     ] = False,
+    progress: options.ProgressOption = "auto",
 ) -> None:
     """Train a base model from random weights, or the adapter of a pretrained one, as a recipe says.
 
     Interrupted, the same command continues where it was.
     """
-    with session.explain_resuming(), session.show_progress(False) as listen:
+    with session.explain_resuming(), session.show_progress(False, progress) as listen:
         from gitpeft.learn.pretraining import adapter_build, build
 
         work = work or out / "work"

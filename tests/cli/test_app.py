@@ -22,6 +22,7 @@ import typer
 from gitpeft import __version__
 from gitpeft.bundle import registry
 from gitpeft.cli import app, console, risk_dismiss, session, train
+from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from tests.support import generated, tinymodel
 from tests.support.commands import Call, Done
@@ -176,6 +177,41 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr(session, "show_progress", None)  # the work would begin with it
     done = gitpeft(command, "--repo", team.path, "--out", tmp_path / place)
     assert done.code == 1 and "cannot write" in done.said and "--out" in done.said
+
+
+LONG = ("init", "mine", "train", "export", "eval", "backtest", "base build")
+
+
+def call_long(command: str, team: Repo, tmp_path: Path, gitpeft: Call, *options: str) -> Done:
+    build = ["recipe.toml", "--corpus", ".", "--out", tmp_path]
+    of = build if command == "base build" else ["-C", team.path]
+    return gitpeft(*command.split(), *of, *options)
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_a_long_command_shows_progress_as_it_is_asked_to(
+    command: str, team: Repo, tmp_path: Path, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_quiet: bool, how: str = "auto") -> None:
+        raise GitpeftError(f"progress as {how}")
+
+    monkeypatch.setattr(session, "show_progress", refuse)
+    for how in ("auto", "json"):
+        done = call_long(command, team, tmp_path, gitpeft, "--progress", how)
+        assert done.code == 1 and f"progress as {how}" in done.said
+    assert call_long(command, team, tmp_path, gitpeft, "--progress", "bar").code == 2
+
+
+@pytest.mark.parametrize("command", [one for one in LONG if one not in ("eval", "backtest")])
+def test_ctrl_c_says_how_a_command_goes_on(
+    command: str, team: Repo, tmp_path: Path, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "show_progress", interrupt)
+    done = call_long(command, team, tmp_path, gitpeft)
+    assert done.code == 130 and "Run the same command again to continue" in done.said
 
 
 ASKED = """

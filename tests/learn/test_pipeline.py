@@ -479,7 +479,7 @@ def test_stopped_at_any_step_the_old_model_stays_and_the_next_run_ends(copied: R
     pointer = (state_of(copied) / "current").read_bytes()
     before = listing(state_of(copied) / "models")
     generated.put(copied, [Step("logger: add drop_600", AUTHORS[1], {"src/logger.py": b"x = 1\n"})])
-    for wanted in ("train", "export", "measure"):
+    for wanted in ("mine", "examples", "labels", "risk", "train", "export", "choose", "measure"):
 
         def listen(step: str, _: float, __: str, wanted: str = wanted) -> None:
             if step == wanted:
