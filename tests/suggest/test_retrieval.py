@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
+from gitpeft.bundle.block_file import BLOCK_BYTES, BlockFile
 from gitpeft.bundle.bundle import Bundle, FileEntry, Manifest
 from gitpeft.diff.compact import compact_change
 from gitpeft.diff.patch import FileChange, Hunk
@@ -203,6 +204,59 @@ def test_terms_sorted_in_ranges_give_the_same_index(monkeypatch: pytest.MonkeyPa
     assert len(whole.rows) > 1600
     for name in ("heads", "vocabulary", "starts", "rows", "weights", "places", "commits"):
         assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+
+
+def build_random(commits: int) -> tuple[CommitIndex, index_arrays.TermCounts]:
+    """An index of commits with 40 random terms each, of which one in ten stands in every tenth commit."""
+    dice = np.random.default_rng(commits)
+    terms = dice.integers(100, 1 << 32, (commits, 40), dtype=np.uint32)
+    terms[:, :4] = 4 * dice.integers(0, 10, (commits, 1), dtype=np.uint32) + np.arange(4, dtype=np.uint32)
+    counted = index_arrays.TermCounts(
+        terms.ravel(), np.ones(terms.size, dtype=np.uint32), np.full(commits, 40, dtype=np.int32)
+    )
+    subjects = [f"Add the parser of part {number}" for number in range(commits)]
+    return CommitIndex.build_from_counts(counted, subjects, [""] * commits, shas(commits)), counted
+
+
+def test_what_a_question_reads_does_not_grow_with_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    read = BlockFile.read
+
+    def note_size(file: BlockFile, start: int, stop: int) -> bytes:
+        blocks = -(-stop // BLOCK_BYTES) - start // BLOCK_BYTES
+        sizes.append(blocks * BLOCK_BYTES)
+        return read(file, start, stop)
+
+    monkeypatch.setattr(BlockFile, "read", note_size)
+    rare, frequent = {}, {}
+    for commits in (500, 20_000):
+        index, counted = build_random(commits)
+        (folder := tmp_path / str(commits)).mkdir()
+        index.save(folder)
+        opened = reopen(folder)
+        for found, wanted in ((rare, slice(4, 12)), (frequent, slice(0, 4))):
+            sizes.clear()
+            for number in range(0, commits, commits // 20):
+                terms = counted.terms[40 * number : 40 * number + 40][wanted]
+                near = opened.find_nearest_by_terms(terms, np.ones(len(terms), dtype=np.uint32), 10)
+                assert near[0].position == number or found is frequent
+            found[commits] = sum(sizes) / 20
+    # a little more: the terms of 500 commits fill 18 blocks, and two of a question may share one
+    assert rare[20_000] <= 1.2 * rare[500]
+    assert rare[20_000] <= 10 * 8 * BLOCK_BYTES  # of each term: its place, its bounds and its postings
+    assert frequent[20_000] > 3 * frequent[500]  # their postings are as long as the history
+
+
+def test_terms_of_very_many_commits_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [change(f"{i}/only{i}.x{i}", *["parse"] * (i < 12)) for i in range(40)]
+    asked = change("another/q.qq", "parse")
+    assert {one.position for one in build(changes).find_nearest(asked, 40)} == set(range(12))
+    monkeypatch.setattr(index_arrays, "_MAX_DOCUMENT_LIMIT", 11)
+    limited = build(changes)
+    assert limited.find_nearest(asked, 40) == []
+    assert limited.find_nearest(changes[3], 40)[0].position == 3  # what else it has in common still counts
 
 
 def test_an_index_of_an_earlier_version_gives_the_same_results(tmp_path: Path) -> None:
