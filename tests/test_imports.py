@@ -27,6 +27,7 @@ IMPORTERS = {
     },  # comes with transformers; offline unless a person says otherwise
     "onnx": {"learn"},
     "rapidfuzz": {"learn"},
+    "pyroaring": {"learn.risk.metric_replay"},
     "rouge_score": {"learn"},
     "onnxruntime": {"runtime.onnx_model", "suggest.generator", "learn"},
     "tokenizers": {"runtime.tokenizer", "suggest.generator", "risk.encoder", "learn"},
@@ -78,6 +79,7 @@ AT_MODULE_LEVEL = {
         "peft"
     },  # its classes derive from PEFT's; it is imported inside functions only
     "learn.szz.candidate_lines": {"pygments"},
+    "learn.risk.metric_replay": {"pyroaring"},
     "cli": {"typer"},
     "cli.progress": {"rich"},
     "cli.tables": {"rich"},
