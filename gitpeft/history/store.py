@@ -10,7 +10,7 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, islice
@@ -243,17 +243,12 @@ class History:
         repository: Repository,
         tip: str = "HEAD",
         newest: int | None = None,
-        without: Collection[str] = (),
     ) -> list[CommitRecord]:
-        """Load the mined commits that `tip` reaches, oldest first; only the `newest` ones, if given.
-
-        Those in `without` are left out.
-        """
+        """Load the mined commits that `tip` reaches, oldest first; only the `newest` ones, if given."""
         reachable = [sha for sha, _ in repository.rev_list(repository.resolve_commit(tip))]
         wanted = reachable if newest is None else reachable[-newest:]
-        kept = [sha for sha in wanted if sha not in without]
-        found = {row[0]: record_from_row(row) for row in self._iter_rows(RECORD_COLUMNS, kept)}
-        return [found[sha] for sha in kept if sha in found]
+        found = {row[0]: record_from_row(row) for row in self._iter_rows(RECORD_COLUMNS, wanted)}
+        return [found[sha] for sha in wanted if sha in found]
 
     def list_mined(self, repository: Repository, tip: str = "HEAD") -> list[str]:
         """The ids of the mined commits that `tip` reaches, oldest first."""

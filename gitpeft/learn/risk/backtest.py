@@ -18,6 +18,7 @@ from gitpeft.diff.stored import shorten_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
+from gitpeft.history.stored_records import StoredRecords
 from gitpeft.learn.evaluation import ranking_metrics
 from gitpeft.learn.evaluation.ranking_metrics import summarise_ranking
 from gitpeft.learn.risk import ablations, backtest_commits, prequential, selection
@@ -124,12 +125,14 @@ def _read_history(repository: Repository, until: str, listen: Listener) -> _Repl
     with History.open(repository.state_dir) as history:
         history.mine_commits(repository, until, listen=partial(listen, "mine"))
         measured = measure_history(history, repository, until)
-        records = history.load_records(repository, until)
+        records = StoredRecords.open(history, repository, until)
     if not measured:
         raise GitpeftError("there is no commit to look at", "choose a later --until")
     found = szz.trace_bug_introducing_commits(repository, until, load_config(repository), listen)
-    subjects = {one.sha: one.subject for one in records}
-    texts = {one.sha: shorten_change(one.change) for one in records}
+    subjects: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for one in records:
+        subjects[one.sha], texts[one.sha] = one.subject, shorten_change(one.change)
     return _ReplayedHistory(measured, found, find_latest_time(measured), subjects, texts)
 
 

@@ -23,6 +23,7 @@ from gitpeft.diff.subjects import clean_subject
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History
+from gitpeft.history.stored_records import StoredRecords
 from gitpeft.learn.data.batches import EncodedCommits
 from gitpeft.learn.models import architectures
 from gitpeft.learn.risk import classifiers, labelled_history
@@ -211,7 +212,7 @@ def split_by_time(
 
 def load_commit_texts(history: History, repository: Repository, until: str) -> dict[str, CommitText]:
     """The text of each commit up to `until`."""
-    records = history.load_records(repository, repository.resolve_commit(until))
+    records = StoredRecords.open(history, repository, until)
     return {one.sha: CommitText(shorten_change(one.change), clean_subject(one.subject)) for one in records}
 
 

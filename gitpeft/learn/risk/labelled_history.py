@@ -115,7 +115,7 @@ def read_labelled_history(
     measured = measure_history(history, repository, until, found.untraced)
     if not measured:
         return None
-    records = history.load_records(repository, until, without=found.untraced)
-    texts = {one.sha: shorten_change(one.change) for one in records}
+    texts = dict.fromkeys((one.sha for one in measured), "")
+    texts.update((sha, shorten_change(change)) for sha, change in history.iter_changes(list(texts)))
     lines = make_fixed_line_lookup(repository, found.verdicts)
     return LabelledHistory(measured, found, find_latest_time(measured), texts, lines, found.report)
