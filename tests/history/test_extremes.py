@@ -130,7 +130,7 @@ def test_twenty_thousand_files_in_one_commit(repo: Repo) -> None:
     meter.gitpeft("risk", "HEAD", "--json")
     assert json.loads(meter.gitpeft("suggest", "HEAD", "--json"))
     meter.print_row("a commit of 20,000 files")
-    assert all(seconds < 60 and memory < 600 for seconds, memory, _ in meter.spent.values()), meter.spent
+    assert all(seconds < 60 and memory < 1200 for seconds, memory, _ in meter.spent.values()), meter.spent
 
 
 @pytest.mark.parametrize(("files", "lines"), [(600, 8_000), (1, 4_800_000)])
@@ -156,7 +156,7 @@ def test_a_diff_of_300_megabytes(files: int, lines: int, repo: Repo) -> None:
     assert len(record.change) <= 8000
     assert json.loads(meter.gitpeft("suggest", "HEAD", "--json"))
     meter.print_row(f"a diff of 300 MB in {files:,} file{'s' * (files > 1)}")
-    assert all(seconds < 60 and memory < 600 for seconds, memory, _ in meter.spent.values()), meter.spent
+    assert all(seconds < 60 and memory < 1200 for seconds, memory, _ in meter.spent.values()), meter.spent
 
 
 def test_sixty_thousand_branches(repo: Repo) -> None:
