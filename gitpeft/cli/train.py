@@ -15,9 +15,8 @@ from gitpeft.git.repository import Repository
 from gitpeft.terminal import replace_unprintable
 
 if TYPE_CHECKING:
-    from gitpeft.learn.results import ModelPlan
+    from gitpeft.learn.results import ModelPlan, TrainingResult
     from gitpeft.learn.retrain.run import RetrainingResult
-    from gitpeft.learn.training.finetune import RunCost
 
 
 def init(
@@ -125,7 +124,7 @@ def train(
     repository = session.open_learnable_repository(repo, until)
     kept = session.find_active_base(repository) if base == "auto" else ""
     plan = session.make_plan(repository, kept or base, method, until, budget)
-    done: RunCost | RetrainingResult
+    done: TrainingResult | RetrainingResult
     with (
         session.explain_resuming(),
         session.show_progress(as_json, progress) as listen,
@@ -147,7 +146,7 @@ def train(
     if isinstance(done, run.RetrainingResult):
         views.print_retraining(done)
     else:
-        views.print_training_cost(done)
+        views.print_training(done)
 
 
 def _open_each(paths: list[Path], until: str) -> tuple[list[Repository], dict[str, str]]:

@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from gitpeft.hooks.doctor import DoctorFinding, RecentProblems, RepositoryStatus
     from gitpeft.learn.budget import BudgetReport
     from gitpeft.learn.evaluation.messages import MeasuredMessages
-    from gitpeft.learn.results import CandidateModel, PipelineResult
+    from gitpeft.learn.results import CandidateModel, PipelineResult, TrainingResult
     from gitpeft.learn.retrain.multi_repo import OrgResult
     from gitpeft.learn.retrain.run import RetrainingResult
-    from gitpeft.learn.training.finetune import RunCost
     from gitpeft.monitor.health import ModelHealth
 
 SHORT_ID = 12
@@ -74,8 +73,7 @@ def _describe_outcome(
     yield "Hook", hooks
     size = format_size(measure_folder(repository.state_dir))
     yield "Disk", f"{size} in {shorten_path(repository, repository.state_dir)}"
-    if outcome.budget.left_out:
-        yield "Budget", "\n".join(describe_budget(outcome.budget))
+    yield from _describe_budget(outcome.budget)
 
 
 def _list_training_notes(made: "CandidateModel") -> Iterator[str]:
@@ -83,6 +81,12 @@ def _list_training_notes(made: "CandidateModel") -> Iterator[str]:
     ours = made.trained.cost.notes if made.trained else ()
     taught = made.risk.model.report.get("taught", ())
     yield from dict.fromkeys([*ours, *(note for one in taught for note in one.get("notes", ()))])
+
+
+def _describe_budget(budget: "BudgetReport") -> Iterator[tuple[str, str]]:
+    """A row on what a budget was too short for, and which would do; none where it was long enough."""
+    if budget.left_out:
+        yield "Budget", "\n".join(describe_budget(budget))
 
 
 def describe_budget(budget: "BudgetReport") -> Iterator[str]:
@@ -232,8 +236,8 @@ def print_retraining(done: "RetrainingResult") -> None:
         )
     for note in done.cost.get("notes", ()):
         print(wrap_text(f"Note: {note}"))
-    if done.left_out:
-        print(wrap_text(f"--budget was too short for all: {'; '.join(done.left_out)}."))
+    if done.budget and done.budget.left_out:
+        print_rows(list(_describe_budget(done.budget)))
     if done.labels and done.labels.known:
         found, changed = done.labels.known, done.labels.changed
         print(
@@ -252,9 +256,9 @@ def print_retraining(done: "RetrainingResult") -> None:
         print(f"Not activated: {done.aside[:SHORT_ID]}, whose messages are worse.")
 
 
-def print_training_cost(cost: "RunCost") -> None:
+def print_training(done: "TrainingResult") -> None:
     """What a run without an export cost."""
-    spent = cost.training
+    cost, spent = done.cost, done.cost.training
     memory = max(spent.peak_memory, spent.reserved) / 2**30
     rows = [
         ("Trained", f"{spent.trainable:,} of {spent.parameters:,} weights in {spent.seconds:.0f} s"),
@@ -268,6 +272,7 @@ def print_training_cost(cost: "RunCost") -> None:
         ),
         ("Disk", format_size(cost.adapter_bytes)),
         *(("Note", note) for note in cost.notes),
+        *_describe_budget(done.budget),
         ("Next", "gitpeft export"),
     ]
     print_rows(rows)

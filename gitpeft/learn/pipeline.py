@@ -56,13 +56,14 @@ from gitpeft.learn.results import (
     PipelineResult,
     SelectedModel,
     TrainedModel,
+    TrainingResult,
     load_plan,
 )
-from gitpeft.learn.risk import selection
-from gitpeft.learn.risk.labelled_history import read_labelled_history
+from gitpeft.learn.risk import last_comparison, selection
+from gitpeft.learn.risk.labelled_history import LabelledHistory, read_labelled_history
 from gitpeft.learn.training import finetune, memory
 from gitpeft.learn.training.finetune import ProgressListener, RunCost, TooFewExamplesError, TrainingJob
-from gitpeft.risk.model import RiskModel
+from gitpeft.risk.model import RiskModel, load_risk_model
 from gitpeft.suggest.reranker import Reranker
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def build_active_model(
 
     GitpeftError for an invalid plan, and where the history has no usable commit.
     """
-    clock, fresh = _StepClock(), registry.is_untouched(repo.state_dir)
+    clock, fresh = StepClock(), registry.is_untouched(repo.state_dir)
     _check_plan(plan)
     with clock.measure("mine"):
         mined = mined or mine_history(repo, plan.until, listen)
@@ -125,6 +126,9 @@ def build_active_model(
         budget.note_evaluated("test commits", measured.n, wanted)
     candidate = replace(candidate, measured=measured, seconds=clock.seconds)
     bundle = packing.install_candidate(repo, candidate, data)
+    installed = bundles.require_active_bundle(repo.state_dir)
+    if load_risk_model(installed).is_usable:  # with the time of `gitpeft train` there may be one
+        last_comparison.note_comparison(repo, installed, mined.tip, len(mined.records))
     left_out = data.left_out | mined.report.skipped
     result = PipelineResult(candidate, len(data.examples), left_out, bundle, budget.report())
     write_json(candidate.folder / "outcome.json", result.as_dict())
@@ -137,7 +141,7 @@ def build_candidate(
     mined: MinedHistory,
     data: Dataset,
     listen: ProgressListener,
-    clock: "_StepClock | None" = None,
+    clock: "StepClock | None" = None,
     budget: RunBudget | None = None,
 ) -> CandidateModel:
     """The risk model and the model for messages, on a split that the caller made; nothing is installed.
@@ -145,12 +149,12 @@ def build_candidate(
     What the plan's minutes do not allow for is left out, and noted in `budget`.
     """
     why = explain_skipped_training(plan, data)
-    folder = _prepare_run_folder(repo, plan, mined, data)
+    folder = prepare_run_folder(repo, plan, mined, data)
     budget = budget or RunBudget.start(repo.state_dir, plan.minutes)
-    run = _Run(repo, plan, mined, data, folder, listen, budget, clock or _StepClock())
+    run = _Run(repo, plan, mined, data, folder, listen, budget, clock or StepClock())
     wording = learn_team_style(mined.records, data, repo.list_branches())
     with run.clock.measure("risk"):
-        risk = fit_risk_model(repo, mined, folder, listen, plan, budget, encoder=not why)
+        risk = fit_risk_model(repo, mined, folder, listen, plan, budget, encoder=not why)[0]
     draft, trained, scores, why = _make_draft(run, why)
     with run.clock.measure("choose"):
         selected = _select_variant(run, draft, wording, scores)
@@ -168,8 +172,8 @@ def build_candidate(
     )
 
 
-def train_only(repo: Repository, plan: ModelPlan, listen: ProgressListener) -> RunCost:
-    """The steps up to a trained run, which `build_active_model` with the same plan continues; its cost."""
+def train_only(repo: Repository, plan: ModelPlan, listen: ProgressListener) -> TrainingResult:
+    """The steps up to a trained run, which `build_active_model` with the same plan continues."""
     mined = mine_history(repo, plan.until, listen)
     budget = RunBudget.start(repo.state_dir, plan.minutes)
     data = build_examples(mined, listen, budget)
@@ -177,13 +181,14 @@ def train_only(repo: Repository, plan: ModelPlan, listen: ProgressListener) -> R
         raise GitpeftError(
             f"nothing was trained: {reason}", "`gitpeft init` serves this history without training"
         )
-    folder = _prepare_run_folder(repo, plan, mined, data)
+    folder = prepare_run_folder(repo, plan, mined, data)
     fit_risk_model(repo, mined, folder, listen, plan, budget)
     run = _Run(repo, plan, mined, data, folder, listen, budget)
     try:
-        return _tune_within_budget(run, make_training_job(plan))[1]
+        cost = _tune_within_budget(run, make_training_job(plan))[1]
     except TooFewExamplesError as error:
         raise GitpeftError(f"nothing was trained: {error}", "give it more time with --budget") from None
+    return TrainingResult(cost, budget.report())
 
 
 def find_last_trained_plan(repo: Repository) -> ModelPlan:
@@ -308,7 +313,7 @@ def make_training_job(plan: ModelPlan) -> TrainingJob:
 # --- a run --------------------------------------------------------------------------------------------------
 
 
-class _StepClock:
+class StepClock:
     """Seconds by step: `with clock.measure("train"): …`."""
 
     def __init__(self) -> None:
@@ -316,11 +321,12 @@ class _StepClock:
 
     @contextmanager
     def measure(self, step: str) -> Iterator[None]:
+        """Add what happens inside to a step."""
         start = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[step] = round(time.monotonic() - start, 2)
+            self.seconds[step] = round(self.seconds.get(step, 0.0) + time.monotonic() - start, 2)
 
 
 @dataclass(slots=True)
@@ -337,11 +343,11 @@ class _Run:
     folder: Path
     listen: ProgressListener
     budget: RunBudget
-    clock: _StepClock = field(default_factory=_StepClock)
+    clock: StepClock = field(default_factory=StepClock)
     validation: TrialLimit | None = None
 
 
-def _prepare_run_folder(repo: Repository, plan: ModelPlan, mined: MinedHistory, data: Dataset) -> Path:
+def prepare_run_folder(repo: Repository, plan: ModelPlan, mined: MinedHistory, data: Dataset) -> Path:
     """The folder of a run, made where it is missing, with the plan in it."""
     resolved = asdict(plan) | {"until": mined.tip}
     folder = repo.state_dir / "runs" / _compute_run_key(repo, plan, mined, data)
@@ -616,23 +622,25 @@ def fit_risk_model(
     budget: RunBudget | None = None,
     *,
     encoder: bool = True,
-) -> FittedRisk:
+) -> tuple[FittedRisk, LabelledHistory | None]:
     """Label the history and fit the risk model, unless `folder` has one; leaves `risk.json` there.
 
-    With a `plan`, unless `encoder` is False, an encoder may be tuned as well; where the model uses it, it is
+    Returns it with the labels that it was fitted on, None where it was there or there is no commit. With a
+    `plan`, unless `encoder` is False, an encoder may be tuned as well; where the model uses it, it is
     left there as `risk.onnx`. With a `budget` fixes are traced, newest first, as far as its time goes.
     """
     file, graph = folder / bundles.RISK_MODEL_FILE, folder / bundles.RISK_ENCODER_FILE
+    known = None
     if not file.exists():
         trainer = _make_affordable_trainer(plan, budget) if plan and encoder else None
-        model = _fit_within_budget(repo, mined, listen, trainer, budget, plan)
+        model, known = _fit_within_budget(repo, mined, listen, trainer, budget, plan)
         if trainer is not None:
             model = replace_fields(model, report=model.report | {"taught": trainer.notes})
             if model.needs_encoder and trainer.graph:
                 graph.write_bytes(trainer.graph)
         write_json(file, json.loads(model.to_json()))
     listen("risk", 1.0, "")
-    return FittedRisk(file, graph if graph.exists() else None)
+    return FittedRisk(file, graph if graph.exists() else None), known
 
 
 def _fit_within_budget(
@@ -642,7 +650,7 @@ def _fit_within_budget(
     trainer: "RiskEncoderTrainer | None",
     budget: RunBudget | None,
     plan: ModelPlan | None,
-) -> RiskModel:
+) -> tuple[RiskModel, LabelledHistory | None]:
     start, limit = time.monotonic(), None
     if budget is not None:
         limit = budget.limit_tracing(len(mined.records), budgets.RISK_SHARE if plan else 1.0)
@@ -661,7 +669,7 @@ def _fit_within_budget(
             budget.note_left_out(
                 budgets.RISK, f"risk: tracing fixes in {report.commits:,} of {total:,} commits"
             )
-    return model
+    return model, known
 
 
 def _make_affordable_trainer(plan: ModelPlan, budget: RunBudget | None) -> "RiskEncoderTrainer | None":

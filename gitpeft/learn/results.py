@@ -189,6 +189,18 @@ class PipelineResult:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a run that was trained and not exported cost, and what its budget was too short for."""
+
+    cost: RunCost
+    budget: BudgetReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of `gitpeft train --json` where no model is installed."""
+        return self.cost.as_dict() | {"budget": asdict(self.budget)}
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationResult:
     """Scores of the active model on commits that it has not learnt from; `used` counts all usable commits."""
 

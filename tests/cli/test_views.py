@@ -1,12 +1,19 @@
 """What the commands show of a state folder."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gitpeft.cli import views
 from gitpeft.cli.views import describe_risk_model, measure_folder
+from gitpeft.learn.budget import BudgetReport
+from gitpeft.learn.results import TrainingResult
+from gitpeft.learn.retrain.run import RetrainingResult
+from gitpeft.learn.training.finetune import RunCost
+from gitpeft.learn.training.settings import TrainingCost
 from gitpeft.risk.model import LOGISTIC_REGRESSION, PRIOR, RiskModel
 from tests.support import tinymodel
 from tests.support.commands import Call
@@ -50,3 +57,32 @@ def test_the_prior_is_not_said_to_be_learned_here() -> None:
     }
     assert said[PRIOR] == "prior (learnt from public histories), checked on 232 known bugs here"
     assert said[LOGISTIC_REGRESSION] == "logistic regression, learned from 232 known bugs"
+
+
+SHORT = BudgetReport(1, 48.0, ("training on 20 of 798 commits", "20 of 100 test commits"), 4)
+REDUCED = (
+    "Budget 48 s after reading the history, of 1 minutes "
+    "reduced to: training on 20 of 798 commits; 20 of 100 test commits "
+    "--budget 4 should take it all, as fast as this machine was"
+)
+
+
+def test_a_training_tells_what_the_budget_was_too_short_for(capsys: pytest.CaptureFixture[str]) -> None:
+    cost = RunCost(TrainingCost(steps=3, valid_curve=[(0, 2.0)]), 1000)
+    retrained = RetrainingResult("none", "a tie", "c" * 64, new=60)
+    long = BudgetReport(5, 48.0)
+    for budget in (SHORT, long):
+        views.print_training(TrainingResult(cost, budget))
+        trained = " ".join(capsys.readouterr().out.split())
+        views.print_retraining(replace(retrained, budget=budget))
+        compared = " ".join(capsys.readouterr().out.split())
+        for said in (trained, compared):
+            assert said and (REDUCED in said) == ("Budget" in said) == (budget is SHORT)
+
+
+def test_what_no_budget_would_change_names_none(capsys: pytest.CaptureFixture[str]) -> None:
+    views.print_retraining(
+        RetrainingResult("none", "a tie", "c" * 64, new=60, budget=replace(SHORT, enough=0))
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "reduced to: training on 20 of 798 commits" in said and "should take it all" not in said

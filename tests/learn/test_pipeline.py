@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from gitpeft.bundle import bundle as bundles
+from gitpeft.cli import views
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.install import install_hooks
 from gitpeft.learn import pipeline
+from gitpeft.learn.budget import BudgetReport
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import messages
 from gitpeft.learn.evaluation.messages import BundleDraft
@@ -117,6 +119,19 @@ def test_a_history_becomes_a_model(served: tuple[Repo, PipelineResult], built: B
     assert mode == ("chooser" if name == "default" else name)
 
 
+def test_what_the_budget_was_too_short_for_is_printed(
+    served: tuple[Repo, PipelineResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    repo, outcome = served
+    views.print_outcome(Repository.open(repo.path), outcome, "on")
+    assert "Budget" not in capsys.readouterr().out
+    short = BudgetReport(1, 61.3, ("training on 20 of 798 commits", "20 of 100 test commits"), 4)
+    views.print_outcome(Repository.open(repo.path), replace(outcome, budget=short), "on")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "reduced to: training on 20 of 798 commits; 20 of 100 test commits" in said
+    assert "--budget 4 should take it all" in said
+
+
 def test_the_json_of_a_result_keeps_its_keys(served: tuple[Repo, PipelineResult]) -> None:
     """Other programs read what `init --json` prints, and manifests are read by later versions."""
     repo, outcome = served
@@ -159,7 +174,8 @@ def test_nothing_but_the_state_is_written(served: tuple[Repo, PipelineResult]) -
     assert repo.git("status", "--porcelain") == ""
     state = state_of(repo)
     assert {path.name for path in state.iterdir()} - {"history.db-wal", "history.db-shm"} == {
-        "current", "history.db", "history.lock", "lines.db", "models", "paces.json", "runs",
+        "current", "history.db", "history.lock", "lines.db", "models", "paces.json", "risk-compared.json",
+        "runs",
     }  # fmt: skip
     assert not list(state.rglob("*.new")) and not list(state.glob("models/.new-*"))
     [folder] = state.glob("runs/*")
@@ -269,7 +285,9 @@ def test_what_validation_likes_best_serves(
 def test_training_alone_and_the_rest_later(copied: Repo, built: Built) -> None:
     what, repository = plan(built, seed=5), Repository.open(copied.path)
     before = listing(state_of(copied) / "models")
-    cost = pipeline.train_only(repository, what, nobody)
+    done = pipeline.train_only(repository, what, nobody)
+    cost = done.cost
+    assert done.as_dict()["steps"] == STEPS and done.as_dict()["budget"]["minutes"] == what.minutes
     assert cost.training.steps == STEPS and listing(state_of(copied) / "models") == before
     last = pipeline.find_last_trained_plan(repository)
     assert last == replace(what, until=copied.git("rev-parse", "HEAD"))

@@ -140,16 +140,39 @@ def build_dataset(
     """
     filtering = make_part_listener(listen, 0.0, _FILTERED_SHARE, "filtering") if listen else None
     counting = make_part_listener(listen, _FILTERED_SHARE, 1.0) if listen else None
-    bare, usable, left_out = _filter_records(records, most, filtering)
+    bare, usable, left_out = filter_records(records, most, filtering)
     taken = min(len(bare), limit(usable) if limit else usable)
     if taken < usable:
         left_out |= {OLDER_COMMITS: usable - taken}
         bare = bare[len(bare) - taken :]
-    indexer = make_indexer(bare, counting, is_enough)
-    if (unprepared := len(bare) - len(indexer)) > 0:
+    data = divide_examples(
+        bare,
+        neighbours,
+        lambda count: (int(count * (1 - valid - test)), int(count * (1 - test))),
+        is_enough=is_enough,
+        listen=counting,
+    )
+    if unprepared := len(bare) - len(data.examples):
         left_out[OLDER_COMMITS] = left_out.get(OLDER_COMMITS, 0) + unprepared
-        bare = bare[unprepared:]
-    first_valid, first_test = int(len(bare) * (1 - valid - test)), int(len(bare) * (1 - test))
+    return replace(data, left_out=left_out)
+
+
+def divide_examples(
+    bare: Sequence[Example],
+    neighbours: int,
+    divide: Callable[[int], tuple[int, int]],
+    *,
+    is_enough: Callable[[int], bool] | None = None,
+    listen: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """A dataset of usable examples, oldest first, with the exemplars that `build_dataset` finds for them.
+
+    Of so many examples, `divide` says which is the first for validation and which the first for testing.
+    `is_enough` and `listen` are those of `build_dataset`.
+    """
+    indexer = make_indexer(bare, listen, is_enough)
+    bare = bare[len(bare) - len(indexer) :]
+    first_valid, first_test = divide(len(bare))
     examples: list[Example] = []
     for start, end in ((0, first_valid), (first_valid, first_test), (first_test, len(bare))):
         examples += (
@@ -157,7 +180,7 @@ def build_dataset(
             for i in range(start, end)
         )
     index = indexer.build(len(bare))
-    return Dataset(tuple(examples), index, first_valid, first_test, left_out, indexer=indexer)
+    return Dataset(tuple(examples), index, first_valid, first_test, {}, indexer=indexer)
 
 
 def share_for_count(count: int, total: int) -> float:
@@ -181,10 +204,10 @@ def build_dataset_from_parts(train: Sequence[Example], valid: Sequence[Example],
 
 def select_usable_examples(records: Sequence[CommitRecord]) -> list[Example]:
     """The examples of a history without exemplars, oldest first."""
-    return _filter_records(records)[0]
+    return filter_records(records)[0]
 
 
-def _filter_records(
+def filter_records(
     records: Sequence[CommitRecord], most: int | None = None, listen: CountListener | None = None
 ) -> tuple[list[Example], int, dict[str, int]]:
     """Usable examples without exemplars, the newest `most` of them, the number of all, and how many records

@@ -1,51 +1,36 @@
 """Retrains the installed model on new commits and activates the challenger where it is better.
 
-    all usable commits, oldest first
-    |--- trained on by the champion ---|--- newer, or held out from it ---|
-    |  replay sample  |  everything it was not trained on  | valid | test |
-
 Messages and risk are two tasks, each with a comparison of its own (see `champion_challenger`). The winner of
 a task takes its place in the active model; a loser is kept aside with the reason. The risk model is fitted
 again on the labels known today, so that a bug that became known since counts.
 """
 
 import json
-import random
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
-from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
-from gitpeft.history.store import CommitRecord
 from gitpeft.learn import packing, pipeline
-from gitpeft.learn.budget import RunBudget
-from gitpeft.learn.data import dataset
-from gitpeft.learn.data.dataset import Dataset, Example
+from gitpeft.learn.budget import BudgetReport, RunBudget
+from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.results import CandidateModel, MinedHistory, ModelPlan
 from gitpeft.learn.retrain import champion_challenger
-from gitpeft.learn.retrain.champion_challenger import (
-    HELD_OUT_SHARE,
-    MAX_TEST_COMMITS,
-    MIN_TEST_COMMITS,
-    ChallengeVerdict,
-)
-from gitpeft.learn.risk import relabel
+from gitpeft.learn.retrain.challenger_data import ChallengerExamples, ChallengerSplit
+from gitpeft.learn.retrain.champion_challenger import MAX_TEST_COMMITS, MIN_TEST_COMMITS, ChallengeVerdict
+from gitpeft.learn.risk import last_comparison, relabel
+from gitpeft.learn.risk.labelled_history import LabelledHistory
 from gitpeft.learn.risk.relabel import LabelChanges
 from gitpeft.learn.training.finetune import ProgressListener
 from gitpeft.monitor import acceptance
 from gitpeft.risk.assessor import load_risk_encoder
 from gitpeft.risk.model import RiskModel, load_risk_model
-from gitpeft.suggest.retrieval import CommitIndex
-
-MIN_REPLAYED = 256
-"""One older example is replayed for each new one, but at least this many."""
 
 MESSAGE, RISK = "message", "risk"
 UP_TO_DATE = "already up to date: no new commits"
@@ -59,7 +44,7 @@ class RetrainingResult:
     `aside` the one kept aside when the winner of the other task became active. `new` counts usable commits
     since the champion, `taught` those trained on, `replayed` the older ones among them. `tasks` has a verdict
     for each task with a challenger, `labels` what changed in the risk labels since the champion, `seconds`
-    the time of each step, `left_out` what there was no time for.
+    the time of each step, `budget` what there was no time for.
     """
 
     action: str
@@ -75,7 +60,7 @@ class RetrainingResult:
     labels: LabelChanges | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    budget: BudgetReport | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
@@ -83,6 +68,8 @@ class RetrainingResult:
         return plain | {
             "tasks": _encode_verdicts(self.tasks),
             "labels": asdict(self.labels) if self.labels else {},
+            "budget": asdict(self.budget) if self.budget else {},
+            "left_out": self.budget.left_out if self.budget else (),
         }
 
 
@@ -111,10 +98,10 @@ class _MessageChallenger:
 
 @dataclass(frozen=True, slots=True)
 class _RiskChallenger:
-    """How the freshly fitted risk model compared, and what changed in the labels since the champion."""
+    """How the risk model of today compared, and what changed in the labels since the champion."""
 
     verdict: ChallengeVerdict
-    labels: LabelChanges
+    labels: LabelChanges | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,36 +142,104 @@ def run_retraining(
         )
     mined = pipeline.mine_history(repo, plan.until, listen)
     budget = RunBudget.start(repo.state_dir, plan.minutes)
-    limit = partial(budget.limit_examples, tip=mined.tip)
-    split = split_for_challenger(mined.records, champion, plan.seed, limit)
-    same_plan = not from_scratch and start is None and _matches_plan(champion, plan)
     work = _Retraining(repo, champion, mined, listen, agreed, budget)
-    skipped = UP_TO_DATE if split.new == 0 and same_plan else "" if split.data else _TOO_FEW_COMMITS
-    trained = None
-    if split.data is not None and not skipped:
+    same_plan = not from_scratch and start is None and _matches_plan(champion, plan)
+    split = _split_history(work, plan.seed, only_new=same_plan)
+    if split.data is None:
+        result = _renew_risk_model(work, UP_TO_DATE if same_plan and not split.new else _TOO_FEW_COMMITS)
+    else:
         if same_plan and _has_adapter(champion):
             start = champion.path / bundles.ADAPTER_FOLDER
-        warm_plan = replace(plan, warm=str(start) if start else "", rival=champion.id)
-        trained = _train_challenger(work, warm_plan, split.data)
-    with bundles.staging_folder(repo.state_dir) as scratch:
-        folder = trained.candidate.folder if trained else scratch
-        fitted = pipeline.fit_risk_model(repo, mined, folder, listen, budget=budget).model
-        result = _install_winners(work, trained, _challenge_risk_model(work, fitted), folder, skipped)
-    left_out = budget.report().left_out
-    return replace(result, new=split.new, replayed=split.replayed if trained else 0, left_out=left_out)
+        plan = replace(plan, warm=str(start) if start else "", rival=champion.id)
+        result = replace(_challenge_champion(work, plan, split.data), replayed=split.replayed)
+    return replace(result, new=split.new, budget=budget.report())
 
 
 _TOO_FEW_COMMITS = (
     f"too few commits that the installed model was not trained on, {MIN_TEST_COMMITS} are needed to compare "
     "(`gitpeft init` makes a new model without comparing)"
 )
+_NOTHING_NEW = "the installed score stays: nothing has changed since it was fitted or last compared"
 
 
-def _train_challenger(work: _Retraining, plan: ModelPlan, data: Dataset) -> _MessageChallenger:
-    """Train a challenger for messages and compare it with the champion."""
+def _split_history(work: _Retraining, seed: int, *, only_new: bool) -> ChallengerSplit:
+    """The examples that the budget allows for; no data where `only_new` commits matter and there are none.
+
+    A run that was killed, or is repeated, takes as many examples as before.
+    """
+    budget, name = work.budget, f"{work.mined.tip} {work.champion.id[:12]}"
+    work.listen("examples", 0.0, "")
+    found = ChallengerExamples.select(work.mined.records, work.champion, budget.bound_examples(name))
+    found = found.take_newest(budget.limit_examples(found.since, name))
+    if only_new and not found.count_new():
+        return ChallengerSplit(None, 0)
+    split = found.split(
+        seed,
+        is_enough=budget.has_enough_examples,
+        listen=lambda done, total: work.listen("examples", done / max(1, total), f"{done}/{total} commits"),
+    )
+    if split.data is not None:
+        prepared = len(split.data.examples)
+        budget.observe_examples(prepared)
+        budget.note_examples(prepared, found.since, name)
+        work.listen("examples", 1.0, f"{prepared:,} usable commits")
+    return split
+
+
+def _renew_risk_model(work: _Retraining, skipped: str) -> RetrainingResult:
+    """Challenge the risk model alone where nothing is trained, for the reason `skipped`."""
+    champion, mined = work.champion, work.mined
+    with bundles.staging_folder(work.repo.state_dir) as folder:
+        if last_comparison.was_compared(
+            work.repo, champion, mined.tip, len(mined.records), work.budget.minutes
+        ):
+            unchanged = _RiskChallenger(ChallengeVerdict(False, _NOTHING_NEW))
+            return _install_winners(work, None, unchanged, folder, skipped)
+        risk, minutes = _fit_risk_challenger(work, folder)
+        result = _install_winners(work, None, risk, folder, skipped)
+    _note_risk_comparison(work, result, minutes)
+    return result
+
+
+def _challenge_champion(work: _Retraining, plan: ModelPlan, data: Dataset) -> RetrainingResult:
+    """Challenge the champion for both tasks and activate the winners."""
     if reason := pipeline.explain_skipped_training(plan, data):
         raise GitpeftError(f"nothing was trained: {reason}", "`gitpeft init` makes a model without training")
-    made = pipeline.build_candidate(work.repo, plan, work.mined, data, work.listen, budget=work.budget)
+    folder, clock = pipeline.prepare_run_folder(work.repo, plan, work.mined, data), pipeline.StepClock()
+    with clock.measure("risk"):
+        risk, minutes = _fit_risk_challenger(work, folder, plan)
+    trained = _train_challenger(work, plan, data, clock)
+    result = _install_winners(work, trained, risk, folder, "")
+    _note_risk_comparison(work, result, minutes)
+    return result
+
+
+def _fit_risk_challenger(
+    work: _Retraining, folder: Path, plan: ModelPlan | None = None
+) -> tuple[_RiskChallenger | None, float]:
+    """Fit the risk model in `folder` and compare it; with it the minutes beyond which it might end otherwise.
+
+    All labels are let go of before anything is trained.
+    """
+    fitted, labels = pipeline.fit_risk_model(work.repo, work.mined, folder, work.listen, plan, work.budget)
+    whole = labels is not None and labels.report is not None and not labels.report.untraced
+    return _challenge_risk_model(work, fitted.model, labels), math.inf if whole else work.budget.minutes
+
+
+def _note_risk_comparison(work: _Retraining, result: RetrainingResult, minutes: float) -> None:
+    """Remember what was compared, unless a winner was not wanted: it is offered again the next time."""
+    activated = result.action == "activated"
+    if activated or not (RISK in result.tasks and result.tasks[RISK].won):
+        installed = bundles.require_active_bundle(work.repo.state_dir) if activated else work.champion
+        tip, commits = work.mined.tip, len(work.mined.records)
+        last_comparison.note_comparison(work.repo, installed, tip, commits, minutes)
+
+
+def _train_challenger(
+    work: _Retraining, plan: ModelPlan, data: Dataset, clock: pipeline.StepClock
+) -> _MessageChallenger:
+    """Train a challenger for messages and compare it with the champion."""
+    made = pipeline.build_candidate(work.repo, plan, work.mined, data, work.listen, clock, work.budget)
     base = pipeline.find_budgeted_base(plan)
     most = work.budget.count_compared(base, MAX_TEST_COMMITS)
     verdict, measured = champion_challenger.compare_message_models(
@@ -193,20 +248,26 @@ def _train_challenger(work: _Retraining, plan: ModelPlan, data: Dataset) -> _Mes
     return _MessageChallenger(replace(made, measured=measured), data, bool(plan.warm), verdict)
 
 
-def _challenge_risk_model(work: _Retraining, fitted: RiskModel) -> _RiskChallenger | None:
-    """Compare the fresh risk model with the installed one; None where neither is usable."""
+def _challenge_risk_model(
+    work: _Retraining, fitted: RiskModel, labels: LabelledHistory | None
+) -> _RiskChallenger | None:
+    """Compare the fresh risk model with the installed one; None where neither is usable.
+
+    `labels` are those that it was fitted on; None where that was in an earlier run, or there is no commit.
+    """
     installed = load_risk_model(work.champion)
     if not installed.is_usable and not fitted.is_usable:
         return None
-    limit = work.budget.limit_tracing(len(work.mined.records))
-    known = relabel.mine_labelled_history(work.repo, work.mined.tip, work.listen, limit)
-    if known is None:
+    if labels is None:
+        limit = work.budget.limit_tracing(len(work.mined.records))
+        labels = relabel.mine_labelled_history(work.repo, work.mined.tip, work.listen, limit)
+    if labels is None:
         return None
     until = relabel.get_fit_time(work.champion, installed)
     verdict = champion_challenger.compare_risk_models(
-        installed, until, fitted, known, load_risk_encoder(installed, work.champion)
+        installed, until, fitted, labels, load_risk_encoder(installed, work.champion)
     )
-    return _RiskChallenger(verdict, relabel.compare_labels(known, until))
+    return _RiskChallenger(verdict, relabel.compare_labels(labels, until))
 
 
 def _install_winners(
@@ -333,80 +394,3 @@ def _matches_plan(champion: Bundle, plan: ModelPlan) -> bool:
     causal = base.architecture.causal
     method = methods.make_method(plan.method, plan.settings, causal=causal).as_dict()
     return bool(json.loads(json.dumps(method)) == manifest.method)
-
-
-# --- the data of a challenger -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ChallengerSplit:
-    """The challenger's examples, how many commits are newer than the champion, and how many are replayed.
-
-    `data` is None where too few commits are left that the champion was neither trained nor validated on.
-    """
-
-    data: Dataset | None
-    new: int
-    replayed: int = 0
-
-
-def split_for_challenger(
-    records: Sequence[CommitRecord],
-    champion: Bundle,
-    seed: int,
-    limit: Callable[[int], int] = lambda count: count,
-) -> ChallengerSplit:
-    """Split a history so that the test commits are new to the champion as well as to the challenger.
-
-    Commits before the first that the champion knows were left out for want of time, and are left out again;
-    `limit` says how many of the others may be taken.
-    """
-    known = _load_known_commits(champion)
-    bare = dataset.select_usable_examples(records)
-    first = next((i for i, example in enumerate(bare) if known and example.sha == known[0]), 0)
-    bare = bare[len(bare) - limit(len(bare) - first) :]
-    before, seen = set(known), set(known[: len(known) - _count_held_out(champion, len(known))])
-    new = sum(example.sha not in before for example in bare)
-    unseen = [place for place, example in enumerate(bare) if example.sha not in seen]
-    count = min(MAX_TEST_COMMITS, max(MIN_TEST_COMMITS, int(HELD_OUT_SHARE * len(unseen))))
-    if len(unseen) < count:
-        return ChallengerSplit(None, new)
-    last_seen = max((place for place, example in enumerate(bare) if example.sha in seen), default=-1)
-    # a branch that was merged late has older commits among those that were trained or validated on
-    tested = min(len(bare) - unseen[-count], len(bare) - 1 - last_seen)
-    if tested < MIN_TEST_COMMITS:
-        return ChallengerSplit(None, new)
-    valid = min(MAX_TEST_COMMITS, max(MIN_TEST_COMMITS, (len(bare) - tested) // 10))
-    neighbours = TokenBudget().exemplars
-    data = dataset.build_dataset(
-        records,
-        neighbours,
-        dataset.share_for_count(valid, len(bare)),
-        dataset.share_for_count(tested, len(bare)),
-        limit=lambda _: len(bare),
-    )
-    trained_on = set(known[: int(0.8 * len(known))])
-    chosen, replayed = _sample_replay(data.examples[: data.first_valid], trained_on, seed)
-    return ChallengerSplit(replace(data, taught=chosen), new, replayed)
-
-
-def _count_held_out(champion: Bundle, known: int) -> int:
-    """How many of the newest commits it knows the champion was neither trained nor validated on."""
-    return int(champion.manifest.commits.get("held", known // 10))
-
-
-def _load_known_commits(champion: Bundle) -> list[str]:
-    """The commits of the champion's index, oldest first."""
-    index = CommitIndex.load_from_bundle(champion)
-    return [index.get_commit(place)[0] for place in range(len(index))]
-
-
-def _sample_replay(
-    examples: Sequence[Example], trained_on: set[str], seed: int
-) -> tuple[tuple[Example, ...], int]:
-    """What the champion was not trained on and a sample of the rest, in order; the sample's size."""
-    fresh = {example.sha for example in examples if example.sha not in trained_on}
-    old = [example for example in examples if example.sha in trained_on]
-    sample = random.Random(seed).sample(old, min(len(old), max(MIN_REPLAYED, len(fresh))))
-    chosen = fresh | {example.sha for example in sample}
-    return tuple(example for example in examples if example.sha in chosen), len(sample)

@@ -26,6 +26,7 @@ from gitpeft.learn.budget import RunBudget
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import MIN_TRAINING_EXAMPLES, Dataset, Example
 from gitpeft.learn.results import MinedHistory, ModelPlan
+from gitpeft.learn.retrain import challenger_data
 from gitpeft.learn.retrain import run as retrain_run
 from gitpeft.learn.training import finetune
 from gitpeft.learn.training.finetune import ProgressListener
@@ -104,7 +105,7 @@ def delete_old_adapters(folder: Path) -> None:
 def make_repository_dataset(repo: Repository, mined: MinedHistory, seed: int) -> Dataset:
     """The examples of a repository, split as its own training will split them."""
     champion = retrain_run.find_champion(repo)
-    found = retrain_run.split_for_challenger(mined.records, champion, seed).data if champion else None
+    found = challenger_data.split_for_challenger(mined.records, champion, seed).data if champion else None
     return found or dataset.build_dataset(mined.records, TokenBudget().exemplars)
 
 

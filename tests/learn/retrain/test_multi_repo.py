@@ -16,7 +16,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.budget import BudgetReport, RunBudget
 from gitpeft.learn.data.dataset import Dataset
-from gitpeft.learn.retrain import multi_repo, run, shared_adapter
+from gitpeft.learn.retrain import challenger_data, multi_repo, run, shared_adapter
 from gitpeft.learn.retrain.shared_adapter import SHARED_FOLDER
 from gitpeft.suggest.suggester import open_active_suggester
 from tests.support import generated, several_processes
@@ -42,7 +42,7 @@ def test_nobodys_held_out_commits_are_taught(copied: Repo, fresh: Repo, tmp_path
     ]
     champion = run.find_champion(repos[0])
     assert champion is not None
-    own = run.split_for_challenger(mined[0].records, champion, 0).data
+    own = challenger_data.split_for_challenger(mined[0].records, champion, 0).data
     assert own is not None and parts[0].test == own.test
     whole = join(tmp_path, parts, 1000)
     seen = {example.sha for example in whole.examples}

@@ -14,14 +14,20 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
+from gitpeft.learn import budget as budgets
 from gitpeft.learn import pipeline
+from gitpeft.learn.budget import Paces
+from gitpeft.learn.data import example_index
 from gitpeft.learn.evaluation.messages import MeasuredMessages
 from gitpeft.learn.models import bases, methods
-from gitpeft.learn.retrain import champion_challenger
+from gitpeft.learn.retrain import challenger_data, champion_challenger
 from gitpeft.learn.retrain import run as retrain_run
 from gitpeft.learn.retrain.champion_challenger import SAVED, ChallengeResult, ChallengeVerdict
 from gitpeft.learn.retrain.run import RetrainingResult
+from gitpeft.learn.risk import last_comparison
 from gitpeft.learn.risk.relabel import LabelChanges
+from gitpeft.learn.szz import szz
+from gitpeft.learn.szz.szz import SzzLabels
 from gitpeft.monitor import acceptance
 from gitpeft.risk.model import RiskModel
 from gitpeft.suggest.suggester import open_active_suggester
@@ -56,6 +62,19 @@ def judged(monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
     monkeypatch.setattr(champion_challenger, "compare_message_models", lambda *_: told)
 
 
+def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tips whose history is traced from now on."""
+    traced: list[str] = []
+    trace = szz.trace_bug_introducing_commits
+
+    def note(repo: Repository, tip: str, *rest: Any) -> SzzLabels:
+        traced.append(tip)
+        return trace(repo, tip, *rest)
+
+    monkeypatch.setattr(szz, "trace_bug_introducing_commits", note)
+    return traced
+
+
 # --- what is learnt from ------------------------------------------------------------------------------------
 
 
@@ -64,7 +83,7 @@ def test_the_duel_is_on_commits_that_neither_has_seen(grown: Repo) -> None:
     champion = retrain_run.find_champion(repo)
     assert champion is not None
     mined = pipeline.mine_history(repo, "HEAD", nobody)
-    split = retrain_run.split_for_challenger(mined.records, champion, 0)
+    split = challenger_data.split_for_challenger(mined.records, champion, 0)
     data, replayed = split.data, split.replayed
     assert data is not None and split.new == MORE
     order = grown.git("rev-list", "--reverse", "HEAD").split()
@@ -75,7 +94,9 @@ def test_the_duel_is_on_commits_that_neither_has_seen(grown: Repo) -> None:
     assert not champion_saw & set(tested) and not challenger_saw & set(tested)
     taught = set(order[: int(0.8 * FIRST)])
     fresh = [example for example in data.train if example.sha not in taught]
-    assert len(data.train) == len(fresh) + replayed and replayed == min(len(taught), retrain_run.MIN_REPLAYED)
+    assert len(data.train) == len(fresh) + replayed and replayed == min(
+        len(taught), challenger_data.MIN_REPLAYED
+    )
     assert [example.sha for example in data.train] == sorted(
         (example.sha for example in data.train), key=order.index
     )
@@ -87,24 +108,24 @@ def test_an_older_branch_that_was_merged_late_brings_nothing_known_into_the_duel
     champion = retrain_run.find_champion(repo)
     assert champion is not None
     records = pipeline.mine_history(repo, "HEAD", nobody).records
-    known = retrain_run._load_known_commits(champion)
+    known = challenger_data.load_known_commits(champion)
     order = [record for record in records if record.sha in set(known)]
     late = [record for record in records if record.sha not in set(known)]
     mixed = [*order[:20], *late[:30], *order[20:], *late[30:]]
-    data = retrain_run.split_for_challenger(mixed, champion, 0).data
+    data = challenger_data.split_for_challenger(mixed, champion, 0).data
     seen = set(known[: len(known) - FIRST // 10])
     assert data is not None and not seen & {example.sha for example in data.test}
-    data = retrain_run.split_for_challenger([*order[:20], *late, *order[20:]], champion, 0).data
+    data = challenger_data.split_for_challenger([*order[:20], *late, *order[20:]], champion, 0).data
     assert data is None or not seen & {example.sha for example in data.test}
 
 
 def test_a_replay_is_a_sample_where_there_is_much(monkeypatch: pytest.MonkeyPatch, grown: Repo) -> None:
-    monkeypatch.setattr(retrain_run, "MIN_REPLAYED", 7)
+    monkeypatch.setattr(challenger_data, "MIN_REPLAYED", 7)
     repo = Repository.open(grown.path)
     champion = retrain_run.find_champion(repo)
     assert champion is not None
     records = pipeline.mine_history(repo, "HEAD", nobody).records
-    found = [retrain_run.split_for_challenger(records, champion, seed) for seed in (0, 0, 1)]
+    found = [challenger_data.split_for_challenger(records, champion, seed) for seed in (0, 0, 1)]
     first, again, other = (one.data.train for one in found if one.data)
     assert first == again != other and len(first) == len(other)
     assert found[0].replayed < 0.8 * FIRST
@@ -206,8 +227,9 @@ def test_each_task_goes_its_own_way(
 
 
 def test_only_the_score_is_new(copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No new commit for messages, but a bug became known: the score alone is held against the old one."""
+    """No new commit for messages, but other bugs are known: the score alone is held against the old one."""
     copied.git("reset", "-q", "--hard", f"HEAD~{MORE}")
+    copied.git("config", "gitpeft.fixPattern", "parser")
     before = bundles.read_active_ids(state(copied))[0]
     monkeypatch.setattr(retrain_run, "_challenge_risk_model", lambda *_: risk_challenger(True))
     done = run(copied, built)
@@ -259,6 +281,103 @@ def test_a_base_selected_without_tuning_is_up_to_date_as_well(
     monkeypatch.setattr(retrain_run, "_train_challenger", lambda *_: pytest.fail("trained"))
     done = run(copied, built)
     assert (done.action, done.reason) == ("none", retrain_run.UP_TO_DATE)
+
+
+def test_what_did_not_change_is_not_done_again(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score is fitted and compared once for what decides it, with one tracing of the history."""
+    traced = count_traces(monkeypatch)
+
+    def retrain() -> tuple[set[str], int, str]:
+        """The steps that are announced, how often the history is traced, and the reason."""
+        traced.clear()
+        heard: set[str] = set()
+        done = run(copied, built, lambda step, *_: heard.add(step))
+        assert done.action == "none" and done.taught == 0
+        return heard & {"labels", "risk", "train"}, len(traced), done.reason
+
+    again, nothing = ({"labels", "risk"}, 1), (set[str](), 0)
+    copied.git("reset", "-q", "--hard", f"HEAD~{MORE}")
+    note = state(copied) / last_comparison.NOTE_FILE
+    note.unlink(missing_ok=True)  # as an earlier version leaves a model
+    assert retrain() == (*again, retrain_run.UP_TO_DATE)
+    assert retrain() == (*nothing, retrain_run.UP_TO_DATE)
+    copied.git("config", "gitpeft.fixPattern", "^parser")
+    assert retrain() == (*again, retrain_run.UP_TO_DATE)
+    assert retrain() == (*nothing, retrain_run.UP_TO_DATE)
+    copied.commit("Read names of two words", **{"src/words.py": "def read():\n    return 2\n"})
+    heard, times, reason = retrain()
+    assert (heard, times) == again and reason.startswith("too few commits")
+    heard, times, reason = retrain()
+    assert (heard, times) == nothing and reason.startswith("too few commits")
+    assert reason.endswith("nothing has changed since it was fitted or last compared")
+
+
+def test_after_a_training_the_score_is_not_compared_again(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The challenger's labels serve the comparison too."""
+    judged(monkeypatch, 1.0)
+    traced = count_traces(monkeypatch)
+    assert run(copied, built, plan={"minutes": 0.02}).action == "activated" and len(traced) == 1
+    done = run(copied, built, plan={"minutes": 0.02})
+    assert (done.reason, len(traced)) == (retrain_run.UP_TO_DATE, 1)
+
+
+def test_a_score_that_was_not_wanted_is_offered_again(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.git("reset", "-q", "--hard", f"HEAD~{MORE}")
+    copied.git("config", "gitpeft.fixPattern", "parser")
+    monkeypatch.setattr(retrain_run, "_challenge_risk_model", lambda *_: risk_challenger(True))
+    assert run(copied, built, agreed=lambda _: False).reason.startswith("not wanted")
+    assert run(copied, built).action == "activated"
+    assert run(copied, built).reason == retrain_run.UP_TO_DATE
+
+
+def test_a_killed_run_takes_the_same_examples_again(copied: Repo, built: Built) -> None:
+    """As many as there was time for are remembered before the training, and the pace of preparing them."""
+    champion = retrain_run.find_champion(Repository.open(copied.path))
+    assert champion is not None
+
+    def stop(step: str, _done: float, _detail: str) -> None:
+        if step == "risk":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(copied, built, stop)
+    paces = Paces(state(copied) / budgets.PACES_FILE)
+    name = f"{copied.git('rev-parse', 'HEAD')} {champion.id[:12]} 3"
+    assert paces.recall_count(name) == FIRST + MORE
+    paces.remember_count(name, 150)
+    heard: list[str] = []
+    done = run(copied, built, lambda step, _, detail: heard.append(detail) if step == "examples" else None)
+    assert "150 usable commits" in heard and done.tasks["message"].result is not None
+    assert done.budget is not None
+    assert f"examples of the newest 150 of {FIRST + MORE} commits" in done.budget.left_out
+    told = json.loads(json.dumps(done.as_dict()))
+    assert told["left_out"] == told["budget"]["left_out"] and told["budget"]["minutes"] == 3
+
+
+def test_few_examples_are_tested_on_the_same_commits(grown: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example_index, "_BATCH_SIZE", 10)
+    repo = Repository.open(grown.path)
+    champion = retrain_run.find_champion(repo)
+    assert champion is not None
+    records = pipeline.mine_history(repo, "HEAD", nobody).records
+    whole = challenger_data.split_for_challenger(records, champion, 0).data
+    every = challenger_data.ChallengerExamples.select(records, champion)
+    bounded = challenger_data.ChallengerExamples.select(records, champion, most=100)
+    assert (len(bounded.examples), bounded.since) == (100, FIRST + MORE)
+    for split in (
+        bounded.split(0),
+        every.take_newest(90).split(0),
+        every.split(0, is_enough=lambda prepared: prepared >= 100),
+    ):
+        assert split.new == MORE and split.data is not None and whole is not None
+        assert len(split.data.examples) <= 100
+        assert [one.sha for one in split.data.test] == [one.sha for one in whole.test]
 
 
 def test_there_must_be_a_champion(repo: Repo, built: Built) -> None:

@@ -320,7 +320,7 @@ def test_init_leaves_the_graph_where_it_is_worth_it(
     repository = Repository.open(repo.path)
     plan = ModelPlan(base=str(base.folder), settings={"rank": 4}, minutes=0.5)
     mined = pipeline.mine_history(repository, tip, lambda *_: None)
-    told = pipeline.fit_risk_model(repository, mined, tmp_path, lambda *_: None, plan).as_dict()
+    told = pipeline.fit_risk_model(repository, mined, tmp_path, lambda *_: None, plan)[0].as_dict()
     assert told["kind"] == TUNED_ENCODER and (tmp_path / bundles.RISK_ENCODER_FILE).exists()
     taught = told["report"]["taught"]
     assert len(taught) == 2 and all(one["seconds"] < 10 for one in taught)
