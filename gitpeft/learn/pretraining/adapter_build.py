@@ -8,7 +8,7 @@ import csv
 import json
 import random
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,15 +150,9 @@ def _train_together(
     settings = recipe.settings.count_pairs(len(reader))
     run = _open_run(base, recipe, settings, work / "run", device, notes)
     run.notes[:0] = notes
-    listen("train", run.at.place / settings.pairs, " · ".join(run.notes))  # says where it goes on from
-
-    def report(row: dict[str, float]) -> None:
-        with (run.folder / LOG_FILE).open("a", encoding="utf-8") as log:
-            log.write(json.dumps({name: round(value, 4) for name, value in row.items()}) + "\n")
-        told = [*(f"{k} {v:.4g}" for k, v in row.items()), *run.notes]  # told once, they are overlooked
-        listen("train", row["place"] / settings.pairs, " · ".join(told))
-
-    finished = finish or _train(run, recipe, reader, held, report)
+    reporter = _RunReporter(run, listen)
+    reporter.report_place()  # says where it goes on from
+    finished = finish or _train(run, recipe, reader, held, reporter)
     if finished and distributed.find_world().writes:
         adapter_run.write_adapter(run, out / BASE_ADAPTER_FOLDER)
         # where a run has token ids only, the histories are elsewhere
@@ -171,18 +165,39 @@ def _train_together(
     return finished
 
 
+class _RunReporter:
+    """Writes the log of a run, and tells after every step how far it is."""
+
+    def __init__(self, run: AdapterRun, listen: ProgressListener) -> None:
+        self.run, self.listen = run, listen
+        self.words: list[str] = []
+
+    def add_row(self, row: Mapping[str, float]) -> None:
+        """Log a row; what it measured is told from now on."""
+        with (self.run.folder / LOG_FILE).open("a", encoding="utf-8") as log:
+            log.write(json.dumps({name: round(value, 4) for name, value in row.items()}) + "\n")
+        self.words = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("place", "seconds")]
+        self.report_place()
+
+    def report_place(self) -> None:
+        """Tell the place, with all notes: told once, they are overlooked."""
+        place, pairs = self.run.at.place, self.run.settings.pairs
+        told = [f"{place:,}/{pairs:,} pairs", *self.words, *self.run.notes]
+        self.listen("train", place / pairs, " · ".join(told))
+
+
 def _train(
     run: AdapterRun,
     recipe: AdapterRecipe,
     reader: "PairReader | EncodedPairs",
     held: Mapping[str, ValidationPart],
-    report: Callable[[dict[str, float]], None],
+    reporter: "_RunReporter",
 ) -> bool:
     """Train with what the device has to make it fast; whether all pairs were seen."""
     if run.device.type == "cuda":
-        return _train_on_gpu(run, recipe, reader, held, report)
+        return _train_on_gpu(run, recipe, reader, held, reporter)
     with speed_up_where_possible(run.model, run.settings.threads, compiled=run.settings.compile):
-        return adapter_run.train_adapter(run, reader, held, report)
+        return adapter_run.train_adapter(run, reader, held, reporter.add_row, on_step=reporter.report_place)
 
 
 def _train_on_gpu(
@@ -190,7 +205,7 @@ def _train_on_gpu(
     recipe: AdapterRecipe,
     reader: "PairReader | EncodedPairs",
     held: Mapping[str, ValidationPart],
-    report: Callable[[dict[str, float]], None],
+    reporter: "_RunReporter",
 ) -> bool:
     import torch
 
@@ -202,7 +217,7 @@ def _train_on_gpu(
     pairs = -(-run.settings.batch // distributed.find_world().size)
     tokens = pairs * (recipe.tokens + MAX_MESSAGE_TOKENS)
     with adapter_gpu.fit_to_gpu(run, tokens, free, "inductor" if run.settings.compile else ""):
-        return adapter_run.train_adapter(run, reader, held, report, rate)
+        return adapter_run.train_adapter(run, reader, held, reporter.add_row, rate, reporter.report_place)
 
 
 def _read_pairs(
@@ -240,7 +255,7 @@ def encode_corpus(
     for some in reader.encode_all():
         parts.append(some)
         done += len(some)
-        listen("examples", done / len(reader), f"{done:,} of {len(reader):,} pairs")
+        listen("examples", done / len(reader), f"{done:,}/{len(reader):,} pairs")
     PromptedExamples.join_parts(parts).save(spare / "train.npz")
     sizes = {}
     for name, part in held.items():

@@ -320,13 +320,14 @@ def train_adapter(
     valid: Mapping[str, ValidationPart],
     report: Callable[[dict[str, float]], None],
     rate: float = 0.0,
+    on_step: Callable[[], None] = lambda: None,
 ) -> bool:
     """Train until all pairs are seen, the minutes are over, or SIGTERM; whether all pairs were seen.
 
     The batch in progress is finished, and a checkpoint written, in any case. `report` gets the rows of the
     log: place, loss (nats a token) and seconds every ten steps, `valid: NAME` (nats a byte) now and then.
     With the bf16 `rate` of a device, in operations a second, the rows also have real tokens a second and what
-    they use of that rate.
+    they use of that rate. `on_step` is called after every step, which on a CPU may take seconds.
     """
     settings, before, world = run.settings, run.at.seconds, distributed.find_world()
     began = saved = time.monotonic()
@@ -346,6 +347,7 @@ def train_adapter(
             loss = run.take_step(source.make_examples(mine), size)
             run.at.seconds = before + time.monotonic() - began
             reporter.add_step(loss)
+            on_step()
             if time.monotonic() - saved > 60 * settings.save_minutes and world.writes:
                 saved = time.monotonic()
                 run.save()

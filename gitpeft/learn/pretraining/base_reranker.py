@@ -99,7 +99,7 @@ def fit_base_reranker(
     _check_names(names, tips)
     asked: dict[str, list[ExampleCandidates]] = {}
     for number, name in enumerate(names):
-        listen("choose", number / len(names), name)
+        listen("choose", number / len(names), f"{number}/{len(names)} repositories · {name}")
         asked[name] = asker.ask_once(name, tips[name])
     fitted, found = fit_on_histories(list(asked.values()), marks)
     outcomes = [one.outcome for one in found]

@@ -197,7 +197,7 @@ def train_stages(
             continue
         if weights.has_any():
             auxiliary_losses.attach_heads(model)
-        show = _make_stage_listener(listen, f"stage {number}", reachable, notes)
+        show = _make_stage_listener(listen, f"stage {number}", settings.steps, reachable, notes)
         cost = train_model(
             model,
             train,
@@ -220,7 +220,7 @@ def train_stages(
 
 
 def _make_stage_listener(
-    listen: ProgressListener, stage: str, matrix_rate: float, notes: Sequence[str]
+    listen: ProgressListener, stage: str, steps: int, matrix_rate: float, notes: Sequence[str]
 ) -> Callable[[TrainingProgress], None]:
     """Tells of each step, with all notes so far: what is told only once is easily overlooked.
 
@@ -231,7 +231,8 @@ def _make_stage_listener(
     def report_progress(progress: TrainingProgress) -> None:
         told.extend([progress.note] if progress.note else [])
         seconds = max(progress.seconds, 1e-9)
-        words = [f"loss {progress.loss:.3f}", f"{progress.tokens / seconds:,.0f} tokens/s"]
+        words = [f"{progress.step:,}/{steps:,} steps", f"loss {progress.loss:.3f}"]
+        words.append(f"{progress.tokens / seconds:,.0f} tokens/s")
         if matrix_rate:
             words.append(f"{progress.flops / seconds / matrix_rate:.0%} of the device's bf16 matrix rate")
         listen(stage, progress.done, " · ".join([*words, *told]))

@@ -109,7 +109,8 @@ def make_pairs(
     in_order = work / "in-order.jsonl"
     with in_order.open("w", encoding="utf-8") as lines:
         for number, (name, (found, own)) in enumerate(zip(sorted(repositories), judged, strict=True)):
-            listen("pairs", number / len(repositories), name)
+            told = f"{number:,}/{len(repositories):,} repositories · {name}"
+            listen("pairs", number / len(repositories), told)
             counts.update(own)
             if name in rules.validation:
                 later = found[len(found) // 2 :]

@@ -19,6 +19,7 @@ from gitpeft.learn.pretraining.adapter_build import AdapterRecipe, PairReader
 from gitpeft.learn.pretraining.adapter_checkpoint import read_position
 from gitpeft.learn.pretraining.adapter_run import AdapterRun, AdapterSettings
 from gitpeft.learn.pretraining.base_reranker import HistoryAsker, RerankerRules, fit_base_reranker
+from gitpeft.learn.pretraining.line_file import LineFile
 from gitpeft.learn.training import devices, resident
 from gitpeft.learn.training.checkpoint_writer import CheckpointWriter
 from tests.support import tinymodel
@@ -75,7 +76,11 @@ def test_notes_are_told_as_long_as_it_trains(place: Path, monkeypatch: pytest.Mo
         recipe, place / "corpus", place / "noted", out,
         lambda step, _, detail: heard.append(detail) if step == "train" else None,
     )  # fmt: skip
-    assert len(heard) > 2 and all("no GPU here" in one for one in heard)
+    pairs = recipe.settings.count_pairs(len(LineFile(place / "noted" / commit_pairs.TRAIN_FILE))).pairs
+    places = [int(one.split("/")[0]) for one in heard]
+    assert set(range(0, pairs, recipe.settings.batch)) < set(places), "every step is told, not only the tenth"
+    assert places == sorted(places) and all(f"/{pairs:,} pairs · " in one for one in heard)
+    assert all("no GPU here" in one for one in heard)
     assert all("out of memory: parts of" in one for one in heard[-2:]) and len(failed) == 2
 
 

@@ -70,10 +70,11 @@ def test_every_step_is_heard(built: Built) -> None:
 
 def test_a_note_stays_beside_what_is_told_of_each_step() -> None:
     heard: list[str] = []
-    show = build._make_stage_listener(lambda *given: heard.append(given[2]), "stage 1", 0.0, ["no GPU"])
+    show = build._make_stage_listener(lambda *given: heard.append(given[2]), "stage 1", 1200, 0.0, ["no GPU"])
     for note in ("", "out of memory", ""):
         show(TrainingProgress(1, 0.1, 2.0, 50, 1.0, note=note))
-    assert heard == [f"loss 2.000 · 50 tokens/s · no GPU{more}" for more in ("", *[" · out of memory"] * 2)]
+    told = "1/1,200 steps · loss 2.000 · 50 tokens/s · no GPU"
+    assert heard == [told + more for more in ("", *[" · out of memory"] * 2)]
 
 
 def test_validation_repositories_are_never_learnt_from(built: Built) -> None:
