@@ -15,6 +15,7 @@ from gitpeft.suggest.side_checks import is_vague, measure_edited_share
 from gitpeft.suggest.team_wording import TeamWording
 
 GENERATED, RETRIEVED, ANALOGY, DESCRIBED = "generated", "retrieved", "analogy", "described"
+GIVEN = "given"
 
 WEIGHED_FEATURES = (
     "is_weighed",
@@ -93,7 +94,7 @@ _ECHO_FLOOR = 0.05
 @lazy_dataclass(frozen=True, slots=True)
 class DraftMessage:
     """A message from the model (`origin` GENERATED), of an earlier commit (RETRIEVED), of such a commit with
-    its slots filled (ANALOGY), or put together from facts (DESCRIBED).
+    its slots filled (ANALOGY), put together from facts (DESCRIBED), or handed in to be judged (GIVEN).
 
     `like` are the ids of the commits behind it: its exemplars, or the commit whose message it is. `mean` is
     the log-probability per token and `tokens` how many tokens that was, 0 where the model did not score it;

@@ -7,6 +7,7 @@ than numpy.
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from gitpeft.suggest.reranker import MessageCandidate, Reranker
 from gitpeft.suggest.reranker_features import (
     ANALOGY,
     DESCRIBED,
+    GIVEN,
     RETRIEVED,
     DraftMessage,
     RerankingContext,
@@ -180,10 +182,13 @@ class Suggester:
         generate: bool = True,
         before: str | None = None,
         branch: str = "",
+        given: Sequence[str] = (),
     ) -> list[MessageCandidate]:
         """All different candidates, generated ones first, then retrieved ones, each kind best first.
 
-        Arguments as for `suggest`; without `generate` the model is neither loaded nor run.
+        Arguments as for `suggest`; without `generate` the model is neither loaded nor run. Last come those
+        `given` messages that are not among the candidates, to be judged like these; they change nothing in
+        the features of the others.
         """
         generate = generate and self._has_model
         self._load_missing(generate)
@@ -194,7 +199,7 @@ class Suggester:
             exemplars = neighbours[: self._exemplar_count]
             drafts = self._generator.generate_drafts(change, previous, exemplars)
         work = self._lay_groundwork(change, previous, neighbours, end, branch)
-        return self._build_candidates(work, drafts)
+        return self._build_candidates(work, drafts, given)
 
     def _lay_groundwork(
         self,
@@ -213,14 +218,22 @@ class Suggester:
                 others = _collect_other_drafts(neighbours, context)
             return _Groundwork(context, others, previous, neighbours[: self._exemplar_count])
 
-    def _build_candidates(self, work: _Groundwork, drafts: Sequence[DraftMessage]) -> list[MessageCandidate]:
-        """The candidates from the model's drafts, which come first, and from all others."""
+    def _build_candidates(
+        self, work: _Groundwork, drafts: Sequence[DraftMessage], given: Sequence[str] = ()
+    ) -> list[MessageCandidate]:
+        """The candidates from the model's drafts, which come first, from all others, and those given."""
         others, earlier = work.others, self._reranker.is_of_earlier_version
         if drafts and self._generator is not None and self._generator.scores_cheaply and not earlier:
             others = self._score_offerable(others, work.context)
         with self._timer.measure("choose"):
             found = [*drafts, *others]
-            candidates = reranker.build_candidates(found, work.context, self._longest, grounded=not earlier)
+            build = partial(
+                reranker.build_candidates, context=work.context, longest=self._longest, grounded=not earlier
+            )
+            candidates = build(found)
+            if given:
+                found += [DraftMessage(one, GIVEN, ()) for one in given]
+                candidates += [one for one in build(found) if one.origin == GIVEN]
         return self._weigh_best(candidates, found, work) if drafts and self._weighs else candidates
 
     @property

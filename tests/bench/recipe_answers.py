@@ -44,5 +44,5 @@ def open_answers(args: argparse.Namespace) -> RecipeAnswers:
     recipe = AdapterRecipe.load(args.recipe)
     assert recipe.reranker is not None, "the recipe has no [reranker]"
     base = bases.find_base(str(args.base))
-    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work, recipe.list_marked())
+    asker = HistoryAsker(base, recipe.reranker, args.corpus, frozenset(), args.work, recipe.read_marks())
     return RecipeAnswers(recipe, recipe.reranker, base, asker, recipe.read_repositories())

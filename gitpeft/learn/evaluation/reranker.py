@@ -238,7 +238,7 @@ def _fit_marks(asked: Sequence[ExampleCandidates], marks: Marks) -> tuple[FloatA
     """
     rows, states, goals = [], [], []
     for one in asked:
-        for c in one.found:
+        for c in (*one.found, *one.given):
             mark = marks.get((one.example.sha, c.message))
             if mark is not None and not c.flaw:
                 saved = min(1.0, remember_saving(c.message, one.example.message) / FULL_SAVING)

@@ -18,6 +18,7 @@ from gitpeft.learn.evaluation.kept_answers import KeptAnswers
 from gitpeft.learn.evaluation.text_metrics import keystrokes_saved
 from gitpeft.suggest import recent_exemplars
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
+from gitpeft.suggest.reranker_features import GIVEN
 from gitpeft.suggest.retrieval import CommitIndex
 from gitpeft.suggest.suggester import Suggester
 from gitpeft.suggest.terms import IndexEntry
@@ -25,10 +26,15 @@ from gitpeft.suggest.terms import IndexEntry
 
 @dataclass(frozen=True, slots=True)
 class ExampleCandidates:
-    """An example and the candidates that a model has for it."""
+    """An example and the candidates that a model has for it.
+
+    `given` are messages that it did not propose, judged like these: from them too a reranker can learn what
+    messages are worth.
+    """
 
     example: Example
     found: tuple[MessageCandidate, ...]
+    given: tuple[MessageCandidate, ...] = ()
 
     def offered_message(self, reranker: Reranker, least: float | None = None) -> str:
         """The message that this reranker would have put first, "" if none reaches `least` (its threshold)."""
@@ -99,13 +105,15 @@ def collect_candidates(
     since: Sequence[Example] = (),
     limit: TrialLimit | None = None,
     kept: KeptAnswers | None = None,
+    given: Mapping[str, Sequence[str]] | None = None,
 ) -> list[ExampleCandidates]:
     """Every candidate for every example.
 
     `since` are all examples that are not in the suggester's index, oldest first: for each example those
     before it are indexed, as many as the hook looks back. With a `limit` whose time runs out, only a random
     part of the examples, in their order. What is `kept` of an earlier trial is not asked again, and where
-    that one came to its end nothing is.
+    that one came to its end nothing is. By commit, messages can be `given` to be judged beside the
+    candidates.
     """
     start, asked = time.monotonic(), dict[int, ExampleCandidates]()
     places = range(len(examples))
@@ -116,16 +124,18 @@ def collect_candidates(
         if most and len(asked) >= most:
             break
         example = examples[place]
-        found = kept.find(example) if kept else None
-        if found is None:
+        answer = kept.find(example) if kept else None
+        if answer is None:
             if limit and len(asked) >= limit.least and time.monotonic() - start >= limit.seconds:
                 break
             if since:
                 suggester.index_recent_commits(before)
-            found = tuple(suggester.collect_candidates(example.change, example.previous))
+            more = (given or {}).get(example.sha, ())
+            answer = tuple(suggester.collect_candidates(example.change, example.previous, given=more))
             if kept:
-                kept.add(example, found)
-        asked[place] = ExampleCandidates(example, found)
+                kept.add(example, answer)
+        found = tuple(one for one in answer if one.origin != GIVEN)
+        asked[place] = ExampleCandidates(example, found, answer[len(found) :])
         if on_step:
             on_step(len(asked), len(examples))
     if kept and not most:

@@ -160,8 +160,8 @@ def _train_together(
             lines = pairs.read_text(encoding="utf-8").splitlines()
             learnt = frozenset(str(json.loads(line)["sha"]) for line in lines[: run.at.place])
             fresh = bases.find_base(str(out))  # with the adapter
-            asker = HistoryAsker(fresh, recipe.reranker, corpus, learnt, work, recipe.list_marked())
-            fit_base_reranker(asker, recipe.read_repositories(), listen, recipe.read_marks())
+            asker = HistoryAsker(fresh, recipe.reranker, corpus, learnt, work, recipe.read_marks())
+            fit_base_reranker(asker, recipe.read_repositories(), listen)
     return finished
 
 

@@ -8,10 +8,10 @@ import base64
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,9 +87,7 @@ def read_mark_rows(path: Path) -> list[MarkRow]:
         ) from None
 
 
-def fit_base_reranker(
-    asker: "HistoryAsker", tips: Mapping[str, str], listen: ProgressListener, marks: Marks | None = None
-) -> Reranker:
+def fit_base_reranker(asker: "HistoryAsker", tips: Mapping[str, str], listen: ProgressListener) -> Reranker:
     """Write `onnx/chooser.json` into the base's folder, and a report beside it.
 
     `tips` are the commits to start from, by OWNER/NAME. GitpeftError where a clone is missing, or a history
@@ -101,6 +99,7 @@ def fit_base_reranker(
     for number, name in enumerate(names):
         listen("choose", number / len(names), f"{number}/{len(names)} repositories · {name}")
         asked[name] = asker.ask_once(name, tips[name])
+    marks = asker.marks
     fitted, found = fit_on_histories(list(asked.values()), marks)
     outcomes = [one.outcome for one in found]
     threshold = (
@@ -181,7 +180,8 @@ def summarise_marks(
 @dataclass(frozen=True, slots=True)
 class HistoryAsker:
     """Asks a base about commits of the clones in `corpus`, but for those whose ids (12 digits) it has learnt
-    from, and about all that readers have `marked`.
+    from, and about all that have readers' `marks`: what a reader saw is judged by this model too, whether it
+    proposes it or not, because the marks may be of messages that an earlier adapter wrote.
 
     Answers and exported files are kept in a folder of `work` for this base and adapter.
     """
@@ -191,7 +191,7 @@ class HistoryAsker:
     corpus: Path
     learnt: frozenset[str]
     work: Path
-    marked: frozenset[str] = frozenset()
+    marks: Marks | None = None
 
     @property
     def folder(self) -> Path:
@@ -202,7 +202,7 @@ class HistoryAsker:
             self.rules.newest,
             self.rules.commits,
             self.rules.seed,
-            sorted(self.marked),
+            sorted(self.marks or ()),
         ]
         digest = hashlib.sha256(json.dumps(rules).encode()).hexdigest()
         return self.work / f"asked-{self.base.digest[:12]}-{digest[:6]}"
@@ -227,13 +227,16 @@ class HistoryAsker:
         newest = examples[len(examples) - len(examples) // 5 :]
         index = build_example_index(examples[: len(examples) - len(newest)])
         unseen = [one for one in newest if one.sha not in self.learnt]
-        chosen = self._choose_commits(unseen)
+        own = {one.sha: one.message for one in newest}
+        marked = group_messages(self.marks or {}, own)
+        chosen = self._choose_commits(unseen, marked.keys())
         with trial.open_trial_suggester(manifest, files, index, {}) as suggester:
-            return trial.collect_candidates(suggester, chosen, since=newest)
+            return trial.collect_candidates(suggester, chosen, since=newest, given=marked)
 
-    def _choose_commits(self, unseen: Sequence[Example]) -> list[Example]:
-        """The marked ones, and others as long as there are fewer than the rules ask for; in their order."""
-        marked = {one.sha for one in unseen if one.sha in self.marked}
+    def _choose_commits(self, unseen: Sequence[Example], seen: Container[str]) -> list[Example]:
+        """Those that readers have seen, and others as long as there are fewer than the rules ask for; in
+        their order."""
+        marked = {one.sha for one in unseen if one.sha in seen}
         others = [one for one in unseen if one.sha not in marked]
         some = trial.sample_examples(others, max(0, self.rules.commits - len(marked)), self.rules.seed)
         chosen = marked | {one.sha for one in some}
@@ -256,9 +259,21 @@ class HistoryAsker:
         return folder
 
 
+def group_messages(marks: Marks, own: Mapping[str, str]) -> dict[str, list[str]]:
+    """The messages that have a mark, by commit, without the commit's own: no model proposed that."""
+    found: dict[str, list[str]] = {}
+    for commit, message in marks:
+        found.setdefault(commit, [])
+        if message != own.get(commit):
+            found[commit].append(message)
+    return found
+
+
 def _describe_answer(one: ExampleCandidates) -> dict[str, object]:
-    found = [asdict(c) | {"state": _pack_state(c.state)} for c in one.found]
-    return {"sha": one.example.sha, "message": one.example.message, "found": found}
+    described: dict[str, object] = {"sha": one.example.sha, "message": one.example.message}
+    for name, candidates in (("found", one.found), ("given", one.given)):
+        described[name] = [asdict(c) | {"state": _pack_state(c.state)} for c in candidates]
+    return described
 
 
 def _pack_state(state: Sequence[float]) -> str:
@@ -269,15 +284,17 @@ def _unpack_state(packed: str) -> tuple[float, ...]:
     return tuple(np.frombuffer(base64.b64decode(packed), np.float32).astype(float).tolist())
 
 
-def _read_answer(stored: Mapping[str, object]) -> ExampleCandidates:
-    found = stored["found"]
-    assert isinstance(found, list)
-    candidates = tuple(
+def _read_answer(stored: Mapping[str, Any]) -> ExampleCandidates:
+    found, given = map(_read_candidates, (stored["found"], stored["given"]))
+    return ExampleCandidates(Example("", stored["message"], "", (), stored["sha"]), found, given)
+
+
+def _read_candidates(stored: Sequence[Mapping[str, Any]]) -> tuple[MessageCandidate, ...]:
+    return tuple(
         MessageCandidate(
-            **one
+            **dict(one)
             | {"like": tuple(one["like"]), "features": tuple(one["features"])}
             | {"state": _unpack_state(one["state"])}
         )
-        for one in found
+        for one in stored
     )
-    return ExampleCandidates(Example("", str(stored["message"]), "", (), str(stored["sha"])), candidates)

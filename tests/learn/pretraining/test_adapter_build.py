@@ -348,10 +348,16 @@ def test_what_readers_have_marked_is_asked_about_and_not_learnt(place: Path, tmp
     assert counts["left to other uses"] == len(marked)
     assert recipe.reranker is not None
     base = bases.find_base(str(place / "out"))
-    asker = HistoryAsker(
-        base, recipe.reranker, place / "corpus", frozenset(left), tmp_path / "asked", frozenset(marked)
-    )
-    assert {one.example.sha for one in asker.ask_once("a/first", "HEAD")} == marked
+    marks = recipe.read_marks()
+    asker = HistoryAsker(base, recipe.reranker, place / "corpus", frozenset(left), tmp_path / "asked", marks)
+    asked = asker.ask_once("a/first", "HEAD")
+    assert {one.example.sha for one in asked} == marked
+    given = [c for one in asked for c in one.given]
+    assert {c.message for c in given} == {"Let it be"} and all(c.get_feature("is_weighed") for c in given)
+    assert asker.ask_once("a/first", "HEAD") == asked, "kept with the answers"
+    without = replace(asker, marks=dict.fromkeys(((sha, "") for sha in marked), 0), work=tmp_path / "bare")
+    bare = without.ask_once("a/first", "HEAD")
+    assert [one.found for one in bare] == [one.found for one in asked], "nothing else looks different"
     [spare] = set(newest) - marked
     more = replace(asker, learnt=asker.learnt - {spare}, work=tmp_path / "more")
     more = replace(more, rules=replace(more.rules, commits=99))

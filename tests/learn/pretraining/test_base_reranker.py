@@ -13,7 +13,7 @@ from gitpeft.learn.evaluation.trial import ExampleCandidates
 from gitpeft.learn.pretraining import base_reranker
 from gitpeft.learn.pretraining.base_reranker import FoundOffer
 from gitpeft.suggest.reranker import MessageCandidate
-from gitpeft.suggest.reranker_features import GENERATED, RERANKER_FEATURES
+from gitpeft.suggest.reranker_features import GENERATED, GIVEN, RERANKER_FEATURES
 from tests.support.tinybase import example
 
 HEADER = "repository\tcommit\tmark\tmessage\n"
@@ -102,6 +102,29 @@ def test_states_are_kept_with_the_answers() -> None:
     )
     stored = json.dumps(base_reranker._describe_answer(ExampleCandidates(example(1), found)))
     assert base_reranker._read_answer(json.loads(stored)).found == found
+
+
+def test_marks_of_messages_that_this_model_does_not_propose_teach_as_well() -> None:
+    def candidate(message: str, information: float) -> MessageCandidate:
+        named = {"is_weighed": 1.0, "information": information}
+        return MessageCandidate(message, GIVEN, (), tuple(named.get(name, 0.0) for name in RERANKER_FEATURES))
+
+    def answer(i: int) -> ExampleCandidates:
+        found = (candidate("mine", 0.5), candidate("mine too", 1.5))
+        return ExampleCandidates(example(i), found, (candidate("good", 2.0), candidate("poor", 0.0)))
+
+    asked = [answer(i) for i in range(30)]
+    marks = {(one.example.sha, "good"): 3 for one in asked} | {(one.example.sha, "poor"): 0 for one in asked}
+    fitted = reranker.fit_reranker(asked, marks=marks)
+    worth = [fitted.score_candidate(one) for one in (*asked[0].found, *asked[0].given)]
+    assert sorted(worth) == [worth[3], worth[0], worth[1], worth[2]]
+    assert {m.message for _, m in fitted.rank_candidates(asked[0].found, 0)} == {"mine", "mine too"}
+
+
+def test_the_messages_with_a_mark_by_commit() -> None:
+    marks = {("1", "a"): 3, ("2", "b"): 0, ("1", "c"): 2, ("3", "own"): 3}
+    found = base_reranker.group_messages(marks, {"3": "own", "1": "a commit's own"})
+    assert found == {"1": ["a", "c"], "2": ["b"], "3": []}
 
 
 def test_the_share_of_good_and_of_wrong_offers() -> None:
