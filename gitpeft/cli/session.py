@@ -41,10 +41,12 @@ def list_org_paths(given: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         try:
-            lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise GitpeftError(f"cannot read {path}: {error.strerror}", "give --org a folder") from None
-        named = [Path(line.strip()) for line in lines if line.strip()]
+        if "\0" in text:
+            raise GitpeftError(f"{path} is no list of repositories", "give --org a folder, or a text file")
+        named = [Path(line.strip()) for line in text.splitlines() if line.strip()]
         if not named:
             raise GitpeftError(f"{path} names no repository", "write the path of one on each line")
         found += named

@@ -99,6 +99,9 @@ def test_a_file_that_lists_no_repository_is_refused(gitpeft: Call, tmp_path: Pat
     (tmp_path / "repositories.txt").write_text("\n \n")
     done = gitpeft("mine", "--org", tmp_path / "repositories.txt")
     assert done.code == 1 and "names no repository" in done.said
+    (tmp_path / "program").write_bytes(b"\x7fELF\0\xff" + bytes(range(256)) * 40)
+    done = gitpeft("mine", "--org", tmp_path / "program")
+    assert done.code == 1 and "program is no list of repositories" in done.said
 
 
 def test_shards_of_a_recipe_are_what_a_build_reads_without_clones(many: Path) -> None:

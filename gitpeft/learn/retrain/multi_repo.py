@@ -9,6 +9,7 @@ champion where a model is installed). The commits that a repository holds out fo
 out of the shared training too.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -72,8 +73,7 @@ def train_across_repositories(
     to do, and return nothing. What fails in one repository is in its result. GitpeftError when there are
     fewer than two repositories, too few usable commits in all, or no training is possible here.
     """
-    if len({repo.common_dir for repo in repos}) < max(2, len(repos)):
-        raise GitpeftError("a shared adapter needs two repositories or more", "give --org several times")
+    _check_repositories(repos)
     if not pipeline.can_train():
         raise GitpeftError(
             "nothing was trained: gitpeft[train] is not installed", "pip install 'gitpeft[train]'"
@@ -93,6 +93,19 @@ def train_across_repositories(
         shared_adapter.delete_old_adapters(folder)
         base = pipeline.find_budgeted_base(plan)
         return _Service(sources, plan, budget, base, folder, listen, agreed).run()
+
+
+def _check_repositories(repos: Sequence[Repository]) -> None:
+    """GitpeftError where they are fewer than two, or one is there twice."""
+    if len(repos) < 2:
+        raise GitpeftError("a shared adapter needs two repositories or more", "give --org several times")
+    counts = Counter(repo.common_dir for repo in repos)
+    [(folder, count)] = counts.most_common(1)
+    if count > 1:
+        raise GitpeftError(
+            f"the repository in {folder} is given {count} times",
+            "name each repository once, and only one of its worktrees",
+        )
 
 
 @dataclass(slots=True)

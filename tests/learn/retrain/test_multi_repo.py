@@ -196,9 +196,13 @@ def test_a_repository_where_a_training_is_under_way_does_not_stop_the_others(
 
 def test_an_adapter_is_shared_by_two_or_more(copied: Repo, built: Built, tmp_path: Path) -> None:
     one = Repository.open(copied.path)
-    for repos in ([one], [one, one], []):
+    for repos in ([one], []):
         with pytest.raises(GitpeftError, match="two repositories or more"):
             multi_repo.train_across_repositories(repos, plan(built), nobody)
+    copied.git("worktree", "add", "-q", "--detach", str(tmp_path / "beside"))
+    for other in (one, Repository.open(tmp_path / "beside")):
+        with pytest.raises(GitpeftError, match=f"the repository in {one.common_dir} is given 2 times"):
+            multi_repo.train_across_repositories([one, other], plan(built), nobody)
     tiny = [Repo.create(tmp_path / name) for name in ("a", "b")]
     for repo in tiny:
         generated.put(repo, generated.team(9))
