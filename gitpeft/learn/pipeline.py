@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
 from gitpeft.bundle.manifest import GRAPH_VERSION
-from gitpeft.config import load_config
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.render import TokenBudget
 from gitpeft.errors import GitpeftError
@@ -367,7 +366,8 @@ def _compute_run_key(repo: Repository, plan: ModelPlan, mined: MinedHistory, dat
         digest, method = job.base.digest, job.method.as_dict()  # with the defaults, which count too
     resolved = asdict(plan) | {"until": mined.tip}
     parts = [resolved, method, digest, RENDERER_VERSION, GRAPH_VERSION, len(data.examples)]
-    parts += [pattern] if (pattern := load_config(repo).fix_pattern) else []
+    settings = last_comparison.list_label_settings(repo, mined.tip)
+    parts += settings if any(settings) else []
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -21,7 +21,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.install import install_hooks
 from gitpeft.learn import pipeline
-from gitpeft.learn.budget import BudgetReport
+from gitpeft.learn.budget import BudgetReport, RunBudget
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import messages
 from gitpeft.learn.evaluation.messages import BundleDraft
@@ -280,6 +280,35 @@ def test_what_validation_likes_best_serves(
         assert torch.equal(weight, strength * whole[key])
     files = trained if best == "tuned" else trained / "strength-0.5"
     assert bundle.read(bundles.ENCODER_FILE) == (files / bundles.ENCODER_FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda repo: repo.git("config", "gitpeft.fixPattern", "^parser"),
+        lambda repo: (repo.path / ".mailmap").write_text("Ada <ada@example.org> <a@example.org>\n"),
+        lambda repo: repo.git("replace", "--graft", "HEAD~5"),
+        lambda repo: ignore_newest(repo),
+    ],
+)
+def test_a_run_with_other_labels_does_not_take_a_risk_model_that_is_there(
+    copied: Repo, built: Built, change: Callable[[Repo], object]
+) -> None:
+    def find_folder() -> Path:
+        repository = Repository.open(copied.path)
+        mined = pipeline.mine_history(repository, "HEAD", nobody)
+        data = pipeline.build_examples(mined, nobody, RunBudget.start(repository.state_dir, 3.0))
+        return pipeline.prepare_run_folder(repository, plan(built), mined, data)
+
+    before = find_folder()
+    assert (before / bundles.RISK_MODEL_FILE).exists() and find_folder() == before
+    change(copied)
+    assert find_folder() != before
+
+
+def ignore_newest(repo: Repo) -> None:
+    (repo.path.parent / "ignored").write_text(repo.git("rev-parse", "HEAD"))
+    repo.git("config", "blame.ignoreRevsFile", str(repo.path.parent / "ignored"))
 
 
 def test_training_alone_and_the_rest_later(copied: Repo, built: Built) -> None:

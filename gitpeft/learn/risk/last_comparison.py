@@ -65,7 +65,20 @@ def _hash_inputs(repo: Repository, bundle: Bundle, tip: str, commits: int) -> st
     parts = [
         [__version__, RENDERER_VERSION, np.__version__],
         [score, get_fit_time(bundle, load_risk_model(bundle))],
-        [tip, commits, repo.read_replacement_state(), repo.mailmap.compute_state()],
-        [load_config(repo).fix_pattern, sorted(read_ignored_revisions(repo, tip).shas)],
+        [tip, commits],
+        list_label_settings(repo, tip),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def list_label_settings(repo: Repository, tip: str) -> list[object]:
+    """What decides about the labels and metrics of the commits up to `tip`, beside the commits.
+
+    Plain values; each is empty where nothing is set.
+    """
+    return [
+        load_config(repo).fix_pattern,
+        sorted(read_ignored_revisions(repo, tip).shas),
+        repo.read_replacement_state(),
+        repo.mailmap.compute_state(),
+    ]
