@@ -138,8 +138,7 @@ def build_dataset(
     Exemplars of the training part are found in an index of that part only; those of the later parts in
     everything before the part, as if the model had been made on that day.
     """
-    filtering = make_part_listener(listen, 0.0, _FILTERED_SHARE, "filtering") if listen else None
-    counting = make_part_listener(listen, _FILTERED_SHARE, 1.0) if listen else None
+    filtering, counting = make_example_listeners(listen) if listen else (None, None)
     bare, usable, left_out = filter_records(records, most, filtering)
     taken = min(len(bare), limit(usable) if limit else usable)
     if taken < usable:
@@ -157,18 +156,24 @@ def build_dataset(
     return replace(data, left_out=left_out)
 
 
+def make_example_listeners(listen: ShareListener) -> tuple[CountListener, CountListener]:
+    """Listeners for the two parts of preparing examples: filtering commits, and counting their terms."""
+    filtering = make_part_listener(listen, 0.0, _FILTERED_SHARE, "filtering")
+    return filtering, make_part_listener(listen, _FILTERED_SHARE, 1.0)
+
+
 def divide_examples(
     bare: Sequence[Example],
     neighbours: int,
     divide: Callable[[int], tuple[int, int]],
     *,
     is_enough: Callable[[int], bool] | None = None,
-    listen: Callable[[int, int], None] | None = None,
+    listen: CountListener | None = None,
 ) -> Dataset:
     """A dataset of usable examples, oldest first, with the exemplars that `build_dataset` finds for them.
 
     Of so many examples, `divide` says which is the first for validation and which the first for testing.
-    `is_enough` and `listen` are those of `build_dataset`.
+    `is_enough` is that of `build_dataset`, `listen` that of `make_indexer`.
     """
     indexer = make_indexer(bare, listen, is_enough)
     bare = bare[len(bare) - len(indexer) :]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from gitpeft.bundle.bundle import Bundle
 from gitpeft.diff.render import TokenBudget
+from gitpeft.history.step_share import CountListener
 from gitpeft.history.store import CommitRecord
 from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset, Example
@@ -50,11 +51,15 @@ class ChallengerExamples:
 
     @classmethod
     def select(
-        cls, records: Sequence[CommitRecord], champion: Bundle, most: int | None = None
+        cls,
+        records: Sequence[CommitRecord],
+        champion: Bundle,
+        most: int | None = None,
+        listen: CountListener | None = None,
     ) -> "ChallengerExamples":
         """Those of a history, oldest record first, `most` of them at the most."""
         known = load_known_commits(champion)
-        examples, usable, _ = dataset.filter_records(records, most)
+        examples, usable, _ = dataset.filter_records(records, most, listen)
         first = next((i for i, example in enumerate(examples) if known and example.sha == known[0]), None)
         since = usable if first is None else len(examples) - first
         held = int(champion.manifest.commits.get("held", len(known) // 10))
@@ -74,12 +79,12 @@ class ChallengerExamples:
         seed: int,
         *,
         is_enough: Callable[[int], bool] | None = None,
-        listen: Callable[[int, int], None] | None = None,
+        listen: CountListener | None = None,
     ) -> ChallengerSplit:
         """Split them so that the test commits are new to the champion as well as to the challenger.
 
         Once `is_enough` says so, older ones are left out; the test commits stay the same. See
-        `dataset.build_dataset`.
+        `dataset.divide_examples`.
         """
         new, tested = self.count_new(), self._count_tested()
         if not tested:

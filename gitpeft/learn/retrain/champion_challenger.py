@@ -11,12 +11,14 @@ and has a 95 % bootstrap interval, which is stored with the verdict.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import fmean as mean
 
 import numpy as np
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle.bundle import Bundle
+from gitpeft.history.step_share import make_part_listener
 from gitpeft.learn.data.dataset import Dataset, Example
 from gitpeft.learn.evaluation import ranking_metrics, text_metrics, trial
 from gitpeft.learn.evaluation.messages import BundleDraft, MeasuredMessages
@@ -145,16 +147,12 @@ def _suggest_first(
     listen: ProgressListener,
 ) -> list[str]:
     """A model's first suggestion for each example."""
-
-    def report_progress(done: int, total: int) -> None:
-        listen("measure", done / total, f"{done}/{total} commits")
-
     assert draft.files is not None
-    index = data.index_before(data.first_test)
+    index, count = data.index_before(data.first_test), make_part_listener(partial(listen, "measure"))
     with trial.open_trial_suggester(draft.manifest, draft.files, index, style, reranker) as suggester:
         return [
             one.offered_message(reranker, least=0.0)
-            for one in trial.collect_candidates(suggester, examples, report_progress, since=data.test)
+            for one in trial.collect_candidates(suggester, examples, count, since=data.test)
         ]
 
 

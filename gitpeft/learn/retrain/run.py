@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import packing, pipeline
 from gitpeft.learn.budget import BudgetReport, RunBudget
+from gitpeft.learn.data import dataset
 from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.results import CandidateModel, MinedHistory, ModelPlan
 from gitpeft.learn.retrain import champion_challenger
@@ -169,15 +171,13 @@ def _split_history(work: _Retraining, seed: int, *, only_new: bool) -> Challenge
     """
     budget, name = work.budget, f"{work.mined.tip} {work.champion.id[:12]}"
     work.listen("examples", 0.0, "")
-    found = ChallengerExamples.select(work.mined.records, work.champion, budget.bound_examples(name))
+    filtering, counting = dataset.make_example_listeners(partial(work.listen, "examples"))
+    most = budget.bound_examples(name)
+    found = ChallengerExamples.select(work.mined.records, work.champion, most, filtering)
     found = found.take_newest(budget.limit_examples(found.since, name))
     if only_new and not found.count_new():
         return ChallengerSplit(None, 0)
-    split = found.split(
-        seed,
-        is_enough=budget.has_enough_examples,
-        listen=lambda done, total: work.listen("examples", done / max(1, total), f"{done}/{total} commits"),
-    )
+    split = found.split(seed, is_enough=budget.has_enough_examples, listen=counting)
     if split.data is not None:
         prepared = len(split.data.examples)
         budget.observe_examples(prepared)
@@ -193,7 +193,8 @@ def _renew_risk_model(work: _Retraining, skipped: str) -> RetrainingResult:
         if last_comparison.was_compared(
             work.repo, champion, mined.tip, len(mined.records), work.budget.minutes
         ):
-            unchanged = _RiskChallenger(ChallengeVerdict(False, _NOTHING_NEW))
+            has_score = load_risk_model(champion).is_usable
+            unchanged = _RiskChallenger(ChallengeVerdict(False, _NOTHING_NEW)) if has_score else None
             return _install_winners(work, None, unchanged, folder, skipped)
         risk, minutes = _fit_risk_challenger(work, folder)
         result = _install_winners(work, None, risk, folder, skipped)

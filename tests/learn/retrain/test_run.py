@@ -14,6 +14,7 @@ from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
+from gitpeft.history import step_share
 from gitpeft.learn import budget as budgets
 from gitpeft.learn import pipeline
 from gitpeft.learn.budget import Paces
@@ -312,6 +313,21 @@ def test_what_did_not_change_is_not_done_again(
     heard, times, reason = retrain()
     assert (heard, times) == nothing and reason.startswith("too few commits")
     assert reason.endswith("nothing has changed since it was fitted or last compared")
+
+
+def test_where_there_is_no_score_none_is_said_to_stay(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.git("reset", "-q", "--hard", f"HEAD~{MORE}")
+    copied.commit("Read names of two words", **{"src/words.py": "def read():\n    return 2\n"})
+    monkeypatch.setattr(step_share, "_TOLD_EVERY", 100)
+    monkeypatch.setattr(last_comparison, "was_compared", lambda *_: True)
+    monkeypatch.setattr(retrain_run, "load_risk_model", lambda _: RiskModel())
+    told: list[tuple[float, str]] = []
+    done = run(copied, built, lambda step, *one: told.append(one) if step == "examples" else None)
+    assert done.reason.startswith("too few commits") and "risk" not in done.reason and not done.tasks
+    assert (0.1 * 100 / (FIRST + 1), f"filtering 100/{FIRST + 1} commits") in told, "also while it filters"
+    assert [share for share, _ in told] == sorted(share for share, _ in told)
 
 
 def test_after_a_training_the_score_is_not_compared_again(
