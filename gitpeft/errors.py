@@ -24,3 +24,14 @@ class GitFailedError(GitpeftError):
 
 class NothingStagedError(GitpeftError):
     """There is no staged change that a message could describe."""
+
+
+UNWRITABLE_HINT = "check the permissions there, and whether the disk is full"
+
+
+def explain_failure(error: GitpeftError | OSError) -> str:
+    """What is wrong and what to do about it in one line, where one failure is told among other results."""
+    if isinstance(error, OSError):
+        what = f"cannot use {error.filename or 'a file'}: {error.strerror or error}"
+        return f"{what}. {UNWRITABLE_HINT}"
+    return f"{error.message}. {error.hint}" if error.hint else error.message

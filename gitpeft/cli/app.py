@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from gitpeft import __version__
 from gitpeft.cli import console, evaluate, hooks, mine, models, options, risk, risk_dismiss, suggest, train
 from gitpeft.cli.train import build_base
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import UNWRITABLE_HINT, GitpeftError
 from gitpeft.terminal import replace_unprintable
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
@@ -122,7 +122,6 @@ def _read_summary(function: Callable[..., None]) -> str:
 # --- how a command ends -------------------------------------------------------------------------------------
 
 _UNWRITABLE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE_HINT = "check the permissions there, and whether the disk is full"
 
 
 def main() -> None:
@@ -141,7 +140,7 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _UNWRITABLE_ERRORS:
             message = f"cannot write {error.filename or 'a file'}: {error.strerror}"
-            console.print_error(message, _UNWRITABLE_HINT)
+            console.print_error(message, UNWRITABLE_HINT)
             sys.exit(1)
         what = replace_unprintable(f"{type(error).__name__}: {error}")
         print(f"gitpeft has a bug: {what}\n{_write_bug_log()}", file=sys.stderr)

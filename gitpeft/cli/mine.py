@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from gitpeft.cli import console, options, session
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, explain_failure
 from gitpeft.git.repository import Repository
 from gitpeft.history.store import History, MiningReport
 from gitpeft.terminal import replace_unprintable
@@ -161,8 +161,8 @@ def _mine_each(names: Sequence[str], mine_it: Callable[[str], None]) -> ShardRep
     for name in names:
         try:
             mine_it(name)
-        except GitpeftError as error:
-            failed[name] = f"{error.message}. {error.hint}" if error.hint else error.message
+        except (GitpeftError, OSError) as error:
+            failed[name] = explain_failure(error)
     return ShardReport(tuple(name for name in names if name not in failed), failed)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gitpeft.cli import console, options, session
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, explain_failure
 from gitpeft.git.repository import Repository
 from gitpeft.terminal import replace_unprintable
 
@@ -158,8 +158,8 @@ def _open_each(paths: list[Path], until: str) -> tuple[list[Repository], dict[st
             repository = session.open_learnable_repository(path, until)
             repository.resolve_commit(until)
             found.append(repository)
-        except GitpeftError as error:
-            failed[str(path)] = f"{error.message}. {error.hint}" if error.hint else error.message
+        except (GitpeftError, OSError) as error:
+            failed[str(path)] = explain_failure(error)
     if failed and len(found) < 2:
         bad, why = next(iter(failed.items()))
         raise GitpeftError(f"{bad}: {why}", "a shared adapter needs two repositories or more")

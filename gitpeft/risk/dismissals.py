@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 from gitpeft.diff.patch import normalize_line, quote_path, unquote_path
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import UNWRITABLE_HINT, GitpeftError
 from gitpeft.files import hold_lock, replace_file
 from gitpeft.git.repository import Repository
 from gitpeft.lazy import field, field_names, lazy_dataclass
@@ -314,8 +314,7 @@ def _rewrite_file(
             replace_file(path, _edit_file(path, now, add, remove, shared))
     except OSError as error:
         raise GitpeftError(
-            f"cannot write {error.filename or path}: {error.strerror}",
-            "check the permissions there, and whether the disk is full",
+            f"cannot write {error.filename or path}: {error.strerror}", UNWRITABLE_HINT
         ) from None
 
 

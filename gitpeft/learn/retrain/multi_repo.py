@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, explain_failure
 from gitpeft.git.repository import Repository
 from gitpeft.learn import budget as budgets
 from gitpeft.learn import pipeline
@@ -149,8 +149,8 @@ class _Service:
                 if has_time:
                     return self._train_own_adapter(source, own)
                 return self._install_shared_adapter(source, _NO_TIME)
-        except GitpeftError as error:
-            return RepositoryResult(name, FAILED, ". ".join(filter(None, (error.message, error.hint))))
+        except (GitpeftError, OSError) as error:
+            return RepositoryResult(name, FAILED, explain_failure(error))
 
     def _train_own_adapter(self, source: Source, least: float) -> RepositoryResult:
         """With its part of the second half, or what a training takes at the least."""
@@ -209,7 +209,10 @@ class _Service:
 
 
 def _has_no_model(repo: Repository) -> bool:
-    return not bundles.read_active_ids(repo.state_dir)[0]
+    try:
+        return not bundles.read_active_ids(repo.state_dir)[0]
+    except OSError:  # whoever serves this repository says so
+        return True
 
 
 def _read_turn(repo: Repository) -> float:

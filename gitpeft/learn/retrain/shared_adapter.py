@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from gitpeft import __version__
 from gitpeft.bundle import bundle as bundles
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.render import TokenBudget
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, explain_failure
 from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
 from gitpeft.learn import budget as budgets
@@ -44,6 +45,10 @@ _LEAST_EXAMPLES, _MOST_EXAMPLES, _MARGIN = 2000, 50_000, 2
 a pace may be wrong, but no fewer and no more than these."""
 
 
+_MAX_NAMED = 3
+"""Repositories that cannot be read are named up to this number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A repository, and the commit up to which is learned from it."""
@@ -64,7 +69,7 @@ def train_shared_adapter(
 
     job = pipeline.make_training_job(plan)
     tips = sorted(one.tip for one in sources)
-    decided: list[object] = [asdict(plan), job.base.digest, RENDERER_VERSION, tips]
+    decided: list[object] = [asdict(plan), job.base.digest, __version__, RENDERER_VERSION, tips]
     key = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
     folder = sources[0].repo.state_dir / SHARED_FOLDER / key
     known = folder / pipeline.MINUTES_FILE
@@ -116,15 +121,16 @@ def _prepare_examples(
     folder.mkdir(parents=True, exist_ok=True)
     spare, most = folder / f"{_EXAMPLES_FILE}.new", _count_examples(plan, budget, len(sources))
     read = written = whole = 0
-    cut = False
+    cut, failed = False, list[str]()
     with spare.open("w", encoding="utf-8") as lines:
         for source in random.Random(plan.seed).sample(sources, len(sources)):
             if budget.spent >= _EXAMPLES_SHARE * budget.seconds and written >= MIN_TRAINING_EXAMPLES:
                 break
             try:
                 data = _read_source(source, plan, budget, listen, read / len(sources))
-            except GitpeftError:
-                read += 1  # whoever serves this repository says why it cannot be read
+            except (GitpeftError, OSError) as error:
+                read += 1  # whoever serves this repository says so, too
+                failed.append(f"{name_repository(source.repo)} cannot be read: {explain_failure(error)}")
                 continue
             for row in select_examples(data, most, str(read)):
                 lines.write(json.dumps(row) + "\n")
@@ -135,20 +141,28 @@ def _prepare_examples(
         shutil.rmtree(folder)
         raise GitpeftError(
             f"only {written} usable commits in all, training needs {MIN_TRAINING_EXAMPLES}",
-            "`gitpeft init` in each",
+            "; ".join(failed[:_MAX_NAMED]) or "`gitpeft init` in each",
         )
-    spare.rename(folder / _EXAMPLES_FILE)
-    base = pipeline.find_budgeted_base(plan)
+    spare.replace(folder / _EXAMPLES_FILE)
+    _note_left_out(plan, budget, (read, len(sources)), whole, most if cut else None)
+    listen("examples", 1.0, f"{written:,} usable commits of {read:,} repositories")
+
+
+def _note_left_out(
+    plan: ModelPlan, budget: RunBudget, read: tuple[int, int], examples: int, most: int | None
+) -> None:
+    """Note what all would take. `read` is how many repositories of how many were read, `examples` what these
+    have together, and `most` how many of each are kept (None: all)."""
+    share, base = read[0] / read[1], pipeline.find_budgeted_base(plan)
     pace = budget.paces.get(budgets.TRAINING, base.name, causal=base.causal)
-    budget.note_needed(budgets.EXAMPLES, budget.spent * len(sources) / read)
-    budget.note_training(whole * pace * len(sources) / read)
-    if read < len(sources):
-        what = f"the shared adapter: examples of {read:,} of {len(sources):,} repositories"
+    budget.note_needed(budgets.EXAMPLES, budget.spent / share)
+    budget.note_training(examples * pace / share)
+    if share < 1:
+        what = f"the shared adapter: examples of {read[0]:,} of {read[1]:,} repositories"
         budget.note_left_out(budgets.EXAMPLES, what)
-    if cut:
+    if most is not None:
         what = f"the shared adapter: training on the newest {most:,} commits of each repository"
         budget.note_left_out(budgets.TRAINING, what)
-    listen("examples", 1.0, f"{written:,} usable commits of {read:,} repositories")
 
 
 def _count_examples(plan: ModelPlan, budget: RunBudget, repositories: int) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -177,16 +178,19 @@ def test_nothing_behind_the_cut_is_taught(
     assert taught == [one.git("rev-parse", "HEAD~5") for one in (copied, fresh)]
 
 
-def test_a_repository_where_a_training_is_under_way_does_not_stop_the_others(
+def test_a_repository_that_cannot_be_served_does_not_stop_the_others(
     small: list[Repo], built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A training is under way in one, and another has no place for a model."""
     loosen(monkeypatch)
-    repos = [Repository.open(one.path) for one in small[:3]]
+    repos = [Repository.open(one.path) for one in small]
+    repos[3].state_dir.write_text("in the way")
     with registry.hold_training_lock(repos[1].state_dir):
         done = multi_repo.train_across_repositories(repos, plan(built), nobody)
     assert done is not None
-    assert [one.action for one in done.repositories] == ["activated", "failed", "activated"]
+    assert [one.action for one in done.repositories] == ["activated", "failed", "activated", "failed"]
     assert "under way" in done.repositories[1].reason
+    assert f"cannot use {repos[3].state_dir}" in done.repositories[3].reason
     with (
         registry.hold_training_lock(repos[0].state_dir / SHARED_FOLDER),
         pytest.raises(GitpeftError, match="under way"),
@@ -206,10 +210,15 @@ def test_an_adapter_is_shared_by_two_or_more(copied: Repo, built: Built, tmp_pat
     tiny = [Repo.create(tmp_path / name) for name in ("a", "b")]
     for repo in tiny:
         generated.put(repo, generated.team(9))
-    with pytest.raises(GitpeftError, match="usable commits in all"):
-        multi_repo.train_across_repositories(
-            [Repository.open(repo.path) for repo in tiny], plan(built), nobody
-        )
+    opened = [Repository.open(repo.path) for repo in tiny]
+    with pytest.raises(GitpeftError, match="only 16 usable commits in all") as error:
+        multi_repo.train_across_repositories(opened, plan(built), nobody)
+    assert error.value.hint == "`gitpeft init` in each"
+    shutil.rmtree(opened[1].state_dir)
+    opened[1].state_dir.write_text("in the way")
+    with pytest.raises(GitpeftError, match="only 8 usable commits in all") as error:
+        multi_repo.train_across_repositories(opened, plan(built), nobody)
+    assert error.value.hint.startswith("b cannot be read: ")
 
 
 def test_a_path_that_is_no_use_is_named_and_does_not_stop_the_others(
