@@ -138,13 +138,25 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _UNWRITABLE_ERRORS:
-            message = f"cannot write {error.filename or 'a file'}: {error.strerror}"
+        if message := _explain_unwritable(error):
             console.print_error(message, UNWRITABLE_HINT)
             sys.exit(1)
         what = replace_unprintable(f"{type(error).__name__}: {error}")
         print(f"gitpeft has a bug: {what}\n{_write_bug_log()}", file=sys.stderr)
         sys.exit(3)
+
+
+def _explain_unwritable(error: Exception) -> str:
+    """What cannot be written, where that is what is wrong; "" otherwise."""
+    import sqlite3
+
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE_ERRORS:
+        return f"cannot write {error.filename or 'a file'}: {error.strerror}"
+    if isinstance(error, sqlite3.OperationalError):
+        unwritable = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in unwritable:
+            return f"cannot write what was read of the history: {error}"
+    return ""
 
 
 def _write_bug_log() -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.patch import FileChange, quote_path, unquote_path
 from gitpeft.diff.stored import store_change
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import UNWRITABLE_HINT, GitpeftError
 from gitpeft.git.log import LATEST_TIME, NO_TIME, Commit, SkippedCommit
 from gitpeft.git.repository import Repository
 from gitpeft.history import context
@@ -178,9 +178,7 @@ class History:
                 history._db.execute(f"PRAGMA busy_timeout = {int(wait_ms)}")
             return history
         except (OSError, sqlite3.OperationalError) as error:
-            raise GitpeftError(
-                f"cannot open {state_dir / HISTORY_FILE}: {error}", "Check the permissions of that folder."
-            ) from error
+            raise GitpeftError(f"cannot open {state_dir / HISTORY_FILE}: {error}", UNWRITABLE_HINT) from error
 
     def __enter__(self) -> Self:
         return self

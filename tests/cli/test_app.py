@@ -6,8 +6,10 @@ import inspect
 import json
 import os
 import pty
+import random
 import re
 import select
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from gitpeft.bundle import registry
 from gitpeft.cli import app, console, risk_dismiss, session, train
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
+from gitpeft.history import store
 from tests.support import generated, tinymodel
 from tests.support.commands import Call, Done
 from tests.support.generated import AUTHORS, Step
@@ -167,6 +170,33 @@ def test_what_the_system_does_not_allow_is_no_bug(
     monkeypatch.setattr(registry, "roll_back_model", refuse)
     done = gitpeft("rollback", "--repo", repo.path)
     assert done.code == 1 and f"cannot write /the/lock: {os.strerror(number)}" in done.said
+
+
+def test_a_disk_that_becomes_full_is_no_bug_and_what_was_read_is_kept(
+    repo: Repo, gitpeft: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(1)
+    for number in range(30):
+        repo.commit(
+            f"Add number {number}", **{f"{number}.py": "".join(f"{dice.random()}\n" for _ in range(200))}
+        )
+    connect = store._connect_database
+
+    def connect_to_full_disk(path: Path) -> sqlite3.Connection:
+        db = connect(path)
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages + 9}")
+        return db
+
+    monkeypatch.setattr(store, "_BATCH_SIZE", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_connect_database", connect_to_full_disk)
+        done = gitpeft("mine", "--repo", repo.path)
+    assert (
+        done.code == 1 and "database or disk is full" in done.said and "whether the disk is full" in done.said
+    )
+    done = gitpeft("mine", "--repo", repo.path, "--json")
+    assert done.code == 0 and 0 < json.loads(done.out)["new"] < 30
 
 
 @pytest.mark.parametrize("command", ["compare", "backtest"])
