@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -256,7 +257,8 @@ def list_redone(before: Kept, after: Kept, events: Sequence[Event], missing: int
     details = [(str(event["step"]), str(event["detail"])) for event in events]
     done = {step for _, step in before.results}
     for step, detail in details:
-        if step == "mine" and int(detail.partition("/")[2].split()[0].replace(",", "")) > missing:
+        reading = re.match(r"[\d,]+/([\d,]+) commits", detail) if step == "mine" else None
+        if reading and int(reading[1].replace(",", "")) > missing:
             yield f"{detail} were to be read where {missing} were missing"
         if step == "train" and step in done and detail != "already trained":
             yield f"the model was trained ({detail})"

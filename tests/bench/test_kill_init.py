@@ -10,7 +10,8 @@ def event(step: str, detail: str = "") -> dict[str, str]:
 
 
 def test_a_run_that_goes_on_does_nothing_anew() -> None:
-    events = [event("mine", "256/300 commits"), event("examples"), event("risk")]
+    others = (event("mine", told) for told in ("", "indexing 900/901 commits", "300 new of 1,300 commits"))
+    events = [event("mine", "256/300 commits"), *others, event("examples"), event("risk")]
     events += [event("train", "already trained"), event("export")]
     assert list(list_redone(BEFORE, BEFORE, events, 300)) == []
 
