@@ -149,7 +149,8 @@ def _mine_recipe(
     names = share.select(sorted(tips))
 
     def mine_clone(name: str) -> None:
-        listen("pairs", names.index(name) / len(names), name)
+        number = names.index(name)
+        listen("pairs", number / len(names), f"{number:,}/{len(names):,} repositories · {name}")
         commit_pairs.mine_once(name, tips[name], corpus, work / commit_pairs.MINED_FOLDER, wanted.rules)
 
     return _mine_each(names, mine_clone)

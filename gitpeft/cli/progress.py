@@ -44,6 +44,7 @@ STEP_LABELS = {
     "labels": "Tracing fixes",
     "risk": "Fitting risk model",
     "tokenizer": "Training tokenizer",
+    "repositories": "Repositories",
 }
 _LABEL_WIDTH = max(map(len, STEP_LABELS.values()))
 
@@ -210,11 +211,14 @@ def format_time_left(spent: float, done: float, begun: float = 0.0) -> str:
 
 
 class _StepBars:
-    """A bar for each step; those of finished steps are full and their clocks stand still."""
+    """A bar for each step; those of finished steps are full and their clocks stand still.
+
+    A step that begins again, for the next of several repositories, has its bar and its clock begin again.
+    """
 
     def __init__(self) -> None:
         self.tasks: dict[str, TaskID] = {}
-        self.begun = 0.0
+        self.step, self.begun = "", 0.0
         rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self.bars = Progress(
             TextColumn("{task.description}", table_column=Column(min_width=_LABEL_WIDTH, no_wrap=True)),
@@ -237,6 +241,11 @@ class _StepBars:
             self.begun = done
             self.tasks[step] = self.bars.add_task(STEP_LABELS.get(step, step), total=1.0, detail="")
             self.start()
+        elif step != self.step and done < 1:
+            self.finish_steps()
+            self.begun = done
+            self.bars.reset(self.tasks[step], total=1.0)
+        self.step = step
         task = self.bars.tasks[self.tasks[step]]
         left = format_time_left(task.elapsed or 0.0, done, self.begun)
         told = " · ".join(filter(None, (left and f"{left} left", detail)))

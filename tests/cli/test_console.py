@@ -217,6 +217,23 @@ def test_progress_does_not_keep_commits_from_being_counted_in_processes(form: st
     assert any(line.endswith("COUNTED BY 2 2 2") for line in shown), shown
 
 
+def test_the_bar_of_a_step_that_begins_again_tells_the_time_left_of_the_second_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `train --org` does for each repository; a result that is there already changes no clock."""
+    bars, now = progress._StepBars(), [0.0]
+    monkeypatch.setattr(bars, "start", lambda: None)
+    monkeypatch.setattr(bars.bars, "get_time", lambda: now[0])
+    for seconds, step, done in (
+        (0, "train", 0.0), (600, "train", 1.0), (0, "export", 0.0), (20, "export", 1.0),
+        (0, "train", 0.0), (60, "train", 0.5), (0, "export", 1.0),
+    ):  # fmt: skip
+        now[0] += seconds
+        bars.show_step(step, done, "loss 2" if done == 0.5 else "")
+    train, export = bars.bars.tasks
+    assert train.fields["detail"] == "1 min 0 s left · loss 2" and export.finished_time == 20.0
+
+
 def test_the_bar_of_a_resumed_step_tells_the_same_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     bars = progress._StepBars()
     monkeypatch.setattr(bars, "start", lambda: None)
