@@ -87,7 +87,8 @@ def train_across_repositories(
                 lock.enter_context(registry.hold_training_lock(state))
             sources = [Source(repo, repo.resolve_commit(plan.until)) for repo in repos]
             budget = RunBudget.start(state, plan.minutes)
-            folder = shared_adapter.train_shared_adapter(sources, plan, budget, listen)
+            heard: ProgressListener = listen if world.writes else lambda *_: None
+            folder = shared_adapter.train_shared_adapter(sources, plan, budget, heard)
         if not world.writes:
             return None
         shared_adapter.delete_old_adapters(folder)

@@ -177,9 +177,11 @@ def _read_source(
     source: Source, plan: ModelPlan, budget: RunBudget, listen: ProgressListener, done: float
 ) -> Dataset:
     name = name_repository(source.repo)
-    mined = mine_off_the_clock(
-        source, budget, lambda _step, _done, said: listen("mine", done, f"{name}: {said}")
-    )
+
+    def listen_within(_step: str, _done: float, said: str) -> None:
+        listen("mine", done, ": ".join(filter(None, (name, said))))
+
+    mined = mine_off_the_clock(source, budget, listen_within)
     return make_repository_dataset(source.repo, mined, plan.seed)
 
 

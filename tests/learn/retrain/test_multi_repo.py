@@ -4,7 +4,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from gitpeft.learn.budget import BudgetReport, RunBudget
 from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.retrain import challenger_data, multi_repo, run, shared_adapter
 from gitpeft.learn.retrain.shared_adapter import SHARED_FOLDER
+from gitpeft.learn.training import distributed
+from gitpeft.learn.training.distributed import World
 from gitpeft.suggest.suggester import open_active_suggester
 from tests.support import generated, several_processes
 from tests.support.commands import Call
@@ -240,6 +243,24 @@ def test_a_path_that_is_no_use_is_named_and_does_not_stop_the_others(
     assert "30 repositories: waiting, no time left" in done.said
     done = gitpeft("train", "--org", small[0].path, "--org", empty)
     assert done.code == 1 and f"{empty}: there is no commit here yet" in done.said
+
+
+def test_of_several_processes_the_first_tells_how_far_all_are(
+    small: list[Repo], built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    def train(_sources: object, _plan: object, _budget: object, listen: Callable[..., None]) -> Path:
+        listen("train", 0.5, "")
+        raise GitpeftError("enough")
+
+    monkeypatch.setattr(shared_adapter, "train_shared_adapter", train)
+    repos = [Repository.open(one.path) for one in small]
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "join_world", lambda rank=rank: nullcontext(World(rank, 3)))
+        with pytest.raises(GitpeftError, match="enough"):
+            multi_repo.train_across_repositories(repos, plan(built), lambda step, *_: heard.append(step))
+        assert heard == ["train"], "of the first process alone"
 
 
 @pytest.mark.slow
