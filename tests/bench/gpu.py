@@ -11,13 +11,22 @@ that are not done; `--only` does a step again. The exit code is 0 where every st
 bounds. Weights and ids are random except for the bases `mini` and `smol`; nothing here says anything about
 the quality of suggestions.
 
-Packages: torch with CUDA, transformers and peft; the risk task of the step `parity` imports pygments and
-pyroaring, and the step `init` all of gitpeft[train]. What lacks its packages fails with the name of the
-first, and the others go on. For a machine without a network, on one with the same system and Python (not
-`pip download`: rouge-score comes as source only, which would have to be built there):
+Programs and packages: git for the step `init`; torch with CUDA, transformers and peft for all. The risk task
+of the step `parity` imports pygments and pyroaring, and the step `init` all of gitpeft[train]. What lacks its
+packages fails with the name of the first, and the others go on; the step `machine` names all that is missing.
+For a machine without a network, on one with the same system and Python (not `pip download`: rouge-score comes
+as source only, which would have to be built there), all that torch and transformers do not bring, 58 MB with
+numpy, which they do:
 
-    pip wheel --wheel-dir wheels onnx rapidfuzz rouge-score detect-secrets gitpython pygments pyroaring
-    pip install --no-index --find-links wheels onnx rapidfuzz …         there, beside its own torch
+    pip wheel --wheel-dir wheels onnx "onnxruntime<1.29" rapidfuzz rouge-score detect-secrets gitpython \
+        pygments pyroaring
+    pip wheel --wheel-dir wheels --no-deps peft accelerate psutil
+    pip install --no-index --find-links wheels peft onnx …         the same names there, beside its own torch
+
+The checkout with its bases has more than 140 MB. Where files of 64 MiB travel:
+
+    git archive HEAD | split -b 60m - PARTS/gitpeft.tar.
+    cat PARTS/gitpeft.tar.* | tar xf - -C PLACE             there; then the command, in PLACE
 """
 
 import argparse
@@ -128,8 +137,9 @@ def _read_earlier(path: Path, given: argparse.Namespace) -> dict[str, Any]:
 def run_alone(name: str, setting: Setting, ends: float) -> dict[str, Any]:
     """A step in a child that may fail, crash or hang, and has until its limit or `ends` (monotonic clock).
 
-    What it gave, or why it gave no more. `setting.folder` keeps that and a traceback; what the step itself
-    writes, such as the weights of a base, is removed.
+    What it gave, or why it gave no more. `setting.folder` has the rows so far while it runs; afterwards
+    nothing is left of it, nor of what the step itself writes, such as the weights of a base: where few files
+    can be brought back from a machine, one has everything.
     """
     step, began = STEPS[name], time.monotonic()
     limit = min(step.limit, ends - began)
@@ -148,6 +158,7 @@ def run_alone(name: str, setting: Setting, ends: float) -> dict[str, Any]:
         shutil.rmtree(scratch, ignore_errors=True)
     row = {"state": FAILED, "seconds": round(time.monotonic() - began, 2)}
     found = dict(json.loads(result.read_text())) if result.exists() else {}
+    shutil.rmtree(setting.folder)
     if "state" not in found:
         found["why"] = (
             f"more than {limit:.0f} s" if status is None else f"the process ended with status {status}"
@@ -183,9 +194,9 @@ def _work_and_leave(step: Step, setting: Setting, scratch: Path, result: Path) -
         step.work(replace(setting, folder=scratch), record)
         write_json(result, judge_rows(rows))
     except Exception as error:
-        (setting.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         why = f"{type(error).__name__}: {error}".splitlines()[0]
-        write_json(result, {"state": FAILED, "why": why, "result": rows})
+        whole = traceback.format_exc().splitlines()
+        write_json(result, {"state": FAILED, "why": why, "traceback": whole, "result": rows})
     finally:
         sys.stdout.flush()
         os._exit(0)

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -31,11 +32,11 @@ PRELOADED = (
 """Modules that are imported once for all steps."""
 
 NEEDED = {
-    "every step": ("torch", "transformers", "peft", "numpy", "safetensors", "tokenizers"),
+    "every step": ("torch", "transformers", "peft", "numpy", "safetensors", "tokenizers", "huggingface_hub"),
     "parity of the risk task": ("pygments", "pyroaring"),
-    "init": ("onnx", "onnxruntime", "rapidfuzz", "rouge_score", "detect_secrets"),
+    "init": ("onnx", "onnxruntime", "rapidfuzz", "rouge_score", "detect_secrets", "git", "yaml"),
 }
-"""By step, the packages that it imports besides; `init` also those of the risk task."""
+"""By step, the packages that it imports besides; `init` also those of the risk task, and it runs git."""
 
 HALF_BILLION: dict[str, Any] = {
     "vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
@@ -84,8 +85,9 @@ def import_libraries() -> None:
 
 
 def find_missing_packages() -> list[str]:
-    """The packages of `NEEDED` that are not installed."""
-    return [name for names in NEEDED.values() for name in names if not _is_installed(name)]
+    """The packages of `NEEDED` that are not installed, and the program git where that is not."""
+    found = [name for names in NEEDED.values() for name in names if not _is_installed(name)]
+    return found if shutil.which("git") else [*found, "the program git"]
 
 
 def _is_installed(name: str) -> bool:

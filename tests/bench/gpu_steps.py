@@ -76,19 +76,35 @@ def compare_with_cpu(setting: Setting, record: Record) -> None:
 
     The batches are code: for random ids, rounding alone takes the gradient of `mini` out of float32's bound.
     """
-    base = load_base("mini", setting)
-    batch = read_code(base, 4 if setting.toy else 16, 14)
     for name, text in setting.methods.items():
-        record(_compare(f"messages, {name}", partial(make_model, base, text), batch, setting))
-    causal = load_base("smol", setting)
-    make = partial(make_model, causal, setting.methods["lora"])
-    record(_compare("messages of smol, lora", make, read_code(causal, 4, 40), setting))
+        record(_try_row(f"messages, {name}", partial(_compare_messages, "mini", text, setting)))
+    record(
+        _try_row(
+            "messages of smol, lora", partial(_compare_messages, "smol", setting.methods["lora"], setting)
+        )
+    )
     for name in ("lora", "full"):
-        make = partial(_make_risk_model, base, setting.methods[name])
-        try:
-            record(_compare(f"risk, {name}", make, _make_risk_examples(batch), setting))
-        except ImportError as error:  # this task alone needs more packages
-            record({"name": f"risk, {name}", "failed": f"{type(error).__name__}: {error}"})
+        record(_try_row(f"risk, {name}", partial(_compare_risk, setting.methods[name], setting)))
+
+
+def _try_row(name: str, work: Callable[[], Row]) -> Row:
+    """A row; one that fails, such as for a package or a base that is not there, leaves the next ones be."""
+    try:
+        return {"name": name} | work()
+    except Exception as error:
+        return {"name": name, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
+def _compare_messages(name: str, text: str, setting: Setting) -> Row:
+    base = load_base(name, setting)
+    size = (4 if setting.toy else 16, 14) if name == "mini" else (4, 40)
+    return _compare(partial(make_model, base, text), read_code(base, *size), setting)
+
+
+def _compare_risk(text: str, setting: Setting) -> Row:
+    base = load_base("mini", setting)
+    batch = _make_risk_examples(read_code(base, 4 if setting.toy else 16, 14))
+    return _compare(partial(_make_risk_model, base, text), batch, setting)
 
 
 def read_code(base: Any, count: int, lines: int) -> Any:
@@ -127,7 +143,7 @@ def _make_risk_examples(pairs: Any) -> Any:
     return EncodedCommits.from_sources(sources, features, [i % 2 for i in range(len(pairs))])
 
 
-def _compare(name: str, make: Callable[[str], Any], batch: Any, setting: Setting) -> Row:
+def _compare(make: Callable[[str], Any], batch: Any, setting: Setting) -> Row:
     import torch
 
     truth = _measure_gradient(make("cpu"), batch, torch.float32)
@@ -136,7 +152,7 @@ def _compare(name: str, make: Callable[[str], Any], batch: Any, setting: Setting
         for kind in BOUNDS
     }
     usual = measure_difference(_measure_gradient(make("cpu"), batch, torch.bfloat16), truth)
-    row: Row = {"name": name, "loss": truth[0], "gradient": float(truth[1].norm()), **found, "usual": usual}
+    row: Row = {"loss": truth[0], "gradient": float(truth[1].norm()), **found, "usual": usual}
     missed = judge_differences(found["float32"], found["bfloat16"], usual)
     return row | ({"missed": missed} if missed else {})
 

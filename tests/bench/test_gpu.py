@@ -3,10 +3,12 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from gitpeft.files import write_json
 from gitpeft.learn.training.loop import _TrainingLoop
 from gitpeft.learn.training.settings import TrainingCost
 from tests.bench import gpu, gpu_memory, gpu_runs, gpu_setting, gpu_steps, gpu_tables
-from tests.bench.gpu_setting import METHODS, Record, Row, Setting
-from tests.support.sources import CHECKOUT
+from tests.bench.gpu_setting import METHODS, NEEDED, Record, Row, Setting
+from tests.support.sources import CHECKOUT, PROJECT, required
+from tests.test_imports import DISTRIBUTIONS
 
 WITHOUT = """\
 import runpy, sys
@@ -57,6 +60,7 @@ def test_every_step_is_rehearsed(tmp_path: Path) -> None:
     assert done.returncode == 1 and list(states) == list(gpu.STEPS)
     messages = json.loads((tmp_path / gpu.RESULT_FILE).read_text())["steps"]["parity"]["result"]
     assert ["failed" in row for row in messages] == [False] * 5 + [True] * 2
+    assert [path.name for path in tmp_path.iterdir()] == [gpu.RESULT_FILE], "few files can be brought back"
 
     done = run(tmp_path)
     assert done.returncode == 0 and done.stdout.count(": done before\n") == len(gpu.STEPS) - 2
@@ -65,7 +69,7 @@ def test_every_step_is_rehearsed(tmp_path: Path) -> None:
     check_rehearsal({name: row["result"] for name, row in found["steps"].items()})
     shown = gpu_tables.make_tables(found)
     assert shown.count("| --- |") >= 8 and "a CPU, no GPU, toy sizes" in shown
-    assert {path.name for path in tmp_path.glob("*/*")} <= {"result.json", "traceback.txt"}
+    assert [path.name for path in tmp_path.iterdir()] == [gpu.RESULT_FILE]
 
 
 def check_rehearsal(result: dict[str, list[dict[str, Any]]]) -> None:
@@ -86,6 +90,23 @@ def check_rehearsal(result: dict[str, list[dict[str, Any]]]) -> None:
     for row in result["corpus"]:
         assert row["notes"] == [] and 0 < row["matrix_share"] < 1
         assert 0 < row["checkpoint_waited"] <= row["checkpoint_written"]
+
+
+def test_the_wheels_to_take_along_are_all_that_is_needed() -> None:
+    """Beside torch and transformers, by every step; and the step `machine` asks for each."""
+    said = str(gpu.__doc__).partition("pip wheel ")[2].partition("pip install")[0]
+    named = {re.sub(r'"|<.*', "", word) for word in said.split()}
+    train = required(*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["train"])
+    there = {"torch", "transformers", "rich"} | list_asked("torch") | list_asked("transformers")
+    assert not (train | list_asked("peft") | list_asked("accelerate")) - there - named, "rich: with typer"
+    asked = {DISTRIBUTIONS.get(name, name) for names in NEEDED.values() for name in names}
+    assert not train - asked - {"typer", "rich"}, "the command line is not run"
+
+
+def list_asked(name: str) -> set[str]:
+    """The distributions that this one asks for itself, on this machine."""
+    asked = [one for one in metadata.requires(name) or () if "extra ==" not in one]
+    return {one.replace("_", "-") for one in required(*asked)}
 
 
 def in_a_minute() -> float:
@@ -121,9 +142,21 @@ def test_a_step_that_fails_crashes_or_hangs_keeps_its_rows(
     assert not Path(rows["work"]["result"][0]["folder"]).exists()
     assert [rows[name]["state"] for name in ("fail", "crash", "hang")] == [gpu.FAILED] * 3
     assert rows["fail"]["why"] == "RuntimeError: CUDA error: an illegal memory access"
+    assert any("in fail" in line for line in rows["fail"]["traceback"]) and not tmp_path.exists()
     assert "ended with status" in rows["crash"]["why"] and rows["hang"]["why"] == "more than 2 s"
     found = {"toy": True, "device": "cpu", "steps": {"fail": rows["fail"], "hang": rows["hang"]}}
     assert "`hang` failed: more than 2 s." in gpu_tables.make_tables(found)
+
+
+def test_a_base_that_is_not_there_fails_its_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, _setting: Setting) -> None:
+        raise OSError(f"no {name}")
+
+    rows: list[Row] = []
+    monkeypatch.setattr(gpu_steps, "load_base", load)
+    gpu_steps.compare_with_cpu(Setting("cpu", True, tmp_path), rows.append)
+    found = [str(row["failed"]) for row in rows]
+    assert found == ["OSError: no mini"] * 4 + ["OSError: no smol"] + ["OSError: no mini"] * 2
 
 
 def test_no_step_takes_more_than_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
