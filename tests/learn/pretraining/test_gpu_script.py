@@ -70,11 +70,27 @@ def test_a_run_of_two_processes_goes_on_in_one(place: Path) -> None:
             torch.testing.assert_close(found[name], one, atol=5e-3, rtol=2e-2)
 
 
+HIDE = """\
+import sys
+from importlib.machinery import PathFinder
+sys.path[:] = [path for path in sys.path if path not in ("", {checkout!r})]
+found = PathFinder.find_spec
+def find(name, path=None, target=None):
+    return None if name.partition(".")[0] in {hidden} else found(name, path, target)
+PathFinder.find_spec = find
+"""
+"""Runs when Python starts: as if packages were not installed, nor the checkout."""
+
+NOT_THERE = ("git", "detect_secrets", "onnx", "onnxruntime", "pyroaring", "rapidfuzz", "rouge_score")
+
+
 def script(place: Path, *words: object, **more: str) -> subprocess.Popen[str]:
+    folder = Path(str(words[1])) if words[0] == "train" and "PYTHONPATH" in more else CHECKOUT / "models/smol"
     return subprocess.Popen(
-        ["sh", str(CHECKOUT / "models" / "smol" / "gpu.sh"), *map(str, words)], text=True,
+        ["sh", str(folder / "gpu.sh"), *map(str, words)], text=True,
         env={**os.environ, "BASE": str(place / "base"), "DEVICE": "cpu", "PYTHON": sys.executable, **more},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=CHECKOUT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        cwd=folder if "PYTHONPATH" in more else CHECKOUT,
     )  # fmt: skip
 
 
@@ -170,16 +186,26 @@ def test_the_script_says_what_cannot_travel(place: Path, tmp_path: Path) -> None
 
 
 def test_the_script_takes_a_run_to_another_machine_and_back(place: Path, tmp_path: Path) -> None:
-    """Half of the pairs there; the rest on yet another machine, which starts from what came back."""
+    """Half of the pairs there; the rest on yet another machine, which starts from what came back.
+
+    Neither has this checkout, nor more packages than the script says.
+    """
     top = make_script_base(place, tmp_path, RECIPE)
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "sitecustomize.py").write_text(
+        HIDE.format(checkout=str(CHECKOUT), hidden=NOT_THERE)
+    )
     for stage, pairs in enumerate((12, 24)):
         text = RECIPE.replace("pairs = 24", f"pairs = {pairs}")
         (top / "base" / "recipe.toml").write_text(text)
         parts, back, there = (tmp_path / f"{name}-{stage}" for name in ("parts", "back", "there"))
         run_script(top, "pack", place / "corpus", tmp_path / "work", parts)
-        assert {"base.tar.aa", "examples.tar.aa", "SHA256SUMS"} <= {path.name for path in parts.iterdir()}
+        assert {"base.tar.aa", "code.tar", "examples.tar.aa", "gpu.sh", "SHA256SUMS"} <= {
+            path.name for path in parts.iterdir()
+        }
         assert (parts / "run.tar").exists() == (stage == 1)
-        assert "ended early" not in run_script(top, "train", parts, there, back)
+        said = run_script(top, "train", parts, there, back, PYTHONPATH=str(tmp_path / "start"))
+        assert "ended early" not in said and (there / "code" / "gitpeft" / "__main__.py").exists()
         run_script(top, "collect", back, tmp_path / "work")
         at = read_position(tmp_path / "work" / "run" / "state.safetensors")
         assert (at.place, at.steps) == (pairs, pairs // 4)
