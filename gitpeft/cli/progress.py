@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from gitpeft.learn.compare.runs import RunStatus, RunWatcher
     from gitpeft.learn.training.finetune import ProgressListener
 
-LEAST_SHARE = 0.01
-"""The share of a step that has to be done before the time left is told: a start says nothing of the pace."""
+LEAST_SHARE, LEAST_SECONDS = 0.01, 120.0
+"""The share of a step that has to be done, or the time that it has to take, before the time left is told: a
+start says nothing of the pace."""
 
 LINE_SECONDS = 15.0
 """Without a terminal a running step is reported this often."""
@@ -199,9 +200,10 @@ def estimate_seconds_left(spent: float, done: float, begun: float = 0.0) -> floa
 
     What is resumed begins with the share that was done before, which says nothing of the pace.
     """
-    if spent < 1 or done >= 1 or done - begun < LEAST_SHARE:
+    new = done - begun
+    if spent < 1 or done >= 1 or new <= 0 or (new < LEAST_SHARE and spent < LEAST_SECONDS):
         return None
-    return spent * (1 - done) / (done - begun)
+    return spent * (1 - done) / new
 
 
 def format_time_left(spent: float, done: float, begun: float = 0.0) -> str:

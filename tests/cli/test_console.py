@@ -246,4 +246,6 @@ def test_the_bar_of_a_resumed_step_tells_the_same_time_left(monkeypatch: pytest.
 
 def test_the_beginning_of_a_step_says_nothing_of_the_time_left() -> None:
     assert format_time_left(60.0, 0.001) == "" and format_time_left(0.5, 0.5) == ""
+    assert format_time_left(120.0, 0.001) == "33 h 18 min", "a hundredth of a long training takes an hour"
+    assert format_time_left(600.0, 0.5, 0.5) == "", "nothing was done yet"
     assert format_time_left(60.0, 0.5) == "1 min 0 s" and format_time_left(60.0, 0.505, 0.5) == ""
