@@ -13,6 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
+from tests.support.distributions import DISTRIBUTIONS
 from tests.support.sources import CHECKOUT, PROJECT, ROOT, Import, imports, read_package, required
 
 # Who may import a package from outside the standard library. What is not named here is refused, so a new
@@ -60,16 +61,6 @@ IMPORTERS = {
 
 # Modules of the standard library of which each version of Python has one.
 VERSIONED = {"_sha2", "_sha256"}
-
-# What their distributions are called where that is another name.
-DISTRIBUTIONS = {
-    "git": "gitpython",
-    "yaml": "pyyaml",
-    "click": "typer",
-    "huggingface_hub": "huggingface-hub",
-    "rouge_score": "rouge-score",
-    "detect_secrets": "detect-secrets",
-}
 
 # Who may do so while it is being imported; all others wait until a function needs it. Nobody may for peft
 # (7 s to import), the exporters, and onnxruntime (whose telemetry must be switched off first).

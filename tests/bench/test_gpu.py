@@ -19,8 +19,8 @@ from gitpeft.learn.training.loop import _TrainingLoop
 from gitpeft.learn.training.settings import TrainingCost
 from tests.bench import gpu, gpu_memory, gpu_runs, gpu_setting, gpu_steps, gpu_tables
 from tests.bench.gpu_setting import METHODS, NEEDED, Record, Row, Setting
+from tests.support.distributions import DISTRIBUTIONS
 from tests.support.sources import CHECKOUT, PROJECT, required
-from tests.test_imports import DISTRIBUTIONS
 
 WITHOUT = """\
 import runpy, sys
