@@ -146,7 +146,7 @@ class Victim:
         step = str(events[-1]["step"]) if events else "start"
         redone = list(list_redone(before, after, events, self.total - before.commits))
         report.failures += [f"{what}, although that was done before" for what in redone]
-        if after.commits < before.commits + any(event["step"] == "mine" for event in events):
+        if after.commits < before.commits + any(map(count_wanted, events)):
             report.failures.append(f"of {before.commits} commits that were read {after.commits} are left")
         if not redone:
             reached = _STEPS.index(step) if killed else len(_STEPS)
@@ -252,13 +252,18 @@ class Victim:
         yield from (f"  {failure}" for failure in report.failures)
 
 
+def count_wanted(event: Event) -> int:
+    """The commits that a run set out to read, where an event tells it; else 0."""
+    found = re.match(r"[\d,]+/([\d,]+) commits", str(event["detail"]))
+    return int(found[1].replace(",", "")) if found and event["step"] == "mine" else 0
+
+
 def list_redone(before: Kept, after: Kept, events: Sequence[Event], missing: int) -> Iterator[str]:
     """What a run did anew, by its events, although it was there `before`; `missing` commits were not."""
-    details = [(str(event["step"]), str(event["detail"])) for event in events]
     done = {step for _, step in before.results}
-    for step, detail in details:
-        reading = re.match(r"[\d,]+/([\d,]+) commits", detail) if step == "mine" else None
-        if reading and int(reading[1].replace(",", "")) > missing:
+    for event in events:
+        step, detail = str(event["step"]), str(event["detail"])
+        if count_wanted(event) > missing:
             yield f"{detail} were to be read where {missing} were missing"
         if step == "train" and step in done and detail != "already trained":
             yield f"the model was trained ({detail})"
