@@ -76,6 +76,16 @@ def test_the_wheel_holds_every_file_of(folder: str, wheel: zipfile.ZipFile) -> N
     assert expected - contents(wheel) == set()
 
 
+def test_of_smol_the_wheel_holds_what_serves_and_is_tuned(wheel: zipfile.ZipFile) -> None:
+    """Neither the lists that it was trained on, nor the checkpoint that its training goes on from."""
+    place = "gitpeft/_models/smol/"
+    found = {name.removeprefix(place).split("/")[0] for name in contents(wheel) if name.startswith(place)}
+    assert found == {
+        "LICENSE", "README.md", "adapter", "card.md", "config.json", "model.safetensors", "onnx",
+        "recipe.toml", "tokenizer.json",
+    }  # fmt: skip
+
+
 def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     places = ("gitpeft/_hooks/", "gitpeft/_models/mini/", "gitpeft/")
     for name in contents(wheel):
