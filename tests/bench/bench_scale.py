@@ -484,7 +484,10 @@ class Axes:
 
 
 def draw_plot(rows: Sequence[Measured]) -> str:
-    """Seconds against commits as SVG, both logarithmic; a line for each step."""
+    """Seconds against commits as SVG, both logarithmic; a line for each step.
+
+    Lines of an earlier version are dashed and have no name of their own, only the colour of their step.
+    """
     rows = sorted(rows, key=lambda one: one.commits)
     steps = list(dict.fromkeys(step for one in rows for step in one.seconds))
     steps = [step for step in steps if step not in _UNDRAWN and f"{step}, after mining" not in steps]
@@ -500,20 +503,27 @@ def draw_plot(rows: Sequence[Measured]) -> str:
         colour = COLOURS[number % len(COLOURS)]
         for kind in ("", BEFORE):
             points = [
-                axes.place(one.commits, one.seconds[step])
+                axes.place(one.commits, seconds)
                 for one in rows
-                if one.seconds.get(step) and one.name.endswith(BEFORE) == bool(kind)
+                if (seconds := _find_seconds(one, step)) and one.name.endswith(BEFORE) == bool(kind)
             ]
             if points:
                 line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
                 dashes = ' stroke-dasharray="5 4"' if kind else ""
                 drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}"{dashes}/>')
                 drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-                labels.append((points[-1][1], points[-1][0], step + kind, colour))
+                if not kind:
+                    labels.append((points[-1][1], points[-1][0], step, colour))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12"'
     head += ' font-family="sans-serif" fill="#566070">'
     body = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>', *drawn, *_draw_labels(labels)]
     return "\n".join([head, *body, "</svg>"]) + "\n"
+
+
+def _find_seconds(row: Measured, step: str) -> float | None:
+    """The seconds of a step; earlier versions of `init` do not tell which came after mining, which is nearly
+    all of them where the history had been read."""
+    return row.seconds.get(step) or row.seconds.get(step.removesuffix(", after mining"))
 
 
 def _draw_labels(labels: Sequence[tuple[float, float, str, str]]) -> Iterator[str]:
