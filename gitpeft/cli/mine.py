@@ -141,6 +141,7 @@ def _mine_together(paths: Sequence[Path], until: str, listen: ProgressListener) 
 def _mine_recipe(
     recipe: Path, corpus: Path, work: Path, share: Shard, listen: ProgressListener
 ) -> ShardReport:
+    from gitpeft.history.step_share import tell_repository
     from gitpeft.learn.pretraining import adapter_build, commit_pairs
 
     wanted = adapter_build.AdapterRecipe.load(recipe)
@@ -150,7 +151,7 @@ def _mine_recipe(
 
     def mine_clone(name: str) -> None:
         number = names.index(name)
-        listen("pairs", number / len(names), f"{number:,}/{len(names):,} repositories · {name}")
+        listen("pairs", number / len(names), tell_repository(number, len(names), name))
         commit_pairs.mine_once(name, tips[name], corpus, work / commit_pairs.MINED_FOLDER, wanted.rules)
 
     return _mine_each(names, mine_clone)

@@ -26,6 +26,11 @@ def make_part_listener(
     return listen_in_part
 
 
+def tell_repository(number: int, total: int, name: str) -> str:
+    """The words for a step at the repository `name`, behind the first `number` of all."""
+    return f"{number:,}/{total:,} repositories · {name}"
+
+
 def follow_commits(commits: Sequence[Item], listen: CountListener) -> Iterator[Item]:
     """The commits one after another; `listen` is called after every few thousand."""
     for number, commit in enumerate(commits):

@@ -20,6 +20,7 @@ from gitpeft.bundle.bundle import Manifest
 from gitpeft.bundle.embedded import ONNX_FOLDER
 from gitpeft.errors import GitpeftError
 from gitpeft.files import write_json
+from gitpeft.history.step_share import tell_repository
 from gitpeft.lazy import replace_fields
 from gitpeft.learn.data.dataset import Example, build_example_index
 from gitpeft.learn.evaluation import reranker, trial
@@ -97,7 +98,7 @@ def fit_base_reranker(asker: "HistoryAsker", tips: Mapping[str, str], listen: Pr
     _check_names(names, tips)
     asked: dict[str, list[ExampleCandidates]] = {}
     for number, name in enumerate(names):
-        listen("choose", number / len(names), f"{number}/{len(names)} repositories · {name}")
+        listen("choose", number / len(names), tell_repository(number, len(names), name))
         asked[name] = asker.ask_once(name, tips[name])
     marks = asker.marks
     fitted, found = fit_on_histories(list(asked.values()), marks)

@@ -36,6 +36,7 @@ from gitpeft.git.repository import Repository
 from gitpeft.git.streams import stream_commits
 from gitpeft.history.filters import find_exclusion_reason, is_bot
 from gitpeft.history.pool import map_over_cores
+from gitpeft.history.step_share import tell_repository
 from gitpeft.lazy import replace_fields
 from gitpeft.learn.data.dataset import Example
 from gitpeft.learn.pretraining.line_file import LineFile
@@ -109,7 +110,7 @@ def make_pairs(
     in_order = work / "in-order.jsonl"
     with in_order.open("w", encoding="utf-8") as lines:
         for number, (name, (found, own)) in enumerate(zip(sorted(repositories), judged, strict=True)):
-            told = f"{number:,}/{len(repositories):,} repositories · {name}"
+            told = tell_repository(number, len(repositories), name)
             listen("pairs", number / len(repositories), told)
             counts.update(own)
             if name in rules.validation:
