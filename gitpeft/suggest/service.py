@@ -4,7 +4,8 @@
 
 `suggest_for_staged` runs the model in a sandboxed child process, `suggest_for_commit` in this one. Both go
 through `_ask_model` and `postprocess.select_suggestions`, so the first suggestion for a change depends
-neither on the command nor on the number of messages asked for.
+neither on the command nor on the number of messages asked for. It may depend on whether somebody waits:
+a language model reads less of a long change then.
 """
 
 import os
@@ -272,7 +273,7 @@ def suggest_for_staged(
         else:
             worker = worker or _start_worker(state, limits)
             with cache.hold_claim(state, key):
-                answer = _ask_worker(repo, worker, request, limits, trace)
+                answer = _ask_worker(repo, worker, request, limits, trace, hurried=True)
                 if not answer.problem:
                     _store_answer(state, key, answer)
     finally:
@@ -296,7 +297,7 @@ def rehearse_for_commit(repo: Repository, config: Config, limits: SuggestionLimi
     with _start_worker(repo.state_dir, limits) as worker:
         request = build_commit_request(repo, config, 0, rev)
         facts = postprocess.gather_facts(repo, config, request.change)
-        answer = _ask_worker(repo, worker, request, limits, HookTrace())
+        answer = _ask_worker(repo, worker, request, limits, HookTrace(), hurried=True)
         if answer.problem:
             raise GitpeftError(answer.problem)
         postprocess.select_suggestions(
@@ -403,14 +404,24 @@ def _start_worker(state: Path, limits: SuggestionLimits) -> Worker:
 
 
 def _ask_worker(
-    repo: Repository, worker: Worker, request: SuggestionRequest, limits: SuggestionLimits, trace: HookTrace
+    repo: Repository,
+    worker: Worker,
+    request: SuggestionRequest,
+    limits: SuggestionLimits,
+    trace: HookTrace,
+    *,
+    hurried: bool = False,
 ) -> ModelAnswer:
-    """Send a request to the child; the newest commits are read here while it still loads the model."""
+    """Send a request to the child, `hurried` where somebody waits for the answer.
+
+    The newest commits are read here while it still loads the model.
+    """
     since = recent_exemplars.refresh_recent_commits(
         repo, _find_newest_known_commit(repo.state_dir), request.after
     )
     trace.mark_step("recent")
-    answer = worker.get_answer({**request.to_dict(), "since": since}, limits.waiting)
+    asked = {**request.to_dict(), "since": since, "hurried": hurried}
+    answer = worker.get_answer(asked, limits.waiting)
     trace.mark_step("answer")
     for step in ("started", "loaded", "requested", "answered", "timings"):
         trace.mark_step(step, answer.get(step))
@@ -445,6 +456,7 @@ def load_message_handler(state_dir: Path, helper: "Helper | None" = None) -> Req
             request.n,
             least=request.get_least_score(),
             branch=request.branch,
+            hurried=data.get("hurried") is True,
         )
         if suggester.generates:  # something to offer should the model take too long
             yield {PRELIMINARY: True, **ModelAnswer(next(steps)).to_dict()}

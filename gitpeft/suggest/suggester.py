@@ -130,18 +130,26 @@ class Suggester:
         return self._choose_best(candidates, n, least)
 
     def suggest_in_steps(
-        self, change: str, previous: str, n: int = 1, *, least: float | None = None, branch: str = ""
+        self,
+        change: str,
+        previous: str,
+        n: int = 1,
+        *,
+        least: float | None = None,
+        branch: str = "",
+        hurried: bool = False,
     ) -> Iterator[list[Suggestion]]:
         """What earlier messages alone give, while the model reads the change; then the same as `suggest`.
 
-        Where the model has no part in the suggestions, these are the same, and there is one step.
+        Where the model has no part in the suggestions, these are the same, and there is one step. `hurried`,
+        for somebody who waits, it reads less of a long change.
         """
         self._load_missing(self.generates)
         change = self._fit_form(change)
         neighbours = self._find_nearest(change)
         reading, exemplars = None, neighbours[: self._exemplar_count]
         if (generator := self._generator if self.generates else None) is not None:
-            source = generator.render_source(change, previous, exemplars)
+            source = generator.render_source(change, previous, exemplars, hurried=hurried)
             reading = BackgroundTask(lambda: generator.encode_tokens(source))
             reading.wait(generator.loading_seconds)
         work = self._lay_groundwork(change, previous, neighbours, branch=branch)

@@ -74,6 +74,19 @@ def test_the_hook_offers_what_the_prefetch_stored(
     assert ask().messages[0] == MESSAGES[0]
 
 
+def test_only_somebody_who_waits_is_in_a_hurry(
+    ask: Ask, repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_HURRIED", str(tmp_path / "hurried"))
+    ask()
+    assert (tmp_path / "hurried").read_text() == "True"
+    repo.write("a.py", "a = 2\n")
+    repo.git("add", ".")
+    limits = SuggestionLimits(time.monotonic() + 30, 2048)
+    service.prefetch_suggestions(Repository.open(repo.path), Config(), limits)
+    assert (tmp_path / "hurried").read_text() == "False"
+
+
 def test_what_was_withheld_has_a_reason_and_a_score(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked of the model, and then of the cache."""
     for _ in range(2):

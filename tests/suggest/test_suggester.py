@@ -6,15 +6,20 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gitpeft.bundle import bundle as bundles
+from gitpeft.diff.patch import parse_patch
+from gitpeft.diff.prompt import PROMPT_BUDGET
+from gitpeft.diff.stored import store_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.doctor import examine_repository
+from gitpeft.suggest.generator import MessageGenerator
 from gitpeft.suggest.suggester import Suggester, open_active_suggester
 from gitpeft.suggest.suggestion import Suggestion
 from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
@@ -35,6 +40,14 @@ def ready(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder with an active model, for tests that change nothing in it."""
     state = tmp_path_factory.mktemp("state")
     tinymodel.bundle(state, model)
+    return state
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with an active model that reads prompts."""
+    state = tmp_path_factory.mktemp("state")
+    tinymodel.bundle(state, tinymodel.causal(), budget=asdict(PROMPT_BUDGET))
     return state
 
 
@@ -162,6 +175,27 @@ def test_earlier_messages_are_there_before_the_model(ready: Path) -> None:
     assert "decode" not in model.timings
     assert list(steps) == [open_active_suggester(ready).suggest(CHANGE, "", 3)]
     assert list(model.suggest_in_steps(CHANGE, "", 3, least=1.01)) == [[], []]
+
+
+@pytest.mark.parametrize(("lines", "hurried", "length"), [(99, False, 512), (99, True, 352), (3, True, None)])
+def test_a_prompt_for_somebody_who_waits_is_shorter(
+    prompted: Path, monkeypatch: pytest.MonkeyPatch, lines: int, hurried: bool, length: int | None
+) -> None:
+    """Of a long change; a short one is read whole, and gets the same answer as from somebody with time."""
+    read: list[int] = []
+    encode = MessageGenerator.encode_tokens
+    monkeypatch.setattr(
+        MessageGenerator, "encode_tokens", lambda self, ids: (read.append(len(ids)), encode(self, ids))[1]
+    )
+    added = "".join(f"+value_{number} = compute({number})\n" for number in range(lines))
+    start = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n"
+    patch = f"{start}@@ -0,0 +1,{lines} @@\n{added}"
+    change, suggester = store_change(parse_patch(patch.encode())), open_active_suggester(prompted)
+    found = list(suggester.suggest_in_steps(change, "", 3, hurried=hurried))
+    if length is None:
+        assert found[-1] == suggester.suggest(change, "", 3) and read[0] == read[1] < 352
+    else:
+        assert length - 60 < read[0] < length
 
 
 def test_there_is_one_step_where_the_model_has_no_part(tmp_path: Path, model: Any) -> None:

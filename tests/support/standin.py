@@ -2,8 +2,8 @@
 
 The environment variable STANDIN says what the model does; the default is to answer at once. STANDIN_RETRIEVED
 holds earlier messages that are found before that, with `|` between them, STANDIN_THRESHOLD what its best
-message needs where no least score is set. Only an interpreter that a test made
-imports this: nothing in the package knows of it.
+message needs where no least score is set, STANDIN_SAW and STANDIN_HURRIED where to write what was asked and
+whether somebody waits. Only an interpreter that a test made imports this: nothing in the package knows of it.
 """
 
 import ctypes
@@ -34,8 +34,10 @@ class Model:
         pass
 
     def suggest_in_steps(
-        self, change: str, previous: str, n: int, *, least: float | None, branch: str
+        self, change: str, previous: str, n: int, *, least: float | None, branch: str, hurried: bool
     ) -> Iterator[list[Suggestion]]:
+        if os.environ.get("STANDIN_HURRIED"):
+            Path(os.environ["STANDIN_HURRIED"]).write_text(str(hurried))
         found = os.environ.get("STANDIN_RETRIEVED", "")
         yield [Suggestion(message, 0.1, "retrieved") for message in found.split("|")[:n] if message]
         yield self.suggest(change, previous, n, least=least, branch=branch)
