@@ -65,7 +65,7 @@ def _describe_outcome(
     total = outcome.used + sum(outcome.left_out.values())
     yield "History", f"{outcome.used:,} of {total:,} commits used" + (f" ({without})" if without else "")
     yield "Model", "\n".join(_describe_made_model(outcome.candidate))
-    if quality := _describe_quality(outcome.candidate.measured):
+    if quality := describe_quality(outcome.candidate.measured):
         yield "Quality", quality
     yield "Risk", describe_risk_model(outcome.candidate.risk.model)
     for note in _list_training_notes(outcome.candidate):
@@ -136,17 +136,22 @@ def _describe_made_model(made: "CandidateModel") -> Iterator[str]:
         yield f"best on validation commits ({measure}): {scored}"
 
 
-def _describe_quality(measured: "MeasuredMessages") -> str:
-    """How many keystrokes the suggestions save, beside the nearest earlier message."""
+def describe_quality(measured: "MeasuredMessages") -> str:
+    """For how many commits something is offered, and what messages for all would save, beside the nearest
+    earlier message for all."""
+    from gitpeft.learn.evaluation.messages import EVERYTHING
+
     ours, nearest = measured.scores.get("gitpeft"), measured.scores.get("nearest neighbour")
     if not ours or not nearest:
         return ""
-    mine, other = ours.metrics["keystrokes_saved"], nearest.metrics["keystrokes_saved"]
-    kept = f"; {row.mean:.0f}% of them could be kept" if (row := ours.metrics.get("kept")) else ""
+    always = measured.scores.get(EVERYTHING, ours)
+    mine, other = always.metrics["keystrokes_saved"], nearest.metrics["keystrokes_saved"]
+    kept = f", of which {row.mean:.0f}% could be kept" if (row := ours.metrics.get("kept")) else ""
+    offered = f"{ours.metrics['coverage'].mean:.0f}% of the {ours.n} newest commits"
     said = (
-        f"{mine.mean:.0f}% ({mine.low:.0f}-{mine.high:.0f}) of the keystrokes saved on the {ours.n} newest "
-        f"commits, something offered for {ours.metrics['coverage'].mean:.0f}%{kept}; nearest past message: "
-        f"{other.mean:.0f}% ({other.low:.0f}-{other.high:.0f}), offered for all"
+        f"something is offered for {offered}{kept}; "
+        f"a suggestion for every commit saves {mine.mean:.0f}% ({mine.low:.0f}-{mine.high:.0f}) of the "
+        f"keystrokes, the nearest past message {other.mean:.0f}% ({other.low:.0f}-{other.high:.0f})"
     )
     overlap = mine.low <= other.high and other.low <= mine.high
     return said + ("; too few commits to tell them apart" if overlap else "")

@@ -10,6 +10,8 @@ import pytest
 from gitpeft.cli import views
 from gitpeft.cli.views import describe_risk_model, measure_folder
 from gitpeft.learn.budget import BudgetReport
+from gitpeft.learn.evaluation.messages import EVERYTHING, MeasuredMessages
+from gitpeft.learn.evaluation.text_metrics import score_messages
 from gitpeft.learn.results import TrainingResult
 from gitpeft.learn.retrain.run import RetrainingResult
 from gitpeft.learn.training.finetune import RunCost
@@ -65,6 +67,25 @@ REDUCED = (
     "reduced to: training on 20 of 798 commits; 20 of 100 test commits "
     "--budget 4 should take it all, as fast as this machine was"
 )
+
+
+def test_what_the_suggestions_save_is_compared_for_the_same_commits() -> None:
+    """The nearest message is there for every commit, so what it saves is no match for the offers alone."""
+    references = ["Add a parser for dates", "Fix the reader", "Drop Python 3.8", "Release 2.1"]
+    ours = ["Add a parser for times", "Fix the writer", "Drop Python 3.7", "Release 2.1"]
+    scores = {
+        "gitpeft": score_messages([*ours[:1], "", "", ""], references),
+        EVERYTHING: score_messages(ours, references),
+        "nearest neighbour": score_messages(["Add docs", "", "", ""], references),
+    }
+    told = views.describe_quality(MeasuredMessages(scores))
+    assert "something is offered for 25% of the 4 newest commits, of which 100% could be kept;" in told
+    saved = [round(scores[name].metrics["keystrokes_saved"].mean) for name in scores]
+    assert f"a suggestion for every commit saves {saved[1]}% (" in told
+    assert f"the nearest past message {saved[2]}% (" in told
+    assert saved[0] < saved[1]
+    always = views.describe_quality(MeasuredMessages({name: scores[name] for name in list(scores)[::2]}))
+    assert f"saves {saved[0]}% (" in always, "of a model without a threshold"
 
 
 def test_a_training_tells_what_the_budget_was_too_short_for(capsys: pytest.CaptureFixture[str]) -> None:

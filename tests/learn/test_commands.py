@@ -30,8 +30,8 @@ def test_init_ends_with_a_card(place: tuple[str, ...], repo: Repo, gitpeft: Call
     assert done.code == 0, done
     for part in (
         "60 of 60 commits used", "tuned on your history (lora, rank 16, all-linear)",
-        "of the keystrokes saved on",
-        "the 6 newest commits", "prepare-commit-msg created", "Typical suggestions", "team:", "Try it",
+        "something is offered for", "of the 6 newest commits", "of the keystrokes, the nearest past message",
+        "prepare-commit-msg created", "Typical suggestions", "team:", "Try it",
     ):  # fmt: skip
         assert part.replace(" ", "") in done.said.replace(" ", ""), part
     assert "Training" in done.err and "tokens/s" in done.err, "progress is on standard error"

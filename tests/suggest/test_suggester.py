@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gitpeft.diff.stored import store_change
 from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.doctor import examine_repository
+from gitpeft.runtime.onnx_model import EncodedSource
 from gitpeft.suggest.generator import MessageGenerator
 from gitpeft.suggest.suggester import Suggester, open_active_suggester
 from gitpeft.suggest.suggestion import Suggestion
@@ -182,11 +184,13 @@ def test_a_prompt_for_somebody_who_waits_is_shorter(
     prompted: Path, monkeypatch: pytest.MonkeyPatch, lines: int, hurried: bool, length: int | None
 ) -> None:
     """Of a long change; a short one is read whole, and gets the same answer as from somebody with time."""
-    read: list[int] = []
-    encode = MessageGenerator.encode_tokens
-    monkeypatch.setattr(
-        MessageGenerator, "encode_tokens", lambda self, ids: (read.append(len(ids)), encode(self, ids))[1]
-    )
+    read, encode = [], MessageGenerator.encode_tokens
+
+    def note_length(self: MessageGenerator, source: Sequence[int]) -> EncodedSource:
+        read.append(len(source))
+        return encode(self, source)
+
+    monkeypatch.setattr(MessageGenerator, "encode_tokens", note_length)
     added = "".join(f"+value_{number} = compute({number})\n" for number in range(lines))
     start = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n"
     patch = f"{start}@@ -0,0 +1,{lines} @@\n{added}"
