@@ -5,6 +5,7 @@
 For each history and base: `gitpeft init`'s pipeline on a fresh clone, then every system asked about each
 commit of the test part (`--part valid`: of the validation part, for reading blind) with a rolling index.
 Systems: nearest neighbour, the base untuned, and what `init` selects, at full coverage and at the threshold.
+Nats a byte are those of the team's messages, but for the few that are cut because they are too long.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from git import Repo
 
 from gitpeft.bundle import bundle as bundles
@@ -24,11 +26,13 @@ from gitpeft.learn import packing, pipeline, results
 from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import text_metrics, trial
 from gitpeft.learn.evaluation.reranker import OfferOutcome, list_outcomes
-from gitpeft.learn.evaluation.text_metrics import MetricScores
+from gitpeft.learn.evaluation.text_metrics import ConfidenceInterval, MetricScores
 from gitpeft.learn.export import parity
 from gitpeft.learn.models import bases
 from gitpeft.learn.training import finetune
+from gitpeft.suggest.generator import MAX_TOKENS
 from gitpeft.suggest.reranker import Reranker
+from gitpeft.suggest.suggester import Suggester
 
 NEAREST = "nearest neighbour"
 METRICS = ("coverage", "keystrokes_saved", "kept", "nearly_kept", "b_norm", "rouge_l", "edit_similarity")
@@ -51,7 +55,8 @@ def main() -> None:
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     outcomes: dict[str, list[OfferOutcome]] = {}
-    print("| history | system | " + " | ".join(METRICS) + " |\n" + "|---" * (len(METRICS) + 2) + "|")
+    columns = ("history", "system", *METRICS, "nats a byte")
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for item in args.histories:
         name, _, path = item.partition("=")
         rows += measure_history(name, path, args, outcomes)
@@ -83,33 +88,39 @@ def measure_history(
             systems = {f"{base}, untuned": ask_untuned(base, index, examples, part)}
             if not args.untuned:
                 systems[f"{base}, tuned"] = ask_tuned(repo, base, args.minutes, index, examples, part)
-            for system, (asked, reranker) in systems.items():
-                outcomes.setdefault(system, []).extend(list_outcomes(asked, reranker))
-                record_system(f"{name} (n = {len(examples)})", system, asked, reranker, rows)
+            for system, one in systems.items():
+                outcomes.setdefault(system, []).extend(list_outcomes(one.asked, one.reranker))
+                record_system(f"{name} (n = {len(examples)})", system, one, rows)
     return rows
 
 
-def record_system(
-    history: str,
-    system: str,
-    asked: Sequence[trial.ExampleCandidates],
-    reranker: Reranker,
-    rows: list[dict[str, Any]],
-) -> None:
+class Answers(NamedTuple):
+    """What a system has for each commit; its reranker; nats and bytes of the team's messages."""
+
+    asked: list[trial.ExampleCandidates]
+    reranker: Reranker
+    losses: list[tuple[float, int]]
+
+
+def record_system(history: str, system: str, answers: Answers, rows: list[dict[str, Any]]) -> None:
     """Print a system at full coverage and at its threshold, and note its offers."""
+    asked, reranker, losses = answers
+    nats = summarise_losses(losses)
     always = [one.offered_message(reranker, least=0.0) for one in asked]
     withheld = [one.offered_message(reranker) for one in asked]
-    report(history, system, always, rows)
+    report(history, system, always, rows, f"{nats.mean:.3f} ({nats.low:.3f}–{nats.high:.3f})")
     report(history, f"{system}, at its threshold", withheld, rows)
     scores = [one.score for one in list_outcomes(asked, reranker)]
     for row, text, offered, score in zip(rows, always, withheld, scores, strict=True):
         row["offers"][system] = {"text": text, "offered": bool(offered), "score": score}
 
 
-def report(history: str, system: str, offers: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+def report(
+    history: str, system: str, offers: Sequence[str], rows: Sequence[dict[str, Any]], nats: str = ""
+) -> None:
     """Print a line of the table."""
     scores = text_metrics.score_messages(offers, [row["team"] for row in rows])
-    print(f"| {history} | {system} | " + " | ".join(format_metrics(scores)) + " |", flush=True)
+    print(f"| {history} | {system} | " + " | ".join([*format_metrics(scores), nats]) + " |", flush=True)
 
 
 def format_metrics(scores: MetricScores) -> list[str]:
@@ -118,7 +129,12 @@ def format_metrics(scores: MetricScores) -> list[str]:
     return [f"{one.mean:.1f} ({one.low:.1f}–{one.high:.1f})" if one else "" for one in found]
 
 
-Asked = tuple[list[trial.ExampleCandidates], Reranker]
+def summarise_losses(losses: Sequence[tuple[float, int]]) -> ConfidenceInterval:
+    """Nats a byte of all messages together, with a 95 % percentile bootstrap interval over them."""
+    nats, sizes = np.array(losses, float).T
+    drawn = np.random.default_rng(0).integers(0, len(nats), (2000, len(nats)))
+    low, high = np.percentile(nats[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5])
+    return ConfidenceInterval(float(nats.sum() / sizes.sum()), float(low), float(high))
 
 
 def ask_untuned(
@@ -126,7 +142,7 @@ def ask_untuned(
     index: Any,
     examples: Sequence[dataset.Example],
     part: Sequence[dataset.Example],
-) -> Asked:
+) -> Answers:
     """The base as it is, with its default reranker."""
     base = bases.find_base(name)
     with tempfile.TemporaryDirectory() as scratch:
@@ -135,7 +151,26 @@ def ask_untuned(
         manifest = Manifest(created="", settings=settings, **packing.describe_base(base))
         reranker = base.load_reranker()
         with trial.open_trial_suggester(manifest, ready, index, {}, reranker) as suggester:
-            return trial.collect_candidates(suggester, examples, since=part), reranker
+            return ask_suggester(suggester, reranker, base, examples, part)
+
+
+def ask_suggester(
+    suggester: Suggester,
+    reranker: Reranker,
+    base: bases.BaseModel,
+    examples: Sequence[dataset.Example],
+    part: Sequence[dataset.Example],
+) -> Answers:
+    """The candidates of a model for each commit, and its losses."""
+    asked, losses = trial.collect_candidates(suggester, examples, since=part), []
+    codec = base.load_codec()
+    for one, before in zip(examples, trial.entries_known_before(examples, part), strict=True):
+        count = len(codec.encode_message(one.message, base.budget.layout))
+        if count <= MAX_TOKENS:
+            suggester.index_recent_commits(before)
+            mean = suggester.compute_loss(one.change, one.previous, one.message)
+            losses.append((mean * (count + 1), len(one.message.encode())))
+    return Answers(asked, reranker, losses)
 
 
 def export_base(base: bases.BaseModel, examples: Sequence[dataset.Example], folder: Path) -> Path:
@@ -155,14 +190,14 @@ def ask_tuned(
     index: Any,
     examples: Sequence[dataset.Example],
     part: Sequence[dataset.Example],
-) -> Asked:
+) -> Answers:
     """What `gitpeft init` selects for the history."""
     pipeline.build_active_model(repo, results.ModelPlan(base=base, minutes=minutes), lambda *_: None)
     active = bundles.require_active_bundle(repo.state_dir)
     style = active.read_json(bundles.STYLE_FILE)
     reranker = Reranker.from_data(active.read_json(bundles.RERANKER_FILE), active.manifest.kind)
     with trial.open_trial_suggester(active.manifest, active.path, index, style, reranker) as suggester:
-        return trial.collect_candidates(suggester, examples, since=part), reranker
+        return ask_suggester(suggester, reranker, bases.find_base(base), examples, part)
 
 
 def format_curve(system: str, found: Sequence[OfferOutcome]) -> list[str]:
