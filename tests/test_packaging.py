@@ -77,7 +77,7 @@ def test_the_wheel_holds_every_file_of(folder: str, wheel: zipfile.ZipFile) -> N
 
 
 def test_of_smol_the_wheel_holds_what_serves_and_is_tuned(wheel: zipfile.ZipFile) -> None:
-    """Neither the lists that it was trained on, nor the checkpoint that its training goes on from."""
+    """Not the lists that it was trained on."""
     place = "gitpeft/_models/smol/"
     found = {name.removeprefix(place).split("/")[0] for name in contents(wheel) if name.startswith(place)}
     assert found == {

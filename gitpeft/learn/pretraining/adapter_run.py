@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -426,7 +427,13 @@ def _stop_on_sigterm(run: AdapterRun) -> Iterator[None]:
 
 
 def write_adapter(run: AdapterRun, folder: Path) -> None:
-    """The averaged adapter as PEFT's files, its weights in bfloat16."""
+    """The averaged adapter as PEFT's files, its weights in bfloat16.
+
+    Files that are there already stay as they are: written again, their notes may come in another order, and
+    what was asked of this adapter would be taken for that of another one.
+    """
+    if _holds_run(folder / ADAPTER_FILE, run):
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with run.use_average():
         run.model.save_pretrained(folder)
@@ -435,3 +442,15 @@ def write_adapter(run: AdapterRun, folder: Path) -> None:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": None})
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def _holds_run(path: Path, run: AdapterRun) -> bool:
+    """Whether a file has the averaged weights of this very place of a run."""
+    try:
+        if read_position(path) != run.at:
+            return False
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError):  # there is none, or another one
+        return False
+    known = load_file(path)
+    expected = {shorten_name(name): mean.to(torch.bfloat16) for name, mean in run.average.items()}
+    return known.keys() == expected.keys() and all(torch.equal(known[n], expected[n]) for n in expected)

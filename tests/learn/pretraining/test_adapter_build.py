@@ -118,10 +118,17 @@ def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path
     (place / "marks.tsv").write_text("\n".join(["repository\tcommit\tmark\tmessage", *sorted(rows)]) + "\n")
     (place / "asking.toml").write_text(RECIPE + asks + 'marks = "marks.tsv"\n')
     recipe = AdapterRecipe.load(place / "asking.toml")
+    weights = out / "adapter" / "adapter_model.safetensors"
+    written = weights.stat().st_ino
     assert adapter_build.build_adapter(recipe, corpus, tmp_path / "work", out, nobody, finish=True)
+    assert weights.stat().st_ino == written, "written again, it would be another adapter, and asked anew"
     told = json.loads((out / "onnx" / "reranker.json").read_text())["marks"]
     assert 0 < told["offered"]["n"] <= told["all"]["n"] <= 4
     assert bases.find_base(str(out)).load_reranker().marked
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    assert adapter_build.build_adapter(recipe, corpus, tmp_path / "work", out, nobody, finish=True)
+    assert len(weights.read_bytes()) == len(whole), "a damaged one is"
     shutil.rmtree(out / "onnx")
 
 
