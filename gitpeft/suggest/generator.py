@@ -38,8 +38,8 @@ MAX_TOKENS = 40
 HURRIED_TOKENS = 352
 """Tokens of a prompt while somebody waits: a third less to read than in training, and 0.15 s less to wait.
 
-The first suggestion saves as many keystrokes (31.6 % both times, 200 commits of four histories), a message costs
-0.003 to 0.021 nats a byte more."""
+The first suggestion saves as many keystrokes (31.6 % both times, 200 commits of four histories), a message
+costs 0.003 to 0.021 nats a byte more."""
 
 ENOUGH_SAMPLES = 6
 """Samples of 8 that are waited for. The last two take a quarter of all steps, and what has the highest
