@@ -22,6 +22,10 @@ class GitFailedError(GitpeftError):
         self.code = code
 
 
+class ParityError(GitpeftError):
+    """An exported model does not say what the trained one says."""
+
+
 class NothingStagedError(GitpeftError):
     """There is no staged change that a message could describe."""
 

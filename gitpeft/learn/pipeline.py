@@ -28,7 +28,7 @@ from gitpeft.bundle import registry
 from gitpeft.bundle.manifest import GRAPH_VERSION
 from gitpeft.diff.compact import RENDERER_VERSION
 from gitpeft.diff.render import TokenBudget
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, ParityError
 from gitpeft.files import write_json
 from gitpeft.git.repository import Repository
 from gitpeft.history.step_share import make_part_listener
@@ -389,6 +389,8 @@ def _make_draft(run: _Run, why: str) -> tuple[BundleDraft, TrainedModel | None, 
         except TooFewExamplesError as error:
             why = str(error)
             run.budget.note_left_out(budgets.TRAINING, f"training: {why}")
+        except ParityError as error:  # there is a model all the same, and the reason is told
+            why = error.message
     if run.plan.warm and not run.plan.train:
         return *_draft_warm(run), why
     return _draft_untuned(run), None, {}, why

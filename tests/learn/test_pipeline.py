@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.cli import views
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, ParityError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.install import install_hooks
 from gitpeft.learn import pipeline
@@ -436,6 +436,21 @@ def test_minutes_for_a_handful_of_examples_are_spent_on_the_reranker(
         pipeline.train_only(Repository.open(copied.path), plan(built, seed=8), nobody)
     monkeypatch.setattr(finetune, "fit_into_minutes", lambda *_: 60)
     assert run(copied, plan(built, seed=7)).candidate.trained is not None
+
+
+def test_a_model_that_its_export_changes_is_served_untuned(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes of training are lost, but there is a model, and the reason is told."""
+
+    def refuse(*_: object) -> None:
+        raise ParityError("the exported model is not the trained one: int8 loss change: +2.41%")
+
+    monkeypatch.setattr(finetune, "export_run", refuse)
+    outcome = run(copied, plan(built, seed=9))
+    assert (outcome.candidate.kind, outcome.candidate.trainable) == ("model", 0)
+    assert outcome.candidate.why == "the exported model is not the trained one: int8 loss change: +2.41%"
+    assert active(copied).manifest.method == {"name": "none"} and suggested(copied)
 
 
 def test_a_base_without_its_onnx_files_leaves_retrieval(repo: Repo, built: Built, tmp_path: Path) -> None:

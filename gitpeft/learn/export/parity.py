@@ -26,7 +26,7 @@ from gitpeft.bundle.bundle import (
     WEIGHTS_FILE,
 )
 from gitpeft.diff.model_input import PROMPT_LAYOUT
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, ParityError
 from gitpeft.learn.export import bart, llama, t5
 from gitpeft.learn.models import architectures
 from gitpeft.runtime.beam_search import GenerationTokens, compute_floored_log
@@ -178,8 +178,8 @@ def export_model(
     `model` is of one of the types of `architectures.ARCHITECTURES`, LoRA merged, on the CPU; `examples`
     are some dozens of held-out ones, their sources with the ids of `wrapping` before and after what the hook
     renders. `replace_weights` gets the folder of the int8 files of a causal model and may replace its weights
-    by equal ones that can be made again without torch. Raises GitpeftError, and leaves nothing, when a bound
-    does not hold or the model is of another type.
+    by equal ones that can be made again without torch. Raises ParityError when a bound does not hold, and
+    GitpeftError when the model is of another type; then nothing is left.
     """
     start = time.perf_counter()
     if not examples:
@@ -197,7 +197,7 @@ def export_model(
         networks = open_network(plain), open_network(small)
         parity = measure_parity(model, *networks, examples, words, bounds or _default_bounds(model))
         if failures := parity.list_failures():
-            raise GitpeftError(
+            raise ParityError(
                 f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
             )
         (small / TOKENIZER_FILE).write_bytes(_compact_tokenizer(tokenizer_json))
