@@ -383,16 +383,16 @@ def _delete_old_runs(current: Path) -> None:
 
 def _make_draft(run: _Run, why: str) -> tuple[BundleDraft, TrainedModel | None, Mapping[str, float], str]:
     """The tuned model with the scores of its variants, or one that is not tuned here with the reason."""
-    if not why:
-        try:
+    try:
+        if not why:
             return *_train_and_export(run), ""
-        except TooFewExamplesError as error:
-            why = str(error)
-            run.budget.note_left_out(budgets.TRAINING, f"training: {why}")
-        except ParityError as error:  # there is a model all the same, and the reason is told
-            why = error.message
-    if run.plan.warm and not run.plan.train:
-        return *_draft_warm(run), why
+        if run.plan.warm and not run.plan.train:
+            return *_draft_warm(run), why
+    except TooFewExamplesError as error:
+        why = str(error)
+        run.budget.note_left_out(budgets.TRAINING, f"training: {why}")
+    except ParityError as error:  # there is a model all the same, and the reason is told
+        why = error.message
     return _draft_untuned(run), None, {}, why
 
 
