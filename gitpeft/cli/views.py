@@ -140,13 +140,15 @@ def describe_quality(measured: "MeasuredMessages") -> str:
     """For how many commits something is offered, and what messages for all would save, beside the nearest
     earlier message for all."""
     from gitpeft.learn.evaluation.messages import EVERYTHING
+    from gitpeft.learn.evaluation.text_metrics import KEPT_SHARE
 
     ours, nearest = measured.scores.get("gitpeft"), measured.scores.get("nearest neighbour")
     if not ours or not nearest:
         return ""
     always = measured.scores.get(EVERYTHING, ours)
     mine, other = always.metrics["keystrokes_saved"], nearest.metrics["keystrokes_saved"]
-    kept = f", of which {row.mean:.0f}% could be kept" if (row := ours.metrics.get("kept")) else ""
+    row = ours.metrics.get("kept")
+    kept = f"; {row.mean:.0f}% of the offers save {KEPT_SHARE:.0%} of the keystrokes or more" if row else ""
     offered = f"{ours.metrics['coverage'].mean:.0f}% of the {ours.n} newest commits"
     said = (
         f"something is offered for {offered}{kept}; "
