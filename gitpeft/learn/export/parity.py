@@ -8,7 +8,7 @@ real message.
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,8 +92,9 @@ class MessageParityBounds:
 CAUSAL_BOUNDS = MessageParityBounds(agreement=0.88, nats=0.06, drop=0.02)
 """The limits for causal language models, which are several times as deep, and choose among several times as
 many tokens. Measured on SmolLM2-135M: agreement 95 % and a loss 0.3 % worse (156 tokens); with 8-bit blocks
-and a scale for every 32 numbers 98.6 % and 0.5 % (221 tokens). The gate sees 16 messages, of which the
-standard error is 2 points of agreement and 0.012 nats a token: the limits are three of them away."""
+and a scale for every 32 numbers 98.6 % and 0.5 % (221 tokens); tuned on gin 1.2 % (1,165 tokens of 96
+messages, standard error 0.2 points). Of 16 messages the standard error is 2 points of agreement and 0.016
+nats a token: now and then a good model misses a limit on them, and is measured on more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +121,20 @@ class MessageParity:
     def describe_drop(self) -> str:
         """The change of the loss by int8, in a line."""
         share, bound = f"{self.quality_drop:+.2%}", f"{self.bounds.drop:.0%}"
-        return f"int8 loss change: {share} (loss {self.loss:.3f} on {self.examples} messages; bound {bound})"
+        return f"8 bits change the loss of {self.loss:.3f} by {share} (bound {bound})"
 
     def list_failures(self) -> list[str]:
         """A sentence for each bound that does not hold, with the bound in it."""
         found = []
         if not self.exact <= self.bounds.exact:
-            found.append(f"torch and ONNX differ by {self.exact:.2g} (bound {self.bounds.exact:g})")
+            bound = f"bound {self.bounds.exact:g}"
+            found.append(f"ONNX gives other probabilities than torch, by {self.exact:.2g} ({bound})")
         if not self.agreement >= self.bounds.agreement:
-            found.append(f"int8 agrees on {self.agreement:.1%} of tokens (bound {self.bounds.agreement:.0%})")
+            bound = f"bound {self.bounds.agreement:.0%}"
+            found.append(f"8 bits choose the same token at {self.agreement:.1%} of the places ({bound})")
         if not abs(self.nats) <= self.bounds.nats:
-            found.append(
-                f"int8 moves a message by {self.nats:+.3f} nats a token (bound {self.bounds.nats:g})"
-            )
+            bound = f"bound {self.bounds.nats:g}"
+            found.append(f"8 bits move a message's log-probability by {self.nats:+.3f} a token ({bound})")
         if not self.quality_drop <= self.bounds.drop:
             found.append(self.describe_drop())
         return found
@@ -171,15 +173,15 @@ def export_model(
     examples: Sequence[TokenPair],
     bounds: MessageParityBounds | None = None,
     wrapping: tuple[Sequence[int], Sequence[int]] = ((), ()),
-    replace_weights: Callable[[Path], None] = lambda _: None,
+    enough: int | None = None,
 ) -> ExportResult:
     """Write the model's files and tokenizer.json into `out_dir`, once the gate has let them through.
 
     `model` is of one of the types of `architectures.ARCHITECTURES`, LoRA merged, on the CPU; `examples`
     are some dozens of held-out ones, their sources with the ids of `wrapping` before and after what the hook
-    renders. `replace_weights` gets the folder of the int8 files of a causal model and may replace its weights
-    by equal ones that can be made again without torch. Raises ParityError when a bound does not hold, and
-    GitpeftError when the model is of another type; then nothing is left.
+    renders. The first `enough` of them suffice where all bounds hold on them; else all are measured, because
+    int8 moves single messages both ways and a few may be unlucky. Raises ParityError when a bound does not
+    hold, and GitpeftError when the model is of another type; then nothing is left.
     """
     start = time.perf_counter()
     if not examples:
@@ -193,12 +195,14 @@ def export_model(
         for folder in (plain, small):
             folder.mkdir()
             write_graphs(model, folder == small, folder)
-        replace_weights(small)
         networks = open_network(plain), open_network(small)
-        parity = measure_parity(model, *networks, examples, words, bounds or _default_bounds(model))
+        bounds = bounds or _default_bounds(model)
+        parity = measure_parity(model, *networks, examples, words, bounds, enough)
         if failures := parity.list_failures():
+            count = f"measured on {parity.examples:,} messages"
             raise ParityError(
-                f"the exported model is not the trained one: {'; '.join(failures)}", "no bundle was written"
+                f"the export would change the model too much: {'; '.join(failures)} ({count})",
+                "no bundle was written",
             )
         (small / TOKENIZER_FILE).write_bytes(_compact_tokenizer(tokenizer_json))
         files = sorted(small.iterdir())
@@ -283,10 +287,21 @@ def measure_parity(
     examples: Sequence[TokenPair],
     words: GenerationTokens,
     bounds: MessageParityBounds,
+    enough: int | None = None,
 ) -> MessageParity:
-    """Run all three forms over the examples, teacher-forced; the first two token by token as well."""
+    """Run all three forms over the examples, teacher-forced; the first two token by token as well.
+
+    Stops after `enough` examples where the bounds hold on these.
+    """
     worst, same, alike, moved, loss, tokens = 0.0, 0, 0, 0.0, 0.0, 0
+
+    def summarise(count: int) -> MessageParity:
+        shares = (same / tokens, alike / tokens, moved / tokens, loss / tokens)
+        return MessageParity(count, tokens, worst, *shares, bounds)
+
     for number, (source, message) in enumerate(examples):
+        if number == enough and not summarise(number).list_failures():
+            return summarise(number)
         targets = [*message, words.end]
         inputs = [words.start, *message]
         exact = score_with_torch(model, source, inputs)
@@ -302,8 +317,7 @@ def measure_parity(
         moved += float((rough[rows, targets] - whole[rows, targets]).sum())
         loss -= float(whole[rows, targets].sum())
         tokens += len(targets)
-    shares = (same / tokens, alike / tokens, moved / tokens, loss / tokens)
-    return MessageParity(len(examples), tokens, worst, *shares, bounds)
+    return summarise(len(examples))
 
 
 def _largest_gap(a: LogProbabilities, b: LogProbabilities) -> float:

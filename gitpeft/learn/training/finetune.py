@@ -12,6 +12,7 @@ Every step leaves its result in the run's folder and is not repeated where that 
 """
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,13 +79,18 @@ ProgressListener = Callable[[str, float, str], None]
 """Called with (step, share done 0..1, detail) while a step goes on."""
 
 
+PARITY_MORE = 4
+"""The gate refuses a model on this many times the examples that let one through."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunSizes:
     """Numbers of examples in a run: `batch` when all are as long as the budget allows, `parity` for the gate.
 
-    The gate's sources have at most `parity_tokens` tokens: what it compares are the tokens of messages. The
-    validation loss is measured on at most `checked` examples, `checks` times at most: a pass costs as much as
-    several steps, and on all of a long history it would eat short budgets.
+    `PARITY_MORE` times as many where it would refuse. The gate's sources have at most `parity_tokens`
+    tokens: what it compares are the tokens of messages. The validation loss is measured on at most
+    `checked` examples, `checks` times at most: a pass costs as much as several steps, and on all of a
+    long history it would eat short budgets.
     """
 
     batch: int
@@ -485,11 +491,13 @@ def export_run(base: "BaseModel", method: "TuningMethod", data: Dataset, folder:
         return ExportResult.from_dict(_read_json(done))
     model = methods.load_merged_model(base.load_for(method), method, folder / bundles.ADAPTER_FOLDER)
     sizes = find_run_sizes(base)
-    held_out = trial.sample_examples(data.valid, sizes.parity, seed=0)
+    held_out = trial.sample_examples(data.valid, PARITY_MORE * sizes.parity, seed=0)
+    random.Random(0).shuffle(held_out)
     short = shorten_sources(base, sizes.parity_tokens)
     pairs = [encode_example_for_base(short, example) for example in held_out]
     asked = [(source, target[:-1]) for source, target in pairs]
-    result = export_model(model, base.tokenizer_path, folder, asked, wrapping=base.find_wrapping_ids())
+    wrapping = base.find_wrapping_ids()
+    result = export_model(model, base.tokenizer_path, folder, asked, wrapping=wrapping, enough=sizes.parity)
     write_json(done, result.as_dict())
     return result
 

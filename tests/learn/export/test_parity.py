@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,19 +87,19 @@ def test_messages_longer_than_the_furthest_distance() -> None:
     [
         (
             MessageParityBounds(exact=0.0, agreement=0, nats=9, drop=9),
-            r"torch and ONNX differ by .* \(bound 0\)",
+            r"other probabilities than torch, by .* \(bound 0\)",
         ),
         (
             MessageParityBounds(agreement=1.01, nats=9, drop=9),
-            r"int8 agrees on \d+\.\d% of tokens \(bound 101%\)",
+            r"the same token at \d+\.\d% of the places \(bound 101%\)",
         ),
         (
             MessageParityBounds(agreement=0, nats=0.0, drop=9),
-            r"int8 moves a message by [+-]\d\.\d+ nats a token \(bound 0\)",
+            r"a message's log-probability by [+-]\d\.\d+ a token \(bound 0\)",
         ),
         (
             MessageParityBounds(agreement=0, nats=9, drop=-9),
-            r"int8 loss change: [+-]\d+\.\d+% \(.*bound -900%\)",
+            r"change the loss of .* by [+-]\d+\.\d+% \(bound -900%\) \(measured on 4 messages\)",
         ),
     ],
 )
@@ -117,18 +118,35 @@ def test_a_bound_that_does_not_hold_stops_the_export(
 def test_a_number_that_is_none_stops_the_export(tmp_path: Path) -> None:
     model = tinymodel.pointer_t5()
     model.decoder.final_layer_norm.weight.data[0] = math.nan
-    with pytest.raises(GitpeftError, match="torch and ONNX differ by inf"):
+    with pytest.raises(GitpeftError, match="other probabilities than torch, by inf"):
         export_model(model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(2), LOOSE)
+
+
+def test_a_model_that_a_few_messages_would_refuse_is_measured_on_more() -> None:
+    model, words = taught("pointer"), GenerationTokens(0, 1)
+    forms, examples = (network(model), network(model, True)), tinymodel.pairs(12, size=60)
+
+    def measure(some: list[Any], nats: float = 9.0, enough: int | None = None) -> MessageParity:
+        bounds = MessageParityBounds(agreement=0, nats=nats, drop=9)
+        return exporting.measure_parity(model, *forms, some, words, bounds, enough)
+
+    examples.sort(key=lambda one: -abs(measure([one]).nats))
+    few, all_ = measure(examples[:2]), measure(examples)
+    assert abs(all_.nats) < abs(few.nats)
+    between = (abs(few.nats) + abs(all_.nats)) / 2
+    assert measure(examples, between, 2) == replace(all_, bounds=replace(all_.bounds, nats=between))
+    assert measure(examples, 2 * abs(few.nats), 2).examples == 2
+    assert measure(examples, abs(all_.nats) / 2, 2).list_failures()
 
 
 def test_bounds_are_judged_one_by_one() -> None:
     good = MessageParity(1, 1, 1e-5, 0.9, 1.0, -0.01, 4.0, MessageParityBounds())
     assert good.list_failures() == [] and good.quality_drop == pytest.approx(0.0025)
-    assert good.describe_drop() == "int8 loss change: +0.25% (loss 4.000 on 1 messages; bound 1%)"
+    assert good.describe_drop() == "8 bits change the loss of 4.000 by +0.25% (bound 1%)"
     assert len(MessageParity(1, 1, math.inf, 0.1, 0.2, -0.3, 4.0, MessageParityBounds()).list_failures()) == 4
     assert len(MessageParity(1, 1, NAN, NAN, NAN, NAN, NAN, MessageParityBounds()).list_failures()) == 4
     (only,) = MessageParity(1, 1, 1e-5, 0.9, 1.0, -0.01, 0.5, MessageParityBounds()).list_failures()
-    assert "int8 loss change: +2.00%" in only
+    assert "by +2.00% (bound 1%)" in only
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
