@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
-from gitpeft.errors import GitpeftError, explain_failure
+from gitpeft.errors import GitpeftError, ParityError, explain_failure
 from gitpeft.git.repository import Repository
 from gitpeft.learn import budget as budgets
 from gitpeft.learn import pipeline
@@ -111,7 +111,10 @@ def _check_repositories(repos: Sequence[Repository]) -> None:
 
 @dataclass(slots=True)
 class _Service:
-    """Serves repositories in turn. `folder` is that of the shared adapter."""
+    """Serves repositories in turn. `folder` is that of the shared adapter.
+
+    `refusal` says why its export is not used, "" where it is, and is None before somebody needed it.
+    """
 
     sources: Sequence[Source]
     plan: ModelPlan
@@ -121,7 +124,7 @@ class _Service:
     listen: ProgressListener
     agreed: Callable[[str], bool]
     results: dict[Path, RepositoryResult] = field(default_factory=dict)
-    exported: bool = False
+    refusal: str | None = None
 
     def run(self) -> OrgResult:
         in_turn = sorted(self.sources, key=lambda one: _read_turn(one.repo))
@@ -174,15 +177,23 @@ class _Service:
         return result
 
     def _install_shared_adapter(self, source: Source, reason: str) -> RepositoryResult:
-        if not self.exported:
-            shared_adapter.export_shared_adapter(self.plan, self.folder, self.listen)
-            self.exported = True
+        refusal = self._export_shared_adapter()
         begun = self.budget.clock()
-        warm = str(self.folder / bundles.ADAPTER_FOLDER)
+        warm = "" if refusal else str(self.folder / bundles.ADAPTER_FOLDER)
         plan = replace(self.plan, minutes=self.plan.minutes / 2 / len(self.sources), train=False, warm=warm)
         result, _ = self._build_first_model(source, plan)
         self.budget.paces.observe(budgets.SHARED_ADAPTER, self.budget.clock() - begun, 1, self.base.name)
-        return replace(result, reason=reason)
+        return replace(result, reason=refusal or reason)
+
+    def _export_shared_adapter(self) -> str:
+        """Export it for the first that needs it; why it cannot be used, "" where it can."""
+        if self.refusal is None:
+            try:
+                shared_adapter.export_shared_adapter(self.plan, self.folder, self.listen)
+                self.refusal = ""
+            except ParityError as error:  # the base serves all of them, untuned
+                self.refusal = f"without the shared adapter: {error.message}"
+        return self.refusal
 
     def _build_first_model(self, source: Source, plan: ModelPlan) -> tuple[RepositoryResult, bool]:
         """The first model of a repository, and whether something was trained."""
@@ -199,13 +210,16 @@ class _Service:
         return RepositoryResult(name, ACTIVATED, reason, made.bundle), trained
 
     def _note_left_out(self) -> None:
-        shared = sum(one.reason == _NO_TIME for one in self.results.values())
+        without_own = {_NO_TIME, self.refusal or _NO_TIME}
+        shared = sum(one.reason in without_own for one in self.results.values())
         waiting = sum(one.action == WAITING for one in self.results.values())
         count = len(self.sources)
         self.budget.note_needed(budgets.OWN_ADAPTER, count * self.budget.estimate_own_adapter(self.base))
         if shared or waiting:
             what = f"an adapter of their own for {count - shared - waiting:,} of {count:,} repositories"
-            what += f", the shared one for {shared:,}; {waiting:,} wait for the next run"
+            waits = "waits" if waiting == 1 else "wait"
+            instead = "the untuned base" if self.refusal else "the shared one"
+            what += f", {instead} for {shared:,}; {waiting:,} {waits} for the next run"
             self.budget.note_left_out(budgets.OWN_ADAPTER, what)
 
 

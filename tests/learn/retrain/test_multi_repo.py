@@ -13,14 +13,14 @@ import pytest
 
 from gitpeft.bundle import bundle as bundles
 from gitpeft.bundle import registry
-from gitpeft.errors import GitpeftError
+from gitpeft.errors import GitpeftError, ParityError
 from gitpeft.git.repository import Repository
 from gitpeft.learn import pipeline
 from gitpeft.learn.budget import BudgetReport, RunBudget
 from gitpeft.learn.data.dataset import Dataset
 from gitpeft.learn.retrain import challenger_data, multi_repo, run, shared_adapter
 from gitpeft.learn.retrain.shared_adapter import SHARED_FOLDER
-from gitpeft.learn.training import distributed
+from gitpeft.learn.training import distributed, finetune
 from gitpeft.learn.training.distributed import World
 from gitpeft.suggest.suggester import open_active_suggester
 from tests.support import generated, several_processes
@@ -135,6 +135,31 @@ def test_who_waits_for_want_of_time_is_next(
     assert "c: activated, with the shared adapter: there was no time" in said
     assert "a: waiting, no time left" in said and "should take it all" in said
     assert all(bundles.read_active_ids(state(one))[0] for one in small)
+
+
+def test_a_shared_adapter_that_its_export_changes_leaves_the_untuned_base(
+    small: list[Repo], built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes of training are lost, but all have a model, and the reason is told; it is exported once."""
+    loosen(monkeypatch)
+    estimate(monkeypatch, 1e6, [0.0, 0.0, 0.0, 1e6])
+    exports = []
+
+    def refuse(*_: object) -> None:
+        exports.append(1)
+        raise ParityError("the export would change the model too much")
+
+    monkeypatch.setattr(finetune, "export_run", refuse)
+    repos = [Repository.open(one.path) for one in small]
+    done = multi_repo.train_across_repositories(repos, plan(built), nobody)
+    assert done is not None and len(exports) == 1
+    assert [one.action for one in done.repositories] == ["activated"] * 3 + ["waiting"]
+    why = "without the shared adapter: the export would change the model too much"
+    assert {one.reason for one in done.repositories[:3]} == {why}
+    assert bundles.require_active_bundle(state(small[0])).manifest.method == {"name": "none"}
+    assert open_active_suggester(state(small[0])).suggest(CHANGE, "")
+    [left_out] = done.budget.left_out
+    assert left_out.endswith("for 0 of 4 repositories, the untuned base for 3; 1 waits for the next run")
 
 
 def test_one_repository_is_open_at_a_time(
