@@ -24,6 +24,46 @@ FIXED_WORDING = 3
 _NUMBER = lazy_pattern(r"\d+")
 _VERSION = lazy_pattern(r"\d+(?:\.\d+)+")
 _NUMBERED_TOKEN = lazy_pattern(r"\S*\d\S*")
+_VERSION_UPDATE = lazy_pattern(
+    r"(?:bump|updat|upgrad)\w*\s+(?P<whose>.+?)\s+(?:from\s+\S+\s+)?to\s+(?:version\s+)?v?(?P<new>\d+(?:\.\d+)+)",
+    re.IGNORECASE,
+)
+_BESIDE_OWNER = frozenset(
+    [
+        "the",
+        "dependency",
+        "package",
+        "module",
+        "library",
+        "crate",
+        "rust",
+        "minimum",
+        "min",
+        "supported",
+        "required",
+        "version",
+    ]
+)
+"""Words beside the name of what is updated."""
+
+_NO_OWNER = frozenset(
+    [
+        "number",
+        "numbers",
+        "string",
+        "strings",
+        "target",
+        "release",
+        "tag",
+        "alias",
+        "branch",
+        "project",
+        "msrv",
+    ]
+)
+"""Words that name no dependency: `bump target version to 2.1`."""
+
+_NAME_PART = lazy_pattern(r"[A-Z]?[a-z]+|[A-Z]+")
 _CODE_NAME = lazy_pattern(
     r"`[^`]+`|--?[a-z][\w-]+|\b[\w.-]*/[\w./-]*\w|\b\w+\.(?!\d)\w[\w.]*\w|\b[A-Za-z]*(?:[a-z][A-Z]|_\w|\w_)\w*"
 )
@@ -60,6 +100,7 @@ def find_ungrounded(
         or _find_wrong_verb(message, view)
         or find_wrong_side(message, view, branch)
         or _find_invented_number(message, view, wording, branch)
+        or _find_wrong_owner(message, view)
         or _find_invented_name(message, view, wording, branch)
         or (_find_foreign_words(message, view, wording) if copied else "")
     )
@@ -144,6 +185,30 @@ def _find_invented_number(message: str, view: ChangeView, wording: TeamWording, 
         if missing and token not in branch and not is_fixed:
             return "a number that the change does not have"
     return ""
+
+
+def _find_wrong_owner(message: str, view: ChangeView) -> str:
+    """`Update X to 3.2.0` needs X where the change sets 3.2.0, if that line names something at all.
+
+    Of readers' marks for such messages it refuses none of 51 that were right as they stood and 9 of 21 that
+    were wrong, of 20,587 that teams wrote 0.3 %.
+    """
+    match = _VERSION_UPDATE.match(split_prefix(message)[1])
+    if match is None:
+        return ""
+    names = [word for word in match["whose"].split() if word.lower() not in _BESIDE_OWNER]
+    owners = [one.name for one in view.versions if _has_version(match["new"], one.new)]
+    if len(names) != 1 or not all(owners) or not owners:
+        return ""
+    parts = [part.lower() for part in _NAME_PART.findall(names[0])]
+    set_in = [
+        f"{path} {old} {new}" for path, old, new in view.pairs if new and _has_version(match["new"], new)
+    ]
+    text = " ".join(set_in).lower()
+    known = {word for word in _WORD.findall(text) if len(word) > 1}
+    if not parts or any(part in _NO_OWNER or part in text or part.startswith(tuple(known)) for part in parts):
+        return ""
+    return "the version of something else"
 
 
 def _has_version(version: str, text: str) -> bool:

@@ -46,6 +46,31 @@ def test_a_version_stands_in_the_change_as_a_whole() -> None:
     assert flaw("Set retries to 1.3.2", EDITS) == "a number that the change does not have"
 
 
+@pytest.mark.parametrize(
+    ("message", "right"),
+    [
+        ("Update pyflakes to 3.2.0", True),
+        ("build(deps): bump pyflakes from 3.1.0 to 3.2.0", True),
+        ("update pyflakes version to v3.2.0", True),
+        ("upgrade Flakes to 3.2", True),
+        ("update pycodestyle to 3.2.0", False),
+        ("Bump pycodestyle dependency from 3.1 to 3.2.0", False),
+        ("Bump target to 3.2.0", True),
+        ("Update linters to 3.2.0, drop pycodestyle", False),
+        ("Update several things to 3.2.0", True),
+    ],
+)
+def test_a_version_belongs_to_what_is_set_to_it(message: str, right: bool) -> None:
+    change = " setup.cfg +1 -1\n#setup.cfg\n@\n pycodestyle==2.11.0\n-pyflakes>=3.1.0\n+pyflakes>=3.2.0"
+    change += "\n+# pycodestyle stays"
+    assert flaw(message, change) == ("" if right else "the version of something else")
+
+
+def test_a_version_alone_on_its_line_may_be_anybodys() -> None:
+    change = " src/app.toml +1 -1\n#src/app.toml\n@\n-version = 3.1.0\n+version = 3.2.0"
+    assert flaw("Bump the parser to 3.2.0", change) == ""
+
+
 def test_a_copied_message_has_no_words_of_its_own() -> None:
     assert flaw("Drop the scheduler", copied=True) == "words of another commit"
     assert flaw("Drop the scheduler") == ""
