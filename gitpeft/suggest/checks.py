@@ -29,25 +29,13 @@ _VERSION_UPDATE = lazy_pattern(
     re.IGNORECASE,
 )
 _BESIDE_OWNER = frozenset(
-    [
-        "the",
-        "dependency",
-        "package",
-        "module",
-        "library",
-        "crate",
-        "rust",
-        "minimum",
-        "min",
-        "supported",
-        "required",
-        "version",
-    ]
+    ("the", "dependency", "package", "module", "library", "crate", "rust")
+    + ("version", "minimum", "min", "supported", "required")
 )
 """Words beside the name of what is updated."""
 
 _NO_OWNER = frozenset(
-    [
+    (
         "number",
         "numbers",
         "string",
@@ -59,7 +47,7 @@ _NO_OWNER = frozenset(
         "branch",
         "project",
         "msrv",
-    ]
+    )
 )
 """Words that name no dependency: `bump target version to 2.1`."""
 
