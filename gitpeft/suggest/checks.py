@@ -29,8 +29,10 @@ _VERSION_UPDATE = lazy_pattern(
     re.IGNORECASE,
 )
 _BESIDE_OWNER = frozenset(
-    ("the", "dependency", "package", "module", "library", "crate", "rust")
-    + ("version", "minimum", "min", "supported", "required")
+    (
+        *("the", "dependency", "package", "module", "library", "crate", "rust"),
+        *("version", "minimum", "min", "supported", "required"),
+    )
 )
 """Words beside the name of what is updated."""
 
