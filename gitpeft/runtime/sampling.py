@@ -4,6 +4,7 @@ Samples say what the model holds to be likely as a whole, where a beam search fi
 the reranker chooses among them by their consensus (`suggest.consensus`). Logarithms are natural.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gitpeft.lazy import lazy_dataclass
@@ -24,6 +25,10 @@ SMALLEST_PROBABILITY = 0.001
 tail is unlikely, but all together are not."""
 
 
+UNUSUAL_OPENING = 0.05
+"""By how much the probability is multiplied of what does not begin as all messages of a team do."""
+
+
 @lazy_dataclass(frozen=True, slots=True)
 class MessageSampler:
     """Samples `count` messages of at most `limit` tokens from p^(1/`temperature`), renormalised.
@@ -38,9 +43,16 @@ class MessageSampler:
     temperature: float = 0.6
     seed: int = 0
 
-    def run(self, network: Decoder, memory: "EncodedSource", special: GenerationTokens) -> list[Hypothesis]:
+    def run(
+        self,
+        network: Decoder,
+        memory: "EncodedSource",
+        special: GenerationTokens,
+        openings: Sequence[Sequence[int]] = (),
+    ) -> list[Hypothesis]:
         """The samples, equal ones as often as they were drawn; their log-probabilities are the model's.
 
+        Where there are `openings`, all that does not begin with the ids of one of them is drawn less often.
         One that `limit` cut off is unfinished. All samples advance together: those that are alike so far are
         one row of the batch, and ended ones leave it.
         """
@@ -52,7 +64,8 @@ class MessageSampler:
         for _ in range(self.limit):
             probabilities, past = predict_next(network, memory, special, tokens, past)
             for one, row, draw in zip(going, rows, generator.random(len(going)), strict=True):
-                token = self._draw_token(probabilities[row], draw)
+                allowed = _list_allowed(one.ids, openings)
+                token = self._draw_token(_prefer_tokens(probabilities[row], allowed), draw)
                 one.total += float(np.log(probabilities[row, token] + PROBABILITY_FLOOR))
                 one.finished = token == special.end
                 one.ids += [] if one.finished else [token]
@@ -73,3 +86,20 @@ class MessageSampler:
         sums = np.cumsum(probabilities[likely].astype(np.float64) ** (1 / self.temperature))
         place = np.searchsorted(sums, draw * sums[-1], side="right")
         return int(likely[min(place, len(likely) - 1)])
+
+
+def _list_allowed(ids: Sequence[int], openings: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that go on with an opening, [] where one is complete or none was begun."""
+    count = len(ids)
+    alike = [one for one in openings if list(one[:count]) == list(ids[: len(one)])]
+    return [] if any(len(one) <= count for one in alike) else sorted({one[count] for one in alike})
+
+
+def _prefer_tokens(probabilities: "Floats", preferred: Sequence[int]) -> "Floats":
+    """The probabilities (V) with all others less likely by `UNUSUAL_OPENING`; as they are without any."""
+    if not preferred:
+        return probabilities
+    weighted = probabilities * UNUSUAL_OPENING
+    weighted[preferred] = probabilities[preferred]
+    weighted /= weighted.sum()
+    return weighted

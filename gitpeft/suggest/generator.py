@@ -84,23 +84,33 @@ class MessageGenerator:
         self._codec = BackgroundTask(files.load_codec)
 
     def generate_drafts(
-        self, change: str, previous: str, exemplars: "Sequence[Neighbour]"
+        self, change: str, previous: str, exemplars: "Sequence[Neighbour]", openings: Sequence[str] = ()
     ) -> list[DraftMessage]:
         """Different draft messages for a stored or compact change, the likeliest first.
 
-        Samples are ordered by their consensus instead. `previous` is the author's previous subject,
-        `exemplars` are similar earlier commits, the most similar first.
+        Samples are ordered by their consensus instead, and begin with one of the `openings` if there are any.
+        `previous` is the author's previous subject, `exemplars` are similar earlier commits, the most similar
+        first.
         """
-        return self.write_drafts(self.encode_source(change, previous, exemplars), exemplars)
+        return self.write_drafts(self.encode_source(change, previous, exemplars), exemplars, openings)
 
-    def write_drafts(self, encoded: EncodedSource, exemplars: "Sequence[Neighbour]") -> list[DraftMessage]:
+    def write_drafts(
+        self, encoded: EncodedSource, exemplars: "Sequence[Neighbour]", openings: Sequence[str] = ()
+    ) -> list[DraftMessage]:
         """As `generate_drafts`, for a source that was encoded with these exemplars."""
         self._encoded = encoded
         with self._timer.measure("decode"):
-            hypotheses = self._strategy.run(self._network, encoded, self._special)
+            hypotheses = self._write_hypotheses(encoded, openings)
         like = tuple(exemplar.sha for exemplar in exemplars)
         drafts = self._gather_drafts(hypotheses, like)
         return _order_by_consensus(drafts) if self._samples else drafts
+
+    def _write_hypotheses(self, encoded: EncodedSource, openings: Sequence[str]) -> list[Hypothesis]:
+        if isinstance(self._strategy, BeamSearch):
+            return self._strategy.run(self._network, encoded, self._special)
+        codec = self._codec.get_result()
+        begun = [codec.encode_message(one, self._budget.layout) for one in openings]
+        return self._strategy.run(self._network, encoded, self._special, begun)
 
     def _gather_drafts(self, hypotheses: Sequence[Hypothesis], like: tuple[str, ...]) -> list[DraftMessage]:
         """The different messages, in their order, with the number of samples that read like each."""

@@ -5,7 +5,9 @@ than numpy.
 """
 
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from gitpeft.bundle.bundle import Bundle
 from gitpeft.diff.render import TokenBudget
 from gitpeft.diff.stored import shorten_change
 from gitpeft.diff.subjects import clean_subject
-from gitpeft.lazy import lazy_dataclass
+from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
 from gitpeft.runtime.background import BackgroundTask
 from gitpeft.suggest import reranker
 from gitpeft.suggest.analogy import fill_slots, unpack_slots
@@ -33,7 +35,13 @@ from gitpeft.suggest.reranker_features import (
 )
 from gitpeft.suggest.stage_timer import StageTimer
 from gitpeft.suggest.suggestion import Suggestion
-from gitpeft.suggest.team_wording import MAX_SUBJECTS
+from gitpeft.suggest.team_wording import (
+    MAX_SUBJECTS,
+    NEWEST_OPENINGS,
+    TeamWording,
+    find_opening,
+    split_prefix,
+)
 
 if TYPE_CHECKING:
     from gitpeft.runtime.helper import Helper
@@ -50,6 +58,9 @@ MAX_SCORED_MESSAGES = 10
 
 DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
+
+
+_VERSION_ALONE = lazy_pattern(r"(?:(?:release|version)\s+)?v?\d[\w.+-]*", re.IGNORECASE)
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -156,7 +167,8 @@ class Suggester:
         yield self._choose_best(self._build_candidates(work, []), n, least)
         if generator is not None and reading is not None:
             generator.import_sampling()
-            drafts = generator.write_drafts(reading.get_result(), exemplars)
+            openings = work.context.wording.openings
+            drafts = generator.write_drafts(reading.get_result(), exemplars, openings)
             yield self._choose_best(self._build_candidates(work, drafts), n, least)
 
     def _choose_best(
@@ -203,10 +215,10 @@ class Suggester:
         change, end = self._fit_form(change), self._count_commits_before(before)
         neighbours = self._find_nearest(change, end)
         drafts: list[DraftMessage] = []
-        if generate and self._generator is not None:
-            exemplars = neighbours[: self._exemplar_count]
-            drafts = self._generator.generate_drafts(change, previous, exemplars)
         work = self._lay_groundwork(change, previous, neighbours, end, branch)
+        if generate and self._generator is not None:
+            openings = work.context.wording.openings
+            drafts = self._generator.generate_drafts(change, previous, work.exemplars, openings)
         return self._build_candidates(work, drafts, given)
 
     def _lay_groundwork(
@@ -230,7 +242,8 @@ class Suggester:
         self, work: _Groundwork, drafts: Sequence[DraftMessage], given: Sequence[str] = ()
     ) -> list[MessageCandidate]:
         """The candidates from the model's drafts, which come first, from all others, and those given."""
-        others, earlier = work.others, self._reranker.is_of_earlier_version
+        earlier = self._reranker.is_of_earlier_version
+        others = _complete_prefixes(work.others, drafts, work.context.wording)
         if drafts and self._generator is not None and self._generator.scores_cheaply and not earlier:
             others = self._score_offerable(others, work.context)
         with self._timer.measure("choose"):
@@ -354,6 +367,31 @@ def _collect_other_drafts(neighbours: "Sequence[Neighbour]", context: RerankingC
         *_draft_analogies(neighbours, context),
         *(DraftMessage(text, DESCRIBED, ()) for text in described),
         *map(_draft_from_neighbour, neighbours),
+    ]
+
+
+def _complete_prefixes(
+    others: Sequence[DraftMessage], generated: Sequence[DraftMessage], wording: TeamWording
+) -> list[DraftMessage]:
+    """The other drafts, those without a prefix with the one that most of the model's samples have.
+
+    They stay as they are where the team is not strict or the model has no part, and so do a version alone and
+    a message of one of the newest commits: that is how a strict team writes such a message.
+    """
+    counts = Counter[str]()
+    for one in generated:
+        if wording.openings and find_opening(one.message) in wording.openings:
+            counts[split_prefix(one.message)[0]] += max(1, one.samples)
+    if not counts:
+        return list(others)
+    [(prefix, _)] = counts.most_common(1)
+    return [
+        one
+        if find_opening(one.message)
+        or _VERSION_ALONE.fullmatch(one.message)
+        or (one.origin != DESCRIBED and one.age < NEWEST_OPENINGS)
+        else replace_fields(one, message=wording.add_prefix(one.message, prefix))
+        for one in others
     ]
 
 

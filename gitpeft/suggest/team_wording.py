@@ -9,12 +9,19 @@ from gitpeft.diff.grounding import WORD_PART, stem_word
 from gitpeft.lazy import lazy_pattern
 
 _PREFIX = lazy_pattern(r"(?:\[[\w ./,-]{1,30}\]:?|[\w./,-]{1,24}(?:\([^)]{1,40}\))?!?:)\s+")
+_OPENING = lazy_pattern(r"\[[\w ./,-]{1,30}\]|[\w./,-]{1,24}(?:\((?=[^)]{1,40}\)!?: )|!?:(?= ))")
+"""What comes first in a subject with a prefix: `feat(`, `fix:` or `[docs]`."""
+
 _FIRST_WORD = lazy_pattern(r"[A-Za-z]+")
 MAX_SUBJECTS = 500
 """Newest subjects from which a team's wording is learnt."""
 
 _NEWEST = 200
 _USUAL_SHARE = 0.5
+
+NEWEST_OPENINGS, _STRICT_SHARE, _KNOWN_OPENING = 50, 0.9, 2
+"""A team opens its subjects strictly if of so many newest ones this share begin as others of the newest
+`_NEWEST` do, each such opening at least so often."""
 
 _IRREGULAR = {"set": ("set", "sets"), "run": ("ran", "runs"), "make": ("made", "makes")}
 
@@ -53,6 +60,20 @@ class TeamWording:
     def has_prefixes(self) -> bool:
         """Whether at least half of the newest subjects have a prefix."""
         return self._is_usual(bool(split_prefix(subject)[0]) for subject in self.subjects[-_NEWEST:])
+
+    @cached_property
+    def openings(self) -> tuple[str, ...]:
+        """How all subjects of a strict team begin, the most frequent first: `feat(`, `fix:`; () of another.
+
+        Strict is who begins nearly all of the newest subjects with one of a few prefixes.
+        """
+        found = [find_opening(subject) for subject in self.subjects[-_NEWEST:]]
+        counts = Counter(opening for opening in found if opening)
+        known = {opening for opening, n in counts.items() if n >= _KNOWN_OPENING}
+        newest = found[-NEWEST_OPENINGS:]
+        if len(newest) < NEWEST_OPENINGS or sum(one in known for one in newest) < _STRICT_SHARE * len(newest):
+            return ()
+        return tuple(opening for opening, _ in counts.most_common() if opening in known)
 
     @cached_property
     def is_lower(self) -> bool:
@@ -95,6 +116,12 @@ class TeamWording:
         verb = verb[:1].lower() + verb[1:] if self.is_lower else verb[:1].upper() + verb[1:]
         return prefix + verb + space + rest + ("." if self.has_full_stop else "")
 
+    def add_prefix(self, subject: str, prefix: str) -> str:
+        """A subject without a prefix as this team would write it behind one."""
+        first, rest = subject[:1], subject[1:]
+        is_word = rest[:1].islower() or rest[:1] == " "  # and no name or acronym
+        return prefix + (first.lower() if self.is_lower and is_word else first) + rest
+
     def _is_usual(self, found: Iterable[bool]) -> bool:
         flags = list(found)
         return bool(flags) and sum(flags) >= _USUAL_SHARE * len(flags)
@@ -104,6 +131,12 @@ def split_prefix(subject: str) -> tuple[str, str]:
     """A subject's prefix with the space behind it, "" for none, and the rest."""
     match = _PREFIX.match(subject)
     return (match[0], subject[match.end() :]) if match else ("", subject)
+
+
+def find_opening(subject: str) -> str:
+    """The beginning of a subject's prefix, `feat(` or `fix:`; "" for none."""
+    match = _OPENING.match(subject)
+    return match[0] if match else ""
 
 
 def _conjugate(verb: str, form: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from gitpeft.runtime.beam_search import GenerationTokens, Hypothesis, score_messages
 from gitpeft.runtime.onnx_model import EncodedSource
-from gitpeft.runtime.sampling import MessageSampler
+from gitpeft.runtime.sampling import UNUSUAL_OPENING, MessageSampler
 
 SPECIAL = GenerationTokens(start=0, end=1, banned=(0, 2))
 TREE = {0: {5: 0.6, 6: 0.4}, 5: {1: 0.5, 7: 0.5}, 6: {9: 1.0}, 7: {1: 1.0}, 9: {1: 1.0}}
@@ -107,3 +107,34 @@ def test_the_last_samples_are_not_waited_for() -> None:
     found = MessageSampler(20, temperature=1.0, enough=len(short)).run(table, EncodedSource({}), SPECIAL)
     assert found == short and len(table.batches) == 2
     assert sample(long, count=20, temperature=1.0, enough=len(short) + 1) == every
+
+
+WORDS = {0: {3: 0.9, 5: 0.06, 6: 0.04}, 3: {1: 1.0}, 5: {7: 0.01, 8: 0.99}, 6: {9: 1.0}}
+WORDS |= {token: {1: 1.0} for token in (7, 8, 9)}
+
+
+def sample_with_openings(openings: list[list[int]], rows: dict[int, dict[int, float]] = WORDS) -> Any:
+    table = Table(rows)
+    sampler = MessageSampler(count=2000, temperature=1.0)
+    return sampler.run(table, EncodedSource({}), SPECIAL, openings)
+
+
+def test_messages_begin_with_an_opening_unless_the_model_is_sure_of_something_else() -> None:
+    plain, found = count_messages(sample_with_openings([])), count_messages(sample_with_openings([[6], [5]]))
+    assert plain[3,] == pytest.approx(0.9, abs=0.03)
+    other = 0.9 * UNUSUAL_OPENING
+    assert found[3,] == pytest.approx(other / (other + 0.1), abs=0.03)
+    assert found[6, 9] == pytest.approx(0.04 / (other + 0.1), abs=0.03)
+
+
+def test_all_tokens_of_an_opening_are_preferred_and_none_behind_it() -> None:
+    found = count_messages(sample_with_openings([[5, 7]]))
+    begun = found[5, 7] + found[5, 8]
+    assert found[5, 7] / begun == pytest.approx(0.01 / (0.01 + 0.99 * UNUSUAL_OPENING), abs=0.05)
+    assert count_messages(sample_with_openings([[5]]))[5, 8] > 0.3, "free once the opening is complete"
+
+
+def test_the_log_probability_does_not_depend_on_the_openings() -> None:
+    found = sample_with_openings([[5, 7]])
+    one = next(one for one in found if one.ids == [5, 7])
+    assert one.total == pytest.approx(np.log(0.06 * 0.01), abs=1e-4)

@@ -21,9 +21,12 @@ from gitpeft.errors import GitpeftError
 from gitpeft.git.repository import Repository
 from gitpeft.hooks.doctor import examine_repository
 from gitpeft.runtime.onnx_model import EncodedSource
+from gitpeft.suggest import suggester as suggesting
 from gitpeft.suggest.generator import MessageGenerator
+from gitpeft.suggest.reranker_features import ANALOGY, DESCRIBED, GENERATED, RETRIEVED, DraftMessage
 from gitpeft.suggest.suggester import Suggester, open_active_suggester
 from gitpeft.suggest.suggestion import Suggestion
+from gitpeft.suggest.team_wording import TeamWording
 from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
@@ -200,6 +203,47 @@ def test_a_prompt_for_somebody_who_waits_is_shorter(
         assert found[-1] == suggester.suggest(change, "", 3) and read[0] == read[1] < 352
     else:
         assert length - 60 < read[0] < length
+
+
+def test_in_a_strict_team_all_messages_get_the_prefix_of_the_models() -> None:
+    """Those of others, that is: the model was led to write its own with one."""
+    wording = TeamWording(["fix: a", "feat(x): b"] * 30)
+    generated = [
+        DraftMessage("fix: it", GENERATED, (), samples=2),
+        DraftMessage("feat(x): it", GENERATED, (), samples=3),
+        DraftMessage("Repair it", GENERATED, (), samples=3),
+    ]
+    others = [
+        DraftMessage("Add a cache", DESCRIBED, ()),
+        DraftMessage("docs: all", DESCRIBED, ()),
+        DraftMessage("Update it", RETRIEVED, ("a",), age=300),
+        DraftMessage("Update all", RETRIEVED, ("b",), age=3),
+        DraftMessage("Release v1.2.3", ANALOGY, ("c",), age=300),
+    ]
+    found = suggesting._complete_prefixes(others, generated, wording)
+    assert [one.message for one in found] == [
+        "feat(x): add a cache", "docs: all", "feat(x): update it", "Update all", "Release v1.2.3",
+    ]  # fmt: skip
+    assert [one.like for one in found] == [one.like for one in others]
+    assert suggesting._complete_prefixes(others, [], wording) == others
+    assert suggesting._complete_prefixes(others, generated, TeamWording(["a", "b"])) == others
+
+
+def test_the_model_is_told_how_a_strict_team_begins(prompted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both ways in which it is asked."""
+    told = []
+    write = MessageGenerator.write_drafts
+
+    def note(self: Any, encoded: Any, exemplars: Any, openings: Any = ()) -> Any:
+        told.append(openings)
+        return write(self, encoded, exemplars, openings)
+
+    monkeypatch.setattr(MessageGenerator, "write_drafts", note)
+    monkeypatch.setattr(TeamWording, "openings", ("fix:", "feat("))
+    one = open_active_suggester(prompted)
+    first = one.suggest(CHANGE, PREVIOUS, 3, least=0)
+    assert list(one.suggest_in_steps(CHANGE, PREVIOUS, 3, least=0))[-1] == first
+    assert told == [("fix:", "feat(")] * 2
 
 
 def test_there_is_one_step_where_the_model_has_no_part(tmp_path: Path, model: Any) -> None:

@@ -1,0 +1,57 @@
+"""How a team begins its messages: strictly with a prefix, or not."""
+
+import pytest
+
+from gitpeft.suggest.team_wording import TeamWording, find_opening
+
+
+@pytest.mark.parametrize(
+    ("subject", "opening"),
+    [
+        ("feat(api): add x", "feat("),
+        ("fix: add x", "fix:"),
+        ("fix!: add x", "fix!:"),
+        ("feat(api)!: add x", "feat("),
+        ("[docs] add x", "[docs]"),
+        ("net/http: add x", "net/http:"),
+        ("Add x: y", ""),
+        ("call f(x): y", ""),
+        ("feat(api) add x", ""),
+        ("v1.2.3", ""),
+    ],
+)
+def test_the_opening_of_a_subject(subject: str, opening: str) -> None:
+    assert find_opening(subject) == opening
+
+
+STRICT = ["fix: a", "fix: b", "feat(x): c", "feat(y): d", "docs: e"] * 12
+
+
+def test_a_strict_team_has_openings_the_most_frequent_first() -> None:
+    assert TeamWording(STRICT).openings == ("fix:", "feat(", "docs:")
+    assert TeamWording([*STRICT, "Release 1.2", "chore: once"]).openings == ("fix:", "feat(", "docs:")
+
+
+def test_who_begins_freely_has_none() -> None:
+    assert TeamWording(STRICT[:49]).openings == (), "too few to tell"
+    assert TeamWording([*STRICT, *["Add f"] * 6]).openings == (), "more than a tenth without"
+    assert TeamWording([f"part{i}: change" for i in range(60)]).openings == (), "a new word each time"
+    assert TeamWording([*["Add f"] * 400, *STRICT]).openings, "only the newest count"
+
+
+@pytest.mark.parametrize(
+    ("subject", "written"),
+    [
+        ("Add a cache", "fix: add a cache"),
+        ("HTTP cache", "fix: HTTP cache"),
+        ("A cache", "fix: a cache"),
+        ("X", "fix: X"),
+        ("", "fix: "),
+    ],
+)
+def test_a_prefix_before_a_subject(subject: str, written: str) -> None:
+    assert TeamWording(STRICT).add_prefix(subject, "fix: ") == written
+
+
+def test_a_team_with_capitals_keeps_them() -> None:
+    assert TeamWording(["fix: Add it"] * 60).add_prefix("Add a cache", "fix: ") == "fix: Add a cache"
