@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from gitpeft.diff.grounding import STOP_WORDS, VERB_STEMS, stem_word
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
-from gitpeft.suggest.change_view import ChangeView
+from gitpeft.suggest.change_view import HEADING_VERSION, ChangeView
 
 _TOKEN = lazy_pattern(r"@?[A-Za-z0-9_][\w.+/@-]*")
 _VERSION = lazy_pattern(r"v?\d+\.\d")
 _PART = lazy_pattern(r"[A-Za-z0-9_]+")
+_VERSION_ROLES = "version", "was", "new-version", HEADING_VERSION
 _MAX_ROLES = 3
 _MAX_SLOTS = 6
 _MAX_DESCRIBED = 50_000
@@ -103,7 +104,7 @@ def fill_slots(subject: str, slots: Sequence[Slot], view: ChangeView) -> str | N
 
 def _write_value(value: str, token: str, slot: Slot) -> str:
     """A value as the token was written: with its "v", and in its case where that is not the value's own."""
-    if slot.roles[0].rstrip("0123456789") in ("version", "was", "new-version"):
+    if slot.roles[0].rstrip("0123456789") in _VERSION_ROLES:
         return value.removeprefix("v") if not token.startswith("v") else f"v{value.removeprefix('v')}"
     if token.islower() and value[1:].islower():
         return value.lower()

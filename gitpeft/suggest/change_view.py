@@ -32,6 +32,9 @@ _NO_DEPENDENCY = frozenset(("v", "version", "rev", "const", "var", "let", "uses"
 MAX_FILES, MAX_NAMES = 3, 3
 """How many files, and how many names of a kind, have roles."""
 
+HEADING_VERSION = "heading-version"
+"""The role of a version in whose section of a text something is changed."""
+
 _MAX_LINES = 160
 _MAX_VALUE_LENGTH = 60
 
@@ -53,6 +56,7 @@ class ChangeView:
         self.text = text
         self.files: list[FileChange] = []
         self._blocks: list[tuple[str, list[list[str]]]] = []
+        self._headings: list[tuple[str, str]] = []
         self._read_lines(text.split("\n"))
 
     def _read_lines(self, lines: Sequence[str]) -> None:
@@ -64,6 +68,7 @@ class ChangeView:
                     self.files.append(change)
             elif line.startswith("@"):
                 self._blocks[-1][1].append([])
+                self._headings.append((self._blocks[-1][0], line[1:]))
             elif line:
                 hunks = self._blocks[-1][1]
                 if not hunks:
@@ -149,6 +154,12 @@ class ChangeView:
         return list(found.values())
 
     @cached_property
+    def heading_versions(self) -> list[str]:
+        """The versions under whose headings in a text, such as a list of changes, something is changed."""
+        found = (_VERSION.findall(heading) for path, heading in self._headings if PROSE_PATH.search(path))
+        return list(dict.fromkeys(version for versions in found for version in versions))
+
+    @cached_property
     def replacements(self) -> list[tuple[str, str]]:
         """(old, new) texts where one line became another with one difference; the most frequent first."""
         found: dict[tuple[str, str], int] = {}
@@ -216,6 +227,7 @@ class ChangeView:
         added = [new for _, old, new in self.pairs if new and not old]
         for role, pattern in (("new-version", _VERSION), ("date", DATE), ("year", _YEAR)):
             yield role, next((match[0] for line in added if (match := pattern.search(line))), "")
+        yield HEADING_VERSION, next(iter(self.heading_versions), "")
         yield "year", next((b for a, b in self.replacements if _YEAR.fullmatch(b)), "")
         for i, (old, new) in enumerate(self.definitions["renamed"][:MAX_NAMES]):
             yield f"renamed{i}", old

@@ -163,8 +163,11 @@ def _can_be_rename(rest: str, view: ChangeView) -> bool:
 
 
 def _find_invented_number(message: str, view: ChangeView, wording: TeamWording, branch: str) -> str:
+    headings = {version.removeprefix("v") for version in view.heading_versions}
     for match in _NUMBERED_TOKEN.finditer(message):
         token = match[0].strip(".,:;()[]`'\"")
+        if token.removeprefix("v") in headings:
+            continue
         dotted = [
             version for version in _VERSION.findall(token) if not _has_version(version, view.changed_text)
         ]

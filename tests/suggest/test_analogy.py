@@ -43,6 +43,12 @@ def tell(subject: str, its_change: str, change: str) -> str | None:
             "Update feature_request.md",
         ),
         (
+            "release version 3.0.2",
+            " CHANGES.rst +1 -1\n#CHANGES.rst\n@Version 3.0.2\n-Unreleased\n+Released 2024-02-03",
+            " CHANGES.rst +1 -1\n#CHANGES.rst\n@Version 3.0.3\n-Unreleased\n+Released 2024-04-07",
+            "release version 3.0.3",
+        ),
+        (
             "data: unexport osType",
             bump("internal/data/node.go", "type ", "OsType int", "osType int"),
             bump("internal/fs/file.go", "type ", "Reader int", "reader int"),

@@ -66,6 +66,14 @@ def test_a_version_belongs_to_what_is_set_to_it(message: str, right: bool) -> No
     assert flaw(message, change) == ("" if right else "the version of something else")
 
 
+def test_a_version_may_be_that_of_the_heading_of_a_text() -> None:
+    change = " CHANGES.rst +1 -1\n#CHANGES.rst\n@Version 3.0.3\n-Unreleased\n+Released 2024-04-07"
+    assert flaw("Release version 3.0.3", change) == flaw("Release v3.0.3", change) == ""
+    assert flaw("Release version 3.0.2", change) == "a number that the change does not have"
+    code = change.replace("CHANGES.rst", "src/changes.py")
+    assert flaw("Release version 3.0.3", code) == "a number that the change does not have"
+
+
 def test_a_version_alone_on_its_line_may_be_anybodys() -> None:
     change = " src/app.toml +1 -1\n#src/app.toml\n@\n-version = 3.1.0\n+version = 3.2.0"
     assert flaw("Bump the parser to 3.2.0", change) == ""
