@@ -38,17 +38,8 @@ _BESIDE_OWNER = frozenset(
 
 _NO_OWNER = frozenset(
     (
-        "number",
-        "numbers",
-        "string",
-        "strings",
-        "target",
-        "release",
-        "tag",
-        "alias",
-        "branch",
-        "project",
-        "msrv",
+        *("number", "numbers", "string", "strings", "target", "release"),
+        *("tag", "alias", "branch", "project", "msrv"),
     )
 )
 """Words that name no dependency: `bump target version to 2.1`."""
