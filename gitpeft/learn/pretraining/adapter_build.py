@@ -181,7 +181,8 @@ class _RunReporter:
 
     def report_place(self) -> None:
         """Tell the place, with all notes: told once, they are overlooked."""
-        place, pairs = self.run.at.place, self.run.settings.pairs
+        place = self.run.at.place
+        pairs = max(place, self.run.settings.pairs)  # a run of another profile may be further
         told = [f"{place:,}/{pairs:,} pairs", *self.words, *self.run.notes]
         self.listen("train", place / pairs, " · ".join(told))
 

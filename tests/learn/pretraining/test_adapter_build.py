@@ -129,6 +129,12 @@ def test_a_checkpoint_becomes_an_adapter_with_its_reranker(place: Path, tmp_path
     weights.write_bytes(whole[:100])
     assert adapter_build.build_adapter(recipe, corpus, tmp_path / "work", out, nobody, finish=True)
     assert len(weights.read_bytes()) == len(whole), "a damaged one is"
+    told_done: list[float] = []
+    fewer = replace(recipe, settings=replace(recipe.settings, pairs=1))  # as those of another profile may be
+    adapter_build.build_adapter(
+        fewer, corpus, tmp_path / "work", out, lambda *said: told_done.append(said[1]), finish=True
+    )
+    assert max(told_done) <= 1
     shutil.rmtree(out / "onnx")
 
 
