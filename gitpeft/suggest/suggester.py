@@ -387,7 +387,7 @@ def _complete_prefixes(
     [(prefix, _)] = counts.most_common(1)
     return [
         one
-        if find_opening(one.message)
+        if split_prefix(one.message)[0]
         or _VERSION_ALONE.fullmatch(one.message)
         or (one.origin != DESCRIBED and one.age < NEWEST_OPENINGS)
         else replace_fields(one, message=wording.add_prefix(one.message, prefix))

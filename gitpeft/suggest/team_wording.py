@@ -12,6 +12,7 @@ _PREFIX = lazy_pattern(r"(?:\[[\w ./,-]{1,30}\]:?|[\w./,-]{1,24}(?:\([^)]{1,40}\
 _OPENING = lazy_pattern(r"\[[\w ./,-]{1,30}\]|[\w./,-]{1,24}(?:\((?=[^)]{1,40}\)!?: )|!?:(?= ))")
 """What comes first in a subject with a prefix: `feat(`, `fix:` or `[docs]`."""
 
+_COUNTED = lazy_pattern(r"(?<![A-Za-z\d])\d")
 _FIRST_WORD = lazy_pattern(r"[A-Za-z]+")
 MAX_SUBJECTS = 500
 """Newest subjects from which a team's wording is learnt."""
@@ -134,9 +135,12 @@ def split_prefix(subject: str) -> tuple[str, str]:
 
 
 def find_opening(subject: str) -> str:
-    """The beginning of a subject's prefix, `feat(` or `fix:`; "" for none."""
+    """The beginning of a subject's prefix, `feat(` or `fix:`; "" for none.
+
+    Nor is it one with a number, such as a ticket's, which says nothing of the next commit.
+    """
     match = _OPENING.match(subject)
-    return match[0] if match else ""
+    return match[0] if match and not _COUNTED.search(match[0]) else ""
 
 
 def _conjugate(verb: str, form: int) -> str:

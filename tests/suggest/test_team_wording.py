@@ -15,6 +15,10 @@ from gitpeft.suggest.team_wording import TeamWording, find_opening
         ("[docs] add x", "[docs]"),
         ("net/http: add x", "net/http:"),
         ("Add x: y", ""),
+        ("http2: add x", "http2:"),
+        ("JIRA-12: add x", ""),
+        ("[JIRA-12] add x", ""),
+        ("12: add x", ""),
         ("call f(x): y", ""),
         ("feat(api) add x", ""),
         ("v1.2.3", ""),
@@ -37,6 +41,8 @@ def test_who_begins_freely_has_none() -> None:
     assert TeamWording([*STRICT, *["Add f"] * 6]).openings == (), "more than a tenth without"
     assert TeamWording([f"part{i}: change" for i in range(60)]).openings == (), "a new word each time"
     assert TeamWording([*["Add f"] * 400, *STRICT]).openings, "only the newest count"
+    tickets = [f"APP-{i // 3}: change {i}" for i in range(90)]
+    assert TeamWording(tickets).openings == (), "the next commit is another ticket's"
 
 
 @pytest.mark.parametrize(
