@@ -26,7 +26,8 @@ tail is unlikely, but all together are not."""
 
 
 UNUSUAL_OPENING = 0.05
-"""By how much the probability is multiplied of what does not begin as all messages of a team do."""
+"""By how much the probability is multiplied of what does not begin as all messages of a team do, before the
+temperature, which makes it 0.007."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -59,13 +60,14 @@ class MessageSampler:
         import numpy as np
 
         generator = np.random.default_rng(self.seed)
+        longest = max(map(len, openings), default=0)
         samples = [Hypothesis([], 0.0, False) for _ in range(self.count)]
         past, tokens, going, rows = network.make_empty_past(1), [special.start], samples, [0] * self.count
         for _ in range(self.limit):
             probabilities, past = predict_next(network, memory, special, tokens, past)
             for one, row, draw in zip(going, rows, generator.random(len(going)), strict=True):
-                allowed = _list_allowed(one.ids, openings)
-                token = self._draw_token(_prefer_tokens(probabilities[row], allowed), draw)
+                preferred = _list_preferred(one.ids, openings) if len(one.ids) < longest else []
+                token = self._draw_token(_prefer_tokens(probabilities[row], preferred), draw)
                 one.total += float(np.log(probabilities[row, token] + PROBABILITY_FLOOR))
                 one.finished = token == special.end
                 one.ids += [] if one.finished else [token]
@@ -88,7 +90,7 @@ class MessageSampler:
         return int(likely[min(place, len(likely) - 1)])
 
 
-def _list_allowed(ids: Sequence[int], openings: Sequence[Sequence[int]]) -> list[int]:
+def _list_preferred(ids: Sequence[int], openings: Sequence[Sequence[int]]) -> list[int]:
     """The tokens that go on with an opening, [] where one is complete or none was begun."""
     count = len(ids)
     alike = [one for one in openings if list(one[:count]) == list(ids[: len(one)])]

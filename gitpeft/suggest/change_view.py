@@ -14,7 +14,7 @@ from gitpeft.diff.definitions import find_definition
 from gitpeft.diff.edits import find_version_change, iterate_runs, split_change
 from gitpeft.diff.grounding import ChangeSize, GroundingText, count_stems, extract_stems
 from gitpeft.diff.patch import FileChange
-from gitpeft.diff.path_kinds import PROSE_PATH, classify_path
+from gitpeft.diff.path_kinds import PROSE_PATH, classify_path, is_changelog
 from gitpeft.diff.stored import read_file_line
 from gitpeft.lazy import lazy_dataclass, lazy_pattern
 
@@ -33,7 +33,7 @@ MAX_FILES, MAX_NAMES = 3, 3
 """How many files, and how many names of a kind, have roles."""
 
 HEADING_VERSION = "heading-version"
-"""The role of a version in whose section of a text something is changed."""
+"""The role of a version whose section of a list of changes gets a date."""
 
 _MAX_LINES = 160
 _MAX_VALUE_LENGTH = 60
@@ -56,7 +56,7 @@ class ChangeView:
         self.text = text
         self.files: list[FileChange] = []
         self._blocks: list[tuple[str, list[list[str]]]] = []
-        self._headings: list[tuple[str, str]] = []
+        self._headings: list[tuple[str, str, list[str]]] = []
         self._read_lines(text.split("\n"))
 
     def _read_lines(self, lines: Sequence[str]) -> None:
@@ -68,7 +68,7 @@ class ChangeView:
                     self.files.append(change)
             elif line.startswith("@"):
                 self._blocks[-1][1].append([])
-                self._headings.append((self._blocks[-1][0], line[1:]))
+                self._headings.append((self._blocks[-1][0], line[1:], self._blocks[-1][1][-1]))
             elif line:
                 hunks = self._blocks[-1][1]
                 if not hunks:
@@ -155,8 +155,12 @@ class ChangeView:
 
     @cached_property
     def heading_versions(self) -> list[str]:
-        """The versions under whose headings in a text, such as a list of changes, something is changed."""
-        found = (_VERSION.findall(heading) for path, heading in self._headings if PROSE_PATH.search(path))
+        """The versions whose sections of a list of changes get a date: they are released."""
+        found = (
+            _VERSION.findall(heading)
+            for path, heading, lines in self._headings
+            if is_changelog(path) and any(line[0] == "+" and DATE.search(line) for line in lines)
+        )
         return list(dict.fromkeys(version for versions in found for version in versions))
 
     @cached_property

@@ -286,7 +286,4 @@ def _clean_note(text: str) -> str:
 
 def _fit_note(note: str, wording: TeamWording, prefix: str) -> str:
     """An entry with the team's prefix, and its first letter in the usual case."""
-    first = note.split()[0]
-    if first.isalpha() and (first[1:].islower() or len(first) == 1):
-        note = (note[0].lower() if wording.is_lower else note[0].upper()) + note[1:]
-    return prefix + note + ("." if wording.has_full_stop else "")
+    return prefix + wording.fit_case(note) + ("." if wording.has_full_stop else "")

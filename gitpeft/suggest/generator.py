@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gitpeft.bundle.bundle import CAUSAL_GRAPHS, DECODER_FILE, ENCODER_FILE, WEIGHTS_FILE, Bundle
-from gitpeft.diff.model_input import PROMPT_ENDING
+from gitpeft.diff.model_input import PROMPT_ENDING, PROMPT_LAYOUT
 from gitpeft.diff.render import TokenBudget
 from gitpeft.lazy import replace_fields
 from gitpeft.runtime.background import BackgroundTask
@@ -28,6 +28,7 @@ from gitpeft.suggest.model_files import ModelFiles
 from gitpeft.suggest.read_errors import explain_read_errors
 from gitpeft.suggest.reranker_features import GENERATED, DraftMessage
 from gitpeft.suggest.stage_timer import StageTimer
+from gitpeft.suggest.team_wording import find_opening
 
 if TYPE_CHECKING:
     from gitpeft.suggest.retrieval import Neighbour
@@ -84,33 +85,44 @@ class MessageGenerator:
         self._codec = BackgroundTask(files.load_codec)
 
     def generate_drafts(
-        self, change: str, previous: str, exemplars: "Sequence[Neighbour]", openings: Sequence[str] = ()
+        self, change: str, previous: str, exemplars: "Sequence[Neighbour]", prefixes: Sequence[str] = ()
     ) -> list[DraftMessage]:
         """Different draft messages for a stored or compact change, the likeliest first.
 
-        Samples are ordered by their consensus instead, and begin with one of the `openings` if there are any.
-        `previous` is the author's previous subject, `exemplars` are similar earlier commits, the most similar
-        first.
+        Samples are ordered by their consensus instead, and mostly begin as one of the `prefixes` does, if
+        there are any. `previous` is the author's previous subject, `exemplars` are similar earlier commits,
+        the most similar first.
         """
-        return self.write_drafts(self.encode_source(change, previous, exemplars), exemplars, openings)
+        return self.write_drafts(self.encode_source(change, previous, exemplars), exemplars, prefixes)
 
     def write_drafts(
-        self, encoded: EncodedSource, exemplars: "Sequence[Neighbour]", openings: Sequence[str] = ()
+        self, encoded: EncodedSource, exemplars: "Sequence[Neighbour]", prefixes: Sequence[str] = ()
     ) -> list[DraftMessage]:
         """As `generate_drafts`, for a source that was encoded with these exemplars."""
         self._encoded = encoded
         with self._timer.measure("decode"):
-            hypotheses = self._write_hypotheses(encoded, openings)
+            hypotheses = self._write_hypotheses(encoded, prefixes)
         like = tuple(exemplar.sha for exemplar in exemplars)
         drafts = self._gather_drafts(hypotheses, like)
         return _order_by_consensus(drafts) if self._samples else drafts
 
-    def _write_hypotheses(self, encoded: EncodedSource, openings: Sequence[str]) -> list[Hypothesis]:
+    def _write_hypotheses(self, encoded: EncodedSource, prefixes: Sequence[str]) -> list[Hypothesis]:
         if isinstance(self._strategy, BeamSearch):
             return self._strategy.run(self._network, encoded, self._special)
-        codec = self._codec.get_result()
-        begun = [codec.encode_message(one, self._budget.layout) for one in openings]
-        return self._strategy.run(self._network, encoded, self._special, begun)
+        return self._strategy.run(self._network, encoded, self._special, self._encode_openings(prefixes))
+
+    def _encode_openings(self, prefixes: Sequence[str]) -> list[tuple[int, ...]]:
+        """The ids with which messages behind these prefixes begin.
+
+        A prefix's token may hold more than the opening's: `(*` for `(`.
+        """
+        if not prefixes:
+            return []
+        space = " " if self._budget.layout == PROMPT_LAYOUT else ""
+        texts = [*map(find_opening, prefixes), *(prefix.rstrip() for prefix in prefixes)]
+        ids = self._codec.get_result().encode_many([f"{space}{text}" for text in texts])
+        pairs = zip(ids[: len(prefixes)], ids[len(prefixes) :], strict=True)
+        return list(dict.fromkeys(tuple(whole[: len(opening)]) for opening, whole in pairs))
 
     def _gather_drafts(self, hypotheses: Sequence[Hypothesis], like: tuple[str, ...]) -> list[DraftMessage]:
         """The different messages, in their order, with the number of samples that read like each."""

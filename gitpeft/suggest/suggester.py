@@ -39,8 +39,7 @@ from gitpeft.suggest.team_wording import (
     MAX_SUBJECTS,
     NEWEST_OPENINGS,
     TeamWording,
-    find_opening,
-    split_prefix,
+    find_strict_prefix,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +59,10 @@ DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
 
-_VERSION_ALONE = lazy_pattern(r"(?:(?:release|version)\s+)?v?\d[\w.+-]*", re.IGNORECASE)
+_STANDS_ALONE = lazy_pattern(
+    r"(?:(?:release|version)\s+)?v?\d[\w.+-]*$|[^\w`'\"]|\S+?(?:\(.*?\))? ?:", re.IGNORECASE
+)
+"""A version, and what begins with a mark or a prefix of any form."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -167,8 +169,8 @@ class Suggester:
         yield self._choose_best(self._build_candidates(work, []), n, least)
         if generator is not None and reading is not None:
             generator.import_sampling()
-            openings = work.context.wording.openings
-            drafts = generator.write_drafts(reading.get_result(), exemplars, openings)
+            prefixes = self._list_prefixes(work.context.wording)
+            drafts = generator.write_drafts(reading.get_result(), exemplars, prefixes)
             yield self._choose_best(self._build_candidates(work, drafts), n, least)
 
     def _choose_best(
@@ -217,8 +219,8 @@ class Suggester:
         drafts: list[DraftMessage] = []
         work = self._lay_groundwork(change, previous, neighbours, end, branch)
         if generate and self._generator is not None:
-            openings = work.context.wording.openings
-            drafts = self._generator.generate_drafts(change, previous, work.exemplars, openings)
+            prefixes = self._list_prefixes(work.context.wording)
+            drafts = self._generator.generate_drafts(change, previous, work.exemplars, prefixes)
         return self._build_candidates(work, drafts, given)
 
     def _lay_groundwork(
@@ -238,12 +240,17 @@ class Suggester:
                 others = _collect_other_drafts(neighbours, context)
             return _Groundwork(context, others, previous, neighbours[: self._exemplar_count])
 
+    def _list_prefixes(self, wording: TeamWording) -> Sequence[str]:
+        """What messages of a strict team begin with; a model of an earlier version goes on as it did."""
+        return () if self._reranker.is_of_earlier_version else wording.strict_prefixes
+
     def _build_candidates(
         self, work: _Groundwork, drafts: Sequence[DraftMessage], given: Sequence[str] = ()
     ) -> list[MessageCandidate]:
         """The candidates from the model's drafts, which come first, from all others, and those given."""
-        earlier = self._reranker.is_of_earlier_version
-        others = _complete_prefixes(work.others, drafts, work.context.wording)
+        others, earlier = work.others, self._reranker.is_of_earlier_version
+        if not earlier:
+            others = _complete_prefixes(others, drafts, work.context.wording)
         if drafts and self._generator is not None and self._generator.scores_cheaply and not earlier:
             others = self._score_offerable(others, work.context)
         with self._timer.measure("choose"):
@@ -375,21 +382,20 @@ def _complete_prefixes(
 ) -> list[DraftMessage]:
     """The other drafts, those without a prefix with the one that most of the model's samples have.
 
-    They stay as they are where the team is not strict or the model has no part, and so do a version alone and
-    a message of one of the newest commits: that is how a strict team writes such a message.
+    They stay as they are where the team is not strict or the model has no part, and so do a version alone,
+    what has a prefix of another form, and a message of one of the newest commits: that is how a strict team
+    writes such a message.
     """
     counts = Counter[str]()
     for one in generated:
-        if wording.openings and find_opening(one.message) in wording.openings:
-            counts[split_prefix(one.message)[0]] += max(1, one.samples)
+        if prefix := find_strict_prefix(one.message, wording):
+            counts[prefix] += max(1, one.samples)
     if not counts:
         return list(others)
     [(prefix, _)] = counts.most_common(1)
     return [
         one
-        if split_prefix(one.message)[0]
-        or _VERSION_ALONE.fullmatch(one.message)
-        or (one.origin != DESCRIBED and one.age < NEWEST_OPENINGS)
+        if _STANDS_ALONE.match(one.message) or (one.origin != DESCRIBED and one.age <= NEWEST_OPENINGS)
         else replace_fields(one, message=wording.add_prefix(one.message, prefix))
         for one in others
     ]

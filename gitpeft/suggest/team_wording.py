@@ -4,15 +4,18 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import islice
 
 from gitpeft.diff.grounding import WORD_PART, stem_word
 from gitpeft.lazy import lazy_pattern
 
 _PREFIX = lazy_pattern(r"(?:\[[\w ./,-]{1,30}\]:?|[\w./,-]{1,24}(?:\([^)]{1,40}\))?!?:)\s+")
-_OPENING = lazy_pattern(r"\[[\w ./,-]{1,30}\]|[\w./,-]{1,24}(?:\((?=[^)]{1,40}\)!?: )|!?:(?= ))")
+_OPENING = lazy_pattern(r"\[[\w ./,-]{1,30}\]:?(?=\s)|[\w./,-]{1,24}(?:\((?=[^)]{1,40}\)!?: )|!?:(?= ))")
 """What comes first in a subject with a prefix: `feat(`, `fix:` or `[docs]`."""
 
-_COUNTED = lazy_pattern(r"(?<![A-Za-z\d])\d")
+_COUNTED = lazy_pattern(r"(?<![A-Za-z\d])\d|\d{3,}")
+"""A number as a ticket or a version has it, and no part of a name (`http2:`)."""
+
 _FIRST_WORD = lazy_pattern(r"[A-Za-z]+")
 MAX_SUBJECTS = 500
 """Newest subjects from which a team's wording is learnt."""
@@ -23,6 +26,8 @@ _USUAL_SHARE = 0.5
 NEWEST_OPENINGS, _STRICT_SHARE, _KNOWN_OPENING = 50, 0.9, 2
 """A team opens its subjects strictly if of so many newest ones this share begin as others of the newest
 `_NEWEST` do, each such opening at least so often."""
+
+_MAX_PREFIXES = 60
 
 _IRREGULAR = {"set": ("set", "sets"), "run": ("ran", "runs"), "make": ("made", "makes")}
 
@@ -77,6 +82,14 @@ class TeamWording:
         return tuple(opening for opening, _ in counts.most_common() if opening in known)
 
     @cached_property
+    def strict_prefixes(self) -> tuple[str, ...]:
+        """The prefixes of a strict team's newest subjects, the most frequent first; () of another."""
+        if not self.openings:
+            return ()
+        found = (prefix for prefix, _ in self.prefixes.most_common() if find_opening(prefix) in self.openings)
+        return tuple(islice(found, _MAX_PREFIXES))
+
+    @cached_property
     def is_lower(self) -> bool:
         """Whether at least half of the newest subjects begin, behind any prefix, in lower case."""
         return self._is_usual(split_prefix(subject)[1][:1].islower() for subject in self.subjects[-_NEWEST:])
@@ -119,9 +132,14 @@ class TeamWording:
 
     def add_prefix(self, subject: str, prefix: str) -> str:
         """A subject without a prefix as this team would write it behind one."""
-        first, rest = subject[:1], subject[1:]
-        is_word = rest[:1].islower() or rest[:1] == " "  # and no name or acronym
-        return prefix + (first.lower() if self.is_lower and is_word else first) + rest
+        return prefix + (self.fit_case(subject) if self.is_lower else subject)
+
+    def fit_case(self, text: str) -> str:
+        """A text with its first letter in the team's usual case, unless it begins with a name or acronym."""
+        first = text.split(maxsplit=1)[0] if text.strip() else ""
+        if first.isalpha() and (first[1:].islower() or len(first) == 1):
+            return (text[0].lower() if self.is_lower else text[0].upper()) + text[1:]
+        return text
 
     def _is_usual(self, found: Iterable[bool]) -> bool:
         flags = list(found)
@@ -141,6 +159,12 @@ def find_opening(subject: str) -> str:
     """
     match = _OPENING.match(subject)
     return match[0] if match and not _COUNTED.search(match[0]) else ""
+
+
+def find_strict_prefix(subject: str, wording: TeamWording) -> str:
+    """The prefix of a subject that begins as all of a strict team's do, "" if it does not or has a number."""
+    prefix = split_prefix(subject)[0]
+    return prefix if find_opening(subject) in wording.openings and not _COUNTED.search(prefix) else ""
 
 
 def _conjugate(verb: str, form: int) -> str:

@@ -26,6 +26,7 @@ from gitpeft.learn.data import dataset
 from gitpeft.learn.evaluation import messages
 from gitpeft.learn.evaluation.messages import BundleDraft
 from gitpeft.learn.evaluation.reranker import RerankerChoice
+from gitpeft.learn.export import parity
 from gitpeft.learn.results import ModelPlan, PipelineResult
 from gitpeft.learn.risk.prequential import MIN_KNOWN_BUGS
 from gitpeft.learn.training import finetune
@@ -451,6 +452,23 @@ def test_a_model_that_its_export_changes_is_served_untuned(
     assert (outcome.candidate.kind, outcome.candidate.trainable) == ("model", 0)
     assert outcome.candidate.why == "the export would change the model too much"
     assert active(copied).manifest.method == {"name": "none"} and suggested(copied)
+
+
+def test_the_gate_gets_more_messages_than_let_a_model_through(
+    copied: Repo, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are there for a model that a few would refuse."""
+    given = []
+    export = parity.export_model
+
+    def note(*args: Any, **options: Any) -> Any:
+        given.append((len(args[3]), options["enough"]))
+        return export(*args, **options)
+
+    monkeypatch.setattr(parity, "export_model", note)
+    monkeypatch.setattr(finetune, "_SIZES", replace(finetune._SIZES, parity=5))
+    run(copied, plan(built, seed=10))
+    assert given and set(given) == {(20, 5)}
 
 
 def test_a_base_without_its_onnx_files_leaves_retrieval(repo: Repo, built: Built, tmp_path: Path) -> None:

@@ -66,12 +66,21 @@ def test_a_version_belongs_to_what_is_set_to_it(message: str, right: bool) -> No
     assert flaw(message, change) == ("" if right else "the version of something else")
 
 
-def test_a_version_may_be_that_of_the_heading_of_a_text() -> None:
+def test_a_version_may_be_that_of_a_release_in_a_list_of_changes() -> None:
     change = " CHANGES.rst +1 -1\n#CHANGES.rst\n@Version 3.0.3\n-Unreleased\n+Released 2024-04-07"
     assert flaw("Release version 3.0.3", change) == flaw("Release v3.0.3", change) == ""
     assert flaw("Release version 3.0.2", change) == "a number that the change does not have"
+    entry = " CHANGES.rst +1 -0\n#CHANGES.rst\n@Version 3.0.3\n+-   Fix the cache."
+    pins = " requirements.txt +1 -1\n#requirements.txt\n@numpy==1.26.4\n-pandas==2.0.0\n+pandas==2.1.0"
+    guide = " docs/guide.md +1 -0\n#docs/guide.md\n@2.3 Configuration\n+Since 2024-04-07 this is new."
     code = change.replace("CHANGES.rst", "src/changes.py")
-    assert flaw("Release version 3.0.3", code) == "a number that the change does not have"
+    for other, message in (
+        (entry, "Release version 3.0.3"),
+        (pins, "Bump numpy to 1.26.4"),
+        (guide, "Release 2.3"),
+        (code, "Release version 3.0.3"),
+    ):
+        assert flaw(message, other) == "a number that the change does not have"
 
 
 def test_a_version_alone_on_its_line_may_be_anybodys() -> None:

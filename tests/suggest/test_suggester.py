@@ -219,10 +219,14 @@ def test_in_a_strict_team_all_messages_get_the_prefix_of_the_models() -> None:
         DraftMessage("Update it", RETRIEVED, ("a",), age=300),
         DraftMessage("Update all", RETRIEVED, ("b",), age=3),
         DraftMessage("Release v1.2.3", ANALOGY, ("c",), age=300),
+        DraftMessage(":bug: repair it", RETRIEVED, ("d",), age=300),
+        DraftMessage("GitHub cache", RETRIEVED, ("e",), age=51),
+        DraftMessage("GitHub caches", RETRIEVED, ("f",), age=50),
     ]
     found = suggesting._complete_prefixes(others, generated, wording)
     assert [one.message for one in found] == [
         "feat(x): add a cache", "docs: all", "feat(x): update it", "Update all", "Release v1.2.3",
+        ":bug: repair it", "feat(x): GitHub cache", "GitHub caches",
     ]  # fmt: skip
     assert [one.like for one in found] == [one.like for one in others]
     assert suggesting._complete_prefixes(others, [], wording) == others
@@ -234,16 +238,22 @@ def test_the_model_is_told_how_a_strict_team_begins(prompted: Path, monkeypatch:
     told = []
     write = MessageGenerator.write_drafts
 
-    def note(self: Any, encoded: Any, exemplars: Any, openings: Any = ()) -> Any:
-        told.append(openings)
-        return write(self, encoded, exemplars, openings)
+    def note(self: Any, encoded: Any, exemplars: Any, prefixes: Any = ()) -> Any:
+        told.append(prefixes)
+        return write(self, encoded, exemplars, prefixes)
 
     monkeypatch.setattr(MessageGenerator, "write_drafts", note)
-    monkeypatch.setattr(TeamWording, "openings", ("fix:", "feat("))
+    monkeypatch.setattr(TeamWording, "strict_prefixes", ("fix: ", "feat(x): "))
     one = open_active_suggester(prompted)
     first = one.suggest(CHANGE, PREVIOUS, 3, least=0)
     assert list(one.suggest_in_steps(CHANGE, PREVIOUS, 3, least=0))[-1] == first
-    assert told == [("fix:", "feat(")] * 2
+    assert told == [("fix: ", "feat(x): ")] * 2
+    generator = one._generator
+    assert generator is not None
+    [fix, feat] = generator._encode_openings(("fix: ", "feat(x): "))
+    codec = generator._codec.get_result()
+    assert codec.decode(fix) == "fix:" and codec.decode(feat).startswith("feat(")
+    assert generator._encode_openings(("fix: ", "fix: ")) == [fix] and not generator._encode_openings(())
 
 
 def test_there_is_one_step_where_the_model_has_no_part(tmp_path: Path, model: Any) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gitpeft.suggest.team_wording import TeamWording, find_opening
+from gitpeft.suggest.team_wording import TeamWording, find_opening, find_strict_prefix
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,9 @@ from gitpeft.suggest.team_wording import TeamWording, find_opening
         ("fix!: add x", "fix!:"),
         ("feat(api)!: add x", "feat("),
         ("[docs] add x", "[docs]"),
+        ("[docs]: add x", "[docs]:"),
+        ("[docs][api] add x", ""),
+        ("US1230: add x", ""),
         ("net/http: add x", "net/http:"),
         ("Add x: y", ""),
         ("http2: add x", "http2:"),
@@ -36,6 +39,14 @@ def test_a_strict_team_has_openings_the_most_frequent_first() -> None:
     assert TeamWording([*STRICT, "Release 1.2", "chore: once"]).openings == ("fix:", "feat(", "docs:")
 
 
+def test_the_prefixes_of_a_strict_team() -> None:
+    assert TeamWording(STRICT).strict_prefixes == ("fix: ", "feat(x): ", "feat(y): ", "docs: ")
+    assert TeamWording(STRICT[:49]).strict_prefixes == ()
+    team = TeamWording(STRICT)
+    assert find_strict_prefix("feat(z): new", team) == "feat(z): "
+    assert find_strict_prefix("feat(APP-12): new", team) == find_strict_prefix("New", team) == ""
+
+
 def test_who_begins_freely_has_none() -> None:
     assert TeamWording(STRICT[:49]).openings == (), "too few to tell"
     assert TeamWording([*STRICT, *["Add f"] * 6]).openings == (), "more than a tenth without"
@@ -50,8 +61,9 @@ def test_who_begins_freely_has_none() -> None:
     [
         ("Add a cache", "fix: add a cache"),
         ("HTTP cache", "fix: HTTP cache"),
+        ("GitHub cache", "fix: GitHub cache"),
         ("A cache", "fix: a cache"),
-        ("X", "fix: X"),
+        ("X", "fix: x"),
         ("", "fix: "),
     ],
 )

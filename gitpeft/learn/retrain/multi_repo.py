@@ -35,7 +35,7 @@ _TURN_FILE = "org-turn"
 ACTIVATED, WAITING, FAILED = "activated", "waiting", "failed"
 """What can become of a repository, beside what a retraining says."""
 
-_NO_TIME = "with the shared adapter: there was no time to train its own"
+_NO_TIME = "there was no time to train its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,8 @@ def _check_repositories(repos: Sequence[Repository]) -> None:
 class _Service:
     """Serves repositories in turn. `folder` is that of the shared adapter.
 
-    `refusal` says why its export is not used, "" where it is, and is None before somebody needed it.
+    `refusal` says why its export is not used, "" where it is, and is None before somebody needed it;
+    `without_time` counts those that got no adapter of their own for want of time.
     """
 
     sources: Sequence[Source]
@@ -125,6 +126,7 @@ class _Service:
     agreed: Callable[[str], bool]
     results: dict[Path, RepositoryResult] = field(default_factory=dict)
     refusal: str | None = None
+    without_time: int = 0
 
     def run(self) -> OrgResult:
         in_turn = sorted(self.sources, key=lambda one: _read_turn(one.repo))
@@ -166,7 +168,7 @@ class _Service:
         if retrain_run.find_champion(source.repo) is None:
             result, trained = self._build_first_model(source, replace(plan, warm=str(start)))
             if not trained:  # too few commits
-                return self._install_shared_adapter(source, f"with the shared adapter: {result.reason}")
+                return self._install_shared_adapter(source, result.reason)
         else:
             done = retrain_run.run_retraining(source.repo, plan, self.listen, start=start, agreed=self.agreed)
             result = RepositoryResult(name_repository(source.repo), done.action, done.reason, done.bundle)
@@ -176,14 +178,17 @@ class _Service:
             self.budget.paces.observe(budgets.OWN_ADAPTER, spent, 1, self.base.name)
         return result
 
-    def _install_shared_adapter(self, source: Source, reason: str) -> RepositoryResult:
+    def _install_shared_adapter(self, source: Source, why: str) -> RepositoryResult:
         refusal = self._export_shared_adapter()
         begun = self.budget.clock()
         warm = "" if refusal else str(self.folder / bundles.ADAPTER_FOLDER)
         plan = replace(self.plan, minutes=self.plan.minutes / 2 / len(self.sources), train=False, warm=warm)
         result, _ = self._build_first_model(source, plan)
         self.budget.paces.observe(budgets.SHARED_ADAPTER, self.budget.clock() - begun, 1, self.base.name)
-        return replace(result, reason=refusal or reason)
+        self.without_time += why == _NO_TIME
+        if refusal:
+            return replace(result, reason=f"untuned: {why}; the shared adapter is not used: {refusal}")
+        return replace(result, reason=f"with the shared adapter: {why}")
 
     def _export_shared_adapter(self) -> str:
         """Export it for the first that needs it; why it cannot be used, "" where it can."""
@@ -192,7 +197,7 @@ class _Service:
                 shared_adapter.export_shared_adapter(self.plan, self.folder, self.listen)
                 self.refusal = ""
             except ParityError as error:  # the base serves all of them, untuned
-                self.refusal = f"without the shared adapter: {error.message}"
+                self.refusal = error.message
         return self.refusal
 
     def _build_first_model(self, source: Source, plan: ModelPlan) -> tuple[RepositoryResult, bool]:
@@ -210,8 +215,7 @@ class _Service:
         return RepositoryResult(name, ACTIVATED, reason, made.bundle), trained
 
     def _note_left_out(self) -> None:
-        without_own = {_NO_TIME, self.refusal or _NO_TIME}
-        shared = sum(one.reason in without_own for one in self.results.values())
+        shared = self.without_time
         waiting = sum(one.action == WAITING for one in self.results.values())
         count = len(self.sources)
         self.budget.note_needed(budgets.OWN_ADAPTER, count * self.budget.estimate_own_adapter(self.base))

@@ -80,17 +80,16 @@ ProgressListener = Callable[[str, float, str], None]
 
 
 PARITY_MORE = 4
-"""The gate refuses a model on this many times the examples that let one through."""
+"""Before the gate refuses a model, it measures this many times as many examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSizes:
     """Numbers of examples in a run: `batch` when all are as long as the budget allows, `parity` for the gate.
 
-    `PARITY_MORE` times as many where it would refuse. The gate's sources have at most `parity_tokens`
-    tokens: what it compares are the tokens of messages. The validation loss is measured on at most
-    `checked` examples, `checks` times at most: a pass costs as much as several steps, and on all of a
-    long history it would eat short budgets.
+    The gate's sources have at most `parity_tokens` tokens: what it compares are the tokens of messages. The
+    validation loss is measured on at most `checked` examples, `checks` times at most: a pass costs as much as
+    several steps, and on all of a long history it would eat short budgets.
     """
 
     batch: int

@@ -199,7 +199,7 @@ def test_a_bound_that_does_not_hold_leaves_no_file(tmp_path: Path) -> None:
     tokenizer = tinymodel.write_tokenizer(tmp_path)
     (tmp_path / "out").mkdir()
     strict = MessageParityBounds(exact=0.0, agreement=0, nats=9, drop=9)
-    with pytest.raises(GitpeftError, match="other probabilities than torch"):
+    with pytest.raises(GitpeftError, match="other log-probabilities than torch"):
         export_model(model("llama"), tokenizer, tmp_path / "out", tinymodel.pairs(2), strict)
     assert not list((tmp_path / "out").iterdir())
 

@@ -87,11 +87,11 @@ def test_messages_longer_than_the_furthest_distance() -> None:
     [
         (
             MessageParityBounds(exact=0.0, agreement=0, nats=9, drop=9),
-            r"other probabilities than torch, by .* \(bound 0\)",
+            r"other log-probabilities than torch, by .* \(bound 0\)",
         ),
         (
             MessageParityBounds(agreement=1.01, nats=9, drop=9),
-            r"the same token at \d+\.\d% of the places \(bound 101%\)",
+            r"as good a token at \d+\.\d% of the places \(bound 101%\)",
         ),
         (
             MessageParityBounds(agreement=0, nats=0.0, drop=9),
@@ -118,7 +118,7 @@ def test_a_bound_that_does_not_hold_stops_the_export(
 def test_a_number_that_is_none_stops_the_export(tmp_path: Path) -> None:
     model = tinymodel.pointer_t5()
     model.decoder.final_layer_norm.weight.data[0] = math.nan
-    with pytest.raises(GitpeftError, match="other probabilities than torch, by inf"):
+    with pytest.raises(GitpeftError, match="other log-probabilities than torch, by inf"):
         export_model(model, tinymodel.write_tokenizer(tmp_path), tmp_path, tinymodel.pairs(2), LOOSE)
 
 
