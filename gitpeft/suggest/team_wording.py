@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import islice
+from operator import itemgetter
 
 from gitpeft.diff.grounding import WORD_PART, stem_word
 from gitpeft.lazy import lazy_pattern
@@ -83,11 +83,15 @@ class TeamWording:
 
     @cached_property
     def strict_prefixes(self) -> tuple[str, ...]:
-        """The prefixes of a strict team's newest subjects, the most frequent first; () of another."""
-        if not self.openings:
-            return ()
-        found = (prefix for prefix, _ in self.prefixes.most_common() if find_opening(prefix) in self.openings)
-        return tuple(islice(found, _MAX_PREFIXES))
+        """Prefixes of a strict team's newest subjects, first the most frequent one of each opening; () of
+        another team."""
+        counts: Counter[str] = Counter()
+        found = []
+        for prefix, _ in self.prefixes.most_common():
+            if (opening := find_opening(prefix)) in self.openings:
+                found.append((counts[opening], prefix))
+                counts[opening] += 1
+        return tuple(prefix for _, prefix in sorted(found, key=itemgetter(0))[:_MAX_PREFIXES])
 
     @cached_property
     def is_lower(self) -> bool:

@@ -40,7 +40,12 @@ def test_a_strict_team_has_openings_the_most_frequent_first() -> None:
 
 
 def test_the_prefixes_of_a_strict_team() -> None:
-    assert TeamWording(STRICT).strict_prefixes == ("fix: ", "feat(x): ", "feat(y): ", "docs: ")
+    assert TeamWording(STRICT).strict_prefixes == ("fix: ", "feat(x): ", "docs: ", "feat(y): ")
+    scopes = [f"feat({a}{b}): c" for a in "abcdefghij" for b in "abcdefg"] * 2
+    many = TeamWording([*scopes, *["fix: a"] * 2, *STRICT[-60:]]).strict_prefixes
+    assert len(many) == 60 and {"fix: ", "docs: "} <= set(many[:3]), (
+        "no opening is left out for another's scopes"
+    )
     assert TeamWording(STRICT[:49]).strict_prefixes == ()
     team = TeamWording(STRICT)
     assert find_strict_prefix("feat(z): new", team) == "feat(z): "
