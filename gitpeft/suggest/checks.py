@@ -8,6 +8,7 @@ words that are special to that commit.
 import re
 
 from gitpeft.diff.grounding import (
+    WORD_PART,
     contradicts_change,
     extract_content_stems,
     stem_first_word,
@@ -44,7 +45,6 @@ _NO_OWNER = frozenset(
 )
 """Words that name no dependency: `bump target version to 2.1`."""
 
-_NAME_PART = lazy_pattern(r"[A-Z]?[a-z]+|[A-Z]+")
 _CODE_NAME = lazy_pattern(
     r"`[^`]+`|--?[a-z][\w-]+|\b[\w.-]*/[\w./-]*\w|\b\w+\.(?!\d)\w[\w.]*\w|\b[A-Za-z]*(?:[a-z][A-Z]|_\w|\w_)\w*"
 )
@@ -184,7 +184,7 @@ def _find_wrong_owner(message: str, view: ChangeView) -> str:
     owners = [one.name for one in view.versions if _has_version(match["new"], one.new)]
     if len(names) != 1 or not all(owners) or not owners:
         return ""
-    parts = [part.lower() for part in _NAME_PART.findall(names[0])]
+    parts = [part.lower() for part in WORD_PART.findall(names[0]) if part.isalpha()]
     set_in = [
         f"{path} {old} {new}" for path, old, new in view.pairs if new and _has_version(match["new"], new)
     ]

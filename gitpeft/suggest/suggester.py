@@ -35,12 +35,7 @@ from gitpeft.suggest.reranker_features import (
 )
 from gitpeft.suggest.stage_timer import StageTimer
 from gitpeft.suggest.suggestion import Suggestion
-from gitpeft.suggest.team_wording import (
-    MAX_SUBJECTS,
-    NEWEST_OPENINGS,
-    TeamWording,
-    find_strict_prefix,
-)
+from gitpeft.suggest.team_wording import MAX_SUBJECTS, NEWEST_OPENINGS, TeamWording
 
 if TYPE_CHECKING:
     from gitpeft.runtime.helper import Helper
@@ -388,7 +383,7 @@ def _complete_prefixes(
     """
     counts = Counter[str]()
     for one in generated:
-        if prefix := find_strict_prefix(one.message, wording):
+        if prefix := wording.find_strict_prefix(one.message):
             counts[prefix] += max(1, one.samples)
     if not counts:
         return list(others)

@@ -134,6 +134,11 @@ class TeamWording:
         verb = verb[:1].lower() + verb[1:] if self.is_lower else verb[:1].upper() + verb[1:]
         return prefix + verb + space + rest + ("." if self.has_full_stop else "")
 
+    def find_strict_prefix(self, subject: str) -> str:
+        """The prefix of a subject that begins as all of a strict team's do; "" for another or a number."""
+        prefix = split_prefix(subject)[0]
+        return prefix if find_opening(subject) in self.openings and not _COUNTED.search(prefix) else ""
+
     def add_prefix(self, subject: str, prefix: str) -> str:
         """A subject without a prefix as this team would write it behind one."""
         return prefix + (self.fit_case(subject) if self.is_lower else subject)
@@ -163,12 +168,6 @@ def find_opening(subject: str) -> str:
     """
     match = _OPENING.match(subject)
     return match[0] if match and not _COUNTED.search(match[0]) else ""
-
-
-def find_strict_prefix(subject: str, wording: TeamWording) -> str:
-    """The prefix of a subject that begins as all of a strict team's do, "" if it does not or has a number."""
-    prefix = split_prefix(subject)[0]
-    return prefix if find_opening(subject) in wording.openings and not _COUNTED.search(prefix) else ""
 
 
 def _conjugate(verb: str, form: int) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gitpeft.suggest.team_wording import TeamWording, find_opening, find_strict_prefix
+from gitpeft.suggest.team_wording import TeamWording, find_opening
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_prefixes_of_a_strict_team() -> None:
     )
     assert TeamWording(STRICT[:49]).strict_prefixes == ()
     team = TeamWording(STRICT)
-    assert find_strict_prefix("feat(z): new", team) == "feat(z): "
-    assert find_strict_prefix("feat(APP-12): new", team) == find_strict_prefix("New", team) == ""
+    assert team.find_strict_prefix("feat(z): new") == "feat(z): "
+    assert team.find_strict_prefix("feat(APP-12): new") == team.find_strict_prefix("New") == ""
 
 
 def test_who_begins_freely_has_none() -> None:
