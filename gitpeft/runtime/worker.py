@@ -5,6 +5,7 @@ what changed; then it reads one request and writes its answer, after a prelimina
 crash, an endless loop or exhausted memory ends the child only.
 """
 
+import gc
 import json
 import os
 import select
@@ -211,6 +212,9 @@ def _run_child(
     """All that the child does; it exits here and never returns into its parent's code."""
     code, (request_pipe, answer_pipe) = 1, pipes
     try:
+        # What the parent has left to collect stays uncollected here: a session of ONNX Runtime would wait for
+        # its threads to end, and a fork has none of its parent's threads.
+        gc.freeze()
         os.setpgid(0, 0)
         try:
             ends = _fork_helper(assist, pipes, limits) if assist else ()

@@ -1,5 +1,6 @@
 """The child that runs a model: preliminary answers, and what becomes of them."""
 
+import gc
 import os
 import signal
 import time
@@ -47,6 +48,26 @@ def _fail() -> Mapping[str, object]:
 
 def test_the_last_answer_counts(tmp_path: Path) -> None:
     assert ask(lambda: {"who": "model"}, tmp_path) == ("model", "")
+
+
+class _LeftByTheParent:
+    """Garbage that only a collection finds, and whose end waits for a thread of the parent."""
+
+    def __init__(self) -> None:
+        self.itself, self.owner = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.owner:
+            time.sleep(LONG)
+
+
+def test_what_the_parent_left_to_collect_does_not_hold_up_the_child(tmp_path: Path) -> None:
+    def collect() -> Mapping[str, object]:
+        gc.collect()
+        return {"who": "model"}
+
+    _LeftByTheParent()
+    assert ask(collect, tmp_path) == ("model", "")
 
 
 def test_a_late_model_leaves_time_to_use_the_preliminary_answer(tmp_path: Path) -> None:
