@@ -174,6 +174,8 @@ def _find_invented_number(message: str, view: ChangeView, wording: TeamWording, 
 def _find_wrong_owner(message: str, view: ChangeView) -> str:
     """`Update X to 3.2.0` needs X where the change sets 3.2.0, if that line names something at all.
 
+    What names the path may do, but a file is not what a line in it sets.
+
     Of readers' marks for such messages it refuses none of 51 that were right as they stood and 9 of 21 that
     were wrong, of 20,587 that teams wrote 0.3 %.
     """
@@ -185,10 +187,11 @@ def _find_wrong_owner(message: str, view: ChangeView) -> str:
     if len(names) != 1 or not all(owners) or not owners:
         return ""
     parts = [part.lower() for part in WORD_PART.findall(names[0]) if part.isalpha()]
-    set_in = [
-        f"{path} {old} {new}" for path, old, new in view.pairs if new and _has_version(match["new"], new)
-    ]
-    text = " ".join(set_in).lower()
+    name = names[0].strip("`'\"").lower()
+    lines = [pair for pair in view.pairs if pair[2] and _has_version(match["new"], pair[2])]
+    text = " ".join(
+        f"{path if path.lower().rpartition('/')[2] != name else ''} {old} {new}" for path, old, new in lines
+    ).lower()
     known = {word for word in _WORD.findall(text) if len(word) > 1}
     if not parts or any(part in _NO_OWNER or part in text or part.startswith(tuple(known)) for part in parts):
         return ""

@@ -56,6 +56,8 @@ def test_a_version_stands_in_the_change_as_a_whole() -> None:
         ("update pycodestyle to 3.2.0", False),
         ("Bump pycodestyle dependency from 3.1 to 3.2.0", False),
         ("Bump target to 3.2.0", True),
+        ("Bump setup to 3.2.0", True),
+        ("Bump setup.cfg to 3.2.0", False),
         ("Update linters to 3.2.0, drop pycodestyle", False),
         ("Update several things to 3.2.0", True),
     ],
