@@ -19,6 +19,7 @@ from gitpeft.runtime.beam_search import (
 
 if TYPE_CHECKING:
     from gitpeft.runtime.onnx_model import EncodedSource, Floats
+    from gitpeft.runtime.prefix_choice import PrefixChoice
 
 SMALLEST_PROBABILITY = 0.001
 """Less likely tokens are never drawn (epsilon sampling, Hewitt et al. 2022): each of the vocabulary's long
@@ -50,12 +51,14 @@ class MessageSampler:
         memory: "EncodedSource",
         special: GenerationTokens,
         openings: Sequence[Sequence[int]] = (),
+        choice: "PrefixChoice | None" = None,
     ) -> list[Hypothesis]:
         """The samples, equal ones as often as they were drawn; their log-probabilities are the model's.
 
         Where there are `openings`, all that does not begin with the ids of one of them is drawn less often.
-        One that `limit` cut off is unfinished. All samples advance together: those that are alike so far are
-        one row of the batch, and ended ones leave it.
+        The probabilities are noted for the `choice` of a prefix. One that `limit` cut off is unfinished. All
+        samples advance together: those that are alike so far are one row of the batch, and ended ones leave
+        it.
         """
         import numpy as np
 
@@ -66,6 +69,8 @@ class MessageSampler:
         for _ in range(self.limit):
             probabilities, past = predict_next(network, memory, special, tokens, past)
             for one, row, draw in zip(going, rows, generator.random(len(going)), strict=True):
+                if choice is not None:
+                    choice.note(one.ids, probabilities[row])
                 preferred = _list_preferred(one.ids, openings) if len(one.ids) < longest else []
                 token = self._draw_token(_prefer_tokens(probabilities[row], preferred), draw)
                 one.total += float(np.log(probabilities[row, token] + PROBABILITY_FLOOR))

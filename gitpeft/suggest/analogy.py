@@ -18,9 +18,6 @@ _PART = lazy_pattern(r"[A-Za-z0-9_]+")
 _VERSION_ROLES = "version", "was", "new-version", HEADING_VERSION
 _MAX_ROLES = 3
 _MAX_SLOTS = 6
-_MAX_DESCRIBED = 50_000
-_described: dict[int, str] = {}
-"""Slots by the hash of subject and change: a training makes several indexes of the same commits."""
 
 
 @lazy_dataclass(frozen=True, slots=True)
@@ -111,16 +108,6 @@ def _write_value(value: str, token: str, slot: Slot) -> str:
     if token.istitle() and value.isalpha() and value.islower():
         return value.capitalize()
     return value
-
-
-def describe_slots(subject: str, change: str) -> str:
-    """The slots of a subject in its own compact or stored change, packed; the last ones are remembered."""
-    key = hash((subject, change))
-    if key not in _described:
-        if len(_described) >= _MAX_DESCRIBED:
-            _described.clear()
-        _described[key] = pack_slots(find_slots(subject, ChangeView(change)))
-    return _described[key]
 
 
 # --- as text ----------------------------------------------------------------------------------------------

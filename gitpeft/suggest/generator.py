@@ -21,6 +21,7 @@ from gitpeft.runtime.beam_search import (
     score_messages,
 )
 from gitpeft.runtime.onnx_model import CausalDecoder, EncodedSource, EncoderDecoder, MessageNetwork
+from gitpeft.runtime.prefix_choice import EncodedPrefix, PrefixChoice
 from gitpeft.runtime.sampling import MessageSampler
 from gitpeft.runtime.tokenizer import render_source, wrap_source
 from gitpeft.suggest.consensus import compute_consensus
@@ -32,6 +33,7 @@ from gitpeft.suggest.team_wording import find_opening
 
 if TYPE_CHECKING:
     from gitpeft.suggest.retrieval import Neighbour
+    from gitpeft.suggest.team_wording import ExpectedPrefix
 
 MAX_TOKENS = 40
 """Tokens of the longest message."""
@@ -69,7 +71,8 @@ class MessageGenerator:
     """The model of a bundle. `files` are its files; loading starts at once, in the background.
 
     `width` is the number of beams of a model that does not sample. `timer` measures the stages tokenizer
-    (waiting for it), render, encode and decode.
+    (waiting for it), render, encode and decode. `best_prefix` is, of the prefixes that were given for the
+    last drafts, the one that fits the change best; "" without any, or if the model does not sample.
     """
 
     def __init__(self, bundle: Bundle, files: ModelFiles, width: int, timer: StageTimer) -> None:
@@ -79,13 +82,18 @@ class MessageGenerator:
             self._wrapping = list(settings.get("before", ())), list(settings.get("after", ()))
             self._budget = TokenBudget(**bundle.manifest.budget)
         self._encoded: EncodedSource | None = None
+        self.best_prefix = ""
         self._timer = timer
         self._network = _open_network(bundle, files)
         self._strategy = self._make_strategy(width)
         self._codec = BackgroundTask(files.load_codec)
 
     def generate_drafts(
-        self, change: str, previous: str, exemplars: "Sequence[Neighbour]", prefixes: Sequence[str] = ()
+        self,
+        change: str,
+        previous: str,
+        exemplars: "Sequence[Neighbour]",
+        prefixes: "Sequence[ExpectedPrefix]" = (),
     ) -> list[DraftMessage]:
         """Different draft messages for a stored or compact change, the likeliest first.
 
@@ -96,7 +104,10 @@ class MessageGenerator:
         return self.write_drafts(self.encode_source(change, previous, exemplars), exemplars, prefixes)
 
     def write_drafts(
-        self, encoded: EncodedSource, exemplars: "Sequence[Neighbour]", prefixes: Sequence[str] = ()
+        self,
+        encoded: EncodedSource,
+        exemplars: "Sequence[Neighbour]",
+        prefixes: "Sequence[ExpectedPrefix]" = (),
     ) -> list[DraftMessage]:
         """As `generate_drafts`, for a source that was encoded with these exemplars."""
         self._encoded = encoded
@@ -106,23 +117,38 @@ class MessageGenerator:
         drafts = self._gather_drafts(hypotheses, like)
         return _order_by_consensus(drafts) if self._samples else drafts
 
-    def _write_hypotheses(self, encoded: EncodedSource, prefixes: Sequence[str]) -> list[Hypothesis]:
+    def _write_hypotheses(
+        self, encoded: EncodedSource, prefixes: "Sequence[ExpectedPrefix]"
+    ) -> list[Hypothesis]:
+        self.best_prefix = ""
         if isinstance(self._strategy, BeamSearch):
             return self._strategy.run(self._network, encoded, self._special)
-        return self._strategy.run(self._network, encoded, self._special, self._encode_openings(prefixes))
+        if not prefixes:
+            return self._strategy.run(self._network, encoded, self._special)
+        openings, known = self._encode_prefixes(prefixes)
+        choice = PrefixChoice(known)
+        found = self._strategy.run(self._network, encoded, self._special, openings, choice)
+        if (best := choice.find_best()) is not None:
+            self.best_prefix = prefixes[best].text
+        return found
 
-    def _encode_openings(self, prefixes: Sequence[str]) -> list[tuple[int, ...]]:
-        """The ids with which messages behind these prefixes begin.
+    def _encode_prefixes(
+        self, prefixes: "Sequence[ExpectedPrefix]"
+    ) -> tuple[list[tuple[int, ...]], list[EncodedPrefix]]:
+        """The ids with which messages behind these prefixes begin, each once, and those of each prefix.
 
         A prefix's token may hold more than the opening's: `(*` for `(`.
         """
-        if not prefixes:
-            return []
         space = " " if self._budget.layout == PROMPT_LAYOUT else ""
-        texts = [*map(find_opening, prefixes), *(prefix.rstrip() for prefix in prefixes)]
+        texts = [find_opening(one.text) for one in prefixes] + [one.text.rstrip() for one in prefixes]
         ids = self._codec.get_result().encode_many([f"{space}{text}" for text in texts])
-        pairs = zip(ids[: len(prefixes)], ids[len(prefixes) :], strict=True)
-        return list(dict.fromkeys(tuple(whole[: len(opening)]) for opening, whole in pairs))
+        openings, whole = ids[: len(prefixes)], [tuple(one) for one in ids[len(prefixes) :]]
+        begins = [one[: len(opening)] for opening, one in zip(openings, whole, strict=True)]
+        encoded = [
+            EncodedPrefix(one, prefix.frequency, prefix.lift)
+            for prefix, one in zip(prefixes, whole, strict=True)
+        ]
+        return list(dict.fromkeys(begins)), encoded
 
     def _gather_drafts(self, hypotheses: Sequence[Hypothesis], like: tuple[str, ...]) -> list[DraftMessage]:
         """The different messages, in their order, with the number of samples that read like each."""

@@ -29,7 +29,7 @@ READ_SECONDS = 0.2
 """Time for reading them; the commit at which it runs out is never read again."""
 
 _CACHE_SIZE = 4 * MAX_RECENT_COMMITS
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _SEPARATOR = "\n\0\n"
 
 
@@ -70,10 +70,10 @@ def load_recent_entries(state_dir: Path, shas: Iterable[str]) -> list[IndexEntry
 
 
 def build_index_entry(sha: str, subject: str, change: str) -> IndexEntry:
-    """The index entry of a commit: its terms, and the slots of its subject."""
-    from gitpeft.suggest.analogy import describe_slots  # only where a commit is read for the first time
+    """The index entry of a commit: its terms, and the notes on it."""
+    from gitpeft.suggest.commit_notes import describe_commit  # only where a commit is read for the first time
 
-    return IndexEntry(sha, subject, pack_terms(extract_terms(change)), describe_slots(subject, change))
+    return IndexEntry(sha, subject, pack_terms(extract_terms(change)), describe_commit(subject, change))
 
 
 def _build_index_entry(commit: Commit) -> IndexEntry | None:
@@ -115,6 +115,6 @@ def _save_cache(state_dir: Path, known: dict[str, IndexEntry | None]) -> None:
     """Write the entries that were read last, at most `_CACHE_SIZE`."""
     kept: Sequence[tuple[str, IndexEntry | None]] = list(known.items())[-_CACHE_SIZE:]
     commits = {
-        sha: [one.subject, b64encode(one.terms).decode(), one.slots] if one else None for sha, one in kept
+        sha: [one.subject, b64encode(one.terms).decode(), one.notes] if one else None for sha, one in kept
     }
     write_json_cache(state_dir / "recent.json", {"version": _CACHE_VERSION, "commits": commits})

@@ -127,15 +127,23 @@ class RerankingContext:
     """What the features compare messages with.
 
     `change` is the stored or compact change, `previous` the author's previous subject ("" if there is none),
-    `recent` are the newest subjects of the repository, oldest first, `branch` is the current branch.
+    `recent` are the newest subjects of the repository, oldest first, and `recent_kinds` tell what their files
+    are for; `branch` is the current branch.
     """
 
-    def __init__(self, change: str, previous: str = "", recent: Sequence[str] = (), branch: str = "") -> None:
+    def __init__(
+        self,
+        change: str,
+        previous: str = "",
+        recent: Sequence[str] = (),
+        branch: str = "",
+        recent_kinds: Sequence[str] = (),
+    ) -> None:
         self.change = change
         self.previous = previous
         self.recent = recent[-RECENT_SUBJECT_COUNT:]
         self.view = ChangeView(change)
-        self.wording = TeamWording(recent)
+        self.wording = TeamWording(recent, recent_kinds)
         self.branch = branch
         self._flaws: dict[tuple[str, bool], str] = {}
 

@@ -15,7 +15,7 @@ from gitpeft.bundle.bundle import Bundle
 from gitpeft.bundle.manifest import REBUILD_HINT
 from gitpeft.errors import GitpeftError
 from gitpeft.lazy import lazy_dataclass
-from gitpeft.suggest.analogy import describe_slots
+from gitpeft.suggest.commit_notes import describe_commit, read_kinds, read_slots
 from gitpeft.suggest.index_arrays import (
     IndexArrays,
     TermCounts,
@@ -39,8 +39,8 @@ RECENCY_WEIGHT, RECENCY_DECAY = 2.0, 30.0
 """A commit's similarity is multiplied by 1 + RECENCY_WEIGHT · exp(-age / RECENCY_DECAY), with age 0 for the
 newest commit: habits drift, and what a team did last week it often goes on doing."""
 
-_SLOT_SEPARATOR = "\x1f"
-"""Between the subject of a commit and the text of its slots; indexes of earlier versions have no slots."""
+_NOTES_SEPARATOR = "\x1f"
+"""Between the subject of a commit and the notes on it; indexes of earlier versions have none."""
 
 _CANDIDATES_PER_RESULT = 4
 """Commits looked at for each result, because several may have the same subject."""
@@ -80,20 +80,24 @@ class CommitIndex:
         return sha, subject
 
     def _read_commit(self, position: int) -> tuple[str, str, str]:
-        """Id, subject and slots of the commit at a position."""
+        """Id, subject and notes of the commit at a position."""
         first_later = len(self.arrays)
         if self.later and position >= first_later:
             return self.later._read_commit(position - first_later)
         start, end = self.arrays.places[position : position + 2]
         text = self.arrays.commits[start:end].tobytes().decode("utf-8", "replace")
         sha, _, rest = text.partition(" ")
-        subject, _, slots = rest.partition(_SLOT_SEPARATOR)
-        return sha, subject, slots
+        subject, _, notes = rest.partition(_NOTES_SEPARATOR)
+        return sha, subject, notes
 
-    def list_newest_subjects(self, n: int, before: int | None = None) -> list[str]:
-        """The subjects of the newest `n` among the first `before` commits (default: all), oldest first."""
+    def list_newest(self, n: int, before: int | None = None) -> list[tuple[str, str]]:
+        """The newest `n` among the first `before` commits (default: all), oldest first.
+
+        Of each its subject, and what its files are for (`commit_notes.read_kinds`).
+        """
         end = len(self) if before is None else before
-        return [self.get_commit(position)[1] for position in range(max(0, end - n), end)]
+        found = (self._read_commit(position) for position in range(max(0, end - n), end))
+        return [(subject, read_kinds(notes)) for _, subject, notes in found]
 
     def find_position(self, sha: str) -> int | None:
         """The position of a commit (not a later one); None when the index does not contain it."""
@@ -113,28 +117,28 @@ class CommitIndex:
         subjects: Iterable[str],
         shas: Iterable[str],
         *,
-        with_slots: bool = False,
+        with_notes: bool = False,
     ) -> "CommitIndex":
         """Index these commits: changes, subjects and ids of equal number, oldest first.
 
-        `with_slots` for analogies (`suggest.analogy`), at about a millisecond a commit.
+        `with_notes` (`suggest.commit_notes`), at about a millisecond a commit.
         """
         texts = list(subjects)
-        slots: list[str] = []
+        notes: list[str] = []
 
-        def note_slots() -> Iterator[str]:
+        def take_notes() -> Iterator[str]:
             for change, subject in zip(changes, texts, strict=True):
-                slots.append(describe_slots(subject, change) if with_slots else "")
+                notes.append(describe_commit(subject, change) if with_notes else "")
                 yield change
 
-        return cls.build_from_counts(count_terms(note_slots()), texts, slots, shas)
+        return cls.build_from_counts(count_terms(take_notes()), texts, notes, shas)
 
     @classmethod
     def build_from_counts(
-        cls, counted: TermCounts, subjects: Iterable[str], slots: Iterable[str], shas: Iterable[str]
+        cls, counted: TermCounts, subjects: Iterable[str], notes: Iterable[str], shas: Iterable[str]
     ) -> "CommitIndex":
-        """Index commits whose terms are counted, and whose slots are known ("" for none), oldest first."""
-        return cls(build_index_arrays(counted, map(_join_slots, subjects, slots), shas))
+        """Index commits whose terms are counted, with the notes on them ("" for none), oldest first."""
+        return cls(build_index_arrays(counted, map(_join_notes, subjects, notes), shas))
 
     def with_later_commits(self, entries: Sequence[IndexEntry]) -> "CommitIndex":
         """This index, whose arrays are shared, with these later commits in place of any others, oldest first.
@@ -168,7 +172,7 @@ class CommitIndex:
             rows=rows[order],
             weights=(weights / norms[rows])[order].astype(np.float16),
             **join_commit_texts(
-                [_join_slots(one.subject, one.slots) for one in entries], [one.sha for one in entries]
+                [_join_notes(one.subject, one.notes) for one in entries], [one.sha for one in entries]
             ),
             idf=idf,
         )
@@ -216,9 +220,10 @@ class CommitIndex:
         nearest: dict[str, Neighbour] = {}
         for place in _rank_positions(scores, _CANDIDATES_PER_RESULT * n):
             position = int(positions[place])
-            sha, subject, slots = self._read_commit(position)
+            sha, subject, notes = self._read_commit(position)
             if subject not in nearest:
                 similarity = float(similarities[place])
+                slots = read_slots(notes)
                 nearest[subject] = Neighbour(position, subject, sha, similarity, limit - position, slots)
             if len(nearest) == n:
                 break
@@ -259,9 +264,9 @@ class CommitIndex:
         return cls(IndexArrays.open(bundle))
 
 
-def _join_slots(subject: str, slots: str) -> str:
+def _join_notes(subject: str, notes: str) -> str:
     """A subject as the index stores it."""
-    return f"{subject}{_SLOT_SEPARATOR}{slots}" if slots else subject
+    return f"{subject}{_NOTES_SEPARATOR}{notes}" if notes else subject
 
 
 def _sum_products(arrays: IndexArrays, found: TermPlaces, weights: "Floats") -> "Floats":

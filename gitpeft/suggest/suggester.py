@@ -22,6 +22,7 @@ from gitpeft.lazy import lazy_dataclass, lazy_pattern, replace_fields
 from gitpeft.runtime.background import BackgroundTask
 from gitpeft.suggest import reranker
 from gitpeft.suggest.analogy import fill_slots, unpack_slots
+from gitpeft.suggest.commit_notes import join_kinds
 from gitpeft.suggest.descriptions import describe_change
 from gitpeft.suggest.read_errors import explain_read_errors
 from gitpeft.suggest.reranker import MessageCandidate, Reranker
@@ -35,7 +36,7 @@ from gitpeft.suggest.reranker_features import (
 )
 from gitpeft.suggest.stage_timer import StageTimer
 from gitpeft.suggest.suggestion import Suggestion
-from gitpeft.suggest.team_wording import MAX_SUBJECTS, NEWEST_OPENINGS, TeamWording
+from gitpeft.suggest.team_wording import MAX_SUBJECTS, NEWEST_OPENINGS, ExpectedPrefix, TeamWording
 
 if TYPE_CHECKING:
     from gitpeft.runtime.helper import Helper
@@ -53,6 +54,9 @@ MAX_SCORED_MESSAGES = 10
 DEFAULT_SUBJECT_LENGTH = 100
 """Longest message in characters, where style.json has no `subject_length`."""
 
+
+_COPIED = ANALOGY, RETRIEVED
+"""The origins of messages that are an earlier commit's."""
 
 _STANDS_ALONE = lazy_pattern(
     r"(?:(?:release|version)\s+)?v?\d[\w.+-]*$|[^\w`'\"]|\S+?(?:\(.*?\))? ?:", re.IGNORECASE
@@ -164,7 +168,7 @@ class Suggester:
         yield self._choose_best(self._build_candidates(work, []), n, least)
         if generator is not None and reading is not None:
             generator.import_sampling()
-            prefixes = self._list_prefixes(work.context.wording)
+            prefixes = self._list_prefixes(work.context)
             drafts = generator.write_drafts(reading.get_result(), exemplars, prefixes)
             yield self._choose_best(self._build_candidates(work, drafts), n, least)
 
@@ -214,7 +218,7 @@ class Suggester:
         drafts: list[DraftMessage] = []
         work = self._lay_groundwork(change, previous, neighbours, end, branch)
         if generate and self._generator is not None:
-            prefixes = self._list_prefixes(work.context.wording)
+            prefixes = self._list_prefixes(work.context)
             drafts = self._generator.generate_drafts(change, previous, work.exemplars, prefixes)
         return self._build_candidates(work, drafts, given)
 
@@ -227,17 +231,19 @@ class Suggester:
         branch: str = "",
     ) -> _Groundwork:
         with self._timer.measure("draft"):
-            recent = self._index.list_newest_subjects(MAX_SUBJECTS, end) if self._index is not None else []
-            context = RerankingContext(change, clean_subject(previous), recent, branch)
+            newest = self._index.list_newest(MAX_SUBJECTS, end) if self._index is not None else []
+            recent, kinds = [subject for subject, _ in newest], [kinds for _, kinds in newest]
+            context = RerankingContext(change, clean_subject(previous), recent, branch, kinds)
             if self._reranker.is_of_earlier_version:
                 others = list(map(_draft_from_neighbour, neighbours))
             else:
                 others = _collect_other_drafts(neighbours, context)
             return _Groundwork(context, others, previous, neighbours[: self._exemplar_count])
 
-    def _list_prefixes(self, wording: TeamWording) -> Sequence[str]:
+    def _list_prefixes(self, context: RerankingContext) -> Sequence[ExpectedPrefix]:
         """What messages of a strict team begin with; a model of an earlier version goes on as it did."""
-        return () if self._reranker.is_of_earlier_version else wording.strict_prefixes
+        earlier = self._reranker.is_of_earlier_version
+        return () if earlier else context.wording.expect_prefixes(join_kinds(context.view))
 
     def _build_candidates(
         self, work: _Groundwork, drafts: Sequence[DraftMessage], given: Sequence[str] = ()
@@ -257,7 +263,27 @@ class Suggester:
             if given:
                 found += [DraftMessage(one, GIVEN, ()) for one in given]
                 candidates += [one for one in build(found) if one.origin == GIVEN]
-        return self._weigh_best(candidates, found, work) if drafts and self._weighs else candidates
+        if drafts and self._weighs:
+            candidates = self._weigh_best(candidates, found, work)
+        best = self._generator.best_prefix if drafts and self._generator is not None else ""
+        return self._replace_prefixes(candidates, best, work.context) if best else candidates
+
+    def _replace_prefixes(
+        self, candidates: Sequence[MessageCandidate], best: str, context: RerankingContext
+    ) -> list[MessageCandidate]:
+        """The candidates with the `best` prefix in place of another of a strict team's, each message once.
+
+        Their features stay, so that they are ranked by what they say. As it is stays what is too long or has
+        a flaw with this prefix, and a message that was given to be judged.
+        """
+        found: dict[tuple[str, bool], MessageCandidate] = {}
+        for one in candidates:
+            message, copied = context.wording.replace_prefix(one.message, best), one.origin in _COPIED
+            fits = len(message) <= self._longest and not context.find_flaw(message, copied)
+            if message != one.message and one.origin != GIVEN and not one.flaw and fits:
+                one = replace_fields(one, message=message)
+            found.setdefault((one.message, one.origin == GIVEN), one)
+        return list(found.values())
 
     @property
     def _weighs(self) -> bool:
@@ -285,9 +311,7 @@ class Suggester:
     ) -> list[DraftMessage]:
         """The drafts, the first that may be offered scored by the model."""
         assert self._generator is not None
-        fitting = [
-            one for one in others if not context.find_flaw(one.message, one.origin in (ANALOGY, RETRIEVED))
-        ]
+        fitting = [one for one in others if not context.find_flaw(one.message, one.origin in _COPIED)]
         scored = self._generator.score_drafts(fitting[:MAX_SCORED_MESSAGES])
         by_text = {(one.origin, one.message): one for one in scored}
         return [by_text.get((one.origin, one.message), one) for one in others]

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from operator import itemgetter
+from typing import NamedTuple
 
 from gitpeft.diff.grounding import WORD_PART, stem_word
 from gitpeft.lazy import lazy_pattern
@@ -29,14 +30,32 @@ NEWEST_OPENINGS, _STRICT_SHARE, _KNOWN_OPENING = 50, 0.9, 2
 
 _MAX_PREFIXES = 60
 
+_LIFT_SMOOTHING = 1.0
+"""Commits that are added to those seen and to those expected, so that few commits say little."""
+
 _IRREGULAR = {"set": ("set", "sets"), "run": ("ran", "runs"), "make": ("made", "makes")}
 
 
-class TeamWording:
-    """The wording of the newest subjects, oldest first."""
+class ExpectedPrefix(NamedTuple):
+    """A prefix of a strict team: in how many of its newest subjects it stands, and its lift for a change.
 
-    def __init__(self, subjects: Sequence[str]) -> None:
+    The lift is how many times as frequent the prefix's opening is where files of the same kinds change.
+    """
+
+    text: str
+    frequency: int
+    lift: float = 1.0
+
+
+class TeamWording:
+    """The wording of the newest subjects, oldest first.
+
+    `kinds` tell what the files of each commit are for (`commit_notes.join_kinds`), "" where that is unknown.
+    """
+
+    def __init__(self, subjects: Sequence[str], kinds: Sequence[str] = ()) -> None:
         self.subjects = subjects[-MAX_SUBJECTS:]
+        self._kinds = kinds[-MAX_SUBJECTS:]
 
     @cached_property
     def stem_counts(self) -> Counter[str]:
@@ -93,6 +112,35 @@ class TeamWording:
                 counts[opening] += 1
         return tuple(prefix for _, prefix in sorted(found, key=itemgetter(0))[:_MAX_PREFIXES])
 
+    def expect_prefixes(self, kinds: str) -> list[ExpectedPrefix]:
+        """The `strict_prefixes`, and how well each fits a change of files of these kinds; [] of another team.
+
+        A model knows what `docs:` means, but not what this team calls a change of its workflows or tests.
+        """
+        lifts = self._compute_lifts(kinds) if self.strict_prefixes else {}
+        return [
+            ExpectedPrefix(prefix, self.prefixes[prefix], lifts.get(find_opening(prefix), 1.0))
+            for prefix in self.strict_prefixes
+        ]
+
+    def _compute_lifts(self, kinds: str) -> dict[str, float]:
+        """The lift of each opening for these kinds: its commits of such files by those to be expected.
+
+        With n of N commits such files, as many of an opening's are expected to be.
+        """
+        known = [
+            (find_opening(subject), one)
+            for subject, one in zip(self.subjects, self._kinds, strict=bool(self._kinds))
+            if one
+        ]
+        openings = Counter(opening for opening, _ in known)
+        same = Counter(opening for opening, one in known if one == kinds)
+        share = same.total() / max(1, len(known))
+        return {
+            opening: (same[opening] + _LIFT_SMOOTHING) / (count * share + _LIFT_SMOOTHING)
+            for opening, count in openings.items()
+        }
+
     @cached_property
     def is_lower(self) -> bool:
         """Whether at least half of the newest subjects begin, behind any prefix, in lower case."""
@@ -139,6 +187,17 @@ class TeamWording:
         prefix = split_prefix(subject)[0]
         return prefix if find_opening(subject) in self.openings and not _COUNTED.search(prefix) else ""
 
+    def replace_prefix(self, subject: str, prefix: str) -> str:
+        """A subject with this prefix in place of its own, if that is one of a strict team's.
+
+        Its own stays if it tells of a breaking change, and if it is a new one of the same type: its scope may
+        be what the change is about.
+        """
+        own = self.find_strict_prefix(subject)
+        if not own or "!" in own or (own not in self.prefixes and find_type(own) == find_type(prefix)):
+            return subject
+        return prefix + subject.removeprefix(own)
+
     def add_prefix(self, subject: str, prefix: str) -> str:
         """A subject without a prefix as this team would write it behind one."""
         return prefix + (self.fit_case(subject) if self.is_lower else subject)
@@ -168,6 +227,11 @@ def find_opening(subject: str) -> str:
     """
     match = _OPENING.match(subject)
     return match[0] if match and not _COUNTED.search(match[0]) else ""
+
+
+def find_type(subject: str) -> str:
+    """The opening of a subject without what follows its type: `feat` of `feat(api): ` and `feat!: `."""
+    return find_opening(subject).rstrip("(:!")
 
 
 def _conjugate(verb: str, form: int) -> str:

@@ -21,13 +21,13 @@ _PATH_COUNT, _FOLDER_COUNT, _STEM_COUNT, _SUFFIX_COUNT = 6, 1, 2, 1
 class IndexEntry:
     """A commit to be added to an index: `terms` are those of its change as `pack_terms` writes them.
 
-    `slots` are those of the subject as `analogy.pack_slots` writes them.
+    `notes` are those of `commit_notes.describe_commit`.
     """
 
     sha: str
     subject: str
     terms: bytes
-    slots: str = ""
+    notes: str = ""
 
 
 def extract_terms(change: str) -> Counter[int]:

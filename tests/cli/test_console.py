@@ -194,7 +194,7 @@ from gitpeft.history.store import CommitRecord
 from gitpeft.learn.data import dataset, example_index
 pool.count_cores = lambda: 2
 example_index._PARALLEL_THRESHOLD, example_index._BATCH_SIZE = 10, 7
-example_index.describe_slots = lambda subject, change: str(os.getpid())
+example_index.describe_commit = lambda subject, change: str(os.getpid())
 counted, records = [], [
     CommitRecord(f"{i:040x}", 1, i, i, "ada", False, f"add {i}", "", "M a.py", 1, 1, 0, "") for i in range(60)
 ]
@@ -202,7 +202,7 @@ with progress.show_progress(sys.argv[1]) as listen:
     for step in ("examples", "train", "examples"):
         listen(step, 0.0, "")
         made = dataset.build_dataset(records, 3, listen=partial(listen, step))
-        counted.append(len(set(made.indexer._slots) - {str(os.getpid())}))
+        counted.append(len(set(made.indexer._notes) - {str(os.getpid())}))
 print("COUNTED BY", *counted)
 """
 

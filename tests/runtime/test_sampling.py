@@ -8,6 +8,7 @@ import pytest
 
 from gitpeft.runtime.beam_search import GenerationTokens, Hypothesis, score_messages
 from gitpeft.runtime.onnx_model import EncodedSource
+from gitpeft.runtime.prefix_choice import EncodedPrefix, PrefixChoice
 from gitpeft.runtime.sampling import UNUSUAL_OPENING, MessageSampler
 
 SPECIAL = GenerationTokens(start=0, end=1, banned=(0, 2))
@@ -138,3 +139,24 @@ def test_the_log_probability_does_not_depend_on_the_openings() -> None:
     found = sample_with_openings([[5, 7]])
     one = next(one for one in found if one.ids == [5, 7])
     assert one.total == pytest.approx(np.log(0.06 * 0.01), abs=1e-4)
+
+
+def test_the_choice_of_a_prefix_is_told_what_it_needs_and_changes_nothing() -> None:
+    rows = {0: {5: 0.6, 6: 0.3, 4: 0.1}, 5: {7: 0.3, 8: 0.5, 3: 0.2}, 8: {9: 1.0}}
+    rows |= {token: {1: 1.0} for token in (3, 4, 6, 7, 9)}
+    noted: dict[tuple[int, ...], Any] = {}
+
+    class Choice(PrefixChoice):
+        def note(self, ids: Any, probabilities: Any) -> None:
+            noted[tuple(ids)] = probabilities.copy()
+            super().note(ids, probabilities)
+
+    def run(choice: PrefixChoice | None) -> list[Hypothesis]:
+        sampler = MessageSampler(count=50, temperature=1.0)
+        return sampler.run(Table(rows), EncodedSource({}), SPECIAL, [(5,), (6,)], choice)
+
+    choice = Choice([EncodedPrefix((5, 7), 2, 1.0), EncodedPrefix((6,), 1, 1.0)])
+    assert run(choice) == run(None)
+    assert noted[()][[5, 6]] == pytest.approx([0.6, 0.3]), "the model's own, whatever is preferred"
+    assert noted[5,][[7, 8]] == pytest.approx([0.3, 0.5])
+    assert choice.find_best() == 1, "0.3 is more than 0.6 x 0.3"

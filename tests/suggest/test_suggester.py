@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +24,19 @@ from gitpeft.hooks.doctor import examine_repository
 from gitpeft.runtime.onnx_model import EncodedSource
 from gitpeft.suggest import suggester as suggesting
 from gitpeft.suggest.generator import MessageGenerator
-from gitpeft.suggest.reranker_features import ANALOGY, DESCRIBED, GENERATED, RETRIEVED, DraftMessage
+from gitpeft.suggest.reranker import MessageCandidate
+from gitpeft.suggest.reranker_features import (
+    ANALOGY,
+    DESCRIBED,
+    GENERATED,
+    GIVEN,
+    RETRIEVED,
+    DraftMessage,
+    RerankingContext,
+)
 from gitpeft.suggest.suggester import Suggester, open_active_suggester
 from gitpeft.suggest.suggestion import Suggestion
-from gitpeft.suggest.team_wording import TeamWording
+from gitpeft.suggest.team_wording import ExpectedPrefix, TeamWording, find_opening
 from gitpeft.suggest.terms import IndexEntry, extract_terms, pack_terms
 from tests.support import tinymodel
 from tests.support.gitrepo import Repo
@@ -244,16 +254,59 @@ def test_the_model_is_told_how_a_strict_team_begins(prompted: Path, monkeypatch:
 
     monkeypatch.setattr(MessageGenerator, "write_drafts", note)
     monkeypatch.setattr(TeamWording, "strict_prefixes", ("fix: ", "feat(x): "))
+    monkeypatch.setattr(TeamWording, "prefixes", Counter({"fix: ": 3, "feat(x): ": 2}))
     one = open_active_suggester(prompted)
     first = one.suggest(CHANGE, PREVIOUS, 3, least=0)
     assert list(one.suggest_in_steps(CHANGE, PREVIOUS, 3, least=0))[-1] == first
-    assert told == [("fix: ", "feat(x): ")] * 2
+    expected = [ExpectedPrefix("fix: ", 3), ExpectedPrefix("feat(x): ", 2)]
+    assert told == [expected] * 2
     generator = one._generator
     assert generator is not None
-    [fix, feat] = generator._encode_openings(("fix: ", "feat(x): "))
+    [fix, feat], known = generator._encode_prefixes([*expected, ExpectedPrefix("feat(y): ", 1, 2.0)])
     codec = generator._codec.get_result()
     assert codec.decode(fix) == "fix:" and codec.decode(feat).startswith("feat(")
-    assert generator._encode_openings(("fix: ", "fix: ")) == [fix] and not generator._encode_openings(())
+    assert [codec.decode(one.ids) for one in known] == ["fix:", "feat(x):", "feat(y):"]
+    assert [(one.frequency, one.lift) for one in known] == [(3, 1.0), (2, 1.0), (1, 2.0)]
+
+
+def test_suggestions_have_the_prefix_that_fits_best(prompted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefix that the team writes for such files is preferred, whatever a model that knows nothing says."""
+    monkeypatch.setattr(TeamWording, "openings", ("fix:", "feat(", "docs:"))
+    monkeypatch.setattr(TeamWording, "prefixes", Counter({"fix: ": 3, "feat(x): ": 2, "docs: ": 1}))
+    said = ["fix: it", "feat(x): all", "docs: it", "it"]
+    monkeypatch.setattr(
+        suggesting, "_collect_other_drafts", lambda *_: [DraftMessage(one, RETRIEVED, ()) for one in said]
+    )
+    for best in ("docs: ", "feat(x): "):
+        lifts = {"fix:": 1.0, "feat(": 1.0, "docs:": 1.0, find_opening(best): 1e9}
+        monkeypatch.setattr(TeamWording, "_compute_lifts", lambda *_, lifts=lifts: lifts)
+        found = open_active_suggester(prompted).collect_candidates(CHANGE, "", given=["fix: given"])
+        strict = [one for one in found if find_opening(one.message) and not one.flaw]
+        assert {one.message.startswith(best) for one in strict if one.origin != GIVEN} == {True}
+        texts = [one.message for one in found]
+        assert texts.count(f"{best}it") == 1 and {f"{best}all", "fix: given"} <= set(texts)
+
+
+def test_a_prefix_is_replaced_unless_the_message_is_spoilt_by_it(prompted: Path) -> None:
+    wording = TeamWording(["fix: a", "docs: b"] * 30)
+    suggester = open_active_suggester(prompted)
+    long = "fix: " + "x" * (suggester._longest - 5)
+    texts = ["fix: add a cache", "fix: repair it", "docs: repair it", long]
+    candidates = [
+        *(MessageCandidate(text, GENERATED, (), ()) for text in texts),
+        MessageCandidate("fix: given", GIVEN, (), ()),
+        MessageCandidate("fix: wrong", GENERATED, (), (), "a flaw"),
+    ]
+    context = RerankingContext(" docs/a.md +0 -9\n#docs/a.md\n@\n-what it does", recent=wording.subjects)
+    assert context.find_flaw("docs: add a cache", False), "a verb that is not what the change does"
+    found = suggester._replace_prefixes(candidates, "docs: ", context)
+    assert [one.message for one in found] == [
+        "fix: add a cache",
+        "docs: repair it",
+        long,
+        "fix: given",
+        "fix: wrong",
+    ]
 
 
 def test_there_is_one_step_where_the_model_has_no_part(tmp_path: Path, model: Any) -> None:

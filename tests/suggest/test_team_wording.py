@@ -2,7 +2,7 @@
 
 import pytest
 
-from gitpeft.suggest.team_wording import TeamWording, find_opening
+from gitpeft.suggest.team_wording import ExpectedPrefix, TeamWording, find_opening
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,51 @@ def test_the_prefixes_of_a_strict_team() -> None:
     team = TeamWording(STRICT)
     assert team.find_strict_prefix("feat(z): new") == "feat(z): "
     assert team.find_strict_prefix("feat(APP-12): new") == team.find_strict_prefix("New") == ""
+
+
+def test_a_prefix_is_expected_where_the_team_wrote_it_for_such_files() -> None:
+    """A fifth of all commits is of tests: so would be 4.8 of the 24 with `fix:` by chance, but 12 are."""
+    kinds = ["tests" if subject == "fix: a" else "code" for subject in STRICT]
+    fix, feat, docs, other = TeamWording(STRICT, kinds).expect_prefixes("tests")
+    assert [(one.text, one.frequency) for one in (fix, feat, docs)] == [
+        ("fix: ", 24), ("feat(x): ", 12), ("docs: ", 12),
+    ]  # fmt: skip
+    lifts = [(12 + 1) / (4.8 + 1), 1 / (4.8 + 1), 1 / (2.4 + 1)]
+    assert [one.lift for one in (fix, feat, docs)] == pytest.approx(lifts)
+    assert other == ExpectedPrefix("feat(y): ", 12, feat.lift), "one lift for all scopes"
+
+
+def test_kinds_that_were_never_seen_or_are_unknown_lift_nothing() -> None:
+    plain = TeamWording(STRICT).expect_prefixes("tests")
+    assert [one.text for one in plain] == list(TeamWording(STRICT).strict_prefixes)
+    unseen = TeamWording(STRICT, ["code"] * 60).expect_prefixes("tests")
+    unknown = TeamWording(STRICT, [""] * 60).expect_prefixes("")
+    assert {one.lift for one in (*plain, *unseen, *unknown)} == {1.0}
+    half = TeamWording(STRICT, ["" if subject != "docs: e" else "docs" for subject in STRICT])
+    assert {one.lift for one in half.expect_prefixes("docs")} == {1.0}, "of those that are known all are such"
+    assert TeamWording(["Add it"] * 60, ["docs"] * 60).expect_prefixes("docs") == []
+
+
+@pytest.mark.parametrize(
+    ("subject", "written"),
+    [
+        ("fix: a", "feat(x): a"),
+        ("docs: Fix: a", "feat(x): Fix: a"),
+        ("feat(y): a", "feat(x): a"),
+        ("feat(new): a", "feat(new): a"),
+        ("fix(new): a", "fix(new): a"),
+        ("fix!: a", "fix!: a"),
+        ("Add it", "Add it"),
+        ("chore: a", "chore: a"),
+    ],
+)
+def test_a_prefix_in_place_of_another(subject: str, written: str) -> None:
+    """No `fix(` and no `chore:` is among the team's openings."""
+    assert TeamWording(STRICT).replace_prefix(subject, "feat(x): ") == written
+
+
+def test_a_new_scope_goes_with_its_type() -> None:
+    assert TeamWording(STRICT).replace_prefix("feat(new): a", "docs: ") == "docs: a"
 
 
 def test_who_begins_freely_has_none() -> None:

@@ -167,7 +167,7 @@ def fill(folder: Path, model: Any = None, chooser: dict[str, Any] | None = None)
     from gitpeft.suggest.retrieval import CommitIndex
 
     (folder / "index").mkdir()
-    CommitIndex.build(CHANGES, SUBJECTS, SHAS, with_slots=True).save(folder / "index")
+    CommitIndex.build(CHANGES, SUBJECTS, SHAS, with_notes=True).save(folder / "index")
     (folder / "style.json").write_text(json.dumps({"subject_length": 200}))
     if chooser is not None:
         (folder / "chooser.json").write_text(json.dumps(chooser))

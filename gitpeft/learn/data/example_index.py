@@ -1,7 +1,7 @@
 """Indexes over the oldest commits of one history, from terms that are counted once.
 
 A training asks for several indexes of the same commits: up to the validation part, up to the test part, of
-all. Counting terms and finding slots costs a millisecond a commit, on all cores; an index of counted terms
+all. Counting terms and taking notes costs a millisecond a commit, on all cores; an index of counted terms
 costs a tenth of that.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from gitpeft.history import pool
 from gitpeft.history.step_share import CountListener
-from gitpeft.suggest.analogy import describe_slots
+from gitpeft.suggest.commit_notes import describe_commit
 from gitpeft.suggest.index_arrays import TermCounts
 from gitpeft.suggest.retrieval import CommitIndex
 from gitpeft.suggest.terms import extract_terms, pack_terms
@@ -43,20 +43,20 @@ class IndexedCommit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _CountedBlock:
-    """Some commits in a row: their packed terms one after another, the bytes of each, and their slots."""
+    """Some commits in a row: their packed terms one after another, the bytes of each, and their notes."""
 
     packed: bytes
     sizes: list[int]
-    slots: list[str]
+    notes: list[str]
 
 
 class ExampleIndexer:
-    """The counted terms and the slots of commits, oldest first."""
+    """The counted terms of commits and the notes on them, oldest first."""
 
-    def __init__(self, commits: Sequence[IndexedCommit], counted: TermCounts, slots: Sequence[str]) -> None:
+    def __init__(self, commits: Sequence[IndexedCommit], counted: TermCounts, notes: Sequence[str]) -> None:
         self._shas = [commit.sha for commit in commits]
         self._subjects = [commit.message for commit in commits]
-        self._counted, self._slots = counted, slots
+        self._counted, self._notes = counted, notes
         self._bounds = np.concatenate([[0], np.cumsum(counted.lengths, dtype=np.int64)])
         self._built: dict[int, CommitIndex] = {}
 
@@ -80,14 +80,14 @@ class ExampleIndexer:
         counted = 0
         for block in _count_newest_first(commits):
             blocks.append(block)
-            counted += len(block.slots)
+            counted += len(block.notes)
             if listen:
                 listen(counted, len(commits))
             if is_enough and is_enough(counted):
                 break
         blocks.reverse()
-        slots = [one for block in blocks for one in block.slots]
-        return cls(commits[len(commits) - counted :], _join_counts(blocks), slots)
+        notes = [one for block in blocks for one in block.notes]
+        return cls(commits[len(commits) - counted :], _join_counts(blocks), notes)
 
     def build(self, count: int) -> CommitIndex:
         """The index of the first `count` commits; the last ones are kept."""
@@ -99,7 +99,7 @@ class ExampleIndexer:
                 self._counted.terms[:end], self._counted.counts[:end], self._counted.lengths[:count]
             )
             self._built[count] = CommitIndex.build_from_counts(
-                part, self._subjects[:count], self._slots[:count], self._shas[:count]
+                part, self._subjects[:count], self._notes[:count], self._shas[:count]
             )
         return self._built[count]
 
@@ -163,7 +163,7 @@ def _join_counts(blocks: list[_CountedBlock]) -> TermCounts:
 
 
 def _count_newest_first(commits: Sequence[IndexedCommit]) -> Iterator[_CountedBlock]:
-    """The terms and slots of all commits, block by block, the newest block first."""
+    """The terms of all commits and the notes on them, block by block, the newest block first."""
     jobs = pool.count_cores()
     ends = range(len(commits), 0, -_BATCH_SIZE)
     blocks = [range(max(0, end - _BATCH_SIZE), end) for end in ends]
@@ -171,12 +171,12 @@ def _count_newest_first(commits: Sequence[IndexedCommit]) -> Iterator[_CountedBl
         for block in blocks:
             found = [_describe_commit(commits[place]) for place in block]
             terms = [one for one, _ in found]
-            yield _CountedBlock(b"".join(terms), list(map(len, terms)), [slots for _, slots in found])
+            yield _CountedBlock(b"".join(terms), list(map(len, terms)), [notes for _, notes in found])
         return
     # workers answer in turn, block by block, so the blocks come back in their order
     shares = [blocks[first::jobs] for first in range(jobs)]
-    for packed, sizes, slots in pool.map_in_processes(shares, lambda share: _describe_blocks(commits, share)):
-        yield _CountedBlock(bytes.fromhex(packed), sizes, slots)
+    for packed, sizes, notes in pool.map_in_processes(shares, lambda share: _describe_blocks(commits, share)):
+        yield _CountedBlock(bytes.fromhex(packed), sizes, notes)
 
 
 def _describe_blocks(
@@ -185,9 +185,9 @@ def _describe_blocks(
     for block in blocks:
         found = [_describe_commit(commits[place]) for place in block]
         terms = [one for one, _ in found]
-        yield b"".join(terms).hex(), list(map(len, terms)), [slots for _, slots in found]
+        yield b"".join(terms).hex(), list(map(len, terms)), [notes for _, notes in found]
 
 
 def _describe_commit(commit: IndexedCommit) -> tuple[bytes, str]:
     change = commit.change
-    return pack_terms(extract_terms(change)), describe_slots(commit.message, change)
+    return pack_terms(extract_terms(change)), describe_commit(commit.message, change)
