@@ -19,7 +19,7 @@ _LIFT_WEIGHT = 1.5
 
 
 class EncodedPrefix(NamedTuple):
-    """The ids of a prefix, in how many of the team's messages it stands, and its lift for the change."""
+    """The ids of a prefix, in how many of the team's messages it stands, and its lift (> 0)."""
 
     ids: tuple[int, ...]
     frequency: float

@@ -89,6 +89,9 @@ class Worker:
         limits = _ChildLimits(seconds, memory_mb, os.getpid())
         self.pid = os.fork()
         if self.pid == 0:
+            # What the parent has left to collect stays uncollected: a session of ONNX Runtime would wait for
+            # its threads to end, and a fork has none of its parent's threads. (A hook has opened no session.)
+            gc.freeze()
             os.close(self._request_pipe)
             os.close(self._answer_pipe)
             assist = partial(helper, state_dir) if helper else None
@@ -212,9 +215,6 @@ def _run_child(
     """All that the child does; it exits here and never returns into its parent's code."""
     code, (request_pipe, answer_pipe) = 1, pipes
     try:
-        # What the parent has left to collect stays uncollected here: a session of ONNX Runtime would wait for
-        # its threads to end, and a fork has none of its parent's threads.
-        gc.freeze()
         os.setpgid(0, 0)
         try:
             ends = _fork_helper(assist, pipes, limits) if assist else ()

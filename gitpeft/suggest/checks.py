@@ -6,6 +6,7 @@ words that are special to that commit.
 """
 
 import re
+from collections.abc import Sequence
 
 from gitpeft.diff.grounding import (
     WORD_PART,
@@ -16,7 +17,7 @@ from gitpeft.diff.grounding import (
 )
 from gitpeft.lazy import lazy_pattern
 from gitpeft.suggest.change_view import ChangeView
-from gitpeft.suggest.side_checks import find_wrong_side
+from gitpeft.suggest.side_checks import PRODUCT, find_wrong_side
 from gitpeft.suggest.team_wording import TeamWording, split_prefix
 
 FIXED_WORDING = 3
@@ -46,7 +47,7 @@ _NO_OWNER = frozenset(
 """Words that name no dependency: `bump target version to 2.1`."""
 
 _CODE_NAME = lazy_pattern(
-    r"`[^`]+`|--?[a-z][\w-]+|\b[\w.-]*/[\w./-]*\w|\b\w+\.(?!\d)\w[\w.]*\w|\b[A-Za-z]*(?:[a-z][A-Z]|_\w|\w_)\w*"
+    r"`[^`]+`|(?<![\w-])--?[a-z][\w-]+|\b[\w.-]*/[\w./-]*\w|\b\w+\.(?!\d)\w[\w.]*\w|\b[A-Za-z]*(?:[a-z][A-Z]|_\w|\w_)\w*"
 )
 _DIFFSTAT = lazy_pattern(r"\+\d+ -\d+|\|\s*\d+ [+-]+|^\d+ files? changed|\d+ insertions?\(")
 _FACT_LINE = lazy_pattern(
@@ -186,16 +187,22 @@ def _find_wrong_owner(message: str, view: ChangeView) -> str:
     owners = [one.name for one in view.versions if _has_version(match["new"], one.new)]
     if len(names) != 1 or not all(owners) or not owners:
         return ""
-    parts = [part.lower() for part in WORD_PART.findall(names[0]) if part.isalpha()]
-    name = names[0].strip("`'\"").lower()
     lines = [pair for pair in view.pairs if pair[2] and _has_version(match["new"], pair[2])]
-    text = " ".join(
-        f"{path if path.lower().rpartition('/')[2] != name else ''} {old} {new}" for path, old, new in lines
-    ).lower()
+    text = " ".join(f"{old} {new}" for _, old, new in lines).lower()
+    paths = [path.lower() for path, _, _ in lines]
+    if _is_file(name := names[0].strip("`'\"").lower(), paths):
+        return "" if name in text else "the version of something else"
+    parts = [part.lower() for part in WORD_PART.findall(names[0]) if part.isalpha()]
+    text = " ".join([text, *paths])
     known = {word for word in _WORD.findall(text) if len(word) > 1}
     if not parts or any(part in _NO_OWNER or part in text or part.startswith(tuple(known)) for part in parts):
         return ""
     return "the version of something else"
+
+
+def _is_file(name: str, paths: Sequence[str]) -> bool:
+    """Whether a name is one of these paths, or the name of its file with a suffix."""
+    return name in paths or ("." in name and any(path.rpartition("/")[2] == name for path in paths))
 
 
 def _has_version(version: str, text: str) -> bool:
@@ -207,7 +214,7 @@ def _find_invented_name(message: str, view: ChangeView, wording: TeamWording, br
     rest = split_prefix(message)[1]
     for match in _CODE_NAME.finditer(rest):
         name = match[0].strip("`").removesuffix("()").lower()
-        if not name or _stands_in(name, changed) or name in branch.lower():
+        if not name or _stands_in(name, changed) or name in branch.lower() or PRODUCT.fullmatch(match[0]):
             continue
         if (
             wording.token_counts[match[0]] >= FIXED_WORDING

@@ -26,7 +26,10 @@ def describe_commit(subject: str, change: str) -> str:
 
 
 def join_kinds(view: ChangeView) -> str:
-    """What the changed files are for, as one word: `code+tests`."""
+    """What the changed files are for, as one word: `code+tests`.
+
+    Of a very large change only those that its text lists: a stored one lists more of them than a compact one.
+    """
     return "+".join(sorted(kind or "code" for kind in view.kinds))
 
 

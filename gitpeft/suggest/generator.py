@@ -126,10 +126,11 @@ class MessageGenerator:
         if not prefixes:
             return self._strategy.run(self._network, encoded, self._special)
         openings, known = self._encode_prefixes(prefixes)
-        choice = PrefixChoice(known)
+        general = [place for place, one in enumerate(prefixes) if one.lift > 0]
+        choice = PrefixChoice([known[place] for place in general])
         found = self._strategy.run(self._network, encoded, self._special, openings, choice)
         if (best := choice.find_best()) is not None:
-            self.best_prefix = prefixes[best].text
+            self.best_prefix = prefixes[general[best]].text
         return found
 
     def _encode_prefixes(

@@ -127,8 +127,8 @@ class RerankingContext:
     """What the features compare messages with.
 
     `change` is the stored or compact change, `previous` the author's previous subject ("" if there is none),
-    `recent` are the newest subjects of the repository, oldest first, and `recent_kinds` tell what their files
-    are for; `branch` is the current branch.
+    `recent` are the newest subjects of the repository, oldest first, and `recent_kinds` tell what the files
+    of each commit are for; `branch` is the current branch.
     """
 
     def __init__(

@@ -34,6 +34,9 @@ _BEFORE_OLD_VERSION = lazy_pattern(
 _BEFORE_RELEASE = lazy_pattern(r"(?<![\w.])v?(\d+(?:\.\d+)+)(?=[.-]?(?:dev|SNAPSHOT))")
 _RELEASE = lazy_pattern(r"(?:releas\w*|bump\w*|version|prepar\w*|tag\w*)\b", re.IGNORECASE)
 _ISSUE = lazy_pattern(r"#(\d+)")
+PRODUCT = lazy_pattern(r"(?:Node|Deno|Vue|Next|Nuxt|Nest|Express|React|Three|Chart|Ember|Alpine)\.js")
+"""What reads like a file and is none."""
+
 _FILE_NAME = lazy_pattern(
     r"(?<![\w./-])[\w-]+(?:\.[\w-]+)*\.(?:md|rst|txt|py|js|ts|tsx|go|rs|rb|java|php|json|toml|ya?ml|cfg|ini|html|css|sh)"
     r"(?![\w/-])"
@@ -126,7 +129,9 @@ def _find_wrong_issue(message: str, view: ChangeView, branch: str) -> str:
 def _find_wrong_file(message: str, view: ChangeView) -> str:
     rest, names = split_prefix(message)[1], view.changed_text.lower()
     for match in _FILE_NAME.finditer(rest):
-        if not re.search(rf"(?<![\w-]){re.escape(match[0].lower())}(?![\w-])", names):
+        if not PRODUCT.fullmatch(match[0]) and not re.search(
+            rf"(?<![\w-]){re.escape(match[0].lower())}(?![\w-])", names
+        ):
             return "a file that is not changed"
     document = _DOCUMENT_UPDATE.search(rest)
     if document and not any(document[1].lower() in one.path.lower() for one in view.files):

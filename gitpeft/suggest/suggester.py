@@ -266,24 +266,35 @@ class Suggester:
         if drafts and self._weighs:
             candidates = self._weigh_best(candidates, found, work)
         best = self._generator.best_prefix if drafts and self._generator is not None else ""
-        return self._replace_prefixes(candidates, best, work.context) if best else candidates
+        if not best:
+            return candidates
+        replaced = self._replace_prefixes(
+            [one for one in candidates if one.origin != GIVEN], best, work.context
+        )
+        told = {one.message for one in replaced}
+        judged = (one for one in candidates if one.message in given and one.message not in told)
+        return [*replaced, *(replace_fields(one, origin=GIVEN) for one in judged)]
 
     def _replace_prefixes(
         self, candidates: Sequence[MessageCandidate], best: str, context: RerankingContext
     ) -> list[MessageCandidate]:
         """The candidates with the `best` prefix in place of another of a strict team's, each message once.
 
-        Their features stay, so that they are ranked by what they say. As it is stays what is too long or has
-        a flaw with this prefix, and a message that was given to be judged.
+        Their features stay, so that they are ranked by what they say; of those that become the same message
+        the first by this rank is kept. What is too long or has a flaw with the prefix stays as it is.
         """
-        found: dict[tuple[str, bool], MessageCandidate] = {}
+        found = []
         for one in candidates:
             message, copied = context.wording.replace_prefix(one.message, best), one.origin in _COPIED
             fits = len(message) <= self._longest and not context.find_flaw(message, copied)
-            if message != one.message and one.origin != GIVEN and not one.flaw and fits:
+            if message != one.message and not one.flaw and fits:
                 one = replace_fields(one, message=message)
-            found.setdefault((one.message, one.origin == GIVEN), one)
-        return list(found.values())
+            found.append(one)
+        if len({one.message for one in found}) < len(found):
+            ranked = [one for _, one in self._reranker.rank_candidates(found, least=0.0)]
+            first = {one.message: one for one in [*found[::-1], *ranked[::-1]]}
+            found = [one for one in found if first[one.message] is one]
+        return found
 
     @property
     def _weighs(self) -> bool:

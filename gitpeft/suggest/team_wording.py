@@ -39,7 +39,8 @@ _IRREGULAR = {"set": ("set", "sets"), "run": ("ran", "runs"), "make": ("made", "
 class ExpectedPrefix(NamedTuple):
     """A prefix of a strict team: in how many of its newest subjects it stands, and its lift for a change.
 
-    The lift is how many times as frequent the prefix's opening is where files of the same kinds change.
+    The lift is how many times as frequent the prefix's opening is where files of the same kinds change; 0
+    where the prefix must not be chosen for a message: it tells of a breaking change or has a number.
     """
 
     text: str
@@ -118,15 +119,16 @@ class TeamWording:
         A model knows what `docs:` means, but not what this team calls a change of its workflows or tests.
         """
         lifts = self._compute_lifts(kinds) if self.strict_prefixes else {}
-        return [
-            ExpectedPrefix(prefix, self.prefixes[prefix], lifts.get(find_opening(prefix), 1.0))
-            for prefix in self.strict_prefixes
-        ]
+        found = []
+        for prefix in self.strict_prefixes:
+            special = "!" in prefix or _COUNTED.search(prefix)
+            lift = 0.0 if special else lifts.get(find_opening(prefix), 1.0)
+            found.append(ExpectedPrefix(prefix, self.prefixes[prefix], lift))
+        return found
 
     def _compute_lifts(self, kinds: str) -> dict[str, float]:
-        """The lift of each opening for these kinds: its commits of such files by those to be expected.
-
-        With n of N commits such files, as many of an opening's are expected to be.
+        """The lift of each opening: how many commits with it changed files of these kinds, divided by how
+        many would if openings and kinds were independent; both plus `_LIFT_SMOOTHING`.
         """
         known = [
             (find_opening(subject), one)

@@ -35,6 +35,12 @@ def flaw(message: str, change: str = REMOVES, *, copied: bool = False, branch: s
         ("only docs, added lines", "a line of the prompt"),
         ("Remove chat and remove chat and remove chat", "repeats itself"),
         ("Remove py3 chat", ""),
+        ("Remove in-process chat", ""),
+        ("Remove chat for Node.js", ""),
+        ("Remove chat from node.js", "a file that is not changed"),
+        ("Remove --quiet", "a name the change does not have"),
+        ("Remove (-q chat)", ""),
+        ("Remove (--quiet)", "a name the change does not have"),
     ],
 )
 def test_what_must_not_be_offered(message: str, why: str) -> None:
@@ -44,6 +50,22 @@ def test_what_must_not_be_offered(message: str, why: str) -> None:
 def test_a_version_stands_in_the_change_as_a_whole() -> None:
     assert flaw("Set retries to 1.2.3", EDITS) == ""
     assert flaw("Set retries to 1.3.2", EDITS) == "a number that the change does not have"
+
+
+@pytest.mark.parametrize(
+    ("message", "path", "line", "right"),
+    [
+        ("chore(deps): upgrade go.mod to v0.60.0", "go.mod", "github.com/quic-go/quic-go v", False),
+        ("chore(deps): upgrade quic-go to v0.60.0", "go.mod", "github.com/quic-go/quic-go v", True),
+        ("Update docker/Dockerfile to 0.60.0", "docker/Dockerfile", "FROM nginx:", False),
+        ("Update nginx in docker/Dockerfile to 0.60.0", "docker/Dockerfile", "FROM nginx:", True),
+        ("Update ripgrep to 0.60.0", "recipes/ripgrep", "FOO_VERSION=", True),
+        ("Update jquery.js to 0.60.0", "web/jquery.js", "/* jquery.js ", True),
+    ],
+)
+def test_a_file_is_not_what_a_line_in_it_sets(message: str, path: str, line: str, right: bool) -> None:
+    change = f" {path} +1 -1\n#{path}\n@\n-{line}0.59.0\n+{line}0.60.0"
+    assert flaw(message, change) == ("" if right else "the version of something else")
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ from gitpeft.hooks.doctor import examine_repository
 from gitpeft.runtime.onnx_model import EncodedSource
 from gitpeft.suggest import suggester as suggesting
 from gitpeft.suggest.generator import MessageGenerator
-from gitpeft.suggest.reranker import MessageCandidate
+from gitpeft.suggest.reranker import MessageCandidate, Reranker
 from gitpeft.suggest.reranker_features import (
     ANALOGY,
     DESCRIBED,
     GENERATED,
     GIVEN,
+    RERANKER_FEATURES,
     RETRIEVED,
     DraftMessage,
     RerankingContext,
@@ -287,15 +288,56 @@ def test_suggestions_have_the_prefix_that_fits_best(prompted: Path, monkeypatch:
         assert texts.count(f"{best}it") == 1 and {f"{best}all", "fix: given"} <= set(texts)
 
 
+def make_features(first: float = 0.0) -> tuple[float, ...]:
+    return (first, *(0.0 for _ in RERANKER_FEATURES[1:]))
+
+
+def test_of_messages_that_become_the_same_the_best_is_kept(
+    prompted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wording = TeamWording(["fix: a", "docs: b"] * 30)
+    context = RerankingContext(" docs/a.md +1 -1\n#docs/a.md\n@\n-an size\n+a size", recent=wording.subjects)
+    candidates = [
+        MessageCandidate("docs: repair size", GENERATED, (), make_features(1), "not finished"),
+        MessageCandidate("docs: repair the size", GENERATED, (), make_features(2)),
+        MessageCandidate("fix: repair size", GENERATED, (), make_features(3)),
+        MessageCandidate("fix: repair the size", GENERATED, (), make_features(4)),
+    ]
+    monkeypatch.setattr(Reranker, "score_candidate", lambda _, one: one.features[0] / 10)
+    monkeypatch.setattr(
+        Reranker,
+        "list_fitting",
+        lambda _, found: sorted((o for o in found if not o.flaw), key=lambda o: -o.features[0]),
+    )
+    found = open_active_suggester(prompted)._replace_prefixes(candidates, "docs: ", context)
+    assert [(one.message, one.features[0]) for one in found] == [
+        ("docs: repair size", 3.0),
+        ("docs: repair the size", 4.0),
+    ]
+
+
+def test_what_was_given_is_judged_as_it_was_given(prompted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is a candidate of which the prefix is replaced, or one becomes what was given."""
+    monkeypatch.setattr(TeamWording, "openings", ("fix:", "docs:"))
+    monkeypatch.setattr(TeamWording, "prefixes", Counter({"fix: ": 3, "docs: ": 1}))
+    monkeypatch.setattr(TeamWording, "_compute_lifts", lambda *_: {"fix:": 1.0, "docs:": 1e9})
+    drafts = [DraftMessage("fix: it", RETRIEVED, ()), DraftMessage("fix: all", RETRIEVED, ())]
+    monkeypatch.setattr(suggesting, "_collect_other_drafts", lambda *_: drafts)
+    asked = open_active_suggester(prompted)
+    found = asked.collect_candidates(CHANGE, "", given=["fix: it", "docs: all", "fix: other"])
+    texts = {one.message: one.origin for one in found}
+    assert len(texts) == len(found) and texts["docs: it"] == texts["docs: all"] == RETRIEVED
+    assert texts["fix: it"] == texts["fix: other"] == GIVEN and found[-1].origin == GIVEN
+
+
 def test_a_prefix_is_replaced_unless_the_message_is_spoilt_by_it(prompted: Path) -> None:
     wording = TeamWording(["fix: a", "docs: b"] * 30)
     suggester = open_active_suggester(prompted)
     long = "fix: " + "x" * (suggester._longest - 5)
     texts = ["fix: add a cache", "fix: repair it", "docs: repair it", long]
     candidates = [
-        *(MessageCandidate(text, GENERATED, (), ()) for text in texts),
-        MessageCandidate("fix: given", GIVEN, (), ()),
-        MessageCandidate("fix: wrong", GENERATED, (), (), "a flaw"),
+        *(MessageCandidate(text, GENERATED, (), make_features()) for text in texts),
+        MessageCandidate("fix: wrong", GENERATED, (), make_features(), "a flaw"),
     ]
     context = RerankingContext(" docs/a.md +0 -9\n#docs/a.md\n@\n-what it does", recent=wording.subjects)
     assert context.find_flaw("docs: add a cache", False), "a verb that is not what the change does"
@@ -304,7 +346,6 @@ def test_a_prefix_is_replaced_unless_the_message_is_spoilt_by_it(prompted: Path)
         "fix: add a cache",
         "docs: repair it",
         long,
-        "fix: given",
         "fix: wrong",
     ]
 

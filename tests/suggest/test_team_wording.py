@@ -64,6 +64,14 @@ def test_a_prefix_is_expected_where_the_team_wrote_it_for_such_files() -> None:
     assert other == ExpectedPrefix("feat(y): ", 12, feat.lift), "one lift for all scopes"
 
 
+def test_a_breaking_change_and_a_number_are_no_other_messages() -> None:
+    team = [*STRICT, *["feat!: e", "fix(APP-12): f", "fix(app): g"] * 2]
+    lifts = {one.text: one.lift for one in TeamWording(team, ["code"] * len(team)).expect_prefixes("code")}
+    assert lifts == {"feat!: ": 0, "fix(APP-12): ": 0, "fix(app): ": 1} | dict.fromkeys(
+        TeamWording(STRICT).strict_prefixes, 1
+    )
+
+
 def test_kinds_that_were_never_seen_or_are_unknown_lift_nothing() -> None:
     plain = TeamWording(STRICT).expect_prefixes("tests")
     assert [one.text for one in plain] == list(TeamWording(STRICT).strict_prefixes)
