@@ -53,6 +53,9 @@ MAX_SKIPPED_STEPS = 50
 _STEPS_BETWEEN_READS = 16
 """Steps between two looks at the loss on a GPU, and how many are timed one by one at the start."""
 
+_LOSS_SHARE = 0.03
+"""The share of a step in the running average of the loss."""
+
 BatchTensors = dict[str, torch.Tensor]
 """A batch on the model's device: `input_ids`, `attention_mask`, `labels`, and what else the task has."""
 
@@ -475,10 +478,16 @@ class _TrainingLoop:
         return "; ".join(new)
 
     def _read_losses(self) -> None:
-        """Wait for the losses: on a GPU seldom, because the next steps are queued only after it."""
-        for value in torch.stack(self.unread).tolist():
+        """Wait for the losses: on a GPU seldom, because the next steps are queued only after it.
+
+        What is shown is their mean, later their running average: otherwise the very first one would weigh on
+        what is shown for a hundred steps.
+        """
+        before = self.step - len(self.unread)
+        for count, value in enumerate(torch.stack(self.unread).tolist(), start=1):
             if math.isfinite(value):
-                self.loss = value if self.loss is None else 0.97 * self.loss + 0.03 * value
+                share = max(_LOSS_SHARE, 1 / max(1, before + count))
+                self.loss = value if self.loss is None else (1 - share) * self.loss + share * value
                 self.skipped_in_a_row = 0
             else:
                 self._count_skipped_step()

@@ -52,6 +52,22 @@ def test_the_loss_falls_on_what_can_be_learnt_by_heart() -> None:
     assert TrainingCost.from_dict(kept).as_dict().keys() == kept.keys()
 
 
+def test_the_loss_that_is_shown_is_the_mean_of_the_first_steps() -> None:
+    """And later a running average: the very first loss weighs no more than any other."""
+    told = _learnt()
+    seen: list[float] = []
+
+    def watch(model: Any, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        minimised, _ = loop._message_loss(model, part)
+        seen.append(0.0 if not seen else 1.0)
+        return minimised, torch.tensor(seen[-1])
+
+    train_model(tinymodel.pointer_t5(), rendered(), settings(steps=40), objective=watch, on_step=told)
+    means = [sum(seen[:count]) / count for count in range(1, 34)]
+    assert told.losses[:33] == pytest.approx(means)
+    assert told.losses[39] == pytest.approx(1 - (1 - means[-1]) * 0.97**7)
+
+
 def test_hidden_matrices_may_be_left_to_muon() -> None:
     model, data = tinymodel.pointer_t5(), rendered()
     before = measure_loss(model, data, settings())
