@@ -121,9 +121,7 @@ class MessageGenerator:
         self, encoded: EncodedSource, prefixes: "Sequence[ExpectedPrefix]"
     ) -> list[Hypothesis]:
         self.best_prefix = ""
-        if isinstance(self._strategy, BeamSearch):
-            return self._strategy.run(self._network, encoded, self._special)
-        if not prefixes:
+        if isinstance(self._strategy, BeamSearch) or not prefixes:
             return self._strategy.run(self._network, encoded, self._special)
         openings, known = self._encode_prefixes(prefixes)
         general = [place for place, one in enumerate(prefixes) if one.lift > 0]

@@ -285,9 +285,9 @@ class Suggester:
         """
         found = []
         for one in candidates:
-            message, copied = context.wording.replace_prefix(one.message, best), one.origin in _COPIED
-            fits = len(message) <= self._longest and not context.find_flaw(message, copied)
-            if message != one.message and not one.flaw and fits:
+            message = context.wording.replace_prefix(one.message, best)
+            changed = message != one.message and not one.flaw and len(message) <= self._longest
+            if changed and not context.find_flaw(message, one.origin in _COPIED):
                 one = replace_fields(one, message=message)
             found.append(one)
         if len({one.message for one in found}) < len(found):
